@@ -1,0 +1,103 @@
+"""The engine's configuration: composed once from flags, environment and the model, then never patched.
+
+Knows the values and their meaning; `octavo_engine.arguments` knows how they are spelled on a command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model, and how its weights are held."""
+
+    model: str  # as the user wrote it: a path, org/name, hf://, package:// …
+    served_model_names: tuple[str, ...]  # the first one is reported
+    revision: str | None = None
+    file: str | None = None  # one file of several, such as a GGUF
+    tokenizer: str | None = None
+    dtype: DType = "auto"  # auto: as stored, four-bit stays four-bit; else every weight is widened to it
+    load_format: Literal["auto", "safetensors", "gguf", "dummy"] = "auto"
+    max_model_len: int | None = None  # None: the model's own
+    seed: int = 0
+    chat_template: str | None = None  # the template's text, already read
+    chat_template_content_format: str = "auto"
+    generation_config: str = "auto"  # auto: the model's defaults; vllm: none
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """KV pages."""
+
+    block_size: int = 16
+    kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.92
+    enable_prefix_caching: bool = True
+    swap_space_gib: float = 4.0
+    num_gpu_blocks_override: int | None = None
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What may run together, and how much may wait."""
+
+    max_num_seqs: int = 128
+    max_num_batched_tokens: int = 2048
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    enable_chunked_prefill: bool = True
+    max_num_queued_reqs: int | None = 1024  # waiting requests; beyond it: 429
+    max_num_queued_tokens: int | None = None  # prompt tokens that wait; beyond it: 429
+
+
+class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs the model."""
+
+    executor: Literal["native", "torch"] = "native"
+    threads: int | None = None  # None: the cores this process may use
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    enforce_eager: bool = False
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The HTTP side; the core never sees it."""
+
+    host: str | None = None  # None: all interfaces
+    port: int = 8000
+    uds: str | None = None
+    api_keys: tuple[str, ...] = ()
+    shutdown_timeout: float = 30.0  # seconds that running requests have after SIGTERM
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_n: int = 128  # choices of one request
+    max_logprobs: int = 20
+    allow_request_chat_template: bool = False
+    enable_log_requests: bool = False
+    disable_log_stats: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    root_path: str = ""
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. Crosses to the core process as msgpack."""
+
+    model: ModelConfig
+    cache: CacheConfig = CacheConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+    server: ServerConfig = ServerConfig()
+
+
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the model's files lie on this machine, once it has been resolved and, if need be, fetched."""
+
+    folder: Path
+    config: Path | None  # config.json; None: the GGUF says it
+    weights: tuple[Path, ...]  # safetensors shards or GGUF pieces in order; empty for `dummy`
+    weights_format: Literal["safetensors", "gguf", "dummy"]
+    tokenizer: Path | None  # tokenizer.json; None: out of the GGUF
+    chat_template: Path | None = None
+    generation_config: Path | None = None
+    commit: str | None = None  # the resolved revision

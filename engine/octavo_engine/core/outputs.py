@@ -1,0 +1,89 @@
+"""What the scheduler asks of an executor, and what comes back. Plain frozen data; no torch, no numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from octavo_engine.messages import TokenLogprob
+    from octavo_engine.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A request that the executor hasn't seen. `block_ids` has one list a KV group; page 0 is the null page."""
+
+    request_id: str
+    token_ids: list[int]  # the prompt
+    sampling: SamplingParams
+    block_ids: tuple[list[int], ...]
+    num_computed_tokens: int
+    adapter_slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuedRequest:
+    """A request that the executor knows.
+
+    `block_ids` are appended to its tables; with `resumed` (after a preemption) they replace them.
+    `num_computed_tokens` is authoritative: the first scheduled token has this position. The executor keeps the
+    token ids itself: the prompt and every token that it sampled.
+    """
+
+    request_id: str
+    block_ids: tuple[list[int], ...]
+    num_computed_tokens: int
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KVOps:
+    """Page moves that come before the forward: (group, from, to); swaps are between device and host pages."""
+
+    copies: tuple[tuple[int, int, int], ...] = ()
+    swap_in: tuple[tuple[int, int, int], ...] = ()
+    swap_out: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """One step's work. The order of `num_scheduled_tokens` is the order of the batch.
+
+    A request's scheduled tokens are those at positions num_computed_tokens … + num_scheduled_tokens − 1.
+    `logits_wanted[id]` is how many of its last scheduled positions need logits: 1 to sample the next token (only
+    once every known token is scheduled), all of them for prompt logprobs; a request absent from it (a chunk of
+    a prefill) gets no token. `finished_ids` left since the last step: their state can be dropped.
+    """
+
+    step_id: int
+    new: tuple[NewRequest, ...]
+    continued: tuple[ContinuedRequest, ...]
+    num_scheduled_tokens: dict[str, int]
+    logits_wanted: dict[str, int]
+    samples: frozenset[str]  # those of `logits_wanted` that draw a token
+    finished_ids: tuple[str, ...] = ()
+    draft_tokens: dict[str, list[int]] = field(default_factory=dict)
+    kv_ops: KVOps = KVOps()
+    pooling: frozenset[str] = frozenset()
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(self.num_scheduled_tokens.values())
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step made. `tokens[id]` has 0 to k+1 tokens; `errors[id]` ends that request alone.
+
+    `prompt_logprobs[id]` has an entry for each position whose logits were wanted and whose next token is known
+    from the prompt: the log-probability of that next token.
+    """
+
+    step_id: int
+    tokens: dict[str, list[int]]
+    logprobs: dict[str, list[TokenLogprob]] = field(default_factory=dict)
+    prompt_logprobs: dict[str, list[TokenLogprob]] = field(default_factory=dict)
+    pooled: dict[str, list[float]] = field(default_factory=dict)
+    drafts: dict[str, list[int]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)

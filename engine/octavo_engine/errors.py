@@ -1,0 +1,55 @@
+"""What can go wrong in the engine.
+
+OctavoError
+├── ConfigError             a flag or an environment variable; ends the start with one sentence
+├── ModelLoadError          a file, tensor, tokenizer or download; ends the start with one sentence
+├── ExecutorError           the executor can't run this model or this machine; ends the start
+│   └── DeviceLostError     the device's context is corrupt; ends the process
+├── RequestError            a client's request is wrong: HTTP 4xx, names the field
+│   └── QueueFullError      the bounded queue is full: HTTP 429 with Retry-After
+└── EngineDeadError         the engine core is gone: HTTP 503, and the server ends
+"""
+
+from __future__ import annotations
+
+
+class OctavoError(Exception):
+    """The root: its message is one sentence for a person, saying what is so and what to do."""
+
+
+class ConfigError(OctavoError):
+    """A flag or environment variable can't be honoured."""
+
+
+class ModelLoadError(OctavoError):
+    """The model's files can't be had or can't be used; the message names file and tensor."""
+
+
+class ExecutorError(OctavoError):
+    """The chosen executor can't run this model here."""
+
+
+class DeviceLostError(ExecutorError):
+    """The device's context is corrupt: nothing that runs in this process can be trusted."""
+
+
+class RequestError(OctavoError):
+    """A request is refused. `param` is the offending field's path, `status` the HTTP code."""
+
+    def __init__(self, message: str, param: str | None = None, *, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.status = status
+        self.code = code
+
+
+class QueueFullError(RequestError):
+    """The queue's bound is reached; the client may come back after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message, status=429, code="queue_full")
+        self.retry_after = retry_after
+
+
+class EngineDeadError(OctavoError):
+    """The engine core ended; the message carries its reason."""

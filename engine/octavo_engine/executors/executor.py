@@ -1,0 +1,103 @@
+"""The contract between the engine core and whatever runs the model.
+
+Three calls a step, not one: a grammar's mask is computed while the forward runs, and the next step may be
+scheduled before this one is read. An executor owns weights, KV pages and each request's tokens; it does not know
+why a request is scheduled, and it never frees or allocates a page by itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+    from octavo_models.spec import KVLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an executor can be asked for; the core refuses at the edge what is missing here."""
+
+    name: str  # for people, such as "native avx512-vnni, 2 threads"
+    asynchronous: bool = False  # `submit` returns before the forward has run
+    grammar_masks: bool = False
+    swapping: bool = False
+    speculative: bool = False
+    pooling: bool = False
+    adapters: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What `load` found: how pages are laid out, and how many bytes are left for them.
+
+    `kv_bytes` is None where the executor sets no bound of its own (a CPU): the configuration then decides.
+    """
+
+    layout: KVLayout
+    weight_bytes: int  # resident, after packing
+    kv_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepHandle:
+    """Names a step between `submit` and `collect`."""
+
+    step_id: int
+
+
+class Executor(ABC):
+    """One model on one device. Calls come from one thread, in the order of the methods below."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abstractmethod
+    def load(self) -> Capacity:
+        """Read and pack the weights.
+
+        Raises:
+            ModelLoadError: a tensor is missing, malformed or of a format that can't be run.
+            ExecutorError: the machine lacks what this executor or this model needs.
+        """
+
+    @abstractmethod
+    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
+        """Allocate pages: `num_blocks[g]` of `layout.groups[g].page_bytes` each. Page 0 of a group is the null page:
+        it is never written, and nothing that is read from it counts.
+        """
+
+    @abstractmethod
+    def submit(self, step: SchedulerOutput) -> StepHandle:
+        """Apply the step's changes of state and page moves, then run (or launch) the forward.
+
+        The KV of every scheduled token is written to its page before any attention of that layer reads it, so a
+        request may share pages that another one fills in this very step.
+        """
+
+    @abstractmethod
+    def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
+        """Draw a token for each request of `step.samples`. A mask has one bit a token, one row a drawn request."""
+
+    @abstractmethod
+    def collect(self, handle: StepHandle) -> StepOutput:
+        """Wait for the step and return what it made. A request that failed alone is in `errors`.
+
+        Raises:
+            DeviceLostError: nothing in this process can be trusted any more.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything; no call comes after it."""
+
+    def sleep(self, level: int) -> None:
+        """Give device memory back (1: pages; 2: weights too) until `wake`; not all executors can."""
+        raise NotImplementedError(f"{self.capabilities.name} can't sleep (level {level})")
+
+    def wake(self) -> None:
+        """Undo `sleep`."""
+        raise NotImplementedError(f"{self.capabilities.name} can't sleep")

@@ -1,0 +1,110 @@
+"""What crosses the socket between API server and engine core: msgpack, never pickle.
+
+Client to core: `Request`, one of the structs below, told apart by tag. Core to client: `Reply`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo_engine.sampling_params import SamplingParams
+
+
+class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
+    """One sequence to generate. `n > 1` and prompt lists are several of these."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    arrival_time: float  # time.time() in the API server
+    priority: int = 0  # lower runs first
+    cache_salt: str = ""  # keeps one tenant's prefix cache from another's
+    adapter_slot: int = 0  # 0: no adapter
+
+
+class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
+    """Finish these now and free their pages; unknown ids are ignored."""
+
+    request_ids: list[str]
+
+
+class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
+    """Forget all cached pages that nothing uses."""
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End now; the server has drained before it sends this."""
+
+
+Request = EngineRequest | AbortRequests | ResetPrefixCache | Shutdown
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's log-probability; `rank` is 1 for the most likely; `top` the best k as (token id, logprob)."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]]
+
+
+class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step added to one request."""
+
+    request_id: str
+    new_token_ids: list[int]
+    finish_reason: str | None = None  # stop | length | abort | error
+    stop_token_id: int | None = None  # which token stopped it; None for EOS
+    error: str | None = None  # with finish_reason "error"
+    logprobs: list[TokenLogprob] | None = None  # one per new token
+    prompt_logprobs: list[TokenLogprob | None] | None = None  # once, before or with the first token
+    num_cached_tokens: int = 0  # of the prompt, from the prefix cache; valid with the first token
+    num_preemptions: int = 0
+    queued_at: float = 0.0  # time.time() in the core: when it was taken in
+    scheduled_at: float = 0.0  # when it first ran
+
+
+class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Gauges of the moment, and counters since start."""
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float  # pages in use / all, 0–1; cached but unused pages count as free
+    prefix_cache_queries: int  # tokens looked up
+    prefix_cache_hits: int  # tokens found
+    num_preemptions: int
+    iteration_tokens: list[int] = []  # tokens scheduled in each step since the last message
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The core has loaded the model and serves."""
+
+    num_blocks: list[int]  # pages of each KV group
+    block_size: int
+    kv_cache_bytes: int
+    max_model_len: int
+    executor: str  # such as "native avx512-vnni, 2 threads"
+    stages: list[tuple[str, float]]  # what the start did and the seconds it took
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """One line of the start: a stage that has ended and the seconds it took."""
+
+    stage: str
+    seconds: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The core ends; `reason` is one sentence for a person."""
+
+    reason: str
+
+
+class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
+    """Sent after every step, and once a second while idle: it is also the heartbeat."""
+
+    outputs: list[EngineOutput]
+    stats: SchedulerStats
+
+
+Reply = Ready | Progress | Failed | StepOutputs

@@ -1,0 +1,31 @@
+"""How one sequence's next token is chosen and when it stops. Crosses the socket, so it is a msgspec struct."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Already validated and complete: the server resolves defaults, seeds and limits before it sends one.
+
+    Stop strings are not here: the frontend matches them on text and aborts the request in the core.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0
+    seed: int = 0  # always fixed by the server, so that a recompute draws the same tokens
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and output, as in vLLM
+    min_tokens: int = 0  # until then the stop tokens (EOS included) cannot be drawn
+    ignore_eos: bool = False
+    eos_token_ids: tuple[int, ...] = ()  # the model's own
+    stop_token_ids: tuple[int, ...] = ()  # the request's
+    logprobs: int | None = None  # None: none; 0: the chosen token's; k: and the k best
+    prompt_logprobs: int | None = None
+    logit_bias: dict[int, float] = {}
+    allowed_token_ids: tuple[int, ...] = ()  # empty: all
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed

@@ -1,0 +1,51 @@
+"""Storage formats of tensors: how many elements a block holds and how many bytes it takes.
+
+Names and numbers of the quantized formats are GGML's (ggml/include/ggml.h and ggml-common.h of llama.cpp).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from octavo_models.errors import InvalidConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """`block_size` consecutive elements of a row take `bytes_per_block` bytes."""
+
+    name: str
+    ggml_type: int | None
+    block_size: int
+    bytes_per_block: int
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("f32", 0, 1, 4),
+        Format("f16", 1, 1, 2),
+        Format("q4_0", 2, 32, 18),
+        Format("q4_1", 3, 32, 20),
+        Format("q5_0", 6, 32, 22),
+        Format("q5_1", 7, 32, 24),
+        Format("q8_0", 8, 32, 34),
+        Format("q4_k", 12, 256, 144),
+        Format("q5_k", 13, 256, 176),
+        Format("q6_k", 14, 256, 210),
+        Format("bf16", 30, 1, 2),
+        Format("f8_e4m3", None, 1, 1),
+        Format("i8", 24, 1, 1),
+    )
+}
+
+FORMAT_OF_GGML_TYPE = {f.ggml_type: f.name for f in FORMATS.values() if f.ggml_type is not None}
+
+
+def nbytes(name: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor of `shape` in format `name`; rows (the last axis) must divide into whole blocks."""
+    f = FORMATS[name]
+    if shape[-1] % f.block_size:
+        raise InvalidConfigError(f"a row of {shape[-1]} elements does not divide into {name} blocks of {f.block_size}")
+    return math.prod(shape) // f.block_size * f.bytes_per_block
