@@ -1,0 +1,88 @@
+# Every verb of the project. `make help` lists them; CI calls nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find engine/octavo_engine/executors/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name CMakeLists.txt)
+# A folder with torch's CPU wheel, where there is one; without it PyPI's CUDA build serves, only larger.
+WHEELS ?= ../shared/wheels
+UV := UV_LINK_MODE=copy $(BIN)/uv pip install -q --python $(BIN)/python
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Set-up: each stamp says what is installed, and is renewed when what it depends on changes.
+$(BIN)/uv:
+	@echo "· a virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Octavo needs Python 3.11 or newer; make PYTHON=python3.12 … names another"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check uv
+
+$(VENV)/.run: pyproject.toml $(NATIVE) | $(BIN)/uv
+	@echo "· octavo with engine and operator; the native executor is compiled (about a minute the first time)"
+	@$(UV) -e '.[engine,operator]'
+	@$(BIN)/python -c 'import octavo_engine.executors.native._native' 2>/dev/null || \
+	    echo "  no native executor: install a C++17 compiler and run make again, or use --executor torch"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "· linters, test tools and torch (test oracle only)"
+	@if ls $(WHEELS)/torch-*.whl >/dev/null 2>&1; then \
+	    $(UV) --find-links $(WHEELS) -c scripts/constraints-cpu.txt --group dev; \
+	else $(UV) --group dev; fi
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.run ## octavo into .venv, ready to use
+
+.PHONY: demo
+demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
+	@$(BIN)/python scripts/demo.py
+
+.PHONY: test
+test: $(VENV)/.dev ## all tests that need neither a cluster nor a card
+	@$(BIN)/python -m pytest
+
+.PHONY: test-sanitize
+test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
+	@scripts/test-sanitize.sh
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff, mypy strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.dev ## let ruff format and fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: generate
+generate: $(VENV)/.run ## write what is generated: the references under docs/
+	@$(BIN)/python scripts/generate_reference.py
+
+.PHONY: verify
+verify: generate ## fail if what is generated differs from what is committed
+	@git diff --exit-code -- docs/reference || { echo "docs/reference is stale: commit what 'make generate' wrote"; exit 1; }
+	@test -z "$$(git status --porcelain -- docs/reference)" || { git status --short -- docs/reference; exit 1; }
+
+.PHONY: bench-cpu
+bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)
+	@$(BIN)/python bench/cpu.py --wheels $(WHEELS)
+
+.PHONY: bench-kernels
+bench-kernels: $(VENV)/.dev ## the native kernels against measured bandwidth and matrix rate
+	@$(BIN)/python bench/matmul.py
+	@$(BIN)/python bench/native_step.py
+
+.PHONY: clean
+clean: ## remove what was built here; caches outside the tree stay
+	@rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
