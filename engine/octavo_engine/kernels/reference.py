@@ -1,0 +1,155 @@
+"""The decoder's operations in plain torch: the twin that every kernel, Triton's and native, is tested against.
+
+Owns the meaning of each operation, shapes and treatment of edges included; runs on any device torch knows. Clear
+before quick: whatever reads or reduces does so in float32 and returns its input's dtype. Sampling has a module of
+its own, `reference_sampling`; storage formats have `dequantize`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from octavo_models.spec import Activation, Norm, Rotary
+
+
+def norm(x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
+    """RMSNorm or LayerNorm over the last axis, as `spec.kind` says.
+
+    x: [..., dim]; weight, bias: [dim]. RMSNorm is `x / sqrt(mean(x²) + eps) * (weight + offset)` (Zhang & Sennrich
+    2019); LayerNorm takes the mean away first. Computed in float32, weight included.
+    """
+    h = x.float()
+    if spec.kind == "layer":
+        h = h - h.mean(-1, keepdim=True)
+    h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + spec.eps)
+    h = h * (weight.float() + spec.offset)
+    if bias is not None:
+        h = h + bias.float()
+    return h.to(x.dtype)
+
+
+def add_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The fused pair that opens every half of a layer: the new residual `x + residual`, and its norm.
+
+    x, residual: [num_tokens, dim]. Returns (normed, residual), both [num_tokens, dim].
+    """
+    total = residual + x
+    return norm(total, weight, spec, bias), total
+
+
+def rotary_table(rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin for `positions`, attention factor included: each [num_tokens, dim / 2], float32."""
+    frequencies = torch.tensor(rotary.inverse_frequencies(), dtype=torch.float32, device=positions.device)
+    angles = positions.float()[:, None] * frequencies[None, :]
+    factor = rotary.attention_factor()
+    return angles.cos() * factor, angles.sin() * factor
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
+    """Turn the first `2 * cos.shape[-1]` elements of each head; the rest pass unchanged.
+
+    x: [num_tokens, num_heads, head_dim]; cos, sin: [num_tokens, dim / 2]. Pairs are (2i, 2i + 1) where
+    `interleaved`, else (i, i + dim / 2).
+    """
+    dim = 2 * cos.shape[-1]
+    turned, rest = x[..., :dim].float(), x[..., dim:]
+    if interleaved:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+    else:
+        a, b = turned[..., : dim // 2], turned[..., dim // 2 :]
+    c, s = cos[:, None, :], sin[:, None, :]  # [num_tokens, 1, dim / 2]
+    first, second = a * c - b * s, b * c + a * s
+    joined = torch.stack((first, second), -1).flatten(-2) if interleaved else torch.cat((first, second), -1)
+    return torch.cat((joined.to(x.dtype), rest), -1)
+
+
+def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
+    """Write each token's key and value to its slot, in place.
+
+    k, v: [num_tokens, num_kv_heads, head_dim]; caches: [num_blocks, block_size, num_kv_heads, head_dim]; slots:
+    [num_tokens] = block * block_size + offset. Slots of page 0, the null page, are not written.
+    """
+    kept = slots >= k_cache.shape[1]
+    k_cache.flatten(0, 1)[slots[kept]] = k[kept].to(k_cache.dtype)
+    v_cache.flatten(0, 1)[slots[kept]] = v[kept].to(v_cache.dtype)
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: list[Tensor],
+    query_starts: list[int],
+    seq_lens: list[int],
+    *,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Causal attention of a mixed batch, prefill chunks and decodes alike, over paged keys and values.
+
+    q: [num_tokens, num_heads, head_dim_k]; caches: [num_blocks, block_size, num_kv_heads, head_dim]. Request r owns
+    the rows query_starts[r] … query_starts[r + 1] - 1 of `q`; they are the last of its seq_lens[r] tokens, whose
+    keys are already written; block_tables[r] has its pages in order, [num_pages]. Query head h reads KV head
+    h // (num_heads / num_kv_heads). Pages wholly before the window may be the null page: they are masked.
+    Returns [num_tokens, num_heads, head_dim_v].
+    """
+    num_heads, block_size, num_kv_heads = q.shape[1], k_cache.shape[1], k_cache.shape[2]
+    out = q.new_empty(q.shape[0], num_heads, v_cache.shape[3])
+    for r, seq_len in enumerate(seq_lens):
+        start, end = query_starts[r], query_starts[r + 1]
+        first_query = seq_len - (end - start)
+        first_key = 0 if window is None else max(0, first_query - window + 1)
+        first_page, end_page = first_key // block_size, -(-seq_len // block_size)
+        pages = block_tables[r][first_page:end_page]
+        # [num_keys, num_kv_heads, head_dim] -> [num_kv_heads, 1, num_keys, head_dim]
+        num_keys = seq_len - first_page * block_size
+        keys = k_cache[pages].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
+        values = v_cache[pages].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
+        # [num_queries, num_heads, head_dim] -> [num_kv_heads, heads per KV head, num_queries, head_dim]
+        queries = q[start:end].float().transpose(0, 1).unflatten(0, (num_kv_heads, -1))
+        scores = (queries * scale) @ keys.transpose(-1, -2)
+        if soft_cap is not None:
+            scores = soft_cap * torch.tanh(scores / soft_cap)
+        key_at = torch.arange(first_page * block_size, seq_len, device=q.device)[None, :]
+        query_at = torch.arange(first_query, seq_len, device=q.device)[:, None]
+        masked = key_at > query_at
+        if window is not None:
+            masked = masked | (key_at <= query_at - window)
+        # Null pages may hold anything, NaN included; a weight of zero would not hide that.
+        hidden = masked.all(0)[:, None]
+        probabilities = scores.masked_fill(masked, -torch.inf).softmax(-1)
+        mixed = probabilities @ values.masked_fill(hidden, 0.0)
+        out[start:end] = mixed.flatten(0, 1).transpose(0, 1).to(q.dtype)
+    return out
+
+
+def activation(x: Tensor, kind: Activation) -> Tensor:
+    """The MLP's nonlinearity, elementwise."""
+    match kind:
+        case "silu":
+            return functional.silu(x)
+        case "gelu":
+            return functional.gelu(x)
+        case "gelu_tanh":
+            return functional.gelu(x, approximate="tanh")
+        case "relu":
+            return functional.relu(x)
+        case "relu2":
+            return functional.relu(x).square()
+
+
+def gated(gate_up: Tensor, kind: Activation) -> Tensor:
+    """`act(gate) * up` of a fused projection. gate_up: [num_tokens, 2 * size], gate first -> [num_tokens, size]."""
+    gate, up = gate_up.chunk(2, -1)
+    return activation(gate, kind) * up
+
+
+def soft_cap_logits(logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
+    """`multiplier * logits`, then `cap * tanh(x / cap)` where there is a cap. logits: [..., vocab] -> float32."""
+    scaled = logits.float() * multiplier
+    return scaled if soft_cap is None else soft_cap * torch.tanh(scaled / soft_cap)
