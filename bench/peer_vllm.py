@@ -21,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 source, target = sys.argv[1:]
 folder, _, file = source.rpartition("/")
 model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+if hasattr(model.config, "quantization_config"):
+    del model.config.quantization_config
 fresh = LlamaForCausalLM(model.config).to(torch.float32)
 fresh.load_state_dict(model.state_dict())
 fresh.tie_weights()
@@ -80,11 +82,11 @@ def export_model(python: Path, gguf: Path) -> Path:
     return target
 
 
-def command(python: Path, model: Path, port: int) -> list[str]:
+def command(python: Path, model: Path, port: str) -> list[str]:
     """As a user would start it for two cores."""
     return [
         str(python), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(model), "--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port),
+        "--model", str(model), "--served-model-name", "model", "--host", "127.0.0.1", "--port", port,
         "--dtype", "bfloat16", "--max-model-len", "4096", "--max-num-seqs", "64",
     ]  # fmt: skip
 
