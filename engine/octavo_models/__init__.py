@@ -1,0 +1,20 @@
+"""Descriptions of decoders: from a config or GGUF metadata to a `ModelSpec` with exact sizes.
+
+Pure: no torch, no numpy, no files. Planner and engine read the same description, so what the planner says fits is
+what the engine will load.
+"""
+
+from octavo_models.errors import InvalidConfigError, ModelError, UnsupportedModelError
+from octavo_models.reading import from_gguf, from_hf_config
+from octavo_models.spec import KVGroup, KVLayout, ModelSpec
+
+__all__ = [
+    "InvalidConfigError",
+    "KVGroup",
+    "KVLayout",
+    "ModelError",
+    "ModelSpec",
+    "UnsupportedModelError",
+    "from_gguf",
+    "from_hf_config",
+]

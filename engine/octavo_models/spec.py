@@ -105,7 +105,7 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """`x / rms(x) * (weight + offset)`, or LayerNorm. Gemma's checkpoints store weight − 1: offset 1."""
+    """`x / rms(x) * (weight + offset)`, or LayerNorm. Gemma's checkpoints store weight minus 1: offset 1."""
 
     kind: Literal["rms", "layer"] = "rms"
     eps: float = 1e-6
@@ -117,7 +117,7 @@ class Norm:
 class Attention:
     """One layer's attention. Scores are `scale * q·k`, capped by `soft_cap * tanh(s / soft_cap)` where given.
 
-    `window` counts the query's own token: position p sees (p − window, p].
+    `window` counts the query's own token: position p sees (p - window, p].
     """
 
     num_heads: int
@@ -233,7 +233,7 @@ class KVLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder, whole. Built by `octavo_models.from_hf_config` or `from_gguf_metadata`."""
+    """A decoder, whole. Built by `octavo_models.from_hf_config` or `from_gguf`."""
 
     architecture: str
     vocab_size: int

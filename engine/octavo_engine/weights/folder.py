@@ -1,0 +1,113 @@
+"""Which files of a folder are the model's: config, tokenizer, weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from octavo_engine.config import ModelConfig, ModelFiles
+from octavo_engine.errors import ModelLoadError
+
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+INDEX = "model.safetensors.index.json"
+
+
+def files_of_gguf(path: Path, commit: str | None) -> ModelFiles:
+    """A GGUF file, with its further pieces where gguf-split cut it; whatever lies beside it is not its own."""
+    return ModelFiles(
+        folder=path.parent,
+        config=None,
+        weights=gguf_pieces(path),
+        weights_format="gguf",
+        tokenizer=None,
+        commit=commit,
+    )
+
+
+def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None) -> ModelFiles:
+    """What a folder holds, read as `--load-format` says.
+
+    Raises:
+        ModelLoadError: the folder lacks what is needed, or holds several models and none is named.
+    """
+    config, safetensors, ggufs = _existing(folder / "config.json"), sorted(folder.glob("*.safetensors")), _ggufs(folder)
+    if model.file is not None and model.file.endswith(".gguf"):
+        chosen = folder / model.file
+        if not chosen.is_file() or not chosen.resolve().is_relative_to(folder.resolve()):
+            raise ModelLoadError(f"{folder}: there is no {model.file}{_choices(ggufs, folder)}")
+        return files_of_gguf(chosen, commit)
+    if model.load_format == "dummy":
+        weights: tuple[Path, ...] = ()
+    elif model.load_format == "gguf" or (model.load_format == "auto" and not (config and safetensors) and ggufs):
+        if len(ggufs) != 1:
+            raise ModelLoadError(f"{folder}: {len(ggufs)} GGUF models lie here; name one{_choices(ggufs, folder)}")
+        return files_of_gguf(ggufs[0], commit)
+    else:
+        weights = _safetensors(folder, safetensors)
+    if config is None:
+        raise ModelLoadError(f"{folder}: config.json is missing, so the folder doesn't say what model it holds")
+    return ModelFiles(
+        folder=folder,
+        config=config,
+        weights=weights,
+        weights_format="safetensors" if weights else "dummy",
+        tokenizer=_existing(folder / "tokenizer.json"),
+        chat_template=_existing(folder / "chat_template.jinja") or _existing(folder / "chat_template.json"),
+        generation_config=_existing(folder / "generation_config.json"),
+        commit=commit,
+    )
+
+
+def gguf_pieces(path: Path) -> tuple[Path, ...]:
+    """All pieces of a file that gguf-split cut, in order, whichever of them is named; else the file alone."""
+    match = SHARD.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    stem, _, count = match.groups()
+    pieces = tuple(path.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1))
+    for piece in pieces:
+        if not piece.is_file():
+            raise ModelLoadError(f"{piece}: this piece of the model is missing")
+    return pieces
+
+
+def _ggufs(folder: Path) -> list[Path]:
+    found = []
+    for path in sorted(folder.glob("*.gguf")):
+        match = SHARD.fullmatch(path.name)
+        if match is None or int(match.group(2)) == 1:
+            found.append(path)
+    return found
+
+
+def _safetensors(folder: Path, found: Sequence[Path]) -> tuple[Path, ...]:
+    index = folder / INDEX
+    if not index.is_file():
+        if not found:
+            raise ModelLoadError(
+                f"{folder}: there are no weights here (*.safetensors or *.gguf); pickled ones (.bin, .pt) are not read"
+            )
+        single = folder / "model.safetensors"
+        return (single,) if single in found else tuple(found)
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"{index}: it isn't an index of safetensors files: {error}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelLoadError(f"{index}: it names {name!r}, which isn't a file of this folder")
+        if not (folder / name).is_file():
+            raise ModelLoadError(f"{folder / name}: the index names this file, and it is missing")
+    return tuple(folder / name for name in names)
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _choices(paths: Sequence[Path], folder: Path) -> str:
+    if not paths:
+        return ""
+    return f" with --file (one of {', '.join(str(path.relative_to(folder)) for path in paths)})"

@@ -1,0 +1,119 @@
+"""Hands an executor its weights one by one, as the spec names them: whole rows as stored, mapped where possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo_engine.config import ModelFiles
+from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.checkpoint import Checkpoint, TensorInfo
+from octavo_models.formats import FORMATS
+from octavo_models.spec import ModelSpec, Weight
+
+PLAIN = {"f32", "f16", "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeight:
+    """A tensor's bytes. `data` is uint8 [rows, bytes of a row], contiguous and read-only where it is mapped.
+
+    `shape` is the weight's own, [out, in] or [n]; `format` a key of `FORMATS`. A vector is one row.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+
+def open_checkpoint(files: ModelFiles, spec: ModelSpec | None = None, seed: int = 0) -> Checkpoint:
+    """The checkpoint of `files`, its headers read and checked; `dummy` ones are made up from `spec`.
+
+    Raises:
+        ModelLoadError: a file can't be read or contradicts itself; the message names it.
+    """
+    if files.weights_format == "gguf":
+        from octavo_engine.weights.gguf import GgufCheckpoint  # noqa: PLC0415
+
+        return GgufCheckpoint(files.weights)
+    raise ModelLoadError(f"{files.folder}: no reader for {files.weights_format}")
+
+
+def load_weights(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[tuple[Weight, LoadedWeight]]:
+    """Each weight of `spec`, in its order, transforms applied.
+
+    Raises:
+        ModelLoadError: a tensor is missing, or has another shape or a dtype that can't be used.
+    """
+    where = _where(checkpoint)
+    for weight in spec.weights:
+        yield weight, _load(weight, checkpoint, where)
+
+
+def _load(weight: Weight, checkpoint: Checkpoint, where: str) -> LoadedWeight:
+    parts = [_source(weight, name, checkpoint.tensors, where) for name in weight.sources]
+    formats = {info.format for info in parts}
+    if len(formats) > 1:
+        raise ModelLoadError(f"{parts[0].path}: tensors {', '.join(weight.sources)} are stored in different formats")
+    arrays = [_rows(checkpoint.read(info.name), info.shape) for info in parts]
+    data = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    first, last = weight.rows or (0, weight.shape[0])
+    if len(weight.shape) > 1 and (first, last) != (0, data.shape[0]):
+        data = data[first:last]
+    format_ = parts[0].format
+    if weight.transform == "unpermute":
+        data = unpermute(data, weight.heads, weight.shape, FORMATS[format_].bytes_per_block)
+    elif weight.transform == "transpose":
+        data = _transposed(data, parts[0])
+    return LoadedWeight(format_, weight.shape, data)
+
+
+def _source(weight: Weight, name: str, tensors: Mapping[str, TensorInfo], where: str) -> TensorInfo:
+    info = tensors.get(name)
+    if info is None:
+        raise ModelLoadError(f"{where}: tensor {name} is missing")
+    if info.format not in FORMATS or (info.format != weight.format and not {info.format, weight.format} <= PLAIN):
+        raise ModelLoadError(f"{info.path}: tensor {name} is stored as {info.format}, where {weight.format} belongs")
+    expected = weight.shape[::-1] if weight.transform == "transpose" else weight.shape
+    whole = weight.rows is None and len(weight.sources) == 1
+    fits = info.shape == expected if whole else info.shape[1:] == expected[1:]
+    if weight.rows is not None:
+        fits = fits and info.shape[0] >= weight.rows[1]
+    if not fits:
+        raise ModelLoadError(
+            f"{info.path}: tensor {name} has the shape {list(info.shape)}; the model's config makes it {list(expected)}"
+        )
+    return info
+
+
+def _rows(view: memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(view, np.uint8).reshape(shape[0] if len(shape) > 1 else 1, -1)
+
+
+def unpermute(data: NDArray[np.uint8], heads: int, shape: tuple[int, ...], element_bytes: int) -> NDArray[np.uint8]:
+    """Rows of each head from GGUF's order, pairs side by side, to halves: (2i, 2i+1) → (i, i + dim/2).
+
+    Whole rows move, so quantized ones do too. `data` is [rows, row bytes]; a vector's elements are its rows.
+    """
+    rows = data if len(shape) > 1 else data.reshape(shape[0], element_bytes)
+    pairs = rows.reshape(heads, shape[0] // heads // 2, 2, -1)
+    moved = np.ascontiguousarray(pairs.swapaxes(1, 2))
+    return moved.reshape(data.shape)
+
+
+def _transposed(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:
+    if info.format not in PLAIN:
+        raise ModelLoadError(f"{info.path}: tensor {info.name} is stored as {info.format}, which can't be transposed")
+    element = FORMATS[info.format].bytes_per_block
+    wide = data.reshape(info.shape[0], info.shape[1], element).swapaxes(0, 1)
+    return np.ascontiguousarray(wide).reshape(info.shape[1], -1)
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    paths = {info.path for info in checkpoint.tensors.values()}
+    if len(paths) == 1:
+        return str(paths.pop())
+    return str(paths.pop().parent) if paths else "the checkpoint"

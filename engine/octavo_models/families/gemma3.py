@@ -1,0 +1,129 @@
+"""Gemma 3: five layers in a window to each that sees all, with a rotary base each; norms before and after both halves.
+
+Its checkpoints on Hugging Face store a norm's weight minus 1; those in GGUF store the weight itself.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+
+from octavo_models.description import Description
+from octavo_models.families.sources import GgufSource, Heads, HfSource
+from octavo_models.fields import Fields
+from octavo_models.names import HF_GEMMA, HF_GEMMA_IN_MULTIMODAL
+from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
+from octavo_models.spec import Layer, Mlp, Norm, Rotary
+
+GLOBAL_THETA = 1_000_000.0
+LOCAL_THETA = 10_000.0
+PATTERN = 6  # each sixth layer sees all
+LAYERS_OF_27B = 62  # GGUF does not store query_pre_attn_scalar: llama.cpp tells the 27B by its layers
+
+# What transformers' Gemma3TextConfig assumes where the published configs are silent (4B and larger).
+DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131_072,
+}
+
+
+def from_hf(source: HfSource) -> Description:
+    source = replace(source, config=Fields({**DEFAULTS, **source.config.values}))
+    c, heads, count = source.config, source.heads(), source.num_layers()
+    if c.boolean("use_bidirectional_attention", False):
+        raise c.error("use_bidirectional_attention", "is true: an encoder, which can't generate")
+    norm = Norm(eps=c.number("rms_norm_eps", 1e-6), offset=1.0)
+    pattern = c.integer("sliding_window_pattern", PATTERN)
+    types = source.layer_types(["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)])
+    local = rotary_from_hf(
+        c,
+        heads.dim,
+        layer_type="sliding_attention",
+        theta=c.number("rope_local_base_freq", LOCAL_THETA),
+        scaled=False,
+    )
+    rotary = rotary_from_hf(c, heads.dim, layer_type="full_attention", theta=c.number("rope_theta", GLOBAL_THETA))
+    layers = _layers(
+        heads,
+        types=types,
+        window=c.integer("sliding_window", 4096),
+        rotary=rotary,
+        local=local,
+        scale=c.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        soft_cap=_soft_cap(c, "attn_logit_softcapping"),
+        mlp=Mlp(c.integer("intermediate_size"), source.activation("hidden_activation", "gelu_pytorch_tanh")),
+        norm=norm,
+        bias=c.boolean("attention_bias", False),
+    )
+    page = source.description(layers, norm, HF_GEMMA, tied=True)
+    multiplier = rounded(math.sqrt(page.hidden_size), source.dtype)
+    return replace(page, embedding_multiplier=multiplier, logits_soft_cap=_soft_cap(c, "final_logit_softcapping"))
+
+
+def from_multimodal_hf(source: HfSource) -> Description:
+    """The text half of a model that also sees; its tensors lie one level deeper."""
+    text = source.config.mapping("text_config")
+    if text is None:
+        raise source.config.error("text_config", "is missing")
+    return replace(from_hf(replace(source, config=Fields(text))), names=HF_GEMMA_IN_MULTIMODAL)
+
+
+def from_gguf(source: GgufSource) -> Description:
+    m, heads, norm, count = source.metadata, source.heads(), source.norm(), source.num_layers()
+    types = ["sliding_attention" if (i + 1) % PATTERN else "full_attention" for i in range(count)]
+    hidden = m.integer("embedding_length")
+    layers = _layers(
+        heads,
+        types=types,
+        window=m.integer("attention.sliding_window"),
+        rotary=rotary_from_gguf(
+            m, heads.dim, theta=m.number("rope.freq_base", GLOBAL_THETA), factors=source.rope_factors
+        ),
+        local=rotary_from_gguf(m, heads.dim, theta=m.number("rope.freq_base_swa", LOCAL_THETA), scaled=False),
+        scale=(hidden / heads.num if count == LAYERS_OF_27B else heads.dim) ** -0.5,
+        soft_cap=None,
+        mlp=Mlp(m.integer("feed_forward_length"), "gelu_tanh"),
+        norm=norm,
+        bias=False,
+    )
+    return replace(source.description(layers), embedding_multiplier=rounded(math.sqrt(hidden), "float32"))
+
+
+def _layers(
+    heads: Heads,
+    *,
+    types: Sequence[str],
+    window: int,
+    rotary: Rotary,
+    local: Rotary,
+    scale: float,
+    soft_cap: float | None,
+    mlp: Mlp,
+    norm: Norm,
+    bias: bool,
+) -> list[Layer]:
+    sees_all = heads.attention(rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias)
+    slides = replace(sees_all, rotary=local, window=window)
+    return [Layer(slides if kind == "sliding_attention" else sees_all, mlp, norm, norm, norm, norm) for kind in types]
+
+
+def _soft_cap(config: Fields, name: str) -> float | None:
+    return config.number(name) if config.has(name) else None
+
+
+def rounded(value: float, dtype: str) -> float:
+    """`value` as `dtype` holds it (round to nearest, ties to even), as the reference rounds it to the weights' own."""
+    if dtype == "float16":
+        return float(struct.unpack("<e", struct.pack("<e", value))[0])
+    bits = int(struct.unpack("<I", struct.pack("<f", value))[0])
+    if dtype == "bfloat16":
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])

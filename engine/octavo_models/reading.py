@@ -1,0 +1,117 @@
+"""From a config or GGUF metadata to a ModelSpec: finds the family's page and says how each weight is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from octavo_models.description import build
+from octavo_models.errors import InvalidConfigError, UnsupportedModelError
+from octavo_models.families import BY_GGUF_NAME, BY_HF_CLASS
+from octavo_models.families.sources import GgufSource, HfSource
+from octavo_models.fields import Fields
+from octavo_models.formats import FORMATS, nbytes
+from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
+
+DTYPE_OF_FORMAT = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None) -> ModelSpec:
+    """The spec of a Hugging Face `config.json`.
+
+    Weights are taken to be stored in the config's own dtype. `dtype` is what the model will run in, where that
+    differs; the reference rounds some constants to it.
+
+    Raises:
+        UnsupportedModelError: the architecture, or a feature of it, is not described here.
+        InvalidConfigError: a field is missing, of the wrong type, or contradicts another; the message names it.
+    """
+    fields = Fields(config)
+    name = _architecture(fields)
+    if name not in BY_HF_CLASS:
+        raise UnsupportedModelError(f"architecture {name!r} is not supported; supported are {', '.join(BY_HF_CLASS)}")
+    if fields.has("quantization_config"):
+        method = Fields(fields.mapping("quantization_config") or {}).text("quant_method", "unknown")
+        raise UnsupportedModelError(
+            f"quantization_config: weights quantized as {method!r} are not supported; use the plain model or a GGUF file"
+        )
+    own = _dtype(fields)
+    page = BY_HF_CLASS[name].from_hf(HfSource(fields, dtype or own))
+    return build(replace(page, architecture=name), lambda _name, _source: FORMAT_OF_DTYPE[own], own, None)
+
+
+def from_gguf(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, tuple[str, Sequence[int]]],
+    *,
+    rope_factors: Sequence[float] | None = None,
+) -> ModelSpec:
+    """The spec of a GGUF file.
+
+    Args:
+        metadata: the file's keys and values.
+        tensors: name → (format, shape); a format is a key of `FORMATS`, a shape has the contiguous axis last (GGUF
+            itself writes it first).
+        rope_factors: the values of the tensor `rope_freqs.weight`, where the file has one.
+
+    Raises:
+        UnsupportedModelError: the architecture, a feature of it, or a tensor's format is not supported.
+        InvalidConfigError: a key or tensor is missing, of the wrong type, or contradicts another.
+    """
+    name = Fields(metadata).text("general.architecture")
+    page = BY_GGUF_NAME.get(name)
+    if page is None or page.from_gguf is None:
+        raise UnsupportedModelError(
+            f"GGUF architecture {name!r} is not supported; supported are {', '.join(BY_GGUF_NAME)}"
+        )
+    if ROPE_FACTORS in tensors and rope_factors is None:
+        raise InvalidConfigError(f"the values of tensor {ROPE_FACTORS} are needed to describe the rotary embedding")
+    known = {key: (format_, tuple(shape)) for key, (format_, shape) in tensors.items()}
+    description = page.from_gguf(GgufSource(Fields(metadata, f"{name}."), known, rope_factors))
+
+    def format_of(_name: str, source: str) -> str:
+        if source not in known:
+            raise InvalidConfigError(f"tensor {source} is missing")
+        format_ = known[source][0]
+        if format_ not in FORMATS:
+            raise UnsupportedModelError(f"tensor {source} is stored as {format_}; supported are {', '.join(FORMATS)}")
+        return format_
+
+    spec = build(replace(description, architecture=name), format_of, "float32", None)
+    for weight in spec.weights:
+        shape = known[weight.sources[0]][1]
+        if shape != weight.shape:
+            raise InvalidConfigError(
+                f"tensor {weight.sources[0]} has the shape {list(shape)}; by the metadata it is {list(weight.shape)}"
+            )
+        nbytes(weight.format, weight.shape)
+    stored = Counter(weight.format for weight in spec.weights if len(weight.shape) > 1)
+    if set(stored) <= set(DTYPE_OF_FORMAT):
+        return replace(spec, dtype=DTYPE_OF_FORMAT[stored.most_common(1)[0][0]])
+    return replace(spec, quantization="gguf")
+
+
+def _architecture(fields: Fields) -> str:
+    names = fields.sequence("architectures")
+    if not names:
+        raise fields.error("architectures", "is missing or empty; it names the model's class")
+    if not isinstance(names[0], str):
+        raise fields.error("architectures", f"holds {names[0]!r}, not a string")
+    return names[0]
+
+
+def _dtype(fields: Fields) -> str:
+    """The checkpoint's dtype; transformers 5 writes `dtype`, earlier ones `torch_dtype`, and float32 is the default."""
+    text = Fields(fields.mapping("text_config") or {})
+    for source in (fields, text):
+        for key in ("dtype", "torch_dtype"):
+            if source.has(key):
+                value = source.text(key).removeprefix("torch.")
+                if value not in FORMAT_OF_DTYPE:
+                    known = ", ".join(FORMAT_OF_DTYPE)
+                    raise UnsupportedModelError(f"{key} is {value!r}; supported are {known}")
+                return value
+    return "float32"

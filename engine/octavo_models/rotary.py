@@ -1,0 +1,151 @@
+"""Reads a model's rotary embedding out of its config, in each spelling that Hugging Face and GGUF have had.
+
+Hugging Face wrote `rope_theta` beside `rope_scaling` (with `type`, later `rope_type`) up to transformers 4, and
+writes `rope_parameters` since 5; there, models with two kinds of layers have one mapping for each kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from octavo_models.errors import UnsupportedModelError
+from octavo_models.fields import Fields
+from octavo_models.spec import Rotary, RotaryScaling
+
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+
+
+def rotary_from_hf(
+    config: Fields, head_dim: int, *, layer_type: str | None = None, theta: float | None = None, scaled: bool = True
+) -> Rotary:
+    """The rotary embedding of a layer (of `layer_type`, where the config tells kinds of layers apart).
+
+    `theta` is the base that the old spelling gives this kind of layer; `scaled` is False for a kind of layer that
+    the old spelling's `rope_scaling` does not reach (Gemma 3's local layers).
+    """
+    parameters = _parameters(config, layer_type)
+    scaling = parameters if parameters is not None else (config.mapping("rope_scaling") if scaled else None)
+    page = Fields(scaling or {})
+    if parameters is not None and page.has("rope_theta"):
+        base = page.number("rope_theta")
+    else:
+        base = theta if theta is not None else config.number("rope_theta", 10000.0)
+    fraction = page if page.has("partial_rotary_factor") else config
+    dim = int(head_dim * fraction.number("partial_rotary_factor", 1.0))
+    if not 0 < dim <= head_dim or dim % 2:
+        raise config.error(
+            "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even share must"
+        )
+    _check_base(config, base)
+    return Rotary(dim, base, scaling=_scaling(config, page, dim))
+
+
+def rotary_from_gguf(
+    metadata: Fields,
+    head_dim: int,
+    *,
+    theta: float | None = None,
+    factors: Sequence[float] | None = None,
+    scaled: bool = True,
+) -> Rotary:
+    """The rotary embedding of a GGUF file; `factors` are the values of its tensor `rope_freqs.weight`, if it has one."""
+    base = theta if theta is not None else metadata.number("rope.freq_base", 10000.0)
+    dim = metadata.integer("rope.dimension_count", head_dim)
+    if dim > head_dim or dim % 2:
+        raise metadata.error("rope.dimension_count", f"is {dim}; heads of {head_dim} need an even number up to that")
+    _check_base(metadata, base)
+    if not scaled:
+        return Rotary(dim, base)
+    if factors is not None:
+        checked = Fields({"rope_freqs.weight": list(factors)}).numbers("rope_freqs.weight", dim // 2)
+        # Llama 3's stretching is stored as divisors; it leaves attention's temperature alone.
+        return Rotary(dim, base, scaling=RotaryScaling("longrope", attention_factor=1.0, factors=checked or ()))
+    kind = metadata.text("rope.scaling.type", "none")
+    if kind == "none":
+        return Rotary(dim, base)
+    if kind not in {"linear", "yarn"}:
+        raise UnsupportedModelError(f"{metadata.prefix}rope.scaling.type is {kind!r}; linear and yarn are supported")
+    factor = metadata.number("rope.scaling.factor")
+    if kind == "linear":
+        return Rotary(dim, base, scaling=RotaryScaling("linear", factor))
+    context = metadata.integer("rope.scaling.original_context_length", metadata.integer("context_length"))
+    return Rotary(dim, base, scaling=RotaryScaling("yarn", factor, context))
+
+
+def _parameters(config: Fields, layer_type: str | None) -> Mapping[str, Any] | None:
+    parameters = config.mapping("rope_parameters")
+    if parameters is None:
+        return None
+    by_layer = [key for key, value in parameters.items() if isinstance(value, Mapping)]
+    if not by_layer:
+        return parameters
+    name = layer_type or "full_attention"
+    page = parameters.get(name)
+    if not isinstance(page, Mapping):
+        raise config.error("rope_parameters", f"has no mapping for {name} (it has {', '.join(map(str, by_layer))})")
+    return page
+
+
+def _check_base(source: Fields, base: float) -> None:
+    # A base of 1 turns every pair alike and divides by log(1); below it frequencies grow without bound.
+    if base <= 1.0:
+        raise source.error("rope_theta", f"is {base:g}; a rotary base lies above 1")
+
+
+def _scaling(config: Fields, page: Fields, dim: int) -> RotaryScaling | None:
+    kind = page.text("rope_type", page.text("type", "default"))
+    match kind:
+        case "default" | "dynamic":
+            # "dynamic" stretches only past max_position_embeddings, and no sequence is served past that.
+            return None
+        case "linear":
+            return RotaryScaling("linear", page.number("factor"))
+        case "llama3":
+            low, high = page.number("low_freq_factor"), page.number("high_freq_factor")
+            if high <= low:
+                raise page.error("high_freq_factor", f"is {high:g}; it must be above low_freq_factor, {low:g}")
+            return RotaryScaling("llama3", page.number("factor"), _original(config, page), low, high)
+        case "yarn":
+            return _yarn(config, page)
+        case "longrope" | "su":
+            return _longrope(config, page, dim)
+    raise UnsupportedModelError(f"rope_type is {kind!r}; supported are {', '.join(ROPE_KINDS)}")
+
+
+def _original(config: Fields, page: Fields) -> int:
+    name = "original_max_position_embeddings"
+    if page.has(name):
+        return page.integer(name)
+    return config.integer(name, config.integer("max_position_embeddings"))
+
+
+def _yarn(config: Fields, page: Fields) -> RotaryScaling:
+    factor = page.number("factor", 1.0 if page.has("original_max_position_embeddings") else None)
+    if page.raw("truncate") is False:
+        raise UnsupportedModelError("rope_scaling: yarn with truncate: false is not supported")
+    attention = page.number("attention_factor") if page.has("attention_factor") else None
+    if attention is None and page.has("mscale") and page.has("mscale_all_dim"):
+        scale, scale_all = (_yarn_temperature(factor, page.number(m)) for m in ("mscale", "mscale_all_dim"))
+        attention = scale / scale_all
+    fast, slow = page.number("beta_fast", 32.0), page.number("beta_slow", 1.0)
+    return RotaryScaling(
+        "yarn", factor, _original(config, page), beta_fast=fast, beta_slow=slow, attention_factor=attention
+    )
+
+
+def _yarn_temperature(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _longrope(config: Fields, page: Fields, dim: int) -> RotaryScaling:
+    # Which of the two lists holds depends on the length of a sequence; a served model is described at its full length.
+    original, longest = _original(config, page), config.integer("max_position_embeddings")
+    name = "long_factor" if longest > original else "short_factor"
+    factors = page.numbers(name, dim // 2)
+    if factors is None:
+        raise page.error(name, "is missing")
+    factor = page.number("factor", longest / original)
+    attention = page.number("attention_factor") if page.has("attention_factor") else None
+    return RotaryScaling("longrope", factor, original, attention_factor=attention, factors=factors)
