@@ -1,0 +1,42 @@
+"""What all types of the API share: strictness, spelling, and the names that Kubernetes allows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Strict(BaseModel):
+    """A part of the manifest: unknown fields are refused, and nothing is converted ("4096" is not 4096)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+
+
+LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # DNS-1123 label
+SERVICE = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"  # DNS-1035: the Service has the LLMService's name
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"  # DNS-1123
+DATA_KEY = r"^[-._a-zA-Z0-9]+$"
+ENV_NAME = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
+RESOURCE = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+
+# 53, as Helm's releases: room for the suffixes of the children and of their pods within 63.
+ServiceName = Annotated[str, Field(pattern=SERVICE, max_length=53)]
+Label = Annotated[str, Field(pattern=LABEL, max_length=63)]
+ObjectName = Annotated[str, Field(pattern=SUBDOMAIN, max_length=253)]
+DataKey = Annotated[str, Field(pattern=DATA_KEY, max_length=253)]
+EnvName = Annotated[str, Field(pattern=ENV_NAME)]
+ResourceName = Annotated[str, Field(pattern=RESOURCE, max_length=317)]
+
+# What a person is told in place of the pattern.
+SHAPES = {
+    SERVICE: "must be lower-case letters, digits and '-', beginning with a letter",
+    LABEL: "must be lower-case letters, digits and '-'",
+    SUBDOMAIN: "must be lower-case letters, digits, '-' and '.'",
+    DATA_KEY: "must be letters, digits, '-', '_' and '.'",
+    ENV_NAME: "must be letters, digits, '-', '_' and '.', not beginning with a digit",
+    RESOURCE: "must be a resource's name, such as memory or nvidia.com/gpu",
+}
+
+Verbatim = dict[str, Any]  # somebody else's schema: kept as it is

@@ -1,0 +1,67 @@
+"""Durations as Kubernetes writes them: Go's `90s`, `10m`, `1h30m`."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+SECONDS = {"h": Fraction(3600), "m": Fraction(60), "s": Fraction(1), "ms": Fraction(1, 1000)}
+TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+GRAMMAR = re.compile(rf"(?:{TERM.pattern})+|0")
+
+
+class Duration:
+    """A length of time that remembers how it was written; `seconds` is exact."""
+
+    __slots__ = ("seconds", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError."""
+        if not GRAMMAR.fullmatch(text):
+            raise ValueError(f"{text!r} is not a duration; write hours, minutes and seconds, such as 90s or 1h30m")
+        self.text = text
+        self.seconds = sum((Fraction(number) * SECONDS[unit] for number, unit in TERM.findall(text)), Fraction(0))
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Duration({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Duration) and self.seconds == other.seconds
+
+    def __hash__(self) -> int:
+        return hash(self.seconds)
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        """From what YAML may hold. Raises PydanticCustomError."""
+        if isinstance(value, Duration):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise PydanticCustomError(
+                "duration", "needs a unit; write {right} for seconds", {"right": f"{value}s", "value": value}
+            )
+        if not isinstance(value, str):
+            raise PydanticCustomError("duration", "must be a duration such as 90s or 1h30m")
+        try:
+            return cls(value)
+        except ValueError as error:
+            raise PydanticCustomError("duration", "{reason}", {"reason": str(error)}) from error
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|h|m|s))+$|^0$"}

@@ -1,0 +1,101 @@
+"""`spec.engine`: what runs the model, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from octavo_operator.api.base import DataKey, EnvName, ObjectName, Strict, Verbatim
+from octavo_operator.api.quantity import Quantity
+
+
+class Image(Strict):
+    """The container image; what is left out comes from the operator's own settings."""
+
+    repository: Annotated[str, Field(min_length=1, pattern=r"^[^\s@]+$")] | None = None
+    """Repository, without tag or digest."""
+    tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None = None
+    """Tag."""
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """Digest, sha256:…; it wins over the tag."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the kubelet pulls the image."""
+    pull_secrets: list[ObjectName] = []
+    """Names of the Secrets with which the image is pulled."""
+
+
+class KeySelector(Strict):
+    """One key of a Secret or a ConfigMap, as Kubernetes spells it."""
+
+    name: ObjectName
+    """Name of the object."""
+    key: DataKey
+    """Key within it."""
+    optional: bool | None = None
+    """Whether the pod starts without it."""
+
+
+class EnvSource(Strict):
+    """Where the value of an environment variable comes from; exactly one of these."""
+
+    secret_key_ref: KeySelector | None = None
+    """A key of a Secret."""
+    config_map_key_ref: KeySelector | None = None
+    """A key of a ConfigMap."""
+    field_ref: Verbatim | None = None
+    """A field of the pod, verbatim."""
+    resource_field_ref: Verbatim | None = None
+    """A resource of the container, verbatim."""
+
+
+class EnvVar(Strict):
+    """An environment variable of the engine."""
+
+    name: EnvName
+    """Name of the variable."""
+    value: str | None = None
+    """Its value."""
+    value_from: EnvSource | None = None
+    """Where its value comes from, in place of `value`."""
+
+
+class Engine(Strict):
+    """The engine and its limits. Fields that are left out follow the accelerator and the model."""
+
+    runtime: Literal["octavo", "vllm", "sglang", "tgi", "tensorrt-llm"] = "octavo"
+    """Which engine runs the model."""
+    image: Image | None = None
+    """Container image in place of the operator's default."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """Cards that each layer is split across. It must divide the model's attention heads."""
+    pipeline_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """Stages that the layers are split into, each with its own cards."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Type of the weights in memory; auto keeps what the checkpoint holds, quantized weights included."""
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """Longest sequence in tokens, prompt and answer together; by default the model's own limit."""
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    """Sequences that run at once; by default 256 on cards and 128 on a CPU."""
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens computed in one step; by default 8192 on cards and 2048 on a CPU."""
+    min_concurrency: Annotated[int, Field(ge=1)] = 1
+    """Sequences of maxModelLen for which the KV cache must have room; fewer than that do not fit."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a card's memory that the engine uses for weights, KV cache and overheads together."""
+    block_size: Literal[16, 32, 64, 128] = 16
+    """Tokens in a page of the KV cache."""
+    swap_space: Quantity = Quantity("4Gi")
+    """Host memory a card for the pages of preempted sequences."""
+    enforce_eager: bool = False
+    """Run without CUDA graphs: for debugging, slower."""
+    prefix_caching: bool = True
+    """Reuse the KV pages of a prompt's beginning that was seen before."""
+    quantization: Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")] | None = None
+    """Method by which the checkpoint is quantized, where the checkpoint does not say so itself."""
+    kv_cache_dtype: Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    """Type of the KV cache's elements."""
+    args: list[str] = []
+    """Further arguments of the engine, verbatim. One that repeats a field of this API is refused."""
+    env: list[EnvVar] = []
+    """Further environment variables of the engine."""

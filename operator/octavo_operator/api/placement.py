@@ -1,0 +1,47 @@
+"""`spec.accelerator`, `spec.resources` and `spec.cache`: what a replica needs of a node."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from octavo_operator.api.base import ObjectName, ResourceName, Strict
+from octavo_operator.api.quantity import Quantity
+
+
+class Accelerator(Strict):
+    """The kind of card, or `vendor: cpu`. How many follows from the parallel sizes."""
+
+    vendor: Literal["nvidia", "cpu"] = "nvidia"
+    """Maker of the cards, or cpu to run without any."""
+    products: list[Annotated[str, Field(min_length=1, max_length=63)]] = []
+    """Cards that will do, as in the node label nvidia.com/gpu.product; none: any."""
+    resource_name: ResourceName | None = None
+    """Extended resource that counts the cards; by default nvidia.com/gpu."""
+
+
+class Resources(Strict):
+    """CPU and memory of a replica. Cards do not belong here: they follow from the parallel sizes."""
+
+    requests: dict[ResourceName, Quantity] = {}
+    """What the scheduler sets aside for the container."""
+    limits: dict[ResourceName, Quantity] = {}
+    """What the container may not exceed."""
+
+
+class Cache(Strict):
+    """A volume that keeps the model, so that a restarted pod does not download it again."""
+
+    size: Quantity | None = None
+    """Size of the claim; by default the model's size and a fifth more."""
+    storage_class_name: ObjectName | None = None
+    """Storage class; by default the cluster's."""
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] | None = None
+    """Who may mount it; by default ReadWriteMany with several replicas, else ReadWriteOnce."""
+    preload: bool = True
+    """Download once, by a Job, before the first pod starts."""
+    retain: bool = False
+    """Keep the claim when the service is deleted."""
+    existing_claim: ObjectName | None = None
+    """Use this claim in place of a new one."""

@@ -1,0 +1,117 @@
+"""Kubernetes quantities: `16Gi`, `500m`, `1e3`, exactly.
+
+The grammar is that of k8s.io/apimachinery/pkg/api/resource. Values are fractions: nothing is rounded before
+somebody asks for whole bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from fractions import Fraction
+from functools import total_ordering
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+BINARY = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4, "Pi": 1024**5, "Ei": 1024**6}
+DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+GRAMMAR = re.compile(r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d{1,3})?")
+
+# What people write instead of a suffix that Kubernetes knows.
+MISSPELT = {"kb": "k", "mb": "M", "gb": "G", "tb": "T", "kib": "Ki", "mib": "Mi", "gib": "Gi", "tib": "Ti"}
+MISSPELT |= {"ki": "Ki", "mi": "Mi", "gi": "Gi", "ti": "Ti", "g": "G", "t": "T", "K": "k", "b": ""}
+
+
+@total_ordering
+class Quantity:
+    """An exact amount that remembers how it was written.
+
+    Equality and order go by value: `Quantity("1024Mi") == Quantity("1Gi")`.
+    """
+
+    __slots__ = ("text", "value")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError, with the remedy where the suffix is a known slip."""
+        match = GRAMMAR.fullmatch(text)
+        if match is None:
+            raise ValueError(_complaint(text))
+        number, suffix = Fraction(Decimal(match["number"])), match["suffix"] or ""
+        if suffix in BINARY:
+            value = number * BINARY[suffix]
+        elif suffix in DECIMAL:
+            value = number * Fraction(10) ** DECIMAL[suffix]
+        else:
+            value = number * Fraction(10) ** int(suffix[1:])
+        self.text = text
+        self.value = value
+
+    @classmethod
+    def of_bytes(cls, count: int) -> Quantity:
+        """The shortest exact spelling of a number of bytes: the largest binary suffix that divides it."""
+        for suffix, unit in reversed(BINARY.items()):
+            if count and count % unit == 0:
+                return cls(f"{count // unit}{suffix}")
+        return cls(str(count))
+
+    def __int__(self) -> int:
+        """Whole units, rounded up as Kubernetes does."""
+        return math.ceil(self.value)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Quantity({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Quantity) and self.value == other.value
+
+    def __lt__(self, other: Quantity) -> bool:
+        return self.value < other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    @classmethod
+    def parse(cls, value: object) -> Quantity:
+        """From what YAML may hold: a string, or a bare number. Raises PydanticCustomError."""
+        if isinstance(value, Quantity):
+            return value
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise PydanticCustomError("quantity", "must be a quantity such as 16Gi or 500m")
+        try:
+            parsed = cls(value if isinstance(value, str) else format(Decimal(str(value)), "f"))
+        except (ValueError, ArithmeticError) as error:
+            raise PydanticCustomError("quantity", "{reason}", {"reason": str(error)}) from error
+        if parsed.value < 0:
+            raise PydanticCustomError("quantity", "must not be negative")
+        return parsed
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": f"^{GRAMMAR.pattern.replace('?P<number>', '').replace('?P<suffix>', '')}$",
+            "x-kubernetes-int-or-string": True,
+        }
+
+
+def _complaint(text: str) -> str:
+    slip = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
+    if slip and slip[2] not in DECIMAL:
+        right = MISSPELT.get(slip[2], MISSPELT.get(slip[2].lower()))
+        if right is not None:
+            return f"{text!r} is not a quantity; did you mean {slip[1]}{right}?"
+    return f"{text!r} is not a quantity; write a number with a suffix, such as 16Gi or 500m"

@@ -1,0 +1,197 @@
+"""What a field alone can't say: rules between the fields of one type, each with its CEL twin for the CRD.
+
+A rule reads the raw mapping, so that its complaint stands beside those about single fields; what it can't read,
+because a field has the wrong type, it leaves to that field's own complaint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from octavo_operator.api.base import Strict
+from octavo_operator.api.engine import Engine, EnvSource, EnvVar
+from octavo_operator.api.flags import repeated_fields
+from octavo_operator.api.placement import Accelerator, Cache, Resources
+from octavo_operator.api.quantity import Quantity
+from octavo_operator.api.traffic import Autoscaling
+from octavo_operator.api.v1alpha1 import Spec
+
+Raw = Mapping[str, Any]
+Finding = tuple[str, str, str | None]  # the field within the mapping ("args.2"), what is wrong, what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`check` yields findings; `cel` says the same to the API server, None where CEL can't."""
+
+    check: Callable[[Raw], Iterator[Finding]]
+    cel: str | None
+    message: str
+
+
+def _min_and_max(raw: Raw) -> Iterator[Finding]:
+    low, high = raw.get("minReplicas", 1), raw["maxReplicas"]
+    if low > high:
+        yield "minReplicas", f"{low} is more than maxReplicas, {high}", f"raise maxReplicas to {low} at least"
+
+
+def _replicas_or_autoscaling(raw: Raw) -> Iterator[Finding]:
+    if raw.get("replicas") is not None and raw.get("autoscaling") is not None:
+        yield "replicas", "is set beside autoscaling, which decides it", "remove one of the two"
+
+
+def _batch_holds_all(raw: Raw) -> Iterator[Finding]:
+    tokens, seqs = raw.get("maxNumBatchedTokens"), raw.get("maxNumSeqs")
+    if tokens is not None and seqs is not None and tokens < seqs:
+        reason = f"{tokens} is less than maxNumSeqs, {seqs}: each running sequence needs a token a step"
+        yield "maxNumBatchedTokens", reason, f"raise it to {seqs} at least"
+
+
+def _no_repeats(raw: Raw) -> Iterator[Finding]:
+    args = raw.get("args", [])
+    for index, arg in enumerate(args):
+        if isinstance(arg, str) and arg.startswith("-") and " " in arg.strip().partition("=")[0]:
+            flag, _, value = arg.strip().partition(" ")
+            yield f"args.{index}", f"{arg!r} is two arguments in one", f'write "{flag}" and "{value.strip()}" apart'
+    for index, flag, field in repeated_fields(args):
+        yield f"args.{index}", f"{flag} repeats a field of this API", f"set {field} instead"
+
+
+def _claim_or_size(raw: Raw) -> Iterator[Finding]:
+    if raw.get("existingClaim") is None:
+        return
+    for field in ("size", "storageClassName", "accessMode"):
+        if raw.get(field) is not None:
+            yield field, "is set beside existingClaim, whose own it is", "remove one of the two"
+    if raw.get("retain"):
+        yield "retain", "an existing claim is never deleted", "remove it"
+
+
+def _requests_within_limits(raw: Raw) -> Iterator[Finding]:
+    limits = raw.get("limits") or {}
+    for name, request in (raw.get("requests") or {}).items():
+        if name in limits and Quantity.parse(request) > Quantity.parse(limits[name]):
+            yield f"requests.{name}", f"{request} is more than the limit, {limits[name]}", "raise the limit"
+
+
+def _no_cards(raw: Raw) -> Iterator[Finding]:
+    for part in ("requests", "limits"):
+        for name in raw.get(part) or {}:
+            if "/gpu" in name:
+                yield (
+                    f"{part}.{name}",
+                    "the number of cards follows from the parallel sizes",
+                    "set spec.engine.tensorParallelSize instead",
+                )
+
+
+def _no_products_of_a_cpu(raw: Raw) -> Iterator[Finding]:
+    if raw.get("vendor") == "cpu":
+        for field in ("products", "resourceName"):
+            if raw.get(field):
+                yield field, "names cards, and vendor: cpu has none", "remove one of the two"
+
+
+def _no_split_on_a_cpu(raw: Raw) -> Iterator[Finding]:
+    if (raw.get("accelerator") or {}).get("vendor") != "cpu":
+        return
+    for field in ("tensorParallelSize", "pipelineParallelSize"):
+        if (raw.get("engine") or {}).get(field, 1) > 1:
+            yield f"engine.{field}", "splits a model across cards, and vendor: cpu has none", "remove one of the two"
+
+
+def _value_or_source(raw: Raw) -> Iterator[Finding]:
+    if raw.get("value") is not None and raw.get("valueFrom") is not None:
+        yield "valueFrom", "is set beside value", "remove one of the two"
+
+
+def _one_source(raw: Raw) -> Iterator[Finding]:
+    if sum(value is not None for value in raw.values()) != 1:
+        yield "", "needs exactly one of secretKeyRef, configMapKeyRef, fieldRef and resourceFieldRef", None
+
+
+RULES: dict[type[Strict], tuple[Rule, ...]] = {
+    Autoscaling: (
+        Rule(
+            _min_and_max,
+            "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+            "minReplicas must not be more than maxReplicas",
+        ),
+    ),
+    Spec: (
+        Rule(
+            _replicas_or_autoscaling,
+            "!(has(self.replicas) && has(self.autoscaling))",
+            "replicas and autoscaling exclude each other",
+        ),
+        Rule(
+            _no_split_on_a_cpu,
+            "!has(self.accelerator) || self.accelerator.vendor != 'cpu' || !has(self.engine)"
+            " || ((!has(self.engine.tensorParallelSize) || self.engine.tensorParallelSize == 1)"
+            " && (!has(self.engine.pipelineParallelSize) || self.engine.pipelineParallelSize == 1))",
+            "vendor: cpu has no cards to split a model across",
+        ),
+    ),
+    Engine: (
+        Rule(
+            _batch_holds_all,
+            "!has(self.maxNumBatchedTokens) || !has(self.maxNumSeqs) || self.maxNumBatchedTokens >= self.maxNumSeqs",
+            "maxNumBatchedTokens must not be less than maxNumSeqs",
+        ),
+        Rule(_no_repeats, None, "args must not repeat a field of this API"),
+    ),
+    EnvVar: (
+        Rule(_value_or_source, "!(has(self.value) && has(self.valueFrom))", "value and valueFrom exclude each other"),
+    ),
+    EnvSource: (Rule(_one_source, None, "exactly one source"),),
+    Cache: (
+        Rule(
+            _claim_or_size,
+            "!has(self.existingClaim) || (!has(self.size) && !has(self.storageClassName) && !has(self.accessMode))",
+            "existingClaim excludes size, storageClassName and accessMode",
+        ),
+    ),
+    Resources: (
+        Rule(_requests_within_limits, None, "requests must not be more than limits"),
+        Rule(_no_cards, None, "cards follow from the parallel sizes"),
+    ),
+    Accelerator: (
+        Rule(
+            _no_products_of_a_cpu,
+            "self.vendor != 'cpu' || ((!has(self.products) || size(self.products) == 0) && !has(self.resourceName))",
+            "vendor: cpu has no products",
+        ),
+    ),
+}
+
+
+def findings(model: type[Strict], raw: Raw) -> Iterator[Finding]:
+    """What the rules of `model` and of the types within it have against `raw`; fields are dotted paths from it."""
+    for rule in RULES.get(model, ()):
+        try:
+            yield from list(rule.check(raw))
+        except (TypeError, ValueError, AttributeError, KeyError):
+            continue
+    for name, field in model.model_fields.items():
+        alias = field.alias or name
+        for inner, path, value in _inner(field.annotation, raw.get(alias), alias):
+            for where, what, remedy in findings(inner, value):
+                yield f"{path}.{where}".rstrip("."), what, remedy
+
+
+def _inner(annotation: Any, value: Any, path: str) -> Iterator[tuple[type[Strict], str, Raw]]:
+    """The types of ours within an annotation, with the mappings that are meant for them."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        if isinstance(value, Mapping):
+            yield annotation, path, value
+        return
+    arguments = getattr(annotation, "__args__", ())
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            for argument in arguments:
+                yield from _inner(argument, item, f"{path}.{index}")
+        return
+    for argument in arguments:
+        yield from _inner(argument, value, path)

@@ -1,0 +1,75 @@
+"""Replicas, and how requests reach them: `autoscaling`, `rollout`, `auth`, `service`, `monitoring`, `networkPolicy`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from octavo_operator.api.base import DataKey, ObjectName, Strict, Verbatim
+from octavo_operator.api.duration import Duration
+
+
+class Autoscaling(Strict):
+    """A HorizontalPodAutoscaler on the queue's depth; in place of `replicas`."""
+
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    """Replicas that always run."""
+    max_replicas: Annotated[int, Field(ge=1)]
+    """Replicas that never are exceeded."""
+    target_queue_depth: Annotated[int, Field(ge=1)] = 10
+    """Waiting requests a replica, on average, above which one is added."""
+    metrics: list[Verbatim] = []
+    """Further metrics, verbatim autoscaling/v2."""
+    behavior: Verbatim = {}
+    """Scaling behaviour, verbatim autoscaling/v2."""
+
+
+class Rollout(Strict):
+    """How a change reaches the replicas."""
+
+    strategy: Literal["Auto", "Surge", "InPlace"] = "Auto"
+    """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the cards that are free."""
+    drain_timeout: Duration | None = None
+    """How long a replica that ends may finish its requests; by default as long as the longest admissible generation takes."""
+
+
+class ApiKeys(Strict):
+    """A Secret with the keys that clients present, one a line."""
+
+    secret_name: ObjectName
+    """Name of the Secret, in the service's namespace."""
+    key: DataKey = "api-keys"
+    """Key within the Secret."""
+
+
+class Auth(Strict):
+    """Who may ask."""
+
+    api_keys: ApiKeys | None = None
+    """API keys; without them the service answers everybody who reaches it."""
+
+
+class Service(Strict):
+    """The Service in front of the replicas."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """Type of the Service."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port of the Service."""
+
+
+class Monitoring(Strict):
+    """How Prometheus finds the replicas."""
+
+    service_monitor: Literal["Auto", "Enabled", "Disabled"] = "Auto"
+    """Whether a ServiceMonitor is made; Auto makes one where its CRD exists."""
+
+
+class NetworkPolicy(Strict):
+    """Who may reach the replicas over the network."""
+
+    enabled: bool = False
+    """Whether a NetworkPolicy is made."""
+    allow_from: list[Verbatim] = []
+    """Peers that may connect, verbatim networking.k8s.io/v1; none: the service's own namespace."""

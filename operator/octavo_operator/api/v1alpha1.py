@@ -1,0 +1,77 @@
+"""LLMService, version v1alpha1: the root of the types, and what identifies them.
+
+The CRD is generated from these. The version changes by addition only, so a field's name is chosen to last.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from octavo_operator.api.base import Strict, Verbatim
+from octavo_operator.api.engine import Engine
+from octavo_operator.api.metadata import Metadata
+from octavo_operator.api.model import Model
+from octavo_operator.api.placement import Accelerator, Cache, Resources
+from octavo_operator.api.quantity import Quantity
+from octavo_operator.api.traffic import Auth, Autoscaling, Monitoring, NetworkPolicy, Rollout, Service
+
+GROUP = "octavo.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LLMService"
+PLURAL = "llmservices"
+SHORT_NAME = "llms"
+
+IGNORE_FIT = f"{GROUP}/ignore-fit"  # annotation: "true" serves what does not fit
+
+
+class Spec(Strict):
+    """What is served, on what, for whom. `model.uri` alone is enough."""
+
+    model: Model
+    """The model that is served."""
+    engine: Engine = Engine()
+    """The engine and its limits."""
+    accelerator: Accelerator | None = None
+    """The cards that a replica runs on; by default any of NVIDIA's."""
+    resources: Resources = Resources()
+    """CPU and memory of a replica; what is left out follows from the model's size."""
+    shared_memory: Quantity | None = None
+    """Size of /dev/shm, held in memory; by default it follows from the number of cards."""
+    cache: Cache | None = None
+    """Volume that keeps the model between restarts."""
+    replicas: Annotated[int, Field(ge=0)] | None = None
+    """Replicas, without autoscaling; none given: one."""
+    autoscaling: Autoscaling | None = None
+    """Scaling by the queue's depth, in place of `replicas`."""
+    rollout: Rollout = Rollout()
+    """How a change reaches the replicas."""
+    auth: Auth = Auth()
+    """Who may ask."""
+    service: Service = Service()
+    """The Service in front of the replicas."""
+    monitoring: Monitoring = Monitoring()
+    """How Prometheus finds the replicas."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """Who may reach the replicas over the network."""
+    suspend: bool = False
+    """Scale to nothing and keep everything else."""
+    pod_template: Verbatim = {}
+    """Merged into the pod last, as a strategic merge would; unknown fields are kept."""
+
+
+class LLMService(Strict):
+    """A model, served: the operator makes the Deployment, the Service, the cache and the autoscaler it needs."""
+
+    api_version: Literal["octavo.dev/v1alpha1"]
+    """octavo.dev/v1alpha1."""
+    kind: Literal["LLMService"]
+    """LLMService."""
+    metadata: Metadata
+    """Name, namespace, labels and annotations."""
+    spec: Spec
+    """What is wished for."""
+    status: Verbatim | None = None
+    """What is; written by the operator."""
