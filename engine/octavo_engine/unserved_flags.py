@@ -229,7 +229,9 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "default-chat-template-kwargs",
         switches="enable-force-include-usage return-tokens-as-token-ids",
     ),
-    **_refuse("only tokens the model's tokenizer tells are shown; leave it out", switches="enable-tokenizer-info-endpoint"),
+    **_refuse(
+        "only tokens the model's tokenizer tells are shown; leave it out", switches="enable-tokenizer-info-endpoint"
+    ),
     **_refuse("it is not served yet; leave it out", "override-generation-config", "logprobs-mode=raw_logprobs"),
     **_refuse("it is not served yet; --enable-log-requests logs what comes in", switches="enable-log-outputs"),
     **_always("this is always on", "enable-request-id-headers enable-prompt-tokens-details disable-fastapi-docs"),
@@ -273,10 +275,11 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "log-config-file",
         "max-log-len",
         "disable-access-log-for-endpoints",
-        switches="disable-uvicorn-access-log enable-logging-iteration-details aggregate-engine-logging "
-        "log-error-stack",
+        switches="disable-uvicorn-access-log enable-logging-iteration-details aggregate-engine-logging log-error-stack",
     ),
-    **_note("the HTTP parser's bounds are fixed; it has no effect", "h11-max-incomplete-event-size", "h11-max-header-count"),
+    **_note(
+        "the HTTP parser's bounds are fixed; it has no effect", "h11-max-incomplete-event-size", "h11-max-header-count"
+    ),
     **_note("requests are logged only with --enable-log-requests; it has no effect", switches="disable-log-requests"),
     **_note("the old metrics are always exported; it has no effect", "show-hidden-metrics-for-version"),
     **_note(
