@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_models import ModelError, ModelSpec, from_gguf, from_hf_config
@@ -48,7 +46,7 @@ def _describe_gguf(files: ModelFiles) -> ModelSpec:
         tensors = {name: (info.format, info.shape) for name, info in checkpoint.tensors.items()}
         factors = None
         if ROPE_FACTORS in tensors and tensors[ROPE_FACTORS][0] == "f32":
-            factors = np.frombuffer(bytes(checkpoint.read(ROPE_FACTORS)), np.float32).tolist()
+            factors = checkpoint.read(ROPE_FACTORS).cast("f").tolist()
         return from_gguf(checkpoint.metadata, tensors, rope_factors=factors)
     except ModelError as error:
         raise ModelLoadError(f"{files.weights[0]}: {error}") from error

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import TensorInfo
+from octavo_engine.weights.mapping import mapped, unmap
 from octavo_models.formats import FORMAT_OF_GGML_TYPE, FORMATS
 
 MAGIC = b"GGUF"
@@ -23,7 +22,7 @@ MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
 STRING, ARRAY = 8, 9
 
-# GGUF's types of values: struct code, or the two that are built of others.
+# GGUF's types of scalars, as struct writes them.
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
 # Types of tensors that exist and are not run here, for a message that a person can act on.
@@ -33,7 +32,7 @@ OTHER_TYPES = {
     34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
 
-Value = Any  # bool, int, float, str, numpy array of numbers, Strings
+Value = Any  # bool, int, float, str, memoryview of numbers (its own copy), Strings
 
 
 class Strings(Sequence[str]):
@@ -60,7 +59,7 @@ class Strings(Sequence[str]):
         return iter(self.decode())
 
     def decode(self) -> list[str]:
-        """All of them. Raises ModelLoadError where one isn't UTF-8."""
+        """All of them; the file must still be open. Raises ModelLoadError where one isn't UTF-8."""
         if self._decoded is None:
             buffer, position = self._buffer, self._offset
             unpack = struct.Struct("<Q").unpack_from
@@ -78,7 +77,7 @@ class Strings(Sequence[str]):
 
 
 class GgufFile:
-    """One GGUF file. `metadata` maps keys to plain values, numpy arrays and `Strings`.
+    """One GGUF file. `metadata` maps keys to plain values, memoryviews of numbers and `Strings`.
 
     Raises:
         ModelLoadError: the file isn't GGUF, is cut short, or contradicts itself.
@@ -86,7 +85,7 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _mapped(path)
+        self._map = mapped(path)
         self._size = len(self._map)
         self._position = 0
         self.metadata: Mapping[str, Value]
@@ -105,11 +104,7 @@ class GgufFile:
         return memoryview(self._map)[info.offset : info.offset + info.nbytes]
 
     def close(self) -> None:
-        """Unmap the file, unless someone still holds a view into it (then it goes with the last view)."""
-        try:
-            self._map.close()
-        except BufferError:
-            return
+        unmap(self._map)
 
     def _parse(self) -> None:
         if self._take(4, "the magic number") != MAGIC:
@@ -157,10 +152,11 @@ class GgufFile:
         code = SCALARS.get(kind)
         if code is None:
             raise self._error(f"key {key!r} is an array of the unsupported type {kind}")
-        dtype = np.dtype(code)
-        self._bounded(count, dtype.itemsize, f"elements in {key!r}")
+        size = struct.calcsize(code)
+        self._bounded(count, size, f"elements in {key!r}")
         # A copy: arrays are small beside tensors, and a view would keep the file mapped for as long as it lives.
-        return np.frombuffer(self._take(count * dtype.itemsize, f"the value of {key!r}"), dtype)
+        # Native order is little-endian on every machine that Octavo runs on.
+        return memoryview(self._take(count * size, f"the value of {key!r}")).cast(code[1:])  # type: ignore[call-overload]
 
     def _skip_strings(self, count: int, key: str) -> None:
         buffer, size, position = self._map, self._size, self._position
@@ -287,13 +283,3 @@ class GgufCheckpoint:
                 tensors[name] = info
                 owners[name] = file
         return tensors, owners
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise ModelLoadError(f"{path}: can't be read: {error.strerror or error}") from error
-    except ValueError:
-        raise ModelLoadError(f"{path}: the file is empty") from None

@@ -39,7 +39,14 @@ def open_checkpoint(files: ModelFiles, spec: ModelSpec | None = None, seed: int 
         from octavo_engine.weights.gguf import GgufCheckpoint  # noqa: PLC0415
 
         return GgufCheckpoint(files.weights)
-    raise ModelLoadError(f"{files.folder}: no reader for {files.weights_format}")
+    if files.weights_format == "safetensors":
+        from octavo_engine.weights.safetensors import SafetensorsCheckpoint  # noqa: PLC0415
+
+        return SafetensorsCheckpoint(files.weights)
+    from octavo_engine.weights.dummy import DummyCheckpoint  # noqa: PLC0415
+
+    assert spec is not None, "dummy weights are made up from a spec"
+    return DummyCheckpoint(spec, seed)
 
 
 def load_weights(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[tuple[Weight, LoadedWeight]]:
@@ -58,7 +65,7 @@ def _load(weight: Weight, checkpoint: Checkpoint, where: str) -> LoadedWeight:
     formats = {info.format for info in parts}
     if len(formats) > 1:
         raise ModelLoadError(f"{parts[0].path}: tensors {', '.join(weight.sources)} are stored in different formats")
-    arrays = [_rows(checkpoint.read(info.name), info.shape) for info in parts]
+    arrays = [_rows(checkpoint.read(info.name), info) for info in parts]
     data = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     first, last = weight.rows or (0, weight.shape[0])
     if len(weight.shape) > 1 and (first, last) != (0, data.shape[0]):
@@ -89,8 +96,10 @@ def _source(weight: Weight, name: str, tensors: Mapping[str, TensorInfo], where:
     return info
 
 
-def _rows(view: memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(view, np.uint8).reshape(shape[0] if len(shape) > 1 else 1, -1)
+def _rows(view: memoryview, info: TensorInfo) -> NDArray[np.uint8]:
+    rows = np.frombuffer(view, np.uint8).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1)
+    # Safetensors promises no alignment, and native code reads whole elements.
+    return rows.copy() if info.format in PLAIN and info.offset % FORMATS[info.format].bytes_per_block else rows
 
 
 def unpermute(data: NDArray[np.uint8], heads: int, shape: tuple[int, ...], element_bytes: int) -> NDArray[np.uint8]:
