@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A request that the executor hasn't seen. `block_ids` has one list a KV group; page 0 is the null page."""
+    """A request that the executor hasn't seen. `block_ids` has one list a KV group; page 0 is the null page.
+
+    `output_token_ids` is empty unless the request is sent again after a step that failed: then they are what it has
+    drawn so far, they follow the prompt, and penalties count them as output.
+    """
 
     request_id: str
     token_ids: list[int]  # the prompt
@@ -20,6 +24,7 @@ class NewRequest:
     block_ids: tuple[list[int], ...]
     num_computed_tokens: int
     adapter_slot: int = 0
+    output_token_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,11 @@ class KVOps:
 class SchedulerOutput:
     """One step's work. The order of `num_scheduled_tokens` is the order of the batch.
 
-    A request's scheduled tokens are those at positions num_computed_tokens … + num_scheduled_tokens − 1.
+    A request's scheduled tokens are those at positions num_computed_tokens … + num_scheduled_tokens - 1.
     `logits_wanted[id]` is how many of its last scheduled positions need logits: 1 to sample the next token (only
     once every known token is scheduled), all of them for prompt logprobs; a request absent from it (a chunk of
-    a prefill) gets no token. `finished_ids` left since the last step: their state can be dropped.
+    a prefill) gets no token. `finished_ids` left since the last step: their state is dropped before anything else, and
+    ids that the executor doesn't know are ignored. An id may be in `finished_ids` and in `new`: it starts afresh.
     """
 
     step_id: int
