@@ -1,0 +1,38 @@
+"""Names of page contents: a chain of digests over raw token bytes.
+
+A page's digest covers every token before it, the tenant's salt and the adapter, so equal digests mean equal KV.
+Digests are blake2b, never Python's `hash()`: a cache that strangers fill must not have collisions that they can make.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence as TokenIds
+from hashlib import blake2b
+
+DIGEST_BYTES = 16
+
+
+def chain_root(cache_salt: str, adapter_slot: int) -> bytes:
+    """What the first page's digest is chained to. The salt's length comes first, so that no salt imitates another."""
+    salt = cache_salt.encode()
+    return blake2b(
+        len(salt).to_bytes(8, "little") + salt + adapter_slot.to_bytes(8, "little"), digest_size=DIGEST_BYTES
+    ).digest()
+
+
+def extend_chain(digests: list[bytes], root: bytes, token_ids: TokenIds[int], num_pages: int, block_size: int) -> None:
+    """Append digests until there is one for each of the first `num_pages` pages of `token_ids`, all of them full."""
+    first = len(digests)
+    if num_pages <= first:
+        return
+    raw = array("I", token_ids[first * block_size : num_pages * block_size])
+    if sys.byteorder == "big":
+        raw.byteswap()
+    data = raw.tobytes()
+    stride = block_size * raw.itemsize
+    parent = digests[-1] if digests else root
+    for offset in range(0, len(data), stride):
+        parent = blake2b(parent + data[offset : offset + stride], digest_size=DIGEST_BYTES).digest()
+        digests.append(parent)

@@ -1,0 +1,212 @@
+"""Block tables: which page holds which tokens of which sequence, one pool of pages for each KV group.
+
+Owns every page's life: found by content, taken, filled, left behind by a window, given back. Knows nothing of
+budgets or of the order in which sequences run. A sequence's pages change only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from octavo_engine.core.block_hashes import extend_chain
+from octavo_engine.core.block_pool import NULL_PAGE, BlockPool
+from octavo_engine.core.request import NEVER, Sequence
+
+if TYPE_CHECKING:
+    from octavo_models.spec import KVLayout
+
+Page = tuple[int, int]  # (group, page)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Pages that already hold the first `num_tokens` tokens of a sequence; 0 where a window does not look."""
+
+    num_tokens: int
+    tables: tuple[list[int], ...]
+
+
+class BlockManager:
+    """The pages of all groups.
+
+    `max_chunk` is the most tokens that a sequence computes in one step: a window group holds the window and one chunk.
+    """
+
+    def __init__(self, layout: KVLayout, num_blocks: tuple[int, ...], *, max_chunk: int, caching: bool) -> None:
+        self.block_size = layout.block_size
+        self.pools = tuple(BlockPool(n) for n in num_blocks)
+        self._windows = tuple(group.window for group in layout.groups)
+        self._groups = tuple(zip(self.pools, self._windows, strict=True))
+        self._max_chunk = max_chunk
+        self._caching = caching
+
+    def lookup(self, seq: Sequence) -> Prefix:
+        """The longest cached prefix of whole pages that leaves at least one token to compute.
+
+        A full group needs every page of it, a window group the pages of its last window - 1 tokens.
+        """
+        tables: tuple[list[int], ...] = tuple([] for _ in self.pools)
+        if not (self._caching and seq.use_prefix_cache):
+            return Prefix(0, tables)
+        num_pages = (len(seq.token_ids) - 1) // self.block_size
+        extend_chain(seq.digests, seq.root, seq.token_ids, num_pages, self.block_size)
+        digests = seq.digests
+        for pool, window in self._groups:
+            if window is None:
+                num_pages = _leading(pool, digests, num_pages)
+        settled = False
+        while not settled and num_pages:  # a group that shortens the prefix moves every other group's window
+            settled = True
+            for pool, window in self._groups:
+                if window is not None:
+                    shorter = _last_window(pool, digests, num_pages, self._window_pages(window))
+                    settled = settled and shorter == num_pages
+                    num_pages = shorter
+        for table, (pool, window) in zip(tables, self._groups, strict=True):
+            first = 0 if window is None else max(0, num_pages - self._window_pages(window))
+            table.extend([NULL_PAGE] * first)
+            for digest in digests[first:num_pages]:
+                page = pool.find(digest)
+                assert page is not None
+                table.append(page)
+        return Prefix(num_pages * self.block_size, tables)
+
+    def admit(self, seq: Sequence, prefix: Prefix, num_new: int) -> bool:
+        """Give `seq` its prefix and room for its next `num_new` tokens, if all that it knows now can be computed.
+
+        Full groups get pages for every known token at once, so that a prefill that has begun does not run out of
+        them; window groups get pages for the first chunk, once there are enough for the largest one.
+        """
+        block_size = self.block_size
+        num_tokens = len(seq.token_ids)
+        end = prefix.num_tokens + num_new
+        wanted: list[int] = []
+        for (pool, window), table in zip(self._groups, prefix.tables, strict=True):
+            need = -(-num_tokens // block_size) - len(table)
+            if window is None:
+                wanted.append(need)
+            else:
+                wanted.append(-(-end // block_size) - len(table))
+                chunk = min(num_tokens - prefix.num_tokens, self._max_chunk)
+                need = min(need, window_peak(window, chunk, block_size) - sum(1 for page in table if page))
+            revived = sum(1 for page in table if page and pool.is_unused(page))
+            if pool.num_free - revived < need:
+                return False
+        for pool, table, count in zip(self.pools, prefix.tables, wanted, strict=True):
+            for page in table:
+                if page:
+                    pool.share(page)
+            table.extend([pool.take() for _ in range(count)])
+        seq.tables = prefix.tables
+        seq.first_pages = [next((i for i, page in enumerate(table) if page), 0) for table in prefix.tables]
+        seq.num_computed = prefix.num_tokens
+        seq.capacity = min(map(len, seq.tables)) * block_size
+        seq.num_filled = prefix.num_tokens // block_size
+        seq.next_fill = (seq.num_filled + 1) * block_size if self._caching else NEVER
+        return True
+
+    def extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
+        """Room for tokens up to `end`: the new pages of each group, or None (and nothing taken) if one runs out.
+
+        Pages that no query from `num_computed` on can see go back first.
+        """
+        block_size = self.block_size
+        num_pages = -(-end // block_size)
+        enough = True
+        for index, (pool, window) in enumerate(self._groups):
+            if window is not None:
+                self._leave_behind(seq, index, max(0, seq.num_computed - window + 1) // block_size)
+            enough = enough and pool.num_free >= num_pages - len(seq.tables[index])
+        if not enough:
+            return None
+        added = []
+        for pool, table in zip(self.pools, seq.tables, strict=True):
+            pages = [pool.take() for _ in range(num_pages - len(table))]
+            table.extend(pages)
+            added.append(pages)
+        seq.capacity = min(map(len, seq.tables)) * block_size
+        return tuple(added)
+
+    def fill(self, seq: Sequence, end: int) -> None:
+        """Enter the pages that are full once `end` tokens are computed: from now on others may share them."""
+        block_size = self.block_size
+        num_pages = end // block_size
+        extend_chain(seq.digests, seq.root, seq.token_ids, num_pages, block_size)
+        for pool, table in zip(self.pools, seq.tables, strict=True):
+            for i in range(seq.num_filled, num_pages):
+                pool.remember(table[i], seq.digests[i])
+        seq.num_filled = num_pages
+        seq.next_fill = (num_pages + 1) * block_size
+
+    def free(self, seq: Sequence) -> None:
+        """Give all pages back, the last ones to be evicted first: a prefix is worth more than its continuation."""
+        for pool, table, first in zip(self.pools, seq.tables, seq.first_pages, strict=False):
+            for page in reversed(table[first:]):
+                pool.release(page)
+        seq.tables = ()
+        seq.first_pages = []
+        seq.num_computed = seq.capacity = seq.num_filled = 0
+        seq.next_fill = NEVER
+
+    def pages_from(self, seq: Sequence, position: int) -> set[Page]:
+        """The pages that hold `position` and what follows it."""
+        first = position // self.block_size
+        return {(g, page) for g, table in enumerate(seq.tables) for page in table[first:] if page}
+
+    def holds_any(self, seq: Sequence, pages: set[Page]) -> bool:
+        return any((g, page) in pages for g, table in enumerate(seq.tables) for page in table)
+
+    def forget(self, pages: Iterable[Page]) -> None:
+        """The contents of these pages can't be trusted: nobody may find them."""
+        for group, page in pages:
+            self.pools[group].forget(page)
+
+    def forget_unused(self) -> int:
+        """Drop the cached pages that nobody uses; how many there were."""
+        return sum(pool.forget_unused() for pool in self.pools)
+
+    @property
+    def usage(self) -> float:
+        """Pages in use / all, of the group that is nearest to its end; 0 to 1."""
+        return max(pool.num_in_use / pool.total if pool.total else 0.0 for pool in self.pools)
+
+    def check(self) -> None:
+        """Assert that no page is lost or held twice, in any group."""
+        for pool in self.pools:
+            pool.check()
+
+    def _window_pages(self, window: int) -> int:
+        """Pages that the last window - 1 tokens before a page's edge lie in."""
+        return -(-(window - 1) // self.block_size)
+
+    def _leave_behind(self, seq: Sequence, index: int, first: int) -> None:
+        table, pool = seq.tables[index], self.pools[index]
+        for i in range(seq.first_pages[index], min(first, len(table))):
+            pool.release(table[i])
+            table[i] = NULL_PAGE
+        seq.first_pages[index] = max(seq.first_pages[index], min(first, len(table)))
+
+
+def window_peak(window: int, chunk: int, block_size: int) -> int:
+    """The most pages that a window group holds while it computes `chunk` tokens in one step, however they lie."""
+    return (window - 1 + chunk + block_size - 2) // block_size + 1
+
+
+def _leading(pool: BlockPool, digests: list[bytes], limit: int) -> int:
+    for i in range(limit):
+        if pool.find(digests[i]) is None:
+            return i
+    return limit
+
+
+def _last_window(pool: BlockPool, digests: list[bytes], limit: int, run: int) -> int:
+    """The largest n <= limit such that pages n - run … n - 1 (those that exist) are all there."""
+    candidate = limit
+    i = limit - 1
+    while i >= 0 and i >= candidate - run:
+        if pool.find(digests[i]) is None:
+            candidate = i
+        i -= 1
+    return candidate

@@ -1,0 +1,88 @@
+"""A request inside the core: its tokens, its pages, and where it stands. Only the scheduler and the managers write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from octavo_engine.core.block_hashes import chain_root
+
+if TYPE_CHECKING:
+    from octavo_engine.messages import EngineRequest, TokenLogprob
+    from octavo_engine.sampling_params import SamplingParams
+
+NEVER = 1 << 62  # a token count that no sequence reaches
+
+
+class Status(Enum):
+    """Where a sequence stands. PREEMPTED waits like WAITING, and will be recomputed."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Prompt and output of one request, and what has been computed of it.
+
+    Invariants: `num_computed <= len(token_ids)`; while running, every table covers `capacity` tokens; a page's entry
+    is 0 where a window has left it behind. `digests[i]` names the content of page i, for full pages only.
+    """
+
+    request_id: str
+    token_ids: list[int]  # prompt and output
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    adapter_slot: int
+    order: tuple[int, int]  # what runs first: (priority, arrival); never equal for two sequences
+    root: bytes  # what the first page's digest is chained to
+    max_num_tokens: int  # it ends with "length" here: prompt + max_tokens, or the model's length
+    stop_ids: frozenset[int]  # EOS included unless ignored
+    use_prefix_cache: bool
+    status: Status = Status.WAITING
+    num_computed: int = 0  # tokens whose KV is in its pages
+    tables: tuple[list[int], ...] = ()
+    first_pages: list[int] = field(default_factory=list)  # per group: the first table entry that is still held
+    capacity: int = 0  # tokens that the tables have room for
+    num_filled: int = 0  # pages entered into the prefix cache
+    next_fill: int = NEVER  # the number of computed tokens at which the next page is full
+    digests: list[bytes] = field(default_factory=list)
+    known: bool = False  # the executor has it
+    wants_prompt_logprobs: bool = False
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    queued_at: float = 0.0
+    scheduled_at: float = 0.0
+
+    @classmethod
+    def from_request(
+        cls, request: EngineRequest, *, order: tuple[int, int], max_model_len: int, queued_at: float
+    ) -> Sequence:
+        """The sequence that begins with `request`'s prompt."""
+        sampling = request.sampling
+        stop = sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids + sampling.eos_token_ids
+        num_prompt_tokens = len(request.prompt_token_ids)
+        logprobs = sampling.prompt_logprobs is not None
+        return cls(
+            request_id=request.request_id,
+            token_ids=list(request.prompt_token_ids),
+            num_prompt_tokens=num_prompt_tokens,
+            sampling=sampling,
+            adapter_slot=request.adapter_slot,
+            order=order,
+            root=chain_root(request.cache_salt, request.adapter_slot),
+            max_num_tokens=min(num_prompt_tokens + sampling.max_tokens, max_model_len),
+            stop_ids=frozenset(stop),
+            use_prefix_cache=not logprobs,
+            wants_prompt_logprobs=logprobs,
+            prompt_logprobs=[None] if logprobs else [],
+            queued_at=queued_at,
+        )
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens

@@ -1,0 +1,447 @@
+"""What runs in the next step, and what a step's results mean for each request.
+
+Continuous batching as in vLLM v1: there is no prefill or decode phase; every sequence has `num_computed` tokens that
+try to catch up with those it knows, within a budget of tokens a step. Running sequences go first, then waiting ones
+in order. When pages run out, the last sequence in that order is preempted: it waits again, and is recomputed.
+
+Deterministic: the same calls give the same schedule. Knows nothing of clocks except to note when things happened.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from octavo_engine.core.block_manager import BlockManager, Page
+from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
+from octavo_engine.core.request import Sequence, Status
+from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
+
+if TYPE_CHECKING:
+    from octavo_engine.config import SchedulerConfig
+    from octavo_engine.core.outputs import StepOutput
+    from octavo_engine.messages import TokenLogprob
+    from octavo_models.spec import KVLayout
+
+MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
+
+
+class Scheduler:
+    """The requests in the core and their pages. One step is in flight at most, between `schedule` and `update`."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        layout: KVLayout,
+        num_blocks: tuple[int, ...],
+        *,
+        max_model_len: int,
+        enable_prefix_caching: bool,
+    ) -> None:
+        self._max_num_seqs = config.max_num_seqs
+        self._max_tokens = config.max_num_batched_tokens
+        self._chunked = config.enable_chunked_prefill
+        self._by_priority = config.policy == "priority"
+        self._max_model_len = max_model_len
+        self.blocks = BlockManager(
+            layout, num_blocks, max_chunk=config.max_num_batched_tokens, caching=enable_prefix_caching
+        )
+        self._sequences: dict[str, Sequence] = {}  # accepted and not finished
+        self._running: list[Sequence] = []  # in order
+        self._waiting: list[tuple[tuple[int, int], Sequence]] = []  # a heap; finished ones are dropped when met
+        self._num_waiting = 0
+        self._arrivals = 0
+        self._outputs: list[EngineOutput] = []  # what ended outside of a step's results
+        self._left: list[str] = []  # finished ids that the executor still knows
+        self._steps = 0
+        self._batch: list[tuple[Sequence, int]] = []  # the step in flight: sequence, scheduled tokens
+        self._gaps = False  # some of `_running` no longer run
+        self._aborted: list[Sequence] = []  # finished while in flight; their pages are freed with the step
+        self._queries = self._hits = self._preemptions = 0
+        self._iteration_tokens: list[int] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences or self._outputs)
+
+    def add(self, request: EngineRequest) -> None:
+        """Take a request in. What is wrong with it, or that its id is in use, ends it with an error."""
+        if request.request_id in self._sequences:
+            self._finish(self._sequences[request.request_id])
+            self.refuse(request.request_id, "this request id is in use already; every request needs one of its own")
+            return
+        problem = self._problem(request)
+        if problem:
+            self.refuse(request.request_id, problem)
+            return
+        self._arrivals += 1
+        seq = Sequence.from_request(
+            request,
+            order=(request.priority if self._by_priority else 0, self._arrivals),
+            max_model_len=self._max_model_len,
+            queued_at=time.time(),
+        )
+        self._sequences[seq.request_id] = seq
+        self._wait(seq)
+
+    def refuse(self, request_id: str, reason: str) -> None:
+        """End a request that was never taken in."""
+        self._outputs.append(EngineOutput(request_id=request_id, new_token_ids=[], finish_reason="error", error=reason))
+
+    def abort(self, request_id: str) -> None:
+        """End a request now, also in the middle of a step; an unknown id is ignored."""
+        seq = self._sequences.get(request_id)
+        if seq is not None:
+            self._finish(seq)
+            self._outputs.append(self._output(seq, [], "abort"))
+
+    def take_outputs(self) -> list[EngineOutput]:
+        """What ended outside of a step's results since the last call: refused, aborted, impossible."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def schedule(self) -> SchedulerOutput | None:
+        """The next step, or None if there is nothing to compute."""
+        assert not self._batch, "a step is in flight"
+        running, batch, blocks = self._running, self._batch, self.blocks
+        budget = self._max_tokens
+        num_scheduled: dict[str, int] = {}
+        wanted: dict[str, int] = {}
+        samples: list[str] = []
+        new: list[NewRequest] = []
+        continued: list[ContinuedRequest] = []
+        unchanged: tuple[list[int], ...] = tuple([] for _ in blocks.pools)
+        preemptions = self._preemptions
+
+        i = 0
+        while i < len(running) and budget:
+            seq = running[i]
+            computed = seq.num_computed
+            num_tokens = len(seq.token_ids)
+            end = min(num_tokens, computed + budget)
+            added = unchanged
+            if end > seq.capacity:
+                extended = self._extend(seq, end)
+                if extended is None:
+                    break  # it was the last one, and is no longer running
+                added = extended
+            if end >= seq.next_fill:
+                blocks.fill(seq, end)
+            request_id = seq.request_id
+            count = end - computed
+            budget -= count
+            num_scheduled[request_id] = count
+            batch.append((seq, count))
+            continued.append(ContinuedRequest(request_id, added, computed))
+            if end == num_tokens < seq.max_num_tokens:
+                samples.append(request_id)
+                wanted[request_id] = 1
+            if seq.wants_prompt_logprobs:
+                wanted[request_id] = count
+            i += 1
+
+        if self._preemptions == preemptions:
+            for seq, count in self._admit(budget):
+                request_id = seq.request_id
+                num_scheduled[request_id] = count
+                batch.append((seq, count))
+                if seq.known:
+                    tables = tuple(list(table) for table in seq.tables)
+                    continued.append(ContinuedRequest(request_id, tables, seq.num_computed, resumed=True))
+                else:
+                    new.append(self._introduce(seq))
+                if seq.num_computed + count == len(seq.token_ids) < seq.max_num_tokens:
+                    samples.append(request_id)
+                    wanted[request_id] = 1
+                if seq.wants_prompt_logprobs:
+                    wanted[request_id] = count
+        if not batch:
+            return None
+        left, self._left = self._left, []
+        self._steps += 1
+        self._iteration_tokens.append(sum(num_scheduled.values()))
+        return SchedulerOutput(
+            self._steps, tuple(new), tuple(continued), num_scheduled, wanted, frozenset(samples), tuple(left)
+        )
+
+    def isolated(self, step: SchedulerOutput, errors: dict[str, str]) -> Iterator[SchedulerOutput]:
+        """The step in flight once more, one request at a time, for when it failed as a whole.
+
+        The executor's state of each request is made afresh. The caller adds those that fail alone to `errors`; a
+        request whose pages one of those should have filled is left out, and `update` has it recomputed.
+        """
+        finished = step.finished_ids
+        spoilt: set[Page] = set()
+        for seq, count in self._batch:
+            request_id = seq.request_id
+            if not self.blocks.holds_any(seq, spoilt):
+                self._steps += 1
+                yield SchedulerOutput(
+                    self._steps,
+                    (self._introduce(seq),),
+                    (),
+                    {request_id: count},
+                    {request_id: step.logits_wanted[request_id]} if request_id in step.logits_wanted else {},
+                    step.samples & {request_id},
+                    (*finished, request_id),
+                )
+                finished = ()
+                if request_id not in errors:
+                    continue
+            spoilt |= self.blocks.pages_from(seq, seq.num_computed)
+
+    def update(self, result: StepOutput) -> list[EngineOutput]:
+        """Book the results of the step in flight: new tokens, ends, errors."""
+        batch, self._batch = self._batch, []
+        errors = result.errors
+        spoilt = self._spoilt_pages(batch, errors) if errors else set()
+        self.blocks.forget(spoilt)
+        outputs: list[EngineOutput] = []
+        tokens_of, logprobs_of = result.tokens, result.logprobs
+        running = Status.RUNNING
+        for seq, count in batch:
+            if seq.status is not running:
+                continue  # aborted meanwhile
+            request_id = seq.request_id
+            if errors:
+                if request_id in errors:
+                    self._end(seq)
+                    outputs.append(self._output(seq, [], "error", error=errors[request_id]))
+                    continue
+                if self.blocks.holds_any(seq, spoilt):
+                    self._start_afresh(seq)
+                    continue
+            seq.num_computed += count
+            if seq.wants_prompt_logprobs:
+                self._collect_prompt_logprobs(seq, result)
+            drawn = tokens_of.get(request_id)
+            if not drawn:
+                if seq.num_computed == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
+                    self._end(seq)
+                    outputs.append(self._output(seq, [], "length"))
+                continue
+            token_ids = seq.token_ids
+            first = len(token_ids) == seq.num_prompt_tokens
+            reason = None
+            for used, token in enumerate(drawn, 1):
+                token_ids.append(token)
+                if token in seq.stop_ids and seq.num_output_tokens >= seq.sampling.min_tokens:
+                    reason = "stop"
+                elif len(token_ids) >= seq.max_num_tokens:
+                    reason = "length"
+                if reason:
+                    drawn = drawn[:used]
+                    break
+            logprobs = logprobs_of.get(request_id) if logprobs_of else None
+            if reason is None and not first:
+                outputs.append(EngineOutput(request_id=request_id, new_token_ids=drawn, logprobs=logprobs))
+                continue
+            if reason:
+                self._end(seq)
+            if logprobs:
+                logprobs = logprobs[: len(drawn)]
+            outputs.append(self._output(seq, drawn, reason, logprobs=logprobs, first=first))
+        if self._aborted:
+            for seq in self._aborted:
+                self.blocks.free(seq)
+            self._aborted.clear()
+        if self._gaps:
+            self._gaps = False
+            self._running = [seq for seq in self._running if seq.status is running]
+        return outputs
+
+    def stats(self) -> SchedulerStats:
+        """Gauges of the moment and counters since start; hands over the steps' token counts since the last call."""
+        iteration_tokens, self._iteration_tokens = self._iteration_tokens, []
+        return SchedulerStats(
+            num_running=len(self._running),
+            num_waiting=self._num_waiting,
+            kv_usage=self.blocks.usage,
+            prefix_cache_queries=self._queries,
+            prefix_cache_hits=self._hits,
+            num_preemptions=self._preemptions,
+            iteration_tokens=iteration_tokens,
+        )
+
+    def _problem(self, request: EngineRequest) -> str | None:
+        """Why a request can't be served here, in a sentence for its sender; None if it can."""
+        prompt = request.prompt_token_ids
+        if not prompt:
+            return "the prompt is empty: it needs at least one token"
+        room = min(request.sampling.max_tokens, 1)
+        if len(prompt) + room > self._max_model_len:
+            return (
+                f"the prompt has {len(prompt)} tokens and the model's context {self._max_model_len}, of which the "
+                "output needs at least one: shorten the prompt, or serve with a larger --max-model-len"
+            )
+        if not self._chunked and len(prompt) > self._max_tokens:
+            return (
+                f"the prompt has {len(prompt)} tokens, and without chunked prefill a step takes {self._max_tokens}: "
+                "shorten the prompt, or serve with --enable-chunked-prefill or a larger --max-num-batched-tokens"
+            )
+        if min(prompt) < 0 or max(prompt) > MAX_TOKEN_ID:
+            return f"the prompt has token ids outside 0 to {MAX_TOKEN_ID}: send ids of this model's vocabulary"
+        return None
+
+    def _extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
+        """Pages for a running sequence, at the cost of those behind it; None if it had to go itself."""
+        while (added := self.blocks.extend(seq, end)) is None:
+            victim = self._running.pop()
+            if victim is seq and not self._running:
+                self._end(seq)
+                self._outputs.append(self._output(seq, [], "error", error=self._never_fits(seq)))
+            else:
+                self._preemptions += 1
+                victim.num_preemptions += 1
+                self._preempt(victim)
+            if victim is seq:
+                return None
+        return added
+
+    def _admit(self, budget: int) -> Iterator[tuple[Sequence, int]]:
+        """Waiting sequences that start now, and their tokens in this step. None overtakes the first that must wait."""
+        while budget and self._waiting and len(self._running) < self._max_num_seqs:
+            seq = self._waiting[0][1]
+            if seq.status is Status.FINISHED:
+                heapq.heappop(self._waiting)
+                continue
+            prefix = self.blocks.lookup(seq)
+            count = len(seq.token_ids) - prefix.num_tokens
+            if count > budget:
+                if not self._chunked and budget < min(count, self._max_tokens):
+                    return  # it waits for a step that takes it whole, or at least for a whole step
+                count = budget
+            if not self.blocks.admit(seq, prefix, count):
+                if self._running:
+                    return
+                heapq.heappop(self._waiting)
+                self._num_waiting -= 1
+                self._end(seq)
+                self._outputs.append(self._output(seq, [], "error", error=self._never_fits(seq)))
+                continue
+            heapq.heappop(self._waiting)
+            self._num_waiting -= 1
+            if seq.status is Status.WAITING:
+                self._queries += len(seq.token_ids)
+                self._hits += prefix.num_tokens
+                seq.num_cached_tokens = prefix.num_tokens
+                seq.scheduled_at = time.time()
+            seq.status = Status.RUNNING
+            bisect.insort(self._running, seq, key=_order)
+            end = prefix.num_tokens + count
+            if end >= seq.next_fill:
+                self.blocks.fill(seq, end)
+            budget -= count
+            yield seq, count
+
+    def _introduce(self, seq: Sequence) -> NewRequest:
+        seq.known = True
+        return NewRequest(
+            seq.request_id,
+            seq.token_ids[: seq.num_prompt_tokens],
+            seq.sampling,
+            tuple(list(table) for table in seq.tables),
+            seq.num_computed,
+            seq.adapter_slot,
+            seq.token_ids[seq.num_prompt_tokens :],
+        )
+
+    def _wait(self, seq: Sequence) -> None:
+        heapq.heappush(self._waiting, (seq.order, seq))
+        self._num_waiting += 1
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Give up its pages; it waits at its place in the order, which is before all that came later."""
+        self.blocks.free(seq)
+        seq.status = Status.PREEMPTED
+        if seq.wants_prompt_logprobs:
+            seq.prompt_logprobs = [None]
+        self._wait(seq)
+
+    def _start_afresh(self, seq: Sequence) -> None:
+        """Its pages or the executor's state of it are not what they should be: recompute it as if it were new."""
+        self._preempt(seq)
+        self._gaps = True
+        self._left.append(seq.request_id)
+        seq.known = False
+
+    def _finish(self, seq: Sequence) -> None:
+        """End a sequence wherever it stands, also in the step in flight, which still writes its pages."""
+        if seq.status is not Status.RUNNING:
+            self._num_waiting -= 1
+            self._end(seq)
+            if len(self._waiting) > 2 * self._num_waiting + 64:
+                self._waiting = [entry for entry in self._waiting if entry[1].status is not Status.FINISHED]
+                heapq.heapify(self._waiting)
+            return
+        self._running.remove(seq)
+        if self._batch and any(seq is other for other, _ in self._batch):
+            self._aborted.append(seq)
+            self._end(seq, free=False)
+        else:
+            self._end(seq)
+
+    def _end(self, seq: Sequence, *, free: bool = True) -> None:
+        seq.status = Status.FINISHED
+        self._gaps = True
+        del self._sequences[seq.request_id]
+        if seq.known:
+            self._left.append(seq.request_id)
+        if free:
+            self.blocks.free(seq)
+
+    def _spoilt_pages(self, batch: list[tuple[Sequence, int]], errors: dict[str, str]) -> set[Page]:
+        """Pages that failed requests should have filled in this step, and those computed from them."""
+        spoilt: set[Page] = set()
+        for seq, _ in batch:
+            if seq.request_id in errors or self.blocks.holds_any(seq, spoilt):
+                spoilt |= self.blocks.pages_from(seq, seq.num_computed)
+        return spoilt
+
+    @staticmethod
+    def _collect_prompt_logprobs(seq: Sequence, result: StepOutput) -> None:
+        seq.prompt_logprobs.extend(result.prompt_logprobs.get(seq.request_id, ()))
+        if seq.num_computed >= seq.num_prompt_tokens:
+            seq.wants_prompt_logprobs = False
+
+    def _never_fits(self, seq: Sequence) -> str:
+        pages = [pool.total for pool in self.blocks.pools]
+        return (
+            f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} pages of "
+            f"{self.blocks.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
+        )
+
+    @staticmethod
+    def _output(
+        seq: Sequence,
+        token_ids: list[int],
+        reason: str | None,
+        *,
+        error: str | None = None,
+        logprobs: list[TokenLogprob] | None = None,
+        first: bool = False,
+    ) -> EngineOutput:
+        """A first or last output: it carries what is said once."""
+        stopped_by = None
+        if reason == "stop" and (seq.sampling.ignore_eos or token_ids[-1] not in seq.sampling.eos_token_ids):
+            stopped_by = token_ids[-1]
+        return EngineOutput(
+            request_id=seq.request_id,
+            new_token_ids=token_ids,
+            finish_reason=reason,
+            stop_token_id=stopped_by,
+            error=error,
+            logprobs=logprobs,
+            prompt_logprobs=seq.prompt_logprobs if seq.prompt_logprobs and (first or not token_ids) else None,
+            num_cached_tokens=seq.num_cached_tokens,
+            num_preemptions=seq.num_preemptions,
+            queued_at=seq.queued_at,
+            scheduled_at=seq.scheduled_at,
+        )
+
+
+def _order(seq: Sequence) -> tuple[int, int]:
+    return seq.order

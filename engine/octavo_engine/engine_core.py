@@ -1,0 +1,226 @@
+"""The engine core: load, then step after step: schedule → submit → sample → collect → update.
+
+Owns the executor and the scheduler; one thread calls it. Knows nothing of sockets, text or asyncio. Whatever is wrong
+with a request comes out of `step` as that request's last output, never as an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from octavo_engine.core.capacity import longest_sequence, split_capacity
+from octavo_engine.core.memory_limit import available_memory, container_limit
+from octavo_engine.core.outputs import StepOutput
+from octavo_engine.core.scheduler import Scheduler
+from octavo_engine.errors import ConfigError, DeviceLostError
+from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+
+if TYPE_CHECKING:
+    from octavo_engine.config import EngineConfig
+    from octavo_engine.core.outputs import SchedulerOutput
+    from octavo_engine.executors.executor import Capacity, Executor
+    from octavo_models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+MODEST_KV_BYTES = 4 * GIB  # what is taken at most where nobody said how much
+MODEST_SHARE = 0.25  # and at most this share of what the machine has to spare
+
+
+class EngineCore:
+    """A loaded model with its requests.
+
+    `on_stage(stage, seconds)` is told of each part of the start that has ended, in words for a person.
+
+    Raises:
+        ConfigError: the KV cache can't be had, or the model's length does not fit.
+        ModelLoadError, ExecutorError: from the executor's `load`.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        spec: ModelSpec | None = None,
+        on_stage: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._executor = executor
+        self._stages: list[tuple[str, float]] = []
+        self._on_stage = on_stage
+        self._vocab_size = spec.vocab_size if spec else None
+        start = time.perf_counter()
+        capacity = executor.load()
+        start = self._stage("loaded the weights", start)
+        self._layout = capacity.layout
+        kv_bytes = _kv_bytes(config, capacity)
+        self.max_model_len = _max_model_len(config, capacity, kv_bytes, spec)
+        self.num_blocks = _num_blocks(config, capacity, kv_bytes, self.max_model_len)
+        executor.init_kv(self.num_blocks)
+        self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV pages", start)
+        self._scheduler = Scheduler(
+            config.scheduler,
+            self._layout,
+            self.num_blocks,
+            max_model_len=self.max_model_len,
+            enable_prefix_caching=config.cache.enable_prefix_caching,
+        )
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return sum(n * group.page_bytes for n, group in zip(self.num_blocks, self._layout.groups, strict=True))
+
+    def ready(self) -> Ready:
+        """What the start came to, for the API server."""
+        return Ready(
+            num_blocks=list(self.num_blocks),
+            block_size=self._layout.block_size,
+            kv_cache_bytes=self.kv_cache_bytes,
+            max_model_len=self.max_model_len,
+            executor=self._executor.capabilities.name,
+            stages=self._stages,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do or say anything."""
+        return self._scheduler.has_work
+
+    def add(self, request: EngineRequest) -> None:
+        """Take a request in; if it can't be served, the next `step` says so."""
+        vocab_size = self._vocab_size
+        if vocab_size is not None and max(request.prompt_token_ids, default=0) >= vocab_size:
+            self._scheduler.refuse(
+                request.request_id, f"the prompt has token ids beyond this model's vocabulary of {vocab_size}"
+            )
+            return
+        if request.adapter_slot and not self._executor.capabilities.adapters:
+            self._scheduler.refuse(request.request_id, "this engine serves no adapters: ask for the base model")
+            return
+        self._scheduler.add(request)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """End these requests now; the next `step` says so. Unknown ids are ignored."""
+        for request_id in request_ids:
+            self._scheduler.abort(request_id)
+
+    def step(self) -> list[EngineOutput]:
+        """Compute one step, if there is anything to compute; what it added to each request, and what ended.
+
+        Raises:
+            DeviceLostError: the process must end.
+        """
+        scheduler = self._scheduler
+        step = scheduler.schedule()
+        if step is None:
+            return scheduler.take_outputs()
+        try:
+            result = self._execute(step)
+        except DeviceLostError:
+            raise
+        except Exception:
+            logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
+            result = self._execute_isolated(step)
+        outputs = scheduler.update(result)
+        return scheduler.take_outputs() + outputs
+
+    def stats(self) -> SchedulerStats:
+        return self._scheduler.stats()
+
+    def reset_prefix_cache(self) -> int:
+        """Forget the cached pages that nothing uses; how many there were."""
+        return self._scheduler.blocks.forget_unused()
+
+    def check(self) -> None:
+        """Assert the books of the pages: free + cached + in use == total. For tests."""
+        self._scheduler.blocks.check()
+
+    def close(self) -> None:
+        self._executor.close()
+
+    def _execute(self, step: SchedulerOutput) -> StepOutput:
+        handle = self._executor.submit(step)
+        self._executor.sample(handle)
+        return self._executor.collect(handle)
+
+    def _execute_isolated(self, step: SchedulerOutput) -> StepOutput:
+        """Run a failed step's requests one at a time: those that fail alone end, the others go on."""
+        merged = StepOutput(step.step_id, {})
+        for alone in self._scheduler.isolated(step, merged.errors):
+            (request_id,) = alone.num_scheduled_tokens
+            try:
+                result = self._execute(alone)
+            except DeviceLostError:
+                raise
+            except Exception as error:
+                logger.exception("request %s failed alone, and ends", request_id)
+                merged.errors[request_id] = f"the model could not run this request: {type(error).__name__}: {error}"
+                continue
+            merged.errors.update(result.errors)
+            merged.tokens.update(result.tokens)
+            merged.logprobs.update(result.logprobs)
+            merged.prompt_logprobs.update(result.prompt_logprobs)
+        return merged
+
+    def _stage(self, stage: str, start: float) -> float:
+        now = time.perf_counter()
+        self._stages.append((stage, now - start))
+        if self._on_stage:
+            self._on_stage(stage, now - start)
+        return now
+
+
+def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
+    """Bytes for KV pages: what the user said, what the executor found, or a share of the container's memory."""
+    cache = config.cache
+    if cache.kv_cache_memory_bytes is not None:
+        return cache.kv_cache_memory_bytes
+    if capacity.kv_bytes is not None:
+        return capacity.kv_bytes
+    container = container_limit()
+    if container is None:
+        return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES)
+    # Packed weights count as used already, mapped ones may not yet.
+    taken = max(container.used, capacity.weight_bytes)
+    left = int(container.limit * cache.gpu_memory_utilization) - taken
+    if left <= 0:
+        raise ConfigError(
+            f"no memory is left for the KV cache: the container's limit is {container.limit / GIB:.2f} GiB, of which "
+            f"--gpu-memory-utilization allows {cache.gpu_memory_utilization:.0%}, and {taken / GIB:.2f} GiB are taken "
+            "(weights included): raise the limit, or choose a smaller model"
+        )
+    return left
+
+
+def _max_model_len(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec: ModelSpec | None) -> int:
+    """The length asked for, or the model's own, or as much of it as fits."""
+    asked = config.model.max_model_len
+    longest = spec.max_position if spec else None
+    if asked is not None:
+        if longest is not None and asked > longest:
+            raise ConfigError(f"--max-model-len {asked} is more than the {longest} tokens that this model was made for")
+        return asked
+    if longest is None:
+        raise ConfigError("the model's context length is unknown: give it with --max-model-len")
+    if config.cache.num_gpu_blocks_override is not None:
+        kv_bytes = config.cache.num_gpu_blocks_override * sum(group.page_bytes for group in capacity.layout.groups)
+    fits = longest_sequence(capacity.layout, kv_bytes, longest, config.scheduler.max_num_batched_tokens)
+    if 0 < fits < longest:
+        logger.warning(
+            "the model's context is %d tokens, and KV pages for %d fit: --max-model-len is %d; "
+            "give it more with --kv-cache-memory-bytes",
+            longest,
+            fits,
+            fits,
+        )
+    return fits or longest
+
+
+def _num_blocks(config: EngineConfig, capacity: Capacity, kv_bytes: int, max_model_len: int) -> tuple[int, ...]:
+    scheduler = config.scheduler
+    return split_capacity(
+        capacity.layout, kv_bytes, max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs
+    )
