@@ -19,7 +19,7 @@ from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.kernels import reference as ops
 from octavo_models.spec import Attention, Experts, Layer, Mlp, ModelSpec, Norm, Rotary
 
-Tensors = Callable[[str], Tensor]  # canonical name -> tensor
+Tensors = Callable[[str], Tensor]  # canonical name -> tensor, handed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,11 @@ def refuse_unsupported(spec: ModelSpec) -> None:
 class Decoder:
     """The model, loaded. Immutable; `forward` writes KV pages only."""
 
-    def __init__(self, spec: ModelSpec, tensors: Tensors) -> None:
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
+        """Takes each tensor out of `weights`, so that stacking never holds the model twice."""
         refuse_unsupported(spec)
         self.spec = spec
+        tensors = weights.pop
         self.embedding = tensors("embedding")  # [vocab, hidden]
         self.head = self.embedding if spec.tied_head else tensors("head")  # [vocab, hidden]
         self.final_norm = self._norm(tensors, "final_norm", spec.final_norm)

@@ -6,6 +6,9 @@ is compared with. Synchronous: `submit` has run the forward when it returns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -17,8 +20,7 @@ from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.input_batch import InputBatch, RequestStates
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.sampler import sample_step
-from octavo_engine.executors.torch.weights import WeightReader
-from octavo_engine.weights.load import open_checkpoint
+from octavo_engine.executors.torch.weights import read_weights
 from octavo_models.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,7 +42,7 @@ class TorchExecutor(Executor):
         widened = config.model.dtype == "auto" and spec.quantization is not None
         self.kv_format = "f32" if self.dtype == torch.float32 and not widened else "bf16"
         self.layout = spec.kv_layout(config.cache.block_size, self.kv_format)
-        self.states = RequestStates(spec.vocab_size, config.cache.block_size, self.device)
+        self.states = RequestStates(spec.vocab_size, self.layout.block_size, len(self.layout.groups), self.device)
         self._decoder: Decoder | None = None
         self._cache: KVCache | None = None
         self._step: tuple[SchedulerOutput, InputBatch, Tensor] | None = None
@@ -51,12 +53,8 @@ class TorchExecutor(Executor):
         return Capabilities(name=f"torch {torch.__version__} on {self.device.type}")
 
     def load(self) -> Capacity:
-        checkpoint = open_checkpoint(self.spec, self.files)
-        try:
-            reader = WeightReader(self.spec, checkpoint, self.dtype, self.device)
-            self._decoder = Decoder(self.spec, reader)
-        finally:
-            checkpoint.close()
+        weights = read_weights(self.spec, self.files, self.dtype, self.device, self.config.model.seed)
+        self._decoder = Decoder(self.spec, weights)
         kv_bytes = None
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)
@@ -68,28 +66,25 @@ class TorchExecutor(Executor):
 
     @torch.inference_mode()
     def submit(self, step: SchedulerOutput) -> StepHandle:
+        assert self._decoder is not None, "load comes before submit"
         assert self._cache is not None, "init_kv comes before submit"
-        assert self._step is None, "collect comes before the next submit"
         self.states.apply(step)
         self._cache.apply(step.kv_ops)
         batch = self.states.batch(step)
-        try:
-            hidden = self._forward(batch)
-        except RuntimeError as error:
-            self._fail_alone(step, batch, error)
-            batch = self.states.batch(step)
-            hidden = self._forward(batch)
+        with self._watching_device():
+            hidden = self._decoder.forward(batch, self._cache)
         self._step = step, batch, hidden
         return StepHandle(step.step_id)
 
     @torch.inference_mode()
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         assert grammar_mask is None, "this executor takes no grammar masks"
-        assert self._step is not None
-        assert self._step[0].step_id == handle.step_id
+        assert self._step is not None, "submit comes before sample"
         assert self._decoder is not None
         step, batch, hidden = self._step
-        self._output = sample_step(step, batch, hidden, self.states, self._decoder.logits)
+        assert step.step_id == handle.step_id
+        with self._watching_device():
+            self._output = sample_step(step, batch, hidden, self.states, self._decoder.logits)
 
     def collect(self, handle: StepHandle) -> StepOutput:
         output = self._output
@@ -102,29 +97,11 @@ class TorchExecutor(Executor):
         self._decoder = self._cache = self._step = self._output = None
         self.states.states.clear()
 
-    def _forward(self, batch: InputBatch) -> Tensor:
-        assert self._decoder is not None, "load comes before submit"
-        assert self._cache is not None
-        if not batch.request_ids:
-            return torch.empty(0, self.spec.hidden_size, dtype=self.dtype, device=self.device)
-        return self._decoder.forward(batch, self._cache)
-
-    def _fail_alone(self, step: SchedulerOutput, batch: InputBatch, error: RuntimeError) -> None:
-        """Run the batch's requests one by one and mark those that raise; writing their KV twice is harmless.
-
-        Raises:
-            DeviceLostError: the device's context is gone.
-        """
-        self._raise_if_lost(error)
-        for request_id in batch.request_ids:
-            others = [r for r in batch.request_ids if r != request_id]
-            try:
-                self._forward(self.states.batch(step, without=frozenset(others)))
-            except RuntimeError as own:
-                self._raise_if_lost(own)
-                self.states.states[request_id].error = f"the forward failed: {own}"
-
     @staticmethod
-    def _raise_if_lost(error: RuntimeError) -> None:
-        if isinstance(error, torch.AcceleratorError):
+    @contextmanager
+    def _watching_device() -> Iterator[None]:
+        """A CUDA error leaves the context unusable; running out of memory is no such error."""
+        try:
+            yield
+        except torch.AcceleratorError as error:
             raise DeviceLostError(f"the device's context is corrupt: {error}") from error

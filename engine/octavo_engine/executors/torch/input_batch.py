@@ -46,6 +46,7 @@ class RequestStates:
 
     vocab_size: int
     block_size: int
+    num_groups: int  # of the KV layout
     device: torch.device
     states: dict[str, RequestState] = field(default_factory=dict)
 
@@ -55,7 +56,7 @@ class RequestStates:
             self.states.pop(request_id, None)
         for new in step.new:
             self.states[new.request_id] = RequestState(
-                token_ids=list(new.token_ids),
+                token_ids=[*new.token_ids, *new.output_token_ids],
                 num_prompt_tokens=len(new.token_ids),
                 sampling=new.sampling,
                 block_tables=[list(ids) for ids in new.block_ids],
@@ -88,8 +89,7 @@ class RequestStates:
             positions += range(first, end)
             query_starts.append(query_starts[-1] + count)
             seq_lens.append(end)
-        num_groups = len(self.states[ids[0]].block_tables) if ids else 0
-        tables = [[self._tensor(self.states[r].block_tables[g]) for r in ids] for g in range(num_groups)]
+        tables = [[self._tensor(self.states[r].block_tables[g]) for r in ids] for g in range(self.num_groups)]
         position_rows = self._tensor(positions)
         return InputBatch(
             request_ids=ids,
