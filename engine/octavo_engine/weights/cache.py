@@ -1,0 +1,63 @@
+"""The folder where fetched models are kept, and who may write to it when."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from octavo_engine.errors import ModelLoadError
+
+Report = Callable[[str, int, int | None], None]  # what is being done, bytes so far, bytes in all where known
+
+
+def cache_folder() -> Path:
+    """`$OCTAVO_CACHE`, or `octavo` under the user's cache folder."""
+    named = os.environ.get("OCTAVO_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "octavo"
+
+
+@contextmanager
+def writing(folder: Path, report: Report, what: str) -> Iterator[None]:
+    """Make `folder` and be the only process that writes to it; a process that is killed lets go of it.
+
+    Raises:
+        ModelLoadError: the folder can't be written to, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w", encoding="utf-8") as lock:
+            _lock(lock.fileno(), report, what)
+            yield
+    except OSError as error:
+        where = error.filename or folder
+        raise ModelLoadError(
+            f"{where}: {error.strerror or error}; models are kept under {cache_folder()}, "
+            "and OCTAVO_CACHE names another folder"
+        ) from error
+
+
+def _lock(descriptor: int, report: Report, what: str) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"waiting for another process that fetches {what}", 0, None)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        # Some network file systems have no locks; what is finished is still renamed into place whole.
+        if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Folders that a killed process was unpacking into; call it only while `writing`."""
+    for stale in folder.glob(".unpacking-*"):
+        shutil.rmtree(stale, ignore_errors=True)

@@ -1,0 +1,145 @@
+"""Fetches one file over HTTP: resumed where a former attempt ended, verified before it counts."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from email.message import Message
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.cache import Report
+
+ATTEMPTS = 4
+TIMEOUT = 30.0  # seconds without a byte
+CHUNK = 1 << 20
+LARGEST_PAGE = 64 << 20  # bytes; an index page of a project with thousands of files has a few
+
+
+class Http:
+    """Opens http and https addresses, with the certificates and, for one host, the password that were configured."""
+
+    def __init__(self, certificates: str | None = None) -> None:
+        try:
+            context = ssl.create_default_context(cafile=certificates)
+        except OSError as error:
+            raise ModelLoadError(f"{certificates}: these certificates can't be read: {error.strerror}") from error
+        self._opener = urllib.request.build_opener(_Redirects(), urllib.request.HTTPSHandler(context=context))
+
+    def open(self, url: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
+        """Raises urllib's and the socket's own errors; the caller knows what it wanted."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"}:
+            raise urllib.error.URLError(f"{parts.scheme or 'no'} scheme; http and https are served")
+        address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        request = urllib.request.Request(address, headers={"User-Agent": "octavo", **(headers or {})})
+        if parts.username is not None:
+            word = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            # Unredirected: another host that the index sends us to must not see the password.
+            request.add_unredirected_header("Authorization", "Basic " + b64encode(word.encode()).decode())
+        response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
+        return response
+
+    def page(self, url: str, accept: str) -> tuple[str, bytes, str]:
+        """The content type, the body and the final address of a page."""
+        with self.open(url, {"Accept": accept}) as response:
+            body = response.read(LARGEST_PAGE + 1)
+            if len(body) > LARGEST_PAGE:
+                raise urllib.error.URLError(f"the page is larger than {LARGEST_PAGE} bytes")
+            return response.headers.get_content_type(), body, response.url
+
+    def fetch(self, url: str, target: Path, *, sha256: str, size: int | None, what: str, report: Report) -> None:
+        """Write the file at `url` to `target`, going on where an earlier attempt ended.
+
+        Raises:
+            ModelLoadError: it can't be had, or isn't what `sha256` says; `target` is then gone.
+        """
+        for attempt in range(ATTEMPTS):
+            resumed = target.exists() and target.stat().st_size > 0
+            try:
+                self._append(url, target, size, what, report)
+            except urllib.error.HTTPError as error:
+                error.close()
+                if error.code == 416:
+                    target.unlink()
+                elif error.code < 500 and error.code != 429:
+                    raise ModelLoadError(f"{what}: {shown(url)} answers {error.code} {error.reason}") from error
+                problem: object = f"{error.code} {error.reason}"
+            except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, OSError) and error.filename is not None:
+                    raise  # the disk's, not the network's
+                problem = getattr(error, "reason", None) or error or type(error).__name__
+            else:
+                found = sha256_of(target)
+                if found == sha256:
+                    return
+                target.unlink()
+                problem = f"its SHA-256 is {found}, where the index states {sha256}"
+                if not resumed:
+                    raise ModelLoadError(f"{what}: what {shown(url)} sent is damaged or was replaced: {problem}")
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(0.25 * 4**attempt)
+        raise ModelLoadError(f"{what}: {shown(url)} could not be fetched in {ATTEMPTS} attempts: {problem}")
+
+    def _append(self, url: str, target: Path, size: int | None, what: str, report: Report) -> None:
+        have = target.stat().st_size if target.exists() else 0
+        if size is not None and have >= size:
+            return
+        with self.open(url, {"Range": f"bytes={have}-"} if have else {}) as response:
+            if response.status == 206 and _range_start(response.headers) != have:
+                raise http.client.HTTPException("the server sent another part of the file than was asked for")
+            if response.status != 206:
+                have = 0
+            length = response.headers.get("Content-Length")
+            end = have + int(length) if length is not None and length.isdecimal() else size
+            if size is not None and end is not None and end > size:
+                raise http.client.HTTPException(f"the server sends {end} bytes, where the index states {size}")
+            with target.open("ab" if have else "wb") as file:
+                _copy(response, file, have, end, what, report)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and urlsplit(newurl).scheme != "https":
+            raise urllib.error.HTTPError(newurl, code, "a redirect from https to http is refused", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+
+
+def _copy(response: Any, file: IO[bytes], have: int, end: int | None, what: str, report: Report) -> None:
+    report(what, have, end)
+    while chunk := response.read(CHUNK):
+        file.write(chunk)
+        have += len(chunk)
+        if end is not None and have > end:
+            raise http.client.HTTPException(f"the server sent more than {end} bytes")
+        report(what, have, end)
+    if end is not None and have < end:
+        raise http.client.HTTPException(f"the connection ended at {have} of {end} bytes")
+
+
+def _range_start(headers: Message) -> int | None:
+    unit, _, rest = headers.get("Content-Range", "").partition(" ")
+    start = rest.partition("-")[0]
+    return int(start) if unit == "bytes" and start.isdecimal() else None
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shown(url: str) -> str:
+    """The address without a password, for messages."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
