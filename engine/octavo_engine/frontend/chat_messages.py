@@ -1,0 +1,90 @@
+"""Chat messages as clients send them to messages as templates read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from octavo_engine.errors import RequestError
+
+ContentFormat = Literal["string", "openai"]
+
+# Names under which clients send, and templates read, what a model thought before it answered.
+REASONING = ("reasoning", "reasoning_content", "thinking")
+# Types of content parts that are text, and the key of their text.
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
+
+
+def prepare_messages(messages: Sequence[Mapping[str, Any]], content_format: ContentFormat) -> list[dict[str, Any]]:
+    """New messages with their content in the template's format: `string`, or `openai`, a list of parts.
+
+    Absent and null content is empty, other null fields are left out, and the arguments of tool calls are parsed, as
+    templates expect them. Raises RequestError, naming the part, for what is no text.
+    """
+    if not messages:
+        raise RequestError("messages is empty: send at least one", "messages")
+    return [_prepare(message, f"messages[{i}]", content_format) for i, message in enumerate(messages)]
+
+
+def _prepare(message: Mapping[str, Any], where: str, content_format: ContentFormat) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise RequestError(f"{where} must be an object with role and content", where)
+    if not isinstance(message.get("role"), str):
+        raise RequestError(f"{where} has no role", f"{where}.role")
+    prepared = {key: value for key, value in message.items() if value is not None}
+    texts = _texts(message.get("content"), f"{where}.content")
+    if content_format == "openai":
+        prepared["content"] = [{"type": "text", "text": text} for text in texts]
+    else:
+        prepared["content"] = "\n".join(texts)
+    thought = next((prepared[name] for name in REASONING if name in prepared), None)
+    if thought is not None:
+        prepared |= dict.fromkeys(REASONING, thought)
+    if "tool_calls" in prepared:
+        prepared["tool_calls"] = _tool_calls(prepared["tool_calls"], f"{where}.tool_calls")
+    return prepared
+
+
+def _texts(content: Any, where: str) -> list[str]:
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        raise RequestError(f"{where} must be a string or a list of parts", where)
+    return [_part_text(part, f"{where}[{i}]") for i, part in enumerate(content)]
+
+
+def _part_text(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in TEXT_PARTS:
+        raise RequestError(
+            f"{where} is of type {kind!r}, but this model reads text only: send parts of type 'text'", f"{where}.type"
+        )
+    text = part.get(TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        raise RequestError(f"{where} has no {TEXT_PARTS[kind]}", f"{where}.{TEXT_PARTS[kind]}")
+    return text
+
+
+def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(calls, list):
+        raise RequestError(f"{where} must be a list", where)
+    return [_tool_call(call, f"{where}[{i}]") for i, call in enumerate(calls)]
+
+
+def _tool_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise RequestError(f"{where} has no function", f"{where}.function")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except ValueError as error:
+            param = f"{where}.function.arguments"
+            raise RequestError(f"{param} is not JSON: {error}", param) from error
+    return {**call, "function": {**function, "arguments": {} if arguments is None else arguments}}

@@ -1,0 +1,129 @@
+"""Turns a chat into the text of a prompt with the model's template.
+
+Knows which template is meant and what it is told; the rendering itself happens in a process that can be ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from octavo_engine.errors import RequestError
+from octavo_engine.frontend.chat_messages import ContentFormat, prepare_messages
+from octavo_engine.frontend.template_process import TemplateProcess
+
+RENDER_SECONDS = 5.0
+MAX_CHARACTERS = 32 * 1024 * 1024
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+
+
+class ChatTemplate:
+    """The model's chat template. Thread-safe; `render` blocks for some 0.2 ms, at the worst for the deadline.
+
+    A template that comes with a request is rendered in a second process, so that a bad one keeps no one else waiting.
+    """
+
+    def __init__(
+        self,
+        templates: Mapping[str, str],
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        override: str | None = None,
+        content_format: str = "auto",
+        seconds: float = RENDER_SECONDS,
+        max_characters: int = MAX_CHARACTERS,
+    ) -> None:
+        """`templates` are the tokenizer's by name, `override` is the server's own; `special_tokens` are variables."""
+        self._templates = {"default": override} if override is not None else dict(templates)
+        self._special_tokens = dict(special_tokens or {})
+        self._content_format = content_format
+        self._max_characters = max_characters
+        self._formats: dict[str, ContentFormat] = {}
+        self._own = TemplateProcess(seconds)
+        self._foreign = TemplateProcess(seconds)
+
+    def start(self) -> None:
+        """Start the renderer ahead of the first chat."""
+        if self._templates:
+            self._own.start()
+
+    def close(self) -> None:
+        """End the renderers' processes."""
+        self._own.close()
+        self._foreign.close()
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt's text; it spells out BOS itself where the model wants one, so encode it without.
+
+        `chat_template` comes from the request, as do `variables` (`chat_template_kwargs`). Raises RequestError.
+        """
+        if add_generation_prompt and continue_final_message:
+            raise RequestError(
+                "add_generation_prompt and continue_final_message exclude each other: set one of them to false",
+                "continue_final_message",
+            )
+        clash = RESERVED.intersection(variables or ())
+        if clash:
+            name = min(clash)
+            raise RequestError(f"{name} is a field of the request itself", f"chat_template_kwargs.{name}")
+        template = chat_template if chat_template is not None else self._select(tools)
+        process, param = (self._own, "messages") if chat_template is None else (self._foreign, "chat_template")
+        prepared = prepare_messages(messages, self._format(template, process, param))
+        request = {
+            "do": "render",
+            "template": template,
+            "variables": {
+                **self._special_tokens,
+                **(variables or {}),
+                "messages": prepared,
+                "tools": list(tools) if tools else None,
+                "documents": list(documents) if documents else None,
+                "add_generation_prompt": add_generation_prompt,
+            },
+            "continue_final_message": continue_final_message,
+            "max_characters": self._max_characters,
+        }
+        text: str = process.ask(request, param)["text"]
+        return text
+
+    def _select(self, tools: Sequence[Mapping[str, Any]] | None) -> str:
+        name = "tool_use" if tools and "tool_use" in self._templates else "default"
+        if name in self._templates:
+            return self._templates[name]
+        if self._templates:
+            raise RequestError(
+                f"the model has the chat templates {', '.join(sorted(self._templates))} and none is the default: "
+                "serve it with --chat-template FILE",
+                "messages",
+            )
+        raise RequestError(
+            "the model has no chat template, so it can't chat: serve it with --chat-template FILE, or use "
+            "/v1/completions",
+            "messages",
+        )
+
+    def _format(self, template: str, process: TemplateProcess, param: str) -> ContentFormat:
+        if self._content_format == "openai":
+            return "openai"
+        if self._content_format == "string":
+            return "string"
+        known = self._formats.get(template)
+        if known is None:
+            known = (
+                "openai"
+                if process.ask({"do": "format", "template": template}, param)["format"] == "openai"
+                else "string"
+            )
+            if process is self._own:
+                self._formats[template] = known
+        return known

@@ -1,0 +1,112 @@
+"""The process that renders chat templates, as its owner sees it: started when needed, ended when it takes too long."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from octavo_engine.errors import RequestError
+
+WORKER = Path(__file__).with_name("template_worker.py")
+LENGTH = struct.Struct(">I")
+MEMORY_BYTES = 1 << 30  # of address space, jinja2 and the interpreter included
+KILL_AFTER = 2.0  # seconds past the deadline: the worker ends itself, this is for one that was stopped
+# What a template has no use for, such as keys and tokens, is not handed on.
+ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+
+
+class TemplateProcess:
+    """Answers one request at a time; thread-safe. Restarted by the next request after one that it did not survive."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process ahead of the first request, which then need not wait for it."""
+        with self._lock:
+            self._running()
+
+    def ask(self, request: dict[str, Any], param: str) -> dict[str, Any]:
+        """The worker's reply. Raises RequestError naming `param` for a template that fails or takes too long."""
+        body = json.dumps({**request, "seconds": self._seconds}).encode()
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            deadline = time.monotonic() + self._seconds + KILL_AFTER
+            try:
+                process.stdin.write(LENGTH.pack(len(body)) + body)
+                process.stdin.flush()
+                head = _read(process.stdout, LENGTH.size, deadline)
+                reply: dict[str, Any] = json.loads(_read(process.stdout, LENGTH.unpack(head)[0], deadline))
+            except (EOFError, BrokenPipeError, TimeoutError):
+                raise RequestError(self._epitaph(process), param) from None
+        if "error" in reply:
+            raise RequestError(reply["error"], param)
+        return reply
+
+    def close(self) -> None:
+        """End the process; a later request would start it anew."""
+        with self._lock:
+            if self._process is not None:
+                _end(self._process)
+                self._process = None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER), str(MEMORY_BYTES)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                start_new_session=True,  # a Ctrl-C in the terminal is not for it; it ends with our pipe
+            )
+        return self._process
+
+    def _epitaph(self, process: subprocess.Popen[bytes]) -> str:
+        _end(process)
+        self._process = None
+        if process.returncode in {-signal.SIGALRM, -signal.SIGKILL}:
+            return f"the chat template did not render within {self._seconds:g} s and was ended"
+        return f"the chat template ended its process with status {process.returncode}"
+
+
+def _read(stream: IO[bytes], count: int, deadline: float) -> bytes:
+    """Exactly `count` bytes. Raises EOFError if the process ended, TimeoutError past the deadline."""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    data = bytearray()
+    while len(data) < count:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+        piece = os.read(stream.fileno(), min(count - len(data), 1 << 20))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+    try:
+        process.wait(0.5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
