@@ -90,8 +90,8 @@ def _at_least(minimum: int) -> Callable[[str], int]:
     return number
 
 
-def _model_len(text: str) -> int:
-    return -1 if text in {"auto", "-1"} else _at_least(1)(text)
+def _model_len(text: str) -> int | None:
+    return None if text in {"auto", "-1"} else _at_least(1)(text)
 
 
 def _max_logprobs(text: str) -> int:

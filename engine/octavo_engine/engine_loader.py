@@ -1,0 +1,70 @@
+"""From a configuration to an engine core that can step: find the files, read what they describe, load.
+
+The order of the start, and nothing else. Each stage that ends is told with its seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from octavo_engine.config import EngineConfig, encode_files
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.executors import create_executor
+from octavo_engine.messages import Progress, Ready, Reply, Resolved
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+
+
+def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCore, Ready]:
+    """The engine of `config`, loaded; `send` gets each stage, and where the model's files are as soon as it is known.
+
+    Raises:
+        OctavoError: what can't be had or can't be run, in one sentence.
+    """
+    start = time.perf_counter()
+    shown = DownloadLine()
+    files = resolve(config.model, shown.report)
+    shown.end()
+    send(Resolved(encode_files(files)))
+    send(Progress("downloaded the model" if shown.used else "found the model", time.perf_counter() - start))
+    start = time.perf_counter()
+    spec = describe(config.model, files)
+    executor = create_executor(config, spec, files)
+    send(Progress(f"read its description ({spec.architecture})", time.perf_counter() - start))
+    engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
+    return engine, engine.ready()
+
+
+class DownloadLine:
+    """A download's progress on stderr: one line that moves in a terminal, one line each five seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.used = False
+        self._tty = sys.stderr.isatty()
+        self._last = 0.0
+        self._open = False
+
+    def report(self, what: str, done: int, total: int | None) -> None:
+        """`what` is being fetched: `done` bytes of `total`, if that is known."""
+        self.used = True
+        now = time.monotonic()
+        complete = total is not None and done >= total
+        if now - self._last < (0.1 if self._tty else 5.0) and not complete:
+            return
+        self._last = now
+        share = f" of {total / 1e6:,.1f} MB ({done / total:.0%})" if total else ""
+        text = f"  fetching {what}: {done / 1e6:,.1f} MB{share}"
+        if self._tty:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            self._open = True
+        else:
+            sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._open:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._open = False
