@@ -35,7 +35,7 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
     config, safetensors, ggufs = _existing(folder / "config.json"), sorted(folder.glob("*.safetensors")), _ggufs(folder)
     if model.file is not None and model.file.endswith(".gguf"):
         chosen = folder / model.file
-        if not chosen.is_file() or not chosen.resolve().is_relative_to(folder.resolve()):
+        if not chosen.is_file() or ".." in chosen.parts[len(folder.parts) :]:
             raise ModelLoadError(f"{folder}: there is no {model.file}{_choices(ggufs, folder)}")
         return files_of_gguf(chosen, commit)
     if model.load_format == "dummy":
@@ -62,24 +62,29 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
 
 def gguf_pieces(path: Path) -> tuple[Path, ...]:
     """All pieces of a file that gguf-split cut, in order, whichever of them is named; else the file alone."""
-    match = SHARD.fullmatch(path.name)
-    if match is None:
-        return (path,)
-    stem, _, count = match.groups()
-    pieces = tuple(path.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1))
+    pieces = tuple(path.with_name(name) for name in gguf_piece_names(path.name))
     for piece in pieces:
         if not piece.is_file():
             raise ModelLoadError(f"{piece}: this piece of the model is missing")
     return pieces
 
 
+def gguf_piece_names(name: str) -> list[str]:
+    """The names of all pieces of the file `name`, folders before it kept."""
+    match = SHARD.fullmatch(name)
+    if match is None:
+        return [name]
+    stem, _, count = match.groups()
+    return [f"{stem}-{i:05}-of-{count}.gguf" for i in range(1, int(count) + 1)]
+
+
+def first_pieces(names: Sequence[str]) -> list[str]:
+    """`names` of GGUF files, those of one model said once."""
+    return [name for name in names if (match := SHARD.fullmatch(name)) is None or int(match[2]) == 1]
+
+
 def _ggufs(folder: Path) -> list[Path]:
-    found = []
-    for path in sorted(folder.glob("*.gguf")):
-        match = SHARD.fullmatch(path.name)
-        if match is None or int(match.group(2)) == 1:
-            found.append(path)
-    return found
+    return [folder / name for name in first_pieces(sorted(path.name for path in folder.glob("*.gguf")))]
 
 
 def _safetensors(folder: Path, found: Sequence[Path]) -> tuple[Path, ...]:

@@ -1,0 +1,208 @@
+"""Models of the Hugging Face hub, through huggingface_hub and in its cache: `hf://ORG/NAME[@REVISION]`.
+
+Only what serving needs is fetched: config, tokenizer, and either the safetensors or one GGUF. The token comes from
+HF_TOKEN, the hub's address from HF_ENDPOINT. Where the hub can't be reached, what its cache holds is used.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm.std import tqdm  # type: ignore[import-untyped]
+
+from octavo_engine.config import ModelConfig, ModelFiles
+from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.cache import Report
+from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, first_pieces, gguf_piece_names
+
+CONNECTIONS = 4
+SMALL_FILES = {
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+}
+
+
+def fetch_from_hub(name: str, model: ModelConfig, report: Report) -> ModelFiles:
+    """The files of model `name` (ORG/NAME or ORG/NAME@REVISION), fetched where the cache lacks them.
+
+    Raises:
+        ModelLoadError: there is no such model or revision, it is gated, or the hub can't be reached and the cache
+            lacks it; says what to do.
+    """
+    repo, _, at = name.partition("@")
+    if at and model.revision and at != model.revision:
+        raise ModelLoadError(f"hf://{name}: --revision says {model.revision}; name one revision")
+    revision = at or model.revision
+    return _Fetch(repo, revision, model, report).files()
+
+
+class _Fetch:
+    def __init__(self, repo: str, revision: str | None, model: ModelConfig, report: Report) -> None:
+        self.repo = repo
+        self.revision = revision
+        self.model = model
+        self.report = report
+        self.commit: str | None = None
+
+    def files(self) -> ModelFiles:
+        try:
+            info = huggingface_hub.HfApi().model_info(self.repo, revision=self.revision, timeout=30.0)
+        except (RevisionNotFoundError, HFValidationError) as error:
+            raise ModelLoadError(self._sentence(error)) from error
+        # The transport's exceptions are those of whichever library this version of huggingface_hub uses.
+        except Exception as error:  # noqa: BLE001
+            return self._from_cache(error)
+        self.commit = info.sha
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        try:
+            return self._download(names)
+        except ModelLoadError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(self._sentence(error)) from error
+
+    def _from_cache(self, error: Exception) -> ModelFiles:
+        """What an earlier fetch left; `error` is why the hub couldn't be asked."""
+        try:
+            folder = huggingface_hub.snapshot_download(self.repo, revision=self.revision, local_files_only=True)
+            self.commit = Path(folder).name
+            return files_of_folder(Path(folder), self.model, self.commit)
+        except (LocalEntryNotFoundError, ModelLoadError):
+            raise ModelLoadError(self._sentence(error)) from error
+
+    def _download(self, names: Sequence[str]) -> ModelFiles:
+        progress = _progress_class(f"hf://{self.repo}", self.report)
+        wanted = [name for name in names if name in SMALL_FILES]
+        gguf = self._chosen_gguf(names)
+        if gguf is not None:
+            pieces = gguf_piece_names(gguf)
+            paths = self._get_all(pieces, progress)
+            return files_of_gguf(paths[0], self.commit)
+        if self.model.load_format != "dummy":
+            wanted += self._safetensors(names, progress)
+        if not wanted:
+            raise ModelLoadError(f"hf://{self.repo}: the repository holds no model (no config.json)")
+        paths = self._get_all(wanted, progress)
+        return files_of_folder(paths[0].parent, self.model, self.commit)
+
+    def _chosen_gguf(self, names: Sequence[str]) -> str | None:
+        ggufs = first_pieces([name for name in names if name.endswith(".gguf")])
+        chosen = self.model.file
+        if chosen is not None:
+            if chosen in names and chosen.endswith(".gguf"):
+                return chosen
+            raise ModelLoadError(f"hf://{self.repo}: there is no GGUF file {chosen}; there are {_listed(ggufs)}")
+        plain = "config.json" in names and any(name.endswith(".safetensors") for name in names)
+        if self.model.load_format in {"safetensors", "dummy"} or (self.model.load_format == "auto" and plain):
+            return None
+        if len(ggufs) == 1:
+            return ggufs[0]
+        if ggufs:
+            raise ModelLoadError(f"hf://{self.repo}: name one of its files with --file: {_listed(ggufs)}")
+        return None
+
+    def _safetensors(self, names: Sequence[str], progress: type) -> list[str]:
+        found = [name for name in names if name.endswith(".safetensors") and "/" not in name]
+        if INDEX in names:
+            path = self._get(INDEX, progress)
+            try:
+                shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelLoadError(f"{path}: it isn't an index of safetensors files: {error}") from error
+            absent = sorted(str(shard) for shard in shards if shard not in found)
+            if absent:
+                raise ModelLoadError(f"hf://{self.repo}: its index names {absent[0]}, which the repository lacks")
+            return [INDEX, *sorted(shards)]
+        if not found:
+            raise ModelLoadError(
+                f"hf://{self.repo}: it has neither safetensors nor GGUF weights; pickled ones (.bin, .pt) are not read"
+            )
+        return ["model.safetensors"] if "model.safetensors" in found else found
+
+    def _get_all(self, names: Sequence[str], progress: type) -> list[Path]:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(lambda name: self._get(name, progress), names))
+
+    def _get(self, name: str, progress: type) -> Path:
+        return Path(huggingface_hub.hf_hub_download(self.repo, name, revision=self.commit, tqdm_class=progress))
+
+    def _sentence(self, error: Exception) -> str:
+        where, page = f"hf://{self.repo}", f"{constants.ENDPOINT}/{self.repo}"
+        has_token = huggingface_hub.get_token() is not None
+        if isinstance(error, GatedRepoError):
+            remedy = "has no access" if has_token else "must have access, and none is set"
+            return f"{where}: this model is gated; ask for access at {page}; the token in HF_TOKEN {remedy}"
+        if isinstance(error, RepositoryNotFoundError):
+            remedy = "the token in HF_TOKEN may not read it" if has_token else "set HF_TOKEN if it is private"
+            return f"{where}: {constants.ENDPOINT} has no such model for us: check the name, or {remedy}"
+        if isinstance(error, RevisionNotFoundError):
+            return f"{where}: there is no revision {self.revision}; see {page}/tree/main"
+        if isinstance(error, HFValidationError):
+            return f"{where}: this is no name of a model on the hub; write hf://ORG/NAME"
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return f"{where}: a file that the hub lists is missing there: {_first_line(error)}"
+        if isinstance(error, HfHubHTTPError):
+            return f"{where}: {constants.ENDPOINT} answers {_first_line(error)}"
+        if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+            return f"{error.filename}: {error.strerror}; HF_HOME names the folder that the hub's cache lies in"
+        return (
+            f"{where}: it is not in the cache at {constants.HF_HUB_CACHE}, "
+            f"and {constants.ENDPOINT} can't be reached: {_first_line(error)}"
+        )
+
+
+def _progress_class(what: str, report: Report) -> type[Any]:
+    """A bar that draws nothing and adds up all files' bytes for `report`."""
+    lock = threading.Lock()
+    done = total = 0
+
+    class Progress(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal done, total
+            initial, size = kwargs.get("initial") or 0, kwargs.get("total") or 0
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+            with lock:
+                done += int(initial)
+                total += int(size)
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal done
+            with lock:
+                done += int(n or 0)
+                report(what, done, max(total, done))
+
+    return Progress
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(str(PurePosixPath(name)) for name in names) or "none"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
