@@ -98,7 +98,7 @@ def parse(body: Mapping[str, Any], document: Document | None = None, source: str
         service = LLMService.model_validate(dict(body))
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            problems.append(problem_of(details, LLMService, lines.line(details["loc"])))
+            problems.append(problem_of(details, LLMService, lines.line(details["loc"])))  # noqa: PERF401
     for where, what, remedy in findings(LLMService, body):
         path = _path(where, body)
         problems.append(Problem(dotted(path), what, remedy, lines.line(path)))

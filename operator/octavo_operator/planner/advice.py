@@ -1,0 +1,141 @@
+"""What a person should know before applying: warnings, each with what avoids it.
+
+The common mistakes of a first deployment are answered here or by a default: memory utilization, tensor-parallel
+size, /dev/shm, the model cache, the context's length, the single replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.planner.memory import Demand
+from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
+from octavo_operator.planner.sharding import possible_sizes
+from octavo_operator.planner.sizes import GIB, gib, human
+from octavo_operator.planner.storage import FETCHED
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the warnings look at."""
+
+    service: LLMService
+    demand: Demand | None
+    fit: Fit
+    hardware: Hardware
+    scale: Scale
+    cache: CachePlan | None
+    rollout: RolloutPlan
+    drain: int
+    longest_generation: int
+    shared_memory: int
+    memory_limit: int | None
+
+
+def warnings(case: Case) -> tuple[str, ...]:
+    """Sentences, the gravest first."""
+    checks = (_one_replica, _downloads_again, _context, _cards, _utilization, _shared_memory, _volume, _drain, _open)
+    return tuple(sentence for check in checks for sentence in check(case))
+
+
+def _one_replica(case: Case) -> Iterator[str]:
+    if case.service.spec.suspend or case.scale.minimum != 1:
+        return
+    field = "replicas" if case.scale.replicas is not None else "autoscaling.minReplicas"
+    if case.scale.replicas is None and case.scale.maximum == 1:
+        field = "autoscaling.minReplicas and maxReplicas"
+    rollout = " and so is each change" if case.rollout.strategy == "InPlace" else ""
+    yield f"one replica: an eviction is an outage{rollout}; {field}: 2 would avoid it"
+
+
+def _downloads_again(case: Case) -> Iterator[str]:
+    uri = case.service.spec.model.uri
+    if case.cache is None and uri.scheme in FETCHED:
+        size = "the model" if case.demand is None else human(case.demand.spec.weight_bytes())
+        yield f"no cache: each new pod downloads {size} again; cache: {{}} keeps it on a volume"
+
+
+def _context(case: Case) -> Iterator[str]:
+    engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
+    if engine.max_model_len is not None:
+        return
+    if demand is None:
+        yield "engine.maxModelLen is not set and the model's own limit is not known; a long one takes the KV cache's room"
+    elif case.hardware.cards and budget is not None and 0 < budget.sequences < 8:
+        yield (
+            f"engine.maxModelLen is not set: at the model's own {demand.max_model_len} tokens "
+            f"{budget.sequences} full sequences have room at once; a lower one serves more"
+        )
+
+
+def _cards(case: Case) -> Iterator[str]:
+    """Cards that a smaller tensor-parallel size would free, with room for as many sequences as may run."""
+    engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
+    if demand is None or budget is None or case.fit.state != "True" or engine.tensor_parallel_size == 1:
+        return
+    for size in possible_sizes(demand.spec, engine.pipeline_parallel_size, engine.tensor_parallel_size - 1):
+        smaller = demand.budget(budget.capacity, engine.gpu_memory_utilization, size, budget.product)
+        if smaller.sequences >= max(8, engine.min_concurrency):
+            yield (
+                f"tensorParallelSize {engine.tensor_parallel_size} where {size} has room for {smaller.sequences} "
+                f"sequences: it answers sooner, but replicas of {size} serve more with the same cards"
+            )
+            return
+
+
+def _utilization(case: Case) -> Iterator[str]:
+    share = case.service.spec.engine.gpu_memory_utilization
+    if not case.hardware.cards:
+        return
+    if share < 0.85:
+        idle = f", {gib(case.fit.budget.kept_free)} GiB of each card," if case.fit.budget else ""
+        yield f"gpuMemoryUtilization {share:g} leaves memory{idle} unused; 0.85 to 0.95 is usual"
+    elif share > 0.95:
+        yield f"gpuMemoryUtilization {share:g} leaves nothing for peaks; out-of-memory is likely above 0.95"
+
+
+def _shared_memory(case: Case) -> Iterator[str]:
+    given = case.service.spec.shared_memory
+    if given is not None and case.hardware.cards > 1 and int(given) < GIB:
+        yield f"sharedMemory {given} is little for {case.hardware.cards} cards; NCCL crashes under load without room"
+    if case.memory_limit is not None and case.shared_memory * 2 > case.memory_limit:
+        yield (
+            f"shared memory may take {human(case.shared_memory)} of the container's {human(case.memory_limit)}: "
+            "it counts as the container's own"
+        )
+
+
+def _volume(case: Case) -> Iterator[str]:
+    cache = case.cache
+    if cache is None:
+        return
+    if cache.create and cache.colocated and case.scale.maximum > 1:
+        yield (
+            f"cache.accessMode {cache.access_mode} ties all {case.scale.maximum} replicas to one node; "
+            "ReadWriteMany spreads them"
+        )
+    asked = case.service.spec.cache
+    if case.demand is not None and asked is not None and asked.size is not None:
+        size = case.demand.spec.weight_bytes()
+        if int(asked.size) < size:
+            yield f"cache.size {asked.size} is less than the model's {human(size)}"
+    elif case.demand is None and cache.create and asked is not None and asked.size is None:
+        yield f"the model's size is not known: {cache.size} is claimed for it; cache.size sets it"
+
+
+def _drain(case: Case) -> Iterator[str]:
+    if case.drain < case.longest_generation and case.scale.maximum > 0:
+        yield (
+            f"a replica that ends cuts off answers after {case.drain} s; the longest may take "
+            f"{case.longest_generation} s (rollout.drainTimeout, or a lower engine.maxModelLen)"
+        )
+
+
+def _open(case: Case) -> Iterator[str]:
+    spec = case.service.spec
+    if spec.service.type != "ClusterIP" and spec.auth.api_keys is None:
+        yield f"service.type {spec.service.type} without auth.apiKeys answers everybody who reaches it"
+    if spec.network_policy.allow_from and not spec.network_policy.enabled:
+        yield "networkPolicy.allowFrom has no effect while networkPolicy.enabled is false"

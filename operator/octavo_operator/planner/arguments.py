@@ -1,0 +1,123 @@
+"""The engine's command line and environment, from the typed fields.
+
+vLLM's spelling, which is also ours. What equals the engine's own default is left out, so that the line reads as
+the manifest does. Secrets never stand on it: they come by environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from octavo_operator.api.uri import ModelUri
+from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.planner.plan import Env, Hardware, Limits
+from octavo_operator.planner.sizes import GIB
+
+PORT = 8000
+CACHE_PATH = "/var/cache/octavo"
+CLAIM_PATH = "/models"
+TEMPLATE_PATH = "/etc/octavo/chat-template/template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What differs between engines that take vLLM's flags; the defaults are those of their command lines."""
+
+    utilization: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    api_key: str
+    takes_file: bool
+    takes_swap_space: bool
+
+
+RUNTIMES = {
+    "octavo": Runtime(0.92, 128, 2048, "OCTAVO_API_KEY", takes_file=True, takes_swap_space=True),
+    # vLLM's own limits depend on the card, so both are always said (0 equals none of them).
+    "vllm": Runtime(0.92, 0, 0, "VLLM_API_KEY", takes_file=False, takes_swap_space=False),
+}
+
+SERVED_SCHEMES = ("hf", "pvc", "file", "package")
+
+
+def model_argument(uri: ModelUri) -> str:
+    """The model as the engine is told it: hub names plain, volumes and files as paths."""
+    match uri.scheme:
+        case "hf":
+            return uri.rest
+        case "pvc":
+            path = uri.rest.partition("/")[2].strip("/")
+            return f"{CLAIM_PATH}/{path}".rstrip("/")
+        case "file":
+            return uri.rest
+        case _:
+            return str(uri)
+
+
+def served_names(service: LLMService) -> tuple[str, ...]:
+    """Names that clients may ask for; the hub's own comes first, so that scripts written for it go on working."""
+    model = service.spec.model
+    if model.served_names:
+        return tuple(model.served_names)
+    names = [model.uri.rest] if model.uri.scheme == "hf" else []
+    return tuple(dict.fromkeys([*names, service.metadata.name]))
+
+
+def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: int) -> tuple[str, ...]:
+    """Everything behind the program's name. Host and port come first, since local mode replaces them."""
+    model, engine, runtime = service.spec.model, service.spec.engine, RUNTIMES[service.spec.engine.runtime]
+    line: list[str] = ["--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 — a pod's own address
+
+    def say(flag: str, value: object, unless: object = None) -> None:
+        if value is not None and value != unless:
+            line.extend([flag, f"{value:g}" if isinstance(value, float) else str(value)])
+
+    say("--model", model_argument(model.uri))
+    line += ["--served-model-name", *served_names(service)]
+    say("--revision", model.revision)
+    say("--file", model.file if runtime.takes_file else None)
+    say("--chat-template", TEMPLATE_PATH if model.chat_template else None)
+    say("--dtype", engine.dtype, unless="auto")
+    say("--quantization", engine.quantization)
+    say("--max-model-len", engine.max_model_len)
+    say("--max-num-seqs", limits.max_num_seqs, unless=runtime.max_num_seqs)
+    say("--max-num-batched-tokens", limits.max_num_batched_tokens, unless=runtime.max_num_batched_tokens)
+    say("--block-size", engine.block_size, unless=16)
+    say("--kv-cache-dtype", engine.kv_cache_dtype, unless="auto")
+    if hardware.cards:
+        say("--gpu-memory-utilization", engine.gpu_memory_utilization, unless=runtime.utilization)
+        say("--tensor-parallel-size", engine.tensor_parallel_size, unless=1)
+        say("--pipeline-parallel-size", engine.pipeline_parallel_size, unless=1)
+        if runtime.takes_swap_space:
+            say("--swap-space", float(engine.swap_space.value / Fraction(GIB)), unless=4.0)
+    else:
+        say("--kv-cache-memory-bytes", limits.kv_cache_bytes)
+    if engine.enforce_eager:
+        line.append("--enforce-eager")
+    if not engine.prefix_caching:
+        line.append("--no-enable-prefix-caching")
+    say("--shutdown-timeout", drain)
+    return (*line, *engine.args)
+
+
+def environment(service: LLMService) -> tuple[Env, ...]:
+    """Secrets by reference, where caches lie, and the manifest's own variables, which win."""
+    model, auth, engine = service.spec.model, service.spec.auth, service.spec.engine
+    given = [_given(variable.model_dump(by_alias=True, exclude_none=True)) for variable in engine.env]
+    names = {variable.name for variable in given}
+    own = [Env("HF_HOME", f"{CACHE_PATH}/huggingface"), Env("OCTAVO_CACHE", CACHE_PATH)]
+    if model.credentials is not None and model.uri.scheme == "hf":
+        own.append(_from_secret("HF_TOKEN", model.credentials.secret_name, model.credentials.key))
+    if auth.api_keys is not None:
+        own.append(_from_secret(RUNTIMES[engine.runtime].api_key, auth.api_keys.secret_name, auth.api_keys.key))
+    return (*(variable for variable in own if variable.name not in names), *given)
+
+
+def _from_secret(name: str, secret: str, key: str) -> Env:
+    return Env(name, value_from={"secretKeyRef": {"name": secret, "key": key}})
+
+
+def _given(variable: dict[str, Any]) -> Env:
+    return Env(variable["name"], variable.get("value"), variable.get("valueFrom"))

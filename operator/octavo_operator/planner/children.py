@@ -1,0 +1,54 @@
+"""The objects that a plan comes to, as a person reads them."""
+
+from __future__ import annotations
+
+from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.planner.plan import CachePlan, Child, Hardware, RolloutPlan, Scale
+
+
+def children_of(
+    service: LLMService, hardware: Hardware, scale: Scale, rollout: RolloutPlan, cache: CachePlan | None
+) -> tuple[Child, ...]:
+    """In the order in which they are created."""
+    spec, name = service.spec, service.metadata.name
+    children = []
+    if cache is not None and cache.create:
+        children.append(Child("PersistentVolumeClaim", cache.claim, f"{cache.size} {cache.access_mode}"))
+    if cache is not None and cache.preload:
+        children.append(Child("Job", f"{name}-preload", "downloads the model once"))
+    children += [
+        Child("Deployment", name, f"{_pods(hardware, scale)}, {_strategy(rollout)}"),
+        Child("Service", name, f":{spec.service.port}{_type(spec.service.type)}"),
+        Child("Service", f"{name}-pods", "headless, for scraping"),
+    ]
+    if spec.autoscaling is not None:
+        detail = f"{scale.minimum}–{scale.maximum} on waiting > {scale.target_queue_depth}"
+        children.append(Child("HorizontalPodAutoscaler", name, detail))
+    if scale.maximum > 1:
+        children.append(Child("PodDisruptionBudget", name, "maxUnavailable 1"))
+    if spec.monitoring.service_monitor != "Disabled":
+        when = ", where its CRD exists" if spec.monitoring.service_monitor == "Auto" else ""
+        children.append(Child("ServiceMonitor", name, f"every 15 s{when}"))
+    if spec.network_policy.enabled:
+        children.append(
+            Child("NetworkPolicy", name, f"{len(spec.network_policy.allow_from) or 'own namespace'} may connect")
+        )
+    return tuple(children)
+
+
+def _pods(hardware: Hardware, scale: Scale) -> str:
+    count = scale.minimum if scale.replicas is None else scale.replicas
+    pods = "1 pod" if count == 1 else f"{count} pods"
+    if hardware.cards == 0:
+        return f"{pods} on CPUs"
+    return f"{pods} × {hardware.cards} GPU{'s' if hardware.cards > 1 else ''}"
+
+
+def _strategy(rollout: RolloutPlan) -> str:
+    if rollout.strategy == "Surge":
+        return "surge of one"
+    return f"{'Recreate' if rollout.recreate else 'one at a time in place'}: {rollout.reason}"
+
+
+def _type(kind: str) -> str:
+    return "" if kind == "ClusterIP" else f" ({kind})"

@@ -1,0 +1,201 @@
+"""What a plan is made of: plain values, enough to render Kubernetes objects or to start local processes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class CardBudget:
+    """How one card's memory is divided, in bytes. On a CPU the "card" is the container's memory."""
+
+    capacity: int
+    usable: int  # capacity × gpuMemoryUtilization
+    weights: int
+    overhead: int  # context, workspace, activations of one step
+    kv_per_sequence: int  # one sequence of maxModelLen tokens
+    product: str | None = None
+
+    @property
+    def kv(self) -> int:
+        """What is left for KV pages; negative where even the weights do not fit."""
+        return self.usable - self.weights - self.overhead
+
+    @property
+    def kept_free(self) -> int:
+        return self.capacity - self.usable
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of maxModelLen tokens that have room at once."""
+        return max(0, self.kv // self.kv_per_sequence) if self.kv_per_sequence else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether the model fits its cards, as the condition `Fits` will say it."""
+
+    state: Literal["True", "False", "Unknown"]
+    reason: str  # CamelCase: Fits, DoesNotFit, ModelUnknown, CardUnknown, OverriddenByAnnotation, AlreadyServing
+    message: str
+    remedy: str | None = None
+    budget: CardBudget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing is created. `reason` is CamelCase, `remedy` an imperative."""
+
+    reason: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The engine's limits, resolved: None only where the model is unknown and the manifest silent."""
+
+    max_model_len: int | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_format: str  # a key of octavo_models.formats.FORMATS
+    kv_cache_bytes: int | None  # for a CPU; on a card it follows from its memory
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """An environment variable: a value, or Kubernetes' `valueFrom`."""
+
+    name: str
+    value: str | None = None
+    value_from: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProcess:
+    """What runs in the container: arguments complete but for those that a volume or a port of the place decides."""
+
+    runtime: str
+    image: str
+    arguments: tuple[str, ...]
+    env: tuple[Env, ...]
+    port: int  # the container's; the Service maps its own onto it
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The cards of one replica."""
+
+    vendor: Literal["nvidia", "cpu"]
+    cards: int  # tensor × pipeline; 0 on a CPU
+    resource_name: str | None
+    products: tuple[str, ...]
+    product_label: str | None  # the node label that names the product
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerResources:
+    """Quantities as text, as Kubernetes takes them."""
+
+    requests: dict[str, str]
+    limits: dict[str, str]
+    shared_memory: str
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """The volume that keeps the model."""
+
+    claim: str
+    create: bool
+    size: str | None  # of a claim that is created
+    storage_class: str | None
+    access_mode: str
+    preload: bool
+    retain: bool
+    colocated: bool  # one node at a time may mount it: replicas share that node
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An HTTP probe; seconds."""
+
+    path: str
+    period: int
+    timeout: int
+    failures: int
+
+    @property
+    def budget(self) -> int:
+        return self.period * self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """From start to end of a replica, one chain: grace = pre-stop + drain + margin."""
+
+    startup: Probe
+    readiness: Probe
+    liveness: Probe
+    pre_stop: int  # until endpoints and proxies have forgotten the replica
+    drain: int  # what the engine is given to finish its requests
+    grace: int  # what Kubernetes is told
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """How a change reaches the replicas."""
+
+    strategy: Literal["Surge", "InPlace"]
+    max_surge: int
+    max_unavailable: int
+    recreate: bool  # Kubernetes' Recreate: all old ones end before a new one starts
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many replicas. `replicas` is None under autoscaling, which decides."""
+
+    replicas: int | None
+    minimum: int
+    maximum: int
+    target_queue_depth: int | None
+    metrics: tuple[dict[str, Any], ...] = ()
+    behavior: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """An object that would be created, as a person reads it."""
+
+    kind: str
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that follows from a manifest and from what is known. Pure data: the same input gives the same plan."""
+
+    name: str
+    namespace: str
+    model_uri: str
+    model_summary: str
+    served_names: tuple[str, ...]
+    fit: Fit
+    refusal: Refusal | None
+    limits: Limits
+    engine: EngineProcess
+    hardware: Hardware
+    resources: ContainerResources
+    cache: CachePlan | None
+    lifecycle: Lifecycle
+    rollout: RolloutPlan
+    scale: Scale
+    service_type: str
+    service_port: int
+    children: tuple[Child, ...]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]

@@ -1,0 +1,195 @@
+"""`plan(service, observed, settings) -> Plan`: pure, and it explains itself.
+
+Each part is decided in a module of its own; here is only their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from octavo_models import ModelSpec
+from octavo_operator.api.v1alpha1 import IGNORE_FIT, LLMService
+from octavo_operator.observed import Observed
+from octavo_operator.planner import advice, arguments, hardware, lifecycle, memory, rollout, storage
+from octavo_operator.planner.children import children_of
+from octavo_operator.planner.memory import Demand
+from octavo_operator.planner.plan import (
+    EngineProcess,
+    Fit,
+    Hardware,
+    Limits,
+    Plan,
+    Refusal,
+    Scale,
+)
+from octavo_operator.settings import Settings
+
+
+def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
+    """What the manifest comes to. Never raises for what a manifest may say: a refusal is part of the plan."""
+    spec, engine = service.spec, service.spec.engine
+    place = hardware.hardware_of(spec)
+    scale = _scale(service)
+    given_memory = hardware.memory_limit(spec.resources)
+    limits, demand = _limits(service, observed.model, place, given_memory)
+    if place.cards:
+        fit = memory.fit_on_cards(demand, engine, place, observed.why_unknown)
+    else:
+        fit = memory.fit_in_memory(demand, given_memory, observed.why_unknown)
+    fit, refusal = _verdict(service, observed, fit, limits)
+
+    model_bytes = None if observed.model is None else observed.model.weight_bytes()
+    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, scale)
+    rolls = rollout.choose(spec.rollout.strategy, place, observed.free_cards, scale)
+    downloads = spec.model.uri.scheme in storage.FETCHED and (cache is None or not cache.preload)
+    startup = lifecycle.startup_budget(model_bytes, downloads=downloads, hardware=place, settings=settings)
+    longest = lifecycle.longest_generation(limits.max_model_len, place, settings)
+    wanted = spec.rollout.drain_timeout
+    drain = lifecycle.drain_time(longest, None if wanted is None else float(wanted.seconds), settings)
+
+    needed = None
+    if not place.cards and demand is not None and limits.kv_cache_bytes is not None:
+        needed = demand.weights(1) + demand.overhead(1) + limits.kv_cache_bytes
+    resources = hardware.container_resources(spec, place, needed)
+    shm = int(hardware.shared_memory(spec, place))
+    limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
+    case = advice.Case(service, demand, fit, place, scale, cache, rolls, drain, longest, shm, limit)
+    known_runtime = engine.runtime in arguments.RUNTIMES
+    return Plan(
+        name=service.metadata.name,
+        namespace=service.metadata.namespace,
+        model_uri=str(spec.model.uri),
+        model_summary=summary(service, observed.model),
+        served_names=arguments.served_names(service),
+        fit=fit,
+        refusal=refusal,
+        limits=limits,
+        engine=EngineProcess(
+            runtime=engine.runtime,
+            image=_image(service, settings),
+            arguments=arguments.arguments(service, limits, place, drain) if known_runtime else (),
+            env=arguments.environment(service) if known_runtime else (),
+            port=arguments.PORT,
+        ),
+        hardware=place,
+        resources=resources,
+        cache=cache,
+        lifecycle=lifecycle.lifecycle(startup, drain),
+        rollout=rolls,
+        scale=scale,
+        service_type=spec.service.type,
+        service_port=spec.service.port,
+        children=() if refusal is not None else children_of(service, place, scale, rolls, cache),
+        reasons=_reasons(service, observed, limits, startup, drain, longest, downloads=downloads),
+        warnings=advice.warnings(case),
+    )
+
+
+def summary(service: LLMService, spec: ModelSpec | None) -> str:
+    """The model in one line: name, layers, heads, type."""
+    uri = service.spec.model.uri
+    name = uri.rest.rstrip("/").rpartition("/")[2] or uri.rest
+    if spec is None:
+        return name
+    attention = spec.layers[0].attention
+    stored = spec.quantization or spec.dtype
+    if service.spec.engine.dtype not in {"auto", spec.dtype}:
+        stored += f" as {service.spec.engine.dtype}"
+    return (
+        f"{name}, {len(spec.layers)} layers, {attention.num_heads} heads / {attention.num_kv_heads} KV heads, {stored}"
+    )
+
+
+def _limits(
+    service: LLMService, spec: ModelSpec | None, place: Hardware, given_memory: int | None
+) -> tuple[Limits, Demand | None]:
+    engine = service.spec.engine
+    seqs = engine.max_num_seqs or (256 if place.cards else 128)
+    tokens = engine.max_num_batched_tokens or max(8192 if place.cards else 2048, seqs)
+    if engine.max_num_seqs is None:
+        seqs = min(seqs, tokens)
+    length = engine.max_model_len or (None if spec is None else spec.max_position)
+    limits = Limits(length, seqs, tokens, memory.kv_format(engine, spec), None)
+    if spec is None:
+        return limits, None
+    demand = Demand(spec, engine, limits, on_card=bool(place.cards))
+    if not place.cards:
+        limits = replace(limits, kv_cache_bytes=memory.kv_bytes_on_cpu(demand, given_memory))
+        demand = replace(demand, limits=limits)
+    return limits, demand
+
+
+def _verdict(service: LLMService, observed: Observed, fit: Fit, limits: Limits) -> tuple[Fit, Refusal | None]:
+    """A refusal where nothing could run; a bad fit is one unless the annotation overrides it or it runs already."""
+    engine, uri = service.spec.engine, service.spec.model.uri
+    if engine.runtime not in arguments.RUNTIMES:
+        known = " or ".join(arguments.RUNTIMES)
+        message = f"engine.runtime {engine.runtime} is not run by this version"
+        return fit, Refusal("RuntimeNotSupported", message, f"set engine.runtime: {known}")
+    if uri.scheme not in arguments.SERVED_SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in arguments.SERVED_SCHEMES)
+        message = f"{uri.scheme}:// is not fetched by this version"
+        return fit, Refusal("SchemeNotSupported", message, f"use one of {known}")
+    if observed.model is not None and (limits.max_model_len or 0) > observed.model.max_position:
+        own = observed.model.max_position
+        message = f"engine.maxModelLen {limits.max_model_len} is more than the {own} tokens the model was made for"
+        return fit, Refusal("ModelTooShort", message, f"set engine.maxModelLen: {own}, or leave it out")
+    if fit.state != "False":
+        return fit, None
+    if service.metadata.annotations.get(IGNORE_FIT) == "true":
+        return replace(fit, reason="OverriddenByAnnotation", message=f"{fit.message} ({IGNORE_FIT} overrides it)"), None
+    if observed.serving:
+        return replace(fit, reason="AlreadyServing", message=f"{fit.message}; what runs already is kept"), None
+    remedy = fit.remedy or f"annotate it with {IGNORE_FIT}: true to try all the same"
+    return fit, Refusal(fit.reason, fit.message, remedy)
+
+
+def _scale(service: LLMService) -> Scale:
+    spec = service.spec
+    if spec.suspend:
+        return Scale(0, 0, 0, None)
+    auto = spec.autoscaling
+    if auto is None:
+        replicas = 1 if spec.replicas is None else spec.replicas
+        return Scale(replicas, replicas, replicas, None)
+    return Scale(
+        None,
+        auto.min_replicas,
+        auto.max_replicas,
+        auto.target_queue_depth,
+        tuple(auto.metrics),
+        auto.behavior or None,
+    )
+
+
+def _image(service: LLMService, settings: Settings) -> str:
+    image, default = service.spec.engine.image, settings.images.get(service.spec.engine.runtime, "")
+    if image is None:
+        return default
+    repository, _, tag = default.partition(":")
+    if image.repository is not None:
+        repository, tag = image.repository, ""
+    if image.digest is not None:
+        return f"{repository}@{image.digest}"
+    tag = image.tag or tag
+    return f"{repository}:{tag}" if tag else repository
+
+
+def _reasons(
+    service: LLMService, observed: Observed, limits: Limits, startup: int, drain: int, longest: int, *, downloads: bool
+) -> tuple[str, ...]:
+    """What was decided for the manifest, and by what."""
+    spec, reasons = service.spec, []
+    if spec.engine.max_model_len is None and limits.max_model_len is not None:
+        reasons.append(f"maxModelLen {limits.max_model_len}: the model's own")
+    size = "its size unknown" if observed.model is None else "the model's size"
+    fetch = ", download included" if downloads else ""
+    reasons.append(f"a replica may take {startup} s to start: {size}{fetch}")
+    if spec.rollout.drain_timeout is not None:
+        reasons.append(f"a replica that ends drains for {drain} s: rollout.drainTimeout")
+    else:
+        bound = "the longest admissible answer" if drain == longest else f"the longest answer may take {longest} s"
+        reasons.append(f"a replica that ends drains for {drain} s: {bound}")
+    if spec.suspend:
+        reasons.append("suspended: no replica runs, everything else stays")
+    return tuple(reasons)

@@ -1,0 +1,27 @@
+"""How a change reaches the replicas: with a surge where a card is free for it, in place where none is."""
+
+from __future__ import annotations
+
+from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
+
+
+def choose(strategy: str, hardware: Hardware, free_cards: int | None, scale: Scale) -> RolloutPlan:
+    """The rollout. In place, one replica alone is recreated: nothing can answer meanwhile."""
+    surge, reason = _surge(strategy, hardware, free_cards)
+    if surge:
+        return RolloutPlan("Surge", max_surge=1, max_unavailable=0, recreate=False, reason=reason)
+    alone = scale.maximum <= 1
+    return RolloutPlan("InPlace", max_surge=0, max_unavailable=1, recreate=alone, reason=reason)
+
+
+def _surge(strategy: str, hardware: Hardware, free_cards: int | None) -> tuple[bool, str]:
+    if strategy != "Auto":
+        return strategy == "Surge", f"rollout.strategy: {strategy}"
+    if hardware.cards == 0:
+        return True, "a CPU replica needs no card for a surge"
+    needed = "a card" if hardware.cards == 1 else f"{hardware.cards} cards"
+    if free_cards is None:
+        return False, f"nobody knows of {needed} free for a surge, and one that waits for it would block the rollout"
+    if free_cards >= hardware.cards:
+        return True, f"{free_cards} cards are free, a surge needs {hardware.cards}"
+    return False, f"no free cards for a surge: it needs {hardware.cards}, {free_cards} are free"

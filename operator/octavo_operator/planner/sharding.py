@@ -1,0 +1,73 @@
+"""How a model's bytes are divided among cards: what one of them holds under tensor and pipeline parallelism."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from octavo_models import ModelSpec
+from octavo_models.formats import nbytes
+from octavo_models.spec import FORMAT_OF_DTYPE, Experts, Weight
+
+
+def obstacle(spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int) -> str | None:
+    """Why the model can't be divided so, as a sentence; None where it can."""
+    if pipeline_parallel > len(spec.layers):
+        return f"pipelineParallelSize {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
+    for layer in spec.layers:
+        heads, kv_heads = layer.attention.num_heads, layer.attention.num_kv_heads
+        if heads % tensor_parallel:
+            return f"tensorParallelSize {tensor_parallel} does not divide the model's {heads} attention heads"
+        if kv_heads % tensor_parallel and tensor_parallel % kv_heads:
+            return f"tensorParallelSize {tensor_parallel} and the model's {kv_heads} KV heads do not divide each other"
+        mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
+        if mlp.intermediate_size % tensor_parallel:
+            return f"tensorParallelSize {tensor_parallel} does not divide the MLP's width, {mlp.intermediate_size}"
+    return None
+
+
+def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int) -> list[int]:
+    """Tensor-parallel sizes up to `most` that divide the model, ascending."""
+    return [size for size in range(1, most + 1) if obstacle(spec, size, pipeline_parallel) is None]
+
+
+def weights_on_card(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:
+    """Bytes of the weights on the fullest card; `dtype` None leaves them as stored."""
+    by_stage: dict[int, int] = defaultdict(int)
+    for weight in spec.weights:
+        for stage in _stages(spec, weight, pipeline_parallel):
+            by_stage[stage] += _shard(spec, weight, dtype, tensor_parallel)
+    return max(by_stage.values())
+
+
+def kv_on_card(
+    spec: ModelSpec, tokens: int, kv_format: str, block_size: int, tensor_parallel: int, pipeline_parallel: int
+) -> int:
+    """KV bytes that one sequence of `tokens` takes on a card. KV heads fewer than cards are held several times."""
+    kv_heads = min(layer.attention.num_kv_heads for layer in spec.layers)
+    share = min(tensor_parallel, kv_heads)
+    layers = math.ceil(len(spec.layers) / pipeline_parallel)
+    whole = spec.kv_bytes(tokens, kv_format, block_size)
+    return math.ceil(whole * layers / len(spec.layers) / share)
+
+
+def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int) -> int:
+    whole = weight.nbytes if dtype is None else nbytes(FORMAT_OF_DTYPE[dtype], weight.shape)
+    if weight.shard_axis is None:
+        return whole
+    parts = tensor_parallel
+    if weight.name.rpartition(".")[2] in {"k", "v", "k_bias", "v_bias"}:
+        parts = min(parts, spec.layers[_layer(weight)].attention.num_kv_heads)
+    return math.ceil(whole / parts)
+
+
+def _stages(spec: ModelSpec, weight: Weight, pipeline_parallel: int) -> set[int]:
+    if weight.name.startswith("layers."):
+        return {_layer(weight) * pipeline_parallel // len(spec.layers)}
+    if weight.name == "embedding":
+        return {0, pipeline_parallel - 1} if spec.tied_head else {0}
+    return {pipeline_parallel - 1}
+
+
+def _layer(weight: Weight) -> int:
+    return int(weight.name.split(".")[1])

@@ -1,0 +1,43 @@
+"""What the installation decides, not the manifest: images, and the rates by which times are estimated."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Cautious speeds: a budget that is too long costs patience once, one that is too short kills a model that loads."""
+
+    download_bytes_per_s: float = 50e6
+    """From a hub or a bucket, over a network that others use too."""
+    load_bytes_per_s: float = 200e6
+    """From a volume into memory or onto a card."""
+    start_on_card_s: float = 120
+    """Device context, kernels and CUDA graphs."""
+    start_on_cpu_s: float = 20
+    """Process start and packing of the weights."""
+    tokens_per_s_on_card: float = 20
+    """Of one sequence in a full batch."""
+    tokens_per_s_on_cpu: float = 10
+    """Of one sequence in a full batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Resolved once at start."""
+
+    images: dict[str, str] = field(
+        default_factory=lambda: {"octavo": "octavo:0.1.0", "vllm": "vllm/vllm-openai:latest"}
+    )
+    """Default image of each runtime; a runtime without one needs `engine.image`."""
+    engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")
+    """What runs the engine on this machine, without a cluster."""
+    rates: Rates = Rates()
+    """For the start-up budget and the drain."""
+    longest_drain_s: int = 600
+    """The most that a drain takes unless the manifest asks for more: beyond it the cluster autoscaler stops waiting
+    (its --max-graceful-termination-sec defaults to ten minutes)."""
+    shortest_drain_s: int = 30
+    """Kubernetes' own default grace period."""
