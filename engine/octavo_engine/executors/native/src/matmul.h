@@ -34,6 +34,9 @@ class Matrix {
   virtual int64_t bytes() const = 0;          // resident
   virtual int64_t blocks() const = 0;         // units of work: blocks of output columns that one call may split at
   virtual int64_t block_width() const = 0;    // output columns of a block (the last may be partial)
+  // The first output column of `block` (n() for blocks()). Blocks are block_width() apart within a part; a part
+  // whose rows do not fill its last block makes that one narrower.
+  virtual int64_t block_column(int64_t block) const = 0;
   // Dequantize row `row` into out[k] (embedding lookup from a tied head).
   virtual void row(int64_t row, float* out) const = 0;
 };

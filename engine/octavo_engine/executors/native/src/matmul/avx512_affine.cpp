@@ -1,0 +1,244 @@
+// Products with quantized weights: a group's integer sums by vpdpbusd (u8 weights, s8 activations), then one
+// multiply-add in float32 per group.
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace octavo::avx512 {
+namespace {
+
+constexpr int64_t kPrefetch = 2048;
+
+inline __m512i load(const uint8_t* from) { return _mm512_load_si512(from); }
+
+inline __m512 half(const uint8_t* from) {
+  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+}
+
+inline __m128i load16(const uint8_t* from) { return _mm_load_si128(reinterpret_cast<const __m128i*>(from)); }
+
+inline __m512 unsigned_bytes(const uint8_t* from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load16(from)));
+}
+
+inline __m512 signed_bytes(const uint8_t* from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(from)));
+}
+
+// (words << or >> so that bit `from` comes to bit 4) & mask, ored to codes.
+template <int From>
+inline __m512i with_high_bits(__m512i codes, __m512i plane, __m512i mask) {
+  __m512i moved = plane;
+  if constexpr (From < 4) moved = _mm512_slli_epi16(plane, 4 - From);
+  if constexpr (From > 4) moved = _mm512_srli_epi16(plane, From - 4);
+  return _mm512_ternarylogic_epi32(codes, moved, mask, 0xf8);  // codes | (moved & mask)
+}
+
+// The eight quads of a group as bytes.
+template <int Bits>
+inline void unpack(const uint8_t* group, __m512i (&quads)[8]) {
+  if constexpr (Bits == 8) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) quads[j] = load(group + j * 64);
+    return;
+  }
+  const __m512i nibble = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i both = load(group + j * 64);
+    quads[j] = _mm512_and_si512(both, nibble);
+    quads[j + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
+  }
+  if constexpr (Bits == 5) {
+    const __m512i plane = load(group + 256);
+    const __m512i mask = _mm512_set1_epi8(16);
+    quads[0] = with_high_bits<0>(quads[0], plane, mask);
+    quads[1] = with_high_bits<1>(quads[1], plane, mask);
+    quads[2] = with_high_bits<2>(quads[2], plane, mask);
+    quads[3] = with_high_bits<3>(quads[3], plane, mask);
+    quads[4] = with_high_bits<4>(quads[4], plane, mask);
+    quads[5] = with_high_bits<5>(quads[5], plane, mask);
+    quads[6] = with_high_bits<6>(quads[6], plane, mask);
+    quads[7] = with_high_bits<7>(quads[7], plane, mask);
+  } else if constexpr (Bits == 6) {
+    const __m512i mask = _mm512_set1_epi8(48);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const __m512i plane = load(group + 256 + h * 64);
+      quads[h * 4] = with_high_bits<0>(quads[h * 4], plane, mask);
+      quads[h * 4 + 1] = with_high_bits<2>(quads[h * 4 + 1], plane, mask);
+      quads[h * 4 + 2] = with_high_bits<4>(quads[h * 4 + 2], plane, mask);
+      quads[h * 4 + 3] = with_high_bits<6>(quads[h * 4 + 3], plane, mask);
+    }
+  }
+}
+
+// Scales of a group for 16 outputs; `second` is that of the group's second half where it has its own.
+struct ScaleSet {
+  __m512 first;
+  __m512 second;
+  __m512 minimum;
+};
+
+template <Scales Kind>
+inline ScaleSet scales_of(const uint8_t* area, int64_t group) {
+  ScaleSet set{};
+  if constexpr (Kind == Scales::Single) {
+    set.first = half(area + group * 32);
+  } else if constexpr (Kind == Scales::Min) {
+    set.first = half(area + group * 64);
+    set.minimum = half(area + group * 64 + 32);
+  } else if constexpr (Kind == Scales::Super) {
+    const uint8_t* super = area + group / 8 * 320;
+    const uint8_t* bytes = super + 64 + group % 8 * 32;
+    set.first = _mm512_mul_ps(half(super), unsigned_bytes(bytes));
+    set.minimum = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), half(super + 32)), unsigned_bytes(bytes + 16));
+  } else {
+    const uint8_t* super = area + group / 8 * 288;
+    const uint8_t* bytes = super + 32 + group % 8 * 32;
+    const __m512 d = half(super);
+    set.first = _mm512_mul_ps(d, signed_bytes(bytes));
+    set.second = _mm512_mul_ps(d, signed_bytes(bytes + 16));
+  }
+  return set;
+}
+
+constexpr int log2_of(int value) { return value <= 1 ? 0 : 1 + log2_of(value / 2); }
+
+inline __m512i quad_at(const Q8Group& x, int j) {
+  int32_t word;
+  __builtin_memcpy(&word, x.q + j * 4, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+
+// Where integer sums begin: at minus what the zero code would add.
+template <int Zero>
+inline __m512i beginning(int32_t sum) {
+  if constexpr (Zero == 0) return _mm512_setzero_si512();
+  return _mm512_slli_epi32(_mm512_set1_epi32(-sum), log2_of(Zero));
+}
+
+// `Count` rows of one quad times one group, added to their sums.
+template <Format F, int Count>
+inline void add_group(const __m512i (&quads)[8], const ScaleSet& scales, const Q8Group* x, __m512* sums) {
+  constexpr LayoutInfo info = layout_of(F);
+  // One or two rows alone would wait for the latency of eight dependent sums: they get two shorter chains.
+  constexpr bool two_sums = info.scales == Scales::Half || Count <= 2;
+  __m512i low[Count];
+  __m512i high[Count];
+#pragma GCC unroll 4
+  for (int r = 0; r < Count; ++r) {
+    low[r] = beginning<info.zero>(two_sums ? x[r].sum[0] : x[r].sum[0] + x[r].sum[1]);
+    high[r] = two_sums ? beginning<info.zero>(x[r].sum[1]) : low[r];
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+#pragma GCC unroll 4
+    for (int r = 0; r < Count; ++r) low[r] = _mm512_dpbusd_epi32(low[r], quads[j], quad_at(x[r], j));
+  }
+#pragma GCC unroll 4
+  for (int j = 4; j < 8; ++j) {
+#pragma GCC unroll 4
+    for (int r = 0; r < Count; ++r) {
+      __m512i& sum = two_sums ? high[r] : low[r];
+      sum = _mm512_dpbusd_epi32(sum, quads[j], quad_at(x[r], j));
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < Count; ++r) {
+    const __m512 scale = _mm512_set1_ps(x[r].scale);
+    if constexpr (info.scales == Scales::Half) {
+      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[r]), _mm512_mul_ps(scales.first, scale), sums[r]);
+      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), _mm512_mul_ps(scales.second, scale), sums[r]);
+    } else {
+      const __m512i dot = two_sums ? _mm512_add_epi32(low[r], high[r]) : low[r];
+      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scales.first, scale), sums[r]);
+    }
+    if constexpr (info.scales == Scales::Min || info.scales == Scales::Super) {
+      sums[r] = _mm512_fmadd_ps(scales.minimum, _mm512_set1_ps(x[r].scaled_sum), sums[r]);
+    }
+  }
+}
+
+template <Format F, int Rows>
+void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows, float* y,
+              int64_t ldy) {
+  constexpr LayoutInfo info = layout_of(F);
+  constexpr int64_t group_bytes = info.bits * 64;
+  constexpr int last = (Rows - 1) % kQuad + 1;  // rows of the last quad
+  const uint8_t* area = part.data + panel * part.panel_bytes;
+  const uint8_t* values = area + part.scale_bytes;
+  const uint8_t* first = x.data + row / kQuad * x.quad_bytes;
+  __m512 sums[Rows];
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) sums[r] = _mm512_setzero_ps();
+  for (int64_t group = 0; group < part.k / kGroup; ++group) {
+    const uint8_t* line = values + group * group_bytes;
+#pragma GCC unroll 8
+    for (int j = 0; j < info.bits; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(line + kPrefetch + j * 64), _MM_HINT_T0);
+    }
+    __m512i quads[8];
+    unpack<info.bits>(line, quads);
+    const ScaleSet scales = scales_of<info.scales>(area, group);
+#pragma GCC unroll 3
+    for (int q = 0; q < (Rows - 1) / kQuad; ++q) {
+      add_group<F, kQuad>(quads, scales, reinterpret_cast<const Q8Group*>(first + q * x.quad_bytes) + group * kQuad,
+                          sums + q * kQuad);
+    }
+    constexpr int q = (Rows - 1) / kQuad;
+    add_group<F, last>(quads, scales, reinterpret_cast<const Q8Group*>(first + q * x.quad_bytes) + group * kQuad,
+                       sums + q * kQuad);
+  }
+  const int64_t left = part.n - panel * kPanel;
+  const auto mask = static_cast<__mmask16>((1u << (left < kPanel ? left : kPanel)) - 1u);
+  float* out = y + row * ldy + part.column + panel * kPanel;
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) {
+    if (r < rows) _mm512_mask_storeu_ps(out + r * ldy, mask, sums[r]);
+  }
+}
+
+template <Format F>
+void run_rows(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows, float* y,
+              int64_t ldy) {
+  switch (rows) {
+    case 1: return run_tile<F, 1>(part, x, panel, row, rows, y, ldy);
+    case 2: return run_tile<F, 2>(part, x, panel, row, rows, y, ldy);
+    case 3: return run_tile<F, 3>(part, x, panel, row, rows, y, ldy);
+    case 4: return run_tile<F, 4>(part, x, panel, row, rows, y, ldy);
+    default: break;
+  }
+  if (rows <= 8) return run_tile<F, 8>(part, x, panel, row, rows, y, ldy);
+  run_tile<F, 12>(part, x, panel, row, rows, y, ldy);
+}
+
+template <Format F>
+void product(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
+  for (int64_t panel = span.panel_begin; panel < span.panel_end; ++panel) {
+    for (int64_t row = span.row_begin; row < span.row_end;) {
+      const int64_t left = span.row_end - row;
+      const int64_t rows = left > 12 && left <= 16 ? 8 : left < 12 ? left : 12;
+      run_rows<F>(part, x, panel, row, rows, y, ldy);
+      row += rows;
+    }
+  }
+}
+
+}  // namespace
+
+void product_affine(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
+  switch (part.format) {
+    case Format::Q4_0: return product<Format::Q4_0>(part, x, span, y, ldy);
+    case Format::Q4_1: return product<Format::Q4_1>(part, x, span, y, ldy);
+    case Format::Q5_0: return product<Format::Q5_0>(part, x, span, y, ldy);
+    case Format::Q5_1: return product<Format::Q5_1>(part, x, span, y, ldy);
+    case Format::Q8_0: return product<Format::Q8_0>(part, x, span, y, ldy);
+    case Format::Q4_K: return product<Format::Q4_K>(part, x, span, y, ldy);
+    case Format::Q5_K: return product<Format::Q5_K>(part, x, span, y, ldy);
+    case Format::Q6_K: return product<Format::Q6_K>(part, x, span, y, ldy);
+    default: return;
+  }
+}
+
+}  // namespace octavo::avx512
