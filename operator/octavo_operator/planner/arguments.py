@@ -16,6 +16,7 @@ from octavo_operator.planner.plan import Env, Hardware, Limits
 from octavo_operator.planner.sizes import GIB
 
 PORT = 8000
+ANYWHERE = "0.0.0.0"  # noqa: S104 — a pod's own address
 CACHE_PATH = "/var/cache/octavo"
 CLAIM_PATH = "/models"
 TEMPLATE_PATH = "/etc/octavo/chat-template/template.jinja"
@@ -66,19 +67,16 @@ def served_names(service: LLMService) -> tuple[str, ...]:
 
 
 def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: int) -> tuple[str, ...]:
-    """Everything behind the program's name. Host and port come first, since local mode replaces them."""
+    """Everything but the model, the chat template and the address (see `EngineProcess.line`)."""
     model, engine, runtime = service.spec.model, service.spec.engine, RUNTIMES[service.spec.engine.runtime]
-    line: list[str] = ["--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 — a pod's own address
+    line: list[str] = ["--served-model-name", *served_names(service)]
 
     def say(flag: str, value: object, unless: object = None) -> None:
         if value is not None and value != unless:
             line.extend([flag, f"{value:g}" if isinstance(value, float) else str(value)])
 
-    say("--model", model_argument(model.uri))
-    line += ["--served-model-name", *served_names(service)]
     say("--revision", model.revision)
     say("--file", model.file if runtime.takes_file else None)
-    say("--chat-template", TEMPLATE_PATH if model.chat_template else None)
     say("--dtype", engine.dtype, unless="auto")
     say("--quantization", engine.quantization)
     say("--max-model-len", engine.max_model_len)

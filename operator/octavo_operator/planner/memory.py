@@ -27,6 +27,7 @@ MOST_CARDS = 16
 # Sequences that a CPU's KV cache has room for where neither manifest nor memory limit says more.
 SEQUENCES_ON_CPU = 4
 LEAST_KV_ON_CPU, MOST_KV_ON_CPU = 256 * MIB, 4 * GIB
+UNKNOWN_KV_ON_CPU = GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,14 @@ def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
     return "f32" if engine.dtype == "float32" or (engine.dtype == "auto" and plain_float32) else "bf16"
 
 
-def kv_bytes_on_cpu(demand: Demand, memory: int | None) -> int:
+def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:
     """Bytes of a CPU's KV cache: what the memory limit leaves, else room for a few sequences.
 
-    At most 4 GiB without a limit, unless one sequence alone needs more; never less than the model can use.
+    At most 4 GiB without a limit, unless one sequence alone needs more. For an unknown model half of the limit, or
+    one GiB.
     """
+    if demand is None:
+        return UNKNOWN_KV_ON_CPU if memory is None else memory // 2
     one = demand.kv(demand.max_model_len, 1)
     least = one * demand.engine.min_concurrency
     if memory is not None:
@@ -204,8 +208,9 @@ def _kv_words(demand: Demand, budget: CardBudget, show: Callable[[int], str]) ->
 
 
 def _widths(spec: ModelSpec, index: int, tensor_parallel: int) -> int:
+    """Elements a row that one layer holds at its widest, in attention or in the MLP: they do not live at once."""
     layer = spec.layers[index]
     mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
     attention = layer.attention
-    parts = attention.q_size + attention.k_size + attention.v_size
-    return (parts + mlp.intermediate_size * (2 if mlp.gated else 1)) // tensor_parallel
+    in_attention = attention.q_size + attention.k_size + attention.v_size + attention.o_size
+    return max(in_attention, mlp.intermediate_size * (2 if mlp.gated else 1)) // tensor_parallel

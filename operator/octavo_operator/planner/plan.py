@@ -74,13 +74,25 @@ class Env:
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """What runs in the container: arguments complete but for those that a volume or a port of the place decides."""
+    """What runs in the container. Where it listens and where files lie is the place's to say: see `line`."""
 
     runtime: str
     image: str
-    arguments: tuple[str, ...]
+    model: str  # as the engine is told it
+    chat_template: str | None  # path of the template within the container
+    arguments: tuple[str, ...]  # all others
     env: tuple[Env, ...]
     port: int  # the container's; the Service maps its own onto it
+
+    def line(
+        self, host: str, port: int, *, model: str | None = None, chat_template: str | None = None
+    ) -> tuple[str, ...]:
+        """The whole command line behind the program's name; a path given replaces the container's."""
+        words = ["--model", model or self.model, "--host", host, "--port", str(port)]
+        template = chat_template or self.chat_template
+        if template is not None:
+            words += ["--chat-template", template]
+        return (*words, *self.arguments)
 
 
 @dataclass(frozen=True, slots=True)

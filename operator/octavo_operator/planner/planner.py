@@ -67,6 +67,8 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         engine=EngineProcess(
             runtime=engine.runtime,
             image=_image(service, settings),
+            model=arguments.model_argument(spec.model.uri),
+            chat_template=arguments.TEMPLATE_PATH if spec.model.chat_template else None,
             arguments=arguments.arguments(service, limits, place, drain) if known_runtime else (),
             env=arguments.environment(service) if known_runtime else (),
             port=arguments.PORT,
@@ -110,12 +112,10 @@ def _limits(
         seqs = min(seqs, tokens)
     length = engine.max_model_len or (None if spec is None else spec.max_position)
     limits = Limits(length, seqs, tokens, memory.kv_format(engine, spec), None)
-    if spec is None:
-        return limits, None
-    demand = Demand(spec, engine, limits, on_card=bool(place.cards))
+    demand = None if spec is None else Demand(spec, engine, limits, on_card=bool(place.cards))
     if not place.cards:
         limits = replace(limits, kv_cache_bytes=memory.kv_bytes_on_cpu(demand, given_memory))
-        demand = replace(demand, limits=limits)
+        demand = None if demand is None else replace(demand, limits=limits)
     return limits, demand
 
 

@@ -21,7 +21,8 @@ def _surge(strategy: str, hardware: Hardware, free_cards: int | None) -> tuple[b
         return True, "a CPU replica needs no card for a surge"
     needed = "a card" if hardware.cards == 1 else f"{hardware.cards} cards"
     if free_cards is None:
-        return False, f"nobody knows of {needed} free for a surge, and one that waits for it would block the rollout"
+        free = "is" if hardware.cards == 1 else "are"
+        return False, f"whether {needed} {free} free for a surge is not known"
     if free_cards >= hardware.cards:
         return True, f"{free_cards} cards are free, a surge needs {hardware.cards}"
     return False, f"no free cards for a surge: it needs {hardware.cards}, {free_cards} are free"
