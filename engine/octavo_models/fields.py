@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from octavo_models.errors import InvalidConfigError
 
-# Beyond any decoder there is, and small enough that a product of a few stays an honest number.
-LARGEST = 1 << 32
+# Beyond any decoder there is, and small enough that sizes and frequencies computed from them stay finite.
+LARGEST = (1 << 31) - 1
 MOST_LAYERS = 4096
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-30, 1e30
 
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ class Fields:
             raise self.error(name, f"is {_shown(value)}, not a finite number")
         if number < minimum or (exclusive and number == minimum):
             raise self.error(name, f"is {number:g}; it must be {'above' if exclusive else 'at least'} {minimum:g}")
+        if abs(number) > LARGEST_NUMBER or 0 < abs(number) < SMALLEST_NUMBER:
+            raise self.error(name, f"is {number:g}, which is out of all proportion")
         return number
 
     def boolean(self, name: str, default: bool) -> bool:

@@ -116,9 +116,10 @@ def _scaling(config: Fields, page: Fields, dim: int) -> RotaryScaling | None:
 
 def _original(config: Fields, page: Fields) -> int:
     name = "original_max_position_embeddings"
+    # Its logarithm divides, so 1 is no length.
     if page.has(name):
-        return page.integer(name)
-    return config.integer(name, config.integer("max_position_embeddings"))
+        return page.integer(name, minimum=2)
+    return config.integer(name, config.integer("max_position_embeddings", minimum=2), minimum=2)
 
 
 def _yarn(config: Fields, page: Fields) -> RotaryScaling:

@@ -1,0 +1,127 @@
+"""What a spec says of a published model: sizes to the byte, names and shapes as transformers has them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers
+from published_configs import (
+    GEMMA_3_4B,
+    GEMMA_3_270M,
+    LLAMA_2_7B,
+    LLAMA_2_70B,
+    MISTRAL_7B_V01,
+    MISTRAL_7B_V02,
+    PARAMETERS,
+    QWEN2_5_0_5B,
+    SMOLLM3_3B,
+)
+
+from octavo_models import from_hf_config
+from octavo_models.formats import nbytes
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_those_that_are_published(name):
+    config, parameters = PARAMETERS[name]
+    assert from_hf_config(config).num_parameters == parameters
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "Gemma-3-4b"])
+def test_weights_have_the_names_and_shapes_that_transformers_gives_them(name):
+    config, _ = PARAMETERS[name]
+    spec = from_hf_config(config)
+    model_class = getattr(transformers, config["architectures"][0])
+    # A copy: transformers writes into the mappings that it is given.
+    fields = {key: copy.deepcopy(value) for key, value in config.items() if key not in {"architectures", "torch_dtype"}}
+    with torch.device("meta"):
+        model = model_class(model_class.config_class(**fields))
+    expected = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
+    assert {weight.sources[0]: weight.shape for weight in spec.weights} == expected
+    assert len({weight.name for weight in spec.weights}) == len(spec.weights)
+
+
+def test_bytes_follow_from_the_stored_dtype_and_from_any_other():
+    spec = from_hf_config(LLAMA_2_7B)
+    assert spec.dtype == "float16"
+    assert spec.weight_bytes() == 2 * spec.num_parameters
+    assert spec.weight_bytes("float32") == 4 * spec.num_parameters
+    assert sum(nbytes(weight.format, weight.shape) for weight in spec.weights) == spec.weight_bytes()
+
+
+def test_kv_of_a_model_without_windows_grows_with_every_token():
+    spec = from_hf_config(LLAMA_2_7B)
+    a_token = 2 * 32 * 32 * 128 * 2  # K and V, layers, heads, elements, bytes
+    assert spec.kv_bytes(4096, "bf16") == 4096 * a_token
+    assert spec.kv_bytes(1, "bf16") == 16 * a_token  # pages are whole
+    assert from_hf_config(LLAMA_2_70B).kv_bytes(4096, "bf16") == 4096 * 2 * 80 * 8 * 128 * 2
+
+
+def test_kv_of_windowed_layers_stops_growing():
+    gemma = from_hf_config(GEMMA_3_270M)
+    full, window = gemma.kv_layout(16, "bf16").groups
+    assert (full.kind, full.layers, full.window) == ("full", (5, 11, 17), None)
+    assert (window.kind, len(window.layers), window.window) == ("window", 15, 512)
+    a_layer = 2 * 256 * 2
+    assert gemma.kv_bytes(32768, "bf16") == 32768 * 3 * a_layer + (512 + 16) * 15 * a_layer
+    assert gemma.kv_bytes(256, "bf16") == 256 * 18 * a_layer
+
+
+def test_mistral_has_a_window_until_its_config_says_null():
+    assert from_hf_config(MISTRAL_7B_V01).layers[0].attention.window == 4096
+    assert from_hf_config(MISTRAL_7B_V02).layers[0].attention.window is None
+    silent = {key: value for key, value in MISTRAL_7B_V01.items() if key != "sliding_window"}
+    assert from_hf_config(silent).layers[31].attention.window == 4096
+
+
+def test_qwen_has_a_window_only_where_the_config_asks_for_it():
+    assert all(layer.attention.window is None for layer in from_hf_config(QWEN2_5_0_5B).layers)
+    asked = from_hf_config(QWEN2_5_0_5B | {"use_sliding_window": True})
+    assert [layer.attention.window for layer in asked.layers] == [None] * 21 + [32768] * 3
+
+
+def test_smollm3_leaves_each_fourth_layer_without_rotary():
+    rotates = [layer.attention.rotary is not None for layer in from_hf_config(SMOLLM3_3B).layers]
+    assert rotates == [True, True, True, False] * 9
+    derived = {key: value for key, value in SMOLLM3_3B.items() if key != "no_rope_layers"}
+    assert from_hf_config(derived) == from_hf_config(SMOLLM3_3B)
+
+
+def test_gemma_scales_embeddings_by_the_root_as_the_running_dtype_holds_it():
+    assert from_hf_config(GEMMA_3_270M).embedding_multiplier == 25.25
+    assert from_hf_config(GEMMA_3_270M, dtype="float16").embedding_multiplier == 25.296875
+    single = from_hf_config(GEMMA_3_270M, dtype="float32").embedding_multiplier
+    assert single == torch.tensor(640**0.5, dtype=torch.float32).item()
+
+
+def test_gemma_takes_its_scale_caps_and_norm_offset_from_the_config():
+    spec = from_hf_config(GEMMA_3_270M | {"query_pre_attn_scalar": 168, "final_logit_softcapping": 30.0})
+    attention = spec.layers[0].attention
+    assert attention.scale == 168**-0.5
+    assert spec.logits_soft_cap == 30.0
+    assert attention.qk_norm is not None
+    assert attention.qk_norm.offset == spec.final_norm.offset == 1.0
+    assert spec.layers[0].post_mlp_norm == spec.final_norm
+
+
+def test_gemma_with_a_vision_half_is_read_for_its_text():
+    spec = from_hf_config(GEMMA_3_4B)
+    assert spec.architecture == "Gemma3ForConditionalGeneration"
+    assert (spec.vocab_size, len(spec.layers), spec.layers[0].attention.num_kv_heads) == (262208, 34, 4)
+    assert spec.dtype == "bfloat16"
+    assert spec.weights[0].sources == ("language_model.model.embed_tokens.weight",)
+
+
+def test_tensor_parallel_axes_and_adapter_targets_are_said_of_each_matrix():
+    weights = {weight.name: weight for weight in from_hf_config(QWEN2_5_0_5B).weights}
+    assert {name: weights[f"layers.0.{name}"].shard_axis for name in ("q", "o", "gate", "down", "q_bias")} == {
+        "q": 0,
+        "o": 1,
+        "gate": 0,
+        "down": 1,
+        "q_bias": 0,
+    }
+    assert weights["final_norm"].shard_axis is None
+    assert weights["layers.3.up"].adapter_target == "up_proj"

@@ -1,0 +1,243 @@
+"""Whatever a config or GGUF metadata says, it becomes a spec or one sentence that names the field."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from published_configs import GEMMA_3_4B, GEMMA_3_270M, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
+
+from octavo_models import InvalidConfigError, ModelError, ModelSpec, UnsupportedModelError, from_gguf, from_hf_config
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=5,
+)
+NUMBERS = st.sampled_from(
+    [-1, 0, 1, 2, 3, 7, 64, 2**31, 2**64, 0.5, 1e-300, 1e300, float("nan"), float("inf"), "8", True]
+)
+CONFIGS = [config for config, _ in PARAMETERS.values()]
+
+
+def exercise(spec: ModelSpec) -> None:
+    """Everything that a planner or executor asks of a spec."""
+    spec.weight_bytes()
+    spec.weight_bytes("bfloat16")
+    spec.kv_bytes(4096, "bf16")
+    for layer in spec.layers[:2]:
+        rotary = layer.attention.rotary
+        if rotary is not None:
+            assert len(rotary.inverse_frequencies()) == rotary.dim // 2
+            rotary.attention_factor()
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_value_in_any_field_of_a_config_gives_a_spec_or_a_model_error(data):
+    config = copy.deepcopy(data.draw(st.sampled_from(CONFIGS)))
+    for _ in range(data.draw(st.integers(1, 2))):
+        target = config
+        inner = [value for value in config.values() if isinstance(value, dict)]
+        if inner and data.draw(st.booleans()):
+            target = inner[0]
+        known = [
+            *target,
+            "rope_scaling",
+            "rope_parameters",
+            "layer_types",
+            "partial_rotary_factor",
+            "quantization_config",
+        ]
+        target[data.draw(st.sampled_from(known))] = data.draw(NUMBERS | JUNK)
+    with contextlib.suppress(ModelError):
+        exercise(from_hf_config(config))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_number_in_any_rope_scaling_gives_a_spec_or_a_model_error(data):
+    scaling = data.draw(
+        st.fixed_dictionaries(
+            {"rope_type": st.sampled_from(["linear", "llama3", "yarn", "longrope", "dynamic"]), "factor": NUMBERS},
+            optional=dict.fromkeys(
+                (
+                    "original_max_position_embeddings",
+                    "low_freq_factor",
+                    "high_freq_factor",
+                    "beta_fast",
+                    "beta_slow",
+                    "attention_factor",
+                    "mscale",
+                    "mscale_all_dim",
+                    "rope_theta",
+                ),
+                NUMBERS,
+            )
+            | {"long_factor": st.lists(NUMBERS, min_size=32, max_size=32)},
+        )
+    )
+    key = data.draw(st.sampled_from(["rope_scaling", "rope_parameters"]))
+    with contextlib.suppress(ModelError):
+        exercise(from_hf_config(LLAMA_3_2_1B | {key: scaling, "rope_theta": data.draw(NUMBERS)}))
+
+
+def gguf_model(architecture: str = "llama", **changes: object) -> tuple[dict, dict]:
+    """(metadata, tensors) of a small model of two layers."""
+    hidden, inner, heads, kv_heads, vocab = 64, 96, 4, 2, 100
+    metadata: dict[str, object] = {
+        "general.architecture": architecture,
+        f"{architecture}.block_count": 2,
+        f"{architecture}.context_length": 2048,
+        f"{architecture}.embedding_length": hidden,
+        f"{architecture}.feed_forward_length": inner,
+        f"{architecture}.attention.head_count": heads,
+        f"{architecture}.attention.head_count_kv": kv_heads,
+        f"{architecture}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{architecture}.attention.sliding_window": 512,
+    }
+    metadata.update({f"{architecture}.{key.replace('__', '.')}": value for key, value in changes.items()})
+    head = hidden // heads
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {
+        "token_embd.weight": ("q8_0", (vocab, hidden)),
+        "output_norm.weight": ("f32", (hidden,)),
+    }
+    for i in range(2):
+        layer = {
+            "attn_norm": ("f32", (hidden,)),
+            "attn_q": ("q4_0", (hidden, hidden)),
+            "attn_k": ("q4_0", (kv_heads * head, hidden)),
+            "attn_v": ("q8_0", (kv_heads * head, hidden)),
+            "attn_output": ("q4_0", (hidden, hidden)),
+            "ffn_norm": ("f32", (hidden,)),
+            "ffn_gate": ("q4_0", (inner, hidden)),
+            "ffn_up": ("q4_0", (inner, hidden)),
+            "ffn_down": ("q4_1", (hidden, inner)),
+        }
+        if architecture in {"qwen3", "gemma3"}:
+            layer |= {"attn_q_norm": ("f32", (head,)), "attn_k_norm": ("f32", (head,))}
+        if architecture == "gemma3":
+            layer |= {"post_attention_norm": ("f32", (hidden,)), "post_ffw_norm": ("f32", (hidden,))}
+        tensors |= {f"blk.{i}.{name}.weight": tensor for name, tensor in layer.items()}
+    return metadata, tensors
+
+
+@pytest.mark.parametrize("architecture", ["llama", "smollm3", "qwen2", "qwen3", "gemma3"])
+def test_each_architecture_is_read_from_gguf_metadata(architecture):
+    spec = from_gguf(*gguf_model(architecture))
+    assert (spec.architecture, spec.quantization, spec.tied_head, spec.vocab_size) == (architecture, "gguf", True, 100)
+    weights = {weight.name: weight for weight in spec.weights}
+    permuted = architecture in {"llama", "smollm3"}
+    assert weights["layers.1.k"].transform == ("unpermute" if permuted else "none")
+    assert weights["layers.1.k"].heads == 2
+    assert weights["layers.0.v"].transform == "none"
+    assert weights["layers.0.down"].format == "q4_1"
+    assert spec.final_norm.offset == 0.0
+    exercise(spec)
+
+
+def test_an_unquantized_gguf_has_the_dtype_that_its_matrices_have():
+    metadata, tensors = gguf_model()
+    halves = {name: ("f16" if len(shape) > 1 else "f32", shape) for name, (_, shape) in tensors.items()}
+    spec = from_gguf(metadata, halves)
+    assert (spec.dtype, spec.quantization) == ("float16", None)
+
+
+def test_rotary_factors_of_a_gguf_divide_the_frequencies():
+    metadata, tensors = gguf_model()
+    tensors["rope_freqs.weight"] = ("f32", (8,))
+    factors = [1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0]
+    rotary = from_gguf(metadata, tensors, rope_factors=factors).layers[0].attention.rotary
+    assert rotary is not None
+    plain = from_gguf(*gguf_model()).layers[0].attention.rotary
+    assert plain is not None
+    expected = [f / d for f, d in zip(plain.inverse_frequencies(), factors, strict=True)]
+    assert rotary.inverse_frequencies() == pytest.approx(expected)
+    assert rotary.attention_factor() == 1.0
+    with pytest.raises(InvalidConfigError, match=r"rope_freqs\.weight"):
+        from_gguf(metadata, tensors)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_value_in_any_key_of_a_gguf_gives_a_spec_or_a_model_error(data):
+    architecture = data.draw(st.sampled_from(["llama", "smollm3", "qwen2", "qwen3", "gemma3"]))
+    metadata, tensors = gguf_model(architecture)
+    extra = [f"{architecture}.{key}" for key in ("rope.dimension_count", "rope.freq_base", "rope.scaling.type")]
+    metadata[data.draw(st.sampled_from([*metadata, *extra]))] = data.draw(NUMBERS | JUNK)
+    if data.draw(st.booleans()):
+        name = data.draw(st.sampled_from(sorted(tensors)))
+        shape = tuple(data.draw(st.lists(st.integers(1, 512), min_size=1, max_size=3)))
+        tensors[name] = (data.draw(st.sampled_from(["f32", "q4_k", "iq4_xs"])), shape)
+    with contextlib.suppress(ModelError):
+        exercise(from_gguf(metadata, tensors))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "architectures is missing"),
+        ({"architectures": [7]}, "architectures holds 7"),
+        (LLAMA_3_2_1B | {"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+        (LLAMA_3_2_1B | {"num_hidden_layers": "16"}, "num_hidden_layers is '16', not a whole number"),
+        (LLAMA_3_2_1B | {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        (LLAMA_3_2_1B | {"num_key_value_heads": 5}, "num_key_value_heads is 5, which does not divide"),
+        (LLAMA_3_2_1B | {"head_dim": None, "hidden_size": 2049}, "hidden_size is 2049"),
+        (LLAMA_3_2_1B | {"head_dim": 63}, "head_dim is 63"),
+        (LLAMA_3_2_1B | {"vocab_size": None}, "vocab_size is missing"),
+        (LLAMA_3_2_1B | {"rms_norm_eps": 0}, "rms_norm_eps is 0"),
+        (LLAMA_3_2_1B | {"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        (LLAMA_3_2_1B | {"rope_theta": 1.0}, "rope_theta is 1"),
+        (SMOLLM3_3B | {"no_rope_layers": [1, 0]}, "no_rope_layers must hold"),
+        (QWEN3_0_6B | {"layer_types": ["full_attention"]}, "layer_types has 1 elements where 28 belong"),
+        (MISTRAL_7B_V01 | {"sliding_window": 0}, "sliding_window is 0"),
+        (GEMMA_3_270M | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (GEMMA_3_4B | {"text_config": None}, "text_config is missing"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused_by_the_name_of_the_field(config, message):
+    with pytest.raises(InvalidConfigError, match=message):
+        from_hf_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            "'MambaForCausalLM' is not supported; supported are LlamaForCausalLM",
+        ),
+        (LLAMA_3_2_1B | {"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu'"),
+        (LLAMA_3_2_1B | {"torch_dtype": "float64"}, "torch_dtype is 'float64'"),
+        (LLAMA_3_2_1B | {"quantization_config": {"quant_method": "awq"}}, "quantized as 'awq' are not supported"),
+        (QWEN3_0_6B | {"layer_types": ["linear_attention"] * 28}, "layer_types names 'linear_attention'"),
+    ],
+)
+def test_what_is_not_supported_is_named_with_what_is(config, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        from_hf_config(config)
+
+
+def test_a_gguf_of_an_unknown_architecture_or_format_is_refused_with_what_is_supported():
+    metadata, tensors = gguf_model()
+    with pytest.raises(UnsupportedModelError, match=r"GGUF architecture 'rwkv7' is not supported; supported are llama"):
+        from_gguf(metadata | {"general.architecture": "rwkv7"}, tensors)
+    tensors["blk.1.ffn_up.weight"] = ("iq2_xs", (96, 64))
+    with pytest.raises(UnsupportedModelError, match=r"blk\.1\.ffn_up\.weight is stored as iq2_xs"):
+        from_gguf(metadata, tensors)
+
+
+def test_a_gguf_that_lacks_a_tensor_or_has_another_shape_of_it_is_refused_by_its_name():
+    metadata, tensors = gguf_model()
+    del tensors["blk.0.attn_k.weight"]
+    with pytest.raises(InvalidConfigError, match=r"tensor blk\.0\.attn_k\.weight is missing"):
+        from_gguf(metadata, tensors)
+    metadata, tensors = gguf_model()
+    tensors["blk.0.attn_k.weight"] = ("q4_0", (64, 64))
+    with pytest.raises(
+        InvalidConfigError, match=r"attn_k\.weight has the shape \[64, 64\]; by the metadata it is \[32, 64\]"
+    ):
+        from_gguf(metadata, tensors)

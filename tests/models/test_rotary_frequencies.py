@@ -1,0 +1,131 @@
+"""Rotary frequencies equal those that transformers computes, for each kind of scaling and in both spellings."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers
+from published_configs import GEMMA_3_270M, LLAMA_3_2_1B, SMOLLM2_135M
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from octavo_models import InvalidConfigError, UnsupportedModelError, from_hf_config
+from octavo_models.spec import Rotary
+
+BASE = SMOLLM2_135M | {"max_position_embeddings": 8192}
+FACTORS = [1.0 + 0.25 * i for i in range(32)]
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "llama3": LLAMA_3_2_1B["rope_scaling"],
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
+    "yarn with its own attention factor": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 1024,
+        "attention_factor": 1.25,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+    },
+    "yarn with mscale": {
+        "rope_type": "yarn",
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "mscale": 0.707,
+        "mscale_all_dim": 1.0,
+    },
+    "longrope": {
+        "rope_type": "longrope",
+        "factor": 2.0,
+        "original_max_position_embeddings": 4096,
+        "short_factor": [1.0] * 32,
+        "long_factor": FACTORS,
+    },
+}
+
+
+def reference(config: dict, kind: str) -> tuple[list[float], float]:
+    """(frequencies, factor on cos and sin) as transformers has them for the longest sequence."""
+    fields = {key: copy.deepcopy(value) for key, value in config.items() if key not in {"architectures", "torch_dtype"}}
+    hf = transformers.LlamaConfig(**fields)
+    seq_len = hf.max_position_embeddings
+    if kind == "default":
+        frequencies = 1.0 / (hf.rope_parameters["rope_theta"] ** (torch.arange(0, 64, 2).float() / 64))
+        return frequencies.tolist(), 1.0
+    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](hf, "cpu", seq_len=seq_len)
+    return frequencies.tolist(), float(factor)
+
+
+def rotary_of(config: dict, layer: int = 0) -> Rotary:
+    rotary = from_hf_config(config).layers[layer].attention.rotary
+    assert rotary is not None
+    return rotary
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+@pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling", "type"])
+def test_each_scaling_gives_the_frequencies_of_transformers(name, spelling):
+    scaling = SCALINGS[name]
+    if spelling == "rope_parameters":
+        config = {key: value for key, value in BASE.items() if key != "rope_theta"}
+        config["rope_parameters"] = scaling | {"rope_theta": 100000.0}
+    elif spelling == "rope_scaling":
+        config = BASE | {"rope_scaling": dict(scaling)}
+    else:
+        config = BASE | {"rope_scaling": {"type" if k == "rope_type" else k: v for k, v in scaling.items()}}
+    rotary = rotary_of(config)
+    frequencies, factor = reference(BASE | {"rope_scaling": dict(scaling)}, scaling["rope_type"])
+    assert rotary.inverse_frequencies() == pytest.approx(frequencies, rel=2e-6)
+    assert rotary.attention_factor() == pytest.approx(factor, rel=1e-6)
+
+
+def test_without_scaling_the_frequencies_are_powers_of_the_base():
+    assert rotary_of(BASE).inverse_frequencies() == pytest.approx(reference(BASE, "default")[0], rel=2e-6)
+
+
+def test_a_partial_rotary_turns_the_first_elements_only():
+    assert rotary_of(BASE | {"partial_rotary_factor": 0.5}).dim == 32
+    assert rotary_of(BASE | {"rope_parameters": {"rope_theta": 5e3, "partial_rotary_factor": 0.25}}) == Rotary(16, 5e3)
+
+
+OLD_GEMMA = GEMMA_3_270M | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+NEW_GEMMA = {key: value for key, value in GEMMA_3_270M.items() if not key.startswith("rope_")} | {
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+}
+
+
+@pytest.mark.parametrize("config", [OLD_GEMMA, NEW_GEMMA], ids=["old spelling", "new spelling"])
+def test_gemma_turns_local_layers_by_one_base_and_global_ones_by_another_and_scales_only_those(config):
+    hf = transformers.Gemma3TextConfig(
+        **{key: copy.deepcopy(value) for key, value in config.items() if key not in {"architectures", "torch_dtype"}}
+    )
+    embedding = transformers.models.gemma3.modeling_gemma3.Gemma3RotaryEmbedding(hf)
+    for layer, kind in ((0, "sliding_attention"), (5, "full_attention")):
+        expected = getattr(embedding, f"{kind}_inv_freq").tolist()
+        assert rotary_of(config, layer).inverse_frequencies() == pytest.approx(expected, rel=2e-6)
+
+
+def test_a_scaling_that_is_not_known_is_named_with_those_that_are():
+    with pytest.raises(UnsupportedModelError, match=r"rope_type is 'spiral'; supported are default, linear"):
+        from_hf_config(BASE | {"rope_scaling": {"rope_type": "spiral"}})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"rope_type": "linear"}, "factor is missing"),
+        ({"rope_type": "linear", "factor": -2.0}, "factor is -2"),
+        ({"rope_type": "linear", "factor": "4"}, "factor is '4'"),
+        ({"rope_type": "longrope", "factor": 2.0, "original_max_position_embeddings": 4096}, "long_factor is missing"),
+        (SCALINGS["longrope"] | {"long_factor": [1.0] * 31}, "long_factor has 31 elements where 32 belong"),
+        (SCALINGS["llama3"] | {"high_freq_factor": 0.5}, "high_freq_factor is 0.5"),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1}, "original_max_position"),
+    ],
+)
+def test_a_scaling_that_lacks_something_is_refused_by_the_name_of_the_field(scaling, message):
+    with pytest.raises(InvalidConfigError, match=message):
+        from_hf_config(BASE | {"rope_scaling": scaling})
