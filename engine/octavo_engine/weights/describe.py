@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_models import ModelError, ModelSpec, from_gguf, from_hf_config
-from octavo_models.reading import ROPE_FACTORS
+from octavo_models.reading import DTYPE_OF_FORMAT, ROPE_FACTORS
 
 
 def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
@@ -20,10 +22,27 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
     if files.weights_format == "gguf":
         return _describe_gguf(files)
     config = read_config(files)
+    stored = _stored_formats(files)
+    if stored and not any(config.get(key) for key in ("dtype", "torch_dtype", "text_config")):
+        config["dtype"] = DTYPE_OF_FORMAT[Counter(stored.values()).most_common(1)[0][0]]
     try:
-        return from_hf_config(config, dtype=None if model.dtype == "auto" else model.dtype)
+        spec = from_hf_config(config, dtype=None if model.dtype == "auto" else model.dtype)
     except ModelError as error:
         raise ModelLoadError(f"{files.config}: {error}") from error
+    # What the files hold counts, not what the config says of them: sizes are exact.
+    weights = [dataclasses.replace(w, format=stored.get(w.sources[0], w.format)) for w in spec.weights]
+    return dataclasses.replace(spec, weights=tuple(weights))
+
+
+def _stored_formats(files: ModelFiles) -> dict[str, str]:
+    """Tensor name to format, of those in a plain dtype; empty for `dummy`, which has no files."""
+    if files.weights_format != "safetensors":
+        return {}
+    from octavo_engine.weights.safetensors import SafetensorsCheckpoint  # noqa: PLC0415
+
+    checkpoint = SafetensorsCheckpoint(files.weights)
+    checkpoint.close()
+    return {name: info.format for name, info in checkpoint.tensors.items() if info.format in DTYPE_OF_FORMAT}
 
 
 def read_config(files: ModelFiles) -> dict[str, Any]:
