@@ -34,6 +34,8 @@ class Settings:
     """Default image of each runtime; a runtime without one needs `engine.image`."""
     engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")
     """What runs the engine on this machine, without a cluster."""
+    first_restart_pause_s: float = 1.0
+    """Before a replica that died is started again, on this machine; it doubles with each failure."""
     rates: Rates = Rates()
     """For the start-up budget and the drain."""
     longest_drain_s: int = 600

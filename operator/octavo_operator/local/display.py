@@ -1,0 +1,89 @@
+"""What a person sees while replicas start and run: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+
+class Plain:
+    """A line for each thing that happens."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._start = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line about the whole."""
+        print(text, file=self._stream, flush=True)
+
+    def replica(self, name: str, phase: str, detail: str) -> None:
+        """What a replica does: phase is starting, loading, ready, ended, stopping or stopped."""
+        shown = detail if phase == "loading" else f"{phase} {detail}".rstrip()
+        print(f"{time.monotonic() - self._start:7.1f} s  {name}  {shown}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing more is coming."""
+
+
+class Terminal(Plain):
+    """A table that moves until all replicas are ready, then plain lines: a model serves for longer than it loads."""
+
+    def __init__(self, names: Sequence[str], stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        from rich.console import Console  # noqa: PLC0415 — plain output does without
+        from rich.live import Live  # noqa: PLC0415
+
+        self._rows = dict.fromkeys(names, ("waiting", ""))
+        self._live: Live | None = Live(
+            self._table(), console=Console(file=self._stream), auto_refresh=False, transient=True
+        )
+        self._live.start()
+
+    def say(self, text: str) -> None:
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            super().say(text)
+
+    def replica(self, name: str, phase: str, detail: str) -> None:
+        self._rows[name] = (phase, detail)
+        if self._live is None:
+            super().replica(name, phase, detail)
+            return
+        if phase == "ended":
+            self.say(f"{name} {detail}")
+        self._live.update(self._table(), refresh=True)
+        if all(known == "ready" for known, _ in self._rows.values()):
+            self.close()
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _table(self) -> Table:
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        colours = {"ready": "green", "ended": "red", "loading": "cyan"}
+        for name, (phase, detail) in self._rows.items():
+            table.add_row(name, f"[{colours.get(phase, 'default')}]{phase}[/]", _escaped(detail))
+        return table
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(text)
+
+
+def display_for(names: Sequence[str]) -> Plain:
+    """A table where standard error is a terminal."""
+    return Terminal(names) if sys.stderr.isatty() else Plain()

@@ -1,0 +1,165 @@
+"""The front of several replicas: one port, each request to the replica with the least to do.
+
+Bodies stream both ways. A request is tried elsewhere only if it never reached a replica: its connection was refused.
+Headers pass as they are, API keys included. Knows nothing of the OpenAI API but the shape of an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from octavo_operator.local.exposition import merge
+from octavo_operator.local.upstream import Upstream
+
+# RFC 9110, section 7.6.1: these belong to one connection.
+HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+RETRY_AFTER_S = "2"
+
+
+class Front:
+    """An aiohttp application over a fixed list of upstreams, whose state others keep."""
+
+    def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
+        """`session` must not reuse connections: a request on one that was just closed might have been read or not."""
+        self.upstreams = upstreams
+        self._session = session
+        self._turn = 0
+
+    def application(self) -> web.Application:
+        """Run it with `handler_cancellation=True`, so that a client that goes away ends its request upstream."""
+        application = web.Application()
+        application.router.add_get("/health", self._health)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/load", self._load)
+        application.router.add_route("*", "/{path:.*}", self._forward)
+        return application
+
+    def choose(self, tried: set[str]) -> Upstream | None:
+        """The ready upstream with the shortest queue that was not tried; equals take turns."""
+        ready = [u for u in self.upstreams if u.ready and not u.draining and u.port is not None and u.name not in tried]
+        if not ready:
+            return None
+        self._turn += 1
+        count = len(self.upstreams)
+        turn = {u.name: (i - self._turn) % count for i, u in enumerate(self.upstreams)}
+        return min(ready, key=lambda u: (u.load, turn[u.name]))
+
+    async def _health(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response() if any(u.ready for u in self.upstreams) else _none_ready()
+
+    async def _load(self, _request: web.Request) -> web.StreamResponse:
+        return web.json_response({"server_load": sum(u.in_flight for u in self.upstreams)})
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        running = [u for u in self.upstreams if u.port is not None]
+        texts = await asyncio.gather(*(self._metrics_of(u, request) for u in running))
+        told = {u.name: text for u, text in zip(running, texts, strict=True) if text is not None}
+        return web.Response(text=merge(told), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def _metrics_of(self, upstream: Upstream, request: web.Request) -> str | None:
+        """None where it does not answer: the others' figures are worth having all the same."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=5)
+            headers = _end_to_end(request.headers)
+            async with self._session.get(f"{upstream.url}/metrics", headers=headers, timeout=timeout) as response:
+                return await response.text() if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        tried: set[str] = set()
+        while (upstream := self.choose(tried)) is not None:
+            tried.add(upstream.name)
+            upstream.in_flight += 1
+            try:
+                return await self._exchange(request, upstream)
+            except aiohttp.ClientConnectorError:
+                upstream.ready = False  # nothing listens there; the next probe that succeeds says otherwise
+            except _ReplicaLostError as error:
+                message = f"replica {upstream.name} ended while it answered: {error}"
+                return _error(502, message, "it may have been processed: decide whether to send it again")
+            finally:
+                upstream.in_flight -= 1
+        return _none_ready()
+
+    async def _exchange(self, request: web.Request, upstream: Upstream) -> web.StreamResponse:
+        """Send the request, and stream what comes back.
+
+        Raises ClientConnectorError where it never reached the replica, _ReplicaLostError where it may have, and the
+        client has nothing of an answer yet.
+        """
+        try:
+            answer = await self._session.request(
+                request.method,
+                URL(f"{upstream.url}{request.raw_path}", encoded=True),
+                headers=_end_to_end(request.headers),
+                data=request.content.iter_any() if request.body_exists else None,
+                allow_redirects=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            )
+        except aiohttp.ClientConnectorError:
+            raise
+        except aiohttp.ClientError as error:
+            raise _ReplicaLostError(str(error) or type(error).__name__) from error
+        async with answer:
+            headers = _end_to_end(answer.headers)
+            response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+            await response.prepare(request)
+            while True:
+                try:
+                    chunk = await answer.content.readany()
+                except aiohttp.ClientError:
+                    return await _cut_off(request, response, upstream)
+                if not chunk:
+                    break
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+
+
+class _ReplicaLostError(Exception):
+    """The replica went away after it may have read the request."""
+
+
+async def _cut_off(request: web.Request, response: web.StreamResponse, upstream: Upstream) -> web.StreamResponse:
+    """The replica ended in the middle of its answer: the client must not take that for the whole."""
+    if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+        message = f"replica {upstream.name} ended in the middle of this answer"
+        event = {"error": {"message": message, "type": "replica_lost", "param": None, "code": 502}}
+        await response.write(f"data: {json.dumps(event)}\n\n".encode())
+    if request.transport is not None:
+        request.transport.close()  # without the end that a whole body has
+    return response
+
+
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    named = {name.strip().lower() for value in headers.getall("Connection", []) for name in value.split(",")}
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in HOP_BY_HOP | named)
+
+
+def _none_ready() -> web.Response:
+    response = _error(503, "no replica is ready", "try again soon")
+    response.headers["Retry-After"] = RETRY_AFTER_S
+    return response
+
+
+def _error(status: int, message: str, remedy: str) -> web.Response:
+    error = {"message": f"{message}; {remedy}", "type": "service_unavailable", "param": None, "code": status}
+    return web.json_response({"error": error}, status=status)

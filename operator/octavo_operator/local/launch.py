@@ -1,0 +1,118 @@
+"""From a plan to what one replica is started with on this machine: arguments, environment, cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from octavo_operator.api.placement import Accelerator
+from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.errors import LocalError
+from octavo_operator.local.references import References
+from octavo_operator.planner.plan import Env, Plan
+
+LOOPBACK = "127.0.0.1"
+OF_THE_CONTAINER = {"HF_HOME", "OCTAVO_CACHE"}  # paths of the image: this machine has its own
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that does not change between two starts of a replica; the port does."""
+
+    plan: Plan
+    model: str | None  # a folder in place of the plan's
+    chat_template: Path | None
+    env: Mapping[str, str]
+    cores: frozenset[int] | None  # None: any
+
+    def arguments(self, port: int) -> tuple[str, ...]:
+        """The engine's arguments for a start on this port of the loopback."""
+        template = None if self.chat_template is None else str(self.chat_template)
+        return self.plan.engine.line(LOOPBACK, port, model=self.model, chat_template=template)
+
+
+def for_this_machine(service: LLMService, *, cpu: bool) -> tuple[LLMService, str | None]:
+    """The service as it can run here, and a remark if that is not quite as the manifest says.
+
+    The engine runs on CPUs only, so far. A manifest that says nothing of cards just runs; one that asks for cards
+    does so only if told to by `cpu`. Raises LocalError.
+    """
+    spec = service.spec
+    if spec.engine.runtime != "octavo":
+        raise LocalError(
+            f"engine.runtime {spec.engine.runtime} runs in its own image, on a cluster; octavo up runs octavo's engine"
+        )
+    asked = spec.accelerator
+    if asked is not None and asked.vendor == "cpu":
+        return service, None
+    if asked is not None and not cpu:
+        raise LocalError(
+            f"{service.metadata.name} asks for an NVIDIA card, and octavo up runs on CPUs only; "
+            "--cpu runs it on this machine's CPU all the same"
+        )
+    engine = spec.engine.model_copy(update={"tensor_parallel_size": 1, "pipeline_parallel_size": 1})
+    changed = spec.model_copy(update={"accelerator": Accelerator(vendor="cpu"), "engine": engine})
+    why = "it runs on the CPU: the manifest names no accelerator" if asked is None else "it runs on the CPU: --cpu"
+    return service.model_copy(update={"spec": changed}), why
+
+
+def launches(
+    service: LLMService, plan: Plan, replicas: int, references: References, scratch: Path, model: Path | None
+) -> tuple[Launch, ...]:
+    """One for each replica; texts that the engine reads from a file are written into `scratch`. Raises LocalError."""
+    uri = service.spec.model.uri
+    if uri.scheme == "pvc" and model is None:
+        raise LocalError(
+            f"{uri} is a volume of the cluster; --model-dir FOLDER tells where its model is on this machine"
+        )
+    template = None
+    if service.spec.model.chat_template is not None:
+        wanted = service.spec.model.chat_template
+        text = references.config_map(wanted.config_map_name, wanted.key, "spec.model.chatTemplate")
+        template = scratch / "chat-template.jinja"
+        template.write_text(text, encoding="utf-8")
+    env = _environment(plan.engine.env, references)
+    return tuple(
+        Launch(plan, None if model is None else str(model), template, env, cores) for cores in divide_cores(replicas)
+    )
+
+
+def divide_cores(replicas: int) -> Sequence[frozenset[int] | None]:
+    """The cores that this process may use, divided: engines that all bind to all of them would wait on each other."""
+    cores = sorted(os.sched_getaffinity(0))
+    if replicas == 1:
+        return [None]
+    if len(cores) <= replicas:
+        return [frozenset({cores[i % len(cores)]}) for i in range(replicas)]
+    return [frozenset(cores[i::replicas]) for i in range(replicas)]
+
+
+def _environment(wanted: Sequence[Env], references: References) -> dict[str, str]:
+    env = dict(os.environ)
+    for variable in wanted:
+        if variable.name in OF_THE_CONTAINER and variable.value is not None:
+            continue
+        if variable.value_from is None:
+            env[variable.name] = variable.value or ""
+            continue
+        value = _resolved(variable, references)
+        if value is not None:
+            env[variable.name] = value
+    return env
+
+
+def _resolved(variable: Env, references: References) -> str | None:
+    assert variable.value_from is not None
+    ((source, selector),) = variable.value_from.items()
+    why = f"environment variable {variable.name}"
+    if source not in {"secretKeyRef", "configMapKeyRef"}:
+        raise LocalError(f"{why} comes from {source}, which only a pod has; give it a value to run it here")
+    name, key = selector["name"], selector["key"]
+    if source == "configMapKeyRef":
+        return references.config_map(name, key, why)
+    # A token that the user already has in the environment serves as well as the cluster's.
+    if not references.has_secret(name) and os.environ.get(variable.name):
+        return None
+    return references.secret(name, key, why)

@@ -1,0 +1,192 @@
+"""One replica as a child process: started, watched, restarted with back-off, stopped.
+
+The child ends with this process, however that ends. What it prints is passed on line by line; the last line of its
+standard error is the reason for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import socket
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from octavo_operator.local.launch import LOOPBACK, Launch
+from octavo_operator.local.upstream import Upstream
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+CONFIG_ERROR = 2  # the engine's exit status for what no restart heals
+HOPELESS = 3  # failures in a row before it was ever ready
+LONGEST_PAUSE_S = 60.0
+STEADY_S = 60.0  # ready for so long, the back-off begins anew
+LONGEST_LINE = 1 << 16
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one run of the process ended."""
+
+    status: int
+    reason: str
+
+    def __str__(self) -> str:
+        if self.status < 0:
+            name = signal.Signals(-self.status).name
+            return f"ended by {name}" + (f": {self.reason}" if self.reason else "")
+        return f"ended with status {self.status}" + (f": {self.reason}" if self.reason else "")
+
+
+class HopelessError(Exception):
+    """Restarting is no use: a wrong configuration, or it never became ready."""
+
+    def __init__(self, ended: Ended, message: str) -> None:
+        super().__init__(message)
+        self.ended = ended
+
+
+@dataclass(slots=True)
+class Replica:
+    """`tell(kind, text)` hears of `line`, `starting`, `ended`: the display decides what a person sees of it."""
+
+    upstream: Upstream
+    launch: Launch
+    command: Sequence[str]
+    tell: Callable[[str, str], None]
+    fixed_port: int | None = None  # else a free one at each start
+    first_pause: float = 1.0
+    others_ready: Callable[[], bool] = lambda: False
+    restarts: int = 0
+    ever_ready: bool = False
+    _ready_since: float | None = None  # in this run
+    _process: Process | None = None
+    _stopping: bool = False
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def became_ready(self) -> None:
+        """Its health check has succeeded."""
+        self.ever_ready = True
+        self._ready_since = time.monotonic()
+
+    async def keep_running(self) -> None:
+        """Run, and run again, until `stop`. Raises HopelessError."""
+        pause, in_vain = self.first_pause, 0
+        while not self._stopping:
+            self._ready_since = None
+            ended = await self._run_once()
+            self.upstream.stopped()
+            if self._stopping:
+                return
+            if ended.status == CONFIG_ERROR:
+                raise HopelessError(ended, ended.reason or "the engine refuses its configuration")
+            in_vain += 1
+            if self._ready_since is not None:
+                in_vain = 0
+                if time.monotonic() - self._ready_since > STEADY_S:
+                    pause = self.first_pause
+            if in_vain >= HOPELESS and not self.ever_ready and not self.others_ready():
+                raise HopelessError(ended, ended.reason or str(ended))
+            self.restarts += 1
+            self.tell("ended", f"{ended}; it starts again in {pause:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    def stop(self) -> None:
+        """Let it finish its requests and end."""
+        self._stopping = self.upstream.draining = True
+        self._wake.set()
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._stopping = self.upstream.draining = True
+        self._wake.set()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _run_once(self) -> Ended:
+        port = self.fixed_port or free_port()
+        self.tell("starting", f"on port {port}")
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.command,
+                *self.launch.arguments(port),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=self.launch.env,
+                start_new_session=True,  # Ctrl-C is for us: the replicas are told by SIGTERM
+                preexec_fn=_in_child(os.getpid(), self.launch.cores),
+            )
+        except OSError as error:
+            return Ended(127, f"{self.command[0]} can't be started: {error.strerror}")
+        self.upstream.port = port
+        if self._stopping:  # it was asked to stop while the process was being made
+            self._signal(signal.SIGTERM)
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        _, last = await asyncio.gather(self._pass_on(self._process.stdout), self._pass_on(self._process.stderr))
+        return Ended(await self._process.wait(), last)
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> str:
+        """Tell each line, also those that a progress bar overwrites; returns the last one."""
+        last = ""
+        rest = b""
+        while chunk := await stream.read(1 << 16):
+            *lines, rest = re.split(rb"[\r\n]", rest + chunk)
+            if len(rest) > LONGEST_LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                last = self._tell_line(line) or last
+        return self._tell_line(rest) or last
+
+    def _tell_line(self, raw: bytes) -> str:
+        line = CONTROL.sub("", raw.decode("utf-8", errors="replace")).strip()
+        if line:
+            self.tell("line", line)
+        return line
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_is_free(port: int) -> bool:
+    """Whether the Service's port can be had on the loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def _in_child(parent: int, cores: frozenset[int] | None) -> Callable[[], None]:
+    """What the child does between fork and exec; the library is loaded before the fork."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent ended before the kernel was asked
+            os._exit(1)
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+
+    return prepare

@@ -1,0 +1,159 @@
+"""Runs a plan's replicas until told to stop: processes, front, readiness, signals. The order of things, no more.
+
+With one replica the engine itself listens on the Service's port; with more, a front does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+
+import aiohttp
+from aiohttp import web
+
+from octavo_operator.errors import LocalError
+from octavo_operator.local.display import Plain
+from octavo_operator.local.front import Front
+from octavo_operator.local.launch import LOOPBACK, Launch
+from octavo_operator.local.replica import HopelessError, Replica, port_is_free
+from octavo_operator.local.upstream import Upstream, watch
+from octavo_operator.planner.plan import Plan
+from octavo_operator.settings import Settings
+
+
+class Supervisor:
+    """One run of `octavo up`."""
+
+    def __init__(self, plan: Plan, launches: Sequence[Launch], port: int, settings: Settings, display: Plain) -> None:
+        self.plan, self.port, self.display = plan, port, display
+        alone = len(launches) == 1
+        self.upstreams = [Upstream(name) for name in names_of(plan, len(launches))]
+        self.replicas = [
+            Replica(
+                upstream,
+                launch,
+                settings.engine_command,
+                _Listener(display, upstream),
+                fixed_port=port if alone else None,
+                first_pause=settings.first_restart_pause_s,
+                others_ready=lambda: any(u.ready for u in self.upstreams),
+            )
+            for upstream, launch in zip(self.upstreams, launches, strict=True)
+        ]
+        self._announced: set[str] = set()
+        self._interrupts = 0
+        self._said_url = False
+
+    async def run(self) -> int:
+        """Until Ctrl-C (0; 130 if it took two), or until the replicas can't run (1, or 2 for a wrong configuration).
+
+        Raises LocalError where the port is taken.
+        """
+        if not port_is_free(self.port):
+            raise LocalError(f"port {self.port} is in use on this machine; --port N takes another one")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+            front = await self._start_front(session)
+            watching = asyncio.create_task(self._watch(session))
+            tasks = [asyncio.create_task(replica.keep_running()) for replica in self.replicas]
+            try:
+                return await self._wait(tasks)
+            finally:
+                for replica in self.replicas:
+                    replica.kill()
+                watching.cancel()
+                await asyncio.gather(*tasks, watching, return_exceptions=True)
+                if front is not None:
+                    await front.cleanup()
+                self.display.close()
+
+    async def _start_front(self, session: aiohttp.ClientSession) -> web.AppRunner | None:
+        if len(self.replicas) == 1:
+            return None
+        application = Front(self.upstreams, session).application()
+        runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, LOOPBACK, self.port).start()
+        return runner
+
+    async def _wait(self, tasks: Sequence[asyncio.Task[None]]) -> int:
+        """0 when all have stopped as asked; else what can't be healed ends the others too."""
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            error = task.exception()
+            if isinstance(error, HopelessError):
+                self.display.close()
+                self.display.say(f"octavo up: {error}")
+                for replica in self.replicas:
+                    replica.stop()
+                if pending:
+                    await asyncio.wait(pending, timeout=5)
+                return 2 if error.ended.status == 2 else 1
+            if error is not None:
+                raise error
+        return 0 if self._interrupts < 2 else 130
+
+    async def _watch(self, session: aiohttp.ClientSession) -> None:
+        watching = asyncio.create_task(watch(session, self.upstreams, self.plan.lifecycle.readiness))
+        try:
+            while True:
+                self._notice()
+                await asyncio.sleep(0.1)
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+    def _notice(self) -> None:
+        """Tell of replicas that became ready or ceased to be, and of the URL at the first one."""
+        for upstream, replica in zip(self.upstreams, self.replicas, strict=True):
+            if upstream.ready and upstream.name not in self._announced:
+                replica.became_ready()
+                self._announced.add(upstream.name)
+                self.display.replica(upstream.name, "ready", "")
+                if not self._said_url:
+                    self._said_url = True
+                    self._say_url()
+            elif not upstream.ready and upstream.name in self._announced:
+                self._announced.discard(upstream.name)
+                if upstream.port is not None:
+                    self.display.replica(upstream.name, "unready", "its health check fails")
+
+    def _say_url(self) -> None:
+        names = " or ".join(self.plan.served_names)
+        key = " (with an API key)" if any(v.name == "OCTAVO_API_KEY" for v in self.plan.engine.env) else ""
+        self.display.say(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
+        self.display.say("Ctrl-C lets it finish its requests and stops it; a second one stops it at once")
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self.display.close()
+            self.display.say(f"stopping: requests have {self.plan.lifecycle.drain} s to finish; Ctrl-C again ends them")
+            for replica in self.replicas:
+                replica.stop()
+        else:
+            for replica in self.replicas:
+                replica.kill()
+
+
+class _Listener:
+    """Passes what a replica tells to the display."""
+
+    def __init__(self, display: Plain, upstream: Upstream) -> None:
+        self._display = display
+        self._upstream = upstream
+
+    def __call__(self, kind: str, text: str) -> None:
+        self._display.replica(self._upstream.name, "loading" if kind == "line" else kind, text)
+
+
+def names_of(plan: Plan, count: int) -> list[str]:
+    """The replicas' names: the service's, numbered where there are several."""
+    return [plan.name] if count == 1 else [f"{plan.name}-{i}" for i in range(count)]

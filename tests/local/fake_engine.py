@@ -1,0 +1,96 @@
+"""Stands in for `python -m octavo_engine`: same flags as far as they matter, same health, drain and exit statuses.
+
+Its behaviour is chosen by environment variables, so that the tests reach it through a manifest as a user would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+
+from aiohttp import web
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    for flag in ("--model", "--host", "--chat-template"):
+        parser.add_argument(flag)
+    parser.add_argument("--port", type=int)
+    options, rest = parser.parse_known_args()
+    if complaint := os.environ.get("FAKE_CONFIG_ERROR"):
+        print(complaint, file=sys.stderr)
+        return 2
+    if complaint := os.environ.get("FAKE_FAILURE"):
+        print("loading weights", flush=True)
+        print(complaint, file=sys.stderr)
+        return 1
+    asyncio.run(serve(options, rest))
+    return 0
+
+
+async def serve(options: argparse.Namespace, rest: list[str]) -> None:
+    running = 0
+    stop = asyncio.Event()
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def metrics(_request: web.Request) -> web.Response:
+        text = f'# HELP vllm:num_requests_running now\n# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{{model_name="m"}} {running}\n'
+        return web.Response(text=text)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal running
+        body = await request.json()
+        running += 1
+        try:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            for i in range(body.get("max_tokens", 3)):
+                await response.write(f"data: {json.dumps({'token': i, 'pid': os.getpid()})}\n\n".encode())
+                await asyncio.sleep(body.get("pause", 0.0))
+            await response.write(b"data: [DONE]\n\n")
+            return response
+        finally:
+            running -= 1
+
+    async def about(request: web.Request) -> web.Response:
+        template = open(options.chat_template).read() if options.chat_template else None  # noqa: SIM115
+        return web.json_response(
+            {
+                "pid": os.getpid(),
+                "model": options.model,
+                "rest": rest,
+                "template": template,
+                "key": os.environ.get("OCTAVO_API_KEY"),
+                "authorization": request.headers.get("Authorization"),
+                "cores": sorted(os.sched_getaffinity(0)),
+            }
+        )
+
+    async def die(_request: web.Request) -> web.Response:
+        print("out of luck", file=sys.stderr, flush=True)
+        os._exit(3)
+
+    application = web.Application()
+    application.router.add_get("/health", health)
+    application.router.add_get("/metrics", metrics)
+    application.router.add_post("/v1/completions", answer)
+    application.router.add_get("/about", about)
+    application.router.add_post("/die", die)
+    runner = web.AppRunner(application, shutdown_timeout=30)
+    await runner.setup()
+    await web.TCPSite(runner, options.host, options.port).start()
+    print("loaded in 0.0 s", flush=True)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
