@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from octavo_engine.core.capacity import longest_sequence, split_capacity
+from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
 from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.core.outputs import StepOutput
 from octavo_engine.core.scheduler import Scheduler
@@ -130,9 +130,9 @@ class EngineCore:
     def stats(self) -> SchedulerStats:
         return self._scheduler.stats()
 
-    def reset_prefix_cache(self) -> int:
-        """Forget the cached pages that nothing uses; how many there were."""
-        return self._scheduler.blocks.forget_unused()
+    def reset_prefix_cache(self) -> None:
+        """Forget the cached pages that nothing uses."""
+        self._scheduler.blocks.forget_unused()
 
     def check(self) -> None:
         """Assert the books of the pages: free + cached + in use == total. For tests."""
@@ -205,22 +205,29 @@ def _max_model_len(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec
         return asked
     if longest is None:
         raise ConfigError("the model's context length is unknown: give it with --max-model-len")
-    if config.cache.num_gpu_blocks_override is not None:
-        kv_bytes = config.cache.num_gpu_blocks_override * sum(group.page_bytes for group in capacity.layout.groups)
-    fits = longest_sequence(capacity.layout, kv_bytes, longest, config.scheduler.max_num_batched_tokens)
+    layout, batched = capacity.layout, config.scheduler.max_num_batched_tokens
+    override = config.cache.num_gpu_blocks_override
+    if override is None:
+        fits = longest_sequence(layout, kv_bytes, longest, batched)
+    else:
+        fits = longest if layout.groups[0].window is not None else min(longest, (override - 1) * layout.block_size)
     if 0 < fits < longest:
         logger.warning(
             "the model's context is %d tokens, and KV pages for %d fit: --max-model-len is %d; "
-            "give it more with --kv-cache-memory-bytes",
+            "give it more memory with --kv-cache-memory-bytes",
             longest,
             fits,
             fits,
         )
-    return fits or longest
+        return fits
+    return longest
 
 
 def _num_blocks(config: EngineConfig, capacity: Capacity, kv_bytes: int, max_model_len: int) -> tuple[int, ...]:
     scheduler = config.scheduler
+    override = config.cache.num_gpu_blocks_override
+    if override is not None:
+        return split_pages(capacity.layout, override, max_model_len, scheduler.max_num_batched_tokens)
     return split_capacity(
         capacity.layout, kv_bytes, max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs
     )

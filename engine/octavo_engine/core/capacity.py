@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
     from octavo_models.spec import KVGroup, KVLayout
 
 MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Pages of one group: what each sequence holds, and what must be there once, whoever runs.
+
+    Once: the null page, and where a window moves over a prompt, the chunk that a step computes beside the window.
+    """
+
+    steady: int
+    once: int
+    page_bytes: int
 
 
 def split_capacity(
@@ -28,30 +41,40 @@ def split_capacity(
     Raises:
         ConfigError: not even one sequence fits; the message says what would.
     """
+    demands = _demands(layout, max_model_len, max_num_batched_tokens)
     needed = sequence_bytes(layout, max_model_len, max_num_batched_tokens)
     if needed > kv_bytes:
         fits = longest_sequence(layout, kv_bytes, max_model_len, max_num_batched_tokens)
         remedy = f"set --max-model-len {fits} or less, or " if fits else ""
         raise ConfigError(
-            f"the KV cache of one sequence of {max_model_len} tokens takes {needed / MIB:.1f} MiB ({needed} bytes), "
-            f"and {max(0, kv_bytes) / MIB:.1f} MiB are available for it: {remedy}give it more memory with "
+            f"the KV cache of one sequence of {max_model_len} tokens takes {needed / MIB:.1f} MiB, and "
+            f"{max(0, kv_bytes) / MIB:.1f} MiB are available for it: {remedy}give it more memory with "
             f"--kv-cache-memory-bytes {needed}"
         )
-    demands = [_demand(group, layout.block_size, max_model_len, max_num_batched_tokens) for group in layout.groups]
-    fixed = sum((once + 1) * group.page_bytes for (_, once), group in zip(demands, layout.groups, strict=True))
-    each = sum(steady * group.page_bytes for (steady, _), group in zip(demands, layout.groups, strict=True))
-    sequences = Fraction(kv_bytes - fixed, each)
-    if max_num_seqs is not None:
-        sequences = min(sequences, Fraction(max_num_seqs))
-    return tuple(int(sequences * steady) + once + 1 for steady, once in demands)
+    once = sum(d.once * d.page_bytes for d in demands)
+    return _pages(demands, Fraction(kv_bytes - once, sum(d.steady * d.page_bytes for d in demands)), max_num_seqs)
+
+
+def split_pages(layout: KVLayout, num_blocks: int, max_model_len: int, max_num_batched_tokens: int) -> tuple[int, ...]:
+    """Pages of each group when the first one has `num_blocks`, by the same rule as `split_capacity`.
+
+    Raises:
+        ConfigError: not even one sequence fits.
+    """
+    demands = _demands(layout, max_model_len, max_num_batched_tokens)
+    first = demands[0]
+    if num_blocks < first.steady + first.once:
+        raise ConfigError(
+            f"--num-gpu-blocks-override {num_blocks} is too small: one sequence of {max_model_len} tokens takes "
+            f"{first.steady + first.once} pages of {layout.block_size} tokens, the null page included; set at least "
+            "that, or a smaller --max-model-len"
+        )
+    return _pages(demands, Fraction(num_blocks - first.once, first.steady), None)
 
 
 def sequence_bytes(layout: KVLayout, num_tokens: int, max_num_batched_tokens: int) -> int:
     """Bytes of KV for one sequence of `num_tokens` alone, the null pages included."""
-    return sum(
-        (sum(_demand(group, layout.block_size, num_tokens, max_num_batched_tokens)) + 1) * group.page_bytes
-        for group in layout.groups
-    )
+    return sum((d.steady + d.once) * d.page_bytes for d in _demands(layout, num_tokens, max_num_batched_tokens))
 
 
 def longest_sequence(layout: KVLayout, kv_bytes: int, limit: int, max_num_batched_tokens: int) -> int:
@@ -66,11 +89,20 @@ def longest_sequence(layout: KVLayout, kv_bytes: int, limit: int, max_num_batche
     return low
 
 
-def _demand(group: KVGroup, block_size: int, num_tokens: int, max_num_batched_tokens: int) -> tuple[int, int]:
-    """Pages that each sequence of `num_tokens` holds, and pages that the step's prefill takes besides, once for all."""
+def _demands(layout: KVLayout, num_tokens: int, max_num_batched_tokens: int) -> list[Demand]:
+    return [_demand(group, layout.block_size, num_tokens, max_num_batched_tokens) for group in layout.groups]
+
+
+def _demand(group: KVGroup, block_size: int, num_tokens: int, max_num_batched_tokens: int) -> Demand:
     whole = -(-num_tokens // block_size)
     if group.window is None:
-        return whole, 0
+        return Demand(whole, 1, group.page_bytes)
     steady = min(whole, window_peak(group.window, 1, block_size))
     peak = min(whole, window_peak(group.window, min(num_tokens, max_num_batched_tokens), block_size))
-    return steady, peak - steady
+    return Demand(steady, peak - steady + 1, group.page_bytes)
+
+
+def _pages(demands: list[Demand], sequences: Fraction, max_num_seqs: int | None) -> tuple[int, ...]:
+    if max_num_seqs is not None:
+        sequences = min(sequences, Fraction(max_num_seqs))
+    return tuple(int(sequences * d.steady) + d.once for d in demands)

@@ -221,7 +221,7 @@ class Scheduler:
             if not drawn:
                 if seq.num_computed == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
                     self._end(seq)
-                    outputs.append(self._output(seq, [], "length"))
+                    outputs.append(self._output(seq, [], "length", first=True))
                 continue
             token_ids = seq.token_ids
             first = len(token_ids) == seq.num_prompt_tokens
@@ -435,7 +435,7 @@ class Scheduler:
             stop_token_id=stopped_by,
             error=error,
             logprobs=logprobs,
-            prompt_logprobs=seq.prompt_logprobs if seq.prompt_logprobs and (first or not token_ids) else None,
+            prompt_logprobs=(seq.prompt_logprobs or None) if first else None,
             num_cached_tokens=seq.num_cached_tokens,
             num_preemptions=seq.num_preemptions,
             queued_at=seq.queued_at,

@@ -1,0 +1,280 @@
+"""An executor without a model that keeps real books of its pages, so that a scheduler's mistake shows as a wrong token.
+
+A token's "KV" is a digest of everything up to it. It is written to the page and slot that the step names, in every
+group; a drawn token is computed from what is read back through the block tables, within each group's window. A page
+that was freed early, shared wrongly or never filled is noticed at once: `ContractViolation` passes through the
+engine core, which handles every ordinary exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from octavo_engine.core.capacity import sequence_bytes
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
+from octavo_engine.messages import TokenLogprob
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models.spec import KVGroup, KVLayout
+
+MODULUS = (1 << 61) - 1
+UNWRITTEN = -1
+
+
+class ContractViolation(BaseException):
+    """The step is not what the contract allows. Not an `Exception`: nothing may handle it."""
+
+
+class InjectedError(RuntimeError):
+    """A failure that a test asked for."""
+
+
+def digest(parent: int, token: int) -> int:
+    """A token's KV: it names the token and all before it."""
+    return (parent * 1_000_003 + token + 12_345) % MODULUS
+
+
+def digests(token_ids: list[int], adapter_slot: int = 0) -> list[int]:
+    """The KV of each token."""
+    result, value = [], 7_919 + adapter_slot
+    for token in token_ids:
+        value = digest(value, token)
+        result.append(value)
+    return result
+
+
+def draw(seen: int, sampling: SamplingParams, num_output_tokens: int, vocab_size: int) -> int:
+    """The next token after a context, with the bans of `min_tokens`."""
+    banned = {*sampling.eos_token_ids, *sampling.stop_token_ids} if num_output_tokens < sampling.min_tokens else set()
+    value = seen + sampling.seed
+    while True:
+        value = value * 6_364_136_223_846_793_005 % MODULUS
+        token = (value >> 20) % vocab_size
+        if token not in banned:
+            return token
+
+
+def lonely_run(
+    prompt: list[int], sampling: SamplingParams, *, max_model_len: int, vocab_size: int, adapter_slot: int = 0
+) -> tuple[list[int], str]:
+    """Output tokens and finish reason of a request that runs alone, by the rules and without any engine."""
+    tokens = list(prompt)
+    value = digests(prompt, adapter_slot)[-1]
+    stop = {*sampling.stop_token_ids} | (set() if sampling.ignore_eos else {*sampling.eos_token_ids})
+    while len(tokens) - len(prompt) < sampling.max_tokens and len(tokens) < max_model_len:
+        output = tokens[len(prompt) :]
+        token = draw(value, sampling, len(output), vocab_size)
+        tokens.append(token)
+        value = digest(value, token)
+        if token in stop and len(output) + 1 >= sampling.min_tokens:
+            return tokens[len(prompt) :], "stop"
+    return tokens[len(prompt) :], "length"
+
+
+def core_over(
+    executor: FakeExecutor, *, max_model_len: int = 64, spare_bytes: int = 1000, caching: bool = True, **scheduler
+) -> EngineCore:
+    """An engine core whose pages hold one sequence of `max_model_len` and `spare_bytes` more."""
+    settings = SchedulerConfig(**scheduler)
+    needed = sequence_bytes(executor.layout, max_model_len, settings.max_num_batched_tokens)
+    config = EngineConfig(
+        model=ModelConfig(model="fake", served_model_names=("fake",), max_model_len=max_model_len),
+        cache=CacheConfig(
+            block_size=executor.block_size,
+            kv_cache_memory_bytes=needed + spare_bytes,
+            enable_prefix_caching=caching,
+        ),
+        scheduler=settings,
+    )
+    return EngineCore(config, executor)
+
+
+@dataclass(slots=True)
+class State:
+    """A request as the executor knows it."""
+
+    token_ids: list[int]
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    tables: list[list[int]]
+    num_computed: int
+    adapter_slot: int
+
+
+@dataclass
+class FakeExecutor(Executor):
+    """Set `fails[id]` to make a request fail: "at once" (before anything is taken in), "submit" and "sample"
+    raise for the whole step, "error" reports it.
+
+    `max_tokens_at_once`: a step of more raises, as if memory ran out. `on_submit` is called in the middle of a step.
+    """
+
+    block_size: int = 4
+    windows: tuple[int | None, ...] = (None,)
+    kv_bytes: int | None = None
+    vocab_size: int = 50
+    page_bytes: int = 1
+    fails: dict[str, str] = field(default_factory=dict)
+    max_tokens_at_once: int | None = None
+    on_submit: Callable[[SchedulerOutput], None] | None = None
+    steps: list[SchedulerOutput] = field(default_factory=list)
+    states: dict[str, State] = field(default_factory=dict)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.pages: list[dict[int, list[int]]] = []
+        self.num_blocks: tuple[int, ...] = ()
+        self._output = StepOutput(0, {})
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities("fake", adapters=True)
+
+    @property
+    def layout(self) -> KVLayout:
+        return KVLayout(
+            self.block_size,
+            tuple(
+                KVGroup("full" if window is None else "window", (i,), self.page_bytes, window)
+                for i, window in enumerate(self.windows)
+            ),
+        )
+
+    def load(self) -> Capacity:
+        return Capacity(self.layout, weight_bytes=1000, kv_bytes=self.kv_bytes)
+
+    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
+        self.num_blocks = num_blocks
+        self.pages = [{} for _ in num_blocks]
+
+    def submit(self, step: SchedulerOutput) -> StepHandle:
+        self.steps.append(step)
+        guilty = [r for r in step.num_scheduled_tokens if r in self.fails]
+        if any(self.fails[r] == "at once" for r in guilty):
+            raise InjectedError("before anything was taken in")
+        self._apply(step)
+        if self.on_submit:
+            self.on_submit(step)
+        if self.max_tokens_at_once is not None and step.total_tokens > self.max_tokens_at_once:
+            raise InjectedError(f"{step.total_tokens} tokens are too many")
+        written: set[tuple[int, int, int]] = set()
+        for request_id, count in step.num_scheduled_tokens.items():
+            failure = self.fails.get(request_id)
+            if failure == "submit":
+                raise InjectedError(f"{request_id} can't be computed")
+            if failure != "error":
+                self._write(request_id, count, written)
+        for request_id, count in step.num_scheduled_tokens.items():
+            if not guilty:  # a page that a failed request should have filled is not there; the core must notice
+                self._read(request_id, count)
+        return StepHandle(step.step_id)
+
+    def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
+        step = self.steps[-1]
+        _require(step.step_id == handle.step_id, "sample follows its submit")
+        tokens: dict[str, list[int]] = {}
+        errors = {}
+        logprobs = {}
+        prompt_logprobs = {}
+        for request_id, count in step.num_scheduled_tokens.items():
+            state = self.states[request_id]
+            failure = self.fails.get(request_id)
+            if failure == "sample":
+                raise InjectedError(f"{request_id} can't be sampled")
+            if failure == "error":
+                errors[request_id] = "reported"
+                continue
+            wanted = step.logits_wanted.get(request_id, 0)
+            _require(wanted <= count, f"{request_id}: {wanted} logits of {count} tokens")
+            end = state.num_computed + count
+            if state.sampling.prompt_logprobs is not None:
+                known = range(end - wanted + 1, min(end + 1, state.num_prompt_tokens))
+                prompt_logprobs[request_id] = [TokenLogprob(state.token_ids[p], -float(p), 1, []) for p in known]
+            if request_id not in step.samples:
+                continue
+            _require(wanted > 0, f"{request_id} draws without logits")
+            _require(end == len(state.token_ids), f"{request_id} draws before all that it knows is computed")
+            seen = self._slot(0, state.tables[0], end - 1)
+            token = draw(seen, state.sampling, len(state.token_ids) - state.num_prompt_tokens, self.vocab_size)
+            state.token_ids.append(token)
+            tokens[request_id] = [token]
+            if state.sampling.logprobs is not None:
+                logprobs[request_id] = [TokenLogprob(token, -1.0, 1, [])]
+        self._output = StepOutput(step.step_id, tokens, logprobs, prompt_logprobs, errors=errors)
+
+    def collect(self, handle: StepHandle) -> StepOutput:
+        _require(self._output.step_id == handle.step_id, "collect follows its sample")
+        return self._output
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _apply(self, step: SchedulerOutput) -> None:
+        for request_id in step.finished_ids:
+            self.states.pop(request_id, None)
+        for new in step.new:
+            _require(new.request_id not in self.states, f"{new.request_id} is known already")
+            self.states[new.request_id] = self._state(new)
+        for continued in step.continued:
+            state = self.states.get(continued.request_id)
+            if state is None:
+                raise ContractViolation(f"{continued.request_id} is not known")
+            if continued.resumed:
+                state.tables = [list(pages) for pages in continued.block_ids]
+            else:
+                for table, pages in zip(state.tables, continued.block_ids, strict=True):
+                    table.extend(pages)
+            state.num_computed = continued.num_computed_tokens
+        named = [r.request_id for r in (*step.new, *step.continued)]
+        _require(sorted(named) == sorted(step.num_scheduled_tokens), "who is named is who is scheduled")
+        _require(step.samples <= step.logits_wanted.keys() <= step.num_scheduled_tokens.keys(), "logits of scheduled")
+        _require(all(n > 0 for n in step.num_scheduled_tokens.values()), "everybody computes something")
+
+    @staticmethod
+    def _state(new: NewRequest) -> State:
+        return State(
+            token_ids=new.token_ids + new.output_token_ids,
+            num_prompt_tokens=len(new.token_ids),
+            sampling=new.sampling,
+            tables=[list(pages) for pages in new.block_ids],
+            num_computed=new.num_computed_tokens,
+            adapter_slot=new.adapter_slot,
+        )
+
+    def _write(self, request_id: str, count: int, written: set[tuple[int, int, int]]) -> None:
+        state = self.states[request_id]
+        values = digests(state.token_ids, state.adapter_slot)
+        _require(state.num_computed + count <= len(values), f"{request_id}: more scheduled than known")
+        for position in range(state.num_computed, state.num_computed + count):
+            index, offset = divmod(position, self.block_size)
+            for group, table in enumerate(state.tables):
+                _require(index < len(table), f"{request_id}: no page for position {position} in group {group}")
+                page = table[index]
+                _require(0 < page < self.num_blocks[group], f"{request_id}: writes to page {page}")
+                _require((group, page, offset) not in written, f"{request_id}: page {page} has two writers in a step")
+                written.add((group, page, offset))
+                slots = self.pages[group].setdefault(page, [UNWRITTEN] * self.block_size)
+                slots[offset] = values[position]
+
+    def _read(self, request_id: str, count: int) -> None:
+        """Read all that this step's queries see, through the tables."""
+        state = self.states[request_id]
+        values = digests(state.token_ids, state.adapter_slot)
+        first, end = state.num_computed, state.num_computed + count
+        for group, (table, window) in enumerate(zip(state.tables, self.windows, strict=True)):
+            for position in range(0 if window is None else max(0, first - window + 1), end):
+                found = self._slot(group, table, position)
+                _require(found == values[position], f"{request_id}: position {position} of group {group} holds {found}")
+
+    def _slot(self, group: int, table: list[int], position: int) -> int:
+        index, offset = divmod(position, self.block_size)
+        slots = self.pages[group].get(table[index])
+        return UNWRITTEN if slots is None else slots[offset]
+
+
+def _require(fact: bool, otherwise: str) -> None:
+    if not fact:
+        raise ContractViolation(otherwise)
