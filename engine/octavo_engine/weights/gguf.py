@@ -164,7 +164,7 @@ class GgufFile:
         try:
             for _ in range(count):
                 position += 8 + unpack(buffer, position)[0]
-        except struct.error:
+        except (struct.error, OverflowError):
             position = size + 1
         if position > size:
             raise self._error(f"it ends within the strings of {key!r}")
