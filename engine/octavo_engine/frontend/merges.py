@@ -8,13 +8,14 @@ is half a million merges and most of a second, so they are cached as pairs of to
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import tempfile
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from octavo_engine.weights.cache import cache_folder
 
 MAGIC = b"octavo-merges-1\n"
 CACHE_FROM = 65536  # pieces; a smaller vocabulary is derived faster than a file is worth
@@ -24,7 +25,7 @@ def read_or_derive_merges(tokens: Sequence[str], scores: Sequence[float] | None)
     """The merges of `tokens`, best first: by score, or by place in the vocabulary where `scores` is None."""
     if len(tokens) < CACHE_FROM:
         return [(tokens[left], tokens[right]) for left, right in _derive(tokens, scores)]
-    path = _cache_folder() / "merges" / f"{_digest(tokens, scores)}.bin"
+    path = cache_folder() / "merges" / f"{_digest(tokens, scores)}.bin"
     flat = _read(path, len(tokens))
     if flat is None:
         flat = array("I", [index for pair in _derive(tokens, scores) for index in pair])
@@ -48,11 +49,6 @@ def _derive(tokens: Sequence[str], scores: Sequence[float] | None) -> list[tuple
     if scores is not None:  # by place, they already are in order
         found.sort()
     return [(left, right) for *_, left, right in found]
-
-
-def _cache_folder() -> Path:
-    named = os.environ.get("OCTAVO_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "octavo"
 
 
 def _digest(tokens: Sequence[str], scores: Sequence[float] | None) -> str:

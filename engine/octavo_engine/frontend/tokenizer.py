@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from octavo_engine.config import ModelFiles
-from octavo_engine.errors import ModelLoadError
+from octavo_engine.errors import ModelLoadError, RequestError
 from octavo_engine.frontend import gguf_tokenizer
 from octavo_engine.frontend.pieces import spelling_of
 from octavo_engine.frontend.special_tokens import SpecialTokens, set_bos_and_eos
@@ -55,9 +55,15 @@ class Tokenizer:
         return self._spelling.strips_space
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`; special tokens spelled out in it are recognized, as in transformers and vLLM."""
+        """Token ids of `text`; special tokens spelled out in it are recognized, as in transformers and vLLM.
+
+        Raises RequestError for half of a surrogate pair, which JSON can spell and no encoding has.
+        """
         # The batch call releases the GIL and keeps no offsets: twice as fast as `encode` on a long text.
-        return list(self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        try:
+            return list(self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        except TypeError:
+            raise RequestError("the text holds half of a surrogate pair, which is no character: leave it out") from None
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `token_ids`: bytes that are not UTF-8 become U+FFFD, ids that the vocabulary lacks nothing."""
@@ -70,8 +76,10 @@ class Tokenizer:
         """The bytes that a token adds to a text; empty for an id that the vocabulary lacks."""
         data = self._bytes.get(token_id)
         if data is None:
-            piece = self._backend.id_to_token(token_id) if token_id >= 0 else None
-            data = self._bytes[token_id] = b"" if piece is None else self._spelling.to_bytes(piece)
+            piece = self.piece(token_id)
+            if piece is None:
+                return b""
+            data = self._bytes[token_id] = self._spelling.to_bytes(piece)
         return data
 
     def token_text(self, token_id: int) -> str:
@@ -85,7 +93,7 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> str | None:
         """A token's spelling in the vocabulary, such as `Ġhello`."""
-        return self._backend.id_to_token(token_id) if token_id >= 0 else None
+        return self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:
