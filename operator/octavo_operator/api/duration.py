@@ -10,8 +10,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 SECONDS = {"h": Fraction(3600), "m": Fraction(60), "s": Fraction(1), "ms": Fraction(1, 1000)}
-TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-GRAMMAR = re.compile(rf"(?:{TERM.pattern})+|0")
+TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
+GRAMMAR = re.compile(rf"(?:{TERM.pattern})+|0", re.ASCII)
 
 
 class Duration:

@@ -50,7 +50,7 @@ class ModelUri:
             hint = f"did you mean {close[0]}://?" if close else f"known are {ALL_SCHEMES}"
             raise PydanticCustomError("uri", "{reason}", {"reason": f"there is no scheme {scheme}://; {hint}"})
         pattern, example = SCHEMES[scheme]
-        if not re.fullmatch(pattern, rest):
+        if not re.fullmatch(pattern, rest, re.ASCII):
             reason = f"{value!r} is not a {scheme}:// address; one looks like {example}"
             raise PydanticCustomError("uri", "{reason}", {"reason": reason})
         return cls(scheme, rest)
@@ -71,6 +71,6 @@ class ModelUri:
 def _without_scheme(value: str) -> str:
     if value.startswith("/"):
         return f"{value!r} has no scheme; did you mean file://{value}?"
-    if re.fullmatch(SCHEMES["hf"][0], value):
+    if re.fullmatch(SCHEMES["hf"][0], value, re.ASCII):
         return f"{value!r} has no scheme; did you mean hf://{value}?"
     return f"{value!r} has no scheme; known are {ALL_SCHEMES}"

@@ -25,7 +25,7 @@ class Plain:
 
     def replica(self, name: str, phase: str, detail: str) -> None:
         """What a replica does: phase is starting, loading, ready, ended, stopping or stopped."""
-        shown = detail if phase == "loading" else f"{phase} {detail}".rstrip()
+        shown = detail if phase in {"loading", "ended"} else f"{phase} {detail}".rstrip()
         print(f"{time.monotonic() - self._start:7.1f} s  {name}  {shown}", file=self._stream, flush=True)
 
     def close(self) -> None:
