@@ -2,12 +2,11 @@
 // multiply-add in float32 per group.
 #include <immintrin.h>
 
+#include "avx512_tiles.h"
 #include "kernels.h"
 
 namespace octavo::avx512 {
 namespace {
-
-constexpr int64_t kPrefetch = 2048;
 
 inline __m512i load(const uint8_t* from) { return _mm512_load_si512(from); }
 
@@ -161,8 +160,8 @@ inline void add_group(const __m512i (&quads)[8], const ScaleSet& scales, const Q
 }
 
 template <Format F, int Rows>
-void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows, float* y,
-              int64_t ldy) {
+void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows,
+              const TileIndex& index, float* y, int64_t ldy) {
   constexpr LayoutInfo info = layout_of(F);
   constexpr int64_t group_bytes = info.bits * 64;
   constexpr int last = (Rows - 1) % kQuad + 1;  // rows of the last quad
@@ -172,11 +171,15 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
   __m512 sums[Rows];
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) sums[r] = _mm512_setzero_ps();
-  for (int64_t group = 0; group < part.k / kGroup; ++group) {
+  // Panels follow one another, so the next one, scales and all, is fetched while this one is used; the lines of a
+  // group are shared out between the tiles of rows.
+  const int64_t groups = part.k / kGroup;
+  const uint8_t* next = area + part.panel_bytes;
+  const int64_t stride = part.panel_bytes / groups;
+  for (int64_t group = 0; group < groups; ++group) {
     const uint8_t* line = values + group * group_bytes;
-#pragma GCC unroll 8
-    for (int j = 0; j < info.bits; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(line + kPrefetch + j * 64), _MM_HINT_T0);
+    for (int64_t j = index.tile; j <= info.bits; j += index.tiles) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + group * stride + j * 64), _MM_HINT_T0);
     }
     __m512i quads[8];
     unpack<info.bits>(line, quads);
@@ -200,26 +203,26 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
 }
 
 template <Format F>
-void run_rows(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows, float* y,
-              int64_t ldy) {
+void run_rows(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows,
+              const TileIndex& index, float* y, int64_t ldy) {
   switch (rows) {
-    case 1: return run_tile<F, 1>(part, x, panel, row, rows, y, ldy);
-    case 2: return run_tile<F, 2>(part, x, panel, row, rows, y, ldy);
-    case 3: return run_tile<F, 3>(part, x, panel, row, rows, y, ldy);
-    case 4: return run_tile<F, 4>(part, x, panel, row, rows, y, ldy);
+    case 1: return run_tile<F, 1>(part, x, panel, row, rows, index, y, ldy);
+    case 2: return run_tile<F, 2>(part, x, panel, row, rows, index, y, ldy);
+    case 3: return run_tile<F, 3>(part, x, panel, row, rows, index, y, ldy);
+    case 4: return run_tile<F, 4>(part, x, panel, row, rows, index, y, ldy);
     default: break;
   }
-  if (rows <= 8) return run_tile<F, 8>(part, x, panel, row, rows, y, ldy);
-  run_tile<F, 12>(part, x, panel, row, rows, y, ldy);
+  if (rows <= 8) return run_tile<F, 8>(part, x, panel, row, rows, index, y, ldy);
+  run_tile<F, 12>(part, x, panel, row, rows, index, y, ldy);
 }
 
 template <Format F>
 void product(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
   for (int64_t panel = span.panel_begin; panel < span.panel_end; ++panel) {
-    for (int64_t row = span.row_begin; row < span.row_end;) {
-      const int64_t left = span.row_end - row;
-      const int64_t rows = left > 12 && left <= 16 ? 8 : left < 12 ? left : 12;
-      run_rows<F>(part, x, panel, row, rows, y, ldy);
+    TileIndex index{0, tiles_of(span.row_end - span.row_begin)};
+    for (int64_t row = span.row_begin; row < span.row_end; ++index.tile) {
+      const int64_t rows = tile_rows(span.row_end - row);
+      run_rows<F>(part, x, panel, row, rows, index, y, ldy);
       row += rows;
     }
   }
