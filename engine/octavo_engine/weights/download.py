@@ -18,6 +18,7 @@ from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.cache import Report
 
 ATTEMPTS = 4
+PAUSE = 0.25  # seconds before the second attempt; each further one waits four times as long
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 LARGEST_PAGE = 64 << 20  # bytes; an index page of a project with thousands of files has a few
@@ -85,7 +86,7 @@ class Http:
                 if not resumed:
                     raise ModelLoadError(f"{what}: what {shown(url)} sent is damaged or was replaced: {problem}")
             if attempt + 1 < ATTEMPTS:
-                time.sleep(0.25 * 4**attempt)
+                time.sleep(PAUSE * 4**attempt)
         raise ModelLoadError(f"{what}: {shown(url)} could not be fetched in {ATTEMPTS} attempts: {problem}")
 
     def _append(self, url: str, target: Path, size: int | None, what: str, report: Report) -> None:
@@ -118,7 +119,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _copy(response: Any, file: IO[bytes], have: int, end: int | None, what: str, report: Report) -> None:
     report(what, have, end)
-    while chunk := response.read(CHUNK):
+    while chunk := response.read1(CHUNK):
         file.write(chunk)
         have += len(chunk)
         if end is not None and have > end:
