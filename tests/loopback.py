@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Asked:
-    """One request."""
+    """One request. Names of headers are written Like-This."""
 
     method: str
     path: str
@@ -83,7 +83,8 @@ class LoopbackServer:
         return [asked.path for asked in self.asked if asked.method == method]
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
-        asked = Asked(handler.command, handler.path, dict(handler.headers.items()))
+        headers = {name.title(): value for name, value in handler.headers.items()}
+        asked = Asked(handler.command, handler.path, headers)
         self.asked.append(asked)
         status, body = self.answer(asked)
         content, first = body.content, 0

@@ -119,12 +119,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _copy(response: Any, file: IO[bytes], have: int, end: int | None, what: str, report: Report) -> None:
     report(what, have, end)
+    told = have
     while chunk := response.read1(CHUNK):
         file.write(chunk)
         have += len(chunk)
         if end is not None and have > end:
             raise http.client.HTTPException(f"the server sent more than {end} bytes")
-        report(what, have, end)
+        if have - told >= CHUNK or have == end:
+            report(what, have, end)
+            told = have
     if end is not None and have < end:
         raise http.client.HTTPException(f"the connection ended at {have} of {end} bytes")
 

@@ -6,7 +6,10 @@ HF_TOKEN, the hub's address from HF_ENDPOINT. Where the hub can't be reached, wh
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from octavo_engine.config import ModelConfig, ModelFiles
@@ -32,6 +36,7 @@ from octavo_engine.weights.cache import Report
 from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, first_pieces, gguf_piece_names
 
 CONNECTIONS = 4
+COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL_FILES = {
     "added_tokens.json",
     "chat_template.jinja",
@@ -58,6 +63,8 @@ def fetch_from_hub(name: str, model: ModelConfig, report: Report) -> ModelFiles:
     if at and model.revision and at != model.revision:
         raise ModelLoadError(f"hf://{name}: --revision says {model.revision}; name one revision")
     revision = at or model.revision
+    if revision is not None and ".." in revision:
+        raise ModelLoadError(f"hf://{repo}: {revision} is no revision")
     return _Fetch(repo, revision, model, report).files()
 
 
@@ -80,20 +87,46 @@ class _Fetch:
         self.commit = info.sha
         names = [sibling.rfilename for sibling in info.siblings or []]
         try:
-            return self._download(names)
+            files = self._download(names)
         except ModelLoadError:
             raise
         except Exception as error:
             raise ModelLoadError(self._sentence(error)) from error
+        self._remember_commit()
+        return files
 
     def _from_cache(self, error: Exception) -> ModelFiles:
         """What an earlier fetch left; `error` is why the hub couldn't be asked."""
         try:
-            folder = huggingface_hub.snapshot_download(self.repo, revision=self.revision, local_files_only=True)
-            self.commit = Path(folder).name
-            return files_of_folder(Path(folder), self.model, self.commit)
-        except (LocalEntryNotFoundError, ModelLoadError):
+            self.commit = self.revision if self._names_a_commit() else self._ref().read_text("utf-8").strip()
+            folder = self._cache() / "snapshots" / str(self.commit)
+            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            gguf = self._chosen_gguf(names)
+            if gguf is not None:
+                return files_of_gguf(folder / gguf, self.commit)
+            return files_of_folder(folder, self.model, self.commit)
+        except (OSError, ModelLoadError):
             raise ModelLoadError(self._sentence(error)) from error
+
+    def _cache(self) -> Path:
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
+
+    def _ref(self) -> Path:
+        return self._cache() / "refs" / (self.revision or constants.DEFAULT_REVISION)
+
+    def _names_a_commit(self) -> bool:
+        return COMMIT.fullmatch(self.revision or "") is not None
+
+    def _remember_commit(self) -> None:
+        """Where the hub's own tools look for a branch's commit; files are fetched by commit, which writes none."""
+        ref = self._ref()
+        if self.commit is None or self._names_a_commit():
+            return
+        with contextlib.suppress(OSError):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            partial = ref.with_name(f".{ref.name}.{os.getpid()}")
+            partial.write_text(self.commit, "utf-8")
+            partial.replace(ref)
 
     def _download(self, names: Sequence[str]) -> ModelFiles:
         progress = _progress_class(f"hf://{self.repo}", self.report)

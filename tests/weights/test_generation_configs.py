@@ -1,0 +1,96 @@
+"""Sampling defaults and end tokens come from the model's own files, as vLLM reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from gguf_files import llama_metadata, write_gguf
+
+from octavo_engine.config import ModelConfig
+from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.generation_config import GenerationDefaults, read_generation_defaults
+from octavo_engine.weights.source import resolve
+
+PUBLISHED = {
+    "bos_token_id": 151643,
+    "do_sample": True,
+    "eos_token_id": [151645, 151643],
+    "temperature": 0.6,
+    "top_k": 20,
+    "top_p": 0.95,
+    "repetition_penalty": 1.1,
+    "min_p": 0.05,
+    "max_new_tokens": 512,
+}
+
+
+def read(folder: Path, generation: dict | None, config: dict | None = None, **fields) -> GenerationDefaults:
+    (folder / "config.json").write_text(json.dumps(config or {}))
+    (folder / "model.safetensors").write_bytes(b"")
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    model = ModelConfig(model=str(folder), served_model_names=("m",), **fields)
+    return read_generation_defaults(model, resolve(model, lambda *_: None))
+
+
+def test_the_models_own_defaults_hold(tmp_path):
+    assert read(tmp_path, PUBLISHED) == GenerationDefaults(
+        temperature=0.6,
+        top_p=0.95,
+        top_k=20,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        max_tokens=512,
+        eos_token_ids=(151645, 151643),
+    )
+
+
+def test_vllms_defaults_leave_out_the_sampling_but_not_the_end_tokens(tmp_path):
+    assert read(tmp_path, PUBLISHED, generation_config="vllm") == GenerationDefaults(eos_token_ids=(151645, 151643))
+
+
+def test_another_folders_defaults_can_be_named(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "generation_config.json").write_text('{"temperature": 0}')
+    defaults = read(tmp_path, PUBLISHED, generation_config=str(other))
+    assert (defaults.temperature, defaults.top_p, defaults.eos_token_ids) == (0, None, (151645, 151643))
+    with pytest.raises(ModelLoadError, match=r"nowhere/generation_config\.json: it can't be read"):
+        read(tmp_path, PUBLISHED, generation_config="/nowhere")
+
+
+def test_end_tokens_come_from_the_config_where_no_generation_config_says_them(tmp_path):
+    assert read(tmp_path, None, {"eos_token_id": 2}).eos_token_ids == (2,)
+    assert read(tmp_path, None, {"text_config": {"eos_token_id": [1, 106]}}).eos_token_ids == (1, 106)
+    assert read(tmp_path, None).eos_token_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"top_k": 1.5}, "top_k is 1.5"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
+        ({"eos_token_id": [1, -2]}, r"eos_token_id is \[1, -2\]"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named_with_its_file(tmp_path, generation, message):
+    with pytest.raises(ModelLoadError, match=rf"generation_config\.json: {message}"):
+        read(tmp_path, generation)
+
+
+def test_a_gguf_file_names_its_end_tokens_and_those_that_its_template_ends_turns_with(tmp_path):
+    metadata = llama_metadata()
+    tokens = metadata["tokenizer.ggml.tokens"]
+    tokens[7], tokens[8], tokens[9] = "<|im_end|>", "<|eot_id|>", "<end_of_turn>"
+    metadata |= {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.eot_token_id": 8,
+        "tokenizer.chat_template": "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+    }
+    path = write_gguf(tmp_path / "m.gguf", {}, metadata)
+    model = ModelConfig(model=str(path), served_model_names=("m",))
+    assert read_generation_defaults(model, resolve(model, lambda *_: None)).eos_token_ids == (2, 8, 7)
