@@ -147,6 +147,8 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
         # llama.cpp's converter wrote runs of spaces as spaces, while Gemma's pieces spell them.
         tokens = [SPACE * len(t) if t.strip(" ") == "" else t for t in tokens]
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    if unknown is not None and unknown >= len(tokens):
+        raise ModelLoadError(f"tokenizer.ggml.unknown_token_id is {unknown}, but there are {len(tokens)} tokens")
     backend = Tokenizer(
         BPE(
             vocab={token: index for index, token in enumerate(tokens)},
