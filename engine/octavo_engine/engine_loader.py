@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from octavo_engine.config import EngineConfig, encode_files
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.executors import create_executor
@@ -34,7 +36,7 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     executor = create_executor(config, spec, files)
     send(Progress(f"read its description ({spec.architecture})", time.perf_counter() - start))
     engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
-    return engine, engine.ready()
+    return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
 
 
 class DownloadLine:

@@ -115,10 +115,11 @@ class OutputStream:
 class EngineClient:
     """One engine core, as the server sees it. Every method is called on the event loop that `connect` ran on."""
 
-    def __init__(self, core: CoreHandle, limits: SchedulerConfig, observer: Observer) -> None:
+    def __init__(self, core: CoreHandle, limits: SchedulerConfig) -> None:
+        """Bind the socket that the core connects to; `connect` does the rest."""
         self._core = core
         self._limits = limits
-        self._observer = observer
+        self._observer: Observer
         self._streams: dict[str, OutputStream] = {}
         self._unstarted: dict[str, int] = {}  # request id to prompt tokens, until the first output; in order
         self._num_sent = 0
@@ -142,8 +143,9 @@ class EngineClient:
         )
         self.last_heard = time.monotonic()
 
-    def connect(self, on_progress: Callable[[str, float], None]) -> None:
+    def connect(self, observer: Observer, on_progress: Callable[[str, float], None]) -> None:
         """Listen on the running event loop; `on_progress` gets each stage of the core's start and its seconds."""
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._on_progress = on_progress
         self._files = self._loop.create_future()
@@ -234,8 +236,16 @@ class EngineClient:
         return self._core.close()
 
     def kill(self) -> None:
-        """End the core at once, whatever it does."""
+        """End the core at once, whatever it does, and leave nothing behind."""
         self._core.process.kill()
+        self._core.remove_folder()
+
+    def drop_all(self, reason: str) -> None:
+        """Abort every request; whoever waits for one gets an EngineDeadError with `reason`."""
+        streams = set(self._streams.values())
+        self.end(list(self._streams), "abort")
+        for stream in streams:
+            stream.fail(EngineDeadError(reason))
 
     def _admit(self, requests: Sequence[EngineRequest]) -> None:
         limit = self._limits.max_num_queued_reqs

@@ -1,0 +1,72 @@
+"""The aiohttp application: routes, and what happens around each of them."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from octavo_engine.server.auth import require_key
+from octavo_engine.server.chat import chat_completions
+from octavo_engine.server.completions import completions
+from octavo_engine.server.context import CONTEXT, ServerContext
+from octavo_engine.server.cross_origin import CrossOrigin
+from octavo_engine.server.error_responses import errors_as_json
+from octavo_engine.server.intake import REQUEST_ID, request_id
+from octavo_engine.server.status import health, load, model, models, show_metrics, show_version
+from octavo_engine.server.tokenization import detokenize, tokenize
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/health", health),
+    ("GET", "/ping", health),
+    ("POST", "/ping", health),
+    ("GET", "/version", show_version),
+    ("GET", "/load", load),
+    ("GET", "/metrics", show_metrics),
+    ("GET", "/v1/models", models),
+    ("GET", "/v1/models/{model:.+}", model),
+    ("POST", "/v1/completions", completions),
+    ("POST", "/v1/chat/completions", chat_completions),
+    ("POST", "/tokenize", tokenize),
+    ("POST", "/detokenize", detokenize),
+)
+
+
+def build_app(context: ServerContext) -> web.Application:
+    """The application that serves `context`."""
+    server = context.config.server
+    middlewares: list[Middleware] = [errors_as_json, _count_load]
+    cross_origin = CrossOrigin(server.allowed_origins)
+    if server.allowed_origins:
+        middlewares.append(cross_origin.answer_preflight)
+    if server.api_keys:
+        middlewares.append(require_key(server.api_keys, server.root_path))
+    app = web.Application(middlewares=middlewares, client_max_size=server.max_body_bytes)
+    app[CONTEXT] = context
+    for prefix in dict.fromkeys(("", server.root_path)):
+        for method, path, handler in ROUTES:
+            app.router.add_route(method, prefix + path, handler)
+            if method == "GET":
+                app.router.add_route("HEAD", prefix + path, handler)
+    app.on_response_prepare.append(_echo_request_id)
+    app.on_response_prepare.append(cross_origin.add_headers)
+    return app
+
+
+@web.middleware
+async def _count_load(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method != "POST":
+        return await handler(request)
+    metrics = request.app[CONTEXT].metrics
+    metrics.num_http_requests += 1
+    try:
+        return await handler(request)
+    finally:
+        metrics.num_http_requests -= 1
+
+
+async def _echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    own = request_id(request)
+    if own is not None:
+        response.headers[REQUEST_ID] = own
+    if request.app[CONTEXT].draining:
+        response.force_close()

@@ -1,0 +1,42 @@
+"""Who may ask: the API key, on every route but a few that are listed here.
+
+Decided on the path exactly as it was sent, before any routing or decoding: whatever is not literally one of the open
+paths needs the key, so no way of writing a path gets around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from octavo_engine.errors import RequestError
+from octavo_engine.server.error_responses import error_response
+
+OPEN_PATHS = ("/health", "/ping", "/version", "/metrics", "/load")
+
+
+def require_key(keys: tuple[str, ...], root_path: str) -> Middleware:
+    """A middleware that lets a request pass with one of `keys` as bearer, or to an open path."""
+    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    open_paths = frozenset(prefix + path for path in OPEN_PATHS for prefix in ("", root_path))
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.raw_path.partition("?")[0] in open_paths or _known(request, digests):
+            return await handler(request)
+        given = "Authorization" in request.headers
+        problem = "the API key is wrong" if given else "an API key is needed: send Authorization: Bearer KEY"
+        return error_response(RequestError(problem, status=401, code="invalid_api_key"))
+
+    return check
+
+
+def _known(request: web.Request, digests: list[bytes]) -> bool:
+    """Compares digests of equal length, and all of them, so that the time taken tells nothing."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+    matches = [hmac.compare_digest(given, digest) for digest in digests]
+    return scheme.lower() == "bearer" and any(matches)

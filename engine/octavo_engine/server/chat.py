@@ -1,0 +1,204 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiohttp import web
+from msgspec import UNSET
+
+from octavo_engine.errors import EngineDeadError, RequestError
+from octavo_engine.server.context import CONTEXT, ServerContext
+from octavo_engine.server.error_responses import json_response
+from octavo_engine.server.event_stream import EventStream
+from octavo_engine.server.generation import Generation, GenerationError, Piece, Prompt, start
+from octavo_engine.server.intake import answer_id, read_body
+from octavo_engine.server.logprobs import LogprobFormat
+from octavo_engine.server.protocol import ChatBody, TokenizeBody
+from octavo_engine.server.responses import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatMessage,
+    Delta,
+    Usage,
+)
+from octavo_engine.server.sampling import check_num_sequences, sampling_params, truncated, with_room
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """Answer a chat: one choice for each of `n`."""
+    arrived = time.time()
+    context = request.app[CONTEXT]
+    body = await read_body(request, ChatBody)
+    model = context.check_model(body.model)
+    check_num_sequences(context, 1, body.n or 1)
+    _check(body)
+    params = sampling_params(
+        context,
+        body,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
+    )
+    text = await render(context, body)
+    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    token_ids = await context.encode(text, add_special_tokens=body.add_special_tokens)
+    token_ids = truncated(context, body, token_ids, asked)
+    prompt = Prompt(token_ids, with_room(context, params, len(token_ids), asked, "messages"), _echoed(body))
+    generation = start(context, body, [prompt], arrived)
+    writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model)
+    try:
+        return await (writer.stream(request) if body.stream else writer.whole())
+    finally:
+        generation.close()
+
+
+async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
+    """The text of the prompt, from the chat template.
+
+    Raises:
+        RequestError: the messages or the template are wrong, or the request brings a template and may not.
+    """
+    if body.chat_template is not None and not context.config.server.allow_request_chat_template:
+        raise RequestError(
+            "chat_template: templates of requests are not run; serve with --chat-template, or "
+            "--trust-request-chat-template where every client is trusted",
+            "chat_template",
+        )
+    variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    documents = None
+    if isinstance(body, ChatBody):
+        documents = body.documents
+        if body.reasoning_effort is not None:
+            variables.setdefault("reasoning_effort", body.reasoning_effort)
+    return await asyncio.to_thread(
+        context.chat_template.render,
+        body.messages or [],
+        tools=body.tools,
+        documents=documents,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        chat_template=body.chat_template,
+        variables=variables,
+    )
+
+
+def _check(body: ChatBody) -> None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
+    if body.tools and body.tool_choice != "none":
+        raise RequestError(
+            "tools: tool calls are not parsed yet, so the model's answer could not be told from one; leave tools out, "
+            "or send tool_choice 'none' to have them in the prompt only",
+            "tool_choice" if body.tool_choice is not None else "tools",
+        )
+    if body.tool_choice not in (None, "none", "auto"):
+        raise RequestError("tool_choice: tool calls are not served yet; send 'none' or leave it out", "tool_choice")
+
+
+def _echoed(body: ChatBody) -> str:
+    """With `echo`, the last message's text comes back before the answer that continues it."""
+    if not body.echo or not body.messages:
+        return ""
+    content = body.messages[-1].get("content")
+    return content if isinstance(content, str) else ""
+
+
+class ChatWriter:
+    """Writes one request's answer, whole or in chunks."""
+
+    def __init__(self, context: ServerContext, body: ChatBody, generation: Generation, id_: str, model: str) -> None:
+        self._body = body
+        self._generation = generation
+        self._id = id_
+        self._model = model
+        self._format = LogprobFormat(
+            context.tokenizer, body.top_logprobs or 0, as_token_ids=bool(body.return_tokens_as_token_ids)
+        )
+
+    async def whole(self) -> web.Response:
+        answers: dict[int, ChatChoice] = {}
+        token_ids: dict[int, list[int]] = {}
+        texts: dict[int, list[str]] = {}
+        async for pieces in self._generation.pieces():
+            for piece in pieces:
+                index = piece.choice.index
+                if index not in answers:
+                    answers[index] = ChatChoice(index, ChatMessage(""))
+                    texts[index], token_ids[index] = [piece.choice.prompt.text], []
+                answer = answers[index]
+                texts[index].append(piece.text)
+                token_ids[index] += piece.token_ids
+                answer.finish_reason, answer.stop_reason = piece.finish_reason, piece.stop_reason
+                logprobs = self._logprobs(piece)
+                if logprobs is not None and answer.logprobs is not None:
+                    answer.logprobs.content += logprobs.content
+                elif logprobs is not None:
+                    answer.logprobs = logprobs
+        choices = [answers[index] for index in sorted(answers)]
+        for answer in choices:
+            answer.message.content = "".join(texts[answer.index])
+            if self._body.return_token_ids:
+                answer.token_ids = token_ids[answer.index]
+        result = ChatCompletion(self._id, self._generation.created, self._model, choices, self._generation.usage())
+        first = next(iter(self._generation.choices.values()))
+        if self._body.return_token_ids:
+            result.prompt_token_ids = first.prompt.token_ids
+        if first.prompt_logprobs is not None and self._body.prompt_logprobs is not None:
+            result.prompt_logprobs = self._format.prompt(first.prompt_logprobs)
+        return json_response(result)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        events = EventStream(request)
+        options = self._body.stream_options
+        continuous = options is not None and options.include_usage and options.continuous_usage_stats
+        try:
+            async for pieces in self._generation.pieces():
+                for piece in pieces:
+                    usage = self._generation.usage() if continuous else None
+                    if not piece.choice.begun:
+                        events.event(self._opening(piece, usage))
+                    chunk = self._chunk(piece)
+                    if chunk is not None:
+                        events.event(self._chat([chunk], usage))
+                await events.flush()
+        except (GenerationError, EngineDeadError) as error:
+            return await events.fail(error)
+        if options is not None and options.include_usage:
+            events.event(self._chat([], self._generation.usage()))
+        return await events.end()
+
+    def _chat(self, choices: list[ChatChunkChoice], usage: Usage | None) -> ChatChunk:
+        return ChatChunk(self._id, self._generation.created, self._model, choices, usage=usage or UNSET)
+
+    def _opening(self, piece: Piece, usage: Usage | None) -> ChatChunk:
+        """The chunk with the role, which every choice begins with."""
+        choice = piece.choice
+        choice.begun = True
+        delta = Delta(choice.prompt.text, "assistant")
+        chunk = self._chat([ChatChunkChoice(choice.index, delta)], usage)
+        if self._body.return_token_ids:
+            chunk.prompt_token_ids = choice.prompt.token_ids
+        return chunk
+
+    def _chunk(self, piece: Piece) -> ChatChunkChoice | None:
+        """The chunk of a piece; None if it says nothing yet."""
+        logprobs = self._logprobs(piece)
+        ids = self._body.return_token_ids
+        if not (piece.text or logprobs or piece.finish_reason or ids):
+            return None
+        return ChatChunkChoice(
+            piece.choice.index,
+            Delta(piece.text) if piece.text or logprobs else Delta(),
+            logprobs,
+            piece.finish_reason,
+            piece.stop_reason if piece.finish_reason else UNSET,
+            piece.token_ids if ids else UNSET,
+        )
+
+    def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
+        return self._format.chat(piece.logprobs) if self._body.logprobs and piece.logprobs else None

@@ -1,0 +1,81 @@
+"""What every handler needs, put together once when the server starts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from octavo_engine.config import EngineConfig
+from octavo_engine.errors import RequestError
+from octavo_engine.frontend.chat_template import ChatTemplate
+from octavo_engine.frontend.engine_client import EngineClient
+from octavo_engine.frontend.tokenizer import Tokenizer
+from octavo_engine.messages import Ready
+from octavo_engine.server.metrics import Metrics
+from octavo_engine.weights.generation_config import GenerationDefaults
+
+SHORT_TEXT = 8192  # characters that are tokenized on the event loop: a few ms at most
+
+
+@dataclass
+class ServerContext:
+    """One served model. Only the counters and `draining` change."""
+
+    config: EngineConfig
+    client: EngineClient
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+    defaults: GenerationDefaults
+    ready: Ready
+    metrics: Metrics
+    started: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+    sequence: itertools.count[int] = field(default_factory=itertools.count)
+    seeds: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seeds = random.Random(self.config.model.seed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.config.model.served_model_names
+
+    @property
+    def max_model_len(self) -> int:
+        return self.ready.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.ready.vocab_size or self.tokenizer.vocab_size
+
+    def check_model(self, model: str | None) -> str:
+        """The name to answer with. Raises RequestError (404) for a model that isn't served."""
+        if not model:
+            return self.names[0]
+        if model not in self.names:
+            raise RequestError(
+                f"The model `{model}` does not exist; this server has {', '.join(self.names)}", "model", status=404
+            )
+        return model
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of `text`; a long one is tokenized in a thread, so that streams go on meanwhile."""
+        if len(text) <= SHORT_TEXT:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
+        """Raises RequestError for an id that the model's vocabulary lacks."""
+        if token_ids and max(token_ids) >= self.vocab_size:
+            raise RequestError(
+                f"{param} has the token id {max(token_ids)}; the vocabulary has {self.vocab_size} tokens", param
+            )
+
+
+CONTEXT: web.AppKey[ServerContext] = web.AppKey("context", ServerContext)

@@ -1,0 +1,41 @@
+"""CORS: which web pages may read the answers. Methods and headers are free, credentials are never allowed."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+MAX_AGE = "600"  # seconds that a browser may keep a preflight's answer
+
+
+class CrossOrigin:
+    """The origins that may read answers; `*` is any."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._everyone = "*" in origins
+        self._known = frozenset(origins)
+        self.answer_preflight = web.middleware(self._answer_preflight)
+
+    def headers(self, request: web.Request) -> dict[str, str]:
+        """What an answer to `request` says about it; nothing where the origin is not allowed."""
+        origin = request.headers.get("Origin")
+        if origin is None or not (self._everyone or origin in self._known):
+            return {}
+        return {"Access-Control-Allow-Origin": "*" if self._everyone else origin, "Vary": "Origin"}
+
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Put them on whatever is answered, errors and streams too: a signal of the application."""
+        response.headers.update(self.headers(request))
+
+    async def _answer_preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A browser asks before it sends the key, so this comes before the key is looked at."""
+        if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+            return await handler(request)
+        if not self.headers(request):
+            return await handler(request)
+        headers = {
+            "Access-Control-Allow-Methods": request.headers["Access-Control-Request-Method"],
+            "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*"),
+            "Access-Control-Max-Age": MAX_AGE,
+        }
+        return web.Response(status=204, headers=headers)

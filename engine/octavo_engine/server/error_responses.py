@@ -1,0 +1,93 @@
+"""Errors in the OpenAI shape: whatever is raised becomes a status and a body; nothing that is raised ends the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.server.generation import GenerationError
+from octavo_engine.server.responses import Error, ErrorBody
+
+logger = logging.getLogger(__name__)
+
+TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+    429: "RateLimitError",
+    503: "ServiceUnavailableError",
+}
+_encode = msgspec.json.encode
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that stands for `error`."""
+    if isinstance(error, RequestError):
+        return error.status
+    if isinstance(error, EngineDeadError):
+        return 503
+    return 500
+
+
+def error_body(error: Exception) -> Error:
+    """The body of `error`; of a bug it tells no more than that there is one."""
+    status = status_of(error)
+    known = isinstance(error, RequestError | EngineDeadError | GenerationError)
+    message = str(error) if known else "the server has met a bug in itself; its log tells more"
+    param = error.param if isinstance(error, RequestError) else None
+    code = error.code if isinstance(error, RequestError) and error.code else status
+    return Error(ErrorBody(message, TYPES.get(status, "InternalServerError"), param, code))
+
+
+def error_response(error: Exception, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A whole answer for `error`."""
+    status = status_of(error)
+    all_headers = dict(headers or {})
+    if isinstance(error, QueueFullError):
+        all_headers["Retry-After"] = str(error.retry_after)
+    elif status == 503:
+        all_headers.setdefault("Retry-After", "1")
+    if status == 401:
+        all_headers["WWW-Authenticate"] = "Bearer"
+    return json_response(error_body(error), status=status, headers=all_headers)
+
+
+def json_response(body: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """`body` as JSON."""
+    return web.Response(body=_encode(body), status=status, headers=headers, content_type="application/json")
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware: every error leaves in the OpenAI shape."""
+    try:
+        return await handler(request)
+    except (RequestError, EngineDeadError, GenerationError) as error:
+        return error_response(error)
+    except web.HTTPRequestEntityTooLarge:
+        limit = request.client_max_size // 2**20
+        return error_response(RequestError(f"the body is larger than {limit} MiB; send less at once", status=413))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods - {"OPTIONS"}))
+        refusal = RequestError(f"{request.method} is not possible here; use {allowed}", status=405)
+        return error_response(refusal, {"Allow": allowed})
+    except web.HTTPNotFound:
+        refusal = RequestError(f"this server has no {request.method} {request.path}", status=404)
+        return error_response(refusal)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return error_response(RequestError(error.reason, status=error.status))
+    except (asyncio.CancelledError, ConnectionResetError):
+        raise  # the client has gone away
+    except Exception as error:
+        logger.exception("a bug while answering %s %s", request.method, request.path)
+        return error_response(error)

@@ -1,0 +1,162 @@
+"""One HTTP request's sequences: submitted together, their outputs turned into pieces of text as they come.
+
+The same for completions and chats, streamed or whole; how a piece is written is the handlers' matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from octavo_engine.errors import OctavoError
+from octavo_engine.frontend.engine_client import OutputStream
+from octavo_engine.frontend.text_stream import TextStream
+from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.server.context import ServerContext
+from octavo_engine.server.protocol import SamplingBody
+from octavo_engine.server.responses import CachedTokens, Usage
+from octavo_engine.server.sampling import of_choice
+
+
+class GenerationError(OctavoError):
+    """The engine ended a request with an error; the message is the engine's."""
+
+
+@dataclass(slots=True)
+class Prompt:
+    """One prompt of a request. `text` is known only where it is echoed."""
+
+    token_ids: list[int]
+    sampling: SamplingParams
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one output added to one choice."""
+
+    choice: Choice
+    text: str
+    token_ids: list[int]
+    offsets: Sequence[int]
+    logprobs: list[TokenLogprob] | None
+    finish_reason: str | None
+    stop_reason: str | int | None
+
+
+@dataclass(slots=True)
+class Choice:
+    """One sequence and its text so far. `index` is that of the answer's choice."""
+
+    index: int
+    prompt: Prompt
+    text_stream: TextStream
+    num_tokens: int = 0
+    num_cached: int = 0
+    finished: bool = False
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    begun: bool = False  # whether its first piece was written
+
+    def take(self, output: EngineOutput) -> Piece:
+        """The piece that `output` amounts to; a stop string in it finishes the choice."""
+        reason = output.finish_reason
+        if output.num_cached_tokens:
+            self.num_cached = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        token_ids = output.new_token_ids
+        delta = self.text_stream.add(token_ids, finished=reason is not None, ended_by_token=reason == "stop")
+        logprobs = output.logprobs
+        stop: str | int | None = output.stop_token_id
+        if delta.stop is not None:
+            reason, stop = "stop", delta.stop
+            token_ids = token_ids[: delta.num_tokens]
+            logprobs = logprobs[: delta.num_tokens] if logprobs is not None else None
+        self.num_tokens += len(token_ids)
+        self.finished = reason is not None
+        return Piece(self, delta.text, token_ids, delta.offsets, logprobs, reason, stop)
+
+
+@dataclass(slots=True)
+class Generation:
+    """Everything that one HTTP request generates."""
+
+    stream: OutputStream
+    choices: dict[str, Choice]  # by the engine's request id
+    num_prompt_tokens: int
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def pieces(self) -> AsyncIterator[list[Piece]]:
+        """All that has come since the last time, until every choice has finished.
+
+        Raises:
+            GenerationError: the engine could not go on with one of them.
+            EngineDeadError: the engine is gone.
+        """
+        while outputs := await self.stream.get():
+            pieces = []
+            for output in outputs:
+                choice = self.choices[output.request_id]
+                if choice.finished:
+                    continue
+                if output.finish_reason == "error":
+                    raise GenerationError(output.error or "the engine could not run this request")
+                piece = choice.take(output)
+                pieces.append(piece)
+                if choice.finished and output.finish_reason is None:
+                    self.stream.finish(output.request_id, "stop")
+            if pieces:
+                yield pieces
+
+    def usage(self) -> Usage:
+        completion = sum(choice.num_tokens for choice in self.choices.values())
+        cached = sum({id(c.prompt): c.num_cached for c in self.choices.values()}.values())
+        return Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
+
+    def close(self) -> None:
+        """Abort what still runs."""
+        self.stream.close()
+
+
+def start(context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt], arrived: float) -> Generation:
+    """Submit `body.n` sequences for each prompt.
+
+    Raises:
+        RequestError: a stop string can't be honoured, or the queue is full.
+        EngineDeadError: the engine is gone.
+    """
+    n = body.n or 1
+    number = next(context.sequence)
+    requests: list[EngineRequest] = []
+    choices: dict[str, Choice] = {}
+    for position, prompt in enumerate(prompts):
+        for index in range(n):
+            request_id = f"{number}.{len(requests)}"
+            choices[request_id] = Choice(
+                index=position * n + index,
+                prompt=prompt,
+                text_stream=TextStream(
+                    context.tokenizer,
+                    prompt.token_ids,
+                    stop=body.stop_strings,
+                    include_stop_str_in_output=body.include_stop_str_in_output,
+                    min_tokens=body.min_tokens,
+                    skip_special_tokens=body.skip_special_tokens,
+                ),
+            )
+            requests.append(
+                EngineRequest(
+                    request_id=request_id,
+                    prompt_token_ids=prompt.token_ids,
+                    sampling=of_choice(prompt.sampling, index),
+                    arrival_time=arrived,
+                    priority=body.priority,
+                    cache_salt=body.cache_salt or "",
+                )
+            )
+    context.metrics.num_choices.observe(n)
+    context.metrics.max_tokens.observe(prompts[0].sampling.max_tokens)
+    stream = context.client.submit(requests)
+    return Generation(stream, choices, sum(len(prompt.token_ids) for prompt in prompts))

@@ -1,0 +1,284 @@
+"""What /metrics tells: vLLM's names, labels and buckets, those that vLLM has since removed included.
+
+Fed by the engine client's events and by what the core says of itself. Names and buckets are those of vLLM 0.32
+(vllm/v1/metrics), the removed ones those of its releases up to 0.9; dashboards of either read them unchanged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+
+from octavo_engine.config import CacheConfig
+from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+from octavo_engine.server.series import Counter, Histogram, gauge, one_two_five
+
+# fmt: off
+FIRST_TOKEN_SECONDS = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640,
+                       2560)
+TOKEN_SECONDS = (.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+REQUEST_SECONDS = (.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+# fmt: on
+ITERATION_TOKENS = (1, *(8 << i for i in range(12)))
+NUM_CHOICES = (1, 2, 5, 10, 20)
+NUM_PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
+THROUGHPUT_SECONDS = 10.0  # the window of the avg_*_throughput gauges
+
+
+@dataclass(slots=True)
+class Flight:
+    """One sequence between its arrival and its end. Times are `time.time()`."""
+
+    arrived: float
+    num_prompt_tokens: int
+    max_tokens: int
+    num_tokens: int = 0
+    num_cached: int = 0
+    num_preemptions: int = 0
+    queued: float = 0.0
+    scheduled: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
+
+
+class Metrics:
+    """An `Observer` of the engine client, and a prometheus-client collector."""
+
+    def __init__(self, model_name: str) -> None:
+        self._labels = {"model_name": model_name, "engine": "0"}
+        self._model = {"model_name": model_name}
+        self._flights: dict[str, Flight] = {}
+        self._stats = SchedulerStats(
+            num_running=0, num_waiting=0, kv_usage=0.0, prefix_cache_queries=0, prefix_cache_hits=0, num_preemptions=0
+        )
+        self._cache_info: dict[str, str] | None = None
+        self._window: deque[tuple[float, float, float]] = deque()  # time, prompt and generation tokens until then
+        self.num_http_requests = 0  # being served now, for /load
+
+        self.prompt_tokens = Counter("vllm:prompt_tokens", "Prompt tokens processed.")
+        self.generation_tokens = Counter("vllm:generation_tokens", "Tokens generated.")
+        self._by_source = Counter(
+            "vllm:prompt_tokens_by_source",
+            "Prompt tokens by where their KV came from.",
+            "source",
+            ("local_compute", "local_cache_hit", "external_kv_transfer"),
+        )
+        self._cached = Counter("vllm:prompt_tokens_cached", "Prompt tokens whose KV was cached.")
+        self._success = Counter(
+            "vllm:request_success",
+            "Requests that ended, by reason.",
+            "finished_reason",
+            ("stop", "length", "abort", "error", "repetition"),
+        )
+        self._rejections = Counter(
+            "vllm:admission_rejections",
+            "Requests refused because a bound of the queue was reached.",
+            "reason",
+            ("max_num_queued_reqs", "max_num_queued_tokens"),
+        )
+        tokens = tuple(one_two_five(2**17))
+        self._prompt = Histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", tokens)
+        self._generation = Histogram("vllm:request_generation_tokens", "Tokens generated for a request.", tokens)
+        self._max_generation = Histogram(
+            "vllm:request_max_num_generation_tokens", "Most tokens generated for a choice of a request.", tokens
+        )
+        self.max_tokens = Histogram("vllm:request_params_max_tokens", "The max_tokens of a request.", tokens)
+        self._prefill_computed = Histogram(
+            "vllm:request_prefill_kv_computed_tokens", "Prompt tokens computed, without those cached.", tokens
+        )
+        self._iteration = Histogram("vllm:iteration_tokens_total", "Tokens of a step.", ITERATION_TOKENS)
+        self.num_choices = Histogram("vllm:request_params_n", "The n of a request.", NUM_CHOICES)
+        self._preempted = Histogram("vllm:request_num_preemptions", "Preemptions of a request.", NUM_PREEMPTIONS)
+        self._first = Histogram(
+            "vllm:time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_SECONDS
+        )
+        self._between = Histogram(
+            "vllm:inter_token_latency_seconds", "From one token to the next of a request.", TOKEN_SECONDS
+        )
+        self._per_token = Histogram(
+            "vllm:request_time_per_output_token_seconds", "Mean time per token after the first.", TOKEN_SECONDS
+        )
+        self._whole = Histogram("vllm:e2e_request_latency_seconds", "From arrival to the end.", REQUEST_SECONDS)
+        self._queue = Histogram("vllm:request_queue_time_seconds", "Spent waiting.", REQUEST_SECONDS)
+        self._inference = Histogram("vllm:request_inference_time_seconds", "Spent running.", REQUEST_SECONDS)
+        self._prefill = Histogram("vllm:request_prefill_time_seconds", "Spent in prefill.", REQUEST_SECONDS)
+        self._decode = Histogram("vllm:request_decode_time_seconds", "Spent in decode.", REQUEST_SECONDS)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def configure(self, cache: CacheConfig, ready: Ready) -> None:
+        """What the start came to; before anything is observed."""
+        tokens = tuple(one_two_five(ready.max_model_len))
+        for histogram in self._histograms()[:5]:
+            histogram.rebuild(tokens)
+        self._cache_info = {
+            "block_size": str(ready.block_size),
+            "num_gpu_blocks": str(ready.num_blocks[0] if ready.num_blocks else 0),
+            "num_cpu_blocks": "0",
+            "kv_cache_memory_bytes": str(ready.kv_cache_bytes),
+            "gpu_memory_utilization": str(cache.gpu_memory_utilization),
+            "enable_prefix_caching": str(cache.enable_prefix_caching),
+            "num_gpu_blocks_override": str(cache.num_gpu_blocks_override),
+            "swap_space": str(cache.swap_space_gib),
+            "cache_dtype": "auto",
+            "sliding_window": "None",
+        }
+
+    @property
+    def stats(self) -> SchedulerStats:
+        return self._stats
+
+    # What the engine client tells
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.add(1, reason)
+
+    def arrived(self, request: EngineRequest) -> None:
+        self._flights[request.request_id] = Flight(
+            request.arrival_time, len(request.prompt_token_ids), request.sampling.max_tokens
+        )
+
+    def output(self, output: EngineOutput, now: float) -> None:
+        flight = self._flights.get(output.request_id)
+        if flight is None:
+            return
+        count = len(output.new_token_ids)
+        if count:
+            if flight.num_tokens:
+                gap = (now - flight.last) / count
+                for _ in range(count):
+                    self._between.observe(gap)
+            else:
+                self._first_token(flight, output, now)
+            flight.last = now
+            flight.num_tokens += count
+            self.generation_tokens.values[""] += count
+        flight.num_preemptions = max(flight.num_preemptions, output.num_preemptions)
+
+    def _first_token(self, flight: Flight, output: EngineOutput, now: float) -> None:
+        flight.first = now
+        flight.queued = output.queued_at or flight.arrived
+        flight.scheduled = output.scheduled_at or flight.queued
+        flight.num_cached = output.num_cached_tokens
+        self._first.observe(now - flight.arrived)
+        self.prompt_tokens.add(flight.num_prompt_tokens)
+        self._by_source.add(flight.num_prompt_tokens - flight.num_cached, "local_compute")
+        self._by_source.add(flight.num_cached, "local_cache_hit")
+        self._cached.add(flight.num_cached)
+
+    def finished(self, request_id: str, reason: str, now: float) -> None:
+        flight = self._flights.pop(request_id, None)
+        if flight is None:
+            return
+        self._success.add(1, reason)
+        self._whole.observe(now - flight.arrived)
+        self._prompt.observe(flight.num_prompt_tokens)
+        self._generation.observe(flight.num_tokens)
+        self._max_generation.observe(flight.num_tokens)
+        self._preempted.observe(flight.num_preemptions)
+        if not flight.first:
+            return
+        self._prefill_computed.observe(flight.num_prompt_tokens - flight.num_cached)
+        self._queue.observe(max(0.0, flight.scheduled - flight.queued))
+        self._prefill.observe(max(0.0, flight.first - flight.scheduled))
+        self._inference.observe(max(0.0, flight.last - flight.scheduled))
+        self._decode.observe(flight.last - flight.first)
+        if flight.num_tokens > 1:
+            self._per_token.observe((flight.last - flight.first) / (flight.num_tokens - 1))
+
+    def stepped(self, stats: SchedulerStats, now: float) -> None:
+        self._stats = stats
+        for count in stats.iteration_tokens:
+            self._iteration.observe(count)
+        if not self._window or now - self._window[-1][0] >= 1.0:
+            self._window.append((now, self.prompt_tokens.values[""], self.generation_tokens.values[""]))
+            while self._window[0][0] < now - THROUGHPUT_SECONDS:
+                self._window.popleft()
+
+    # What is asked for
+
+    def throughput(self) -> tuple[float, float]:
+        """Prompt and generation tokens a second, over the last ten seconds."""
+        if not self._window:
+            return 0.0, 0.0
+        since, prompt, generation = self._window[0]
+        seconds = max(1.0, time.time() - since)
+        return (
+            (self.prompt_tokens.values[""] - prompt) / seconds,
+            (self.generation_tokens.values[""] - generation) / seconds,
+        )
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type, in the format that `accept` asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, for prometheus-client."""
+        labels, stats = self._labels, self._stats
+        yield gauge("vllm:num_requests_running", "Requests in the batch.", stats.num_running, labels)
+        yield gauge("vllm:num_requests_waiting", "Requests that wait for a place.", stats.num_waiting, labels)
+        by_reason = gauge(
+            "vllm:num_requests_waiting_by_reason",
+            "Requests that wait, by reason.",
+            stats.num_waiting,
+            {**labels, "reason": "capacity"},
+        )
+        by_reason.add_metric([*labels.values(), "deferred"], 0)  # type: ignore[attr-defined]
+        yield by_reason
+        sleep = gauge("vllm:engine_sleep_state", "Whether it sleeps.", 1, {**labels, "sleep_state": "awake"})
+        for state in ("weights_offloaded", "discard_all"):
+            sleep.add_metric([*labels.values(), state], 0)  # type: ignore[attr-defined]
+        yield sleep
+        for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
+            yield gauge(f"vllm:{name}", "KV pages in use, 0 to 1.", stats.kv_usage, labels)
+        if self._cache_info is not None:
+            yield gauge("vllm:cache_config_info", "The KV cache.", 1, {**self._cache_info, "engine": "0"})
+        for prefix in ("prefix_cache", "gpu_prefix_cache"):
+            queries = Counter(f"vllm:{prefix}_queries", "Prompt tokens looked up in the prefix cache.")
+            queries.add(stats.prefix_cache_queries)
+            yield queries.family(labels)
+            hits = Counter(f"vllm:{prefix}_hits", "Prompt tokens found in the prefix cache.")
+            hits.add(stats.prefix_cache_hits)
+            yield hits.family(labels)
+        preemptions = Counter("vllm:num_preemptions", "Preemptions.")
+        preemptions.add(stats.num_preemptions)
+        yield preemptions.family(labels)
+        for counter in (self.prompt_tokens, self.generation_tokens, self._by_source, self._cached, self._success):
+            yield counter.family(labels)
+        yield self._rejections.family(self._model)
+        for histogram in self._histograms():
+            yield histogram.family(labels)
+        yield from self._removed(stats)
+
+    def _histograms(self) -> tuple[Histogram, ...]:
+        return (
+            *(self._prompt, self._generation, self._max_generation, self.max_tokens, self._prefill_computed),
+            *(self._iteration, self.num_choices, self._preempted, self._first, self._between, self._per_token),
+            *(self._whole, self._queue, self._inference, self._prefill, self._decode),
+        )
+
+    def _removed(self, stats: SchedulerStats) -> Iterator[Metric]:
+        """Names that vLLM has dropped and that dashboards still read."""
+        labels = self._labels
+        prompt, generation = self.throughput()
+        rate = stats.prefix_cache_hits / stats.prefix_cache_queries if stats.prefix_cache_queries else 0.0
+        yield gauge("vllm:avg_prompt_throughput_toks_per_s", "Prompt tokens a second, of 10 s.", prompt, labels)
+        yield gauge("vllm:avg_generation_throughput_toks_per_s", "Tokens a second, of 10 s.", generation, labels)
+        yield gauge("vllm:gpu_prefix_cache_hit_rate", "Prefix cache hits by queries.", rate, labels)
+        for name, text in (
+            ("num_requests_swapped", "Requests whose pages are swapped out: none, they are recomputed."),
+            ("cpu_cache_usage_perc", "Pages in use in host memory: none."),
+            ("cpu_prefix_cache_hit_rate", "Prefix cache hits in host memory: none."),
+        ):
+            yield gauge(f"vllm:{name}", text, 0, labels)
+        old = Histogram("vllm:time_per_output_token_seconds", self._between.documentation, self._between.bounds)
+        old.counts, old.total = self._between.counts, self._between.total
+        yield old.family(labels)

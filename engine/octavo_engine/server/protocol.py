@@ -1,0 +1,169 @@
+"""The bodies of requests, as strangers write them: OpenAI's fields and vLLM's further ones.
+
+Unknown fields are accepted silently, as OpenAI and vLLM do. Fields that vLLM knows, that are not served yet and that
+would change the answer are in `unserved_fields`, and refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from octavo_engine.errors import RequestError
+from octavo_engine.server.unserved_fields import refuse_unserved
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Body = TypeVar("Body", bound="RequestBody")
+
+MAX_REPORTED_FIELDS = 5
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class RequestBody(BaseModel):
+    """What every body may have."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str | None = None
+
+
+class SamplingBody(RequestBody):
+    """How tokens are drawn and when they end; the same fields for completions and chats. None is the default."""
+
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    bad_words: list[str] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    request_id: Annotated[str, Field(max_length=256)] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    user: str | None = None
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class CompletionBody(SamplingBody):
+    """POST /v1/completions."""
+
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    max_tokens: Annotated[int, Field(ge=0)] | None = 16
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: bool = False
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    add_special_tokens: bool = True
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    documents: list[dict[str, Any]] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    echo: bool = False
+
+
+class TokenizeBody(RequestBody):
+    """POST /tokenize: a text or a chat."""
+
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None  # None: with a text, not with a chat
+    return_token_strs: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class DetokenizeBody(RequestBody):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]
+
+
+def parse_body(kind: type[Body], data: bytes) -> Body:
+    """The body in `data`.
+
+    Raises:
+        RequestError: it isn't JSON, a field is wrong, or a field is not served; names the field.
+    """
+    try:
+        body = kind.model_validate_json(data)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    refuse_unserved(body.model_extra or {})
+    return body
+
+
+def _refusal(error: ValidationError) -> RequestError:
+    found = error.errors(include_url=False, include_context=False)
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return RequestError(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if not first["loc"]:
+        return RequestError("the body must be a JSON object")
+    if first["loc"][0] == "prompt":  # a union: pydantic lists the complaint of every branch
+        if first["type"] == "missing":
+            return RequestError("prompt is missing", "prompt")
+        return RequestError("prompt must be a text, a list of token ids, or a list of either", "prompt")
+    by_path = {_path(detail): detail["msg"] for detail in reversed(found)}
+    told = [f"{path}: {message}" for path, message in reversed(by_path.items())]
+    more = f"; and {len(told) - MAX_REPORTED_FIELDS} more" if len(told) > MAX_REPORTED_FIELDS else ""
+    return RequestError("; ".join(told[:MAX_REPORTED_FIELDS]) + more, _path(first))
+
+
+def _path(detail: ErrorDetails) -> str:
+    """`messages[0].role`; the names that pydantic gives to the branches of a union are left out."""
+    path = ""
+    for part in detail["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in {"str", "int", "float", "bool"}:
+            path += f".{part}" if path else part
+        elif not path:
+            path = part
+    return path

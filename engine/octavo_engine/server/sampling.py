@@ -1,0 +1,194 @@
+"""From a request's fields to complete SamplingParams: the request's, else the model's, else the API's defaults.
+
+Everything that could ask for too much is bounded here, before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from octavo_engine.errors import RequestError
+from octavo_engine.frontend.tokenizer import Tokenizer
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.server.context import ServerContext
+from octavo_engine.server.protocol import SamplingBody
+
+T = TypeVar("T")
+
+SEED_MASK = 2**64 - 1
+MAX_BIASED_TOKENS = 1024
+MAX_BAD_WORDS = 1024
+MAX_STOP_TOKEN_IDS = 1024
+BIAS_LIMIT = 100.0  # OpenAI's
+
+
+def sampling_params(
+    context: ServerContext, body: SamplingBody, *, logprobs: int | None, prompt_logprobs: int | None
+) -> SamplingParams:
+    """How `body` wants tokens drawn; `max_tokens` is 0 until `with_room` knows the prompt.
+
+    Raises:
+        RequestError: a field is out of bounds; names it.
+    """
+    defaults = context.defaults
+    _check_bounds(context, body, logprobs, prompt_logprobs)
+    top_k = _first(body.top_k, defaults.top_k, 0)
+    seed = context.seeds.getrandbits(64) if body.seed is None else body.seed & SEED_MASK
+    return SamplingParams(
+        max_tokens=0,
+        temperature=_first(body.temperature, defaults.temperature, 1.0),
+        top_p=_first(body.top_p, defaults.top_p, 1.0),
+        top_k=max(top_k, 0),
+        min_p=_first(body.min_p, defaults.min_p, 0.0),
+        seed=seed,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
+        min_tokens=body.min_tokens,
+        ignore_eos=body.ignore_eos,
+        eos_token_ids=tuple(defaults.eos_token_ids) or context.tokenizer.eos_token_ids,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        logit_bias=_logit_bias(context, body.logit_bias),
+        allowed_token_ids=_allowed(context, body.allowed_token_ids),
+        bad_words=_bad_words(context.tokenizer, body.bad_words or ()),
+    )
+
+
+def with_room(
+    context: ServerContext, params: SamplingParams, num_prompt_tokens: int, asked: int | None, prompt_param: str
+) -> SamplingParams:
+    """`params` with its `max_tokens`: `asked`, or what is left of the context after the prompt.
+
+    Raises:
+        RequestError: prompt and `asked` do not fit the model's context.
+    """
+    limit = context.max_model_len
+    if not num_prompt_tokens:
+        raise RequestError(f"{prompt_param} is empty: it needs at least one token", prompt_param)
+    if num_prompt_tokens + min(1, 1 if asked is None else asked) > limit:
+        raise RequestError(
+            f"This model's maximum context length is {limit} tokens, and the prompt has {num_prompt_tokens}: "
+            "shorten it, or set truncate_prompt_tokens",
+            prompt_param,
+            code="context_length_exceeded",
+        )
+    if asked is not None and num_prompt_tokens + asked > limit:
+        raise RequestError(
+            f"This model's maximum context length is {limit} tokens. However, you requested "
+            f"{num_prompt_tokens + asked} tokens ({num_prompt_tokens} in the prompt, {asked} in the completion): "
+            "shorten the prompt or lower max_tokens",
+            "max_tokens",
+            code="context_length_exceeded",
+        )
+    room = limit - num_prompt_tokens
+    max_tokens = min(room, context.defaults.max_tokens or room) if asked is None else asked
+    if params.min_tokens > max_tokens:
+        raise RequestError(f"min_tokens {params.min_tokens} is more than max_tokens {max_tokens}", "min_tokens")
+    return msgspec.structs.replace(params, max_tokens=max_tokens)
+
+
+def of_choice(params: SamplingParams, index: int) -> SamplingParams:
+    """The parameters of one of `n` choices: its own seed, derived from the request's."""
+    return msgspec.structs.replace(params, seed=(params.seed + index) & SEED_MASK) if index else params
+
+
+def truncated(context: ServerContext, body: SamplingBody, token_ids: list[int], asked: int | None) -> list[int]:
+    """The prompt with as many tokens as `truncate_prompt_tokens` leaves; -1: as many as fit the context.
+
+    Raises:
+        RequestError: it asks for more than the model's context.
+    """
+    keep = body.truncate_prompt_tokens
+    if keep is None:
+        return token_ids
+    if keep == -1:
+        keep = max(1, context.max_model_len - (1 if asked is None else asked))
+    if not 0 < keep <= context.max_model_len:
+        raise RequestError(
+            f"truncate_prompt_tokens is {keep}; it must be -1, or 1 to the model's context of {context.max_model_len}",
+            "truncate_prompt_tokens",
+        )
+    return token_ids[:keep] if body.truncation_side == "right" else token_ids[-keep:]
+
+
+def check_num_sequences(context: ServerContext, num_prompts: int, n: int) -> None:
+    """Raises RequestError for more sequences than are served at once, before any is made."""
+    if n > context.config.server.max_n:
+        raise RequestError(f"n is {n}; at most {context.config.server.max_n} choices are served", "n")
+    scheduler = context.config.scheduler
+    queued = 4096 if scheduler.max_num_queued_reqs is None else scheduler.max_num_queued_reqs
+    bound = scheduler.max_num_seqs + queued
+    if num_prompts * n > bound:
+        param = "prompt" if num_prompts > 1 else "n"
+        raise RequestError(
+            f"{num_prompts} prompts with n {n} are {num_prompts * n} sequences; at most {bound} run and wait here: "
+            "send them in several requests",
+            param,
+        )
+
+
+def _check_bounds(
+    context: ServerContext, body: SamplingBody, logprobs: int | None, prompt_logprobs: int | None
+) -> None:
+    most = context.config.server.max_logprobs
+    most = context.vocab_size if most == -1 else most
+    for name, value in (("logprobs", logprobs), ("prompt_logprobs", prompt_logprobs)):
+        if value is not None and value > most:
+            raise RequestError(f"{name} is {value}; at most {most} are served (--max-logprobs)", name)
+    if len(body.stop_token_ids or ()) > MAX_STOP_TOKEN_IDS:
+        raise RequestError(f"stop_token_ids has more than {MAX_STOP_TOKEN_IDS} entries", "stop_token_ids")
+    context.check_token_ids(body.stop_token_ids or (), "stop_token_ids")
+
+
+def _logit_bias(context: ServerContext, bias: dict[str, float] | None) -> dict[int, float]:
+    result: dict[int, float] = {}
+    if bias and len(bias) > MAX_BIASED_TOKENS:
+        raise RequestError(f"logit_bias has {len(bias)} entries; at most {MAX_BIASED_TOKENS} are served", "logit_bias")
+    for key, value in (bias or {}).items():
+        token_id = int(key) if key.isascii() and key.isdigit() else -1
+        if not 0 <= token_id < context.vocab_size:
+            raise RequestError(
+                f"logit_bias has the key {key!r}, which is no token id below {context.vocab_size}", f"logit_bias.{key}"
+            )
+        if value != value:  # noqa: PLR0124 — NaN
+            raise RequestError(f"logit_bias of {key} is not a number", f"logit_bias.{key}")
+        result[token_id] = max(-BIAS_LIMIT, min(BIAS_LIMIT, value))
+    return result
+
+
+def _allowed(context: ServerContext, token_ids: Sequence[int] | None) -> tuple[int, ...]:
+    if token_ids is None:
+        return ()
+    if not token_ids:
+        raise RequestError("allowed_token_ids is empty: nothing could be drawn; leave it out", "allowed_token_ids")
+    context.check_token_ids(token_ids, "allowed_token_ids")
+    return tuple(token_ids)
+
+
+def _bad_words(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Each word's tokens at the start of a text and after a space, where that makes a token of its own."""
+    if len(words) > MAX_BAD_WORDS:
+        raise RequestError(f"bad_words has {len(words)} entries; at most {MAX_BAD_WORDS} are served", "bad_words")
+    found: dict[tuple[int, ...], None] = {}
+    for i, word in enumerate(words):
+        plain = tuple(tokenizer.encode(word.lstrip(), add_special_tokens=False))
+        spaced = tuple(tokenizer.encode(" " + word.lstrip(), add_special_tokens=False))
+        if not plain:
+            raise RequestError(f"bad_words[{i}] is empty", f"bad_words[{i}]")
+        found[plain] = None
+        if len(spaced) == len(plain) and spaced[0] != plain[0]:
+            found[spaced] = None
+    return tuple(found)
+
+
+def _first(*values: T | None) -> T:
+    """The first that is not None; the last one never is."""
+    for value in values:
+        if value is not None:
+            return value
+    raise AssertionError("a default is missing")

@@ -1,0 +1,73 @@
+"""From a core process that is starting to a server context that can answer: tokenizer, template, defaults, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
+from octavo_engine.errors import ModelLoadError
+from octavo_engine.frontend.chat_template import ChatTemplate
+from octavo_engine.frontend.engine_client import EngineClient
+from octavo_engine.frontend.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
+from octavo_engine.server.context import ServerContext
+from octavo_engine.server.metrics import Metrics
+from octavo_engine.weights.generation_config import read_generation_defaults
+from octavo_engine.weights.source import resolve
+
+OnStage = Callable[[str, float], None]
+
+
+async def build_context(config: EngineConfig, client: EngineClient, on_stage: OnStage) -> ServerContext:
+    """Wait for the core's start, and do the server's own part of it meanwhile.
+
+    Raises:
+        EngineDeadError: the core could not start; carries its reason.
+        ModelLoadError: the tokenizer or the generation config can't be used.
+    """
+    metrics = Metrics(config.model.served_model_names[0])
+    client.connect(metrics, on_stage)
+    files = await client.model_files()
+    start = time.perf_counter()
+    tokenizer = await asyncio.to_thread(tokenizer_of, config.model, files)
+    defaults = await asyncio.to_thread(read_generation_defaults, config.model, files)
+    template = ChatTemplate(
+        tokenizer.chat_templates,
+        tokenizer.special_tokens,
+        override=config.model.chat_template,
+        content_format=config.model.chat_template_content_format,
+    )
+    template.start()
+    on_stage("loaded the tokenizer", time.perf_counter() - start)
+    ready = await client.ready()
+    metrics.configure(config.cache, ready)
+    return ServerContext(
+        config=config,
+        client=client,
+        tokenizer=tokenizer,
+        chat_template=template,
+        defaults=defaults,
+        ready=ready,
+        metrics=metrics,
+    )
+
+
+def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:
+    """The model's tokenizer, or the one that `--tokenizer` names: a folder, a file, or another model.
+
+    Raises:
+        ModelLoadError: there is none, or it can't be used.
+    """
+    if model.tokenizer is None:
+        return load_tokenizer(files)
+    path = Path(model.tokenizer).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if path.is_file() and path.suffix == ".json":
+        template = path.with_name("chat_template.jinja")
+        return load_tokenizer_json(path, template if template.is_file() else None)
+    if Path(model.tokenizer).is_dir():
+        raise ModelLoadError(f"--tokenizer {model.tokenizer}: the folder has no tokenizer.json")
+    other = ModelConfig(model=model.tokenizer, served_model_names=(model.tokenizer,), load_format="dummy")
+    return load_tokenizer(resolve(other, lambda _what, _done, _total: None))

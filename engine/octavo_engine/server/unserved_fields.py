@@ -1,0 +1,52 @@
+"""Request fields that vLLM knows and Octavo does not serve yet: refused by name where they would change the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from octavo_engine.errors import RequestError
+
+CONSTRAINED = (
+    "constrained decoding is not served yet; leave it out and say in the prompt what the answer must look like"
+)
+TOOLS = "tool calls are not served yet; leave it out, or send tool_choice 'none'"
+
+# name: (why, the values that change nothing; null never does)
+UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "response_format": (CONSTRAINED, ({"type": "text"},)),
+    "structured_outputs": (CONSTRAINED, ({},)),
+    "guided_json": (CONSTRAINED, ()),
+    "guided_regex": (CONSTRAINED, ()),
+    "guided_choice": (CONSTRAINED, ()),
+    "guided_grammar": (CONSTRAINED, ()),
+    "structural_tag": (CONSTRAINED, ()),
+    "guided_decoding_backend": (CONSTRAINED, ()),
+    "functions": (TOOLS, ([],)),
+    "function_call": (TOOLS, ("none",)),
+    "use_beam_search": ("beam search is not served yet; leave it out", (False,)),
+    "prompt_embeds": ("prompts are texts or token ids; embeddings are not served yet", ([],)),
+    "suffix": ("text after the completion is not served yet; leave it out", ("",)),
+    "logprob_token_ids": ("only the most likely tokens' log-probabilities are served; ask for logprobs", ([],)),
+    "logits_processors": ("no code from a request is run; leave it out", ([],)),
+    "repetition_detection": ("it is not served yet; use repetition_penalty or frequency_penalty", ()),
+    "thinking_token_budget": ("reasoning is not told apart yet; use max_tokens", ()),
+    "watermarking": ("it is not served yet; leave it out", (False,)),
+    "kv_transfer_params": ("KV pages are not handed over yet; leave it out", ({},)),
+    "ec_transfer_params": ("encoder caches are not handed over; leave it out", ({},)),
+    "vllm_xargs": ("there are no extensions that would read it; leave it out", ({},)),
+    "return_token_offsets": ("it is not served yet; ask for logprobs, whose text_offset tells them", (False,)),
+    "return_prompt_text": ("it is not served yet; leave it out", (False,)),
+    "audio": ("only text is served; leave it out", ()),
+    "modalities": ("only text is served; leave it out", (["text"], [])),
+    "web_search_options": ("this server searches nothing; leave it out", ()),
+}
+
+
+def refuse_unserved(fields: Mapping[str, Any]) -> None:
+    """Raises RequestError for the first of `fields` that is not served and asks for something."""
+    for name, value in fields.items():
+        known = UNSERVED_FIELDS.get(name)
+        if known is None or value is None or value in known[1]:
+            continue
+        raise RequestError(f"{name}: {known[0]}", name)
