@@ -166,7 +166,9 @@ def fit_in_memory(demand: Demand | None, memory: int | None, why_unknown: str) -
 
 def _remedy(demand: Demand, engine: Engine, budget: CardBudget) -> str:
     usable, remedies = budget.usable, []
-    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_CARDS)
+    # NCCL does not join slices of a card.
+    most = 1 if budget.product is not None and "-MIG-" in budget.product else MOST_CARDS
+    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, most)
     more = next((s for s in sizes if s > engine.tensor_parallel_size and demand.needed(s) <= usable), None)
     if shorter := _longest(demand, budget, engine.tensor_parallel_size):
         remedies.append(f"engine.maxModelLen: {shorter}")

@@ -1,0 +1,238 @@
+"""What fits is known before a pod exists, and what does not is told with what would."""
+
+import pytest
+from planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
+
+from octavo_models import from_gguf
+from octavo_operator.planner.cards import memory_of, smallest
+from octavo_operator.planner.sharding import kv_on_card, obstacle, weights_on_card
+from octavo_operator.planner.sizes import GIB, MIB, gib
+
+
+def test_llama_70b_on_one_a100_does_not_fit_and_four_would():
+    plan = planned(LLAMA_70B, **on_a100(1))
+    assert plan.fit.state == "False"
+    assert plan.refusal.reason == "DoesNotFit"
+    assert plan.refusal.message == (
+        "weights 128.5 GiB + overhead 1.7 GiB + KV 1.3 GiB for one sequence of 4096 tokens do not fit 1 × 36 GiB"
+        " (NVIDIA-A100-SXM4-40GB × 0.90)"
+    )
+    assert plan.refusal.remedy == "set engine.tensorParallelSize: 4"
+    assert plan.children == ()
+
+
+def test_llama_70b_on_four_a100s_fits_with_nine_sequences():
+    plan = planned(LLAMA_70B, **on_a100(4))
+    assert plan.refusal is None
+    budget = plan.fit.budget
+    assert (gib(budget.weights), gib(budget.overhead), gib(budget.kept_free)) == ("32.1", "1.0", "4.0")
+    assert budget.sequences == 9
+    assert plan.fit.message == "9 sequences of 4096 tokens at once"
+
+
+def test_mistral_7b_fits_one_a100():
+    budget = planned(MISTRAL_7B, **on_a100()).fit.budget
+    assert gib(budget.weights) == "13.5"
+    assert gib(budget.kv_per_sequence) == "0.5"
+    assert budget.sequences == 42
+
+
+def test_the_parts_of_a_card_add_up_to_it():
+    budget = planned(MISTRAL_7B, **on_a100()).fit.budget
+    assert budget.weights + budget.kv + budget.overhead + budget.kept_free == budget.capacity == 40960 * MIB
+
+
+@pytest.mark.parametrize(
+    ("product", "engine", "remedy"),
+    [
+        # The weights fit and the KV of such long sequences does not: shorter ones, or more cards.
+        (
+            "NVIDIA-L4",
+            {"maxNumSeqs": 16, "minConcurrency": 4},
+            "set engine.maxModelLen: 11264, or engine.tensorParallelSize: 2",
+        ),
+        ("Tesla-T4", {"maxModelLen": 4096}, "set engine.tensorParallelSize: 2"),
+        # Slices of a card can't be joined.
+        (
+            "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",
+            {"maxModelLen": 4096},
+            "use cards of 17 GiB or more, or a quantized model",
+        ),
+    ],
+)
+def test_the_remedy_is_what_would_fit(product, engine, remedy):
+    plan = planned(MISTRAL_7B, accelerator={"products": [product]}, engine=engine)
+    assert plan.refusal.remedy == remedy
+
+
+def test_the_length_that_is_proposed_fits_and_a_step_more_does_not():
+    def state(length: int) -> str:
+        engine = {"maxNumSeqs": 16, "minConcurrency": 4, "maxModelLen": length}
+        return planned(MISTRAL_7B, accelerator={"products": ["NVIDIA-L4"]}, engine=engine).fit.state
+
+    assert (state(11264), state(11264 + 1024)) == ("True", "False")
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (3, "tensorParallelSize 3 does not divide the model's 32 attention heads"),
+        (64, "tensorParallelSize 64 does not divide the model's 32 attention heads"),
+    ],
+)
+def test_a_size_that_does_not_divide_the_model_is_refused(size, words):
+    plan = planned(MISTRAL_7B, **on_a100(size))
+    assert plan.refusal.reason == "CannotBeDivided"
+    assert plan.refusal.message == words
+    assert plan.refusal.remedy.startswith("set engine.tensorParallelSize: ")
+
+
+def test_nine_heads_divide_by_three_only():
+    spec = described(SMALL)
+    assert [size for size in range(1, 13) if obstacle(spec, size, 1) is None] == [1, 3]
+
+
+def test_kv_heads_fewer_than_cards_are_held_several_times():
+    spec = described(LLAMA_70B)
+    eight = kv_on_card(spec, 4096, "bf16", 16, 8, 1)
+    assert kv_on_card(spec, 4096, "bf16", 16, 16, 1) == eight == spec.kv_bytes(4096, "bf16") // 8
+
+
+def test_stages_share_the_layers_and_the_tied_embedding_is_on_both_ends():
+    spec = described(SMALL)
+    whole, half = weights_on_card(spec, None, 1, 1), weights_on_card(spec, None, 1, 2)
+    embedding = next(w.nbytes for w in spec.weights if w.name == "embedding")
+    assert whole == spec.weight_bytes()
+    assert half > (whole - embedding) // 2 + embedding - 1024
+    assert half < whole
+
+
+def test_minimum_concurrency_raises_what_must_fit():
+    assert planned(MISTRAL_7B, **on_a100(minConcurrency=42)).fit.state == "True"
+    assert planned(MISTRAL_7B, **on_a100(minConcurrency=43)).fit.state == "False"
+
+
+def test_an_unknown_model_blocks_nothing():
+    plan = planned(None, {"why_unknown": "nobody looked"}, **on_a100())
+    assert (plan.fit.state, plan.fit.reason) == ("Unknown", "ModelUnknown")
+    assert plan.fit.message.endswith("nobody looked")
+    assert plan.refusal is None
+    assert plan.children
+
+
+@pytest.mark.parametrize("products", [[], ["NVIDIA-Unheard-Of"], [A100_40, "NVIDIA-Unheard-Of"]])
+def test_an_unknown_card_blocks_nothing_and_tells_what_is_needed(products):
+    plan = planned(MISTRAL_7B, accelerator={"products": products}, engine={"maxModelLen": 4096})
+    assert (plan.fit.state, plan.fit.reason) == ("Unknown", "CardUnknown")
+    assert plan.fit.message.startswith("each card needs 15.")
+    assert plan.refusal is None
+
+
+def test_an_annotation_overrides_a_refusal():
+    plan = planned(LLAMA_70B, annotations={"octavo.dev/ignore-fit": "true"}, **on_a100(1))
+    assert plan.refusal is None
+    assert (plan.fit.state, plan.fit.reason) == ("False", "OverriddenByAnnotation")
+
+
+def test_a_service_that_runs_keeps_its_children():
+    plan = planned(LLAMA_70B, {"serving": True}, **on_a100(1))
+    assert plan.refusal is None
+    assert (plan.fit.state, plan.fit.reason) == ("False", "AlreadyServing")
+
+
+def test_of_several_products_the_smallest_has_to_do():
+    assert smallest((A100_40, "NVIDIA-L4")) == ("NVIDIA-L4", 23034 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("product", "memory"),
+    [
+        (A100_40, 40960 * MIB),
+        ("NVIDIA-H100-80GB-HBM3", 81559 * MIB),
+        ("NVIDIA-H100-80GB-HBM3-SHARED", 81559 * MIB),
+        ("NVIDIA-A100-SXM4-80GB-MIG-2g.20gb", 20 * GIB),
+        ("NVIDIA-H100-80GB-HBM3-MIG-1c.3g.40gb", 40 * GIB),
+        ("NVIDIA-H20-96GB", 96 * GIB),
+        ("NVIDIA-Unheard-Of", None),
+    ],
+)
+def test_a_cards_memory_follows_from_its_label(product, memory):
+    assert memory_of(product) == memory
+
+
+def test_longer_than_the_model_was_made_for_is_refused():
+    plan = planned(
+        LLAMA_70B, accelerator={"products": [A100_40]}, engine={"tensorParallelSize": 4, "maxModelLen": 8192}
+    )
+    assert plan.refusal.reason == "ModelTooShort"
+    assert plan.refusal.remedy == "set engine.maxModelLen: 4096, or leave it out"
+
+
+def test_widened_weights_are_counted_widened():
+    narrow = planned(MISTRAL_7B, **on_a100()).fit.budget
+    wide = planned(MISTRAL_7B, **on_a100(dtype="float32")).fit.budget
+    assert wide.weights == 2 * narrow.weights
+    assert wide.kv_per_sequence == 2 * narrow.kv_per_sequence
+
+
+def test_an_fp8_cache_takes_half():
+    whole = planned(MISTRAL_7B, **on_a100()).fit.budget.kv_per_sequence
+    assert planned(MISTRAL_7B, **on_a100(kvCacheDtype="fp8")).fit.budget.kv_per_sequence * 2 == whole
+
+
+def test_a_cpu_without_a_limit_gets_room_for_four_sequences():
+    plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 4096})
+    assert plan.limits.kv_cache_bytes == 360 * MIB
+    assert plan.fit.budget.sequences == 4
+    assert plan.resources.requests["memory"] == plan.resources.limits["memory"]
+
+
+def test_a_cpus_kv_cache_is_what_its_memory_leaves_and_never_more_than_it_can_use():
+    limits = {"limits": {"memory": "2Gi"}}
+    plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 4096}, resources=limits)
+    budget = plan.fit.budget
+    assert 2 * GIB - MIB < budget.weights + budget.overhead + plan.limits.kv_cache_bytes <= 2 * GIB
+    plan = planned(
+        SMALL, accelerator=CPU, engine={"maxModelLen": 128, "maxNumSeqs": 2}, resources={"limits": {"memory": "8Gi"}}
+    )
+    assert plan.limits.kv_cache_bytes == 2 * described(SMALL).kv_bytes(128, "bf16") // MIB * MIB
+
+
+def test_a_cpu_whose_memory_is_too_little_is_told_how_much_it_takes():
+    limits = {"limits": {"memory": "768Mi"}}
+    plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 8192}, resources=limits)
+    assert plan.refusal.reason == "DoesNotFit"
+    assert plan.refusal.remedy.startswith("set resources.requests.memory: 1024Mi")
+
+
+def test_an_unknown_model_on_a_cpu_gets_a_moderate_cache():
+    assert planned(None, accelerator=CPU).limits.kv_cache_bytes == GIB
+    assert planned(None, accelerator=CPU, resources={"limits": {"memory": "4Gi"}}).limits.kv_cache_bytes == 2 * GIB
+
+
+def test_quantized_weights_count_as_stored():
+    hidden, layers = 256, 2
+    metadata = {
+        "general.architecture": "llama",
+        "llama.attention.head_count": 4,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.block_count": layers,
+        "llama.context_length": 1024,
+        "llama.embedding_length": hidden,
+        "llama.feed_forward_length": 512,
+    }
+    names = {
+        "attn_q": hidden,
+        "attn_k": hidden,
+        "attn_v": hidden,
+        "attn_output": hidden,
+        "ffn_gate": 512,
+        "ffn_up": 512,
+    }
+    tensors = {"token_embd.weight": ("q8_0", (1000, hidden)), "output_norm.weight": ("f32", (hidden,))}
+    for i in range(layers):
+        tensors |= {f"blk.{i}.{name}.weight": ("q4_0", (rows, hidden)) for name, rows in names.items()}
+        tensors[f"blk.{i}.ffn_down.weight"] = ("q4_0", (hidden, 512))
+        tensors |= {f"blk.{i}.{name}.weight": ("f32", (hidden,)) for name in ("attn_norm", "ffn_norm")}
+    spec = from_gguf(metadata, tensors)
+    assert weights_on_card(spec, None, 1, 1) == spec.weight_bytes() < spec.weight_bytes("bfloat16") / 2

@@ -1,0 +1,124 @@
+"""A replica's start, end and replacement are one chain of deadlines, each with its reason."""
+
+import pytest
+from planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, on_a100, planned
+
+
+def test_the_start_up_budget_follows_the_models_size():
+    small = planned(SMALL, accelerator=CPU, cache={}).lifecycle.startup
+    large = planned(LLAMA_70B, cache={}, **on_a100(4)).lifecycle.startup
+    assert small.budget == 120
+    # 128.5 GiB at 200 MB/s, and two minutes for the cards.
+    assert large.budget == 810
+
+
+def test_a_pod_that_downloads_has_the_time_for_it():
+    cached = planned(MISTRAL_7B, cache={}, **on_a100()).lifecycle.startup.budget
+    preload_off = planned(MISTRAL_7B, cache={"preload": False}, **on_a100()).lifecycle.startup.budget
+    without = planned(MISTRAL_7B, **on_a100()).lifecycle.startup.budget
+    assert without == preload_off > cached + 14.4e9 / 50e6 - 10
+
+
+def test_a_model_on_a_volume_is_not_downloaded():
+    plan = planned(MISTRAL_7B, model={"uri": "pvc://models/a"}, **on_a100())
+    assert plan.lifecycle.startup.budget == planned(MISTRAL_7B, cache={}, **on_a100()).lifecycle.startup.budget
+    assert not any("downloads" in warning for warning in plan.warnings)
+
+
+def test_an_unknown_model_has_half_an_hour():
+    assert planned(None).lifecycle.startup.budget == 1800
+
+
+def test_liveness_outlasts_readiness_and_asks_the_heartbeat():
+    life = planned(MISTRAL_7B, **on_a100()).lifecycle
+    assert life.startup.path == life.readiness.path == life.liveness.path == "/health"
+    assert life.liveness.budget > life.readiness.budget
+
+
+@pytest.mark.parametrize(
+    ("spec", "drain"),
+    [
+        (on_a100(), 205),  # 4096 tokens at 20/s
+        (on_a100(maxModelLen=32768), 600),  # bounded
+        (on_a100(maxModelLen=100), 30),
+        ({"accelerator": CPU, "engine": {"maxModelLen": 2048}}, 205),  # 10/s
+        (on_a100() | {"rollout": {"drainTimeout": "45m"}}, 2700),
+        (on_a100() | {"rollout": {"drainTimeout": "0"}}, 0),
+    ],
+)
+def test_the_drain_is_the_longest_admissible_generation_within_bounds(spec, drain):
+    life = planned(MISTRAL_7B, **spec).lifecycle
+    assert life.drain == drain
+    assert life.grace == life.pre_stop + drain + 10
+
+
+def test_a_drain_that_cuts_answers_off_is_told():
+    plan = planned(MISTRAL_7B, **on_a100(maxModelLen=32768))
+    assert any("cuts off answers after 600 s; the longest may take 1639 s" in w for w in plan.warnings)
+
+
+@pytest.mark.parametrize(
+    ("spec", "free", "expected"),
+    [
+        (on_a100(4), 4, ("Surge", 1, 0, False)),
+        (on_a100(4), 3, ("InPlace", 0, 1, True)),
+        (on_a100(4), None, ("InPlace", 0, 1, True)),
+        (on_a100(1) | {"replicas": 2}, 0, ("InPlace", 0, 1, False)),
+        (on_a100(1) | {"rollout": {"strategy": "Surge"}}, 0, ("Surge", 1, 0, False)),
+        (on_a100(1) | {"rollout": {"strategy": "InPlace"}}, 9, ("InPlace", 0, 1, True)),
+        (on_a100(1) | {"autoscaling": {"maxReplicas": 4}}, 0, ("InPlace", 0, 1, False)),
+        ({"accelerator": CPU}, None, ("Surge", 1, 0, False)),
+    ],
+)
+def test_a_rollout_surges_only_where_a_card_is_free_for_it(spec, free, expected):
+    rollout = planned(None, {"free_cards": free}, **spec).rollout
+    assert (rollout.strategy, rollout.max_surge, rollout.max_unavailable, rollout.recreate) == expected
+    assert rollout.reason
+
+
+def test_cards_are_tensor_times_pipeline():
+    plan = planned(None, engine={"tensorParallelSize": 4, "pipelineParallelSize": 2})
+    assert plan.hardware.cards == 8
+    assert plan.resources.requests["nvidia.com/gpu"] == plan.resources.limits["nvidia.com/gpu"] == "8"
+
+
+def test_a_cpu_asks_for_no_card():
+    plan = planned(SMALL, accelerator=CPU)
+    assert plan.hardware.cards == 0
+    assert not any("gpu" in name for name in plan.resources.limits)
+
+
+def test_the_manifests_resources_win():
+    requests = {"requests": {"cpu": "4", "memory": "32Gi"}}
+    resources = planned(MISTRAL_7B, resources=requests, sharedMemory="16Gi", **on_a100()).resources
+    assert resources.requests == {"cpu": "4", "memory": "32Gi", "nvidia.com/gpu": "1"}
+    assert resources.shared_memory == "16Gi"
+
+
+def test_a_cache_is_sized_by_its_model():
+    assert planned(LLAMA_70B, cache={}, **on_a100(4)).cache.size == "160Gi"
+    assert planned(SMALL, cache={}, accelerator=CPU).cache.size == "1Gi"
+    assert planned(None, cache={}).cache.size == "100Gi"
+    assert planned(MISTRAL_7B, cache={"size": "50Gi"}, **on_a100()).cache.size == "50Gi"
+
+
+def test_an_existing_claim_is_used_and_not_made():
+    plan = planned(MISTRAL_7B, cache={"existingClaim": "mine"}, **on_a100())
+    assert (plan.cache.claim, plan.cache.create, plan.cache.retain) == ("mine", False, True)
+    assert "PersistentVolumeClaim" not in {child.kind for child in plan.children}
+
+
+def test_several_replicas_share_a_cache_that_all_can_mount():
+    assert planned(None, cache={}, replicas=2).cache.access_mode == "ReadWriteMany"
+    assert planned(None, cache={}).cache.access_mode == "ReadWriteOnce"
+    assert planned(None, cache={"accessMode": "ReadWriteOnce"}, replicas=2).cache.colocated
+
+
+def test_a_suspended_service_keeps_everything_but_its_replicas():
+    plan = planned(None, suspend=True, autoscaling={"maxReplicas": 3})
+    assert plan.scale.replicas == 0
+    assert "suspended: no replica runs, everything else stays" in plan.reasons
+
+
+def test_the_same_input_gives_the_same_plan():
+    assert planned(MISTRAL_7B, **on_a100()) == planned(MISTRAL_7B, **on_a100())
