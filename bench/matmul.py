@@ -17,7 +17,19 @@ import numpy as np
 
 from octavo_engine.executors.native import _native as native
 
-FORMATS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q4_k": 12, "q5_k": 13, "q6_k": 14, "bf16": 30}
+FORMATS = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "q4_k": 12,
+    "q5_k": 13,
+    "q6_k": 14,
+    "bf16": 30,
+}
 BLOCK_BYTES = {
     "f32": (1, 4),
     "f16": (1, 2),
@@ -55,7 +67,7 @@ def make(name: str, shapes: list[tuple[int, int]], isa: int) -> list[object]:
 
 
 def torch_pass(shapes: list[tuple[int, int]], threads: int) -> Callable[[int], float]:
-    import torch
+    import torch  # noqa: PLC0415  # only when asked for: it takes seconds
 
     torch.set_num_threads(threads)
     weights = [torch.randn(n, k).to(torch.bfloat16) for n, k in shapes]
@@ -84,9 +96,14 @@ def main() -> None:
 
     bandwidth = max(native.measure_bandwidth(256 << 20, args.threads, 30) for _ in range(3))
     peaks = [native.measure_peak(peak, args.threads) for peak in range(3)]
-    print(f"{args.threads} threads: reading {bandwidth / 1e9:.1f} GB/s; " + ", ".join(f"{name} {value / 1e9:.0f} GMAC/s" for name, value in zip(PEAKS, peaks, strict=True)))
+    print(
+        f"{args.threads} threads: reading {bandwidth / 1e9:.1f} GB/s; "
+        + ", ".join(f"{name} {value / 1e9:.0f} GMAC/s" for name, value in zip(PEAKS, peaks, strict=True))
+    )
     torch_run = torch_pass(shapes_for("bf16"), args.threads) if args.torch else None
-    print(f"{'format':8} {'MB':>5} {'rows':>5} {'tok/s':>8} {'GB/s':>6} {'of read':>8} {'GMAC/s':>7} {'of peak':>8} {'torch bf16':>10}")
+    print(
+        f"{'format':8} {'MB':>5} {'rows':>5} {'tok/s':>8} {'GB/s':>6} {'of read':>8} {'GMAC/s':>7} {'of peak':>8} {'torch bf16':>10}"
+    )
     for name in args.formats.split(","):
         shapes = shapes_for(name)
         matrices = make(name, shapes, args.isa)
@@ -103,7 +120,9 @@ def main() -> None:
                     theirs.append(torch_run(rows))
             best = min(ours)
             beside = f"{rows / min(theirs):10.0f}" if theirs else f"{'-':>10}"
-            print(f"{name:8} {size / 1e6:5.0f} {rows:5} {rows / best:8.0f} {size / best / 1e9:6.1f} {size / best / bandwidth:8.0%} {macs * rows / best / 1e9:7.0f} {macs * rows / best / peak:8.0%} {beside}")
+            print(
+                f"{name:8} {size / 1e6:5.0f} {rows:5} {rows / best:8.0f} {size / best / 1e9:6.1f} {size / best / bandwidth:8.0%} {macs * rows / best / 1e9:7.0f} {macs * rows / best / peak:8.0%} {beside}"
+            )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-FORMATS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q4_k": 12, "q5_k": 13, "q6_k": 14, "bf16": 30}
+FORMATS = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "q4_k": 12,
+    "q5_k": 13,
+    "q6_k": 14,
+    "bf16": 30,
+}
 QUANTIZED = tuple(name for name in FORMATS if name.startswith("q"))
 BLOCK = {name: 256 if name.endswith("_k") else 32 if name.startswith("q") else 1 for name in FORMATS}
 # (bytes of a block, offsets of its f16 scales)
@@ -82,3 +94,9 @@ def product(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.
     spread = np.abs(w).max(axis=-1, initial=0) * 4
     room = 2e-6 * np.sqrt(x.shape[1]) * (np.abs(seen).sum(axis=-1, keepdims=True) * spread + 1e-30)
     return seen @ w.T, room
+
+
+def product_widened(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same, where weights and activations are both rounded to bf16 on the way: AMX, from 32 rows on."""
+    w = weights(name, rows).astype(np.float64)
+    return x.astype(np.float64) @ w.T, 2**-7 * (np.abs(x).astype(np.float64) @ np.abs(w).T)

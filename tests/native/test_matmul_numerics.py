@@ -11,7 +11,11 @@ native = pytest.importorskip(
 )
 
 ISAS = {name: number for number, name in enumerate(("scalar", "avx2", "avx512", "amx")) if native.isa_available(number)}
-rng = np.random.default_rng(6)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(6)
 
 
 def product(name, rows, x, isa):
@@ -24,7 +28,7 @@ def product(name, rows, x, isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", twin.QUANTIZED)
-def test_rounding_activations_to_int8_costs_less_than_one_percent(name, isa):
+def test_rounding_activations_to_int8_costs_less_than_one_percent(name, isa, rng):
     """Relative to the exact product with the same weights, over normal activations with a few outliers."""
     k = 1536
     rows = twin.random_rows(name, 64, k, rng)
@@ -37,7 +41,7 @@ def test_rounding_activations_to_int8_costs_less_than_one_percent(name, isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", twin.FORMATS)
-def test_zeros_give_zeros(name, isa):
+def test_zeros_give_zeros(name, isa, rng):
     k = 256
     rows = twin.random_rows(name, 19, k, rng)
     assert np.all(product(name, rows, np.zeros((13, k)), isa) == 0)
@@ -46,7 +50,7 @@ def test_zeros_give_zeros(name, isa):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", twin.FORMATS)
 @pytest.mark.parametrize("size", [1e-42, 1e-37, 1e-30, 1e30])
-def test_activations_of_extreme_size(name, isa, size):
+def test_activations_of_extreme_size(name, isa, size, rng):
     """Below 1e-36 they may vanish; nothing overflows on the way."""
     k = 256
     rows = twin.random_rows(name, 19, k, rng)
@@ -60,7 +64,7 @@ def test_activations_of_extreme_size(name, isa, size):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", twin.QUANTIZED)
 @pytest.mark.parametrize("scale", [6e-8, 6e-5, 60000.0])
-def test_extreme_scales_are_kept(name, isa, scale):
+def test_extreme_scales_are_kept(name, isa, scale, rng):
     """From f16 denormals to its largest numbers, times the 6-bit scales of the K formats."""
     k = 256
     rows = twin.random_rows(name, 19, k, rng, scale=scale)
@@ -72,7 +76,7 @@ def test_extreme_scales_are_kept(name, isa, scale):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", twin.FORMATS)
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_a_bad_row_spoils_only_itself(name, isa, bad):
+def test_a_bad_row_spoils_only_itself(name, isa, bad, rng):
     """The request whose activations overflowed is lost, the others in its batch are not."""
     k = 256
     rows = twin.random_rows(name, 19, k, rng)
@@ -87,7 +91,7 @@ def test_a_bad_row_spoils_only_itself(name, isa, bad):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", twin.QUANTIZED)
-def test_codes_at_their_ends_do_not_saturate(name, isa):
+def test_codes_at_their_ends_do_not_saturate(name, isa, rng):
     """All bits set in every code, against activations of one sign: the largest sums there are."""
     k = 512
     rows = twin.random_rows(name, 16, k, rng)

@@ -35,7 +35,7 @@ Activations::Activations(ActivationKind kind, int64_t max_m, int64_t k) : impl(n
   try {
     impl->data = allocate((max_m + kQuad - 1) / kQuad * impl->quad_bytes);
     if (kind != ActivationKind::F32 && isa_available(Isa::Amx)) {
-      impl->row_elements = round_up(k, 32);
+      impl->row_elements = (round_up(k, 32) / 32 | 1) * 32;
       impl->rows = reinterpret_cast<uint16_t*>(allocate(round_up(max_m, 16) * impl->row_elements * 2));
     }
   } catch (...) {

@@ -7,7 +7,7 @@
 
 namespace octavo {
 
-constexpr int64_t block_elements(Format format) {
+static constexpr int64_t block_elements(Format format) {
   switch (layout_of(format).scales) {
     case Scales::Single:
     case Scales::Min: return kGroup;
@@ -18,7 +18,7 @@ constexpr int64_t block_elements(Format format) {
   return 1;
 }
 
-constexpr int64_t block_bytes(Format format) {
+static constexpr int64_t block_bytes(Format format) {
   switch (format) {
     case Format::F32: return 4;
     case Format::F16:

@@ -1,4 +1,7 @@
 // What an instruction set provides: three ways to prepare activations and four products.
+//
+// Files compiled for an instruction set must not use standard containers or algorithms, nor anything inline that is
+// not static: of equal inline functions the linker keeps one, perhaps the one that this CPU cannot run.
 #pragma once
 #include "layout.h"
 

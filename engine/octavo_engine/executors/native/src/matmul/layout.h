@@ -40,7 +40,7 @@ struct LayoutInfo {
   int zero;   // the code that means 0
 };
 
-constexpr LayoutInfo layout_of(Format format) {
+static constexpr LayoutInfo layout_of(Format format) {
   switch (format) {
     case Format::F32: return {Scales::None, 32, 0};
     case Format::F16: return {Scales::None, 16, 0};
@@ -57,11 +57,11 @@ constexpr LayoutInfo layout_of(Format format) {
   return {Scales::None, 0, 0};
 }
 
-constexpr bool is_quantized(Format format) { return layout_of(format).scales != Scales::None; }
+static constexpr bool is_quantized(Format format) { return layout_of(format).scales != Scales::None; }
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+static constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-constexpr int64_t scale_area(Format format, int64_t k) {
+static constexpr int64_t scale_area(Format format, int64_t k) {
   switch (layout_of(format).scales) {
     case Scales::Single: return round_up(k / kGroup * 32, 64);
     case Scales::Min: return k / kGroup * 64;
@@ -72,7 +72,7 @@ constexpr int64_t scale_area(Format format, int64_t k) {
   return 0;
 }
 
-constexpr int64_t value_area(Format format, int64_t k) {
+static constexpr int64_t value_area(Format format, int64_t k) {
   const int64_t columns = format == Format::BF16 ? round_up(k, 2) : k;
   return round_up(columns * kPanel * layout_of(format).bits / 8, 64);
 }

@@ -85,52 +85,51 @@ void read_row(Format format, const uint8_t* row, int64_t k, float* out) {
     uint32_t codes[8];
     read_codes(format, block, in_block, codes);
     const GroupScale scale = group_scale(Part{format, 0, 1, k, 1, 0, 0, nullptr}, area, in_block, 0);
-    for (int64_t i = 0; i < kGroup; ++i) {
-      const float code = static_cast<float>(code_at(codes, i) - info.zero);
-      out[group * kGroup + i] = scale.scale[i / 16] * code + scale.minimum;
-    }
+    uint8_t bytes[kGroup];
+    std::memcpy(bytes, codes, sizeof bytes);
+    float* to = out + group * kGroup;
+    for (int64_t i = 0; i < kGroup / 2; ++i) to[i] = scale.scale[0] * (bytes[i] - info.zero) + scale.minimum;
+    for (int64_t i = kGroup / 2; i < kGroup; ++i) to[i] = scale.scale[1] * (bytes[i] - info.zero) + scale.minimum;
   }
 }
 
-void place_floats(Format format, const float* row, int64_t k, int64_t lane, uint8_t* panel) {
-  for (int64_t i = 0; i < k; ++i) {
-    if (format == Format::F32) {
-      std::memcpy(panel + (i * kPanel + lane) * 4, row + i, 4);
-      continue;
-    }
-    const uint16_t value = format == Format::BF16 ? float_to_bfloat(row[i]) : float_to_half(row[i]);
-    const int64_t index = format == Format::BF16 ? (i / 2 * kPanel + lane) * 2 + i % 2 : i * kPanel + lane;
-    std::memcpy(panel + index * 2, &value, sizeof value);
-  }
-}
-
-// Rows of floats are moved as they are, `width` bytes at a time: pairs for bf16.
+// Values of `width` bytes are moved as they are: pairs for bf16.
 template <int Width>
-void move_floats(const uint8_t* row, int64_t count, int64_t lane, uint8_t* panel) {
+void move_values(const uint8_t* row, int64_t count, int64_t lane, uint8_t* panel) {
   for (int64_t i = 0; i < count; ++i) std::memcpy(panel + (i * kPanel + lane) * Width, row + i * Width, Width);
 }
 
-void place_row(const Rows& rows, const Part& part, const uint8_t* row, int64_t lane, uint8_t* panel) {
-  if (rows.format != part.format) {
-    std::vector<float> values(static_cast<size_t>(part.k));
-    read_row(rows.format, row, part.k, values.data());
-    place_floats(part.format, values.data(), part.k, lane, panel);
-    return;
+void place_floats(Format format, const uint8_t* row, int64_t k, int64_t lane, uint8_t* panel) {
+  if (format == Format::F32) return move_values<4>(row, k, lane, panel);
+  if (format == Format::F16) return move_values<2>(row, k, lane, panel);
+  move_values<4>(row, k / 2, lane, panel);
+  if (k % 2 != 0) std::memcpy(panel + (k / 2 * kPanel + lane) * 4, row + (k - 1) * 2, 2);
+}
+
+// One row of a format that is widened on the way.
+void widen_row(Format from, Format to, const uint8_t* row, int64_t k, int64_t lane, uint8_t* panel) {
+  std::vector<float> values(static_cast<size_t>(k));
+  read_row(from, row, k, values.data());
+  if (to == Format::F32) return place_floats(to, reinterpret_cast<const uint8_t*>(values.data()), k, lane, panel);
+  std::vector<uint16_t> narrow(static_cast<size_t>(k));
+  if (to == Format::BF16) {
+    for (int64_t i = 0; i < k; ++i) narrow[i] = float_to_bfloat(values[i]);
+  } else {
+    for (int64_t i = 0; i < k; ++i) narrow[i] = float_to_half(values[i]);
   }
-  if (is_quantized(part.format)) {
-    const int bits = layout_of(part.format).bits;
-    for (int64_t group = 0; group < part.k / kGroup; ++group) {
-      uint32_t codes[8];
-      read_codes(part.format, row, group, codes);
-      place_codes(bits, codes, lane, panel + part.scale_bytes + group * bits * 64);
-      place_scales(part.format, row, group, lane, panel);
-    }
-    return;
+  place_floats(to, reinterpret_cast<const uint8_t*>(narrow.data()), k, lane, panel);
+}
+
+void place_row(Format from, const Part& part, const uint8_t* row, int64_t lane, uint8_t* panel) {
+  if (from != part.format) return widen_row(from, part.format, row, part.k, lane, panel);
+  if (!is_quantized(from)) return place_floats(from, row, part.k, lane, panel);
+  const int bits = layout_of(from).bits;
+  for (int64_t group = 0; group < part.k / kGroup; ++group) {
+    uint32_t codes[8];
+    read_codes(from, row, group, codes);
+    place_codes(bits, codes, lane, panel + part.scale_bytes + group * bits * 64);
+    place_scales(from, row, group, lane, panel);
   }
-  if (part.format == Format::F32) return move_floats<4>(row, part.k, lane, panel);
-  if (part.format == Format::F16) return move_floats<2>(row, part.k, lane, panel);
-  move_floats<4>(row, part.k / 2, lane, panel);
-  if (part.k % 2 != 0) std::memcpy(panel + (part.k / 2 * kPanel + lane) * 4, row + (part.k - 1) * 2, 2);
 }
 
 }  // namespace
@@ -155,7 +154,8 @@ std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t 
 #pragma omp parallel for schedule(static)
     for (int64_t panel = 0; panel < part.panels; ++panel) {
       for (int64_t lane = 0; lane < kPanel && panel * kPanel + lane < part.n; ++lane) {
-        place_row(rows, part, data + (panel * kPanel + lane) * row_bytes, lane, part.data + panel * part.panel_bytes);
+        place_row(rows.format, part, data + (panel * kPanel + lane) * row_bytes, lane,
+                  part.data + panel * part.panel_bytes);
       }
     }
   }
