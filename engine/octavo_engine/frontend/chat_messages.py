@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from octavo_engine.errors import RequestError
 
-ContentFormat = Literal["string", "openai"]
+# What a template reads as a message's content: a string, a list of parts, or either as it was sent.
+ContentFormat = Literal["string", "openai", "both"]
 
 # Names under which clients send, and templates read, what a model thought before it answered.
 REASONING = ("reasoning", "reasoning_content", "thinking")
@@ -17,7 +18,7 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 
 
 def prepare_messages(messages: Sequence[Mapping[str, Any]], content_format: ContentFormat) -> list[dict[str, Any]]:
-    """New messages with their content in the template's format: `string`, or `openai`, a list of parts.
+    """New messages with their content in the template's format; parts are joined by newlines for `string`.
 
     Absent and null content is empty, other null fields are left out, and the arguments of tool calls are parsed, as
     templates expect them. Raises RequestError, naming the part, for what is no text.
@@ -34,7 +35,7 @@ def _prepare(message: Mapping[str, Any], where: str, content_format: ContentForm
         raise RequestError(f"{where} has no role", f"{where}.role")
     prepared = {key: value for key, value in message.items() if value is not None}
     texts = _texts(message.get("content"), f"{where}.content")
-    if content_format == "openai":
+    if content_format == "openai" or (content_format == "both" and isinstance(message.get("content"), list)):
         prepared["content"] = [{"type": "text", "text": text} for text in texts]
     else:
         prepared["content"] = "\n".join(texts)

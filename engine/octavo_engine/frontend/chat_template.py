@@ -14,6 +14,8 @@ from octavo_engine.frontend.template_process import TemplateProcess
 
 RENDER_SECONDS = 5.0
 MAX_CHARACTERS = 32 * 1024 * 1024
+# What --chat-template-content-format may force; auto looks at the template.
+FORCED_FORMATS: dict[str, ContentFormat] = {"string": "string", "openai": "openai"}
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 
 
@@ -36,7 +38,7 @@ class ChatTemplate:
         """`templates` are the tokenizer's by name, `override` is the server's own; `special_tokens` are variables."""
         self._templates = {"default": override} if override is not None else dict(templates)
         self._special_tokens = dict(special_tokens or {})
-        self._content_format = content_format
+        self._content_format = FORCED_FORMATS.get(content_format)
         self._max_characters = max_characters
         self._formats: dict[str, ContentFormat] = {}
         self._own = TemplateProcess(seconds)
@@ -113,17 +115,11 @@ class ChatTemplate:
         )
 
     def _format(self, template: str, process: TemplateProcess, param: str) -> ContentFormat:
-        if self._content_format == "openai":
-            return "openai"
-        if self._content_format == "string":
-            return "string"
+        if self._content_format is not None:
+            return self._content_format
         known = self._formats.get(template)
         if known is None:
-            known = (
-                "openai"
-                if process.ask({"do": "format", "template": template}, param)["format"] == "openai"
-                else "string"
-            )
+            known = process.ask({"do": "format", "template": template}, param)["format"]
             if process is self._own:
                 self._formats[template] = known
         return known

@@ -97,7 +97,9 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def content_format(template: str) -> str:
-    """`openai` if the template walks over the parts of a message's content, else `string`."""
+    """`openai` if the template walks over the parts of a message's content, `both` if it also asks whether content
+    is a string, else `string`.
+    """
     try:
         tree = _environment().parse(template)
     except jinja2.TemplateSyntaxError as error:
@@ -107,8 +109,9 @@ def content_format(template: str) -> str:
     for assignment in tree.find_all(nodes.Assign):
         if isinstance(assignment.target, nodes.Name) and _is_content(assignment.node, aliases):
             aliases.add(assignment.target.name)
-    walks = any(_is_content(loop.iter, aliases) for loop in tree.find_all(nodes.For))
-    return "openai" if walks else "string"
+    if not any(_is_content(loop.iter, aliases) for loop in tree.find_all(nodes.For)):
+        return "string"
+    return "both" if any(test.name == "string" for test in tree.find_all(nodes.Test)) else "openai"
 
 
 def _is_content(node: nodes.Node | None, aliases: set[str]) -> bool:
