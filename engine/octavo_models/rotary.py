@@ -62,16 +62,28 @@ def rotary_from_gguf(
         checked = Fields({"rope_freqs.weight": list(factors)}).numbers("rope_freqs.weight", dim // 2)
         # Llama 3's stretching is stored as divisors; it leaves attention's temperature alone.
         return Rotary(dim, base, scaling=RotaryScaling("longrope", attention_factor=1.0, factors=checked or ()))
-    kind = metadata.text("rope.scaling.type", "none")
+    # Files from before rope.scaling.* name one linear factor.
+    legacy = "linear" if metadata.has("rope.scale_linear") else "none"
+    kind = metadata.text("rope.scaling.type", legacy)
     if kind == "none":
         return Rotary(dim, base)
-    if kind not in {"linear", "yarn"}:
+    if kind == "linear":
+        name = "rope.scaling.factor" if metadata.has("rope.scaling.factor") else "rope.scale_linear"
+        return Rotary(dim, base, scaling=RotaryScaling("linear", metadata.number(name)))
+    if kind != "yarn":
         raise UnsupportedModelError(f"{metadata.prefix}rope.scaling.type is {kind!r}; linear and yarn are supported")
     factor = metadata.number("rope.scaling.factor")
-    if kind == "linear":
-        return Rotary(dim, base, scaling=RotaryScaling("linear", factor))
-    context = metadata.integer("rope.scaling.original_context_length", metadata.integer("context_length"))
-    return Rotary(dim, base, scaling=RotaryScaling("yarn", factor, context))
+    # llama.cpp multiplies the temperature that yarn computes by the file's own factor.
+    attention = metadata.number("rope.scaling.attn_factor", 1.0) * _yarn_temperature(factor, 1.0)
+    scaling = RotaryScaling(
+        "yarn",
+        factor,
+        metadata.integer("rope.scaling.original_context_length", metadata.integer("context_length"), minimum=2),
+        beta_fast=metadata.number("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=metadata.number("rope.scaling.yarn_beta_slow", 1.0),
+        attention_factor=attention,
+    )
+    return Rotary(dim, base, scaling=scaling)
 
 
 def _parameters(config: Fields, layer_type: str | None) -> Mapping[str, Any] | None:

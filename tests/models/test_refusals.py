@@ -161,6 +161,43 @@ def test_rotary_factors_of_a_gguf_divide_the_frequencies():
         from_gguf(metadata, tensors)
 
 
+def test_scalings_of_a_gguf_are_those_of_the_same_config():
+    def rotary(**changes):
+        found = from_gguf(*gguf_model(**changes)).layers[0].attention.rotary
+        assert found is not None
+        return found
+
+    plain = rotary()
+    linear = [f / 4 for f in plain.inverse_frequencies()]
+    assert rotary(rope__scaling__type="linear", rope__scaling__factor=4.0).inverse_frequencies() == pytest.approx(
+        linear
+    )
+    assert rotary(rope__scale_linear=4.0).inverse_frequencies() == pytest.approx(linear)
+    assert rotary(rope__scaling__type="none") == plain
+    yarn = rotary(
+        rope__scaling__type="yarn",
+        rope__scaling__factor=4.0,
+        rope__scaling__original_context_length=512,
+        rope__freq_base=1e6,
+    )
+    config = LLAMA_3_2_1B | {
+        "head_dim": 16,
+        "rope_theta": 1e6,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+    }
+    expected = from_hf_config(config).layers[0].attention.rotary
+    assert expected is not None
+    assert yarn.inverse_frequencies() == expected.inverse_frequencies()
+    assert yarn.attention_factor() == pytest.approx(expected.attention_factor())
+    with pytest.raises(UnsupportedModelError, match=r"llama\.rope\.scaling\.type is 'longrope'"):
+        rotary(rope__scaling__type="longrope")
+
+
+def test_a_mixture_of_experts_in_a_gguf_is_refused():
+    with pytest.raises(UnsupportedModelError, match=r"llama\.expert_count: mixtures of experts are not supported"):
+        from_gguf(*gguf_model(expert_count=8))
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_value_in_any_key_of_a_gguf_gives_a_spec_or_a_model_error(data):

@@ -78,7 +78,8 @@ def from_multimodal_hf(source: HfSource) -> Description:
 
 def from_gguf(source: GgufSource) -> Description:
     m, heads, norm, count = source.metadata, source.heads(), source.norm(), source.num_layers()
-    types = ["sliding_attention" if (i + 1) % PATTERN else "full_attention" for i in range(count)]
+    pattern = m.integer("attention.sliding_window_pattern", PATTERN)
+    types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)]
     hidden = m.integer("embedding_length")
     layers = _layers(
         heads,

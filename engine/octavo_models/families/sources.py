@@ -128,6 +128,8 @@ class GgufSource:
 
     def description(self, layers: Sequence[Layer], *, permuted: bool = False) -> Description:
         m = self.metadata
+        if m.integer("expert_count", 0, minimum=0):
+            raise UnsupportedModelError(f"{m.prefix}expert_count: mixtures of experts are not supported")
         source = GGUF["embedding"]
         if source not in self.tensors:
             raise InvalidConfigError(f"tensor {source} is missing")
