@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from octavo_engine.benchmark import load, report
 from octavo_engine.benchmark.summary import Summary, summarize
-from octavo_engine.benchmark.workload import Workload
+from octavo_engine.benchmark.workload import TOKEN_IDS, Workload
 from octavo_engine.openai_client import ApiError, OpenAIClient
 
 INTERRUPTED = 130  # a shell's code for a program that Ctrl-C ended
@@ -141,7 +141,7 @@ async def _as_words(client: OpenAIClient, form: load.RequestForm, wanted: str) -
         return True
     if wanted == "tokens":
         return False
-    body = form.body([1000, 1001, 1002], max_tokens=1)
+    body = form.body([TOKEN_IDS.start, TOKEN_IDS.stop - 1], max_tokens=1)
     try:
         async with contextlib.aclosing(client.stream(load.PATHS[form.endpoint], body)) as chunks:
             async for _ in chunks:
@@ -178,8 +178,8 @@ def _report(options: argparse.Namespace, summary: Summary, settings: dict[str, A
     shared = f"{options.shared_prefix_len} shared + " if options.shared_prefix_len else ""
     pace = "as fast as they end" if options.rate is None else f"{options.rate:g}/s"
     title = (
-        f"{settings['model']}: {options.num_prompts} requests, {options.concurrency} at once, {pace}, "
-        f"{shared}{options.input_len} → {options.output_len} {settings['prompts']}, seed {options.seed}"
+        f"{settings['model']}: {options.num_prompts} requests, {options.concurrency} at once, {pace}; "
+        f"{shared}{options.input_len} → {options.output_len} {settings['prompts']}; seed {options.seed}"
     )
     Console().print(report.table(summary, title))
 

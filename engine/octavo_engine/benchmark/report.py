@@ -16,7 +16,7 @@ from octavo_engine.benchmark.summary import Distribution, Summary
 
 def table(summary: Summary, title: str) -> RenderableType:
     """Counts and throughput above, latencies in milliseconds below, then what failed and why."""
-    counts = Table(title=title, title_justify="left", show_header=False, box=None)
+    counts = Table(show_header=False, box=None)
     counts.add_column()
     counts.add_column(justify="right")
     cached = f" ({summary.cached_tokens:,} from the prefix cache)" if summary.cached_tokens else ""
@@ -44,7 +44,7 @@ def table(summary: Summary, title: str) -> RenderableType:
     notes = [Text(f"{count} failed: {reason}") for reason, count in sorted(summary.failures.items())]
     if summary.counted_chunks:
         notes.append(Text("The server sent no usage: chunks with text are counted instead of tokens."))
-    return Group(counts, Text(), latencies, *notes)
+    return Group(Text(title), Text(), counts, Text(), latencies, *notes)
 
 
 def as_json(summary: Summary, settings: dict[str, Any]) -> str:
