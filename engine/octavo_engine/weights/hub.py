@@ -230,6 +230,12 @@ def _progress_class(what: str, report: Report) -> type[Any]:
                 done += int(n or 0)
                 report(what, done, max(total, done))
 
+        def update_transfer(self, n: float | None = 1) -> None:
+            """Xet counts bytes twice, as received and as written; `update` has the latter."""
+
+        def set_transfer_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            """Belongs to the bar that `update_transfer` would fill."""
+
     return Progress
 
 
