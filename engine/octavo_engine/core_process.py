@@ -7,6 +7,7 @@ pair socket at ADDRESS. Knows nothing of HTTP or text, and imports neither.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -50,6 +51,7 @@ class CoreBoot(msgspec.Struct, frozen=True):
     """What a core process is told at its start; `loader` is `module:function`, a `Loader`."""
 
     config: EngineConfig
+    started_at: float  # time.time() when the process was asked for
     loader: str = DEFAULT_LOADER
 
 
@@ -186,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(int(parent), folder)
-    started = time.perf_counter()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stdin = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # polling it then tells the truth
     size = int.from_bytes(_read(stdin, 4), "big")
     boot = msgspec.msgpack.decode(_read(stdin, size), type=CoreBoot)
@@ -203,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
             kill_with_parent(int(parent))
 
         core = CoreProcess(socket, stdin, settle)
-        core.send(Progress("engine process", time.perf_counter() - started))
+        core.send(Progress("started the engine process", time.time() - boot.started_at))
         return core.run(boot)
     finally:
         socket.close()

@@ -33,8 +33,10 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     send(Progress("downloaded the model" if shown.used else "found the model", time.perf_counter() - start))
     start = time.perf_counter()
     spec = describe(config.model, files)
+    send(Progress(f"read its description: {spec.architecture}", time.perf_counter() - start))
+    start = time.perf_counter()
     executor = create_executor(config, spec, files)
-    send(Progress(f"read its description ({spec.architecture})", time.perf_counter() - start))
+    send(Progress(f"prepared the {config.executor.executor} executor", time.perf_counter() - start))
     engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
     return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
 

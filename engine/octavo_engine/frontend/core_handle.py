@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -38,7 +39,10 @@ class CoreHandle:
         """
         folder = _private_folder()
         read_end, write_end = os.pipe()
-        boot: dict[str, object] = {"config": msgspec.structs.replace(config, server=ServerConfig())}
+        boot: dict[str, object] = {
+            "config": msgspec.structs.replace(config, server=ServerConfig()),
+            "started_at": time.time(),
+        }
         if loader is not None:
             boot["loader"] = loader
         data = msgspec.msgpack.encode(boot)

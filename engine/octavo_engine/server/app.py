@@ -37,7 +37,7 @@ def build_app(context: ServerContext) -> web.Application:
     middlewares: list[Middleware] = [errors_as_json, _count_load]
     cross_origin = CrossOrigin(server.allowed_origins)
     if server.allowed_origins:
-        middlewares.append(cross_origin.answer_preflight)
+        middlewares.append(cross_origin.middleware())
     if server.api_keys:
         middlewares.append(require_key(server.api_keys, server.root_path))
     app = web.Application(middlewares=middlewares, client_max_size=server.max_body_bytes)

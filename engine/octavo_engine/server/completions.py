@@ -39,9 +39,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]:
     given = body.prompt
     texts_or_ids: list[str | list[int]] = []
-    if isinstance(given, str):
-        texts_or_ids.append(given)
-    elif given and isinstance(given[0], int):
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
         texts_or_ids.append(given)
     else:
         texts_or_ids.extend(given)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 MAX_AGE = "600"  # seconds that a browser may keep a preflight's answer
 
@@ -14,7 +14,6 @@ class CrossOrigin:
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._everyone = "*" in origins
         self._known = frozenset(origins)
-        self.answer_preflight = web.middleware(self._answer_preflight)
 
     def headers(self, request: web.Request) -> dict[str, str]:
         """What an answer to `request` says about it; nothing where the origin is not allowed."""
@@ -27,8 +26,16 @@ class CrossOrigin:
         """Put them on whatever is answered, errors and streams too: a signal of the application."""
         response.headers.update(self.headers(request))
 
+    def middleware(self) -> Middleware:
+        """Answers preflights: a browser asks before it sends the key, so this comes before the key is looked at."""
+
+        @web.middleware
+        async def answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._answer_preflight(request, handler)
+
+        return answer_preflight
+
     async def _answer_preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A browser asks before it sends the key, so this comes before the key is looked at."""
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return await handler(request)
         if not self.headers(request):

@@ -1,0 +1,48 @@
+"""A loader for the core process: the real engine core over `FakeExecutor`."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import msgspec
+from fake_executor import FakeExecutor
+
+from octavo_engine.config import encode_files
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.errors import DeviceLostError, ModelLoadError
+from octavo_engine.messages import Progress, Resolved
+from octavo_engine.weights.source import resolve
+
+BLOCK_SIZE = 4
+NUM_PRINTABLE = 95  # token ids of printable characters, which is all that is drawn
+VOCABULARY = 258
+# Prompts that make trouble, by their first token, a character.
+TROUBLE = {ord("!") - 33: "submit", ord('"') - 33: "lost"}
+
+
+class TroubledExecutor(FakeExecutor):
+    """Fails for a prompt that begins with "!", and as if the device were lost for one that begins with a quote."""
+
+    def submit(self, step):
+        for new in step.new:
+            trouble = TROUBLE.get(new.token_ids[0])
+            if trouble == "lost":
+                raise DeviceLostError("the device is lost: a test asked for it")
+            if trouble:
+                self.fails[new.request_id] = trouble
+        time.sleep(float(os.environ.get("FAKE_STEP_SECONDS", "0")))
+        return super().submit(step)
+
+
+def load(config, send):
+    if "FAKE_LOAD_SECONDS" in os.environ:
+        time.sleep(float(os.environ["FAKE_LOAD_SECONDS"]))
+    if "FAKE_LOAD_FAILURE" in os.environ:
+        raise ModelLoadError(os.environ["FAKE_LOAD_FAILURE"])
+    send(Resolved(encode_files(resolve(config.model, lambda *_: None))))
+    executor = TroubledExecutor(
+        block_size=BLOCK_SIZE, vocab_size=NUM_PRINTABLE, kv_bytes=int(os.environ.get("FAKE_NUM_PAGES", "600"))
+    )
+    engine = EngineCore(config, executor, None, lambda stage, seconds: send(Progress(stage, seconds)))
+    return engine, msgspec.structs.replace(engine.ready(), vocab_size=VOCABULARY)
