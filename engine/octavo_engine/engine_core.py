@@ -91,16 +91,7 @@ class EngineCore:
 
     def add(self, request: EngineRequest) -> None:
         """Take a request in; if it can't be served, the next `step` says so."""
-        vocab_size = self._vocab_size
-        if vocab_size is not None and max(request.prompt_token_ids, default=0) >= vocab_size:
-            self._scheduler.refuse(
-                request.request_id, f"the prompt has token ids beyond this model's vocabulary of {vocab_size}"
-            )
-            return
-        if request.adapter_slot and not self._executor.capabilities.adapters:
-            self._scheduler.refuse(request.request_id, "this engine serves no adapters: ask for the base model")
-            return
-        self._scheduler.add(request)
+        self._scheduler.add(request, self._problem(request))
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` says so. Unknown ids are ignored."""
@@ -141,6 +132,23 @@ class EngineCore:
     def close(self) -> None:
         self._executor.close()
 
+    def _problem(self, request: EngineRequest) -> str | None:
+        """What this model can't do, in a sentence for the request's sender."""
+        if request.adapter_slot and not self._executor.capabilities.adapters:
+            return "this engine serves no adapters: ask for the base model"
+        if self._vocab_size is not None:
+            sampling = request.sampling
+            for field, ids in (
+                ("the prompt", request.prompt_token_ids),
+                ("logit_bias", sampling.logit_bias),
+                ("allowed_token_ids", sampling.allowed_token_ids),
+                ("stop_token_ids", sampling.stop_token_ids),
+                ("bad_words", [token for word in sampling.bad_words for token in word]),
+            ):
+                if ids and (max(ids) >= self._vocab_size or min(ids) < 0):
+                    return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
+        return None
+
     def _execute(self, step: SchedulerOutput) -> StepOutput:
         handle = self._executor.submit(step)
         self._executor.sample(handle)
@@ -156,7 +164,7 @@ class EngineCore:
             except DeviceLostError:
                 raise
             except Exception as error:
-                logger.exception("request %s failed alone, and ends", request_id)
+                logger.error("request %s failed alone, and ends: %r", request_id, error)  # noqa: TRY400 — traced above
                 merged.errors[request_id] = f"the model could not run this request: {type(error).__name__}: {error}"
                 continue
             merged.errors.update(result.errors)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_hashes import chain_root
+from octavo_engine.messages import EngineOutput
 
 if TYPE_CHECKING:
     from octavo_engine.messages import EngineRequest, TokenLogprob
@@ -86,3 +87,30 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    def output(
+        self,
+        token_ids: list[int],
+        reason: str | None,
+        *,
+        error: str | None = None,
+        logprobs: list[TokenLogprob] | None = None,
+        first: bool = False,
+    ) -> EngineOutput:
+        """A first or a last output: it carries what is said once."""
+        stopped_by = None
+        if reason == "stop" and (self.sampling.ignore_eos or token_ids[-1] not in self.sampling.eos_token_ids):
+            stopped_by = token_ids[-1]
+        return EngineOutput(
+            request_id=self.request_id,
+            new_token_ids=token_ids,
+            finish_reason=reason,
+            stop_token_id=stopped_by,
+            error=error,
+            logprobs=logprobs,
+            prompt_logprobs=(self.prompt_logprobs or None) if first else None,
+            num_cached_tokens=self.num_cached_tokens,
+            num_preemptions=self.num_preemptions,
+            queued_at=self.queued_at,
+            scheduled_at=self.scheduled_at,
+        )

@@ -10,23 +10,24 @@ Deterministic: the same calls give the same schedule. Knows nothing of clocks ex
 from __future__ import annotations
 
 import bisect
-import heapq
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_manager import BlockManager, Page
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.core.request import Sequence, Status
+from octavo_engine.core.waiting_queue import WaitingQueue
 from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
 
 if TYPE_CHECKING:
     from octavo_engine.config import SchedulerConfig
     from octavo_engine.core.outputs import StepOutput
-    from octavo_engine.messages import TokenLogprob
     from octavo_models.spec import KVLayout
 
 MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
+ITERATIONS_KEPT = 10_000  # steps that nobody has asked `stats` about
 
 
 class Scheduler:
@@ -51,8 +52,7 @@ class Scheduler:
         )
         self._sequences: dict[str, Sequence] = {}  # accepted and not finished
         self._running: list[Sequence] = []  # in order
-        self._waiting: list[tuple[tuple[int, int], Sequence]] = []  # a heap; finished ones are dropped when met
-        self._num_waiting = 0
+        self._waiting = WaitingQueue()
         self._arrivals = 0
         self._outputs: list[EngineOutput] = []  # what ended outside of a step's results
         self._left: list[str] = []  # finished ids that the executor still knows
@@ -61,21 +61,25 @@ class Scheduler:
         self._gaps = False  # some of `_running` no longer run
         self._aborted: list[Sequence] = []  # finished while in flight; their pages are freed with the step
         self._queries = self._hits = self._preemptions = 0
-        self._iteration_tokens: list[int] = []
+        self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
 
     @property
     def has_work(self) -> bool:
         return bool(self._sequences or self._outputs)
 
-    def add(self, request: EngineRequest) -> None:
-        """Take a request in. What is wrong with it, or that its id is in use, ends it with an error."""
+    def add(self, request: EngineRequest, problem: str | None = None) -> None:
+        """Take a request in, unless the caller or the scheduler has a problem with it: that ends it with an error.
+
+        So does an id that is in use, and it ends the other one too: nobody could tell their outputs apart.
+        """
         if request.request_id in self._sequences:
             self._finish(self._sequences[request.request_id])
-            self.refuse(request.request_id, "this request id is in use already; every request needs one of its own")
-            return
-        problem = self._problem(request)
+            problem = "this request id is in use already; every request needs one of its own"
+        problem = problem or self._problem(request)
         if problem:
-            self.refuse(request.request_id, problem)
+            self._outputs.append(
+                EngineOutput(request_id=request.request_id, new_token_ids=[], finish_reason="error", error=problem)
+            )
             return
         self._arrivals += 1
         seq = Sequence.from_request(
@@ -85,18 +89,14 @@ class Scheduler:
             queued_at=time.time(),
         )
         self._sequences[seq.request_id] = seq
-        self._wait(seq)
-
-    def refuse(self, request_id: str, reason: str) -> None:
-        """End a request that was never taken in."""
-        self._outputs.append(EngineOutput(request_id=request_id, new_token_ids=[], finish_reason="error", error=reason))
+        self._waiting.push(seq)
 
     def abort(self, request_id: str) -> None:
         """End a request now, also in the middle of a step; an unknown id is ignored."""
         seq = self._sequences.get(request_id)
         if seq is not None:
             self._finish(seq)
-            self._outputs.append(self._output(seq, [], "abort"))
+            self._outputs.append(seq.output([], "abort"))
 
     def take_outputs(self) -> list[EngineOutput]:
         """What ended outside of a step's results since the last call: refused, aborted, impossible."""
@@ -121,7 +121,9 @@ class Scheduler:
             seq = running[i]
             computed = seq.num_computed
             num_tokens = len(seq.token_ids)
-            end = min(num_tokens, computed + budget)
+            end = num_tokens
+            if end > computed + 1:  # one token each is kept for those behind: a long prompt does not halt their output
+                end = min(end, computed + max(1, budget - (len(running) - i - 1)))
             added = unchanged
             if end > seq.capacity:
                 extended = self._extend(seq, end)
@@ -209,7 +211,7 @@ class Scheduler:
             if errors:
                 if request_id in errors:
                     self._end(seq)
-                    outputs.append(self._output(seq, [], "error", error=errors[request_id]))
+                    outputs.append(seq.output([], "error", error=errors[request_id]))
                     continue
                 if self.blocks.holds_any(seq, spoilt):
                     self._start_afresh(seq)
@@ -219,9 +221,12 @@ class Scheduler:
                 self._collect_prompt_logprobs(seq, result)
             drawn = tokens_of.get(request_id)
             if not drawn:
-                if seq.num_computed == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
+                if seq.num_computed == len(seq.token_ids):
                     self._end(seq)
-                    outputs.append(self._output(seq, [], "length", first=True))
+                    if seq.num_computed == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
+                        outputs.append(seq.output([], "length", first=True))
+                    else:
+                        outputs.append(seq.output([], "error", error="the model drew no token for this request"))
                 continue
             token_ids = seq.token_ids
             first = len(token_ids) == seq.num_prompt_tokens
@@ -243,7 +248,7 @@ class Scheduler:
                 self._end(seq)
             if logprobs:
                 logprobs = logprobs[: len(drawn)]
-            outputs.append(self._output(seq, drawn, reason, logprobs=logprobs, first=first))
+            outputs.append(seq.output(drawn, reason, logprobs=logprobs, first=first))
         if self._aborted:
             for seq in self._aborted:
                 self.blocks.free(seq)
@@ -255,10 +260,11 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         """Gauges of the moment and counters since start; hands over the steps' token counts since the last call."""
-        iteration_tokens, self._iteration_tokens = self._iteration_tokens, []
+        iteration_tokens = list(self._iteration_tokens)
+        self._iteration_tokens.clear()
         return SchedulerStats(
             num_running=len(self._running),
-            num_waiting=self._num_waiting,
+            num_waiting=len(self._waiting),
             kv_usage=self.blocks.usage,
             prefix_cache_queries=self._queries,
             prefix_cache_hits=self._hits,
@@ -292,7 +298,7 @@ class Scheduler:
             victim = self._running.pop()
             if victim is seq and not self._running:
                 self._end(seq)
-                self._outputs.append(self._output(seq, [], "error", error=self._never_fits(seq)))
+                self._outputs.append(seq.output([], "error", error=self._never_fits(seq)))
             else:
                 self._preemptions += 1
                 victim.num_preemptions += 1
@@ -303,11 +309,10 @@ class Scheduler:
 
     def _admit(self, budget: int) -> Iterator[tuple[Sequence, int]]:
         """Waiting sequences that start now, and their tokens in this step. None overtakes the first that must wait."""
-        while budget and self._waiting and len(self._running) < self._max_num_seqs:
-            seq = self._waiting[0][1]
-            if seq.status is Status.FINISHED:
-                heapq.heappop(self._waiting)
-                continue
+        while budget and len(self._running) < self._max_num_seqs:
+            seq = self._waiting.first()
+            if seq is None:
+                return
             prefix = self.blocks.lookup(seq)
             count = len(seq.token_ids) - prefix.num_tokens
             if count > budget:
@@ -317,13 +322,11 @@ class Scheduler:
             if not self.blocks.admit(seq, prefix, count):
                 if self._running:
                     return
-                heapq.heappop(self._waiting)
-                self._num_waiting -= 1
+                self._waiting.pop()
                 self._end(seq)
-                self._outputs.append(self._output(seq, [], "error", error=self._never_fits(seq)))
+                self._outputs.append(seq.output([], "error", error=self._never_fits(seq)))
                 continue
-            heapq.heappop(self._waiting)
-            self._num_waiting -= 1
+            self._waiting.pop()
             if seq.status is Status.WAITING:
                 self._queries += len(seq.token_ids)
                 self._hits += prefix.num_tokens
@@ -349,17 +352,13 @@ class Scheduler:
             seq.token_ids[seq.num_prompt_tokens :],
         )
 
-    def _wait(self, seq: Sequence) -> None:
-        heapq.heappush(self._waiting, (seq.order, seq))
-        self._num_waiting += 1
-
     def _preempt(self, seq: Sequence) -> None:
-        """Give up its pages; it waits at its place in the order, which is before all that came later."""
+        """Give up its pages; it waits to be recomputed."""
         self.blocks.free(seq)
         seq.status = Status.PREEMPTED
         if seq.wants_prompt_logprobs:
             seq.prompt_logprobs = [None]
-        self._wait(seq)
+        self._waiting.push(seq)
 
     def _start_afresh(self, seq: Sequence) -> None:
         """Its pages or the executor's state of it are not what they should be: recompute it as if it were new."""
@@ -371,11 +370,8 @@ class Scheduler:
     def _finish(self, seq: Sequence) -> None:
         """End a sequence wherever it stands, also in the step in flight, which still writes its pages."""
         if seq.status is not Status.RUNNING:
-            self._num_waiting -= 1
             self._end(seq)
-            if len(self._waiting) > 2 * self._num_waiting + 64:
-                self._waiting = [entry for entry in self._waiting if entry[1].status is not Status.FINISHED]
-                heapq.heapify(self._waiting)
+            self._waiting.note_finished()
             return
         self._running.remove(seq)
         if self._batch and any(seq is other for other, _ in self._batch):
@@ -412,34 +408,6 @@ class Scheduler:
         return (
             f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} pages of "
             f"{self.blocks.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
-        )
-
-    @staticmethod
-    def _output(
-        seq: Sequence,
-        token_ids: list[int],
-        reason: str | None,
-        *,
-        error: str | None = None,
-        logprobs: list[TokenLogprob] | None = None,
-        first: bool = False,
-    ) -> EngineOutput:
-        """A first or last output: it carries what is said once."""
-        stopped_by = None
-        if reason == "stop" and (seq.sampling.ignore_eos or token_ids[-1] not in seq.sampling.eos_token_ids):
-            stopped_by = token_ids[-1]
-        return EngineOutput(
-            request_id=seq.request_id,
-            new_token_ids=token_ids,
-            finish_reason=reason,
-            stop_token_id=stopped_by,
-            error=error,
-            logprobs=logprobs,
-            prompt_logprobs=(seq.prompt_logprobs or None) if first else None,
-            num_cached_tokens=seq.num_cached_tokens,
-            num_preemptions=seq.num_preemptions,
-            queued_at=seq.queued_at,
-            scheduled_at=seq.scheduled_at,
         )
 
 
