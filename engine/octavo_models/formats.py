@@ -42,6 +42,9 @@ FORMATS = {
 
 FORMAT_OF_GGML_TYPE = {f.ggml_type: f.name for f in FORMATS.values() if f.ggml_type is not None}
 
+# What a decoder's weights may be stored in; the others only appear in files beside them.
+WEIGHT_FORMATS = tuple(name for name in FORMATS if name not in {"f8_e4m3", "i8"})
+
 
 def nbytes(name: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of `shape` in format `name`; rows (the last axis) must divide into whole blocks."""

@@ -12,7 +12,7 @@ from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 from octavo_models.families import BY_GGUF_NAME, BY_HF_CLASS
 from octavo_models.families.sources import GgufSource, HfSource
 from octavo_models.fields import Fields
-from octavo_models.formats import FORMATS, nbytes
+from octavo_models.formats import WEIGHT_FORMATS, nbytes
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 
 DTYPE_OF_FORMAT = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
@@ -76,8 +76,9 @@ def from_gguf(
         if source not in known:
             raise InvalidConfigError(f"tensor {source} is missing")
         format_ = known[source][0]
-        if format_ not in FORMATS:
-            raise UnsupportedModelError(f"tensor {source} is stored as {format_}; supported are {', '.join(FORMATS)}")
+        if format_ not in WEIGHT_FORMATS:
+            supported = ", ".join(WEIGHT_FORMATS)
+            raise UnsupportedModelError(f"tensor {source} is stored as {format_}; supported are {supported}")
         return format_
 
     spec = build(replace(description, architecture=name), format_of, "float32", None)

@@ -39,6 +39,12 @@ SHARDED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def without_proxies(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub on loopback and an empty cache, as HF_ENDPOINT and HF_HOME set before the import would have them."""

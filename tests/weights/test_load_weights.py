@@ -19,7 +19,7 @@ from octavo_engine.weights.describe import describe
 from octavo_engine.weights.load import LoadedWeight, load_weights, open_checkpoint
 from octavo_engine.weights.source import resolve
 from octavo_models import ModelSpec, from_hf_config
-from octavo_models.formats import FORMATS
+from octavo_models.formats import WEIGHT_FORMATS
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -184,7 +184,7 @@ def test_rotary_factors_are_read_out_of_a_gguf_file(tmp_path):
     assert rotary.inverse_frequencies()[-1] == pytest.approx(10000.0 ** (-14 / 16) / 8)
 
 
-@pytest.mark.parametrize("format_", [name for name in FORMATS if name not in {"f8_e4m3", "i8"}])
+@pytest.mark.parametrize("format_", WEIGHT_FORMATS)
 def test_dummy_weights_are_small_the_same_each_time_and_leave_norms_alone(format_):
     wide = CONFIG | {"hidden_size": 256, "intermediate_size": 512}
     plain = from_hf_config(wide)
@@ -222,6 +222,16 @@ def test_a_config_alone_is_enough_for_dummy_weights(tmp_path):
     spec = describe(config, files)
     assert files.weights_format == "dummy"
     assert len(list(load_weights(spec, open_checkpoint(files, spec)))) == len(spec.weights)
+
+
+@pytest.mark.parametrize("load_format", ["dummy", "safetensors"])
+def test_a_gguf_file_is_not_loaded_as_another_format(tmp_path, load_format):
+    path = write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata())
+    config = model(path, load_format=load_format)
+    with pytest.raises(
+        ModelLoadError, match=rf"m\.gguf: --load-format {load_format} needs a folder with a config\.json"
+    ):
+        describe(config, resolve(config, lambda *_: None))
 
 
 def test_the_real_model_is_described_and_loaded(smollm2):

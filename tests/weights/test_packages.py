@@ -37,6 +37,8 @@ def gguf_bytes(tmp_path_factory) -> bytes:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "cache"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")  # whatever proxy the machine has
     monkeypatch.setattr(download, "PAUSE", 0.0)
     return tmp_path / "cache"
 

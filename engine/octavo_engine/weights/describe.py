@@ -20,6 +20,11 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
         ModelLoadError: the files can't be read, or describe a model that isn't supported or contradicts itself.
     """
     if files.weights_format == "gguf":
+        if model.load_format in {"dummy", "safetensors"}:
+            raise ModelLoadError(
+                f"{files.weights[0]}: --load-format {model.load_format} needs a folder with a config.json; "
+                "a GGUF file is loaded as it is"
+            )
         return _describe_gguf(files)
     config = read_config(files)
     stored = _stored_formats(files)

@@ -38,9 +38,9 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
         if not chosen.is_file() or ".." in chosen.parts[len(folder.parts) :]:
             raise ModelLoadError(f"{folder}: there is no {model.file}{_choices(ggufs, folder)}")
         return files_of_gguf(chosen, commit)
-    if model.load_format == "dummy":
+    if model.load_format == "dummy" and config is not None:
         weights: tuple[Path, ...] = ()
-    elif model.load_format == "gguf" or (model.load_format == "auto" and not (config and safetensors) and ggufs):
+    elif model.load_format == "gguf" or (ggufs and model.load_format != "safetensors" and not (config and safetensors)):
         if len(ggufs) != 1:
             raise ModelLoadError(f"{folder}: {len(ggufs)} GGUF models lie here; name one{_choices(ggufs, folder)}")
         return files_of_gguf(ggufs[0], commit)

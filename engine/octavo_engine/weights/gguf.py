@@ -15,7 +15,7 @@ from typing import Any, overload
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import TensorInfo
 from octavo_engine.weights.mapping import mapped, unmap
-from octavo_models.formats import FORMAT_OF_GGML_TYPE, FORMATS
+from octavo_models.formats import FORMAT_OF_GGML_TYPE, FORMATS, WEIGHT_FORMATS
 
 MAGIC = b"GGUF"
 MAX_DIMS = 4
@@ -192,7 +192,7 @@ class GgufFile:
                 raise self._error(f"tensor {name} occurs twice")
             if kind not in FORMAT_OF_GGML_TYPE:
                 stored = OTHER_TYPES.get(kind, f"type {kind}")
-                known = ", ".join(sorted(f.upper() for f in FORMAT_OF_GGML_TYPE.values()))
+                known = ", ".join(name.upper() for name in WEIGHT_FORMATS)
                 raise self._error(f"tensor {name} is stored as {stored}, which isn't supported; supported are {known}")
             f = FORMATS[FORMAT_OF_GGML_TYPE[kind]]
             if shape[-1] % f.block_size:

@@ -151,8 +151,13 @@ class _Fetch:
                 return chosen
             raise ModelLoadError(f"hf://{self.repo}: there is no GGUF file {chosen}; there are {_listed(ggufs)}")
         plain = "config.json" in names and any(name.endswith(".safetensors") for name in names)
-        if self.model.load_format in {"safetensors", "dummy"} or (self.model.load_format == "auto" and plain):
-            return None
+        match self.model.load_format:
+            case "safetensors":
+                return None
+            case "dummy" if "config.json" in names:
+                return None
+            case "auto" if plain:
+                return None
         if len(ggufs) == 1:
             return ggufs[0]
         if ggufs:
