@@ -148,8 +148,8 @@ def test_json_goes_to_a_file_beside_the_table(server, capsys, tmp_path):
     assert code == 0
     assert "1 ok, 0 failed" in out
     figures = json.loads(path.read_text())
-    assert figures["per_output_token"]["mean"] is None
-    assert figures["first_token"]["mean"] > 0
+    assert figures["tpot_ms"]["mean"] is None
+    assert figures["ttft_ms"]["mean"] > 0
 
 
 def test_a_file_that_cannot_be_written_is_one_line(server, capsys, tmp_path):

@@ -64,7 +64,7 @@ def test_a_run_in_which_all_failed_has_a_report():
         console.print(report.table(summary, "title"))
     assert "1 failed: no [such] thing" in captured.get()
     assert "–" in captured.get()
-    assert json.loads(report.as_json(summary, {"seed": 1}))["first_token"]["p99"] is None
+    assert json.loads(report.as_json(summary, {"seed": 1}))["ttft_ms"]["p99"] is None
 
 
 def test_word_prompts_have_as_many_words_as_asked():

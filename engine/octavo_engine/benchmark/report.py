@@ -48,8 +48,18 @@ def table(summary: Summary, title: str) -> RenderableType:
 
 
 def as_json(summary: Summary, settings: dict[str, Any]) -> str:
-    """The settings and all figures; times in seconds, what was not measured is null."""
-    return json.dumps({"settings": settings, **_nulled(asdict(summary))}, indent=2)
+    """The settings and all figures; latencies in milliseconds, what was not measured is null."""
+    figures = asdict(summary)
+    latencies = {
+        name: {statistic: seconds * 1000 for statistic, seconds in figures.pop(key).items()}
+        for name, key in (
+            ("ttft_ms", "first_token"),
+            ("tpot_ms", "per_output_token"),
+            ("itl_ms", "inter_token"),
+            ("e2e_ms", "end_to_end"),
+        )
+    }
+    return json.dumps({"settings": settings, **_nulled(figures), **_nulled(latencies)}, indent=2)
 
 
 def _values(values: Distribution) -> tuple[float, float, float, float]:

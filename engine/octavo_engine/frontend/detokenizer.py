@@ -35,11 +35,11 @@ class Detokenizer:
         for index in reversed(prompt_token_ids):
             if index in self._skipped:
                 continue
-            self._drop_space = False
             tail = self._token_bytes(index) + tail
             if len(tail) >= _LONGEST_CHARACTER:
                 break
         if tail:
+            self._drop_space = False
             self._decoder.decode(tail)
 
     def add(self, token_id: int) -> str:
