@@ -1,0 +1,133 @@
+"""Dashboards made for vLLM find their series: today's names, and those that vLLM has removed."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from served import Served
+
+GAUGES = [
+    "num_requests_running",
+    "num_requests_waiting",
+    "num_requests_waiting_by_reason",
+    "kv_cache_usage_perc",
+    "cache_config_info",
+    "engine_sleep_state",
+    "gpu_cache_usage_perc",
+    "num_requests_swapped",
+    "cpu_cache_usage_perc",
+    "avg_prompt_throughput_toks_per_s",
+    "avg_generation_throughput_toks_per_s",
+    "gpu_prefix_cache_hit_rate",
+]
+COUNTERS = [
+    "prompt_tokens",
+    "generation_tokens",
+    "prompt_tokens_by_source",
+    "prompt_tokens_cached",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "num_preemptions",
+    "request_success",
+    "admission_rejections",
+    "gpu_prefix_cache_queries",
+    "gpu_prefix_cache_hits",
+]
+HISTOGRAMS = [
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "request_max_num_generation_tokens",
+    "request_params_max_tokens",
+    "request_prefill_kv_computed_tokens",
+    "iteration_tokens_total",
+    "request_params_n",
+    "request_num_preemptions",
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "request_time_per_output_token_seconds",
+    "time_per_output_token_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_inference_time_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
+]
+
+
+@pytest.fixture(scope="module")
+def measured(fake_model):
+    """A server that has answered a few requests: 10 of 12 prompt and 8 generated tokens each, one of them cached."""
+    with Served(fake_model, "--served-model-name", "fake", step_seconds=0.01) as server:
+        for i in range(10):
+            body = {"prompt": f"prompt number{i % 9}", "max_tokens": 8, "seed": i}
+            assert server.post("/v1/completions", body)[0] == 200
+        yield server
+
+
+@pytest.fixture(scope="module")
+def families(measured):
+    return {family.name: family for family in text_string_to_metric_families(measured.get("/metrics")[1])}
+
+
+@pytest.mark.parametrize("name", [*GAUGES, *COUNTERS, *HISTOGRAMS])
+def test_a_series_is_there_with_vllms_labels(families, name):
+    """`model_name` and `engine`, but for the two that have labels of their own."""
+    family = families[f"vllm:{name}"]
+    assert family.type == ("gauge" if name in GAUGES else "counter" if name in COUNTERS else "histogram")
+    labels = family.samples[0].labels
+    if name not in {"cache_config_info", "admission_rejections"}:
+        assert labels["model_name"] == "fake"
+        assert labels["engine"] == "0"
+
+
+def test_tokens_and_requests_are_counted(measured):
+    """What the answers' usage says, summed."""
+    assert measured.metric("vllm:prompt_tokens_total") == 140
+    assert measured.metric("vllm:generation_tokens_total") == 80
+    assert measured.metric("vllm:request_success_total", finished_reason="length") == 10
+    assert measured.metric("vllm:prompt_tokens_cached_total") > 0
+    sources = [
+        measured.metric("vllm:prompt_tokens_by_source_total", source=s) for s in ("local_compute", "local_cache_hit")
+    ]
+    assert sum(sources) == 140
+
+
+def test_times_are_observed_once_a_request_or_a_token(measured):
+    """Their sums are consistent with each other."""
+    assert measured.metric("vllm:time_to_first_token_seconds_count") == 10
+    assert measured.metric("vllm:inter_token_latency_seconds_count") == 70
+    assert measured.metric("vllm:e2e_request_latency_seconds_count") == 10
+    whole = measured.metric("vllm:e2e_request_latency_seconds_sum")
+    parts = sum(measured.metric(f"vllm:request_{part}_time_seconds_sum") for part in ("queue", "prefill", "decode"))
+    assert 10 * 8 * 0.01 < parts <= whole
+    assert measured.metric("vllm:time_per_output_token_seconds_count") == 70
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "count"),
+    [
+        ("time_to_first_token_seconds", "0.001", "2560.0", 23),
+        ("inter_token_latency_seconds", "0.01", "80.0", 20),
+        ("e2e_request_latency_seconds", "0.3", "7680.0", 22),
+        ("iteration_tokens_total", "1.0", "16384.0", 14),
+        ("request_prompt_tokens", "1.0", "200.0", 9),
+        ("request_params_n", "1.0", "20.0", 6),
+        ("request_num_preemptions", "1.0", "20.0", 8),
+    ],
+)
+def test_buckets_are_vllms(families, name, first, last, count):
+    """+Inf included; those of tokens end with the model's context."""
+    bounds = [s.labels["le"] for s in families[f"vllm:{name}"].samples if s.name.endswith("_bucket")]
+    assert (bounds[0], bounds[-2], bounds[-1], len(bounds)) == (first, last, "+Inf", count)
+
+
+def test_openmetrics_is_spoken_when_asked_for(measured):
+    """As Prometheus asks."""
+    _, text, headers = measured.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert headers["content-type"].startswith("application/openmetrics-text")
+    assert text.rstrip().endswith("# EOF")
+
+
+def test_the_load_counts_requests_that_are_being_answered(measured):
+    """vLLM's /load."""
+    assert measured.get("/load")[1] == {"server_load": 0}
