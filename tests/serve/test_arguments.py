@@ -1,0 +1,213 @@
+"""vLLM's command line parses with vLLM's values, and no flag of it is swallowed."""
+
+from __future__ import annotations
+
+import pytest
+
+from octavo_engine.arguments import build_parser, parse, parse_with_notes
+from octavo_engine.errors import ConfigError
+from octavo_engine.serve import main
+from octavo_engine.unserved_flags import UNSERVED_FLAGS
+
+
+def config_of(*argv):
+    config, notes = parse_with_notes(["model", *argv])
+    assert notes == []
+    return config
+
+
+def refusal(*argv):
+    with pytest.raises(ConfigError) as caught:
+        parse_with_notes(argv)
+    return str(caught.value)
+
+
+def test_the_classic_table_parses_with_vllms_values():
+    """The eight flags that every guide to vLLM shows."""
+    config, notes = parse_with_notes(
+        [
+            "--model",
+            "meta/llama",
+            "--tensor-parallel-size",
+            "1",
+            "--gpu-memory-utilization",
+            "0.90",
+            "--max-num-batched-tokens",
+            "8192",
+            "--max-num-seqs",
+            "256",
+            "--max-model-len",
+            "4096",
+            "--block-size",
+            "32",
+            "--swap-space",
+            "4",
+            "--enforce-eager",
+        ]
+    )
+    assert config.model.model == "meta/llama"
+    assert config.model.served_model_names == ("meta/llama",)
+    assert config.model.max_model_len == 4096
+    assert (config.cache.gpu_memory_utilization, config.cache.block_size, config.cache.swap_space_gib) == (0.9, 32, 4)
+    assert (config.scheduler.max_num_batched_tokens, config.scheduler.max_num_seqs) == (8192, 256)
+    assert config.executor.enforce_eager
+    assert notes == ["--swap-space 4: preempted sequences are recomputed for now, not swapped"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--max-model-len", "4k"], 4000),
+        (["--max-model-len", "4K"], 4096),
+        (["--max-model-len=1.5k"], 1500),
+        (["--max_model_len", "2K"], 2048),
+        (["--max_model_len=2M"], 2 * 2**20),
+        (["--max-model-len", "-1"], None),
+        (["--max-model-len", "auto"], None),
+        ([], None),
+    ],
+)
+def test_numbers_are_written_as_vllm_writes_them(argv, value):
+    """1k is 1000 and 1K is 1024; underscores are dashes; -1 and auto leave it to the memory."""
+    assert config_of(*argv).model.max_model_len == value
+
+
+@pytest.mark.parametrize("text", ["1.5K", "many", "0", "-2", "4kk", ""])
+def test_a_number_that_is_none_is_named_with_its_flag(text):
+    """And the exit code is 2."""
+    assert "--max-model-len" in refusal("model", "--max-model-len", text)
+
+
+def test_short_forms_and_negations():
+    """As vLLM has them."""
+    config = config_of(
+        "-tp", "1", "-pp", "1", "-q", "gguf", "-dp", "1", "--no-enable-prefix-caching", "--no-enforce-eager"
+    )
+    assert not config.cache.enable_prefix_caching
+    assert config_of("--enable-prefix-caching").cache.enable_prefix_caching
+    assert not config_of("--no-enable-chunked-prefill").scheduler.enable_chunked_prefill
+
+
+def test_several_names_and_keys_and_origins():
+    """Lists are words, or JSON where vLLM takes JSON."""
+    config = config_of("--served-model-name", "a", "b", "--api-key", "x", "y", "--allowed-origins", '["*"]')
+    assert config.model.served_model_names == ("a", "b")
+    assert config.server.api_keys == ("x", "y")
+    assert config.server.allowed_origins == ("*",)
+
+
+def test_the_environment_gives_the_key_where_no_flag_does(monkeypatch):
+    """Ours comes before vLLM's; a flag before both."""
+    monkeypatch.delenv("OCTAVO_API_KEY", raising=False)
+    monkeypatch.setenv("VLLM_API_KEY", "theirs")
+    assert config_of().server.api_keys == ("theirs",)
+    monkeypatch.setenv("OCTAVO_API_KEY", "ours")
+    assert config_of().server.api_keys == ("ours",)
+    assert config_of("--api-key", "flag").server.api_keys == ("flag",)
+
+
+def test_a_chat_template_is_a_path_or_a_text(tmp_path):
+    """A brace or a line break makes it a text."""
+    path = tmp_path / "t.jinja"
+    path.write_text("{{ messages }}")
+    assert config_of("--chat-template", str(path)).model.chat_template == "{{ messages }}"
+    assert config_of("--chat-template", "{{ x }}").model.chat_template == "{{ x }}"
+    assert "No such file" in refusal("model", "--chat-template", str(tmp_path / "none"))
+
+
+def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
+    """YAML of flags, with dashes or underscores."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "model: m\nport: 9000\nmax_model_len: 2k\nenable-prefix-caching: false\nserved-model-name: [a, b]\nenable_lora: false\n"
+    )
+    config = parse(["--config", str(path), "--port", "9001"])
+    assert (config.model.model, config.server.port, config.model.max_model_len) == ("m", 9001, 2000)
+    assert not config.cache.enable_prefix_caching
+    assert config.model.served_model_names == ("a", "b")
+    path.write_text("port: 9000\nprot: 1\n")
+    assert "there is no flag --prot; did you mean --port?" in refusal("m", f"--config={path}")
+    path.write_text("[1")
+    assert "is not YAML" in refusal("m", "--config", str(path))
+    path.write_text("- 1")
+    assert "must be a mapping" in refusal("m", "--config", str(path))
+    assert "No such file" in refusal("m", "--config", str(tmp_path / "none"))
+
+
+def test_parallelism_and_remote_code_are_refused_with_the_reason():
+    """What is so, why, what to do."""
+    assert "more replicas" in refusal("m", "--tensor-parallel-size", "4")
+    assert "--pipeline-parallel-size 1" in refusal("m", "-pp", "2")
+    assert "never run" in refusal("m", "--trust-remote-code")
+
+
+@pytest.mark.parametrize("name", sorted(UNSERVED_FLAGS))
+def test_every_unserved_flag_of_vllms_is_named_in_a_refusal_or_a_note(name):
+    """None is swallowed; a value that asks for what is so anyway is accepted in silence."""
+    flag = UNSERVED_FLAGS[name]
+    spelled = f"--{name}" if len(name) > 2 else f"-{name}"
+    used = [spelled] if flag.switch else [spelled, "some-value"]
+    if not flag.refused:
+        _, notes = parse_with_notes(["m", *used])
+        assert notes == [f"{spelled}: {flag.why}"]
+    elif "true" not in flag.same:
+        assert refusal("m", *used).startswith(f"{spelled}{'' if flag.switch else ' some-value'}: {flag.why}")
+    for value in flag.same:
+        argv = [spelled if value == "true" else f"--no-{name}"] if flag.switch else [f"{spelled}={value}"]
+        assert parse_with_notes(["m", *argv])[1] == []
+
+
+def test_no_flag_is_both_served_and_unserved():
+    """The two tables are disjoint."""
+    served = {name for action in build_parser()._actions for name in action.option_strings}
+    assert not served & {f"--{name}" for name in UNSERVED_FLAGS}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--compilation-config.mode", "0"], "--compilation-config.mode: "),
+        (["-O3"], "-O3: "),
+        (["-cc", "{}"], "-cc: "),
+        (["--disable-log-requests"], "--disable-log-requests: "),
+        (["--num_scheduler_steps=8"], "--num-scheduler-steps: "),
+    ],
+)
+def test_flags_that_vllm_has_removed_or_that_change_nothing_get_a_line(argv, told, capsys):
+    """The start goes on."""
+    parse(["m", *argv])
+    assert capsys.readouterr().err.startswith(f"octavo serve: {told}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["m", "--max-model-length", "4"], "there is no flag --max-model-length; did you mean --max-model-len?"),
+        (["m", "--max-num", "4"], "there is no flag --max-num; did you mean"),
+        (["m", "--xyzzy"], "there is no flag --xyzzy; octavo serve --help lists the flags"),
+        (["m", "other"], "'other' is one argument too many"),
+        (["m", "--model", "other"], "two models are named"),
+        ([], "which model?"),
+        (["m", "--dtype", "int3"], "--dtype"),
+        (["m", "--port", "99999"], "--port"),
+        (["m", "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
+        (["m", "--max-num-seqs", "300", "--max-num-batched-tokens", "100"], "--max-num-batched-tokens 100 is less"),
+        (["m", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8: KV pages are"),
+        (["m", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"], "--enable-auto-tool-choice: tool calls"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(argv, told, capsys):
+    """No traceback, and nothing was started."""
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("octavo serve: ")
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_help_lists_the_flags(capsys):
+    """And exits with 0."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "--max-model-len" in capsys.readouterr().out
