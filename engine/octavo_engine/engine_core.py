@@ -163,7 +163,7 @@ class EngineCore:
                 result = self._execute(alone)
             except DeviceLostError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 — whatever it was, it ends this request alone
                 logger.error("request %s failed alone, and ends: %r", request_id, error)  # noqa: TRY400 — traced above
                 merged.errors[request_id] = f"the model could not run this request: {type(error).__name__}: {error}"
                 continue

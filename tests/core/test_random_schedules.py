@@ -25,7 +25,7 @@ VOCAB = 50
 class Ledger:
     """What was asked of a core and what came out; asserts the rules that hold after every step."""
 
-    def __init__(self, core: EngineCore, executor: FakeExecutor, *, fcfs: bool) -> None:
+    def __init__(self, core: EngineCore, executor: FakeExecutor, *, fcfs: bool, unchunked: int | None = None) -> None:
         self.core = core
         self.executor = executor
         self.requests: dict[str, EngineRequest] = {}
@@ -34,11 +34,16 @@ class Ledger:
         self.reasons: dict[str, str] = {}
         self.prompt_logprobs: dict[str, list] = {}
         self.fcfs = fcfs
+        self.unchunked = unchunked  # tokens of a step, where prompts are not cut
         self.undisturbed = True  # no failure was injected that made a step run apart
+        self.may_fail: set[str] = set()
 
     @property
     def open(self) -> list[str]:
         return [r for r in self.arrived if r not in self.reasons]
+
+    def _beyond_a_step(self, request: EngineRequest) -> bool:
+        return self.unchunked is not None and len(request.prompt_token_ids) > self.unchunked
 
     def add(self, request: EngineRequest) -> None:
         self.requests[request.request_id] = request
@@ -85,6 +90,8 @@ class Ledger:
                 adapter_slot=request.adapter_slot,
             )
             got = self.tokens[rid]
+            refused = len(request.prompt_token_ids) + min(request.sampling.max_tokens, 1) > self.core.max_model_len
+            assert reason != "error" or rid in self.may_fail or refused or self._beyond_a_step(request)
             if reason in {"abort", "error"}:
                 assert got == expected[: len(got)]
             else:
@@ -143,7 +150,12 @@ class RandomSchedules(RuleBasedStateMachine):
         config = dict(config)
         self.executor = FakeExecutor(block_size=config.pop("block_size"), windows=config.pop("windows"))
         self.core = core_over(self.executor, **config)
-        self.ledger = Ledger(self.core, self.executor, fcfs=config["policy"] == "fcfs")
+        self.ledger = Ledger(
+            self.core,
+            self.executor,
+            fcfs=config["policy"] == "fcfs",
+            unchunked=None if config["enable_chunked_prefill"] else config["max_num_batched_tokens"],
+        )
         self.count = 0
 
     @rule(fields=st.lists(REQUESTS, min_size=1, max_size=4))
@@ -180,13 +192,27 @@ class RandomSchedules(RuleBasedStateMachine):
         victim = data.draw(st.sampled_from(self.ledger.open))
         self.ledger.undisturbed = False
         self.executor.fails[victim] = how
+        self.ledger.may_fail.add(victim)
         for _ in range(steps):
+            self.ledger.step()
+        self.executor.fails.clear()
+
+    @rule(request=REQUESTS, how=st.sampled_from(["submit", "error"]), tails=st.lists(st.integers(0, 14), max_size=3))
+    def fail_the_first_of_many_alike(self, request, how, tails) -> None:
+        """The others find pages of it in the very step in which it fails to fill them."""
+        self.arrive([request, *(request | {"prompt_token_ids": request["prompt_token_ids"] + [t]} for t in tails)])
+        victim = f"r{self.count - len(tails)}"
+        self.ledger.undisturbed = False
+        self.ledger.may_fail.add(victim)
+        self.executor.fails[victim] = how
+        for _ in range(3):
             self.ledger.step()
         self.executor.fails.clear()
 
     @rule(limit=st.integers(1, 4))
     def run_short_of_memory(self, limit) -> None:
         self.ledger.undisturbed = False
+        self.ledger.may_fail.update(self.ledger.open)  # a chunk of one alone may be more than this
         self.executor.max_tokens_at_once = limit
         self.ledger.step()
         self.executor.max_tokens_at_once = None

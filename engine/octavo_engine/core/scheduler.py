@@ -223,7 +223,7 @@ class Scheduler:
             if not drawn:
                 if seq.num_computed == len(seq.token_ids):
                     self._end(seq)
-                    if seq.num_computed == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
+                    if len(seq.token_ids) == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
                         outputs.append(seq.output([], "length", first=True))
                     else:
                         outputs.append(seq.output([], "error", error="the model drew no token for this request"))
