@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from corpus import CHATS, NUMBERS, TEXTS, unicode_texts
@@ -115,6 +116,17 @@ def test_half_a_surrogate_pair_is_refused(smollm2_tokenizer):
     """JSON can spell it, UTF-8 can't."""
     with pytest.raises(RequestError, match="surrogate"):
         smollm2_tokenizer.encode("a\ud800b")
+
+
+def test_threads_may_share_a_tokenizer(smollm2_tokenizer):
+    """Eight of them at once get what one gets."""
+    texts = [text * 20 for text in TEXTS]
+    alone = [smollm2_tokenizer.encode(text) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(smollm2_tokenizer.encode, texts * 4))
+        decoded = list(pool.map(smollm2_tokenizer.decode, together))
+    assert together == alone * 4
+    assert decoded[: len(texts)] == decoded[-len(texts) :]
 
 
 def test_loading_is_quick(smollm2, gemma3):
