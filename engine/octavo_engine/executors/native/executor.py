@@ -1,0 +1,238 @@
+"""The native executor: the contract of `executors.executor` over one C++ decoder. Needs no torch.
+
+Owns the way from request ids and scheduler outputs to the decoder's slots and flat lists, and back. A step is three
+native calls; what a request is (its tokens, pages, penalties) lives in the decoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+from octavo_engine.config import EngineConfig, ModelFiles
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.errors import ConfigError, ExecutorError
+from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
+from octavo_engine.executors.native.model import describe, refuse_unsupported
+from octavo_engine.messages import TokenLogprob
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.load import load_weights, open_checkpoint
+from octavo_models.formats import FORMATS
+from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout, ModelSpec
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from octavo_engine.executors.native import _native
+
+logger = logging.getLogger(__name__)
+
+ISA_NAMES = {0: "scalar", 1: "avx2", 2: "avx512-vnni", 3: "amx"}
+AS_STORED = -1
+
+
+class NativeExecutor(Executor):
+    """One model on this machine's cores.
+
+    Raises:
+        ExecutorError: the extension isn't built, or the model has a feature that it doesn't run.
+    """
+
+    def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> None:
+        self._native = _extension()
+        refuse_unsupported(spec)
+        self._config = config
+        self._spec = spec
+        self._files = files
+        self._threads = _threads(config, self._native)
+        self._isa = self._native.best_isa()
+        if self._isa == 0:
+            logger.warning(
+                "this CPU has no AVX2 (or OCTAVO_NATIVE_ISA hides it): the native executor runs many times slower"
+            )
+        dtype = config.model.dtype
+        as_stored = dtype == "auto"
+        whole = spec.dtype == "float32" and spec.quantization is None if as_stored else dtype == "float32"
+        self._kv_format = "f32" if whole else "bf16"
+        self._widen = AS_STORED if as_stored else _format_number(FORMAT_OF_DTYPE[dtype])
+        self._decoder: _native.Decoder | None = None
+        self._slots: dict[str, int] = {}
+        self._ids: list[str] = []  # of the step's batch
+        self._failed: dict[str, str] = {}
+        self._output: StepOutput | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
+        return Capabilities(name=f"native {ISA_NAMES[self._isa]}, {threads}", grammar_masks=True)
+
+    def load(self) -> Capacity:
+        block_size = self._config.cache.block_size
+        layout = self._spec.kv_layout(block_size, self._kv_format)
+        try:
+            decoder: _native.Decoder = self._native.Decoder(
+                describe(self._native, self._spec, layout),
+                threads=self._threads,
+                isa=self._isa,
+                kv_bf16=self._kv_format == "bf16",
+                block_size=block_size,
+                max_rows=self._config.scheduler.max_num_batched_tokens,
+                max_drawn=self._config.scheduler.max_num_seqs,
+                widen=self._widen,
+            )
+            weight_bytes = self._pack(decoder)
+        except ValueError as error:
+            raise ExecutorError(f"the native executor can't run {self._spec.architecture}: {error}") from error
+        self._decoder = decoder
+        # Heads of odd sizes are padded, so that a page may be larger than the model's description says.
+        groups = tuple(dataclasses.replace(g, page_bytes=decoder.page_bytes(i)) for i, g in enumerate(layout.groups))
+        return Capacity(KVLayout(block_size, groups), weight_bytes, None)
+
+    def _pack(self, decoder: _native.Decoder) -> int:
+        """Hand every weight to the decoder; once it has packed them, the files are closed and their pages let go."""
+        checkpoint = open_checkpoint(self._files, self._spec, self._config.model.seed)
+        held = []
+        try:
+            for weight, stored in load_weights(self._spec, checkpoint):
+                rows = weight.shape[0] if len(weight.shape) > 1 else 1
+                decoder.add_weight(weight.name, _format_number(stored.format), rows, weight.shape[-1], stored.data)
+                held.append(stored.data)
+            return decoder.finalize()
+        finally:
+            held.clear()
+            checkpoint.close()
+
+    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
+        self._loaded().init_kv(list(num_blocks))
+
+    def submit(self, step: SchedulerOutput) -> StepHandle:
+        decoder = self._loaded()
+        slots = self._slots
+        for request_id in step.finished_ids:
+            slot = slots.pop(request_id, None)
+            if slot is not None:
+                decoder.remove_request(slot)
+        self._failed = {}
+        computed: dict[str, int] = {}
+        for new in step.new:
+            self._add(decoder, new)
+            computed[new.request_id] = new.num_computed_tokens
+        for continued in step.continued:
+            request_id = continued.request_id
+            computed[request_id] = continued.num_computed_tokens
+            if continued.resumed:
+                decoder.clear_blocks(slots[request_id])
+            for group, blocks in enumerate(continued.block_ids):
+                if blocks:
+                    decoder.append_blocks(slots[request_id], group, blocks)
+        for group, source, target in step.kv_ops.copies:
+            decoder.copy_block(group, source, target)
+
+        scheduled, wanted, samples = step.num_scheduled_tokens, step.logits_wanted, step.samples
+        self._ids = ids = [r for r in scheduled if r not in self._failed] if self._failed else list(scheduled)
+        decoder.forward(
+            [slots[r] for r in ids],
+            [computed[r] for r in ids],
+            [scheduled[r] for r in ids],
+            [wanted.get(r, 0) for r in ids],
+            [r in samples for r in ids],
+        )
+        return StepHandle(step.step_id)
+
+    def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
+        errors, drawn, logprobs, prompt = self._loaded().sample(grammar_mask)
+        ids = self._ids
+        output = StepOutput(handle.step_id, {ids[i]: [token] for i, token in drawn})
+        output.errors.update(self._failed)
+        output.errors.update({ids[i]: reason for i, reason in errors})
+        for i, logprob in logprobs:
+            output.logprobs[ids[i]] = [_logprob(logprob)]
+        for i, logprob in prompt:
+            output.prompt_logprobs.setdefault(ids[i], []).append(_logprob(logprob))
+        self._output = output
+
+    def collect(self, handle: StepHandle) -> StepOutput:
+        output, self._output = self._output, None
+        assert output is not None, "sample comes before collect"
+        assert output.step_id == handle.step_id
+        return output
+
+    def close(self) -> None:
+        self._decoder = None
+        self._slots.clear()
+
+    def _loaded(self) -> _native.Decoder:
+        assert self._decoder is not None, "load comes first"
+        return self._decoder
+
+    def _add(self, decoder: _native.Decoder, new: NewRequest) -> None:
+        known = self._slots.pop(new.request_id, None)
+        if known is not None:
+            decoder.remove_request(known)
+        try:
+            slot = decoder.add_request(new.token_ids, new.output_token_ids, _sampling(self._native, new.sampling))
+        except (ValueError, TypeError) as error:
+            self._failed[new.request_id] = str(error)
+            return
+        self._slots[new.request_id] = slot
+        for group, blocks in enumerate(new.block_ids):
+            decoder.append_blocks(slot, group, blocks)
+
+
+def _extension() -> ModuleType:
+    try:
+        return importlib.import_module("octavo_engine.executors.native._native")
+    except ImportError as error:
+        raise ExecutorError(
+            f"the native executor isn't built ({error}): install Octavo again where a C++ compiler is at hand "
+            "(GCC 12 or Clang 15 and later), or choose --executor torch"
+        ) from error
+
+
+def _threads(config: EngineConfig, native: ModuleType) -> int:
+    cores = len(native.available_cores())
+    threads = config.executor.threads
+    if threads is None:
+        return cores
+    if threads < 1:
+        raise ConfigError(f"--threads {threads}: the native executor needs at least one")
+    if threads > cores:
+        logger.warning("--threads %d is more than the %d cores that this process may use", threads, cores)
+    return threads
+
+
+def _format_number(name: str) -> int:
+    number = FORMATS[name].ggml_type
+    if number is None:
+        raise ExecutorError(f"the native executor can't read weights stored as {name}; try --executor torch")
+    return number
+
+
+def _sampling(native: ModuleType, params: SamplingParams) -> _native.Sampling:
+    sampling: _native.Sampling = native.Sampling()
+    sampling.temperature = params.temperature
+    sampling.top_p = params.top_p
+    sampling.min_p = params.min_p
+    sampling.top_k = max(params.top_k, 0)
+    sampling.seed = params.seed & 0xFFFF_FFFF_FFFF_FFFF
+    sampling.presence_penalty = params.presence_penalty
+    sampling.frequency_penalty = params.frequency_penalty
+    sampling.repetition_penalty = params.repetition_penalty
+    sampling.logprobs = -1 if params.logprobs is None else params.logprobs
+    sampling.prompt_logprobs = -1 if params.prompt_logprobs is None else params.prompt_logprobs
+    if params.min_tokens:
+        sampling.min_tokens = params.min_tokens
+        sampling.stop_tokens = [*params.eos_token_ids, *params.stop_token_ids]
+    if params.logit_bias:
+        sampling.logit_bias = list(params.logit_bias.items())
+    if params.allowed_token_ids:
+        sampling.allowed_tokens = list(params.allowed_token_ids)
+    if params.bad_words:
+        sampling.bad_words = [list(word) for word in params.bad_words]
+    return sampling
+
+
+def _logprob(native: _native.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(native.token, native.logprob, native.rank, native.top)

@@ -1,0 +1,191 @@
+// What executor.py sees of the decoder.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "decoder.h"
+
+namespace nb = nanobind;
+
+namespace octavo {
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+
+void bind_model(nb::module_& module) {
+  nb::class_<Norm>(module, "Norm")
+      .def(nb::init<>())
+      .def_rw("present", &Norm::present)
+      .def_prop_rw(
+          "kind", [](const Norm& n) { return static_cast<int32_t>(n.kind); },
+          [](Norm& n, int32_t kind) { n.kind = static_cast<NormKind>(kind); })
+      .def_rw("eps", &Norm::eps)
+      .def_rw("offset", &Norm::offset);
+  nb::class_<Rotary>(module, "Rotary")
+      .def(nb::init<>())
+      .def_rw("dim", &Rotary::dim)
+      .def_rw("interleaved", &Rotary::interleaved)
+      .def_rw("factor", &Rotary::factor)
+      .def_rw("inverse_frequencies", &Rotary::inverse_frequencies);
+  nb::class_<LayerModel>(module, "LayerModel")
+      .def(nb::init<>())
+      .def_rw("num_heads", &LayerModel::num_heads)
+      .def_rw("num_kv_heads", &LayerModel::num_kv_heads)
+      .def_rw("head_dim_k", &LayerModel::head_dim_k)
+      .def_rw("head_dim_v", &LayerModel::head_dim_v)
+      .def_rw("scale", &LayerModel::scale)
+      .def_rw("window", &LayerModel::window)
+      .def_rw("soft_cap", &LayerModel::soft_cap)
+      .def_rw("rotary", &LayerModel::rotary)
+      .def_rw("kv_group", &LayerModel::kv_group)
+      .def_rw("intermediate_size", &LayerModel::intermediate_size)
+      .def_prop_rw(
+          "activation", [](const LayerModel& l) { return static_cast<int32_t>(l.activation); },
+          [](LayerModel& l, int32_t activation) { l.activation = static_cast<Activation>(activation); })
+      .def_rw("gated", &LayerModel::gated)
+      .def_rw("parallel_residual", &LayerModel::parallel_residual)
+      .def_rw("pre_attention_norm", &LayerModel::pre_attention_norm)
+      .def_rw("post_attention_norm", &LayerModel::post_attention_norm)
+      .def_rw("pre_mlp_norm", &LayerModel::pre_mlp_norm)
+      .def_rw("post_mlp_norm", &LayerModel::post_mlp_norm)
+      .def_rw("q_norm", &LayerModel::q_norm)
+      .def_rw("k_norm", &LayerModel::k_norm);
+  nb::class_<DecoderModel>(module, "DecoderModel")
+      .def(nb::init<>())
+      .def_rw("vocab_size", &DecoderModel::vocab_size)
+      .def_rw("hidden_size", &DecoderModel::hidden_size)
+      .def_rw("tied_head", &DecoderModel::tied_head)
+      .def_rw("embedding_multiplier", &DecoderModel::embedding_multiplier)
+      .def_rw("residual_multiplier", &DecoderModel::residual_multiplier)
+      .def_rw("logits_multiplier", &DecoderModel::logits_multiplier)
+      .def_rw("logits_soft_cap", &DecoderModel::logits_soft_cap)
+      .def_rw("final_norm", &DecoderModel::final_norm)
+      .def_rw("rotaries", &DecoderModel::rotaries)
+      .def_rw("layers", &DecoderModel::layers)
+      .def_rw("group_windows", &DecoderModel::group_windows);
+}
+
+void bind_requests(nb::module_& module) {
+  nb::class_<Sampling>(module, "Sampling")
+      .def(nb::init<>())
+      .def_rw("temperature", &Sampling::temperature)
+      .def_rw("top_p", &Sampling::top_p)
+      .def_rw("min_p", &Sampling::min_p)
+      .def_rw("top_k", &Sampling::top_k)
+      .def_rw("seed", &Sampling::seed)
+      .def_rw("presence_penalty", &Sampling::presence_penalty)
+      .def_rw("frequency_penalty", &Sampling::frequency_penalty)
+      .def_rw("repetition_penalty", &Sampling::repetition_penalty)
+      .def_rw("min_tokens", &Sampling::min_tokens)
+      .def_rw("logprobs", &Sampling::logprobs)
+      .def_rw("prompt_logprobs", &Sampling::prompt_logprobs)
+      .def_rw("stop_tokens", &Sampling::stop_tokens)
+      .def_rw("logit_bias", &Sampling::logit_bias)
+      .def_rw("allowed_tokens", &Sampling::allowed_tokens)
+      .def_rw("bad_words", &Sampling::bad_words);
+  nb::class_<TokenLogprob>(module, "TokenLogprob")
+      .def_ro("token", &TokenLogprob::token)
+      .def_ro("logprob", &TokenLogprob::logprob)
+      .def_ro("rank", &TokenLogprob::rank)
+      .def_ro("top", &TokenLogprob::top);
+}
+
+// (errors, drawn, logprobs, prompt): each a list that begins with the index in the batch.
+nb::tuple as_tuple(StepResult&& result) {
+  nb::list errors, drawn, logprobs, prompt;
+  for (auto& [index, reason] : result.errors) errors.append(nb::make_tuple(index, reason));
+  for (auto& [index, token] : result.drawn) {
+    drawn.append(nb::make_tuple(index, token.token));
+    if (token.has_logprob) logprobs.append(nb::make_tuple(index, std::move(token.logprob)));
+  }
+  for (auto& [index, logprob] : result.prompt) prompt.append(nb::make_tuple(index, std::move(logprob)));
+  return nb::make_tuple(errors, drawn, logprobs, prompt);
+}
+
+void forward(Decoder& decoder, const std::vector<int32_t>& slots, const std::vector<int32_t>& computed,
+             const std::vector<int32_t>& counts, const std::vector<int32_t>& wanted,
+             const std::vector<int32_t>& draws) {
+  const size_t n = slots.size();
+  if (computed.size() != n || counts.size() != n || wanted.size() != n || draws.size() != n) {
+    throw std::invalid_argument("the batch's lists differ in length");
+  }
+  std::vector<Scheduled> batch(n);
+  for (size_t i = 0; i < n; ++i) batch[i] = {slots[i], computed[i], counts[i], wanted[i], draws[i] != 0};
+  const nb::gil_scoped_release release;
+  decoder.forward(batch);
+}
+
+StepResult sample(Decoder& decoder, const nb::object& mask) {
+  if (mask.is_none()) {
+    const nb::gil_scoped_release release;
+    return decoder.sample(nullptr, 0);
+  }
+  const auto bytes = nb::cast<nb::bytes>(mask);
+  const nb::gil_scoped_release release;
+  return decoder.sample(reinterpret_cast<const uint8_t*>(bytes.c_str()), static_cast<int64_t>(bytes.size()));
+}
+
+}  // namespace
+
+void bind_decoder(nb::module_& module) {
+  bind_model(module);
+  bind_requests(module);
+  module.def("available_cores", &available_cores, "Cores that this process may run on.");
+  nb::class_<Decoder>(module, "Decoder")
+      .def(
+          "__init__",
+          [](Decoder* self, const DecoderModel& model, int threads, int32_t isa, bool kv_bf16, int32_t block_size,
+             int64_t max_rows, int64_t max_drawn, int32_t widen) {
+            new (self) Decoder(
+                model, {threads, static_cast<Isa>(isa), kv_bf16, block_size, max_rows, max_drawn, widen});
+          },
+          nb::arg("model"), nb::kw_only(), nb::arg("threads"), nb::arg("isa"), nb::arg("kv_bf16"),
+          nb::arg("block_size"), nb::arg("max_rows"), nb::arg("max_drawn"), nb::arg("widen"))
+      .def(
+          "add_weight",
+          [](Decoder& d, const std::string& name, int32_t format, int64_t rows, int64_t cols, const Bytes& data) {
+            if (static_cast<int64_t>(data.size()) != rows * row_bytes(static_cast<Format>(format), cols)) {
+              throw std::invalid_argument(name + ": " + std::to_string(data.size()) + " bytes aren't " +
+                                          std::to_string(rows) + " × " + std::to_string(cols));
+            }
+            d.add_weight(name, format, rows, cols, data.data());
+          },
+          nb::arg("name"), nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
+      .def("finalize", &Decoder::finalize, nb::call_guard<nb::gil_scoped_release>())
+      .def("page_bytes", &Decoder::page_bytes)
+      .def("init_kv", &Decoder::init_kv)
+      .def("copy_block", &Decoder::copy_block)
+      .def("add_request",
+           [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, const Sampling& sampling) {
+             return d.requests().add(std::move(prompt), drawn, sampling);
+           })
+      .def("remove_request", [](Decoder& d, int32_t slot) { d.requests().remove(slot); })
+      .def("append_blocks",
+           [](Decoder& d, int32_t slot, size_t group, const std::vector<int32_t>& blocks) {
+             d.requests().append_blocks(slot, group, blocks);
+           })
+      .def("clear_blocks", [](Decoder& d, int32_t slot) { d.requests().clear_blocks(slot); })
+      .def("tokens", [](Decoder& d, int32_t slot) { return d.requests().at(slot).tokens; })
+      .def_prop_ro("num_requests", [](Decoder& d) { return d.requests().size(); })
+      .def("forward", &forward, nb::arg("slots"), nb::arg("computed"), nb::arg("counts"), nb::arg("wanted"),
+           nb::arg("draws"))
+      .def(
+          "sample", [](Decoder& d, const nb::object& mask) { return as_tuple(sample(d, mask)); },
+          nb::arg("mask").none() = nb::none())
+      .def("logits",
+           [](const Decoder& d) {
+             const auto rows = static_cast<size_t>(d.num_drawn()), vocab = static_cast<size_t>(d.vocab_size());
+             return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(d.logits(), {rows, vocab}, nb::handle());
+           },
+           nb::rv_policy::copy)
+      .def("time_phases", [](Decoder& d, bool on) { d.timer().enable(on); })
+      .def("phase_seconds", [](Decoder& d) {
+        nb::dict spent;
+        for (size_t i = 0; i < kPhaseNames.size(); ++i) spent[kPhaseNames[i]] = d.timer().spent()[i];
+        return spent;
+      });
+}
+
+}  // namespace octavo

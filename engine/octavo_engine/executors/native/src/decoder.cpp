@@ -1,0 +1,251 @@
+// Building a decoder: weights in, packed and laid out; pages. step.cpp runs it.
+#include "decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace octavo {
+namespace {
+
+
+
+float half_value(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16, exponent = (h >> 10) & 0x1fU, fraction = h & 0x3ffU;
+  uint32_t bits;
+  if (exponent == 0) {
+    const float f = static_cast<float>(fraction) * 5.9604645e-8F;
+    std::memcpy(&bits, &f, 4);
+    bits |= sign;
+  } else {
+    bits = sign | ((exponent == 31 ? 255U : exponent + 112) << 23) | (fraction << 13);
+  }
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+float element(const StoredWeight& w, int64_t i) {
+  if (w.format == Format::F32) {
+    float f;
+    std::memcpy(&f, w.data + i * 4, 4);
+    return f;
+  }
+  uint16_t h;
+  std::memcpy(&h, w.data + i * 2, 2);
+  if (w.format == Format::F16) return half_value(h);
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+std::vector<AttentionShape> shapes_of(const DecoderModel& model) {
+  std::vector<AttentionShape> shapes;
+  for (const LayerModel& l : model.layers) {
+    const AttentionShape shape{l.kv_group, l.num_heads, l.num_kv_heads, l.window, l.head_dim_v};
+    if (std::find(shapes.begin(), shapes.end(), shape) == shapes.end()) shapes.push_back(shape);
+  }
+  return shapes;
+}
+
+}  // namespace
+
+Decoder::Decoder(DecoderModel model, DecoderOptions options)
+    : model_(std::move(model)),
+      options_(options),
+      ops_(operations(options.isa)),
+      team_(options.threads),
+      pool_(std::max(options.max_rows, options.max_drawn)),
+      requests_(model_.vocab_size, model_.group_windows.size()),
+      sampler_(ops_, model_.vocab_size),
+      layers_(model_.layers.size()),
+      groups_(model_.group_windows.size()),
+      shapes_(shapes_of(model_)) {
+  if (options_.block_size <= 0 || options_.block_size % 16 != 0) {
+    throw std::invalid_argument("the native executor's pages hold a multiple of 16 tokens, not " +
+                                std::to_string(options_.block_size));
+  }
+  for (const LayerModel& l : model_.layers) {
+    if (l.num_kv_heads <= 0 || l.num_heads % l.num_kv_heads != 0 || l.head_dim_k % 2 != 0 ||
+        l.num_heads / l.num_kv_heads > kAttentionRows) {
+      throw std::invalid_argument(std::to_string(l.num_heads) + " heads of " + std::to_string(l.head_dim_k) +
+                                  " over " + std::to_string(l.num_kv_heads) + " KV heads can't be run");
+    }
+    if (static_cast<size_t>(l.kv_group) >= groups_.size()) throw std::invalid_argument("a layer's KV group is missing");
+  }
+  if (!isa_available(options_.isa)) throw std::invalid_argument("this CPU lacks the instruction set that was asked for");
+  lay_out_pages();
+}
+
+void Decoder::lay_out_pages() {
+  const int64_t pack = options_.kv_bf16 ? 2 : 1;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const LayerModel& l = model_.layers[i];
+    Group& group = groups_[static_cast<size_t>(l.kv_group)];
+    KvView& kv = layers_[i].kv;
+    kv.layer_offset = group.page_bytes;
+    kv.block_size = options_.block_size;
+    kv.head_dim_k = l.head_dim_k;
+    kv.head_dim_v = l.head_dim_v;
+    kv.padded_v = (l.head_dim_v + 15) / 16 * 16;
+    kv.bf16 = options_.kv_bf16;
+    kv.key_units = l.head_dim_k / pack * 16;
+    kv.tile_units = kv.key_units + 16 / pack * kv.padded_v;
+    group.page_bytes += int64_t{l.num_kv_heads} * (options_.block_size / 16) * kv.tile_units * 4;
+    const AttentionShape shape{l.kv_group, l.num_heads, l.num_kv_heads, l.window, l.head_dim_v};
+    layers_[i].shape = static_cast<int32_t>(std::find(shapes_.begin(), shapes_.end(), shape) - shapes_.begin());
+  }
+}
+
+void Decoder::init_kv(const std::vector<int32_t>& num_blocks) {
+  if (num_blocks.size() != groups_.size()) {
+    throw std::invalid_argument("the model has " + std::to_string(groups_.size()) + " KV groups, not " +
+                                std::to_string(num_blocks.size()));
+  }
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    groups_[g].num_blocks = num_blocks[g];
+    groups_[g].pages = MemoryMap(static_cast<size_t>(num_blocks[g]) * static_cast<size_t>(groups_[g].page_bytes));
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    KvView& kv = layers_[i].kv;
+    const Group& group = groups_[static_cast<size_t>(model_.layers[i].kv_group)];
+    kv.pages = group.pages.data();
+    kv.page_bytes = group.page_bytes;
+  }
+}
+
+void Decoder::copy_block(size_t group, int32_t from, int32_t to) {
+  Group& g = groups_.at(group);
+  if (from <= 0 || to <= 0 || from >= g.num_blocks || to >= g.num_blocks) {
+    throw std::out_of_range("a page outside KV group " + std::to_string(group) + " is copied");
+  }
+  std::memcpy(g.pages.data() + to * g.page_bytes, g.pages.data() + from * g.page_bytes,
+              static_cast<size_t>(g.page_bytes));
+}
+
+void Decoder::add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data) {
+  const auto f = static_cast<Format>(format);
+  const int64_t block = f == Format::Q4_K || f == Format::Q5_K || f == Format::Q6_K      ? 256
+                        : f == Format::F32 || f == Format::F16 || f == Format::BF16 ? 1
+                                                                                     : 32;
+  if (rows <= 0 || cols <= 0 || cols % block != 0) {
+    throw std::invalid_argument(name + ": " + std::to_string(cols) + " columns don't divide into blocks of " +
+                                std::to_string(block));
+  }
+  row_bytes(f, cols);
+  stored_[name] = {f, rows, cols, data};
+}
+
+StoredWeight Decoder::take(const std::string& name, int64_t rows, int64_t cols) {
+  const auto found = stored_.find(name);
+  if (found == stored_.end()) throw std::invalid_argument("the weight " + name + " is missing");
+  const StoredWeight w = found->second;
+  if (w.rows != rows || w.cols != cols) {
+    throw std::invalid_argument(name + " is " + std::to_string(w.rows) + " × " + std::to_string(w.cols) +
+                                ", where the model needs " + std::to_string(rows) + " × " + std::to_string(cols));
+  }
+  stored_.erase(found);
+  return w;
+}
+
+std::vector<float> Decoder::take_vector(const std::string& name, int64_t n, bool required) {
+  if (!required && !has(name)) return {};
+  const StoredWeight w = take(name, 1, n);
+  if (w.format != Format::F32 && w.format != Format::F16 && w.format != Format::BF16) {
+    throw std::invalid_argument(name + ": a vector can't be quantized");
+  }
+  std::vector<float> out(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = element(w, i);
+  return out;
+}
+
+void Decoder::take_norm(Norm& norm, const std::string& name, int64_t n) {
+  if (!norm.present) return;
+  norm.weight = take_vector(name, n, true);
+  norm.bias = take_vector(name + "_bias", n, false);
+}
+
+int64_t Decoder::finalize() {
+  const int64_t hidden = model_.hidden_size, vocab = model_.vocab_size;
+  int64_t bytes = 0;
+  const auto pack_linear = [&](const std::vector<StoredWeight>& weights) {
+    Linear linear(weights, options_.widen, options_.isa, pool_);
+    bytes += linear.bytes();
+    return linear;
+  };
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    LayerModel& model = model_.layers[i];
+    Layer& layer = layers_[i];
+    const std::string at = "layers." + std::to_string(i) + ".";
+    layer.qkv = pack_linear({take(at + "q", model.q_size(), hidden), take(at + "k", model.k_size(), hidden),
+                             take(at + "v", model.v_size(), hidden)});
+    layer.o = pack_linear({take(at + "o", hidden, model.o_size())});
+    if (model.gated) {
+      layer.gate_up = Linear::gate_up(take(at + "gate", model.intermediate_size, hidden),
+                                      take(at + "up", model.intermediate_size, hidden), options_.widen, options_.isa,
+                                      pool_);
+      bytes += layer.gate_up.bytes();
+    } else {
+      layer.gate_up = pack_linear({take(at + "up", model.intermediate_size, hidden)});
+    }
+    layer.down = pack_linear({take(at + "down", hidden, model.intermediate_size)});
+    layer.q_bias = take_vector(at + "q_bias", model.q_size(), false);
+    layer.k_bias = take_vector(at + "k_bias", model.k_size(), false);
+    layer.v_bias = take_vector(at + "v_bias", model.v_size(), false);
+    layer.o_bias = take_vector(at + "o_bias", hidden, false);
+    layer.gate_bias = take_vector(at + "gate_bias", model.intermediate_size, false);
+    layer.up_bias = take_vector(at + "up_bias", model.intermediate_size, false);
+    layer.down_bias = take_vector(at + "down_bias", hidden, false);
+    take_norm(model.pre_attention_norm, at + "pre_attention_norm", hidden);
+    take_norm(model.post_attention_norm, at + "post_attention_norm", hidden);
+    take_norm(model.pre_mlp_norm, at + "pre_mlp_norm", hidden);
+    take_norm(model.post_mlp_norm, at + "post_mlp_norm", hidden);
+    take_norm(model.q_norm, at + "q_norm", model.head_dim_k);
+    take_norm(model.k_norm, at + "k_norm", model.head_dim_k);
+  }
+  take_norm(model_.final_norm, "final_norm", hidden);
+  if (model_.tied_head) {
+    head_ = pack_linear({take("embedding", vocab, hidden)});
+  } else {
+    embedding_ = pack_linear({take("embedding", vocab, hidden)});
+    head_ = pack_linear({take("head", vocab, hidden)});
+  }
+  if (!stored_.empty()) throw std::invalid_argument("the model has no place for the weight " + stored_.begin()->first);
+  allocate_buffers();
+  finalized_ = true;
+  return bytes;
+}
+
+void Decoder::allocate_buffers() {
+  const auto floats = [](int64_t n) { return MemoryMap(static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(float)); };
+  const int64_t rows = options_.max_rows, hidden = model_.hidden_size;
+  int64_t intermediate = 0, scratch = 2 * hidden, angles = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const LayerModel& model = model_.layers[i];
+    const Layer& layer = layers_[i];
+    qkv_width_ = std::max(qkv_width_, layer.qkv.n());
+    o_width_ = std::max(o_width_, model.o_size());
+    intermediate = std::max(intermediate, model.intermediate_size);
+    if (model.gated && layer.gate_up.interleaved() == 0) gate_width_ = std::max(gate_width_, layer.gate_up.n());
+    const int64_t stripe = std::max<int64_t>(1, 2 * layer.gate_up.interleaved()) * layer.gate_up.block_width();
+    scratch = std::max({scratch, attention_scratch_floats(model.head_dim_k, layer.kv.padded_v),
+                        int64_t{2} * model.head_dim_k + 2 * model.head_dim_v, rows * stripe, kGateScratch});
+  }
+  for (const Rotary& r : model_.rotaries) angles += r.dim;
+  scratch_floats_ = (scratch + 15) / 16 * 16 + 16;
+  x_ = floats(rows * hidden);
+  h_ = floats(std::max(rows, options_.max_drawn) * hidden);
+  out_ = floats(rows * hidden);
+  qkv_ = floats(rows * qkv_width_);
+  attended_ = floats(rows * o_width_);
+  act_ = floats(rows * intermediate);
+  gate_ = floats(rows * gate_width_);
+  angles_ = floats(rows * angles);
+  logits_ = floats(options_.max_drawn * model_.vocab_size);
+  prompt_logits_ = floats(kPromptRows * model_.vocab_size);
+  scratch_ = floats(scratch_floats_ * team_.size());
+  sampling_.resize(static_cast<size_t>(team_.size()));
+}
+
+}  // namespace octavo

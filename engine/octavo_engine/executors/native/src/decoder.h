@@ -1,0 +1,135 @@
+// A whole decoder: packed weights, KV pages, requests, and the step that runs through all of them in one call.
+//
+// Not thread-safe: calls come one after another. Every step runs in the decoder's own threads.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "linear.h"
+#include "memory_map.h"
+#include "model.h"
+#include "parallel.h"
+#include "plan.h"
+#include "requests.h"
+#include "sampler.h"
+#include "timer.h"
+
+namespace octavo {
+
+struct DecoderOptions {
+  int threads = 1;
+  Isa isa = Isa::Scalar;
+  bool kv_bf16 = true;
+  int32_t block_size = 16;
+  int64_t max_rows = 2048;   // tokens of a step
+  int64_t max_drawn = 128;   // tokens that a step draws
+  int32_t widen = -1;        // a Format that every matrix is turned into; -1: as stored
+};
+
+constexpr int64_t kPromptRows = 32;         // rows of prompt logits held at a time
+constexpr int64_t kGateScratch = 64 * 1024;  // floats of a thread's part of gate and up, about what its L2 cache holds
+
+struct StepResult {
+  std::vector<std::pair<int32_t, std::string>> errors;        // index in the batch, reason
+  std::vector<std::pair<int32_t, Drawn>> drawn;               // index in the batch
+  std::vector<std::pair<int32_t, TokenLogprob>> prompt;       // index in the batch, in the order of positions
+};
+
+class Decoder {
+ public:
+  Decoder(DecoderModel model, DecoderOptions options);
+
+  // `data` must stay readable until finalize(). Throws std::invalid_argument naming the weight.
+  void add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data);
+  // Packs everything; afterwards no byte that was added is needed. Returns the resident bytes of the weights.
+  int64_t finalize();
+
+  // Pages of one KV group as this decoder lays them out.
+  int64_t page_bytes(size_t group) const { return groups_.at(group).page_bytes; }
+  void init_kv(const std::vector<int32_t>& num_blocks);
+  void copy_block(size_t group, int32_t from, int32_t to);
+
+  RequestTable& requests() { return requests_; }
+  Team& team() { return team_; }
+  StepTimer& timer() { return timer_; }
+
+  // Runs the batch up to the logits of the rows to draw from, which stay inside.
+  void forward(const std::vector<Scheduled>& batch);
+  // Draws, appends what was drawn to its requests, and returns all that the step made. `mask` has `mask_stride` bytes
+  // for each row to draw, in the order of the batch; null: no mask.
+  StepResult sample(const uint8_t* mask, int64_t mask_bytes);
+  // Logits of the rows to draw from, [rows][vocab], until the next forward or sample. For tests.
+  const float* logits() const { return logits_.floats(); }
+  int64_t num_drawn() const { return static_cast<int64_t>(plan_.drawn.size()); }
+  int64_t vocab_size() const { return model_.vocab_size; }
+
+ private:
+  struct Layer {
+    Linear qkv, o, gate_up, down;
+    std::vector<float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    KvView kv;
+    int32_t shape = 0;
+  };
+  struct Group {
+    int64_t page_bytes = 0;
+    int32_t num_blocks = 0;
+    MemoryMap pages;
+  };
+  struct Residual {  // what is still to be added to x: the output of the matrix before
+    const std::vector<float>* bias = nullptr;
+    const Norm* post = nullptr;
+    bool pending = false;
+  };
+
+  StoredWeight take(const std::string& name, int64_t rows, int64_t cols);
+  bool has(const std::string& name) const { return stored_.count(name) > 0; }
+  std::vector<float> take_vector(const std::string& name, int64_t n, bool required);
+  void take_norm(Norm& norm, const std::string& name, int64_t n);
+  void lay_out_pages();
+  void allocate_buffers();
+
+  void step(Member& me);
+  void embed(Member& me);
+  void attention_layer(Member& me, size_t i, Residual& residual);
+  void attend(Member& me, size_t i, float* scratch);
+  void join(const LayerModel& model, const AttentionPlan& plan, int64_t split_head);
+  void mlp_layer(Member& me, size_t i, Residual& residual);
+  void multiply(Member& me, const Linear& linear, int64_t m, float* y);
+  void add_residual(const Residual& residual, int64_t row, float* scratch);
+  void heads(Member& me, const Residual& residual);
+  void head_rows(Member& me, const Residual& residual, const WantedRow* wanted, int64_t count, float* logits);
+  RotaryView rotary(int32_t index) const;
+  float* scratch(const Member& me) const { return scratch_.floats() + me.id * scratch_floats_; }
+  // Time since the last mark goes to `what`; only the calling thread's clock counts.
+  void mark(const Member& me, Phase what) {
+    if (me.id == 0) timer_.mark(what);
+  }
+
+  DecoderModel model_;
+  DecoderOptions options_;
+  const Operations& ops_;
+  Team team_;
+  StepTimer timer_;
+  ActivationPool pool_;
+  RequestTable requests_;
+  Sampler sampler_;
+  std::map<std::string, StoredWeight> stored_;
+  std::vector<Layer> layers_;
+  std::vector<Group> groups_;
+  std::vector<AttentionShape> shapes_;
+  Linear embedding_, head_;
+  StepPlan plan_;
+  bool finalized_ = false;
+
+  // Widths of the buffers below.
+  int64_t qkv_width_ = 0, o_width_ = 0, gate_width_ = 0, scratch_floats_ = 0;
+  MemoryMap x_, h_, qkv_, attended_, out_, act_, gate_, logits_, prompt_logits_, scratch_, parts_, angles_;
+  std::vector<SamplerScratch> sampling_;
+  std::vector<TokenLogprob> prompt_logprobs_;
+  std::vector<uint8_t> prompt_failed_;
+  std::vector<Drawn> drawn_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,74 @@
+// Matrices that read the same activations and write side by side into one row: q, k and v; gate and up; or one alone.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "matmul.h"
+
+namespace octavo {
+
+// A weight as executor.py hands it over; its bytes must live until finalize().
+struct StoredWeight {
+  Format format;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const uint8_t* data = nullptr;
+};
+
+int64_t row_bytes(Format format, int64_t cols);
+
+// Prepared activations of each kind and width that some matrix needs, shared by all layers.
+class ActivationPool {
+ public:
+  explicit ActivationPool(int64_t max_rows) : max_rows_(max_rows) {}
+  Activations& get(ActivationKind kind, int64_t k);
+
+ private:
+  int64_t max_rows_;
+  std::map<std::pair<int32_t, int64_t>, std::unique_ptr<Activations>> pool_;
+};
+
+class Linear {
+ public:
+  Linear() = default;
+  // Packs `weights`, which share their columns, as few matrices as their formats allow.
+  Linear(const std::vector<StoredWeight>& weights, int32_t widen, Isa isa, ActivationPool& pool);
+  // Packs gate and up with their blocks in turn, so that one thread has both halves of an output at hand; where
+  // formats or sizes don't allow it, gate comes whole before up.
+  static Linear gate_up(const StoredWeight& gate, const StoredWeight& up, int32_t widen, Isa isa, ActivationPool& pool);
+
+  bool empty() const { return parts_.empty(); }
+  // Blocks of gate that are followed by as many of up; 0: not interleaved.
+  int64_t interleaved() const { return interleaved_; }
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+  int64_t blocks() const { return blocks_; }
+  int64_t block_width() const { return parts_.front().matrix->block_width(); }
+  int64_t bytes() const;
+  const Matrix& first() const { return *parts_.front().matrix; }
+
+  // Prepare rows [begin, end) of x for every part.
+  void prepare(const float* x, int64_t ldx, int64_t begin, int64_t end, Isa isa) const;
+  // Output blocks [begin, end) of rows [0, m) into y.
+  void multiply(int64_t m, int64_t begin, int64_t end, float* y, int64_t ldy) const;
+
+ private:
+  struct Part {
+    std::unique_ptr<Matrix> matrix;
+    int64_t column;
+    int64_t first_block;
+    Activations* input;
+  };
+  void add(std::unique_ptr<Matrix> matrix, ActivationPool& pool);
+
+  std::vector<Part> parts_;
+  std::vector<Activations*> inputs_;  // distinct
+  int64_t n_ = 0, k_ = 0, blocks_ = 0;
+  int64_t interleaved_ = 0;
+};
+
+}  // namespace octavo

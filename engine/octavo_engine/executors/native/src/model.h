@@ -1,0 +1,63 @@
+// A decoder as the native executor runs it: filled from a ModelSpec by executor.py, then weight by weight.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "matmul.h"
+#include "operations/operations.h"
+
+namespace octavo {
+
+// `x / rms(x) * (weight + offset) + bias`, or LayerNorm. Absent until its weight is added.
+struct Norm {
+  bool present = false;
+  NormKind kind = NormKind::Rms;
+  float eps = 1e-6F;
+  float offset = 0.0F;
+  std::vector<float> weight, bias;
+
+  NormView view() const {
+    return {weight.empty() ? nullptr : weight.data(), bias.empty() ? nullptr : bias.data(), eps, offset, kind};
+  }
+};
+
+struct Rotary {
+  int32_t dim = 0;  // 0: none
+  bool interleaved = false;
+  float factor = 1.0F;                    // on cos and sin
+  std::vector<float> inverse_frequencies;  // [dim / 2]
+};
+
+struct LayerModel {
+  int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
+  float scale = 1.0F;
+  int32_t window = 0;     // 0: none
+  float soft_cap = 0.0F;  // 0: none
+  int32_t rotary = -1;    // index into DecoderModel::rotaries; -1: none
+  int32_t kv_group = 0;
+  int64_t intermediate_size = 0;
+  Activation activation = Activation::Silu;
+  bool gated = true;
+  bool parallel_residual = false;
+  Norm pre_attention_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
+
+  int64_t q_size() const { return int64_t{num_heads} * head_dim_k; }
+  int64_t k_size() const { return int64_t{num_kv_heads} * head_dim_k; }
+  int64_t v_size() const { return int64_t{num_kv_heads} * head_dim_v; }
+  int64_t o_size() const { return int64_t{num_heads} * head_dim_v; }
+};
+
+struct DecoderModel {
+  int64_t vocab_size = 0, hidden_size = 0;
+  bool tied_head = false;
+  float embedding_multiplier = 1.0F, residual_multiplier = 1.0F, logits_multiplier = 1.0F;
+  float logits_soft_cap = 0.0F;
+  Norm final_norm;
+  std::vector<Rotary> rotaries;
+  std::vector<LayerModel> layers;
+  std::vector<int32_t> group_windows;  // of each KV group; 0: none
+};
+
+}  // namespace octavo

@@ -1,0 +1,14 @@
+// The Python module `_native`. The rest of src/ knows nothing of Python, but for the bind_*.cpp files.
+#include <nanobind/nanobind.h>
+
+namespace octavo {
+void bind_matmul(nanobind::module_& module);
+void bind_decoder(nanobind::module_& module);
+void bind_operations(nanobind::module_& module);
+}  // namespace octavo
+
+NB_MODULE(_native, module) {
+  octavo::bind_matmul(module);
+  octavo::bind_decoder(module);
+  octavo::bind_operations(module);
+}

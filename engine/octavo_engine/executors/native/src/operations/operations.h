@@ -1,0 +1,143 @@
+// The decoder's operations other than matrix products, one table an instruction set. Plain data and pointers: the
+// translation units behind the table are compiled with flags that this machine may lack, so they share no code.
+#pragma once
+#include <cstdint>
+
+#include "../matmul.h"
+
+namespace octavo {
+
+enum class NormKind : int32_t { Rms = 0, Layer = 1 };
+enum class Activation : int32_t { Silu = 0, Gelu = 1, GeluTanh = 2, Relu = 3, Relu2 = 4 };
+
+// A norm over `n` elements; `weight` is null where there is none to apply.
+struct NormView {
+  const float* weight = nullptr;  // [n]
+  const float* bias = nullptr;    // [n] or null
+  float eps = 0.0F;
+  float offset = 0.0F;
+  NormKind kind = NormKind::Rms;
+};
+
+// cos and sin of one step's tokens, [tokens][dim / 2] each.
+struct RotaryView {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  int dim = 0;  // 0: no rotary
+  bool interleaved = false;
+};
+
+// How one layer's keys and values lie in a page. A page of the layer and KV head is block_size / 16 tiles, and a tile
+// holds 16 tokens: keys as [units of head_dim_k][16 tokens], then values as [units of 16 tokens][head_dim_v], where a
+// unit is four bytes: one float, or two neighbours in bf16 (of the head for keys, of the tokens for values). So one
+// load brings a unit of 16 tokens' keys, or of 16 elements' values, and one instruction multiplies and adds them.
+struct KvView {
+  uint8_t* pages = nullptr;     // of the group
+  int64_t page_bytes = 0;       // from a page to the next
+  int64_t layer_offset = 0;     // this layer's part of a page
+  int64_t tile_units = 0;       // units of a tile, keys and values
+  int64_t key_units = 0;        // of which keys: units of head_dim_k * 16
+  int32_t block_size = 16;      // tokens of a page
+  int32_t head_dim_k = 0, head_dim_v = 0;
+  int32_t padded_v = 0;         // head_dim_v rounded up to 16
+  bool bf16 = false;
+};
+
+// Up to 16 tokens of one request that lie in one tile: their keys and values are normed, turned and written.
+struct KvRun {
+  int32_t first_row;   // in the batch
+  int32_t count;
+  int32_t block;       // page number
+  int32_t tile;        // in the page
+  int32_t slot;        // of the first token, in the tile
+};
+
+struct KvWriteArgs {
+  KvView kv;
+  RotaryView rotary;
+  NormView k_norm;
+  const float* k;        // [rows][ld], this head's first element of row 0
+  const float* v;
+  int64_t ld;
+  const float* k_bias;   // this head's, or null
+  const float* v_bias;
+  int32_t kv_head;
+};
+
+// Query rows of one request against one KV head, over a stretch of its keys.
+struct AttentionArgs {
+  KvView kv;
+  RotaryView rotary;
+  NormView q_norm;
+  const float* q;            // first query row, the group's first head
+  int64_t ldq;
+  const float* q_bias;       // of the group's first head, or null
+  float* out;                // like q, [tokens][ldo]; or, when partial, [tokens * group][head_dim_v + 2]
+  int64_t ldo;
+  const int32_t* blocks;     // the request's block table
+  int32_t rotary_row;        // of the first query row in cos and sin
+  int32_t tokens;            // query rows
+  int32_t group;             // query heads that share the KV head
+  int32_t kv_head;
+  int32_t position;          // of the first query row
+  int32_t key_begin, key_end;  // keys to look at; begin is a multiple of 16
+  int32_t window;            // 0: none
+  float scale;
+  float soft_cap;            // 0: none
+  bool partial;              // leave the sum unnormalised, with maximum and weight behind it
+};
+
+// Most rows (tokens * group) of one call of `attention`, and the scratch it needs.
+constexpr int kAttentionRows = 32;
+constexpr int kAttentionChunk = 128;  // keys between two corrections of the running softmax
+int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v);
+
+struct PhiloxKey {
+  uint64_t seed;
+  uint32_t position;
+};
+
+struct BestToken {
+  float value;
+  int32_t token;  // -1: none
+};
+
+struct Operations {
+  const char* name;
+
+  void (*norm)(const float* x, int64_t n, const NormView& norm, float* out);
+  // x += (a + bias) * factor, where `post`, if it has a weight, is first applied to a + bias.
+  void (*add_residual)(float* x, const float* a, const float* bias, int64_t n, float factor, const NormView& post,
+                       float* scratch);
+  void (*scale)(float* x, int64_t n, float factor);
+  // out = act(gate + gate_bias) * (up + up_bias); up null: not gated.
+  void (*activate)(Activation kind, const float* gate, const float* up, const float* gate_bias, const float* up_bias,
+                   int64_t n, float* out);
+  void (*kv_write)(const KvWriteArgs& args, const KvRun& run, float* scratch);
+  void (*attention)(const AttentionArgs& args, float* scratch);
+  // Join `parts` partial sums, each [stride] apart, of one row into out[n].
+  void (*attention_join)(const float* parts, int64_t stride, int count, int64_t n, float* out);
+
+  // logits = soft_cap(multiplier * logits)
+  void (*finish_logits)(float* logits, int64_t n, float multiplier, float soft_cap);
+  // False if a value is NaN or infinite; negative infinity passes when `banned` says so.
+  bool (*finite)(const float* x, int64_t n, bool banned);
+  BestToken (*argmax)(const float* x, int64_t n);
+  // The sum of exp(x - maximum) over those of x >= threshold.
+  double (*exp_sum)(const float* x, int64_t n, float maximum, float threshold);
+  void (*divide)(float* x, int64_t n, float divisor);
+  int64_t (*count_above)(const float* x, int64_t n, float threshold);
+  // Indices of x >= threshold, ascending, at most `room`; returns how many there are in all.
+  int64_t (*collect)(const float* x, int64_t n, float threshold, int32_t* out, int64_t room);
+  // The token with the largest x + noise among those of x > threshold, or x == threshold and token <= last_tie.
+  // `likeliest` is the argmax of x, looked at first so that more of the others can be passed over.
+  BestToken (*gumbel_argmax)(const float* x, int64_t n, int32_t likeliest, float threshold, int32_t last_tie,
+                             PhiloxKey key);
+};
+
+const Operations& scalar_operations();
+const Operations& avx2_operations();
+const Operations& avx512_operations();
+const Operations& operations(Isa isa);
+
+}  // namespace octavo

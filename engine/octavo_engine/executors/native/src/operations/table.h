@@ -1,0 +1,31 @@
+// The table of this translation unit's kernels.
+#pragma once
+
+inline void kv_write_any(const KvWriteArgs& args, const KvRun& run, float* scratch) {
+  args.kv.bf16 ? kv_write_with<Bf16Element>(args, run, scratch) : kv_write_with<F32Element>(args, run, scratch);
+}
+
+inline void attention_any(const AttentionArgs& args, float* scratch) {
+  args.kv.bf16 ? attention_with<Bf16Element>(args, scratch) : attention_with<F32Element>(args, scratch);
+}
+
+inline constexpr Operations table(const char* name) {
+  Operations k{};
+  k.name = name;
+  k.norm = norm_row;
+  k.add_residual = add_residual_row;
+  k.scale = scale_row;
+  k.activate = activate_row;
+  k.kv_write = kv_write_any;
+  k.attention = attention_any;
+  k.attention_join = join_parts;
+  k.finish_logits = finish_row;
+  k.finite = finite_row;
+  k.argmax = argmax_row;
+  k.exp_sum = exp_sum_row;
+  k.divide = divide_row;
+  k.count_above = count_above_row;
+  k.collect = collect_row;
+  k.gumbel_argmax = gumbel_argmax_row;
+  return k;
+}

@@ -1,0 +1,100 @@
+// The threads of one executor, and the phases they walk through together.
+//
+// A step is a program of phases that every thread runs alike; the work of a phase is handed out in chunks, and the
+// phase ends when its work is done, not when every thread has come: the cores are shared with the API server, and a
+// thread that lost its core must not hold up the others unless it holds a chunk. A thread that comes late skips the
+// phases that have ended. Threads are our own because libgomp's workers spin for milliseconds after a region on
+// cores that the server needs, and can't be told otherwise from inside a process.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace octavo {
+
+// Cores that this process may run on.
+std::vector<int> available_cores();
+
+// One pause of a spinning thread.
+void relax();
+
+class Team;
+
+// One thread's place in the running program.
+struct Member {
+  Team* team;
+  int id;
+  uint32_t phase = 0;
+};
+
+class Team {
+ public:
+  // `threads` of them, the caller of `run` included; each bound to a core of the process's mask while it works.
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const { return threads_; }
+
+  // Run `program` in all threads, denormals flushed; returns when all of its phases have ended.
+  void run(const std::function<void(Member&)>& program);
+
+  // One phase: `work(begin, end)` over [0, total), in chunks of at least `grain`. All threads call it with the same
+  // numbers; everything written in it is visible to all when it returns.
+  template <class Work>
+  void each(Member& me, int64_t total, int64_t grain, Work&& work) {
+    if (total <= 0) return;
+    if (threads_ == 1) {
+      work(int64_t{0}, total);
+      return;
+    }
+    const uint32_t phase = me.phase++;
+    int64_t mine = 0;
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while (static_cast<uint32_t>(ticket >> 32) == phase) {
+      const int64_t next = static_cast<uint32_t>(ticket);
+      if (next >= total) break;
+      int64_t take = (total - next) / (2 * threads_);
+      if (take < grain) take = grain;
+      const int64_t end = next + take < total ? next + take : total;
+      const uint64_t taken = (static_cast<uint64_t>(phase) << 32) | static_cast<uint64_t>(end);
+      if (!ticket_.compare_exchange_weak(ticket, taken, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        continue;
+      }
+      work(next, end);
+      mine += end - next;
+      ticket = ticket_.load(std::memory_order_acquire);
+    }
+    if (mine > 0 && done_.fetch_add(mine, std::memory_order_acq_rel) + mine == total) {
+      done_.store(0, std::memory_order_relaxed);
+      ticket_.store(static_cast<uint64_t>(phase + 1) << 32, std::memory_order_release);
+      return;
+    }
+    wait_past(phase);
+  }
+
+ private:
+  void wait_past(uint32_t phase);
+  void work(int id, int core);
+  bool join();
+
+  int threads_;
+  std::vector<int> cores_;
+  std::vector<std::thread> workers_;
+  const std::function<void(Member&)>* program_ = nullptr;
+  alignas(64) std::atomic<uint64_t> ticket_{0};  // phase << 32 | next piece of work
+  alignas(64) std::atomic<int64_t> done_{0};     // pieces of this phase that have ended
+  alignas(64) std::atomic<uint32_t> run_{0};     // odd while a program runs
+  alignas(64) std::atomic<int> inside_{0};       // workers inside the program
+  std::atomic<int> asleep_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,63 @@
+// Draws tokens from rows of logits. Knows nothing of batches; one thread works on one row.
+//
+// The order of processing, of ties and the random numbers are those of kernels/reference_sampling.py: candidates are
+// ordered by logit, equals by token id with the lowest first; top_k keeps the first k of them, top_p a token while the
+// probability before it is below top_p.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "operations/operations.h"
+#include "requests.h"
+
+namespace octavo {
+
+struct TokenLogprob {
+  int32_t token = -1;
+  float logprob = 0.0F;
+  int32_t rank = 0;
+  std::vector<std::pair<int32_t, float>> top;
+};
+
+struct Drawn {
+  int32_t token = -1;
+  std::string error;  // not empty: no token could be drawn
+  bool has_logprob = false;
+  TokenLogprob logprob;
+};
+
+// One thread's working memory.
+struct SamplerScratch {
+  std::vector<float> row;
+  std::vector<int32_t> ids;
+  struct Candidate {
+    float value;
+    int32_t token;
+    double weight;
+  };
+  std::vector<Candidate> candidates;
+};
+
+class Sampler {
+ public:
+  Sampler(const Operations& operations, int64_t vocab_size) : ops_(operations), vocab_(vocab_size) {}
+
+  // `logits` may be changed. `mask` has a bit for each token that may be drawn; null: all may.
+  Drawn draw(float* logits, const Request& request, const uint8_t* mask, SamplerScratch& scratch) const;
+  // Of raw logits: the log-probability of `token`, its rank and the `top` best. False if a logit is not a number.
+  bool logprob(const float* logits, int32_t token, int32_t top, SamplerScratch& scratch, TokenLogprob& out) const;
+
+ private:
+  void process(float* x, const Request& request, const uint8_t* mask) const;
+  int32_t choose(float* x, const Request& request, BestToken likeliest, SamplerScratch& scratch) const;
+  // The best k of x >= floor into scratch.candidates, in order; fewer if there are fewer.
+  void best(const float* x, float maximum, float floor, int64_t k, SamplerScratch& scratch) const;
+  void gather(const float* x, float threshold, SamplerScratch& scratch) const;
+
+  const Operations& ops_;
+  int64_t vocab_;
+};
+
+}  // namespace octavo

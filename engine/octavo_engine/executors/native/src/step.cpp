@@ -1,0 +1,366 @@
+// One step of the decoder: the phases that all threads walk through together.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "decoder.h"
+
+namespace octavo {
+namespace {
+
+const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
+
+}  // namespace
+
+void Decoder::forward(const std::vector<Scheduled>& batch) {
+  if (!finalized_) throw std::logic_error("weights come before the first step");
+  std::vector<int32_t> num_blocks;
+  for (const Group& group : groups_) {
+    if (group.pages.data() == nullptr) throw std::logic_error("pages come before the first step");
+    num_blocks.push_back(group.num_blocks);
+  }
+  timer_.start();
+  plan_.build(batch, requests_, model_, shapes_, num_blocks, options_.block_size, options_.max_rows,
+              options_.max_drawn, team_.size());
+  int64_t part_floats = 0;
+  for (const AttentionPlan& plan : plan_.attention) part_floats = std::max(part_floats, plan.part_floats);
+  if (static_cast<size_t>(part_floats) * sizeof(float) > parts_.size()) {
+    parts_ = MemoryMap(static_cast<size_t>(part_floats) * 2 * sizeof(float));
+  }
+  prompt_logprobs_.resize(plan_.prompt.size());
+  prompt_failed_.assign(plan_.prompt.size(), 0);
+  timer_.mark(Phase::Plan);
+  if (plan_.rows() > 0) team_.run([this](Member& me) { step(me); });
+}
+
+void Decoder::step(Member& me) {
+  embed(me);
+  Residual residual;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    attention_layer(me, i, residual);
+    mlp_layer(me, i, residual);
+  }
+  heads(me, residual);
+}
+
+RotaryView Decoder::rotary(int32_t index) const {
+  if (index < 0) return {};
+  const float* at = angles_.floats();
+  for (int32_t i = 0; i < index; ++i) at += options_.max_rows * model_.rotaries[static_cast<size_t>(i)].dim;
+  const Rotary& r = model_.rotaries[static_cast<size_t>(index)];
+  return {at, at + options_.max_rows * (r.dim / 2), r.dim, r.interleaved};
+}
+
+void Decoder::embed(Member& me) {
+  const Matrix& table = model_.tied_head ? head_.first() : embedding_.first();
+  const int64_t hidden = model_.hidden_size;
+  team_.each(me, plan_.rows(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* x = x_.floats() + row * hidden;
+      table.row(plan_.tokens[static_cast<size_t>(row)], x);
+      if (model_.embedding_multiplier != 1.0F) ops_.scale(x, hidden, model_.embedding_multiplier);
+      for (size_t i = 0; i < model_.rotaries.size(); ++i) {
+        const Rotary& r = model_.rotaries[i];
+        const RotaryView view = rotary(static_cast<int32_t>(i));
+        float* cos = const_cast<float*>(view.cos) + row * (r.dim / 2);
+        float* sin = const_cast<float*>(view.sin) + row * (r.dim / 2);
+        for (int32_t d = 0; d < r.dim / 2; ++d) {
+          // The angle is rounded to a float, as checkpoints' own code has it.
+          const float angle = static_cast<float>(plan_.positions[static_cast<size_t>(row)]) *
+                              r.inverse_frequencies[static_cast<size_t>(d)];
+          cos[d] = std::cos(angle) * r.factor;
+          sin[d] = std::sin(angle) * r.factor;
+        }
+      }
+    }
+  });
+  mark(me, Phase::Embed);
+}
+
+void Decoder::multiply(Member& me, const Linear& linear, int64_t m, float* y) {
+  team_.each(me, linear.blocks(), 1,
+             [&](int64_t begin, int64_t end) { linear.multiply(m, begin, end, y, linear.n()); });
+}
+
+void Decoder::add_residual(const Residual& residual, int64_t row, float* scratch) {
+  if (!residual.pending) return;
+  const int64_t hidden = model_.hidden_size;
+  ops_.add_residual(x_.floats() + row * hidden, out_.floats() + row * hidden, or_null(*residual.bias), hidden,
+                    model_.residual_multiplier, residual.post->view(), scratch);
+}
+
+void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
+  const LayerModel& model = model_.layers[i];
+  const Layer& layer = layers_[i];
+  const int64_t hidden = model_.hidden_size, m = plan_.rows();
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+    const float* input = x_.floats();
+    for (int64_t row = begin; row < end; ++row) {
+      add_residual(residual, row, scratch(me));
+      if (model.pre_attention_norm.present) {
+        ops_.norm(x_.floats() + row * hidden, hidden, model.pre_attention_norm.view(), h_.floats() + row * hidden);
+        input = h_.floats();
+      }
+    }
+    layer.qkv.prepare(input, hidden, begin, end, options_.isa);
+  });
+  mark(me, Phase::Norm);
+  multiply(me, layer.qkv, m, qkv_.floats());
+  mark(me, Phase::Qkv);
+
+  const auto& runs = plan_.runs[static_cast<size_t>(model.kv_group)];
+  const int64_t ld = layer.qkv.n(), heads = model.num_kv_heads;
+  team_.each(me, static_cast<int64_t>(runs.size()) * heads, 1, [&](int64_t begin, int64_t end) {
+    KvWriteArgs args;
+    args.kv = layer.kv;
+    args.rotary = rotary(model.rotary);
+    args.k_norm = model.k_norm.view();
+    args.ld = ld;
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t head = at % heads;
+      args.kv_head = static_cast<int32_t>(head);
+      args.k = qkv_.floats() + model.q_size() + head * model.head_dim_k;
+      args.v = qkv_.floats() + model.q_size() + model.k_size() + head * model.head_dim_v;
+      args.k_bias = layer.k_bias.empty() ? nullptr : layer.k_bias.data() + head * model.head_dim_k;
+      args.v_bias = layer.v_bias.empty() ? nullptr : layer.v_bias.data() + head * model.head_dim_v;
+      ops_.kv_write(args, runs[static_cast<size_t>(at / heads)], scratch(me));
+    }
+  });
+  mark(me, Phase::KvWrite);
+  attend(me, i, scratch(me));
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+    layer.o.prepare(attended_.floats(), model.o_size(), begin, end, options_.isa);
+  });
+  mark(me, Phase::Attention);
+  multiply(me, layer.o, m, out_.floats());
+  mark(me, Phase::Output);
+  residual = {&layer.o_bias, &model.post_attention_norm, true};
+}
+
+void Decoder::attend(Member& me, size_t i, float* scratch) {
+  const LayerModel& model = model_.layers[i];
+  const Layer& layer = layers_[i];
+  const AttentionPlan& plan = plan_.attention[static_cast<size_t>(layer.shape)];
+  const int64_t heads = model.num_kv_heads, group = model.num_heads / model.num_kv_heads;
+  const int64_t ld = layer.qkv.n();
+  team_.each(me, static_cast<int64_t>(plan.tiles.size()) * heads, 1, [&](int64_t begin, int64_t end) {
+    AttentionArgs args;
+    args.kv = layer.kv;
+    args.rotary = rotary(model.rotary);
+    args.q_norm = model.q_norm.view();
+    args.ldq = ld;
+    args.group = static_cast<int32_t>(group);
+    args.window = model.window;
+    args.scale = model.scale;
+    args.soft_cap = model.soft_cap;
+    for (int64_t at = begin; at < end; ++at) {
+      const AttentionTile& tile = plan.tiles[static_cast<size_t>(at / heads)];
+      const int64_t head = at % heads, first_head = head * group;
+      const SequenceRows& sequence = plan_.sequences[static_cast<size_t>(tile.sequence)];
+      const int64_t row = sequence.first_row + tile.offset;
+      args.q = qkv_.floats() + row * ld + first_head * model.head_dim_k;
+      args.q_bias = layer.q_bias.empty() ? nullptr : layer.q_bias.data() + first_head * model.head_dim_k;
+      args.blocks = sequence.request->tables[static_cast<size_t>(model.kv_group)].data();
+      args.rotary_row = static_cast<int32_t>(row);
+      args.tokens = tile.tokens;
+      args.kv_head = static_cast<int32_t>(head);
+      args.position = sequence.position + tile.offset;
+      args.key_begin = tile.key_begin;
+      args.key_end = tile.key_end;
+      args.partial = tile.part >= 0;
+      if (args.partial) {
+        args.ldo = model.head_dim_v + 2;
+        args.out = parts_.floats() + tile.part + (head * tile.splits + tile.split) * tile.tokens * group * args.ldo;
+      } else {
+        args.ldo = model.o_size();
+        args.out = attended_.floats() + row * args.ldo + first_head * model.head_dim_v;
+      }
+      ops_.attention(args, scratch);
+    }
+  });
+  team_.each(me, static_cast<int64_t>(plan.split_tiles.size()) * heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) join(model, plan, at);
+  });
+}
+
+void Decoder::join(const LayerModel& model, const AttentionPlan& plan, int64_t split_head) {
+  const int64_t heads = model.num_kv_heads, group = model.num_heads / model.num_kv_heads;
+  const int64_t head = split_head % heads;
+  const AttentionTile& tile =
+      plan.tiles[static_cast<size_t>(plan.split_tiles[static_cast<size_t>(split_head / heads)])];
+  const int64_t row = plan_.sequences[static_cast<size_t>(tile.sequence)].first_row + tile.offset;
+  const int64_t width = model.head_dim_v + 2, stride = tile.tokens * group * width;
+  const float* parts = parts_.floats() + tile.part + head * tile.splits * stride;
+  for (int64_t r = 0; r < tile.tokens * group; ++r) {
+    float* out = attended_.floats() + (row + r / group) * model.o_size() +
+                 (head * group + r % group) * model.head_dim_v;
+    ops_.attention_join(parts + r * width, stride, tile.splits, model.head_dim_v, out);
+  }
+}
+
+void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
+  const LayerModel& model = model_.layers[i];
+  const Layer& layer = layers_[i];
+  const Linear& linear = layer.gate_up;
+  const int64_t hidden = model_.hidden_size, size = model.intermediate_size, m = plan_.rows();
+  const Norm& norm =
+      model.parallel_residual && !model.pre_mlp_norm.present ? model.pre_attention_norm : model.pre_mlp_norm;
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+    const float* input = x_.floats();
+    for (int64_t row = begin; row < end; ++row) {
+      float* x = x_.floats() + row * hidden;
+      // In parallel, the MLP reads what attention read.
+      if (!model.parallel_residual) add_residual(residual, row, scratch(me));
+      if (norm.present) {
+        ops_.norm(x, hidden, norm.view(), h_.floats() + row * hidden);
+        input = h_.floats();
+      }
+    }
+    linear.prepare(input, hidden, begin, end, options_.isa);
+    if (model.parallel_residual) {
+      for (int64_t row = begin; row < end; ++row) add_residual(residual, row, scratch(me));
+    }
+  });
+  mark(me, Phase::Norm);
+
+  const bool whole = model.gated && linear.interleaved() == 0;
+  if (whole) {
+    multiply(me, linear, m, gate_.floats());
+  } else {
+    // Blocks of gate and of up in turn: their product is taken while they are in the cache.
+    const int64_t half = (model.gated ? linear.interleaved() : 1) * linear.block_width();
+    const int64_t stripe = model.gated ? 2 * half : half;
+    const int64_t blocks = stripe / linear.block_width();
+    const int64_t most = std::max<int64_t>(1, kGateScratch / (m * stripe));
+    team_.each(me, (linear.blocks() + blocks - 1) / blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin; at < end; at += most) {
+        const int64_t count = std::min(most, end - at), ld = count * stripe;
+        float* y = scratch(me);
+        linear.multiply(m, at * blocks, std::min((at + count) * blocks, linear.blocks()), y - at * stripe, ld);
+        for (int64_t row = 0; row < m; ++row) {
+          for (int64_t k = 0; k < count; ++k) {
+            const int64_t column = (at + k) * half;
+            const float* gate = y + row * ld + k * stripe;
+            const std::vector<float>& bias = model.gated ? layer.gate_bias : layer.up_bias;
+            ops_.activate(model.activation, gate, model.gated ? gate + half : nullptr,
+                          bias.empty() ? nullptr : bias.data() + column,
+                          layer.up_bias.empty() ? nullptr : layer.up_bias.data() + column,
+                          std::min(half, size - column), act_.floats() + row * size + column);
+          }
+        }
+      }
+    });
+  }
+  mark(me, Phase::GateUp);
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; whole && row < end; ++row) {
+      const float* gate = gate_.floats() + row * linear.n();
+      ops_.activate(model.activation, gate, gate + size, or_null(layer.gate_bias), or_null(layer.up_bias), size,
+                    act_.floats() + row * size);
+    }
+    layer.down.prepare(act_.floats(), size, begin, end, options_.isa);
+  });
+  mark(me, Phase::Activation);
+  multiply(me, layer.down, m, out_.floats());
+  mark(me, Phase::Down);
+  residual = {&layer.down_bias, &model.post_mlp_norm, true};
+}
+
+void Decoder::heads(Member& me, const Residual& residual) {
+  const auto prompt = static_cast<int64_t>(plan_.prompt.size());
+  for (int64_t first = 0; first < prompt; first += kPromptRows) {
+    const int64_t count = std::min(kPromptRows, prompt - first);
+    head_rows(me, residual, plan_.prompt.data() + first, count, prompt_logits_.floats());
+    team_.each(me, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const auto at = static_cast<size_t>(first + k);
+        const WantedRow& wanted = plan_.prompt[at];
+        const Request& request = *plan_.sequences[static_cast<size_t>(wanted.sequence)].request;
+        const bool good = sampler_.logprob(prompt_logits_.floats() + k * model_.vocab_size, wanted.next_token,
+                                           request.sampling.prompt_logprobs,
+                                           sampling_[static_cast<size_t>(me.id)], prompt_logprobs_[at]);
+        prompt_failed_[at] = good ? 0 : 1;
+      }
+    });
+  }
+  head_rows(me, residual, plan_.drawn.data(), static_cast<int64_t>(plan_.drawn.size()), logits_.floats());
+  mark(me, Phase::Head);
+}
+
+void Decoder::head_rows(Member& me, const Residual& residual, const WantedRow* wanted, int64_t count, float* logits) {
+  const int64_t hidden = model_.hidden_size, vocab = model_.vocab_size;
+  team_.each(me, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t row = wanted[k].row;
+      add_residual(residual, row, scratch(me));
+      float* h = h_.floats() + k * hidden;
+      if (model_.final_norm.present) {
+        ops_.norm(x_.floats() + row * hidden, hidden, model_.final_norm.view(), h);
+      } else {
+        std::memcpy(h, x_.floats() + row * hidden, static_cast<size_t>(hidden) * sizeof(float));
+      }
+    }
+    head_.prepare(h_.floats(), hidden, begin, end, options_.isa);
+  });
+  if (count > 0) multiply(me, head_, count, logits);
+  if (model_.logits_multiplier != 1.0F || model_.logits_soft_cap > 0.0F) {
+    team_.each(me, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        ops_.finish_logits(logits + k * vocab, vocab, model_.logits_multiplier, model_.logits_soft_cap);
+      }
+    });
+  }
+}
+
+StepResult Decoder::sample(const uint8_t* mask, int64_t mask_bytes) {
+  const auto count = static_cast<int64_t>(plan_.drawn.size());
+  const int64_t stride = mask == nullptr || count == 0 ? 0 : mask_bytes / count;
+  if (mask != nullptr && stride * 8 < model_.vocab_size) {
+    throw std::invalid_argument("a grammar mask has " + std::to_string(mask_bytes) + " bytes for " +
+                                std::to_string(count) + " rows");
+  }
+  timer_.start();
+  drawn_.resize(plan_.drawn.size());
+  const auto draw = [&](int64_t begin, int64_t end, int id) {
+    for (int64_t k = begin; k < end; ++k) {
+      const WantedRow& wanted = plan_.drawn[static_cast<size_t>(k)];
+      const Request& request = *plan_.sequences[static_cast<size_t>(wanted.sequence)].request;
+      drawn_[static_cast<size_t>(k)] =
+          sampler_.draw(logits_.floats() + k * model_.vocab_size, request,
+                        mask == nullptr ? nullptr : mask + k * stride, sampling_[static_cast<size_t>(id)]);
+    }
+  };
+  if (count == 1) {
+    draw(0, 1, 0);
+  } else if (count > 1) {
+    team_.run([&](Member& me) {
+      team_.each(me, count, 1, [&](int64_t begin, int64_t end) { draw(begin, end, me.id); });
+    });
+  }
+
+  StepResult result;
+  result.errors = std::move(plan_.errors);
+  plan_.errors.clear();
+  for (size_t k = 0; k < plan_.drawn.size(); ++k) {
+    const SequenceRows& sequence = plan_.sequences[static_cast<size_t>(plan_.drawn[k].sequence)];
+    if (drawn_[k].error.empty()) {
+      sequence.request->draw(drawn_[k].token);
+      result.drawn.emplace_back(sequence.index, std::move(drawn_[k]));
+    } else {
+      result.errors.emplace_back(sequence.index, std::move(drawn_[k].error));
+    }
+  }
+  for (size_t k = 0; k < plan_.prompt.size(); ++k) {
+    const int32_t index = plan_.sequences[static_cast<size_t>(plan_.prompt[k].sequence)].index;
+    if (prompt_failed_[k] != 0) {
+      result.errors.emplace_back(index, "the model's logits are not finite numbers");
+    } else {
+      result.prompt.emplace_back(index, std::move(prompt_logprobs_[k]));
+    }
+  }
+  timer_.mark(Phase::Sample);
+  return result;
+}
+
+}  // namespace octavo
