@@ -111,7 +111,7 @@ def paged_attention(
         keys = k_cache[pages].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
         values = v_cache[pages].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
         # [num_queries, num_heads, head_dim] -> [num_kv_heads, heads per KV head, num_queries, head_dim]
-        queries = q[start:end].float().transpose(0, 1).unflatten(0, (num_kv_heads, -1))
+        queries = q[start:end].float().transpose(0, 1).reshape(num_kv_heads, -1, end - start, q.shape[2])
         scores = (queries * scale) @ keys.transpose(-1, -2)
         if soft_cap is not None:
             scores = soft_cap * torch.tanh(scores / soft_cap)

@@ -143,10 +143,10 @@ class Decoder:
         batch: InputBatch,
         cache: KVCache,
     ) -> Tensor:
-        q, k, v = weights.qkv(x).split((spec.q_size, spec.k_size, spec.v_size), -1)
-        q = q.unflatten(-1, (spec.num_heads, spec.head_dim_k))  # [num_tokens, num_heads, head_dim_k]
-        k = k.unflatten(-1, (spec.num_kv_heads, spec.head_dim_k))
-        v = v.unflatten(-1, (spec.num_kv_heads, spec.head_dim_v))
+        q, k, v = torch.split(weights.qkv(x), [spec.q_size, spec.k_size, spec.v_size], -1)
+        q = q.view(-1, spec.num_heads, spec.head_dim_k)  # [num_tokens, num_heads, head_dim_k]
+        k = k.view(-1, spec.num_kv_heads, spec.head_dim_k)
+        v = v.view(-1, spec.num_kv_heads, spec.head_dim_v)
         q = q if weights.q_norm is None else weights.q_norm(q)
         k = k if weights.k_norm is None else weights.k_norm(k)
         if spec.rotary is not None and turn is not None:

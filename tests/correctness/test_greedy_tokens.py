@@ -1,0 +1,129 @@
+"""Greedy output in float32 equals transformers', token for token, however the engine comes to it.
+
+SmolLM2 and Gemma 3, twenty prompts, 64 tokens each. A comparison ends where the reference's two best logits are closer
+than 1e-4. The torch executor, a slow twin, runs a subset.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import pytest
+from engine_runs import Finished, engine_config, generate, request, running_core
+from transformers_reference import NUM_TOKENS, Continuation, reference
+
+from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
+from octavo_engine.core.capacity import sequence_bytes
+from octavo_engine.weights.describe import describe
+
+LONGEST = 1536
+TWIN_TOKENS = 12
+TWIN_PROMPTS = (0, 16, 11)
+
+
+class Case:
+    """A model in an executor, and the part of the reference that it is held to."""
+
+    def __init__(self, model, executor: str) -> None:
+        self.model = model
+        self.executor = executor
+        every = reference(model).continuations
+        self.limit = TWIN_TOKENS if executor == "torch" else NUM_TOKENS
+        self.expected = {str(i): every[i] for i in (TWIN_PROMPTS if executor == "torch" else range(len(every)))}
+
+    def requests(self):
+        return [request(name, c.prompt, self.limit) for name, c in self.expected.items()]
+
+
+def check(expected: Mapping[str, Continuation], results: Mapping[str, Finished], limit: int) -> None:
+    """Every token up to the first doubtful one; and nearly all must be beyond doubt, or nothing was compared."""
+    compared = 0
+    for name, continuation in expected.items():
+        result, count = results[name], continuation.comparable(limit)
+        assert result.error is None
+        assert len(result.tokens) == limit
+        assert result.tokens[:count] == continuation.tokens[:count], (
+            f"prompt {name} of {len(continuation.prompt)} tokens"
+        )
+        compared += count
+    assert compared >= 0.9 * limit * len(expected)
+
+
+@pytest.fixture(scope="module", params=["smollm2", "gemma3"])
+def case(request, executor_name):
+    return Case(request.getfixturevalue(request.param), executor_name)
+
+
+@pytest.fixture(scope="module")
+def roomy_core(case):
+    """Room for all at once, and a prefix cache."""
+    with running_core(engine_config(case.model.config("float32", LONGEST), case.executor)) as core:
+        yield core
+
+
+def strangers():
+    """Requests of another kind that share the batch: random prompts, sampled, ending at various times."""
+    rng = random.Random(17)
+    return [
+        request(
+            f"stranger {i}",
+            [rng.randrange(10, 40_000) for _ in range(3 + 29 * i)],
+            3 + 5 * i,
+            temperature=1.1,
+            seed=i,
+            top_p=0.9,
+            repetition_penalty=1.2,
+        )
+        for i in range(3)
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_alone_with_a_cold_prefix_cache(case, roomy_core):
+    """One request in the engine at a time, none of its prompt cached."""
+    results = {}
+    for one in case.requests():
+        roomy_core.reset_prefix_cache()
+        results |= generate(roomy_core, [one])
+    assert all(r.num_cached_tokens == 0 for r in results.values())
+    check(case.expected, results, case.limit)
+
+
+@pytest.mark.timeout(600)
+def test_batched_with_strangers_cold_then_hot(case, roomy_core):
+    """All together with other people's requests; then again, their prompts' whole pages coming from the cache."""
+    roomy_core.reset_prefix_cache()
+    cold = generate(roomy_core, [*case.requests(), *strangers()])
+    check(case.expected, cold, case.limit)
+    hot = generate(roomy_core, [*strangers(), *case.requests()])
+    check(case.expected, hot, case.limit)
+    for name, continuation in case.expected.items():
+        whole_pages = (len(continuation.prompt) - 1) // 16 * 16
+        assert hot[name].num_cached_tokens == whole_pages
+    for i in range(3):
+        assert hot[f"stranger {i}"].tokens == cold[f"stranger {i}"].tokens, "a seed draws the same in any company"
+
+
+@pytest.mark.timeout(600)
+def test_across_forced_preemptions_and_chunked_prefill(case):
+    """Pages for one long sequence alone, and 96 tokens a step: requests are evicted and recomputed."""
+    longest = max(len(c.prompt) for c in case.expected.values()) + case.limit
+    scheduler = SchedulerConfig(max_num_batched_tokens=96)
+    model = case.model.config("float32", longest)
+    layout = describe(model, case.model.files).kv_layout(16, "f32")
+    pages = CacheConfig(kv_cache_memory_bytes=sequence_bytes(layout, longest, scheduler.max_num_batched_tokens))
+    with running_core(engine_config(model, case.executor, cache=pages, scheduler=scheduler)) as core:
+        others = [request(f"other {i}", range(100 + i, 120 + i), 40) for i in range(4)]
+        results = generate(core, [*others, *case.requests()])
+    assert any(results[name].num_preemptions for name in case.expected)
+    check(case.expected, results, case.limit)
+
+
+def test_from_safetensors(smollm2, smollm2_hf, executor_name):
+    """The same weights out of a Hugging Face folder give the same tokens."""
+    expected = {str(i): reference(smollm2).continuations[i] for i in (1, 9, 12)}
+    model = ModelConfig(model=str(smollm2_hf), served_model_names=("hf",), dtype="float32", max_model_len=LONGEST)
+    with running_core(engine_config(model, executor_name)) as core:
+        results = generate(core, [request(name, c.prompt, TWIN_TOKENS) for name, c in expected.items()])
+    check(expected, results, TWIN_TOKENS)

@@ -1,0 +1,97 @@
+"""Runs the engine core in this process, for tests: a model and requests in, finished outputs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.executors import create_executor
+from octavo_engine.messages import EngineRequest, TokenLogprob
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+
+MAX_STEPS = 20_000
+
+
+@dataclass(slots=True)
+class Finished:
+    """What became of one request."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+
+
+def engine_config(
+    model: ModelConfig,
+    executor: str,
+    *,
+    cache: CacheConfig | None = None,
+    scheduler: SchedulerConfig | None = None,
+    threads: int = 2,
+) -> EngineConfig:
+    """A configuration with half a GiB of pages, unless said otherwise."""
+    return EngineConfig(
+        model=model,
+        cache=cache or CacheConfig(kv_cache_memory_bytes=512 << 20),
+        scheduler=scheduler or SchedulerConfig(),
+        executor=ExecutorConfig(executor=executor, threads=threads),
+    )
+
+
+def request(request_id: str, prompt: Sequence[int], max_tokens: int = 64, **fields) -> EngineRequest:
+    """A greedy request that runs to its last token, unless `fields` of SamplingParams say otherwise."""
+    sampling = SamplingParams(max_tokens=max_tokens, **({"temperature": 0.0, "ignore_eos": True} | fields))
+    return EngineRequest(
+        request_id=request_id, prompt_token_ids=list(prompt), sampling=sampling, arrival_time=time.time()
+    )
+
+
+@contextmanager
+def running_core(config: EngineConfig, files: ModelFiles | None = None) -> Iterator[EngineCore]:
+    """The loaded core of `config`, closed at the end."""
+    files = files or resolve(config.model, lambda *_: None)
+    spec = describe(config.model, files)
+    core = EngineCore(config, create_executor(config, spec, files), spec)
+    try:
+        yield core
+    finally:
+        core.close()
+
+
+def generate(core: EngineCore, requests: Iterable[EngineRequest]) -> dict[str, Finished]:
+    """Step until all of `requests` have ended; the books of the pages are checked after every step."""
+    results: dict[str, Finished] = {}
+    for r in requests:
+        core.add(r)
+        results[r.request_id] = Finished()
+    for _ in range(MAX_STEPS):
+        if not core.has_work:
+            break
+        for output in core.step():
+            result = results[output.request_id]
+            result.tokens += output.new_token_ids
+            result.logprobs += output.logprobs or []
+            result.prompt_logprobs = output.prompt_logprobs or result.prompt_logprobs
+            result.finish_reason = output.finish_reason
+            result.error = output.error
+            result.num_cached_tokens = max(result.num_cached_tokens, output.num_cached_tokens)
+            result.num_preemptions = max(result.num_preemptions, output.num_preemptions)
+        core.check()
+    assert all(r.finish_reason for r in results.values()), "every request ends in exactly one finish reason"
+    return results
+
+
+def run_engine(config: EngineConfig, requests: Iterable[EngineRequest]) -> dict[str, Finished]:
+    """Load the model, run all requests together, close. For any executor."""
+    with running_core(config) as core:
+        return generate(core, requests)
