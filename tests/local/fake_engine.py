@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 from aiohttp import web
 
@@ -33,6 +34,7 @@ def main() -> int:
 
 
 async def serve(options: argparse.Namespace, rest: list[str]) -> None:
+    template = Path(options.chat_template).read_text() if options.chat_template else None  # noqa: ASYNC240
     running = 0
     stop = asyncio.Event()
 
@@ -59,7 +61,6 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
             running -= 1
 
     async def about(request: web.Request) -> web.Response:
-        template = open(options.chat_template).read() if options.chat_template else None  # noqa: SIM115
         return web.json_response(
             {
                 "pid": os.getpid(),

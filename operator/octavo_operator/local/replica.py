@@ -138,7 +138,7 @@ class Replica:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         _, last = await asyncio.gather(self._pass_on(self._process.stdout), self._pass_on(self._process.stderr))
-        return Ended(await self._process.wait(), last)
+        return Ended(await self._process.wait(), last.removeprefix("octavo serve: "))
 
     async def _pass_on(self, stream: asyncio.StreamReader) -> str:
         """Tell each line, also those that a progress bar overwrites; returns the last one."""
