@@ -10,58 +10,118 @@ namespace {
 
 uint8_t* quad_of(const Activations::Impl& x, int64_t row) { return x.data + row / kQuad * x.quad_bytes; }
 
-// Every fourth word from `out` on takes a lane of `words`.
-void scatter_words(uint8_t* out, __m512i words, int64_t count) {
+uint32_t largest_lane(__m512i x) {
+  __m256i m = _mm256_max_epu32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  __m128i n = _mm_max_epu32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+  n = _mm_max_epu32(n, _mm_shuffle_epi32(n, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(n, _mm_shuffle_epi32(n, 0xb1))));
+}
+
+void quantize(const float* x, Q8Group& to) {
+  const __m512 low = _mm512_loadu_ps(x);
+  const __m512 high = _mm512_loadu_ps(x + 16);
+  // Sizes compare as integers do, and infinity and NaN are larger than every number.
+  const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+  const __m512i sizes = _mm512_max_epu32(_mm512_andnot_si512(sign, _mm512_castps_si512(low)),
+                                         _mm512_andnot_si512(sign, _mm512_castps_si512(high)));
+  const float largest = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int32_t>(largest_lane(sizes)))));
+  if (!(largest <= 3.4028235e38f)) {
+    to = Q8Group{};
+    to.scale = to.scaled_sum = NAN;
+    return;
+  }
+  const float inverse = largest < 1e-36f ? 0.0f : 127.0f / largest;
+  const __m512 factor = _mm512_set1_ps(inverse);
+  const __m128i low_codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(low, factor)));
+  const __m128i high_codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(high, factor)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q), low_codes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q + 16), high_codes);
+  const __m128i ones = _mm_set1_epi8(1);
+  const __m128i zero = _mm_setzero_si128();
+  __m128i sums = _mm_hadd_epi32(_mm_dpbusd_epi32(zero, ones, low_codes), _mm_dpbusd_epi32(zero, ones, high_codes));
+  sums = _mm_hadd_epi32(sums, sums);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to.sum), sums);
+  to.scale = inverse == 0.0f ? 0.0f : largest / 127.0f;
+  to.scaled_sum = to.scale * static_cast<float>(_mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 1));
+}
+
+// 16 words of each of four rows, side by side.
+void store_quad(const __m512i (&rows)[4], uint8_t* out) {
+  const __m512i low_ab = _mm512_unpacklo_epi32(rows[0], rows[1]);
+  const __m512i high_ab = _mm512_unpackhi_epi32(rows[0], rows[1]);
+  const __m512i low_cd = _mm512_unpacklo_epi32(rows[2], rows[3]);
+  const __m512i high_cd = _mm512_unpackhi_epi32(rows[2], rows[3]);
+  // Each 128-bit lane l of word[i] holds word 4l + i of the four rows.
+  const __m512i word[4] = {_mm512_unpacklo_epi64(low_ab, low_cd), _mm512_unpackhi_epi64(low_ab, low_cd),
+                           _mm512_unpacklo_epi64(high_ab, high_cd), _mm512_unpackhi_epi64(high_ab, high_cd)};
+  const __m512i front01 = _mm512_shuffle_i32x4(word[0], word[1], 0x44);
+  const __m512i front23 = _mm512_shuffle_i32x4(word[2], word[3], 0x44);
+  const __m512i back01 = _mm512_shuffle_i32x4(word[0], word[1], 0xee);
+  const __m512i back23 = _mm512_shuffle_i32x4(word[2], word[3], 0xee);
+  _mm512_store_si512(out, _mm512_shuffle_i32x4(front01, front23, 0x88));
+  _mm512_store_si512(out + 64, _mm512_shuffle_i32x4(front01, front23, 0xdd));
+  _mm512_store_si512(out + 128, _mm512_shuffle_i32x4(back01, back23, 0x88));
+  _mm512_store_si512(out + 192, _mm512_shuffle_i32x4(back01, back23, 0xdd));
+}
+
+// 16 words of one row, among the words of its quad.
+void store_row(__m512i words, int64_t count, uint8_t* out) {
   alignas(64) int32_t lanes[16];
   _mm512_store_si512(lanes, words);
   auto* to = reinterpret_cast<int32_t*>(out);
   for (int64_t i = 0; i < count; ++i) to[i * kQuad] = lanes[i];
 }
 
-void quantize(const float* x, Q8Group& to) {
-  const __m512 low = _mm512_loadu_ps(x);
-  const __m512 high = _mm512_loadu_ps(x + 16);
-  const __m512 largest_lanes = _mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high));
-  // x - x is zero for finite values alone; the maximum would lose a NaN.
-  const __m512 differences = _mm512_add_ps(_mm512_sub_ps(low, low), _mm512_sub_ps(high, high));
-  const bool finite = _mm512_cmp_ps_mask(differences, _mm512_setzero_ps(), _CMP_EQ_OQ) == 0xffff;
-  const float largest = finite ? _mm512_reduce_max_ps(largest_lanes) : NAN;
-  const float inverse = largest < 1e-36f || !finite ? 0.0f : 127.0f / largest;
-  const __m512 factor = _mm512_set1_ps(inverse);
-  const __mmask16 keep = finite ? 0xffff : 0;
-  const __m512i low_codes = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(low, factor));
-  const __m512i high_codes = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(high, factor));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q), _mm512_cvtepi32_epi8(low_codes));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q + 16), _mm512_cvtepi32_epi8(high_codes));
-  to.scale = finite && inverse == 0.0f ? 0.0f : largest / 127.0f;
-  to.sum[0] = _mm512_reduce_add_epi32(low_codes);
-  to.sum[1] = _mm512_reduce_add_epi32(high_codes);
-  to.scaled_sum = to.scale * static_cast<float>(to.sum[0] + to.sum[1]);
+struct F32 {
+  static constexpr int64_t kValues = 1;  // in a word
+  static __m512i words(const float* x, int64_t left) {
+    return _mm512_castps_si512(
+        _mm512_maskz_loadu_ps(static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1u), x));
+  }
+};
+
+struct Bf16 {
+  static constexpr int64_t kValues = 2;
+  static __m512i words(const float* x, int64_t left) {
+    const uint32_t mask = left >= 32 ? ~0u : (1u << left) - 1u;
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x);
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + 16);
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  }
+};
+
+template <class Type>
+void prepare_words(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end) {
+  constexpr int64_t values = 16 * Type::kValues;
+  for (int64_t m = m_begin; m < m_end;) {
+    const float* row = x + (m - m_begin) * ldx;
+    uint8_t* out = quad_of(to, m) + m % kQuad * 4;
+    const bool whole = m % kQuad == 0 && m + kQuad <= m_end;
+    const int64_t rows = whole ? kQuad : 1;
+    for (int64_t k = 0; k < to.k; k += values) {
+      uint8_t* line = out + k / Type::kValues * kQuad * 4;
+      const int64_t left = to.k - k;
+      __m512i words[4];
+      for (int64_t r = 0; r < rows; ++r) words[r] = Type::words(row + r * ldx + k, left);
+      if (whole && left >= values) {
+        store_quad(words, line);
+      } else {
+        const int64_t count = left >= values ? 16 : (left + Type::kValues - 1) / Type::kValues;
+        for (int64_t r = 0; r < rows; ++r) store_row(words[r], count, line + r * 4);
+      }
+    }
+    m += rows;
+  }
 }
 
 }  // namespace
 
 void prepare_f32(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end) {
-  for (int64_t m = m_begin; m < m_end; ++m) {
-    auto* out = reinterpret_cast<float*>(quad_of(to, m)) + m % kQuad;
-    const float* row = x + (m - m_begin) * ldx;
-    for (int64_t k = 0; k < to.k; ++k) out[k * kQuad] = row[k];
-  }
+  prepare_words<F32>(to, x, ldx, m_begin, m_end);
 }
 
 void prepare_bf16(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end) {
-  for (int64_t m = m_begin; m < m_end; ++m) {
-    uint8_t* out = quad_of(to, m) + m % kQuad * 4;
-    const float* row = x + (m - m_begin) * ldx;
-    for (int64_t k = 0; k < to.k; k += 32) {
-      const int64_t left = to.k - k;
-      const __mmask16 low = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1u);
-      const __mmask16 high = static_cast<__mmask16>(left >= 32 ? 0xffffu : left > 16 ? (1u << (left - 16)) - 1u : 0u);
-      const __m512bh words = _mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, row + k + 16),
-                                                 _mm512_maskz_loadu_ps(low, row + k));
-      scatter_words(out + k / 2 * kQuad * 4, (__m512i)words, left >= 32 ? 16 : (left + 1) / 2);
-    }
-  }
+  prepare_words<Bf16>(to, x, ldx, m_begin, m_end);
 }
 
 void prepare_q8(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end) {
