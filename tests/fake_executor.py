@@ -217,6 +217,7 @@ class FakeExecutor(Executor):
             self.states.pop(request_id, None)
         for new in step.new:
             _require(new.request_id not in self.states, f"{new.request_id} is known already")
+            _require(len(new.block_ids) == len(self.windows), f"{new.request_id}: a table for each group")
             self.states[new.request_id] = self._state(new)
         for continued in step.continued:
             state = self.states.get(continued.request_id)

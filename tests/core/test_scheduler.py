@@ -95,9 +95,9 @@ def test_without_chunks_a_prompt_beyond_the_budget_is_refused() -> None:
 
 def test_without_chunks_a_preempted_request_may_outgrow_the_budget_and_still_end() -> None:
     """Its prompt fitted a step; prompt and output no longer do, so they are recomputed in parts."""
-    core = scheduler(enable_chunked_prefill=False, pages=14)
-    core.add(request("a", 20, 30))
-    core.add(request("b", 6, 40))
+    core = scheduler(enable_chunked_prefill=False, pages=14, caching=False)
+    core.add(request("a", 2, 40))
+    core.add(request("b", 30, 20))
     last = run(core)
     assert {name: output.finish_reason for name, output in last.items()} == {"a": "length", "b": "length"}
     assert last["b"].num_preemptions > 0
@@ -269,10 +269,10 @@ def test_request_for_no_token_ends_with_its_prompt() -> None:
 
 def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
     """A recomputed prompt starts its list again, and the list comes once, with the first token."""
-    core = scheduler(pages=6, caching=False, max_num_batched_tokens=6)
+    core = scheduler(pages=5, caching=False, max_num_batched_tokens=6)
     core.add(request("a", 3, 10))
     core.add(request("b", 16, 3, prompt_logprobs=0))
-    seen = []
+    seen: list = []
     for _ in range(60):
         if not core.has_work:
             break
@@ -288,6 +288,7 @@ def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
         seen += [o.prompt_logprobs for o in outputs if o.prompt_logprobs is not None]
     (entries,) = seen
     assert [entry and entry.token_id for entry in entries] == [None, *range(1, 16)]
+    assert core.stats().num_preemptions == 1
     assert not core.has_work
 
 
