@@ -199,10 +199,10 @@ def test_a_cpus_kv_cache_is_what_its_memory_leaves_and_never_more_than_it_can_us
 
 
 def test_a_cpu_whose_memory_is_too_little_is_told_how_much_it_takes():
-    limits = {"limits": {"memory": "768Mi"}}
+    limits = {"limits": {"memory": "700Mi"}}
     plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 8192}, resources=limits)
     assert plan.refusal.reason == "DoesNotFit"
-    assert plan.refusal.remedy.startswith("set resources.requests.memory: 1024Mi")
+    assert plan.refusal.remedy.startswith("set resources.requests.memory: 768Mi")
 
 
 def test_an_unknown_model_on_a_cpu_gets_a_moderate_cache():

@@ -35,19 +35,19 @@ class Rollout(Strict):
 
 
 class ApiKeys(Strict):
-    """A Secret with the keys that clients present, one a line."""
+    """The Secret that holds the API key which clients present."""
 
     secret_name: ObjectName
     """Name of the Secret, in the service's namespace."""
     key: DataKey = "api-keys"
-    """Key within the Secret."""
+    """Key within the Secret whose value is the API key."""
 
 
 class Auth(Strict):
     """Who may ask."""
 
     api_keys: ApiKeys | None = None
-    """API keys; without them the service answers everybody who reaches it."""
+    """Who presents this key is let in; without it the service answers everybody who reaches it."""
 
 
 class Service(Strict):

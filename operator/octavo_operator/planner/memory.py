@@ -20,8 +20,8 @@ from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
 
 # Device context, libraries and workspaces, before the first activation.
 CONTEXT_ON_CARD = 512 * MIB
-# Two Python processes without torch, and the buffers of the native executor.
-CONTEXT_ON_CPU = 384 * MIB
+# API server, engine core and template worker, without torch: 115 MiB measured, and as much again for clients.
+CONTEXT_ON_CPU = 256 * MIB
 # Cards of one node: a larger tensor-parallel size is never proposed.
 MOST_CARDS = 16
 # Sequences that a CPU's KV cache has room for where neither manifest nor memory limit says more.
