@@ -7,6 +7,7 @@ pair socket at ADDRESS. Knows nothing of HTTP or text, and imports neither.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -110,6 +111,8 @@ class CoreProcess:
             return 1
         self.send(ready)
         self._settle()
+        gc.collect()
+        gc.freeze()  # what the start has made stays: collections between steps need not look at it
         try:
             self._serve(engine)
         except ExecutorError as error:

@@ -272,7 +272,8 @@ class EngineClient:
         """How many requests would wait if `more` were sent now."""
         unmentioned = self._num_sent - self._num_received
         free = 0 if self.stats.num_waiting else self._limits.max_num_seqs - self.stats.num_running
-        return self.stats.num_waiting + max(0, unmentioned + more - free)
+        waiting = self.stats.num_waiting + max(0, unmentioned + more - free)
+        return min(waiting, len(self._unstarted) + more)  # those that were ended since then wait no longer
 
     def _send(self, message: msgspec.Struct) -> None:
         try:

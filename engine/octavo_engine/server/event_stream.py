@@ -10,7 +10,7 @@ from aiohttp import web
 from octavo_engine.server.error_responses import error_body
 
 STALL_SECONDS = 120.0  # a client that takes nothing for so long is gone
-FULL_BUFFER = 64 * 1024  # bytes in the socket's buffer from which on a write waits for the client
+FREE_BUFFER = 16 * 1024  # bytes in the transport's buffer below which a write never waits: asyncio's low-water mark
 
 _encoder = msgspec.json.Encoder()
 
@@ -41,7 +41,7 @@ class EventStream:
             await self._response.prepare(self._request)
         data, self._buffer = self._buffer, bytearray()
         transport = self._request.transport
-        if transport is None or transport.get_write_buffer_size() < FULL_BUFFER:
+        if transport is None or transport.get_write_buffer_size() + len(data) < FREE_BUFFER:
             await self._response.write(data)
             return
         try:

@@ -17,7 +17,7 @@ from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.protocol import SamplingBody
 from octavo_engine.server.responses import CachedTokens, Usage
-from octavo_engine.server.sampling import of_choice
+from octavo_engine.server.sampling import check_stop_strings, of_choice
 
 
 class GenerationError(OctavoError):
@@ -128,6 +128,8 @@ def start(context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt],
         EngineDeadError: the engine is gone.
     """
     n = body.n or 1
+    stop = body.stop_strings
+    check_stop_strings(stop, len(prompts) * n)
     number = next(context.sequence)
     requests: list[EngineRequest] = []
     choices: dict[str, Choice] = {}
@@ -140,7 +142,7 @@ def start(context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt],
                 text_stream=TextStream(
                     context.tokenizer,
                     prompt.token_ids,
-                    stop=body.stop_strings,
+                    stop=stop,
                     include_stop_str_in_output=body.include_stop_str_in_output,
                     min_tokens=body.min_tokens,
                     skip_special_tokens=body.skip_special_tokens,

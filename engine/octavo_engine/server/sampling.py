@@ -22,6 +22,7 @@ SEED_MASK = 2**64 - 1
 MAX_BIASED_TOKENS = 1024
 MAX_BAD_WORDS = 1024
 MAX_STOP_TOKEN_IDS = 1024
+MAX_STOP_CHARACTERS = 2**17  # of all sequences of a request together
 BIAS_LIMIT = 100.0  # OpenAI's
 
 
@@ -129,6 +130,17 @@ def check_num_sequences(context: ServerContext, num_prompts: int, n: int) -> Non
             f"{num_prompts} prompts with n {n} are {num_prompts * n} sequences; at most {bound} run and wait here: "
             "send them in several requests",
             param,
+        )
+
+
+def check_stop_strings(strings: Sequence[str], num_sequences: int) -> None:
+    """Raises RequestError where the search for stop strings would take too much memory: each sequence has its own."""
+    size = sum(map(len, strings)) * num_sequences
+    if size > MAX_STOP_CHARACTERS:
+        raise RequestError(
+            f"stop has {size // num_sequences} characters, searched for in each of {num_sequences} sequences; "
+            f"{MAX_STOP_CHARACTERS} in all are possible: send shorter ones, or fewer sequences at once",
+            "stop",
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.frontend.byte_tokenizer import byte_tokenizer
 from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.frontend.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
@@ -16,6 +18,8 @@ from octavo_engine.server.context import ServerContext
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.weights.generation_config import read_generation_defaults
 from octavo_engine.weights.source import resolve
+
+logger = logging.getLogger(__name__)
 
 OnStage = Callable[[str, float], None]
 
@@ -60,6 +64,9 @@ def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:
     Raises:
         ModelLoadError: there is none, or it can't be used.
     """
+    if model.tokenizer is None and files.weights_format == "dummy" and files.tokenizer is None:
+        logger.warning("%s has no tokenizer.json: a byte is a token (--tokenizer names another one)", files.folder)
+        return byte_tokenizer()
     if model.tokenizer is None:
         return load_tokenizer(files)
     path = Path(model.tokenizer).expanduser()

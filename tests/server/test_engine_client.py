@@ -1,0 +1,133 @@
+"""The client of the engine core, without HTTP: one stream a group of requests, whatever the core does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from octavo_engine.arguments import parse
+from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.frontend.core_handle import CoreHandle
+from octavo_engine.frontend.engine_client import EngineClient
+from octavo_engine.messages import EngineRequest
+from octavo_engine.sampling_params import SamplingParams
+
+
+class Recorder:
+    """An observer that writes down what it is told."""
+
+    def __init__(self):
+        self.events = []
+        self.steps = 0
+
+    def rejected(self, reason):
+        self.events.append(("rejected", reason))
+
+    def arrived(self, request):
+        self.events.append(("arrived", request.request_id))
+
+    def output(self, output, now):
+        self.events.append(("output", output.request_id))
+
+    def finished(self, request_id, reason, now):
+        self.events.append((reason, request_id))
+
+    def stepped(self, stats, now):
+        self.steps += 1
+
+
+def request(name, max_tokens=5, prompt=(10, 11, 12)):
+    sampling = SamplingParams(max_tokens=max_tokens, seed=1)
+    return EngineRequest(request_id=name, prompt_token_ids=list(prompt), sampling=sampling, arrival_time=time.time())
+
+
+async def drained(stream):
+    while await stream.get():
+        pass
+
+
+@pytest.fixture
+async def connected(fake_model, monkeypatch):
+    """A client of a core of its own."""
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.005")
+    limits = ["--max-num-seqs", "2", "--max-num-queued-reqs", "2"]
+    config = parse([str(fake_model), "--load-format", "dummy", "--max-model-len", "256", *limits])
+    client = EngineClient(CoreHandle.start(config, "fake_engine_loader:load"), config.scheduler)
+    client.recorder, client.stages = Recorder(), []
+    client.connect(client.recorder, lambda stage, seconds: client.stages.append((stage, seconds)))
+    await client.ready()
+    yield client
+    client.close()
+
+
+async def test_a_request_yields_its_tokens_and_then_ends(connected):
+    """`generate` is the plain way."""
+    outputs = [output async for output in connected.generate(request("a"))]
+    assert sum(len(output.new_token_ids) for output in outputs) == 5
+    assert outputs[-1].finish_reason == "length"
+    assert connected.num_unfinished == 0
+    assert connected.recorder.events[0] == ("arrived", "a")
+    assert connected.recorder.events[-1] == ("length", "a")
+    assert len(connected.stages) >= 3
+
+
+async def test_leaving_the_iteration_aborts_the_request(connected):
+    """As a client that goes away does."""
+    generate = connected.generate(request("a", max_tokens=200))
+    async for _ in generate:
+        break
+    await generate.aclose()
+    assert connected.num_unfinished == 0
+    assert connected.recorder.events[-1] == ("abort", "a")
+    assert [o async for o in connected.generate(request("b"))][-1].finish_reason == "length"
+    assert connected.stats.num_running == 0
+
+
+async def test_a_group_shares_one_stream_and_one_end(connected):
+    """What waits is handed out together; the end is an empty list."""
+    stream = connected.submit([request("a"), request("b", max_tokens=9)])
+    counts = {"a": 0, "b": 0}
+    while outputs := await stream.get():
+        for output in outputs:
+            counts[output.request_id] += len(output.new_token_ids)
+    assert counts == {"a": 5, "b": 9}
+    assert await stream.get() == []
+
+
+async def test_admission_is_exact_even_before_the_core_has_spoken(connected):
+    """Two run, two wait, the fifth is refused; nothing of a refused group is sent."""
+    streams = [connected.submit([request(str(i), max_tokens=50)]) for i in range(4)]
+    assert connected.num_waiting == 2
+    with pytest.raises(QueueFullError) as caught:
+        connected.submit([request("x"), request("y")])
+    assert caught.value.status == 429
+    assert ("rejected", "max_num_queued_reqs") in connected.recorder.events
+    with pytest.raises(RequestError, match="more than this server runs and queues"):
+        connected.submit([request(str(i)) for i in range(10, 16)])
+    await streams[0].get()
+    assert connected.num_waiting == 2
+    for stream in streams:
+        stream.close()
+    outputs = [output async for output in connected.generate(request("after"))]
+    assert outputs[-1].finish_reason == "length"
+
+
+async def test_the_cores_end_reaches_everyone_who_waits(connected):
+    """And whoever asks afterwards."""
+    stream = connected.submit([request("a", max_tokens=200)])
+    await stream.get()
+    deaths = []
+    connected.on_death = deaths.append
+    os.kill(connected._core.process.pid, signal.SIGKILL)
+    with pytest.raises(EngineDeadError, match="killed by signal 9"):
+        await drained(stream)
+    assert len(deaths) == 1
+    with pytest.raises(EngineDeadError):
+        connected.submit([request("b")])
+    assert ("error", "a") in connected.recorder.events
