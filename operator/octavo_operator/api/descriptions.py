@@ -1,28 +1,30 @@
-"""The description of each field of a type: the string beneath it in the source.
+"""What each field of the types means, read from the string that stands below it.
 
-pydantic can do this at import, but it costs every start of a command what only the CRD's generator needs.
+pydantic can do this at import (`use_attribute_docstrings`), which costs every start a third of a second; only what
+is generated needs it, so it is read there.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from itertools import pairwise
-from textwrap import dedent
+import textwrap
 
 from pydantic import BaseModel
 
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """Field name to description, for the fields that the class itself declares."""
-    (definition,) = ast.parse(dedent(inspect.getsource(model))).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        field.target.id: text.value.value
-        for field, text in pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    }
+    """Field name to its description, on one line; fields without one are absent."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for statement, follower in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(follower, ast.Expr)
+            and isinstance(follower.value, ast.Constant)
+            and isinstance(follower.value.value, str)
+        ):
+            found[statement.target.id] = " ".join(follower.value.value.split())
+    return found
