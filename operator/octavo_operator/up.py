@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,14 +45,12 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if made.refusal is not None and not (made.refusal.reason == "SchemeNotSupported" and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)
-    with tempfile.TemporaryDirectory(prefix="octavo-up-") as scratch:
-        starts = launch.launches(service, made, replicas, references, Path(scratch), options.model_dir)
-        display = display_for(names_of(made, replicas))
-        for line in _remarks(service, made, replicas, remark):
-            display.say(line)
-        port = options.port or made.service_port
-        supervisor = Supervisor(made, starts, port, settings, display)
-        return asyncio.run(supervisor.run())
+    starts = launch.launches(service, made, replicas, references, options.model_dir)
+    display = display_for(names_of(made, replicas))
+    for line in _remarks(service, made, replicas, remark):
+        display.say(line)
+    supervisor = Supervisor(made, starts, options.port or made.service_port, settings, display)
+    return asyncio.run(supervisor.run())
 
 
 def _replicas(made: Plan, wanted: int | None) -> int:

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 from aiohttp import web
 
@@ -34,7 +33,7 @@ def main() -> int:
 
 
 async def serve(options: argparse.Namespace, rest: list[str]) -> None:
-    template = Path(options.chat_template).read_text() if options.chat_template else None  # noqa: ASYNC240
+    template = options.chat_template
     running = 0
     stop = asyncio.Event()
 

@@ -267,7 +267,7 @@ def test_secrets_and_config_maps_come_from_the_same_file(up):
     run.wait_for("with an API key")
     about = run.about()
     assert about["key"] == "secret-1"
-    assert about["template"] == "hello {{ m }}"
+    assert about["template"] == "hello {{ m }}\n"
     assert about["authorization"] == "Bearer k"
     assert "secret-1" not in Path(f"/proc/{about['pid']}/cmdline").read_text()
 

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 class Strict(BaseModel):
     """A part of the manifest: unknown fields are refused, and nothing is converted ("4096" is not 4096)."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
 
 
 LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # DNS-1123 label

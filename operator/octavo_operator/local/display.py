@@ -59,6 +59,8 @@ class Terminal(Plain):
             return
         if phase == "ended":
             self.say(f"{name} {detail}")
+        elif phase == "ready":
+            self.say(f"{name} is ready after {time.monotonic() - self._start:.1f} s")
         self._live.update(self._table(), refresh=True)
         if all(known == "ready" for known, _ in self._rows.values()):
             self.close()
@@ -70,18 +72,15 @@ class Terminal(Plain):
 
     def _table(self) -> Table:
         from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
 
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for _ in range(3):
+            table.add_column(no_wrap=True, overflow="ellipsis")
         colours = {"ready": "green", "ended": "red", "loading": "cyan"}
         for name, (phase, detail) in self._rows.items():
-            table.add_row(name, f"[{colours.get(phase, 'default')}]{phase}[/]", _escaped(detail))
+            table.add_row(Text(name), Text(phase, style=colours.get(phase, "")), Text(" ".join(detail.split())))
         return table
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape  # noqa: PLC0415
-
-    return escape(text)
 
 
 def display_for(names: Sequence[str]) -> Plain:

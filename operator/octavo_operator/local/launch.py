@@ -23,14 +23,13 @@ class Launch:
 
     plan: Plan
     model: str | None  # a folder in place of the plan's
-    chat_template: Path | None
+    chat_template: str | None  # its text
     env: Mapping[str, str]
     cores: frozenset[int] | None  # None: any
 
     def arguments(self, port: int) -> tuple[str, ...]:
         """The engine's arguments for a start on this port of the loopback."""
-        template = None if self.chat_template is None else str(self.chat_template)
-        return self.plan.engine.line(LOOPBACK, port, model=self.model, chat_template=template)
+        return self.plan.engine.line(LOOPBACK, port, model=self.model, chat_template=self.chat_template)
 
 
 def for_this_machine(service: LLMService, *, cpu: bool) -> tuple[LLMService, str | None]:
@@ -59,9 +58,9 @@ def for_this_machine(service: LLMService, *, cpu: bool) -> tuple[LLMService, str
 
 
 def launches(
-    service: LLMService, plan: Plan, replicas: int, references: References, scratch: Path, model: Path | None
+    service: LLMService, plan: Plan, replicas: int, references: References, model: Path | None
 ) -> tuple[Launch, ...]:
-    """One for each replica; texts that the engine reads from a file are written into `scratch`. Raises LocalError."""
+    """One for each replica. Raises LocalError."""
     uri = service.spec.model.uri
     if uri.scheme == "pvc" and model is None:
         raise LocalError(
@@ -71,8 +70,9 @@ def launches(
     if service.spec.model.chat_template is not None:
         wanted = service.spec.model.chat_template
         text = references.config_map(wanted.config_map_name, wanted.key, "spec.model.chatTemplate")
-        template = scratch / "chat-template.jinja"
-        template.write_text(text, encoding="utf-8")
+        # The engine takes a template's text as well as a path, and tells them apart by a line break: no file of ours
+        # stays behind, however this ends.
+        template = text if text.endswith("\n") else f"{text}\n"
     env = _environment(plan.engine.env, references)
     return tuple(
         Launch(plan, None if model is None else str(model), template, env, cores) for cores in divide_cores(replicas)

@@ -87,7 +87,7 @@ class EngineProcess:
     def line(
         self, host: str, port: int, *, model: str | None = None, chat_template: str | None = None
     ) -> tuple[str, ...]:
-        """The whole command line behind the program's name; a path given replaces the container's."""
+        """The whole command line behind the program's name; what is given replaces the container's paths."""
         words = ["--model", model or self.model, "--host", host, "--port", str(port)]
         template = chat_template or self.chat_template
         if template is not None:
