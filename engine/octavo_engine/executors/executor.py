@@ -49,7 +49,11 @@ class StepHandle:
 
 
 class Executor(ABC):
-    """One model on one device. Calls come from one thread, in the order of the methods below."""
+    """One model on one device. Calls come from one thread, in the order of the methods below.
+
+    `submit`, `sample` or `collect` may raise when a step fails as a whole. The core then sends the step's requests
+    one at a time, each in `finished_ids` and `new` at once: what the failed step left of them is dropped.
+    """
 
     @property
     @abstractmethod
