@@ -185,8 +185,9 @@ class EngineClient:
             raise self.dead
         self._admit(requests)
         stream = OutputStream(self, [request.request_id for request in requests])
-        for request in requests:
-            self._send(request)
+        messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
+        for request, message in zip(requests, messages, strict=True):
+            self._send_encoded(message)
             self._num_sent += 1
             self._streams[request.request_id] = stream
             self._unstarted[request.request_id] = len(request.prompt_token_ids)
@@ -276,8 +277,11 @@ class EngineClient:
         return min(waiting, len(self._unstarted) + more)  # those that were ended since then wait no longer
 
     def _send(self, message: msgspec.Struct) -> None:
+        self._send_encoded(self._encoder.encode(message))
+
+    def _send_encoded(self, message: bytes) -> None:
         try:
-            self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
+            self._socket.send(message, zmq.NOBLOCK)
         except zmq.Again:
             self._die("the engine core is not connected")
 

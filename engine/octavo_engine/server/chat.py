@@ -46,6 +46,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
     text = await render(context, body)
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    if body.truncate_prompt_tokens is None:
+        context.check_length(text, "messages")
     token_ids = await context.encode(text, add_special_tokens=body.add_special_tokens)
     token_ids = truncated(context, body, token_ids, asked)
     prompt = Prompt(token_ids, with_room(context, params, len(token_ids), asked, "messages"), _echoed(body))

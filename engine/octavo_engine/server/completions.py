@@ -56,6 +56,8 @@ async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]
     prompts = []
     for item in texts_or_ids:
         if isinstance(item, str):
+            if body.truncate_prompt_tokens is None:
+                context.check_length(item, "prompt")
             token_ids = await context.encode(item, add_special_tokens=body.add_special_tokens)
         else:
             token_ids = item

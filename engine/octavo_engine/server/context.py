@@ -21,6 +21,7 @@ from octavo_engine.server.metrics import Metrics
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 SHORT_TEXT = 8192  # characters that are tokenized on the event loop: a few ms at most
+LONGEST_TOKEN = 128  # characters; vocabularies' longest tokens are runs of so many spaces
 
 
 @dataclass
@@ -69,6 +70,16 @@ class ServerContext:
         if len(text) <= SHORT_TEXT:
             return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    def check_length(self, text: str, param: str) -> None:
+        """Raises RequestError for a text that can't fit the context, before time goes into tokenizing it."""
+        if len(text) > self.max_model_len * LONGEST_TOKEN:
+            raise RequestError(
+                f"This model's maximum context length is {self.max_model_len} tokens, and the prompt has {len(text)} "
+                "characters: shorten it, or set truncate_prompt_tokens",
+                param,
+                code="context_length_exceeded",
+            )
 
     def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
         """Raises RequestError for an id that the model's vocabulary lacks."""

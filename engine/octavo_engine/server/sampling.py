@@ -42,7 +42,7 @@ def sampling_params(
         max_tokens=0,
         temperature=_first(body.temperature, defaults.temperature, 1.0),
         top_p=_first(body.top_p, defaults.top_p, 1.0),
-        top_k=max(top_k, 0),
+        top_k=min(max(top_k, 0), context.vocab_size),
         min_p=_first(body.min_p, defaults.min_p, 0.0),
         seed=seed,
         presence_penalty=body.presence_penalty or 0.0,

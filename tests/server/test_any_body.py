@@ -1,0 +1,51 @@
+"""No body, whatever it holds, is a bug of the server: it is answered, or refused in the OpenAI shape."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from octavo_engine.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from octavo_engine.server.unserved_fields import UNSERVED_FIELDS
+
+BASES = {
+    "/v1/completions": (CompletionBody, {"prompt": "hello", "max_tokens": 2}),
+    "/v1/chat/completions": (ChatBody, {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}),
+    "/tokenize": (TokenizeBody, {"prompt": "hi"}),
+    "/detokenize": (DetokenizeBody, {"tokens": [40]}),
+}
+# Numbers from 2 on: a prompt of token 0 or 1 makes the fake engine fail.
+NUMBERS = st.integers(2, 300) | st.integers(-(10**30), -1) | st.sampled_from([2**31, 2**63, 2**64, 10**30])
+SCALARS = st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False) | st.text(max_size=8).map("a".__add__)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+
+
+@st.composite
+def bodies(draw):
+    path = draw(st.sampled_from(sorted(BASES)))
+    kind, base = BASES[path]
+    names = st.sampled_from(sorted([*kind.model_fields, *UNSERVED_FIELDS]))
+    extra = draw(st.dictionaries(names, VALUES, min_size=1, max_size=3))
+    prompt = extra.get("prompt")
+    if prompt is True or (isinstance(prompt, list) and str(prompt).lstrip("[").startswith(("True", "False"))):
+        del extra["prompt"]  # they are read as 1 and 0
+    return path, {**base, **extra}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bodies())
+@example(("/v1/completions", {"prompt": "a", "top_k": 10**30}))
+@example(("/v1/completions", {"prompt": "\ud800"}))
+@example(("/v1/chat/completions", {"messages": [{"role": "\ud800", "content": "\x00"}], "max_tokens": 1}))
+def test_any_field_with_any_value_is_answered_or_refused(served, sent):
+    """In half of a millisecond or so; the shape is the one that clients know."""
+    path, body = sent
+    status, answer, _ = served.post(path, json.dumps(body).encode())
+    assert status < 500, (body, answer)
+    if status != 200:
+        assert set(answer) == {"error"}
+        assert set(answer["error"]) == {"message", "type", "param", "code"}
