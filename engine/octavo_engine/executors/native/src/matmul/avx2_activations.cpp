@@ -45,9 +45,9 @@ void quantize(const float* x, Q8Group& to) {
   __m256i codes[4];
   for (int i = 0; i < 4; ++i) codes[i] = _mm256_cvtps_epi32(_mm256_mul_ps(values[i], _mm256_set1_ps(inverse)));
   to.scale = inverse == 0.0f ? 0.0f : largest / 127.0f;
-  to.sum[0] = lane_sum(_mm256_add_epi32(codes[0], codes[1]));
-  to.sum[1] = lane_sum(_mm256_add_epi32(codes[2], codes[3]));
-  to.scaled_sum = to.scale * static_cast<float>(to.sum[0] + to.sum[1]);
+  to.minus_first = -lane_sum(_mm256_add_epi32(codes[0], codes[1]));
+  to.minus_sum = to.minus_first - lane_sum(_mm256_add_epi32(codes[2], codes[3]));
+  to.scaled_sum = to.scale * static_cast<float>(-to.minus_sum);
   const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]),
                                            _mm256_packs_epi32(codes[2], codes[3]));
   // The packs work within 128 bits: put their quads in order.

@@ -130,12 +130,14 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
       const Q8Group& q = quad[group * kQuad + r];
       const __m256 scale = _mm256_set1_ps(q.scale);
       if constexpr (info.scales == Scales::Half) {
-        const __m256i low = add_quads<info.bits, 0, 4>(_mm256_set1_epi32(-zero * q.sum[0]), codes, q);
-        const __m256i high = add_quads<info.bits, 4, 8>(_mm256_set1_epi32(-zero * q.sum[1]), codes, q);
+        const __m256i first = _mm256_set1_epi32(zero * q.minus_first);
+        const __m256i second = _mm256_set1_epi32(zero * (q.minus_sum - q.minus_first));
+        const __m256i low = add_quads<info.bits, 0, 4>(first, codes, q);
+        const __m256i high = add_quads<info.bits, 4, 8>(second, codes, q);
         sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), _mm256_mul_ps(scales.first, scale), sums[r]);
         sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), _mm256_mul_ps(scales.second, scale), sums[r]);
       } else {
-        const __m256i begin = _mm256_set1_epi32(-zero * (q.sum[0] + q.sum[1]));
+        const __m256i begin = _mm256_set1_epi32(zero * q.minus_sum);
         const __m256i dot = add_quads<info.bits, 0, 8>(begin, codes, q);
         sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scales.first, scale), sums[r]);
       }

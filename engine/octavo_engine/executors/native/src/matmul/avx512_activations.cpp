@@ -38,11 +38,12 @@ void quantize(const float* x, Q8Group& to) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to.q + 16), high_codes);
   const __m128i ones = _mm_set1_epi8(1);
   const __m128i zero = _mm_setzero_si128();
-  __m128i sums = _mm_hadd_epi32(_mm_dpbusd_epi32(zero, ones, low_codes), _mm_dpbusd_epi32(zero, ones, high_codes));
-  sums = _mm_hadd_epi32(sums, sums);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(to.sum), sums);
+  const __m128i first = _mm_dpbusd_epi32(zero, ones, low_codes);
+  __m128i sums = _mm_hadd_epi32(_mm_dpbusd_epi32(first, ones, high_codes), first);
+  sums = _mm_sub_epi32(zero, _mm_hadd_epi32(sums, sums));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(&to.minus_sum), sums);  // and minus_first
   to.scale = inverse == 0.0f ? 0.0f : largest / 127.0f;
-  to.scaled_sum = to.scale * static_cast<float>(_mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 1));
+  to.scaled_sum = to.scale * static_cast<float>(-_mm_cvtsi128_si32(sums));
 }
 
 // 16 words of each of four rows, side by side.

@@ -1,67 +1,58 @@
 // Products with quantized weights: a group's integer sums by vpdpbusd (u8 weights, s8 activations), then one
-// multiply-add in float32 per group.
+// multiply-add in float32 per group. Codes are unpacked in registers, once for up to 12 rows; from kManyRows on, in
+// avx512_affine_many.cpp.
 #include <immintrin.h>
 
+#include "avx512_affine.h"
 #include "avx512_tiles.h"
 #include "avx512_unpack.h"
-#include "kernels.h"
 
 namespace octavo::avx512 {
 namespace {
 
-constexpr int log2_of(int value) { return value <= 1 ? 0 : 1 + log2_of(value / 2); }
-
-inline __m512i quad_at(const Q8Group& x, int j) {
-  int32_t word;
-  __builtin_memcpy(&word, x.q + j * 4, sizeof word);
-  return _mm512_set1_epi32(word);
-}
-
-// Where integer sums begin: at minus what the zero code would add.
-template <int Zero>
-inline __m512i beginning(int32_t sum) {
-  if constexpr (Zero == 0) return _mm512_setzero_si512();
-  return _mm512_slli_epi32(_mm512_set1_epi32(-sum), log2_of(Zero));
-}
-
-// `Count` rows of one quad times one group, added to their sums.
-template <Format F, int Count>
-inline void add_group(const __m512i (&quads)[8], const ScaleSet& scales, const Q8Group* x, __m512* sums) {
+// Rows [First, First + Count) of a tile times one group, added to their sums. `x` is the group of the tile's row 0.
+template <Format F, int First, int Count>
+inline void add_group(const __m512i (&quads)[8], const ScaleSet& scales, const uint8_t* x, int64_t quad_bytes,
+                      __m512* sums) {
   constexpr LayoutInfo info = layout_of(F);
   // One or two rows alone would wait for the latency of eight dependent sums: they get two shorter chains.
   constexpr bool two_sums = info.scales == Scales::Half || Count <= 2;
+  const auto row = [x, quad_bytes](int r) -> const Q8Group& {
+    return reinterpret_cast<const Q8Group*>(x + (First + r) / kQuad * quad_bytes)[(First + r) % kQuad];
+  };
   __m512i low[Count];
   __m512i high[Count];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < Count; ++r) {
-    low[r] = beginning<info.zero>(two_sums ? x[r].sum[0] : x[r].sum[0] + x[r].sum[1]);
-    high[r] = two_sums ? beginning<info.zero>(x[r].sum[1]) : low[r];
+    low[r] = beginning<info.zero>(two_sums ? row(r).minus_first : row(r).minus_sum);
+    high[r] = two_sums ? _mm512_sub_epi32(beginning<info.zero>(row(r).minus_sum), low[r]) : low[r];
   }
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-#pragma GCC unroll 4
-    for (int r = 0; r < Count; ++r) low[r] = _mm512_dpbusd_epi32(low[r], quads[j], quad_at(x[r], j));
+#pragma GCC unroll 8
+    for (int r = 0; r < Count; ++r) low[r] = _mm512_dpbusd_epi32(low[r], quads[j], quad_at(row(r), j));
   }
 #pragma GCC unroll 4
   for (int j = 4; j < 8; ++j) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < Count; ++r) {
       __m512i& sum = two_sums ? high[r] : low[r];
-      sum = _mm512_dpbusd_epi32(sum, quads[j], quad_at(x[r], j));
+      sum = _mm512_dpbusd_epi32(sum, quads[j], quad_at(row(r), j));
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < Count; ++r) {
-    const __m512 scale = _mm512_set1_ps(x[r].scale);
+    const __m512 scale = _mm512_set1_ps(row(r).scale);
+    __m512& sum = sums[First + r];
     if constexpr (info.scales == Scales::Half) {
-      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[r]), _mm512_mul_ps(scales.first, scale), sums[r]);
-      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), _mm512_mul_ps(scales.second, scale), sums[r]);
+      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[r]), _mm512_mul_ps(scales.first, scale), sum);
+      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high[r]), _mm512_mul_ps(scales.second, scale), sum);
     } else {
       const __m512i dot = two_sums ? _mm512_add_epi32(low[r], high[r]) : low[r];
-      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scales.first, scale), sums[r]);
+      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scales.first, scale), sum);
     }
     if constexpr (info.scales == Scales::Min || info.scales == Scales::Super) {
-      sums[r] = _mm512_fmadd_ps(scales.minimum, _mm512_set1_ps(x[r].scaled_sum), sums[r]);
+      sum = _mm512_fmadd_ps(scales.minimum, _mm512_set1_ps(row(r).scaled_sum), sum);
     }
   }
 }
@@ -71,7 +62,7 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
               const TileIndex& index, float* y, int64_t ldy) {
   constexpr LayoutInfo info = layout_of(F);
   constexpr int64_t group_bytes = info.bits * 64;
-  constexpr int last = (Rows - 1) % kQuad + 1;  // rows of the last quad
+  constexpr int batch = Rows > 8 ? Rows / 2 : Rows;  // of rows whose integer sums are in registers at once
   const uint8_t* area = part.data + panel * part.panel_bytes;
   const uint8_t* values = area + part.scale_bytes;
   const uint8_t* first = x.data + row / kQuad * x.quad_bytes;
@@ -91,14 +82,9 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
     __m512i quads[8];
     unpack<info.bits>(line, quads);
     const ScaleSet scales = scales_of<info.scales>(area, group);
-#pragma GCC unroll 3
-    for (int q = 0; q < (Rows - 1) / kQuad; ++q) {
-      add_group<F, kQuad>(quads, scales, reinterpret_cast<const Q8Group*>(first + q * x.quad_bytes) + group * kQuad,
-                          sums + q * kQuad);
-    }
-    constexpr int q = (Rows - 1) / kQuad;
-    add_group<F, last>(quads, scales, reinterpret_cast<const Q8Group*>(first + q * x.quad_bytes) + group * kQuad,
-                       sums + q * kQuad);
+    const uint8_t* from = first + group * kQuad * int64_t{sizeof(Q8Group)};
+    add_group<F, 0, batch>(quads, scales, from, x.quad_bytes, sums);
+    if constexpr (batch < Rows) add_group<F, batch, Rows - batch>(quads, scales, from, x.quad_bytes, sums);
   }
   const int64_t left = part.n - panel * kPanel;
   const auto mask = static_cast<__mmask16>((1u << (left < kPanel ? left : kPanel)) - 1u);
@@ -138,6 +124,7 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
 }  // namespace
 
 void product_affine(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
+  if (span.row_end - span.row_begin >= kManyRows) return product_affine_many(part, x, span, y, ldy);
   switch (part.format) {
     case Format::Q4_0: return product<Format::Q4_0>(part, x, span, y, ldy);
     case Format::Q4_1: return product<Format::Q4_1>(part, x, span, y, ldy);

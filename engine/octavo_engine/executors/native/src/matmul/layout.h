@@ -89,12 +89,14 @@ struct Part {
   uint8_t* data;
 };
 
-// 32 activations of one row: x = scale * q. Sums are of q, each over 16, and `scaled_sum` is scale times both.
+// 32 activations of one row: x = scale * q. The sum of q comes as `scaled_sum`, times scale, for formats with a
+// minimum; and negative, so that products with codes around a zero can begin with it, of all and of the first 16.
 struct Q8Group {
   int8_t q[32];
   float scale;
   float scaled_sum;
-  int32_t sum[2];
+  int32_t minus_sum;
+  int32_t minus_first;
 };
 static_assert(sizeof(Q8Group) == 48, "the kernels count on it");
 

@@ -42,13 +42,15 @@ void quantize(const float* x, Q8Group& to) {
   // Below this the inverse overflows; what is lost is less than 1e-37 per weight.
   const float inverse = largest < 1e-36f ? 0.0f : 127.0f / largest;
   to.scale = inverse == 0.0f ? 0.0f : largest / 127.0f;
-  to.sum[0] = to.sum[1] = 0;
+  int32_t sums[2] = {0, 0};
   for (int64_t i = 0; i < kGroup; ++i) {
     const auto code = static_cast<int32_t>(std::nearbyint(x[i] * inverse));
     to.q[i] = static_cast<int8_t>(code);
-    to.sum[i / 16] += code;
+    sums[i / 16] += code;
   }
-  to.scaled_sum = to.scale * static_cast<float>(to.sum[0] + to.sum[1]);
+  to.minus_sum = -(sums[0] + sums[1]);
+  to.minus_first = -sums[0];
+  to.scaled_sum = to.scale * static_cast<float>(sums[0] + sums[1]);
 }
 
 void prepare_q8(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end) {
@@ -99,7 +101,7 @@ void product_affine(const Part& part, const Activations::Impl& x, const Span& sp
       const GroupScale scale = group_scale(part, panel, group, n % kPanel);
       for (int64_t m = span.row_begin; m < span.row_end; ++m) {
         const Q8Group& q = reinterpret_cast<const Q8Group*>(quad_of(x, m))[group * kQuad + m % kQuad];
-        int32_t dot[2] = {-info.zero * q.sum[0], -info.zero * q.sum[1]};
+        int32_t dot[2] = {info.zero * q.minus_first, info.zero * (q.minus_sum - q.minus_first)};
         for (int64_t i = 0; i < kGroup; ++i) dot[i / 16] += code_at(codes, i) * q.q[i];
         float& sum = y[m * ldy + part.column + n];
         sum += scale.scale[0] * q.scale * static_cast<float>(dot[0]);
