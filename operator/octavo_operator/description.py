@@ -17,7 +17,6 @@ from octavo_models.gguf_header import read_gguf_header
 from octavo_operator.api.model import Model
 from octavo_operator.errors import ModelUnknownError
 
-HUB_TIMEOUT_S = 5.0
 RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched from a package, whole
 
 
@@ -40,13 +39,14 @@ def describe(model: Model, *, config: Path | None = None, folder: Path | None = 
     if folder is not None:
         return Description(_read(_main_file(folder, model.file)))
     try:
-        found = _find(model, offline=offline)
-        return Description(_read(found))
+        found = _find(model)
+        return Description(_from_hub(model, offline=offline) if found is None else _read(found))
     except ModelUnknownError as error:
         return Description(None, str(error))
 
 
-def _find(model: Model, *, offline: bool) -> Path:
+def _find(model: Model) -> Path | None:
+    """The file on this machine that describes the model; None where the hub may be asked."""
     uri = model.uri
     match uri.scheme:
         case "file":
@@ -57,7 +57,7 @@ def _find(model: Model, *, offline: bool) -> Path:
         case "package":
             return _in_packages(uri.rest, model.file)
         case "hf":
-            return _in_hub_cache(uri.rest, model) or _from_hub(uri.rest, model, offline=offline)
+            return _in_hub_cache(uri.rest, model)
         case "pvc":
             raise ModelUnknownError("the model lies on a volume of the cluster; --config FILE tells its config.json")
         case _:
@@ -71,16 +71,26 @@ def _read(path: Path) -> ModelSpec:
             with path.open("rb") as file:
                 header = read_gguf_header(file)
             return from_gguf(header.metadata, header.tensors, rope_factors=header.rope_factors)
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ModelUnknownError(f"{path} holds no JSON object")
-        return from_hf_config(config)
+        return _from_config(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ModelUnknownError(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelUnknownError(f"{path} is not UTF-8 text") from error
     except ModelError as error:
         raise ModelUnknownError(f"{path}: {error}") from error
+
+
+def _from_config(text: str, name: str) -> ModelSpec:
+    try:
+        config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelUnknownError(f"{path} is not JSON: {error}") from error
+        raise ModelUnknownError(f"{name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelUnknownError(f"{name} holds no JSON object")
+    try:
+        return from_hf_config(config)
+    except ModelError as error:
+        raise ModelUnknownError(f"{name}: {error}") from error
 
 
 def _main_file(folder: Path, file: str | None) -> Path:
@@ -135,22 +145,11 @@ def _in_hub_cache(name: str, model: Model) -> Path | None:
     return found if found.is_file() else None
 
 
-def _from_hub(name: str, model: Model, *, offline: bool) -> Path:
+def _from_hub(model: Model, *, offline: bool) -> ModelSpec:
     if offline or os.environ.get("HF_HUB_OFFLINE") in {"1", "true", "TRUE", "True"}:
         raise ModelUnknownError("its config.json is not on this machine; --config FILE tells it")
     if model.file is not None:
         raise ModelUnknownError(f"{model.file} is not on this machine; --model-dir FOLDER tells where it is")
-    try:
-        from huggingface_hub import hf_hub_download  # noqa: PLC0415 — only a question to the hub pays for it
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
-    except ImportError:
-        raise ModelUnknownError("huggingface-hub, which asks for its config.json, is not installed") from None
-    try:
-        return Path(hf_hub_download(name, "config.json", revision=model.revision, etag_timeout=HUB_TIMEOUT_S))
-    except LocalEntryNotFoundError as error:
-        raise ModelUnknownError("the hub can't be reached; --config FILE tells its config.json") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
-        raise ModelUnknownError(f"the hub does not give its config.json ({status}); is HF_TOKEN set?") from error
-    except (OSError, ValueError) as error:
-        raise ModelUnknownError(f"the hub does not give its config.json: {error}") from error
+    from octavo_operator.hub import config_of  # noqa: PLC0415 — only a question to the hub pays for it
+
+    return _from_config(config_of(model.uri.rest, model.revision), "the hub's config.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if manifest.others and options.output == "text":
         print(f"octavo plan: passed over {', '.join(manifest.others)}", file=sys.stderr)  # noqa: T201
-    print(_shown(plans, options.output))  # noqa: T201
+    try:
+        print(_shown(plans, options.output), flush=True)  # noqa: T201
+    except BrokenPipeError:  # `octavo plan … | head`; what is left goes nowhere, also at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if any(each.refusal for each in plans) else 0
 
 

@@ -11,6 +11,7 @@ from octavo_operator.api.placement import Accelerator
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import LocalError
 from octavo_operator.local.references import References
+from octavo_operator.planner.arguments import RUNTIMES
 from octavo_operator.planner.plan import Env, Plan
 
 LOOPBACK = "127.0.0.1"
@@ -115,4 +116,7 @@ def _resolved(variable: Env, references: References) -> str | None:
     # A token that the user already has in the environment serves as well as the cluster's.
     if not references.has_secret(name) and os.environ.get(variable.name):
         return None
-    return references.secret(name, key, why)
+    value = references.secret(name, key, why)
+    if variable.name == RUNTIMES["octavo"].api_key and "\n" in value:
+        raise LocalError(f"Secret {name}: {key} holds several lines, and the engine takes one API key")
+    return value

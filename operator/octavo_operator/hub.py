@@ -1,0 +1,72 @@
+"""One small question to a model hub: a repository's config.json. Asked once, with a deadline, no retries.
+
+huggingface_hub would retry for half a minute while a person waits for a plan; all it is needed for is the hub's
+address.
+"""
+
+from __future__ import annotations
+
+import os
+from http.client import HTTPMessage
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from octavo_operator.errors import ModelUnknownError
+
+TIMEOUT_S = 5.0
+LARGEST = 1 << 20
+
+
+def config_of(name: str, revision: str | None) -> str:
+    """The text of the repository's config.json. Raises ModelUnknownError with the reason as half a sentence."""
+    url = f"{_endpoint()}/{quote(name)}/resolve/{quote(revision or 'main', safe='')}/config.json"
+    headers = {"User-Agent": "octavo"}
+    if token := _token():
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        with build_opener(_SameHost).open(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
+            text: str = response.read(LARGEST).decode()
+            return text
+    except HTTPError as error:
+        error.close()
+        if error.code in {401, 403}:
+            remedy = "accept the model's terms and set HF_TOKEN"
+            raise ModelUnknownError(f"the hub wants a token for its config.json; {remedy}") from error
+        raise ModelUnknownError(f"the hub answers {error.code} when asked for its config.json") from error
+    except (URLError, OSError, ValueError) as error:
+        raise ModelUnknownError("the hub can't be reached; --config FILE tells its config.json") from error
+
+
+def _endpoint() -> str:
+    if named := os.environ.get("HF_ENDPOINT"):
+        return named.rstrip("/")
+    try:
+        from huggingface_hub.constants import ENDPOINT  # noqa: PLC0415 — only a question to the hub pays for it
+    except ImportError:
+        raise ModelUnknownError("no hub is known: set HF_ENDPOINT, or install huggingface-hub") from None
+    return ENDPOINT
+
+
+def _token() -> str | None:
+    if token := os.environ.get("HF_TOKEN"):
+        return token
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    try:
+        return (home / "token").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+class _SameHost(HTTPRedirectHandler):
+    """The token is for the hub alone: it does not follow to where the hub keeps its files."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+            following.remove_header("Authorization")
+        return following
