@@ -107,12 +107,14 @@ def test_batched_with_strangers_cold_then_hot(case, roomy_core):
 
 @pytest.mark.timeout(600)
 def test_across_forced_preemptions_and_chunked_prefill(case):
-    """Pages for one long sequence alone, and 96 tokens a step: requests are evicted and recomputed."""
+    """Pages for one or two long sequences, and 96 tokens a step: requests are evicted and recomputed."""
     longest = max(len(c.prompt) for c in case.expected.values()) + case.limit
     scheduler = SchedulerConfig(max_num_batched_tokens=96)
     model = case.model.config("float32", longest)
     layout = describe(model, case.model.files).kv_layout(16, "f32")
-    pages = CacheConfig(kv_cache_memory_bytes=sequence_bytes(layout, longest, scheduler.max_num_batched_tokens))
+    sequences = 1 if case.executor == "torch" else 2  # the twin's subset would fit into two
+    room = sequences * sequence_bytes(layout, longest, scheduler.max_num_batched_tokens)
+    pages = CacheConfig(kv_cache_memory_bytes=room)
     with running_core(engine_config(model, case.executor, cache=pages, scheduler=scheduler)) as core:
         others = [request(f"other {i}", range(100 + i, 120 + i), 40) for i in range(4)]
         results = generate(core, [*others, *case.requests()])

@@ -1,0 +1,176 @@
+"""What the torch executor owns besides the numbers: pages, tables, refusals and errors of one request."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
+from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
+from octavo_engine.errors import ExecutorError
+from octavo_engine.executors.torch.decoder import refuse_unsupported
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.input_batch import RequestStates
+from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models import from_hf_config
+from octavo_models.spec import Experts, Mlp
+
+TINY = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "sliding_window": 8,
+    "max_position_embeddings": 128,
+    "dtype": "float32",
+}
+GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return from_hf_config(TINY)
+
+
+@pytest.fixture
+def executor(spec, tmp_path):
+    """Loaded with dummy weights, eight pages a group."""
+    model = ModelConfig(model="tiny", served_model_names=("tiny",), load_format="dummy", seed=4)
+    files = ModelFiles(folder=tmp_path, config=None, weights=(), weights_format="dummy", tokenizer=None)
+    executor = TorchExecutor(EngineConfig(model=model), spec, files, torch.device("cpu"))
+    capacity = executor.load()
+    executor.init_kv((8,) * len(capacity.layout.groups))
+    return executor
+
+
+def step(step_id, *, new=(), continued=(), counts, samples=None, **fields):
+    samples = counts if samples is None else samples
+    return SchedulerOutput(
+        step_id, tuple(new), tuple(continued), counts, dict.fromkeys(samples, 1), frozenset(samples), **fields
+    )
+
+
+def run(executor, scheduled):
+    handle = executor.submit(scheduled)
+    executor.sample(handle)
+    return executor.collect(handle)
+
+
+def test_chunks_and_resumption_give_the_tokens_of_one_prefill(executor):
+    """A prompt in one piece; in two; and, after its pages were taken away, once more with all its known tokens."""
+    prompt = [5, 9, 13, 2, 40, 41, 42, 7, 30, 31, 32, 33, 34, 35, 36, 37, 38, 3]
+    whole = run(executor, step(1, new=[NewRequest("a", prompt, GREEDY, ([1, 2], [1, 2]), 0)], counts={"a": 18}))
+    first = run(
+        executor,
+        step(
+            2, new=[NewRequest("b", prompt, GREEDY, ([3], [3]), 0)], counts={"b": 11}, samples=(), finished_ids=("a",)
+        ),
+    )
+    assert first.tokens == {}
+    second = run(executor, step(3, continued=[ContinuedRequest("b", ([4], [4]), 11)], counts={"b": 7}))
+    assert second.tokens["b"] == whole.tokens["a"]
+    resumed = ContinuedRequest("b", ([5, 6], [7, 2]), 0, resumed=True)
+    third = run(executor, step(4, continued=[resumed], counts={"b": 19}))
+    again = run(
+        executor,
+        step(
+            5,
+            new=[NewRequest("c", prompt, GREEDY, ([1, 2], [1, 3]), 0, output_token_ids=second.tokens["b"])],
+            counts={"c": 19},
+            finished_ids=("b",),
+        ),
+    )
+    assert again.tokens["c"] == third.tokens["b"]
+
+
+def test_a_token_outside_the_vocabulary_ends_its_request_alone(executor):
+    new = [
+        NewRequest("bad", [3, 64], GREEDY, ([1], [1]), 0),
+        NewRequest("good", [3, 63], GREEDY, ([2], [2]), 0),
+    ]
+    out = run(executor, step(1, new=new, counts={"bad": 2, "good": 2}))
+    assert list(out.tokens) == ["good"]
+    assert out.errors == {"bad": "token 64 is outside the vocabulary of 64"}
+    alone = run(executor, step(2, continued=[ContinuedRequest("bad", ([], []), 0)], counts={"bad": 2}))
+    assert list(alone.errors) == ["bad"]
+
+
+def test_pages_are_copied_in_every_layer_of_their_group_alone(spec):
+    layout = spec.kv_layout(16, "bf16")
+    cache = KVCache(spec, layout, (4, 4), "bf16", torch.device("cpu"))
+    for i, keys in cache.keys.items():
+        keys[1] = cache.values[i][1] = i + 1
+    cache.apply(KVOps(copies=((0, 1, 3), (0, 3, 2))))
+    for i, keys in cache.keys.items():
+        copied = i in layout.groups[0].layers
+        assert bool((keys[2] == i + 1).all()) == copied
+        assert bool((cache.values[i][2] == i + 1).all()) == copied
+        assert bool(keys[2].any()) == copied
+
+
+def test_slots_follow_the_block_table_of_each_group():
+    states = RequestStates(vocab_size=64, block_size=4, num_groups=2, device=torch.device("cpu"))
+    scheduled = step(
+        1,
+        new=[
+            NewRequest("a", list(range(10)), GREEDY, ([7, 3, 5], [0, 2, 9]), 6),
+            NewRequest("b", [1, 2], GREEDY, ([1], [4]), 0),
+        ],
+        counts={"a": 4, "b": 2},
+    )
+    states.apply(scheduled)
+    batch = states.batch(scheduled)
+    assert batch.token_ids.tolist() == [6, 7, 8, 9, 1, 2]
+    assert batch.positions.tolist() == [6, 7, 8, 9, 0, 1]
+    assert (batch.query_starts, batch.seq_lens) == ([0, 4, 6], [10, 2])
+    assert batch.slots[0].tolist() == [3 * 4 + 2, 3 * 4 + 3, 5 * 4, 5 * 4 + 1, 4, 5]
+    assert batch.slots[1].tolist() == [2 * 4 + 2, 2 * 4 + 3, 9 * 4, 9 * 4 + 1, 16, 17]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda layer: dataclasses.replace(layer, mlp=Experts(8, 2, Mlp(16))), "layers.0.mlp: a mixture of 8 experts"),
+        (lambda layer: changed(layer, alibi=True), "layers.0.attention.alibi"),
+        (lambda layer: changed(layer, sinks=True), "layers.0.attention.sinks"),
+        (lambda layer: changed(layer, kv_from_layer=1), "layers.0.attention.kv_from_layer: 1"),
+    ],
+)
+def test_what_the_decoder_can_not_do_is_refused_by_name(spec, change, named):
+    layers = (change(spec.layers[0]), *spec.layers[1:])
+    with pytest.raises(ExecutorError, match=f"can't run Gemma3ForCausalLM: it has no {named}"):
+        refuse_unsupported(dataclasses.replace(spec, layers=layers))
+
+
+@pytest.mark.parametrize(("field", "value"), [("causal", False), ("head", "pool")])
+def test_models_that_do_not_generate_are_refused(spec, field, value):
+    with pytest.raises(ExecutorError, match=field):
+        refuse_unsupported(dataclasses.replace(spec, **{field: value}))
+
+
+def changed(layer, **fields):
+    return dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, **fields))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "computed", "kv_format"),
+    [
+        ("auto", None, torch.float32, "f32"),
+        ("auto", "gguf", torch.float32, "bf16"),
+        ("float32", "gguf", torch.float32, "f32"),
+        ("bfloat16", "gguf", torch.bfloat16, "bf16"),
+        ("float16", None, torch.float16, "bf16"),
+    ],
+)
+def test_dtype_decides_weights_and_pages(spec, dtype, quantization, computed, kv_format, tmp_path):
+    model = ModelConfig(model="tiny", served_model_names=("tiny",), dtype=dtype)
+    files = ModelFiles(folder=tmp_path, config=None, weights=(), weights_format="dummy", tokenizer=None)
+    executor = TorchExecutor(EngineConfig(model=model), dataclasses.replace(spec, quantization=quantization), files)
+    assert (executor.dtype, executor.kv_format) == (computed, kv_format)
