@@ -159,6 +159,14 @@ class NativeExecutor(Executor):
         assert output.step_id == handle.step_id
         return output
 
+    def time_phases(self, *, on: bool) -> None:
+        """Begin to count where the time of steps goes, or stop; costs some microseconds a step."""
+        self._loaded().time_phases(on)
+
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds of each kind of work since `time_phases`, as the calling thread saw them."""
+        return self._loaded().phase_seconds()
+
     def close(self) -> None:
         self._decoder = None
         self._slots.clear()

@@ -74,25 +74,22 @@ Decoder::Decoder(DecoderModel model, DecoderOptions options)
     }
     if (static_cast<size_t>(l.kv_group) >= groups_.size()) throw std::invalid_argument("a layer's KV group is missing");
   }
+  for (const Rotary& r : model_.rotaries) {
+    if (r.dim % 2 != 0 || static_cast<int64_t>(r.inverse_frequencies.size()) * 2 != r.dim) {
+      throw std::invalid_argument("rotary over " + std::to_string(r.dim) + " elements has " +
+                                  std::to_string(r.inverse_frequencies.size()) + " frequencies");
+    }
+  }
   if (!isa_available(options_.isa)) throw std::invalid_argument("this CPU lacks the instruction set that was asked for");
   lay_out_pages();
 }
 
 void Decoder::lay_out_pages() {
-  const int64_t pack = options_.kv_bf16 ? 2 : 1;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerModel& l = model_.layers[i];
     Group& group = groups_[static_cast<size_t>(l.kv_group)];
-    KvView& kv = layers_[i].kv;
-    kv.layer_offset = group.page_bytes;
-    kv.block_size = options_.block_size;
-    kv.head_dim_k = l.head_dim_k;
-    kv.head_dim_v = l.head_dim_v;
-    kv.padded_v = (l.head_dim_v + 15) / 16 * 16;
-    kv.bf16 = options_.kv_bf16;
-    kv.key_units = l.head_dim_k / pack * 16;
-    kv.tile_units = kv.key_units + 16 / pack * kv.padded_v;
-    group.page_bytes += int64_t{l.num_kv_heads} * (options_.block_size / 16) * kv.tile_units * 4;
+    layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, group.page_bytes);
+    group.page_bytes += layer_bytes(l, layers_[i].kv);
     const AttentionShape shape{l.kv_group, l.num_heads, l.num_kv_heads, l.window, l.head_dim_v};
     layers_[i].shape = static_cast<int32_t>(std::find(shapes_.begin(), shapes_.end(), shape) - shapes_.begin());
   }
@@ -229,8 +226,7 @@ void Decoder::allocate_buffers() {
     intermediate = std::max(intermediate, model.intermediate_size);
     if (model.gated && layer.gate_up.interleaved() == 0) gate_width_ = std::max(gate_width_, layer.gate_up.n());
     const int64_t stripe = std::max<int64_t>(1, 2 * layer.gate_up.interleaved()) * layer.gate_up.block_width();
-    scratch = std::max({scratch, attention_scratch_floats(model.head_dim_k, layer.kv.padded_v),
-                        int64_t{2} * model.head_dim_k + 2 * model.head_dim_v, rows * stripe, kGateScratch});
+    scratch = std::max({scratch, paged_attention_scratch(model), rows * stripe, kGateScratch});
   }
   for (const Rotary& r : model_.rotaries) angles += r.dim;
   scratch_floats_ = (scratch + 15) / 16 * 16 + 16;

@@ -10,6 +10,7 @@
 #include "linear.h"
 #include "memory_map.h"
 #include "model.h"
+#include "paged_attention.h"
 #include "parallel.h"
 #include "plan.h"
 #include "requests.h"
@@ -93,8 +94,6 @@ class Decoder {
   void step(Member& me);
   void embed(Member& me);
   void attention_layer(Member& me, size_t i, Residual& residual);
-  void attend(Member& me, size_t i, float* scratch);
-  void join(const LayerModel& model, const AttentionPlan& plan, int64_t split_head);
   void mlp_layer(Member& me, size_t i, Residual& residual);
   void multiply(Member& me, const Linear& linear, int64_t m, float* y);
   void add_residual(const Residual& residual, int64_t row, float* scratch);

@@ -30,6 +30,9 @@ struct Rotary {
   std::vector<float> inverse_frequencies;  // [dim / 2]
 };
 
+// cos and sin of one position, [dim / 2] each.
+void fill_angles(const Rotary& rotary, int32_t position, float* cos, float* sin);
+
 struct LayerModel {
   int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
   float scale = 1.0F;

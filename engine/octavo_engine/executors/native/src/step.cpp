@@ -63,15 +63,9 @@ void Decoder::embed(Member& me) {
       for (size_t i = 0; i < model_.rotaries.size(); ++i) {
         const Rotary& r = model_.rotaries[i];
         const RotaryView view = rotary(static_cast<int32_t>(i));
-        float* cos = const_cast<float*>(view.cos) + row * (r.dim / 2);
-        float* sin = const_cast<float*>(view.sin) + row * (r.dim / 2);
-        for (int32_t d = 0; d < r.dim / 2; ++d) {
-          // The angle is rounded to a float, as checkpoints' own code has it.
-          const float angle = static_cast<float>(plan_.positions[static_cast<size_t>(row)]) *
-                              r.inverse_frequencies[static_cast<size_t>(d)];
-          cos[d] = std::cos(angle) * r.factor;
-          sin[d] = std::sin(angle) * r.factor;
-        }
+        const int64_t at = row * (r.dim / 2);
+        fill_angles(r, plan_.positions[static_cast<size_t>(row)], const_cast<float*>(view.cos) + at,
+                    const_cast<float*>(view.sin) + at);
       }
     }
   });
@@ -109,26 +103,12 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.qkv, m, qkv_.floats());
   mark(me, Phase::Qkv);
 
-  const auto& runs = plan_.runs[static_cast<size_t>(model.kv_group)];
-  const int64_t ld = layer.qkv.n(), heads = model.num_kv_heads;
-  team_.each(me, static_cast<int64_t>(runs.size()) * heads, 1, [&](int64_t begin, int64_t end) {
-    KvWriteArgs args;
-    args.kv = layer.kv;
-    args.rotary = rotary(model.rotary);
-    args.k_norm = model.k_norm.view();
-    args.ld = ld;
-    for (int64_t at = begin; at < end; ++at) {
-      const int64_t head = at % heads;
-      args.kv_head = static_cast<int32_t>(head);
-      args.k = qkv_.floats() + model.q_size() + head * model.head_dim_k;
-      args.v = qkv_.floats() + model.q_size() + model.k_size() + head * model.head_dim_v;
-      args.k_bias = layer.k_bias.empty() ? nullptr : layer.k_bias.data() + head * model.head_dim_k;
-      args.v_bias = layer.v_bias.empty() ? nullptr : layer.v_bias.data() + head * model.head_dim_v;
-      ops_.kv_write(args, runs[static_cast<size_t>(at / heads)], scratch(me));
-    }
-  });
+  const PagedAttention attention{ops_, model, layer.kv, rotary(model.rotary), or_null(layer.q_bias),
+                                 or_null(layer.k_bias), or_null(layer.v_bias)};
+  attention.write(me, plan_, qkv_.floats(), layer.qkv.n(), scratch(me));
   mark(me, Phase::KvWrite);
-  attend(me, i, scratch(me));
+  attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
+                   parts_.floats(), attended_.floats(), scratch(me));
   team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
     layer.o.prepare(attended_.floats(), model.o_size(), begin, end, options_.isa);
   });
@@ -136,67 +116,6 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.o, m, out_.floats());
   mark(me, Phase::Output);
   residual = {&layer.o_bias, &model.post_attention_norm, true};
-}
-
-void Decoder::attend(Member& me, size_t i, float* scratch) {
-  const LayerModel& model = model_.layers[i];
-  const Layer& layer = layers_[i];
-  const AttentionPlan& plan = plan_.attention[static_cast<size_t>(layer.shape)];
-  const int64_t heads = model.num_kv_heads, group = model.num_heads / model.num_kv_heads;
-  const int64_t ld = layer.qkv.n();
-  team_.each(me, static_cast<int64_t>(plan.tiles.size()) * heads, 1, [&](int64_t begin, int64_t end) {
-    AttentionArgs args;
-    args.kv = layer.kv;
-    args.rotary = rotary(model.rotary);
-    args.q_norm = model.q_norm.view();
-    args.ldq = ld;
-    args.group = static_cast<int32_t>(group);
-    args.window = model.window;
-    args.scale = model.scale;
-    args.soft_cap = model.soft_cap;
-    for (int64_t at = begin; at < end; ++at) {
-      const AttentionTile& tile = plan.tiles[static_cast<size_t>(at / heads)];
-      const int64_t head = at % heads, first_head = head * group;
-      const SequenceRows& sequence = plan_.sequences[static_cast<size_t>(tile.sequence)];
-      const int64_t row = sequence.first_row + tile.offset;
-      args.q = qkv_.floats() + row * ld + first_head * model.head_dim_k;
-      args.q_bias = layer.q_bias.empty() ? nullptr : layer.q_bias.data() + first_head * model.head_dim_k;
-      args.blocks = sequence.request->tables[static_cast<size_t>(model.kv_group)].data();
-      args.rotary_row = static_cast<int32_t>(row);
-      args.tokens = tile.tokens;
-      args.kv_head = static_cast<int32_t>(head);
-      args.position = sequence.position + tile.offset;
-      args.key_begin = tile.key_begin;
-      args.key_end = tile.key_end;
-      args.partial = tile.part >= 0;
-      if (args.partial) {
-        args.ldo = model.head_dim_v + 2;
-        args.out = parts_.floats() + tile.part + (head * tile.splits + tile.split) * tile.tokens * group * args.ldo;
-      } else {
-        args.ldo = model.o_size();
-        args.out = attended_.floats() + row * args.ldo + first_head * model.head_dim_v;
-      }
-      ops_.attention(args, scratch);
-    }
-  });
-  team_.each(me, static_cast<int64_t>(plan.split_tiles.size()) * heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; ++at) join(model, plan, at);
-  });
-}
-
-void Decoder::join(const LayerModel& model, const AttentionPlan& plan, int64_t split_head) {
-  const int64_t heads = model.num_kv_heads, group = model.num_heads / model.num_kv_heads;
-  const int64_t head = split_head % heads;
-  const AttentionTile& tile =
-      plan.tiles[static_cast<size_t>(plan.split_tiles[static_cast<size_t>(split_head / heads)])];
-  const int64_t row = plan_.sequences[static_cast<size_t>(tile.sequence)].first_row + tile.offset;
-  const int64_t width = model.head_dim_v + 2, stride = tile.tokens * group * width;
-  const float* parts = parts_.floats() + tile.part + head * tile.splits * stride;
-  for (int64_t r = 0; r < tile.tokens * group; ++r) {
-    float* out = attended_.floats() + (row + r / group) * model.o_size() +
-                 (head * group + r % group) * model.head_dim_v;
-    ops_.attention_join(parts + r * width, stride, tile.splits, model.head_dim_v, out);
-  }
 }
 
 void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {

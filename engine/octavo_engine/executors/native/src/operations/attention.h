@@ -1,6 +1,9 @@
 // Attention over pages where they lie, and the writing of pages. See KvView for how a page is laid out.
 #pragma once
 
+// The loops over a block's rows and vectors must be unrolled for their sums to stay in registers.
+#define OCTAVO_UNROLL _Pragma("GCC unroll 16")
+
 struct F32Element {
   static constexpr int kPack = 1;  // neighbours in a unit
   static Vec mac(Vec acc, Units a, Units b) { return mac_f32(acc, a, b); }
@@ -72,21 +75,30 @@ template <class Element, int R, int T>
 inline void score(const uint32_t* q, int64_t units, const uint32_t* const* tiles, float* scores) {
   constexpr int kVectors = 16 / kWidth;
   Vec acc[R][T][kVectors];
+  OCTAVO_UNROLL
   for (int r = 0; r < R; ++r) {
+    OCTAVO_UNROLL
     for (int t = 0; t < T; ++t) {
+      OCTAVO_UNROLL
       for (int v = 0; v < kVectors; ++v) acc[r][t][v] = set(0.0F);
     }
   }
   for (int64_t i = 0; i < units; ++i) {
+    OCTAVO_UNROLL
     for (int t = 0; t < T; ++t) {
+      OCTAVO_UNROLL
       for (int v = 0; v < kVectors; ++v) {
         const Units k = load_units(tiles[t] + i * 16 + v * kWidth);
+        OCTAVO_UNROLL
         for (int r = 0; r < R; ++r) acc[r][t][v] = Element::mac(acc[r][t][v], k, every_unit(q + r * units + i));
       }
     }
   }
+  OCTAVO_UNROLL
   for (int r = 0; r < R; ++r) {
+    OCTAVO_UNROLL
     for (int t = 0; t < T; ++t) {
+      OCTAVO_UNROLL
       for (int v = 0; v < kVectors; ++v) store(scores + r * kAttentionChunk + t * 16 + v * kWidth, acc[r][t][v]);
     }
   }
@@ -98,19 +110,26 @@ inline void mix(const uint32_t* p, const uint32_t* const* tiles, int64_t units, 
   constexpr int kUnitsOfTile = 16 / Element::kPack;
   constexpr int kRowUnits = kAttentionChunk / Element::kPack;
   Vec acc[R][C];
+  OCTAVO_UNROLL
   for (int r = 0; r < R; ++r) {
+    OCTAVO_UNROLL
     for (int c = 0; c < C; ++c) acc[r][c] = load(out + r * padded_v + c * kWidth);
   }
   for (int64_t u = 0; u < units; ++u) {
     const uint32_t* row = tiles[u / kUnitsOfTile] + (u % kUnitsOfTile) * padded_v;
     Units v[C];
+    OCTAVO_UNROLL
     for (int c = 0; c < C; ++c) v[c] = load_units(row + c * kWidth);
+    OCTAVO_UNROLL
     for (int r = 0; r < R; ++r) {
       const Units weight = every_unit(p + r * kRowUnits + u);
+      OCTAVO_UNROLL
       for (int c = 0; c < C; ++c) acc[r][c] = Element::mac(acc[r][c], v[c], weight);
     }
   }
+  OCTAVO_UNROLL
   for (int r = 0; r < R; ++r) {
+    OCTAVO_UNROLL
     for (int c = 0; c < C; ++c) store(out + r * padded_v + c * kWidth, acc[r][c]);
   }
 }

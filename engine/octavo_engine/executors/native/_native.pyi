@@ -1,0 +1,124 @@
+# The native module, as src/bind_*.cpp make it. Formats are GGML type numbers, instruction sets those of matmul.h.
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def best_isa() -> int: ...
+def isa_available(isa: int) -> bool: ...
+def available_cores() -> list[int]: ...
+
+class Norm:
+    present: bool
+    kind: int  # 0: rms, 1: layer
+    eps: float
+    offset: float
+
+class Rotary:
+    dim: int
+    interleaved: bool
+    factor: float
+    inverse_frequencies: list[float]
+
+class LayerModel:
+    num_heads: int
+    num_kv_heads: int
+    head_dim_k: int
+    head_dim_v: int
+    scale: float
+    window: int
+    soft_cap: float
+    rotary: int
+    kv_group: int
+    intermediate_size: int
+    activation: int  # 0: silu, 1: gelu, 2: gelu_tanh, 3: relu, 4: relu2
+    gated: bool
+    parallel_residual: bool
+    pre_attention_norm: Norm
+    post_attention_norm: Norm
+    pre_mlp_norm: Norm
+    post_mlp_norm: Norm
+    q_norm: Norm
+    k_norm: Norm
+
+class DecoderModel:
+    vocab_size: int
+    hidden_size: int
+    tied_head: bool
+    embedding_multiplier: float
+    residual_multiplier: float
+    logits_multiplier: float
+    logits_soft_cap: float
+    final_norm: Norm
+    rotaries: list[Rotary]
+    layers: list[LayerModel]
+    group_windows: list[int]
+
+class Sampling:
+    temperature: float
+    top_p: float
+    min_p: float
+    top_k: int
+    seed: int
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    min_tokens: int
+    logprobs: int
+    prompt_logprobs: int
+    stop_tokens: list[int]
+    logit_bias: list[tuple[int, float]]
+    allowed_tokens: list[int]
+    bad_words: list[list[int]]
+
+class TokenLogprob:
+    @property
+    def token(self) -> int: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def top(self) -> list[tuple[int, float]]: ...
+
+class Decoder:
+    def __init__(
+        self,
+        model: DecoderModel,
+        *,
+        threads: int,
+        isa: int,
+        kv_bf16: bool,
+        block_size: int,
+        max_rows: int,
+        max_drawn: int,
+        widen: int,
+    ) -> None: ...
+    def add_weight(self, name: str, number: int, rows: int, cols: int, data: NDArray[np.uint8]) -> None: ...
+    def finalize(self) -> int: ...
+    def page_bytes(self, group: int) -> int: ...
+    def init_kv(self, num_blocks: Sequence[int]) -> None: ...
+    def copy_block(self, group: int, source: int, target: int) -> None: ...
+    def add_request(self, prompt: Sequence[int], drawn: Sequence[int], sampling: Sampling) -> int: ...
+    def remove_request(self, slot: int) -> None: ...
+    def append_blocks(self, slot: int, group: int, blocks: Sequence[int]) -> None: ...
+    def clear_blocks(self, slot: int) -> None: ...
+    def tokens(self, slot: int) -> list[int]: ...
+    @property
+    def num_requests(self) -> int: ...
+    def forward(
+        self,
+        slots: Sequence[int],
+        computed: Sequence[int],
+        counts: Sequence[int],
+        wanted: Sequence[int],
+        draws: Sequence[int],
+    ) -> None: ...
+    def sample(
+        self, mask: bytes | None = None
+    ) -> tuple[
+        list[tuple[int, str]], list[tuple[int, int]], list[tuple[int, TokenLogprob]], list[tuple[int, TokenLogprob]]
+    ]: ...
+    def logits(self) -> NDArray[np.float32]: ...
+    def time_phases(self, on: bool) -> None: ...
+    def phase_seconds(self) -> dict[str, float]: ...

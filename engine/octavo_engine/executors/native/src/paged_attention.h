@@ -1,0 +1,38 @@
+// One layer's attention over pages: where keys and values lie, writing them, and reading them back, by all threads.
+#pragma once
+#include "model.h"
+#include "operations/operations.h"
+#include "parallel.h"
+#include "plan.h"
+
+namespace octavo {
+
+// A layer's part of a page, from `offset` on; `pages` and `page_bytes` are set once the pages are there.
+KvView lay_out(const LayerModel& model, int32_t block_size, bool bf16, int64_t offset);
+int64_t layer_bytes(const LayerModel& model, const KvView& kv);
+
+// Floats of scratch that a thread needs.
+int64_t paged_attention_scratch(const LayerModel& model);
+
+struct PagedAttention {
+  const Operations& ops;
+  const LayerModel& model;
+  const KvView& kv;
+  RotaryView rotary;      // of the step's rows
+  const float* q_bias;    // [num_heads * head_dim_k], or null
+  const float* k_bias;
+  const float* v_bias;
+
+  // qkv: [rows][ld], queries then keys then values. Writes the keys and values of all rows to their pages.
+  void write(Member& me, const StepPlan& plan, const float* qkv, int64_t ld, float* scratch) const;
+  // out: [rows][o_size]. `parts` has room for the plan's partial sums.
+  void attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* qkv, int64_t ld,
+              float* parts, float* out, float* scratch) const;
+
+ private:
+  void attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* qkv, int64_t ld,
+                   float* parts, float* out, float* scratch) const;
+  void join(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* parts, float* out) const;
+};
+
+}  // namespace octavo

@@ -1,0 +1,207 @@
+"""Attention over pages: chunks and decodes in one batch, over shuffled pages, equal whole attention in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from attention_twin import Parameters, Shape, attention
+
+from octavo_engine.executors.native import _native
+
+ISAS = [isa for isa in (0, 1, 2) if _native.isa_available(isa)]
+SHAPES = {
+    "grouped heads": Shape(),
+    "one head": Shape(num_heads=1, num_kv_heads=1),
+    "three heads on one": Shape(num_heads=9, num_kv_heads=3, head_dim_k=64, head_dim_v=64, rotary_dim=64),
+    "wide heads, normed": Shape(num_heads=4, num_kv_heads=1, head_dim_k=256, head_dim_v=256, rotary_dim=256, norms=True),
+    "many heads on one": Shape(num_heads=32, num_kv_heads=1),
+    "odd head sizes": Shape(head_dim_k=18, head_dim_v=24, rotary_dim=10, biases=True),
+    "pairs side by side": Shape(rotary_dim=8, interleaved=True),
+    "no rotary": Shape(rotary_dim=0),
+    "window": Shape(window=21),
+    "window of one": Shape(window=1),
+    "wide window": Shape(window=130, norms=True),
+    "soft cap": Shape(soft_cap=1.5, biases=True),
+    "all of it": Shape(num_heads=6, head_dim_k=48, head_dim_v=32, rotary_dim=32, window=33, soft_cap=3.0, norms=True, biases=True),
+}  # fmt: skip
+
+
+def make_layer(
+    shape: Shape,
+    parameters: Parameters,
+    *,
+    isa: int,
+    bf16: bool = False,
+    threads: int = 2,
+    block_size: int = 16,
+    num_blocks: int = 128,
+) -> _native.AttentionLayer:
+    model, rotary = _native.LayerModel(), _native.Rotary()
+    model.num_heads, model.num_kv_heads = shape.num_heads, shape.num_kv_heads
+    model.head_dim_k, model.head_dim_v = shape.head_dim_k, shape.head_dim_v
+    model.scale, model.window, model.soft_cap = shape.scale, shape.window, shape.soft_cap
+    rotary.dim, rotary.interleaved, rotary.inverse_frequencies = shape.rotary_dim, shape.interleaved, shape.frequencies
+    norm = _native.Norm()
+    norm.eps = parameters.eps
+    model.q_norm = model.k_norm = norm
+    layer = _native.AttentionLayer(
+        model, rotary, isa=isa, threads=threads, bf16=bf16, block_size=block_size, num_blocks=num_blocks
+    )
+    if shape.norms:
+        layer.set_norms(parameters.q_norm.tolist(), parameters.k_norm.tolist())
+    if shape.biases:
+        q, k, v = np.split(parameters.bias, np.cumsum(shape.sizes)[:2])
+        layer.set_biases(q.tolist(), k.tolist(), v.tolist())
+    return layer
+
+
+class Batch:
+    """Sequences that advance step by step over pages in a random order."""
+
+    def __init__(self, layer, shape, lengths, rng, block_size=16, num_blocks=128):
+        self.layer, self.shape = layer, shape
+        self.qkv = [rng.standard_normal((n, shape.width)).astype(np.float32) for n in lengths]
+        pages = iter(rng.permutation(np.arange(1, num_blocks)).tolist())
+        self.tables = [[next(pages) for _ in range(-(-n // block_size))] for n in lengths]
+        self.done = [0] * len(lengths)
+        self.out = [np.zeros((n, shape.num_heads * shape.head_dim_v), np.float32) for n in lengths]
+
+    def step(self, counts: list[int]) -> int:
+        """`counts[i]` more tokens of sequence i, as many as it has."""
+        work = [(i, min(n, len(self.qkv[i]) - self.done[i])) for i, n in enumerate(counts)]
+        work = [(i, n) for i, n in work if n > 0]
+        rows = np.concatenate([self.qkv[i][self.done[i] : self.done[i] + n] for i, n in work])
+        out = np.full((len(rows), self.out[0].shape[1]), np.nan, np.float32)
+        splits = self.layer.run(
+            rows, [self.tables[i] for i, _ in work], [self.done[i] for i, _ in work], [n for _, n in work], out
+        )
+        at = 0
+        for i, n in work:
+            self.out[i][self.done[i] : self.done[i] + n] = out[at : at + n]
+            self.done[i] += n
+            at += n
+        return splits
+
+    @property
+    def left(self) -> bool:
+        return any(done < len(x) for done, x in zip(self.done, self.qkv, strict=True))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_mixed_batches_equal_whole_attention(name, bf16, isa):
+    """Prefill chunks of odd sizes and decodes, mixed in every step, give what whole attention gives."""
+    shape, rng = SHAPES[name], np.random.default_rng(7)
+    parameters = Parameters.random(shape, rng)
+    batch = Batch(make_layer(shape, parameters, isa=isa, bf16=bf16), shape, [1, 16, 37, 150, 201], rng)
+    chunks = [[1, 5, 1, 67, 33], [0, 1, 17, 1, 133], [1, 16, 16, 90, 1]]
+    for step in range(200):
+        if not batch.left:
+            break
+        batch.step(chunks[step % 3])
+    for qkv, out in zip(batch.qkv, batch.out, strict=True):
+        # bf16 keeps eight bits of keys, values, queries and weights.
+        np.testing.assert_allclose(out, attention(qkv, shape, parameters), atol=4e-2 if bf16 else 2e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
+def test_long_keys_are_split_among_threads(bf16, isa):
+    """A few long sequences are cut over their keys, and the parts join to the same result."""
+    shape, rng = Shape(num_heads=3, num_kv_heads=1), np.random.default_rng(3)
+    parameters = Parameters.random(shape, rng)
+    batch = Batch(make_layer(shape, parameters, isa=isa, bf16=bf16, threads=2), shape, [700, 130], rng)
+    batch.step([699, 129])
+    assert batch.step([1, 1]) > 0
+    for qkv, out in zip(batch.qkv, batch.out, strict=True):
+        np.testing.assert_allclose(out[-1:], attention(qkv, shape, parameters)[-1:], atol=4e-2 if bf16 else 2e-5)
+
+
+@pytest.mark.parametrize("block_size", [16, 48, 128])
+def test_pages_of_several_tiles(block_size):
+    """Pages may hold any multiple of sixteen tokens."""
+    shape, rng = Shape(window=40), np.random.default_rng(5)
+    parameters = Parameters.random(shape, rng)
+    layer = make_layer(shape, parameters, isa=ISAS[-1], block_size=block_size)
+    batch = Batch(layer, shape, [200, 77], rng, block_size)
+    while batch.left:
+        batch.step([61, 7])
+    for qkv, out in zip(batch.qkv, batch.out, strict=True):
+        np.testing.assert_allclose(out, attention(qkv, shape, parameters), atol=2e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
+def test_what_a_pages_last_owner_left_does_not_count(bf16, isa):
+    """Pages full of NaN serve a new sequence as clean ones do, at odd lengths too."""
+    shape, rng = Shape(head_dim_v=24), np.random.default_rng(11)
+    parameters = Parameters.random(shape, rng)
+    layer = make_layer(shape, parameters, isa=isa, bf16=bf16)
+    layer.fill_pages(0xFF)
+    batch = Batch(layer, shape, [23, 5, 48], rng)
+    while batch.left:
+        batch.step([9, 1, 11])
+    for qkv, out in zip(batch.qkv, batch.out, strict=True):
+        np.testing.assert_allclose(out, attention(qkv, shape, parameters), atol=4e-2 if bf16 else 2e-5)
+
+
+def test_pages_before_the_window_may_be_gone():
+    """Table entries wholly before the window may be the null page, whatever it holds."""
+    shape, rng = Shape(window=20), np.random.default_rng(13)
+    parameters = Parameters.random(shape, rng)
+    layer = make_layer(shape, parameters, isa=ISAS[-1])
+    layer.fill_pages(0xFF)
+    batch = Batch(layer, shape, [120], rng)
+    while batch.left:
+        first_seen = max(0, batch.done[0] - shape.window + 1)
+        batch.tables[0][: first_seen // 16] = [0] * (first_seen // 16)
+        batch.step([7])
+    np.testing.assert_allclose(batch.out[0], attention(batch.qkv[0], shape, parameters), atol=2e-5)
+
+
+def test_a_request_reads_pages_that_another_fills_in_the_same_step():
+    """Keys and values are written for the whole batch before anything reads them."""
+    shape, rng = Shape(), np.random.default_rng(17)
+    parameters = Parameters.random(shape, rng)
+    batch = Batch(make_layer(shape, parameters, isa=ISAS[-1]), shape, [32, 40], rng)
+    batch.qkv[1][:32] = batch.qkv[0]
+    batch.tables[1][:2] = batch.tables[0]
+    batch.done[1] = 32
+    batch.step([32, 8])
+    whole = attention(batch.qkv[1], shape, parameters)
+    np.testing.assert_allclose(batch.out[0], whole[:32], atol=2e-5)
+    np.testing.assert_allclose(batch.out[1][32:], whole[32:], atol=2e-5)
+
+
+def test_threads_do_not_change_the_result():
+    """One thread and two give the same bits where keys aren't split."""
+    shape, outs = Shape(num_heads=8, num_kv_heads=8), []
+    for threads in (1, 2):
+        rng = np.random.default_rng(19)
+        parameters = Parameters.random(shape, rng)
+        batch = Batch(make_layer(shape, parameters, isa=ISAS[-1], threads=threads), shape, [90, 33], rng)
+        while batch.left:
+            batch.step([31, 5])
+        outs.append(np.concatenate(batch.out))
+    np.testing.assert_array_equal(outs[0], outs[1])
+
+
+@pytest.mark.parametrize(
+    ("tables", "positions", "counts", "message"),
+    [
+        ([[1]], [0], [17], "1 pages for 17 tokens"),
+        ([[0]], [0], [3], "block 0"),
+        ([[128]], [0], [3], "block 128"),
+        ([[-5]], [0], [3], "block -5"),
+        ([[1]], [-1], [2], "positions -1"),
+    ],
+)
+def test_work_that_contradicts_the_pages_is_refused(tables, positions, counts, message):
+    """A page outside the pool, or too few of them, is an error that names it, never a crash."""
+    shape = Shape()
+    layer = make_layer(shape, Parameters.random(shape, np.random.default_rng(0)), isa=ISAS[-1])
+    rows = np.zeros((sum(counts), shape.width), np.float32)
+    out = np.zeros((sum(counts), 64), np.float32)
+    with pytest.raises(ValueError, match=message):
+        layer.run(rows, tables, positions, counts, out)
