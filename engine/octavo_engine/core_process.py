@@ -44,6 +44,9 @@ from octavo_engine.messages import (
 from octavo_models.errors import ModelError
 
 HEARTBEAT_MS = 1000
+# Plain ints: the enumerations cost more than the call.
+EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DEFAULT_LOADER = "octavo_engine.engine_loader:load"
 
@@ -142,7 +145,7 @@ class CoreProcess:
 
     def _drain(self, engine: SteppedEngine) -> bool:
         """Hand what has arrived to the engine; False when told to end."""
-        while int(self._socket.events) & zmq.POLLIN:
+        while int(self._socket.getsockopt(EVENTS)) & POLLIN:
             request = self._decoder.decode(self._socket.recv())
             if isinstance(request, EngineRequest):
                 self._num_received += 1

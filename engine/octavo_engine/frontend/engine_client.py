@@ -32,6 +32,10 @@ from octavo_engine.messages import (
     StepOutputs,
 )
 
+# Plain ints: the enumerations cost more than the call.
+EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
+
 
 class Observer(Protocol):
     """Told of what happens to requests, once an event; it must be quick. Times are `time.time()`."""
@@ -287,11 +291,11 @@ class EngineClient:
 
     def _poke(self) -> None:
         """Sending may swallow the edge that told of something to read."""
-        if self._loop is not None and int(self._socket.events) & zmq.POLLIN:
+        if self._loop is not None and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
-        while not self._socket.closed and int(self._socket.events) & zmq.POLLIN:
+        while not self._socket.closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             message = self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
             self.last_heard = time.monotonic()
             if isinstance(message, StepOutputs):
