@@ -96,6 +96,21 @@ def test_pages_that_a_failed_request_should_have_filled_are_not_shared(how) -> N
         assert results[name] == alone(prompt), name
 
 
+def test_executor_hears_of_finished_requests_although_a_step_fails() -> None:
+    """Be it before it took anything in: their ids come again with the next step."""
+    executor = FakeExecutor()
+    core = core_over(executor)
+    core.add(request("a", [1, 2, 3]))
+    core.step()
+    core.abort(["a"])
+    core.add(request("b", [4, 5, 6]))
+    executor.fails["b"] = "at once"
+    run(core)
+    assert "a" in executor.states
+    core.add(request("a", [7, 8]))
+    assert run(core) == {"a": alone([7, 8])}
+
+
 def test_step_too_large_for_memory_is_done_in_parts() -> None:
     """As long as each request fits alone, nobody ends."""
     executor = FakeExecutor(max_tokens_at_once=12)

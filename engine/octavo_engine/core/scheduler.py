@@ -190,10 +190,11 @@ class Scheduler:
                     step.samples & {request_id},
                     (*finished, request_id),
                 )
-                finished = ()
                 if request_id not in errors:
+                    finished = ()
                     continue
             spoilt |= self.blocks.pages_from(seq, seq.num_computed)
+        self._left.extend(finished)  # no step came through that would have told the executor of them
 
     def update(self, result: StepOutput) -> list[EngineOutput]:
         """Book the results of the step in flight: new tokens, ends, errors."""
