@@ -1,9 +1,10 @@
 """Durations are Go's; a model's address has a known scheme and that scheme's shape."""
 
 import pytest
+from pydantic_core import PydanticCustomError
+
 from octavo_operator.api.duration import Duration
 from octavo_operator.api.uri import ModelUri
-from pydantic_core import PydanticCustomError
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from octavo_operator.api.manifest import load_manifest, read_manifest
 from octavo_operator.errors import ManifestError
 
@@ -149,6 +150,10 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines():
 def test_text_that_is_no_yaml_is_told_with_its_line():
     assert problem("  model: {uri: hf://a/b\n  replicas: 1\n").startswith("line ")
     assert "is not YAML" in problem("\tmodel: 1\n")
+
+
+def test_text_that_is_nested_without_end_is_refused():
+    assert problem(f"  model: {'[' * 5000}\n") == "is nested too deeply"
 
 
 def test_an_alias_that_contains_itself_or_explodes_is_refused():

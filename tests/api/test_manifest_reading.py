@@ -3,6 +3,7 @@
 import io
 
 import pytest
+
 from octavo_operator.api.base import Strict
 from octavo_operator.api.descriptions import descriptions
 from octavo_operator.api.manifest import load_manifest, read_manifest

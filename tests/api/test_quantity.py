@@ -5,8 +5,9 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from octavo_operator.api.quantity import BINARY, DECIMAL, Quantity
 from pydantic_core import PydanticCustomError
+
+from octavo_operator.api.quantity import BINARY, DECIMAL, Quantity
 
 
 @pytest.mark.parametrize(
@@ -63,13 +64,13 @@ def test_a_bare_number_of_yaml_is_a_quantity(value, text):
     assert str(Quantity.parse(value)) == text
 
 
-@given(st.integers(0, 10**12), st.sampled_from(sorted(BINARY)))
+@given(st.integers(0, 7), st.sampled_from(sorted(BINARY)))
 @settings(max_examples=60)
 def test_binary_suffixes_are_exact(number, suffix):
     assert int(Quantity(f"{number}{suffix}")) == number * BINARY[suffix]
 
 
-@given(st.decimals(0, 10**9, places=6), st.sampled_from(sorted(DECIMAL)))
+@given(st.decimals(0, 9, places=6), st.sampled_from(sorted(DECIMAL)))
 @settings(max_examples=60)
 def test_decimal_suffixes_are_exact(number, suffix):
     assert Quantity(f"{number:f}{suffix}").value == Fraction(number) * Fraction(10) ** DECIMAL[suffix]
@@ -88,6 +89,12 @@ def test_order_and_equality_go_by_value(a, b):
     assert (left < right) == (a < b)
     assert (left == right) == (a == b)
     assert a != b or hash(left) == hash(right)
+
+
+@pytest.mark.parametrize("text", ["1e999", "8Ei", "9223372036854775808"])
+def test_more_than_kubernetes_holds_is_refused(text):
+    with pytest.raises(ValueError, match="more than Kubernetes can hold"):
+        Quantity(text)
 
 
 def test_a_fraction_of_a_byte_rounds_up_as_in_kubernetes():

@@ -28,6 +28,7 @@ ObjectName = Annotated[str, Field(pattern=SUBDOMAIN, max_length=253)]
 DataKey = Annotated[str, Field(pattern=DATA_KEY, max_length=253)]
 EnvName = Annotated[str, Field(pattern=ENV_NAME)]
 ResourceName = Annotated[str, Field(pattern=RESOURCE, max_length=317)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # int32, as Kubernetes counts
 
 # What a person is told in place of the pattern.
 SHAPES = {

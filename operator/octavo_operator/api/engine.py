@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_operator.api.base import DataKey, EnvName, ObjectName, Strict, Verbatim
+from octavo_operator.api.base import Count, DataKey, EnvName, ObjectName, Strict, Verbatim
 from octavo_operator.api.quantity import Quantity
 
 
@@ -73,13 +73,13 @@ class Engine(Strict):
     """Stages that the layers are split into, each with its own cards."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Type of the weights in memory; auto keeps what the checkpoint holds, quantized weights included."""
-    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    max_model_len: Count | None = None
     """Longest sequence in tokens, prompt and answer together; by default the model's own limit."""
-    max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    max_num_seqs: Count | None = None
     """Sequences that run at once; by default 256 on cards and 128 on a CPU."""
-    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_num_batched_tokens: Count | None = None
     """Tokens computed in one step; by default 8192 on cards and 2048 on a CPU."""
-    min_concurrency: Annotated[int, Field(ge=1)] = 1
+    min_concurrency: Count = 1
     """Sequences of maxModelLen for which the KV cache must have room; fewer than that do not fit."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a card's memory that the engine uses for weights, KV cache and overheads together."""

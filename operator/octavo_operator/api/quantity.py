@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 BINARY = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4, "Pi": 1024**5, "Ei": 1024**6}
 DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+LARGEST = 2**63 - 1
 GRAMMAR = re.compile(
     r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d{1,3})?", re.ASCII
 )
@@ -48,6 +49,8 @@ class Quantity:
             value = number * Fraction(10) ** DECIMAL[suffix]
         else:
             value = number * Fraction(10) ** int(suffix[1:])
+        if abs(value) > LARGEST:
+            raise ValueError(f"{text} is more than Kubernetes can hold, 2^63 - 1")
         self.text = text
         self.value = value
 

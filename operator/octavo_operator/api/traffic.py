@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_operator.api.base import DataKey, ObjectName, Strict, Verbatim
+from octavo_operator.api.base import Count, DataKey, ObjectName, Strict, Verbatim
 from octavo_operator.api.duration import Duration
 
 
 class Autoscaling(Strict):
     """A HorizontalPodAutoscaler on the queue's depth; in place of `replicas`."""
 
-    min_replicas: Annotated[int, Field(ge=1)] = 1
+    min_replicas: Count = 1
     """Replicas that always run."""
-    max_replicas: Annotated[int, Field(ge=1)]
+    max_replicas: Count
     """Replicas that never are exceeded."""
-    target_queue_depth: Annotated[int, Field(ge=1)] = 10
+    target_queue_depth: Count = 10
     """Waiting requests a replica, on average, above which one is added."""
     metrics: list[Verbatim] = []
     """Further metrics, verbatim autoscaling/v2."""

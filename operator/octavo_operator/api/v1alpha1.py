@@ -42,7 +42,7 @@ class Spec(Strict):
     """Size of /dev/shm, held in memory; by default it follows from the number of cards."""
     cache: Cache | None = None
     """Volume that keeps the model between restarts."""
-    replicas: Annotated[int, Field(ge=0)] | None = None
+    replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """Replicas, without autoscaling; none given: one."""
     autoscaling: Autoscaling | None = None
     """Scaling by the queue's depth, in place of `replicas`."""

@@ -54,6 +54,8 @@ def read_documents(text: str, source: str) -> list[Document]:
                 documents.append(Document(value, reader.lines))
     except yaml.MarkedYAMLError as error:
         raise ManifestError(source, (_syntax_problem(error),)) from error
+    except RecursionError as error:
+        raise ManifestError(source, (Problem("", "is nested too deeply"),)) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ManifestError(source, (Problem("", f"is not YAML: {error}"),)) from error
     finally:
