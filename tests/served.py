@@ -1,6 +1,6 @@
-"""`octavo serve` as a process of its own, over an engine whose executor is `FakeExecutor`.
+"""`octavo serve` as a process of its own, over an engine whose executor is `FakeExecutor`, or over a real one.
 
-The API server, the core process, the socket, the scheduler and the pages are the real ones; only the model is not.
+With the fake, the API server, the core process, the socket, the scheduler and the pages are still the real ones.
 A token is one printable character, so that texts are easy to reason about.
 """
 
@@ -56,7 +56,9 @@ class Served:
         wait: bool = True,
         temporary: Path | None = None,
         env: dict[str, str] | None = None,
+        real: bool = False,
     ) -> None:
+        """`real`: the model has weights, and its own engine runs it."""
         paths = [str(TESTS), str(TESTS / "server"), *(str(Path(path).resolve()) for path in sys.path if path)]
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
@@ -69,9 +71,13 @@ class Served:
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()
-        argv = [str(model), "--load-format", "dummy", "--max-model-len", "256", "--host", "127.0.0.1", "--port", "0"]
+        argv = [str(model), "--host", "127.0.0.1", "--port", "0"]
+        program = ["-m", "octavo_engine"]
+        if not real:
+            argv += ["--load-format", "dummy", "--max-model-len", "256"]
+            program = [str(TESTS / "server" / "serve_fake.py")]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(TESTS / "server" / "serve_fake.py"), *argv, *arguments],
+            [sys.executable, "-P", *program, *argv, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,0 +1,75 @@
+"""A real model, served by the native executor over HTTP, without torch."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from served import Served
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def server(smollm2):
+    """SmolLM2 as a user would serve it, with a small KV cache."""
+    arguments = ("--served-model-name", "smol", "--dtype", "bfloat16", "--kv-cache-memory-bytes", "200M")
+    with Served(smollm2.model, *arguments, real=True) as server:
+        yield server
+
+
+def test_it_answers_a_question_streamed_and_not(server):
+    """Greedily, so the answer is known."""
+    with OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:
+        ask = {"model": "smol", "messages": QUESTION, "temperature": 0, "max_tokens": 20}
+        answer = client.chat.completions.create(**ask).choices[0]
+        assert answer.message.content == "The capital of France is Paris."
+        assert answer.finish_reason == "stop"
+        chunks = client.chat.completions.create(**ask, stream=True)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks) == answer.message.content
+
+
+def test_neither_process_has_torch(server):
+    """Nor its libraries: what is mapped tells."""
+    for pid in (server.process.pid, server.core_pid):
+        mapped = Path(f"/proc/{pid}/maps").read_text()
+        assert "torch" not in mapped
+        assert "octavo_engine" in mapped or "msgspec" in mapped
+
+
+async def test_64_streamed_chats_finish_and_those_cut_off_leave_no_page_in_use(server):
+    """The `openai` package against the real engine."""
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=240) as client:
+
+        async def one(i: int) -> str | None:
+            messages = [{"role": "user", "content": f"Tell me about the number {i}."}]
+            stream = await client.chat.completions.create(
+                model="smol", messages=messages, max_tokens=24, stream=True, seed=i, extra_body={"ignore_eos": True}
+            )
+            reason, count = None, 0
+            async for chunk in stream:
+                count += 1
+                reason = chunk.choices[0].finish_reason or reason
+                if i % 2 and count == 8:
+                    await stream.close()
+                    return "cut"
+            return reason
+
+        reasons = await asyncio.gather(*(one(i) for i in range(64)))
+    assert reasons == ["length", "cut"] * 32
+    for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):
+        await asyncio.to_thread(server.wait_for_metric, name, 0)
+
+
+def test_a_prefix_that_was_seen_is_not_computed_again(server):
+    """As chat applications rely on; the usage tells."""
+    system = {"role": "system", "content": "You are an expert of Kubernetes. " * 10}
+    cached = []
+    for question in ("What is a Pod?", "What is a Service?"):
+        body = {"messages": [system, {"role": "user", "content": question}], "max_tokens": 2}
+        _, answer, _ = server.post("/v1/chat/completions", body)
+        cached.append(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert cached[0] == 0
+    assert cached[1] >= 64
