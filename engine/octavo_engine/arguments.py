@@ -1,7 +1,7 @@
 """The command line of `octavo serve`: vLLM's spelling, parsed into an `EngineConfig`.
 
-Owns how values are written, and the environment variables that stand for flags. What a value means is said in
-`config`; vLLM's flags that are not served are named in `unserved_flags`, and none is swallowed.
+Owns which flags there are, and the environment variables that stand for flags. What a value means is said in
+`config`, how it is written in `flag_values`; vLLM's flags that are not served are named in `unserved_flags`, and none is swallowed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,13 +25,10 @@ from octavo_engine.config import (
     ServerConfig,
 )
 from octavo_engine.errors import ConfigError
+from octavo_engine.flag_values import at_least, fraction, max_logprobs, model_len, port, seconds, strings
 from octavo_engine.unserved_flags import UNSERVED_FLAGS, UnservedFlag
 
 API_KEY_VARIABLES = ("OCTAVO_API_KEY", "VLLM_API_KEY")
-
-_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,73 +64,6 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
     return _compose(options, notes), notes
 
 
-def human_int(text: str) -> int:
-    """`4096`, `4k` = 4000, `4K` = 4096, `1.5k` = 1500: vLLM's way of writing numbers."""
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 4096, 4k (4000) or 4K (4096)")
-    number, suffix = Decimal(match[1]), match[2]
-    value = number * (_DECIMAL | _BINARY).get(suffix, 1)
-    if value != value.to_integral_value() or (suffix in _BINARY and number != number.to_integral_value()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(value)
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = human_int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
-        return value
-
-    return number
-
-
-def _model_len(text: str) -> int | None:
-    return None if text in {"auto", "-1"} else _at_least(1)(text)
-
-
-def _max_logprobs(text: str) -> int:
-    return -1 if text == "-1" else _at_least(0)(text)
-
-
-def _fraction(text: str) -> float:
-    value = _seconds(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
-def _port(text: str) -> int:
-    value = human_int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535; 0 takes a free one)")
-    return value
-
-
-def _strings(text: str) -> list[str]:
-    """A JSON list, as vLLM writes it, or one plain value."""
-    if not text.startswith("["):
-        return [text]
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON list of strings")
-    return value
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the flags that are served; each destination is a field of the configuration."""
     parser = _Parser(prog="octavo serve", allow_abbrev=False, description="Serve a model over the OpenAI API.")
@@ -149,8 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--tokenizer", help="take the tokenizer from here")
     model.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16", "half", "float"), default="auto")
     model.add_argument("--load-format", choices=("auto", "hf", "safetensors", "gguf", "dummy"), default="auto")
-    model.add_argument("--max-model-len", type=_model_len, metavar="TOKENS", help="-1 or auto: what the memory holds")
-    model.add_argument("--seed", type=_at_least(0), default=0)
+    model.add_argument("--max-model-len", type=model_len, metavar="TOKENS", help="-1 or auto: what the memory holds")
+    model.add_argument("--seed", type=at_least(0), default=0)
     model.add_argument("--chat-template", metavar="PATH_OR_TEXT")
     model.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
     model.add_argument("--generation-config", default="auto", help="auto: the model's; vllm: none; or a folder")
@@ -158,37 +87,37 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--trust-request-chat-template", action=switch, default=False)
 
     cache = parser.add_argument_group("KV cache")
-    cache.add_argument("--block-size", type=_at_least(1), default=16, metavar="TOKENS")
-    cache.add_argument("--kv-cache-memory-bytes", type=_at_least(1), metavar="BYTES")
-    cache.add_argument("--gpu-memory-utilization", type=_fraction, default=0.92, metavar="FRACTION")
-    cache.add_argument("--num-gpu-blocks-override", type=_at_least(2), metavar="PAGES")
+    cache.add_argument("--block-size", type=at_least(1), default=16, metavar="TOKENS")
+    cache.add_argument("--kv-cache-memory-bytes", type=at_least(1), metavar="BYTES")
+    cache.add_argument("--gpu-memory-utilization", type=fraction, default=0.92, metavar="FRACTION")
+    cache.add_argument("--num-gpu-blocks-override", type=at_least(2), metavar="PAGES")
     cache.add_argument("--enable-prefix-caching", action=switch, default=True)
-    cache.add_argument("--swap-space", type=_seconds, metavar="GIB")
+    cache.add_argument("--swap-space", type=seconds, metavar="GIB")
 
     scheduler = parser.add_argument_group("scheduler")
-    scheduler.add_argument("--max-num-seqs", type=_at_least(1), default=128)
-    scheduler.add_argument("--max-num-batched-tokens", type=_at_least(1), metavar="TOKENS")
+    scheduler.add_argument("--max-num-seqs", type=at_least(1), default=128)
+    scheduler.add_argument("--max-num-batched-tokens", type=at_least(1), metavar="TOKENS")
     scheduler.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
     scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
-    scheduler.add_argument("--max-num-queued-reqs", type=_at_least(0), default=1024)
-    scheduler.add_argument("--max-num-queued-tokens", type=_at_least(0))
+    scheduler.add_argument("--max-num-queued-reqs", type=at_least(0), default=1024)
+    scheduler.add_argument("--max-num-queued-tokens", type=at_least(0))
 
     executor = parser.add_argument_group("executor")
     executor.add_argument("--executor", choices=("native", "torch"), default="native")
-    executor.add_argument("--threads", type=_at_least(1), help="otherwise the cores that this process may use")
-    executor.add_argument("--tensor-parallel-size", "-tp", type=_at_least(1), default=1)
-    executor.add_argument("--pipeline-parallel-size", "-pp", type=_at_least(1), default=1)
+    executor.add_argument("--threads", type=at_least(1), help="otherwise the cores that this process may use")
+    executor.add_argument("--tensor-parallel-size", "-tp", type=at_least(1), default=1)
+    executor.add_argument("--pipeline-parallel-size", "-pp", type=at_least(1), default=1)
     executor.add_argument("--enforce-eager", action=switch, default=False)
 
     server = parser.add_argument_group("server")
     server.add_argument("--host", help="otherwise all interfaces")
-    server.add_argument("--port", type=_port, default=8000)
+    server.add_argument("--port", type=port, default=8000)
     server.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
     server.add_argument("--api-key", nargs="+", metavar="KEY", help="or OCTAVO_API_KEY, VLLM_API_KEY")
-    server.add_argument("--shutdown-timeout", type=_seconds, default=30.0, metavar="SECONDS")
-    server.add_argument("--health-timeout", type=_seconds, default=120.0, metavar="SECONDS")
-    server.add_argument("--max-logprobs", type=_max_logprobs, default=20)
-    server.add_argument("--allowed-origins", type=_strings, nargs="+", default=[], metavar="ORIGIN")
+    server.add_argument("--shutdown-timeout", type=seconds, default=30.0, metavar="SECONDS")
+    server.add_argument("--health-timeout", type=seconds, default=120.0, metavar="SECONDS")
+    server.add_argument("--max-logprobs", type=max_logprobs, default=20)
+    server.add_argument("--allowed-origins", type=strings, nargs="+", default=[], metavar="ORIGIN")
     server.add_argument("--root-path", default="", metavar="PREFIX")
     server.add_argument("--enable-log-requests", action=switch, default=False)
     server.add_argument("--disable-log-stats", action=switch, default=False)

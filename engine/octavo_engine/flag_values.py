@@ -1,0 +1,80 @@
+"""How values are written on the command line: each function reads one kind, for argparse."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+
+_DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)")
+
+
+def human_int(text: str) -> int:
+    """`4096`, `4k` = 4000, `4K` = 4096, `1.5k` = 1500: vLLM's way of writing numbers."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 4096, 4k (4000) or 4K (4096)")
+    number, suffix = Decimal(match[1]), match[2]
+    value = number * (_DECIMAL | _BINARY).get(suffix, 1)
+    if value != value.to_integral_value() or (suffix in _BINARY and number != number.to_integral_value()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = human_int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
+        return value
+
+    return number
+
+
+def model_len(text: str) -> int | None:
+    return None if text in {"auto", "-1"} else at_least(1)(text)
+
+
+def max_logprobs(text: str) -> int:
+    return -1 if text == "-1" else at_least(0)(text)
+
+
+def fraction(text: str) -> float:
+    value = seconds(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
+    return value
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+def port(text: str) -> int:
+    value = human_int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535; 0 takes a free one)")
+    return value
+
+
+def strings(text: str) -> list[str]:
+    """A JSON list, as vLLM writes it, or one plain value."""
+    if not text.startswith("["):
+        return [text]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON list of strings")
+    return value
