@@ -1,0 +1,100 @@
+"""`status`: what is, as the operator writes it and the CRD describes it.
+
+Nothing in it changes by itself while the service serves: queue depth and throughput are asked for, not stored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from octavo_operator.api.base import Strict
+from octavo_operator.api.conditions import Condition
+
+Natural = Annotated[int, Field(ge=0)]
+Replicas = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class ModelStatus(Strict):
+    """The model that is served, as it was resolved."""
+
+    uri: str
+    """Where the weights come from: spec.model.uri, as it was observed."""
+    display_name: str
+    """The model's name without its scheme, as kubectl get shows it."""
+    revision: str | None = None
+    """Branch, tag or commit that was asked for."""
+    commit: str | None = None
+    """Commit that the revision resolved to, where it is known."""
+    summary: str | None = None
+    """Name, layers, heads and type of the weights in one line."""
+    served_names: list[str] = []
+    """Names that clients may put into `model`; the first one is reported."""
+
+
+class MemoryStatus(Strict):
+    """How the memory of one card, or of the container without cards, is divided."""
+
+    capacity: str
+    """All of it."""
+    weights: str
+    """The model's weights."""
+    kv_cache: str
+    """Pages of the KV cache: what is left of the share that the engine may use."""
+    overhead: str
+    """Context, workspace, and the activations of one step."""
+
+
+class PlanStatus(Strict):
+    """What the manifest comes to, and why; `octavo plan` prints the same."""
+
+    cards: Natural | None = None
+    """Cards of each replica; 0 on a CPU."""
+    products: list[str] = []
+    """Cards that will do; none named: any."""
+    image: str | None = None
+    """Image that the engine runs from."""
+    max_model_len: Natural | None = None
+    """Longest sequence in tokens, where it is known."""
+    concurrent_sequences: Natural | None = None
+    """Sequences of maxModelLen tokens that have room at once, where it is known."""
+    memory: MemoryStatus | None = None
+    """How memory is divided, where the model and the card are known."""
+    startup_seconds: Natural | None = None
+    """How long a replica may take until it answers."""
+    drain_seconds: Natural | None = None
+    """How long a replica that ends may finish its requests."""
+    rollout: Literal["Surge", "InPlace"] | None = None
+    """How a change reaches the replicas."""
+    rollout_reason: str | None = None
+    """Why it does so in this way."""
+    reasons: list[str] = []
+    """What was decided for the manifest, and by what."""
+    warnings: list[str] = []
+    """What to know of, each with what avoids it."""
+
+
+class Status(Strict):
+    """What is; written by the operator alone."""
+
+    observed_generation: Natural | None = None
+    """The metadata.generation that all of this was said of."""
+    conditions: list[Condition] = []
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling and Fits, each with a reason and with what to do."""
+    replicas: Replicas | None = None
+    """Replicas that exist, ready or not."""
+    ready_replicas: Replicas | None = None
+    """Replicas that answer."""
+    updated_replicas: Replicas | None = None
+    """Replicas that follow the current spec."""
+    readiness: str | None = None
+    """Replicas that answer, of those wished for: 1/2, as kubectl get shows it."""
+    selector: str | None = None
+    """Label selector of the replicas' pods, as the scale subresource needs it."""
+    url: str | None = None
+    """Where clients within the cluster reach the service."""
+    model: ModelStatus | None = None
+    """The model that is served, as it was resolved."""
+    plan: PlanStatus | None = None
+    """What the manifest comes to, and why."""
