@@ -26,7 +26,7 @@ $(BIN)/uv:
 
 $(VENV)/.run: pyproject.toml $(NATIVE) | $(BIN)/uv
 	@echo "· octavo with engine and operator; the native executor is compiled (about a minute the first time)"
-	@$(UV) -e '.[engine,operator]'
+	@$(UV) --compile-bytecode -e '.[engine,operator]'
 	@$(BIN)/python -c 'import octavo_engine.executors.native._native' 2>/dev/null || \
 	    echo "  no native executor: install a C++17 compiler and run make again, or use --executor torch"
 	@touch $@
