@@ -182,7 +182,7 @@ def test_an_fp8_cache_takes_half():
 
 def test_a_cpu_without_a_limit_gets_room_for_four_sequences():
     plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 4096})
-    assert plan.limits.kv_cache_bytes == 360 * MIB
+    assert plan.limits.kv_cache_bytes == 361 * MIB
     assert plan.fit.budget.sequences == 4
     assert plan.resources.requests["memory"] == plan.resources.limits["memory"]
 

@@ -15,7 +15,7 @@ from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.cards import smallest
 from octavo_operator.planner.plan import CardBudget, Fit, Hardware, Limits
-from octavo_operator.planner.sharding import kv_on_card, obstacle, possible_sizes, weights_on_card
+from octavo_operator.planner.sharding import kv_on_card, kv_once_on_card, obstacle, possible_sizes, weights_on_card
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
 
 # Device context, libraries and workspaces, before the first activation.
@@ -58,6 +58,18 @@ class Demand:
             engine.pipeline_parallel_size,
         )
 
+    def kv_once(self, tensor_parallel: int) -> int:
+        engine = self.engine
+        return kv_once_on_card(
+            self.spec,
+            self.max_model_len,
+            self.limits.max_num_batched_tokens,
+            self.limits.kv_format,
+            engine.block_size,
+            tensor_parallel,
+            engine.pipeline_parallel_size,
+        )
+
     def overhead(self, tensor_parallel: int) -> int:
         """Context, and the activations of one full step: residual stream, attention's and MLP's rows, logits."""
         element = 4 if self.engine.dtype == "float32" else 2
@@ -74,13 +86,18 @@ class Demand:
             weights=self.weights(tensor_parallel),
             overhead=self.overhead(tensor_parallel),
             kv_per_sequence=self.kv(self.max_model_len, tensor_parallel),
+            kv_once=self.kv_once(tensor_parallel),
             product=product,
         )
 
-    def needed(self, tensor_parallel: int, tokens: int | None = None) -> int:
-        """Bytes below which it does not fit."""
-        kv = self.kv(self.max_model_len if tokens is None else tokens, tensor_parallel)
-        return self.weights(tensor_parallel) + self.overhead(tensor_parallel) + kv * self.engine.min_concurrency
+    def least_kv(self, tensor_parallel: int) -> int:
+        """KV bytes below which it does not fit."""
+        one = self.kv(self.max_model_len, tensor_parallel)
+        return one * self.engine.min_concurrency + self.kv_once(tensor_parallel)
+
+    def needed(self, tensor_parallel: int) -> int:
+        """Bytes of all kinds below which it does not fit."""
+        return self.weights(tensor_parallel) + self.overhead(tensor_parallel) + self.least_kv(tensor_parallel)
 
 
 def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
@@ -101,13 +118,12 @@ def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:
     """
     if demand is None:
         return UNKNOWN_KV_ON_CPU if memory is None else memory // 2
-    one = demand.kv(demand.max_model_len, 1)
-    least = one * demand.engine.min_concurrency
+    one, once, least = demand.kv(demand.max_model_len, 1), demand.kv_once(1), demand.least_kv(1)
     if memory is not None:
         left = memory - demand.weights(1) - demand.overhead(1)
-        most = one * demand.limits.max_num_seqs  # more could never be used
-        return max(least, min(left, most) // MIB * MIB, MIB)
-    return round_up(max(least, min(max(SEQUENCES_ON_CPU * one, LEAST_KV_ON_CPU), MOST_KV_ON_CPU)), MIB)
+        most = one * demand.limits.max_num_seqs + once  # more could never be used
+        return max(least, min(left, most) // MIB * MIB)
+    return round_up(max(least, min(max(SEQUENCES_ON_CPU * one + once, LEAST_KV_ON_CPU), MOST_KV_ON_CPU)), MIB)
 
 
 def fit_on_cards(demand: Demand | None, engine: Engine, hardware: Hardware, why_unknown: str) -> Fit:
@@ -131,7 +147,7 @@ def fit_on_cards(demand: Demand | None, engine: Engine, hardware: Hardware, why_
         return Fit("Unknown", "CardUnknown", message)
     product, capacity = card
     budget = demand.budget(capacity, engine.gpu_memory_utilization, tensor_parallel, product)
-    if budget.kv >= budget.kv_per_sequence * engine.min_concurrency:
+    if budget.kv >= demand.least_kv(tensor_parallel):
         return Fit("True", "Fits", _room(budget, demand), None, budget)
     cards = "" if hardware.cards == 1 else f" on each of {hardware.cards}"
     message = (
@@ -151,7 +167,7 @@ def fit_in_memory(demand: Demand | None, memory: int | None, why_unknown: str) -
         assert demand.limits.kv_cache_bytes is not None
         capacity = demand.weights(1) + demand.overhead(1) + demand.limits.kv_cache_bytes
     budget = demand.budget(capacity, 1.0, 1, None)
-    if budget.kv >= budget.kv_per_sequence * demand.engine.min_concurrency:
+    if budget.kv >= demand.least_kv(1):
         return Fit("True", "Fits", _room(budget, demand), None, budget)
     message = (
         f"weights {human(budget.weights)} + overhead {human(budget.overhead)} + {_kv_words(demand, budget, human)}"
@@ -187,7 +203,7 @@ def _longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | 
     low, high = 0, demand.max_model_len
     while low < high:  # KV grows with the length
         middle = (low + high + 1) // 2
-        if demand.kv(middle, tensor_parallel) * demand.engine.min_concurrency <= budget.kv:
+        if demand.kv(middle, tensor_parallel) * demand.engine.min_concurrency + budget.kv_once <= budget.kv:
             low = middle
         else:
             high = middle - 1

@@ -15,6 +15,7 @@ class CardBudget:
     weights: int
     overhead: int  # context, workspace, activations of one step
     kv_per_sequence: int  # one sequence of maxModelLen tokens
+    kv_once: int  # KV pages that must be there whoever runs
     product: str | None = None
 
     @property
@@ -29,7 +30,7 @@ class CardBudget:
     @property
     def sequences(self) -> int:
         """Sequences of maxModelLen tokens that have room at once."""
-        return max(0, self.kv // self.kv_per_sequence) if self.kv_per_sequence else 0
+        return max(0, (self.kv - self.kv_once) // self.kv_per_sequence) if self.kv_per_sequence else 0
 
 
 @dataclass(frozen=True, slots=True)

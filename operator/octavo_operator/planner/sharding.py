@@ -44,10 +44,39 @@ def kv_on_card(
     spec: ModelSpec, tokens: int, kv_format: str, block_size: int, tensor_parallel: int, pipeline_parallel: int
 ) -> int:
     """KV bytes that one sequence of `tokens` takes on a card. KV heads fewer than cards are held several times."""
-    kv_heads = min(layer.attention.num_kv_heads for layer in spec.layers)
-    share = min(tensor_parallel, kv_heads)
-    layers = math.ceil(len(spec.layers) / pipeline_parallel)
     whole = spec.kv_bytes(tokens, kv_format, block_size)
+    return _share_of_kv(spec, whole, tensor_parallel, pipeline_parallel)
+
+
+def kv_once_on_card(
+    spec: ModelSpec,
+    tokens: int,
+    chunk: int,
+    kv_format: str,
+    block_size: int,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+) -> int:
+    """KV bytes that must be there once, whoever runs.
+
+    They are each group's null page, and where a window moves over a prompt, the pages of the `chunk` that a step
+    computes beside the window.
+    """
+    total = 0
+    for group in spec.kv_layout(block_size, kv_format).groups:
+        pages = 1
+        if group.window is not None:
+            whole = -(-tokens // block_size)
+            steady = min(whole, -(-(group.window + block_size) // block_size))
+            peak = min(whole, -(-(group.window + min(chunk, tokens) + block_size) // block_size))
+            pages += peak - steady
+        total += pages * group.page_bytes
+    return _share_of_kv(spec, total, tensor_parallel, pipeline_parallel)
+
+
+def _share_of_kv(spec: ModelSpec, whole: int, tensor_parallel: int, pipeline_parallel: int) -> int:
+    share = min(tensor_parallel, *(layer.attention.num_kv_heads for layer in spec.layers))
+    layers = math.ceil(len(spec.layers) / pipeline_parallel)
     return math.ceil(whole * layers / len(spec.layers) / share)
 
 
