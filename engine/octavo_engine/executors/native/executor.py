@@ -25,12 +25,16 @@ from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout, ModelSpec
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from octavo_engine.executors.native import _native
 
 logger = logging.getLogger(__name__)
 
 ISA_NAMES = {0: "scalar", 1: "avx2", 2: "avx512-vnni", 3: "amx"}
 AS_STORED = -1
+UNKNOWN = "the executor was never told of this request"
 
 
 class NativeExecutor(Executor):
@@ -60,7 +64,8 @@ class NativeExecutor(Executor):
         self._decoder: _native.Decoder | None = None
         self._slots: dict[str, int] = {}
         self._ids: list[str] = []  # of the step's batch
-        self._failed: dict[str, str] = {}
+        self._errors: dict[str, str] = {}  # of the step's requests that are not in the batch
+        self._refused: dict[str, str] = {}  # requests that the decoder would not take, and why
         self._output: StepOutput | None = None
 
     @property
@@ -114,24 +119,28 @@ class NativeExecutor(Executor):
             slot = slots.pop(request_id, None)
             if slot is not None:
                 decoder.remove_request(slot)
-        self._failed = {}
+            self._refused.pop(request_id, None)
         computed: dict[str, int] = {}
         for new in step.new:
             self._add(decoder, new)
             computed[new.request_id] = new.num_computed_tokens
         for continued in step.continued:
             request_id = continued.request_id
+            slot = slots.get(request_id)
+            if slot is None:
+                continue
             computed[request_id] = continued.num_computed_tokens
             if continued.resumed:
-                decoder.clear_blocks(slots[request_id])
+                decoder.clear_blocks(slot)
             for group, blocks in enumerate(continued.block_ids):
                 if blocks:
-                    decoder.append_blocks(slots[request_id], group, blocks)
+                    decoder.append_blocks(slot, group, blocks)
         for group, source, target in step.kv_ops.copies:
             decoder.copy_block(group, source, target)
 
         scheduled, wanted, samples = step.num_scheduled_tokens, step.logits_wanted, step.samples
-        self._ids = ids = [r for r in scheduled if r not in self._failed] if self._failed else list(scheduled)
+        self._ids = ids = [r for r in scheduled if r in slots]
+        self._errors = {r: self._refused.get(r, UNKNOWN) for r in scheduled if r not in slots}
         decoder.forward(
             [slots[r] for r in ids],
             [computed[r] for r in ids],
@@ -145,7 +154,7 @@ class NativeExecutor(Executor):
         errors, drawn, logprobs, prompt = self._loaded().sample(grammar_mask)
         ids = self._ids
         output = StepOutput(handle.step_id, {ids[i]: [token] for i, token in drawn})
-        output.errors.update(self._failed)
+        output.errors.update(self._errors)
         output.errors.update({ids[i]: reason for i, reason in errors})
         for i, logprob in logprobs:
             output.logprobs[ids[i]] = [_logprob(logprob)]
@@ -158,6 +167,10 @@ class NativeExecutor(Executor):
         assert output is not None, "sample comes before collect"
         assert output.step_id == handle.step_id
         return output
+
+    def logits(self) -> NDArray[np.float32]:
+        """Between `submit` and `sample`: raw logits of the rows that draw, [rows, vocab], in the batch's order."""
+        return self._loaded().logits()
 
     def time_phases(self, *, on: bool) -> None:
         """Begin to count where the time of steps goes, or stop; costs some microseconds a step."""
@@ -180,9 +193,9 @@ class NativeExecutor(Executor):
         if known is not None:
             decoder.remove_request(known)
         try:
-            slot = decoder.add_request(new.token_ids, new.output_token_ids, _sampling(self._native, new.sampling))
+            slot = decoder.add_request(new.token_ids, new.output_token_ids, native_sampling(self._native, new.sampling))
         except (ValueError, TypeError) as error:
-            self._failed[new.request_id] = str(error)
+            self._refused[new.request_id] = str(error)
             return
         self._slots[new.request_id] = slot
         for group, blocks in enumerate(new.block_ids):
@@ -218,7 +231,8 @@ def _format_number(name: str) -> int:
     return number
 
 
-def _sampling(native: ModuleType, params: SamplingParams) -> _native.Sampling:
+def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampling:
+    """`params` as the native module holds them."""
     sampling: _native.Sampling = native.Sampling()
     sampling.temperature = params.temperature
     sampling.top_p = params.top_p

@@ -128,7 +128,7 @@ void bind_operations(nb::module_& module) {
   module.def("norm", [](int32_t isa, const Vector& x, const Norm& norm, const Vector& weight, const nb::object& bias,
                         const Vector& out) {
     of(isa).norm(x.data(), static_cast<int64_t>(x.shape(0)), norm_view(norm, weight, bias), out.data());
-  });
+  }, nb::arg("isa"), nb::arg("x"), nb::arg("norm"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("out"));
   module.def("add_residual", [](int32_t isa, const Vector& x, const Vector& a, const Vector& bias, float factor,
                                 const Norm& norm, const Vector& weight) {
     std::vector<float> scratch(x.shape(0));
@@ -138,7 +138,7 @@ void bind_operations(nb::module_& module) {
   module.def("activate", [](int32_t isa, int32_t kind, const Vector& gate, const nb::object& up, const Vector& out) {
     of(isa).activate(static_cast<Activation>(kind), gate.data(), up.is_none() ? nullptr : nb::cast<Vector>(up).data(),
                      nullptr, nullptr, static_cast<int64_t>(gate.shape(0)), out.data());
-  });
+  }, nb::arg("isa"), nb::arg("kind"), nb::arg("gate"), nb::arg("up").none(), nb::arg("out"));
   module.def("finish_logits", [](int32_t isa, const Vector& x, float multiplier, float soft_cap) {
     of(isa).finish_logits(x.data(), static_cast<int64_t>(x.shape(0)), multiplier, soft_cap);
   });

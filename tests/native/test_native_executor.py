@@ -1,0 +1,317 @@
+"""The native executor as the core sees it: its twin's logits, requests that come, go, resume and fail alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import random
+
+import numpy as np
+import pytest
+
+from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
+from octavo_engine.errors import ConfigError, ExecutorError
+from octavo_engine.executors.native.executor import NativeExecutor
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models import from_hf_config
+from octavo_models.spec import Experts, Mlp
+
+COMMON = {
+    "vocab_size": 211,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "dtype": "float32",
+    "rms_norm_eps": 1e-6,
+}
+SPECS = {
+    "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False, **COMMON},
+    "gemma3": {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "sliding_window": 24,
+        "query_pre_attn_scalar": 16,
+        **COMMON,
+    },
+}
+GREEDY = SamplingParams(max_tokens=64, temperature=0.0)
+
+
+def config_of(threads: int = 2, dtype: str = "auto") -> EngineConfig:
+    return EngineConfig(
+        model=ModelConfig(model="tiny", served_model_names=("tiny",), load_format="dummy", seed=4, dtype=dtype),
+        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=256),
+        executor=ExecutorConfig(threads=threads),
+    )
+
+
+def files_of(folder) -> ModelFiles:
+    return ModelFiles(folder=folder, config=None, weights=(), weights_format="dummy", tokenizer=None)
+
+
+@pytest.fixture(scope="module", params=list(SPECS))
+def spec(request):
+    return from_hf_config(SPECS[request.param])
+
+
+def start(kind, spec, folder, **fields):
+    executor = kind(config_of(**fields), spec, files_of(folder))
+    groups = executor.load().layout.groups
+    executor.init_kv((64,) * len(groups))
+    return executor
+
+
+@pytest.fixture
+def executor(spec, tmp_path):
+    executor = start(NativeExecutor, spec, tmp_path)
+    yield executor
+    executor.close()
+
+
+class Sequences:
+    """Requests with pages in a random order; each `step` is what a scheduler would say."""
+
+    def __init__(self, executor, groups: int, seed: int = 0) -> None:
+        self.executor, self.groups = executor, groups
+        self.random = random.Random(seed)
+        self.pages = [self.random.sample(range(1, 64), 63) for _ in range(groups)]
+        self.known: dict[str, list[int]] = {}
+        self.computed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.logits: list[np.ndarray] = []
+        self.steps = 0
+
+    def _blocks(self, request_id: str, end: int) -> tuple[list[int], ...]:
+        more = -(-end // 16) - self.held.get(request_id, 0)
+        self.held[request_id] = self.held.get(request_id, 0) + more
+        return tuple([pages.pop() for _ in range(more)] for pages in self.pages)
+
+    def step(self, counts: dict[str, int], new: dict[str, NewRequest] | None = None, **fields):
+        self.steps += 1
+        news, continued, samples = [], [], []
+        for request_id, count in counts.items():
+            if new and request_id in new:
+                self.known[request_id] = [*new[request_id].token_ids, *new[request_id].output_token_ids]
+                self.computed[request_id] = 0
+            end = self.computed[request_id] + count
+            blocks = self._blocks(request_id, end)
+            if new and request_id in new:
+                news.append(dataclasses.replace(new[request_id], block_ids=blocks))
+            else:
+                continued.append(ContinuedRequest(request_id, blocks, self.computed[request_id]))
+            self.computed[request_id] = end
+            if end == len(self.known[request_id]):
+                samples.append(request_id)
+        out = self.run(
+            SchedulerOutput(
+                self.steps,
+                tuple(news),
+                tuple(continued),
+                counts,
+                dict.fromkeys(samples, 1),
+                frozenset(samples),
+                **fields,
+            )
+        )
+        for request_id, tokens in out.tokens.items():
+            self.known[request_id] += tokens
+        return out
+
+    def run(self, scheduled):
+        handle = self.executor.submit(scheduled)
+        if isinstance(self.executor, NativeExecutor):
+            self.logits.append(self.executor.logits().copy())
+        self.executor.sample(handle)
+        return self.executor.collect(handle)
+
+
+def request(request_id: str, tokens: list[int], sampling: SamplingParams = GREEDY, **fields) -> dict[str, NewRequest]:
+    return {request_id: NewRequest(request_id, tokens, sampling, (), 0, **fields)}
+
+
+def tokens_of(count: int, seed: int) -> list[int]:
+    return random.Random(seed).choices(range(211), k=count)
+
+
+def mixed_run(sequences: Sequences) -> None:
+    """Two prompts in chunks, a third that joins, then decodes of all."""
+    a, b, c = tokens_of(61, 1), tokens_of(33, 2), tokens_of(1, 3)
+    sequences.step({"a": 40, "b": 33}, {**request("a", a), **request("b", b)})
+    sequences.step({"a": 21, "b": 1, "c": 1}, request("c", c))
+    for _ in range(20):
+        sequences.step({"b": 1, "c": 1, "a": 1})
+
+
+def test_tokens_equal_the_torch_executors(spec, executor, tmp_path):
+    """The same weights, pages and steps give the same tokens through both executors."""
+    from octavo_engine.executors.torch.executor import TorchExecutor
+
+    runs = []
+    for kind in (executor, start(TorchExecutor, spec, tmp_path)):
+        sequences = Sequences(kind, len(spec.kv_layout(16, "f32").groups))
+        mixed_run(sequences)
+        runs.append(sequences.known)
+    assert runs[0] == runs[1]
+
+
+def test_threads_do_not_change_logits(spec, tmp_path):
+    """One thread and two give the same logits, but for the order in which split keys are summed."""
+    runs = []
+    for threads in (1, 2):
+        sequences = Sequences(
+            start(NativeExecutor, spec, tmp_path, threads=threads), len(spec.kv_layout(16, "f32").groups)
+        )
+        mixed_run(sequences)
+        runs.append(sequences)
+    assert runs[0].known == runs[1].known
+    for one, two in zip(runs[0].logits, runs[1].logits, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_a_seed_draws_the_same_tokens_in_any_company(spec, tmp_path):
+    """Alone in one chunk, or with strangers and in pieces: a request's tokens are its own."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+    sampling = SamplingParams(max_tokens=64, temperature=1.0, top_p=0.95, seed=77)
+    prompt = tokens_of(40, 5)
+    alone = Sequences(start(NativeExecutor, spec, tmp_path), groups)
+    alone.step({"x": 40}, request("x", prompt, sampling))
+    for _ in range(15):
+        alone.step({"x": 1})
+    crowd = Sequences(start(NativeExecutor, spec, tmp_path), groups, seed=9)
+    strangers = {**request("s", tokens_of(20, 6)), **request("t", tokens_of(7, 8))}
+    crowd.step({"s": 20, "x": 13, "t": 7}, {**strangers, **request("x", prompt, sampling)})
+    crowd.step({"x": 27, "s": 1})
+    for _ in range(15):
+        crowd.step({"t": 1, "x": 1, "s": 1})
+    assert alone.known["x"] == crowd.known["x"]
+
+
+def test_a_resumed_request_goes_on_as_if_nothing_had_happened(spec, executor):
+    """After its pages were taken away: the known tokens are computed again into others, and the next is the same."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+    sequences = Sequences(executor, groups)
+    sequences.step({"a": 30}, request("a", tokens_of(30, 1)))
+    for _ in range(4):
+        sequences.step({"a": 1})
+    expected = sequences.known["a"][-1]
+    resumed = ContinuedRequest("a", tuple([9, 5, 7] for _ in range(groups)), 0, resumed=True)
+    out = sequences.run(
+        SchedulerOutput(90, (), (resumed,), {"a": 34}, {"a": 1}, frozenset({"a"})),
+    )
+    assert out.tokens == {"a": [expected]}
+    fresh = request("b", sequences.known["a"][:30], output_token_ids=sequences.known["a"][30:34])
+    assert sequences.step({"b": 34}, fresh, finished_ids=("a",)).tokens == {"b": [expected]}
+
+
+def test_requests_fail_alone(spec, executor):
+    """A token outside the vocabulary, a page outside the pool, work without pages: an error for that request only."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+    good = NewRequest("good", [1, 2, 3], GREEDY, tuple([1] for _ in range(groups)), 0)
+    bad = [
+        NewRequest("token", [1, 211], GREEDY, tuple([2] for _ in range(groups)), 0),
+        NewRequest("negative", [-1], GREEDY, tuple([2] for _ in range(groups)), 0),
+        NewRequest("page", [1, 2], GREEDY, tuple([64] for _ in range(groups)), 0),
+        NewRequest("null page", [1, 2], GREEDY, tuple([0] for _ in range(groups)), 0),
+        NewRequest("no pages", [1, 2], GREEDY, tuple([] for _ in range(groups)), 0),
+        NewRequest("bias", [1], SamplingParams(max_tokens=1, logit_bias={999: 1.0}), tuple([3] for _ in range(groups)), 0),
+    ]  # fmt: skip
+    counts = {r.request_id: len(r.token_ids) for r in (*bad, good)}
+    sequences = Sequences(executor, groups)
+    scheduled = SchedulerOutput(1, (*bad, good), (), counts, dict.fromkeys(counts, 1), frozenset(counts))
+    out = sequences.run(scheduled)
+    assert list(out.tokens) == ["good"]
+    assert set(out.errors) == {r.request_id for r in bad}
+    assert out.errors["token"] == "prompt: token id 211 is outside the model's vocabulary of 211"
+    assert "block 64, outside 1 to 63" in out.errors["page"]
+    again = SchedulerOutput(
+        2,
+        (),
+        (ContinuedRequest("token", ([],) * groups, 0), ContinuedRequest("good", ([],) * groups, 3)),
+        {"token": 1, "good": 1},
+        {"token": 1, "good": 1},
+        frozenset({"token", "good"}),
+    )
+    out = sequences.run(again)
+    assert list(out.tokens) == ["good"]
+    assert list(out.errors) == ["token"]
+
+
+def test_more_tokens_than_a_step_holds_are_an_error(executor, spec):
+    """--max-num-batched-tokens bounds a step; what lies beyond it fails with the flag's name."""
+    out = Sequences(executor, len(spec.kv_layout(16, "f32").groups)).step({"a": 257}, request("a", tokens_of(257, 1)))
+    assert "--max-num-batched-tokens" in out.errors["a"]
+
+
+def test_prompt_logprobs_are_of_the_next_prompt_tokens(spec, executor):
+    """Scored in two chunks, every position has the log-probability that its own prefill gives the next token."""
+    prompt = tokens_of(70, 3)
+    groups = len(spec.kv_layout(16, "f32").groups)
+    sequences = Sequences(executor, groups)
+    pages = tuple([7, 3, 9, 1, 4] for _ in range(groups))
+    expected = []
+    for end in range(1, 71):
+        prefix = NewRequest("p", prompt[:end], GREEDY, pages, 0)
+        sequences.run(SchedulerOutput(end, (prefix,), (), {"p": end}, {"p": 1}, frozenset({"p"})))
+        row = sequences.logits[-1][0].astype(np.float64)
+        expected.append(row - np.log(np.exp(row).sum()))
+    sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=2, logprobs=0)
+    scored = NewRequest("s", prompt, sampling, pages, 0)
+    first = sequences.run(SchedulerOutput(100, (scored,), (), {"s": 41}, {"s": 41}, frozenset()))
+    rest = ContinuedRequest("s", ([],) * groups, 41)
+    second = sequences.run(SchedulerOutput(101, (), (rest,), {"s": 29}, {"s": 29}, frozenset({"s"})))
+    entries = [*first.prompt_logprobs["s"], *second.prompt_logprobs["s"]]
+    assert [e.token_id for e in entries] == prompt[1:]
+    for entry, row in zip(entries, expected, strict=False):
+        assert entry.logprob == pytest.approx(row[entry.token_id], abs=1e-3)
+        assert entry.top[0][1] == pytest.approx(row.max(), abs=1e-3)
+    assert second.logprobs["s"][0].token_id == second.tokens["s"][0]
+
+
+def test_a_copied_page_serves_as_its_source(spec, executor):
+    """Copy-on-write: a request that goes on over copies draws what one over the originals draws."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+    prompt = tokens_of(20, 4)
+    sequences = Sequences(executor, groups)
+    first = NewRequest("a", prompt, GREEDY, tuple([1, 2] for _ in range(groups)), 0)
+    out = sequences.run(SchedulerOutput(1, (first,), (), {"a": 20}, {"a": 1}, frozenset({"a"})))
+    copies = KVOps(copies=tuple((g, source, source + 10) for g in range(groups) for source in (1, 2)))
+    second = NewRequest("b", [*prompt, *out.tokens["a"]], GREEDY, tuple([11, 12] for _ in range(groups)), 20)
+    continued = ContinuedRequest("a", ([],) * groups, 20)
+    out = sequences.run(
+        SchedulerOutput(
+            2, (second,), (continued,), {"b": 1, "a": 1}, {"b": 1, "a": 1}, frozenset({"a", "b"}), kv_ops=copies
+        )
+    )
+    assert out.tokens["a"] == out.tokens["b"]
+
+
+def test_what_is_not_run_is_refused_by_name(spec, tmp_path):
+    """Experts, sinks and the like end the start with the feature's name."""
+    mlp = Mlp(32)
+    layer = dataclasses.replace(spec.layers[0], mlp=Experts(4, 2, mlp))
+    with pytest.raises(ExecutorError, match="mixture of experts"):
+        NativeExecutor(config_of(), dataclasses.replace(spec, layers=(layer,)), files_of(tmp_path))
+
+
+def test_no_threads_are_refused(spec, tmp_path):
+    with pytest.raises(ConfigError, match="--threads 0"):
+        NativeExecutor(config_of(threads=0), spec, files_of(tmp_path))
+
+
+def test_a_missing_extension_says_what_to_do(spec, tmp_path, monkeypatch):
+    """An install without a compiler starts with one sentence, not a traceback."""
+    import_module = importlib.import_module
+
+    def without(name, *args):
+        if name.endswith("._native"):
+            raise ImportError("No module named '_native'")
+        return import_module(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    with pytest.raises(ExecutorError, match=r"isn't built.*compiler.*--executor torch"):
+        NativeExecutor(config_of(), spec, files_of(tmp_path))
