@@ -65,14 +65,19 @@ format: $(VENV)/.dev ## let ruff format and fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+.PHONY: manifests
+manifests: $(VENV)/.run ## write the CustomResourceDefinition, into crds/ and the chart
+	@$(BIN)/python scripts/generate_manifests.py
+
 .PHONY: generate
-generate: $(VENV)/.run ## write what is generated: the references under docs/
+generate: manifests ## write what is generated: the CustomResourceDefinition and the references under docs/
 	@$(BIN)/python scripts/generate_reference.py
 
+GENERATED := docs/reference crds charts/octavo/crds
 .PHONY: verify
 verify: generate ## fail if what is generated differs from what is committed
-	@git diff --exit-code -- docs/reference || { echo "docs/reference is stale: commit what 'make generate' wrote"; exit 1; }
-	@test -z "$$(git status --porcelain -- docs/reference)" || { git status --short -- docs/reference; exit 1; }
+	@git diff --exit-code -- $(GENERATED) || { echo "stale: commit what 'make generate' wrote"; exit 1; }
+	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git status --short -- $(GENERATED); exit 1; }
 
 .PHONY: bench-cpu
 bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)

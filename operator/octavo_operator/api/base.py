@@ -26,7 +26,7 @@ ServiceName = Annotated[str, Field(pattern=SERVICE, max_length=53)]
 Label = Annotated[str, Field(pattern=LABEL, max_length=63)]
 ObjectName = Annotated[str, Field(pattern=SUBDOMAIN, max_length=253)]
 DataKey = Annotated[str, Field(pattern=DATA_KEY, max_length=253)]
-EnvName = Annotated[str, Field(pattern=ENV_NAME)]
+EnvName = Annotated[str, Field(pattern=ENV_NAME, max_length=253)]
 ResourceName = Annotated[str, Field(pattern=RESOURCE, max_length=317)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # int32, as Kubernetes counts
 
@@ -39,5 +39,7 @@ SHAPES = {
     ENV_NAME: "must be letters, digits, '-', '_' and '.', not beginning with a digit",
     RESOURCE: "must be a resource's name, such as memory or nvidia.com/gpu",
 }
+
+MAX_ITEMS = 128  # of a list, so that what a rule over it costs the API server stays bounded
 
 Verbatim = dict[str, Any]  # somebody else's schema: kept as it is

@@ -64,4 +64,8 @@ class Duration:
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|h|m|s))+$|^0$"}
+        rule = {
+            "rule": r"self.matches(r'^(([0-9]+(\.[0-9]+)?(ms|h|m|s))+|0)$')",
+            "message": "is not a duration; write hours, minutes and seconds, such as 90s or 1h30m",
+        }
+        return {"type": "string", "maxLength": 64, "x-kubernetes-validations": [rule]}

@@ -6,14 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_operator.api.base import Count, DataKey, EnvName, ObjectName, Strict, Verbatim
+from octavo_operator.api.base import MAX_ITEMS, Count, DataKey, EnvName, ObjectName, Strict, Verbatim
+from octavo_operator.api.flags import ARGUMENT_RULES
 from octavo_operator.api.quantity import Quantity
+
+Argument = Annotated[
+    str, Field(max_length=4096, json_schema_extra={"x-kubernetes-validations": [dict(rule) for rule in ARGUMENT_RULES]})
+]
 
 
 class Image(Strict):
     """The container image; what is left out comes from the operator's own settings."""
 
-    repository: Annotated[str, Field(min_length=1, pattern=r"^[^\s@]+$")] | None = None
+    repository: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s@]+$")] | None = None
     """Repository, without tag or digest."""
     tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None = None
     """Tag."""
@@ -21,7 +26,7 @@ class Image(Strict):
     """Digest, sha256:…; it wins over the tag."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the kubelet pulls the image."""
-    pull_secrets: list[ObjectName] = []
+    pull_secrets: Annotated[list[ObjectName], Field(max_length=MAX_ITEMS)] = []
     """Names of the Secrets with which the image is pulled."""
 
 
@@ -54,7 +59,7 @@ class EnvVar(Strict):
 
     name: EnvName
     """Name of the variable."""
-    value: str | None = None
+    value: Annotated[str, Field(max_length=131072)] | None = None
     """Its value."""
     value_from: EnvSource | None = None
     """Where its value comes from, in place of `value`."""
@@ -91,11 +96,11 @@ class Engine(Strict):
     """Run without CUDA graphs: for debugging, slower."""
     prefix_caching: bool = True
     """Reuse the KV pages of a prompt's beginning that was seen before."""
-    quantization: Annotated[str, Field(min_length=1, pattern=r"^[\w.-]+$")] | None = None
+    quantization: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] | None = None
     """Method by which the checkpoint is quantized, where the checkpoint does not say so itself."""
     kv_cache_dtype: Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Type of the KV cache's elements."""
-    args: list[str] = []
+    args: Annotated[list[Argument], Field(max_length=MAX_ITEMS)] = []
     """Further arguments of the engine, verbatim. One that repeats a field of this API is refused."""
-    env: list[EnvVar] = []
+    env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
     """Further environment variables of the engine."""

@@ -52,3 +52,23 @@ def repeated_fields(args: Sequence[object]) -> Iterator[tuple[int, str, str]]:
             flag = canonical(arg.strip().partition(" ")[0])
             if flag in FIELD_OF_FLAG:
                 yield index, flag, FIELD_OF_FLAG[flag]
+
+
+def _pattern() -> str:
+    words = [flag.removeprefix("--").replace("-", "[-_]") for flag in FIELD_OF_FLAG if flag.startswith("--")]
+    short = [flag for flag in FIELD_OF_FLAG if not flag.startswith("--")]
+    return f"^(--(no[-_])?({'|'.join(words)})|{'|'.join(short)})([= ].*)?$"
+
+
+# What `repeated_fields` finds, for the API server: at each item, so that the item is named.
+ARGUMENT_RULES = (
+    {
+        "rule": f"!self.matches(r'{_pattern()}')",
+        "message": "repeats a field of this API: remove it and set the field of spec.model, spec.engine, spec.rollout,"
+        " spec.auth or spec.service instead",
+    },
+    {
+        "rule": "!self.matches(r'^-[^= ]* ')",
+        "message": "is two arguments in one: write the flag and its value as two items",
+    },
+)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from octavo_operator.api.base import DataKey, ObjectName, Strict
+from octavo_operator.api.base import MAX_ITEMS, DataKey, ObjectName, Strict
 from octavo_operator.api.uri import ModelUri
 
 
@@ -47,7 +47,11 @@ class Model(Strict):
     file: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """One file among several at the source, such as a GGUF."""
     served_names: (
-        Annotated[list[Annotated[str, Field(min_length=1, pattern=r"^[^\s]+$")]], Field(min_length=1)] | None
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s]+$")]],
+            Field(min_length=1, max_length=MAX_ITEMS),
+        ]
+        | None
     ) = None
     """Names that clients may put into `model`; the first one is reported. By default the hub's name, if there is one, and the service's own."""
     credentials: Credentials | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_operator.api.base import ObjectName, ResourceName, Strict
+from octavo_operator.api.base import MAX_ITEMS, ObjectName, ResourceName, Strict
 from octavo_operator.api.quantity import Quantity
 
 
@@ -15,7 +15,7 @@ class Accelerator(Strict):
 
     vendor: Literal["nvidia", "cpu"] = "nvidia"
     """Maker of the cards, or cpu to run without any."""
-    products: list[Annotated[str, Field(min_length=1, max_length=63)]] = []
+    products: Annotated[list[Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=MAX_ITEMS)] = []
     """Cards that will do, as in the node label nvidia.com/gpu.product; none: any."""
     resource_name: ResourceName | None = None
     """Extended resource that counts the cards; by default nvidia.com/gpu."""
@@ -24,9 +24,9 @@ class Accelerator(Strict):
 class Resources(Strict):
     """CPU and memory of a replica. Cards do not belong here: they follow from the parallel sizes."""
 
-    requests: dict[ResourceName, Quantity] = {}
+    requests: Annotated[dict[ResourceName, Quantity], Field(max_length=MAX_ITEMS)] = {}
     """What the scheduler sets aside for the container."""
-    limits: dict[ResourceName, Quantity] = {}
+    limits: Annotated[dict[ResourceName, Quantity], Field(max_length=MAX_ITEMS)] = {}
     """What the container may not exceed."""
 
 

@@ -108,7 +108,9 @@ class Quantity:
     ) -> dict[str, Any]:
         return {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": f"^{GRAMMAR.pattern.replace('?P<number>', '').replace('?P<suffix>', '')}$",
+            "pattern": r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,3})?$",
+            "minimum": 0,
+            "maxLength": 64,
             "x-kubernetes-int-or-string": True,
         }
 

@@ -23,12 +23,25 @@ Finding = tuple[str, str, str | None]  # the field within the mapping ("args.2")
 
 
 @dataclass(frozen=True, slots=True)
+class Cel:
+    """A rule in the API server's language: what must hold, what to do where it doesn't, and the field that is blamed."""
+
+    rule: str
+    message: str
+    field: str | None = None
+
+    def validation(self) -> dict[str, str]:
+        """As x-kubernetes-validations holds it."""
+        where = {} if self.field is None else {"fieldPath": f".{self.field}"}
+        return {"rule": self.rule, "message": self.message, **where}
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """`check` yields findings; `cel` says the same to the API server, None where CEL can't."""
+    """`check` yields findings; `twins` say the same to the API server, as far as CEL can."""
 
     check: Callable[[Raw], Iterator[Finding]]
-    cel: str | None
-    message: str
+    twins: tuple[Cel, ...] = ()
 
 
 def _min_and_max(raw: Raw) -> Iterator[Finding]:
@@ -112,56 +125,141 @@ def _one_source(raw: Raw) -> Iterator[Finding]:
         yield "", "needs exactly one of secretKeyRef, configMapKeyRef, fieldRef and resourceFieldRef", None
 
 
+def _absent(field: str, owner: str, why: str, what: str = "remove one of the two") -> Cel:
+    return Cel(f"!has(self.{owner}) || !has(self.{field})", f"{field} {why}: {what}", field)
+
+
+def _within_limit(name: str) -> Cel:
+    """Of the resources that are usual: a rule over all of them would cost the API server too much."""
+    both = f"!has(self.requests) || !has(self.limits) || !('{name}' in self.requests) || !('{name}' in self.limits)"
+    amounts = "quantity(string(self.requests['{0}'])).compareTo(quantity(string(self.limits['{0}']))) <= 0"
+    return Cel(f"{both} || {amounts.format(name)}", f"the request of {name} is more than its limit: raise the limit")
+
+
+def _no_card(part: str, name: str) -> Cel:
+    return Cel(
+        f"!has(self.{part}) || !('{name}' in self.{part})",
+        f"{name} follows from the parallel sizes: set spec.engine.tensorParallelSize instead",
+        part,
+    )
+
+
 RULES: dict[type[Strict], tuple[Rule, ...]] = {
     Autoscaling: (
         Rule(
             _min_and_max,
-            "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
-            "minReplicas must not be more than maxReplicas",
+            (
+                Cel(
+                    "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+                    "minReplicas is more than maxReplicas: raise maxReplicas, or lower minReplicas",
+                    "minReplicas",
+                ),
+            ),
         ),
     ),
     Spec: (
         Rule(
             _replicas_or_autoscaling,
-            "!(has(self.replicas) && has(self.autoscaling))",
-            "replicas and autoscaling exclude each other",
+            (
+                Cel(
+                    "!(has(self.replicas) && has(self.autoscaling))",
+                    "replicas is set beside autoscaling, which decides it: remove one of the two",
+                    "replicas",
+                ),
+            ),
         ),
         Rule(
             _no_split_on_a_cpu,
-            "!has(self.accelerator) || self.accelerator.vendor != 'cpu' || !has(self.engine)"
-            " || ((!has(self.engine.tensorParallelSize) || self.engine.tensorParallelSize == 1)"
-            " && (!has(self.engine.pipelineParallelSize) || self.engine.pipelineParallelSize == 1))",
-            "vendor: cpu has no cards to split a model across",
+            tuple(
+                Cel(
+                    "!has(self.accelerator) || self.accelerator.vendor != 'cpu' || !has(self.engine)"
+                    f" || self.engine.{field} == 1",
+                    f"{field} splits a model across cards, and vendor: cpu has none: remove one of the two",
+                    f"engine.{field}",
+                )
+                for field in ("tensorParallelSize", "pipelineParallelSize")
+            ),
         ),
     ),
     Engine: (
         Rule(
             _batch_holds_all,
-            "!has(self.maxNumBatchedTokens) || !has(self.maxNumSeqs) || self.maxNumBatchedTokens >= self.maxNumSeqs",
-            "maxNumBatchedTokens must not be less than maxNumSeqs",
+            (
+                Cel(
+                    "!has(self.maxNumBatchedTokens) || !has(self.maxNumSeqs)"
+                    " || self.maxNumBatchedTokens >= self.maxNumSeqs",
+                    "maxNumBatchedTokens is less than maxNumSeqs, and each running sequence needs a token a step:"
+                    " raise it to maxNumSeqs at least",
+                    "maxNumBatchedTokens",
+                ),
+            ),
         ),
-        Rule(_no_repeats, None, "args must not repeat a field of this API"),
+        Rule(_no_repeats),  # its twin stands at each item of args
     ),
     EnvVar: (
-        Rule(_value_or_source, "!(has(self.value) && has(self.valueFrom))", "value and valueFrom exclude each other"),
+        Rule(
+            _value_or_source,
+            (
+                Cel(
+                    "!(has(self.value) && has(self.valueFrom))",
+                    "valueFrom is set beside value: remove one of the two",
+                    "valueFrom",
+                ),
+            ),
+        ),
     ),
-    EnvSource: (Rule(_one_source, None, "exactly one source"),),
+    EnvSource: (
+        Rule(
+            _one_source,
+            (
+                Cel(
+                    "[has(self.secretKeyRef), has(self.configMapKeyRef), has(self.fieldRef),"
+                    " has(self.resourceFieldRef)].filter(given, given).size() == 1",
+                    "needs exactly one of secretKeyRef, configMapKeyRef, fieldRef and resourceFieldRef",
+                ),
+            ),
+        ),
+    ),
     Cache: (
         Rule(
             _claim_or_size,
-            "!has(self.existingClaim) || (!has(self.size) && !has(self.storageClassName) && !has(self.accessMode))",
-            "existingClaim excludes size, storageClassName and accessMode",
+            (
+                *(
+                    _absent(field, "existingClaim", "is set beside existingClaim, whose own it is")
+                    for field in ("size", "storageClassName", "accessMode")
+                ),
+                Cel(
+                    "!has(self.existingClaim) || !self.retain",
+                    "retain is set beside existingClaim, which is never deleted: remove it",
+                    "retain",
+                ),
+            ),
         ),
     ),
     Resources: (
-        Rule(_requests_within_limits, None, "requests must not be more than limits"),
-        Rule(_no_cards, None, "cards follow from the parallel sizes"),
+        Rule(_requests_within_limits, tuple(map(_within_limit, ("cpu", "memory", "ephemeral-storage")))),
+        Rule(
+            _no_cards,
+            tuple(
+                _no_card(part, name) for part in ("requests", "limits") for name in ("nvidia.com/gpu", "amd.com/gpu")
+            ),
+        ),
     ),
     Accelerator: (
         Rule(
             _no_products_of_a_cpu,
-            "self.vendor != 'cpu' || ((!has(self.products) || size(self.products) == 0) && !has(self.resourceName))",
-            "vendor: cpu has no products",
+            (
+                Cel(
+                    "self.vendor != 'cpu' || !has(self.products) || size(self.products) == 0",
+                    "products names cards, and vendor: cpu has none: remove one of the two",
+                    "products",
+                ),
+                Cel(
+                    "self.vendor != 'cpu' || !has(self.resourceName)",
+                    "resourceName names cards, and vendor: cpu has none: remove one of the two",
+                    "resourceName",
+                ),
+            ),
         ),
     ),
 }

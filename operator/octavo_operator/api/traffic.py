@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_operator.api.base import Count, DataKey, ObjectName, Strict, Verbatim
+from octavo_operator.api.base import MAX_ITEMS, Count, DataKey, ObjectName, Strict, Verbatim
 from octavo_operator.api.duration import Duration
 
 
@@ -19,7 +19,7 @@ class Autoscaling(Strict):
     """Replicas that never are exceeded."""
     target_queue_depth: Count = 10
     """Waiting requests a replica, on average, above which one is added."""
-    metrics: list[Verbatim] = []
+    metrics: Annotated[list[Verbatim], Field(max_length=MAX_ITEMS)] = []
     """Further metrics, verbatim autoscaling/v2."""
     behavior: Verbatim = {}
     """Scaling behaviour, verbatim autoscaling/v2."""
@@ -71,5 +71,5 @@ class NetworkPolicy(Strict):
 
     enabled: bool = False
     """Whether a NetworkPolicy is made."""
-    allow_from: list[Verbatim] = []
+    allow_from: Annotated[list[Verbatim], Field(max_length=MAX_ITEMS)] = []
     """Peers that may connect, verbatim networking.k8s.io/v1; none: the service's own namespace."""

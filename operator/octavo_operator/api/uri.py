@@ -65,7 +65,18 @@ class ModelUri:
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^({'|'.join(SCHEMES)})://[^\\s]+$", "maxLength": 1024}
+        known = {
+            "rule": f"self.matches('^({'|'.join(SCHEMES)})://')",
+            "message": f"needs a scheme, as in hf://mistralai/Mistral-7B-Instruct-v0.2; known are {ALL_SCHEMES}",
+        }
+        shapes = [
+            {
+                "rule": f"!self.startsWith('{scheme}://') || self.matches(r'^{scheme}://{pattern}$')",
+                "message": f"is not a {scheme}:// address; one looks like {example}",
+            }
+            for scheme, (pattern, example) in SCHEMES.items()
+        ]
+        return {"type": "string", "maxLength": 1024, "x-kubernetes-validations": [known, *shapes]}
 
 
 def _without_scheme(value: str) -> str:
