@@ -31,13 +31,10 @@ struct Kernels {
 };
 
 extern const Kernels scalar_kernels;
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
-extern const Kernels amx_kernels;
 
 const Kernels& kernels_of(Isa isa);
 
-// Each instruction set's functions, as its tables name them.
+// Each instruction set's functions; cpu.cpp puts them into tables.
 namespace avx2 {
 void prepare_f32(const Activations::Impl&, const float*, int64_t, int64_t, int64_t);
 void prepare_bf16(const Activations::Impl&, const float*, int64_t, int64_t, int64_t);

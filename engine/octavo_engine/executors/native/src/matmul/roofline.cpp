@@ -24,6 +24,13 @@ void need_avx512() {
 
 }  // namespace
 
+#if !defined(__x86_64__)
+namespace avx512 {
+double count_macs(Peak, int64_t) { return 0.0; }
+void read_all(const uint8_t*, int64_t) {}
+}  // namespace avx512
+#endif
+
 double measure_peak(Peak peak, int threads) {
   need_avx512();
   double best = 0.0;
