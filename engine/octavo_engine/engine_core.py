@@ -184,6 +184,8 @@ class EngineCore:
 def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
     """Bytes for KV pages: what the user said, what the executor found, or a share of the container's memory."""
     cache = config.cache
+    if cache.num_gpu_blocks_override is not None:
+        return 0  # pages are counted instead
     if cache.kv_cache_memory_bytes is not None:
         return cache.kv_cache_memory_bytes
     if capacity.kv_bytes is not None:
