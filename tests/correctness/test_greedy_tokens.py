@@ -112,11 +112,12 @@ def test_across_forced_preemptions_and_chunked_prefill(case):
     scheduler = SchedulerConfig(max_num_batched_tokens=96)
     model = case.model.config("float32", longest)
     layout = describe(model, case.model.files).kv_layout(16, "f32")
-    sequences = 1 if case.executor == "torch" else 2  # the twin's subset would fit into two
+    # The growing ones come first, so that it is the others that must make room.
+    sequences, growing, growth = (1, 4, 40) if case.executor == "torch" else (2, 12, 160)
     room = sequences * sequence_bytes(layout, longest, scheduler.max_num_batched_tokens)
     pages = CacheConfig(kv_cache_memory_bytes=room)
     with running_core(engine_config(model, case.executor, cache=pages, scheduler=scheduler)) as core:
-        others = [request(f"other {i}", range(100 + i, 120 + i), 40) for i in range(4)]
+        others = [request(f"other {i}", range(100 + i, 120 + i), growth) for i in range(growing)]
         results = generate(core, [*others, *case.requests()])
     assert any(results[name].num_preemptions for name in case.expected)
     check(case.expected, results, case.limit)
