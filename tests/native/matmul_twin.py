@@ -92,7 +92,7 @@ def product(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.
     seen = prepared(name, x).astype(np.float64)
     # A minimum and its codes can cancel, so what counts is the size of the terms that are added.
     spread = np.abs(w).max(axis=-1, initial=0) * 4
-    room = 2e-6 * np.sqrt(x.shape[1]) * (np.abs(seen).sum(axis=-1, keepdims=True) * spread + 1e-30)
+    room = 5e-8 * np.sqrt(x.shape[1]) * (np.abs(seen).sum(axis=-1, keepdims=True) * spread + 1e-30)
     return seen @ w.T, room
 
 
