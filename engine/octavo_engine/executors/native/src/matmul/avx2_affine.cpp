@@ -10,8 +10,6 @@
 namespace octavo::avx2 {
 namespace {
 
-constexpr int64_t kPrefetch = 2048;
-
 inline __m256i load(const uint8_t* from) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(from)); }
 
 inline __m256 half(const uint8_t* from) {
@@ -81,32 +79,47 @@ inline ScaleSet scales_of(const uint8_t* area, int64_t group, int64_t lane) {
   return set;
 }
 
-// The 16-bit sums of quads [J, End) with one row.
-template <int Bits, int J, int End>
-inline __m256i pair_sums(const uint8_t* group, const Q8Group& x) {
-  int32_t word;
-  __builtin_memcpy(&word, x.q + J * 4, sizeof word);
-  const __m256i values = _mm256_set1_epi32(word);
+// Quads [J, End) times each row, added in 16 bits.
+template <int Bits, int J, int End, int Rows>
+inline void add_words(const uint8_t* group, const Q8Group* x, __m256i (&words)[Rows]) {
   const __m256i quad = quad_of<Bits, J>(group);
-  const __m256i sums = Bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(quad), _mm256_sign_epi8(values, quad))
-                                 : _mm256_maddubs_epi16(quad, values);
-  if constexpr (J + 1 == End) {
-    return sums;
-  } else {
-    return _mm256_add_epi16(sums, pair_sums<Bits, J + 1, End>(group, x));
+  const __m256i sizes = Bits == 8 ? _mm256_abs_epi8(quad) : quad;
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    int32_t word;
+    __builtin_memcpy(&word, x[r].q + J * 4, sizeof word);
+    const __m256i values = _mm256_set1_epi32(word);
+    const __m256i pairs = _mm256_maddubs_epi16(sizes, Bits == 8 ? _mm256_sign_epi8(values, quad) : values);
+    words[r] = _mm256_add_epi16(words[r], pairs);
   }
+  if constexpr (J + 1 < End) add_words<Bits, J + 1, End, Rows>(group, x, words);
 }
 
-// The 32-bit sums of quads [J, End), added to `sum`.
-template <int Bits, int J, int End>
-inline __m256i add_quads(__m256i sum, const uint8_t* group, const Q8Group& x) {
+// Quads [J, End) times each row, added in 32 bits.
+template <int Bits, int J, int End, int Rows>
+inline void add_quads(const uint8_t* group, const Q8Group* x, __m256i (&sums)[Rows]) {
   constexpr int fit = Bits == 4 ? 8 : Bits == 5 ? 4 : Bits == 6 ? 2 : 1;
   constexpr int next = J + fit < End ? J + fit : End;
-  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pair_sums<Bits, J, next>(group, x), _mm256_set1_epi16(1)));
-  if constexpr (next == End) {
-    return sum;
-  } else {
-    return add_quads<Bits, next, End>(sum, group, x);
+  __m256i words[Rows];
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) words[r] = _mm256_setzero_si256();
+  add_words<Bits, J, next, Rows>(group, x, words);
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(words[r], _mm256_set1_epi16(1)));
+  }
+  if constexpr (next < End) add_quads<Bits, next, End, Rows>(group, x, sums);
+}
+
+// Integer sums of quads [J, End) with each row, times scales, added to the rows' sums. `from` is what they begin at.
+template <int Bits, int J, int End, int Rows>
+inline void add_scaled(const uint8_t* group, const Q8Group* x, __m256 scale, __m256i (&from)[Rows],
+                       __m256 (&sums)[Rows]) {
+  add_quads<Bits, J, End, Rows>(group, x, from);
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x[r].scale));
+    sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(from[r]), both, sums[r]);
   }
 }
 
@@ -118,31 +131,39 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
   const uint8_t* area = part.data + panel * part.panel_bytes;
   const uint8_t* values = area + part.scale_bytes + lane * 4;
   const auto* quad = reinterpret_cast<const Q8Group*>(x.data + row / kQuad * x.quad_bytes);
-  __m256 sums[Rows] = {};
-  for (int64_t group = 0; group < part.k / kGroup; ++group) {
+  const int64_t groups = part.k / kGroup;
+  // The next panel, scales and all, is fetched while this one is used, half of each group's lines with each half.
+  const int64_t stride = part.panel_bytes / groups;
+  const uint8_t* next = area + part.panel_bytes + (lane == 0 ? 0 : 64);
+  __m256 sums[Rows];
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) sums[r] = _mm256_setzero_ps();
+  for (int64_t group = 0; group < groups; ++group, quad += kQuad) {
     const uint8_t* codes = values + group * info.bits * 64;
-    for (int j = 0; j < info.bits; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetch + j * 64), _MM_HINT_T0);
+#pragma GCC unroll 5
+    for (int j = 0; j <= info.bits; j += 2) {
+      _mm_prefetch(reinterpret_cast<const char*>(next + group * stride + j * 64), _MM_HINT_T0);
     }
     const ScaleSet scales = scales_of<info.scales>(area, group, lane);
+    __m256i from[Rows];
+    if constexpr (info.scales == Scales::Half) {
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) {
-      const Q8Group& q = quad[group * kQuad + r];
-      const __m256 scale = _mm256_set1_ps(q.scale);
-      if constexpr (info.scales == Scales::Half) {
-        const __m256i first = _mm256_set1_epi32(zero * q.minus_first);
-        const __m256i second = _mm256_set1_epi32(zero * (q.minus_sum - q.minus_first));
-        const __m256i low = add_quads<info.bits, 0, 4>(first, codes, q);
-        const __m256i high = add_quads<info.bits, 4, 8>(second, codes, q);
-        sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), _mm256_mul_ps(scales.first, scale), sums[r]);
-        sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), _mm256_mul_ps(scales.second, scale), sums[r]);
-      } else {
-        const __m256i begin = _mm256_set1_epi32(zero * q.minus_sum);
-        const __m256i dot = add_quads<info.bits, 0, 8>(begin, codes, q);
-        sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scales.first, scale), sums[r]);
+      for (int r = 0; r < Rows; ++r) from[r] = _mm256_set1_epi32(zero * quad[r].minus_first);
+      add_scaled<info.bits, 0, 4, Rows>(codes, quad, scales.first, from, sums);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        from[r] = _mm256_set1_epi32(zero * (quad[r].minus_sum - quad[r].minus_first));
       }
-      if constexpr (info.scales == Scales::Min || info.scales == Scales::Super) {
-        sums[r] = _mm256_fmadd_ps(scales.minimum, _mm256_set1_ps(q.scaled_sum), sums[r]);
+      add_scaled<info.bits, 4, 8, Rows>(codes, quad, scales.second, from, sums);
+    } else {
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) from[r] = _mm256_set1_epi32(zero * quad[r].minus_sum);
+      add_scaled<info.bits, 0, 8, Rows>(codes, quad, scales.first, from, sums);
+    }
+    if constexpr (info.scales == Scales::Min || info.scales == Scales::Super) {
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        sums[r] = _mm256_fmadd_ps(scales.minimum, _mm256_set1_ps(quad[r].scaled_sum), sums[r]);
       }
     }
   }
