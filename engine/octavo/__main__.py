@@ -11,6 +11,7 @@ VERBS = {
     "bench": ("octavo_engine.bench", "load a server and report throughput and latency"),
     "up": ("octavo_operator.up", "run an LLMService manifest as local processes"),
     "plan": ("octavo_operator.plan", "show what a manifest would create, and why"),
+    "render": ("octavo_operator.render", "print the Kubernetes objects that a manifest becomes"),
 }
 
 EXTRAS = {"octavo_engine": "engine", "octavo_operator": "operator"}

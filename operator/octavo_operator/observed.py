@@ -19,3 +19,7 @@ class Observed:
     """Cards that are free on nodes that would do; None where nobody looked."""
     serving: bool = False
     """Replicas of this service run already: a service that runs keeps its children."""
+    service_monitors: bool | None = None
+    """The cluster knows ServiceMonitors; None where nobody looked."""
+    claim_access_mode: str | None = None
+    """Of the model's claim, where it exists: a claim keeps its mode, whatever would be chosen today."""

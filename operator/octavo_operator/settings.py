@@ -32,6 +32,8 @@ class Settings:
         default_factory=lambda: {"octavo": "octavo:0.1.0", "vllm": "vllm/vllm-openai:latest"}
     )
     """Default image of each runtime; a runtime without one needs `engine.image`."""
+    operator_namespace: str = "octavo-system"
+    """Where the operator runs: a NetworkPolicy lets it read the queue."""
     engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")
     """What runs the engine on this machine, without a cluster."""
     first_restart_pause_s: float = 1.0

@@ -44,12 +44,10 @@ NAME_RULES = (
     {
         "rule": "size(self.metadata.name) <= 53",
         "message": "metadata.name has more than 53 letters; the children's names need room behind it: shorten it",
-        "fieldPath": ".metadata.name",
     },
     {
         "rule": f"self.metadata.name.matches(r'{SERVICE}')",
         "message": f"metadata.name {SHAPES[SERVICE]}, because the Service has the same name",
-        "fieldPath": ".metadata.name",
     },
 )
 
@@ -185,10 +183,13 @@ class _Types:
         return result
 
     def _field(self, model: type[BaseModel], name: str, node: Schema, description: str) -> Schema:
-        result = self._value(node, description)
         default = node.get("default")
         # A default is written into every stored object for good: only plain values, and never of a whole part.
-        if default is not None and not isinstance(default, dict | list):
+        plain = default is not None and not isinstance(default, dict | list)
+        if plain and default not in ("", False):
+            description += f" Default: {str(default).lower() if isinstance(default, bool) else default}."
+        result = self._value(node, description)
+        if plain:
             result["default"] = default
         if key := LIST_KEYS.get((model.__name__, name)):
             result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
@@ -213,7 +214,8 @@ class _Types:
         if node.get("type") == "array":
             result["items"] = self._value(node["items"], None)
         if node.get("type") == "object":
-            values = node.get("additionalProperties")
+            # Of a mapping with a pattern for its keys, which a structural schema can't hold, pydantic tells the values so.
+            (values,) = node.get("patternProperties", {"": node.get("additionalProperties")}).values()
             if isinstance(values, dict):
                 result["additionalProperties"] = self._value(values, None)
             else:

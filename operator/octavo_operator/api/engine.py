@@ -11,7 +11,7 @@ from octavo_operator.api.flags import ARGUMENT_RULES
 from octavo_operator.api.quantity import Quantity
 
 Argument = Annotated[
-    str, Field(max_length=4096, json_schema_extra={"x-kubernetes-validations": [dict(rule) for rule in ARGUMENT_RULES]})
+    str, Field(max_length=2048, json_schema_extra={"x-kubernetes-validations": [dict(rule) for rule in ARGUMENT_RULES]})
 ]
 
 
@@ -100,7 +100,7 @@ class Engine(Strict):
     """Method by which the checkpoint is quantized, where the checkpoint does not say so itself."""
     kv_cache_dtype: Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Type of the KV cache's elements."""
-    args: Annotated[list[Argument], Field(max_length=MAX_ITEMS)] = []
+    args: Annotated[list[Argument], Field(max_length=64)] = []
     """Further arguments of the engine, verbatim. One that repeats a field of this API is refused."""
     env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
     """Further environment variables of the engine."""

@@ -21,7 +21,7 @@ def children_of(
         Child("Service", name, f":{spec.service.port}{_type(spec.service.type)}"),
         Child("Service", f"{name}-pods", "headless, for scraping"),
     ]
-    if spec.autoscaling is not None:
+    if spec.autoscaling is not None and not spec.suspend:
         detail = f"{scale.minimum}–{scale.maximum} on waiting > {scale.target_queue_depth}"
         children.append(Child("HorizontalPodAutoscaler", name, detail))
     if scale.maximum > 1:

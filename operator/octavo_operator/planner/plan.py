@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -180,6 +180,25 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class PodPlan:
+    """What a pod has besides its engine: where files come from, and the manifest's own template."""
+
+    pull_policy: str | None = None
+    pull_secrets: tuple[str, ...] = ()
+    chat_template: tuple[str, str] | None = None  # ConfigMap and key
+    model_claim: str | None = None  # a claim that holds the model, of pvc://
+    template: dict[str, Any] = field(default_factory=dict)  # merged last
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """Who may connect: the manifest's peers, or else the namespace; and the operator, which reads the queue."""
+
+    allow_from: tuple[dict[str, Any], ...]
+    operator_namespace: str
+
+
+@dataclass(frozen=True, slots=True)
 class Child:
     """An object that would be created, as a person reads it."""
 
@@ -212,3 +231,9 @@ class Plan:
     children: tuple[Child, ...]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
+    uid: str | None = None  # of the LLMService; None where no API server has seen it
+    suspended: bool = False
+    pod: PodPlan = PodPlan()
+    network: NetworkPlan | None = None
+    service_monitor: bool = False
+    preload_image: str = ""  # downloads the model, whatever the runtime

@@ -18,7 +18,9 @@ from octavo_operator.planner.plan import (
     Fit,
     Hardware,
     Limits,
+    NetworkPlan,
     Plan,
+    PodPlan,
     Refusal,
     Scale,
 )
@@ -39,8 +41,10 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     fit, refusal = _verdict(service, observed, fit, limits)
 
     model_bytes = None if observed.model is None else observed.model.weight_bytes()
-    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, scale)
-    rolls = rollout.choose(spec.rollout.strategy, place, observed.free_cards, scale)
+    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, scale, observed.claim_access_mode)
+    if cache is not None and spec.model.uri.scheme not in storage.FETCHED:
+        cache = replace(cache, preload=False)
+    rolls = rollout.choose(spec.rollout.strategy, place, observed.free_cards, scale, cache)
     downloads = spec.model.uri.scheme in storage.FETCHED and (cache is None or not cache.preload)
     startup = lifecycle.startup_budget(model_bytes, downloads=downloads, hardware=place, settings=settings)
     longest = lifecycle.longest_generation(limits.max_model_len, place, settings)
@@ -84,6 +88,14 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         children=() if refusal is not None else children_of(service, place, scale, rolls, cache),
         reasons=_reasons(service, observed, limits, startup, drain, longest, downloads=downloads),
         warnings=advice.warnings(case),
+        uid=service.metadata.uid,
+        suspended=spec.suspend,
+        pod=_pod(service),
+        network=NetworkPlan(tuple(spec.network_policy.allow_from), settings.operator_namespace)
+        if spec.network_policy.enabled
+        else None,
+        service_monitor=_monitored(spec.monitoring.service_monitor, observed.service_monitors),
+        preload_image=_image(service, settings) if engine.runtime == "octavo" else settings.images["octavo"],
     )
 
 
@@ -160,6 +172,22 @@ def _scale(service: LLMService) -> Scale:
         tuple(auto.metrics),
         auto.behavior or None,
     )
+
+
+def _pod(service: LLMService) -> PodPlan:
+    spec = service.spec
+    image, template, uri = spec.engine.image, spec.model.chat_template, spec.model.uri
+    return PodPlan(
+        pull_policy=None if image is None else image.pull_policy,
+        pull_secrets=() if image is None else tuple(image.pull_secrets),
+        chat_template=None if template is None else (template.config_map_name, template.key),
+        model_claim=uri.rest.partition("/")[0] if uri.scheme == "pvc" else None,
+        template=dict(spec.pod_template),
+    )
+
+
+def _monitored(wanted: str, known: bool | None) -> bool:
+    return wanted == "Enabled" or (wanted == "Auto" and known is True)
 
 
 def _image(service: LLMService, settings: Settings) -> str:

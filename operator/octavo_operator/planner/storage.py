@@ -21,11 +21,13 @@ def claim_size(model_bytes: int | None) -> Quantity:
     return Quantity.of_bytes(round_up(wanted, GIB if wanted < 20 * GIB else 10 * GIB))
 
 
-def plan_cache(name: str, cache: Cache | None, model_bytes: int | None, scale: Scale) -> CachePlan | None:
+def plan_cache(
+    name: str, cache: Cache | None, model_bytes: int | None, scale: Scale, existing_mode: str | None = None
+) -> CachePlan | None:
     """The claim; None where the manifest has no cache."""
     if cache is None:
         return None
-    mode = cache.access_mode or ("ReadWriteMany" if scale.maximum > 1 else "ReadWriteOnce")
+    mode = cache.access_mode or existing_mode or ("ReadWriteMany" if scale.maximum > 1 else "ReadWriteOnce")
     if cache.existing_claim is not None:
         return CachePlan(
             claim=cache.existing_claim,
@@ -38,7 +40,7 @@ def plan_cache(name: str, cache: Cache | None, model_bytes: int | None, scale: S
             colocated=False,
         )
     return CachePlan(
-        claim=f"{name}-model",
+        claim=f"{name}-cache",
         create=True,
         size=str(cache.size or claim_size(model_bytes)),
         storage_class=cache.storage_class_name,

@@ -1,0 +1,39 @@
+"""The HorizontalPodAutoscaler: by the requests that wait, and by the share of the batch that runs.
+
+It scales the Deployment, not the LLMService: replicas written through the latter's scale subresource would end up in
+the manifest, where the next apply takes them back. Names are vLLM's with an underscore for the colon, as adapters of
+Prometheus write them, so either source of metrics will do.
+"""
+
+from __future__ import annotations
+
+from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.planner.plan import Plan
+
+WAITING = "vllm_num_requests_waiting"
+RUNNING = "vllm_num_requests_running"
+BUSY = 0.8  # share of maxNumSeqs
+
+
+def render(plan: Plan) -> Manifest:
+    """A queue that has just emptied does not shrink the service while its replicas still run full."""
+    scale = plan.scale
+    running = max(1, int(plan.limits.max_num_seqs * BUSY))
+    spec: Manifest = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.name},
+        "minReplicas": scale.minimum,
+        "maxReplicas": scale.maximum,
+        "metrics": [
+            _pods(WAITING, scale.target_queue_depth or 1),
+            _pods(RUNNING, running),
+            *(dict(metric) for metric in scale.metrics),
+        ],
+    }
+    if scale.behavior:
+        spec["behavior"] = dict(scale.behavior)
+    return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.name, spec)
+
+
+def _pods(metric: str, average: int) -> Manifest:
+    target = {"type": "AverageValue", "averageValue": str(average)}
+    return {"type": "Pods", "pods": {"metric": {"name": metric}, "target": target}}

@@ -1,0 +1,179 @@
+"""The pod of a replica: its engine, its volumes, and where it may run. The manifest's own template is merged last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from octavo_operator.children.merge import merged
+from octavo_operator.children.ownership import Manifest
+from octavo_operator.labels import SERVICE, labels, selector
+from octavo_operator.planner.arguments import ANYWHERE, CACHE_PATH, CLAIM_PATH, TEMPLATE_PATH
+from octavo_operator.planner.plan import Env, Plan, Probe
+
+CONTAINER = "engine"
+PORT_NAME = "http"
+USER = 65532  # as distroless images have it: any that is not root will do
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def template(plan: Plan) -> Manifest:
+    """The Deployment's pod template, with the manifest's merged over it."""
+    own = {
+        "metadata": {
+            "labels": labels(plan.name),
+            "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
+        },
+        "spec": {
+            **placement(plan),
+            "automountServiceAccountToken": False,
+            # A Service called vllm would set VLLM_PORT, which engines read as their own.
+            "enableServiceLinks": False,
+            "securityContext": security(),
+            "terminationGracePeriodSeconds": plan.lifecycle.grace,
+            **pull_secrets(plan),
+            "containers": [_engine(plan)],
+            "volumes": _volumes(plan),
+        },
+    }
+    result = merged(own, plan.pod.template)
+    # The selectors of Deployment, Services and budget rely on these.
+    result.setdefault("metadata", {})["labels"] = result["metadata"].get("labels", {}) | selector(plan.name)
+    return result
+
+
+def placement(plan: Plan) -> Manifest:
+    """Which nodes will do: those with the cards that were named, and where the model's volume can be."""
+    hardware = plan.hardware
+    result: Manifest = {}
+    affinity: Manifest = {}
+    if hardware.cards and hardware.product_label is not None and len(hardware.products) == 1:
+        result["nodeSelector"] = {hardware.product_label: hardware.products[0]}
+    elif hardware.cards and hardware.products:
+        term = {"key": hardware.product_label, "operator": "In", "values": list(hardware.products)}
+        affinity["nodeAffinity"] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
+        }
+    if plan.cache is not None and plan.cache.create and plan.cache.access_mode == "ReadWriteOnce":
+        # The volume attaches to one node: where one pod of the service is, the others must be, the download's too.
+        affinity["podAffinity"] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {SERVICE: plan.name}}}
+            ]
+        }
+    if affinity:
+        result["affinity"] = affinity
+    if hardware.cards:
+        result["tolerations"] = [{"key": hardware.resource_name, "operator": "Exists", "effect": "NoSchedule"}]
+    return result
+
+
+def security() -> Manifest:
+    """Pod Security `restricted`; the group owns the volumes, so that a download can be written."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def pull_secrets(plan: Plan) -> Manifest:
+    return {"imagePullSecrets": [{"name": name} for name in plan.pod.pull_secrets]} if plan.pod.pull_secrets else {}
+
+
+def pull_policy(plan: Plan) -> Manifest:
+    return {} if plan.pod.pull_policy is None else {"imagePullPolicy": plan.pod.pull_policy}
+
+
+def variables(env: tuple[Env, ...]) -> list[Manifest]:
+    """As a container lists them. A user without an entry in passwd needs to be told its home and its name."""
+    given = {variable.name for variable in env}
+    own = [Env("HOME", "/tmp"), Env("USER", "octavo")]  # noqa: S108 — a volume of the pod's own
+    return [_variable(variable) for variable in (*(each for each in own if each.name not in given), *env)]
+
+
+def cache_volume(plan: Plan) -> Manifest:
+    """What keeps the model: the claim, or a folder that lasts as long as the pod."""
+    if plan.cache is None:
+        return {"name": "cache", "emptyDir": {}}
+    return {"name": "cache", "persistentVolumeClaim": {"claimName": plan.cache.claim}}
+
+
+def _variable(variable: Env) -> Manifest:
+    if variable.value_from is not None:
+        return {"name": variable.name, "valueFrom": variable.value_from}
+    return {"name": variable.name, "value": variable.value or ""}
+
+
+def _engine(plan: Plan) -> Manifest:
+    engine, lifecycle = plan.engine, plan.lifecycle
+    return {
+        "name": CONTAINER,
+        "image": engine.image,
+        **pull_policy(plan),
+        "args": list(engine.line(ANYWHERE, engine.port)),
+        "ports": [{"name": PORT_NAME, "containerPort": engine.port, "protocol": "TCP"}],
+        "env": variables(engine.env),
+        "resources": _resources(plan),
+        "startupProbe": _probe(lifecycle.startup),
+        "readinessProbe": _probe(lifecycle.readiness),
+        "livenessProbe": _probe(lifecycle.liveness),
+        # Requests still arrive until endpoints and proxies have forgotten the pod.
+        "lifecycle": {"preStop": {"sleep": {"seconds": lifecycle.pre_stop}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": dict(RESTRICTED),
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 — a volume of the pod's own
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 — a volume of the pod's own
+            {"name": "cache", "mountPath": CACHE_PATH},
+            *_mounts_of_files(plan),
+        ],
+    }
+
+
+def _resources(plan: Plan) -> Manifest:
+    parts = {"requests": dict(plan.resources.requests), "limits": dict(plan.resources.limits)}
+    return {name: amounts for name, amounts in parts.items() if amounts}
+
+
+def _probe(probe: Probe) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": probe.path, "port": PORT_NAME},
+        "periodSeconds": probe.period,
+        "timeoutSeconds": probe.timeout,
+        "failureThreshold": probe.failures,
+    }
+
+
+def _mounts_of_files(plan: Plan) -> list[Manifest]:
+    mounts: list[Manifest] = []
+    if plan.pod.model_claim is not None:
+        mounts.append({"name": "model", "mountPath": CLAIM_PATH, "readOnly": True})
+    if plan.pod.chat_template is not None:
+        folder = TEMPLATE_PATH.rpartition("/")[0]
+        mounts.append({"name": "chat-template", "mountPath": folder, "readOnly": True})
+    return mounts
+
+
+def _volumes(plan: Plan) -> list[Manifest]:
+    volumes = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": plan.resources.shared_memory}},
+        {"name": "tmp", "emptyDir": {}},
+        cache_volume(plan),
+    ]
+    if plan.pod.model_claim is not None:
+        # Not read-only at the claim: a claim that others write to may be on the same node in one mode only.
+        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": plan.pod.model_claim}})
+    if plan.pod.chat_template is not None:
+        config_map, key = plan.pod.chat_template
+        file = TEMPLATE_PATH.rpartition("/")[2]
+        volumes.append(
+            {"name": "chat-template", "configMap": {"name": config_map, "items": [{"key": key, "path": file}]}}
+        )
+    return volumes

@@ -1,0 +1,17 @@
+"""The PodDisruptionBudget: a drained node takes one replica at a time."""
+
+from __future__ import annotations
+
+from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.labels import selector
+from octavo_operator.planner.plan import Plan
+
+
+def render(plan: Plan) -> Manifest:
+    """A replica that never got ready holds up no drain."""
+    spec = {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": selector(plan.name)},
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+    }
+    return child(plan, "policy/v1", "PodDisruptionBudget", plan.name, spec)

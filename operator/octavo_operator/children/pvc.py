@@ -1,0 +1,15 @@
+"""The claim that keeps the model."""
+
+from __future__ import annotations
+
+from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.labels import PRELOAD
+from octavo_operator.planner.plan import CachePlan, Plan
+
+
+def render(plan: Plan, cache: CachePlan) -> Manifest:
+    """A claim that is to be retained has no owner, so nothing deletes it."""
+    spec: Manifest = {"accessModes": [cache.access_mode], "resources": {"requests": {"storage": cache.size}}}
+    if cache.storage_class is not None:
+        spec["storageClassName"] = cache.storage_class
+    return child(plan, "v1", "PersistentVolumeClaim", cache.claim, spec, component=PRELOAD, owned=not cache.retain)

@@ -1,0 +1,28 @@
+"""The Services: the one that clients use, and a headless one over all pods, for scraping."""
+
+from __future__ import annotations
+
+from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.children.pod import PORT_NAME
+from octavo_operator.labels import METRICS, selector
+from octavo_operator.planner.plan import Plan
+
+
+def render(plan: Plan) -> Manifest:
+    """Answers on the manifest's port, from the replicas that are ready."""
+    port = {"name": PORT_NAME, "port": plan.service_port, "targetPort": PORT_NAME, "protocol": "TCP"}
+    spec = {"type": plan.service_type, "selector": selector(plan.name), "ports": [port]}
+    return child(plan, "v1", "Service", plan.name, spec)
+
+
+def render_headless(plan: Plan) -> Manifest:
+    """Names every pod, also one that drains: its queue still counts."""
+    port = {"name": PORT_NAME, "port": plan.engine.port, "targetPort": PORT_NAME, "protocol": "TCP"}
+    spec = {
+        "type": "ClusterIP",
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": selector(plan.name),
+        "ports": [port],
+    }
+    return child(plan, "v1", "Service", f"{plan.name}-pods", spec, component=METRICS)

@@ -1,0 +1,39 @@
+"""The labels by which children are found, and by which their selectors work.
+
+Selectors can't be changed once a Deployment exists, so they use as little as will do: the service and the component.
+"""
+
+from __future__ import annotations
+
+from octavo_operator.api.v1alpha1 import GROUP
+
+FIELD_MANAGER = "octavo"
+SERVICE = f"{GROUP}/service"
+COMPONENT = "app.kubernetes.io/component"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+
+ENGINE, PRELOAD, METRICS = "engine", "preload", "metrics"
+
+OF_CHILDREN = f"{MANAGED_BY}=octavo,{SERVICE}"
+"""Selects all children of all services."""
+
+
+def labels(service: str, component: str = ENGINE) -> dict[str, str]:
+    """Of a child."""
+    return {
+        "app.kubernetes.io/name": "octavo",
+        "app.kubernetes.io/instance": service,
+        MANAGED_BY: "octavo",
+        COMPONENT: component,
+        SERVICE: service,
+    }
+
+
+def selector(service: str, component: str = ENGINE) -> dict[str, str]:
+    """Of a service's pods (or, for METRICS, of its headless Service)."""
+    return {SERVICE: service, COMPONENT: component}
+
+
+def selector_text(service: str) -> str:
+    """Of the replicas' pods, as the scale subresource and kubectl -l take it."""
+    return ",".join(f"{key}={value}" for key, value in selector(service).items())
