@@ -266,6 +266,10 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
       keys[t] = tile_at(kv, args.blocks[tile / tiles_of_page], args.kv_head, tile % tiles_of_page);
       values[t] = keys[t] + kv.key_units;
     }
+    // Decoding reads each page once, and from memory: the values come while the scores are computed.
+    if (rows <= kMostRows) {
+      for (int t = 0; t < count; ++t) prefetch(values[t], (kv.tile_units - kv.key_units) * 4);
+    }
     for_row_blocks<kMostRows>(rows, [&](int r, auto n_rows) {
       score_rows<Element, n_rows.value>(s.q + r * units, units, keys, count, s.scores + r * kAttentionChunk);
     });

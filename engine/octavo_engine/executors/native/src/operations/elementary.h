@@ -2,7 +2,7 @@
 #pragma once
 
 // 2^n · e^r with |r| <= ln 2 / 2, e^r by its Taylor series to the sixth power. Zero below the normal floats.
-inline Vec exp(Vec x) {
+OCTAVO_INLINE Vec exp(Vec x) {
   const Vec lowest = set(-87.3F);
   const Vec y = max(min(x, set(88.3F)), lowest);
   const Vec n = round(y * set(1.44269504F));
@@ -19,7 +19,7 @@ inline Vec exp(Vec x) {
 }
 
 // log(1 + f) + e · ln 2 for f in [-1/2, 0.42], by the series of the inverse hyperbolic tangent.
-inline Vec log_of(Vec f, Vec e) {
+OCTAVO_INLINE Vec log_of(Vec f, Vec e) {
   const Vec s = f / (f + set(2.0F));
   const Vec z = s * s;
   Vec p = set(1.0F / 19);
@@ -36,22 +36,22 @@ inline Vec log_of(Vec f, Vec e) {
 }
 
 // x = (1 + f) · 2^e with 1 + f in [0.71, 1.42]; x positive and normal.
-inline void split(Vec x, Vec& f, Vec& e) {
+OCTAVO_INLINE void split(Vec x, Vec& f, Vec& e) {
   const Vec m = mantissa(x), root = set(1.41421356F);
   f = select_less(root, m, m * set(0.5F), m) - set(1.0F);
   e = exponent(x) + select_less(root, m, set(1.0F), set(0.0F));
 }
 
-inline Vec log(Vec x) {
+OCTAVO_INLINE Vec log(Vec x) {
   Vec f, e;
   split(x, f, e);
   return log_of(f, e);
 }
 
-inline Vec tanh(Vec x) { return set(1.0F) - set(2.0F) / (exp(x + x) + set(1.0F)); }
+OCTAVO_INLINE Vec tanh(Vec x) { return set(1.0F) - set(2.0F) / (exp(x + x) + set(1.0F)); }
 
 // Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: within 1.5e-7.
-inline Vec erf(Vec x) {
+OCTAVO_INLINE Vec erf(Vec x) {
   const Vec a = abs(x);
   const Vec t = set(1.0F) / fma(a, set(0.3275911F), set(1.0F));
   Vec p = set(1.061405429F);

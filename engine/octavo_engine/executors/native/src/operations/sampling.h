@@ -14,10 +14,16 @@ inline void finish_row(float* logits, int64_t n, float multiplier, float soft_ca
 inline bool finite_row(const float* x, int64_t n, bool banned) {
   const Vec infinity = set(__builtin_inff());
   const uint32_t all = kWidth == 32 ? ~0U : (1U << kWidth) - 1U;
-  for (int64_t i = 0; i < n; i += kWidth) {
-    const Vec v = load_first(x + i, n - i);
-    const uint32_t good = banned ? less(v, infinity) : less(abs(v), infinity);
-    if (good != all) return false;
+  const auto good = [&](Vec v) { return banned ? less(v, infinity) : less(abs(v), infinity); };
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    const float* at = x + i;
+    if ((good(load(at)) & good(load(at + kWidth)) & good(load(at + 2 * kWidth)) & good(load(at + 3 * kWidth))) != all) {
+      return false;
+    }
+  }
+  for (; i < n; i += kWidth) {
+    if (good(load_first(x + i, n - i)) != all) return false;
   }
   return true;
 }

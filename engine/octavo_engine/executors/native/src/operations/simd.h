@@ -5,6 +5,13 @@
 // compiler's own vector types, with its operators: GCC keeps arrays of structs around them in memory.
 #pragma once
 
+#define OCTAVO_INLINE inline __attribute__((always_inline))
+
+// Ask for `bytes` from p on, to be read soon.
+inline void prefetch(const void* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i);
+}
+
 #if defined(OCTAVO_ISA_AVX512)
 
 constexpr int kWidth = 16;
