@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["control_plane_fixtures"]
 EXECUTORS = ("native", "torch")
 
 

@@ -1,0 +1,73 @@
+"""The fixtures `control_plane`, `namespace` and `kubelet`, registered as a plugin by tests/conftest.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from api_client import until
+from cluster import Cluster, UserCluster
+from control_plane import ControlPlane
+from fake_kubelet import FakeKubelet
+from kubernetes_binaries import binaries, build
+
+_running: list[ControlPlane] = []
+
+
+@pytest.fixture(scope="session")
+def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
+    """A real API server with its controllers: `control_plane.ControlPlane`, or $KUBECONFIG's cluster."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # a build takes minutes, and says so
+        try:
+            binaries()
+        except build.BuildError as error:
+            pytest.fail(str(error), pytrace=False)
+    folder = tmp_path_factory.mktemp("control-plane")
+    if os.environ.get("KUBECONFIG"):
+        cluster = UserCluster(os.environ["KUBECONFIG"], folder)
+        yield cluster
+        cluster.close()
+        return
+    with ControlPlane(folder) as plane:
+        _running.append(plane)
+        yield plane
+        _running.remove(plane)
+
+
+@pytest.fixture
+def namespace(control_plane) -> Iterator[str]:
+    """A namespace of the test's own, where Pod Security `restricted` is enforced."""
+    made = control_plane.api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "generateName": "test-",
+                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            },
+        }
+    )
+    name = made["metadata"]["name"]
+    until(lambda: control_plane.api.find("v1", "ServiceAccount", "default", name), 20, "the default ServiceAccount")
+    yield name
+    # Its deletion takes seconds, which the next test need not wait for.
+    control_plane.api.delete("v1", "Namespace", name)
+
+
+@pytest.fixture
+def kubelet(control_plane) -> Iterator[FakeKubelet]:
+    """A pretended kubelet; its nodes are gone after the test."""
+    with FakeKubelet(control_plane) as pretended:
+        yield pretended
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call) -> Any:
+    """What the control plane said last stands below a failed test that used it."""
+    report = yield
+    if report.failed and "control_plane" in getattr(item, "fixturenames", ()):
+        report.sections.extend(("control plane", plane.logs(12)) for plane in _running)
+    return report
