@@ -37,14 +37,16 @@ def engine_config(
     *,
     cache: CacheConfig | None = None,
     scheduler: SchedulerConfig | None = None,
-    threads: int = 2,
 ) -> EngineConfig:
-    """A configuration with half a GiB of pages, unless said otherwise."""
+    """A configuration with half a GiB of pages, unless said otherwise.
+
+    The twin gets one thread: its many small operations gain nothing from a second, and lose much to a busy machine.
+    """
     return EngineConfig(
         model=model,
         cache=cache or CacheConfig(kv_cache_memory_bytes=512 << 20),
         scheduler=scheduler or SchedulerConfig(),
-        executor=ExecutorConfig(executor=executor, threads=threads),
+        executor=ExecutorConfig(executor=executor, threads=1 if executor == "torch" else 2),
     )
 
 

@@ -17,6 +17,8 @@ from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
 from octavo_engine.weights.describe import describe
 
+pytestmark = pytest.mark.timeout(900)  # the first to run computes the reference
+
 LONGEST = 1536
 TWIN_TOKENS = 12
 TWIN_PROMPTS = (0, 16, 11)
@@ -79,7 +81,6 @@ def strangers():
     ]
 
 
-@pytest.mark.timeout(600)
 def test_alone_with_a_cold_prefix_cache(case, roomy_core):
     """One request in the engine at a time, none of its prompt cached."""
     results = {}
@@ -90,7 +91,6 @@ def test_alone_with_a_cold_prefix_cache(case, roomy_core):
     check(case.expected, results, case.limit)
 
 
-@pytest.mark.timeout(600)
 def test_batched_with_strangers_cold_then_hot(case, roomy_core):
     """All together with other people's requests; then again, their prompts' whole pages coming from the cache."""
     roomy_core.reset_prefix_cache()
@@ -112,7 +112,6 @@ def cramped_case(request):
     return Case(request.getfixturevalue(model), executor)
 
 
-@pytest.mark.timeout(600)
 def test_across_forced_preemptions_and_chunked_prefill(cramped_case):
     """Pages for two long sequences, and 96 tokens a step: requests are evicted and recomputed."""
     longest = max(len(c.prompt) for c in cramped_case.expected.values()) + cramped_case.limit

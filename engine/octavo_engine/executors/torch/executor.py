@@ -53,6 +53,8 @@ class TorchExecutor(Executor):
         return Capabilities(name=f"torch {torch.__version__} on {self.device.type}")
 
     def load(self) -> Capacity:
+        if self.device.type == "cpu" and self.config.executor.threads is not None:
+            torch.set_num_threads(self.config.executor.threads)
         weights = read_weights(self.spec, self.files, self.dtype, self.device, self.config.model.seed)
         self._decoder = Decoder(self.spec, weights)
         kv_bytes = None
