@@ -185,8 +185,8 @@ class _Types:
     def _field(self, model: type[BaseModel], name: str, node: Schema, description: str) -> Schema:
         default = node.get("default")
         # A default is written into every stored object for good: only plain values, and never of a whole part.
-        plain = default is not None and not isinstance(default, dict | list)
-        if plain and default not in ("", False):
+        plain = default not in (None, "") and not isinstance(default, dict | list)
+        if plain and default is not False:
             description += f" Default: {str(default).lower() if isinstance(default, bool) else default}."
         result = self._value(node, description)
         if plain:
