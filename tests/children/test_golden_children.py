@@ -1,0 +1,39 @@
+"""The samples' children are held as YAML: what changes in them is seen before it is committed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from children_cases import CASES, rendered_sample
+
+from octavo_operator.render import as_yaml
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_samples_children_are_as_they_were(case):
+    """OCTAVO_UPDATE_GOLDEN=1 rewrites the golden children: look at the diff before committing it."""
+    golden = GOLDEN / f"{case}.yaml"
+    text = as_yaml(rendered_sample(case)) + "\n"
+    if os.environ.get("OCTAVO_UPDATE_GOLDEN"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_printed_reads_back_as_what_was_rendered(case):
+    children = rendered_sample(case)
+    assert list(yaml.safe_load_all(as_yaml(children))) == list(children)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rendering_twice_gives_the_same_bytes(case):
+    assert as_yaml(rendered_sample(case)) == as_yaml(rendered_sample(case))
+
+
+def test_no_golden_file_is_left_over():
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(CASES)
