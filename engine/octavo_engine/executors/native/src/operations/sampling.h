@@ -128,14 +128,10 @@ inline void philox(uint32_t block, uint32_t position, uint64_t seed, Ints out[4]
   out[3] = c3;
 }
 
-// -log(-log(u)), u = (k + 0.5) · 2^-24 with k the upper 24 bits of a word. Above one half the logarithm is taken of
-// 1 - u, which is exact in a float where u is not.
-inline Vec gumbel(Ints word) {
-  uint32_t bits[kWidth];
-  float k[kWidth];
-  store_ints(bits, shift_right_8(word));
-  for (int i = 0; i < kWidth; ++i) k[i] = static_cast<float>(bits[i]);
-  const Vec whole = load(k), middle = set(8388608.0F), unit = set(5.9604645e-8F), half = set(0.5F);
+// -log(-log(u)), u = (k + 0.5) · 2^-24 with k below 2^24. Above one half the logarithm is taken of 1 - u, which is
+// exact in a float where u is not.
+inline Vec gumbel(Ints k) {
+  const Vec whole = to_float(k), middle = set(8388608.0F), unit = set(5.9604645e-8F), half = set(0.5F);
   Vec f, e;
   split((whole + half) * unit, f, e);
   const Vec above = (set(16777216.0F) - whole - half) * unit;
@@ -144,8 +140,14 @@ inline Vec gumbel(Ints word) {
   return set(0.0F) - log(set(0.0F) - log_of(f, e));
 }
 
-// The largest noise there is is 17.33: a token that lies further below the best so far cannot win, and its noise need
-// not be known.
+// The least k whose noise can lift a token `distance` above where it stands: noise above d needs 1 - u below
+// 1 - exp(-exp(-d)), which is below exp(-d). A thousandth and one k are left for rounding.
+inline uint32_t least_word(float distance) {
+  const float bound = __builtin_expf(-distance) * 1.001F;
+  return bound >= 1.0F ? 0U : static_cast<uint32_t>((1.0F - bound) * 16777216.0F) - 1U;
+}
+
+// The largest noise there is is 17.33: a token that lies further below the best so far cannot win.
 constexpr float kMostNoise = 17.4F;
 
 inline BestToken gumbel_argmax_row(const float* x, int64_t n, int32_t likeliest, float threshold, int32_t last_tie,
@@ -162,15 +164,23 @@ inline BestToken gumbel_argmax_row(const float* x, int64_t n, int32_t likeliest,
     }
     const float top = max(highest);
     if (!(top >= threshold) || (best.token >= 0 && top + kMostNoise < best.value)) return;
+    // Most tokens that may still win have noise too small for it, which the words tell without a logarithm.
+    const uint32_t least = best.token < 0 ? 0U : least_word(best.value - top);
     Ints words[4];
     philox(static_cast<uint32_t>(begin / 4), key.position, key.seed, words);
-    float noise[4][kWidth];
-    for (int j = 0; j < 4; ++j) store(noise[j], gumbel(words[j]));
-    for (int64_t i = begin; i < end; ++i) {
-      if (!(x[i] > threshold || (x[i] == threshold && i <= last_tie))) continue;
-      const float value = x[i] + noise[(i - begin) % 4][(i - begin) / 4];
-      const int32_t token = static_cast<int32_t>(i);
-      if (best.token < 0 || value > best.value || (value == best.value && token < best.token)) best = {value, token};
+    for (int64_t j = 0; j < 4; ++j) {
+      const Ints k = shift_right_8(words[j]);
+      uint32_t able = at_least(k, least);
+      if (able == 0) continue;
+      float noise[kWidth];
+      store(noise, gumbel(k));
+      for (; able != 0; able &= able - 1) {
+        const int64_t lane = __builtin_ctz(able), i = begin + 4 * lane + j;
+        if (i >= end || !(x[i] > threshold || (x[i] == threshold && i <= last_tie))) continue;
+        const float value = x[i] + noise[lane];
+        const int32_t token = static_cast<int32_t>(i);
+        if (best.token < 0 || value > best.value || (value == best.value && token < best.token)) best = {value, token};
+      }
     }
   };
   const int64_t first = likeliest / kBlock * kBlock;

@@ -69,7 +69,11 @@ inline void multiply_wide(Ints a, uint32_t b, Ints& high, Ints& low) {
   low = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
   high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
 }
-inline void store_ints(uint32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
+// Of lanes below 2^31: which are at least t, and the lanes as floats.
+inline uint32_t at_least(Ints a, uint32_t t) {
+  return _mm512_cmpge_epi32_mask(a, _mm512_set1_epi32(static_cast<int>(t)));
+}
+inline Vec to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
 
 #elif defined(OCTAVO_ISA_AVX2)
 
@@ -158,7 +162,11 @@ inline void multiply_wide(Ints a, uint32_t b, Ints& high, Ints& low) {
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
 }
-inline void store_ints(uint32_t* p, Ints a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+inline uint32_t at_least(Ints a, uint32_t t) {
+  const __m256i above = _mm256_cmpgt_epi32(a, _mm256_set1_epi32(static_cast<int>(t) - 1));
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(above)));
+}
+inline Vec to_float(Ints a) { return _mm256_cvtepi32_ps(a); }
 
 #else
 
@@ -211,6 +219,7 @@ inline void multiply_wide(Ints a, uint32_t b, Ints& high, Ints& low) {
   high = static_cast<uint32_t>(product >> 32);
   low = static_cast<uint32_t>(product);
 }
-inline void store_ints(uint32_t* p, Ints a) { *p = a; }
+inline uint32_t at_least(Ints a, uint32_t t) { return a >= t ? 1U : 0U; }
+inline Vec to_float(Ints a) { return static_cast<float>(a); }
 
 #endif
