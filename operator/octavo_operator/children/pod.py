@@ -40,8 +40,12 @@ def template(plan: Plan) -> Manifest:
         },
     }
     result = merged(own, plan.pod.template)
-    # The selectors of Deployment, Services and budget rely on these.
-    result.setdefault("metadata", {})["labels"] = result["metadata"].get("labels", {}) | selector(plan.name)
+    # The selectors of Deployment, Services and budget rely on these. What else may be wrong, the API server tells.
+    metadata = result.get("metadata")
+    if not isinstance(metadata, dict):
+        metadata = result["metadata"] = {}
+    given = metadata.get("labels")
+    metadata["labels"] = (given if isinstance(given, dict) else {}) | selector(plan.name)
     return result
 
 

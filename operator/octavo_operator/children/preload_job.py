@@ -59,7 +59,8 @@ def render(plan: Plan, cache: CachePlan) -> Manifest:
 
 
 def _template(plan: Plan) -> Manifest:
-    replica = template(plan)["spec"]
+    given = template(plan).get("spec")
+    replica = given if isinstance(given, dict) else {}
     secret = RUNTIMES[plan.engine.runtime].api_key
     spec: Manifest = {
         **{field: replica[field] for field in FROM_THE_REPLICAS if field in replica},
@@ -87,15 +88,17 @@ def _template(plan: Plan) -> Manifest:
         "volumes": [{"name": "tmp", "emptyDir": {}}, cache_volume(plan)],
     }
     if plan.hardware.cards and not plan.hardware.products:
-        spec["affinity"] = _near_cards(spec.get("affinity", {}))
+        spec["affinity"] = _near_cards(spec.get("affinity"))
     return {"metadata": {"labels": labels(plan.name, PRELOAD)}, "spec": spec}
 
 
-def _near_cards(affinity: Manifest) -> Manifest:
+def _near_cards(given: Any) -> Manifest:
     """A volume is made in the zone of its first pod: rather one with cards, where their nodes are labelled."""
     term = {"matchExpressions": [{"key": "nvidia.com/gpu.present", "operator": "Exists"}]}
     wish = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]}
-    return affinity | {"nodeAffinity": wish | affinity.get("nodeAffinity", {})}
+    affinity = given if isinstance(given, dict) else {}
+    nodes = affinity.get("nodeAffinity")
+    return affinity | {"nodeAffinity": wish | (nodes if isinstance(nodes, dict) else {})}
 
 
 def _arguments(plan: Plan) -> tuple[str, ...]:

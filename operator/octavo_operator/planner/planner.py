@@ -31,7 +31,8 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     """What the manifest comes to. Never raises for what a manifest may say: a refusal is part of the plan."""
     spec, engine = service.spec, service.spec.engine
     place = hardware.hardware_of(spec)
-    scale = _scale(service)
+    awake = _scale(service)
+    scale = Scale(0, 0, 0, None) if spec.suspend else awake
     given_memory = hardware.memory_limit(spec.resources)
     limits, demand = _limits(service, observed.model, place, given_memory)
     if place.cards:
@@ -41,10 +42,10 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     fit, refusal = _verdict(service, observed, fit, limits)
 
     model_bytes = None if observed.model is None else observed.model.weight_bytes()
-    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, scale, observed.claim_access_mode)
+    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, awake, observed.claim_access_mode)
     if cache is not None and spec.model.uri.scheme not in storage.FETCHED:
         cache = replace(cache, preload=False)
-    rolls = rollout.choose(spec.rollout.strategy, place, observed.free_cards, scale, cache)
+    rolls = rollout.choose(spec.rollout.strategy, place, observed.free_cards, awake, cache)
     downloads = spec.model.uri.scheme in storage.FETCHED and (cache is None or not cache.preload)
     startup = lifecycle.startup_budget(model_bytes, downloads=downloads, hardware=place, settings=settings)
     longest = lifecycle.longest_generation(limits.max_model_len, place, settings)
@@ -158,8 +159,6 @@ def _verdict(service: LLMService, observed: Observed, fit: Fit, limits: Limits) 
 
 def _scale(service: LLMService) -> Scale:
     spec = service.spec
-    if spec.suspend:
-        return Scale(0, 0, 0, None)
     auto = spec.autoscaling
     if auto is None:
         replicas = 1 if spec.replicas is None else spec.replicas

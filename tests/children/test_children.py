@@ -1,0 +1,322 @@
+"""What each field of the manifest comes to in the children."""
+
+from __future__ import annotations
+
+import pytest
+from children_cases import engine_of, kinds, only, planned, pod_of, rendered
+from planner_cases import CPU, SMALL, service
+
+from octavo_operator.children import render
+from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
+from octavo_operator.labels import selector_text
+
+AUTO = {"minReplicas": 2, "maxReplicas": 5}
+
+
+def test_a_refused_service_has_no_children():
+    assert rendered(engine={"runtime": "tgi"}) == ()
+
+
+@pytest.mark.parametrize("spec", [{}, {"cache": {}}, {"autoscaling": AUTO}, {"networkPolicy": {"enabled": True}}])
+def test_the_plan_names_what_is_rendered(spec):
+    """`octavo plan` and the operator say the same."""
+    made = planned(service(**spec), SMALL)
+    assert sorted((each.kind, each.name) for each in made.children) == sorted(
+        (each["kind"], each["metadata"]["name"]) for each in render(made)
+    )
+
+
+def test_a_suspended_service_keeps_all_but_its_replicas_and_its_autoscaler():
+    awake = rendered(autoscaling=AUTO, cache={"size": "1Gi"})
+    asleep = rendered(autoscaling=AUTO, cache={"size": "1Gi"}, suspend=True)
+    assert only(asleep, "Deployment")["spec"]["replicas"] == 0
+    assert set(kinds(awake)) - set(kinds(asleep)) == {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    assert only(asleep, "PersistentVolumeClaim") == only(awake, "PersistentVolumeClaim")
+    assert only(asleep, "Deployment")["spec"]["template"] == only(awake, "Deployment")["spec"]["template"]
+
+
+class TestReplicas:
+    def test_autoscaling_leaves_them_to_the_autoscaler(self):
+        children = rendered(autoscaling=AUTO)
+        assert "replicas" not in only(children, "Deployment")["spec"]
+        spec = only(children, "HorizontalPodAutoscaler")["spec"]
+        assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 5)
+
+    def test_a_queue_just_emptied_does_not_shrink_what_runs_full(self):
+        """The second metric: running requests, of which four fifths of the batch count as full."""
+        children = rendered(autoscaling=AUTO, engine={"maxNumSeqs": 100})
+        running = only(children, "HorizontalPodAutoscaler")["spec"]["metrics"][1]["pods"]
+        assert running["metric"]["name"] == "vllm_num_requests_running"
+        assert running["target"]["averageValue"] == "80"
+
+    def test_metrics_and_behaviour_are_handed_on_verbatim(self):
+        metric = {
+            "type": "Resource",
+            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 9}},
+        }
+        behavior = {"scaleDown": {"stabilizationWindowSeconds": 7}}
+        children = rendered(autoscaling=AUTO | {"metrics": [metric], "behavior": behavior})
+        spec = only(children, "HorizontalPodAutoscaler")["spec"]
+        assert spec["metrics"][2:] == [metric]
+        assert spec["behavior"] == behavior
+
+    def test_scaling_by_hand_changes_nothing_of_the_pods(self):
+        """Another number of replicas must not restart those that run."""
+        one, three = rendered(replicas=1), rendered(replicas=3)
+        assert only(one, "Deployment")["spec"]["template"] == only(three, "Deployment")["spec"]["template"]
+
+
+class TestRollouts:
+    def test_a_surge_waits_for_the_new_one(self):
+        spec = only(rendered(rollout={"strategy": "Surge"}), "Deployment")["spec"]
+        assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+    def test_one_replica_in_place_is_recreated(self):
+        """rollout deadlock on one GPU with surge: the new pod would wait for the card that the old one has."""
+        assert only(rendered(observed={"free_cards": 0}), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+
+    def test_a_volume_of_one_node_is_no_place_for_a_surge(self):
+        """The free card may be on another node than the volume."""
+        spec = only(rendered(cache={}, observed={"free_cards": 8}), "Deployment")["spec"]
+        assert spec["strategy"] == {"type": "Recreate"}
+
+    def test_a_model_that_loads_long_is_no_failed_rollout(self):
+        spec = only(rendered(), "Deployment")["spec"]
+        probe = engine_of(rendered())["startupProbe"]
+        assert spec["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
+
+    def test_the_grace_period_is_longer_than_pre_stop_and_drain(self):
+        children = rendered(rollout={"drainTimeout": "200s"})
+        words = engine_of(children)["args"]
+        assert words[words.index("--shutdown-timeout") + 1] == "200"
+        pre_stop = engine_of(children)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod_of(children)["terminationGracePeriodSeconds"] > pre_stop + 200
+
+
+class TestNodes:
+    def test_one_product_is_selected(self):
+        pod = pod_of(rendered(accelerator={"products": ["NVIDIA-L4"]}))
+        assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+
+    def test_any_of_several_products_will_do(self):
+        pod = pod_of(rendered(accelerator={"products": ["NVIDIA-L4", "NVIDIA-L40S"]}))
+        assert "nodeSelector" not in pod
+        terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        (expression,) = terms[0]["matchExpressions"]
+        assert expression == {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4", "NVIDIA-L40S"]}
+
+    def test_nodes_that_keep_others_off_their_cards_take_it(self):
+        (toleration,) = pod_of(rendered())["tolerations"]
+        assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+    def test_another_resources_name_counts_the_cards(self):
+        children = rendered(accelerator={"resourceName": "nvidia.com/mig-1g.10gb"})
+        resources = engine_of(children)["resources"]
+        assert resources["limits"] == {"nvidia.com/mig-1g.10gb": "1"}
+        assert resources["requests"]["nvidia.com/mig-1g.10gb"] == "1"
+
+    def test_the_cards_follow_from_both_parallel_sizes(self):
+        children = rendered(engine={"tensorParallelSize": 3, "pipelineParallelSize": 2})
+        assert engine_of(children)["resources"]["limits"]["nvidia.com/gpu"] == "6"
+
+    def test_a_cpu_replica_asks_for_no_card_and_runs_anywhere(self):
+        children = rendered(accelerator=CPU)
+        assert not [name for part in engine_of(children)["resources"].values() for name in part if "gpu" in name]
+        assert not {"nodeSelector", "affinity", "tolerations"} & pod_of(children).keys()
+
+
+class TestTheCache:
+    def test_a_claim_is_made_as_it_was_wished(self):
+        spec = {"size": "7Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"}
+        assert only(rendered(cache=spec), "PersistentVolumeClaim")["spec"] == {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "7Gi"}},
+            "storageClassName": "fast",
+        }
+
+    def test_a_claim_keeps_the_mode_that_it_was_made_with(self):
+        """With a second replica another mode would be chosen, and a claim's can't be changed."""
+        children = rendered(cache={}, replicas=2, observed={"claim_access_mode": "ReadWriteOnce"})
+        assert only(children, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+    def test_a_claim_that_is_retained_has_no_owner(self):
+        body = service(cache={"retain": True})
+        body = body.model_copy(update={"metadata": body.metadata.model_copy(update={"uid": "u"})})
+        children = render(planned(body, SMALL))
+        assert "ownerReferences" not in only(children, "PersistentVolumeClaim")["metadata"]
+        assert only(children, "Job")["metadata"]["ownerReferences"]
+
+    def test_an_existing_claim_is_mounted_and_not_made(self):
+        children = rendered(cache={"existingClaim": "mine"})
+        assert "PersistentVolumeClaim" not in kinds(children)
+        assert {"name": "cache", "persistentVolumeClaim": {"claimName": "mine"}} in pod_of(children)["volumes"]
+
+    def test_without_a_cache_the_pod_has_a_folder_of_its_own(self):
+        children = rendered()
+        assert {"name": "cache", "emptyDir": {}} in pod_of(children)["volumes"]
+        assert "Job" not in kinds(children)
+
+    def test_a_model_on_a_claim_is_mounted_and_not_downloaded(self):
+        children = rendered(model={"uri": "pvc://models/mistral"}, cache={})
+        assert "Job" not in kinds(children)
+        words = engine_of(children)["args"]
+        assert words[words.index("--model") + 1] == "/models/mistral"
+        assert {"name": "model", "mountPath": "/models", "readOnly": True} in engine_of(children)["volumeMounts"]
+
+    def test_pods_of_a_volume_for_one_node_go_to_that_node(self):
+        for kind in ("Deployment", "Job"):
+            pod = only(rendered(cache={"accessMode": "ReadWriteOnce"}), kind)["spec"]["template"]
+            (term,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            assert term["topologyKey"] == "kubernetes.io/hostname"
+            # A pod that matches its own term is let in first: else none would ever be.
+            assert term["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+class TestThePreload:
+    spec = {  # noqa: RUF012
+        "model": {"uri": "hf://org/name", "revision": "v1", "credentials": {"secretName": "hf"}},
+        "cache": {},
+        "accelerator": {"products": ["NVIDIA-L4"]},
+        "auth": {"apiKeys": {"secretName": "keys"}},
+    }
+
+    def job(self, **changes):
+        return only(rendered(**(self.spec | changes)), "Job")
+
+    def test_it_runs_where_the_replicas_can_and_asks_for_no_card(self):
+        pod = self.job()["spec"]["template"]["spec"]
+        assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+        assert pod["tolerations"]
+        assert not [name for name in pod["containers"][0]["resources"]["requests"] if "gpu" in name]
+
+    def test_it_rather_runs_near_cards_where_any_will_do(self):
+        affinity = self.job(accelerator={})["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+        assert set(affinity) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+
+    def test_it_has_the_hubs_token_and_not_the_api_key(self):
+        names = [each["name"] for each in self.job()["spec"]["template"]["spec"]["containers"][0]["env"]]
+        assert "HF_TOKEN" in names
+        assert "OCTAVO_API_KEY" not in names
+
+    def test_its_pods_are_not_the_services(self):
+        children = rendered(**self.spec)
+        labels = self.job()["spec"]["template"]["metadata"]["labels"]
+        assert not only(children, "Service")["spec"]["selector"].items() <= labels.items()
+        assert not only(children, "Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+    def test_another_model_is_another_download(self):
+        marks = [
+            self.job(model={"uri": "hf://org/name", "revision": revision})["metadata"]["annotations"][DOWNLOAD]
+            for revision in ("v1", "v2")
+        ]
+        assert marks[0] != marks[1]
+
+    def test_another_image_is_the_same_download_by_another_template(self):
+        before, after = self.job(), self.job(engine={"image": {"tag": "2"}})
+        assert before["metadata"]["annotations"][DOWNLOAD] == after["metadata"]["annotations"][DOWNLOAD]
+        assert before["metadata"]["annotations"][TEMPLATE] != after["metadata"]["annotations"][TEMPLATE]
+
+    def test_another_number_of_replicas_leaves_it_alone(self):
+        one = self.job(cache={"accessMode": "ReadWriteMany"})
+        assert one == self.job(cache={"accessMode": "ReadWriteMany"}, replicas=4)
+
+    def test_another_runtime_is_fed_by_octavos_own_image(self):
+        pod = self.job(engine={"runtime": "vllm"})["spec"]["template"]["spec"]
+        assert pod["containers"][0]["image"].startswith("octavo:")
+
+
+class TestFilesAndSecrets:
+    def test_the_api_key_comes_from_its_secret(self):
+        env = engine_of(rendered(auth={"apiKeys": {"secretName": "keys"}}))["env"]
+        source = {"secretKeyRef": {"name": "keys", "key": "api-keys"}}
+        assert {"name": "OCTAVO_API_KEY", "valueFrom": source} in env
+
+    def test_the_chat_template_lies_where_the_engine_is_told(self):
+        children = rendered(model={"uri": "hf://o/n", "chatTemplate": {"configMapName": "t", "key": "x"}})
+        words = engine_of(children)["args"]
+        path = words[words.index("--chat-template") + 1]
+        (mount,) = [m for m in engine_of(children)["volumeMounts"] if path.startswith(f"{m['mountPath']}/")]
+        (volume,) = [v for v in pod_of(children)["volumes"] if v["name"] == mount["name"]]
+        file = path.removeprefix(f"{mount['mountPath']}/")
+        assert volume["configMap"] == {"name": "t", "items": [{"key": "x", "path": file}]}
+
+    def test_the_image_is_pulled_as_it_was_said(self):
+        image = {"repository": "r/x", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always", "pullSecrets": ["a"]}
+        children = rendered(engine={"image": image})
+        assert engine_of(children)["image"] == f"r/x@sha256:{'0' * 64}"
+        assert engine_of(children)["imagePullPolicy"] == "Always"
+        assert pod_of(children)["imagePullSecrets"] == [{"name": "a"}]
+
+    def test_services_of_the_namespace_set_no_variables(self):
+        """A Service called vllm would set VLLM_PORT to an address, and the engine would end with that."""
+        assert pod_of(rendered())["enableServiceLinks"] is False
+
+
+class TestWhatIsOptional:
+    @pytest.mark.parametrize(
+        ("wanted", "known", "made"),
+        [
+            ("Auto", True, True),
+            ("Auto", False, False),
+            ("Auto", None, False),
+            ("Enabled", False, True),
+            ("Disabled", True, False),
+        ],
+    )
+    def test_a_service_monitor_is_made_where_it_is_known_or_wished(self, wanted, known, made):
+        children = rendered(monitoring={"serviceMonitor": wanted}, observed={"service_monitors": known})
+        assert ("ServiceMonitor" in kinds(children)) is made
+
+    def test_a_network_policy_lets_in_the_namespace_and_the_operator(self):
+        spec = only(rendered(networkPolicy={"enabled": True}), "NetworkPolicy")["spec"]
+        (rule,) = spec["ingress"]
+        assert rule["from"][0] == {"podSelector": {}}
+        assert rule["from"][1]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "octavo-system"}
+        assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+    def test_a_network_policy_lets_in_whom_the_manifest_names(self):
+        peer = {"namespaceSelector": {"matchLabels": {"team": "a"}}}
+        spec = only(rendered(networkPolicy={"enabled": True, "allowFrom": [peer]}), "NetworkPolicy")["spec"]
+        assert spec["ingress"][0]["from"][0] == peer
+
+    def test_one_replica_needs_no_budget(self):
+        assert "PodDisruptionBudget" not in kinds(rendered())
+        budget = only(rendered(replicas=2), "PodDisruptionBudget")["spec"]
+        assert budget["maxUnavailable"] == 1
+
+
+class TestTheTemplateOfTheManifest:
+    def test_it_is_merged_last(self):
+        template = {
+            "metadata": {"annotations": {"a": "b"}},
+            "spec": {
+                "priorityClassName": "high",
+                "containers": [{"name": "engine", "resources": {"limits": {"memory": "9Gi"}}}, {"name": "side"}],
+            },
+        }
+        children = rendered(podTemplate=template, cache={})
+        assert engine_of(children)["resources"]["limits"] == {"nvidia.com/gpu": "1", "memory": "9Gi"}
+        assert pod_of(children)["priorityClassName"] == "high"
+        assert [each["name"] for each in pod_of(children)["containers"]] == ["engine", "side"]
+        job = only(children, "Job")["spec"]["template"]["spec"]
+        assert job["priorityClassName"] == "high", "the download runs as the replicas do"
+        assert [each["name"] for each in job["containers"]] == ["preload"]
+
+    def test_it_can_not_lose_the_pods(self):
+        """Without these labels neither Deployment nor Service would find them."""
+        labels = {"octavo.dev/service": "another", "mine": "1"}
+        children = rendered(podTemplate={"metadata": {"labels": labels}})
+        found = only(children, "Deployment")["spec"]["template"]["metadata"]["labels"]
+        assert found["octavo.dev/service"] == "svc"
+        assert found["mine"] == "1"
+
+    @pytest.mark.parametrize(
+        "template", [{"metadata": None}, {"spec": None}, {"metadata": []}, {"spec": {"containers": 1}}]
+    )
+    def test_a_nonsensical_one_is_left_to_the_api_server(self, template):
+        assert rendered(podTemplate=template)
+
+
+def test_the_selector_for_the_scale_subresource_is_the_deployments():
+    wanted = only(rendered(), "Deployment")["spec"]["selector"]["matchLabels"]
+    assert dict(part.split("=") for part in selector_text("svc").split(",")) == wanted
