@@ -59,7 +59,9 @@ static constexpr LayoutInfo layout_of(Format format) {
 
 static constexpr bool is_quantized(Format format) { return layout_of(format).scales != Scales::None; }
 
-static constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+static constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 static constexpr int64_t scale_area(Format format, int64_t k) {
   switch (layout_of(format).scales) {
