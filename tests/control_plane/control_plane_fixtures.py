@@ -69,5 +69,5 @@ def pytest_runtest_makereport(item, call) -> Any:
     """What the control plane said last stands below a failed test that used it."""
     report = yield
     if report.failed and "control_plane" in getattr(item, "fixturenames", ()):
-        report.sections.extend(("control plane", plane.logs(12)) for plane in _running)
+        report.sections.extend(("control plane", plane.logs(8)) for plane in _running)
     return report

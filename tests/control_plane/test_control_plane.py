@@ -138,7 +138,6 @@ def test_nothing_is_left_when_the_tests_are_killed(control_plane, tmp_path):
 
 
 def test_what_does_not_start_is_told_with_its_own_words(control_plane, tmp_path, monkeypatch):
-    monkeypatch.setattr(ControlPlane, "_scheduler", lambda _: ["--no-such-flag"])
     monkeypatch.setattr(ControlPlane, "_controller_manager", lambda _: ["--no-such-flag"])
     with pytest.raises(AssertionError, match=r"kube-controller-manager has ended:(.|\n)*no-such-flag"):
         ControlPlane(tmp_path).start()
