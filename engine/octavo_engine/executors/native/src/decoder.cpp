@@ -80,7 +80,7 @@ Decoder::Decoder(DecoderModel model, DecoderOptions options)
                                   std::to_string(r.inverse_frequencies.size()) + " frequencies");
     }
   }
-  if (!isa_available(options_.isa)) throw std::invalid_argument("this CPU lacks the instruction set that was asked for");
+  if (!isa_available(options_.isa)) throw std::invalid_argument("this CPU lacks the instruction set asked for");
   lay_out_pages();
 }
 

@@ -58,8 +58,8 @@ class Decoder {
 
   // Runs the batch up to the logits of the rows to draw from, which stay inside.
   void forward(const std::vector<Scheduled>& batch);
-  // Draws, appends what was drawn to its requests, and returns all that the step made. `mask` has `mask_stride` bytes
-  // for each row to draw, in the order of the batch; null: no mask.
+  // Draws, appends what was drawn to its requests, and returns all that the step made. `mask` has a
+  // bit for each token and a row for each draw, in the order of the batch; null: no mask.
   StepResult sample(const uint8_t* mask, int64_t mask_bytes);
   // Logits of the rows to draw from, [rows][vocab], until the next forward or sample. For tests.
   const float* logits() const { return logits_.floats(); }

@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__linux__)
@@ -55,7 +56,8 @@ std::vector<int> available_cores() {
   }
 #endif
   if (cores.empty()) {
-    for (unsigned i = 0; i < std::max(1U, std::thread::hardware_concurrency()); ++i) cores.push_back(static_cast<int>(i));
+    const unsigned count = std::max(1U, std::thread::hardware_concurrency());
+    for (unsigned i = 0; i < count; ++i) cores.push_back(static_cast<int>(i));
   }
   return cores;
 }

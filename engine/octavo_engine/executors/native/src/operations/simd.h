@@ -1,8 +1,8 @@
 // One vector of floats as wide as the translation unit's instruction set, with the few operations that the kernels
 // need. Included once by each of scalar.cpp, avx2.cpp and avx512.cpp, inside a namespace of its own each.
 //
-// `Vec` holds `kWidth` floats. `Units` holds as many four-byte units of a KV tile: floats, or pairs of bf16. They are the
-// compiler's own vector types, with its operators: GCC keeps arrays of structs around them in memory.
+// `Vec` holds `kWidth` floats. `Units` holds as many four-byte units of a KV tile: floats, or pairs of bf16. They are
+// the compiler's own vector types, with its operators: GCC keeps arrays of structs around them in memory.
 #pragma once
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
