@@ -3,12 +3,17 @@
 OperatorError
 ├── ManifestError        a manifest is wrong: every problem with its field, line and remedy; exit status 2
 ├── ModelUnknownError    a model's description that the user pointed at can't be read; exit status 2
-└── LocalError           `octavo up` can't run this manifest on this machine; exit status 1
+├── LocalError           `octavo up` can't run this manifest on this machine; exit status 1
+├── NoClusterError       no API server is known to this process; exit status 2
+├── UnreachableError     the API server does not answer, or not in time
+├── ApiError             the API server says no, in its own words
+└── NotLeadingError      the Lease may be another's: nothing is written
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 class OperatorError(Exception):
@@ -49,3 +54,28 @@ class ModelUnknownError(OperatorError):
 
 class LocalError(OperatorError):
     """The manifest is right, but this machine can't run it as it stands."""
+
+
+class NoClusterError(OperatorError):
+    """Neither a kubeconfig nor a ServiceAccount tells where the API server is."""
+
+
+class UnreachableError(OperatorError):
+    """The API server does not answer, or not in time."""
+
+
+class ApiError(OperatorError):
+    """The API server says no. `status` is HTTP's, `reason` Kubernetes' word for it, `words` its own sentence."""
+
+    def __init__(self, method: str, path: str, status: int, answer: dict[str, Any]) -> None:
+        self.status = status
+        self.reason = str(answer.get("reason") or "")
+        self.words = str(answer.get("message") or f"HTTP {status}")
+        details = answer.get("details")
+        causes = details.get("causes") if isinstance(details, dict) else None
+        self.causes = tuple(str(cause.get("reason")) for cause in causes or () if isinstance(cause, dict))
+        super().__init__(f"{method} {path}: {status} {self.reason}: {self.words}")
+
+
+class NotLeadingError(OperatorError):
+    """This replica may have lost the Lease."""

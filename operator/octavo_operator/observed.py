@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from octavo_models import ModelSpec
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes with cards, as they are now."""
+
+    free: int
+    """Cards that are free on the node that has most of them, among those that would do."""
+    largest: int
+    """Cards that the largest of the nodes that would do has in all."""
+    products: tuple[str, ...] = ()
+    """Products that nodes have, whether they would do or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +39,16 @@ class Observed:
     """The cluster knows ServiceMonitors; None where nobody looked."""
     claim_access_mode: str | None = None
     """Of the model's claim, where it exists: a claim keeps its mode, whatever would be chosen today."""
+    children: tuple[Object, ...] = ()
+    """Objects with the service's labels, as the API server has them."""
+    pods: tuple[Object, ...] = ()
+    """Pods of replicas and of the download."""
+    nodes: Nodes | None = None
+    """None where nobody looked, or nobody may."""
+
+    def child(self, kind: str, name: str) -> Object | None:
+        """One of the children, if it is there."""
+        for each in self.children:
+            if each["kind"] == kind and each["metadata"]["name"] == name:
+                return each
+        return None

@@ -1,0 +1,132 @@
+"""`python -m octavo_operator`: waits for the Lease, then watches and reconciles until it is told to end.
+
+Exit status: 0 ended in order; 1 gave up, or lost the Lease; 2 no API server is known or an argument is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+
+from octavo_operator.connection import Connection, connect
+from octavo_operator.errors import NoClusterError
+from octavo_operator.logs import set_up
+from octavo_operator.settings import Settings
+
+log = logging.getLogger("octavo_operator")
+
+LOST = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    set_up(options.log_format, options.log_level)
+    try:
+        connection = connect()
+    except NoClusterError as error:
+        log.error("%s", error)  # noqa: TRY400 — a sentence, not a traceback
+        return 2
+    with asyncio.Runner() as runner:
+        return runner.run(_run(connection, options))
+
+
+async def _run(connection: Connection, options: argparse.Namespace) -> int:
+    # aiohttp, kopf and what they bring along: --help need not wait for them.
+    from aiohttp import web  # noqa: PLC0415
+
+    from octavo_operator.cluster import Cluster  # noqa: PLC0415
+    from octavo_operator.health import Health  # noqa: PLC0415
+    from octavo_operator.leader import Leader  # noqa: PLC0415
+    from octavo_operator.metrics import Metrics  # noqa: PLC0415
+    from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
+    from octavo_operator.watchers import Watchers  # noqa: PLC0415
+    from octavo_operator.work_queue import Key, WorkQueue  # noqa: PLC0415
+    from octavo_operator.workers import Workers  # noqa: PLC0415
+
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    namespace = options.leader_election_namespace or connection.namespace
+    metrics, queue = Metrics(), WorkQueue()
+    plain = Cluster(connection)
+    leader = Leader(plain, namespace, identity)
+    cluster = Cluster(connection, may_write=lambda: leader.leads)
+
+    def due(key: Key, _deleted: bool) -> None:
+        loop.call_soon_threadsafe(queue.add, key)
+
+    watchers = Watchers(plain, connection, options.namespace, due, metrics)
+    health = Health(leader, watchers, queue, metrics)
+    settings = Settings(operator_namespace=namespace)
+    if options.image:
+        settings.images["octavo"] = options.image
+    reconciler = Reconciler(cluster, settings, identity, sees_nodes=not options.namespace)
+    server = web.AppRunner(health.app(), access_log=None)
+    await server.setup()
+    await web.TCPSite(server, options.metrics_address, options.metrics_port).start()
+    where = ", ".join(options.namespace) or "all namespaces"
+    log.info("waiting for the Lease", extra={"identity": identity, "watches": where})
+
+    stop = asyncio.create_task(ended.wait())
+    status = 0
+    try:
+        if await _first(asyncio.create_task(leader.acquire()), stop) is not stop:
+            health.leading = True
+            keep, watch = asyncio.create_task(leader.keep()), asyncio.create_task(watchers.run())
+            work = asyncio.create_task(Workers(reconciler, queue, health).run())
+            first = await _first(keep, watch, work, stop)
+            if first is keep:
+                log.error("the Lease is another's: this process ends, so that nothing is written by two")
+                logging.shutdown()
+                os._exit(LOST)
+            if first is not stop:
+                status = LOST
+                if first.exception() is not None:
+                    log.error("ended by a mistake of the operator's", exc_info=first.exception())
+            watchers.stop()
+            work.cancel()
+            keep.cancel()
+            await asyncio.gather(work, keep, return_exceptions=True)
+            await leader.release()  # after the last write
+    finally:
+        await server.cleanup()
+        await cluster.close()
+        await plain.close()
+    log.info("ended", extra={"status": status})
+    return status
+
+
+async def _first(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]) -> asyncio.Task[object]:
+    """The first of them to end."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return next(iter(done))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="octavo-operator", description="Reconciles LLMServices.")
+    scope = parser.add_mutually_exclusive_group(required=True)
+    scope.add_argument(
+        "--namespace", "-n", action="append", default=[], metavar="NAME", help="watch this one; may be repeated"
+    )
+    scope.add_argument("--all-namespaces", "-A", action="store_true", help="watch every namespace")
+    parser.add_argument("--image", help="engine image of services that name none")
+    parser.add_argument(
+        "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"
+    )
+    parser.add_argument("--metrics-port", type=int, default=8080, help="of /metrics, /healthz, /readyz and /livez")
+    parser.add_argument("--metrics-address", default="0.0.0.0", help="address of the same")  # noqa: S104 — a pod's own
+    parser.add_argument("--log-format", choices=("json", "text"), default="json" if not sys.stderr.isatty() else "text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The only module that talks to the API server. Every call has a deadline; nothing is cached.
+
+Knows paths, verbs and content types, not what an LLMService is. Writes go through only while `may_write` says so: the
+leader that has lost its Lease without noticing writes nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+
+from octavo_operator.connection import Connection
+from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
+from octavo_operator.labels import FIELD_MANAGER
+from octavo_operator.resources import Resource
+
+Object = dict[str, Any]
+READ_S = 15.0
+WRITE_S = 4.0  # with the leader's fence of ten seconds, a write has ended before another may hold the Lease
+APPLY = "application/apply-patch+yaml"  # JSON is YAML
+PAGE = 500
+
+
+class Cluster:
+    """A session with the API server; close it. All methods raise ApiError or UnreachableError."""
+
+    def __init__(self, connection: Connection, may_write: Callable[[], bool] = lambda: True) -> None:
+        self._connection = connection
+        self._may_write = may_write
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=connection.tls(), limit=64, keepalive_timeout=30),
+            headers={"User-Agent": "octavo-operator"},
+            json_serialize=json.dumps,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
+        """The object as it is now; None where there is none."""
+        try:
+            return await self._request("GET", resource.path(namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[Object]:
+        """All objects as they are now, with apiVersion and kind, which lists leave out."""
+        query = {"labelSelector": selector} if selector else {}
+        query["limit"] = str(PAGE)
+        items: list[Object] = []
+        while True:
+            page = await self._request("GET", resource.path(namespace), query=query)
+            items += page["items"]
+            if not (rest := page["metadata"].get("continue")):
+                break
+            query["continue"] = rest
+        return [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in items]
+
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server knows the kind, by discovery."""
+        try:
+            known = await self._request("GET", f"/apis/{resource.api_version}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(each["name"] == resource.plural for each in known["resources"])
+
+    async def apply(
+        self, resource: Resource, body: Object, *, manager: str = FIELD_MANAGER, subresource: str = ""
+    ) -> Object:
+        """Server-side apply, with force: what may not be taken from others has been left out before."""
+        metadata = body["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"]) + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._write("PATCH", path, body, query=query, content_type=APPLY)
+
+    async def create(self, resource: Resource, body: Object) -> Object:
+        return await self._write("POST", resource.path(body["metadata"]["namespace"]), body)
+
+    async def replace(self, resource: Resource, body: Object) -> Object:
+        """Only if it still has the resourceVersion of `body`."""
+        path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
+        return await self._write("PUT", path, body)
+
+    async def delete(self, resource: Resource, live: Object) -> None:
+        """This very object, if it is still as it was seen; its own children follow by themselves."""
+        metadata = live["metadata"]
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        }
+        try:
+            await self._write("DELETE", resource.path(metadata["namespace"], metadata["name"]), body)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def _write(self, method: str, path: str, body: Object, **more: Any) -> Object:
+        if not self._may_write():
+            raise NotLeadingError("another replica may hold the Lease by now: nothing is written")
+        return await self._request(method, path, body, timeout=WRITE_S, **more)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout: float = READ_S,
+    ) -> Object:
+        headers = {"Accept": "application/json", "Content-Type": content_type, **self._connection.headers()}
+        try:
+            async with self._session.request(
+                method,
+                self._connection.server + path,
+                params=query,
+                data=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+            ) as response:
+                text = await response.text()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            why = str(error) or f"no answer within {timeout:g} s"
+            raise UnreachableError(f"the API server does not answer {method} {path}: {why}") from error
+        answer = _parsed(text)
+        if response.status >= 400:
+            raise ApiError(method, path, response.status, answer)
+        return answer
+
+
+def _parsed(text: str) -> Object:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {"message": text.strip()}
+    return answer if isinstance(answer, dict) else {"message": text.strip()}

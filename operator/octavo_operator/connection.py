@@ -1,0 +1,76 @@
+"""How the API server is reached: from within the cluster by the ServiceAccount's files, elsewhere by $KUBECONFIG."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from octavo_operator.errors import NoClusterError
+
+MOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An address, whom it is trusted by, and who asks. A token is read anew for each request: kubelets rotate it."""
+
+    server: str
+    authority: str | None
+    token: str | None = None
+    token_file: Path | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    skip_verification: bool = False
+    namespace: str = "default"
+
+    def headers(self) -> dict[str, str]:
+        """Authorization, where a token is what tells who asks."""
+        token = self.token_file.read_text(encoding="utf-8").strip() if self.token_file is not None else self.token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.authority)
+        if self.skip_verification:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if self.client_certificate is not None:
+            context.load_cert_chain(self.client_certificate, self.client_key)
+        return context
+
+
+def connect() -> Connection:
+    """$KUBECONFIG where it is set, else the pod's ServiceAccount, else ~/.kube/config.
+
+    Raises:
+        NoClusterError: there is none of them, or it can't be used.
+    """
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if host and not os.environ.get("KUBECONFIG") and (MOUNT / "token").exists():
+        address = f"[{host}]" if ":" in host else host
+        namespace = (MOUNT / "namespace").read_text(encoding="utf-8").strip()
+        return Connection(
+            f"https://{address}:{port}", str(MOUNT / "ca.crt"), token_file=MOUNT / "token", namespace=namespace
+        )
+    return _from_kubeconfig()
+
+
+def _from_kubeconfig() -> Connection:
+    from kubernetes import client, config  # noqa: PLC0415 — half a second that a pod need not wait
+
+    chosen = client.Configuration()
+    try:
+        config.load_kube_config(client_configuration=chosen)  # type: ignore[no-untyped-call]
+        _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError) as error:
+        raise NoClusterError(f"no API server is known: {error}; set KUBECONFIG") from error
+    bearer = chosen.get_api_key_with_prefix("BearerToken") or chosen.get_api_key_with_prefix("authorization")
+    return Connection(
+        chosen.host.rstrip("/"),
+        chosen.ssl_ca_cert,
+        token=bearer.removeprefix("Bearer ") if bearer else None,
+        client_certificate=chosen.cert_file,
+        client_key=chosen.key_file,
+        skip_verification=not chosen.verify_ssl,
+        namespace=active.get("context", {}).get("namespace", "default"),
+    )

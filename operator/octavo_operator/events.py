@@ -1,0 +1,75 @@
+"""Events: what a person would want to know of, when it changes; never one a pass.
+
+Whether something changed is told by the status that the object had, not by memory. The name follows from what is told,
+so one that was posted just before a crash is not posted twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from octavo_operator.api.conditions import READY, STALLED
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.resources import EVENTS
+
+Object = dict[str, Any]
+CONTROLLER = "octavo.dev/operator"
+LONGEST_NOTE = 1000
+
+
+def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str) -> Iterator[Object]:
+    """The events that lead from the status of `body` to the `wished` one."""
+    before = body.get("status") or {}
+    old, new = _by_type(before.get("conditions", ())), _by_type(wished.get("conditions", ()))
+    ready, stalled = new[READY], new[STALLED]
+    if _changed(old.get(READY), ready):
+        grave = stalled["status"] == "True" or (
+            ready["status"] == "False" and old.get(READY, {}).get("status") == "True"
+        )
+        yield _event(body, "Warning" if grave else "Normal", ready, old.get(READY), identity)
+    if stalled["status"] == "True" and ready["status"] == "True" and _changed(old.get(STALLED), stalled):
+        yield _event(body, "Warning", stalled, old.get(STALLED), identity)
+    told = set((before.get("plan") or {}).get("warnings", ()))
+    for warning in (wished.get("plan") or {}).get("warnings", ()):
+        if warning not in told:
+            yield _event(body, "Warning", {"reason": "PlanWarning", "message": warning}, None, identity)
+
+
+def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    return old is None or (old["status"], old["reason"]) != (new["status"], new["reason"])
+
+
+def _by_type(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {condition["type"]: condition for condition in conditions}
+
+
+def _event(
+    body: Mapping[str, Any], kind: str, what: Mapping[str, Any], before: Mapping[str, Any] | None, identity: str
+) -> Object:
+    metadata = body["metadata"]
+    since = (before or {}).get("lastTransitionTime"), (before or {}).get("reason")
+    told = (metadata["uid"], metadata.get("generation"), what["reason"], what["message"], what.get("status"), since)
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {"name": f"{metadata['name']}.{digest}", "namespace": metadata["namespace"]},
+        "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "type": kind,
+        "reason": what["reason"],
+        "note": what["message"][:LONGEST_NOTE],
+        "action": "Reconcile",
+        "regarding": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "reportingController": CONTROLLER,
+        "reportingInstance": identity[:128],
+    }

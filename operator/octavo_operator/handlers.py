@@ -1,0 +1,48 @@
+"""kopf's decorators, and nothing else: each event of a service or of a child makes its service due.
+
+Only `on.event`: it keeps no annotations on objects and sets no finalizer. What happened is not passed on, for the
+reconcile looks for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import kopf
+
+from octavo_operator.labels import OF_CHILDREN, SERVICE
+from octavo_operator.resources import SERVICES, Resource
+from octavo_operator.work_queue import Key
+
+Due = Callable[[Key, bool], None]
+"""Told a key, and whether its service was deleted. Called from kopf's thread."""
+
+
+def register(registry: kopf.OperatorRegistry, watched: Iterable[Resource], due: Due) -> None:
+    """A handler for the services, and one for each kind of child; pods count as children."""
+
+    @kopf.on.event(SERVICES.group, SERVICES.api_version.rpartition("/")[2], SERVICES.plural, registry=registry)
+    async def of_service(*, namespace: str | None, name: str, type: str | None, **_: Any) -> None:  # noqa: A002 — kopf's name
+        due(Key(namespace or "", name), type == "DELETED")
+
+    async def of_child(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        due(Key(namespace or "", labels[SERVICE]), False)
+
+    for resource in watched:
+        version = resource.api_version.rpartition("/")[2]
+        kopf.on.event(
+            resource.group,
+            version,
+            resource.plural,
+            registry=registry,
+            labels={SERVICE: kopf.PRESENT},
+            id=resource.kind,
+        )(of_child)
+
+
+def select(settings: kopf.OperatorSettings, watched: Iterable[Resource]) -> None:
+    """The API server sends our children alone, not every pod of the cluster."""
+    for resource in watched:
+        selector = (resource.group, resource.api_version.rpartition("/")[2], resource.plural)
+        settings.watching.label_selectors[selector] = OF_CHILDREN

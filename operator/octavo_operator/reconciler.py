@@ -1,0 +1,108 @@
+"""The order of steps, nothing else: parse → observe → plan → render → apply → observe → summarize → patch status.
+
+One function for a creation, an edit, a restart, a child's event and the resync alike. It is told a name and looks for
+itself; it may be killed anywhere and run again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from octavo_operator import status as statuses
+from octavo_operator.api.conditions import CONDITION_TYPES
+from octavo_operator.api.manifest import parse
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.applying import Applier, Outcome
+from octavo_operator.children import render
+from octavo_operator.cluster import Cluster, Object
+from octavo_operator.errors import ApiError, ManifestError
+from octavo_operator.events import events_of
+from octavo_operator.observing import observe
+from octavo_operator.planner import plan
+from octavo_operator.resources import EVENTS, SERVICES
+from octavo_operator.settings import Settings
+from octavo_operator.status import Said
+from octavo_operator.work_queue import Key
+
+log = logging.getLogger(__name__)
+
+Result = Literal["gone", "unchanged", "changed", "waiting"]
+"""`waiting`: something was refused that may be granted later, so it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """What does not change from one pass to the next."""
+
+    cluster: Cluster
+    settings: Settings
+    identity: str
+    sees_nodes: bool
+
+    async def reconcile(self, key: Key) -> Result:
+        """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
+        body = await self.cluster.get(SERVICES, key.namespace, key.name)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            return "gone"  # the children follow their owner
+        try:
+            service = parse(body)
+        except ManifestError as error:
+            observed = await observe(self.cluster, key, None, sees_nodes=False)
+            wrote = await self._say(body, statuses.invalid(body, observed, error))
+            return "changed" if wrote else "unchanged"
+        observed = await observe(self.cluster, key, service, sees_nodes=self.sees_nodes)
+        made = plan(service, observed, self.settings)
+        outcome = Outcome()
+        if made.refusal is None:
+            applier = Applier(self.cluster, made, observed, key.logged)
+            outcome = await applier.run(render(made))
+            if outcome.wrote:
+                observed = await observe(self.cluster, key, service, sees_nodes=self.sees_nodes)
+        wrote = await self._say(body, statuses.summarize(service, made, observed, outcome))
+        for each in outcome.refused:
+            log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
+        if outcome.refused:
+            return "waiting"
+        return "changed" if wrote or outcome.wrote else "unchanged"
+
+    async def _say(self, body: Object, said: Said) -> bool:
+        """Writes the status where it says something new, after the Events that tell so."""
+        metadata = body["metadata"]
+        before = body.get("status") or {}
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        wished = said.status.model_dump(by_alias=True, exclude_none=True)
+        wished["conditions"] = statuses.conditions_of(
+            said, metadata.get("generation"), before.get("conditions", ()), now
+        )
+        if wished == _ours(before):
+            return False
+        for event in events_of(body, wished, self.identity):
+            await self._post(event)
+        identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+        manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": wished}
+        try:
+            await self.cluster.apply(SERVICES, manifest, subresource="status")
+        except ApiError as error:
+            if error.status == 404:
+                return False  # deleted meanwhile
+            raise
+        return True
+
+    async def _post(self, event: Object) -> None:
+        """An Event that can't be posted holds up nothing."""
+        try:
+            await self.cluster.create(EVENTS, event)
+        except ApiError as error:
+            if error.status != 409:
+                log.warning("an Event could not be posted: %s", error.words)
+
+
+def _ours(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The status without the conditions of others."""
+    conditions = [c for c in before.get("conditions", ()) if c.get("type") in CONDITION_TYPES]
+    order = {kind: index for index, kind in enumerate(CONDITION_TYPES)}
+    return {**before, "conditions": sorted(conditions, key=lambda c: order[c["type"]])}

@@ -1,0 +1,55 @@
+"""The kinds that the operator watches, lists and writes, and where the API server has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo_operator.api.v1alpha1 import API_VERSION, GROUP, KIND, PLURAL
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind. An `optional` child is removed when the plan no longer has it; the others stay with their service."""
+
+    api_version: str
+    kind: str
+    plural: str
+    optional: bool = False
+    namespaced: bool = True
+
+    @property
+    def group(self) -> str:
+        """Empty for the core group."""
+        return self.api_version.rpartition("/")[0]
+
+    def path(self, namespace: str | None = None, name: str | None = None) -> str:
+        """Of the collection in a namespace, or everywhere; or of one object."""
+        base = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+        within = f"/namespaces/{namespace}" if namespace and self.namespaced else ""
+        return f"{base}{within}/{self.plural}" + (f"/{name}" if name else "")
+
+
+SERVICES = Resource(API_VERSION, KIND, PLURAL)
+DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
+MONITORS = Resource("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", optional=True)
+AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", optional=True)
+CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", optional=True)
+JOBS = Resource("batch/v1", "Job", "jobs", optional=True)
+PODS = Resource("v1", "Pod", "pods")
+NODES = Resource("v1", "Node", "nodes", namespaced=False)
+EVENTS = Resource("events.k8s.io/v1", "Event", "events")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+
+CHILDREN = (
+    DEPLOYMENTS,
+    Resource("v1", "Service", "services"),
+    CLAIMS,
+    JOBS,
+    AUTOSCALERS,
+    Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", optional=True),
+    Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", optional=True),
+)
+"""What a service may be made of in any cluster; MONITORS besides, where their kind is known."""
+
+BY_KIND = {resource.kind: resource for resource in (*CHILDREN, MONITORS)}
+assert GROUP in SERVICES.api_version

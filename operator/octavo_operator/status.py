@@ -1,0 +1,319 @@
+"""What is, said so that a person knows what to do: `summarize(service, plan, observed, …) -> Status`. Pure.
+
+Ready means that the wished-for replicas answer, also during a rollout that keeps them answering; Progressing that
+something moves; Stalled, as kstatus reads it, that nothing moves until somebody acts. Nothing that changes by itself
+enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from octavo_operator import refusals
+from octavo_operator.api.conditions import AUTOSCALING, FITS, MODEL_CACHED, PROGRESSING, READY, STALLED
+from octavo_operator.api.status import MemoryStatus, ModelStatus, PlanStatus, Status
+from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.applying import Outcome, Refused, finished, waits_for_model
+from octavo_operator.errors import ManifestError
+from octavo_operator.labels import COMPONENT, ENGINE, PRELOAD, selector_text
+from octavo_operator.observed import Observed
+from octavo_operator.planner import Plan
+from octavo_operator.planner.sizes import human
+from octavo_operator.pod_troubles import Trouble, trouble_of
+
+State = tuple[str, str, str]  # status, reason, message
+NOTHING = "nothing waits for anybody"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A status without the times, which only the last one can tell."""
+
+    status: Status
+    conditions: Mapping[str, State]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of the Deployment."""
+
+    wished: int
+    existing: int
+    ready: int
+    updated: int
+    observed: bool  # whether its controller has seen its spec
+
+
+def summarize(service: LLMService, plan: Plan, observed: Observed, outcome: Outcome) -> Said:
+    """Of a service whose spec can be read."""
+    counts = _counts(plan.name, observed)
+    cached = _cached(plan, observed)
+    refused = sorted((refusals.trouble_of(each) for each in outcome.refused), key=lambda t: t.rank)
+    trouble = refused[0] if refused else _trouble(plan, observed, counts, cached)
+    conditions = {
+        **_main(service, plan, counts, trouble, outcome),
+        MODEL_CACHED: cached,
+        AUTOSCALING: _autoscaling(service, plan, observed),
+        FITS: _fits(plan),
+    }
+    status = Status.model_validate(
+        {
+            "observedGeneration": service.metadata.generation,
+            "replicas": counts.existing,
+            "readyReplicas": counts.ready,
+            "updatedReplicas": counts.updated,
+            "readiness": f"{counts.ready}/{_shown_wish(plan, counts)}",
+            "selector": selector_text(plan.name),
+            "url": f"http://{plan.name}.{plan.namespace}.svc:{plan.service_port}/v1",
+            "model": ModelStatus.model_validate(
+                {
+                    "uri": str(service.spec.model.uri),
+                    "displayName": service.spec.model.uri.rest.rstrip("/"),
+                    "revision": service.spec.model.revision,
+                    "summary": plan.model_summary,
+                    "servedNames": list(plan.served_names),
+                }
+            ),
+            "plan": _plan(plan),
+        }
+    )
+    return Said(status, conditions)
+
+
+def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -> Said:
+    """Of one whose spec can't be read: what runs is kept, and the field and the remedy are told."""
+    name, counts = body["metadata"]["name"], _counts(body["metadata"]["name"], observed)
+    text = "; ".join(str(problem) for problem in error.problems[:5])
+    kept = f"; what runs is kept ({counts.ready}/{counts.wished} answer)" if observed.children else ""
+    state = ("False", "InvalidSpec", text + kept)
+    unknown = ("Unknown", "InvalidSpec", "the spec can't be read")
+    uri = str(((body.get("spec") or {}).get("model") or {}).get("uri") or "")
+    status = Status.model_validate(
+        {
+            "observedGeneration": body["metadata"].get("generation"),
+            "replicas": counts.existing,
+            "readyReplicas": counts.ready,
+            "updatedReplicas": counts.updated,
+            "readiness": f"{counts.ready}/{counts.wished}",
+            "selector": selector_text(name),
+            "model": ModelStatus.model_validate({"uri": uri, "displayName": uri.partition("://")[2] or uri})
+            if uri
+            else None,
+        }
+    )
+    conditions = {
+        READY: state,
+        PROGRESSING: ("False", "InvalidSpec", "nothing is done until the spec is mended"),
+        STALLED: ("True", "InvalidSpec", text),
+        **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS), unknown),
+    }
+    return Said(status, conditions)
+
+
+def _main(
+    service: LLMService, plan: Plan, counts: Counts, trouble: Trouble | None, outcome: Outcome
+) -> dict[str, State]:
+    """Ready, Progressing and Stalled, which go together."""
+    wished = _shown_wish(plan, counts)
+    answers = counts.ready >= wished > 0
+    held = f"; {'; '.join(outcome.held)}: left as it is" if outcome.held else ""
+    answer = f"{counts.ready} of {wished} replicas answer"
+    if plan.refusal is not None:
+        why = (plan.refusal.reason, f"{plan.refusal.message}; {plan.refusal.remedy}")
+        kept = f"; what runs is kept: {answer}" if counts.existing else ""
+        return {
+            READY: ("True" if answers else "False", why[0], why[1] + kept),
+            PROGRESSING: ("False", *why),
+            STALLED: ("True", *why),
+        }
+    if trouble is not None and trouble.stuck:
+        ready = ("True", "Serving", f"{answer}, but a change is stuck: {trouble.message}") if answers else (
+            "False", trouble.reason, trouble.message
+        )  # fmt: skip
+        return {
+            READY: ready,
+            PROGRESSING: ("False", trouble.reason, "it does not move on"),
+            STALLED: ("True", trouble.reason, trouble.message),
+        }
+    stalled = ("False", "Progressing", NOTHING)
+    if service.spec.suspend or wished == 0:
+        reason = "Suspended" if service.spec.suspend else "ScaledToZero"
+        remedy = "suspend: false" if service.spec.suspend else "replicas: 1"
+        text = f"no replica is wished for; {remedy} starts it"
+        moves = ("True", reason, "replicas end") if counts.existing else ("False", reason, "no replica runs")
+        return {READY: ("False", reason, text + held), PROGRESSING: moves, STALLED: ("False", reason, NOTHING)}
+    rolling = not counts.observed or counts.updated < counts.wished or counts.existing > counts.wished
+    if answers and not rolling and trouble is None:
+        return {
+            READY: ("True", "Serving", answer + held),
+            PROGRESSING: ("False", "Serving", "all replicas follow the spec"),
+            STALLED: ("False", "Serving", NOTHING),
+        }
+    reason, text = (
+        ("RollingOut", "a change reaches the replicas") if trouble is None else (trouble.reason, trouble.message)
+    )
+    ready = ("True", "Serving", f"{answer}; {text}{held}") if answers else ("False", reason, text + held)
+    return {READY: ready, PROGRESSING: ("True", reason, text), STALLED: stalled}
+
+
+def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> Trouble | None:
+    """Why replicas are missing: the gravest of the claim's, the download's, the Deployment's and the pods'."""
+    pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    found = [trouble for pod in pods if (trouble := trouble_of(pod, plan, observed.nodes)) is not None]
+    if waits_for_model(plan, observed) and plan.scale.maximum > 0:
+        found.append(Trouble(cached[1], cached[2], stuck=cached[1] in STUCK, rank=0))
+    deployment = observed.child("Deployment", plan.name)
+    for condition in (deployment or {}).get("status", {}).get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            refused = Refused("Pod", plan.name, condition["reason"], condition["message"], status=403)
+            found.append(refusals.trouble_of(refused))
+    if deployment is None and plan.refusal is None:
+        found.append(Trouble("Creating", "its objects are being made", stuck=False, rank=9))
+    if not found and counts.ready < counts.wished:
+        found.append(Trouble("Starting", "replicas are being started", stuck=False, rank=9))
+    return min(found, key=lambda trouble: trouble.rank, default=None)
+
+
+STUCK = {"DownloadFailed", "StorageClassMissing", "ClaimMissing", "ClaimLost", "ImagePullBackOff", "ModelAccessDenied"}
+
+
+def _cached(plan: Plan, observed: Observed) -> State:
+    cache = plan.cache
+    if plan.refusal is not None:
+        return ("Unknown", plan.refusal.reason, "nothing is made of a spec that is refused")
+    if cache is None:
+        return ("False", "NoCache", "no volume keeps the model; cache: {} gives it one")
+    claim = observed.child("PersistentVolumeClaim", cache.claim)
+    pending = claim is not None and claim.get("status", {}).get("phase") == "Pending"
+    if claim is not None and claim.get("status", {}).get("phase") == "Lost":
+        return ("False", "ClaimLost", f"the volume of {cache.claim} is lost; delete the claim, and it is made anew")
+    if not cache.preload:
+        return ("Unknown", "NotPreloaded", "replicas download what is missing when they start")
+    job = observed.child("Job", f"{plan.name}-preload")
+    state = None if job is None else finished(job)
+    if state == "Complete":
+        return ("True", "Preloaded", f"the model lies whole on {cache.claim}")
+    pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == PRELOAD]
+    if state == "Failed":
+        said = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
+        retry = f"mend the cause, then kubectl delete job {plan.name}-preload to try again"
+        return ("False", "DownloadFailed", f"the download failed: {said}; {retry}")
+    troubles = [t for pod in pods if (t := trouble_of(pod, plan, observed.nodes)) is not None and t.rank < 8]
+    if troubles:
+        worst = min(troubles, key=lambda trouble: trouble.rank)
+        if worst.reason == "VolumeNotBound" or (pending and worst.reason == "Unschedulable"):
+            which = (
+                f"storage class {cache.storage_class}" if cache.storage_class else "the cluster's default storage class"
+            )
+            text = f"the claim {cache.claim} has no volume yet; see that {which} exists and can make one"
+            return ("False", "ClaimPending", text)
+        return ("False", worst.reason, f"the download can't run: {worst.message}")
+    return ("False", "DownloadingModel", f"the model is being downloaded onto {cache.claim}; replicas start then")
+
+
+def _last_words(pod: Mapping[str, Any]) -> str:
+    for container in pod.get("status", {}).get("containerStatuses", ()):
+        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return " ".join(str(ended.get("message") or f"exit code {ended['exitCode']}").split())[-400:]
+    return ""
+
+
+def _autoscaling(service: LLMService, plan: Plan, observed: Observed) -> State:
+    if service.spec.autoscaling is None:
+        return ("False", "NotWished", "spec.autoscaling is not set")
+    if plan.scale.replicas is not None:
+        return ("False", "Suspended", "suspended: nothing is scaled")
+    autoscaler = observed.child("HorizontalPodAutoscaler", plan.name)
+    if autoscaler is None:
+        return ("Unknown", "Creating", "the HorizontalPodAutoscaler is not there yet")
+    conditions = {c["type"]: c for c in autoscaler.get("status", {}).get("conditions", ())}
+    for kind in ("AbleToScale", "ScalingActive"):
+        condition = conditions.get(kind)
+        if condition is not None and condition["status"] == "False":
+            if condition["reason"] == "ScalingDisabled":
+                return ("False", "ScalingDisabled", "it rests while the Deployment has no replicas")
+            return ("False", str(condition["reason"]), f"{condition['message']}; until then replicas stay as they are")
+    if not conditions:
+        return ("Unknown", "Starting", "the autoscaler has not looked yet")
+    scale = plan.scale
+    return ("True", "Active", f"between {scale.minimum} and {scale.maximum} replicas by the requests that wait")
+
+
+def _fits(plan: Plan) -> State:
+    fit = plan.fit
+    remedy = f"; {fit.remedy}" if fit.remedy else ""
+    return (fit.state, fit.reason, fit.message + remedy)
+
+
+def _counts(name: str, observed: Observed) -> Counts:
+    deployment: Mapping[str, Any] = observed.child("Deployment", name) or {"metadata": {}, "spec": {}}
+    status = deployment.get("status", {})
+    return Counts(
+        wished=int(deployment["spec"].get("replicas", 0)),
+        existing=int(status.get("replicas", 0)),
+        ready=int(status.get("readyReplicas", 0)),
+        updated=int(status.get("updatedReplicas", 0)),
+        observed=status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1),
+    )
+
+
+def _shown_wish(plan: Plan, counts: Counts) -> int:
+    """What the spec wishes for; under autoscaling what the autoscaler wishes for, once it does."""
+    if plan.scale.replicas is not None:
+        return plan.scale.replicas
+    return counts.wished or plan.scale.minimum
+
+
+def _plan(plan: Plan) -> PlanStatus:
+    budget = plan.fit.budget
+    memory = None
+    if budget is not None:
+        memory = MemoryStatus.model_validate(
+            {
+                "capacity": human(budget.capacity),
+                "weights": human(budget.weights),
+                "kvCache": human(max(budget.kv, 0)),
+                "overhead": human(budget.overhead),
+            }
+        )
+    return PlanStatus.model_validate(
+        {
+            "cards": plan.hardware.cards,
+            "products": list(plan.hardware.products),
+            "image": plan.engine.image or None,
+            "maxModelLen": plan.limits.max_model_len,
+            "concurrentSequences": None if budget is None else budget.sequences,
+            "memory": memory,
+            "startupSeconds": plan.lifecycle.startup.budget,
+            "drainSeconds": plan.lifecycle.drain,
+            "rollout": plan.rollout.strategy,
+            "rolloutReason": plan.rollout.reason,
+            "reasons": list(plan.reasons),
+            "warnings": list(plan.warnings),
+        }
+    )
+
+
+def conditions_of(
+    said: Said, generation: int | None, before: Sequence[Mapping[str, Any]], now: str
+) -> list[dict[str, Any]]:
+    """The conditions with their times: `lastTransitionTime` moves with the status alone."""
+    known = {condition.get("type"): condition for condition in before}
+    result = []
+    for kind, (status, reason, message) in said.conditions.items():
+        last = known.get(kind, {})
+        since = last.get("lastTransitionTime") if last.get("status") == status else None
+        entry: dict[str, Any] = {
+            "type": kind,
+            "status": status,
+            "lastTransitionTime": since or now,
+            "reason": reason,
+            "message": message[:32000],
+        }
+        if generation is not None:
+            entry["observedGeneration"] = generation
+        result.append(entry)
+    return result

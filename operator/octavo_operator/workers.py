@@ -1,0 +1,80 @@
+"""Takes keys from the queue and reconciles them: several at once, each alone, tried again with back-off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
+from octavo_operator.health import Health
+from octavo_operator.reconciler import Reconciler
+from octavo_operator.work_queue import Key, WorkQueue
+
+WORKERS = 8
+DEADLINE_S = 120.0
+RESYNC_S = 600.0
+SPREAD = 0.2  # so that many services do not come due at once
+
+log = logging.getLogger(__name__)
+
+
+class Workers:
+    """For as long as this replica leads."""
+
+    def __init__(self, reconciler: Reconciler, queue: WorkQueue, health: Health) -> None:
+        self._reconciler = reconciler
+        self._queue = queue
+        self._health = health
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+            group.create_task(self._resync())
+
+    async def _work(self) -> None:
+        while True:
+            await self._one(await self._queue.get())
+
+    async def _one(self, key: Key) -> None:
+        metrics, began, named = self._health.metrics, time.monotonic(), key.logged
+        result = "failed"
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                result = await self._reconciler.reconcile(key)
+        except (UnreachableError, NotLeadingError, TimeoutError) as error:
+            log.warning("not reconciled: %s", error, extra=named)
+        except ApiError as error:
+            metrics.api_errors.labels(str(error.status)).inc()
+            level = logging.INFO if error.status == 409 else logging.WARNING  # 409: somebody was quicker
+            log.log(level, "not reconciled: %s", error, extra=named)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # One object that trips over a mistake of ours holds up no other; the traceback is for its report.
+            log.exception("the reconcile failed by a mistake of the operator's", extra=named)
+        metrics.duration.observe(time.monotonic() - began)
+        if result == "gone":
+            self._health.services.discard(key)
+            self._queue.done(key)
+            return
+        metrics.reconciles.labels(result).inc()
+        self._health.services.add(key)
+        if result in {"failed", "waiting"}:
+            delay = self._queue.failed(key)
+            log.debug("tried again in %g s", delay, extra=named)
+        else:
+            self._health.last_success = time.monotonic()
+            metrics.last_success.set_to_current_time()
+            self._queue.done(key)
+            if result == "changed":
+                log.info("reconciled", extra={**named, "seconds": round(time.monotonic() - began, 3)})
+
+    async def _resync(self) -> None:
+        """Every service, whether or not anything was heard of it: what is not watched (free cards) shows then."""
+        while True:
+            await asyncio.sleep(RESYNC_S * random.uniform(1 - SPREAD, 1 + SPREAD))
+            for key in sorted(self._health.services):
+                self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))

