@@ -69,13 +69,18 @@ def reference(model: RealModel) -> Reference:
 
 
 def _compute(model: RealModel, ids: list[list[int]], texts: dict[str, list[int]]) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    # Decoding waits for memory, not for cores; and on a busy machine two threads spend their time on each other.
+    torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # another project's deprecations are not ours to fail for
         loaded = _load(model)
         continuations = []
         for _, group in groupby(ids, key=len):
             continuations += greedy(loaded, list(group))
-        return {"continuations": continuations, "losses": {name: loss(loaded, t) for name, t in texts.items()}}
+        losses = {name: loss(loaded, t) for name, t in texts.items()}
+    torch.set_num_threads(threads)
+    return {"continuations": continuations, "losses": losses}
 
 
 def _load(model: RealModel) -> Any:
