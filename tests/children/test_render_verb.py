@@ -1,0 +1,140 @@
+"""`octavo render` prints what would be applied, and a real API server takes it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from api_client import ApiError
+from children_cases import CASES, SAMPLES, planned, rendered, rendered_sample
+from planner_cases import SMALL, service
+
+from octavo_operator.children import render
+from octavo_operator.render import main
+
+FILES = sorted(SAMPLES.glob("*.yaml"))
+FIELD_MANAGER = "octavo"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_at_hand(tmp_path, monkeypatch):
+    """No model of this machine's caches finds its way into a plan."""
+    monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "octavo"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+
+
+def test_the_objects_are_yaml_documents_in_the_order_of_application(capsys):
+    assert main(["-f", str(SAMPLES / "chat.yaml"), "--offline"]) == 0
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert [each["kind"] for each in documents[:2]] == ["PersistentVolumeClaim", "Job"]
+    assert "Deployment" in {each["kind"] for each in documents}
+
+
+def test_json_is_one_list_for_kubectl(capsys):
+    assert main(["-f", str(SAMPLES / "two-models.yaml"), "--offline", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "List"
+    assert len([each for each in found["items"] if each["kind"] == "Deployment"]) == 2
+
+
+def test_a_namespace_replaces_the_manifests(capsys):
+    assert main(["-f", str(SAMPLES / "mistral.yaml"), "--offline", "--namespace", "mine"]) == 0
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert {each["metadata"]["namespace"] for each in documents} == {"mine"}
+
+
+def test_a_refusal_is_told_with_its_remedy_and_status_one(tmp_path, capsys):
+    text = (SAMPLES / "phi-2.yaml").read_text().replace("maxModelLen: 2048", "runtime: tgi")
+    (tmp_path / "m.yaml").write_text(text)
+    assert main(["-f", str(tmp_path / "m.yaml"), "--offline"]) == 1
+    told = capsys.readouterr()
+    assert "vllm-server: RuntimeNotSupported" in told.err
+    assert "set engine.runtime" in told.err
+    assert not told.out.strip()
+
+
+def test_a_wrong_manifest_is_told_with_status_two(tmp_path, capsys):
+    (tmp_path / "m.yaml").write_text("kind: LLMService\n")
+    assert main(["-f", str(tmp_path / "m.yaml")]) == 2
+    assert "octavo render: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_kubectl_takes_what_is_printed(control_plane, namespace, capsys, file):
+    """In a namespace that enforces Pod Security `restricted`."""
+    assert main(["-f", str(file), "--offline", "--namespace", namespace]) == 0
+    text = capsys.readouterr().out
+    told = control_plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
+    assert "would violate PodSecurity" not in told
+    assert told.count("created (server dry run)") == len(list(yaml.safe_load_all(text)))
+
+
+FULL = {
+    "model": {
+        "uri": "hf://o/n",
+        "chatTemplate": {"configMapName": "t", "key": "x"},
+        "credentials": {"secretName": "s"},
+    },
+    "engine": {"image": {"pullPolicy": "Always", "pullSecrets": ["p"]}, "env": [{"name": "A", "value": "b"}]},
+    "accelerator": {"products": ["NVIDIA-L4", "NVIDIA-L40S"]},
+    "cache": {"accessMode": "ReadWriteOnce", "size": "1Gi"},
+    "autoscaling": {
+        "minReplicas": 2,
+        "maxReplicas": 3,
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
+        "metrics": [
+            {
+                "type": "Resource",
+                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 9}},
+            }
+        ],
+    },
+    "auth": {"apiKeys": {"secretName": "k"}},
+    "service": {"type": "LoadBalancer", "port": 80},
+    "networkPolicy": {"enabled": True, "allowFrom": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]},
+    "podTemplate": {
+        "metadata": {"annotations": {"a": "b"}},
+        "spec": {"priorityClassName": "", "containers": [{"name": "engine", "workingDir": "/tmp"}]},
+    },
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, "full", "cpu", "suspended", "pvc", "vllm"])
+def test_every_child_is_taken_by_server_side_apply(control_plane, namespace, case):
+    """With strict validation: no field is unknown, doubled or left out, and no pod would be refused."""
+    others = {
+        "full": FULL,
+        "cpu": {"accelerator": {"vendor": "cpu"}, "cache": {}},
+        "suspended": FULL | {"suspend": True},
+        "pvc": {"model": {"uri": "pvc://models/x"}},
+        "vllm": {"engine": {"runtime": "vllm"}, "cache": {"accessMode": "ReadWriteMany"}},
+    }
+    children = rendered_sample(case) if case in CASES else rendered(**others[case])
+    for child in children:
+        if child["kind"] == "ServiceMonitor":  # this API server does not know them
+            continue
+        child["metadata"]["namespace"] = namespace
+        try:
+            control_plane.api.apply(child, FIELD_MANAGER, dryRun="All", fieldValidation="Strict")
+        except ApiError as error:
+            pytest.fail(f"{child['kind']}: {error}")
+        if child["kind"] in {"Deployment", "Job"}:
+            pod = child["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
+            pod["metadata"] = pod["metadata"] | {"name": "p", "namespace": namespace}
+            pod["spec"] = pod["spec"] | {"restartPolicy": "Never"}
+            control_plane.api.create(pod, dryRun="All", fieldValidation="Strict")
+
+
+def test_applying_twice_writes_once(control_plane, namespace):
+    """What the API server fills in or writes in another way is not fought over: the second apply changes nothing."""
+    of = service(**FULL)
+    of = of.model_copy(update={"metadata": of.metadata.model_copy(update={"namespace": namespace})})
+    for child in render(planned(of, SMALL, service_monitors=False)):
+        first = control_plane.api.apply(child, FIELD_MANAGER)
+        second = control_plane.api.apply(child, FIELD_MANAGER)
+        if child["kind"] in {"Service", "NetworkPolicy"}:  # no controller writes to these meanwhile
+            assert second["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"], child["kind"]
+        assert second["spec"] == first["spec"], child["kind"]
+        assert second["metadata"].get("generation") == first["metadata"].get("generation"), child["kind"]
