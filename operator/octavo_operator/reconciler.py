@@ -98,7 +98,8 @@ class Reconciler:
             await self.cluster.create(EVENTS, event)
         except ApiError as error:
             if error.status != 409:
-                log.warning("an Event could not be posted: %s", error.words)
+                about = {"namespace": event["metadata"]["namespace"], "name": event["regarding"]["name"]}
+                log.warning("an Event could not be posted: %s", error.words, extra={"about": about})
 
 
 def _ours(before: Mapping[str, Any]) -> dict[str, Any]:

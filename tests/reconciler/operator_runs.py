@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -125,3 +126,21 @@ def wait_for(
         return until(met, seconds, f"{kind}={status} {reason}")
     except AssertionError as error:
         raise AssertionError(f"{error}\n{json.dumps(last, indent=1)}") from None
+
+
+def writes(plane: Any, since: int, namespace: str = "") -> list[Any]:
+    """What the operator wrote since a mark in the audit log; the Lease's renewals are no writes of an object."""
+    asked = plane.audit.asked(USER, since)
+    asked = [a for a in asked if a.verb in {"create", "update", "patch", "delete"} and a.resource != "leases"]
+    return [a for a in asked if namespace in {"", a.namespace}]
+
+
+def settled(plane: Any, operator: Operator, namespace: str = "", quiet: float = 1.5, seconds: float = 40) -> int:
+    """Waits until the operator has written nothing for a while; a mark in the audit log."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        mark = plane.audit.mark()
+        time.sleep(quiet)
+        if not writes(plane, mark, namespace):
+            return mark
+    raise AssertionError(f"the operator goes on writing: {writes(plane, mark)}\n{operator.log.read_text()[-3000:]}")

@@ -1,0 +1,178 @@
+"""Children stay what the plan says, whoever edits or deletes them; and where they are, nothing is written."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+from api_client import until
+from operator_runs import API, conditions, service, settled, wait_for, writes
+
+APPS = "apps/v1"
+EDITS = int(os.environ.get("OCTAVO_TEST_EDITS", "24"))
+FULL = {
+    "cache": {"size": "1Gi"},
+    "autoscaling": {"minReplicas": 2, "maxReplicas": 4},
+    "networkPolicy": {"enabled": True},
+    "auth": {"apiKeys": {"secretName": "keys"}},
+    "engine": {"maxModelLen": 512, "env": [{"name": "A", "value": "1"}]},
+    "resources": {"requests": {"cpu": "1500m", "memory": "2048Mi"}, "limits": {"memory": "2Gi"}},
+    "podTemplate": {"spec": {"terminationGracePeriodSeconds": 77, "containers": [{"name": "engine", "tty": True}]}},
+}
+KINDS = [
+    (APPS, "Deployment", ""),
+    ("v1", "Service", ""),
+    ("v1", "Service", "-pods"),
+    ("v1", "PersistentVolumeClaim", "-cache"),
+    ("batch/v1", "Job", "-preload"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler", ""),
+    ("policy/v1", "PodDisruptionBudget", ""),
+    ("networking.k8s.io/v1", "NetworkPolicy", ""),
+]
+# kind → a hand's edit, and where to look whether it is undone
+SLIPS = {
+    "Deployment": ({"spec": {"template": {"spec": {"enableServiceLinks": True}}}}, ("spec", "template", "spec")),
+    "Service": ({"spec": {"ports": [{"name": "http", "port": 8000, "targetPort": 9999}]}}, ("spec", "ports")),
+    "HorizontalPodAutoscaler": ({"spec": {"maxReplicas": 9}}, ("spec", "maxReplicas")),
+    "PodDisruptionBudget": ({"spec": {"maxUnavailable": 3}}, ("spec", "maxUnavailable")),
+    "NetworkPolicy": ({"spec": {"policyTypes": ["Egress"]}}, ("spec", "policyTypes")),
+    "PersistentVolumeClaim": ({"metadata": {"labels": {"app.kubernetes.io/name": "x"}}}, ("metadata", "labels")),
+    "Job": ({"metadata": {"labels": {"app.kubernetes.io/name": "x"}}}, ("metadata", "labels")),
+}
+
+
+def at(thing, path):
+    for key in path:
+        thing = thing[key]
+    return thing
+
+
+def made(plane, operator, namespace, name="s", **spec):
+    """A service, once the operator has done all it does for it."""
+    plane.api.create(service(name, namespace, **spec))
+    until(lambda: conditions(plane, name, namespace), 30, "a status")
+    return settled(plane, operator, namespace)
+
+
+def test_edits_and_deletions_at_random_are_undone(installed, operator, namespace, kubelet, record_property):
+    """Any child, deleted or edited by hand, is as it was again within seconds."""
+    api, rng = installed.api, random.Random(6)
+    made(installed, operator, namespace, **FULL)
+    times = []
+    for _ in range(EDITS):
+        version, kind, suffix = rng.choice(KINDS)
+        name = f"s{suffix}"
+        before = api.get(version, kind, name, namespace)
+        patch, where = SLIPS[kind]
+        began = time.monotonic()
+        if rng.random() < 0.5 and kind != "PersistentVolumeClaim":  # its protection outlasts its deletion
+            api.delete(version, kind, name, namespace, propagationPolicy="Background")
+            until(
+                lambda: (
+                    (found := api.find(version, kind, name, namespace))
+                    and found["metadata"]["uid"] != before["metadata"]["uid"]
+                ),
+                15,
+                f"{kind} {name} is made anew",
+            )
+        else:
+            api.patch(version, kind, name, namespace, patch)
+            until(
+                lambda: (found := api.find(version, kind, name, namespace)) and at(found, where) == at(before, where),
+                15,
+                f"the edit of {kind} {name} is undone",
+            )
+        times.append(time.monotonic() - began)
+    times.sort()
+    p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
+    record_property("restored_p50_s", round(times[len(times) // 2], 3))
+    record_property("restored_p99_s", round(p99, 3))
+    print(f"{len(times)} restored: median {times[len(times) // 2]:.3f} s, p99 {p99:.3f} s")
+    assert p99 < 5
+
+
+def test_a_second_reconcile_writes_nothing(installed, operator, namespace):
+    """An event that changes nothing (a label on the service) makes a reconcile, and the reconcile no write."""
+    mark = made(installed, operator, namespace, **FULL)
+    installed.api.patch(API, "LLMService", "s", namespace, {"metadata": {"labels": {"seen": "yes"}}})
+    installed.api.patch("apps/v1", "Deployment", "s", namespace, {"metadata": {"annotations": {"seen": "yes"}}})
+    time.sleep(2)
+    assert writes(installed, mark, namespace) == []
+
+
+def test_an_idle_operator_writes_nothing(installed, operator, namespace):
+    """Nothing happens, nothing is written: neither a status nor an annotation nor an Event."""
+    mark = made(installed, operator, namespace, **FULL)
+    time.sleep(float(os.environ.get("OCTAVO_TEST_IDLE_S", "20")))
+    assert writes(installed, mark, namespace) == []
+    body = installed.api.get(API, "LLMService", "s", namespace)
+    assert "finalizers" not in body["metadata"]
+    assert not any("kopf" in key for key in body["metadata"].get("annotations", {}))
+
+
+def test_an_optional_child_that_is_no_longer_wanted_is_removed_and_only_that(installed, operator, namespace):
+    """Without autoscaling and policy: autoscaler, budget and policy go; what somebody else made stays."""
+    api = installed.api
+    made(installed, operator, namespace, **FULL)
+    foreign = api.get("networking.k8s.io/v1", "NetworkPolicy", "s", namespace)
+    foreign["metadata"] = {"name": "foreign", "namespace": namespace, "labels": foreign["metadata"]["labels"]}
+    api.create(foreign)
+    spec = {"autoscaling": None, "networkPolicy": None, "replicas": 1, "cache": None}
+    api.patch(API, "LLMService", "s", namespace, {"spec": spec})
+    for version, kind, suffix in KINDS[3:]:
+        until(
+            lambda v=version, k=kind, n=f"s{suffix}": (
+                (found := api.find(v, k, n, namespace)) is None or "deletionTimestamp" in found["metadata"]
+            ),
+            15,
+            f"{kind} is removed",
+        )
+    assert api.find("networking.k8s.io/v1", "NetworkPolicy", "foreign", namespace) is not None
+    assert api.find(APPS, "Deployment", "s", namespace) is not None
+    assert api.find("v1", "Service", "s-pods", namespace) is not None
+
+
+def test_what_another_manager_applied_is_left_alone(installed, operator, namespace):
+    """Fields that the plan does not have stay, and so does one it has but another took; a condition says so."""
+    api = installed.api
+    made(installed, operator, namespace)
+    base = {"apiVersion": APPS, "kind": "Deployment", "metadata": {"name": "s", "namespace": namespace}}
+    api.apply({**base, "spec": {"minReadySeconds": 3, "revisionHistoryLimit": 9}}, "alice")
+    condition = until(
+        lambda: (c := conditions(installed, "s", namespace)["Ready"]) and "alice" in c["message"] and c, 15
+    )
+    assert "spec.revisionHistoryLimit is set by alice" in condition["message"]
+    settled(installed, operator, namespace)
+    spec = api.get(APPS, "Deployment", "s", namespace)["spec"]
+    assert (spec["minReadySeconds"], spec["revisionHistoryLimit"]) == (3, 9)
+    api.patch(APPS, "Deployment", "s", namespace, {"spec": {"template": {"spec": {"enableServiceLinks": True}}}})
+    until(lambda: not api.get(APPS, "Deployment", "s", namespace)["spec"]["template"]["spec"]["enableServiceLinks"])
+
+
+def test_an_object_of_that_name_which_is_somebody_elses_is_not_taken(installed, operator, namespace):
+    """A Service of the same name stays as it is; the condition names it."""
+    api = installed.api
+    ports = [{"port": 1234}]
+    api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "s", "namespace": namespace},
+            "spec": {"ports": ports},
+        }
+    )
+    api.create(service("s", namespace))
+    assert "belongs to somebody else" in wait_for(installed, "s", namespace, "Stalled", "True", "NameTaken")["message"]
+    assert api.get("v1", "Service", "s", namespace)["spec"]["ports"][0]["port"] == 1234
+    api.delete("v1", "Service", "s", namespace)
+    until(lambda: conditions(installed, "s", namespace)["Stalled"]["status"] == "False", 70, "it heals by itself")
+
+
+def test_a_deleted_service_takes_its_children_along(installed, operator, namespace):
+    """Owner references do it, and without a finalizer the deletion is instant."""
+    api = installed.api
+    made(installed, operator, namespace, replicas=2)
+    api.delete(API, "LLMService", "s", namespace)
+    assert api.find(API, "LLMService", "s", namespace) is None
+    until(lambda: api.find(APPS, "Deployment", "s", namespace) is None, 60, "the Deployment is gone")
