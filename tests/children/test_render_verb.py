@@ -17,54 +17,60 @@ FILES = sorted(SAMPLES.glob("*.yaml"))
 FIELD_MANAGER = "octavo"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_at_hand(tmp_path, monkeypatch):
-    """No model of this machine's caches finds its way into a plan."""
-    monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "octavo"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The verb, without any model of this machine's caches finding its way into a plan."""
+
+    def run(*arguments: str) -> int:
+        with monkeypatch.context() as patched:
+            patched.setenv("OCTAVO_CACHE", str(tmp_path / "octavo"))
+            patched.setenv("HF_HOME", str(tmp_path / "hub"))
+            patched.delenv("HF_HUB_CACHE", raising=False)
+            return main([*arguments, "--offline"])
+
+    return run
 
 
-def test_the_objects_are_yaml_documents_in_the_order_of_application(capsys):
-    assert main(["-f", str(SAMPLES / "chat.yaml"), "--offline"]) == 0
+def test_the_objects_are_yaml_documents_in_the_order_of_application(run, capsys):
+    assert run("-f", str(SAMPLES / "chat.yaml")) == 0
     documents = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [each["kind"] for each in documents[:2]] == ["PersistentVolumeClaim", "Job"]
     assert "Deployment" in {each["kind"] for each in documents}
 
 
-def test_json_is_one_list_for_kubectl(capsys):
-    assert main(["-f", str(SAMPLES / "two-models.yaml"), "--offline", "-o", "json"]) == 0
+def test_json_is_one_list_for_kubectl(run, capsys):
+    assert run("-f", str(SAMPLES / "two-models.yaml"), "-o", "json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "List"
     assert len([each for each in found["items"] if each["kind"] == "Deployment"]) == 2
 
 
-def test_a_namespace_replaces_the_manifests(capsys):
-    assert main(["-f", str(SAMPLES / "mistral.yaml"), "--offline", "--namespace", "mine"]) == 0
+def test_a_namespace_replaces_the_manifests(run, capsys):
+    assert run("-f", str(SAMPLES / "mistral.yaml"), "--namespace", "mine") == 0
     documents = list(yaml.safe_load_all(capsys.readouterr().out))
     assert {each["metadata"]["namespace"] for each in documents} == {"mine"}
 
 
-def test_a_refusal_is_told_with_its_remedy_and_status_one(tmp_path, capsys):
+def test_a_refusal_is_told_with_its_remedy_and_status_one(tmp_path, run, capsys):
     text = (SAMPLES / "phi-2.yaml").read_text().replace("maxModelLen: 2048", "runtime: tgi")
     (tmp_path / "m.yaml").write_text(text)
-    assert main(["-f", str(tmp_path / "m.yaml"), "--offline"]) == 1
+    assert run("-f", str(tmp_path / "m.yaml")) == 1
     told = capsys.readouterr()
     assert "vllm-server: RuntimeNotSupported" in told.err
     assert "set engine.runtime" in told.err
     assert not told.out.strip()
 
 
-def test_a_wrong_manifest_is_told_with_status_two(tmp_path, capsys):
+def test_a_wrong_manifest_is_told_with_status_two(tmp_path, run, capsys):
     (tmp_path / "m.yaml").write_text("kind: LLMService\n")
-    assert main(["-f", str(tmp_path / "m.yaml")]) == 2
+    assert run("-f", str(tmp_path / "m.yaml")) == 2
     assert "octavo render: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_kubectl_takes_what_is_printed(control_plane, namespace, capsys, file):
+def test_kubectl_takes_what_is_printed(control_plane, namespace, run, capsys, file):
     """In a namespace that enforces Pod Security `restricted`."""
-    assert main(["-f", str(file), "--offline", "--namespace", namespace]) == 0
+    assert run("-f", str(file), "--namespace", namespace) == 0
     text = capsys.readouterr().out
     told = control_plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
     assert "would violate PodSecurity" not in told
