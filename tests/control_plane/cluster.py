@@ -104,7 +104,8 @@ class UserCluster(Cluster):
         admin = Endpoint(
             server=server or configuration.host,
             authority=configuration.ssl_ca_cert,
-            token=configuration.api_key.get("authorization", "").removeprefix("Bearer "),
+            # Its key is called BearerToken or authorization, as the client's version has it.
+            token=next(iter(configuration.api_key.values()), "").removeprefix("Bearer "),
             client_certificate=configuration.cert_file,
             client_key=configuration.key_file,
             skip_verification=not configuration.verify_ssl,
@@ -117,6 +118,11 @@ class UserCluster(Cluster):
             self.service_account_token(*user.split("/")),
             skip_verification=admin.skip_verification,
         )
+
+    def in_use(self) -> bool:
+        """Whether somebody's LLMServices are in it."""
+        found = self.kubectl("get", "llmservices.octavo.dev", "-A", "-o", "name", check=False)
+        return any(line.startswith("llmservice.octavo.dev/") for line in found.splitlines())
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

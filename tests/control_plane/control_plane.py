@@ -294,6 +294,8 @@ def main() -> None:
     """Run a control plane until interrupted: python tests/control_plane/control_plane.py"""
     import tempfile
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it puts in the background deaf to the first
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="octavo-control-plane-") as folder:
         started = time.monotonic()
         with ControlPlane(Path(folder)) as plane:

@@ -28,6 +28,12 @@ def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("control-plane")
     if os.environ.get("KUBECONFIG"):
         cluster = UserCluster(os.environ["KUBECONFIG"], folder)
+        if cluster.in_use():
+            pytest.fail(
+                "$KUBECONFIG's cluster already has LLMServices, and the tests would change their definition and their "
+                "operator's rights; unset KUBECONFIG, and the tests start a control plane of their own",
+                pytrace=False,
+            )
         yield cluster
         cluster.close()
         return
@@ -62,6 +68,11 @@ def kubelet(control_plane) -> Iterator[FakeKubelet]:
     """A pretended kubelet; its nodes are gone after the test."""
     with FakeKubelet(control_plane) as pretended:
         yield pretended
+
+
+def pytest_report_header() -> list[str]:
+    given = os.environ.get("KUBECONFIG")
+    return [f"API server: that of $KUBECONFIG ({given}); unset it for one of the tests' own"] if given else []
 
 
 @pytest.hookimpl(wrapper=True)
