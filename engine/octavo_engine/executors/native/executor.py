@@ -242,8 +242,8 @@ def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampl
     sampling.presence_penalty = params.presence_penalty
     sampling.frequency_penalty = params.frequency_penalty
     sampling.repetition_penalty = params.repetition_penalty
-    sampling.logprobs = -1 if params.logprobs is None else params.logprobs
-    sampling.prompt_logprobs = -1 if params.prompt_logprobs is None else params.prompt_logprobs
+    sampling.logprobs = _count(params.logprobs)
+    sampling.prompt_logprobs = _count(params.prompt_logprobs)
     if params.min_tokens:
         sampling.min_tokens = params.min_tokens
         sampling.stop_tokens = [*params.eos_token_ids, *params.stop_token_ids]
@@ -254,6 +254,13 @@ def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampl
     if params.bad_words:
         sampling.bad_words = [list(word) for word in params.bad_words]
     return sampling
+
+
+def _count(logprobs: int | None) -> int:
+    """How many of the best tokens to report: the native module writes None as -1, and -1 is vLLM's word for all."""
+    if logprobs is None:
+        return -1
+    return logprobs if logprobs >= 0 else 0x7FFF_FFFF
 
 
 def _logprob(native: _native.TokenLogprob) -> TokenLogprob:
