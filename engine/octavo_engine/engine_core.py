@@ -53,6 +53,7 @@ class EngineCore:
         self._on_stage = on_stage
         self._vocab_size = spec.vocab_size if spec else None
         start = time.perf_counter()
+        _check_max_model_len(config, spec)
         capacity = executor.load()
         start = self._stage("loaded the weights", start)
         self._layout = capacity.layout
@@ -205,16 +206,23 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
     return left
 
 
+def _check_max_model_len(config: EngineConfig, spec: ModelSpec | None) -> None:
+    """What can be refused before the weights are read."""
+    asked = config.model.max_model_len
+    longest = spec.max_position if spec else None
+    if asked is None and longest is None:
+        raise ConfigError("the model's context length is unknown: give it with --max-model-len")
+    if asked is not None and longest is not None and asked > longest:
+        raise ConfigError(f"--max-model-len {asked} is more than the {longest} tokens that this model was made for")
+
+
 def _max_model_len(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec: ModelSpec | None) -> int:
     """The length asked for, or the model's own, or as much of it as fits."""
     asked = config.model.max_model_len
     longest = spec.max_position if spec else None
     if asked is not None:
-        if longest is not None and asked > longest:
-            raise ConfigError(f"--max-model-len {asked} is more than the {longest} tokens that this model was made for")
         return asked
-    if longest is None:
-        raise ConfigError("the model's context length is unknown: give it with --max-model-len")
+    assert longest is not None, "checked before the weights were loaded"
     layout, batched = capacity.layout, config.scheduler.max_num_batched_tokens
     override = config.cache.num_gpu_blocks_override
     if override is None:
