@@ -83,27 +83,37 @@ def written_whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_transformers(model: RealModel) -> tuple[Any, Any]:
-    """(model in float32, tokenizer), both read from the GGUF file by transformers itself."""
+def load_transformers(model: RealModel) -> Any:
+    """The model in float32, read from the GGUF file by transformers itself."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    with _quiet_transformers():
+        return AutoModelForCausalLM.from_pretrained(
+            model.gguf.parent, gguf_file=model.gguf.name, dtype=torch.float32
+        ).eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without its progress bars, and without the warnings of another project."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # another project's
-        where = {"pretrained_model_name_or_path": model.gguf.parent, "gguf_file": model.gguf.name}
-        return (
-            AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval(),
-            AutoTokenizer.from_pretrained(**where),
-        )
+        warnings.simplefilter("ignore")
+        yield
 
 
 def exported(model: RealModel) -> Path:
     """The same weights as a Hugging Face folder in float32, written by transformers: safetensors and tokenizer.json."""
     target = test_cache(f"{model.name}-hf", versions() | {"file": model.gguf.name, "size": model.gguf.stat().st_size})
     if not target.exists():
-        loaded, tokenizer = load_transformers(model)
+        from transformers import AutoTokenizer
+
+        loaded = load_transformers(model)
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(model.gguf.parent, gguf_file=model.gguf.name)
         config = loaded.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are plain by now

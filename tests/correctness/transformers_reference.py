@@ -48,7 +48,7 @@ class Reference:
 
 @cache
 def reference(model: RealModel) -> Reference:
-    """From the cache, or else computed: about half a minute for SmolLM2, a minute and a half for Gemma 3."""
+    """From the cache, or else computed: about a minute for SmolLM2, a minute and a half for Gemma 3."""
     tokenizer = load_tokenizer(model.files)
     ids = prompts(tokenizer.encode)
     texts = {name: tokenizer.encode(essay(name)) for name in PLAIN_TEXTS}
@@ -89,7 +89,7 @@ def _load(model: RealModel) -> Any:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_pretrained(exported(model), dtype=torch.float32).eval()
-    return load_transformers(model)[0]
+    return load_transformers(model)
 
 
 @torch.inference_mode()
