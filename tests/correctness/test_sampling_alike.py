@@ -13,6 +13,7 @@ SAMPLED = {
     "plain": {},
     "hot": {"temperature": 3.0, "seed": 2**63 + 12345},
     "cold": {"temperature": 0.2},
+    "every logprob": {"logprobs": -1},
     "top k": {"top_k": 7, "temperature": 2.0},
     "top p": {"top_p": 0.6, "temperature": 2.0},
     "min p": {"min_p": 0.1, "temperature": 2.0},

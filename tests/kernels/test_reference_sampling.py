@@ -155,3 +155,4 @@ def test_logprobs_rank_the_token_and_list_the_best():
     assert [t for t, _ in top] == [1, 3, 2]
     assert token_logprobs(logits, 3, 0) == (expected[3], 1, [])
     assert len(token_logprobs(logits, 0, 20)[2]) == 5
+    assert [t for t, _ in token_logprobs(logits, 0, -1)[2]] == [1, 3, 2, 0, 4]

@@ -149,7 +149,7 @@ def sample(logits: Tensor, params: SamplingParams, position: int) -> int:
 
 
 def token_logprobs(logits: Tensor, token: int, num_top: int) -> tuple[float, int, list[tuple[int, float]]]:
-    """The log-probability of `token` under raw logits [vocab], its rank, and the `num_top` best.
+    """The log-probability of `token` under raw logits [vocab], its rank, and the `num_top` best (-1: all).
 
     Rank is one more than the number of tokens that are strictly likelier. Equals among the best are ordered by
     token id.
@@ -160,7 +160,8 @@ def token_logprobs(logits: Tensor, token: int, num_top: int) -> tuple[float, int
     if num_top == 0:
         return float(own), rank, []
     # topk alone does not order equals; a stable sort of what ties with the last one does.
-    threshold = logprobs.topk(min(num_top, logprobs.shape[0])).values[-1]
+    num_top = logprobs.shape[0] if num_top < 0 else min(num_top, logprobs.shape[0])
+    threshold = logprobs.topk(num_top).values[-1]
     near = (logprobs >= threshold).nonzero()[:, 0]
     order = near[logprobs[near].sort(descending=True, stable=True).indices][:num_top]
     return float(own), rank, [(int(t), float(logprobs[t])) for t in order]
