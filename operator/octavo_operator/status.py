@@ -89,7 +89,9 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
     kept = f"; what runs is kept ({counts.ready}/{counts.wished} answer)" if observed.children else ""
     state = ("False", "InvalidSpec", text + kept)
     unknown = ("Unknown", "InvalidSpec", "the spec can't be read")
-    uri = str(((body.get("spec") or {}).get("model") or {}).get("uri") or "")
+    spec = body.get("spec")
+    model = spec.get("model") if isinstance(spec, dict) else None
+    uri = str(model.get("uri") or "") if isinstance(model, dict) else ""
     status = Status.model_validate(
         {
             "observedGeneration": body["metadata"].get("generation"),

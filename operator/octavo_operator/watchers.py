@@ -134,7 +134,8 @@ class Watchers:
     async def _run_kopf(self) -> str:
         """Until it ends; the reason."""
         watched = (*CHILDREN, PODS, *([MONITORS] if self.monitors else []))
-        now, self._flag = time.monotonic(), threading.Event()
+        now = time.monotonic()
+        flag = self._flag = threading.Event()
         self.watches = {
             (resource.path(), namespace): Watch(resource, namespace, failed_since=now, why="not listed yet")
             for resource in (SERVICES, *watched)
@@ -149,7 +150,7 @@ class Watchers:
 
         def run() -> None:
             try:
-                asyncio.run(self._kopf(watched))
+                asyncio.run(self._kopf(watched, flag))
                 why = "kopf ended"
             except BaseException as error:  # noqa: BLE001 — whatever ended it, it is started anew
                 why = f"{type(error).__name__}: {error}"
@@ -162,7 +163,7 @@ class Watchers:
         finally:
             self.running = False
 
-    async def _kopf(self, watched: Sequence[Resource]) -> None:
+    async def _kopf(self, watched: Sequence[Resource], flag: threading.Event) -> None:
         registry = kopf.OperatorRegistry()
         register(registry, watched, self._due)
 
@@ -181,14 +182,17 @@ class Watchers:
         settings.networking.connect_timeout = 5
         settings.watching.connect_timeout = 5
         settings.queueing.idle_timeout = 1
-        await kopf.operator(
-            registry=registry,
-            settings=settings,
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-            stop_flag=self._flag,
-        )
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=settings,
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                stop_flag=flag,
+            )
+        finally:
+            flag.set()  # a thread of kopf's waits for it, and asyncio.run for that thread
 
     def _session(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()

@@ -29,6 +29,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, Operator):
-                report.sections.append((name, "\n".join(value.log.read_text().splitlines()[-40:])))
+            for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, Operator):
+                    report.sections.append((name, "\n".join(each.log.read_text().splitlines()[-40:])))
     return report

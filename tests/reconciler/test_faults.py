@@ -1,0 +1,89 @@
+"""What breaks between the operator and the API server heals without a crash, and /healthz tells the truth meanwhile.
+
+Shortened by default; OCTAVO_TEST_FAULT_S=75 is the full length (kopf by itself would end after 54 s).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from api_client import until
+from fault_proxy import FaultProxy
+from operator_runs import ACCOUNT, running, service
+
+FAULT_S = float(os.environ.get("OCTAVO_TEST_FAULT_S", "14"))
+HEAL_S = 30
+
+
+@pytest.fixture(scope="module")
+def proxied(installed, tmp_path_factory):
+    """An operator whose way to the API server can be disturbed, and that way."""
+    installed.kubeconfig(ACCOUNT)
+    with FaultProxy(installed) as proxy:
+        log = tmp_path_factory.mktemp("proxied") / "operator.log"
+        with running(installed, log, server=proxy.server) as operator:
+            yield operator, proxy
+
+
+def reconciles(plane, namespace, name, since):
+    """Seconds until a new service is served."""
+    plane.api.create(service(name, namespace))
+    until(lambda: plane.api.find("apps/v1", "Deployment", name, namespace), HEAL_S + 10, f"{name} is reconciled")
+    return time.monotonic() - since
+
+
+def heals(plane, namespace, operator, name, record_property):
+    healed = time.monotonic()
+    took = reconciles(plane, namespace, name, healed)
+    restarts = operator.health.get("watcherRestarts")
+    record_property(f"{name}_s", round(took, 1))
+    print(f"{name}: reconciling {took:.1f} s after it healed; watchers restarted {restarts} times in all")
+    assert took < HEAL_S
+    assert operator.process.poll() is None, "the process went on"
+    until(lambda: operator.ask("/healthz")[0] == 200, HEAL_S, "/healthz is well again")
+
+
+@pytest.mark.parametrize("code", [500, 504])
+def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_property, code):
+    """kopf ends; the watchers start anew in the same process."""
+    operator, proxy = proxied
+    before = operator.health["watcherRestarts"]
+    proxy.watch_error(code, path="/llmservices")
+    heals(installed, namespace, operator, f"watch-error-{code}", record_property)
+    until(lambda: operator.health.get("watcherRestarts", 0) > before, 10)
+
+
+@pytest.mark.parametrize("code", [503, 403])
+def test_a_list_that_is_refused_for_long_heals_by_itself(installed, proxied, namespace, record_property, code):
+    """/healthz is 503 and names the watch for as long as it lasts."""
+    operator, proxy = proxied
+    proxy.fail(code, verb="list", path="/llmservices")
+    proxy.fail(code, verb="watch", path="/llmservices")
+    proxy.watch_error(410, path="/llmservices")
+    until(lambda: operator.ask("/healthz")[0] == 503, 45, "/healthz tells")
+    assert any("llmservices" in name for name in operator.health["troubles"])
+    assert operator.ask("/livez")[0] == 200
+    time.sleep(FAULT_S)
+    proxy.heal()
+    heals(installed, namespace, operator, f"list-{code}", record_property)
+
+
+def test_an_api_server_that_is_away_is_waited_for(installed, proxied, namespace, record_property):
+    """Connections refused: nothing is written, nothing ends, and it leads again afterwards."""
+    operator, _ = proxied
+    with installed.api_server_stopped():
+        until(lambda: operator.ask("/healthz")[0] == 503, 45, "/healthz tells")
+        time.sleep(FAULT_S)
+    heals(installed, namespace, operator, "stopped", record_property)
+    assert operator.leads
+
+
+def test_broken_connections_are_tried_again(installed, proxied, namespace):
+    """Also those of a write that had begun."""
+    operator, proxy = proxied
+    proxy.reset(seconds=2)
+    installed.api.create(service("s", namespace))
+    until(lambda: installed.api.find("apps/v1", "Deployment", "s", namespace), HEAL_S)
+    assert operator.process.poll() is None
