@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ GRACE_S = 10.0  # a watch that was closed is opened again within a moment
 SILENCE_S = 150.0  # bookmarks come every minute; kopf itself reconnects after 70 s
 GIVE_UP_S = 600.0
 LONGEST_PAUSE_S = 15.0
+ENDING_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -150,11 +151,9 @@ class Watchers:
 
         def run() -> None:
             try:
-                asyncio.run(self._kopf(watched, flag))
-                why = "kopf ended"
+                asyncio.run(self._kopf(watched, flag, lambda why: loop.call_soon_threadsafe(tell, why)))
             except BaseException as error:  # noqa: BLE001 — whatever ended it, it is started anew
-                why = f"{type(error).__name__}: {error}"
-            loop.call_soon_threadsafe(tell, why)
+                loop.call_soon_threadsafe(tell, f"{type(error).__name__}: {error}")
 
         self.running = True
         threading.Thread(target=run, name="kopf", daemon=True).start()
@@ -163,13 +162,15 @@ class Watchers:
         finally:
             self.running = False
 
-    async def _kopf(self, watched: Sequence[Resource], flag: threading.Event) -> None:
+    async def _kopf(self, watched: Sequence[Resource], flag: threading.Event, tell: Callable[[str], object]) -> None:
         registry = kopf.OperatorRegistry()
+        sessions: list[aiohttp.ClientSession] = []
         register(registry, watched, self._due)
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._connection.server, aiohttp_session=self._session())
+            sessions.append(self._session())  # with the token as it is now
+            return kopf.AiohttpSession(server=self._connection.server, aiohttp_session=sessions[-1])
 
         settings = kopf.OperatorSettings()
         select(settings, watched)
@@ -182,17 +183,25 @@ class Watchers:
         settings.networking.connect_timeout = 5
         settings.watching.connect_timeout = 5
         settings.queueing.idle_timeout = 1
-        try:
-            await kopf.operator(
-                registry=registry,
-                settings=settings,
-                standalone=True,
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-                stop_flag=flag,
-            )
-        finally:
-            flag.set()  # a thread of kopf's waits for it, and asyncio.run for that thread
+        tasks = await kopf.spawn_tasks(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=flag,
+        )
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        errors = [task.exception() for task in done if not task.cancelled()]
+        tell(next((f"{type(error).__name__}: {error}" for error in errors if error is not None), "kopf ended"))
+        # kopf's own end would wait for watchers that wait for a session that is closed: they are not waited for.
+        flag.set()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=ENDING_S)
+        for session in sessions:
+            await session.close()
 
     def _session(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()

@@ -50,9 +50,9 @@ def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_pro
     """kopf ends; the watchers start anew in the same process."""
     operator, proxy = proxied
     before = operator.health["watcherRestarts"]
-    proxy.watch_error(code, path="/llmservices")
+    proxy.watch_error(code, path="/llmservices", seconds=10, times=1)
+    until(lambda: operator.health.get("watcherRestarts", 0) > before, 10, "the watchers end")
     heals(installed, namespace, operator, f"watch-error-{code}", record_property)
-    until(lambda: operator.health.get("watcherRestarts", 0) > before, 10)
 
 
 @pytest.mark.parametrize("code", [503, 403])
