@@ -55,36 +55,35 @@ def made(plane, operator, namespace, name="s", **spec):
     return settled(plane, operator, namespace)
 
 
-def test_edits_and_deletions_at_random_are_undone(installed, operator, namespace, kubelet, record_property):
+def slip(api, rng, namespace):
+    """One child at random, deleted or edited by hand; seconds until it is as it was."""
+    version, kind, suffix = rng.choice(KINDS)
+    name, (patch, where) = f"s{suffix}", SLIPS[kind]
+    before = api.get(version, kind, name, namespace)
+    began = time.monotonic()
+
+    def restored():
+        found = api.find(version, kind, name, namespace)
+        return found and at(found, where) == at(before, where)
+
+    def made_anew():
+        found = api.find(version, kind, name, namespace)
+        return found and found["metadata"]["uid"] != before["metadata"]["uid"]
+
+    if rng.random() < 0.5 and kind != "PersistentVolumeClaim":  # its protection outlasts its deletion
+        api.delete(version, kind, name, namespace, propagationPolicy="Background")
+        until(made_anew, 15, f"{kind} {name} is made anew")
+    else:
+        api.patch(version, kind, name, namespace, patch)
+        until(restored, 15, f"the edit of {kind} {name} is undone")
+    return time.monotonic() - began
+
+
+def test_edits_and_deletions_at_random_are_undone(installed, operator, namespace, record_property):
     """Any child, deleted or edited by hand, is as it was again within seconds."""
-    api, rng = installed.api, random.Random(6)
+    rng = random.Random(6)
     made(installed, operator, namespace, **FULL)
-    times = []
-    for _ in range(EDITS):
-        version, kind, suffix = rng.choice(KINDS)
-        name = f"s{suffix}"
-        before = api.get(version, kind, name, namespace)
-        patch, where = SLIPS[kind]
-        began = time.monotonic()
-        if rng.random() < 0.5 and kind != "PersistentVolumeClaim":  # its protection outlasts its deletion
-            api.delete(version, kind, name, namespace, propagationPolicy="Background")
-            until(
-                lambda: (
-                    (found := api.find(version, kind, name, namespace))
-                    and found["metadata"]["uid"] != before["metadata"]["uid"]
-                ),
-                15,
-                f"{kind} {name} is made anew",
-            )
-        else:
-            api.patch(version, kind, name, namespace, patch)
-            until(
-                lambda: (found := api.find(version, kind, name, namespace)) and at(found, where) == at(before, where),
-                15,
-                f"the edit of {kind} {name} is undone",
-            )
-        times.append(time.monotonic() - began)
-    times.sort()
+    times = sorted(slip(installed.api, rng, namespace) for _ in range(EDITS))
     p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
     record_property("restored_p50_s", round(times[len(times) // 2], 3))
     record_property("restored_p99_s", round(p99, 3))

@@ -88,7 +88,7 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_one_ends(installe
         api.delete(*LEASE)  # what is tested here is not the waiting for it
     last = LIFE[: KILLS % len(LIFE) or len(LIFE)]
     with running(installed, tmp_path / "end.log", "--namespace", namespace, "--namespace", calm) as operator:
-        for step in [*(LIFE if KILLS > len(LIFE) else []), *last]:
+        for step in [*(LIFE if len(LIFE) < KILLS else []), *last]:
             edit(installed, calm, step)
             until(lambda: conditions(installed, "s", calm) and followed(installed, calm), 30)
         until(lambda: followed(installed, namespace), 30)
