@@ -41,7 +41,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     # aiohttp, kopf and what they bring along: --help need not wait for them.
     from aiohttp import web  # noqa: PLC0415
 
-    from octavo_operator.cluster import Cluster  # noqa: PLC0415
+    from octavo_operator.cluster import WRITE_S, Cluster  # noqa: PLC0415
     from octavo_operator.health import Health  # noqa: PLC0415
     from octavo_operator.leader import Leader  # noqa: PLC0415
     from octavo_operator.metrics import Metrics  # noqa: PLC0415
@@ -56,7 +56,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     namespace = options.leader_election_namespace or connection.namespace
     metrics, queue = Metrics(), WorkQueue()
-    plain = Cluster(connection)
+    plain = Cluster(connection, read_s=WRITE_S)  # a Lease that waits longer is lost
     leader = Leader(plain, namespace, identity)
     cluster = Cluster(connection, may_write=lambda: leader.leads)
 

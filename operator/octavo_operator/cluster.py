@@ -27,9 +27,12 @@ PAGE = 500
 class Cluster:
     """A session with the API server; close it. All methods raise ApiError or UnreachableError."""
 
-    def __init__(self, connection: Connection, may_write: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, connection: Connection, may_write: Callable[[], bool] = lambda: True, read_s: float = READ_S
+    ) -> None:
         self._connection = connection
         self._may_write = may_write
+        self._read_s = read_s
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=connection.tls(), limit=64, keepalive_timeout=30),
             headers={"User-Agent": "octavo-operator"},
@@ -116,8 +119,9 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
-        timeout: float = READ_S,
+        timeout: float | None = None,
     ) -> Object:
+        timeout = self._read_s if timeout is None else timeout
         headers = {"Accept": "application/json", "Content-Type": content_type, **self._connection.headers()}
         try:
             async with self._session.request(

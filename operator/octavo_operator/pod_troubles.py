@@ -114,7 +114,11 @@ def _unscheduled(words: str, plan: Plan, nodes: Nodes | None) -> Trouble:
             text = f"waits for {cards} ({wanted}); fewer replicas elsewhere, or another node, would help"
             return Trouble("NoFreeCard", text, stuck=False, rank=5)
     if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
-        return Trouble("VolumeNotBound", f"its volume is not there yet: {_short(words)}", stuck=False, rank=7)
+        if "not found" in words:
+            text = f"{_short(words)}; create the claim, or name another in cache.existingClaim"
+            return Trouble("ClaimMissing", text, stuck=True, rank=5)
+        text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
+        return Trouble("VolumeNotBound", text, stuck=False, rank=7)
     return Trouble("Unschedulable", f"no node will do: {_short(words)}", stuck=False, rank=5)
 
 

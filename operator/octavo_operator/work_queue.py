@@ -1,7 +1,7 @@
 """The queue between watchers and workers: a key waits in it once, however often it is added.
 
 A key that is being worked on is not given out again until it is done; what was added meanwhile makes it due once more.
-A failure delays it by 1, 2, 4 … 60 s; an event brings it back at once, for what it waits for may have happened.
+A failure delays it by 1, 2, 4 … s; an event brings it back at once, for what it waits for may have happened.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 60.0
 SETTLE_S = 0.05  # events come in bursts: a Deployment's own, its pods'
 
 
@@ -75,10 +74,10 @@ class WorkQueue:
         self._failures.pop(key, None)
         self._release(key)
 
-    def failed(self, key: Key, *, at_least: float = 0.0) -> float:
-        """Seconds until it is tried again."""
+    def failed(self, key: Key, longest: float) -> float:
+        """Seconds until it is tried again; `longest` at the most."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = max(at_least, min(FIRST_DELAY_S * 2.0 ** (count - 1), LONGEST_DELAY_S))
+        delay = min(FIRST_DELAY_S * 2.0 ** min(count - 1, 16), longest)
         self._release(key)
         self.add(key, delay)
         return delay

@@ -10,11 +10,14 @@ import time
 from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
 from octavo_operator.health import Health
 from octavo_operator.reconciler import Reconciler
+from octavo_operator.resources import MONITORS
 from octavo_operator.work_queue import Key, WorkQueue
 
 WORKERS = 8
 DEADLINE_S = 120.0
 RESYNC_S = 600.0
+UNHEALTHY_S = 15.0  # the longest pause where the API server is what fails
+REFUSED_S = 60.0  # and where it refuses something that a person has to grant
 SPREAD = 0.2  # so that many services do not come due at once
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class Workers:
         metrics.reconciles.labels(result).inc()
         self._health.services.add(key)
         if result in {"failed", "waiting"}:
-            delay = self._queue.failed(key)
+            delay = self._queue.failed(key, UNHEALTHY_S if result == "failed" else REFUSED_S)
             log.debug("tried again in %g s", delay, extra=named)
         else:
             self._health.last_success = time.monotonic()
@@ -76,5 +79,15 @@ class Workers:
         """Every service, whether or not anything was heard of it: what is not watched (free cards) shows then."""
         while True:
             await asyncio.sleep(RESYNC_S * random.uniform(1 - SPREAD, 1 + SPREAD))
+            await self._look_for_monitors()
             for key in sorted(self._health.services):
                 self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
+
+    async def _look_for_monitors(self) -> None:
+        """ServiceMonitors are watched once their kind is known."""
+        watchers = self._health.watchers
+        try:
+            if await self._reconciler.cluster.serves(MONITORS) and not watchers.monitors:
+                watchers.renew()
+        except (ApiError, UnreachableError) as error:
+            log.warning("whether ServiceMonitors are known could not be asked: %s", error)

@@ -30,5 +30,5 @@ def _surge(strategy: str, hardware: Hardware, free_cards: int | None, cache: Cac
         free = "is" if hardware.cards == 1 else "are"
         return False, f"whether {needed} {free} free for a surge is not known"
     if free_cards >= hardware.cards:
-        return True, f"{free_cards} cards are free, a surge needs {hardware.cards}"
-    return False, f"no free cards for a surge: it needs {hardware.cards}, {free_cards} are free"
+        return True, f"{needed} for a surge {'is' if hardware.cards == 1 else 'are'} free"
+    return False, f"no free cards for a surge: it needs {needed}"
