@@ -6,6 +6,7 @@ does not flicker with it. Nothing that counts up by itself (restarts, times) is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from octavo_operator.observed import Nodes, Object
 from octavo_operator.planner.plan import Plan
 
 LONGEST_WORDS = 400
+MISSING_CLAIM = re.compile(r'persistentvolumeclaim "[^"]+" not found')
 CRASHES = (
     ("out of memory", "EngineOutOfMemory", "raise resources or engine.tensorParallelSize, or lower engine.maxModelLen"),
     ("OutOfMemory", "EngineOutOfMemory", "lower engine.gpuMemoryUtilization or engine.maxModelLen, or use more cards"),
@@ -99,6 +101,9 @@ def _unscheduled(words: str, plan: Plan, nodes: Nodes | None) -> Trouble:
     hardware = plan.hardware
     if hardware.cards and nodes is not None:
         wanted = " or ".join(hardware.products) or hardware.resource_name or "cards"
+        if not nodes.largest and not hardware.products:
+            text = f"no node has any {wanted}; add one with cards, or set accelerator.vendor: cpu"
+            return Trouble("NoSuchCard", text, stuck=True, rank=5)
         if not nodes.largest:
             have = f"nodes have {', '.join(nodes.products)}" if nodes.products else "no node has any"
             text = f"no node has {wanted}; {have}: change accelerator.products, or add such a node"
@@ -114,8 +119,8 @@ def _unscheduled(words: str, plan: Plan, nodes: Nodes | None) -> Trouble:
             text = f"waits for {cards} ({wanted}); fewer replicas elsewhere, or another node, would help"
             return Trouble("NoFreeCard", text, stuck=False, rank=5)
     if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
-        if "not found" in words:
-            text = f"{_short(words)}; create the claim, or name another in cache.existingClaim"
+        if missing := MISSING_CLAIM.search(words):
+            text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"
             return Trouble("ClaimMissing", text, stuck=True, rank=5)
         text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
         return Trouble("VolumeNotBound", text, stuck=False, rank=7)

@@ -178,7 +178,16 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> T
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
 
-STUCK = {"DownloadFailed", "StorageClassMissing", "ClaimMissing", "ClaimLost", "ImagePullBackOff", "ModelAccessDenied"}
+STUCK = {
+    "DownloadFailed",
+    "ClaimMissing",
+    "ClaimLost",
+    "ImagePullBackOff",
+    "ModelAccessDenied",
+    "NoSuchCard",
+    "TooFewCards",
+    "CreateContainerConfigError",
+}
 
 
 def _cached(plan: Plan, observed: Observed) -> State:
