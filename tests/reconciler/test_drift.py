@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
+
 from octavo_operator.drift import differs, without_others
 
 DESIRED = {

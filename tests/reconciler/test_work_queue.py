@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+
 from octavo_operator.work_queue import Key, WorkQueue
 
 A, B = Key("n", "a"), Key("n", "b")
