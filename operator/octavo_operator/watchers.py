@@ -27,7 +27,8 @@ from octavo_operator.metrics import Metrics
 from octavo_operator.resources import CHILDREN, MONITORS, PODS, SERVICES, Resource
 
 GRACE_S = 10.0  # a watch that was closed is opened again within a moment
-SILENCE_S = 150.0  # bookmarks come every minute; kopf itself reconnects after 70 s
+RENEWAL_S = 75  # a watch is asked for anew: that it is answered is what tells that it lives
+SILENCE_S = 2 * RENEWAL_S
 GIVE_UP_S = 600.0
 LONGEST_PAUSE_S = 15.0
 ENDING_S = 5.0
@@ -50,7 +51,7 @@ class Watch:
 
     resource: Resource
     namespace: str | None
-    heard: float | None = None  # monotonic: the last successful list, start of a watch, or piece of one
+    heard: float | None = None  # monotonic: the last successful list, or start of a watch
     failed_since: float | None = None
     why: str = ""
 
@@ -182,6 +183,7 @@ class Watchers:
         settings.networking.request_timeout = 20
         settings.networking.connect_timeout = 5
         settings.watching.connect_timeout = 5
+        settings.watching.server_timeout = RENEWAL_S
         settings.queueing.idle_timeout = 1
         tasks = await kopf.spawn_tasks(
             registry=registry,
@@ -206,7 +208,6 @@ class Watchers:
     def _session(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._answered)
-        trace.on_response_chunk_received.append(self._piece)
         trace.on_request_exception.append(self._broken)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._connection.tls()),
@@ -231,10 +232,6 @@ class Watchers:
             watch.heard, watch.failed_since, watch.why = time.monotonic(), None, ""
         else:
             self._failed(watch, f"HTTP {params.response.status}")
-
-    async def _piece(self, _: object, __: SimpleNamespace, params: aiohttp.TraceResponseChunkReceivedParams) -> None:
-        if (watch := self._of(params.url)) is not None and watch.failed_since is None:
-            watch.heard = time.monotonic()
 
     async def _broken(self, _: object, __: SimpleNamespace, params: aiohttp.TraceRequestExceptionParams) -> None:
         if (watch := self._of(params.url)) is not None:

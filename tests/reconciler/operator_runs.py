@@ -135,7 +135,7 @@ def writes(plane: Any, since: int, namespace: str = "") -> list[Any]:
     return [a for a in asked if namespace in {"", a.namespace}]
 
 
-def settled(plane: Any, operator: Operator, namespace: str = "", quiet: float = 1.5, seconds: float = 40) -> int:
+def settled(plane: Any, operator: Operator, namespace: str = "", quiet: float = 1.0, seconds: float = 40) -> int:
     """Waits until the operator has written nothing for a while; a mark in the audit log."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -105,6 +105,7 @@ def test_an_idle_operator_writes_nothing(installed, operator, namespace):
     mark = made(installed, operator, namespace, **FULL)
     time.sleep(float(os.environ.get("OCTAVO_TEST_IDLE_S", "20")))
     assert writes(installed, mark, namespace) == []
+    assert operator.ask("/healthz")[0] == 200
     body = installed.api.get(API, "LLMService", "s", namespace)
     assert "finalizers" not in body["metadata"]
     assert not any("kopf" in key for key in body["metadata"].get("annotations", {}))
@@ -175,3 +176,28 @@ def test_a_deleted_service_takes_its_children_along(installed, operator, namespa
     api.delete(API, "LLMService", "s", namespace)
     assert api.find(API, "LLMService", "s", namespace) is None
     until(lambda: api.find(APPS, "Deployment", "s", namespace) is None, 60, "the Deployment is gone")
+
+
+def test_a_child_that_lost_its_labels_or_its_owner_gets_them_back(installed, operator, namespace):
+    """Without its label no watch sees it any more; that it is gone from the watch is seen."""
+    api = installed.api
+    made(installed, operator, namespace)
+    before = api.get("v1", "Service", "s", namespace)["metadata"]
+    for lost in ({"labels": {"octavo.dev/service": None}}, {"ownerReferences": None}):
+        api.patch("v1", "Service", "s", namespace, {"metadata": lost})
+        until(
+            lambda: (
+                (now := api.get("v1", "Service", "s", namespace)["metadata"])
+                and now.get("labels") == before["labels"]
+                and now.get("ownerReferences") == before["ownerReferences"]
+            ),
+            10,
+            f"{lost} is undone",
+        )
+
+
+def test_kubectl_scale_of_a_fixed_number_is_undone(installed, operator, namespace):
+    """It is a person's slip: the number stands in the manifest."""
+    made(installed, operator, namespace, replicas=2)
+    installed.kubectl("scale", "deployment/s", "--replicas=5", "-n", namespace)
+    until(lambda: installed.api.get(APPS, "Deployment", "s", namespace)["spec"]["replicas"] == 2, 10)
