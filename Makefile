@@ -46,8 +46,12 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: test
-test: $(VENV)/.dev ## all tests that need neither a cluster nor a card
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev ## the tests that need neither a cluster nor a card
+	@$(BIN)/python -m pytest --ignore=tests/reconciler
+
+.PHONY: test-operator
+test-operator: $(VENV)/.dev ## the operator's reconcile against a real control plane, faults and kills included
+	@$(BIN)/python -m pytest tests/reconciler
 
 .PHONY: test-sanitize
 test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
