@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from octavo_operator.connection import Connection, connect
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import set_up
+from octavo_operator.planner.arguments import RUNTIMES
 from octavo_operator.settings import Settings
 
 log = logging.getLogger("octavo_operator")
@@ -66,8 +67,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     watchers = Watchers(plain, connection, options.namespace, due, metrics)
     health = Health(leader, watchers, queue, metrics)
     settings = Settings(operator_namespace=namespace)
-    if options.image:
-        settings.images["octavo"] = options.image
+    settings.images.update(options.image)
     reconciler = Reconciler(cluster, settings, identity, sees_nodes=not options.namespace)
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
@@ -117,7 +117,14 @@ def _parser() -> argparse.ArgumentParser:
         "--namespace", "-n", action="append", default=[], metavar="NAME", help="watch this one; may be repeated"
     )
     scope.add_argument("--all-namespaces", "-A", action="store_true", help="watch every namespace")
-    parser.add_argument("--image", help="engine image of services that name none")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        type=_image,
+        metavar="[RUNTIME=]IMAGE",
+        help="engine image of services that name none; may be repeated, once for each runtime",
+    )
     parser.add_argument(
         "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"
     )
@@ -126,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-format", choices=("json", "text"), default="json" if not sys.stderr.isatty() else "text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser
+
+
+def _image(text: str) -> tuple[str, str]:
+    """A runtime and its image."""
+    runtime, separator, image = text.rpartition("=")
+    if separator and runtime not in RUNTIMES:
+        raise argparse.ArgumentTypeError(f"{runtime!r} is no runtime; there are {', '.join(RUNTIMES)}")
+    return runtime or "octavo", image
 
 
 if __name__ == "__main__":
