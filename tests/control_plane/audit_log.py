@@ -24,6 +24,7 @@ class Asked:
     """One request. `resource` has its subresource after a slash; both are "" for an address that is no resource.
 
     `created` tells that it made an object: a server-side apply is a `patch` that needs the right to `create` as well.
+    `forbidden` tells that the user had no right to it.
     """
 
     user: str
@@ -35,6 +36,7 @@ class Asked:
     status: int
     uri: str
     created: bool
+    forbidden: bool
     time: str
     agent: str
 
@@ -79,6 +81,7 @@ def _asked(entry: dict[str, Any]) -> Asked:
         status=status,
         uri=entry["requestURI"],
         created=entry["verb"] == "create" or (entry["verb"] == "patch" and status == 201),
+        forbidden=status == 401 or entry.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid",
         time=entry["requestReceivedTimestamp"],
         agent=entry.get("userAgent", ""),
     )

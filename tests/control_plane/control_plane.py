@@ -42,6 +42,7 @@ from kubernetes_binaries import binaries
 
 HOSTS = ("127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 TOKENS = {"admin": "system:masters", "nobody": "", "controllers": "system:masters", "scheduler": "system:masters"}
+CONTROLLERS = {"kube-controller-manager": "controllers", "kube-scheduler": "scheduler"}
 START_SECONDS = 60.0
 PORT_TAKEN = "address already in use"
 
@@ -91,10 +92,9 @@ class ControlPlane(Cluster):
         }
         self._clients.clear()
         self._processes["etcd"].start()
-        self.start_api_server()
-        for name, user in (("kube-controller-manager", "controllers"), ("kube-scheduler", "scheduler")):
+        for name, user in CONTROLLERS.items():
             write_kubeconfig(self.folder / f"{name}.kubeconfig", self.endpoint(user))
-            self._processes[name].start()
+        self.start_api_server()
         # A pod can be made once its namespace has a ServiceAccount, which the controller manager makes.
         self._wait(lambda: self.api.find("v1", "ServiceAccount", "default", "default") is not None)
 
@@ -122,9 +122,15 @@ class ControlPlane(Cluster):
         self._processes["kube-apiserver"].end(signal.SIGKILL)
 
     def start_api_server(self) -> None:
-        """Start it (again), at the same address, and wait until it is ready."""
+        """Start it (again), at the same address, and wait until it is ready.
+
+        The controllers start anew with it: their watches would wait for up to a minute before they try again.
+        """
         self._processes["kube-apiserver"].start()
         self._wait(self._is_ready)
+        for name in CONTROLLERS:
+            self._processes[name].end(signal.SIGKILL)
+            self._processes[name].start()
 
     def restart_api_server(self) -> None:
         self.stop_api_server()
@@ -156,14 +162,14 @@ class ControlPlane(Cluster):
 
         An apply that made its object counts as `patch` and `create`: the server asks for both rights.
         """
-        asked = [a for a in self.audit.asked(username(user), since) if a.resource and a.status not in {401, 403}]
+        asked = [a for a in self.audit.asked(username(user), since) if a.resource and not a.forbidden]
         return {(a.group, a.resource, a.verb) for a in asked} | {
             (a.group, a.resource, "create") for a in asked if a.created
         }
 
     def denied(self, user: str, since: int = 0) -> set[tuple[str, str, str]]:
-        """What a user was refused, by RBAC or by admission."""
-        return {(a.group, a.resource, a.verb) for a in self.audit.asked(username(user), since) if a.status == 403}
+        """What a user had no right to; what admission refused (a quota, a namespace that ends) is no matter of rights."""
+        return {(a.group, a.resource, a.verb) for a in self.audit.asked(username(user), since) if a.forbidden}
 
     def logs(self, count: int = 30) -> str:
         """The last lines of each process."""
@@ -243,7 +249,8 @@ class ControlPlane(Cluster):
             f"--service-account-key-file={here}/service-accounts.key",
             f"--service-account-signing-key-file={here}/service-accounts.key",
             "--service-cluster-ip-range=10.96.0.0/16",
-            "--enable-admission-plugins=PodSecurity",  # with the default ones
+            # With the default ones; the second keeps a test's pods on its own nodes.
+            "--enable-admission-plugins=PodSecurity,PodNodeSelector",
             "--enable-aggregator-routing",
             f"--proxy-client-cert-file={here}/front-proxy.crt",
             f"--proxy-client-key-file={here}/front-proxy.key",

@@ -14,6 +14,7 @@ from fake_kubelet import FakeKubelet
 from kubernetes_binaries import binaries, build
 
 _running: list[ControlPlane] = []
+NODES_OF = "tests/namespace"
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def namespace(control_plane) -> Iterator[str]:
-    """A namespace of the test's own, where Pod Security `restricted` is enforced."""
+    """A namespace of the test's own, where Pod Security `restricted` is enforced; its pods run on its nodes alone."""
     made = control_plane.api.create(
         {
             "apiVersion": "v1",
@@ -57,16 +58,18 @@ def namespace(control_plane) -> Iterator[str]:
         }
     )
     name = made["metadata"]["name"]
-    until(lambda: control_plane.api.find("v1", "ServiceAccount", "default", name), 20, "the default ServiceAccount")
+    own_nodes = {"metadata": {"annotations": {"scheduler.alpha.kubernetes.io/node-selector": f"{NODES_OF}={name}"}}}
+    control_plane.api.patch("v1", "Namespace", name, "", own_nodes)
+    until(lambda: control_plane.api.find("v1", "ServiceAccount", "default", name), 60, "the default ServiceAccount")
     yield name
     # Its deletion takes seconds, which the next test need not wait for.
     control_plane.api.delete("v1", "Namespace", name)
 
 
 @pytest.fixture
-def kubelet(control_plane) -> Iterator[FakeKubelet]:
-    """A pretended kubelet; its nodes are gone after the test."""
-    with FakeKubelet(control_plane) as pretended:
+def kubelet(control_plane, namespace) -> Iterator[FakeKubelet]:
+    """A pretended kubelet, whose nodes run the pods of the test's namespace; they are gone after the test."""
+    with FakeKubelet(control_plane, {NODES_OF: namespace}) as pretended:
         yield pretended
 
 

@@ -48,11 +48,13 @@ class State:
 class FakeKubelet:
     """Plays the kubelet of every node of a control plane; a context manager."""
 
-    def __init__(self, control_plane: Cluster) -> None:
+    def __init__(self, control_plane: Cluster, labels: Mapping[str, str] | None = None) -> None:
+        """`labels` are on all its nodes."""
         if not control_plane.own:
             control_plane.kubelet  # noqa: B018 - a person's cluster says here why it can't, and skips the test
         self._api = control_plane.api
         self._endpoint = control_plane.endpoint()
+        self._labels = dict(labels or {})
         self._nodes: list[str] = []
         self._volumes: list[str] = []
         self._addresses = itertools.count(2)
@@ -101,7 +103,7 @@ class FakeKubelet:
         feature discovery does. It returns when the scheduler may use the node."""
         described = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": str(memory or "")}
         described |= {"nvidia.com/gpu.count": str(gpus or ""), "kubernetes.io/hostname": name}
-        described |= {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", **(labels or {})}
+        described |= {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", **self._labels, **(labels or {})}
         self._api.create(
             {
                 "apiVersion": "v1",

@@ -77,20 +77,26 @@ class Operator:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
 
+    def stop(self) -> None:
+        """In order, or else by force."""
+        try:
+            self.end()
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 @contextmanager
 def running(plane: Any, log: Path, *arguments: str, server: str = "") -> Iterator[Operator]:
-    """Ready when it begins; ended afterwards whatever happens."""
+    """Ready when it begins; ended afterwards whatever happens, in order, so that the next need not wait for the Lease."""
     operator = Operator(plane.kubeconfig(ACCOUNT, server), log, *arguments)
     try:
         operator.wait_ready()
         yield operator
     finally:
-        if operator.process.poll() is None:
-            operator.kill()
+        operator.stop()
 
 
 def service(name: str, namespace: str, **spec: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def replicas(installed, tmp_path):
 
     yield start
     for each in started:
-        each.kill()
+        each.stop()
 
 
 def holder(plane) -> str:
