@@ -1,0 +1,1 @@
+"""The end-to-end suite, and the real cluster that it runs on."""

@@ -1,0 +1,87 @@
+"""What the suite holds of a cluster, whoever runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+RESOURCE = "nvidia.com/gpu"
+PRODUCT = "nvidia.com/gpu.product"  # GPU feature discovery's labels
+COUNT = "nvidia.com/gpu.count"
+
+
+class Missing(Exception):
+    """The machine can't do what was asked; one sentence for each thing that is missing."""
+
+    def __init__(self, *sentences: str) -> None:
+        self.sentences = sentences
+        super().__init__("\n".join(sentences))
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where pods find what an air-gapped company would run. `registry` is a host and port, the others are URLs."""
+
+    registry: str  # 10.88.0.1:5000; nodes pull every image from it, so that names need no prefix
+    index: str  # http://10.88.0.1:5001/simple, for package://
+    hub: str  # http://10.88.0.1:5002, for hf:// as HF_ENDPOINT
+
+
+class Cluster:
+    """A cluster as an administrator of it."""
+
+    is_ours = False
+
+    def __init__(self, kubeconfig: Path, urls: Urls) -> None:
+        self.kubeconfig = kubeconfig
+        self.urls = urls
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of the nodes, sorted."""
+        names = self.kubectl("get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")
+        return sorted(names.split())
+
+    def kubectl(
+        self, *arguments: str | Path, stdin: str | None = None, check: bool = True, seconds: float = 120
+    ) -> str:
+        """kubectl's output, stderr after stdout. Raises AssertionError with it unless told not to check."""
+        done = subprocess.run(
+            [self.tool("kubectl"), f"--kubeconfig={self.kubeconfig}", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "KUBERC": "off"},
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    def tool(self, name: str) -> Path:
+        """The path of `kubectl` or `helm`, built if need be."""
+        raise NotImplementedError
+
+    def push_image(self, archive: Path) -> list[str]:
+        """Put the images of an OCI archive where nodes pull from; the names that a pod gives for them."""
+        raise NotImplementedError
+
+    def publish_model(self, name: str, folder: Path, token: str | None = None) -> None:
+        """Let the hub stand-in serve the folder's files as model `name`; with a token, to its bearer alone."""
+        raise NotImplementedError
+
+    def publish_package(self, wheel: Path) -> None:
+        """Let the package index serve a wheel."""
+        raise NotImplementedError
+
+    def set_gpus(self, node: str, count: int, product: str = "") -> None:
+        """Let the node have `count` pretended GPUs of a product; 0 takes them away. The kubelet keeps them."""
+        raise NotImplementedError
+
+
+def open_cluster() -> Cluster:
+    """$KUBECONFIG's cluster, else our own (brought up if need be), else kind's. Raises Missing where none can be."""
+    raise NotImplementedError
