@@ -68,7 +68,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     health = Health(leader, watchers, queue, metrics)
     settings = Settings(operator_namespace=namespace)
     settings.images.update(options.image)
-    reconciler = Reconciler(cluster, settings, identity, sees_nodes=not options.namespace)
+    reconciler = Reconciler(cluster, settings, identity, not options.namespace, metrics)
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
     await web.TCPSite(server, options.metrics_address, options.metrics_port).start()

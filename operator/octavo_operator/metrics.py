@@ -1,10 +1,20 @@
-"""What the operator counts of itself, for Prometheus."""
+"""What the operator counts of itself, and says of each service, for Prometheus.
+
+A service's labels are not called `namespace` and `name`: scraped, they would give way to those of the operator's pod.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from octavo_operator.api.conditions import PROGRESSING, READY, STALLED
+from octavo_operator.work_queue import Key
+
 RESULTS = ("unchanged", "changed", "waiting", "failed")
+OF_SERVICE = ("llmservice_namespace", "llmservice")
+CONDITIONS = (READY, PROGRESSING, STALLED)
 
 
 class Metrics:
@@ -44,5 +54,31 @@ class Metrics:
             "When a reconcile succeeded last",
             registry=self.registry,
         )
+        self.ready_replicas = Gauge(
+            "octavo_llmservice_replicas_ready", "Replicas that answer", OF_SERVICE, registry=self.registry
+        )
+        self.desired_replicas = Gauge(
+            "octavo_llmservice_replicas_desired", "Replicas that are wished for", OF_SERVICE, registry=self.registry
+        )
+        self.condition = Gauge(
+            "octavo_llmservice_condition",
+            "1 while the condition is True",
+            (*OF_SERVICE, "condition"),
+            registry=self.registry,
+        )
         for result in RESULTS:
             self.reconciles.labels(result)
+
+    def tell(self, key: Key, ready: int, desired: int, conditions: Mapping[str, str]) -> None:
+        """How a service does; `conditions` gives the status of each type."""
+        self.ready_replicas.labels(*key).set(ready)
+        self.desired_replicas.labels(*key).set(desired)
+        for kind in CONDITIONS:
+            self.condition.labels(*key, kind).set(conditions[kind] == "True")
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self.ready_replicas.remove(*key)
+        self.desired_replicas.remove(*key)
+        for kind in CONDITIONS:
+            self.condition.remove(*key, kind)

@@ -21,6 +21,7 @@ from octavo_operator.children import render
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.events import events_of
+from octavo_operator.metrics import Metrics
 from octavo_operator.observing import observe
 from octavo_operator.planner import plan
 from octavo_operator.resources import EVENTS, SERVICES
@@ -42,6 +43,7 @@ class Reconciler:
     settings: Settings
     identity: str
     sees_nodes: bool
+    metrics: Metrics
 
     async def reconcile(self, key: Key) -> Result:
         """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
@@ -72,6 +74,12 @@ class Reconciler:
     async def _say(self, body: Object, said: Said) -> bool:
         """Writes the status where it says something new, after the Events that tell so."""
         metadata = body["metadata"]
+        self.metrics.tell(
+            Key(metadata["namespace"], metadata["name"]),
+            said.status.ready_replicas or 0,
+            said.wished,
+            {kind: state[0] for kind, state in said.conditions.items()},
+        )
         before = body.get("status") or {}
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         wished = said.status.model_dump(by_alias=True, exclude_none=True)

@@ -33,6 +33,8 @@ class Said:
 
     status: Status
     conditions: Mapping[str, State]
+    wished: int
+    """Replicas that are wished for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def summarize(service: LLMService, plan: Plan, observed: Observed, outcome: Outc
             "plan": _plan(plan),
         }
     )
-    return Said(status, conditions)
+    return Said(status, conditions, _shown_wish(plan, counts))
 
 
 def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -> Said:
@@ -111,7 +113,7 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
         STALLED: ("True", "InvalidSpec", text),
         **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS), unknown),
     }
-    return Said(status, conditions)
+    return Said(status, conditions, counts.wished)
 
 
 def _main(

@@ -61,6 +61,7 @@ class Workers:
         metrics.duration.observe(time.monotonic() - began)
         if result == "gone":
             self._health.services.discard(key)
+            metrics.forget(key)
             self._queue.done(key)
             return
         metrics.reconciles.labels(result).inc()
