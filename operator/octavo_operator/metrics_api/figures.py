@@ -1,0 +1,44 @@
+"""The figures that are served, and the engines' own metrics that each is read from. Pure data.
+
+The names are vLLM's with an underscore for the colon, as adapters of Prometheus write them, and Octavo's own. An
+autoscaler that was written for prometheus-adapter finds the same names here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a pod. `sources` are an engine's metrics, of which the first that it has is taken."""
+
+    name: str
+    sources: tuple[str, ...]
+    kind: Literal["gauge", "rate"] = "gauge"
+    of_many: Literal["sum", "mean"] = "sum"  # of a pod's ranks, and of a service's pods
+
+
+WAITING = ("vllm:num_requests_waiting",)
+RUNNING = ("vllm:num_requests_running",)
+KV_USE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+TOKENS = ("vllm:generation_tokens_total",)
+
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        Figure("vllm_num_requests_waiting", WAITING),
+        Figure("vllm_num_requests_running", RUNNING),
+        Figure("vllm_kv_cache_usage_perc", KV_USE, of_many="mean"),
+        Figure("vllm_gpu_cache_usage_perc", KV_USE, of_many="mean"),
+        Figure("vllm_generation_tokens_per_second", TOKENS, kind="rate"),
+        Figure("octavo_requests_waiting", WAITING),
+        Figure("octavo_requests_running", RUNNING),
+        Figure("octavo_kv_cache_usage_ratio", KV_USE, of_many="mean"),
+        Figure("octavo_generation_tokens_per_second", TOKENS, kind="rate"),
+    )
+}
+
+GAUGES = frozenset(source for figure in FIGURES.values() if figure.kind == "gauge" for source in figure.sources)
+COUNTERS = frozenset(source for figure in FIGURES.values() if figure.kind == "rate" for source in figure.sources)
