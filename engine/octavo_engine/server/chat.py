@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
 from msgspec import UNSET
 
-from octavo_engine.errors import EngineDeadError, RequestError
+from octavo_engine.errors import RequestError
+from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.error_responses import json_response
-from octavo_engine.server.event_stream import EventStream
-from octavo_engine.server.generation import Generation, GenerationError, Piece, Prompt, start
+from octavo_engine.server.generation import Generation, Piece, Prompt, start
 from octavo_engine.server.intake import answer_id, read_body
-from octavo_engine.server.logprobs import LogprobFormat
 from octavo_engine.server.protocol import ChatBody, TokenizeBody
 from octavo_engine.server.responses import (
     ChatChoice,
@@ -110,69 +109,42 @@ def _echoed(body: ChatBody) -> str:
     return content if isinstance(content, str) else ""
 
 
-class ChatWriter:
-    """Writes one request's answer, whole or in chunks."""
+class ChatWriter(AnswerWriter[ChatBody]):
+    """A choice's first chunk tells its role."""
 
     def __init__(self, context: ServerContext, body: ChatBody, generation: Generation, id_: str, model: str) -> None:
-        self._body = body
-        self._generation = generation
-        self._id = id_
-        self._model = model
-        self._format = LogprobFormat(
-            context.tokenizer, body.top_logprobs or 0, as_token_ids=bool(body.return_tokens_as_token_ids)
-        )
+        super().__init__(context, body, generation, id_, model, body.top_logprobs or 0)
 
-    async def whole(self) -> web.Response:
-        answers: dict[int, ChatChoice] = {}
-        token_ids: dict[int, list[int]] = {}
-        texts: dict[int, list[str]] = {}
-        async for pieces in self._generation.pieces():
-            for piece in pieces:
-                index = piece.choice.index
-                if index not in answers:
-                    answers[index] = ChatChoice(index, ChatMessage(""))
-                    texts[index], token_ids[index] = [piece.choice.prompt.text], []
-                answer = answers[index]
-                texts[index].append(piece.text)
-                token_ids[index] += piece.token_ids
-                answer.finish_reason, answer.stop_reason = piece.finish_reason, piece.stop_reason
-                logprobs = self._logprobs(piece)
-                if logprobs is not None and answer.logprobs is not None:
-                    answer.logprobs.content += logprobs.content
-                elif logprobs is not None:
-                    answer.logprobs = logprobs
-        choices = [answers[index] for index in sorted(answers)]
-        for answer in choices:
-            answer.message.content = "".join(texts[answer.index])
-            if self._body.return_token_ids:
-                answer.token_ids = token_ids[answer.index]
-        result = ChatCompletion(self._id, self._generation.created, self._model, choices, self._generation.usage())
+    def _answer(self, pieces: list[Piece]) -> ChatCompletion:
+        usage = self._generation.usage()
+        choices = [self._choice(piece) for piece in pieces]
+        result = ChatCompletion(self._id, self._generation.created, self._model, choices, usage)
         first = next(iter(self._generation.choices.values()))
         if self._body.return_token_ids:
             result.prompt_token_ids = first.prompt.token_ids
         if first.prompt_logprobs is not None and self._body.prompt_logprobs is not None:
             result.prompt_logprobs = self._format.prompt(first.prompt_logprobs)
-        return json_response(result)
+        return result
 
-    async def stream(self, request: web.Request) -> web.StreamResponse:
-        events = EventStream(request)
-        options = self._body.stream_options
-        continuous = options is not None and options.include_usage and options.continuous_usage_stats
-        try:
-            async for pieces in self._generation.pieces():
-                for piece in pieces:
-                    usage = self._generation.usage() if continuous else None
-                    if not piece.choice.begun:
-                        events.event(self._opening(piece, usage))
-                    chunk = self._chunk(piece)
-                    if chunk is not None:
-                        events.event(self._chat([chunk], usage))
-                await events.flush()
-        except (GenerationError, EngineDeadError) as error:
-            return await events.fail(error)
-        if options is not None and options.include_usage:
-            events.event(self._chat([], self._generation.usage()))
-        return await events.end()
+    def _choice(self, piece: Piece) -> ChatChoice:
+        return ChatChoice(
+            piece.choice.index,
+            ChatMessage(piece.choice.prompt.text + piece.text),
+            self._logprobs(piece),
+            piece.finish_reason,
+            piece.stop_reason,
+            piece.token_ids if self._body.return_token_ids else UNSET,
+        )
+
+    def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[ChatChunk]:
+        if not piece.choice.begun:
+            yield self._opening(piece, usage)
+        chunk = self._chunk(piece)
+        if chunk is not None:
+            yield self._chat([chunk], usage)
+
+    def _last_chunk(self, usage: Usage) -> ChatChunk:
+        return self._chat([], usage)
 
     def _chat(self, choices: list[ChatChunkChoice], usage: Usage | None) -> ChatChunk:
         return ChatChunk(self._id, self._generation.created, self._model, choices, usage=usage or UNSET)
@@ -180,7 +152,6 @@ class ChatWriter:
     def _opening(self, piece: Piece, usage: Usage | None) -> ChatChunk:
         """The chunk with the role, which every choice begins with."""
         choice = piece.choice
-        choice.begun = True
         delta = Delta(choice.prompt.text, "assistant")
         chunk = self._chat([ChatChunkChoice(choice.index, delta)], usage)
         if self._body.return_token_ids:

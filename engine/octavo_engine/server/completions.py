@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from aiohttp import web
 from msgspec import UNSET
 
-from octavo_engine.errors import EngineDeadError, RequestError
+from octavo_engine.errors import RequestError
+from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.error_responses import json_response
-from octavo_engine.server.event_stream import EventStream
-from octavo_engine.server.generation import Choice, Generation, GenerationError, Piece, Prompt, start
+from octavo_engine.server.generation import Choice, Generation, Piece, Prompt, start
 from octavo_engine.server.intake import answer_id, read_body
-from octavo_engine.server.logprobs import LogprobFormat
 from octavo_engine.server.protocol import CompletionBody
 from octavo_engine.server.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
 from octavo_engine.server.sampling import check_num_sequences, sampling_params, truncated, with_room
@@ -70,94 +69,49 @@ async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]
     return prompts
 
 
-class CompletionWriter:
-    """Writes one request's answer, whole or in chunks."""
+class CompletionWriter(AnswerWriter[CompletionBody]):
+    """A choice whole and a choice's next piece have one shape."""
 
     def __init__(
         self, context: ServerContext, body: CompletionBody, generation: Generation, id_: str, model: str
     ) -> None:
-        self._context = context
-        self._body = body
-        self._generation = generation
-        self._id = id_
-        self._model = model
-        self._format = LogprobFormat(
-            context.tokenizer, body.logprobs or 0, as_token_ids=bool(body.return_tokens_as_token_ids)
-        )
+        super().__init__(context, body, generation, id_, model, body.logprobs or 0)
+        self._tokenizer = context.tokenizer
 
-    async def whole(self) -> web.Response:
-        answers: dict[int, CompletionChoice] = {}
-        token_ids: dict[int, list[int]] = {}
-        texts: dict[int, list[str]] = {}
-        async for pieces in self._generation.pieces():
-            for piece in pieces:
-                index = piece.choice.index
-                if index not in answers:
-                    answers[index] = CompletionChoice(index, "", self._echoed_logprobs(piece.choice))
-                    texts[index] = [piece.choice.prompt.text]
-                    token_ids[index] = []
-                answer = answers[index]
-                texts[index].append(piece.text)
-                token_ids[index] += piece.token_ids
-                answer.finish_reason, answer.stop_reason = piece.finish_reason, piece.stop_reason
-                answer.logprobs = _joined(answer.logprobs, self._logprobs(piece))
-        for choice in self._generation.choices.values():
-            answer = answers[choice.index]
-            answer.text = "".join(texts[choice.index])
-            if self._body.return_token_ids:
-                answer.token_ids = token_ids[choice.index]
-                answer.prompt_token_ids = choice.prompt.token_ids
-            if self._body.prompt_logprobs is not None and choice.prompt_logprobs is not None:
-                answer.prompt_logprobs = self._format.prompt(choice.prompt_logprobs)
-        choices = [answers[index] for index in sorted(answers)]
-        return json_response(
-            Completion(self._id, self._generation.created, self._model, choices, usage=self._generation.usage())
-        )
+    def _answer(self, pieces: list[Piece]) -> Completion:
+        return self._completion([self._choice(piece) for piece in pieces], self._generation.usage())
 
-    async def stream(self, request: web.Request) -> web.StreamResponse:
-        events = EventStream(request)
-        options = self._body.stream_options
-        continuous = options is not None and options.include_usage and options.continuous_usage_stats
-        try:
-            async for pieces in self._generation.pieces():
-                for piece in pieces:
-                    chunk = self._chunk(piece)
-                    if chunk is not None:
-                        events.event(self._completion([chunk], self._generation.usage() if continuous else None))
-                await events.flush()
-        except (GenerationError, EngineDeadError) as error:
-            return await events.fail(error)
-        if options is not None and options.include_usage:
-            events.event(self._completion([], self._generation.usage()))
-        return await events.end()
+    def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[Completion]:
+        choice = self._choice(piece)
+        if choice.text or choice.logprobs or choice.finish_reason or self._body.return_token_ids:
+            yield self._completion([choice], usage)
+
+    def _last_chunk(self, usage: Usage) -> Completion:
+        return self._completion([], usage)
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
         return Completion(self._id, self._generation.created, self._model, choices, usage=usage or UNSET)
 
-    def _chunk(self, piece: Piece) -> CompletionChoice | None:
-        """The chunk of a piece; None if it says nothing yet."""
-        choice, text = piece.choice, piece.text
-        logprobs = self._logprobs(piece)
-        first = not choice.begun
-        if first:
-            choice.begun = True
-            text = choice.prompt.text + text
-            logprobs = _joined(self._echoed_logprobs(choice), logprobs)
-        ids = self._body.return_token_ids
-        if not (text or logprobs or piece.finish_reason or ids):
-            return None
-        return CompletionChoice(
+    def _choice(self, piece: Piece) -> CompletionChoice:
+        """The first piece of a choice brings what is told of its prompt."""
+        choice, text, ids = piece.choice, piece.text, self._body.return_token_ids
+        result = CompletionChoice(
             choice.index,
             text,
-            logprobs,
+            self._logprobs(piece),
             piece.finish_reason,
             piece.stop_reason,
             token_ids=piece.token_ids if ids else UNSET,
-            prompt_token_ids=choice.prompt.token_ids if ids and first else UNSET,
-            prompt_logprobs=self._format.prompt(choice.prompt_logprobs)
-            if first and self._body.prompt_logprobs is not None and choice.prompt_logprobs is not None
-            else UNSET,
         )
+        if choice.begun:
+            return result
+        result.text = choice.prompt.text + text
+        result.logprobs = _joined(self._echoed_logprobs(choice), result.logprobs)
+        if ids:
+            result.prompt_token_ids = choice.prompt.token_ids
+        if self._body.prompt_logprobs is not None and choice.prompt_logprobs is not None:
+            result.prompt_logprobs = self._format.prompt(choice.prompt_logprobs)
+        return result
 
     def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:
         if piece.logprobs is None or self._body.logprobs is None:
@@ -172,7 +126,7 @@ class CompletionWriter:
         offsets, position = [], 0
         for token_id in token_ids:
             offsets.append(position)
-            position += len(self._context.tokenizer.token_text(token_id))
+            position += len(self._tokenizer.token_text(token_id))
         return self._format.completion(choice.prompt_logprobs, token_ids, offsets, 0)
 
 

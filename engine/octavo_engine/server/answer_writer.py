@@ -1,0 +1,85 @@
+"""Writes one request's answer, whole or in chunks. What a chunk looks like is the route's matter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from octavo_engine.errors import EngineDeadError
+from octavo_engine.server.context import ServerContext
+from octavo_engine.server.error_responses import json_response
+from octavo_engine.server.event_stream import EventStream
+from octavo_engine.server.generation import Generation, GenerationError, Piece
+from octavo_engine.server.logprobs import LogprobFormat
+from octavo_engine.server.protocol import ChatBody, CompletionBody
+from octavo_engine.server.responses import Usage
+
+Body = TypeVar("Body", CompletionBody, ChatBody)
+
+
+class AnswerWriter(ABC, Generic[Body]):
+    """`id_` and `model` are those of the answer; `num_top` is how many other tokens a log-probability comes with."""
+
+    def __init__(
+        self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str, num_top: int
+    ) -> None:
+        self._body: Body = body
+        self._generation = generation
+        self._id = id_
+        self._model = model
+        as_token_ids = bool(body.return_tokens_as_token_ids)
+        self._format = LogprobFormat(context.tokenizer, num_top, as_token_ids=as_token_ids)
+
+    @abstractmethod
+    def _answer(self, pieces: list[Piece]) -> msgspec.Struct:
+        """The whole answer; each choice's pieces are joined into one."""
+
+    @abstractmethod
+    def _chunks(self, piece: Piece, usage: Usage | None) -> Iterable[msgspec.Struct]:
+        """What a piece comes to in a stream: nothing, while it says nothing."""
+
+    @abstractmethod
+    def _last_chunk(self, usage: Usage) -> msgspec.Struct:
+        """The chunk without a choice that ends a stream with its usage."""
+
+    async def whole(self) -> web.Response:
+        pieces_of: dict[int, list[Piece]] = {}
+        async for pieces in self._generation.pieces():
+            for piece in pieces:
+                pieces_of.setdefault(piece.choice.index, []).append(piece)
+        return json_response(self._answer([_joined(pieces_of[index]) for index in sorted(pieces_of)]))
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        events = EventStream(request)
+        options = self._body.stream_options
+        with_usage = options is not None and options.include_usage
+        continuous = options is not None and with_usage and options.continuous_usage_stats
+        try:
+            async for pieces in self._generation.pieces():
+                for piece in pieces:
+                    for chunk in self._chunks(piece, self._generation.usage() if continuous else None):
+                        events.event(chunk)
+                        piece.choice.begun = True
+                await events.flush()
+        except (GenerationError, EngineDeadError) as error:
+            return await events.fail(error)
+        if with_usage:
+            events.event(self._last_chunk(self._generation.usage()))
+        return await events.end()
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    """One choice's pieces, in order, as one."""
+    logprobs = [entry for piece in pieces for entry in piece.logprobs or ()]
+    return replace(
+        pieces[-1],
+        text="".join([piece.text for piece in pieces]),
+        token_ids=[token for piece in pieces for token in piece.token_ids],
+        offsets=[offset for piece in pieces for offset in piece.offsets],
+        logprobs=logprobs or None,
+    )
