@@ -7,7 +7,7 @@ leader that has lost its Lease without noticing writes nothing more.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -22,6 +22,10 @@ READ_S = 15.0
 WRITE_S = 4.0  # with the leader's fence of ten seconds, a write has ended before another may hold the Lease
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 PAGE = 500
+WATCH_S = 60  # then the server ends a watch, and it is asked for anew: a dead one is noticed
+LINE = 4 << 20  # of a watch: an object may have 1.5 MiB
+Name = tuple[str, str]
+"""Namespace and name."""
 
 
 class Cluster:
@@ -74,17 +78,48 @@ class Cluster:
             raise
         return any(each["name"] == resource.plural for each in known["resources"])
 
+    async def follow(self, resource: Resource, selector: str) -> AsyncIterator[Mapping[Name, Object]]:
+        """All objects by namespace and name: as they are now, again after each change, and at least once a minute.
+
+        Never ends by itself; where it raises, begin anew.
+        """
+        query = {"labelSelector": selector} if selector else {}
+        while True:
+            page = await self._request("GET", resource.path(), query=query)
+            known = {_name(item): item for item in page["items"]}
+            version: str | None = page["metadata"]["resourceVersion"]
+            while version is not None:
+                yield known
+                more = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)}
+                async for event in self._events(resource.path(), {**query, **more, "allowWatchBookmarks": "true"}):
+                    if event["type"] == "ERROR":  # the version is too old to go on from
+                        version = None
+                        break
+                    item = event["object"]
+                    version = item["metadata"]["resourceVersion"]
+                    if event["type"] == "DELETED":
+                        known.pop(_name(item), None)
+                    elif event["type"] != "BOOKMARK":
+                        known[_name(item)] = item
+                    yield known
+
     async def apply(
-        self, resource: Resource, body: Object, *, manager: str = FIELD_MANAGER, subresource: str = ""
+        self,
+        resource: Resource,
+        body: Object,
+        *,
+        manager: str = FIELD_MANAGER,
+        subresource: str = "",
+        force: bool = True,
     ) -> Object:
-        """Server-side apply, with force: what may not be taken from others has been left out before."""
+        """Server-side apply, by default with force: what may not be taken from others has been left out before."""
         metadata = body["metadata"]
-        path = resource.path(metadata["namespace"], metadata["name"]) + (f"/{subresource}" if subresource else "")
-        query = {"fieldManager": manager, "force": "true"}
+        path = resource.path(metadata.get("namespace"), metadata["name"]) + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": manager, "force": str(force).lower()}
         return await self._write("PATCH", path, body, query=query, content_type=APPLY)
 
     async def create(self, resource: Resource, body: Object) -> Object:
-        return await self._write("POST", resource.path(body["metadata"]["namespace"]), body)
+        return await self._write("POST", resource.path(body.get("metadata", {}).get("namespace")), body)
 
     async def replace(self, resource: Resource, body: Object) -> Object:
         """Only if it still has the resourceVersion of `body`."""
@@ -101,7 +136,7 @@ class Cluster:
             "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         }
         try:
-            await self._write("DELETE", resource.path(metadata["namespace"], metadata["name"]), body)
+            await self._write("DELETE", resource.path(metadata.get("namespace"), metadata["name"]), body)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -141,6 +176,28 @@ class Cluster:
         if response.status >= 400:
             raise ApiError(method, path, response.status, answer)
         return answer
+
+    async def _events(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Object]:
+        """Of one watch, until the server ends it."""
+        try:
+            async with self._session.get(
+                self._connection.server + path,
+                params=query,
+                headers={"Accept": "application/json", **self._connection.headers()},
+                timeout=aiohttp.ClientTimeout(sock_connect=self._read_s, sock_read=WATCH_S + self._read_s),
+                read_bufsize=LINE,
+                allow_redirects=False,
+            ) as response:
+                if response.status >= 400:
+                    raise ApiError("WATCH", path, response.status, _parsed(await response.text()))
+                async for line in response.content:
+                    yield json.loads(line)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise UnreachableError(f"the watch of {path} broke off: {error or 'silent for too long'}") from error
+
+
+def _name(item: Object) -> Name:
+    return item["metadata"].get("namespace", ""), item["metadata"].get("name", "")
 
 
 def _parsed(text: str) -> Object:
