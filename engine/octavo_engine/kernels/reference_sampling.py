@@ -9,11 +9,14 @@ A draw depends on (seed, position, token id) alone: not on the batch, the step, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from octavo_engine.sampling_params import SamplingParams
+if TYPE_CHECKING:  # the kernels' tests run where torch and triton are all there is
+    from octavo_engine.sampling_params import SamplingParams
 
 # Philox4x32-10: the multipliers and Weyl constants of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
 # (SC 2011), and of their library Random123.
@@ -21,6 +24,32 @@ PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 MASK = 0xFFFFFFFF
+
+
+class Drawing(Protocol):
+    """Those of `SamplingParams` that choose among processed logits."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """A `Drawing` by itself, for whoever has no request at hand."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,16 +111,37 @@ def process_logits(logits: Tensor, prompt: Sequence[int], output: Sequence[int],
         prefix = word[:-1]
         if not prefix or tuple(output[-len(prefix) :]) == prefix:
             x[word[-1]] = -torch.inf
-    if params.repetition_penalty != 1.0:
+    return apply_penalties(
+        x,
+        prompt,
+        output,
+        repetition=params.repetition_penalty,
+        frequency=params.frequency_penalty,
+        presence=params.presence_penalty,
+    )
+
+
+def apply_penalties(
+    logits: Tensor,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    *,
+    repetition: float,
+    frequency: float,
+    presence: float,
+) -> Tensor:
+    """The last step of `process_logits`. logits: [vocab] float32 -> a new one."""
+    x = logits.clone()
+    vocab = x.shape[0]
+    if repetition != 1.0:
         seen = sorted({t for t in (*prompt, *output) if t < vocab})
         at = torch.tensor(seen, dtype=torch.int64, device=x.device)
         values = x[at]
-        penalty = params.repetition_penalty
-        x[at] = torch.where(values > 0, values / penalty, values * penalty)
-    if (params.frequency_penalty or params.presence_penalty) and output:
+        x[at] = torch.where(values > 0, values / repetition, values * repetition)
+    if (frequency or presence) and output:
         ids = torch.tensor(list(output), dtype=torch.int64, device=x.device)
         counts = torch.bincount(ids, minlength=vocab).float()
-        x -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+        x -= frequency * counts + presence * (counts > 0)
     return x
 
 
@@ -100,7 +150,7 @@ def first_argmax(x: Tensor) -> int:
     return int((x == x.max()).nonzero()[0, 0])
 
 
-def candidates(logits: Tensor, params: SamplingParams) -> Tensor:
+def candidates(logits: Tensor, params: Drawing) -> Tensor:
     """Which tokens may be drawn at all: a mask [vocab] of logits already divided by temperature.
 
     min_p keeps tokens whose probability is at least min_p times the largest. Then top_k keeps the k best. Then
@@ -128,7 +178,7 @@ def candidates(logits: Tensor, params: SamplingParams) -> Tensor:
     return kept
 
 
-def sample(logits: Tensor, params: SamplingParams, position: int) -> int:
+def sample(logits: Tensor, params: Drawing, position: int) -> int:
     """Draw from processed logits [vocab]: the argmax of logit / temperature + Gumbel noise over the candidates.
 
     Temperature 0 is greedy. `position` is the drawn token's own: how many tokens come before it.

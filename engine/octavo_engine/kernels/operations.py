@@ -1,0 +1,261 @@
+"""The operations that a decoder on torch calls: one protocol, implemented plainly (`ReferenceOperations`) and by
+Triton kernels (`triton.operations.TritonOperations`).
+
+Owns the signatures, shapes and the batch that kernels read; arithmetic is the implementations'. Everything that
+changes from step to step is a tensor on the device, so that a step can be captured as a CUDA graph: no method reads
+one back. The few host numbers (`max_query_len`, `max_seq_len`, `num_decodes`) only size grids, and may be bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from octavo_models.spec import Activation, Attention, Norm, Rotary
+
+
+@dataclass(frozen=True, slots=True)
+class PagedBatch:
+    """A step's requests as attention over one KV group sees them. All tensors int32 but `slots`, on the device.
+
+    Request r owns the rows query_starts[r] … query_starts[r + 1] - 1; they are the last of its seq_lens[r] tokens.
+    Its pages, in order, are block_tables[rows[r]]; unused entries and pages wholly before the window are 0, the null
+    page, which may hold anything. A request with seq_lens 0 is padding: it has a query row or none, and what
+    attention returns for that row is unspecified but finite.
+    """
+
+    rows: Tensor  # [num_requests]: where the request's table is
+    query_starts: Tensor  # [num_requests + 1]
+    seq_lens: Tensor  # [num_requests], tokens of this step included
+    block_tables: Tensor  # [max_requests, max_pages]
+    slots: Tensor  # [num_tokens] int64: block * block_size + offset; under block_size: not written
+    num_decodes: int  # the first so many requests have exactly one row each, at the row of their own number
+    max_query_len: int  # of the others
+    max_seq_len: int
+
+    @property
+    def num_requests(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """A matrix of four- or eight-bit numbers: w[n, k] = scales[n, k // group] * q[n, k] + minima[n, k // group].
+
+    bits 8: quants[n, k] is q + 128. bits 4: byte quants[n, 16 * g + i] holds the elements 32 * g + i (low nibble) and
+    32 * g + 16 + i (high nibble), q in 0 … 15, as GGML's blocks do. `group` is 32, or 16 with eight bits (Q6_K).
+    """
+
+    bits: int
+    quants: Tensor  # [out, in * bits / 8] uint8
+    scales: Tensor  # [out, in / group] float16 or float32
+    minima: Tensor | None  # as `scales`; None: zero
+    group: int = 32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.quants.shape[0], self.quants.shape[1] * 8 // self.bits
+
+
+@dataclass(frozen=True, slots=True)
+class Float8Weight:
+    """A matrix in float8_e4m3fn with one scale a row: w[n, k] = scales[n] * values[n, k]."""
+
+    values: Tensor  # [out, in] float8_e4m3fn
+    scales: Tensor  # [out] float32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.values.shape[0], self.values.shape[1]
+
+
+Weight = Tensor | PackedWeight | Float8Weight
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """How each of n rows draws, on the device."""
+
+    temperature: Tensor  # [n] float32; 0: greedy
+    top_k: Tensor  # [n] int32; 0: off
+    top_p: Tensor  # [n] float32; 1: off
+    min_p: Tensor  # [n] float32; 0: off
+    seeds: Tensor  # [n] int64
+    positions: Tensor  # [n] int64: the drawn token's own, which is how many tokens come before it
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTokens:
+    """What the rows' requests hold so far: penalties and bad words read it. Row i's tokens are
+    token_ids[rows[i], : lengths[i]], of which the first prompt_lens[i] are its prompt."""
+
+    token_ids: Tensor  # [max_requests, max_len] int32
+    rows: Tensor  # [n] int32
+    lengths: Tensor  # [n] int32
+    prompt_lens: Tensor  # [n] int32
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """The three penalties of each of n rows, as `reference_sampling.process_logits` defines them."""
+
+    repetition: Tensor  # [n] float32; 1: off
+    frequency: Tensor  # [n] float32; 0: off
+    presence: Tensor  # [n] float32; 0: off
+
+
+@dataclass(frozen=True, slots=True)
+class Bans:
+    """Tokens that may not be drawn. Ban b forbids tokens[b] in logits row rows[b], if the row's output ends with
+    prefixes[prefix_starts[b] : prefix_starts[b + 1]]; an empty prefix always holds. For stop tokens before
+    min_tokens and for bad_words."""
+
+    rows: Tensor  # [num_bans] int32
+    tokens: Tensor  # [num_bans] int32
+    prefix_starts: Tensor  # [num_bans + 1] int32
+    prefixes: Tensor  # [total] int32
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log-probabilities of n rows under raw logits. Columns of `top_*` are ordered: the likeliest first, equals by
+    token id."""
+
+    own: Tensor  # [n] float32, of the row's token
+    ranks: Tensor  # [n] int64: one more than the number of strictly likelier tokens
+    top_ids: Tensor  # [n, num_top] int64
+    top: Tensor  # [n, num_top] float32
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """What differs in a step: which requests run, where they stand, and which pages and tokens they gained.
+
+    Rows are places in the persistent tables. New numbers come flat: run j puts values[starts[j] : starts[j + 1]] into
+    row run_rows[j] of table run_tables[j] from column run_columns[j] on. Table 0 is the token ids, table 1 + g the
+    block table of KV group g. Runs don't overlap. All int32.
+    """
+
+    rows: Tensor  # [num_requests]; -1: padding
+    query_starts: Tensor  # [num_requests + 1]
+    num_computed: Tensor  # [num_requests]: the position of the request's first query
+    run_tables: Tensor  # [num_runs]
+    run_rows: Tensor  # [num_runs]
+    run_columns: Tensor  # [num_runs]
+    starts: Tensor  # [num_runs + 1]
+    values: Tensor  # [total]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """The forward's inputs, made on the device."""
+
+    token_ids: Tensor  # [num_tokens] int64
+    positions: Tensor  # [num_tokens] int64
+    seq_lens: Tensor  # [num_requests] int32; padding: 0
+    slots: tuple[Tensor, ...]  # a KV group: [num_tokens] int64; rows that no request owns: 0, the null page
+
+
+class Operations(Protocol):
+    """What a decoder and its sampler call. Arguments are contiguous unless said; none is changed unless said."""
+
+    # --- rows ---
+    def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
+        """RMSNorm or LayerNorm over the last axis. x: [..., dim]; weight, bias: [dim] -> as x."""
+
+    def add_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x, residual: [num_tokens, dim] -> (norm(total), total), total = x + residual in their dtype."""
+
+    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
+        """`act(gate) * up`. gate_up: [num_tokens, 2 * size], gate first -> [num_tokens, size]."""
+
+    def activation(self, x: Tensor, kind: Activation) -> Tensor:
+        """Elementwise."""
+
+    def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        """`x @ weightᵀ + bias`. x: [num_tokens, in]; bias: [out] -> [num_tokens, out] in x's dtype.
+
+        With a Float8Weight, rows of x are rounded to float8 with a scale of their own first.
+        """
+
+    # --- attention ---
+    def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin: each [num_tokens, rotary.dim / 2] float32. Once a step and kind of rotary."""
+
+    def write_qkv(
+        self,
+        qkv: Tensor,
+        spec: Attention,
+        turn: tuple[Tensor, Tensor] | None,
+        q_norm: Tensor | None,
+        k_norm: Tensor | None,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        slots: Tensor,
+        kv_scales: tuple[float, float] = (1.0, 1.0),
+    ) -> Tensor:
+        """Norm the heads of q and k, turn them, and write k and v to their slots, in one pass.
+
+        qkv: [num_tokens, q_size + k_size + v_size]; q_norm, k_norm: [head_dim_k], where spec.qk_norm says; turn: of
+        `rotary_table`, where spec.rotary says; caches: [num_blocks, block_size, num_kv_heads, head_dim], in qkv's
+        dtype or float8_e4m3fn, where k / kv_scales[0] and v / kv_scales[1] are stored, saturated. Slots of page 0 are
+        not written. Returns q: [num_tokens, num_heads, head_dim_k].
+        """
+
+    def attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: PagedBatch,
+        spec: Attention,
+        kv_scales: tuple[float, float] = (1.0, 1.0),
+    ) -> Tensor:
+        """Causal attention over paged keys and values, window, soft cap and scale as `spec` says.
+
+        q: [num_tokens, num_heads, head_dim_k]; caches as in `write_qkv` -> [num_tokens, num_heads, head_dim_v].
+        """
+
+    # --- sampling ---
+    def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
+        """`multiplier * logits`, then `cap * tanh(x / cap)` where there is a cap. [n, vocab] -> float32, a new one."""
+
+    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
+        """Apply the penalties to float32 logits [n, vocab], in place. After the bans."""
+
+    def ban(self, logits: Tensor, bans: Bans | None, known: KnownTokens, allowed: Tensor | None = None) -> None:
+        """Set banned tokens to -inf in float32 logits [n, vocab], in place.
+
+        allowed: [n, ceil(vocab / 32)] int32, bit t % 32 of word t // 32 for token t (allowed_token_ids, or a grammar).
+        """
+
+    def sample(self, logits: Tensor, batch: SamplingBatch) -> Tensor:
+        """Draw from processed float32 logits [n, vocab], as `reference_sampling.sample` does -> [n] int64.
+
+        A row from which nothing can be drawn gives -1 where every token is banned, -2 where the largest logit is
+        not a finite number.
+        """
+
+    def logprobs(self, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:
+        """Of raw float32 logits [n, vocab]. tokens: [n] int64 (outside the vocabulary: the row is unspecified);
+        num_top: at most 32."""
+
+    # --- inputs ---
+    def build_inputs(
+        self, token_ids: Tensor, block_tables: tuple[Tensor, ...], step: StepRows, block_size: int, num_tokens: int
+    ) -> StepInputs:
+        """Take a step's difference into the persistent tables, in place, and read its inputs from them.
+
+        token_ids: [max_requests, max_len] int32; block_tables: a KV group: [max_requests, max_pages] int32;
+        num_tokens: rows to make, at least step.query_starts[-1]; those beyond are token 0 at position 0.
+        """
+
+    def append_tokens(self, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
+        """token_ids[rows[i], positions[i]] = drawn[i], in place, for drawn >= 0 and rows >= 0: the next step reads them
+        without the host. rows: [n] int32; positions, drawn: [n] int64."""

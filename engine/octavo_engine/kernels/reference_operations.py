@@ -1,0 +1,219 @@
+"""`operations.Operations` in plain torch: the twin of `triton.operations`, and what the torch executor runs on a CPU.
+
+Owns the batching, one row or request after the other; the numbers are those of `reference`, `reference_sampling` and
+`reference_quantized`. Clear before quick, and free to read tensors back, which kernels are not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from octavo_engine.kernels import reference
+from octavo_engine.kernels.operations import (
+    Bans,
+    Float8Weight,
+    KnownTokens,
+    Logprobs,
+    PackedWeight,
+    PagedBatch,
+    Penalties,
+    SamplingBatch,
+    StepInputs,
+    StepRows,
+    Weight,
+)
+from octavo_engine.kernels.reference_quantized import FLOAT8_MAX, matmul_float8, unpack
+from octavo_engine.kernels.reference_sampling import Filters, apply_penalties, sample, token_logprobs
+from octavo_models.spec import Activation, Attention, Norm, Rotary
+
+
+class ReferenceOperations:
+    """See `operations.Operations` for every method."""
+
+    def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
+        return reference.norm(x, weight, spec, bias)
+
+    def add_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return reference.add_norm(x, residual, weight, spec, bias)
+
+    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
+        return reference.gated(gate_up, kind)
+
+    def activation(self, x: Tensor, kind: Activation) -> Tensor:
+        return reference.activation(x, kind)
+
+    def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        match weight:
+            case PackedWeight():
+                return linear(x, unpack(weight).to(x.dtype), bias)
+            case Float8Weight():
+                out = matmul_float8(x, weight)
+                return out if bias is None else out + bias
+        return linear(x, weight, bias)
+
+    def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.rotary_table(rotary, positions)
+
+    def write_qkv(
+        self,
+        qkv: Tensor,
+        spec: Attention,
+        turn: tuple[Tensor, Tensor] | None,
+        q_norm: Tensor | None,
+        k_norm: Tensor | None,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        slots: Tensor,
+        kv_scales: tuple[float, float] = (1.0, 1.0),
+    ) -> Tensor:
+        q, k, v = torch.split(qkv, [spec.q_size, spec.k_size, spec.v_size], -1)
+        q = q.reshape(-1, spec.num_heads, spec.head_dim_k)
+        k = k.reshape(-1, spec.num_kv_heads, spec.head_dim_k)
+        v = v.reshape(-1, spec.num_kv_heads, spec.head_dim_v)
+        if spec.qk_norm is not None and q_norm is not None and k_norm is not None:
+            q, k = reference.norm(q, q_norm, spec.qk_norm), reference.norm(k, k_norm, spec.qk_norm)
+        if spec.rotary is not None and turn is not None:
+            q = reference.apply_rotary(q, *turn, interleaved=spec.rotary.interleaved)
+            k = reference.apply_rotary(k, *turn, interleaved=spec.rotary.interleaved)
+        if k_cache.dtype == torch.float8_e4m3fn:
+            k, v = (
+                (x.float() / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)
+                for x, scale in zip((k, v), kv_scales, strict=True)
+            )
+            # torch can't index float8 by a mask; the bytes are the same.
+            k, v, k_cache, v_cache = (x.view(torch.uint8) for x in (k, v, k_cache, v_cache))
+        reference.kv_write(k, v, k_cache, v_cache, slots)
+        return q
+
+    def attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: PagedBatch,
+        spec: Attention,
+        kv_scales: tuple[float, float] = (1.0, 1.0),
+    ) -> Tensor:
+        if k_cache.dtype == torch.float8_e4m3fn:
+            k_cache, v_cache = k_cache.float() * kv_scales[0], v_cache.float() * kv_scales[1]
+        block_size = k_cache.shape[1]
+        out = q.new_zeros(q.shape[0], spec.num_heads, spec.head_dim_v)
+        starts, rows = batch.query_starts.tolist(), batch.rows.tolist()
+        for r, seq_len in enumerate(batch.seq_lens.tolist()):
+            if seq_len == 0:
+                continue
+            table = batch.block_tables[rows[r], : -(-seq_len // block_size)].long()
+            queries = slice(starts[r], starts[r + 1])
+            out[queries] = reference.paged_attention(
+                q[queries],
+                k_cache,
+                v_cache,
+                [table],
+                [0, queries.stop - queries.start],
+                [seq_len],
+                scale=spec.scale,
+                window=spec.window,
+                soft_cap=spec.soft_cap,
+            )
+        return out
+
+    def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
+        return reference.soft_cap_logits(logits, multiplier, soft_cap)
+
+    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
+        for i, (prompt, output) in enumerate(_known(known)):
+            logits[i] = apply_penalties(
+                logits[i],
+                prompt,
+                output,
+                repetition=penalties.repetition[i].item(),
+                frequency=penalties.frequency[i].item(),
+                presence=penalties.presence[i].item(),
+            )
+
+    def ban(self, logits: Tensor, bans: Bans | None, known: KnownTokens, allowed: Tensor | None = None) -> None:
+        vocab = logits.shape[1]
+        if allowed is not None:
+            bits = (allowed[:, :, None] >> torch.arange(32, device=allowed.device)) & 1
+            logits.masked_fill_(bits.flatten(1)[:, :vocab] == 0, -torch.inf)
+        if bans is None:
+            return
+        outputs = [output for _, output in _known(known)]
+        starts, prefixes = bans.prefix_starts.tolist(), bans.prefixes.tolist()
+        for b, (row, token) in enumerate(zip(bans.rows.tolist(), bans.tokens.tolist(), strict=True)):
+            prefix = prefixes[starts[b] : starts[b + 1]]
+            if token < vocab and (not prefix or outputs[row][-len(prefix) :] == prefix):
+                logits[row, token] = -torch.inf
+
+    def sample(self, logits: Tensor, batch: SamplingBatch) -> Tensor:
+        drawn = []
+        for i, row in enumerate(logits):
+            best = row.max()
+            if not torch.isfinite(best):
+                drawn.append(-1 if best == -torch.inf else -2)
+                continue
+            filters = Filters(
+                temperature=batch.temperature[i].item(),
+                top_k=int(batch.top_k[i]),
+                top_p=batch.top_p[i].item(),
+                min_p=batch.min_p[i].item(),
+                seed=int(batch.seeds[i]),
+            )
+            drawn.append(sample(row, filters, int(batch.positions[i])))
+        return torch.tensor(drawn, dtype=torch.int64, device=logits.device)
+
+    def logprobs(self, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:
+        known = [t if 0 <= t < logits.shape[1] else 0 for t in tokens.tolist()]
+        scored = [token_logprobs(row, token, num_top) for row, token in zip(logits, known, strict=True)]
+
+        def tensor(values: list[float] | list[int], dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=logits.device).reshape(*shape)
+
+        n = len(scored)
+        return Logprobs(
+            own=tensor([own for own, _, _ in scored], torch.float32, n),
+            ranks=tensor([rank for _, rank, _ in scored], torch.int64, n),
+            top_ids=tensor([t for _, _, top in scored for t, _ in top], torch.int64, n, num_top),
+            top=tensor([p for _, _, top in scored for _, p in top], torch.float32, n, num_top),
+        )
+
+    def build_inputs(
+        self, token_ids: Tensor, block_tables: tuple[Tensor, ...], step: StepRows, block_size: int, num_tokens: int
+    ) -> StepInputs:
+        tables = (token_ids, *block_tables)
+        starts = step.starts.tolist()
+        runs = zip(step.run_tables.tolist(), step.run_rows.tolist(), step.run_columns.tolist(), strict=True)
+        for j, (table, row, column) in enumerate(runs):
+            values = step.values[starts[j] : starts[j + 1]]
+            tables[table][row, column : column + len(values)] = values
+        device = token_ids.device
+        tokens = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+        positions = torch.zeros_like(tokens)
+        slots = tuple(torch.zeros_like(tokens) for _ in block_tables)
+        seq_lens = torch.zeros_like(step.rows)
+        query_starts = step.query_starts.tolist()
+        for r, (row, first) in enumerate(zip(step.rows.tolist(), step.num_computed.tolist(), strict=True)):
+            if row < 0:
+                continue
+            start, end = query_starts[r], query_starts[r + 1]
+            at = torch.arange(first, first + end - start, device=device)
+            tokens[start:end], positions[start:end] = token_ids[row, at].long(), at
+            for slot, table in zip(slots, block_tables, strict=True):
+                slot[start:end] = table[row, at // block_size].long() * block_size + at % block_size
+            seq_lens[r] = first + end - start
+        return StepInputs(tokens, positions, seq_lens, slots)
+
+    def append_tokens(self, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
+        kept = (drawn >= 0) & (rows >= 0)
+        token_ids[rows[kept].long(), positions[kept]] = drawn[kept].int()
+
+
+def _known(known: KnownTokens) -> list[tuple[list[int], list[int]]]:
+    """Prompt and output of each row."""
+    lengths, prompts = known.lengths.tolist(), known.prompt_lens.tolist()
+    tokens = [known.token_ids[row, :length].tolist() for row, length in zip(known.rows.tolist(), lengths, strict=True)]
+    return [(held[:prompt], held[prompt:]) for held, prompt in zip(tokens, prompts, strict=True)]
