@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo_operator import refusals
-from octavo_operator.api.conditions import AUTOSCALING, FITS, MODEL_CACHED, PROGRESSING, READY, STALLED
+from octavo_operator.api.conditions import AUTOSCALING, FITS, MODEL_CACHED, PROGRESSING, READY, RECONCILING, STALLED
 from octavo_operator.api.status import MemoryStatus, ModelStatus, PlanStatus, Status
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.applying import Outcome, Refused, finished, waits_for_model
@@ -316,7 +316,9 @@ def conditions_of(
     """The conditions with their times: `lastTransitionTime` moves with the status alone."""
     known = {condition.get("type"): condition for condition in before}
     result = []
-    for kind, (status, reason, message) in said.conditions.items():
+    progressing = said.conditions[PROGRESSING]
+    reconciling = {RECONCILING: progressing} if progressing[0] == "True" else {}
+    for kind, (status, reason, message) in {**said.conditions, **reconciling}.items():
         last = known.get(kind, {})
         since = last.get("lastTransitionTime") if last.get("status") == status else None
         entry: dict[str, Any] = {

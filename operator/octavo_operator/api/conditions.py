@@ -20,15 +20,17 @@ AUTOSCALING = "Autoscaling"
 """The autoscaler sees its metrics and can act on them."""
 FITS = "Fits"
 """The model fits the cards, or the container's memory, that it was given; Unknown blocks nothing."""
+RECONCILING = "Reconciling"
+"""What kstatus calls Progressing; by its convention there only while it is True."""
 
-CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS)
+CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, RECONCILING)
 
 
 class Condition(Strict):
     """One aspect of the service's state."""
 
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=316)]
-    """Ready, Progressing, Stalled, ModelCached, Autoscaling or Fits."""
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits or Reconciling."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None

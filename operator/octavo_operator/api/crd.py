@@ -40,6 +40,8 @@ KEPT = (
 # Lists whose items have a key: server-side apply then merges them by it, and refuses doubles.
 LIST_KEYS = {("Status", "conditions"): "type", ("Engine", "env"): "name"}
 
+UNSEEN = {"observedGeneration": -1}
+
 NAME_RULES = (
     {
         "rule": "size(self.metadata.name) <= 53",
@@ -150,7 +152,8 @@ def _root() -> Schema:
             "kind": {"type": "string", "description": f"{KIND}."},
             "metadata": {"type": "object"},
             "spec": _Types(Spec).schema("What is wished for."),
-            "status": _Types(Status).schema("What is; written by the operator."),
+            # Without it kstatus, and so Flux, would take an object that nobody has looked at yet for a finished one.
+            "status": _Types(Status).schema("What is; written by the operator.") | {"default": UNSEEN},
         },
         "x-kubernetes-validations": list(NAME_RULES),
     }

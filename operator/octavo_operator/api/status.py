@@ -78,10 +78,10 @@ class PlanStatus(Strict):
 class Status(Strict):
     """What is; written by the operator alone."""
 
-    observed_generation: Natural | None = None
-    """The metadata.generation that all of this was said of."""
+    observed_generation: Annotated[int, Field(ge=-1)] | None = None
+    """The metadata.generation that all of this was said of; -1 until the operator has looked."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Stalled, ModelCached, Autoscaling and Fits, each with a reason and with what to do."""
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits and, while it progresses, Reconciling."""
     replicas: Replicas | None = None
     """Replicas that exist, ready or not."""
     ready_replicas: Replicas | None = None
