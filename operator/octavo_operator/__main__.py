@@ -42,7 +42,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     # aiohttp, kopf and what they bring along: --help need not wait for them.
     from aiohttp import web  # noqa: PLC0415
 
-    from octavo_operator.cluster import WRITE_S, Cluster  # noqa: PLC0415
+    from octavo_operator.cluster import LEASE_CALL_S, Cluster  # noqa: PLC0415
     from octavo_operator.health import Health  # noqa: PLC0415
     from octavo_operator.leader import Leader  # noqa: PLC0415
     from octavo_operator.metrics import Metrics  # noqa: PLC0415
@@ -57,9 +57,9 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     namespace = options.leader_election_namespace or connection.namespace
     metrics, queue = Metrics(), WorkQueue()
-    plain = Cluster(connection, read_s=WRITE_S)  # a Lease that waits longer is lost
+    plain = Cluster(connection, read_s=LEASE_CALL_S)
     leader = Leader(plain, namespace, identity)
-    cluster = Cluster(connection, may_write=lambda: leader.leads)
+    cluster = Cluster(connection, write_s=leader.fence)
 
     def due(key: Key, _deleted: bool) -> None:
         loop.call_soon_threadsafe(queue.add, key)

@@ -14,7 +14,7 @@ from octavo_operator.children import Manifest
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.drift import differs, without_others
-from octavo_operator.errors import ApiError
+from octavo_operator.errors import ApiError, UnreachableError
 from octavo_operator.observed import Observed
 from octavo_operator.ownership import HANDOVER, others, ours, owns
 from octavo_operator.planner import Plan
@@ -29,7 +29,7 @@ class Refused:
 
     kind: str
     name: str
-    reason: str  # Kubernetes' word, or ours: NameTaken, Terminating
+    reason: str  # Kubernetes' word, or ours: NameTaken, Terminating, NoAnswer
     words: str
     causes: tuple[str, ...] = ()
     status: int = 0
@@ -61,13 +61,13 @@ class Applier:
         self.outcome = Outcome()
 
     async def run(self, desired: tuple[Manifest, ...]) -> Outcome:
-        """Raises UnreachableError or NotLeadingError; what the API server refuses is part of the outcome."""
+        """What the API server refuses, or does not answer in time, is part of the outcome. Raises NotLeadingError."""
         for manifest in desired:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             try:
                 await self._bring_about(manifest)
-            except ApiError as error:
-                if error.status == 409:  # somebody was quicker: look again
+            except (ApiError, UnreachableError) as error:
+                if isinstance(error, ApiError) and error.status == 409:  # somebody was quicker: look again
                     raise
                 self._refused(kind, name, error)
         wanted = {(each["kind"], each["metadata"]["name"]) for each in desired}
@@ -160,14 +160,18 @@ class Applier:
             return
         try:
             await self._cluster.delete(BY_KIND[kind], live)
-        except ApiError as error:
+        except (ApiError, UnreachableError) as error:
             self._refused(kind, name, error)
             return
         self.outcome.removed.append(f"{kind} {name}")
         log.info("removed %s %s", kind, name, extra=self._log_as)
 
-    def _refused(self, kind: str, name: str, error: ApiError) -> None:
-        self.outcome.refused.append(Refused(kind, name, error.reason, error.words, error.causes, error.status))
+    def _refused(self, kind: str, name: str, error: ApiError | UnreachableError) -> None:
+        if isinstance(error, UnreachableError):  # a webhook may be slow; where the server is away, the status fails too
+            refused = Refused(kind, name, "NoAnswer", str(error))
+        else:
+            refused = Refused(kind, name, error.reason, error.words, error.causes, error.status)
+        self.outcome.refused.append(refused)
 
     def _is_ours(self, live: Any) -> bool:
         return any(

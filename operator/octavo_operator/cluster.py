@@ -1,7 +1,7 @@
 """The only module that talks to the API server. Every call has a deadline; nothing is cached.
 
-Knows paths, verbs and content types, not what an LLMService is. Writes go through only while `may_write` says so: the
-leader that has lost its Lease without noticing writes nothing more.
+Knows paths, verbs and content types, not what an LLMService is. `write_s` tells before each write how long it may
+take: a leader's writes end before its Lease can be another's, and one that has lost it writes nothing more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from octavo_operator.resources import Resource
 
 Object = dict[str, Any]
 READ_S = 15.0
-WRITE_S = 4.0  # with the leader's fence of ten seconds, a write has ended before another may hold the Lease
+LEASE_CALL_S = 4.0  # for whoever reads and renews the Lease: one that waits longer is lost
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 PAGE = 500
 WATCH_S = 60  # then the server ends a watch, and it is asked for anew: a dead one is noticed
@@ -32,10 +32,10 @@ class Cluster:
     """A session with the API server; close it. All methods raise ApiError or UnreachableError."""
 
     def __init__(
-        self, connection: Connection, may_write: Callable[[], bool] = lambda: True, read_s: float = READ_S
+        self, connection: Connection, *, write_s: Callable[[], float] = lambda: LEASE_CALL_S, read_s: float = READ_S
     ) -> None:
         self._connection = connection
-        self._may_write = may_write
+        self._write_s = write_s
         self._read_s = read_s
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=connection.tls(), limit=64, keepalive_timeout=30),
@@ -55,10 +55,12 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[Object]:
+    async def list(
+        self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
+    ) -> list[Object]:
         """All objects as they are now, with apiVersion and kind, which lists leave out."""
-        query = {"labelSelector": selector} if selector else {}
-        query["limit"] = str(PAGE)
+        query = {"labelSelector": selector, "fieldSelector": fields}
+        query = {"limit": str(PAGE)} | {key: value for key, value in query.items() if value}
         items: list[Object] = []
         while True:
             page = await self._request("GET", resource.path(namespace), query=query)
@@ -142,9 +144,9 @@ class Cluster:
                 raise
 
     async def _write(self, method: str, path: str, body: Object, **more: Any) -> Object:
-        if not self._may_write():
+        if (seconds := self._write_s()) <= 0:
             raise NotLeadingError("another replica may hold the Lease by now: nothing is written")
-        return await self._request(method, path, body, timeout=WRITE_S, **more)
+        return await self._request(method, path, body, timeout=seconds, **more)
 
     async def _request(
         self,
@@ -170,7 +172,7 @@ class Cluster:
             ) as response:
                 text = await response.text()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            why = str(error) or f"no answer within {timeout:g} s"
+            why = str(error) or "no answer in time"
             raise UnreachableError(f"the API server does not answer {method} {path}: {why}") from error
         answer = _parsed(text)
         if response.status >= 400:

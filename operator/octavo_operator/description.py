@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from octavo_models import ModelError, ModelSpec, from_gguf, from_hf_config
 from octavo_models.gguf_header import read_gguf_header
 from octavo_operator.api.model import Model
+from octavo_operator.api.v1alpha1 import MODEL_CONFIG
 from octavo_operator.errors import ModelUnknownError
 
 RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched from a package, whole
@@ -28,8 +31,25 @@ class Description:
     why_unknown: str = ""
 
 
-def describe(model: Model, *, config: Path | None = None, folder: Path | None = None, offline: bool) -> Description:
-    """The model's spec from the file or folder named, else from wherever its uri says it lies.
+def annotated(annotations: Mapping[str, str]) -> Description | None:
+    """By the manifest's own annotation; None where it has none."""
+    if (text := annotations.get(MODEL_CONFIG)) is None:
+        return None
+    try:
+        return Description(_from_config(text, f"the annotation {MODEL_CONFIG}"))
+    except ModelUnknownError as error:
+        return Description(None, str(error))
+
+
+def describe(
+    model: Model,
+    *,
+    config: Path | None = None,
+    folder: Path | None = None,
+    annotations: Mapping[str, str] = MappingProxyType({}),
+    offline: bool,
+) -> Description:
+    """The model's spec from the file or folder named, else from its annotation, else from wherever its uri says it lies.
 
     Raises:
         ModelUnknownError: a file or folder that was named can't be read; one that was merely found is only unknown.
@@ -38,6 +58,8 @@ def describe(model: Model, *, config: Path | None = None, folder: Path | None = 
         return Description(_read(config))
     if folder is not None:
         return Description(_read(_main_file(folder, model.file)))
+    if (told := annotated(annotations)) is not None:
+        return told
     try:
         found = _find(model)
         return Description(_from_hub(model, offline=offline) if found is None else _read(found))

@@ -17,6 +17,7 @@ from octavo_operator.resources import LEASES
 
 LEASE_S = 15
 RENEW_S = 10.0  # not renewed for as long, it counts as lost
+MARGIN_S = 1.0  # between our last write's end and another's first
 RETRY_S = 2.0
 NAME = "octavo-operator"
 
@@ -38,7 +39,16 @@ class Leader:
     @property
     def leads(self) -> bool:
         """Whether this process may write: the Lease was renewed lately. A process that was stopped sees it at once."""
-        return self._renewed is not None and time.monotonic() - self._renewed < RENEW_S
+        return self.fence() > 0
+
+    def fence(self) -> float:
+        """Seconds that a write which begins now may take, so that it ends before another can hold the Lease.
+
+        4 s at the least, and 12 s or more as long as renewals succeed: admission webhooks may take ten.
+        """
+        if self._renewed is None or (age := time.monotonic() - self._renewed) >= RENEW_S:
+            return 0.0
+        return LEASE_S - MARGIN_S - age
 
     async def acquire(self) -> None:
         """Returns once the Lease is held."""

@@ -39,6 +39,10 @@ class Observed:
     """The cluster knows ServiceMonitors; None where nobody looked."""
     claim_access_mode: str | None = None
     """Of the model's claim, where it exists: a claim keeps its mode, whatever would be chosen today."""
+    claim_waits: bool = False
+    """The model's claim has no volume yet."""
+    claim_words: str = ""
+    """Where it waits: what the storage's controllers say about it, if they complain."""
     children: tuple[Object, ...] = ()
     """Objects with the service's labels, as the API server has them."""
     pods: tuple[Object, ...] = ()

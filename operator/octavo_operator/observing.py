@@ -8,13 +8,14 @@ from typing import Any
 
 from octavo_operator.api.placement import Accelerator
 from octavo_operator.api.quantity import Quantity
-from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
 from octavo_operator.cluster import Cluster, Object
+from octavo_operator.description import Description, annotated
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
 from octavo_operator.observed import Nodes, Observed
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Hardware
-from octavo_operator.resources import CHILDREN, MONITORS, NODES, PODS
+from octavo_operator.resources import CHILDREN, EVENTS, MONITORS, NODES, PODS
 from octavo_operator.work_queue import Key
 
 
@@ -34,17 +35,45 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
         hardware = hardware_of(service.spec)
         if hardware.cards:
             nodes = await _nodes(cluster, hardware, service.spec.accelerator or Accelerator())
-    seen = Observed(service_monitors=monitors, children=children, pods=pods, nodes=nodes)
+    seen = Observed(children=children)
     claim = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
+    waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
+    described = _described(key, service)
     return Observed(
+        model=described.spec,
+        why_unknown=described.why_unknown,
         free_cards=None if nodes is None else nodes.free,
         serving=any(_is_ready(pod) for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE),
         service_monitors=monitors,
         claim_access_mode=None if claim is None else claim["spec"]["accessModes"][0],
+        claim_waits=waits,
+        claim_words=await _words_about(cluster, key.namespace, f"{key.name}-cache") if waits else "",
         children=children,
         pods=pods,
         nodes=nodes,
     )
+
+
+def _described(key: Key, service: LLMService | None) -> Description:
+    """By the manifest alone: the operator asks no hub, and has no right to the token of a gated model."""
+    if service is not None and (told := annotated(service.metadata.annotations)) is not None:
+        return told
+    telling = f'kubectl annotate llms {key.name} {MODEL_CONFIG}="$(cat config.json)" tells the operator'
+    return Description(None, f"its config.json is not asked for; octavo plan -f FILE does, and {telling}")
+
+
+async def _words_about(cluster: Cluster, namespace: str, claim: str) -> str:
+    """Why a claim has no volume, as its provisioner said last; empty where it says no more than that it is at it."""
+    about = f"regarding.kind=PersistentVolumeClaim,regarding.name={claim}"
+    said = [
+        (
+            str(event.get("deprecatedLastTimestamp") or event["metadata"]["creationTimestamp"]),
+            str(event.get("note", "")),
+        )
+        for event in await cluster.list(EVENTS, namespace, fields=about)
+        if event.get("type") == "Warning" or event.get("reason") == "FailedBinding"
+    ]
+    return max(said, default=("", ""))[1]
 
 
 async def _nodes(cluster: Cluster, hardware: Hardware, accelerator: Accelerator) -> Nodes:

@@ -39,7 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(service: LLMService, options: argparse.Namespace) -> Plan:
-    found = describe(service.spec.model, config=options.config, folder=options.model_dir, offline=options.offline)
+    found = describe(
+        service.spec.model,
+        config=options.config,
+        folder=options.model_dir,
+        annotations=service.metadata.annotations,
+        offline=options.offline,
+    )
     return plan(service, Observed(found.spec, found.why_unknown), Settings())
 
 

@@ -32,7 +32,7 @@ from octavo_operator.work_queue import Key
 log = logging.getLogger(__name__)
 
 Result = Literal["gone", "unchanged", "changed", "waiting"]
-"""`waiting`: something was refused that may be granted later, so it is tried again."""
+"""`waiting`: for what nobody tells of when it comes, a permission or a volume, so it is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Reconciler:
         wrote = await self._say(body, statuses.summarize(service, made, observed, outcome))
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
-        if outcome.refused:
+        if outcome.refused or observed.claim_waits:
             return "waiting"
         return "changed" if wrote or outcome.wrote else "unchanged"
 

@@ -14,6 +14,12 @@ def trouble_of(refused: Refused) -> Trouble:
         return Trouble("NameTaken", words, stuck=True, rank=0)
     if refused.reason == "Terminating":
         return Trouble("FormerServiceRemoved", words, stuck=False, rank=0)
+    if refused.reason == "NoAnswer":
+        text = f"{what}: {words}; see whether an admission webhook is slow (it may take ten seconds); it is tried again"
+        return Trouble("NoAnswer", text, stuck=False, rank=0)
+    if "failed calling webhook" in words:
+        text = f"{what}: {words}; mend the webhook, or exempt the namespace from it; it is tried again"
+        return Trouble("WebhookFailed", text, stuck=False, rank=0)
     if "NamespaceTerminating" in refused.causes or "is being terminated" in words:
         return Trouble(
             "NamespaceTerminating", f"{what}: {words}; nothing can be made in it any more", stuck=True, rank=0

@@ -44,7 +44,13 @@ def _plan(service: LLMService, options: argparse.Namespace) -> Plan:
     if options.namespace is not None:
         metadata = service.metadata.model_copy(update={"namespace": options.namespace})
         service = service.model_copy(update={"metadata": metadata})
-    found = describe(service.spec.model, config=options.config, folder=options.model_dir, offline=options.offline)
+    found = describe(
+        service.spec.model,
+        config=options.config,
+        folder=options.model_dir,
+        annotations=service.metadata.annotations,
+        offline=options.offline,
+    )
     observed = Observed(found.spec, found.why_unknown, service_monitors=options.service_monitors)
     return plan(service, observed, Settings())
 

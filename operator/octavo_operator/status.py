@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from octavo_operator import refusals
+from octavo_operator import claim_troubles, refusals
 from octavo_operator.api.conditions import AUTOSCALING, FITS, MODEL_CACHED, PROGRESSING, READY, RECONCILING, STALLED
 from octavo_operator.api.status import MemoryStatus, ModelStatus, PlanStatus, Status
 from octavo_operator.api.v1alpha1 import LLMService
@@ -166,7 +166,9 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> T
     """Why replicas are missing: the gravest of the claim's, the download's, the Deployment's and the pods'."""
     pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     found = [trouble for pod in pods if (trouble := trouble_of(pod, plan, observed.nodes)) is not None]
-    if waits_for_model(plan, observed) and plan.scale.maximum > 0:
+    if plan.cache is not None and (claimed := claim_troubles.trouble_of(plan.cache, observed)) is not None:
+        found.append(claimed)
+    elif waits_for_model(plan, observed) and plan.scale.maximum > 0:
         found.append(Trouble(cached[1], cached[2], stuck=cached[1] in STUCK, rank=0))
     deployment = observed.child("Deployment", plan.name)
     for condition in (deployment or {}).get("status", {}).get("conditions", ()):
@@ -183,7 +185,6 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> T
 STUCK = {
     "DownloadFailed",
     "ClaimMissing",
-    "ClaimLost",
     "ImagePullBackOff",
     "ModelAccessDenied",
     "NoSuchCard",
@@ -198,10 +199,8 @@ def _cached(plan: Plan, observed: Observed) -> State:
         return ("Unknown", plan.refusal.reason, "nothing is made of a spec that is refused")
     if cache is None:
         return ("False", "NoCache", "no volume keeps the model; cache: {} gives it one")
-    claim = observed.child("PersistentVolumeClaim", cache.claim)
-    pending = claim is not None and claim.get("status", {}).get("phase") == "Pending"
-    if claim is not None and claim.get("status", {}).get("phase") == "Lost":
-        return ("False", "ClaimLost", f"the volume of {cache.claim} is lost; delete the claim, and it is made anew")
+    if (lost := claim_troubles.trouble_of(cache, observed)) is not None:
+        return ("False", lost.reason, lost.message)
     if not cache.preload:
         return ("Unknown", "NotPreloaded", "replicas download what is missing when they start")
     job = observed.child("Job", f"{plan.name}-preload")
@@ -216,12 +215,6 @@ def _cached(plan: Plan, observed: Observed) -> State:
     troubles = [t for pod in pods if (t := trouble_of(pod, plan, observed.nodes)) is not None and t.rank < 8]
     if troubles:
         worst = min(troubles, key=lambda trouble: trouble.rank)
-        if worst.reason == "VolumeNotBound" or (pending and worst.reason == "Unschedulable"):
-            which = (
-                f"storage class {cache.storage_class}" if cache.storage_class else "the cluster's default storage class"
-            )
-            text = f"the claim {cache.claim} has no volume yet; see that {which} exists and can make one"
-            return ("False", "ClaimPending", text)
         return ("False", worst.reason, f"the download can't run: {worst.message}")
     return ("False", "DownloadingModel", f"the model is being downloaded onto {cache.claim}; replicas start then")
 

@@ -78,6 +78,7 @@ class Watchers:
         self._due = due
         self._metrics = metrics
         self._stopped = False
+        self._renewed = False
         self._flag = threading.Event()  # ends the kopf that runs
         self.monitors = False
         self.restarts = 0
@@ -105,6 +106,9 @@ class Watchers:
                 self.why = str(error)
             if self._stopped:
                 return
+            if self._renewed:
+                self._renewed = False
+                continue
             pause = 1.0 if time.monotonic() - started > 60 else min(pause * 2, LONGEST_PAUSE_S)
             if time.monotonic() - max([began, *(w.heard or 0 for w in self.watches.values())]) > GIVE_UP_S:
                 log.error("the watchers did not heal for %d s: %s", GIVE_UP_S, self.why)
@@ -118,9 +122,13 @@ class Watchers:
         self._stopped = True
         self._flag.set()
 
-    def renew(self) -> None:
-        """Start anew: a kind is known that was not."""
-        self._flag.set()
+    def expect(self, *, monitors: bool) -> None:
+        """Start anew, and so list everything, where ServiceMonitors have become known, or are no longer."""
+        if self.running and monitors != self.monitors:
+            log.info("ServiceMonitors are %s", "known now" if monitors else "no longer known")
+            self.monitors = monitors
+            self._renewed = True
+            self._flag.set()
 
     async def _known(self) -> bool:
         """Whether ServiceMonitors are known; waits until LLMServices are."""

@@ -17,7 +17,8 @@ WORKERS = 8
 DEADLINE_S = 120.0
 RESYNC_S = 600.0
 UNHEALTHY_S = 15.0  # the longest pause where the API server is what fails
-REFUSED_S = 60.0  # and where it refuses something that a person has to grant
+WAITING_S = 60.0  # and where it refuses something that a person has to grant
+MONITORS_S = 10.0
 SPREAD = 0.2  # so that many services do not come due at once
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Workers:
             for _ in range(WORKERS):
                 group.create_task(self._work())
             group.create_task(self._resync())
+            group.create_task(self._look_for_monitors())
 
     async def _work(self) -> None:
         while True:
@@ -66,12 +68,13 @@ class Workers:
             return
         metrics.reconciles.labels(result).inc()
         self._health.services.add(key)
-        if result in {"failed", "waiting"}:
-            delay = self._queue.failed(key, UNHEALTHY_S if result == "failed" else REFUSED_S)
-            log.debug("tried again in %g s", delay, extra=named)
-        else:
+        if result != "failed":
             self._health.last_success = time.monotonic()
             metrics.last_success.set_to_current_time()
+        if result in {"failed", "waiting"}:
+            delay = self._queue.failed(key, UNHEALTHY_S if result == "failed" else WAITING_S)
+            log.debug("looked at again in %g s", delay, extra=named)
+        else:
             self._queue.done(key)
             if result == "changed":
                 log.info("reconciled", extra={**named, "seconds": round(time.monotonic() - began, 3)})
@@ -80,15 +83,19 @@ class Workers:
         """Every service, whether or not anything was heard of it: what is not watched (free cards) shows then."""
         while True:
             await asyncio.sleep(RESYNC_S * random.uniform(1 - SPREAD, 1 + SPREAD))
-            await self._look_for_monitors()
             for key in sorted(self._health.services):
                 self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
 
     async def _look_for_monitors(self) -> None:
-        """ServiceMonitors are watched once their kind is known."""
-        watchers = self._health.watchers
-        try:
-            if await self._reconciler.cluster.serves(MONITORS) and not watchers.monitors:
-                watchers.renew()
-        except (ApiError, UnreachableError) as error:
-            log.warning("whether ServiceMonitors are known could not be asked: %s", error)
+        """ServiceMonitors are watched from when their kind is known until it is not; each service is due then.
+
+        By discovery, which everybody may ask, rather than by a right to all CustomResourceDefinitions.
+        """
+        while True:
+            await asyncio.sleep(MONITORS_S)
+            try:
+                known = await self._reconciler.cluster.serves(MONITORS)
+            except (ApiError, UnreachableError) as error:
+                log.debug("whether ServiceMonitors are known could not be asked: %s", error)
+            else:
+                self._health.watchers.expect(monitors=known)

@@ -81,6 +81,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
         _with(resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}),
         "spec.resources",
     ),
+    "half a core without quotes": (_with(resources={"requests": {"cpu": 0.5}}), "spec.resources.requests.cpu"),
     "cards among the resources": (_with(resources={"limits": {"nvidia.com/gpu": 1}}), "spec.resources.limits"),
     "a cache of no size": (_with(cache={"size": "big"}), "spec.cache.size"),
     "a claim and a size": (_with(cache={"existingClaim": "a", "size": "1Gi"}), "spec.cache.size"),

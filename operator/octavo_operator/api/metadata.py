@@ -17,7 +17,8 @@ class Metadata(Strict):
     labels: dict[str, str] = {}
     """Labels."""
     annotations: dict[str, str] = {}
-    """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for want of memory."""
+    """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for want of memory, and octavo.dev/model-config
+    holds the model's config.json for an operator that does not look for it."""
     uid: str | None = None
     """Written by the API server."""
     resource_version: str | None = None

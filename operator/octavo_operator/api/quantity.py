@@ -83,11 +83,17 @@ class Quantity:
 
     @classmethod
     def parse(cls, value: object) -> Quantity:
-        """From what YAML may hold: a string, or a bare number. Raises PydanticCustomError."""
+        """From what YAML may hold: a string, or a bare whole number, as the API server takes them.
+
+        Raises PydanticCustomError.
+        """
         if isinstance(value, Quantity):
             return value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise PydanticCustomError("quantity", "must be a quantity such as 16Gi or 500m")
+        if isinstance(value, float) and not value.is_integer():
+            reason = 'a fraction needs quotes, for the API server takes bare numbers only if they are whole: "{value}"'
+            raise PydanticCustomError("quantity", reason, {"value": value})
         try:
             parsed = cls(value if isinstance(value, str) else format(Decimal(str(value)), "f"))
         except (ValueError, ArithmeticError) as error:

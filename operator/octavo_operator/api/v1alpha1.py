@@ -24,7 +24,9 @@ KIND = "LLMService"
 PLURAL = "llmservices"
 SHORT_NAME = "llms"
 
-IGNORE_FIT = f"{GROUP}/ignore-fit"  # annotation: "true" serves what does not fit
+# Annotations
+IGNORE_FIT = f"{GROUP}/ignore-fit"  # "true" serves what does not fit
+MODEL_CONFIG = f"{GROUP}/model-config"  # the model's config.json, for plans where nobody may look for it
 
 
 class Spec(Strict):
