@@ -14,18 +14,15 @@ from fake_kubelet import FakeKubelet
 from kubernetes_binaries import binaries, build
 
 _running: list[ControlPlane] = []
+BUILD_ERROR = pytest.StashKey[build.BuildError]()
 NODES_OF = "tests/namespace"
 
 
 @pytest.fixture(scope="session")
 def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
     """A real API server with its controllers: `control_plane.ControlPlane`, or $KUBECONFIG's cluster."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():  # a build takes minutes, and says so
-        try:
-            binaries()
-        except build.BuildError as error:
-            pytest.fail(str(error), pytrace=False)
+    if (error := request.config.stash.get(BUILD_ERROR, None)) is not None:
+        pytest.fail(str(error), pytrace=False)
     folder = tmp_path_factory.mktemp("control-plane")
     if os.environ.get("KUBECONFIG"):
         cluster = UserCluster(os.environ["KUBECONFIG"], folder)
@@ -71,6 +68,20 @@ def kubelet(control_plane, namespace) -> Iterator[FakeKubelet]:
     """A pretended kubelet, whose nodes run the pods of the test's namespace; they are gone after the test."""
     with FakeKubelet(control_plane, {NODES_OF: namespace}) as pretended:
         yield pretended
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The binaries are built before the first test, for minutes count against no test's time limit."""
+    if session.config.option.collectonly:
+        return
+    if not any("control_plane" in getattr(item, "fixturenames", ()) for item in session.items):
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # it says what it builds
+        try:
+            binaries()
+        except build.BuildError as error:
+            session.config.stash[BUILD_ERROR] = error
 
 
 def pytest_report_header() -> list[str]:
