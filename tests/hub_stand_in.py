@@ -24,8 +24,8 @@ class Repository:
 class HubStandIn(LoopbackServer):
     """`add` puts a model there; `down` makes it answer 503 to everything."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **place: Any) -> None:
+        super().__init__(**place)
         self.repositories: dict[str, Repository] = {}
         self.down = False
 

@@ -38,9 +38,12 @@ class Body:
 
 
 class LoopbackServer:
-    """Answers through `answer`, which subclasses write. Use it as a context manager."""
+    """Answers through `answer`, which subclasses write. Use it as a context manager.
 
-    def __init__(self) -> None:
+    `address` and `port`: where it listens, by default on a free port of loopback.
+    """
+
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
         self.asked: list[Asked] = []
         owner = self
 
@@ -61,8 +64,8 @@ class LoopbackServer:
             def handle_error(self, *_: Any) -> None:
                 """A client that goes away is part of the tests."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = Server((address, port), Handler)
+        self.url = f"http://{address}:{self._server.server_address[1]}"
 
     @contextmanager
     def running(self) -> Iterator[Any]:

@@ -33,8 +33,8 @@ class Upload:
 class PackageIndexStandIn(LoopbackServer):
     """`upload` puts files there; `html` makes it an index that knows no JSON."""
 
-    def __init__(self, *, html: bool = False, password: str | None = None) -> None:
-        super().__init__()
+    def __init__(self, *, html: bool = False, password: str | None = None, **place: Any) -> None:
+        super().__init__(**place)
         self.html = html
         self.password = password
         self.packages: dict[str, list[Upload]] = {}
