@@ -29,7 +29,7 @@ class Settings:
     """Resolved once at start."""
 
     images: dict[str, str] = field(
-        default_factory=lambda: {"octavo": "octavo:0.1.0", "vllm": "vllm/vllm-openai:latest"}
+        default_factory=lambda: {"octavo": "octavo/engine:0.1.0", "vllm": "vllm/vllm-openai:latest"}
     )
     """Default image of each runtime; a runtime without one needs `engine.image`."""
     operator_namespace: str = "octavo-system"

@@ -116,8 +116,8 @@ def test_vllm_gets_its_own_image_and_no_flag_that_it_lacks():
 @pytest.mark.parametrize(
     ("image", "name"),
     [
-        ({}, "octavo:0.1.0"),
-        ({"tag": "x"}, "octavo:x"),
+        ({}, "octavo/engine:0.1.0"),
+        ({"tag": "x"}, "octavo/engine:x"),
         ({"repository": "team/engine"}, "team/engine"),
         ({"repository": "team/engine", "tag": "1"}, "team/engine:1"),
         ({"repository": "team/engine", "tag": "1", "digest": f"sha256:{'a' * 64}"}, f"team/engine@sha256:{'a' * 64}"),

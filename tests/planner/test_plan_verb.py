@@ -65,7 +65,7 @@ def test_every_sample_has_its_golden_plan():
 
 def test_the_default_image_is_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert Settings().images["octavo"] == f"octavo:{version}"
+    assert Settings().images["octavo"] == f"octavo/engine:{version}"
 
 
 def test_a_typo_is_told_with_a_suggestion_and_status_two(tmp_path, capsys):
