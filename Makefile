@@ -70,14 +70,14 @@ format: $(VENV)/.dev ## let ruff format and fix
 	@$(BIN)/ruff check --fix .
 
 .PHONY: manifests
-manifests: $(VENV)/.run ## write the CustomResourceDefinition, into crds/ and the chart
+manifests: $(VENV)/.run ## write the CustomResourceDefinition, and what the chart has of config/
 	@$(BIN)/python scripts/generate_manifests.py
 
 .PHONY: generate
 generate: manifests ## write what is generated: the CustomResourceDefinition and the references under docs/
 	@$(BIN)/python scripts/generate_reference.py
 
-GENERATED := docs/reference crds charts/octavo/crds
+GENERATED := docs/reference crds config/crd $(addprefix charts/octavo/files/,octavo.dev_llmservices.yaml rules.yaml alerts.yaml dashboard.json)
 .PHONY: verify
 verify: generate ## fail if what is generated differs from what is committed
 	@git diff --exit-code -- $(GENERATED) || { echo "stale: commit what 'make generate' wrote"; exit 1; }
