@@ -48,6 +48,7 @@ def build_app(context: ServerContext) -> web.Application:
             if method == "GET":
                 app.router.add_route("HEAD", prefix + path, handler)
     app.on_response_prepare.append(_echo_request_id)
+    app.on_response_prepare.append(_close_in_time)
     app.on_response_prepare.append(cross_origin.add_headers)
     return app
 
@@ -56,17 +57,23 @@ def build_app(context: ServerContext) -> web.Application:
 async def _count_load(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method != "POST":
         return await handler(request)
-    metrics = request.app[CONTEXT].metrics
-    metrics.num_http_requests += 1
+    context = request.app[CONTEXT]
+    context.metrics.num_http_requests += 1
     try:
         return await handler(request)
     finally:
-        metrics.num_http_requests -= 1
+        context.metrics.num_http_requests -= 1
+        context.connections.request_ended()
 
 
 async def _echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
     own = request_id(request)
     if own is not None:
         response.headers[REQUEST_ID] = own
-    if request.app[CONTEXT].draining:
+
+
+async def _close_in_time(request: web.Request, response: web.StreamResponse) -> None:
+    context = request.app[CONTEXT]
+    if context.draining or context.connections.has_grown_old(request.task):
         response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has written its headers before it asks us

@@ -17,6 +17,7 @@ from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.messages import Ready
+from octavo_engine.server.connections import Connections
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.weights.generation_config import GenerationDefaults
 
@@ -26,7 +27,7 @@ LONGEST_TOKEN = 128  # characters; vocabularies' longest tokens are runs of so m
 
 @dataclass
 class ServerContext:
-    """One served model. Only the counters and `draining` change."""
+    """One served model. Only the counters, the connections and how the server ends change."""
 
     config: EngineConfig
     client: EngineClient
@@ -36,7 +37,11 @@ class ServerContext:
     ready: Ready
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))
+    connections: Connections = field(default_factory=Connections)
     draining: bool = False
+    """Not ready any more; what arrives is answered, each answer the last of its connection."""
+    refusing: bool = False
+    """What arrives now could not be finished in time."""
     sequence: itertools.count[int] = field(default_factory=itertools.count)
     seeds: random.Random = field(init=False)
 

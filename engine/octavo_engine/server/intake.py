@@ -24,10 +24,10 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
 
     Raises:
         RequestError: it is wrong (400), or larger than the limit (413).
-        EngineDeadError: the server drains or its engine is gone (503).
+        EngineDeadError: the server is about to end, or its engine is gone (503).
     """
     context = request.app[CONTEXT]
-    if context.draining:
+    if context.refusing:
         raise EngineDeadError("the server is shutting down; ask another replica")
     if context.client.dead is not None:
         raise context.client.dead

@@ -1,4 +1,9 @@
-"""The server's life: it starts, serves, drains at the first signal, ends at the second, and ends with its engine."""
+"""The server's life: it starts, serves, drains at the first signal, ends at the second, and ends with its engine.
+
+A drain loses no request. Readiness turns false, so that nothing new is sent here; until everybody has heard of that,
+what arrives is answered all the same, and each answer closes its connection. It ends when nothing has arrived for a
+moment, or with `shutdown_timeout`; in the second half of that nothing new is let in, so that the rest can finish.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +31,10 @@ logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 10.0
 LAST_WORDS_SECONDS = 1.0  # for answers to those whose requests are cut off
-KEEPALIVE_SECONDS = 75.0
+QUIET_SECONDS = 2.0  # without a request until those who balance them are taken to have forgotten this server
+KEEPALIVE_SECONDS = 3630.0  # longer than a proxy's (Envoy's hour): who closes an idle connection should be the client
 BACKLOG = 2048
+POLL_SECONDS = 0.02
 
 
 def run(config: EngineConfig, client: EngineClient, listener: socket.socket, started: float) -> int:
@@ -52,6 +59,7 @@ class Server:
         self._started = started
         self._stop = asyncio.Event()
         self._serving = False
+        self._quiet = 0.0
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -103,31 +111,43 @@ class Server:
     async def _wind_up(self, context: ServerContext) -> int:
         """Let what runs finish, if the engine still lives; 0, or 1 if it does not."""
         context.draining = True
-        unanswered = context.metrics.num_http_requests
-        if self._client.dead is None and unanswered:
-            timeout = self._config.server.shutdown_timeout
-            print(f"draining: {unanswered} requests have {timeout:g} s to finish", flush=True)  # noqa: T201
-            await self._until_idle(context, timeout)
-            if self._client.dead is None and context.metrics.num_http_requests:
-                logger.warning("%d requests did not finish in time", context.metrics.num_http_requests)
-                self._client.drop_all("the server is shutting down; ask another replica")
-        if context.metrics.num_http_requests:
-            await self._until_idle(context, LAST_WORDS_SECONDS, engine_needed=False)
+        metrics, timeout = context.metrics, self._config.server.shutdown_timeout
+        if metrics.num_http_requests and self._client.dead is None:
+            print(f"draining: {metrics.num_http_requests} requests have {timeout:g} s to finish", flush=True)  # noqa: T201
+        await self._until_quiet(context, timeout / 2)
+        context.refusing = True
+        await self._until_answered(context, timeout / 2)
+        if metrics.num_http_requests and self._client.dead is None:
+            logger.warning("%d requests did not finish in time", metrics.num_http_requests)
+            self._client.drop_all("the server is shutting down; ask another replica")
+        await self._until_answered(context, LAST_WORDS_SECONDS, engine_needed=False)
         if self._client.dead is not None:
             _complain(self._client.dead)
             return 1
         return 0
 
-    async def _until_idle(self, context: ServerContext, seconds: float, *, engine_needed: bool = True) -> None:
+    async def _until_quiet(self, context: ServerContext, seconds: float) -> None:
+        """Until all is answered and nothing has come for a moment: at once where nobody has asked of late."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._client.dead is None:
+            if not context.metrics.num_http_requests and context.connections.quiet_for >= self._quiet:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _until_answered(self, context: ServerContext, seconds: float, *, engine_needed: bool = True) -> None:
         end = time.monotonic() + seconds
         while context.metrics.num_http_requests and time.monotonic() < end:
             if engine_needed and self._client.dead is not None:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_SECONDS)
 
     def _on_signal(self, number: int) -> None:
-        """The first one drains; the second one, or one while nothing is served yet, ends at once."""
+        """The first one drains; the second one, or one while nothing is served yet, ends at once.
+
+        Ctrl-C comes from a person who waits; SIGTERM from what may still send requests here.
+        """
         if self._serving and not self._stop.is_set():
+            self._quiet = QUIET_SECONDS if number == signal.SIGTERM else 0.0
             self._stop.set()
             return
         self._client.kill()
