@@ -1,0 +1,210 @@
+"""Announces custom.metrics.k8s.io to the API server for as long as it is served, by the leader.
+
+An announced API that nobody serves hurts the whole cluster: deleting any namespace waits for it. So the APIServices
+are made when a replica is ready to serve, and removed when none has been for a while; the last process to end removes
+them too (`metrics_api/departure.py`), and they are owned by the operator's ClusterRole, whose removal by whatever way
+takes them along. Another adapter's are left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from octavo_operator.cluster import Cluster, Object
+from octavo_operator.drift import differs
+from octavo_operator.errors import ApiError, OperatorError
+from octavo_operator.labels import MANAGED_BY
+from octavo_operator.resources import API_SERVICES, CLUSTER_ROLES, ENDPOINT_SLICES, SECRETS
+from octavo_operator.serving_certificate import ServingCertificate, current, from_data
+
+GROUP = "custom.metrics.k8s.io"
+PRIORITIES = {"v1beta2": 200, "v1beta1": 100}
+NAMES = tuple(f"{version}.{GROUP}" for version in PRIORITIES)
+SERVICE, SECRET, OWNER = "octavo-metrics-api", "octavo-metrics-api-tls", "octavo-operator"
+PERIOD_S = 10.0
+STARTING_S = 2.0
+UNSERVED_S = 30.0  # a container that is started anew has come back by then
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSource:
+    """Where autoscalers get their figures from. `remedy` is empty where that is Octavo's own API, and it serves."""
+
+    reason: str  # a condition's
+    remedy: str = ""
+
+
+UNKNOWN = MetricsSource("MetricsApiUnknown")
+OURS = MetricsSource("MetricsApiServed")
+OTHERWISE = "have KEDA or prometheus-adapter read the engines' metrics (config/autoscaling)"
+NAMESPACED = MetricsSource(
+    "MetricsApiNamespaced",
+    f"an operator of single namespaces serves no metrics API, which is the cluster's: {OTHERWISE}",
+)
+DISABLED = MetricsSource("MetricsApiDisabled", f"the operator's metrics API is switched off: {OTHERWISE}")
+UNSERVED = MetricsSource(
+    "MetricsApiUnserved",
+    "no replica of the operator serves custom.metrics.k8s.io: see the container metrics-api of octavo-operator's pods",
+)
+
+
+def foreign(api_service: Object) -> MetricsSource:
+    """Somebody else's, which is left alone."""
+    service = api_service["spec"].get("service") or {}
+    whose = f"{service.get('namespace')}/{service.get('name')}" if service else "the API server itself"
+    return MetricsSource(
+        "MetricsApiForeign",
+        f"custom.metrics.k8s.io is served by {whose}, which is left alone: give it Octavo's rules "
+        "(config/autoscaling/prometheus-adapter.yaml), or use KEDA (config/autoscaling/keda.yaml)",
+    )
+
+
+def is_ours(api_service: Object, namespace: str) -> bool:
+    """Whether it leads to the operator's Service in its namespace, whoever wrote it."""
+    service = api_service["spec"].get("service") or {}
+    return (service.get("namespace"), service.get("name")) == (namespace, SERVICE)
+
+
+async def serving_pods(cluster: Cluster, namespace: str) -> list[str]:
+    """The names of the pods that serve, as the Service's endpoints have them; empty names where none is given."""
+    slices = await cluster.list(ENDPOINT_SLICES, namespace, f"kubernetes.io/service-name={SERVICE}")
+    endpoints = (endpoint for each in slices for endpoint in each.get("endpoints") or ())
+    return [
+        (endpoint.get("targetRef") or {}).get("name", "")
+        for endpoint in endpoints
+        if endpoint.get("conditions", {}).get("ready") is not False
+    ]
+
+
+async def withdraw(cluster: Cluster, namespace: str) -> bool:
+    """Remove what is ours; whether there was any. Raises ApiError or UnreachableError."""
+    found = False
+    for name in NAMES:
+        for attempt in range(5):
+            live = await cluster.get(API_SERVICES, None, name)
+            if live is None or not is_ours(live, namespace) or "deletionTimestamp" in live["metadata"]:
+                break
+            found = True
+            try:
+                await cluster.delete(API_SERVICES, live)
+            except ApiError as error:
+                if error.status != 409 or attempt == 4:  # 409: its status changed meanwhile
+                    raise
+            else:
+                log.info("no longer announced: APIService %s", name)
+                break
+    return found
+
+
+class Announcement:
+    """For as long as this replica leads. `source` tells the services' conditions; `changed` is called when it changes.
+
+    With `authorities`, a file, the certificate is somebody else's care, and its Secret is not touched.
+    """
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, changed: Callable[[], None], authorities: Path | None = None
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._changed = changed
+        self._authorities = authorities
+        self._served = time.monotonic()
+        self.source = UNKNOWN
+
+    async def run(self) -> None:
+        while True:
+            try:
+                source = await self.keep()
+            except (OperatorError, OSError) as error:
+                log.warning("the metrics API's announcement can't be looked after: %s", error)
+            else:
+                if source != self.source:
+                    log.info("custom.metrics.k8s.io: %s", source.remedy or "announced")
+                    self.source = source
+                    self._changed()
+            await asyncio.sleep(STARTING_S if self.source is UNKNOWN else PERIOD_S)
+
+    async def keep(self) -> MetricsSource:
+        """One look: writes only what differs. Raises OperatorError, or OSError where the file can't be read."""
+        found = [await self._cluster.get(API_SERVICES, None, name) for name in NAMES]
+        bundle = await self._bundle()
+        others = [each for each in found if each is not None and not is_ours(each, self._namespace)]
+        if others:
+            await withdraw(self._cluster, self._namespace)
+            return foreign(others[0])
+        now = time.monotonic()
+        if not await serving_pods(self._cluster, self._namespace):
+            if now - self._served > UNSERVED_S:
+                await withdraw(self._cluster, self._namespace)
+            return UNSERVED if now - self._served > UNSERVED_S else self.source
+        self._served = now
+        owner = await self._owner()
+        for (version, priority), live in zip(PRIORITIES.items(), found, strict=True):
+            wished = self._api_service(version, priority, bundle, owner)
+            if live is None or differs(wished, live):
+                # What somebody else makes of it in this very moment stays: then this fails.
+                if live is not None:
+                    wished["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+                await self._cluster.apply(API_SERVICES, wished, force=live is not None)
+                log.info("announced: APIService %s.%s", version, GROUP)
+        return OURS
+
+    async def _bundle(self) -> bytes:
+        """Whom the API server has to trust. Keeps the certificate meanwhile."""
+        if self._authorities is not None:
+            return await asyncio.to_thread(self._authorities.read_bytes)
+        live = await self._cluster.get(SECRETS, self._namespace, SECRET)
+        held = None
+        if live is not None:
+            held = from_data({key: base64.b64decode(value) for key, value in (live.get("data") or {}).items()})
+        hosts = (f"{SERVICE}.{self._namespace}.svc", f"{SERVICE}.{self._namespace}.svc.cluster.local", SERVICE)
+        wished = current(held, hosts, dt.datetime.now(dt.UTC))
+        if wished != held:
+            await self._cluster.apply(SECRETS, self._secret(wished))
+            log.info("the metrics API has a new serving certificate")
+        return wished.authorities
+
+    def _secret(self, certificate: ServingCertificate) -> Object:
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": self._namespace, "labels": {MANAGED_BY: "octavo"}},
+            "type": "kubernetes.io/tls",
+            "data": {key: base64.b64encode(value).decode() for key, value in certificate.data().items()},
+        }
+
+    async def _owner(self) -> list[Object]:
+        """Nothing owns it where the ClusterRole has another name, as when a person runs the operator."""
+        role = await self._cluster.get(CLUSTER_ROLES, None, OWNER)
+        if role is None:
+            return []
+        kind = {"apiVersion": CLUSTER_ROLES.api_version, "kind": CLUSTER_ROLES.kind}
+        return [{**kind, "name": OWNER, "uid": role["metadata"]["uid"]}]
+
+    def _api_service(self, version: str, priority: int, bundle: bytes, owner: list[Object]) -> Object:
+        metadata: Object = {"name": f"{version}.{GROUP}", "labels": {MANAGED_BY: "octavo"}}
+        if owner:
+            metadata["ownerReferences"] = owner
+        return {
+            "apiVersion": API_SERVICES.api_version,
+            "kind": API_SERVICES.kind,
+            "metadata": metadata,
+            "spec": {
+                "group": GROUP,
+                "version": version,
+                "service": {"namespace": self._namespace, "name": SERVICE, "port": 443},
+                "caBundle": base64.b64encode(bundle).decode(),
+                "groupPriorityMinimum": 100,
+                "versionPriority": priority,
+            },
+        }

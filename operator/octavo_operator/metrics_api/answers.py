@@ -1,0 +1,113 @@
+"""From what the engines told to the API's answers. Pure: everything is given.
+
+A pod that loads, or whose value is missing or stale, is left out, and never counted as nothing: the autoscaler takes a
+pod without a value for one that has exactly its share, and scales by nothing at all where no pod has one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.metrics_api.documents import GROUP, Document
+from octavo_operator.metrics_api.engines import Engine
+from octavo_operator.metrics_api.figures import Figure
+from octavo_operator.metrics_api.scraper import Key
+from octavo_operator.metrics_api.selectors import Selector
+from octavo_operator.metrics_api.series import Series, Value, combined
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure of one object."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is known at `now`, monotonic."""
+
+    engines: Iterable[Engine]
+    series: Mapping[Key, Series]
+    now: float
+
+    def value(self, engine: Engine, figure: Figure, chosen: Selector) -> Value | None:
+        series = self.series.get(engine.key)
+        return None if series is None else series.value(figure, chosen, self.now)
+
+
+def of_pods(known: Snapshot, namespace: str, wanted: Selector, figure: Figure, chosen: Selector) -> list[Row]:
+    """Of the pods whose labels are wanted, by name."""
+    rows = [
+        Row("v1", "Pod", namespace, engine.name, value)
+        for engine in known.engines
+        if engine.namespace == namespace and wanted(engine.labels)
+        if (value := known.value(engine, figure, chosen)) is not None
+    ]
+    return sorted(rows, key=lambda row: row.name)
+
+
+def of_pod(known: Snapshot, namespace: str, name: str, figure: Figure, chosen: Selector) -> list[Row]:
+    """One row, or none."""
+    named = [engine for engine in known.engines if engine.name == name]
+    return of_pods(Snapshot(named, known.series, known.now), namespace, lambda _: True, figure, chosen)
+
+
+def of_service(known: Snapshot, namespace: str, name: str, figure: Figure, chosen: Selector) -> list[Row]:
+    """Of all its engines that answer; none where one of them has no value, for what is left would be too little."""
+    engines = [each for each in known.engines if each.namespace == namespace and each.service == name]
+    values = [value for each in engines if (value := known.value(each, figure, chosen)) is not None]
+    if not values or len(values) < len(engines):
+        return []
+    total = Value(
+        combined(figure, (each.value for each in values)),
+        min(each.unix for each in values),
+        max(each.window for each in values),
+    )
+    return [Row(API_VERSION, KIND, namespace, name, total)]
+
+
+def document(version: str, figure: Figure, rows: Iterable[Row]) -> Document:
+    """A MetricValueList."""
+    return {
+        "kind": "MetricValueList",
+        "apiVersion": f"{GROUP}/{version}",
+        "metadata": {},
+        "items": [_item(version, figure, row) for row in rows],
+    }
+
+
+def _item(version: str, figure: Figure, row: Row) -> Document:
+    name: dict[str, Any]
+    window = round(row.value.window)
+    if version == "v1beta1":
+        name = {"metricName": figure.name, "selector": None, "window": window}
+    else:
+        name = {"metric": {"name": figure.name, "selector": None}, "windowSeconds": window}
+    at = dt.datetime.fromtimestamp(row.value.unix, dt.UTC)
+    return {
+        "describedObject": {
+            "kind": row.kind,
+            "namespace": row.namespace,
+            "name": row.name,
+            "apiVersion": row.api_version,
+        },
+        **name,
+        "timestamp": at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "value": quantity(row.value.value),
+    }
+
+
+def quantity(value: float) -> str:
+    """As Kubernetes writes it, exact to a thousandth: `12`, `437m`."""
+    thousandths = round(value * 1000)
+    whole, rest = divmod(thousandths, 1000)
+    return f"{thousandths}m" if rest else str(whole)

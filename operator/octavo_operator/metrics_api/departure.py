@@ -1,0 +1,30 @@
+"""The orderly end: who is the last to serve takes the announcement away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from octavo_operator.api_service import NAMES, serving_pods, withdraw
+from octavo_operator.cluster import Cluster
+from octavo_operator.errors import OperatorError
+
+SETTLE_S = 5.0  # until the endpoints have forgotten who ends, others that end at the same moment included
+
+log = logging.getLogger(__name__)
+
+
+async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
+    """Goes on serving until nobody asks any more, and withdraws the APIServices if no other pod serves."""
+    await asyncio.sleep(SETTLE_S)
+    try:
+        others = [name for name in await serving_pods(cluster, namespace) if name != pod]
+        if not others:
+            await withdraw(cluster, namespace)
+    except OperatorError as error:
+        # On an uninstall the rights are gone by now, and the garbage collector removes what their ClusterRole owned.
+        log.warning(
+            "whether this was the last replica is not known (%s); if so: kubectl delete apiservice %s",
+            error,
+            " ".join(NAMES),
+        )

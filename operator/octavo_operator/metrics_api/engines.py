@@ -1,0 +1,93 @@
+"""Which engines there are: the operator's pods of all services that answer, followed at the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from octavo_operator.children.pod import CONTAINER, PORT_NAME
+from octavo_operator.cluster import WATCH_S, Cluster, Name, Object
+from octavo_operator.errors import OperatorError
+from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
+from octavo_operator.resources import PODS
+
+SELECTOR = f"{SERVICE},{COMPONENT}={ENGINE}"
+DEFAULT_PORT = 8000
+UNHEARD_S = 1.5 * WATCH_S
+RETRY_S = (0.2, 1.0, 2.0, 5.0)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A pod that answers."""
+
+    namespace: str
+    name: str
+    uid: str
+    url: str  # of its /metrics
+    labels: Mapping[str, str] = field(hash=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """A pod that keeps its name may be another one, and one that is the same may have got another address."""
+        return self.uid, self.url
+
+    @property
+    def service(self) -> str:
+        return self.labels.get(SERVICE, "")
+
+
+def engine_of(pod: Object) -> Engine | None:
+    """None where the pod still loads, or ends: what it says then is no load."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    address = status.get("podIP")
+    if "deletionTimestamp" in metadata or status.get("phase") != "Running" or not address:
+        return None
+    if not any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ())):
+        return None
+    host = f"[{address}]" if ":" in address else address
+    url = f"http://{host}:{_port(pod)}/metrics"
+    return Engine(metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}))
+
+
+def _port(pod: Object) -> int:
+    """The engine's own; a pod template may have further containers."""
+    for container in pod["spec"].get("containers", ()):
+        if container["name"] == CONTAINER:
+            named = {port.get("name"): int(port["containerPort"]) for port in container.get("ports", ())}
+            return named.get(PORT_NAME, next(iter(named.values()), DEFAULT_PORT))
+    return DEFAULT_PORT
+
+
+class Engines:
+    """The engines of the cluster, for as long as `run` runs. `changed` is told of them after each change."""
+
+    def __init__(self, cluster: Cluster, changed: Callable[[Mapping[Name, Engine]], None]) -> None:
+        self._cluster = cluster
+        self._changed = changed
+        self._heard: float | None = None
+        self.known: dict[Name, Engine] = {}
+
+    def are_known(self, now: float) -> bool:
+        """Not so when nothing was heard for long: an address may be another pod's by now."""
+        return self._heard is not None and now - self._heard < UNHEARD_S
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async for pods in self._cluster.follow(PODS, SELECTOR):
+                    self._heard, failures = time.monotonic(), 0
+                    found = {name: engine for name, pod in pods.items() if (engine := engine_of(pod)) is not None}
+                    if found != self.known:
+                        self.known = found
+                        self._changed(found)
+            except OperatorError as error:
+                log.warning("the engines' pods can't be followed: %s", error)
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+            failures += 1

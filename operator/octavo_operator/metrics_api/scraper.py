@@ -1,0 +1,90 @@
+"""Asks each engine for its metrics, each in a task of its own: one that hangs or fails holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+
+import aiohttp
+
+from octavo_operator.cluster import Name
+from octavo_operator.errors import OperatorError
+from octavo_operator.metrics_api.engines import Engine
+from octavo_operator.metrics_api.exposition import parse
+from octavo_operator.metrics_api.figures import COUNTERS, GAUGES
+from octavo_operator.metrics_api.series import Moment, Samples, Series
+
+DEADLINE_S = 2.0
+LARGEST = 4 << 20  # bytes of an answer
+LONGEST_PAUSE_S = 30.0
+JITTER = 0.1
+
+Key = tuple[str, str]
+"""Of an engine: `Engine.key`."""
+
+log = logging.getLogger(__name__)
+
+
+class ScrapeError(OperatorError):
+    """An engine's metrics could not be had."""
+
+
+async def scrape(session: aiohttp.ClientSession, engine: Engine) -> Samples:
+    """What an engine says now. Raises ScrapeError, within the deadline."""
+    try:
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
+        async with session.get(engine.url, timeout=timeout, allow_redirects=False) as response:
+            if response.status != 200:
+                raise ScrapeError(f"{engine.url}: HTTP {response.status}")
+            body = bytearray()
+            async for part in response.content.iter_chunked(1 << 16):
+                body += part
+                if len(body) > LARGEST:
+                    raise ScrapeError(f"{engine.url}: more than {LARGEST} bytes")
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        raise ScrapeError(f"{engine.url}: {error or f'no answer within {DEADLINE_S:g} s'}") from error
+    return parse(body.decode(errors="replace"), GAUGES | COUNTERS)
+
+
+class Scraper:
+    """Has a series of each engine that it was told of last."""
+
+    def __init__(self, session: aiohttp.ClientSession, period: float) -> None:
+        self._session = session
+        self._period = period
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self.series: dict[Key, Series] = {}
+
+    def follow(self, engines: Mapping[Name, Engine]) -> None:
+        """Scrape these from now on, and no others; one that is new at once."""
+        wished = {engine.key: engine for engine in engines.values()}
+        for key in self._tasks.keys() - wished.keys():
+            self._tasks.pop(key).cancel()
+            del self.series[key]
+        for key in wished.keys() - self._tasks.keys():
+            self.series[key] = Series(self._period)
+            self._tasks[key] = asyncio.create_task(self._keep(wished[key], self.series[key]))
+
+    async def close(self) -> None:
+        self.follow({})
+
+    async def _keep(self, engine: Engine, series: Series) -> None:
+        """A failure doubles the pause, so that an engine in trouble is not pressed."""
+        pause = self._period
+        about = {"about": {"namespace": engine.namespace, "name": engine.name}}
+        while True:
+            began = time.monotonic()
+            try:
+                samples = await scrape(self._session, engine)
+            except ScrapeError as error:
+                level = logging.WARNING if pause == self._period else logging.DEBUG  # once, until it is well again
+                log.log(level, "an engine's metrics can't be had, and are not served: %s", error, extra=about)
+                pause = max(self._period, min(pause * 2, LONGEST_PAUSE_S))
+            else:
+                series.record(samples, Moment(time.monotonic(), time.time()))
+                pause = self._period
+            elapsed = time.monotonic() - began
+            await asyncio.sleep(max(0.0, pause * random.uniform(1 - JITTER, 1) - elapsed))
