@@ -1,0 +1,112 @@
+"""What the chart renders to, switch by switch, as a real API server takes it; and kustomize's objects beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from api_client import until
+from chart_switches import SWITCHES
+from foreign_definitions import FOREIGN
+from helm_runs import ROOT, by_name, without_helm
+
+DRY = {"dryRun": "All", "fieldValidation": "Strict"}
+DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+
+
+@pytest.fixture(scope="module")
+def server(control_plane) -> Iterator[Any]:
+    """The API server, with the definitions of others; those that were not there before are gone afterwards."""
+    api, made = control_plane.api, []
+    for each in FOREIGN:
+        name = each["metadata"]["name"]
+        if api.find(*DEFINITION, name) is None:
+            api.create(each)
+            made.append(name)
+    control_plane.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in made), "--timeout=30s")
+    yield control_plane
+    for name in made:
+        api.delete(*DEFINITION, name)
+    until(lambda: all(api.find(*DEFINITION, name) is None for name in made), 30, "the definitions are gone")
+
+
+@pytest.fixture(scope="module")
+def plain(helm) -> list[dict[str, Any]]:
+    """The chart as it is without values."""
+    return helm.template(tests=True)
+
+
+def test_the_server_takes_the_chart_as_it_is(server, namespace, helm):
+    for each in helm.template(namespace=namespace, tests=True):
+        server.api.apply(each, **DRY)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_changes_something_and_the_server_takes_it(server, namespace, helm, plain, name):
+    """Strictly validated: a field that does not exist is refused, and so is a second of the same name."""
+    rendered = helm.template(SWITCHES[name], tests=True)
+    assert rendered != plain, "the switch does nothing"
+    for each in by_name(helm.template(SWITCHES[name], namespace, tests=True)).values():
+        server.api.apply(each, **DRY)
+
+
+@pytest.mark.parametrize("name", ["cert-manager", "scheduling", "environment"])
+def test_the_pods_are_let_in_where_pod_security_is_restricted(server, namespace, helm, name):
+    """A Deployment is only warned about; so its pod, and that of helm test, are asked about themselves."""
+    server.api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account(namespace)})
+    for each in helm.template(SWITCHES[name], namespace, tests=True):
+        pod = each["spec"]["template"] if each["kind"] == "Deployment" else each
+        if each["kind"] in {"Deployment", "Pod"}:
+            metadata = {**pod["metadata"], "name": "pod", "namespace": namespace}
+            server.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}, **DRY)
+
+
+def account(namespace: str) -> dict[str, str]:
+    return {"name": "octavo-operator", "namespace": namespace}
+
+
+def test_a_namespaced_operator_has_no_right_in_the_cluster(helm):
+    """Only the two ClusterRoles that users get by aggregation are left, which bind nobody."""
+    kinds = {key for key in by_name(helm.template({"watchNamespaces": ["chat"]})) if key[0].startswith("ClusterRole")}
+    assert kinds == {("ClusterRole", "", "octavo-edit"), ("ClusterRole", "", "octavo-view")}
+
+
+def test_no_switch_renders_a_secret_or_a_right_on_all_secrets(helm):
+    for values in ({}, *SWITCHES.values()):
+        for each in helm.template(values):
+            assert each["kind"] != "Secret"
+            for rule in each.get("rules") or ():
+                assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+                assert "secrets" not in rule["resources"] or rule["resourceNames"] == ["octavo-metrics-api-tls"]
+
+
+def kustomized(server: Any, folder: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+    found = by_name(yaml.safe_load_all(server.kubectl("kustomize", ROOT / folder)))
+    found.pop(("Namespace", "", "octavo-system"), None)  # helm's is made by --create-namespace
+    return {key: without_helm(each) for key, each in found.items()}
+
+
+@pytest.mark.parametrize("folder", ["config", "."])
+def test_kubectl_apply_k_has_the_same_objects_as_the_chart(server, helm, folder):
+    charts = {key: without_helm(each) for key, each in by_name(helm.template()).items()}
+    assert kustomized(server, folder) == charts
+
+
+def test_the_monitoring_folder_has_the_same_objects_as_the_switches(server, helm):
+    enabled = {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard")}
+    charts, plain = by_name(helm.template({"monitoring": enabled})), by_name(helm.template())
+    assert kustomized(server, "config/monitoring") == {
+        key: without_helm(each) for key, each in charts.items() if key not in plain
+    }
+
+
+def test_the_namespaced_folder_has_the_same_objects_as_the_switch(helm):
+    """Which namespace they are applied in, kubectl is told."""
+    charts = by_name(helm.template({"watchNamespaces": ["chat"]}))
+    written = yaml.safe_load_all((ROOT / "config/rbac/namespaced/operator.yaml").read_text())
+    for each in written:
+        chart = without_helm(charts[each["kind"], "chat", each["metadata"]["name"]])
+        assert chart["metadata"].pop("namespace") == "chat"
+        assert chart == each

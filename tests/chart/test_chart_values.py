@@ -1,0 +1,87 @@
+"""The chart's values: what they may be, and how a slip is told. Needs helm alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from chart_switches import SWITCHES
+from helm_runs import CHART, HelmError
+
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+
+def test_lint_finds_nothing_even_if_strict(helm):
+    assert "0 chart(s) failed" in helm.run("lint", "--strict", CHART)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"replica": 3}, "at '': additional properties 'replica' not allowed"),
+        ({"image": {"tagg": "1"}}, "at '/image': additional properties 'tagg' not allowed"),
+        ({"monitoring": {"dashbord": {}}}, "at '/monitoring': additional properties 'dashbord' not allowed"),
+        ({"log": {"level": "verbose"}}, "at '/log/level': value must be one of 'debug', 'info', 'warning', 'error'"),
+        ({"replicas": "two"}, "at '/replicas': got string, want integer"),
+        ({"watchNamespaces": "chat"}, "at '/watchNamespaces': got string, want array"),
+        ({"image": {"digest": "sha256:abc"}}, "at '/image/digest': 'sha256:abc' does not match pattern"),
+        ({"crds": {"install": True}}, "at '/crds/install': value must be one of 'Auto', 'Always', 'Never'"),
+        ({"engine": {"images": {"sglang": "x"}}}, "at '/engine/images': additional properties 'sglang' not allowed"),
+        ({"resources": {"limit": {}}}, "at '/resources': additional properties 'limit' not allowed"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_a_slip_is_refused_with_its_place_and_what_would_do(helm, values, told):
+    with pytest.raises(HelmError) as refusal:
+        helm.template(values)
+    assert told in str(refusal.value)
+
+
+def test_the_schema_knows_the_same_values_as_the_chart():
+    def compare(values: Any, schema: Any, path: str) -> None:
+        if "additionalProperties" not in schema or schema["additionalProperties"] is not False:
+            return
+        known = set(schema["properties"]) - {"global"}
+        if values and path.rpartition(".")[2] not in {"resources", "issuerRef"}:  # optional keys of Kubernetes' own
+            assert known == set(values), path
+            for key, value in values.items():
+                compare(value, schema["properties"][key], f"{path}.{key}")
+
+    compare(VALUES, SCHEMA, "")
+
+
+def test_every_value_has_a_switch_that_is_tried_on_the_server():
+    """A value that is added without one fails here."""
+
+    def leaves(value: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+        if isinstance(value, dict) and value and path[-1:] not in {("resources",), ("labels",)}:
+            return set().union(*(leaves(each, (*path, key)) for key, each in value.items()))
+        return {path}
+
+    tried = set().union(*(leaves(values) for values in SWITCHES.values()))
+    assert {path for path in leaves(VALUES) if not any(each[: len(path)] == path for each in tried)} == set()
+
+
+def test_the_images_are_named_by_registry_tag_and_digest(helm):
+    """The registry stands before both images; a digest wins over a tag; a runtime's image is verbatim."""
+
+    def images(values: dict[str, Any]) -> tuple[str, list[str]]:
+        deployment = next(each for each in helm.template(values) if each["kind"] == "Deployment")
+        operator = deployment["spec"]["template"]["spec"]["containers"][0]
+        return operator["image"], [each for each in operator["args"] if each.startswith("--image")]
+
+    digest = f"sha256:{'0' * 64}"
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert images({}) == (f"octavo/operator:{version}", [f"--image=octavo=octavo/engine:{version}"])
+    assert images({"image": {"registry": "registry.example/", "tag": "next"}}) == (
+        "registry.example/octavo/operator:next",
+        [f"--image=octavo=registry.example/octavo/engine:{version}"],
+    )
+    assert images({"image": {"tag": "next", "digest": digest}})[0] == f"octavo/operator@{digest}"
+    assert images({"engine": {"images": {"octavo": "mine:1", "vllm": "vllm:2"}}})[1] == [
+        "--image=octavo=mine:1",
+        "--image=vllm=vllm:2",
+    ]
