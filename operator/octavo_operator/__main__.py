@@ -13,11 +13,14 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
 
 from octavo_operator.connection import Connection, connect
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import set_up
+from octavo_operator.metrics_source import DISABLED, NAMESPACED, UNKNOWN
 from octavo_operator.planner.arguments import RUNTIMES
 from octavo_operator.settings import Settings
 
@@ -42,11 +45,13 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     # aiohttp, kopf and what they bring along: --help need not wait for them.
     from aiohttp import web  # noqa: PLC0415
 
+    from octavo_operator.api_service import Announcement  # noqa: PLC0415
     from octavo_operator.cluster import LEASE_CALL_S, Cluster  # noqa: PLC0415
     from octavo_operator.health import Health  # noqa: PLC0415
     from octavo_operator.leader import Leader  # noqa: PLC0415
     from octavo_operator.metrics import Metrics  # noqa: PLC0415
     from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
+    from octavo_operator.scale_in import ScaleIn  # noqa: PLC0415
     from octavo_operator.watchers import Watchers  # noqa: PLC0415
     from octavo_operator.work_queue import Key, WorkQueue  # noqa: PLC0415
     from octavo_operator.workers import Workers  # noqa: PLC0415
@@ -68,7 +73,16 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     health = Health(leader, watchers, queue, metrics)
     settings = Settings(operator_namespace=namespace)
     settings.images.update(options.image)
-    reconciler = Reconciler(cluster, settings, identity, not options.namespace, metrics)
+
+    def all_due() -> None:
+        for key in health.services:
+            queue.add(key)
+
+    source = NAMESPACED if options.namespace else DISABLED if options.metrics_api == "Disabled" else UNKNOWN
+    announcement = Announcement(cluster, namespace, source, all_due, options.metrics_api_ca_file)
+    reconciler = Reconciler(
+        cluster, settings, identity, not options.namespace, metrics, source=lambda: announcement.source
+    )
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
     await web.TCPSite(server, options.metrics_address, options.metrics_port).start()
@@ -82,7 +96,8 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
             health.leading = True
             keep, watch = asyncio.create_task(leader.keep()), asyncio.create_task(watchers.run())
             work = asyncio.create_task(Workers(reconciler, queue, health).run())
-            first = await _first(keep, watch, work, stop)
+            tend = asyncio.create_task(_both(announcement.run(), ScaleIn(cluster, options.namespace).run()))
+            first = await _first(keep, watch, work, tend, stop)
             if first is keep:
                 log.error("the Lease is another's: this process ends, so that nothing is written by two")
                 logging.shutdown()
@@ -92,9 +107,9 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
                 if first.exception() is not None:
                     log.error("ended by a mistake of the operator's", exc_info=first.exception())
             watchers.stop()
-            work.cancel()
-            keep.cancel()
-            await asyncio.gather(work, keep, return_exceptions=True)
+            for task in (work, tend, keep):
+                task.cancel()
+            await asyncio.gather(work, tend, keep, return_exceptions=True)
             await leader.release()  # after the last write
     finally:
         await server.cleanup()
@@ -102,6 +117,13 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
         await plain.close()
     log.info("ended", extra={"status": status})
     return status
+
+
+async def _both(*parts: Coroutine[Any, Any, None]) -> None:
+    """All of them; ends when one fails."""
+    async with asyncio.TaskGroup() as group:
+        for part in parts:
+            group.create_task(part)
 
 
 async def _first(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]) -> asyncio.Task[object]:
@@ -130,6 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metrics-port", type=int, default=8080, help="of /metrics, /healthz, /readyz and /livez")
     parser.add_argument("--metrics-address", default="0.0.0.0", help="address of the same")  # noqa: S104 — a pod's own
+    parser.add_argument(
+        "--metrics-api",
+        choices=("Auto", "Disabled"),
+        default="Auto",
+        help="announce custom.metrics.k8s.io where nobody else serves it; never done with --namespace",
+    )
+    parser.add_argument(
+        "--metrics-api-ca-file",
+        type=Path,
+        metavar="FILE",
+        help="PEM: who signs the metrics API's certificate; by default the operator makes and renews one",
+    )
     parser.add_argument("--log-format", choices=("json", "text"), default="json" if not sys.stderr.isatty() else "text")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     return parser

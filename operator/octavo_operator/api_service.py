@@ -14,13 +14,13 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.drift import differs
 from octavo_operator.errors import ApiError, OperatorError
 from octavo_operator.labels import MANAGED_BY
+from octavo_operator.metrics_source import DISABLED, NAMESPACED, SERVED, UNKNOWN, UNSERVED, MetricsSource, foreign
 from octavo_operator.resources import API_SERVICES, CLUSTER_ROLES, ENDPOINT_SLICES, SECRETS
 from octavo_operator.serving_certificate import ServingCertificate, current, from_data
 
@@ -33,39 +33,6 @@ STARTING_S = 2.0
 UNSERVED_S = 30.0  # a container that is started anew has come back by then
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsSource:
-    """Where autoscalers get their figures from. `remedy` is empty where that is Octavo's own API, and it serves."""
-
-    reason: str  # a condition's
-    remedy: str = ""
-
-
-UNKNOWN = MetricsSource("MetricsApiUnknown")
-OURS = MetricsSource("MetricsApiServed")
-OTHERWISE = "have KEDA or prometheus-adapter read the engines' metrics (config/autoscaling)"
-NAMESPACED = MetricsSource(
-    "MetricsApiNamespaced",
-    f"an operator of single namespaces serves no metrics API, which is the cluster's: {OTHERWISE}",
-)
-DISABLED = MetricsSource("MetricsApiDisabled", f"the operator's metrics API is switched off: {OTHERWISE}")
-UNSERVED = MetricsSource(
-    "MetricsApiUnserved",
-    "no replica of the operator serves custom.metrics.k8s.io: see the container metrics-api of octavo-operator's pods",
-)
-
-
-def foreign(api_service: Object) -> MetricsSource:
-    """Somebody else's, which is left alone."""
-    service = api_service["spec"].get("service") or {}
-    whose = f"{service.get('namespace')}/{service.get('name')}" if service else "the API server itself"
-    return MetricsSource(
-        "MetricsApiForeign",
-        f"custom.metrics.k8s.io is served by {whose}, which is left alone: give it Octavo's rules "
-        "(config/autoscaling/prometheus-adapter.yaml), or use KEDA (config/autoscaling/keda.yaml)",
-    )
 
 
 def is_ours(api_service: Object, namespace: str) -> bool:
@@ -108,31 +75,41 @@ async def withdraw(cluster: Cluster, namespace: str) -> bool:
 class Announcement:
     """For as long as this replica leads. `source` tells the services' conditions; `changed` is called when it changes.
 
-    With `authorities`, a file, the certificate is somebody else's care, and its Secret is not touched.
+    A source that is NAMESPACED or DISABLED from the start stays so. With `authorities`, a file, the certificate is
+    somebody else's care, and its Secret is not touched.
     """
 
     def __init__(
-        self, cluster: Cluster, namespace: str, changed: Callable[[], None], authorities: Path | None = None
+        self,
+        cluster: Cluster,
+        namespace: str,
+        source: MetricsSource,
+        changed: Callable[[], None],
+        authorities: Path | None = None,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._changed = changed
         self._authorities = authorities
         self._served = time.monotonic()
-        self.source = UNKNOWN
+        self.source = source
 
     async def run(self) -> None:
-        while True:
+        while self.source is not NAMESPACED:
             try:
-                source = await self.keep()
+                if self.source is DISABLED:
+                    await withdraw(self._cluster, self._namespace)
+                    return
+                self._take(await self.keep())
             except (OperatorError, OSError) as error:
                 log.warning("the metrics API's announcement can't be looked after: %s", error)
-            else:
-                if source != self.source:
-                    log.info("custom.metrics.k8s.io: %s", source.remedy or "announced")
-                    self.source = source
-                    self._changed()
             await asyncio.sleep(STARTING_S if self.source is UNKNOWN else PERIOD_S)
+
+    def _take(self, source: MetricsSource) -> None:
+        if source != self.source:
+            log.info("custom.metrics.k8s.io: %s", source.remedy or "announced")
+            self.source = source
+            self._changed()
 
     async def keep(self) -> MetricsSource:
         """One look: writes only what differs. Raises OperatorError, or OSError where the file can't be read."""
@@ -157,7 +134,7 @@ class Announcement:
                     wished["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
                 await self._cluster.apply(API_SERVICES, wished, force=live is not None)
                 log.info("announced: APIService %s.%s", version, GROUP)
-        return OURS
+        return SERVED
 
     async def _bundle(self) -> bytes:
         """Whom the API server has to trust. Keeps the certificate meanwhile."""

@@ -7,7 +7,7 @@ itself; it may be killed anywhere and run again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from octavo_operator.cluster import Cluster, Object
 from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.events import events_of
 from octavo_operator.metrics import Metrics
+from octavo_operator.metrics_source import SERVED, MetricsSource
 from octavo_operator.observing import observe
 from octavo_operator.planner import plan
 from octavo_operator.resources import EVENTS, SERVICES
@@ -44,6 +45,7 @@ class Reconciler:
     identity: str
     sees_nodes: bool
     metrics: Metrics
+    source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
 
     async def reconcile(self, key: Key) -> Result:
         """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
@@ -64,7 +66,7 @@ class Reconciler:
             outcome = await applier.run(render(made))
             if outcome.wrote:
                 observed = await observe(self.cluster, key, service, sees_nodes=self.sees_nodes)
-        wrote = await self._say(body, statuses.summarize(service, made, observed, outcome))
+        wrote = await self._say(body, statuses.summarize(service, made, observed, outcome, self.source()))
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
         if outcome.refused or observed.claim_waits:

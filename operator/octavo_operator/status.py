@@ -18,6 +18,7 @@ from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.applying import Outcome, Refused, finished, waits_for_model
 from octavo_operator.errors import ManifestError
 from octavo_operator.labels import COMPONENT, ENGINE, PRELOAD, selector_text
+from octavo_operator.metrics_source import SERVED, MetricsSource
 from octavo_operator.observed import Observed
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import human
@@ -48,7 +49,9 @@ class Counts:
     observed: bool  # whether its controller has seen its spec
 
 
-def summarize(service: LLMService, plan: Plan, observed: Observed, outcome: Outcome) -> Said:
+def summarize(
+    service: LLMService, plan: Plan, observed: Observed, outcome: Outcome, source: MetricsSource = SERVED
+) -> Said:
     """Of a service whose spec can be read."""
     counts = _counts(plan.name, observed)
     cached = _cached(plan, observed)
@@ -57,7 +60,7 @@ def summarize(service: LLMService, plan: Plan, observed: Observed, outcome: Outc
     conditions = {
         **_main(service, plan, counts, trouble, outcome),
         MODEL_CACHED: cached,
-        AUTOSCALING: _autoscaling(service, plan, observed),
+        AUTOSCALING: _autoscaling(service, plan, observed, source),
         FITS: _fits(plan),
     }
     status = Status.model_validate(
@@ -227,7 +230,7 @@ def _last_words(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def _autoscaling(service: LLMService, plan: Plan, observed: Observed) -> State:
+def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: MetricsSource) -> State:
     if service.spec.autoscaling is None:
         return ("False", "NotWished", "spec.autoscaling is not set")
     if plan.scale.replicas is not None:
@@ -241,11 +244,15 @@ def _autoscaling(service: LLMService, plan: Plan, observed: Observed) -> State:
         if condition is not None and condition["status"] == "False":
             if condition["reason"] == "ScalingDisabled":
                 return ("False", "ScalingDisabled", "it rests while the Deployment has no replicas")
-            return ("False", str(condition["reason"]), f"{condition['message']}; until then replicas stay as they are")
+            held = f"{condition['message']}; until then replicas stay as they are"
+            # Without a source of ours the autoscaler's own reason says only that it found none.
+            reason = source.reason if source.remedy else str(condition["reason"])
+            return ("False", reason, f"{source.remedy}; {held}" if source.remedy else held)
+    remedy = f"; {source.remedy}" if source.remedy else ""
     if not conditions:
-        return ("Unknown", "Starting", "the autoscaler has not looked yet")
-    scale = plan.scale
-    return ("True", "Active", f"between {scale.minimum} and {scale.maximum} replicas by the requests that wait")
+        return ("Unknown", "Starting", "the autoscaler has not looked yet" + remedy)
+    bounds = f"between {plan.scale.minimum} and {plan.scale.maximum} replicas"
+    return ("True", "Active", f"{bounds} by the requests that wait{remedy}")
 
 
 def _fits(plan: Plan) -> State:

@@ -1,0 +1,41 @@
+"""Where autoscalers get their figures from, as far as it is the operator's to know: said in `Autoscaling`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSource:
+    """`remedy` says what is so and what to do; it is empty where that is Octavo's own API, and it serves."""
+
+    reason: str  # a condition's
+    remedy: str = ""
+
+
+OTHERWISE = "have KEDA or prometheus-adapter read the engines' metrics (config/autoscaling)"
+
+UNKNOWN = MetricsSource("MetricsApiUnknown")
+SERVED = MetricsSource("MetricsApiServed")
+UNSERVED = MetricsSource(
+    "MetricsApiUnserved",
+    "no replica of the operator serves custom.metrics.k8s.io: see the container metrics-api of octavo-operator's pods",
+)
+NAMESPACED = MetricsSource(
+    "MetricsApiNamespaced",
+    f"an operator of single namespaces serves no metrics API, which is the whole cluster's: {OTHERWISE}",
+)
+DISABLED = MetricsSource("MetricsApiDisabled", f"the operator's metrics API is switched off: {OTHERWISE}")
+
+
+def foreign(api_service: Mapping[str, Any]) -> MetricsSource:
+    """Somebody else's, which is left alone."""
+    service = api_service["spec"].get("service") or {}
+    whose = f"{service.get('namespace')}/{service.get('name')}" if service else "the API server itself"
+    return MetricsSource(
+        "MetricsApiForeign",
+        f"custom.metrics.k8s.io is served by {whose}, which is left alone: give it Octavo's rules "
+        "(config/autoscaling/prometheus-adapter.yaml), or use KEDA (config/autoscaling/keda.yaml)",
+    )
