@@ -48,10 +48,15 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 .PHONY: test
 test: $(VENV)/.dev ## the tests that need neither a cluster nor a card
 	@$(BIN)/python -m pytest --ignore=tests/reconciler
+	@$(MAKE) --no-print-directory test-operator
+
+# Files side by side, each worker with a control plane of its own: they mostly wait. A person's cluster is one alone.
+OPERATOR_WORKERS ?= $(if $(KUBECONFIG),0,3)
 
 .PHONY: test-operator
 test-operator: $(VENV)/.dev ## the operator's reconcile against a real control plane, faults and kills included
-	@$(BIN)/python -m pytest tests/reconciler
+	@$(BIN)/python scripts/kubernetes/build.py >/dev/null
+	@$(BIN)/python -m pytest -n $(OPERATOR_WORKERS) --dist loadfile tests/reconciler
 
 .PHONY: test-sanitize
 test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
@@ -82,6 +87,16 @@ GENERATED := docs/reference crds config/crd $(addprefix charts/octavo/files/,oct
 verify: generate ## fail if what is generated differs from what is committed
 	@git diff --exit-code -- $(GENERATED) || { echo "stale: commit what 'make generate' wrote"; exit 1; }
 	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git status --short -- $(GENERATED); exit 1; }
+
+# $OCTAVO_CLUSTER names another cluster than `octavo`. NODES=2, GPUS=2, PRODUCT=NVIDIA-A100-SXM4-40GB.
+CLUSTER := $(BIN)/python -m e2e.cluster
+.PHONY: cluster
+cluster: | $(BIN)/uv ## a real Kubernetes in namespaces of this machine (Linux, root); NODES=2 GPUS=2
+	@$(CLUSTER) up $(addprefix --nodes=,$(NODES)) $(addprefix --gpus=,$(GPUS)) $(addprefix --product=,$(PRODUCT))
+
+.PHONY: cluster-down
+cluster-down: | $(BIN)/uv ## remove it, and check that nothing is left
+	@$(CLUSTER) down
 
 .PHONY: bench-cpu
 bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
 
-from octavo_operator.api.placement import Accelerator
-from octavo_operator.api.quantity import Quantity
+from octavo_operator import room
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.description import Description, annotated
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
-from octavo_operator.observed import Nodes, Observed
+from octavo_operator.observed import Observed
 from octavo_operator.planner.hardware import hardware_of
-from octavo_operator.planner.plan import Hardware
 from octavo_operator.resources import CHILDREN, EVENTS, MONITORS, NODES, PODS
 from octavo_operator.work_queue import Key
 
@@ -30,20 +27,28 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
     found = await asyncio.gather(*(cluster.list(kind, key.namespace, selector) for kind in (*kinds, PODS)))
     children = tuple(item for items in found[:-1] for item in items)
     pods = tuple(sorted(found[-1], key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
-    nodes = None
-    if service is not None and sees_nodes:
-        hardware = hardware_of(service.spec)
-        if hardware.cards:
-            nodes = await _nodes(cluster, hardware, service.spec.accelerator or Accelerator())
+    engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     seen = Observed(children=children)
+    deployment = seen.child("Deployment", key.name)
+    under_way = deployment is not None and room.is_under_way(deployment)
+    hardware = None if service is None else hardware_of(service.spec)
+    nodes, free, everywhere = None, None, ([], [])
+    # All pods of a cluster are many: they are asked for only where the answer depends on them.
+    if hardware is not None and sees_nodes and (hardware.cards or (under_way and room.seekers(engines))):
+        everywhere = await asyncio.gather(cluster.list(NODES), cluster.list(PODS))
+        if hardware.cards:
+            template = service.spec.pod_template
+            nodes = room.nodes_for(hardware, template, *everywhere)
+            free = room.nodes_for(hardware, template, everywhere[0], room.staying(everywhere[1], engines)).free
+    change = room.change_of(deployment, engines, *everywhere, datetime.now(UTC)) if under_way else None
     claim = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
     described = _described(key, service)
     return Observed(
         model=described.spec,
         why_unknown=described.why_unknown,
-        free_cards=None if nodes is None else nodes.free,
-        serving=any(_is_ready(pod) for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE),
+        free_cards=free,
+        serving=any(_is_ready(pod) for pod in engines),
         service_monitors=monitors,
         claim_access_mode=None if claim is None else claim["spec"]["accessModes"][0],
         claim_waits=waits,
@@ -51,6 +56,7 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
         children=children,
         pods=pods,
         nodes=nodes,
+        change=change,
     )
 
 
@@ -74,40 +80,6 @@ async def _words_about(cluster: Cluster, namespace: str, claim: str) -> str:
         if event.get("type") == "Warning" or event.get("reason") == "FailedBinding"
     ]
     return max(said, default=("", ""))[1]
-
-
-async def _nodes(cluster: Cluster, hardware: Hardware, accelerator: Accelerator) -> Nodes:
-    """Cards that a further replica of the service could have: those of its own pods count as taken."""
-    nodes, pods = await asyncio.gather(cluster.list(NODES), cluster.list(PODS))
-    assert hardware.resource_name is not None
-    taken: dict[str, int] = {}
-    for pod in pods:
-        node = pod["spec"].get("nodeName")
-        if node and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}:
-            taken[node] = taken.get(node, 0) + _cards_of(pod, hardware.resource_name)
-    free, largest, products = 0, 0, set()
-    for node in nodes:
-        labels = node["metadata"].get("labels", {})
-        count = _amount(node.get("status", {}).get("allocatable", {}), hardware.resource_name)
-        product = labels.get(hardware.product_label)
-        if count and product:
-            products.add(product)
-        if accelerator.products and product not in accelerator.products:
-            continue
-        if node["spec"].get("unschedulable"):
-            continue
-        largest = max(largest, count)
-        free = max(free, count - taken.get(node["metadata"]["name"], 0))
-    return Nodes(free, largest, tuple(sorted(products)))
-
-
-def _cards_of(pod: Object, resource: str) -> int:
-    containers: Sequence[Mapping[str, Any]] = pod["spec"].get("containers", ())
-    return sum(_amount(container.get("resources", {}).get("limits", {}), resource) for container in containers)
-
-
-def _amount(amounts: Mapping[str, str], resource: str) -> int:
-    return int(Quantity(str(amounts.get(resource, "0"))))
 
 
 def _is_ready(pod: Object) -> bool:

@@ -23,6 +23,7 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
+PATIENCE = 3
 
 
 class ApiError(Exception):
@@ -250,7 +251,12 @@ def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
 
 
 def until(ask: Callable[[], T], seconds: float = 20.0, otherwise: str = "", pause: float = 0.05) -> T:
-    """Ask until the answer is true, and give it. `otherwise` says what was waited for; the last answer is told too."""
+    """Ask until the answer is true, and give it. `otherwise` says what was waited for; the last answer is told too.
+
+    `seconds` are ample on a quiet machine, and PATIENCE times as many on one that does something else: what has to be
+    quick is to be measured.
+    """
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while True:
         answer = ask()

@@ -33,3 +33,10 @@ def pytest_runtest_makereport(item, call):
                 if isinstance(each, Operator):
                     report.sections.append((name, "\n".join(each.log.read_text().splitlines()[-40:])))
     return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was measured, which no assertion tells."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"measured: {name} {value} ({report.nodeid.rpartition('::')[2]})")

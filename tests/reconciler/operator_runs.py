@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from api_client import until
+from api_client import PATIENCE, until
 from child_processes import free_port
 
 ACCOUNT = "octavo-system/octavo-operator"
@@ -143,7 +143,7 @@ def writes(plane: Any, since: int, namespace: str = "") -> list[Any]:
 
 def settled(plane: Any, operator: Operator, namespace: str = "", quiet: float = 1.0, seconds: float = 40) -> int:
     """Waits until the operator has written nothing for a while; a mark in the audit log."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while time.monotonic() < end:
         mark = plane.audit.mark()
         time.sleep(quiet)

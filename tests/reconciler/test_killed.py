@@ -7,6 +7,7 @@ import random
 import re
 import time
 
+import pytest
 from api_client import until
 from operator_runs import ACCOUNT, API, Operator, conditions, running, service, settled
 
@@ -71,6 +72,7 @@ def followed(plane, namespace):
     return body.get("status", {}).get("observedGeneration") == body["metadata"]["generation"]
 
 
+@pytest.mark.timeout(240 + 20 * KILLS)
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_one_ends(installed, namespace, tmp_path):
     """-9 a moment after each of many edits, from nothing applied to all but the status written."""
     api, rng = installed.api, random.Random(3)
