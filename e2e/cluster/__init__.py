@@ -2,7 +2,7 @@
 
     from e2e.cluster import open_cluster
 
-    cluster = open_cluster()                            # brings one up if need be; Missing says what a machine lacks
+    cluster = open_cluster()                            # brings one up if need be; MissingError says what a machine lacks
     cluster.kubeconfig, cluster.is_ours, cluster.nodes  # a Path, a bool, the nodes' names
     cluster.kubectl("apply", "-f", "-", stdin=text)     # its output; AssertionError with its words
     cluster.push_image(archive)                         # an OCI archive; pods then name it "octavo/engine:0.1.0"
@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.extend(str(ROOT / folder) for folder in ("tests", "tests/control_plane"))
 
-from e2e.cluster.handles import Cluster, Missing, Urls, open_cluster  # noqa: E402
+from e2e.cluster.handles import Cluster, MissingError, Urls  # noqa: E402
+from e2e.cluster.opening import open_cluster  # noqa: E402
 
-__all__ = ["Cluster", "Missing", "Urls", "open_cluster"]
+__all__ = ["Cluster", "MissingError", "Urls", "open_cluster"]

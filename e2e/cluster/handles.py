@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ PRODUCT = "nvidia.com/gpu.product"  # GPU feature discovery's labels
 COUNT = "nvidia.com/gpu.count"
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """The machine can't do what was asked; one sentence for each thing that is missing."""
 
     def __init__(self, *sentences: str) -> None:
@@ -78,10 +79,12 @@ class Cluster:
         raise NotImplementedError
 
     def set_gpus(self, node: str, count: int, product: str = "") -> None:
-        """Let the node have `count` pretended GPUs of a product; 0 takes them away. The kubelet keeps them."""
-        raise NotImplementedError
+        """Let the node have `count` pretended GPUs of a product; 0 takes them away. The kubelet keeps them.
 
-
-def open_cluster() -> Cluster:
-    """$KUBECONFIG's cluster, else our own (brought up if need be), else kind's. Raises Missing where none can be."""
-    raise NotImplementedError
+        The scheduler counts them as it would real ones. A pod that gets one finds no device.
+        """
+        labels = {PRODUCT: product if count else None, COUNT: str(count) if count else None}
+        self.kubectl("patch", "node", node, "--type=merge", "--patch", json.dumps({"metadata": {"labels": labels}}))
+        amount = {RESOURCE: str(count) if count else None}
+        status = {"status": {"capacity": amount, "allocatable": amount}}
+        self.kubectl("patch", "node", node, "--subresource=status", "--type=merge", "--patch", json.dumps(status))

@@ -1,0 +1,157 @@
+"""The order in which a cluster comes up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kubernetes_binaries import build
+
+from e2e.cluster import addons, control_plane, host_services, nodes
+from e2e.cluster.credentials import kubeconfig_of, write_credentials
+from e2e.cluster.handles import Cluster, MissingError
+from e2e.cluster.images import cluster_images
+from e2e.cluster.layout import Layout, Node, claim, known, locked
+from e2e.cluster.network import connect_first, connect_next
+from e2e.cluster.own import OwnCluster
+from e2e.cluster.requirements import missing
+from e2e.cluster.sandboxes import Sandbox, SandboxError
+from e2e.cluster.tear_down import tear_down
+
+BINARIES = (
+    *control_plane.COMMANDS,
+    "kubectl",
+    "kubelet",
+    "kube-proxy",
+    "coredns",
+    "registry",
+    "local-path-provisioner",
+    "helm",
+)
+READY_SECONDS = 180
+
+
+def bring_up(name: str, count: int) -> OwnCluster:
+    """The cluster of this name with at least `count` nodes: the one that runs, or a new one.
+
+    Whatever an earlier `up` that was broken off has left is removed first. Raises MissingError where no node can run,
+    BuildError and SandboxError with the last words of what failed.
+    """
+    lacking = missing()
+    if lacking:
+        raise MissingError(*lacking)
+    for binary in BINARIES:
+        build.binary(binary)
+    with locked():
+        return _bring_up(name, count)
+
+
+def _bring_up(name: str, count: int) -> OwnCluster:
+    layout = known(name)
+    if layout and not _is_whole(layout):
+        with step("removing what an earlier one has left"):
+            tear_down(layout.name)
+        layout = None
+    if layout is None:
+        layout = claim(name)
+        _create(layout)
+    cluster = OwnCluster(layout)
+    for index in range(len(layout.nodes) + 1, count + 1):
+        _join(layout, layout.node(index), cluster)
+    _hand_out(layout)
+    return cluster
+
+
+def _is_whole(layout: Layout) -> bool:
+    """Whether it came up whole and all of it still runs."""
+    return (
+        layout.complete.exists()
+        and all(Sandbox(layout.name, node.name).daemon(c) for node in layout.nodes for c in nodes.DAEMONS)
+        and all(Sandbox(layout.name, layout.node(1).name).daemon(c) for c in control_plane.COMMANDS)
+        and control_plane.is_ready(layout)
+    )
+
+
+def _create(layout: Layout) -> None:
+    first, host = Sandbox(layout.name, layout.node(1).name), Sandbox(layout.name, "host", network=False)
+    node = layout.node(1)
+    node.folder.mkdir()
+    with step("keys, namespaces and network"):
+        write_credentials(layout)
+        connect_first(layout, first)
+        host.start()
+    with step("etcd, API server, controller manager, scheduler"):
+        control_plane.start_control_plane(layout, first)
+    cluster = OwnCluster(layout)
+    _start_node(layout, node, first, cluster)
+    with step("registry, package index, hub stand-in"):
+        registry = host_services.start_host_services(layout, host)
+        host_services.publish_defaults(layout.folder)
+        for name, image in cluster_images().items():
+            registry.push(name, image)
+    with step("node-1, CoreDNS, storage"):
+        manifests = {"apiVersion": "v1", "kind": "List", "items": addons.manifests()}
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
+        _wait_for_node(node, cluster)
+        for namespace, deployment in addons.DEPLOYMENTS:
+            _wait(cluster, "--for=condition=Available", f"deployment/{deployment}", f"--namespace={namespace}")
+    layout.complete.touch()
+
+
+def _join(layout: Layout, node: Node, cluster: Cluster) -> None:
+    with step(node.name):
+        layout.complete.unlink(missing_ok=True)
+        node.folder.mkdir()
+        sandbox = Sandbox(layout.name, node.name)
+        connect_next(layout, node, sandbox, Sandbox(layout.name, layout.node(1).name))
+        _start_node(layout, node, sandbox, cluster)
+        _wait_for_node(node, cluster)
+        layout.complete.touch()
+
+
+def _start_node(layout: Layout, node: Node, sandbox: Sandbox, cluster: Cluster) -> None:
+    nodes.prepare_node(layout, node, sandbox)
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(nodes.register(node)))
+    for command in nodes.DAEMONS:
+        nodes.start(layout, node, sandbox, command)
+
+
+def _wait_for_node(node: Node, cluster: Cluster) -> None:
+    _wait(cluster, "--for=condition=Ready", f"node/{node.name}")
+
+
+def _wait(cluster: Cluster, *arguments: str) -> None:
+    try:
+        cluster.kubectl("wait", f"--timeout={READY_SECONDS}s", *arguments, seconds=READY_SECONDS + 30)
+    except AssertionError as error:
+        pods = cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False)
+        events = cluster.kubectl("get", "events", "-A", "--field-selector=type=Warning", check=False)
+        raise SandboxError(f"{error}\n{pods}\n{events}") from error
+
+
+def _hand_out(layout: Layout) -> None:
+    """Write the kubeconfig into the checkout, and beside it the commands that go with it."""
+    target = layout.kubeconfig
+    (target.parent / "bin").mkdir(parents=True, exist_ok=True)
+    target.touch(0o600)
+    target.write_text(kubeconfig_of(layout, "admin").read_text())
+    for name in ("kubectl", "helm"):
+        link: Path = target.parent / "bin" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(build.binary(name))
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what is being done, and how long it took."""
+    started = time.monotonic()
+    print(f"· {what} …", end="", flush=True)
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
+    print(f" {time.monotonic() - started:.1f} s", flush=True)

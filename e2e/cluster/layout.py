@@ -1,0 +1,159 @@
+"""The names, addresses and folders of one cluster. Every other module asks here; nothing is written twice."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+
+from kubernetes_binaries import build
+
+from e2e.cluster.handles import MissingError, Urls
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_NODES = 2
+SERVICES = "10.96.0.0/16"
+API_SERVICE = "10.96.0.1"
+DNS_SERVICE = "10.96.0.10"
+DOMAIN = "cluster.local"
+REGISTRY_PORT, INDEX_PORT, HUB_PORT = 5000, 5001, 5002
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node. Its address lies in 10.88.N.0/24, those of its pods in half of 10.89.N.0/24."""
+
+    name: str
+    address: str
+    pods: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A cluster by its name and its number N, of which no other cluster of this machine has the same."""
+
+    name: str
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """Everything that the cluster writes. No path that a node hides from its processes (/run, /var/lib, /var/log)."""
+        return clusters() / self.name
+
+    @property
+    def link(self) -> str:
+        """The one network device on the host."""
+        return f"octavo{self.number}"
+
+    @property
+    def host(self) -> str:
+        return f"10.88.{self.number}.1"
+
+    @property
+    def pods(self) -> str:
+        return f"10.89.{self.number}.0/24"
+
+    def node(self, index: int) -> Node:
+        """The node with this index, from 1."""
+        half = 128 * (index - 1)
+        name = f"node-{index}"
+        address = f"10.88.{self.number}.{10 + index}"
+        return Node(name, address, f"10.89.{self.number}.{half}/25", self.folder / name)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Those that have a folder; the first runs the control plane too."""
+        return [node for node in map(self.node, range(1, MOST_NODES + 1)) if node.folder.exists()]
+
+    @property
+    def server(self) -> str:
+        return f"https://{self.node(1).address}:6443"
+
+    @property
+    def urls(self) -> Urls:
+        return Urls(
+            f"{self.host}:{REGISTRY_PORT}", f"http://{self.host}:{INDEX_PORT}/simple", f"http://{self.host}:{HUB_PORT}"
+        )
+
+    @property
+    def cgroup(self) -> str:
+        return f"octavo-cluster/{self.name}"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's, in the checkout that brought the cluster up."""
+        here = ROOT / ".cluster"
+        return (here if self.name == "octavo" else here / self.name) / "kubeconfig"
+
+    @property
+    def complete(self) -> Path:
+        """A file that is there once the cluster has been brought up whole."""
+        return self.folder / "complete"
+
+
+def clusters() -> Path:
+    folder: Path = build.cache_folder() / "clusters"
+    return folder
+
+
+def chosen_name() -> str:
+    """$OCTAVO_CLUSTER, or `octavo`. Raises MissingError for what can't be the name of files and devices."""
+    name = os.environ.get("OCTAVO_CLUSTER") or "octavo"
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name):
+        raise MissingError(
+            f"OCTAVO_CLUSTER is {name!r}, but has to be lower-case letters, digits and dashes, at most 32."
+        )
+    return name
+
+
+def known(name: str) -> Layout | None:
+    """The cluster of this name, if it has left anything in its folder."""
+    number = clusters() / name / "number"
+    try:
+        return Layout(name, int(number.read_text()))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def claim(name: str) -> Layout:
+    """The cluster of this name with its folder; a new one gets the first number that is free."""
+    found = known(name)
+    if found:
+        return found
+    taken = {layout.number for layout in everyone()}
+    layout = Layout(name, next(number for number in range(256) if number not in taken))
+    layout.folder.mkdir(parents=True, exist_ok=True)
+    (layout.folder / "number").write_text(f"{layout.number}\n")
+    return layout
+
+
+def everyone() -> Iterator[Layout]:
+    """All clusters of this machine."""
+    folder = clusters()
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        layout = known(path.name)
+        if layout:
+            yield layout
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One `up` or `down` at a time on this machine; the kernel lets go when the process ends.
+
+    It is a lock on a folder that is always there, so that it leaves no file behind.
+    """
+    held = os.open("/var/lib", os.O_RDONLY)
+    try:
+        try:
+            flock(held, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            print("· another make cluster or cluster-down is at work: waiting for it", flush=True)
+            flock(held, LOCK_EX)
+        yield
+    finally:
+        os.close(held)

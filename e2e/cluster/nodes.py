@@ -1,0 +1,163 @@
+"""A node: containerd, kubelet and kube-proxy, with folders and cgroups of their own.
+
+Its processes see other folders at /run, /var/lib and /var/log than the machine does, so that neither the machine's own
+containerd nor anything that the kubelet keeps at fixed paths can meet them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kubernetes_binaries import build
+
+from e2e.cluster import cgroups
+from e2e.cluster.control_plane import log_of
+from e2e.cluster.credentials import credentials_folder, kubeconfig_of
+from e2e.cluster.images import PAUSE
+from e2e.cluster.layout import DNS_SERVICE, DOMAIN, Layout, Node
+from e2e.cluster.sandboxes import Sandbox
+
+SOCKET = "/run/containerd/containerd.sock"
+CNI_BINARIES = Path("/usr/lib/cni")
+DAEMONS = ("containerd", "kubelet", "kube-proxy")
+# The kubelet would set these for the whole machine. It finds them as it likes them in files that hide the real ones.
+KERNEL_SETTINGS = {
+    "vm/overcommit_memory": 1,
+    "vm/panic_on_oom": 0,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+    "kernel/keys/root_maxkeys": 1_000_000,
+    "kernel/keys/root_maxbytes": 25_000_000,
+}
+
+
+def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
+    """Give the sandbox its folders, its cgroups and the configuration of its daemons."""
+    script = ["set -e", "mount --make-rshared /", "mount -t tmpfs tmpfs /run", f"hostname {node.name}"]
+    for folder in ("lib", "log"):
+        (node.folder / folder).mkdir(parents=True, exist_ok=True)
+        script.append(f"mount --bind '{node.folder}/{folder}' /var/{folder}")
+    settings = node.folder / "kernel-settings"
+    for name, value in KERNEL_SETTINGS.items():
+        file = settings / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+        script.append(f"mount --bind '{file}' /proc/sys/{name}")
+    sandbox.run("sh", "-c", "\n".join(script))
+    cgroups.make(_cgroup(layout, node))
+    (node.folder / "resolv.conf").write_text("")  # whatever CoreDNS doesn't know, nobody does
+    mirror = node.folder / "registries" / "_default"
+    mirror.mkdir(parents=True, exist_ok=True)
+    (mirror / "hosts.toml").write_text(f'server = "http://{layout.urls.registry}"\n')
+    cni = node.folder / "cni"
+    cni.mkdir(exist_ok=True)
+    (cni / "10-octavo.conflist").write_text(json.dumps(_cni(node), indent=1))
+    (node.folder / "containerd.toml").write_text(_containerd(node))
+    for command, config in (("kubelet", _kubelet(layout, node)), ("kube-proxy", _kube_proxy(layout, node))):
+        (node.folder / f"{command}.json").write_text(json.dumps(config, indent=1))
+
+
+def register(node: Node) -> dict[str, object]:
+    """The Node with its pods' addresses, which the kubelet then fills in."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name},
+        "spec": {"podCIDR": node.pods, "podCIDRs": [node.pods]},
+    }
+
+
+def start(layout: Layout, node: Node, sandbox: Sandbox, command: str) -> None:
+    """Start one of DAEMONS."""
+    argv = {
+        "containerd": ["/usr/bin/containerd", f"--config={node.folder}/containerd.toml"],
+        "kubelet": [
+            "kubelet",
+            f"--config={node.folder}/kubelet.json",
+            f"--kubeconfig={kubeconfig_of(layout, node.name)}",
+            f"--hostname-override={node.name}",
+            f"--node-ip={node.address}",
+        ],
+        "kube-proxy": ["kube-proxy", f"--config={node.folder}/kube-proxy.json"],
+    }[command]
+    if command != "containerd":
+        argv[0] = str(build.binary(command))
+    sandbox.spawn(command, argv, log_of(layout, f"{node.name}-{command}"))
+
+
+def _cgroup(layout: Layout, node: Node) -> str:
+    return f"{layout.cgroup}/{node.name}"
+
+
+def _containerd(node: Node) -> str:
+    cri = 'plugins."io.containerd.grpc.v1.cri"'
+    return f"""version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+oom_score = 0
+
+[grpc]
+  address = "{SOCKET}"
+
+[{cri}]
+  sandbox_image = "{PAUSE}"
+  # Where root lacks CAP_SYS_RESOURCE no score can be lowered, and every pod would fail to start.
+  restrict_oom_score_adj = true
+  # Its profile would be loaded into the machine's kernel and stay there.
+  disable_apparmor = true
+
+[{cri}.cni]
+  bin_dir = "{CNI_BINARIES}"
+  conf_dir = "{node.folder}/cni"
+
+[{cri}.registry]
+  config_path = "{node.folder}/registries"
+"""
+
+
+def _cni(node: Node) -> dict[str, object]:
+    # ptp and not bridge: what is routed passes the node's iptables, also from pod to pod through a Service.
+    ptp = {
+        "type": "ptp",
+        "ipMasq": False,
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]},
+    }
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "0.4.0", "name": "octavo", "plugins": [ptp, portmap]}
+
+
+def _kubelet(layout: Layout, node: Node) -> dict[str, object]:
+    keys = credentials_folder(layout)
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {"anonymous": {"enabled": False}, "x509": {"clientCAFile": f"{keys}/ca.crt"}},
+        "tlsCertFile": f"{keys}/{node.name}.crt",
+        "tlsPrivateKeyFile": f"{keys}/{node.name}.key",
+        "containerRuntimeEndpoint": f"unix://{SOCKET}",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{_cgroup(layout, node)}",
+        "clusterDNS": [DNS_SERVICE],
+        "clusterDomain": DOMAIN,
+        "resolvConf": f"{node.folder}/resolv.conf",
+        "protectKernelDefaults": True,  # it reads KERNEL_SETTINGS and must not write them
+        "failSwapOn": False,
+        "failCgroupV1": False,
+        # The machine's disk and memory are not this cluster's alone.
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "imageGCHighThresholdPercent": 100,
+        "serializeImagePulls": False,
+    }
+
+
+def _kube_proxy(layout: Layout, node: Node) -> dict[str, object]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": str(kubeconfig_of(layout, "kube-proxy"))},
+        "hostnameOverride": node.name,
+        "mode": "iptables",
+        "clusterCIDR": layout.pods,
+        "conntrack": {"maxPerCore": 0, "min": 0},  # a setting of the whole machine
+    }
