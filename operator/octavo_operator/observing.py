@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 from octavo_operator import room
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
+from octavo_operator.claim_events import words_about
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.description import Description, annotated
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
 from octavo_operator.observed import Observed
 from octavo_operator.planner.hardware import hardware_of
-from octavo_operator.resources import CHILDREN, EVENTS, MONITORS, NODES, PODS
+from octavo_operator.resources import CHILDREN, MONITORS, NODES, PODS
 from octavo_operator.work_queue import Key
 
 
@@ -52,7 +53,7 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
         service_monitors=monitors,
         claim_access_mode=None if claim is None else claim["spec"]["accessModes"][0],
         claim_waits=waits,
-        claim_words=await _words_about(cluster, key.namespace, f"{key.name}-cache") if waits else "",
+        claim_words=await words_about(cluster, key.namespace, f"{key.name}-cache") if waits else "",
         children=children,
         pods=pods,
         nodes=nodes,
@@ -66,20 +67,6 @@ def _described(key: Key, service: LLMService | None) -> Description:
         return told
     telling = f'kubectl annotate llms {key.name} {MODEL_CONFIG}="$(cat config.json)" tells the operator'
     return Description(None, f"its config.json is not asked for; octavo plan -f FILE does, and {telling}")
-
-
-async def _words_about(cluster: Cluster, namespace: str, claim: str) -> str:
-    """Why a claim has no volume, as its provisioner said last; empty where it says no more than that it is at it."""
-    about = f"regarding.kind=PersistentVolumeClaim,regarding.name={claim}"
-    said = [
-        (
-            str(event.get("deprecatedLastTimestamp") or event["metadata"]["creationTimestamp"]),
-            str(event.get("note", "")),
-        )
-        for event in await cluster.list(EVENTS, namespace, fields=about)
-        if event.get("type") == "Warning" or event.get("reason") == "FailedBinding"
-    ]
-    return max(said, default=("", ""))[1]
 
 
 def _is_ready(pod: Object) -> bool:
