@@ -2,7 +2,7 @@
 
 An announced API that nobody serves hurts the whole cluster: deleting any namespace waits for it. So the APIServices
 are made when a replica is ready to serve, and removed when none has been for a while; the last process to end removes
-them too (`metrics_api/departure.py`), and they are owned by the operator's ClusterRole, whose removal by whatever way
+them too (`metrics_api/departure.py`), and they are owned by a ClusterRole of the installation, whose removal by whatever way
 takes them along. Another adapter's are left alone.
 """
 
@@ -27,7 +27,7 @@ from octavo_operator.serving_certificate import ServingCertificate, current, fro
 GROUP = "custom.metrics.k8s.io"
 PRIORITIES = {"v1beta2": 200, "v1beta1": 100}
 NAMES = tuple(f"{version}.{GROUP}" for version in PRIORITIES)
-SERVICE, SECRET, OWNER = "octavo-metrics-api", "octavo-metrics-api-tls", "octavo-operator"
+SERVICE, SECRET, OWNER = "octavo-metrics-api", "octavo-metrics-api-tls", "octavo-operator-metrics-api"
 PERIOD_S = 10.0
 STARTING_S = 2.0
 UNSERVED_S = 30.0  # a container that is started anew has come back by then
