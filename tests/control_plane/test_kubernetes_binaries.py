@@ -15,6 +15,7 @@ FAKE_GO = """#!/bin/sh
 [ "$1" = env ] && { echo go${FAKE_GO_VERSION:-1.26.8}; exit; }
 echo "$@" >> "$FAKE_GO_LOG"
 echo "GOFLAGS=$GOFLAGS CGO_ENABLED=$CGO_ENABLED" >> "$FAKE_GO_LOG"
+sleep "${FAKE_GO_SECONDS:-0}"
 case "$6" in *"$FAKE_GO_FAILS") echo "no such module"; exit 3;; esac
 [ -n "$FAKE_GO_PAUSE" ] && { echo half > "$6"; kill -9 $PPID; exit; }
 printf '#!/bin/sh\\necho Kubernetes v1.34.4\\n' > "$6"; chmod +x "$6"
@@ -143,3 +144,16 @@ def _assets(machine: Path, *names: str, version: str = "v1.34.4") -> Path:
         (folder / name).write_text(f"#!/bin/sh\necho Kubernetes {version}\n")
         (folder / name).chmod(0o755)
     return folder
+
+
+def test_a_build_counts_against_no_tests_time_limit(machine, monkeypatch):
+    """It takes minutes, and is done before the first test; one that fails is told by each test that needs it."""
+    monkeypatch.setenv("FAKE_GO_SECONDS", "3")
+    monkeypatch.setenv("FAKE_GO_FAILS", "/etcd")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    chosen = f"{Path(__file__).parent}/test_control_plane.py::test_the_dynamic_client_works"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=2", "-q", chosen]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert "Timeout" not in done.stdout
+    assert "etcd v1.34.4 could not be built" in done.stdout
+    assert "etcd …" in done.stderr
