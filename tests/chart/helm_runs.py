@@ -31,7 +31,9 @@ class Helm:
 
     def __init__(self, binary: Path, folder: Path, kubeconfig: Path | None = None) -> None:
         self._binary = binary
-        places = {name: str(folder / name.lower()) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
+        places = {
+            name: str(folder / name.lower()) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
+        }
         self._environment = {**os.environ, **places, "KUBECONFIG": str(kubeconfig or os.devnull)}
 
     def run(self, *arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:

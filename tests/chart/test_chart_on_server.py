@@ -107,6 +107,5 @@ def test_the_namespaced_folder_has_the_same_objects_as_the_switch(helm):
     charts = by_name(helm.template({"watchNamespaces": ["chat"]}))
     written = yaml.safe_load_all((ROOT / "config/rbac/namespaced/operator.yaml").read_text())
     for each in written:
-        chart = without_helm(charts[each["kind"], "chat", each["metadata"]["name"]])
-        assert chart["metadata"].pop("namespace") == "chat"
-        assert chart == each
+        chart = charts[each["kind"], "chat", each["metadata"]["name"]]
+        assert chart | {"metadata": {"name": each["metadata"]["name"]}} == each

