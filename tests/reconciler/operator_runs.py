@@ -25,12 +25,13 @@ API = "octavo.dev/v1alpha1"
 
 
 class Operator:
-    """One replica. `log` grows while it runs."""
+    """One replica, without the metrics API unless told otherwise. `log` grows while it runs."""
 
     def __init__(self, kubeconfig: Path, log: Path, *arguments: str) -> None:
         self.log = log
         self.port = free_port()
         scope = [] if "--namespace" in arguments else ["--all-namespaces"]
+        scope += [] if "--metrics-api" in arguments else ["--metrics-api", "Disabled"]
         command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "octavo_operator", *scope, *arguments]
         command += ["--leader-election-namespace", "octavo-system", "--log-format", "json"]
         command += ["--metrics-port", str(self.port), "--metrics-address", "127.0.0.1"]
