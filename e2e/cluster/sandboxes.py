@@ -56,15 +56,7 @@ class Sandbox:
         if found:
             return found
         own = ["--pid", "--fork", "--kill-child=KILL", "--mount", "--mount-proc", "--uts", "--propagation", "slave"]
-        subprocess.Popen(
-            ["unshare", *own, *(["--net"] if self.network else []), "--", *INIT],
-            env=self._environment("init"),
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._detach("init", ["unshare", *own, *(["--net"] if self.network else []), "--", *INIT], Path(os.devnull))
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             found = self.init()
@@ -92,16 +84,7 @@ class Sandbox:
 
     def spawn(self, command: str, argv: Sequence[str | Path], log: Path) -> None:
         """Start a daemon that outlives this process; what it says goes to the end of the log."""
-        with log.open("ab") as out:
-            subprocess.Popen(
-                [*self.enter(), *map(str, argv)],
-                env=self._environment(command),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        self._detach(command, [*self.enter(), *map(str, argv)], log)
 
     def run(self, *argv: str | Path, stdin: str | None = None) -> str:
         """What a command prints in there. Raises SandboxError with its words when it fails."""
@@ -127,6 +110,19 @@ class Sandbox:
             raise SandboxError(f"{self.name} does not run")
         # Not `ip netns exec`, which mounts another /sys, without the cgroups.
         return ["nsenter", f"--target={pid}", "--pid", "--mount", "--uts", *(["--net"] if self.network else []), "--"]
+
+    def _detach(self, command: str, argv: Sequence[str], log: Path) -> None:
+        with log.open("ab") as out:
+            # setsid forks and ends: what it leaves is nobody's child, and no Ctrl-C reaches it.
+            subprocess.run(
+                ["setsid", "--fork", *argv],
+                env=self._environment(command),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                check=True,
+            )
 
     def _environment(self, command: str) -> dict[str, str]:
         return {**os.environ, MARK: f"{self.cluster}/{self.name}/{command}"}
