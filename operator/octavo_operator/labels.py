@@ -10,6 +10,7 @@ from octavo_operator.api.v1alpha1 import GROUP
 FIELD_MANAGER = "octavo"
 SERVICE = f"{GROUP}/service"
 COMPONENT = "app.kubernetes.io/component"
+INSTANCE = "app.kubernetes.io/instance"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
 ENGINE, PRELOAD, METRICS = "engine", "preload", "metrics"
@@ -22,7 +23,7 @@ def labels(service: str, component: str = ENGINE) -> dict[str, str]:
     """Of a child."""
     return {
         "app.kubernetes.io/name": "octavo",
-        "app.kubernetes.io/instance": service,
+        INSTANCE: service,
         MANAGED_BY: "octavo",
         COMPONENT: component,
         SERVICE: service,

@@ -115,14 +115,15 @@ def check_metadata(child: dict[str, Any], *, retained: bool) -> None:
     assert len(metadata["name"]) <= 63
     assert {
         "app.kubernetes.io/name": "octavo",
-        "app.kubernetes.io/instance": "svc",
         "app.kubernetes.io/managed-by": "octavo",
         "octavo.dev/service": "svc",
     }.items() <= metadata["labels"].items()
     assert metadata["labels"]["app.kubernetes.io/component"]
     if child["kind"] == "PersistentVolumeClaim" and retained:
         assert "ownerReferences" not in metadata
+        assert "app.kubernetes.io/instance" not in metadata["labels"]
         return
+    assert metadata["labels"]["app.kubernetes.io/instance"] == "svc"
     assert metadata["ownerReferences"] == [
         {
             "apiVersion": API_VERSION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.labels import ENGINE, labels
+from octavo_operator.labels import ENGINE, INSTANCE, labels
 from octavo_operator.planner.plan import Plan
 
 Manifest = dict[str, Any]
@@ -16,6 +16,9 @@ def child(
 ) -> Manifest:
     """One object. Without an API server there is no uid, and so no owner, either."""
     metadata: Manifest = {"name": name, "namespace": plan.namespace, "labels": labels(plan.name, component)}
+    if not owned:
+        # Argo CD, where it tracks by this label, would take it for a part of the Application of that name, and prune it.
+        del metadata["labels"][INSTANCE]
     if owned and plan.uid is not None:
         metadata["ownerReferences"] = [
             {
