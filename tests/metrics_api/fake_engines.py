@@ -25,12 +25,13 @@ class FakeEngine:
     hangs: bool = False
     asked: int = 0
     text: str = ""  # in place of all the above
+    port: int = 0  # 0: one that is free
     _go: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         # The whole of 127.0.0.0/8 is this machine: an address for each engine, as pods have.
         self.address = "127.{}.{}.{}".format(*(random.randrange(1, 255) for _ in range(3)))
-        self.port = free_port()
+        self.port = self.port or free_port()
         engine = self
 
         class Handler(BaseHTTPRequestHandler):

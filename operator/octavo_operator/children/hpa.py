@@ -13,10 +13,15 @@ from octavo_operator.planner.plan import Plan
 WAITING = "vllm_num_requests_waiting"
 RUNNING = "vllm_num_requests_running"
 BUSY = 0.8  # share of maxNumSeqs
+SHORTEST_LULL_S, LONGEST_LULL_S = 300, 1800  # Kubernetes' own default; the longest lull that a card is kept idle for
 
 
 def render(plan: Plan) -> Manifest:
-    """A queue that has just emptied does not shrink the service while its replicas still run full."""
+    """A queue that has just emptied does not shrink the service while its replicas still run full.
+
+    Nor does a lull that is shorter than a replica takes to load; and one replica ends at a time, so that the others are
+    seen to bear its load first. `behavior` replaces what it names.
+    """
     scale = plan.scale
     running = max(1, int(plan.limits.max_num_seqs * BUSY))
     spec: Manifest = {
@@ -29,8 +34,12 @@ def render(plan: Plan) -> Manifest:
             *(dict(metric) for metric in scale.metrics),
         ],
     }
-    if scale.behavior:
-        spec["behavior"] = dict(scale.behavior)
+    lull = min(max(plan.lifecycle.startup.budget, SHORTEST_LULL_S), LONGEST_LULL_S)
+    scale_down = {
+        "stabilizationWindowSeconds": lull,
+        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
+    }
+    spec["behavior"] = {"scaleDown": scale_down, **(scale.behavior or {})}
     return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.name, spec)
 
 
