@@ -121,11 +121,24 @@ def test_buckets_are_vllms(families, name, first, last, count):
     assert (bounds[0], bounds[-2], bounds[-1], len(bounds)) == (first, last, "+Inf", count)
 
 
-def test_openmetrics_is_spoken_when_asked_for(measured):
-    """As Prometheus asks."""
-    _, text, headers = measured.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+PROMETHEUS = {
+    "2": "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    "3": "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+}
+
+
+@pytest.mark.parametrize("accept", PROMETHEUS.values(), ids=PROMETHEUS)
+def test_prometheus_is_answered_in_openmetrics_with_vllms_names(measured, accept):
+    """Whichever version asks: the colon is part of the name."""
+    _, text, headers = measured.get("/metrics", headers={"Accept": accept})
     assert headers["content-type"].startswith("application/openmetrics-text")
     assert text.rstrip().endswith("# EOF")
+    samples = [line for line in text.splitlines() if line.startswith("vllm")]
+    assert samples
+    assert all(line.startswith("vllm:") for line in samples)
 
 
 def test_the_load_counts_requests_that_are_being_answered(measured):

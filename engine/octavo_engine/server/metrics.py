@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from octavo_engine.config import CacheConfig
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
@@ -218,6 +220,10 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, in the format that `accept` asks for."""
         encode, content_type = choose_encoder(accept)
+        if "openmetrics" in content_type:
+            # Asked without an escaping, as Prometheus 2 asks, prometheus-client makes underscores of the colons.
+            data = openmetrics.generate_latest(self._registry, ALLOWUTF8)  # type: ignore[no-untyped-call]
+            return data, openmetrics.CONTENT_TYPE_LATEST
         return encode(self._registry), content_type
 
     def collect(self) -> Iterator[Metric]:
