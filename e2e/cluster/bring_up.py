@@ -32,6 +32,7 @@ BINARIES = (
     "helm",
 )
 READY_SECONDS = 180
+READY = "{.status.conditions[?(@.type=='Ready')].status}"
 
 
 def bring_up(name: str, count: int) -> OwnCluster:
@@ -95,9 +96,8 @@ def _create(layout: Layout) -> None:
     with step("node-1, CoreDNS, storage"):
         manifests = {"apiVersion": "v1", "kind": "List", "items": addons.manifests()}
         cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
-        _wait_for_node(node, cluster)
-        for namespace, deployment in addons.DEPLOYMENTS:
-            _wait(cluster, "--for=condition=Available", f"deployment/{deployment}", f"--namespace={namespace}")
+        _wait_for_node(layout, node, cluster)
+        _wait_for_addons(cluster)
     layout.complete.touch()
 
 
@@ -108,28 +108,38 @@ def _join(layout: Layout, node: Node, cluster: Cluster) -> None:
         sandbox = Sandbox(layout.name, node.name)
         connect_next(layout, node, sandbox, Sandbox(layout.name, layout.node(1).name))
         _start_node(layout, node, sandbox, cluster)
-        _wait_for_node(node, cluster)
+        _wait_for_node(layout, node, cluster)
         layout.complete.touch()
 
 
 def _start_node(layout: Layout, node: Node, sandbox: Sandbox, cluster: Cluster) -> None:
     nodes.prepare_node(layout, node, sandbox)
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(nodes.register(node)))
-    for command in nodes.DAEMONS:
-        nodes.start(layout, node, sandbox, command)
+    nodes.start_daemons(layout, node, sandbox)
 
 
-def _wait_for_node(node: Node, cluster: Cluster) -> None:
-    _wait(cluster, "--for=condition=Ready", f"node/{node.name}")
+def _wait_for_node(layout: Layout, node: Node, cluster: Cluster) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while "True" not in cluster.kubectl("get", "node", node.name, "-o", f"jsonpath={READY}"):
+        nodes.require_daemons(layout, node, Sandbox(layout.name, node.name))
+        if time.monotonic() > end:
+            raise SandboxError(f"{node.name} is not ready:\n{_troubles(cluster)}")
+        time.sleep(0.3)
 
 
-def _wait(cluster: Cluster, *arguments: str) -> None:
-    try:
-        cluster.kubectl("wait", f"--timeout={READY_SECONDS}s", *arguments, seconds=READY_SECONDS + 30)
-    except AssertionError as error:
-        pods = cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False)
-        events = cluster.kubectl("get", "events", "-A", "--field-selector=type=Warning", check=False)
-        raise SandboxError(f"{error}\n{pods}\n{events}") from error
+def _wait_for_addons(cluster: Cluster) -> None:
+    for namespace, deployment in addons.DEPLOYMENTS:
+        wait = ("wait", f"--timeout={READY_SECONDS}s", "--for=condition=Available", f"deployment/{deployment}")
+        try:
+            cluster.kubectl(*wait, f"--namespace={namespace}", seconds=READY_SECONDS + 30)
+        except AssertionError as error:
+            raise SandboxError(f"{error}\n{_troubles(cluster)}") from error
+
+
+def _troubles(cluster: Cluster) -> str:
+    """Nodes, pods and warnings, as a person would ask for them."""
+    events = ("get", "events", "-A", "--field-selector=type=Warning")
+    return cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False) + cluster.kubectl(*events, check=False)
 
 
 def _hand_out(layout: Layout) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from api_client import ApiClient, ApiError, Endpoint
@@ -33,9 +34,12 @@ def arguments(layout: Layout, command: str) -> list[str]:
 def start_control_plane(layout: Layout, sandbox: Sandbox) -> None:
     """The API server is ready when it returns. Raises SandboxError with the last words of what did not start."""
     (credentials_folder(layout) / "audit-policy.json").write_text(json.dumps(POLICY))
-    for command in COMMANDS:
+    server, controllers = COMMANDS[:2], COMMANDS[2:]
+    for command in server:
         start(layout, sandbox, command)
-    wait_until_ready(layout, sandbox)
+    _wait_until_ready(layout, sandbox, server)
+    for command in controllers:  # they end if the API server has not made their roles yet
+        start(layout, sandbox, command)
 
 
 def start(layout: Layout, sandbox: Sandbox, command: str) -> None:
@@ -53,16 +57,16 @@ def last_lines(log: Path, count: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-count:]) if log.exists() else "(nothing)"
 
 
-def wait_until_ready(layout: Layout, sandbox: Sandbox) -> None:
-    end = time.monotonic() + READY_SECONDS
+def _wait_until_ready(layout: Layout, sandbox: Sandbox, commands: Sequence[str]) -> None:
+    started = time.monotonic()
     while not is_ready(layout):
-        ended = [command for command in COMMANDS if not sandbox.daemon(command)]
-        if time.monotonic() > end or (ended and time.monotonic() > end - READY_SECONDS + 3):
-            culprit = ended[0] if ended else "kube-apiserver"
-            raise SandboxError(
-                f"the API server at {layout.server} is not ready"
-                f"{f', for {culprit} has ended' if ended else ''}:\n{last_lines(log_of(layout, culprit))}"
-            )
+        waited = time.monotonic() - started
+        # In its first moments a process still is the command that enters the sandbox.
+        ended = [command for command in commands if waited > 3 and not sandbox.daemon(command)]
+        if ended or waited > READY_SECONDS:
+            why = f"{ended[0]} has ended" if ended else f"it has been waited for {waited:.0f} s"
+            words = last_lines(log_of(layout, ended[0] if ended else "kube-apiserver"))
+            raise SandboxError(f"the API server at {layout.server} is not ready, for {why}:\n{words}")
         time.sleep(0.2)
 
 

@@ -7,19 +7,21 @@ containerd nor anything that the kubelet keeps at fixed paths can meet them.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from kubernetes_binaries import build
 
 from e2e.cluster import cgroups
-from e2e.cluster.control_plane import log_of
+from e2e.cluster.control_plane import last_lines, log_of
 from e2e.cluster.credentials import credentials_folder, kubeconfig_of
 from e2e.cluster.images import PAUSE
 from e2e.cluster.layout import DNS_SERVICE, DOMAIN, Layout, Node
-from e2e.cluster.sandboxes import Sandbox
+from e2e.cluster.sandboxes import Sandbox, SandboxError
 
 SOCKET = "/run/containerd/containerd.sock"
 CNI_BINARIES = Path("/usr/lib/cni")
+LISTEN_SECONDS = 30.0
 DAEMONS = ("containerd", "kubelet", "kube-proxy")
 # The kubelet would set these for the whole machine. It finds them as it likes them in files that hide the real ones.
 KERNEL_SETTINGS = {
@@ -68,6 +70,26 @@ def register(node: Node) -> dict[str, object]:
     }
 
 
+def start_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:
+    """Start DAEMONS. Raises SandboxError with containerd's last words if it does not listen."""
+    start(layout, node, sandbox, "containerd")
+    socket = Path(f"/proc/{sandbox.start()}/root{SOCKET}")
+    end = time.monotonic() + LISTEN_SECONDS
+    while not socket.exists():  # the kubelet does not wait for it
+        if time.monotonic() > end:
+            raise SandboxError(f"containerd on {node.name}:\n{last_lines(_log(layout, node, 'containerd'))}")
+        time.sleep(0.05)
+    start(layout, node, sandbox, "kubelet")
+    start(layout, node, sandbox, "kube-proxy")
+
+
+def require_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:
+    """Raises SandboxError with the last words of one of DAEMONS that has ended."""
+    for command in DAEMONS:
+        if not sandbox.daemon(command):
+            raise SandboxError(f"{command} on {node.name} has ended:\n{last_lines(_log(layout, node, command))}")
+
+
 def start(layout: Layout, node: Node, sandbox: Sandbox, command: str) -> None:
     """Start one of DAEMONS."""
     argv = {
@@ -83,7 +105,11 @@ def start(layout: Layout, node: Node, sandbox: Sandbox, command: str) -> None:
     }[command]
     if command != "containerd":
         argv[0] = str(build.binary(command))
-    sandbox.spawn(command, argv, log_of(layout, f"{node.name}-{command}"))
+    sandbox.spawn(command, argv, _log(layout, node, command))
+
+
+def _log(layout: Layout, node: Node, command: str) -> Path:
+    return log_of(layout, f"{node.name}-{command}")
 
 
 def _cgroup(layout: Layout, node: Node) -> str:
