@@ -137,9 +137,9 @@ def serving(plane: Any, folder: Path) -> Iterator[tuple[MetricsApi, Operator]]:
     operator = Operator(kubeconfig, folder / "operator.log", "--metrics-api", "Auto")
     server = MetricsApi(kubeconfig, folder / "metrics-api.log")
     try:
-        set_endpoint(plane, server.port)
         operator.wait_ready()
         server.wait_ready()
+        set_endpoint(plane, server.port)  # as a pod's endpoint is, once it is ready
         until(lambda: all(available(plane, name) for name in NAMES), 60, "the APIServices are available")
         yield server, operator
     finally:

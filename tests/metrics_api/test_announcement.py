@@ -106,9 +106,9 @@ def test_another_adapters_group_is_left_alone_and_the_condition_says_so(installe
     operator = Operator(installed.kubeconfig(ACCOUNT), tmp_path / "operator.log", "--metrics-api", "Auto")
     server = MetricsApi(installed.kubeconfig(ACCOUNT), tmp_path / "metrics-api.log")
     try:
-        set_endpoint(installed, server.port)
         operator.wait_ready()
         server.wait_ready()
+        set_endpoint(installed, server.port)
         installed.api.create(service("s", namespace, autoscaling={"minReplicas": 1, "maxReplicas": 3}))
         message = until(lambda: told(installed, namespace, "prometheus-adapter"), 60)
         assert "monitoring/prometheus-adapter, which is left alone" in message
@@ -197,8 +197,9 @@ def test_given_files_are_presented_and_read_again_when_they_change(installed, tm
     operator = Operator(kubeconfig, tmp_path / "operator.log", "--metrics-api", "Auto", *ca)
     server = MetricsApi(kubeconfig, tmp_path / "metrics-api.log", "--cert-dir", str(folder))
     try:
-        set_endpoint(installed, server.port)
         operator.wait_ready()
+        server.wait_ready()
+        set_endpoint(installed, server.port)
         until(lambda: all(available(installed, name) for name in NAMES), 60)
         assert server.certificate().strip() == first
         second = write()

@@ -45,7 +45,7 @@ async def scrape(session: aiohttp.ClientSession, engine: Engine) -> Samples:
                 if len(body) > LARGEST:
                     raise ScrapeError(f"{engine.url}: more than {LARGEST} bytes")
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise ScrapeError(f"{engine.url}: {error or f'no answer within {DEADLINE_S:g} s'}") from error
+        raise ScrapeError(f"{engine.url}: {str(error) or f'no answer within {DEADLINE_S:g} s'}") from error
     return parse(body.decode(errors="replace"), GAUGES | COUNTERS)
 
 
