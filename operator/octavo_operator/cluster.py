@@ -195,7 +195,7 @@ class Cluster:
                 async for line in response.content:
                     yield json.loads(line)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise UnreachableError(f"the watch of {path} broke off: {error or 'silent for too long'}") from error
+            raise UnreachableError(f"the watch of {path} broke off: {str(error) or 'silent for too long'}") from error
 
 
 def _name(item: Object) -> Name:
