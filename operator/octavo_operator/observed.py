@@ -24,6 +24,20 @@ class Nodes:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A change that is on its way to the replicas, as the Deployment carries it out."""
+
+    surges: bool
+    """A new replica starts before an old one ends."""
+    unready: int = 0
+    """Wished-for replicas that do not answer."""
+    homeless_s: float | None = None
+    """Seconds for which a new replica has found no node, with nothing about to end that would make room for it."""
+    old_makes_room: bool | None = None
+    """Such a replica would have a node if old replicas ended; None where nobody may look."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything may be unknown; the plan then says so, and blocks nothing on that account."""
 
@@ -49,6 +63,8 @@ class Observed:
     """Pods of replicas and of the download."""
     nodes: Nodes | None = None
     """None where nobody looked, or nobody may."""
+    change: Change | None = None
+    """None where all replicas follow the Deployment."""
 
     def child(self, kind: str, name: str) -> Object | None:
         """One of the children, if it is there."""

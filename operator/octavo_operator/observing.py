@@ -31,17 +31,19 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
     engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     seen = Observed(children=children)
     deployment = seen.child("Deployment", key.name)
-    under_way = deployment is not None and room.is_under_way(deployment)
-    hardware = None if service is None else hardware_of(service.spec)
-    nodes, free, everywhere = None, None, ([], [])
-    # All pods of a cluster are many: they are asked for only where the answer depends on them.
-    if hardware is not None and sees_nodes and (hardware.cards or (under_way and room.seekers(engines))):
-        everywhere = await asyncio.gather(cluster.list(NODES), cluster.list(PODS))
+    if deployment is not None and not room.is_under_way(deployment):
+        deployment = None
+    nodes, free = None, None
+    everything: tuple[list[Object], list[Object]] = ([], [])
+    if service is not None and sees_nodes:
+        hardware, template = hardware_of(service.spec), service.spec.pod_template
+        # All pods of a cluster are many: they are asked for only where the answer depends on them.
+        if hardware.cards or (deployment is not None and room.seekers(engines)):
+            everything = await asyncio.gather(cluster.list(NODES), cluster.list(PODS))
         if hardware.cards:
-            template = service.spec.pod_template
-            nodes = room.nodes_for(hardware, template, *everywhere)
-            free = room.nodes_for(hardware, template, everywhere[0], room.staying(everywhere[1], engines)).free
-    change = room.change_of(deployment, engines, *everywhere, datetime.now(UTC)) if under_way else None
+            nodes = room.nodes_for(hardware, template, *everything)
+            free = room.nodes_for(hardware, template, everything[0], room.staying(everything[1], engines)).free
+    change = None if deployment is None else room.change_of(deployment, engines, *everything, datetime.now(UTC))
     claim = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
     described = _described(key, service)

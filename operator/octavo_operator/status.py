@@ -159,10 +159,18 @@ def _main(
             STALLED: ("False", "Serving", NOTHING),
         }
     reason, text = (
-        ("RollingOut", "a change reaches the replicas") if trouble is None else (trouble.reason, trouble.message)
+        ("RollingOut", f"a change reaches the replicas{_outage(plan)}")
+        if trouble is None
+        else (trouble.reason, trouble.message)
     )
     ready = ("True", "Serving", f"{answer}; {text}{held}") if answers else ("False", reason, text + held)
     return {READY: ready, PROGRESSING: ("True", reason, text), STALLED: stalled}
+
+
+def _outage(plan: Plan) -> str:
+    if not plan.rollout.recreate:
+        return ""
+    return f" in place ({plan.rollout.reason}): none answers until the new one has loaded its model"
 
 
 def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> Trouble | None:

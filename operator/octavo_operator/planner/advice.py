@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.memory import Demand
 from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
+from octavo_operator.planner.rollout import PATIENCE_S
 from octavo_operator.planner.sharding import possible_sizes
 from octavo_operator.planner.sizes import GIB, gib, human
 from octavo_operator.planner.storage import FETCHED
@@ -36,7 +37,18 @@ class Case:
 
 def warnings(case: Case) -> tuple[str, ...]:
     """Sentences, the gravest first."""
-    checks = (_one_replica, _downloads_again, _context, _cards, _utilization, _shared_memory, _volume, _drain, _open)
+    checks = (
+        _one_replica,
+        _making_way,
+        _downloads_again,
+        _context,
+        _cards,
+        _utilization,
+        _shared_memory,
+        _volume,
+        _drain,
+        _open,
+    )
     return tuple(sentence for check in checks for sentence in check(case))
 
 
@@ -48,6 +60,16 @@ def _one_replica(case: Case) -> Iterator[str]:
         field = "autoscaling.minReplicas and maxReplicas"
     rollout = " and so is each change" if case.rollout.strategy == "InPlace" else ""
     yield f"one replica: an eviction is an outage{rollout}; {field}: 2 would avoid it"
+
+
+def _making_way(case: Case) -> Iterator[str]:
+    """Said while there is still time to make room otherwise."""
+    if case.rollout.waits:
+        outage = ", an outage until the new one has loaded its model" if case.scale.maximum == 1 else ""
+        yield (
+            f"no node has room for a new replica: if none has within {PATIENCE_S} s, an old one makes way{outage}; "
+            "fewer replicas elsewhere, or another node, would avoid it"
+        )
 
 
 def _downloads_again(case: Case) -> Iterator[str]:

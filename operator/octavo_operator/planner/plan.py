@@ -165,6 +165,7 @@ class RolloutPlan:
     max_unavailable: int
     recreate: bool  # Kubernetes' Recreate: all old ones end before a new one starts
     reason: str
+    waits: bool = False  # for room, and not for ever: to be looked at again
 
 
 @dataclass(frozen=True, slots=True)

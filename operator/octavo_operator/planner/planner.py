@@ -45,7 +45,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, awake, observed.claim_access_mode)
     if cache is not None and spec.model.uri.scheme not in storage.FETCHED:
         cache = replace(cache, preload=False)
-    rolls = rollout.choose(spec.rollout.strategy, place, observed.free_cards, awake, cache)
+    rolls = rollout.choose(spec.rollout.strategy, place, observed, awake, cache)
     downloads = spec.model.uri.scheme in storage.FETCHED and (cache is None or not cache.preload)
     startup = lifecycle.startup_budget(model_bytes, downloads=downloads, hardware=place, settings=settings)
     longest = lifecycle.longest_generation(limits.max_model_len, place, settings)

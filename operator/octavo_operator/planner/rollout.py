@@ -1,19 +1,56 @@
-"""How a change reaches the replicas: with a surge where a card is free for it, in place where none is."""
+"""How a change reaches the replicas: with a surge where one has room, in place where none has, and never a deadlock.
+
+Chosen anew for each change. One that is under way goes on as it began, for its own surge has taken the card that was
+free; but a surge that finds no node for too long ends in place, and a replica that finds none although an old one made
+way for it has further old ones make way. Old replicas make way only where that helps: a change that no node could take
+leaves them be.
+"""
 
 from __future__ import annotations
 
+from octavo_operator.observed import Change, Observed
 from octavo_operator.planner.plan import CachePlan, Hardware, RolloutPlan, Scale
 
+PATIENCE_S = 60  # for a node that has room: others' pods end, the cluster autoscaler may add one
 
-def choose(
-    strategy: str, hardware: Hardware, free_cards: int | None, scale: Scale, cache: CachePlan | None
-) -> RolloutPlan:
+
+def choose(strategy: str, hardware: Hardware, observed: Observed, scale: Scale, cache: CachePlan | None) -> RolloutPlan:
     """The rollout. In place, one replica alone is recreated: nothing can answer meanwhile."""
-    surge, reason = _surge(strategy, hardware, free_cards, cache)
+    change = observed.change
+    lost = change is not None and change.homeless_s is not None
+    surge, reason = _surge(strategy, hardware, observed.free_cards, cache)
+    if change is not None and strategy == "Auto" and surge != change.surges:
+        surge, reason = change.surges, "a change that is under way ends as it began"
+    if not lost:
+        return _rollout(scale, reason, surge=surge)
+    assert change is not None
+    if change.old_makes_room is None:
+        reason = "a new replica waits for a node; rollout.strategy: InPlace lets an old one make way first"
+        return _rollout(scale, reason, surge=surge)
+    if not change.old_makes_room:
+        reason = "a new replica waits for a node; no old one makes way, for that would not help"
+        return _rollout(scale, reason, surge=surge)
+    if surge and strategy == "Surge":
+        return _rollout(scale, "rollout.strategy: Surge waits for a node with room", surge=True)
+    if not _is_too_long(change):
+        return _rollout(scale, "a new replica waits for a node with room", surge=surge, waits=True)
+    return _rollout(
+        scale,
+        f"no node had room for a new replica within {PATIENCE_S} s: an old one makes way",
+        surge=False,
+        max_unavailable=change.unready + 1,
+    )
+
+
+def _rollout(scale: Scale, reason: str, *, surge: bool, max_unavailable: int = 1, waits: bool = False) -> RolloutPlan:
     if surge:
-        return RolloutPlan("Surge", max_surge=1, max_unavailable=0, recreate=False, reason=reason)
+        return RolloutPlan("Surge", max_surge=1, max_unavailable=0, recreate=False, reason=reason, waits=waits)
     alone = scale.maximum <= 1
-    return RolloutPlan("InPlace", max_surge=0, max_unavailable=1, recreate=alone, reason=reason)
+    return RolloutPlan("InPlace", 0, max_unavailable, recreate=alone, reason=reason, waits=waits)
+
+
+def _is_too_long(change: Change) -> bool:
+    return change.homeless_s is not None and change.homeless_s >= PATIENCE_S
 
 
 def _surge(strategy: str, hardware: Hardware, free_cards: int | None, cache: CachePlan | None) -> tuple[bool, str]:

@@ -1,0 +1,129 @@
+"""What room nodes have for a further replica, as far as the planner counts it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from octavo_operator import room
+from octavo_operator.observed import Nodes
+from octavo_operator.planner.plan import Hardware
+
+CARD = "nvidia.com/gpu"
+PRODUCT = "nvidia.com/gpu.product"
+CARDS = Hardware("nvidia", 1, CARD, (), PRODUCT)
+NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+SINCE = "2026-01-01T00:00:00Z"
+
+
+def node(name="a", cards=2, *, ready="True", labels=None, **spec):
+    allocatable = {CARD: str(cards), "cpu": "4", "memory": "8Gi", "pods": "110"}
+    status = {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": ready}]}
+    return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec, "status": status}
+
+
+def pod(uid, where=None, *, cards="1", cpu="1", phase="Running", ending=False, revision="new", since=SINCE, **spec):
+    metadata = {"uid": uid, "labels": {room.REVISION: revision}} | ({"deletionTimestamp": "now"} if ending else {})
+    conditions = [] if where else [{"type": "PodScheduled", "status": "False", "lastTransitionTime": since}]
+    containers = [{"resources": {"requests": {"cpu": cpu}, "limits": {CARD: cards, "cpu": "8"}}}]
+    return {
+        "metadata": metadata,
+        "spec": {"containers": containers, **({"nodeName": where} if where else {}), **spec},
+        "status": {"phase": phase, "conditions": conditions},
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pods", "template", "free"),
+    [
+        ([node()], [], {}, 2),
+        ([node()], [pod(1, "a")], {}, 1),
+        ([node()], [pod(1, "a", phase="Succeeded")], {}, 2),
+        ([node("a"), node("b", 1)], [pod(1, "a"), pod(2, "a")], {}, 1),
+        ([node(ready="Unknown")], [], {}, 0),
+        ([node(unschedulable=True)], [], {}, 0),
+        ([node(taints=[{"key": CARD, "effect": "NoSchedule"}])], [], {}, 2),
+        ([node(taints=[{"key": "team", "value": "a", "effect": "NoSchedule"}])], [], {}, 0),
+        ([node(taints=[{"key": "team", "value": "a", "effect": "PreferNoSchedule"}])], [], {}, 2),
+        (
+            [node(taints=[{"key": "team", "value": "a", "effect": "NoSchedule"}])],
+            [],
+            {"spec": {"tolerations": [{"key": "team", "value": "a", "effect": "NoSchedule"}]}},
+            2,
+        ),
+        ([node(labels={"zone": "x"})], [], {"spec": {"nodeSelector": {"zone": "y"}}}, 0),
+        ([node(labels={"zone": "x"})], [], {"spec": {"nodeSelector": {"zone": "x"}}}, 2),
+    ],
+)
+def test_cards_are_counted_where_a_replica_could_run(nodes, pods, template, free):
+    assert room.nodes_for(CARDS, template, nodes, pods).free == free
+
+
+def test_only_the_products_that_were_named_count_and_all_are_told():
+    """So that a person learns what there is."""
+    wanted = Hardware("nvidia", 1, CARD, ("L4",), PRODUCT)
+    nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
+    assert room.nodes_for(wanted, {}, nodes, []) == Nodes(free=1, largest=1, products=("L4", "T4"))
+
+
+def test_cards_of_own_pods_that_are_ending_are_as_good_as_free():
+    everybody = [mine := pod(1, "a", ending=True), pod(2, "a", ending=True)]
+    assert room.nodes_for(CARDS, {}, [node()], room.staying(everybody, [mine])).free == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas", "expected"),
+    [
+        ({"replicas": 2, "updatedReplicas": 2}, 2, False),
+        ({"replicas": 3, "updatedReplicas": 2}, 2, True),
+        ({"replicas": 2, "updatedReplicas": 1}, 2, True),
+        ({"replicas": 2, "updatedReplicas": 2, "observedGeneration": 3}, 2, True),
+        ({}, 0, False),
+    ],
+)
+def test_a_change_is_under_way_while_replicas_differ_from_their_template(status, replicas, expected):
+    deployment = {"metadata": {"generation": 4}, "spec": {"replicas": replicas}}
+    assert room.is_under_way(deployment | {"status": {"observedGeneration": 4} | status}) == expected
+
+
+def change(own, nodes, others=(), surge=1):
+    deployment = {"spec": {"replicas": 2, "strategy": {"rollingUpdate": {"maxSurge": surge}}}, "status": {}}
+    return room.change_of(deployment, own, nodes, [*own, *others], NOW)
+
+
+def test_a_replica_that_seeks_a_node_is_told_with_its_time_and_whether_an_old_one_could_make_way():
+    old = pod(1, "a", revision="old")
+    told = change([old, pod(2)], [node(cards=1)])
+    assert (told.surges, told.homeless_s, told.old_makes_room) == (True, 60.0, True)
+    other = pod(9, "a")
+    assert change([pod(2)], [node(cards=1)], [other]).old_makes_room is False, "somebody else's makes way for nobody"
+    assert change([pod(1, "a"), pod(2)], [node(cards=1)]).old_makes_room is False, "nor one that follows the change"
+    assert change([old, pod(2)], []).old_makes_room is None, "nobody may look at nodes"
+
+
+def test_cpu_and_memory_count_as_cards_do():
+    old = pod(1, "a", cpu="3", revision="old")
+    assert change([old, pod(2, cpu="3")], [node(cards=8)]).old_makes_room
+    assert change([old, pod(2, cpu="5")], [node(cards=8)]).old_makes_room is False
+    sidecar = {"restartPolicy": "Always", "resources": {"requests": {"cpu": "2"}}}
+    assert change([old, pod(2, cpu="3", initContainers=[sidecar])], [node(cards=8)]).old_makes_room is False
+    before = {"resources": {"requests": {"cpu": "4"}}}
+    assert change([old, pod(2, cpu="3", initContainers=[before])], [node(cards=8)]).old_makes_room
+
+
+def test_a_replica_for_which_there_is_room_by_now_is_not_homeless():
+    """The scheduler is about to look again."""
+    assert change([pod(1, "a", revision="old"), pod(2)], [node(cards=2)]).homeless_s is None
+
+
+def test_nobody_is_homeless_while_an_own_pod_is_ending():
+    assert change([pod(1, "a", ending=True), pod(2)], [node(cards=1)]).homeless_s is None
+
+
+def test_a_node_of_another_product_is_no_room():
+    term = {"matchExpressions": [{"key": PRODUCT, "operator": "In", "values": ["L4"]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+    own = [pod(1, "a", revision="old"), pod(2, affinity=affinity)]
+    assert change(own, [node(cards=1, labels={PRODUCT: "T4"})]).old_makes_room is False
+    assert change(own, [node(cards=1, labels={PRODUCT: "L4"})]).old_makes_room
