@@ -53,6 +53,8 @@ class Observed:
     """The cluster knows ServiceMonitors; None where nobody looked."""
     claim_access_mode: str | None = None
     """Of the model's claim, where it exists: a claim keeps its mode, whatever would be chosen today."""
+    claim_size: str | None = None
+    """Of the model's claim, where it exists: what it has room for, whatever would be asked for today."""
     claim_waits: bool = False
     """The model's claim has no volume yet."""
     claim_words: str = ""

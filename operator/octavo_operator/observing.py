@@ -54,6 +54,7 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
         serving=any(_is_ready(pod) for pod in engines),
         service_monitors=monitors,
         claim_access_mode=None if claim is None else claim["spec"]["accessModes"][0],
+        claim_size=None if claim is None else claim["spec"]["resources"]["requests"]["storage"],
         claim_waits=waits,
         claim_words=await words_about(cluster, key.namespace, f"{key.name}-cache") if waits else "",
         children=children,
@@ -67,8 +68,11 @@ def _described(key: Key, service: LLMService | None) -> Description:
     """By the manifest alone: the operator asks no hub, and has no right to the token of a gated model."""
     if service is not None and (told := annotated(service.metadata.annotations)) is not None:
         return told
-    telling = f'kubectl annotate llms {key.name} {MODEL_CONFIG}="$(cat config.json)" tells the operator'
-    return Description(None, f"its config.json is not asked for; octavo plan -f FILE does, and {telling}")
+    why = "the operator asks no hub for it; octavo plan -f FILE does"
+    if service is not None and service.spec.model.uri.scheme not in {"package", "file"}:
+        annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'
+        why += f", and {annotate} tells the operator"
+    return Description(None, why)
 
 
 def _is_ready(pod: Object) -> bool:

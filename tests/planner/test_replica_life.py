@@ -102,6 +102,15 @@ def test_a_cache_is_sized_by_its_model():
     assert planned(MISTRAL_7B, cache={"size": "50Gi"}, **on_a100()).cache.size == "50Gi"
 
 
+def test_a_claim_that_exists_keeps_its_size_unless_the_manifest_says_another():
+    """Its model may have become known since; a claim without a volume can't even grow."""
+    there = {"claim_size": "100Gi"}
+    assert planned(LLAMA_70B, there, cache={}, **on_a100(4)).cache.size == "100Gi"
+    assert "cache.size: 160Gi is enough" in "".join(planned(LLAMA_70B, there, cache={}, **on_a100(4)).warnings)
+    assert planned(MISTRAL_7B, there, cache={}, **on_a100()).cache.size == "100Gi"
+    assert planned(MISTRAL_7B, there, cache={"size": "200Gi"}, **on_a100()).cache.size == "200Gi"
+
+
 def test_an_existing_claim_is_used_and_not_made():
     plan = planned(MISTRAL_7B, cache={"existingClaim": "mine"}, **on_a100())
     assert (plan.cache.claim, plan.cache.create, plan.cache.retain) == ("mine", False, True)

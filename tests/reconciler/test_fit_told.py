@@ -19,10 +19,11 @@ def create(plane, namespace, annotations, **spec):
 
 def test_an_unknown_model_blocks_nothing_and_says_how_to_tell(installed, operator, namespace):
     """Unknown, with the two ways to know it."""
-    create(installed, namespace, {}, accelerator={"products": [A100_40]})
+    model = {"uri": "hf://mistralai/Mistral-7B-Instruct-v0.2"}
+    create(installed, namespace, {}, accelerator={"products": [A100_40]}, model=model)
     message = wait_for(installed, "s", namespace, "Fits", "Unknown", "ModelUnknown")["message"]
     assert "octavo plan -f FILE" in message
-    assert f'kubectl annotate llms s {CONFIG}="$(cat config.json)"' in message
+    assert f'kubectl annotate llms -n {namespace} s {CONFIG}="$(cat config.json)"' in message
     until(lambda: installed.api.find("apps/v1", "Deployment", "s", namespace), 20)
 
 

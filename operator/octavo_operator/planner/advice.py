@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.memory import Demand
 from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import PATIENCE_S
 from octavo_operator.planner.sharding import possible_sizes
 from octavo_operator.planner.sizes import GIB, gib, human
-from octavo_operator.planner.storage import FETCHED
+from octavo_operator.planner.storage import FETCHED, claim_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,11 @@ def _volume(case: Case) -> Iterator[str]:
             "ReadWriteMany spreads them"
         )
     asked = case.service.spec.cache
-    if case.demand is not None and asked is not None and asked.size is not None:
+    if case.demand is not None and cache.size is not None:
         size = case.demand.spec.weight_bytes()
-        if int(asked.size) < size:
-            yield f"cache.size {asked.size} is less than the model's {human(size)}"
+        if int(Quantity(cache.size)) < size:
+            enough = f"cache.size: {claim_size(size)} is enough"
+            yield f"cache.size {cache.size} is less than the model's {human(size)}; {enough}"
     elif case.demand is None and cache.create and asked is not None and asked.size is None:
         yield f"the model's size is not known: {cache.size} is claimed for it; cache.size sets it"
 

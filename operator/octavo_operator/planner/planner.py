@@ -42,7 +42,9 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     fit, refusal = _verdict(service, observed, fit, limits)
 
     model_bytes = None if observed.model is None else observed.model.weight_bytes()
-    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, awake, observed.claim_access_mode)
+    cache = storage.plan_cache(
+        service.metadata.name, spec.cache, model_bytes, awake, observed.claim_access_mode, observed.claim_size
+    )
     if cache is not None and spec.model.uri.scheme not in storage.FETCHED:
         cache = replace(cache, preload=False)
     rolls = rollout.choose(spec.rollout.strategy, place, observed, awake, cache)

@@ -22,9 +22,14 @@ def claim_size(model_bytes: int | None) -> Quantity:
 
 
 def plan_cache(
-    name: str, cache: Cache | None, model_bytes: int | None, scale: Scale, existing_mode: str | None = None
+    name: str,
+    cache: Cache | None,
+    model_bytes: int | None,
+    scale: Scale,
+    existing_mode: str | None = None,
+    existing_size: str | None = None,
 ) -> CachePlan | None:
-    """The claim; None where the manifest has no cache."""
+    """The claim; None where the manifest has no cache. What it leaves open follows a claim that exists already."""
     if cache is None:
         return None
     mode = cache.access_mode or existing_mode or ("ReadWriteMany" if scale.maximum > 1 else "ReadWriteOnce")
@@ -42,7 +47,7 @@ def plan_cache(
     return CachePlan(
         claim=f"{name}-cache",
         create=True,
-        size=str(cache.size or claim_size(model_bytes)),
+        size=str(cache.size or existing_size or claim_size(model_bytes)),
         storage_class=cache.storage_class_name,
         access_mode=mode,
         preload=cache.preload,
