@@ -100,7 +100,13 @@ def _provisioner() -> list[Manifest]:
     container = {
         "name": name,
         "image": PROVISIONER,
-        "args": ["start", "--config", "/etc/config/config.json", "--helper-image", BUSYBOX],
+        "args": [
+            "start",
+            "--config=/etc/config/config.json",
+            f"--configmap-name={name}",
+            f"--service-account-name={name}",
+            f"--helper-image={BUSYBOX}",
+        ],
         "env": [
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "CONFIG_MOUNT_PATH", "value": "/etc/config/"},

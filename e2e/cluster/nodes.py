@@ -51,7 +51,9 @@ def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
     (node.folder / "resolv.conf").write_text("")  # whatever CoreDNS doesn't know, nobody does
     mirror = node.folder / "registries" / "_default"
     mirror.mkdir(parents=True, exist_ok=True)
-    (mirror / "hosts.toml").write_text(f'server = "http://{layout.urls.registry}"\n')
+    # Both lines: containerd 1.6 wants a host, and without a server would turn to the internet for what it lacks.
+    registry = f"http://{layout.urls.registry}"
+    (mirror / "hosts.toml").write_text(f'server = "{registry}"\n[host."{registry}"]\n')
     cni = node.folder / "cni"
     cni.mkdir(exist_ok=True)
     (cni / "10-octavo.conflist").write_text(json.dumps(_cni(node), indent=1))
