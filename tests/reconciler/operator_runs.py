@@ -62,7 +62,8 @@ class Operator:
     def wait_ready(self, seconds: float = 60) -> None:
         def ready() -> bool:
             assert self.process.poll() is None, self.log.read_text()
-            return self.ask("/readyz")[0] == 200 and self.leads
+            status, body = self.ask("/readyz")  # a standby is ready, too
+            return status == 200 and json.loads(body)["role"] == "leader"
 
         until(ready, seconds, "the operator leads and watches")
 

@@ -114,7 +114,7 @@ def test_a_missing_secret_is_named_with_the_remedy(installed, operator, namespac
     wait_for(installed, "s", namespace, "Stalled", "False")
 
 
-def test_a_quota_is_told_in_its_own_words_and_heals(installed, operator, namespace):
+def test_a_quota_is_told_in_its_own_words_and_heals(installed, operator, namespace, kubelet):
     """A quota on claims refuses one child; the others are made, and raising it is enough."""
     api = installed.api
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace}}

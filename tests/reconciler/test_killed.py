@@ -6,6 +6,8 @@ import os
 import random
 import re
 import time
+from difflib import ndiff
+from pprint import pformat
 
 import pytest
 from api_client import until
@@ -96,5 +98,9 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_one_ends(installe
         until(lambda: followed(installed, namespace), 30)
         settled(installed, operator, namespace)
         settled(installed, operator, calm)
-        until(lambda: state(installed, namespace) == state(installed, calm), 40, "both are the same")
+        try:
+            until(lambda: state(installed, namespace) == state(installed, calm), 40, "both are the same")
+        except AssertionError as error:
+            killed, undisturbed = (pformat(state(installed, each)).splitlines() for each in (namespace, calm))
+            raise AssertionError("\n".join([str(error), *ndiff(undisturbed, killed)])) from None
     api.delete("v1", "Namespace", calm)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 from api_client import until
-from operator_runs import ACCOUNT, API, ROOT, Operator, conditions, running, service, settled
+from operator_runs import ACCOUNT, API, ROOT, conditions, running, service, settled
 from service_monitor_crd import MONITOR, service_monitors
 
 APPS = "apps/v1"
@@ -97,10 +97,9 @@ def test_a_namespaced_operator_serves_its_namespaces_with_their_roles_alone(inst
 
 def test_the_operators_own_metrics_tell_who_leads_and_what_is_watched(installed, tmp_path):
     """For Prometheus; and it ends in order when it is told to."""
-    operator = Operator(installed.kubeconfig(ACCOUNT), tmp_path / "operator.log")
-    operator.wait_ready()
-    assert operator.ask("/metrics")[0] == 200
-    text = operator.ask("/metrics")[1]
-    assert "octavo_operator_leader 1.0" in text
-    assert 'octavo_operator_watcher_up{resource="llmservices.octavo.dev"} 1.0' in text
-    assert operator.end() == 0
+    with running(installed, tmp_path / "operator.log") as operator:
+        status, text = operator.ask("/metrics")
+        assert status == 200
+        assert "octavo_operator_leader 1.0" in text
+        assert 'octavo_operator_watcher_up{resource="llmservices.octavo.dev"} 1.0' in text
+        assert operator.end() == 0
