@@ -12,10 +12,10 @@ CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 
 
 def hierarchies() -> list[Path]:
-    """The roots: one of version 2, or version 1's, one a controller."""
-    if (MOUNT / "cgroup.controllers").exists():
+    """The roots: the one of version 2; or version 1's, one a controller, with what there is of version 2 beside them."""
+    if (MOUNT / "cgroup.procs").exists():
         return [MOUNT]
-    return sorted(path for path in MOUNT.iterdir() if (path / "tasks").exists()) if MOUNT.exists() else []
+    return sorted(path for path in MOUNT.iterdir() if (path / "cgroup.procs").exists()) if MOUNT.exists() else []
 
 
 def make(path: str) -> None:
@@ -26,7 +26,8 @@ def make(path: str) -> None:
             above, group = group, group / part
             group.mkdir(exist_ok=True)
             for file in ("cpuset.cpus", "cpuset.mems"):  # version 1's start out empty, and then hold no process
-                if (root / "tasks").exists() and (group / file).exists() and not (group / file).read_text().strip():
+                empty = (root / "tasks").exists() and (group / file).exists() and not (group / file).read_text().strip()
+                if empty:
                     (group / file).write_text((above / file).read_text())
             _delegate(above)
         _delegate(group)

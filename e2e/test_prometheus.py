@@ -1,0 +1,77 @@
+"""A real Prometheus reads what engines and operators say, and what is shipped to look at it shows something."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from kubernetes_binaries import build
+
+from e2e import prometheus
+from e2e.test_tutorial import _free_port
+from e2e.world import ROOT
+
+NAME = "watched"
+TUTORIAL_QUERIES = (
+    "rate(vllm:avg_generation_throughput_toks_per_s[5m])",
+    "vllm:num_requests_waiting",
+    "vllm:gpu_cache_usage_perc",
+    "histogram_quantile(0.99, rate(vllm:time_to_first_token_seconds_bucket[5m]))",
+)
+VARIABLES = {"$namespace": ".*", "$model": ".*", "$__rate_interval": "1m"}
+
+
+def panels():
+    """Each query of the dashboard, by its panel's title."""
+
+    def walk(items):
+        for panel in items:
+            for target in panel.get("targets", ()):
+                yield panel["title"], target["expr"]
+            yield from walk(panel.get("panels", ()))
+
+    return list(walk(json.loads((ROOT / "config/monitoring/dashboard.json").read_text())["panels"]))
+
+
+@pytest.fixture(scope="module")
+def watching(octavo, shared_namespace, tmp_path_factory):
+    """Prometheus, and a service that is asked something."""
+    try:
+        program = prometheus.binary(build.cache_folder())
+    except prometheus.NoPrometheusError as error:
+        pytest.skip(str(error))
+    octavo.apply(octavo.service(NAME, shared_namespace))
+    octavo.wait_ready(NAME, shared_namespace)
+    folder = tmp_path_factory.mktemp("prometheus")
+    with prometheus.running(program, octavo.cluster, folder, _free_port(), _free_port()) as running:
+        yield running
+
+
+def test_every_query_returns_data(octavo, watching, traffic, shared_namespace, record_property):
+    """Prometheus scrapes engines and operators; each PromQL query of the tutorial and of the dashboard returns data"""
+    with traffic(NAME, shared_namespace, clients=6, max_tokens=8) as driver:
+        octavo.until(lambda: len(watching.query("vllm:num_requests_running")) == 1, 90, "the engine is not scraped")
+        operators = len(octavo.operator_pods())
+        octavo.until(lambda: len(watching.query("octavo_operator_leader")) == operators, 90, "nor are the operators")
+        wrong = [each["lastError"] for each in watching.targets() if each["health"] == "down"]
+        assert not wrong
+        queries = [*(("tutorial", query) for query in TUTORIAL_QUERIES), *panels()]
+        missing = dict(queries)
+
+        def all_return():
+            for title, query in queries:
+                expression = query
+                for name, value in VARIABLES.items():
+                    expression = expression.replace(name, value)
+                if _has_data(watching.query(expression)):
+                    missing.pop(title, None)
+            return not missing
+
+        octavo.until(all_return, 150, lambda: f"no data: {missing}", every=5)
+        assert driver.stop().failures == []
+    record_property("queries", len(queries))
+
+
+def _has_data(series):
+    return any(not math.isnan(float(each["value"][1])) for each in series)
