@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+
+if os.getpid() == 1:
+    # A container's first process has no default action: until the server listens to signals, one would be lost.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 from octavo_engine.serve import main
 

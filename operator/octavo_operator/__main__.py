@@ -17,6 +17,10 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+if os.getpid() == 1:
+    # A container's first process has no default action: until the loop listens to signals, one would be lost.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+
 from octavo_operator.connection import Connection, connect
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import set_up

@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+if os.getpid() == 1:
+    # A container's first process has no default action: until the loop listens to signals, one would be lost.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 from octavo_operator.connection import connect
 from octavo_operator.errors import NoClusterError
