@@ -47,7 +47,7 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 
 .PHONY: test
 test: $(VENV)/.dev ## the tests that need neither a cluster nor a card
-	@$(BIN)/python -m pytest --ignore=tests/reconciler
+	@$(BIN)/python -m pytest --ignore=tests/reconciler --ignore=tests/gitops
 	@$(MAKE) --no-print-directory test-operator
 
 # Files side by side, each worker with a control plane of its own: they mostly wait. A person's cluster is one alone.
@@ -57,6 +57,10 @@ OPERATOR_WORKERS ?= $(if $(KUBECONFIG),0,3)
 test-operator: $(VENV)/.dev ## the operator's reconcile against a real control plane, faults and kills included
 	@$(BIN)/python scripts/kubernetes/build.py >/dev/null
 	@$(BIN)/python -m pytest -n $(OPERATOR_WORKERS) --dist loadfile tests/reconciler
+
+.PHONY: test-gitops
+test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their own code (which is built once, minutes)
+	@$(BIN)/python -m pytest tests/gitops
 
 .PHONY: test-sanitize
 test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
@@ -94,9 +98,34 @@ CLUSTER := $(BIN)/python -m e2e.cluster
 cluster: | $(BIN)/uv ## a real Kubernetes in namespaces of this machine (Linux, root); NODES=2 GPUS=2
 	@$(CLUSTER) up $(addprefix --nodes=,$(NODES)) $(addprefix --gpus=,$(GPUS)) $(addprefix --product=,$(PRODUCT))
 
+E2E := $(BIN)/python -m pytest e2e --timeout=900 -p no:cacheprovider
+.PHONY: e2e
+e2e: $(VENV)/.dev images ## the whole suite on a real cluster, with a table of what was proven
+	@$(E2E)
+
+.PHONY: e2e-short
+e2e-short: $(VENV)/.dev images ## its short cut: install, serve, scale, roll, delete
+	@$(E2E) -m short
+
+.PHONY: figures
+figures: $(VENV)/.dev ## draw the figures of docs/ from the last run of the suite
+	@$(BIN)/python scripts/draw_scaling.py .e2e/scaling.json docs/images/scaling.svg
+
 .PHONY: cluster-down
 cluster-down: | $(BIN)/uv ## remove it, and check that nothing is left
 	@$(CLUSTER) down
+
+.PHONY: images
+images: ## the operator's and the engine's image, as OCI archives in ~/.cache/octavo/images (root and buildah, or docker)
+	@$(PYTHON) images/build.py
+
+.PHONY: test-images
+test-images: $(VENV)/.dev ## run both images as the strictest cluster would (root, runc)
+	@OCTAVO_TEST_IMAGES=1 $(BIN)/python -m pytest tests/images
+
+.PHONY: locks
+locks: $(BIN)/uv ## renew the versions that the images are made of; LOCK=--upgrade takes newer ones
+	@images/locks.sh $(BIN)/uv $(LOCK)
 
 .PHONY: bench-cpu
 bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)

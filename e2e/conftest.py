@@ -26,6 +26,7 @@ ORDER = (
     "test_tutorial",
     "test_prometheus",
     "test_deletion",
+    "test_requests",
 )
 FOUND = ROOT / ".e2e"  # what a failure left to look at, and the measured runs
 
