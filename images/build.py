@@ -1,0 +1,122 @@
+"""Builds Octavo's images into OCI archives: `python3 images/build.py [operator] [engine] [engine-cuda]`.
+
+Needs nothing but Python and either buildah (as root) or docker. An archive is named for everything that it is made
+from, so nothing is built twice: ~/.cache/octavo/images/NAME-VERSION-KEY.tar. What it is built on is $OCTAVO_BASE, or
+else python:3.12-slim where it can be pulled, or else a Debian with Python made by mmdebstrap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from archives import report
+from bases import find_base
+from builders import BuildError, find_builder
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+SHARED = ("pyproject.toml", "LICENSE", "images/build.lock", "images/health.py", "images/slim.sh", "images/trim.sh")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What an image is called, what it is made from, and how."""
+
+    reference: str
+    containerfile: str
+    inputs: tuple[str, ...]  # files and folders that the Containerfile copies
+    arguments: tuple[str, ...] = ()
+
+    def key(self, base: str) -> str:
+        """Changes whenever a build would make something else."""
+        digest = hashlib.sha256(repr((self.reference, self.arguments, base)).encode())
+        for name in sorted((*SHARED, self.containerfile, *self.inputs)):
+            for path in sorted(_files(ROOT / name)):
+                digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()[:12]
+
+
+def _engine(tag: str, variant: str) -> Image:
+    inputs = (f"images/engine-{variant}.lock", "engine")
+    return Image(f"octavo/engine:{tag}", "images/engine.Containerfile", inputs, (f"VARIANT={variant}",))
+
+
+IMAGES = {
+    "operator": Image(
+        f"octavo/operator:{VERSION}",
+        "images/operator.Containerfile",
+        ("images/operator.lock", "engine/octavo", "engine/octavo_models", "operator"),
+    ),
+    "engine": _engine(VERSION, "cpu"),
+    "engine-cuda": _engine(f"{VERSION}-cuda", "cuda"),
+}
+
+
+def main() -> int:
+    """Exit status: 0 the archives are there; 1 one could not be built; 2 usage."""
+    parser = argparse.ArgumentParser(description="Build Octavo's images into OCI archives and report their sizes.")
+    parser.add_argument("names", nargs="*", metavar="IMAGE", help=f"of {', '.join(IMAGES)}; by default the first two")
+    parser.add_argument("--paths", action="store_true", help="print the archives' paths and nothing else")
+    parser.add_argument("--folder", type=Path, default=CACHE / "images", help="where they go (default: %(default)s)")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(IMAGES):
+        parser.error(f"no image {', '.join(sorted(unknown))}; there are {', '.join(IMAGES)}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    names = options.names or ["operator", "engine"]
+    try:
+        with (options.folder.parent / "images.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one build at a time: the second finds what the first has made
+            paths = {name: build(name, options.folder) for name in names}
+    except BuildError as error:
+        print(f"images: {error}", file=sys.stderr)
+        return 1
+    for name, path in paths.items():
+        print(path if options.paths else report(IMAGES[name].reference, path))
+    return 0
+
+
+def build(name: str, folder: Path) -> Path:
+    """The archive of one image, built unless it is there; earlier ones of that image are removed.
+
+    Raises:
+        BuildError: with the reason and the remedy.
+    """
+    image = IMAGES[name]
+    builder = find_builder(ROOT)
+    base = find_base(builder, CACHE)
+    path = folder / f"{name}-{VERSION}-{image.key(base)}.tar"
+    if not path.exists():
+        print(f"· {image.reference} on {base}, by {builder.name}", file=sys.stderr)
+        partial = folder.parent / f"{path.name}.partial"
+        partial.unlink(missing_ok=True)
+        builder.build(image.containerfile, image.reference, (f"BASE={base}", f"VERSION={VERSION}", *image.arguments))
+        builder.save(image.reference, partial)
+        partial.rename(path)
+    for other in folder.glob(f"{name}-[0-9]*.tar"):
+        if other != path:
+            other.unlink()
+    return path
+
+
+def _files(path: Path) -> list[Path]:
+    """What of it enters an image: as .dockerignore has it."""
+    if path.is_file():
+        return [path]
+    return [file for file in path.rglob("*") if file.is_file() and not _is_ignored(file)]
+
+
+def _is_ignored(file: Path) -> bool:
+    return file.suffix == ".so" or "__pycache__" in file.parts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The operator's image as a container."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from containers import Container
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{name: here, context: {cluster: here, user: me, namespace: octavo-system}}]
+clusters: [{name: here, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: me, user: {token: abc}}]
+"""
+
+
+class Operator(Container):
+    health = ("octavo-health", "--metrics-port", "8080", "/livez")
+
+
+def test_it_tells_its_options(operator, tmp_path):
+    with Operator(operator, tmp_path, ["--help"]) as container:
+        assert container.wait(60) == 0
+        assert "--all-namespaces" in container.output
+
+
+def test_without_a_cluster_it_ends_in_one_sentence(operator, tmp_path):
+    with Operator(operator, tmp_path, ["--all-namespaces", "--log-format", "text"]) as container:
+        assert container.wait(60) == 2
+        assert "set KUBECONFIG" in container.output
+        assert "Traceback" not in container.output
+
+
+def test_it_waits_for_an_api_server_and_ends_in_order_at_sigterm(operator, tmp_path):
+    """As PID 1, with a read-only root: kubeconfig read, health served, signal taken, exit status 0."""
+    (tmp_path / "kube").mkdir()
+    (tmp_path / "kube/config").write_text(KUBECONFIG)
+    mounts = {"/kube": tmp_path / "kube"}
+    with Operator(operator, tmp_path / "run", ["-A"], mounts, KUBECONFIG="/kube/config") as container:
+        container.wait_until_healthy(60)
+        container.signal("TERM")
+        assert container.wait(30) == 0, container.output
+
+
+def test_sigterm_is_heeded_while_it_starts(operator, tmp_path):
+    (tmp_path / "kube").mkdir()
+    (tmp_path / "kube/config").write_text(KUBECONFIG)
+    mounts = {"/kube": tmp_path / "kube"}
+    with Operator(operator, tmp_path / "run", ["-A"], mounts, KUBECONFIG="/kube/config") as container:
+        container.wait_until_running()
+        container.signal("TERM")
+        assert container.wait(10) in {0, 143}, container.output
+
+
+def test_it_serves_the_metrics_api(operator, tmp_path):
+    """The second container of the operator's pod: the same image, another module."""
+    with Operator(operator, tmp_path, ["--help"]) as container:
+        container.wait(60)
+    command = ["chroot", str(operator.root), "/opt/octavo/bin/python", "-m", "octavo_operator.metrics_api", "--help"]
+    assert "--secure-port" in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+@pytest.mark.parametrize("name", ["operator", "engine"])
+def test_the_build_hosts_package_index_is_in_no_file(name, request):
+    """Neither its configuration nor the certificates that it was reached with."""
+    image = request.getfixturevalue(name)
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert not (image.root / "etc/pip.conf").exists() or not (image.root / "etc/pip.conf").read_text()
+    hosts = {word for word in listed.stdout.replace("'", " ").split() if word.startswith(("http://", "https://"))}
+    for host in hosts:
+        found = subprocess.run(["grep", "-rlF", host, str(image.root)], stdout=subprocess.PIPE, text=True, check=False)
+        assert not found.stdout
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("operator", 150), ("engine", 250)])
+def test_an_image_is_as_small_as_promised(name, megabytes, request):
+    sys.path.insert(0, str(ROOT / "images"))
+    try:
+        from archives import layers
+    finally:
+        sys.path.pop(0)
+    size = sum(layer.size for layer in layers(request.getfixturevalue(name).archive)) / 1e6
+    assert size <= megabytes
