@@ -61,8 +61,7 @@ def _wait_until_ready(layout: Layout, sandbox: Sandbox, commands: Sequence[str])
     started = time.monotonic()
     while not is_ready(layout):
         waited = time.monotonic() - started
-        # In its first moments a process still is the command that enters the sandbox.
-        ended = [command for command in commands if waited > 3 and not sandbox.daemon(command)]
+        ended = [command for command in commands if sandbox.has_ended(command)]
         if ended or waited > READY_SECONDS:
             why = f"{ended[0]} has ended" if ended else f"it has been waited for {waited:.0f} s"
             words = last_lines(log_of(layout, ended[0] if ended else "kube-apiserver"))

@@ -88,7 +88,7 @@ def start_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:
 def require_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:
     """Raises SandboxError with the last words of one of DAEMONS that has ended."""
     for command in DAEMONS:
-        if not sandbox.daemon(command):
+        if sandbox.has_ended(command):
             raise SandboxError(f"{command} on {node.name} has ended:\n{last_lines(_log(layout, node, command))}")
 
 

@@ -82,6 +82,15 @@ class Sandbox:
                 return process
         return None
 
+    def has_ended(self, command: str) -> bool:
+        """Whether what `spawn` started is gone: neither the daemon is there nor what is about to become it."""
+        stages = {command, "setsid", "nsenter"}
+        for _ in range(2):  # while a process changes its program, it has no environment for a moment
+            if any(p.command == command and Path(p.argv[0]).name in stages for p in self.processes()):
+                return False
+            time.sleep(0.1)
+        return True
+
     def spawn(self, command: str, argv: Sequence[str | Path], log: Path) -> None:
         """Start a daemon that outlives this process; what it says goes to the end of the log."""
         self._detach(command, [*self.enter(), *map(str, argv)], log)
