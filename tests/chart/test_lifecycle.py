@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ import pytest
 import yaml
 from api_client import until
 from child_processes import free_port
+from cluster import write_kubeconfig
 from helm_runs import CHART, PREVIOUS, ROOT, HelmError
 
 API = "octavo.dev/v1alpha1"
 DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "llmservices.octavo.dev")
+API_SERVICE = ("apiregistration.k8s.io/v1", "APIService", "v1beta1.custom.metrics.k8s.io")
 RBAC = "rbac.authorization.k8s.io/v1"
 CHILDREN = (("apps/v1", "Deployment"), ("v1", "Service"), ("policy/v1", "PodDisruptionBudget"), ("batch/v1", "Job"))
 RELEASE = ("octavo", "-n")
@@ -40,29 +45,40 @@ class Installed:
         return self.api.get(*DEFINITION)
 
     @contextmanager
-    def operator(self) -> Iterator[int]:
-        """The operator as the Deployment would start it, as its ServiceAccount; gives its port once it leads."""
-        container = self.api.get("apps/v1", "Deployment", "octavo-operator", self.namespace)["spec"]["template"][
-            "spec"
-        ]["containers"][0]
-        port, log = free_port(), self.folder / "operator.log"
-        command = [sys.executable, *container["command"][1:], *container["args"]]
-        command += ["--metrics-address=127.0.0.1", f"--metrics-port={port}"]
-        command += [f"--leader-election-namespace={self.namespace}"]
-        environment = {**os.environ, "KUBECONFIG": str(self.plane.kubeconfig(self.account))}
-        with log.open("ab") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+    def running(self, container: str, *arguments: str) -> Iterator[Callable[[], str]]:
+        """A container's process as the Deployment would start it, as its ServiceAccount; gives how to ask for its log.
 
-        def leads() -> bool:
+        `arguments` say where it listens, for here it has no address of its own.
+        """
+        deployment = self.api.get("apps/v1", "Deployment", "octavo-operator", self.namespace)
+        containers = deployment["spec"]["template"]["spec"]["containers"]
+        (found,) = (each for each in containers if each["name"] == container)
+        log, kubeconfig = self.folder / f"{container}.log", self.folder / f"{container}.kubeconfig"
+        write_kubeconfig(kubeconfig, self.plane.endpoint(self.account))  # a token of the account as it is now
+        command = [sys.executable, *found["command"][1:], *found["args"], *arguments]
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=file, env={**os.environ, "KUBECONFIG": str(kubeconfig)}
+            )
+
+        def said() -> str:
             assert process.poll() is None, log.read_text()
-            return ask(port).get("role") == "leader"
+            return log.read_text()
 
         try:
-            until(leads, 60, "the operator leads and is ready")
-            yield port
+            yield said
         finally:
             process.terminate()
             process.wait(20)
+
+    @contextmanager
+    def operator(self) -> Iterator[int]:
+        """The operator, once it leads and is ready; gives the port that `ask` takes."""
+        port = free_port()
+        where = [f"--leader-election-namespace={self.namespace}", "--metrics-address=127.0.0.1"]
+        with self.running("operator", *where, f"--metrics-port={port}") as said:
+            until(lambda: said() and ask(port).get("role") == "leader", 60, "the operator leads and is ready")
+            yield port
 
 
 def ask(port: int) -> dict[str, Any]:
@@ -141,7 +157,9 @@ def test_an_upgrade_reaches_the_definition_and_touches_nothing_that_serves(relea
 
     assert "Octavo 0.1.0 watches all namespaces." in release.run("upgrade", CHART)
     assert "autoscaling" in fields(release.definition())
-    assert api.get(API, "LLMService", "chat", namespace)["spec"] == before["spec"]
+    after = api.get(API, "LLMService", "chat", namespace)
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert after["spec"]["engine"]["maxModelLen"] == 512  # beside the new definition's defaults
     mark = release.plane.audit.mark()
     with release.operator() as port:
         serves = made(release, namespace)
@@ -152,9 +170,35 @@ def test_an_upgrade_reaches_the_definition_and_touches_nothing_that_serves(relea
         api.patch(API, "LLMService", "chat", namespace, {"metadata": {"annotations": {"looked-at": "again"}}})
         until(lambda: ask(port).get("queueDepth") == 0, 30)
         helm_test(release, port)
+        metrics_api_serves(release)
     assert children(release, namespace) == serves
     assert api.get(API, "LLMService", "chat", namespace)["metadata"]["uid"] == before["metadata"]["uid"]
     assert sorted(release.plane.denied(release.account, mark)) == []
+
+
+def metrics_api_serves(release: Installed) -> None:
+    """With the certificate that the operator made for it, as the API server would check."""
+    port = free_port()
+    where = [f"--operator-namespace={release.namespace}", "--bind-address=127.0.0.1", f"--secure-port={port}"]
+    secret = release.api.get("v1", "Secret", "octavo-metrics-api-tls", release.namespace)
+    context = ssl.create_default_context(cadata=base64.b64decode(secret["data"]["ca.crt"]).decode())
+
+    def ready() -> bool:
+        said()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5)
+        try:
+            with socket.create_connection(("127.0.0.1", port), 5) as plain:
+                host = f"octavo-metrics-api.{release.namespace}.svc"
+                connection.sock = context.wrap_socket(plain, server_hostname=host)
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    with release.running("metrics-api", *where) as said:
+        until(ready, 30, "the metrics API is ready")
 
 
 def helm_test(release: Installed, port: int) -> None:
@@ -175,10 +219,12 @@ def test_an_uninstall_leaves_the_services_and_their_definition(release):
     with release.operator():
         api.create(service("chat", namespace))
         serves, definition = made(release, namespace), release.definition()
+        announced(release)
         said = release.run("uninstall", "--wait")
         assert "[CustomResourceDefinition] llmservices.octavo.dev" in said  # kept, as helm says
     assert children(release, namespace) == serves
     assert release.definition()["metadata"]["uid"] == definition["metadata"]["uid"]
+    until(lambda: api.find(*API_SERVICE) is None, 30, "the API that nobody serves is no longer announced")
     for version, kind in (
         (RBAC, "ClusterRole"),
         (RBAC, "ClusterRoleBinding"),
@@ -192,6 +238,25 @@ def test_an_uninstall_leaves_the_services_and_their_definition(release):
         until(lambda: ask(port).get("services") == 1, 30)
         until(lambda: ask(port).get("queueDepth") == 0, 30)
     assert children(release, namespace) == serves
+
+
+def announced(release: Installed) -> None:
+    """The operator announces custom.metrics.k8s.io, for it is told that a pod serves it: here none has a node."""
+    release.api.create(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "pretended",
+                "namespace": release.namespace,
+                "labels": {"kubernetes.io/service-name": "octavo-metrics-api"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}],
+            "ports": [{"name": "https", "port": 6443}],
+        }
+    )
+    until(lambda: release.api.find(*API_SERVICE), 30, "the operator announces its API")
 
 
 def test_a_definition_that_somebody_applied_is_left_alone_and_handed_over_when_told(release):
@@ -209,7 +274,7 @@ def test_a_definition_that_somebody_applied_is_left_alone_and_handed_over_when_t
     assert "belongs to" not in said
     assert release.definition()["metadata"]["annotations"][owner] == "octavo"
     release.run("upgrade", CHART)  # Auto again: it is this release's now, and stays in it
-    assert DEFINITION[2] in release.run("get", "manifest")
+    assert DEFINITION[2] in release.helm.run("get", "manifest", *RELEASE, release.namespace)
     release.run("uninstall", "--wait")
     assert release.definition()["metadata"]["annotations"][owner] == "octavo"
 
