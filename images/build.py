@@ -11,7 +11,9 @@ import argparse
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +37,22 @@ class Image:
     inputs: tuple[str, ...]  # files and folders that the Containerfile copies
     arguments: tuple[str, ...] = ()
 
-    def key(self, base: str) -> str:
+    def copy_inputs(self, context: Path) -> None:
+        """What a build sees, so that nobody's edit comes between the key and the build."""
+        for name in (*SHARED, self.containerfile, *self.inputs):
+            source, target = ROOT / name, context / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            else:
+                shutil.copy2(source, target)
+
+    def key(self, base: str, context: Path) -> str:
         """Changes whenever a build would make something else."""
         digest = hashlib.sha256(repr((self.reference, self.arguments, base)).encode())
-        for name in sorted((*SHARED, self.containerfile, *self.inputs)):
-            for path in sorted(_files(ROOT / name)):
-                digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
-                digest.update(path.read_bytes())
+        for path in sorted(path for path in context.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(context)}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
         return digest.hexdigest()[:12]
 
 
@@ -91,31 +102,24 @@ def build(name: str, folder: Path) -> Path:
         BuildError: with the reason and the remedy.
     """
     image = IMAGES[name]
-    builder = find_builder(ROOT)
+    builder = find_builder()
     base = find_base(builder, CACHE)
-    path = folder / f"{name}-{VERSION}-{image.key(base)}.tar"
-    if not path.exists():
-        print(f"· {image.reference} on {base}, by {builder.name}", file=sys.stderr)
-        partial = folder.parent / f"{path.name}.partial"
-        partial.unlink(missing_ok=True)
-        builder.build(image.containerfile, image.reference, (f"BASE={base}", f"VERSION={VERSION}", *image.arguments))
-        builder.save(image.reference, partial)
-        partial.rename(path)
+    with tempfile.TemporaryDirectory() as temporary:
+        context = Path(temporary)
+        image.copy_inputs(context)
+        path = folder / f"{name}-{VERSION}-{image.key(base, context)}.tar"
+        if not path.exists():
+            print(f"· {image.reference} on {base}, by {builder.name}", file=sys.stderr)
+            partial = folder.parent / f"{path.name}.partial"
+            partial.unlink(missing_ok=True)
+            arguments = (f"BASE={base}", f"VERSION={VERSION}", *image.arguments)
+            builder.build(context, image.containerfile, image.reference, arguments)
+            builder.save(image.reference, partial)
+            partial.rename(path)
     for other in folder.glob(f"{name}-[0-9]*.tar"):
         if other != path:
             other.unlink()
     return path
-
-
-def _files(path: Path) -> list[Path]:
-    """What of it enters an image: as .dockerignore has it."""
-    if path.is_file():
-        return [path]
-    return [file for file in path.rglob("*") if file.is_file() and not _is_ignored(file)]
-
-
-def _is_ignored(file: Path) -> bool:
-    return file.suffix == ".so" or "__pycache__" in file.parts
 
 
 if __name__ == "__main__":

@@ -40,23 +40,23 @@ class Builder(Protocol):
         """An image of one layer, from a tar archive of a root file system."""
         ...
 
-    def build(self, containerfile: str, reference: str, arguments: Sequence[str]) -> None: ...
+    def build(self, context: Path, containerfile: str, reference: str, arguments: Sequence[str]) -> None: ...
 
     def save(self, reference: str, archive: Path) -> None:
         """Write it as an OCI archive."""
         ...
 
 
-def find_builder(root: Path) -> Builder:
-    """The one that works here; `root` is the build's context.
+def find_builder() -> Builder:
+    """The one that works here.
 
     Raises:
         BuildError: there is none.
     """
     if shutil.which("buildah") and os.geteuid() == 0:
-        return Buildah(root)
+        return Buildah()
     if shutil.which("docker") and _succeeds(["docker", "info"]):
-        return Docker(root)
+        return Docker()
     raise BuildError(MISSING)
 
 
@@ -64,9 +64,6 @@ class Buildah:
     """chroot isolation: it needs neither a daemon nor a container runtime, and works inside containers."""
 
     name = "buildah"
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
 
     def pull(self, reference: str) -> bool:
         return _succeeds(["buildah", "pull", "--policy", "ifmissing", reference])
@@ -79,11 +76,11 @@ class Buildah:
         finally:
             _run(["buildah", "rm", container], capture=True)
 
-    def build(self, containerfile: str, reference: str, arguments: Sequence[str]) -> None:
+    def build(self, context: Path, containerfile: str, reference: str, arguments: Sequence[str]) -> None:
         command = ["buildah", "bud", "--quiet", "--isolation", "chroot", "--layers", "--pull-never", "--timestamp", "0"]
         command += [word for each in arguments for word in ("--build-arg", each)]
         with lent_secrets() as secrets:
-            _run([*command, *secrets, "-t", reference, "-f", containerfile, "."], self._root)
+            _run([*command, *secrets, "-t", reference, "-f", containerfile, "."], context)
 
     def save(self, reference: str, archive: Path) -> None:
         _run(["buildah", "push", "--quiet", "--format", "oci", reference, f"oci-archive:{archive}:{reference}"])
@@ -92,20 +89,17 @@ class Buildah:
 class Docker:
     name = "docker"
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
     def pull(self, reference: str) -> bool:
         return _succeeds(["docker", "image", "inspect", reference]) or _succeeds(["docker", "pull", reference])
 
     def add(self, reference: str, root: Path) -> None:
         _run(["docker", "import", str(root), reference], capture=True)
 
-    def build(self, containerfile: str, reference: str, arguments: Sequence[str]) -> None:
+    def build(self, context: Path, containerfile: str, reference: str, arguments: Sequence[str]) -> None:
         command = ["docker", "build", "--network", "host"]
         command += [word for each in arguments for word in ("--build-arg", each)]
         with lent_secrets() as secrets:
-            _run([*command, *secrets, "-t", reference, "-f", containerfile, "."], self._root)
+            _run([*command, *secrets, "-t", reference, "-f", containerfile, "."], context)
 
     def save(self, reference: str, archive: Path) -> None:
         # Since version 25 this is an OCI archive too.
