@@ -30,7 +30,7 @@ class Helm:
     """One helm, with its caches in `folder`; with a kubeconfig for what asks a server."""
 
     def __init__(self, binary: Path, folder: Path, kubeconfig: Path | None = None) -> None:
-        self._binary = binary
+        self.binary = binary
         places = {
             name: str(folder / name.lower()) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         }
@@ -40,7 +40,7 @@ class Helm:
         """What helm printed. Raises HelmError."""
         given = ["--values", "-"] if values else []
         done = subprocess.run(
-            [self._binary, *arguments, *given],
+            [self.binary, *arguments, *given],
             input=json.dumps(values),
             capture_output=True,
             text=True,

@@ -21,7 +21,7 @@ import yaml
 from api_client import until
 from child_processes import free_port
 from cluster import write_kubeconfig
-from helm_runs import CHART, PREVIOUS, ROOT, HelmError
+from helm_runs import CHART, PREVIOUS, ROOT, Helm, HelmError
 
 API = "octavo.dev/v1alpha1"
 DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "llmservices.octavo.dev")
@@ -302,3 +302,27 @@ def test_a_namespaced_release_works_in_its_namespaces_with_no_right_beyond(relea
         assert sorted(release.plane.denied(release.account, mark)) == []
     finally:
         api.delete("v1", "Namespace", watched)
+
+
+def test_who_administers_a_namespace_alone_installs_what_needs_no_right_beyond(release, tmp_path):
+    """Definition and rights are there already, by somebody who may; helm is not even asked to look for them."""
+    api, namespace = release.api, release.namespace
+    account = {"kind": "ServiceAccount", "name": "tenant", "namespace": namespace}
+    api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tenant", "namespace": namespace}})
+    api.create(
+        {
+            "apiVersion": RBAC,
+            "kind": "RoleBinding",
+            "metadata": {"name": "tenant", "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+            "subjects": [account],
+        }
+    )
+    tenant = Helm(release.helm.binary, tmp_path, release.plane.kubeconfig(f"{namespace}/tenant"))
+    values = {
+        "watchNamespaces": [namespace],
+        "crds": {"install": "Never"},
+        "rbac": {"create": False, "aggregate": False},
+    }
+    tenant.run("install", *RELEASE, namespace, CHART, values=values)
+    assert api.find("apps/v1", "Deployment", "octavo-operator", namespace)

@@ -40,7 +40,8 @@ app.kubernetes.io/name: octavo-operator
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
-{{/* Not empty where the CustomResourceDefinition is in the cluster and not this release's. */}}
+{{/* Whose the CustomResourceDefinition is that is in the cluster and not this release's; asked only under Auto, for who
+installs into a namespace of their own may not be allowed to look. */}}
 {{- define "octavo.foreignCrd" -}}
 {{- $live := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "llmservices.octavo.dev" }}
 {{- if $live }}
