@@ -102,6 +102,8 @@ class Announcement:
                     return
                 self._take(await self.keep())
             except (OperatorError, OSError) as error:
+                if self.source is DISABLED and isinstance(error, ApiError) and error.status == 403:
+                    return  # installed without its rights: what was announced by them went with them
                 log.warning("the metrics API's announcement can't be looked after: %s", error)
             await asyncio.sleep(STARTING_S if self.source is UNKNOWN else PERIOD_S)
 

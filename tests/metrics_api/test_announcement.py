@@ -80,7 +80,7 @@ def test_an_uninstall_takes_it_away_though_the_rights_go_first(installed, tmp_pa
     with serving(installed, tmp_path) as (server, operator):
         server.kill()
         operator.kill()
-        installed.api.delete("rbac.authorization.k8s.io/v1", "ClusterRole", "octavo-operator")
+        installed.api.delete("rbac.authorization.k8s.io/v1", "ClusterRole", "octavo-operator-metrics-api")
         try:
             until(lambda: announced(installed) == [], 60, "the garbage collector removes them")
         finally:
