@@ -171,9 +171,9 @@ class World:
         )  # fmt: skip
 
 
-def client_pod(name: str, command: list[str], **spec: Any) -> Object:
+def client_pod(name: str, command: list[str], container: Object | None = None, **spec: Any) -> Object:
     """A pod of the suite's own, in the engine's image: it has Python and aiohttp."""
-    container = {
+    own = {
         "name": "client",
         "image": ENGINE_IMAGE,
         "command": command,
@@ -190,7 +190,7 @@ def client_pod(name: str, command: list[str], **spec: Any) -> Object:
             "automountServiceAccountToken": False,
             "securityContext": POD_SECURITY,
             **spec,
-            "containers": [{**container, **spec.pop("container", {})}],
+            "containers": [{**own, **(container or {})}],
         },
     }
 

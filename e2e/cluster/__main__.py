@@ -72,7 +72,7 @@ def _down(_: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise MissingError("removing a cluster needs root, as making it did.")
     name = chosen_name()
-    with locked(), step(f"removing cluster {name}"):
+    with locked(name), step(f"removing cluster {name}"):
         left = tear_down(name)
     print(*(left or ["  nothing is left: no process, mount, network device, cgroup or folder"]), sep="\n")
     return 1 if left else 0

@@ -46,7 +46,7 @@ def bring_up(name: str, count: int) -> OwnCluster:
         raise MissingError(*lacking)
     for binary in BINARIES:
         build.binary(binary)
-    with locked():
+    with locked(name):
         return _bring_up(name, count)
 
 
@@ -60,6 +60,7 @@ def _bring_up(name: str, count: int) -> OwnCluster:
         layout = claim(name)
         _create(layout)
     cluster = OwnCluster(layout)
+    _restart(layout, cluster)
     for index in range(len(layout.nodes) + 1, count + 1):
         _join(layout, layout.node(index), cluster)
     _hand_out(layout)
@@ -67,13 +68,21 @@ def _bring_up(name: str, count: int) -> OwnCluster:
 
 
 def _is_whole(layout: Layout) -> bool:
-    """Whether it came up whole and all of it still runs."""
-    return (
-        layout.complete.exists()
-        and all(Sandbox(layout.name, node.name).daemon(c) for node in layout.nodes for c in nodes.DAEMONS)
-        and all(Sandbox(layout.name, layout.node(1).name).daemon(c) for c in control_plane.COMMANDS)
-        and control_plane.is_ready(layout)
-    )
+    """Whether it came up whole, and the machine has not been restarted since."""
+    names = ["host", *(node.name for node in layout.nodes)]
+    return layout.complete.exists() and all(Sandbox(layout.name, name).init() for name in names)
+
+
+def _restart(layout: Layout, cluster: Cluster) -> None:
+    """Start what has ended, or was ended by a test: nothing that serves is touched."""
+    host, first = Sandbox(layout.name, "host", network=False), Sandbox(layout.name, layout.node(1).name)
+    for service in host_services.SERVICES:
+        if host.has_ended(service):
+            host_services.start(layout, host, service)
+    control_plane.ensure(layout, first)
+    for node in layout.nodes:
+        nodes.ensure(layout, node, Sandbox(layout.name, node.name))
+        _wait_for_node(layout, node, cluster)
 
 
 def _create(layout: Layout) -> None:
@@ -85,7 +94,7 @@ def _create(layout: Layout) -> None:
         connect_first(layout, first)
         host.start()
     with step("etcd, API server, controller manager, scheduler"):
-        control_plane.start_control_plane(layout, first)
+        control_plane.ensure(layout, first)
     cluster = OwnCluster(layout)
     _start_node(layout, node, first, cluster)
     with step("registry, package index, hub stand-in"):
@@ -115,7 +124,7 @@ def _join(layout: Layout, node: Node, cluster: Cluster) -> None:
 def _start_node(layout: Layout, node: Node, sandbox: Sandbox, cluster: Cluster) -> None:
     nodes.prepare_node(layout, node, sandbox)
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(nodes.register(node)))
-    nodes.start_daemons(layout, node, sandbox)
+    nodes.ensure(layout, node, sandbox)
 
 
 def _wait_for_node(layout: Layout, node: Node, cluster: Cluster) -> None:

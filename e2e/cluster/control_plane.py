@@ -31,15 +31,20 @@ def arguments(layout: Layout, command: str) -> list[str]:
     }[command](layout)
 
 
-def start_control_plane(layout: Layout, sandbox: Sandbox) -> None:
-    """The API server is ready when it returns. Raises SandboxError with the last words of what did not start."""
+def ensure(layout: Layout, sandbox: Sandbox) -> None:
+    """Start those of COMMANDS that don't run; the API server is ready when it returns.
+
+    Raises SandboxError with the last words of what did not start.
+    """
     (credentials_folder(layout) / "audit-policy.json").write_text(json.dumps(POLICY))
     server, controllers = COMMANDS[:2], COMMANDS[2:]
     for command in server:
-        start(layout, sandbox, command)
+        if sandbox.has_ended(command):
+            start(layout, sandbox, command)
     _wait_until_ready(layout, sandbox, server)
     for command in controllers:  # they end if the API server has not made their roles yet
-        start(layout, sandbox, command)
+        if sandbox.has_ended(command):
+            start(layout, sandbox, command)
 
 
 def start(layout: Layout, sandbox: Sandbox, command: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 from kubernetes_binaries import build
@@ -122,14 +124,15 @@ def known(name: str) -> Layout | None:
 
 def claim(name: str) -> Layout:
     """The cluster of this name with its folder; a new one gets the first number that is free."""
-    found = known(name)
-    if found:
-        return found
-    taken = {layout.number for layout in everyone()}
-    layout = Layout(name, next(number for number in range(256) if number not in taken))
-    layout.folder.mkdir(parents=True, exist_ok=True)
-    (layout.folder / "number").write_text(f"{layout.number}\n")
-    return layout
+    with locked(" numbers"):  # no cluster's name has a blank
+        found = known(name)
+        if found:
+            return found
+        taken = {layout.number for layout in everyone()}
+        layout = Layout(name, next(number for number in range(256) if number not in taken))
+        layout.folder.mkdir(parents=True, exist_ok=True)
+        (layout.folder / "number").write_text(f"{layout.number}\n")
+        return layout
 
 
 def everyone() -> Iterator[Layout]:
@@ -142,18 +145,19 @@ def everyone() -> Iterator[Layout]:
 
 
 @contextmanager
-def locked() -> Iterator[None]:
-    """One `up` or `down` at a time on this machine; the kernel lets go when the process ends.
-
-    It is a lock on a folder that is always there, so that it leaves no file behind.
-    """
-    held = os.open("/var/lib", os.O_RDONLY)
-    try:
-        try:
-            flock(held, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            print("· another make cluster or cluster-down is at work: waiting for it", flush=True)
-            flock(held, LOCK_EX)
+def locked(name: str) -> Iterator[None]:
+    """One `up` or `down` of a cluster at a time. It ends with the process that holds it, and leaves no file."""
+    told = False
+    with socket.socket(socket.AF_UNIX) as held:
+        while True:
+            try:
+                held.bind(f"\0octavo-cluster/{name}")  # a name that one process of the machine can have, unix(7)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            if not told:
+                print(f"· another make cluster or cluster-down is at work on {name}: waiting for it", flush=True)
+            told = True
+            time.sleep(0.2)
         yield
-    finally:
-        os.close(held)

@@ -72,17 +72,20 @@ def register(node: Node) -> dict[str, object]:
     }
 
 
-def start_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:
-    """Start DAEMONS. Raises SandboxError with containerd's last words if it does not listen."""
-    start(layout, node, sandbox, "containerd")
+def ensure(layout: Layout, node: Node, sandbox: Sandbox) -> None:
+    """Start those of DAEMONS that don't run. Raises SandboxError with containerd's last words if it does not listen."""
     socket = Path(f"/proc/{sandbox.start()}/root{SOCKET}")
-    end = time.monotonic() + LISTEN_SECONDS
-    while not socket.exists():  # the kubelet does not wait for it
-        if time.monotonic() > end:
-            raise SandboxError(f"containerd on {node.name}:\n{last_lines(_log(layout, node, 'containerd'))}")
-        time.sleep(0.05)
-    start(layout, node, sandbox, "kubelet")
-    start(layout, node, sandbox, "kube-proxy")
+    for command in DAEMONS:
+        if not sandbox.has_ended(command):
+            continue
+        if command == "containerd":
+            socket.unlink(missing_ok=True)
+        start(layout, node, sandbox, command)
+        end = time.monotonic() + LISTEN_SECONDS
+        while not socket.exists():  # the kubelet does not wait for it
+            if time.monotonic() > end:
+                raise SandboxError(f"containerd on {node.name}:\n{last_lines(_log(layout, node, 'containerd'))}")
+            time.sleep(0.05)
 
 
 def require_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:

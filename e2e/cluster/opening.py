@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from e2e.cluster.bring_up import bring_up
+from e2e.cluster.credentials import kubeconfig_of
 from e2e.cluster.given import given_cluster, kind_cluster
 from e2e.cluster.handles import Cluster, MissingError
-from e2e.cluster.layout import chosen_name
+from e2e.cluster.layout import chosen_name, everyone
 
 
 def open_cluster(nodes: int = 1) -> Cluster:
@@ -13,10 +17,11 @@ def open_cluster(nodes: int = 1) -> Cluster:
 
     Raises MissingError where none can be, with a sentence for each thing that keeps one from running here.
     """
-    given = given_cluster()
+    name = _own_of_kubeconfig()
+    given = None if name else given_cluster()
     if given:
         return given
-    name = chosen_name()
+    name = name or chosen_name()
     try:
         return bring_up(name, nodes)
     except MissingError as error:
@@ -26,3 +31,17 @@ def open_cluster(nodes: int = 1) -> Cluster:
         raise MissingError(
             *error.sentences, "Or set KUBECONFIG, or install kind and docker; e2e/README.md tells what each needs."
         ) from error
+
+
+def _own_of_kubeconfig() -> str:
+    """The name of the cluster of our own that $KUBECONFIG is of, for that is what `make cluster` tells to export."""
+    given = Path(os.environ.get("KUBECONFIG", "")).expanduser()
+    if not given.is_file():
+        return ""
+    text = given.read_text()
+    of_ours = (layout.name for layout in everyone() if text == _read(kubeconfig_of(layout, "admin")))
+    return next(of_ours, "")
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

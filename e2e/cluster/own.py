@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from kubernetes_binaries import build
@@ -47,6 +48,8 @@ class OwnCluster(Cluster):
         if not process:
             raise SandboxError(f"{command} does not run on {node}")
         process.kill()
+        while not self.sandbox(node).has_ended(command):
+            time.sleep(0.05)
 
     def start(self, node: str, command: str) -> None:
         """Start what `stop` killed."""
