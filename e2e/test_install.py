@@ -40,6 +40,11 @@ def test_the_operator_runs_under_pod_security_restricted(octavo):
     assert "Warning" not in said, said
 
 
+def test_helm_test_passes(octavo, helm):
+    """`helm test octavo`: each replica says that it is ready"""
+    assert "Succeeded" in helm("test", "octavo", "-n", SYSTEM, "--timeout", "3m")
+
+
 def test_a_second_install_changes_nothing(octavo, install):
     """`helm upgrade` with the same values restarts no pod"""
     before = {pod["metadata"]["uid"] for pod in octavo.operator_pods()}
