@@ -1,0 +1,187 @@
+"""What the compiler makes of every kernel for every card, without a card: `python -m octavo_engine.kernels.compile_report`.
+
+Records the launches of three models' shapes, compiles each for the targets, and reads registers, shared memory and
+spills from the compiler's own output. Exits with 1 if a kernel can't run: too much shared memory, too many registers,
+or registers spilled to memory. Compiled kernels are kept in Triton's cache (TRITON_CACHE_DIR).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from octavo_engine.kernels.shapes import launches_of
+from octavo_engine.kernels.triton.launch import Card, Launcher
+
+# Shared memory that one program may take, in bytes: CUDA C++ Programming Guide, "Technical Specifications per Compute
+# Capability".
+SHARED_LIMITS = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
+REGISTERS = 64 << 10  # an SM's, and so a program's
+NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}  # A100, L4, H100, B200: grids depend on it, code doesn't
+
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
+LAUNCH_OPTIONS = {"num_warps", "num_stages"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One kernel for one target. Bytes, and registers a thread."""
+
+    name: str
+    target: int
+    warps: int
+    registers: int
+    spills: int
+    shared: int
+
+    def faults(self) -> list[str]:
+        """Why it can't run well there; empty if it can."""
+        found = []
+        if self.shared > SHARED_LIMITS[self.target]:
+            found.append(f"{self.shared} bytes of shared memory, a program may take {SHARED_LIMITS[self.target]}")
+        if self.registers * 32 * self.warps > REGISTERS:
+            found.append(f"{self.registers} registers on {self.warps} warps, more than an SM has")
+        if self.spills:
+            found.append(f"{self.spills} bytes of registers spilled")
+        return [f"sm_{self.target} {self.name}: {fault}" for fault in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder(Launcher):
+    """Keeps launches instead of running them; the same kernel for the same types once."""
+
+    recorded: dict[str, tuple[ASTSource, dict[str, int]]] = field(default_factory=dict)
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        del grid
+        launch = {name: value for name, value in options.items() if name in LAUNCH_OPTIONS}
+        constants = {name: value for name, value in options.items() if name not in LAUNCH_OPTIONS}
+        source = source_of(kernel, args, constants)
+        key = f"{kernel.__name__} {source.hash()} {launch}"
+        self.recorded.setdefault(key, (source, launch))
+
+
+def source_of(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> ASTSource:
+    """The kernel specialised as Triton would at this call: multiples of 16 are known, 1 and None are constants."""
+    names = kernel.arg_names
+    values = dict(zip(names, args, strict=False)) | constants
+    signature, constexprs, attributes = {}, {}, {}
+    for i, name in enumerate(names):
+        value = values[name]
+        if isinstance(value, Tensor):
+            signature[name] = POINTERS[value.dtype]
+        elif name in constants or value is None or (isinstance(value, int) and value == 1):
+            signature[name], constexprs[(i,)] = "constexpr", value
+        elif isinstance(value, int):
+            signature[name] = "i32" if abs(value) < 2**31 else "i64"
+        else:
+            signature[name] = "fp32"
+        if isinstance(value, Tensor) or (signature[name] in {"i32", "i64"} and value % 16 == 0):
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constexprs, attributes)
+
+
+def tool(name: str) -> str:
+    """A program of CUDA's that Triton's wheel brings."""
+    return str(getattr(triton.knobs.nvidia, name).path)
+
+
+def compile_for(target: int, name: str, source: ASTSource, launch: dict[str, int]) -> Compiled:
+    """Raises what Triton raises where the kernel can't be compiled."""
+    made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch | {"enable_fp_fusion": True})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [tool("cuobjdump"), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
+    # Without a stack nothing was spilled; with one, only ptxas tells spills from local arrays.
+    spills = spilled(made.asm["ptx"], target) if stack else 0
+    return Compiled(name, target, made.metadata.num_warps, registers, spills, made.metadata.shared)
+
+
+def spilled(ptx: str, target: int) -> int:
+    """Bytes of registers that ptxas stores to memory."""
+    suffix = "a" if target >= 90 else ""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [tool("ptxas_blackwell" if target >= 100 else "ptxas"), "-v", f"--gpu-name=sm_{target}{suffix}"]
+        log = subprocess.run([*command, file.name, "-o", os.devnull], capture_output=True, text=True, check=True).stderr
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", log))
+
+
+def compile_all(targets: list[int], workers: int) -> Iterator[Compiled]:
+    """Every kernel for every target, kernel by kernel."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = []
+        for target in targets:
+            recorder = Recorder(Card(target, NUM_SMS[target]))
+            for shape, launch in launches_of(recorder):
+                before = set(recorder.recorded)
+                launch()
+                for key in recorder.recorded.keys() - before:
+                    source, options = recorder.recorded[key]
+                    name = f"{source.name.removesuffix('_kernel')} {shape}"
+                    waiting.append(pool.submit(compile_for, target, name, source, options))
+        for future in waiting:
+            yield future.result()
+
+
+def table(compiled: list[Compiled]) -> str:
+    """Markdown: a row a kernel and shape, a column a target: registers × warps, shared KiB, spilled bytes if any."""
+    targets = sorted({c.target for c in compiled})
+    rows: dict[str, dict[int, Compiled]] = {}
+    for c in compiled:
+        rows.setdefault(c.name, {})[c.target] = c
+
+    def cell(c: Compiled | None) -> str:
+        if c is None:
+            return "–"
+        return f"{c.registers}×{c.warps}w {c.shared / 1024:.3g}K" + (f" spill {c.spills}" if c.spills else "")
+
+    lines = ["| kernel | " + " | ".join(f"sm_{t}" for t in targets) + " |", "|-" * (len(targets) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cell(by.get(t)) for t in targets) + " |" for name, by in rows.items()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--target", type=int, action="append", choices=sorted(SHARED_LIMITS), help="default: all")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if triton.knobs.runtime.interpret:
+        parser.error("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
+    compiled = list(compile_all(arguments.target or sorted(SHARED_LIMITS), arguments.workers))
+    faults = [fault for c in compiled for fault in c.faults()]
+    print(table(compiled))  # noqa: T201
+    print(f"\n{len(compiled)} kernels compiled, Triton {triton.__version__}")  # noqa: T201
+    print("\n".join(faults), file=sys.stderr)  # noqa: T201
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""One tile of keys and values under a running softmax: the inner step that prefill and decode attention share.
+
+Online softmax as in FlashAttention (Dao et al. 2022), in base 2; pages are gathered key by key, so that any page size
+serves. Knows nothing of requests: the caller says which keys lie in reach.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_query(source, row, heads, held, D: tl.constexpr, BLOCK_D: tl.constexpr, HEADS: tl.constexpr):
+    """q[row, heads]: [BLOCK_M, BLOCK_D], zero where not held."""
+    d = tl.arange(0, BLOCK_D)
+    at = (row * HEADS + heads)[:, None] * D + d[None, :]
+    return tl.load(source + at, mask=held[:, None] & (d < D)[None, :], other=0.0)
+
+
+@triton.jit
+def attend(
+    q,
+    keys,
+    first_key,
+    end_key,
+    query_at,
+    table,
+    k_head,
+    v_head,
+    k_page_stride,
+    v_page_stride,
+    scale,
+    soft_cap,
+    row_max,
+    row_sum,
+    acc,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Take the keys first_key … end_key - 1 of `keys` [BLOCK_N] into (row_max, row_sum, acc), which are returned.
+
+    q: [BLOCK_M, BLOCK_D] at positions query_at [BLOCK_M]; `scale` and `soft_cap` are in units of log2.
+    Keys outside are never read: null pages may hold anything, NaN included.
+    """
+    d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    held = (keys >= first_key) & (keys < end_key)
+    pages = tl.load(table + keys // PAGE, mask=held, other=0).to(tl.int64)
+    in_page = keys % PAGE
+    k_at = k_head + pages * k_page_stride + in_page * (KV_HEADS * D)
+    k = tl.load(k_at[None, :] + d[:, None], mask=held[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_N]
+    scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION) * scale
+    if SOFT_CAP:
+        scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)  # tanh
+    seen = held[None, :] & (keys[None, :] <= query_at[:, None])
+    if WINDOW > 0:
+        seen &= keys[None, :] > query_at[:, None] - WINDOW
+    scores = tl.where(seen, scores, float("-inf"))
+    new_max = tl.maximum(row_max, tl.max(scores, 1))
+    # A row that has seen nothing yet keeps -inf; subtracting it from itself would be NaN.
+    base = tl.where(new_max == float("-inf"), 0.0, new_max)
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(row_max - base)
+    v_at = v_head + pages * v_page_stride + in_page * (KV_HEADS * DV)
+    v = tl.load(v_at[:, None] + dv[None, :], mask=held[:, None] & (dv < DV)[None, :], other=0.0)  # [BLOCK_N, BLOCK_DV]
+    acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * shrink[:, None], input_precision=PRECISION)
+    return new_max, row_sum * shrink + tl.sum(weights, 1), acc

@@ -1,0 +1,237 @@
+"""Attention of one query a request over long paged contexts. Twin: `reference.paged_attention`.
+
+Keys are split into runs of SPLIT, one work item a run and KV head; a grid of as many programs as the card holds at
+once walks the items, whatever the lengths are, and a second kernel joins the runs of a request by their maxima (as in
+FlashDecoding). Where runs begin depends on the request alone, so its result doesn't change with the batch.
+Which item is whose is found in registers from all seq_lens, so that a captured graph needs no host and no scan.
+Arithmetic intensity: `group` FLOP a byte of KV (4 · group · D FLOP for 4 · D bytes, bf16), 4 to 8 for most models:
+bound by memory; the matrix units work on 16 rows of which `group` count. Shared memory: num_stages tiles of K and V:
+BLOCK_N · (D + DV) · 2 · stages bytes, 96 KiB for 64 keys, D 128 and 3 stages. Registers: the accumulator is
+16 · DV / (32 · num_warps), 16 with 4 warps; under 128 in all, so that four programs share an SM.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.kernels.operations import PagedBatch
+from octavo_engine.kernels.triton.attention_tile import attend, load_query
+from octavo_engine.kernels.triton.launch import Launcher
+from octavo_engine.kernels.triton.prefill_attention import LOG2_E
+from octavo_models.spec import Attention
+
+
+@triton.jit
+def first_run(seq_len, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):
+    """The first key in reach of the newest query, and the tile's edge at or before it, where runs begin."""
+    first_key = seq_len * 0
+    if WINDOW > 0:
+        first_key = tl.maximum(seq_len - WINDOW, 0)
+    return first_key, first_key // BLOCK_N * BLOCK_N
+
+
+@triton.jit
+def count_runs(seq_lens, num_requests, REQUESTS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):  # fmt: skip
+    """How many runs each request has, and how many the requests up to it have together: [REQUESTS] each."""
+    r = tl.arange(0, REQUESTS)
+    lengths = tl.load(seq_lens + r, mask=r < num_requests, other=0)
+    _, begin = first_run(lengths, BLOCK_N, WINDOW)
+    runs = (lengths - begin + SPLIT - 1) // SPLIT
+    return runs, tl.cumsum(runs, 0)
+
+
+@triton.jit
+def decode_kernel(
+    q,
+    k_cache,
+    v_cache,
+    out,
+    partial,
+    partial_max,
+    partial_sum,
+    rows,
+    seq_lens,
+    block_tables,
+    num_requests,
+    table_stride,
+    k_page_stride,
+    v_page_stride,
+    scale,
+    soft_cap,
+    v_scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    REQUESTS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW)
+    num_items = tl.sum(runs) * KV_HEADS
+    m, dv = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_DV)
+    for item in range(tl.program_id(0), num_items, tl.num_programs(0)):
+        # KV heads of a run are neighbours: together they read whole rows of its pages.
+        run, kv_head = item // KV_HEADS, item % KV_HEADS
+        r = tl.sum((runs_until <= run).to(tl.int32))
+        is_r = tl.arange(0, REQUESTS) == r
+        runs_of_r = tl.sum(tl.where(is_r, runs, 0))
+        part = run - (tl.sum(tl.where(is_r, runs_until, 0)) - runs_of_r)
+        seq_len = tl.load(seq_lens + r)
+        first_key, begin = first_run(seq_len, BLOCK_N, WINDOW)
+        begin += part * SPLIT
+        end = tl.minimum(begin + SPLIT, seq_len)
+        held = m < GROUP
+        heads = kv_head * GROUP + m
+        row = r.to(tl.int64) + tl.zeros([BLOCK_M], tl.int64)
+        q_tile = load_query(q, row, heads, held, D, BLOCK_D, HEADS)
+        query_at = tl.where(held, seq_len - 1, -1)
+        table = block_tables + tl.load(rows + r).to(tl.int64) * table_stride
+        row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        row_sum = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+        for at in range(begin, end, BLOCK_N):
+            row_max, row_sum, acc = attend(
+                q_tile, at + tl.arange(0, BLOCK_N), first_key, end, query_at, table,
+                k_cache + kv_head * D, v_cache + kv_head * DV, k_page_stride, v_page_stride, scale, soft_cap,
+                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, PAGE, 0, SOFT_CAP, PRECISION,
+            )  # fmt: skip
+        mask = held[:, None] & (dv < DV)[None, :]
+        acc *= v_scale
+        if runs_of_r == 1:
+            at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
+            tl.store(out + at_out, (acc / tl.where(held, row_sum, 1.0)[:, None]).to(out.dtype.element_ty), mask=mask)
+        else:
+            at_row = tl.to_tensor(run).to(tl.int64) * HEADS + heads
+            tl.store(partial + at_row[:, None] * DV + dv[None, :], acc, mask=mask)
+            tl.store(partial_max + at_row, row_max, mask=held)
+            tl.store(partial_sum + at_row, row_sum, mask=held)
+
+
+@triton.jit
+def join_kernel(
+    partial,
+    partial_max,
+    partial_sum,
+    out,
+    seq_lens,
+    num_requests,
+    HEADS: tl.constexpr,
+    DV: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    WINDOW: tl.constexpr,
+    REQUESTS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """out[r, head] of request r's runs; padding requests get zeros."""
+    r, head = tl.program_id(0), tl.program_id(1)
+    runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW)
+    is_r = tl.arange(0, REQUESTS) == r
+    count = tl.sum(tl.where(is_r, runs, 0))
+    if count == 1:
+        return
+    end = tl.sum(tl.where(is_r, runs_until, 0))
+    dv = tl.arange(0, BLOCK_DV)
+    best = float("-inf")
+    total = 0.0
+    acc = tl.zeros([BLOCK_DV], tl.float32)
+    for run in range(end - count, end):
+        at = tl.to_tensor(run).to(tl.int64) * HEADS + head
+        own = tl.load(partial_max + at)
+        new = tl.maximum(best, own)
+        shrink, weight = tl.exp2(best - new), tl.exp2(own - new)
+        total = total * shrink + weight * tl.load(partial_sum + at)
+        acc = acc * shrink + weight * tl.load(partial + at * DV + dv, mask=dv < DV, other=0.0)
+        best = new
+    result = acc / tl.where(total > 0, total, 1.0)
+    at_out = (r.to(tl.int64) * HEADS + head) * DV + dv
+    tl.store(out + at_out, result.to(out.dtype.element_ty), mask=dv < DV)
+
+
+def decode_attention(
+    launch: Launcher,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    out: Tensor,
+    batch: PagedBatch,
+    spec: Attention,
+    kv_scales: tuple[float, float],
+) -> None:
+    """Attend for the first `batch.num_decodes` requests, into the first as many rows of `out`."""
+    n, group = batch.num_decodes, spec.num_heads // spec.num_kv_heads
+    block_d, block_dv = (triton.next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
+    chosen = launch.parameters(f"decode.{max(64, block_d)}")
+    window, split, block_n = spec.window or 0, chosen["SPLIT"], chosen["BLOCK_N"]
+    reach = batch.max_seq_len if spec.window is None else min(batch.max_seq_len, spec.window + block_n)
+    max_runs = n * triton.cdiv(reach, split)
+    stats = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device)
+    partial = torch.empty(max_runs, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
+    requests = triton.next_power_of_2(max(1, n))
+    tiles = {"num_warps": chosen["num_warps"], "num_stages": chosen["num_stages"]}
+    launch(
+        decode_kernel,
+        (min(max_runs * spec.num_kv_heads, launch.card.num_sms * chosen["PROGRAMS_PER_SM"]),),
+        q,
+        k_cache,
+        v_cache,
+        out,
+        partial,
+        stats[0],
+        stats[1],
+        batch.rows,
+        batch.seq_lens,
+        batch.block_tables,
+        n,
+        batch.block_tables.stride(0),
+        k_cache.stride(0),
+        v_cache.stride(0),
+        spec.scale * kv_scales[0] * LOG2_E,
+        (spec.soft_cap or 0.0) * LOG2_E,
+        kv_scales[1],
+        KV_HEADS=spec.num_kv_heads,
+        GROUP=group,
+        D=spec.head_dim_k,
+        DV=spec.head_dim_v,
+        BLOCK_D=block_d,
+        BLOCK_DV=block_dv,
+        PAGE=k_cache.shape[1],
+        WINDOW=window,
+        SOFT_CAP=spec.soft_cap is not None,
+        PRECISION="ieee" if q.element_size() == 4 else "tf32",
+        BLOCK_M=max(16, triton.next_power_of_2(group)),
+        REQUESTS=requests,
+        BLOCK_N=block_n,
+        SPLIT=split,
+        **tiles,
+    )
+    launch(
+        join_kernel,
+        (n, spec.num_heads),
+        partial,
+        stats[0],
+        stats[1],
+        out,
+        batch.seq_lens,
+        n,
+        HEADS=spec.num_heads,
+        DV=spec.head_dim_v,
+        BLOCK_DV=block_dv,
+        WINDOW=window,
+        REQUESTS=requests,
+        BLOCK_N=block_n,
+        SPLIT=split,
+        num_warps=1,
+    )

@@ -1,0 +1,121 @@
+"""A step's inputs, made on the device from a small difference. Twin: `ReferenceOperations.build_inputs`.
+
+The persistent tables hold every request's tokens and pages; the host sends what changed, a few hundred numbers.
+Copies of a few bytes a token with integer arithmetic: bound by their launches. No shared memory, under 32 registers.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.kernels.operations import StepInputs, StepRows
+from octavo_engine.kernels.triton.launch import Launcher
+
+BLOCK = 256
+
+
+@triton.jit
+def take_in_kernel(
+    table, stride, run_tables, run_rows, run_columns, starts, values, TABLE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Write run j's values where they belong, if they belong in this table."""
+    j = tl.program_id(0)
+    if tl.load(run_tables + j) == TABLE:
+        start, end = tl.load(starts + j), tl.load(starts + j + 1)
+        target = table + tl.load(run_rows + j).to(tl.int64) * stride + tl.load(run_columns + j)
+        for at in range(start, end, BLOCK):
+            i = at + tl.arange(0, BLOCK)
+            tl.store(target + i - start, tl.load(values + i, mask=i < end), mask=i < end)
+
+
+@triton.jit
+def rows_kernel(
+    token_table, stride, rows, query_starts, num_computed, token_ids, positions, seq_lens, BLOCK: tl.constexpr
+):
+    """A request's tokens and positions, and its length."""
+    r = tl.program_id(0)
+    row = tl.load(rows + r)
+    if row < 0:
+        tl.store(seq_lens + r, 0)
+    else:
+        start, end = tl.load(query_starts + r), tl.load(query_starts + r + 1)
+        first = tl.load(num_computed + r)
+        source = token_table + row.to(tl.int64) * stride + first
+        for at in range(start, end, BLOCK):
+            i = at + tl.arange(0, BLOCK)
+            tl.store(token_ids + i, tl.load(source + i - start, mask=i < end).to(tl.int64), mask=i < end)
+            tl.store(positions + i, (first + i - start).to(tl.int64), mask=i < end)
+        tl.store(seq_lens + r, first + end - start)
+
+
+@triton.jit
+def slots_kernel(block_table, stride, rows, query_starts, num_computed, slots, PAGE: tl.constexpr, BLOCK: tl.constexpr):
+    """slot = block * PAGE + offset of a request's tokens, in one KV group."""
+    r = tl.program_id(0)
+    row = tl.load(rows + r)
+    if row >= 0:
+        start, end = tl.load(query_starts + r), tl.load(query_starts + r + 1)
+        first = tl.load(num_computed + r)
+        table = block_table + row.to(tl.int64) * stride
+        for at in range(start, end, BLOCK):
+            i = at + tl.arange(0, BLOCK)
+            position = first + i - start
+            page = tl.load(table + position // PAGE, mask=i < end, other=0).to(tl.int64)
+            tl.store(slots + i, page * PAGE + position % PAGE, mask=i < end)
+
+
+@triton.jit
+def append_kernel(token_table, stride, rows, positions, drawn, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(rows + i, mask=i < n, other=-1).to(tl.int64)
+    token = tl.load(drawn + i, mask=i < n, other=-1)
+    position = tl.load(positions + i, mask=i < n, other=0)
+    tl.store(token_table + row * stride + position, token.to(tl.int32), mask=(row >= 0) & (token >= 0))
+
+
+def build_inputs(
+    launch: Launcher,
+    token_ids: Tensor,
+    block_tables: tuple[Tensor, ...],
+    step: StepRows,
+    block_size: int,
+    num_tokens: int,
+) -> StepInputs:
+    """See `Operations.build_inputs`."""
+    num_runs, num_requests = step.run_tables.shape[0], step.rows.shape[0]
+    for i, table in enumerate((token_ids, *block_tables)):
+        launch(
+            take_in_kernel,
+            (num_runs,),
+            table,
+            table.stride(0),
+            step.run_tables,
+            step.run_rows,
+            step.run_columns,
+            step.starts,
+            step.values,
+            TABLE=i,
+            BLOCK=BLOCK,
+            num_warps=1,
+        )
+    tokens, positions, *slots = torch.zeros(
+        2 + len(block_tables), num_tokens, dtype=torch.int64, device=token_ids.device
+    ).unbind()
+    seq_lens = torch.empty_like(step.rows)
+    options = {"BLOCK": BLOCK, "num_warps": 1}
+    where = (step.rows, step.query_starts, step.num_computed)
+    grid = (num_requests,)
+    launch(rows_kernel, grid, token_ids, token_ids.stride(0), *where, tokens, positions, seq_lens, **options)
+    for slot, table in zip(slots, block_tables, strict=True):
+        launch(slots_kernel, grid, table, table.stride(0), *where, slot, PAGE=block_size, **options)
+    return StepInputs(tokens, positions, seq_lens, tuple(slots))
+
+
+def append_tokens(launch: Launcher, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
+    """See `Operations.append_tokens`."""
+    n = rows.shape[0]
+    grid = (triton.cdiv(n, BLOCK),)
+    launch(append_kernel, grid, token_ids, token_ids.stride(0), rows, positions, drawn, n, BLOCK=BLOCK, num_warps=1)

@@ -1,0 +1,62 @@
+"""Makes Triton's interpreter compute with narrow floats as cards do. For tests on machines without one.
+
+Triton (3.6 to 3.9) interprets bfloat16 as its bits: casts to it cut the mantissa off, products multiply the bits, and
+casts to float8 lose the carry of rounding. `mend` replaces these three by torch's own conversions, and lets floats
+overflow in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+FLOATS = {
+    tl.float32: torch.float32,
+    tl.float16: torch.float16,
+    tl.bfloat16: torch.bfloat16,
+    tl.float8e4nv: torch.float8_e4m3fn,
+    tl.float8e5: torch.float8_e5m2,
+}
+BITS = {8: (np.uint8, torch.uint8), 16: (np.int16, torch.int16), 32: (np.int32, torch.int32)}
+_convert_float = interpreter._convert_float  # noqa: SLF001
+_create_dot = interpreter.InterpreterBuilder.create_dot
+_run_grid = interpreter.GridExecutor.__call__
+
+
+def convert(values: Any, source: Any, target: Any, rounding: Any) -> Any:
+    """Bits of `target` for bits of `source`, rounded to nearest even; both as numpy's unsigned integers."""
+    if source not in FLOATS or target not in FLOATS:
+        return _convert_float(values, source, target, rounding)
+    bits, _ = BITS[source.primitive_bitwidth]
+    held = torch.from_numpy(np.ascontiguousarray(values).view(bits).copy()).view(FLOATS[source])
+    out = held.to(FLOATS[target]).view(BITS[target.primitive_bitwidth][1]).numpy()
+    return out.view(f"uint{target.primitive_bitwidth}").reshape(np.shape(values))
+
+
+def dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
+    """a @ b + d, operands widened to float32 first where they are narrower than float16's interpreter knows."""
+
+    def wide(x: Any) -> Any:
+        if x.dtype.scalar not in {tl.bfloat16, tl.float8e4nv, tl.float8e5}:
+            return x
+        data = convert(x.data, x.dtype.scalar, tl.float32, None).view(np.float32)
+        return interpreter.TensorHandle(data, tl.float32)
+
+    return _create_dot(self, wide(a), wide(b), d, *options)
+
+
+def run_grid(self: Any, *args: Any, **options: Any) -> Any:
+    """Launch as before; numpy's warnings of infinities, which a card doesn't give, are off."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return _run_grid(self, *args, **options)
+
+
+def mend() -> None:
+    """Once a process; harmless where kernels are compiled."""
+    interpreter._convert_float = convert  # noqa: SLF001
+    interpreter.InterpreterBuilder.create_dot = dot
+    interpreter.GridExecutor.__call__ = run_grid

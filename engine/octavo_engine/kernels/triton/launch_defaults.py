@@ -1,0 +1,90 @@
+"""Launch parameters that ship: one table a generation, reasoned from its limits, not measured (see docs/LOG.md).
+
+A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by head size, "packed.M" and "float8.M" by
+the number of rows that a tile takes. What the limits say:
+
+sm_80 (A100): 164 KiB of shared memory an SM, 163 a program; loads are asynchronous copies, so depth comes from stages.
+    Two programs of at most 80 KiB an SM hide each other's softmax. 8 warps of 128 rows: 64 registers of accumulator.
+sm_89 (L4, L40S, RTX 40): 100 KiB an SM, 99 a program: tiles are halved or stages dropped. Memory is slow beside
+    arithmetic (L4: 300 GB/s), so decode wants fewer, longer runs and its two programs an SM are enough.
+sm_90 (H100, H200): 228 KiB an SM, 227 a program; products of 64 rows by 4 warps are the unit of its matrix
+    instruction, so 128 rows take 8 warps. Memory wants about 40 KiB in flight an SM: three stages.
+sm_100 (B200): as sm_90 in size; accumulators of its matrix unit leave the register file, so 4 warps feed 128 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Parameters = Mapping[str, int]
+Table = Mapping[str, Parameters]
+
+
+def _prefill(m: int, n: int, warps: int, stages: int) -> Parameters:
+    return {"BLOCK_M": m, "BLOCK_N": n, "num_warps": warps, "num_stages": stages}
+
+
+def _decode(n: int, split: int, programs: int, stages: int) -> Parameters:
+    # 16 rows are all that decode has, and 4 warps divide the keys of a tile between them.
+    return {"BLOCK_N": n, "SPLIT": split, "PROGRAMS_PER_SM": programs, "num_warps": 4, "num_stages": stages}
+
+
+def _product(m: int, n: int, k: int, split_k: int, warps: int, stages: int) -> Parameters:
+    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SPLIT_K": split_k, "num_warps": warps, "num_stages": stages}
+
+
+# With few rows a product streams weights: narrow tiles and a split of K put every SM to work (4,096 columns make 64
+# tiles of 64, under half of an A100's or H100's SMs). With many, tiles are square and K whole.
+_STREAMING = {
+    "packed.16": _product(16, 64, 128, 4, 4, 4),
+    "packed.64": _product(64, 64, 128, 2, 4, 3),
+    "float8.16": _product(16, 64, 256, 4, 4, 3),
+    "float8.64": _product(64, 64, 128, 2, 4, 3),
+}
+
+DEFAULTS: Mapping[int, Table] = {
+    80: {
+        "prefill.64": _prefill(128, 64, 8, 2),
+        "prefill.128": _prefill(128, 32, 8, 2),
+        "prefill.256": _prefill(64, 32, 8, 2),
+        "decode.64": _decode(64, 256, 4, 3),
+        "decode.128": _decode(64, 256, 3, 2),
+        "decode.256": _decode(32, 256, 2, 2),
+        **_STREAMING,
+        "packed.128": _product(128, 64, 64, 1, 8, 3),
+        "float8.128": _product(128, 64, 64, 1, 8, 3),  # for its twin's sake only: refused before it is launched
+    },
+    89: {
+        "prefill.64": _prefill(128, 64, 8, 2),
+        "prefill.128": _prefill(64, 32, 4, 2),
+        "prefill.256": _prefill(32, 32, 4, 1),
+        "decode.64": _decode(64, 512, 2, 2),
+        "decode.128": _decode(32, 512, 2, 2),
+        "decode.256": _decode(16, 512, 2, 2),
+        **_STREAMING,
+        "packed.128": _product(128, 64, 64, 1, 8, 2),
+        "float8.128": _product(128, 128, 64, 1, 8, 3),
+    },
+    90: {
+        "prefill.64": _prefill(128, 128, 8, 2),
+        "prefill.128": _prefill(128, 64, 8, 2),
+        "prefill.256": _prefill(64, 64, 4, 2),
+        "decode.64": _decode(64, 256, 4, 3),
+        "decode.128": _decode(64, 256, 3, 3),
+        "decode.256": _decode(32, 256, 2, 3),
+        **_STREAMING,
+        "packed.128": _product(128, 128, 64, 1, 8, 3),
+        "float8.128": _product(128, 128, 128, 1, 8, 3),
+    },
+    100: {
+        "prefill.64": _prefill(128, 128, 4, 2),
+        "prefill.128": _prefill(128, 64, 4, 2),
+        "prefill.256": _prefill(64, 64, 4, 2),
+        "decode.64": _decode(64, 256, 4, 3),
+        "decode.128": _decode(64, 256, 3, 3),
+        "decode.256": _decode(32, 256, 2, 3),
+        **_STREAMING,
+        "packed.128": _product(128, 128, 64, 1, 4, 3),
+        "float8.128": _product(128, 128, 128, 1, 4, 3),
+    },
+}

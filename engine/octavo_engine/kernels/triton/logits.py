@@ -1,0 +1,181 @@
+"""What changes logits before a draw: multiplier and soft cap, bans, penalties.
+
+Twins: `reference.soft_cap_logits`, `ReferenceOperations.ban`, `reference_sampling.apply_penalties`.
+Each reads and writes the logits at most once, some 10 FLOP for 8 bytes: bound by memory, and rows without anything to
+do return at once. Penalties count tokens by a histogram a tile of the vocabulary, so that no counts are kept between
+steps: a request of 8,192 tokens is read from L2 once a tile. Shared memory: the histogram, TILE · 4 bytes. Registers:
+TILE / (32 · num_warps) elements of logits and two counts, under 64.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
+from octavo_engine.kernels.triton.activation import tanh
+from octavo_engine.kernels.triton.launch import Launcher
+
+TILE = 1024
+TOKENS = 512  # of a request, counted at a time
+
+
+@triton.jit
+def soft_cap_kernel(logits, out, size, multiplier, soft_cap, SOFT_CAP: tl.constexpr, TILE: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    x = tl.load(logits + at, mask=at < size, other=0.0).to(tl.float32) * multiplier
+    if SOFT_CAP:
+        x = soft_cap * tanh(x / soft_cap)
+    tl.store(out + at, x, mask=at < size)
+
+
+@triton.jit
+def allow_kernel(logits, allowed, vocab, words, TILE: tl.constexpr):
+    """Ban what `allowed` has no bit for."""
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    word = tl.load(allowed + row * words + token // 32, mask=token < vocab, other=-1)
+    banned = ((word >> (token % 32)) & 1) == 0
+    tl.store(logits + row * vocab + token, float("-inf"), mask=banned & (token < vocab))
+
+
+@triton.jit
+def ban_kernel(
+    logits,
+    vocab,
+    ban_rows,
+    tokens,
+    prefix_starts,
+    prefixes,
+    token_table,
+    stride,
+    rows,
+    lengths,
+    prompt_lens,
+    BLOCK: tl.constexpr,
+):
+    ban = tl.program_id(0)
+    row, token = tl.load(ban_rows + ban).to(tl.int64), tl.load(tokens + ban)
+    start, end = tl.load(prefix_starts + ban), tl.load(prefix_starts + ban + 1)
+    length = tl.load(lengths + row)
+    holds = end - start <= length - tl.load(prompt_lens + row)
+    tail = token_table + tl.load(rows + row).to(tl.int64) * stride + length - end
+    differing = 0
+    if holds:
+        for at in range(start, end, BLOCK):
+            i = at + tl.arange(0, BLOCK)
+            wanted, got = tl.load(prefixes + i, mask=i < end, other=0), tl.load(tail + i, mask=i < end, other=0)
+            differing += tl.sum((wanted != got).to(tl.int32))
+    tl.store(logits + row * vocab + token, float("-inf"), mask=holds & (differing == 0) & (token < vocab))
+
+
+@triton.jit
+def count(tokens, start, end, first, TILE: tl.constexpr, TOKENS: tl.constexpr):
+    """How often each of the tokens first … first + TILE - 1 is among tokens[start:end]: [TILE]."""
+    counts = tl.zeros([TILE], tl.int32)
+    for at in range(start, end, TOKENS):
+        i = at + tl.arange(0, TOKENS)
+        token = tl.load(tokens + i, mask=i < end, other=-1) - first
+        inside = (token >= 0) & (token < TILE)
+        counts += tl.histogram(tl.where(inside, token, 0), TILE, mask=inside)
+    return counts
+
+
+@triton.jit
+def penalize_kernel(
+    logits,
+    vocab,
+    repetition,
+    frequency,
+    presence,
+    token_table,
+    stride,
+    rows,
+    lengths,
+    prompt_lens,
+    TILE: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE
+    divisor, per_use, once = tl.load(repetition + row), tl.load(frequency + row), tl.load(presence + row)
+    if (divisor != 1.0) | (per_use != 0.0) | (once != 0.0):
+        token = first + tl.arange(0, TILE)
+        x = tl.load(logits + row * vocab + token, mask=token < vocab, other=0.0)
+        tokens = token_table + tl.load(rows + row).to(tl.int64) * stride
+        prompt_end, end = tl.load(prompt_lens + row), tl.load(lengths + row)
+        used = count(tokens, prompt_end, end, first, TILE, TOKENS)
+        if divisor != 1.0:
+            seen = used + count(tokens, 0, prompt_end, first, TILE, TOKENS)
+            x = tl.where(seen > 0, tl.where(x > 0, tl.div_rn(x, tl.zeros_like(x) + divisor), x * divisor), x)
+        x -= per_use * used.to(tl.float32) + tl.where(used > 0, once, 0.0)
+        tl.store(logits + row * vocab + token, x, mask=token < vocab)
+
+
+def soft_cap_logits(launch: Launcher, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
+    """See `Operations.soft_cap_logits`."""
+    out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    grid = (triton.cdiv(logits.numel(), TILE),)
+    capped = soft_cap is not None
+    launch(
+        soft_cap_kernel,
+        grid,
+        logits,
+        out,
+        logits.numel(),
+        float(multiplier),
+        soft_cap or 1.0,
+        SOFT_CAP=capped,
+        TILE=TILE,
+        num_warps=4,
+    )
+    return out
+
+
+def ban(launch: Launcher, logits: Tensor, bans: Bans | None, known: KnownTokens, allowed: Tensor | None) -> None:
+    """See `Operations.ban`."""
+    n, vocab = logits.shape
+    if allowed is not None:
+        grid = (n, triton.cdiv(vocab, TILE))
+        launch(allow_kernel, grid, logits, allowed, vocab, allowed.shape[1], TILE=TILE, num_warps=4)
+    if bans is not None:
+        launch(
+            ban_kernel,
+            (bans.tokens.shape[0],),
+            logits,
+            vocab,
+            bans.rows,
+            bans.tokens,
+            bans.prefix_starts,
+            bans.prefixes,
+            known.token_ids,
+            known.token_ids.stride(0),
+            known.rows,
+            known.lengths,
+            known.prompt_lens,
+            BLOCK=32,
+            num_warps=1,
+        )
+
+
+def penalize(launch: Launcher, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
+    """See `Operations.penalize`."""
+    n, vocab = logits.shape
+    launch(
+        penalize_kernel,
+        (n, triton.cdiv(vocab, TILE)),
+        logits,
+        vocab,
+        penalties.repetition,
+        penalties.frequency,
+        penalties.presence,
+        known.token_ids,
+        known.token_ids.stride(0),
+        known.rows,
+        known.lengths,
+        known.prompt_lens,
+        TILE=TILE,
+        TOKENS=TOKENS,
+        num_warps=4,
+    )

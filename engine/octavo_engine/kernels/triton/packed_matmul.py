@@ -1,0 +1,125 @@
+"""Products with weights of four or eight bits, widened in registers. Twin: `reference_quantized.unpack` and a product.
+
+A program makes BLOCK_M × BLOCK_N outputs over its share of K; with few rows K is split over SPLIT_K programs, whose
+sums are added afterwards in one order. A byte of four-bit weights holds elements 16 apart: a tile is two products, of
+low and of high nibbles with their columns of x, and nothing is shuffled.
+Arithmetic intensity: 2 · rows FLOP a weight of 0.625 bytes (four bits, scale and minimum a group of 32): 3.2 · rows
+FLOP/B: streams weights up to some 50 rows on an A100, 90 on an H100. Shared memory: x's tile a stage,
+BLOCK_M · BLOCK_K · 2 bytes, and BLOCK_N · BLOCK_K / 2 of nibbles: 32 KiB for 16 × 64 × 128 with 4 stages. Registers:
+accumulator BLOCK_M · BLOCK_N / (32 · num_warps), 64 for 128 × 128 on 8 warps, and the widened tile.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.kernels.operations import PackedWeight
+from octavo_engine.kernels.triton.launch import Launcher
+
+
+@triton.jit
+def widened(quants, scales, minima, n, k, N, K, GROUP: tl.constexpr, HAS_MINIMA: tl.constexpr):
+    """quants * scale + minimum of elements [k, n], float32."""
+    at = n[None, :] * (K // GROUP) + k[:, None] // GROUP
+    held = (n < N)[None, :] & (k < K)[:, None]
+    w = quants * tl.load(scales + at, mask=held, other=0.0).to(tl.float32)
+    if HAS_MINIMA:
+        w += tl.load(minima + at, mask=held, other=0.0).to(tl.float32)
+    return w
+
+
+@triton.jit
+def packed_kernel(
+    x,
+    quants,
+    scales,
+    minima,
+    bias,
+    out,
+    M,
+    N,
+    K,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HAS_MINIMA: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+):
+    part = tl.program_id(2)
+    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
+    m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    held_m, held_n = (m < M)[:, None], (n < N)[None, :]
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for first in range(part * BLOCK_K, K, BLOCK_K * SPLIT_K):
+        if BITS == 8:
+            k = first + tl.arange(0, BLOCK_K)
+            q = tl.load(quants + n[None, :] * K + k[:, None], mask=held_n & (k < K)[:, None], other=0)
+            w = widened(q.to(tl.float32) - 128.0, scales, minima, n, k, N, K, GROUP, HAS_MINIMA)
+            rows = tl.load(x + m[:, None] * K + k[None, :], mask=held_m & (k < K)[None, :], other=0.0)
+            acc = tl.dot(rows, w.to(rows.dtype), acc, input_precision=PRECISION)
+        else:
+            j = tl.arange(0, BLOCK_K // 2)
+            low = first + j // 16 * 32 + j % 16
+            high = low + 16
+            q = tl.load(
+                quants + n[None, :] * (K // 2) + (first // 2 + j)[:, None], mask=held_n & (low < K)[:, None], other=0
+            )
+            rows = tl.load(x + m[:, None] * K + low[None, :], mask=held_m & (low < K)[None, :], other=0.0)
+            w = widened((q & 15).to(tl.float32), scales, minima, n, low, N, K, GROUP, HAS_MINIMA)
+            acc = tl.dot(rows, w.to(rows.dtype), acc, input_precision=PRECISION)
+            rows = tl.load(x + m[:, None] * K + high[None, :], mask=held_m & (high < K)[None, :], other=0.0)
+            w = widened((q >> 4).to(tl.float32), scales, minima, n, high, N, K, GROUP, HAS_MINIMA)
+            acc = tl.dot(rows, w.to(rows.dtype), acc, input_precision=PRECISION)
+    if HAS_BIAS:
+        acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    at = part.to(tl.int64) * M * N + m[:, None] * N + n[None, :]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=held_m & held_n)
+
+
+def rows_of_tile(num_rows: int) -> int:
+    """The launch that suits a number of rows, as named in `launch_defaults`."""
+    return 16 if num_rows <= 16 else 64 if num_rows <= 64 else 128
+
+
+def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
+    """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
+    m, k = x.shape
+    n = weight.shape[0]
+    chosen = launch.parameters(f"packed.{rows_of_tile(m)}")
+    split = chosen["SPLIT_K"]
+    out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
+    launch(
+        packed_kernel,
+        (triton.cdiv(n, chosen["BLOCK_N"]), triton.cdiv(m, chosen["BLOCK_M"]), split),
+        x,
+        weight.quants,
+        weight.scales,
+        weight.minima,
+        bias if split == 1 else None,
+        out,
+        m,
+        n,
+        k,
+        BITS=weight.bits,
+        GROUP=weight.group,
+        HAS_MINIMA=weight.minima is not None,
+        HAS_BIAS=bias is not None and split == 1,
+        PRECISION="ieee" if x.element_size() == 4 else "tf32",
+        **chosen,
+    )
+    return joined(out, bias, x.dtype)
+
+
+def joined(parts: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The sum of a product's parts [split, m, n], bias included, as dtype."""
+    if parts.shape[0] == 1:
+        return parts[0]
+    total = parts.sum(0)
+    return (total if bias is None else total + bias).to(dtype)

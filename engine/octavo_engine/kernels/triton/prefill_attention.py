@@ -1,0 +1,157 @@
+"""Causal attention of prefill chunks over paged keys and values. Twin: `reference.paged_attention`.
+
+A program takes BLOCK_M rows: BLOCK_M // group queries of one request by the `group` query heads of one KV head, so
+that keys and values are read once for all of them. It walks from the window's start to its last query.
+Arithmetic intensity: BLOCK_M FLOP a byte of KV (bf16: 4 · BLOCK_M · D FLOP for 4 · D bytes a key): with 128 rows
+compute-bound on an A100 (156 FLOP/B) only together with L2, where a request's KV is shared by its tiles.
+Shared memory: num_stages tiles of K and V plus Q, BLOCK_N · (D + DV) · 2 · stages + BLOCK_M · D · 2 bytes: 96 KiB
+for 128 rows, 64 keys, D 128, 2 stages. Registers: the accumulator, BLOCK_M · DV / (32 · num_warps) float32, 64 with 8
+warps, and as many for scores and weights.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.kernels.operations import PagedBatch
+from octavo_engine.kernels.triton.attention_tile import attend, load_query
+from octavo_engine.kernels.triton.launch import Launcher
+from octavo_models.spec import Attention
+
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def find_request(query_starts, tile, first_request, num_requests, BLOCK_Q: tl.constexpr):
+    """The request whose tiles hold `tile`. Tiles of request r begin at (query_starts[r] - first row) // BLOCK_Q + r -
+    first_request: at most one tile a request is spare, and no prefix sum is needed."""
+    first_row = tl.load(query_starts + first_request)
+    low, high = first_request, num_requests
+    while high - low > 1:
+        middle = (low + high) // 2
+        begin = (tl.load(query_starts + middle) - first_row) // BLOCK_Q + middle - first_request
+        if begin <= tile:
+            low = middle
+        else:
+            high = middle
+    return low, tile - ((tl.load(query_starts + low) - first_row) // BLOCK_Q + low - first_request)
+
+
+@triton.jit
+def prefill_kernel(
+    q,
+    k_cache,
+    v_cache,
+    out,
+    rows,
+    query_starts,
+    seq_lens,
+    block_tables,
+    first_request,
+    num_requests,
+    table_stride,
+    k_page_stride,
+    v_page_stride,
+    scale,
+    soft_cap,
+    v_scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    tile, kv_head = tl.program_id(0), tl.program_id(1)
+    r, part = find_request(query_starts, tile, first_request, num_requests, BLOCK_Q)
+    start = tl.load(query_starts + r)
+    num_queries = tl.load(query_starts + r + 1) - start
+    seq_len = tl.load(seq_lens + r)
+    first_query = part * BLOCK_Q
+    if first_query >= num_queries or seq_len == 0:
+        return
+    m = tl.arange(0, BLOCK_M)
+    query = first_query + m // GROUP
+    held = (m < BLOCK_Q * GROUP) & (query < num_queries)
+    heads = kv_head * GROUP + m % GROUP
+    row = (start + query).to(tl.int64)
+    query_at = tl.where(held, seq_len - num_queries + query, -1)
+    q_tile = load_query(q, row, heads, held, D, BLOCK_D, HEADS)
+    end = tl.minimum(seq_len - num_queries + first_query + BLOCK_Q, seq_len)
+    first_key = 0
+    if WINDOW > 0:
+        first_key = tl.maximum(seq_len - num_queries + first_query - WINDOW + 1, 0)
+    table = block_tables + tl.load(rows + r).to(tl.int64) * table_stride
+    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+    for at in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
+        row_max, row_sum, acc = attend(
+            q_tile, at + tl.arange(0, BLOCK_N), first_key, end, query_at, table,
+            k_cache + kv_head * D, v_cache + kv_head * DV, k_page_stride, v_page_stride, scale, soft_cap,
+            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, PAGE, WINDOW, SOFT_CAP, PRECISION,
+        )  # fmt: skip
+    result = acc * (v_scale / tl.where(row_sum > 0, row_sum, 1.0))[:, None]
+    dv = tl.arange(0, BLOCK_DV)
+    at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
+    tl.store(out + at_out, result.to(out.dtype.element_ty), mask=held[:, None] & (dv < DV)[None, :])
+
+
+def prefill_attention(
+    launch: Launcher,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    out: Tensor,
+    batch: PagedBatch,
+    spec: Attention,
+    kv_scales: tuple[float, float],
+) -> None:
+    """Attend for the requests after the first `batch.num_decodes`, into their rows of `out`."""
+    group = spec.num_heads // spec.num_kv_heads
+    block_d, block_dv = (triton.next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
+    chosen = dict(launch.parameters(f"prefill.{max(64, block_d)}"))
+    chosen["BLOCK_M"] = block_m = max(triton.next_power_of_2(group), chosen["BLOCK_M"])
+    num_prefills = batch.num_requests - batch.num_decodes
+    num_rows = q.shape[0] - batch.num_decodes
+    launch(
+        prefill_kernel,
+        (num_rows // (block_m // group) + num_prefills if num_prefills else 0, spec.num_kv_heads),
+        q,
+        k_cache,
+        v_cache,
+        out,
+        batch.rows,
+        batch.query_starts,
+        batch.seq_lens,
+        batch.block_tables,
+        batch.num_decodes,
+        batch.num_requests,
+        batch.block_tables.stride(0),
+        k_cache.stride(0),
+        v_cache.stride(0),
+        spec.scale * kv_scales[0] * LOG2_E,
+        (spec.soft_cap or 0.0) * LOG2_E,
+        kv_scales[1],
+        KV_HEADS=spec.num_kv_heads,
+        GROUP=group,
+        D=spec.head_dim_k,
+        DV=spec.head_dim_v,
+        BLOCK_D=block_d,
+        BLOCK_DV=block_dv,
+        PAGE=k_cache.shape[1],
+        WINDOW=spec.window or 0,
+        SOFT_CAP=spec.soft_cap is not None,
+        PRECISION="ieee" if q.element_size() == 4 else "tf32",
+        **chosen,
+    )

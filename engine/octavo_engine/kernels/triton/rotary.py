@@ -1,0 +1,34 @@
+"""cos and sin of a step's positions. Twin: `reference.rotary_table`.
+
+One program a token. Two transcendental functions an element of 8 written bytes, a few hundred kilobytes a step:
+bound by its launch. No shared memory; a handful of registers beyond what the argument's reduction takes.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from octavo_engine.kernels.triton.launch import Launcher
+
+
+@triton.jit
+def rotary_kernel(positions, frequencies, cos, sin, factor, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    held = i < HALF
+    angle = tl.load(positions + token).to(tl.float32) * tl.load(frequencies + i, mask=held, other=0.0)
+    tl.store(cos + token * HALF + i, tl.cos(angle) * factor, mask=held)
+    tl.store(sin + token * HALF + i, tl.sin(angle) * factor, mask=held)
+
+
+def rotary_table(launch: Launcher, frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """positions: [num_tokens]; frequencies: [dim / 2] float32 -> cos, sin: [num_tokens, dim / 2] float32 each."""
+    n, half = positions.shape[0], frequencies.shape[0]
+    cos = torch.empty(n, half, dtype=torch.float32, device=positions.device)
+    sin = torch.empty_like(cos)
+    block = triton.next_power_of_2(half)
+    launch(rotary_kernel, (n,), positions, frequencies, cos, sin, factor, HALF=half, BLOCK=block, num_warps=1)
+    return cos, sin

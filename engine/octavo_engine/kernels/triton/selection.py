@@ -1,0 +1,81 @@
+"""Finding the k-th best of a row without sorting it. What sampling and logprobs share.
+
+Tokens are ordered by value, the largest first, equals by token id, the lowest first. A place in this order is a pair
+(key, token): everything up to it is `up_to` it. Keys are floats as integers that order alike.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOWEST = tl.constexpr(-(2**31))  # below every key
+MINUS_INFINITY = tl.constexpr(-(2**31) + 0x7FFFFF)  # the key of -inf
+
+
+@triton.jit
+def key_of(x):
+    """int32 that orders as float32 does; -0 is 0."""
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def up_to(keys, tokens, key, token):
+    """Which of (keys, tokens) come no later than (key, token)."""
+    return (keys > key) | ((keys == key) & (tokens <= token))
+
+
+@triton.jit
+def load_scaled(row, tokens, vocab, temperature):
+    """row[tokens] / temperature, -inf outside the vocabulary. Rounded as the twin's division is."""
+    x = tl.load(row + tokens, mask=tokens < vocab, other=float("-inf"))
+    return tl.div_rn(x, tl.zeros_like(x) + temperature)
+
+
+@triton.jit
+def kth_best(row, vocab, temperature, k, lowest, TILE: tl.constexpr):
+    """The place of the k-th best among keys >= lowest; where there are fewer, that of the last: (lowest, vocab).
+
+    Radix selection: four histograms of 8 bits each, from the top, over the tokens that match so far. If more equals
+    than fit tie for the k-th place, one more pass finds the token id up to which they fit.
+    """
+    bins = tl.arange(0, 256)
+    prefix = k * 0
+    remaining = k
+    equal = k * 0
+    exists = k > 0
+    for level in tl.static_range(4):
+        shift: tl.constexpr = 24 - 8 * level
+        counts = tl.zeros([256], tl.int32)
+        for first in range(0, vocab, TILE):
+            tokens = first + tl.arange(0, TILE)
+            keys = key_of(load_scaled(row, tokens, vocab, temperature))
+            inside = (tokens < vocab) & (keys >= lowest)
+            if level == 0:
+                digit = (keys >> shift) + 128
+            else:
+                inside &= (keys >> (shift + 8)) == prefix
+                digit = (keys >> shift) & 255
+            counts += tl.histogram(digit, 256, mask=inside)
+        above = tl.sum(counts) - tl.cumsum(counts, 0)
+        chosen = tl.max(tl.where(above + counts >= remaining, bins, -1))
+        exists = exists & (chosen >= 0)
+        is_chosen = bins == chosen
+        equal = tl.sum(tl.where(is_chosen, counts, 0))
+        remaining -= tl.sum(tl.where(is_chosen, above, 0))
+        if level == 0:
+            prefix = chosen - 128
+        else:
+            prefix = (prefix << 8) | chosen
+    last = k * 0 + vocab
+    if exists & (remaining < equal):
+        before = k * 0
+        for first in range(0, vocab, TILE):
+            tokens = first + tl.arange(0, TILE)
+            keys = key_of(load_scaled(row, tokens, vocab, temperature))
+            tied = (tokens < vocab) & (keys == prefix)
+            place = before + tl.cumsum(tied.to(tl.int32), 0)
+            last = tl.minimum(last, tl.min(tl.where(tied & (place == remaining), tokens, vocab)))
+            before += tl.sum(tied.to(tl.int32))
+    return tl.where(exists, prefix, lowest), last

@@ -1,0 +1,148 @@
+"""Finds launch parameters for this machine's card: `python -m octavo_engine.kernels.tune --output parameters.json`.
+
+Times each candidate of each launch on a shape that stands for its kind, and writes the fastest, some minutes in all. The
+file is for the torch executor's start; nothing is tuned there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import triton
+from triton.runtime.errors import OutOfResources
+
+from octavo_engine.kernels.operations import PagedBatch
+from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
+from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
+from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_models.spec import Attention
+
+BLOCK_SIZE = 16
+# What is tried, per kind of launch; a program that doesn't fit the card is left out when it says so.
+CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
+    "prefill": {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2, 3)},
+    "decode": {
+        "BLOCK_N": (16, 32, 64, 128),
+        "SPLIT": (256, 512),
+        "PROGRAMS_PER_SM": (2, 4),
+        "num_warps": (2, 4),
+        "num_stages": (2, 3),
+    },
+    "packed": {
+        "BLOCK_N": (32, 64, 128),
+        "BLOCK_K": (64, 128),
+        "SPLIT_K": (1, 2, 4),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4),
+    },
+    "float8": {
+        "BLOCK_N": (64, 128),
+        "BLOCK_K": (128, 256),
+        "SPLIT_K": (1, 2, 4),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4),
+    },
+}
+
+
+def candidates(name: str, default: Parameters) -> Iterator[Parameters]:
+    """The default first, then every combination of `name`'s kind; what a kind doesn't vary stays the default's."""
+    yield default
+    choices = CANDIDATES[name.partition(".")[0]]
+    for values in itertools.product(*choices.values()):
+        candidate = {**default, **dict(zip(choices, values, strict=True))}
+        if candidate != default:
+            yield candidate
+
+
+def fastest(tried: Iterator[Parameters], time: Callable[[Parameters], float | None]) -> tuple[Parameters, float] | None:
+    """The candidate of least time, the first of equals; None if none ran. `time` gives None for what doesn't fit."""
+    best: tuple[Parameters, float] | None = None
+    for candidate in tried:
+        taken = time(candidate)
+        if taken is not None and (best is None or taken < best[1]):
+            best = candidate, taken
+    return best
+
+
+def workload(name: str, device: torch.device) -> Callable[[TritonOperations], object]:
+    """What `name`'s kernel is timed on: prompts of 1,024 tokens, 32 contexts of 4,096, or products of 4,096 squared."""
+    kind, _, size = name.partition(".")
+    if kind in {"packed", "float8"}:
+        rows = {"16": 8, "64": 64, "128": 1024}[size]
+        x = torch.randn(rows, 4096, dtype=torch.bfloat16, device=device)
+        plain = torch.randn(4096, 4096, device=device)
+        weight = quantize(plain, bits=4) if kind == "packed" else quantize_float8(plain)
+        return lambda ops: ops.matmul(x, weight)
+    n, length = (4, 1024) if kind == "prefill" else (32, 4096)
+    dim = int(size)
+    spec = Attention(32, 8, dim, dim, dim**-0.5, None)
+    pages = length // BLOCK_SIZE
+    k, v = torch.randn(2, n * pages + 1, BLOCK_SIZE, 8, dim, dtype=torch.bfloat16, device=device).unbind()
+    ints = {"dtype": torch.int32, "device": device}
+    queries = length if kind == "prefill" else 1
+    batch = PagedBatch(
+        rows=torch.arange(n, **ints),  # type: ignore[call-overload]
+        query_starts=torch.arange(n + 1, **ints) * queries,  # type: ignore[call-overload]
+        seq_lens=torch.full((n,), length, **ints),  # type: ignore[call-overload]
+        block_tables=(torch.randperm(n * pages, device=device) + 1).int().view(n, pages),
+        slots=torch.zeros(n * queries, dtype=torch.int64, device=device),
+        num_decodes=0 if kind == "prefill" else n,
+        max_query_len=queries,
+        max_seq_len=length,
+    )
+    q = torch.randn(n * queries, 32, dim, dtype=torch.bfloat16, device=device)
+    return lambda ops: ops.attention(q, k, v, batch, spec)
+
+
+def time_on(
+    launcher: Launcher, name: str, run: Callable[[TritonOperations], object]
+) -> Callable[[Parameters], float | None]:
+    """Milliseconds of `run` with a candidate for `name`, the median of some dozens; None where it doesn't fit."""
+
+    def time(candidate: Parameters) -> float | None:
+        ops = TritonOperations(replace(launcher, tuned={name: candidate}))
+        try:
+            return float(triton.testing.do_bench(lambda: run(ops), return_mode="median"))
+        except OutOfResources:
+            return None
+
+    return time
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="such as decode.128; default: all")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA card to tune for")
+    device = torch.device("cuda")
+    card = Card.of(device)
+    launcher = Launcher(card)
+    chosen: dict[str, Parameters] = {}
+    for name, default in DEFAULTS[card.family].items():
+        if (arguments.only and name not in arguments.only) or (name.startswith("float8") and card.capability < 89):
+            continue
+        time = time_on(launcher, name, workload(name, device))
+        best = fastest(candidates(name, default), time)
+        if best is None:
+            print(f"{name}: no candidate fits this card", file=sys.stderr)  # noqa: T201
+            continue
+        chosen[name] = dict(best[0])
+        print(f"{name}: {time(default) or float('nan'):.3f} → {best[1]:.3f} ms {best[0]}")  # noqa: T201
+    written = {"card": torch.cuda.get_device_name(), "triton": triton.__version__, "launches": chosen}
+    arguments.output.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

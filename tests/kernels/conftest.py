@@ -1,0 +1,35 @@
+"""Where the kernels' tests run: on a card if there is one, else in Triton's interpreter.
+
+Needs torch, triton and pytest alone, so that `make test-gpu` runs on a bare machine with a card.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    torch.set_num_threads(1)  # tensors are small, and threads that wait take the interpreter's time
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, Triton's own at its import
+
+from octavo_engine.kernels.triton.interpreter import mend
+from octavo_engine.kernels.triton.operations import TritonOperations
+
+mend()
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def triton_operations(device) -> TritonOperations:
+    return TritonOperations.on(device)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(5)

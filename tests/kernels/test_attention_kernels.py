@@ -1,0 +1,161 @@
+"""Paged attention and the write before it: mixed batches over shuffled pages give what the twins give."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch
+
+from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_models.spec import Attention, Norm, Rotary
+
+REFERENCE = ReferenceOperations()
+# (tokens in all, of which queries): a decode, a whole prompt, chunks, a decode over several runs, page edges
+REQUESTS = [(1, 1), (300, 1), (33, 33), (40, 1), (150, 17), (16, 16), (64, 2), (129, 65)]
+
+
+def attention(heads=4, kv_heads=2, dim=32, dim_v=None, window=None, soft_cap=None, **fields):
+    rotary = fields.pop("rotary", Rotary(dim))
+    return Attention(heads, kv_heads, dim, dim_v or dim, dim**-0.5, rotary, window, soft_cap, **fields)
+
+
+SHAPES = {
+    "smollm2": attention(9, 3, 64),
+    "gemma3": attention(4, 1, 256, window=40),
+    "uneven": attention(6, 2, 24, 20, soft_cap=5.0),
+    "mha": attention(2, 2, 16, window=1),
+    "window": attention(8, 2, 32, window=70, soft_cap=30.0),
+}
+
+
+def compare(operations, device, spec, dtype, block_size, requests, *, cache_dtype=None, scales=(1.0, 1.0)):
+    q, k_cache, v_cache, batch = paged_batch(spec, requests, block_size, dtype, device, cache_dtype)
+    got = operations.attention(q, k_cache, v_cache, batch, spec, scales)
+    # Weights are rounded to `dtype` before they meet the values; the twin keeps them in float32.
+    tolerance = {name: 2 * t for name, t in TOLERANCES[dtype].items()}
+    torch.testing.assert_close(got, REFERENCE.attention(q, k_cache, v_cache, batch, spec, scales), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SHAPES)
+def test_attention_of_a_mixed_batch_is_its_twins(triton_operations, device, name, dtype):
+    compare(triton_operations, device, SHAPES[name], dtype, 16, REQUESTS)
+
+
+@pytest.mark.parametrize("block_size", [1, 5, 32])
+@pytest.mark.parametrize("name", ["smollm2", "window"])
+def test_pages_of_any_size_serve(triton_operations, device, name, block_size):
+    compare(triton_operations, device, SHAPES[name], torch.float32, block_size, REQUESTS[:5])
+
+
+@pytest.mark.parametrize("requests", [[(700, 1)], [(1, 1)] * 5, [(513, 1), (512, 1), (257, 1), (256, 1)]])
+@pytest.mark.parametrize("window", [None, 300])
+def test_decodes_alone_are_joined_from_their_runs(triton_operations, device, requests, window):
+    """One long context over several programs, many short ones, lengths at the edges of runs."""
+    compare(triton_operations, device, attention(4, 2, window=window), torch.float32, 16, requests)
+
+
+@pytest.mark.parametrize("requests", [[(200, 200)], [(3, 3), (1, 1), (300, 5)], [(90, 45), (45, 45)]])
+def test_prefills_alone_start_at_any_row(triton_operations, device, requests):
+    compare(triton_operations, device, attention(6, 2), torch.float32, 16, requests)
+
+
+def test_decodes_among_prefills_may_go_the_way_of_prefills(triton_operations, device):
+    """`num_decodes` is an option of the batch: with 0, one query is a prefill of one."""
+    spec = SHAPES["smollm2"]
+    q, k_cache, v_cache, batch = paged_batch(spec, REQUESTS[:4], 16, torch.float32, device)
+    batch = dataclasses.replace(batch, num_decodes=0)
+    assert_close(
+        triton_operations.attention(q, k_cache, v_cache, batch, spec),
+        REFERENCE.attention(q, k_cache, v_cache, batch, spec),
+    )
+
+
+def test_a_request_gets_the_same_bits_in_every_batch(triton_operations, device):
+    """Runs begin where the request says, so its decode doesn't change with its neighbours."""
+    spec = attention(4, 2, 32)
+    q, k_cache, v_cache, batch = paged_batch(spec, [(290, 1), (30, 1), (600, 1)], 16, torch.float32, device)
+    together = triton_operations.attention(q, k_cache, v_cache, batch, spec)
+    for r in range(3):
+        alone = dataclasses.replace(
+            batch, rows=batch.rows[r : r + 1], seq_lens=batch.seq_lens[r : r + 1], num_decodes=1
+        )
+        assert torch.equal(triton_operations.attention(q[r : r + 1], k_cache, v_cache, alone, spec)[0], together[r])
+
+
+def test_padding_is_finite_and_disturbs_nobody(triton_operations, device):
+    """A captured graph's batch is longer than the step: the rest has length 0."""
+    spec = SHAPES["window"]
+    q, k_cache, v_cache, batch = paged_batch(spec, [(300, 1), (20, 1)], 16, torch.float32, device)
+    pad = lambda x, by: torch.cat((x, x.new_zeros(by, *x.shape[1:])))  # noqa: E731
+    padded = dataclasses.replace(
+        batch,
+        rows=pad(batch.rows, 3),
+        seq_lens=pad(batch.seq_lens, 3),
+        query_starts=torch.arange(6, dtype=torch.int32, device=device),
+        num_decodes=5,
+    )
+    got = triton_operations.attention(pad(q, 3), k_cache, v_cache, padded, spec)
+    assert torch.isfinite(got).all()
+    assert_close(got[:2], REFERENCE.attention(q, k_cache, v_cache, batch, spec))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["smollm2", "window"])
+def test_attention_over_float8_pages_is_its_twins(triton_operations, device, name, dtype):
+    if triton_operations.launch.card.capability < 89:
+        pytest.skip("this card has no float8")
+    compare(
+        triton_operations,
+        device,
+        SHAPES[name],
+        dtype,
+        16,
+        REQUESTS[:5],
+        cache_dtype=torch.float8_e4m3fn,
+        scales=(0.5, 2.0),
+    )
+
+
+WRITES = {
+    "llama": attention(9, 3, 64),
+    "qwen3": attention(8, 2, 32, qk_norm=Norm(eps=1e-6)),
+    "gemma3": attention(4, 1, 64, qk_norm=Norm(offset=1.0), rotary=Rotary(64, 1e6)),
+    "partial": attention(4, 4, 24, 20, rotary=Rotary(16)),
+    "interleaved": attention(5, 1, 32, rotary=Rotary(32, interleaved=True), qk_norm=Norm("layer", 1e-5)),
+    "no rotary": attention(4, 2, 48, rotary=None, qk_norm=Norm()),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cached", ["as computed", "float8"])
+@pytest.mark.parametrize("name", WRITES)
+def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, device, name, dtype, cached):
+    spec, scales, tokens = WRITES[name], (0.25, 2.0), 11
+    if cached == "float8" and triton_operations.launch.card.capability < 89:
+        pytest.skip("this card has no float8")
+    qkv = torch.randn(tokens, spec.q_size + spec.k_size + spec.v_size, device=device).to(dtype)
+    q_norm, k_norm = (torch.randn(spec.head_dim_k, device=device).to(dtype) for _ in range(2))
+    turn = spec.rotary and REFERENCE.rotary_table(spec.rotary, torch.randint(0, 3000, (tokens,), device=device))
+    slots = torch.randperm(10 * 16, device=device)[:tokens] + 16
+    slots[3] = 5  # the null page
+    cache_dtype = torch.float8_e4m3fn if cached == "float8" else dtype
+
+    def run(operations):
+        k_cache = torch.zeros(11, 16, spec.num_kv_heads, spec.head_dim_k, device=device).to(cache_dtype)
+        v_cache = torch.zeros(11, 16, spec.num_kv_heads, spec.head_dim_v, device=device).to(cache_dtype)
+        norms = (None, None) if spec.qk_norm is None else (q_norm, k_norm)
+        return operations.write_qkv(qkv, spec, turn, *norms, k_cache, v_cache, slots, scales), k_cache, v_cache
+
+    for got, expected in zip(run(triton_operations), run(REFERENCE), strict=True):
+        if got.dtype == torch.float8_e4m3fn:
+            # Before they are rounded to three bits, both differ as `dtype` lets them.
+            tolerance = {"rtol": 0.13, "atol": 2 * TOLERANCES[dtype]["atol"]}
+            torch.testing.assert_close(got.float(), expected.float(), **tolerance)
+            assert (got.float() == expected.float()).float().mean() > 0.98
+        else:
+            # Norm and turn round twice in the twin.
+            tolerance = {name: 3 * t for name, t in TOLERANCES[dtype].items()}
+            torch.testing.assert_close(got, expected, **tolerance)

@@ -1,0 +1,80 @@
+"""Products with packed weights are those of the weights widened; the packing is what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_parity import TOLERANCES
+
+from octavo_engine.errors import ExecutorError
+from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.kernels.reference_quantized import pack, quantize, quantize_float8, unpack
+from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.operations import TritonOperations
+
+REFERENCE = ReferenceOperations()
+SHAPES = [(1, 96, 576), (17, 130, 64), (70, 33, 160), (16, 64, 1536)]  # rows, out, in
+
+
+def assert_product_close(got, expected, in_features):
+    """Sums of `in_features` products: errors grow with the root of their number."""
+    tolerance = TOLERANCES[expected.dtype]
+    scale = in_features**0.5
+    torch.testing.assert_close(got, expected, atol=tolerance["atol"] * scale / 4, rtol=tolerance["rtol"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 32), (8, 16)])
+@pytest.mark.parametrize(("rows", "out", "columns"), SHAPES)
+def test_products_with_packed_weights_are_the_twins(triton_operations, device, dtype, bits, group, rows, out, columns):
+    x = torch.randn(rows, columns, device=device).to(dtype)
+    bias = torch.randn(out, device=device).to(dtype)
+    weight = quantize(torch.randn(out, columns, device=device), bits=bits, group=group)
+    for added in (None, bias):
+        got = triton_operations.matmul(x, weight, added)
+        assert got.dtype == dtype
+        assert_product_close(got, REFERENCE.matmul(x, weight, added), columns)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "out", "columns"), SHAPES)
+def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows, out, columns):
+    if triton_operations.launch.card.capability < 89:
+        pytest.skip("this card has no float8")
+    x = torch.randn(rows, columns, device=device).to(dtype)
+    weight, bias = quantize_float8(torch.randn(out, columns, device=device)), torch.randn(out, device=device).to(dtype)
+    assert_product_close(triton_operations.matmul(x, weight, bias), REFERENCE.matmul(x, weight, bias), columns)
+
+
+def test_plain_products_are_left_to_torch(triton_operations, device):
+    x, weight = torch.randn(3, 8, device=device), torch.randn(5, 8, device=device)
+    assert torch.equal(triton_operations.matmul(x, weight), REFERENCE.matmul(x, weight))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_weights_are_within_half_a_step(bits):
+    weight = torch.randn(7, 64)
+    packed = quantize(weight, bits=bits, scale_dtype=torch.float32)
+    step = packed.scales.repeat_interleave(32, 1)
+    assert ((unpack(packed) - weight).abs() <= 0.501 * step).all()
+    assert packed.shape == (7, 64)
+    assert packed.quants.nbytes == 7 * 64 * bits // 8
+
+
+def test_four_bits_lie_as_in_ggml_blocks():
+    """The quants of a Q4_1 block are taken over byte by byte."""
+    np = pytest.importorskip("numpy")
+    from octavo_engine.weights.dequantize import dequantize
+
+    quants = torch.randint(0, 16, (3, 64))
+    scales, minima = torch.rand(3, 2).half(), torch.randn(3, 2).half()
+    packed = pack(quants, scales, minima, bits=4)
+    bytes_of = lambda x: x.numpy().view(np.uint8).reshape(3, 2, -1)  # noqa: E731
+    blocks = np.concatenate([bytes_of(scales), bytes_of(minima), packed.quants.numpy().reshape(3, 2, 16)], -1)
+    assert np.array_equal(dequantize("q4_1", blocks.reshape(3, -1)), unpack(packed).numpy())
+
+
+def test_float8_is_refused_on_older_cards_with_the_reason():
+    operations = TritonOperations(Launcher(Card(86, 82)))
+    with pytest.raises(ExecutorError, match=r"a matrix product in float8 needs .* 8.9 or newer; this card has 8.6"):
+        operations.matmul(torch.zeros(1, 16), quantize_float8(torch.ones(16, 16)))

@@ -1,0 +1,92 @@
+"""The parity tests catch a wrong kernel: each mutant, one constant or comparison changed, fails the test of its kernel."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import test_attention_kernels as attention
+import test_input_kernels as inputs
+import test_matmul_kernels as matmul
+import test_row_kernels as rows
+import test_sampling_kernels as sampling
+import torch
+
+from octavo_engine.kernels.triton import operations
+from octavo_models.spec import Norm, Rotary
+
+F32 = torch.float32
+SHAPE = matmul.SHAPES[1]
+norms = (rows.test_norms_are_their_twins, F32, 24, Norm())
+gelu = (rows.test_activations_are_their_twins, F32, 7, "gelu_tanh")
+turns = (rows.test_turns_of_far_positions_are_their_twins, Rotary(48))
+writes = (attention.test_heads_are_normed_turned_and_written_as_by_the_twin, "partial", F32, "as computed")
+mixed = (attention.test_attention_of_a_mixed_batch_is_its_twins, "window", F32)
+runs = (attention.test_decodes_alone_are_joined_from_their_runs, [(513, 1), (256, 1)], None)
+draws = (sampling.test_draws_are_the_twins, 33, 1.0)
+ties = (sampling.test_equals_are_drawn_as_by_the_twin, "top_k")
+nucleus = (sampling.test_equals_are_drawn_as_by_the_twin, "top_p")
+logprobs = (sampling.test_logprobs_are_the_twins, 5, 20)
+penalties = (sampling.test_penalties_are_the_twins,)
+bans = (sampling.test_bans_hold_where_the_output_ends_as_they_say,)
+four_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *SHAPE)
+eight_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 8, 16, *SHAPE)
+float8 = (matmul.test_products_in_float8_are_the_twins, F32, *SHAPE)
+made = (inputs.test_inputs_are_the_twins, 1, 3)
+
+MUTANTS = [
+    (norms, "norm", "/ dim + eps", "/ (dim + 1) + eps"),
+    (gelu, "activation", "0.044715", "0.0448"),
+    (turns, "rotary", "tl.sin(angle)", "tl.sin(angle + 1e-5)"),
+    (writes, "qkv", "a * c - b * s", "a * c + b * s"),
+    (writes, "qkv", "page + heads * 0 > 0", "page + heads * 0 >= 0"),
+    (mixed, "attention_tile", "keys[None, :] <= query_at", "keys[None, :] < query_at"),
+    (mixed, "attention_tile", "query_at[:, None] - WINDOW", "query_at[:, None] - WINDOW + 1"),
+    (mixed, "attention_tile", "(keys >= first_key) & ", ""),
+    (mixed, "prefill_attention", "if begin <= tile", "if begin < tile"),
+    (runs, "decode_attention", "tl.minimum(begin + SPLIT, seq_len)", "tl.minimum(begin + SPLIT - 1, seq_len)"),
+    (runs, "decode_attention", "total = total * shrink", "total = total"),
+    (draws, "sampling", "tl.interleave(a, c), tl.interleave(b, d)", "tl.interleave(a, b), tl.interleave(c, d)"),
+    (ties, "selection", "remaining < equal", "remaining < 0"),
+    (nucleus, "sampling", "(before >= limit)", "(before >= limit * 1.5)"),
+    (logprobs, "logprobs", "x > value", "x >= value"),
+    (penalties, "logits", "tl.where(x > 0, tl.div_rn", "tl.where(x < 0, tl.div_rn"),
+    (bans, "logits", "+ length - end", "+ length - end - 1"),
+    (four_bits, "packed_matmul", "high = low + 16", "high = low + 15"),
+    (eight_bits, "packed_matmul", "- 128.0", "- 127.0"),
+    (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
+    (made, "inputs", "position % PAGE", "(position + 1) % PAGE"),
+]
+numbers = itertools.count()
+
+
+def mutated(folder: Path, module: str, old: str, new: str):
+    """A copy of the kernels, `old` in `module` replaced by `new`: its own module of operations."""
+    package = f"mutant_{next(numbers)}"
+    source = Path(inspect.getfile(operations)).parent
+    shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / package).glob("*.py"):
+        text = path.read_text("utf-8").replace("octavo_engine.kernels.triton.", f"{package}.")
+        if path.stem == module:
+            assert text.count(old) == 1, f"{module} has {old!r} {text.count(old)} times"
+            text = text.replace(old, new)
+        path.write_text(text, "utf-8")
+    return importlib.import_module(f"{package}.operations")
+
+
+@pytest.mark.parametrize(("test", "module", "old", "new"), MUTANTS)
+def test_a_wrong_kernel_fails_its_parity_test(device, tmp_path, monkeypatch, test, module, old, new):
+    check, *arguments = test
+    monkeypatch.syspath_prepend(tmp_path)
+    wrong = mutated(tmp_path, module, old, new).TritonOperations.on(device)
+    if module == "float8_matmul" and wrong.launch.card.capability < 89:
+        pytest.skip("this card has no float8")
+    with pytest.raises(AssertionError):
+        check(wrong, device, *arguments)
+    for name in [name for name in sys.modules if name.startswith("mutant_")]:
+        del sys.modules[name]

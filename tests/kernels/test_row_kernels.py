@@ -1,0 +1,57 @@
+"""Norms, activations and soft caps of the kernels are those of their twins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_parity import DTYPES, assert_close
+
+from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_models.spec import Norm, Rotary, RotaryScaling
+
+REFERENCE = ReferenceOperations()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [1, 24, 576, 640, 1000])
+@pytest.mark.parametrize(
+    "spec", [Norm(eps=1e-5), Norm(offset=1.0), Norm("layer", 1e-5, bias=True)], ids=["rms", "gemma", "layer"]
+)
+def test_norms_are_their_twins(triton_operations, device, dtype, dim, spec):
+    x, residual = (torch.randn(5, dim, device=device).to(dtype) * 3 + 1 for _ in range(2))
+    weight, bias = (torch.randn(dim, device=device).to(dtype) for _ in range(2))
+    bias = bias if spec.bias else None
+    assert_close(triton_operations.norm(x, weight, spec, bias), REFERENCE.norm(x, weight, spec, bias))
+    normed, total = triton_operations.add_norm(x, residual, weight, spec, bias)
+    expected_normed, expected_total = REFERENCE.add_norm(x, residual, weight, spec, bias)
+    assert torch.equal(total, expected_total)
+    assert_close(normed, expected_normed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [7, 1536, 1025])
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh", "relu", "relu2"])
+def test_activations_are_their_twins(triton_operations, device, dtype, size, kind):
+    x = (torch.randn(3, 2 * size, device=device) * 4).to(dtype)
+    assert_close(triton_operations.gated(x, kind), REFERENCE.gated(x.float(), kind).to(dtype))
+    assert_close(triton_operations.activation(x, kind), REFERENCE.activation(x.float(), kind).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("multiplier", "soft_cap"), [(1.0, None), (0.5, 30.0)])
+def test_soft_caps_are_their_twins(triton_operations, device, dtype, multiplier, soft_cap):
+    logits = (torch.randn(2, 1111, device=device) * 40).to(dtype)
+    got = triton_operations.soft_cap_logits(logits, multiplier, soft_cap)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, REFERENCE.soft_cap_logits(logits, multiplier, soft_cap), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rotary", [Rotary(48), Rotary(128, 5e5, scaling=RotaryScaling("yarn", 4.0, 4096))], ids=["plain", "yarn"]
+)
+def test_turns_of_far_positions_are_their_twins(triton_operations, device, rotary):
+    positions = torch.tensor([0, 1, 17, 4095, 131_071], device=device)
+    for got, expected in zip(
+        triton_operations.rotary_table(rotary, positions), REFERENCE.rotary_table(rotary, positions), strict=True
+    ):
+        torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
