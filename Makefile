@@ -111,6 +111,15 @@ e2e-short: $(VENV)/.dev images ## its short cut: install, serve, scale, roll, de
 figures: $(VENV)/.dev ## draw the figures of docs/ from the last run of the suite
 	@$(BIN)/python scripts/draw_scaling.py .e2e/scaling.json docs/images/scaling.svg
 
+.PHONY: cluster-packages
+cluster-packages: | $(BIN)/uv ## install what a cluster needs of Debian's or Ubuntu's packages
+	@packages=$$($(CLUSTER) packages); test -z "$$packages" || { \
+	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages; }
+
+.PHONY: cluster-images
+cluster-images: images | $(BIN)/uv ## build the images, and push them into the cluster's registry
+	@$(CLUSTER) push
+
 .PHONY: cluster-down
 cluster-down: | $(BIN)/uv ## remove it, and check that nothing is left
 	@$(CLUSTER) down

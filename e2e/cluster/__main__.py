@@ -1,4 +1,4 @@
-"""The verbs of the cluster: python -m e2e.cluster up | down | status | gpus | push."""
+"""The verbs of the cluster: python -m e2e.cluster up | down | status | gpus | push | packages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from kubernetes_binaries import build
 
 from e2e.cluster.bring_up import bring_up, step
 from e2e.cluster.handles import MissingError
+from e2e.cluster.images import built_archives
 from e2e.cluster.layout import MOST_NODES, chosen_name, known, locked
 from e2e.cluster.own import OwnCluster
 from e2e.cluster.registry import RegistryError
+from e2e.cluster.requirements import missing_packages
 from e2e.cluster.sandboxes import SandboxError
 from e2e.cluster.tear_down import tear_down
 
@@ -36,10 +38,12 @@ def main() -> int:
     gpus.add_argument("count", type=int)
     gpus.add_argument("--product", default=PRODUCT, help="what they are called: %(default)s")
     push = verbs.add_parser("push", help="push OCI archives into the registry")
-    push.add_argument("archives", nargs="+", type=Path)
+    push.add_argument("archives", nargs="*", type=Path, help="by default those that `make images` has built")
+    verbs.add_parser("packages", help="the Debian packages that are missing, on one line")
     options = parser.parse_args()
+    verb = {"up": _up, "down": _down, "status": _status, "gpus": _gpus, "push": _push, "packages": _packages}
     try:
-        return {"up": _up, "down": _down, "status": _status, "gpus": _gpus, "push": _push}[options.verb](options)
+        return verb[options.verb](options)
     except MissingError as error:
         print(*error.sentences, sep="\n", file=sys.stderr)
         return 2
@@ -62,7 +66,7 @@ def _up(options: argparse.Namespace) -> int:
         f"cluster {cluster.layout.name} is ready: {', '.join(cluster.nodes)} ({time.monotonic() - started:.0f} s)\n"
         f"  registry {cluster.urls.registry}   packages {cluster.urls.index}   hub {cluster.urls.hub}\n\n"
         f"  export KUBECONFIG=$PWD/{kubeconfig} PATH=$PWD/{kubeconfig.parent}/bin:$PATH\n"
-        "  make images && python3 -m e2e.cluster push ~/.cache/octavo/images/*\n"
+        "  make cluster-images\n"
         "  helm install octavo charts/octavo --namespace octavo-system --create-namespace"
     )
     return 0
@@ -90,9 +94,17 @@ def _gpus(options: argparse.Namespace) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     cluster = _running()
-    for archive in options.archives:
+    archives = options.archives or built_archives()
+    if not archives:
+        raise MissingError("no image has been built yet; make images does.")
+    for archive in archives:
         for name in cluster.push_image(archive):
             print(name)
+    return 0
+
+
+def _packages(_: argparse.Namespace) -> int:
+    print(*missing_packages())
     return 0
 
 

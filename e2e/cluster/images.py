@@ -49,6 +49,14 @@ def cluster_images() -> dict[str, Image]:
     }
 
 
+def built_archives() -> list[Path]:
+    """What `make images` has built, the newest of each: ~/.cache/octavo/images/NAME-VERSION-KEY.tar."""
+    newest: dict[str, Path] = {}
+    for path in sorted((build.cache_folder() / "images").glob("*.tar"), key=lambda path: path.stat().st_mtime):
+        newest[path.stem.rpartition("-")[0]] = path
+    return list(newest.values())
+
+
 def pack(files: Mapping[str, bytes], command: Sequence[str], links: Mapping[str, str] | None = None) -> Image:
     """An image of executables (path → content) and symbolic links, with an empty /tmp, that runs `command`."""
     layer = io.BytesIO()

@@ -20,7 +20,7 @@ from e2e.cluster.layout import DNS_SERVICE, DOMAIN, Layout, Node
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 
 SOCKET = "/run/containerd/containerd.sock"
-CNI_BINARIES = Path("/usr/lib/cni")
+CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))  # as distributions have it
 LISTEN_SECONDS = 30.0
 DAEMONS = ("containerd", "kubelet", "kube-proxy")
 # The kubelet would set these for the whole machine. It finds them as it likes them in files that hide the real ones.
@@ -32,6 +32,11 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
+
+
+def cni_binaries() -> Path | None:
+    """The folder with the plugins that nodes use."""
+    return next((folder for folder in CNI_FOLDERS if (folder / "ptp").exists()), None)
 
 
 def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
@@ -98,7 +103,7 @@ def require_daemons(layout: Layout, node: Node, sandbox: Sandbox) -> None:
 def start(layout: Layout, node: Node, sandbox: Sandbox, command: str) -> None:
     """Start one of DAEMONS."""
     argv = {
-        "containerd": ["/usr/bin/containerd", f"--config={node.folder}/containerd.toml"],
+        "containerd": ["containerd", f"--config={node.folder}/containerd.toml"],
         "kubelet": [
             "kubelet",
             f"--config={node.folder}/kubelet.json",
@@ -139,7 +144,7 @@ oom_score = 0
   disable_apparmor = true
 
 [{cri}.cni]
-  bin_dir = "{CNI_BINARIES}"
+  bin_dir = "{cni_binaries()}"
   conf_dir = "{node.folder}/cni"
 
 [{cri}.registry]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from e2e.cluster.cgroups import MOUNT, hierarchies
 from e2e.cluster.images import BUSYBOX_BINARY
-from e2e.cluster.nodes import CNI_BINARIES
+from e2e.cluster.nodes import CNI_FOLDERS, cni_binaries
 
 PACKAGES = {  # command -> Debian's package, and what it is needed for
     "containerd": ("containerd", "runs the nodes' containers"),
@@ -29,23 +29,37 @@ def missing() -> list[str]:
     if sys.platform != "linux":
         return [f"a node needs Linux, and this is {sys.platform}."]
     sentences = [] if os.geteuid() == 0 else ["a node needs root: namespaces, mounts and cgroups are made for it."]
-    lacking = [name for name in PACKAGES if not shutil.which(name)]
-    packages = [PACKAGES[name][0] for name in lacking]
-    sentences += [f"{name} is not installed; it {PACKAGES[name][1]}." for name in lacking]
-    if not (CNI_BINARIES / "ptp").exists():
-        packages.append("containernetworking-plugins")
-        sentences.append(f"{CNI_BINARIES}/ptp is not there; it gives pods their addresses.")
-    if not _is_static(BUSYBOX_BINARY):
-        packages.append("busybox-static")
-        sentences.append(f"{BUSYBOX_BINARY} is not a static program; pods' sandboxes and volumes are made with it.")
+    lacking = _lacking()
+    sentences += lacking.values()
     if not hierarchies():
         sentences.append(f"no cgroups are mounted at {MOUNT}; the kubelet needs them.")
     if not sentences:
         refused = _refused()
         sentences += [f"namespaces can't be made here, as unshare says: {refused}."] if refused else []
-    if packages:
-        sentences.append(f"On Debian and Ubuntu: apt-get install -y --no-install-recommends {' '.join(packages)}")
+    if lacking:
+        sentences.append(f"On Debian and Ubuntu: apt-get install -y --no-install-recommends {' '.join(lacking)}")
     return sentences
+
+
+def missing_packages() -> list[str]:
+    """Debian's packages with what is not here, for those who want them installed unasked."""
+    return list(_lacking())
+
+
+def _lacking() -> dict[str, str]:
+    """Package -> a sentence on what of it is not here."""
+    lacking = {
+        package: f"{command} is not installed; it {purpose}."
+        for command, (package, purpose) in PACKAGES.items()
+        if not shutil.which(command)
+    }
+    if not cni_binaries():
+        places = " or ".join(map(str, CNI_FOLDERS))
+        lacking["containernetworking-plugins"] = f"no program ptp is in {places}; it gives pods their addresses."
+    if not _is_static(BUSYBOX_BINARY):
+        words = f"{BUSYBOX_BINARY} is not a static program; pods' sandboxes and volumes are made with it."
+        lacking["busybox-static"] = words
+    return lacking
 
 
 def _refused() -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e.cluster import requirements
+from e2e.cluster import nodes, requirements
 from e2e.cluster.given import given_cluster
 from e2e.cluster.handles import MissingError
 
@@ -17,13 +17,14 @@ ROOT = Path(__file__).parents[2]
 
 def test_each_missing_command_is_a_sentence_and_one_command_installs_all(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(requirements, "CNI_BINARIES", tmp_path)
+    monkeypatch.setattr(nodes, "CNI_FOLDERS", (tmp_path,))
     monkeypatch.setattr(requirements, "BUSYBOX_BINARY", tmp_path / "busybox")
     *sentences, remedy = requirements.missing()
     assert "containerd is not installed; it runs the nodes' containers." in sentences
     assert remedy.startswith("On Debian and Ubuntu: apt-get install -y ")
     packages = {package for package, _ in requirements.PACKAGES.values()}
     assert packages | {"containernetworking-plugins", "busybox-static"} <= set(remedy.split())
+    assert set(requirements.missing_packages()) <= set(remedy.split())
 
 
 def test_a_busybox_that_needs_libraries_is_not_taken():
