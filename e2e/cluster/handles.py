@@ -38,6 +38,7 @@ class Cluster:
     def __init__(self, kubeconfig: Path, urls: Urls) -> None:
         self.kubeconfig = kubeconfig
         self.urls = urls
+        self._environment = {**os.environ, "KUBERC": "off"}  # a person's own preferences say nothing here
 
     @property
     def nodes(self) -> list[str]:
@@ -56,7 +57,7 @@ class Cluster:
             text=True,
             timeout=seconds,
             check=False,
-            env={**os.environ, "KUBERC": "off"},
+            env=self._environment,
         )
         if check and done.returncode:
             raise AssertionError(f"kubectl {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}")

@@ -12,7 +12,7 @@ from e2e.cluster.credentials import kubeconfig_of
 from e2e.cluster.handles import Cluster
 from e2e.cluster.layout import Layout
 from e2e.cluster.registry import Registry
-from e2e.cluster.sandboxes import Sandbox, SandboxError
+from e2e.cluster.sandboxes import MARK, Sandbox, SandboxError
 
 
 class OwnCluster(Cluster):
@@ -23,6 +23,7 @@ class OwnCluster(Cluster):
     def __init__(self, layout: Layout) -> None:
         super().__init__(kubeconfig_of(layout, "admin"), layout.urls)
         self.layout = layout
+        self._environment[MARK] = f"{layout.name}/host/kubectl"  # one that waits doesn't outlive the cluster
         self.audit_log = layout.folder / "logs" / "audit.log"
 
     def tool(self, name: str) -> Path:
