@@ -15,10 +15,7 @@ from octavo_operator.api.status import Status
 from octavo_operator.api.v1alpha1 import LLMService, Spec
 
 ROOT = Path(__file__).parents[2]
-FILES = [
-    ROOT / "crds" / "octavo.dev_llmservices.yaml",
-    ROOT / "charts" / "octavo" / "crds" / "octavo.dev_llmservices.yaml",
-]
+FOLDERS = ("crds", "config/crd", "charts/octavo/files")
 VERSION = definition()["spec"]["versions"][0]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]
 LISTS = {"maxItems", "maxProperties"}
@@ -49,8 +46,9 @@ def within(annotation: Any, path: str) -> Iterator[str]:
         yield from within(argument, f"{path}[]" if getattr(annotation, "__origin__", None) is list else path)
 
 
-@pytest.mark.parametrize("file", FILES, ids=["crds", "chart"])
-def test_the_committed_file_is_what_the_types_say(file):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_committed_file_is_what_the_types_say(folder):
+    file = ROOT / folder / "octavo.dev_llmservices.yaml"
     assert yaml.safe_load(file.read_text("utf-8")) == definition(), "run make manifests"
 
 
