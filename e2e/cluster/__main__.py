@@ -61,11 +61,11 @@ def _up(options: argparse.Namespace) -> int:
     if options.gpus is not None:
         for node in cluster.nodes:
             cluster.set_gpus(node, options.gpus, options.product)
-    kubeconfig = Path(os.path.relpath(cluster.layout.kubeconfig))
+    folder = os.path.relpath(cluster.layout.hand_out())
     print(
         f"cluster {cluster.layout.name} is ready: {', '.join(cluster.nodes)} ({time.monotonic() - started:.0f} s)\n"
         f"  registry {cluster.urls.registry}   packages {cluster.urls.index}   hub {cluster.urls.hub}\n\n"
-        f"  export KUBECONFIG=$PWD/{kubeconfig} PATH=$PWD/{kubeconfig.parent}/bin:$PATH\n"
+        f"  export KUBECONFIG=$PWD/{folder}/kubeconfig PATH=$PWD/{folder}/bin:$PATH\n"
         "  make cluster-images\n"
         "  helm install octavo charts/octavo --namespace octavo-system --create-namespace"
     )

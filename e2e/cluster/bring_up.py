@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from kubernetes_binaries import build
 
@@ -14,7 +13,7 @@ from e2e.cluster import addons, control_plane, host_services, nodes
 from e2e.cluster.credentials import kubeconfig_of, write_credentials
 from e2e.cluster.handles import Cluster, MissingError
 from e2e.cluster.images import cluster_images
-from e2e.cluster.layout import Layout, Node, claim, known, locked
+from e2e.cluster.layout import Layout, Node, claim, clusters, known, locked
 from e2e.cluster.network import connect_first, connect_next
 from e2e.cluster.own import OwnCluster
 from e2e.cluster.requirements import missing
@@ -52,9 +51,9 @@ def bring_up(name: str, count: int) -> OwnCluster:
 
 def _bring_up(name: str, count: int) -> OwnCluster:
     layout = known(name)
-    if layout and not _is_whole(layout):
+    if (clusters() / name).exists() and not (layout and _is_whole(layout)):
         with step("removing what an earlier one has left"):
-            tear_down(layout.name)
+            tear_down(name)
         layout = None
     if layout is None:
         layout = claim(name)
@@ -153,12 +152,12 @@ def _troubles(cluster: Cluster) -> str:
 
 def _hand_out(layout: Layout) -> None:
     """Write the kubeconfig into the checkout, and beside it the commands that go with it."""
-    target = layout.kubeconfig
-    (target.parent / "bin").mkdir(parents=True, exist_ok=True)
-    target.touch(0o600)
-    target.write_text(kubeconfig_of(layout, "admin").read_text())
+    folder = layout.hand_out()
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    (folder / "kubeconfig").touch(0o600)
+    (folder / "kubeconfig").write_text(kubeconfig_of(layout, "admin").read_text())
     for name in ("kubectl", "helm"):
-        link: Path = target.parent / "bin" / name
+        link = folder / "bin" / name
         link.unlink(missing_ok=True)
         link.symlink_to(build.binary(name))
 

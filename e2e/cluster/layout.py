@@ -17,6 +17,7 @@ from kubernetes_binaries import build
 from e2e.cluster.handles import MissingError, Urls
 
 ROOT = Path(__file__).resolve().parents[2]
+HANDED_OUT = ".cluster"
 MOST_NODES = 2
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
@@ -87,10 +88,18 @@ class Layout:
         return f"octavo-cluster/{self.name}"
 
     @property
-    def kubeconfig(self) -> Path:
-        """The administrator's, in the checkout that brought the cluster up."""
-        here = ROOT / ".cluster"
-        return (here if self.name == "octavo" else here / self.name) / "kubeconfig"
+    def handed_out(self) -> list[Path]:
+        """The folders of checkouts that got the administrator's kubeconfig."""
+        file = self.folder / "handed-out"
+        return [Path(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def hand_out(self) -> Path:
+        """The folder in this checkout for the kubeconfig; it is noted, so that whoever removes the cluster empties it."""
+        here = ROOT / HANDED_OUT
+        folder = here if self.name == "octavo" else here / self.name
+        noted = dict.fromkeys([*self.handed_out, folder])
+        (self.folder / "handed-out").write_text("".join(f"{path}\n" for path in noted))
+        return folder
 
     @property
     def complete(self) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from e2e.cluster import cgroups
-from e2e.cluster.layout import Layout, clusters, known
+from e2e.cluster.layout import HANDED_OUT, Layout, known
 from e2e.cluster.sandboxes import kill_all, processes
 
 SECONDS = 20.0
@@ -26,24 +27,29 @@ def tear_down(name: str) -> list[str]:
         # The kernel takes it when the other end goes, a moment later than the last process.
         subprocess.run(["ip", "link", "delete", layout.link], capture_output=True, check=False)
     cgroups.remove(layout.cgroup)
+    given = layout.handed_out
+    for folder in given:  # before the list of them goes
+        (folder / "kubeconfig").unlink(missing_ok=True)
+        shutil.rmtree(folder / "bin", ignore_errors=True)
+        _remove_if_empty(folder)
+        if folder.parent.name == HANDED_OUT:
+            _remove_if_empty(folder.parent)
     end = time.monotonic() + SECONDS
     while layout.folder.exists() and time.monotonic() < end:
         if not _mounts(layout):
             shutil.rmtree(layout.folder, ignore_errors=True)
         time.sleep(0.05 if layout.folder.exists() else 0)
-    if clusters().exists() and not any(clusters().iterdir()):
-        clusters().rmdir()
-    layout.kubeconfig.unlink(missing_ok=True)
-    for folder in (layout.kubeconfig.parent / "bin", layout.kubeconfig.parent):
-        if folder.name == "bin":
-            shutil.rmtree(folder, ignore_errors=True)
-        elif folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()
-    return list(left(layout))
+    _remove_if_empty(layout.folder.parent)
+    return list(left(layout, given))
 
 
-def left(layout: Layout) -> Iterator[str]:
-    """What there still is of a cluster, a sentence each."""
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def left(layout: Layout, given: Iterable[Path] = ()) -> Iterator[str]:
+    """What there still is of a cluster, a sentence each; `given`: the folders that it handed its kubeconfig out to."""
     for process in processes(layout.name):
         yield f"process {process.pid} ({' '.join(process.argv)[:80]}) still runs"
     if layout.number >= 0 and Path(f"/sys/class/net/{layout.link}").exists():
@@ -53,7 +59,7 @@ def left(layout: Layout) -> Iterator[str]:
     for root in cgroups.hierarchies():
         if (root / layout.cgroup).exists():
             yield f"the cgroup {root / layout.cgroup} is still there"
-    for path in (layout.folder, layout.kubeconfig):
+    for path in (layout.folder, *(folder / "kubeconfig" for folder in given)):
         if path.exists():
             yield f"{path} is still there"
 

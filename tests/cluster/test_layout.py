@@ -47,5 +47,9 @@ def test_a_name_that_is_no_name_is_refused(name, monkeypatch):
         chosen_name()
 
 
-def test_the_second_clusters_kubeconfig_lies_beside_the_first_ones():
-    assert Layout("octavo", 0).kubeconfig.parent == Layout("other", 1).kubeconfig.parent.parent
+def test_each_folder_with_a_kubeconfig_is_noted_once():
+    """So that a cluster can be removed from another checkout than the one that made it."""
+    first, other = claim("octavo"), claim("other")
+    assert first.hand_out().parent == other.hand_out().parent.parent
+    first.hand_out()
+    assert first.handed_out == [first.hand_out()]
