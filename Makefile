@@ -47,16 +47,16 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 
 .PHONY: test
 test: $(VENV)/.dev ## the tests that need neither a cluster nor a card
-	@$(BIN)/python -m pytest --ignore=tests/reconciler --ignore=tests/gitops
+	@$(BIN)/python -m pytest --ignore=tests/reconciler --ignore=tests/metrics_api --ignore=tests/gitops
 	@$(MAKE) --no-print-directory test-operator
 
 # Files side by side, each worker with a control plane of its own: they mostly wait. A person's cluster is one alone.
 OPERATOR_WORKERS ?= $(if $(KUBECONFIG),0,3)
 
 .PHONY: test-operator
-test-operator: $(VENV)/.dev ## the operator's reconcile against a real control plane, faults and kills included
+test-operator: $(VENV)/.dev ## reconcile and metrics API against a real control plane, faults and kills included
 	@$(BIN)/python scripts/kubernetes/build.py >/dev/null
-	@$(BIN)/python -m pytest -n $(OPERATOR_WORKERS) --dist loadfile tests/reconciler
+	@$(BIN)/python -m pytest -n $(OPERATOR_WORKERS) --dist loadfile tests/reconciler tests/metrics_api
 
 .PHONY: test-gitops
 test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their own code (which is built once, minutes)

@@ -24,12 +24,12 @@ def served(installed, tmp_path_factory):
 
 
 @pytest.fixture
-def engines() -> Iterator[Callable[[int], list[FakeEngine]]]:
-    """Makes fake engines on one port, each at an address of its own."""
+def engines() -> Iterator[Callable[..., list[FakeEngine]]]:
+    """Makes fake engines on one port, by default a free one, each at an address of its own."""
     made: list[FakeEngine] = []
 
-    def make(count: int) -> list[FakeEngine]:
-        port = made[0].port if made else 0
+    def make(count: int, port: int = 0) -> list[FakeEngine]:
+        port = port or (made[0].port if made else 0)
         for _ in range(count):
             engine = FakeEngine(port=port)
             port = engine.port

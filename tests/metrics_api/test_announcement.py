@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import time
 
 import pytest
@@ -20,6 +21,8 @@ from metrics_api_runs import (
     set_endpoint,
 )
 from operator_runs import ACCOUNT, Operator, conditions, service, wait_for
+
+from octavo_operator.serving_certificate import ServingCertificate, current, from_data
 
 SECRET = "octavo-metrics-api-tls"
 
@@ -155,15 +158,47 @@ def test_an_operator_without_the_metrics_api_says_so(installed, namespace, tmp_p
         operator.kill()
 
 
-def test_the_certificate_is_renewed_without_a_restart_or_a_failed_request(installed, namespace, tmp_path):
-    """The Secret is lost, authority and all: a new one is made, announced and presented by the same process."""
+def held(plane):
+    data = plane.api.get("v1", "Secret", SECRET, NAMESPACE)["data"]
+    return from_data({key: base64.b64decode(value) for key, value in data.items()})
+
+
+def test_a_certificate_that_is_due_is_renewed_without_a_restart_or_a_failed_request(installed, namespace, tmp_path):
+    """By the same authority, in good time: the same process presents the new one, and every answer comes."""
     path = f"/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
     with serving(installed, tmp_path) as (server, operator):
+        now, used = dt.datetime.now(dt.UTC), held(installed)
+        hosts = [f"octavo-metrics-api.{NAMESPACE}.svc", f"octavo-metrics-api.{NAMESPACE}.svc.cluster.local"]
+        empty = ServingCertificate(b"", b"", used.authorities, used.authority_key)
+        due = current(empty, [*hosts, "octavo-metrics-api"], now - dt.timedelta(days=61))
+        data = {key: base64.b64encode(value).decode() for key, value in due.data().items()}
+        installed.api.patch("v1", "Secret", SECRET, NAMESPACE, {"data": data})
+        presented, answers = set(), 0
+
+        def renewed():
+            nonlocal answers
+            answers += get(installed, path)["kind"] == "MetricValueList"
+            presented.add(server.certificate().strip())
+            return not {due.certificate, used.certificate} & {held(installed).certificate} and (
+                held(installed).certificate.decode().strip() in presented
+            )
+
+        until(renewed, 60, "the renewed certificate is presented", pause=0.2)
+        assert held(installed).authorities == used.authorities
+        assert answers > 3
+        assert server.process.poll() is None
+        assert operator.process.poll() is None
+
+
+def test_a_secret_that_was_lost_is_made_anew_and_its_authority_announced(installed, namespace, tmp_path):
+    """Key and all: the same process presents the new one, and the API server is told whom to trust."""
+    path = f"/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
+    with serving(installed, tmp_path) as (server, _):
         first = server.certificate()
         installed.api.delete("v1", "Secret", SECRET, NAMESPACE)
         until(lambda: server.certificate() != first, 60, "another certificate is presented", pause=0.5)
         secret = installed.api.get("v1", "Secret", SECRET, NAMESPACE)
-        assert server.certificate().strip() == base64.b64decode(secret["data"]["tls.crt"]).decode().strip()
+        assert server.certificate().strip() == held(installed).certificate.decode().strip()
         until(lambda: installed.api.get(*APISERVICES, NAMES[0])["spec"]["caBundle"] == secret["data"]["ca.crt"], 20)
 
         def answered():
@@ -173,8 +208,6 @@ def test_the_certificate_is_renewed_without_a_restart_or_a_failed_request(instal
                 return False
 
         until(answered, 30, "the API server trusts the new one")
-        assert server.process.poll() is None
-        assert operator.process.poll() is None
 
 
 def test_given_files_are_presented_and_read_again_when_they_change(installed, tmp_path):

@@ -34,19 +34,17 @@ def test_the_verbs_of_the_metrics_api_equal_its_roles_exactly(installed, namespa
     """A life: certificate, announcement, an answer to a token, a mark for the scale-in, and the orderly end."""
     api, mark = installed.api, installed.audit.mark()
     api.delete("v1", "Secret", "octavo-metrics-api-tls", NAMESPACE)
-    first, second = engines(2)
+    first, second = engines(2, port=8000)  # as an LLMService's
     first.running = 40
     kubelet.add_node(f"node-{namespace}")
     with serving(installed, tmp_path) as (server, operator):
         bearer = {"Authorization": f"Bearer {installed.service_account_token(namespace, 'default')}"}
         path = f"/apis/custom.metrics.k8s.io/v1beta2/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
         assert server.ask(path, bearer)[0] == 403
-        port = {"name": "engine", "ports": [{"name": "http", "containerPort": first.port, "protocol": "TCP"}]}
-        scaled = {"minReplicas": 1, "maxReplicas": 2}
-        api.create(service("s", namespace, autoscaling=scaled, podTemplate={"spec": {"containers": [port]}}))
+        api.create(service("s", namespace, autoscaling={"minReplicas": 1, "maxReplicas": 2}))
         until(lambda: api.find("apps/v1", "Deployment", "s", namespace), 30)
         first.waiting = 30
-        [pod] = kubelet.pods(namespace, "octavo.dev/service=s")
+        [pod] = kubelet.pods(namespace, "octavo.dev/service=s,app.kubernetes.io/component=engine")
         be_engine(kubelet, pod, first)
         busy = pod["metadata"]["name"]
         pods = kubelet.pods(namespace, "octavo.dev/service=s,app.kubernetes.io/component=engine", 2)
