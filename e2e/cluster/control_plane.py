@@ -78,7 +78,7 @@ def is_ready(layout: Layout, seconds: float = 5.0) -> bool:
     """Whether the API server says of itself that it is ready. Everybody may ask this."""
     client = ApiClient(Endpoint(layout.server, str(credentials_folder(layout) / "ca.crt")))
     try:
-        return client.request("GET", "/readyz", timeout=seconds) == "ok"
+        return bool(client.request("GET", "/readyz", timeout=seconds) == "ok")
     except (OSError, ApiError):
         return False
     finally:

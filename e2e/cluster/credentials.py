@@ -43,8 +43,8 @@ def write_credentials(layout: Layout) -> None:
         _write_kubeconfig(layout, user, authority, authority.issue(name, groups=groups))
     for node in map(layout.node, range(1, MOST_NODES + 1)):
         _write_pair(folder / node.name, authority.issue(node.name, [node.name, node.address]))
-        user = authority.issue(f"system:node:{node.name}", groups=["system:nodes"])
-        _write_kubeconfig(layout, node.name, authority, user)
+        kubelet = authority.issue(f"system:node:{node.name}", groups=["system:nodes"])
+        _write_kubeconfig(layout, node.name, authority, kubelet)
 
 
 def credentials_folder(layout: Layout) -> Path:

@@ -89,6 +89,15 @@ def test_groups_are_removed_with_all_that_is_in_them(layout):
     assert not any((root / layout.cgroup).exists() for root in roots)
 
 
+def test_what_an_interrupted_removal_has_left_is_removed(layout):
+    """Even where the cluster's number is gone already."""
+    (layout.folder / "number").unlink()
+    (layout.folder / "node-1").mkdir()
+    Sandbox(layout.name, "node-1").start()
+    assert tear_down(layout.name) == []
+    assert not layout.folder.exists()
+
+
 def test_what_is_left_is_told(layout):
     """The check after the removal is no formality."""
     Sandbox(layout.name, "node-1").start()

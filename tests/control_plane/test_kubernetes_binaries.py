@@ -16,9 +16,10 @@ FAKE_GO = """#!/bin/sh
 echo "$@" >> "$FAKE_GO_LOG"
 echo "GOFLAGS=$GOFLAGS CGO_ENABLED=$CGO_ENABLED" >> "$FAKE_GO_LOG"
 sleep "${FAKE_GO_SECONDS:-0}"
-case "$6" in *"$FAKE_GO_FAILS") echo "no such module"; exit 3;; esac
-[ -n "$FAKE_GO_PAUSE" ] && { echo half > "$6"; kill -9 $PPID; exit; }
-printf '#!/bin/sh\\necho Kubernetes v1.34.4\\n' > "$6"; chmod +x "$6"
+made="$6"; [ "$1" = install ] && made="$GOBIN/$(basename "${5%@*}")"
+case "$made" in *"$FAKE_GO_FAILS") echo "no such module"; exit 3;; esac
+[ -n "$FAKE_GO_PAUSE" ] && { echo half > "$made"; kill -9 $PPID; exit; }
+printf '#!/bin/sh\\necho Kubernetes v1.34.4\\n' > "$made"; chmod +x "$made"
 """
 
 
@@ -67,6 +68,34 @@ def test_only_what_is_missing_is_built(machine):
     (folder / "kubectl").unlink()
     build.binaries()
     assert builds(machine)[5:] == [build.COMMANDS["kubectl"][0]]
+
+
+@pytest.mark.parametrize("name", build.TOOLS)
+def test_a_tool_is_built_at_its_own_version_into_a_folder_of_its_own(name, machine, monkeypatch):
+    """Another version lies in another folder, and what a person has of Kubernetes' binaries doesn't matter."""
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(machine))
+    tool, path = build.TOOLS[name], build.binary(name)
+    assert path.name == name
+    assert path.parent.name.startswith(f"{name}-{tool.version}-")
+    assert f"{tool.package}@{tool.version}" in (machine / "log").read_text()
+    (machine / "log").unlink()
+    assert build.binary(name) == path
+    assert not (machine / "log").exists()
+
+
+def test_a_nodes_commands_are_of_one_version(machine, monkeypatch):
+    """So a person's own binaries are not taken for a node, whose kubelet is built here."""
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(_assets(machine, *build.COMMANDS, version="v1.31.0")))
+    names = ["kube-apiserver", *build.NODE]
+    assert {build.binary(name).parent for name in names} == {build.binary("kubelet").parent}
+    assert builds(machine) == [(build.COMMANDS | build.NODE)[name][0] for name in names]
+
+
+def test_a_command_that_nothing_builds_is_refused_with_those_that_are(machine):
+    done = subprocess.run([sys.executable, BUILDER, "minikube"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nothing builds minikube; there is etcd" in done.stderr
+    assert "local-path-provisioner" in done.stderr
 
 
 def test_a_build_that_is_killed_leaves_no_half_binary_and_goes_on_next_time(machine, monkeypatch):
