@@ -42,6 +42,9 @@ class HubStandIn(LoopbackServer):
         if self.down:
             return 503, Body(b"")
         path = asked.path.partition("?")[0].strip("/")
+        if path.startswith("api/models/") and "/tree/" in path:
+            name, _, revision = path.removeprefix("api/models/").partition("/tree/")
+            return self._tree(asked, name, revision)
         if path.startswith("api/models/"):
             name, _, rest = path.removeprefix("api/models/").partition("/revision/")
             return self._info(asked, name, rest or "main")
@@ -81,6 +84,17 @@ class HubStandIn(LoopbackServer):
         }
         return 200, Body(json.dumps(page).encode(), {"Content-Type": "application/json"})
 
+    def _tree(self, asked: Asked, name: str, revision: str) -> tuple[int, Body]:
+        """All files with their sizes, which snapshot_download asks for, whatever folders they lie in."""
+        refusal = self._refusal(asked, name, revision)
+        if refusal is not None:
+            return refusal
+        files = [
+            {"type": "file", "path": path, "size": len(body.content), "oid": _etag(body)}
+            for path, body in self.repositories[name].files.items()
+        ]
+        return 200, Body(json.dumps(files).encode(), {"Content-Type": "application/json"})
+
     def _file(self, asked: Asked, name: str, revision: str, file: str) -> tuple[int, Body]:
         refusal = self._refusal(asked, name, revision)
         if refusal is not None:
@@ -89,9 +103,12 @@ class HubStandIn(LoopbackServer):
         body = repository.files.get(file)
         if body is None:
             return _error(404, "EntryNotFound", "Entry not found")
-        etag = hashlib.sha256(body.content).hexdigest()
-        body.headers.update({"ETag": f'"{etag}"', "X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"})
+        body.headers.update({"ETag": f'"{_etag(body)}"', "X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"})
         return 200, body
+
+
+def _etag(body: Body) -> str:
+    return hashlib.sha256(body.content).hexdigest()
 
 
 def _error(status: int, code: str, message: str) -> tuple[int, Body]:

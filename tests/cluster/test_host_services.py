@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from e2e.cluster.host_services import FolderHub, FolderIndex, publish_model, publish_package
@@ -36,6 +37,16 @@ def test_a_model_is_served_once_it_is_published_and_again_when_it_changes(tmp_pa
             assert ask(f"{hub.url}/org/name/resolve/main/sub/config.json").decode() == text
             commits.add(json.loads(ask(f"{hub.url}/api/models/org/name"))["sha"])
         assert len(commits) == 2
+
+
+def test_the_hubs_own_client_takes_a_whole_model(tmp_path):
+    """With huggingface_hub, as pods do."""
+    from huggingface_hub import snapshot_download
+
+    with FolderHub(tmp_path / "hub").running() as hub:
+        publish_model(tmp_path, "org/name", model(tmp_path / "m", "text"))
+        folder = snapshot_download("org/name", endpoint=hub.url, cache_dir=tmp_path / "cache")
+        assert (Path(folder) / "sub" / "config.json").read_text() == "text"
 
 
 def test_a_model_with_a_token_is_served_to_its_bearer_alone(tmp_path):
