@@ -94,8 +94,10 @@ class Cluster:
                 yield known
                 more = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)}
                 async for event in self._events(resource.path(), {**query, **more, "allowWatchBookmarks": "true"}):
-                    if event["type"] == "ERROR":  # the version is too old to go on from
-                        version = None
+                    if event["type"] == "ERROR":
+                        if event["object"].get("code") != 410:
+                            raise UnreachableError(f"the watch of {resource.plural} fails: {event['object']}")
+                        version = None  # too old to go on from
                         break
                     item = event["object"]
                     version = item["metadata"]["resourceVersion"]

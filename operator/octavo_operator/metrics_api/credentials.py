@@ -43,15 +43,20 @@ class Credentials:
 
     async def run(self) -> None:
         while True:
+            trouble = ""
             try:
                 await self._look()
-                self.trouble = ""
             except (OperatorError, OSError, ValueError) as error:  # ssl's errors are OSErrors
-                said = str(error)
-                if said != self.trouble:
-                    log.warning("certificates can't be renewed, what was known is used: %s", said)
-                self.trouble = "" if self._used else said
-            await asyncio.sleep(PERIOD_S if self._used else STARTING_S)
+                trouble = str(error)
+                if trouble != self.trouble:
+                    log.warning("certificates can't be looked after, what was known is used: %s", trouble)
+            self.trouble = trouble
+            await asyncio.sleep(PERIOD_S if self.usable else STARTING_S)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there has been a certificate: it goes on being used, whatever the trouble is now."""
+        return self._used is not None
 
     async def _look(self) -> None:
         proxy = front_proxy(await self._cluster.get(CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME))

@@ -48,7 +48,7 @@ async def run(
     credentials = Credentials(cluster, authenticator, namespace, certificate_files)
 
     def troubles() -> dict[str, str]:
-        found = {"credentials": credentials.trouble}
+        found = {"credentials": "" if credentials.usable else credentials.trouble}
         found["engines"] = "" if engines.are_known(time.monotonic()) else "the pods are not listed yet, or not lately"
         found["end"] = "this replica ends" if ended.is_set() else ""
         return {name: text for name, text in found.items() if text}
