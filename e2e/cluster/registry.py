@@ -30,12 +30,6 @@ class Registry:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def answers(self) -> bool:
-        try:
-            return self._request("GET", "/v2/", expected=(200,)) is not None
-        except (OSError, RegistryError):
-            return False
-
     def push(self, name: str, image: Image) -> None:
         """Put an image there under `repository:tag`."""
         repository, tag = split_name(name)
