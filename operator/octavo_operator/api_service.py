@@ -91,10 +91,11 @@ class Announcement:
         self._namespace = namespace
         self._changed = changed
         self._authorities = authorities
-        self._served = time.monotonic()
+        self._served = 0.0
         self.source = source
 
     async def run(self) -> None:
+        self._served = time.monotonic()  # who has just come to lead gives the others their time
         while self.source is not NAMESPACED:
             try:
                 if self.source is DISABLED:
