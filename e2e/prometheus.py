@@ -52,7 +52,7 @@ def config(api_server: str) -> dict[str, Any]:
     return {
         "global": {"scrape_interval": f"{INTERVAL_S}s", "scrape_timeout": f"{INTERVAL_S}s"},
         "scrape_configs": [
-            _job("engines", api_server, "octavo_dev_llmservice", ".+", 8000),
+            _job("engines", api_server, "octavo_dev_service", ".+", 8000),
             _job("operators", api_server, "app_kubernetes_io_name", "octavo-operator", 8080),
         ],
     }
@@ -78,7 +78,7 @@ def _job(name: str, api_server: str, label: str, value: str, port: int) -> dict[
             },
             {"source_labels": [f"{meta}_namespace"], "target_label": "namespace"},
             {"source_labels": [f"{meta}_pod_name"], "target_label": "pod"},
-            {"source_labels": [f"{meta}_pod_label_octavo_dev_llmservice"], "target_label": "service"},
+            {"source_labels": [f"{meta}_pod_label_octavo_dev_service"], "target_label": "service"},
         ],
     }
 

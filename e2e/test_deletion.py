@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.world import SYSTEM
+from e2e.world import SERVICE_LABEL, SYSTEM
 
 KINDS = (
     "deployments,replicasets,pods,services,endpointslices,horizontalpodautoscalers,poddisruptionbudgets,"
     "persistentvolumeclaims,jobs,networkpolicies"
 )
-LABEL = "octavo.dev/llmservice"
 GONE_S = 120.0
 WHOLE = {
     "cache": {"size": "1Gi"},
@@ -21,7 +20,7 @@ WHOLE = {
 
 def left(world, namespace):
     """What is left of services there."""
-    return world.kubectl("-n", namespace, "get", KINDS, "-l", LABEL, "-o", "name", "--ignore-not-found").split()
+    return world.kubectl("-n", namespace, "get", KINDS, "-l", SERVICE_LABEL, "-o", "name", "--ignore-not-found").split()
 
 
 def serve(world, namespace, name="whole"):

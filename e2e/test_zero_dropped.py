@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from e2e.world import SYSTEM
+from e2e.world import SERVICE_LABEL, SYSTEM
 
 NAME = "chat"
 EACH = 3500  # requests that each scenario sees, if the machine answers them in time
@@ -16,7 +16,7 @@ SPREAD = {
     "maxSkew": 1,
     "topologyKey": "kubernetes.io/hostname",
     "whenUnsatisfiable": "ScheduleAnyway",
-    "labelSelector": {"matchLabels": {"octavo.dev/llmservice": NAME}},
+    "labelSelector": {"matchLabels": {SERVICE_LABEL: NAME}},
 }
 
 

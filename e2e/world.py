@@ -16,7 +16,7 @@ ENGINE_IMAGE = "octavo/engine:0.1.0"
 HOME = "octavo-e2e"  # the suite's own namespace: clients, and the names by which pods find index and hub
 SYSTEM = "octavo-system"
 OPERATOR = "app.kubernetes.io/name=octavo-operator"
-SERVICE_LABEL = "octavo.dev/llmservice"
+SERVICE_LABEL = "octavo.dev/service"
 INDEX = f"http://package-index.{HOME}.svc:5001/simple"
 HUB = f"http://model-hub.{HOME}.svc:5002"
 START_S = 240.0  # for a replica on two busy cores: image, download, load
@@ -107,9 +107,11 @@ class World:
 
     def lives(self, name: str, namespace: str) -> dict[str, int]:
         """Each replica by its uid, with its restarts: what is the same later has not been touched."""
+        pods = self.replicas(name, namespace)
+        assert pods, f"{namespace}/{name} has no replica"
         return {
-            pod["metadata"]["uid"]: sum(c["restartCount"] for c in pod["status"].get("containerStatuses", ()))
-            for pod in self.replicas(name, namespace)
+            pod["metadata"]["uid"]: sum(each["restartCount"] for each in pod["status"].get("containerStatuses", ()))
+            for pod in pods
         }
 
     def metric(self, pod: Object, name: str) -> float:

@@ -44,8 +44,7 @@ def bring_up(name: str, count: int) -> OwnCluster:
     lacking = missing()
     if lacking:
         raise MissingError(*lacking)
-    for binary in BINARIES:
-        build.binary(binary)
+    build.ensure(BINARIES)
     with locked(name):
         return _bring_up(name, count)
 

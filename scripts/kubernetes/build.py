@@ -102,10 +102,20 @@ def binary(name: str) -> Path:
 
     $KUBEBUILDER_ASSETS is not asked: the parts of a node have to be of one version. Raises BuildError with what to do.
     """
-    folder = _folder(f"{name}-{_version(name)}" if name in TOOLS else VERSION)
+    folder = _folder_of(name)
     if missing(folder, [name]):
         build(folder, [name])
     return folder / name
+
+
+def ensure(names: Iterable[str]) -> list[Path]:
+    """`binary` of each, after a word on how long it will take in all."""
+    names = list(names)
+    absent = [name for name in names if missing(_folder_of(name), [name])]
+    if len(absent) > 1:
+        minutes = round(sum(map(_minutes, absent)))
+        say(f"{len(absent)} programs are to be built, once: about {max(1, minutes)} min in all on two idle cores")
+    return [binary(name) for name in names]
 
 
 def missing(folder: Path, names: Iterable[str] = COMMANDS) -> list[str]:
@@ -176,6 +186,10 @@ def _install(tool: Tool) -> list[str]:
 
 def _version(name: str) -> str:
     return TOOLS[name].version if name in TOOLS else VERSION
+
+
+def _folder_of(name: str) -> Path:
+    return _folder(f"{name}-{_version(name)}" if name in TOOLS else VERSION)
 
 
 def _folder(version: str) -> Path:
@@ -282,7 +296,7 @@ def main() -> int:
         sys.stderr.write(f"nothing builds {unknown[0]}; there is {', '.join(COMMANDS | NODE | TOOLS)}\n")
         return 2
     try:
-        paths = [binary(name) for name in sys.argv[1:]] or [binaries()]
+        paths = ensure(sys.argv[1:]) or [binaries()]
     except BuildError as error:
         sys.stderr.write(f"{error}\n")
         return 1

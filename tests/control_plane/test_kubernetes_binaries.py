@@ -91,6 +91,13 @@ def test_a_nodes_commands_are_of_one_version(machine, monkeypatch):
     assert builds(machine) == [(build.COMMANDS | build.NODE)[name][0] for name in names]
 
 
+def test_how_long_several_will_take_is_told_first(machine, capsys):
+    build.ensure(["kubelet", "helm"])
+    assert "2 programs are to be built, once: about 2 min" in capsys.readouterr().err
+    build.ensure(["kubelet", "helm"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_command_that_nothing_builds_is_refused_with_those_that_are(machine):
     done = subprocess.run([sys.executable, BUILDER, "minikube"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
