@@ -61,14 +61,15 @@ class Applier:
         self.outcome = Outcome()
 
     async def run(self, desired: tuple[Manifest, ...]) -> Outcome:
-        """What the API server refuses, or does not answer in time, is part of the outcome. Raises NotLeadingError."""
+        """What the API server refuses, or does not answer in time, is part of the outcome.
+
+        Raises NotLeadingError, and ApiError where somebody was quicker (409).
+        """
         for manifest in desired:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             try:
                 await self._bring_about(manifest)
             except (ApiError, UnreachableError) as error:
-                if isinstance(error, ApiError) and error.status == 409:  # somebody was quicker: look again
-                    raise
                 self._refused(kind, name, error)
         wanted = {(each["kind"], each["metadata"]["name"]) for each in desired}
         for live in self._observed.children:
@@ -167,6 +168,8 @@ class Applier:
         log.info("removed %s %s", kind, name, extra=self._log_as)
 
     def _refused(self, kind: str, name: str, error: ApiError | UnreachableError) -> None:
+        if isinstance(error, ApiError) and error.status == 409:  # somebody was quicker: look again
+            raise error
         if isinstance(error, UnreachableError):  # a webhook may be slow; where the server is away, the status fails too
             refused = Refused(kind, name, "NoAnswer", str(error))
         else:

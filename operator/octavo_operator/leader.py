@@ -34,7 +34,8 @@ class Leader:
         self.heard = time.monotonic()  # when the API server answered last
         self._renewed: float | None = None
         self._failing = False
-        self._seen: tuple[str | None, float] = (None, 0.0)  # resourceVersion, and when it was first seen
+        self._seen: tuple[str | None, float] = (None, self.heard)  # resourceVersion, and when it was first seen
+        self._lasts = float(LEASE_S)  # seconds from then on
 
     @property
     def leads(self) -> bool:
@@ -53,7 +54,7 @@ class Leader:
     async def acquire(self) -> None:
         """Returns once the Lease is held."""
         while not await self._try():  # noqa: ASYNC110 — the Lease tells nobody when it runs out
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._pause())
         log.info("this replica leads", extra={"lease": f"{self._namespace}/{NAME}", "identity": self.identity})
 
     async def keep(self) -> None:
@@ -110,7 +111,13 @@ class Leader:
             return True
         if self._seen[0] != version:
             self._seen = (version, now)
-        return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or LEASE_S)
+        self._lasts = float(spec.get("leaseDurationSeconds") or LEASE_S)
+        return now - self._seen[1] > self._lasts
+
+    def _pause(self) -> float:
+        """Seconds until the Lease is looked at again: when it has just run out, if that is sooner."""
+        left = self._seen[1] + self._lasts - time.monotonic() + 0.05
+        return left if 0 < left < RETRY_S else RETRY_S
 
     def _lease(self, live: Object | None = None) -> Object:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -102,7 +102,8 @@ def test_a_second_reconcile_writes_nothing(installed, operator, namespace):
 
 def test_an_idle_operator_writes_nothing(installed, operator, namespace):
     """Nothing happens, nothing is written: neither a status nor an annotation nor an Event."""
-    mark = made(installed, operator, namespace, **FULL)
+    made(installed, operator, namespace, **FULL)
+    mark = settled(installed, operator, namespace, quiet=5)  # until the controllers have all had their first look
     time.sleep(float(os.environ.get("OCTAVO_TEST_IDLE_S", "8")))
     assert writes(installed, mark, namespace) == []
     assert operator.ask("/healthz")[0] == 200

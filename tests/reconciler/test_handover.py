@@ -84,7 +84,10 @@ def test_the_operator_does_not_fight_the_hpa(installed, operator, namespace):
     settled(installed, operator, namespace)
     query = {"fieldManager": "kube-controller-manager"}
     api.patch(APPS, "Deployment", "s", namespace, {"spec": {"replicas": 5}}, subresource="scale", **query)
-    until(lambda: "kube-controller-manager" in conditions(installed, "s", namespace)["Ready"]["message"], 15)
+    until(
+        lambda: "kube-controller-manager" in conditions(installed, "s", namespace).get("Ready", {}).get("message", ""),
+        15,
+    )
     settled(installed, operator, namespace)
     assert replicas(installed, namespace) == 5
 
