@@ -101,6 +101,11 @@ def _unscheduled(words: str, plan: Plan, nodes: Nodes | None) -> Trouble:
     hardware = plan.hardware
     if hardware.cards and nodes is not None:
         wanted = " or ".join(hardware.products) or hardware.resource_name or "cards"
+        if not nodes.largest and (
+            set(hardware.products) & set(nodes.products) or (nodes.products and not hardware.products)
+        ):
+            text = f"the nodes with {wanted} take no replica now: they are cordoned, not ready, tainted or not selected"
+            return Trouble("NoFreeCard", text, stuck=False, rank=5)
         if not nodes.largest and not hardware.products:
             text = f"no node has any {wanted}; add one with cards, or set accelerator.vendor: cpu"
             return Trouble("NoSuchCard", text, stuck=True, rank=5)

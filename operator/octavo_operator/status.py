@@ -188,7 +188,8 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> T
             found.append(refusals.trouble_of(refused))
     if deployment is None and plan.refusal is None:
         found.append(Trouble("Creating", "its objects are being made", stuck=False, rank=9))
-    if not found and counts.ready < counts.wished:
+    replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start
+    if not found and counts.ready < counts.wished and not replaced:
         found.append(Trouble("Starting", "replicas are being started", stuck=False, rank=9))
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
