@@ -66,6 +66,17 @@ test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their 
 test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
 	@scripts/test-sanitize.sh
 
+# On a bare machine: its own python3 with torch, triton and pytest; nothing is installed, no network.
+.PHONY: test-gpu
+test-gpu: ## the kernels against their twins, on this machine's card (PYTHON with torch, triton, pytest)
+	@$(PYTHON) -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || \
+	    { echo "no card: torch.cuda.is_available() is false; make test runs the same tests in Triton's interpreter"; exit 1; }
+	@PYTHONPATH=engine $(PYTHON) -m pytest -c tests/kernels/card.ini --rootdir tests/kernels tests/kernels
+
+.PHONY: kernels-report
+kernels-report: $(VENV)/.dev ## registers, spills and shared memory of every kernel on every card, without one
+	@PYTHONPATH=engine $(BIN)/python -W ignore -m octavo_engine.kernels.compile_report
+
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .

@@ -22,6 +22,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
 
 from octavo_engine.kernels.shapes import launches_of
@@ -103,19 +104,22 @@ def source_of(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> 
     return ASTSource(kernel, signature, constexprs, attributes)
 
 
-def tool(name: str) -> str:
-    """A program of CUDA's that Triton's wheel brings."""
-    return str(getattr(triton.knobs.nvidia, name).path)
-
-
 def compile_for(target: int, name: str, source: ASTSource, launch: dict[str, int]) -> Compiled:
-    """Raises what Triton raises where the kernel can't be compiled."""
-    made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch | {"enable_fp_fusion": True})
+    """Raises:
+    RuntimeError: it can't be compiled; the cause is Triton's.
+    """
+    try:
+        made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch | {"enable_fp_fusion": True})
+    except Exception as error:  # the compiler's passes raise what they like
+        raise RuntimeError(f"sm_{target} {name} does not compile") from error
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
         usage = subprocess.run(
-            [tool("cuobjdump"), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+            [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
     # Without a stack nothing was spilled; with one, only ptxas tells spills from local arrays.
@@ -125,11 +129,10 @@ def compile_for(target: int, name: str, source: ASTSource, launch: dict[str, int
 
 def spilled(ptx: str, target: int) -> int:
     """Bytes of registers that ptxas stores to memory."""
-    suffix = "a" if target >= 90 else ""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [tool("ptxas_blackwell" if target >= 100 else "ptxas"), "-v", f"--gpu-name=sm_{target}{suffix}"]
+        command = [get_ptxas(target).path, "-v", f"--gpu-name={sm_arch_from_capability(target)}"]
         log = subprocess.run([*command, file.name, "-o", os.devnull], capture_output=True, text=True, check=True).stderr
     return sum(int(n) for n in re.findall(r"(\d+) bytes spill stores", log))
 

@@ -1,12 +1,13 @@
 """The launches of three models' layers, for whoever compiles or tunes kernels without running a model.
 
-Llama-3-8B, Qwen3-0.6B and Gemma 3 270M between them have every head size, norm and activation that ships. Tensors are
+Llama-3-8B, Gemma 3 270M and SmolLM2-135M between them have every head size, norm and grouping that ships. Tensors are
 made on any device, "meta" included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,13 +24,12 @@ from octavo_engine.kernels.operations import (
 )
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.spec import Attention, Norm, Rotary
+from octavo_models.spec import Activation, Attention, Norm, Rotary
 
 LLAMA_8B = Attention(32, 8, 128, 128, 128**-0.5, Rotary(128, 5e5))
-QWEN_600M = Attention(16, 8, 128, 128, 128**-0.5, Rotary(128, 1e6), qk_norm=Norm())
 GEMMA_270M = Attention(4, 1, 256, 256, 256**-0.5, Rotary(256), window=512, soft_cap=50.0, qk_norm=Norm(offset=1.0))
 SMOLLM2 = Attention(9, 3, 64, 64, 64**-0.5, Rotary(64))
-HIDDEN = {"llama": 4096, "qwen": 1024, "gemma": 640}
+HIDDEN = {"llama": 4096, "gemma": 640}
 BLOCK_SIZE = 16
 
 Launch = Callable[[], object]
@@ -59,28 +59,28 @@ def launches_of(launcher: Launcher) -> Iterator[tuple[str, Launch]]:
 
     float8 = launcher.card.capability >= 89
     for name, dim in HIDDEN.items():
-        norm = Norm(offset=1.0) if name == "gemma" else Norm()
-        yield name, lambda dim=dim, norm=norm: ops.add_norm(empty(32, dim), empty(32, dim), empty(dim), norm)
-    yield "layer", lambda: ops.norm(empty(32, 768), empty(768), Norm("layer", bias=True), empty(768))
-    for kind in ("silu", "gelu", "gelu_tanh", "relu2"):
-        yield kind, lambda kind=kind: ops.gated(empty(32, 2 * 14336), kind)
-    yield "llama", lambda: ops.rotary_table(Rotary(128), empty(32, dtype=torch.int64))
-    attentions = {"llama": LLAMA_8B, "qwen": QWEN_600M, "gemma": GEMMA_270M, "smollm2": SMOLLM2}
-    for name, spec in attentions.items():
-        yield from _attention_launches(ops, name, spec, torch.bfloat16, empty)
+        spec = Norm(offset=1.0) if name == "gemma" else Norm()
+        yield name, partial(ops.add_norm, empty(32, dim), empty(32, dim), empty(dim), spec)
+    yield "layer", partial(ops.norm, empty(32, 768), empty(768), Norm("layer", bias=True), empty(768))
+    kinds: tuple[Activation, ...] = ("silu", "gelu_tanh")
+    for kind in kinds:
+        yield kind, partial(ops.gated, empty(32, 2 * 14336), kind)
+    yield "llama", partial(ops.rotary_table, Rotary(128), empty(32, dtype=torch.int64))
+    attentions = {"llama": LLAMA_8B, "gemma": GEMMA_270M, "smollm2": SMOLLM2}
+    for name, attention in attentions.items():
+        yield from _attention_launches(ops, name, attention, torch.bfloat16, empty)
     if float8:
-        for name in ("llama", "gemma"):
-            yield from _attention_launches(ops, f"{name} f8", attentions[name], torch.float8_e4m3fn, empty)
+        yield from _attention_launches(ops, "llama f8", LLAMA_8B, torch.float8_e4m3fn, empty)
     for rows in (1, 64, 512):
         for bits in (4, 8):
             quants = empty(4096, 4096 * bits // 8, dtype=torch.uint8)
             scales, minima = (empty(4096, 128, dtype=torch.float16) for _ in range(2))
             weight = PackedWeight(bits, quants, scales, minima if bits == 4 else None)
-            yield f"{bits} bits {rows}", lambda rows=rows, weight=weight: ops.matmul(empty(rows, 4096), weight)
+            yield f"{bits} bits {rows}", partial(ops.matmul, empty(rows, 4096), weight)
         if float8:
             values = empty(4096, 4096, dtype=torch.float8_e4m3fn)
             eight = Float8Weight(values, empty(4096, dtype=torch.float32))
-            yield f"{rows}", lambda rows=rows, eight=eight: ops.matmul(empty(rows, 4096), eight)
+            yield f"{rows}", partial(ops.matmul, empty(rows, 4096), eight)
     yield from _sampling_launches(ops, 128_256, empty)
     yield from _input_launches(ops, empty)
 
@@ -92,15 +92,14 @@ def _attention_launches(
     v = empty(64, BLOCK_SIZE, spec.num_kv_heads, spec.head_dim_v, dtype=cache_dtype)
     tokens = 512
     q = empty(tokens, spec.num_heads, spec.head_dim_k)
-    turn = None
-    if spec.rotary is not None:
-        turn = (empty(tokens, spec.rotary.dim // 2, dtype=torch.float32),) * 2
-    weights = (None, None) if spec.qk_norm is None else (empty(spec.head_dim_k),) * 2
+    assert spec.rotary is not None
+    angle = empty(tokens, spec.rotary.dim // 2, dtype=torch.float32)
+    weight = None if spec.qk_norm is None else empty(spec.head_dim_k)
     slots = empty(tokens, dtype=torch.int64)
     qkv = empty(tokens, spec.q_size + spec.k_size + spec.v_size)
-    yield name, lambda: ops.write_qkv(qkv, spec, turn, *weights, k, v, slots)
-    yield name, lambda: ops.attention(q, k, v, paged(0, 4, 4096, 128, empty), spec)
-    yield name, lambda: ops.attention(q[:32], k, v, paged(32, 0, 4096, 1, empty), spec)
+    yield name, partial(ops.write_qkv, qkv, spec, (angle, angle), weight, weight, k, v, slots)
+    yield name, partial(ops.attention, q, k, v, paged(0, 4, 4096, 128, empty), spec)
+    yield name, partial(ops.attention, q[:32], k, v, paged(32, 0, 4096, 1, empty), spec)
 
 
 def _sampling_launches(ops: TritonOperations, vocab: int, empty: Callable[..., Tensor]) -> Iterator[tuple[str, Launch]]:
@@ -112,17 +111,17 @@ def _sampling_launches(ops: TritonOperations, vocab: int, empty: Callable[..., T
     known = KnownTokens(empty(256, 8192, dtype=torch.int32), ints[0], ints[1], ints[2])
     bans = Bans(ints[3], ints[4], empty(n + 1, dtype=torch.int32), ints[5])
     batch = SamplingBatch(floats[0], ints[0], floats[1], floats[2], longs[0], longs[1])
-    yield "llama", lambda: ops.soft_cap_logits(empty(n, vocab), 1.0, 30.0)
-    yield "llama", lambda: ops.ban(logits, bans, known, empty(n, vocab // 32, dtype=torch.int32))
-    yield "llama", lambda: ops.penalize(logits, Penalties(*floats[3:]), known)
-    yield "llama", lambda: ops.sample(logits, batch)
-    yield "llama", lambda: ops.logprobs(logits, longs[0], 20)
+    yield "llama", partial(ops.soft_cap_logits, empty(n, vocab), 1.0, 30.0)
+    yield "llama", partial(ops.ban, logits, bans, known, empty(n, vocab // 32, dtype=torch.int32))
+    yield "llama", partial(ops.penalize, logits, Penalties(*floats[3:]), known)
+    yield "llama", partial(ops.sample, logits, batch)
+    yield "llama", partial(ops.logprobs, logits, longs[0], 20)
 
 
 def _input_launches(ops: TritonOperations, empty: Callable[..., Tensor]) -> Iterator[tuple[str, Launch]]:
-    int_ = lambda n: empty(n, dtype=torch.int32)  # noqa: E731
+    int_ = partial(empty, dtype=torch.int32)
     tokens, table = empty(256, 8192, dtype=torch.int32), empty(256, 512, dtype=torch.int32)
     step = StepRows(int_(32), int_(33), int_(32), int_(8), int_(8), int_(8), int_(9), int_(64))
-    yield "", lambda: ops.build_inputs(tokens, (table,), step, BLOCK_SIZE, 32)
+    yield "", partial(ops.build_inputs, tokens, (table,), step, BLOCK_SIZE, 32)
     longs = empty(32, dtype=torch.int64)
-    yield "", lambda: ops.append_tokens(tokens, int_(32), longs, longs)
+    yield "", partial(ops.append_tokens, tokens, int_(32), longs, longs)

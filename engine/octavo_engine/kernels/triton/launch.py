@@ -44,8 +44,10 @@ class Card:
 
     @property
     def family(self) -> int:
-        """The newest of the tuned generations that is not newer than this card."""
-        return max(c for c in DEFAULTS if c <= self.capability)
+        """The table that serves this card: the newest generation that isn't newer, of the same shared memory."""
+        if self.capability in {86, 89} or self.capability >= 120:  # the workstation's cards: 100 KiB an SM
+            return 89
+        return max(c for c in DEFAULTS if c <= self.capability and c != 89)
 
     def require_float8(self, what: str) -> None:
         """Raises:

@@ -68,7 +68,7 @@ DEFAULTS: Mapping[int, Table] = {
     90: {
         "prefill.64": _prefill(128, 128, 8, 2),
         "prefill.128": _prefill(128, 64, 8, 2),
-        "prefill.256": _prefill(64, 64, 4, 2),
+        "prefill.256": _prefill(64, 64, 8, 2),
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),
         "decode.256": _decode(32, 256, 2, 3),
@@ -79,7 +79,7 @@ DEFAULTS: Mapping[int, Table] = {
     100: {
         "prefill.64": _prefill(128, 128, 4, 2),
         "prefill.128": _prefill(128, 64, 4, 2),
-        "prefill.256": _prefill(64, 64, 4, 2),
+        "prefill.256": _prefill(64, 64, 8, 2),
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),
         "decode.256": _decode(32, 256, 2, 3),

@@ -21,6 +21,12 @@ def key_of(x):
 
 
 @triton.jit
+def unsigned(keys):
+    """Keys as uint32 that orders alike, and back."""
+    return keys.to(tl.uint32, bitcast=True) ^ 0x80000000
+
+
+@triton.jit
 def up_to(keys, tokens, key, token):
     """Which of (keys, tokens) come no later than (key, token)."""
     return (keys > key) | ((keys == key) & (tokens <= token))
@@ -41,41 +47,35 @@ def kth_best(row, vocab, temperature, k, lowest, TILE: tl.constexpr):
     than fit tie for the k-th place, one more pass finds the token id up to which they fit.
     """
     bins = tl.arange(0, 256)
-    prefix = k * 0
+    prefix = (k * 0).to(tl.uint32)
     remaining = k
     equal = k * 0
     exists = k > 0
-    for level in tl.static_range(4):
-        shift: tl.constexpr = 24 - 8 * level
+    for level in range(4):
+        shift = 24 - 8 * level
         counts = tl.zeros([256], tl.int32)
         for first in range(0, vocab, TILE):
             tokens = first + tl.arange(0, TILE)
             keys = key_of(load_scaled(row, tokens, vocab, temperature))
-            inside = (tokens < vocab) & (keys >= lowest)
-            if level == 0:
-                digit = (keys >> shift) + 128
-            else:
-                inside &= (keys >> (shift + 8)) == prefix
-                digit = (keys >> shift) & 255
-            counts += tl.histogram(digit, 256, mask=inside)
+            digits = unsigned(keys) >> shift
+            inside = (tokens < vocab) & (keys >= lowest) & (digits >> 8 == prefix)
+            counts += tl.histogram((digits & 255).to(tl.int32), 256, mask=inside)
         above = tl.sum(counts) - tl.cumsum(counts, 0)
         chosen = tl.max(tl.where(above + counts >= remaining, bins, -1))
         exists = exists & (chosen >= 0)
         is_chosen = bins == chosen
         equal = tl.sum(tl.where(is_chosen, counts, 0))
         remaining -= tl.sum(tl.where(is_chosen, above, 0))
-        if level == 0:
-            prefix = chosen - 128
-        else:
-            prefix = (prefix << 8) | chosen
+        prefix = (prefix << 8) | chosen.to(tl.uint32)
+    key = unsigned(prefix).to(tl.int32, bitcast=True)
     last = k * 0 + vocab
     if exists & (remaining < equal):
         before = k * 0
         for first in range(0, vocab, TILE):
             tokens = first + tl.arange(0, TILE)
             keys = key_of(load_scaled(row, tokens, vocab, temperature))
-            tied = (tokens < vocab) & (keys == prefix)
+            tied = (tokens < vocab) & (keys == key)
             place = before + tl.cumsum(tied.to(tl.int32), 0)
             last = tl.minimum(last, tl.min(tl.where(tied & (place == remaining), tokens, vocab)))
             before += tl.sum(tied.to(tl.int32))
-    return tl.where(exists, prefix, lowest), last
+    return tl.where(exists, key, lowest), last

@@ -1,0 +1,111 @@
+"""Every kernel compiles for every card within its limits; launch parameters come from tables and files that are checked."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octavo_engine.errors import ExecutorError
+from octavo_engine.kernels import tune
+from octavo_engine.kernels.compile_report import SHARED_LIMITS, Compiled
+from octavo_engine.kernels.triton.launch import Card, Launcher, read_tuning
+from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
+
+
+def run_module(name, *arguments, **environment):
+    """A fresh interpreter in which kernels are compiled, with the engine on its path."""
+    own = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    engine = str(Path(tune.__file__).parents[2])
+    path = os.pathsep.join([engine, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", name, *arguments]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**own, "PYTHONPATH": path, **environment}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", SHARED_LIMITS)
+def test_every_kernel_compiles_for_every_card_within_its_limits(target):
+    """No spills, and no more shared memory than a program may take: by the compiler's own output. Cached outside the tree."""
+    cache = Path.home() / ".cache" / "octavo" / f"triton-{importlib.metadata.version('triton')}"
+    report = run_module(
+        "octavo_engine.kernels.compile_report", "--target", str(target), TRITON_CACHE_DIR=os.fspath(cache)
+    )
+    assert report.returncode == 0, report.stdout + report.stderr
+    assert "decode llama" in report.stdout
+    assert ("float8" in report.stdout) == (target >= 89)
+
+
+def test_what_a_card_cannot_hold_is_a_fault():
+    fits = Compiled("k", 89, 4, 128, 0, 99 << 10)
+    assert fits.faults() == []
+    assert Compiled("k", 89, 4, 128, 0, (99 << 10) + 1).faults() == [
+        "sm_89 k: 101377 bytes of shared memory, a program may take 101376"
+    ]
+    assert "256 registers on 16 warps" in Compiled("k", 90, 16, 256, 0, 0).faults()[0]
+    assert "8 bytes of registers spilled" in Compiled("k", 90, 4, 255, 8, 0).faults()[0]
+
+
+def test_the_kernels_need_nothing_of_the_server():
+    """So that a bare machine with a card can test and tune them."""
+    code = "import octavo_engine.kernels.tune, octavo_engine.kernels.compile_report, sys; print(*sys.modules)"
+    engine = str(Path(tune.__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": engine},
+    )
+    assert not {"msgspec", "aiohttp", "pydantic", "zmq", "jinja2", "tokenizers"} & set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("capability", "family"), [(80, 80), (86, 89), (87, 80), (89, 89), (90, 90), (100, 100), (103, 100), (120, 89)]
+)
+def test_a_card_between_generations_takes_the_launches_of_its_like(capability, family):
+    launcher = Launcher(Card(capability, 10))
+    assert launcher.parameters("decode.128") == DEFAULTS[family]["decode.128"]
+
+
+def test_every_generation_has_every_launch():
+    names = {tuple(sorted(table)) for table in DEFAULTS.values()}
+    assert len(names) == 1
+
+
+def test_tuned_launches_win_name_by_name(tmp_path):
+    chosen = dict(DEFAULTS[90]["decode.128"], BLOCK_N=16)
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps({"card": "x", "triton": "3.9", "launches": {"decode.128": chosen}}))
+    launcher = Launcher(Card(90, 10), read_tuning(file))
+    assert launcher.parameters("decode.128") == chosen
+    assert launcher.parameters("decode.64") == DEFAULTS[90]["decode.64"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"launches": {"decode.128": 3}}', '{"launches": {"decode.128": {"a": "b"}}}']
+)
+def test_a_file_without_launches_is_refused_by_name(tmp_path, text):
+    file = tmp_path / "tuned.json"
+    file.write_text(text)
+    with pytest.raises(ExecutorError, match=r"tuned.json holds no launch parameters: .*; write it with"):
+        read_tuning(file)
+
+
+def test_tuning_takes_the_fastest_that_fits():
+    default = DEFAULTS[90]["decode.128"]
+    times = {32: 3.0, 64: 2.0, 16: None}  # by BLOCK_N; others 5
+    tried = list(tune.candidates("decode.128", default))
+    assert tried[0] == default
+    assert len(tried) == len({tuple(sorted(c.items())) for c in tried}) == 4 * 2 * 2 * 2 * 2
+    best = tune.fastest(iter(tried), lambda c: times.get(c["BLOCK_N"], 5.0))
+    assert best is not None
+    assert (best[0]["BLOCK_N"], best[1]) == (64, 2.0)
+    assert tune.fastest(iter(tried), lambda c: None) is None
