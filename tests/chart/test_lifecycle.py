@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from api_client import until
+from api_client import ApiError, until
 from child_processes import free_port
 from cluster import write_kubeconfig
 from helm_runs import CHART, PREVIOUS, ROOT, Helm, HelmError
@@ -40,6 +40,20 @@ class Installed:
 
     def run(self, verb: str, *arguments: str | Path, values: dict[str, Any] | None = None) -> str:
         return self.helm.run(verb, *RELEASE, self.namespace, *arguments, values=values)
+
+    def create(self, thing: dict[str, Any]) -> None:
+        """An LLMService; its kind is served a moment after its definition is there."""
+
+        def taken() -> bool:
+            try:
+                self.api.create(thing)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return False
+            return True
+
+        until(taken, 20, "LLMServices are served")
 
     def definition(self) -> dict[str, Any]:
         return self.api.get(*DEFINITION)
@@ -88,6 +102,12 @@ def ask(port: int) -> dict[str, Any]:
             return json.load(answer)
     except OSError:
         return {}
+
+
+def metrics(port: int) -> str:
+    """What the operator tells Prometheus."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return answer.read().decode()
 
 
 @pytest.fixture
@@ -151,8 +171,7 @@ def test_an_upgrade_reaches_the_definition_and_touches_nothing_that_serves(relea
     """0.0.1 → this → next, with a service there all the time; the operator works under the chart's rights, unrefused."""
     api, namespace = release.api, release.namespace
     release.run("install", PREVIOUS)
-    release.plane.kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION[2]}", "--timeout=30s")
-    api.create(service("chat", namespace))
+    release.create(service("chat", namespace))
     before = api.get(API, "LLMService", "chat", namespace)
 
     assert "Octavo 0.1.0 watches all namespaces." in release.run("upgrade", CHART)
@@ -217,7 +236,7 @@ def test_an_uninstall_leaves_the_services_and_their_definition(release):
     api, namespace = release.api, release.namespace
     release.run("install", CHART)
     with release.operator():
-        api.create(service("chat", namespace))
+        release.create(service("chat", namespace))
         serves, definition = made(release, namespace), release.definition()
         announced(release)
         said = release.run("uninstall", "--wait")
@@ -293,11 +312,17 @@ def test_a_namespaced_release_works_in_its_namespaces_with_no_right_beyond(relea
         said = release.run("install", CHART, values={"watchNamespaces": [watched]})
         assert f"watches the namespaces {watched}." in said
         assert "serves no metrics API" in said
-        api.create(service("chat", watched))
-        api.create(service("other", namespace))
+        release.create(service("chat", watched))
+        release.create(service("other", namespace))
         mark = release.plane.audit.mark()
-        with release.operator():
+        with release.operator() as port:
             made(release, watched)
+            until(
+                lambda: f'replicas_desired{{llmservice="chat",llmservice_namespace="{watched}"}} 1.0' in metrics(port),
+                20,
+            )
+            api.delete(API, "LLMService", "chat", watched)
+            until(lambda: 'llmservice="chat"' not in metrics(port), 20, "nothing is told of a service that is gone")
         assert children(release, namespace) == {}
         assert sorted(release.plane.denied(release.account, mark)) == []
     finally:
