@@ -66,13 +66,14 @@ class Buildah:
     name = "buildah"
 
     def pull(self, reference: str) -> bool:
-        return _succeeds(["buildah", "pull", "--policy", "ifmissing", reference])
+        here = ["buildah", "inspect", "--type", "image", reference]  # pull asks a registry even for localhost/…
+        return _succeeds(here) or _succeeds(["buildah", "pull", reference])
 
     def add(self, reference: str, root: Path) -> None:
         container = _run(["buildah", "from", "scratch"], capture=True)
         try:
             _run(["buildah", "add", "--quiet", container, str(root), "/"], capture=True)
-            _run(["buildah", "commit", "--quiet", container, reference], capture=True)
+            _run(["buildah", "commit", "--quiet", "--timestamp", "0", container, reference], capture=True)
         finally:
             _run(["buildah", "rm", container], capture=True)
 

