@@ -7,12 +7,16 @@ import torch
 from kernel_parity import TOLERANCES
 
 from octavo_engine.errors import ExecutorError
+from octavo_engine.kernels.packing import PACKERS, pack_blocks
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.kernels.reference_quantized import pack, quantize, quantize_float8, unpack
+from octavo_engine.kernels.reference_quantized import quantize, quantize_float8, unpack
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_models.formats import FORMATS
 
 REFERENCE = ReferenceOperations()
+# Where the blocks of a format keep their float16s.
+HALVES = {name: (0, 2) if name in {"q4_1", "q5_1", "q4_k", "q5_k"} else (0,) for name in PACKERS} | {"q6_k": (208,)}
 SHAPES = [(1, 96, 576), (17, 130, 64), (70, 33, 160), (16, 64, 1536)]  # rows, out, in
 
 
@@ -61,17 +65,21 @@ def test_quantized_weights_are_within_half_a_step(bits):
     assert packed.quants.nbytes == 7 * 64 * bits // 8
 
 
-def test_four_bits_lie_as_in_ggml_blocks():
-    """The quants of a Q4_1 block are taken over byte by byte."""
+@pytest.mark.parametrize("name", PACKERS)
+def test_packed_blocks_are_the_numbers_of_the_file(name):
+    """To the bit of float32, for every format; four bits stay four bits."""
     np = pytest.importorskip("numpy")
     from octavo_engine.weights.dequantize import dequantize
 
-    quants = torch.randint(0, 16, (3, 64))
-    scales, minima = torch.rand(3, 2).half(), torch.randn(3, 2).half()
-    packed = pack(quants, scales, minima, bits=4)
-    bytes_of = lambda x: x.numpy().view(np.uint8).reshape(3, 2, -1)  # noqa: E731
-    blocks = np.concatenate([bytes_of(scales), bytes_of(minima), packed.quants.numpy().reshape(3, 2, 16)], -1)
-    assert np.array_equal(dequantize("q4_1", blocks.reshape(3, -1)), unpack(packed).numpy())
+    form = FORMATS[name]
+    data = torch.randint(0, 256, (3, 2 * form.bytes_per_block), dtype=torch.uint8)
+    for at in HALVES[name]:  # floats of a size that doesn't overflow
+        half = torch.rand(6).half().view(torch.uint8).reshape(6, 2)
+        data.view(6, -1)[:, at : at + 2] = half
+    packed = pack_blocks(name, data)
+    assert packed.bits == (4 if "4" in name else 8)
+    assert packed.shape == (3, 2 * form.block_size)
+    assert np.array_equal(dequantize(name, data.numpy()), unpack(packed).numpy())
 
 
 def test_float8_is_refused_on_older_cards_with_the_reason():

@@ -32,7 +32,7 @@ CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
     "decode": {
         "BLOCK_N": (16, 32, 64, 128),
         "SPLIT": (256, 512),
-        "PROGRAMS_PER_SM": (2, 4),
+        "PROGRAMS_PER_SM": (2, 3, 4),
         "num_warps": (2, 4),
         "num_stages": (2, 3),
     },

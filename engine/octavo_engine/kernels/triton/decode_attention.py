@@ -173,7 +173,7 @@ def decode_attention(
     """Attend for the first `batch.num_decodes` requests, into the first as many rows of `out`."""
     n, group = batch.num_decodes, spec.num_heads // spec.num_kv_heads
     block_d, block_dv = (triton.next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
-    chosen = launch.parameters(f"decode.{max(64, block_d)}")
+    chosen = launch.tiles(f"decode.{max(64, block_d)}", q.element_size())
     window, split, block_n = spec.window or 0, chosen["SPLIT"], chosen["BLOCK_N"]
     reach = batch.max_seq_len if spec.window is None else min(batch.max_seq_len, spec.window + block_n)
     max_runs = n * triton.cdiv(reach, split)

@@ -87,6 +87,14 @@ class Launcher:
         "prefill.128"."""
         return self.tuned.get(name) or DEFAULTS[self.card.family][name]
 
+    def tiles(self, name: str, element_size: int) -> dict[str, int]:
+        """`parameters` for elements of that many bytes: float32, which no model is served in on a card, takes half a
+        tile of keys and no second stage."""
+        chosen = dict(self.parameters(name))
+        if element_size == 4:
+            chosen |= {"BLOCK_N": max(16, chosen["BLOCK_N"] // 2), "num_stages": 1}
+        return chosen
+
     def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         """kernel[grid](*args, **options), unless the grid is empty."""
         if all(grid):

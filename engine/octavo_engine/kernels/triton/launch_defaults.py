@@ -9,7 +9,8 @@ sm_89 (L4, L40S, RTX 40): 100 KiB an SM, 99 a program: tiles are halved or stage
     arithmetic (L4: 300 GB/s), so decode wants fewer, longer runs and its two programs an SM are enough.
 sm_90 (H100, H200): 228 KiB an SM, 227 a program; products of 64 rows by 4 warps are the unit of its matrix
     instruction, so 128 rows take 8 warps. Memory wants about 40 KiB in flight an SM: three stages.
-sm_100 (B200): as sm_90 in size; accumulators of its matrix unit leave the register file, so 4 warps feed 128 rows.
+sm_100 (B200): as sm_90 in size. Products' accumulators leave the register file, so 4 warps feed 128 rows of them; that
+    of attention comes back to be rescaled, and spills on 4 warps.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _product(m: int, n: int, k: int, split_k: int, warps: int, stages: int) -> P
 # tiles of 64, under half of an A100's or H100's SMs). With many, tiles are square and K whole.
 _STREAMING = {
     "packed.16": _product(16, 64, 128, 4, 4, 4),
-    "packed.64": _product(64, 64, 128, 2, 4, 3),
+    "packed.64": _product(64, 64, 64, 2, 4, 3),
     "float8.16": _product(16, 64, 256, 4, 4, 3),
     "float8.64": _product(64, 64, 128, 2, 4, 3),
 }
@@ -77,8 +78,8 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 128, 128, 1, 8, 3),
     },
     100: {
-        "prefill.64": _prefill(128, 128, 4, 2),
-        "prefill.128": _prefill(128, 64, 4, 2),
+        "prefill.64": _prefill(128, 128, 8, 2),
+        "prefill.128": _prefill(128, 64, 8, 2),
         "prefill.256": _prefill(64, 64, 8, 2),
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),

@@ -120,7 +120,7 @@ def prefill_attention(
     """Attend for the requests after the first `batch.num_decodes`, into their rows of `out`."""
     group = spec.num_heads // spec.num_kv_heads
     block_d, block_dv = (triton.next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
-    chosen = dict(launch.parameters(f"prefill.{max(64, block_d)}"))
+    chosen = launch.tiles(f"prefill.{max(64, block_d)}", q.element_size())
     chosen["BLOCK_M"] = block_m = max(triton.next_power_of_2(group), chosen["BLOCK_M"])
     num_prefills = batch.num_requests - batch.num_decodes
     num_rows = q.shape[0] - batch.num_decodes
