@@ -4,8 +4,8 @@ import pytest
 from planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
 
 from octavo_models import from_gguf
+from octavo_models.sharding import kv_on_card, obstacle, weights_on_card
 from octavo_operator.planner.cards import memory_of, smallest
-from octavo_operator.planner.sharding import kv_on_card, obstacle, weights_on_card
 from octavo_operator.planner.sizes import GIB, MIB, gib
 
 

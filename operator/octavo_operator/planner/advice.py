@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from octavo_models.sharding import possible_sizes
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.memory import Demand
 from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import PATIENCE_S
-from octavo_operator.planner.sharding import possible_sizes
 from octavo_operator.planner.sizes import GIB, gib, human
 from octavo_operator.planner.storage import FETCHED, claim_size
 

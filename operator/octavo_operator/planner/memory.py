@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from octavo_models import ModelSpec
+from octavo_models.sharding import kv_on_card, kv_once_on_card, obstacle, possible_sizes, weights_on_card
 from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.cards import smallest
 from octavo_operator.planner.plan import CardBudget, Fit, Hardware, Limits
-from octavo_operator.planner.sharding import kv_on_card, kv_once_on_card, obstacle, possible_sizes, weights_on_card
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
 
 # Device context, libraries and workspaces, before the first activation.

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch.input_batch import InputBatch
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels import reference as ops
 from octavo_models.spec import Attention, Experts, Layer, Mlp, ModelSpec, Norm, Rotary
 
@@ -87,23 +88,31 @@ def refuse_unsupported(spec: ModelSpec) -> None:
 
 
 class Decoder:
-    """The model, loaded. Immutable; `forward` writes KV pages only."""
+    """The model, loaded, or one rank's part of it. Immutable; `forward` writes KV pages only.
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
+    `spec` and `weights` are the rank's own (`octavo_models.partition`); what is between ranks is `parallel`'s.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], parallel: Parallel = ALONE) -> None:
         """Takes each tensor out of `weights`, so that stacking never holds the model twice."""
         refuse_unsupported(spec)
         self.spec = spec
+        self.parallel = parallel
+        self.dtype = next(iter(weights.values())).dtype
         tensors = weights.pop
-        self.embedding = tensors("embedding")  # [vocab, hidden]
-        self.head = self.embedding if spec.tied_head else tensors("head")  # [vocab, hidden]
-        self.final_norm = self._norm(tensors, "final_norm", spec.final_norm)
+        if "embedding" in weights:
+            self.embedding = tensors("embedding")  # [vocab, hidden]
+        if parallel.place.last_stage:
+            self.head = self.embedding if spec.tied_head else tensors("head")  # [vocab, hidden]
+            self.final_norm = self._norm(tensors, "final_norm", spec.final_norm)
         self.layers = [self._layer(tensors, i, layer) for i, layer in enumerate(spec.layers)]
 
     def forward(self, batch: InputBatch, cache: KVCache) -> Tensor:
-        """Run all layers over the batch's rows and write their KV. Returns [num_tokens, hidden_size], normed."""
-        x = self.embedding[batch.token_ids]  # [num_tokens, hidden]
-        if self.spec.embedding_multiplier != 1.0:
-            x = x * torch.tensor(self.spec.embedding_multiplier, dtype=x.dtype, device=x.device)
+        """Run all layers over the batch's rows and write their KV. Returns [num_tokens, hidden_size].
+
+        They are normed; of a stage that is not the last one, they are what the next stage goes on with.
+        """
+        x = self._embedded(batch) if self.parallel.place.first_stage else self._received(batch)
         turns: dict[Rotary, tuple[Tensor, Tensor]] = {}
         for i, (layer, weights) in enumerate(zip(self.spec.layers, self.layers, strict=True)):
             rotary = layer.attention.rotary
@@ -127,14 +136,28 @@ class Decoder:
             if weights.post_mlp_norm is not None:
                 out = weights.post_mlp_norm(out)
             x = x + out * self.spec.residual_multiplier
-        return self.final_norm(x)
+        if self.parallel.place.last_stage:
+            return self.final_norm(x)
+        self.parallel.send(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [n, hidden_size], normed -> [n, vocab], float32, multiplier and soft cap included."""
-        return ops.soft_cap_logits(linear(hidden, self.head), self.spec.logits_multiplier, self.spec.logits_soft_cap)
+        logits = self.parallel.gather_logits(linear(hidden, self.head), self.spec.vocab_size)
+        return ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
 
-    @staticmethod
+    def _embedded(self, batch: InputBatch) -> Tensor:
+        x = self.parallel.embed(self.embedding, batch.token_ids)  # [num_tokens, hidden]
+        if self.spec.embedding_multiplier == 1.0:
+            return x
+        return x * torch.tensor(self.spec.embedding_multiplier, dtype=x.dtype, device=x.device)
+
+    def _received(self, batch: InputBatch) -> Tensor:
+        shape = (len(batch.token_ids), self.spec.hidden_size)
+        return self.parallel.receive(torch.empty(shape, dtype=self.dtype, device=batch.token_ids.device))
+
     def _attention(
+        self,
         i: int,
         spec: Attention,
         weights: LayerWeights,
@@ -165,14 +188,14 @@ class Decoder:
             window=spec.window,
             soft_cap=spec.soft_cap,
         )
-        return weights.o(mixed.flatten(-2))
+        return self.parallel.all_reduce(weights.o(mixed.flatten(-2)))
 
-    @staticmethod
-    def _mlp(layer: Layer, weights: LayerWeights, x: Tensor) -> Tensor:
+    def _mlp(self, layer: Layer, weights: LayerWeights, x: Tensor) -> Tensor:
         assert isinstance(layer.mlp, Mlp)
         up = weights.up(x)
         kind = layer.mlp.activation
-        return weights.down(ops.gated(up, kind) if layer.mlp.gated else ops.activation(up, kind))
+        inner = ops.gated(up, kind) if layer.mlp.gated else ops.activation(up, kind)
+        return self.parallel.all_reduce(weights.down(inner))
 
     @staticmethod
     def _norm(tensors: Tensors, name: str, spec: Norm) -> NormWeights:

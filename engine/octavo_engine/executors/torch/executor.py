@@ -19,8 +19,10 @@ from octavo_engine.executors.executor import Capabilities, Capacity, Executor, S
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.input_batch import InputBatch, RequestStates
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.sampler import sample_step
 from octavo_engine.executors.torch.weights import read_weights
+from octavo_models.partition import kv_layout, part
 from octavo_models.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -30,18 +32,25 @@ class TorchExecutor(Executor):
     """One model on one device."""
 
     def __init__(
-        self, config: EngineConfig, spec: ModelSpec, files: ModelFiles, device: torch.device | None = None
+        self,
+        config: EngineConfig,
+        spec: ModelSpec,
+        files: ModelFiles,
+        device: torch.device | None = None,
+        parallel: Parallel = ALONE,
     ) -> None:
         refuse_unsupported(spec)
         self.config = config
-        self.spec = spec
+        self.whole = spec
+        self.parallel = parallel
+        self.spec = part(spec, parallel.place)  # what this rank runs of it
         self.files = files
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Weights of a quantized file are widened: `spec.dtype` is float32 there.
         self.dtype = DTYPES[spec.dtype if config.model.dtype == "auto" else config.model.dtype]
         widened = config.model.dtype == "auto" and spec.quantization is not None
         self.kv_format = "f32" if self.dtype == torch.float32 and not widened else "bf16"
-        self.layout = spec.kv_layout(config.cache.block_size, self.kv_format)
+        self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
         self.states = RequestStates(spec.vocab_size, self.layout.block_size, len(self.layout.groups), self.device)
         self._decoder: Decoder | None = None
         self._cache: KVCache | None = None
@@ -55,8 +64,10 @@ class TorchExecutor(Executor):
     def load(self) -> Capacity:
         if self.device.type == "cpu" and self.config.executor.threads is not None:
             torch.set_num_threads(self.config.executor.threads)
-        weights = read_weights(self.spec, self.files, self.dtype, self.device, self.config.model.seed)
-        self._decoder = Decoder(self.spec, weights)
+        weights = read_weights(
+            self.whole, self.files, self.dtype, self.device, self.config.model.seed, self.parallel.place
+        )
+        self._decoder = Decoder(self.spec, weights, self.parallel)
         kv_bytes = None
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)

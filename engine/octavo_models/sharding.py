@@ -1,29 +1,52 @@
-"""How a model's bytes are divided among cards: what one of them holds under tensor and pipeline parallelism."""
+"""How a decoder is divided among ranks: by heads and widths (tensor parallel), and by layers (pipeline parallel).
+
+The one rule for the planner, which asks what a card holds, and for the engine, which cuts the weights so.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 
-from octavo_models import ModelSpec
 from octavo_models.formats import nbytes
-from octavo_models.spec import FORMAT_OF_DTYPE, Experts, Weight
+from octavo_models.spec import FORMAT_OF_DTYPE, Experts, ModelSpec, Weight
 
 
-def obstacle(spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int) -> str | None:
-    """Why the model can't be divided so, as a sentence; None where it can."""
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How whoever asks spells the two sizes, so that a refusal names what its reader can change."""
+
+    tensor: str
+    pipeline: str
+
+
+OF_THE_MANIFEST = Names("tensorParallelSize", "pipelineParallelSize")
+OF_THE_COMMAND_LINE = Names("--tensor-parallel-size", "--pipeline-parallel-size")
+
+
+def obstacle(
+    spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int, names: Names = OF_THE_MANIFEST
+) -> str | None:
+    """Why the model can't be divided so, as a sentence that names both numbers; None where it can."""
     if pipeline_parallel > len(spec.layers):
-        return f"pipelineParallelSize {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
+        return f"{names.pipeline} {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
+    asked = f"{names.tensor} {tensor_parallel}"
     for layer in spec.layers:
         heads, kv_heads = layer.attention.num_heads, layer.attention.num_kv_heads
         if heads % tensor_parallel:
-            return f"tensorParallelSize {tensor_parallel} does not divide the model's {heads} attention heads"
+            return f"{asked} does not divide the model's {heads} attention heads"
         if kv_heads % tensor_parallel and tensor_parallel % kv_heads:
-            return f"tensorParallelSize {tensor_parallel} and the model's {kv_heads} KV heads do not divide each other"
+            return f"{asked} and the model's {kv_heads} KV heads do not divide each other"
         mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
         if mlp.intermediate_size % tensor_parallel:
-            return f"tensorParallelSize {tensor_parallel} does not divide the MLP's width, {mlp.intermediate_size}"
+            return f"{asked} does not divide the MLP's width, {mlp.intermediate_size}"
     return None
+
+
+def stage_of(layer: int, num_layers: int, num_stages: int) -> int:
+    """The pipeline stage that runs a layer: stages are contiguous, and no two differ by more than a layer."""
+    return layer * num_stages // num_layers
 
 
 def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int) -> list[int]:
@@ -92,7 +115,7 @@ def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: 
 
 def _stages(spec: ModelSpec, weight: Weight, pipeline_parallel: int) -> set[int]:
     if weight.name.startswith("layers."):
-        return {_layer(weight) * pipeline_parallel // len(spec.layers)}
+        return {stage_of(_layer(weight), len(spec.layers), pipeline_parallel)}
     if weight.name == "embedding":
         return {0, pipeline_parallel - 1} if spec.tied_head else {0}
     return {pipeline_parallel - 1}

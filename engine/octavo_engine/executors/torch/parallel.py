@@ -1,0 +1,88 @@
+"""What a decoder leaves to the other ranks: sums after a row-cut product, the vocabulary's parts, stage to stage.
+
+`Parallel` is one rank alone, and does nothing. `RankedParallel` is one of several. Which part of a weight a rank
+holds is `octavo_models.partition`'s; who the others are and how they met is `parallel_group`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from octavo_models.partition import Place
+
+WHOLE = Place()
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """A rank that is all there is."""
+
+    place: Place = WHOLE
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum of all tensor ranks' `x`, perhaps in its place: the same bits on each of them."""
+        return x
+
+    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+        """table: [rows of the vocabulary that this rank holds, hidden] -> [num_tokens, hidden]."""
+        return table[token_ids]
+
+    def gather_logits(self, x: Tensor, vocab_size: int) -> Tensor:
+        """x: [n, rows of the vocabulary that this rank holds] -> [n, vocab_size], on every tensor rank."""
+        del vocab_size
+        return x
+
+    def receive(self, x: Tensor) -> Tensor:
+        """The hidden rows that the stage before has sent, in `x`."""
+        raise AssertionError(f"the first stage receives nothing, no {x.shape}")
+
+    def send(self, x: Tensor) -> None:
+        """Hand hidden rows to the stage after."""
+        raise AssertionError(f"the last stage sends nothing, no {x.shape}")
+
+
+ALONE = Parallel()
+
+
+@dataclass(frozen=True, slots=True)
+class RankedParallel(Parallel):
+    """One rank of several. `tensor_group` is its own stage's; `device_group` has all ranks, over the same backend."""
+
+    tensor_group: dist.ProcessGroup | None = None
+    device_group: dist.ProcessGroup | None = None
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        if self.place.tensor_size > 1:
+            x = x.contiguous()
+            dist.all_reduce(x, group=self.tensor_group)
+        return x
+
+    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+        if self.place.tensor_size == 1:
+            return table[token_ids]
+        rows = token_ids - self.place.tensor_rank * table.shape[0]
+        elsewhere = (rows < 0) | (rows >= table.shape[0])
+        x = embedding(rows.masked_fill(elsewhere, 0), table)
+        return self.all_reduce(x.masked_fill_(elsewhere[:, None], 0))
+
+    def gather_logits(self, x: Tensor, vocab_size: int) -> Tensor:
+        if self.place.tensor_size == 1:
+            return x
+        parts = x.new_empty(self.place.tensor_size, *x.shape)  # [tensor_size, n, rows]
+        dist.all_gather_into_tensor(parts.view(-1, x.shape[-1]), x.contiguous(), group=self.tensor_group)
+        return parts.movedim(0, 1).reshape(x.shape[0], -1)[:, :vocab_size]
+
+    def receive(self, x: Tensor) -> Tensor:
+        dist.recv(x, group=self.device_group, group_src=self._rank - self.place.tensor_size)
+        return x
+
+    def send(self, x: Tensor) -> None:
+        dist.send(x.contiguous(), group=self.device_group, group_dst=self._rank + self.place.tensor_size)
+
+    @property
+    def _rank(self) -> int:
+        return self.place.stage * self.place.tensor_size + self.place.tensor_rank

@@ -1,0 +1,130 @@
+"""What one rank of several runs: a smaller decoder of its own, and which part of each weight that takes.
+
+A rank's decoder is a `ModelSpec` like any other, with fewer heads, narrower MLPs and fewer layers, so whoever runs
+it needs no arithmetic of ranks: only the sums and the hand-overs between ranks are left to do. Sizes must divide
+(`sharding.obstacle`); the vocabulary need not, its last part is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from octavo_models.sharding import stage_of
+from octavo_models.spec import Experts, KVGroup, KVLayout, Layer, ModelSpec, Weight
+
+KV_ROWS = {"k", "v", "k_bias", "v_bias"}
+ADDED_AFTER_THE_SUM = {"o_bias", "down_bias"}  # of the whole, so one rank alone may add it
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank stands: ranks are numbered stage by stage, so that neighbours share a machine and their layers."""
+
+    tensor_rank: int = 0
+    tensor_size: int = 1
+    stage: int = 0
+    num_stages: int = 1
+
+    @classmethod
+    def of(cls, rank: int, tensor_size: int, num_stages: int) -> Place:
+        """The place of rank 0 … tensor_size * num_stages - 1."""
+        assert 0 <= rank < tensor_size * num_stages
+        return cls(rank % tensor_size, tensor_size, rank // tensor_size, num_stages)
+
+    @property
+    def first_stage(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def last_stage(self) -> bool:
+        return self.stage == self.num_stages - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A rank's part of one weight. `weight` is the part, named and shaped as the rank's own decoder has it.
+
+    It is `whole[start : start + weight.shape[axis]]` along `axis`, padded with zeros beyond the end; all of it where
+    `axis` is None. With `zero` the rank has zeros in its place: another one adds what is added once.
+    """
+
+    weight: Weight
+    whole: Weight
+    axis: int | None = None
+    start: int = 0
+    zero: bool = False
+
+
+def layers_of(spec: ModelSpec, place: Place) -> range:
+    """The layers that the rank's stage runs, by their number in the whole model."""
+    num = len(spec.layers)
+    mine = [i for i in range(num) if stage_of(i, num, place.num_stages) == place.stage]
+    return range(mine[0], mine[-1] + 1)
+
+
+def part(spec: ModelSpec, place: Place) -> ModelSpec:
+    """The decoder that the rank runs. Its vocabulary's size stays the model's; its weights are its own."""
+    layers = tuple(_layer(spec.layers[i], place.tensor_size) for i in layers_of(spec, place))
+    return replace(spec, layers=layers, weights=tuple(shard.weight for shard in shards(spec, place)))
+
+
+def shards(spec: ModelSpec, place: Place) -> Iterator[Shard]:
+    """The rank's part of each weight that it needs, in the model's order."""
+    mine = layers_of(spec, place)
+    for whole in spec.weights:
+        name, last = whole.name, whole.name.rpartition(".")[2]
+        if name.startswith("layers."):
+            layer = int(name.split(".")[1])
+            if layer not in mine:
+                continue
+            name = f"layers.{layer - mine.start}.{last}"
+            parts = place.tensor_size
+            if last in KV_ROWS:  # KV heads fewer than ranks are held several times
+                parts = min(parts, spec.layers[layer].attention.num_kv_heads)
+        elif _has(spec, last, place):
+            parts = place.tensor_size
+        else:
+            continue
+        yield _shard(whole, name, place, parts)
+
+
+def kv_layout(spec: ModelSpec, place: Place, block_size: int, kv_format: str) -> KVLayout:
+    """The rank's share of the model's pages: the same groups for all ranks, with the rank's own layers and bytes.
+
+    A stage that has no layer of a group has pages of no bytes in it: block tables are the same everywhere.
+    """
+    own = {group.window: group for group in part(spec, place).kv_layout(block_size, kv_format).groups}
+    groups = spec.kv_layout(block_size, kv_format).groups
+    return KVLayout(
+        block_size, tuple(own.get(group.window, KVGroup(group.kind, (), 0, group.window)) for group in groups)
+    )
+
+
+def _has(spec: ModelSpec, last: str, place: Place) -> bool:
+    """Whether the rank needs one of the weights outside of the layers."""
+    if last == "embedding":
+        return place.first_stage or (spec.tied_head and place.last_stage)
+    return place.last_stage
+
+
+def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
+    axis = whole.shard_axis
+    if axis is None or parts == 1:
+        zero = name.rpartition(".")[2] in ADDED_AFTER_THE_SUM and place.tensor_rank > 0
+        return Shard(replace(whole, name=name), whole, zero=zero)
+    size = -(-whole.shape[axis] // parts)
+    shape = tuple(size if i == axis else n for i, n in enumerate(whole.shape))
+    index = place.tensor_rank * parts // place.tensor_size
+    return Shard(replace(whole, name=name, shape=shape), whole, axis, index * size)
+
+
+def _layer(layer: Layer, tensor_size: int) -> Layer:
+    assert not isinstance(layer.mlp, Experts), "no executor runs experts yet"
+    attention = replace(
+        layer.attention,
+        num_heads=layer.attention.num_heads // tensor_size,
+        num_kv_heads=max(1, layer.attention.num_kv_heads // tensor_size),
+    )
+    mlp = replace(layer.mlp, intermediate_size=layer.mlp.intermediate_size // tensor_size)
+    return replace(layer, attention=attention, mlp=mlp)
