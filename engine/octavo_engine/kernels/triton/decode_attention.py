@@ -81,6 +81,7 @@ def decode_kernel(
     runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW)
     num_items = tl.sum(runs) * KV_HEADS
     m, dv = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_DV)
+    wide = tl.full([], 0, tl.int64)  # added to what a loop counts, which the interpreter has as Python's
     for item in range(tl.program_id(0), num_items, tl.num_programs(0)):
         # KV heads of a run are neighbours: together they read whole rows of its pages.
         run, kv_head = item // KV_HEADS, item % KV_HEADS
@@ -113,7 +114,7 @@ def decode_kernel(
             at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
             tl.store(out + at_out, (acc / tl.where(held, row_sum, 1.0)[:, None]).to(out.dtype.element_ty), mask=mask)
         else:
-            at_row = tl.to_tensor(run).to(tl.int64) * HEADS + heads
+            at_row = (wide + run) * HEADS + heads
             tl.store(partial + at_row[:, None] * DV + dv[None, :], acc, mask=mask)
             tl.store(partial_max + at_row, row_max, mask=held)
             tl.store(partial_sum + at_row, row_sum, mask=held)
@@ -147,8 +148,9 @@ def join_kernel(
     best = float("-inf")
     total = 0.0
     acc = tl.zeros([BLOCK_DV], tl.float32)
+    wide = tl.full([], 0, tl.int64)
     for run in range(end - count, end):
-        at = tl.to_tensor(run).to(tl.int64) * HEADS + head
+        at = (wide + run) * HEADS + head
         own = tl.load(partial_max + at)
         new = tl.maximum(best, own)
         shrink, weight = tl.exp2(best - new), tl.exp2(own - new)

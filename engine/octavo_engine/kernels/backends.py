@@ -1,0 +1,30 @@
+"""Which implementation of `operations.Operations` serves a device. Triton is imported only where it is chosen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from octavo_engine.kernels.operations import Operations
+from octavo_engine.kernels.reference_operations import ReferenceOperations
+
+
+def operations_on(device: torch.device, tuning: Path | None = None) -> Operations:
+    """Triton's kernels on a card; elsewhere plain torch, unless TRITON_INTERPRET=1 asks to see the kernels run.
+
+    `tuning`: a file that `octavo_engine.kernels.tune` wrote.
+
+    Raises:
+        ExecutorError: the card is too old, or the file is none.
+    """
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return ReferenceOperations()
+    from octavo_engine.kernels.triton.operations import TritonOperations  # noqa: PLC0415
+
+    if device.type == "cpu":
+        from octavo_engine.kernels.triton.interpreter import mend  # noqa: PLC0415
+
+        mend()
+    return TritonOperations.on(device, tuning)
