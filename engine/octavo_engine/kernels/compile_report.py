@@ -149,7 +149,7 @@ def compile_all(targets: list[int], workers: int) -> Iterator[Compiled]:
                 launch()
                 for key in recorder.recorded.keys() - before:
                     source, options = recorder.recorded[key]
-                    name = f"{source.name.removesuffix('_kernel')} {shape}"
+                    name = f"{source.name.removesuffix('_kernel')} {shape}".strip()
                     waiting.append(pool.submit(compile_for, target, name, source, options))
         for future in waiting:
             yield future.result()
@@ -165,7 +165,7 @@ def table(compiled: list[Compiled]) -> str:
     def cell(c: Compiled | None) -> str:
         if c is None:
             return "–"
-        return f"{c.registers}×{c.warps}w {c.shared / 1024:.3g}K" + (f" spill {c.spills}" if c.spills else "")
+        return f"{c.registers}×{c.warps}w {c.shared / 1024:.0f}K" + (f" spill {c.spills}" if c.spills else "")
 
     lines = ["| kernel | " + " | ".join(f"sm_{t}" for t in targets) + " |", "|-" * (len(targets) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(cell(by.get(t)) for t in targets) + " |" for name, by in rows.items()]
@@ -179,7 +179,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
-    compiled = list(compile_all(arguments.target or sorted(SHARED_LIMITS), arguments.workers))
+    compiled = []
+    for made in compile_all(arguments.target or sorted(SHARED_LIMITS), arguments.workers):
+        print(f"· sm_{made.target} {made.name}", file=sys.stderr)  # noqa: T201
+        compiled.append(made)
     faults = [fault for c in compiled for fault in c.faults()]
     print(table(compiled))  # noqa: T201
     print(f"\n{len(compiled)} kernels compiled, Triton {triton.__version__}")  # noqa: T201

@@ -7,7 +7,7 @@ Which item is whose is found in registers from all seq_lens, so that a captured 
 Arithmetic intensity: `group` FLOP a byte of KV (4 · group · D FLOP for 4 · D bytes, bf16), 4 to 8 for most models:
 bound by memory; the matrix units work on 16 rows of which `group` count. Shared memory: num_stages tiles of K and V:
 BLOCK_N · (D + DV) · 2 · stages bytes, 96 KiB for 64 keys, D 128 and 3 stages. Registers: the accumulator is
-16 · DV / (32 · num_warps), 16 with 4 warps; under 128 in all, so that four programs share an SM.
+16 · DV / (32 · num_warps), 16 with 4 warps; 70 to 150 in all (docs/LOG.md), so that three or four programs share an SM.
 """
 
 from __future__ import annotations

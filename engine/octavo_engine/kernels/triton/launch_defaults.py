@@ -4,7 +4,7 @@ A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by hea
 the number of rows that a tile takes. What the limits say:
 
 sm_80 (A100): 164 KiB of shared memory an SM, 163 a program; loads are asynchronous copies, so depth comes from stages.
-    Two programs of at most 80 KiB an SM hide each other's softmax. 8 warps of 128 rows: 64 registers of accumulator.
+    In prefill registers decide: 128 rows by 32 keys of size 128 take all 255 that 8 warps have.
 sm_89 (L4, L40S, RTX 40): 100 KiB an SM, 99 a program: tiles are halved or stages dropped. Memory is slow beside
     arithmetic (L4: 300 GB/s), so decode wants fewer, longer runs and its two programs an SM are enough.
 sm_90 (H100, H200): 228 KiB an SM, 227 a program; products of 64 rows by 4 warps are the unit of its matrix

@@ -6,7 +6,7 @@ Arithmetic intensity: BLOCK_M FLOP a byte of KV (bf16: 4 · BLOCK_M · D FLOP fo
 compute-bound on an A100 (156 FLOP/B) only together with L2, where a request's KV is shared by its tiles.
 Shared memory: num_stages tiles of K and V plus Q, BLOCK_N · (D + DV) · 2 · stages + BLOCK_M · D · 2 bytes: 96 KiB
 for 128 rows, 64 keys, D 128, 2 stages. Registers: the accumulator, BLOCK_M · DV / (32 · num_warps) float32, 64 with 8
-warps, and as many for scores and weights.
+warps, and as many for scores and weights: 170 to 255 in all (docs/LOG.md), one program an SM.
 """
 
 from __future__ import annotations
