@@ -12,8 +12,9 @@ from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, Sche
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch.decoder import refuse_unsupported
 from octavo_engine.executors.torch.executor import TorchExecutor
-from octavo_engine.executors.torch.input_batch import RequestStates
+from octavo_engine.executors.torch.input_batch import PersistentBatch, StepLayout
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models import from_hf_config
 from octavo_models.spec import Experts, Mlp
@@ -115,23 +116,60 @@ def test_pages_are_copied_in_every_layer_of_their_group_alone(spec):
         assert bool(keys[2].any()) == copied
 
 
-def test_slots_follow_the_block_table_of_each_group():
-    states = RequestStates(vocab_size=64, block_size=4, num_groups=2, device=torch.device("cpu"))
-    scheduled = step(
-        1,
-        new=[
-            NewRequest("a", list(range(10)), GREEDY, ([7, 3, 5], [0, 2, 9]), 6),
-            NewRequest("b", [1, 2], GREEDY, ([1], [4]), 0),
-        ],
-        counts={"a": 4, "b": 2},
+def persistent_batch(max_requests=4, num_groups=2):
+    return PersistentBatch(
+        ReferenceOperations(),
+        vocab_size=64,
+        block_size=4,
+        num_groups=num_groups,
+        max_requests=max_requests,
+        max_len=32,
+        device=torch.device("cpu"),
     )
-    states.apply(scheduled)
-    batch = states.batch(scheduled)
-    assert batch.token_ids.tolist() == [6, 7, 8, 9, 1, 2]
-    assert batch.positions.tolist() == [6, 7, 8, 9, 0, 1]
-    assert (batch.query_starts, batch.seq_lens) == ([0, 4, 6], [10, 2])
-    assert batch.slots[0].tolist() == [3 * 4 + 2, 3 * 4 + 3, 5 * 4, 5 * 4 + 1, 4, 5]
-    assert batch.slots[1].tolist() == [2 * 4 + 2, 2 * 4 + 3, 9 * 4, 9 * 4 + 1, 16, 17]
+
+
+def inputs(requests, batch):
+    layout = StepLayout.of(batch)
+    rows, _ = layout.split(torch.frombuffer(layout.pack(batch), dtype=torch.int32))
+    made, seq_lens = requests.inputs(
+        rows, num_tokens=batch.num_tokens, num_decodes=batch.num_decodes, max_query_len=9, max_seq_len=32
+    )
+    return made, seq_lens.tolist(), rows.query_starts.tolist()
+
+
+def test_slots_follow_the_block_table_of_each_group():
+    requests = persistent_batch()
+    new = [
+        NewRequest("a", list(range(10)), GREEDY, ([7, 3, 5], [0, 2, 9]), 6),
+        NewRequest("b", [1, 2], GREEDY, ([1], [4]), 1),
+    ]
+    made, seq_lens, starts = inputs(requests, requests.apply(step(1, new=new, counts={"a": 4, "b": 1})))
+    assert made.token_ids.tolist() == [2, 6, 7, 8, 9], "those of one token come first"
+    assert made.positions.tolist() == [1, 6, 7, 8, 9]
+    assert (starts, seq_lens) == ([0, 1, 5], [2, 10])
+    assert made.groups[0].slots.tolist() == [5, 3 * 4 + 2, 3 * 4 + 3, 5 * 4, 5 * 4 + 1]
+    assert made.groups[1].slots.tolist() == [17, 2 * 4 + 2, 2 * 4 + 3, 9 * 4, 9 * 4 + 1]
+
+
+def test_a_step_sends_what_it_adds_and_no_more():
+    """One page and one number of it; tokens that the device drew itself are not sent at all."""
+    requests = persistent_batch()
+    requests.apply(step(1, new=[NewRequest("a", [1, 2, 3, 4], GREEDY, ([7], [2]), 0)], counts={"a": 4}))
+    batch = requests.apply(step(2, continued=[ContinuedRequest("a", ([8], []), 4)], counts={"a": 1}))
+    assert [(run.table, run.column, run.values) for run in batch.runs] == [(1, 1, [8])]
+
+
+def test_rows_are_lent_to_those_that_run():
+    """One that is preempted gives its row to another, and is sent whole when it comes back."""
+    requests = persistent_batch(max_requests=1, num_groups=1)
+    requests.apply(step(1, new=[NewRequest("a", [1, 2, 3], GREEDY, ([7],), 0)], counts={"a": 3}))
+    requests.states["a"].take(3, 40)
+    requests.apply(step(2, new=[NewRequest("b", [9, 8], GREEDY, ([5],), 0)], counts={"b": 2}))
+    assert requests.states["a"].row is None
+    back = ContinuedRequest("a", ([6],), 0, resumed=True)
+    made, _, _ = inputs(requests, requests.apply(step(3, continued=[back], counts={"a": 4}, finished_ids=("b",))))
+    assert made.token_ids.tolist() == [1, 2, 3, 40]
+    assert made.groups[0].slots.tolist() == [24, 25, 26, 27]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One decoder for every `ModelSpec`: weights fused once at load, a forward over a batch of paged sequences.
 
-Owns the order of operations; the operations are the kernels'. What the spec says and this decoder can't do is
-refused at load, by name.
+Owns the order of operations; the operations are the kernels'. A forward reads nothing back from the device, so that
+it can be captured as a CUDA graph. What the spec says and this decoder can't do is refused at load, by name.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from octavo_engine.errors import ExecutorError
-from octavo_engine.executors.torch.input_batch import InputBatch
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
-from octavo_engine.kernels import reference as ops
+from octavo_engine.kernels.operations import Operations, PagedBatch, Weight
 from octavo_models.spec import Attention, Experts, Layer, Mlp, ModelSpec, Norm, Rotary
 
 Tensors = Callable[[str], Tensor]  # canonical name -> tensor, handed over
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderInputs:
+    """What a forward reads: a step's token rows, and the step as each KV group sees it."""
+
+    token_ids: Tensor  # [num_tokens] int64
+    positions: Tensor  # [num_tokens] int64
+    groups: tuple[PagedBatch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +38,13 @@ class NormWeights:
     weight: Tensor  # [dim]
     bias: Tensor | None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return ops.norm(x, self.weight, self.spec, self.bias)
-
 
 @dataclass(frozen=True, slots=True)
 class Linear:
     """`x @ weightᵀ + bias`, several projections of the same input stacked."""
 
-    weight: Tensor  # [out, in]
+    weight: Weight  # [out, in]
     bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class LayerWeights:
     post_attention_norm: NormWeights | None
     pre_mlp_norm: NormWeights | None
     post_mlp_norm: NormWeights | None
-    q_norm: NormWeights | None
-    k_norm: NormWeights | None
+    q_norm: Tensor | None  # [head_dim_k]
+    k_norm: Tensor | None
     qkv: Linear
     o: Linear
     up: Linear  # [gate; up] where gated
@@ -93,68 +94,85 @@ class Decoder:
     `spec` and `weights` are the rank's own (`octavo_models.partition`); what is between ranks is `parallel`'s.
     """
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], parallel: Parallel = ALONE) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: dict[str, Tensor], ops: Operations, parallel: Parallel = ALONE
+    ) -> None:
         """Takes each tensor out of `weights`, so that stacking never holds the model twice."""
         refuse_unsupported(spec)
         self.spec = spec
+        self.ops = ops
+        tensors = weights.pop
         self.parallel = parallel
         self.dtype = next(iter(weights.values())).dtype
-        tensors = weights.pop
         if "embedding" in weights:
             self.embedding = tensors("embedding")  # [vocab, hidden]
+        if parallel.place.first_stage:
+            # A tensor, because the model multiplies by the number as its dtype rounds it.
+            self.embedding_multiplier = torch.tensor(
+                spec.embedding_multiplier, dtype=self.embedding.dtype, device=self.embedding.device
+            )
         if parallel.place.last_stage:
             self.head = self.embedding if spec.tied_head else tensors("head")  # [vocab, hidden]
             self.final_norm = self._norm(tensors, "final_norm", spec.final_norm)
         self.layers = [self._layer(tensors, i, layer) for i, layer in enumerate(spec.layers)]
 
-    def forward(self, batch: InputBatch, cache: KVCache) -> Tensor:
-        """Run all layers over the batch's rows and write their KV. Returns [num_tokens, hidden_size].
+    def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
+        """Run all layers over the step's rows and write their KV. Returns [num_tokens, hidden_size].
 
         They are normed; of a stage that is not the last one, they are what the next stage goes on with.
         """
-        x = self._embedded(batch) if self.parallel.place.first_stage else self._received(batch)
+        x = self._embedded(inputs) if self.parallel.place.first_stage else self._received(inputs)
         turns: dict[Rotary, tuple[Tensor, Tensor]] = {}
+        branch: Tensor | None = None  # what the residual stream x still has to take in: the next norm adds it
         for i, (layer, weights) in enumerate(zip(self.spec.layers, self.layers, strict=True)):
             rotary = layer.attention.rotary
             if rotary is not None and rotary not in turns:
-                turns[rotary] = ops.rotary_table(rotary, batch.positions)
+                turns[rotary] = self.ops.rotary_table(rotary, inputs.positions)
             turn = None if rotary is None else turns[rotary]
-            normed = x if weights.pre_attention_norm is None else weights.pre_attention_norm(x)
-            attended = self._attention(i, layer.attention, weights, normed, turn, batch, cache)
-            if weights.post_attention_norm is not None:
-                attended = weights.post_attention_norm(attended)
-            attended = attended * self.spec.residual_multiplier
+            normed, x = self._enter(weights.pre_attention_norm, x, branch)
+            attended = self._attention(i, layer.attention, weights, normed, turn, inputs, cache)
+            attended = self._leave(weights.post_attention_norm, attended)
             if layer.parallel_residual:
-                normed = normed if weights.pre_mlp_norm is None else weights.pre_mlp_norm(x)
+                normed = normed if weights.pre_mlp_norm is None else self._normed(weights.pre_mlp_norm, x)
                 x = x + attended
-            elif weights.pre_mlp_norm is None:
-                x = normed = x + attended
             else:
-                norm = weights.pre_mlp_norm
-                normed, x = ops.add_norm(attended, x, norm.weight, norm.spec, norm.bias)
-            out = self._mlp(layer, weights, normed)
-            if weights.post_mlp_norm is not None:
-                out = weights.post_mlp_norm(out)
-            x = x + out * self.spec.residual_multiplier
+                normed, x = self._enter(weights.pre_mlp_norm, x, attended)
+            branch = self._leave(weights.post_mlp_norm, self._mlp(layer, weights, normed))
         if self.parallel.place.last_stage:
-            return self.final_norm(x)
+            return self._enter(self.final_norm, x, branch)[0]
+        x = self._enter(None, x, branch)[0]
         self.parallel.send(x)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [n, hidden_size], normed -> [n, vocab], float32, multiplier and soft cap included."""
-        logits = self.parallel.gather_logits(linear(hidden, self.head), self.spec.vocab_size)
-        return ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
+        logits = self.parallel.gather_logits(self.ops.matmul(hidden, self.head), self.spec.vocab_size)
+        return self.ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
 
-    def _embedded(self, batch: InputBatch) -> Tensor:
-        x = self.parallel.embed(self.embedding, batch.token_ids)  # [num_tokens, hidden]
-        if self.spec.embedding_multiplier == 1.0:
-            return x
-        return x * torch.tensor(self.spec.embedding_multiplier, dtype=x.dtype, device=x.device)
+    def _embedded(self, inputs: DecoderInputs) -> Tensor:
+        x = self.parallel.embed(self.embedding, inputs.token_ids)  # [num_tokens, hidden]
+        return x if self.spec.embedding_multiplier == 1.0 else x * self.embedding_multiplier
 
-    def _received(self, batch: InputBatch) -> Tensor:
-        shape = (len(batch.token_ids), self.spec.hidden_size)
-        return self.parallel.receive(torch.empty(shape, dtype=self.dtype, device=batch.token_ids.device))
+    def _received(self, inputs: DecoderInputs) -> Tensor:
+        shape = (len(inputs.token_ids), self.spec.hidden_size)
+        return self.parallel.receive(torch.empty(shape, dtype=self.dtype, device=inputs.token_ids.device))
+
+    def _enter(self, norm: NormWeights | None, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(norm(x + branch), x + branch): what a half of a layer reads, and the residual stream beside it."""
+        if branch is None:
+            return (x if norm is None else self._normed(norm, x)), x
+        if norm is None:
+            total = x + branch
+            return total, total
+        return self.ops.add_norm(branch, x, norm.weight, norm.spec, norm.bias)
+
+    def _leave(self, norm: NormWeights | None, x: Tensor) -> Tensor:
+        """A half's result as the residual stream takes it in."""
+        x = x if norm is None else self._normed(norm, x)
+        return x if self.spec.residual_multiplier == 1.0 else x * self.spec.residual_multiplier
+
+    def _normed(self, norm: NormWeights, x: Tensor) -> Tensor:
+        return self.ops.norm(x, norm.weight, norm.spec, norm.bias)
 
     def _attention(
         self,
@@ -163,39 +181,22 @@ class Decoder:
         weights: LayerWeights,
         x: Tensor,
         turn: tuple[Tensor, Tensor] | None,
-        batch: InputBatch,
+        inputs: DecoderInputs,
         cache: KVCache,
     ) -> Tensor:
-        q, k, v = torch.split(weights.qkv(x), [spec.q_size, spec.k_size, spec.v_size], -1)
-        q = q.view(-1, spec.num_heads, spec.head_dim_k)  # [num_tokens, num_heads, head_dim_k]
-        k = k.view(-1, spec.num_kv_heads, spec.head_dim_k)
-        v = v.view(-1, spec.num_kv_heads, spec.head_dim_v)
-        q = q if weights.q_norm is None else weights.q_norm(q)
-        k = k if weights.k_norm is None else weights.k_norm(k)
-        if spec.rotary is not None and turn is not None:
-            q = ops.apply_rotary(q, *turn, interleaved=spec.rotary.interleaved)
-            k = ops.apply_rotary(k, *turn, interleaved=spec.rotary.interleaved)
-        group = cache.group_of_layer[i]
-        ops.kv_write(k, v, cache.keys[i], cache.values[i], batch.slots[group])
-        mixed = ops.paged_attention(
-            q,
-            cache.keys[i],
-            cache.values[i],
-            batch.block_tables[group],
-            batch.query_starts,
-            batch.seq_lens,
-            scale=spec.scale,
-            window=spec.window,
-            soft_cap=spec.soft_cap,
-        )
-        return self.parallel.all_reduce(weights.o(mixed.flatten(-2)))
+        ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
+        keys, values = cache.keys[i], cache.values[i]
+        qkv = ops.matmul(x, weights.qkv.weight, weights.qkv.bias)
+        q = ops.write_qkv(qkv, spec, turn, weights.q_norm, weights.k_norm, keys, values, batch.slots)
+        mixed = ops.attention(q, keys, values, batch, spec)  # [num_tokens, num_heads, head_dim_v]
+        return self.parallel.all_reduce(ops.matmul(mixed.flatten(-2), weights.o.weight, weights.o.bias))
 
     def _mlp(self, layer: Layer, weights: LayerWeights, x: Tensor) -> Tensor:
         assert isinstance(layer.mlp, Mlp)
-        up = weights.up(x)
-        kind = layer.mlp.activation
+        ops, kind = self.ops, layer.mlp.activation
+        up = ops.matmul(x, weights.up.weight, weights.up.bias)
         inner = ops.gated(up, kind) if layer.mlp.gated else ops.activation(up, kind)
-        return self.parallel.all_reduce(weights.down(inner))
+        return self.parallel.all_reduce(ops.matmul(inner, weights.down.weight, weights.down.bias))
 
     @staticmethod
     def _norm(tensors: Tensors, name: str, spec: Norm) -> NormWeights:
@@ -219,8 +220,8 @@ class Decoder:
             post_attention_norm=norm("post_attention_norm", layer.post_attention_norm),
             pre_mlp_norm=norm("pre_mlp_norm", layer.pre_mlp_norm),
             post_mlp_norm=norm("post_mlp_norm", layer.post_mlp_norm),
-            q_norm=norm("q_norm", attention.qk_norm),
-            k_norm=norm("k_norm", attention.qk_norm),
+            q_norm=None if attention.qk_norm is None else tensors(f"layers.{i}.q_norm"),
+            k_norm=None if attention.qk_norm is None else tensors(f"layers.{i}.k_norm"),
             qkv=stack("q", "k", "v", bias=attention.qkv_bias),
             o=stack("o", bias=attention.o_bias),
             up=stack(*(("gate", "up") if layer.mlp.gated else ("up",)), bias=layer.mlp.bias),

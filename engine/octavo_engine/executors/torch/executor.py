@@ -1,13 +1,15 @@
 """The torch executor: the contract of `executors.executor` over torch tensors, on any device torch has.
 
-Over the plain operations of `kernels.reference` it runs slowly anywhere; it is the twin that the native executor
-is compared with. Synchronous: `submit` has run the forward when it returns.
+On a card it runs over Triton's kernels and CUDA graphs; on a CPU over the plain operations, slowly: it is the twin
+that the native executor and every kernel are compared with. Asynchronous: what a step draws feeds the next one on the
+device, and `collect` alone waits for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,19 +19,42 @@ from octavo_engine.core.outputs import SchedulerOutput, StepOutput
 from octavo_engine.errors import DeviceLostError
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
-from octavo_engine.executors.torch.input_batch import InputBatch, RequestStates
+from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
+from octavo_engine.executors.torch.input_batch import PersistentBatch, StepBatch, StepLayout, to_device
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.memory import CudaCounters, largest_step, measure
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
-from octavo_engine.executors.torch.sampler import sample_step
+from octavo_engine.executors.torch.sampler import Results, Sampler, SamplingTable
 from octavo_engine.executors.torch.weights import read_weights
+from octavo_engine.kernels.backends import operations_on
+from octavo_engine.kernels.operations import Operations
 from octavo_models.partition import kv_layout, part
 from octavo_models.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+@dataclass(slots=True)
+class Flight:
+    """A step between `submit` and `collect`."""
+
+    step: SchedulerOutput
+    batch: StepBatch
+    hidden: Tensor  # [num_tokens, hidden_size], normed
+    rows: Tensor  # [num_requests] int32
+    query_starts: Tensor
+    seq_lens: Tensor
+    drawing: Tensor  # [requests that draw]: their numbers
+    drawn: Tensor | None = None  # where the forward has drawn already
+    results: Results = field(default_factory=lambda: Results([], [], {}))
+    done: torch.cuda.Event | None = None
+
+
 class TorchExecutor(Executor):
-    """One model on one device."""
+    """One model on one device, or one rank's part of it.
+
+    `operations` and `recorder` are the device's own unless said: a recorder makes a CPU run decodes as graphs do.
+    """
 
     def __init__(
         self,
@@ -38,6 +63,9 @@ class TorchExecutor(Executor):
         files: ModelFiles,
         device: torch.device | None = None,
         parallel: Parallel = ALONE,
+        *,
+        operations: Operations | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         refuse_unsupported(spec)
         self.config = config
@@ -46,32 +74,59 @@ class TorchExecutor(Executor):
         self.spec = part(spec, parallel.place)  # what this rank runs of it
         self.files = files
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Weights of a quantized file are widened: `spec.dtype` is float32 there.
-        self.dtype = DTYPES[spec.dtype if config.model.dtype == "auto" else config.model.dtype]
+        on_card = self.device.type == "cuda"
+        self.ops = operations or operations_on(self.device)
         widened = config.model.dtype == "auto" and spec.quantization is not None
+        # Weights of a quantized file are widened: `spec.dtype` is float32 there, which no card is made for.
+        auto = "bfloat16" if widened and on_card else spec.dtype
+        self.dtype = DTYPES[auto if config.model.dtype == "auto" else config.model.dtype]
         self.kv_format = "f32" if self.dtype == torch.float32 and not widened else "bf16"
         self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
-        self.states = RequestStates(spec.vocab_size, self.layout.block_size, len(self.layout.groups), self.device)
+        max_len = config.model.max_model_len or spec.max_position
+        max_requests = config.scheduler.max_num_seqs
+        self.requests = PersistentBatch(
+            self.ops,
+            vocab_size=spec.vocab_size,
+            block_size=self.layout.block_size,
+            num_groups=len(self.layout.groups),
+            max_requests=max_requests,
+            max_len=max_len,
+            device=self.device,
+        )
         self._decoder: Decoder | None = None
+        self._sampler: Sampler | None = None
         self._cache: KVCache | None = None
-        self._step: tuple[SchedulerOutput, InputBatch, Tensor] | None = None
-        self._output: StepOutput | None = None
+        self._flights: dict[int, Flight] = {}
+        self._graphs: DecodeGraphs | None = None
+        if recorder is None and on_card:
+            recorder = CudaRecorder()
+        if recorder is not None and not config.executor.enforce_eager and parallel.place.num_stages == 1:
+            self._graphs = DecodeGraphs(
+                self._decode,
+                recorder,
+                max_requests=max_requests,
+                max_len=max_len,
+                num_groups=len(self.layout.groups),
+                device=self.device,
+            )
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(name=f"torch {torch.__version__} on {self.device.type}")
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return Capabilities(name=f"torch {torch.__version__} on {name}", asynchronous=True)
 
+    @torch.inference_mode()
     def load(self) -> Capacity:
         if self.device.type == "cpu" and self.config.executor.threads is not None:
             torch.set_num_threads(self.config.executor.threads)
         weights = read_weights(
             self.whole, self.files, self.dtype, self.device, self.config.model.seed, self.parallel.place
         )
-        self._decoder = Decoder(self.spec, weights, self.parallel)
-        kv_bytes = None
-        if self.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.device)
-            kv_bytes = max(0, int(free - total * (1 - self.config.cache.gpu_memory_utilization)))
+        decoder = Decoder(self.spec, weights, self.ops, self.parallel)
+        table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
+        self._decoder = decoder
+        self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
+        kv_bytes = self._kv_bytes() if self.device.type == "cuda" else None
         return Capacity(self.layout, self.spec.weight_bytes(str(self.dtype).removeprefix("torch.")), kv_bytes)
 
     def init_kv(self, num_blocks: tuple[int, ...]) -> None:
@@ -79,36 +134,127 @@ class TorchExecutor(Executor):
 
     @torch.inference_mode()
     def submit(self, step: SchedulerOutput) -> StepHandle:
-        assert self._decoder is not None, "load comes before submit"
-        assert self._cache is not None, "init_kv comes before submit"
-        self.states.apply(step)
-        self._cache.apply(step.kv_ops)
-        batch = self.states.batch(step)
+        decoder, sampler, cache = self._loaded()
+        batch = self.requests.apply(step)
+        sampler.table.update(batch.states)
         with self._watching_device():
-            hidden = self._decoder.forward(batch, self._cache)
-        self._step = step, batch, hidden
+            cache.apply(step.kv_ops)
+            key = None if self._graphs is None else self._graphs.key(batch, draws=sampler.table.is_plain(batch))
+            flight = self._eager(step, batch, decoder, cache) if key is None else self._replayed(step, batch, key)
+        positions = [batch.seq_lens[i] for i in batch.drawing]
+        flight.results = Results([batch.states[i] for i in batch.drawing], positions, batch.errors)
+        self._flights[step.step_id] = flight
         return StepHandle(step.step_id)
 
     @torch.inference_mode()
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         assert grammar_mask is None, "this executor takes no grammar masks"
-        assert self._step is not None, "submit comes before sample"
-        assert self._decoder is not None
-        step, batch, hidden = self._step
-        assert step.step_id == handle.step_id
+        flight = self._flights[handle.step_id]
+        _, sampler, _ = self._loaded()
+        results = flight.results
         with self._watching_device():
-            self._output = sample_step(step, batch, hidden, self.states, self._decoder.logits)
+            if flight.drawn is None:
+                flight.drawn, scored = sampler.draw_step(
+                    flight.batch, flight.hidden, flight.query_starts, flight.rows, flight.seq_lens, flight.drawing
+                )
+                prompts = sampler.score_prompts(flight.step, flight.batch, flight.hidden)
+                results.scored = [s.to_host() for s in scored]
+                results.prompts = [s.to_host() for s in prompts]
+            if flight.drawn is not None:
+                results.drawn = flight.drawn.to("cpu", non_blocking=True, copy=True)
+            if self.device.type == "cuda":
+                flight.done = torch.cuda.Event()
+                flight.done.record()
 
     def collect(self, handle: StepHandle) -> StepOutput:
-        output = self._output
-        assert output is not None, "sample comes before collect"
-        assert output.step_id == handle.step_id
-        self._step = self._output = None
-        return output
+        flight = self._flights.pop(handle.step_id)
+        with self._watching_device():
+            if flight.done is not None:
+                flight.done.synchronize()
+            return flight.results.read(handle.step_id)
+
+    @torch.inference_mode()
+    def take_drawn(self, handle: StepHandle, output: StepOutput) -> None:
+        """Instead of `sample` and `collect`, on a stage that draws nothing: what the last stage made of the step."""
+        flight = self._flights.pop(handle.step_id)
+        results = flight.results
+        drawn = [output.tokens.get(s.request_id, [-1])[0] for s in results.drawing]
+        if drawn:
+            results.drawn = torch.tensor(drawn, dtype=torch.int64)
+            rows, seq_lens = flight.rows[flight.drawing], flight.seq_lens[flight.drawing].long()
+            self.ops.append_tokens(self.requests.token_ids, rows, seq_lens, results.drawn.to(self.device))
+        results.read(handle.step_id)
 
     def close(self) -> None:
-        self._decoder = self._cache = self._step = self._output = None
-        self.states.states.clear()
+        self._decoder = self._sampler = self._cache = self._graphs = None
+        self._flights.clear()
+        self.requests.clear()
+
+    def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> Flight:
+        layout = StepLayout.of(batch)
+        rows, drawing = layout.split(to_device(layout.pack(batch), self.device))
+        if not batch.num_requests:
+            self.requests.take_in(rows)
+            nothing = torch.empty(0, self.spec.hidden_size, dtype=self.dtype, device=self.device)
+            return Flight(step, batch, nothing, rows.rows, rows.query_starts, rows.rows, drawing)
+        inputs, seq_lens = self.requests.inputs(
+            rows,
+            num_tokens=batch.num_tokens,
+            num_decodes=batch.num_decodes,
+            max_query_len=max(batch.counts),
+            max_seq_len=max(batch.seq_lens),
+        )
+        hidden = decoder.forward(inputs, cache)
+        return Flight(step, batch, hidden, rows.rows, rows.query_starts, seq_lens, drawing)
+
+    def _replayed(self, step: SchedulerOutput, batch: StepBatch, key: GraphKey) -> Flight:
+        assert self._graphs is not None
+        if not self._graphs.fits(key, batch):
+            layout = StepLayout.of(batch)
+            self.requests.take_in(layout.split(to_device(layout.pack(batch), self.device))[0])
+            batch.runs.clear()
+        made = self._graphs.run(key, batch)
+        rows, drawing = made.rows, made.drawing[: len(batch.drawing)]
+        return Flight(step, batch, made.hidden, rows.rows, rows.query_starts, made.seq_lens, drawing, made.drawn)
+
+    def _decode(self, key: GraphKey, layout: StepLayout, buffer: Tensor) -> DecodeOutputs:
+        """A step of decodes out of `buffer`: what a graph records."""
+        decoder, sampler, cache = self._loaded()
+        rows, drawing = layout.split(buffer)
+        n = key.num_requests
+        inputs, seq_lens = self.requests.inputs(
+            rows, num_tokens=n, num_decodes=n, max_query_len=1, max_seq_len=key.max_seq_len
+        )
+        hidden = decoder.forward(inputs, cache)
+        drawn = sampler.draw(decoder.logits(hidden), rows.rows, seq_lens) if key.draws else None
+        return DecodeOutputs(rows, drawing, hidden, seq_lens, drawn)
+
+    def _kv_bytes(self) -> int:
+        """What the card has left for pages beside the largest step, which is run to know."""
+        self.init_kv((2,) * len(self.layout.groups))  # page 1 is written by everybody: nobody reads the result
+        graphs = self._graphs
+        measured = measure(
+            CudaCounters(self.device),
+            self._largest_step,
+            None if graphs is None else graphs.record_largest,
+            (lambda: None) if graphs is None else graphs.forget,
+            0 if graphs is None else graphs.most,
+        )
+        self._cache = None
+        return measured.kv_bytes(self.config.cache.gpu_memory_utilization)
+
+    def _largest_step(self) -> None:
+        step = largest_step(self.config.scheduler, self.layout, self.requests.token_ids.shape[1])
+        handle = self.submit(step)
+        self.sample(handle)
+        self.collect(handle)
+        self.requests.clear()
+
+    def _loaded(self) -> tuple[Decoder, Sampler, KVCache]:
+        assert self._decoder is not None, "load comes first"
+        assert self._sampler is not None
+        assert self._cache is not None, "init_kv comes before submit"
+        return self._decoder, self._sampler, self._cache
 
     @staticmethod
     @contextmanager

@@ -1,118 +1,264 @@
-"""What a step's forward reads: flat token rows with their positions, slots and block tables.
+"""The requests as a device holds them, and how a step's difference gets there.
 
-Owns each request's tokens and tables between steps, as the scheduler's differential output leaves them to the
-executor. Knows nothing of layers or weights.
+Owns the persistent tables (tokens, pages) with a row for each request that runs, and the host's copy of what is not
+there yet. A step sends one short list of numbers; its inputs are made from them on the device. Tokens that were drawn
+are in the tables before the host has read them, so a step may follow another that nobody has waited for. Knows
+nothing of layers, weights or sampling.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from octavo_engine.core.outputs import SchedulerOutput
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput
+from octavo_engine.executors.torch.decoder import DecoderInputs
+from octavo_engine.kernels.operations import Operations, PagedBatch, StepRows
 from octavo_engine.sampling_params import SamplingParams
 
+TOKENS = 0  # the table of tokens; that of KV group g is 1 + g
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class RequestState:
-    """One request as the executor knows it. `token_ids` holds the prompt and every token drawn since."""
+    """One request as the host knows it. The last tokens that were drawn may not be in `token_ids` yet."""
 
-    token_ids: list[int]
+    request_id: str
+    token_ids: list[int]  # the prompt and what was read of the tokens drawn since
     num_prompt_tokens: int
     sampling: SamplingParams
     block_tables: list[list[int]]
     num_computed_tokens: int
     error: str | None = None
+    row: int | None = None  # of the device's tables
+
+    def take(self, position: int, token: int) -> None:
+        """The token drawn for `position`; what was drawn for it before, or after it, is void."""
+        self.token_ids[position:] = [token]
 
 
 @dataclass(frozen=True, slots=True)
-class InputBatch:
-    """A step's rows. Request r has the rows query_starts[r] … query_starts[r + 1] - 1, the last of seq_lens[r]."""
+class Run:
+    """New numbers of one row of one table, from `column` on."""
 
-    request_ids: list[str]
-    token_ids: Tensor  # [num_tokens]
-    positions: Tensor  # [num_tokens]
-    query_starts: list[int]  # [num_requests + 1]
-    seq_lens: list[int]  # [num_requests], tokens of this step included
-    slots: list[Tensor]  # a KV group: [num_tokens]
-    block_tables: list[list[Tensor]]  # a KV group, a request: [num_pages]
+    table: int
+    row: int
+    column: int
+    values: list[int]
 
 
-@dataclass(slots=True)
-class RequestStates:
-    """All requests that the executor knows, by id."""
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """A step's requests in the order of their rows: those of a single token first, as attention wants them."""
 
-    vocab_size: int
-    block_size: int
-    num_groups: int  # of the KV layout
-    device: torch.device
-    states: dict[str, RequestState] = field(default_factory=dict)
+    states: list[RequestState]
+    counts: list[int]  # scheduled tokens
+    seq_lens: list[int]  # tokens of each request, those of this step included
+    runs: list[Run]
+    drawing: list[int]  # which of `states` draw a token, by number
+    errors: dict[str, str]  # scheduled, but can't be run
 
-    def apply(self, step: SchedulerOutput) -> None:
-        """Take in what changed since the last step: who left, who came, and which pages were added."""
-        for request_id in step.finished_ids:
-            self.states.pop(request_id, None)
-        for new in step.new:
-            self.states[new.request_id] = RequestState(
-                token_ids=[*new.token_ids, *new.output_token_ids],
-                num_prompt_tokens=len(new.token_ids),
-                sampling=new.sampling,
-                block_tables=[list(ids) for ids in new.block_ids],
-                num_computed_tokens=new.num_computed_tokens,
-                error=self._refusal(new.token_ids),
-            )
-        for continued in step.continued:
-            state = self.states[continued.request_id]
-            if continued.resumed:
-                state.block_tables = [list(ids) for ids in continued.block_ids]
-            else:
-                for table, added in zip(state.block_tables, continued.block_ids, strict=True):
-                    table.extend(added)
-            state.num_computed_tokens = continued.num_computed_tokens
+    @property
+    def num_requests(self) -> int:
+        return len(self.states)
 
-    def batch(self, step: SchedulerOutput, without: frozenset[str] = frozenset()) -> InputBatch:
-        """The rows of this step, in the order of `num_scheduled_tokens`, except for `without`.
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.counts)
 
-        Requests with an error are left out too.
-        """
-        ids = [r for r in step.num_scheduled_tokens if self.states[r].error is None and r not in without]
-        tokens: list[int] = []
-        positions: list[int] = []
-        query_starts, seq_lens = [0], []
-        for request_id in ids:
-            state, count = self.states[request_id], step.num_scheduled_tokens[request_id]
-            first, end = state.num_computed_tokens, state.num_computed_tokens + count
-            assert end <= len(state.token_ids), f"{request_id}: {end} tokens scheduled, {len(state.token_ids)} known"
-            tokens += state.token_ids[first:end]
-            positions += range(first, end)
-            query_starts.append(query_starts[-1] + count)
-            seq_lens.append(end)
-        tables = [[self._tensor(self.states[r].block_tables[g]) for r in ids] for g in range(self.num_groups)]
-        position_rows = self._tensor(positions)
-        return InputBatch(
-            request_ids=ids,
-            token_ids=self._tensor(tokens),
-            positions=position_rows,
-            query_starts=query_starts,
-            seq_lens=seq_lens,
-            slots=[self._slots(position_rows, query_starts, group) for group in tables],
-            block_tables=tables,
+    @property
+    def num_decodes(self) -> int:
+        return self.counts.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """How a step's numbers lie in one flat int32 buffer, so that they reach the device in one copy.
+
+    Padding: requests of row -1 with one token, runs of table -1 without values.
+    """
+
+    num_requests: int
+    num_runs: int
+    num_values: int
+    num_drawing: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        n, runs = self.num_requests, self.num_runs
+        return n, n + 1, n, runs, runs, runs, runs + 1, self.num_values, self.num_drawing
+
+    @classmethod
+    def of(cls, batch: StepBatch) -> StepLayout:
+        """The smallest that holds `batch`."""
+        return cls(batch.num_requests, len(batch.runs), sum(len(r.values) for r in batch.runs), len(batch.drawing))
+
+    def pack(self, batch: StepBatch) -> array[int]:
+        """The numbers of `batch`, padded to this layout."""
+        padding, no_runs = self.num_requests - batch.num_requests, self.num_runs - len(batch.runs)
+        rows = [-1 if s.row is None else s.row for s in batch.states] + [-1] * padding
+        values = [v for run in batch.runs for v in run.values]
+        columns = (
+            rows,
+            _sums([*batch.counts, *[1] * padding]),
+            [s.num_computed_tokens for s in batch.states] + [0] * padding,
+            [run.table for run in batch.runs] + [-1] * no_runs,
+            [run.row for run in batch.runs] + [0] * no_runs,
+            [run.column for run in batch.runs] + [0] * no_runs,
+            _sums([len(run.values) for run in batch.runs] + [0] * no_runs),
+            values + [0] * (self.num_values - len(values)),
+            batch.drawing + list(range(len(batch.drawing), self.num_drawing)),
+        )
+        assert tuple(map(len, columns)) == self.sizes
+        return array("i", [number for column in columns for number in column])
+
+    def split(self, buffer: Tensor) -> tuple[StepRows, Tensor]:
+        """Views of a packed buffer: the step's rows, and the numbers of the requests that draw."""
+        *rows, drawing = torch.split(buffer, list(self.sizes))
+        return StepRows(*rows), drawing
+
+
+class PersistentBatch:
+    """Every known request; up to `max_requests` of them have a row in the device's tables."""
+
+    def __init__(
+        self,
+        ops: Operations,
+        *,
+        vocab_size: int,
+        block_size: int,
+        num_groups: int,
+        max_requests: int,
+        max_len: int,
+        device: torch.device,
+    ) -> None:
+        self._ops = ops
+        self._vocab_size = vocab_size
+        self._block_size = block_size
+        self.device = device
+        self.states: dict[str, RequestState] = {}
+        self._owners: list[RequestState | None] = [None] * max_requests
+        self._free = list(range(max_requests - 1, -1, -1))
+        self.token_ids = torch.zeros(max_requests, max_len, dtype=torch.int32, device=device)
+        pages = -(-max_len // block_size)
+        self.block_tables = tuple(
+            torch.zeros(max_requests, pages, dtype=torch.int32, device=device) for _ in range(num_groups)
         )
 
-    def _slots(self, positions: Tensor, query_starts: list[int], tables: list[Tensor]) -> Tensor:
-        """slot = block * block_size + offset of each row: [num_tokens]."""
-        slots = torch.empty_like(positions)
-        for r, table in enumerate(tables):
-            rows = slice(query_starts[r], query_starts[r + 1])
-            at = positions[rows]
-            slots[rows] = table[at // self.block_size] * self.block_size + at % self.block_size
-        return slots
+    def apply(self, step: SchedulerOutput) -> StepBatch:
+        """Take in what changed since the last step: who left, who came, which pages were added; and what that means
+        for the device. Requests with an error of their own are left out of the batch.
+        """
+        for request_id in step.finished_ids:
+            self._drop(request_id)
+        counts = step.num_scheduled_tokens
+        runs: list[Run] = []
+        for new in step.new:
+            self._drop(new.request_id)
+            state = self._state(new)
+            self.states[new.request_id] = state
+            self._place(state, counts, runs)
+        for continued in step.continued:
+            state = self.states[continued.request_id]
+            state.num_computed_tokens = continued.num_computed_tokens
+            if continued.resumed:
+                state.block_tables = [list(ids) for ids in continued.block_ids]
+                if state.row is not None:
+                    runs += self._table_runs(state)
+            else:
+                for g, (table, added) in enumerate(zip(state.block_tables, continued.block_ids, strict=True)):
+                    if added and state.row is not None:
+                        runs.append(Run(1 + g, state.row, len(table), added))
+                    table.extend(added)
+            if state.row is None:
+                self._place(state, counts, runs)
+        scheduled = [self.states[request_id] for request_id in counts]
+        errors = {s.request_id: s.error for s in scheduled if s.error is not None}
+        runnable = sorted((s for s in scheduled if s.error is None), key=lambda s: counts[s.request_id] > 1)
+        drawing = [i for i, s in enumerate(runnable) if s.request_id in step.samples]
+        lengths = [s.num_computed_tokens + counts[s.request_id] for s in runnable]
+        return StepBatch(runnable, [counts[s.request_id] for s in runnable], lengths, runs, drawing, errors)
 
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+    def take_in(self, rows: StepRows) -> None:
+        """Write the runs of `rows` to the tables, and nothing else."""
+        none = rows.rows[:0]
+        alone = StepRows(none, rows.query_starts[:1], none, *(getattr(rows, name) for name in RUN_FIELDS))
+        self._ops.build_inputs(self.token_ids, self.block_tables, alone, self._block_size, 0)
+
+    def inputs(
+        self, rows: StepRows, *, num_tokens: int, num_decodes: int, max_query_len: int, max_seq_len: int
+    ) -> tuple[DecoderInputs, Tensor]:
+        """What the decoder reads, made on the device, and the requests' lengths: [num_requests] int32."""
+        made = self._ops.build_inputs(self.token_ids, self.block_tables, rows, self._block_size, num_tokens)
+        groups = tuple(
+            PagedBatch(
+                rows.rows, rows.query_starts, made.seq_lens, table, slots, num_decodes, max_query_len, max_seq_len
+            )
+            for table, slots in zip(self.block_tables, made.slots, strict=True)
+        )
+        return DecoderInputs(made.token_ids, made.positions, groups), made.seq_lens
+
+    def clear(self) -> None:
+        for request_id in list(self.states):
+            self._drop(request_id)
+
+    def _state(self, new: NewRequest) -> RequestState:
+        return RequestState(
+            request_id=new.request_id,
+            token_ids=[*new.token_ids, *new.output_token_ids],
+            num_prompt_tokens=len(new.token_ids),
+            sampling=new.sampling,
+            block_tables=[list(ids) for ids in new.block_ids],
+            num_computed_tokens=new.num_computed_tokens,
+            error=self._refusal(new.token_ids),
+        )
+
+    def _drop(self, request_id: str) -> None:
+        state = self.states.pop(request_id, None)
+        if state is not None and state.row is not None:
+            self._free.append(state.row)
+            self._owners[state.row] = None
+            state.row = None
+
+    def _place(self, state: RequestState, scheduled: Iterable[str], runs: list[Run]) -> None:
+        """Give `state` a row, if need be that of one that does not run in this step, and send all that it holds."""
+        if not self._free:
+            scheduled = set(scheduled)
+            other = next(s for s in self._owners if s is not None and s.request_id not in scheduled)
+            assert other.row is not None
+            self._free.append(other.row)
+            other.row = None
+        state.row = self._free.pop()
+        self._owners[state.row] = state
+        runs.append(Run(TOKENS, state.row, 0, state.token_ids[:]))
+        runs += self._table_runs(state)
+
+    @staticmethod
+    def _table_runs(state: RequestState) -> list[Run]:
+        assert state.row is not None
+        return [Run(1 + g, state.row, 0, table[:]) for g, table in enumerate(state.block_tables) if table]
 
     def _refusal(self, token_ids: list[int]) -> str | None:
-        wrong = next((t for t in token_ids if not 0 <= t < self.vocab_size), None)
-        return None if wrong is None else f"token {wrong} is outside the vocabulary of {self.vocab_size}"
+        wrong = next((t for t in token_ids if not 0 <= t < self._vocab_size), None)
+        return None if wrong is None else f"token {wrong} is outside the vocabulary of {self._vocab_size}"
+
+
+RUN_FIELDS = ("run_tables", "run_rows", "run_columns", "starts", "values")
+
+
+def _sums(counts: list[int]) -> list[int]:
+    """0, and the sum of the first, the first two, … of `counts`."""
+    sums = [0]
+    for count in counts:
+        sums.append(sums[-1] + count)
+    return sums
+
+
+def to_device(numbers: array[int], device: torch.device) -> Tensor:
+    """A flat int32 tensor, without waiting: page-locked memory is kept until the copy is done."""
+    host = torch.frombuffer(numbers, dtype=torch.int32)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

@@ -1,87 +1,314 @@
-"""From hidden rows to tokens and log-probabilities, one request after the other.
+"""From hidden rows to tokens and log-probabilities, on the device.
 
-Owns which rows are turned into logits and when; the numbers are `kernels.reference_sampling`'s. A request that
-can't be sampled gets an error of its own.
+Owns which rows become logits, how requests' parameters lie on the device, and what is read back; the numbers are the
+kernels'. Nothing here waits for the device: `Results` is read once the step is done. A request that can't be sampled
+gets an error of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
-from octavo_engine.executors.torch.input_batch import InputBatch, RequestStates
-from octavo_engine.kernels.reference_sampling import process_logits, sample, token_logprobs
+from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
+from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties, SamplingBatch
 from octavo_engine.messages import TokenLogprob
 
 PROMPT_ROWS = 64  # a large vocabulary's logits of a whole prompt would take gigabytes
+NEVER = 1 << 62
+MOST_TOP = 32  # the kernels' limit of `num_top`
+WHY_NONE = {-1: "every token is banned", -2: "the largest logit is not a finite number"}
 
 
-def _logprob(logits: Tensor, token: int, num_top: int) -> TokenLogprob:
-    logprob, rank, top = token_logprobs(logits, token, num_top)
-    return TokenLogprob(token_id=token, logprob=logprob, rank=rank, top=top)
+class SamplingTable:
+    """The parameters of every request that has a row, on the device: a step picks its own by their rows."""
+
+    def __init__(self, max_requests: int, device: torch.device) -> None:
+        self._held: list[RequestState | None] = [None] * max_requests
+        self._plain_from = [0] * max_requests  # tokens from which on a row asks for nothing but a choice
+        # temperature, top_p, min_p, repetition, frequency, presence
+        self.floats = torch.zeros(6, max_requests, dtype=torch.float32, device=device)
+        self.ints = torch.zeros(2, max_requests, dtype=torch.int32, device=device)  # top_k, prompt tokens
+        self.seeds = torch.zeros(max_requests, dtype=torch.int64, device=device)
+
+    def update(self, states: list[RequestState]) -> None:
+        """Send the parameters of those that are new to their row."""
+        new = [s for s in states if s.row is not None and self._held[s.row] is not s]
+        if not new:
+            return
+        params = [s.sampling for s in new]
+        for state in new:
+            assert state.row is not None
+            self._held[state.row] = state
+            self._plain_from[state.row] = _plain_from(state)
+        rows = self._sent([s.row for s in new], torch.int64)
+        names = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
+        self.floats[:, rows] = self._sent([[getattr(p, name) for p in params] for name in names], torch.float32)
+        ints = [[max(p.top_k, 0) for p in params], [s.num_prompt_tokens for s in new]]
+        self.ints[:, rows] = self._sent(ints, torch.int32)
+        self.seeds[rows] = self._sent([_signed(p.seed) for p in params], torch.int64)
+
+    def is_plain(self, batch: StepBatch) -> bool:
+        """Whether every request draws, from raw logits, and wants nothing but the token."""
+        plain_from = self._plain_from
+        return len(batch.drawing) == batch.num_requests and all(
+            s.row is not None and plain_from[s.row] <= n for s, n in zip(batch.states, batch.seq_lens, strict=True)
+        )
+
+    def _sent(self, values: Sequence[object], dtype: torch.dtype) -> Tensor:
+        return sent(values, dtype, self.seeds.device)
 
 
-def sample_step(
-    step: SchedulerOutput,
-    batch: InputBatch,
-    hidden: Tensor,
-    states: RequestStates,
-    logits_of: Callable[[Tensor], Tensor],
-) -> StepOutput:
-    """Draw for `step.samples`, and score the prompt positions that are wanted.
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What few requests ask for: it makes a step's draw more than a choice among raw logits. Rows are drawn rows."""
 
-    hidden: [num_tokens, hidden_size], normed; `logits_of`: [n, hidden_size] -> [n, vocab]. Drawn tokens are appended
-    to the requests' states.
-    """
-    out = StepOutput(step_id=step.step_id, tokens={})
-    out.errors.update({r: e for r in step.num_scheduled_tokens if (e := states.states[r].error) is not None})
-    last_rows = [batch.query_starts[i + 1] - 1 for i, r in enumerate(batch.request_ids) if r in step.samples]
-    drawing = [r for r in batch.request_ids if r in step.samples]
-    last_logits = logits_of(hidden[last_rows]) if drawing else hidden
-    for i, request_id in enumerate(batch.request_ids):
-        wanted = step.logits_wanted.get(request_id, 0)
-        if wanted and states.states[request_id].sampling.prompt_logprobs is not None:
-            end = batch.query_starts[i + 1]
-            scored = _score_prompt(hidden[end - wanted : end], batch.seq_lens[i], request_id, states, logits_of)
-            if scored:
-                out.prompt_logprobs[request_id] = scored
-    for row, request_id in enumerate(drawing):
-        state = states.states[request_id]
-        params, known = state.sampling, state.token_ids
-        logits = last_logits[row]
-        try:
-            processed = process_logits(
-                logits, known[: state.num_prompt_tokens], known[state.num_prompt_tokens :], params
-            )
-            token = sample(processed, params, position=len(known))
-        except ValueError as error:
-            state.error = str(error)
-            out.errors[request_id] = str(error)
-            continue
-        if params.logprobs is not None:
-            out.logprobs[request_id] = [_logprob(logits, token, params.logprobs)]
-        known.append(token)
-        out.tokens[request_id] = [token]
-    return out
+    biases: tuple[Tensor, Tensor, Tensor] | None  # rows, tokens, values
+    allowed: Tensor | None  # [n, ceil(vocab / 32)] int32
+    bans: Bans | None
+    penalized: bool
+
+    @classmethod
+    def of(
+        cls, states: list[RequestState], seq_lens: list[int], vocab_size: int, device: torch.device
+    ) -> Extras | None:
+        """For requests that draw at these lengths; None if nobody asks for anything."""
+        bias = [(i, t, v) for i, s in enumerate(states) for t, v in s.sampling.logit_bias.items()]
+        bans = [ban for i, (s, n) in enumerate(zip(states, seq_lens, strict=True)) for ban in _bans(i, s, n)]
+        bans = [ban for ban in bans if ban[1] < vocab_size]
+        listed = any(s.sampling.allowed_token_ids for s in states)
+        penalized = any(_penalized(s) for s in states)
+        if not (bias or bans or listed or penalized):
+            return None
+        biases = None
+        if bias:
+            rows, tokens, values = zip(*bias, strict=True)
+            at = sent([list(rows), list(tokens)], torch.int64, device)
+            biases = at[0], at[1], sent(list(values), torch.float32, device)
+        allowed = None
+        if listed:
+            allowed = sent([_mask(s.sampling.allowed_token_ids, vocab_size) for s in states], torch.int32, device)
+        return cls(biases, allowed, _sent_bans(bans, device) if bans else None, penalized)
 
 
-def _score_prompt(
-    hidden: Tensor,
-    seq_len: int,
-    request_id: str,
-    states: RequestStates,
-    logits_of: Callable[[Tensor], Tensor],
-) -> list[TokenLogprob]:
-    """The log-probability of the prompt's next token at each row of `hidden`, the last rows of `seq_len` tokens."""
-    state = states.states[request_id]
-    first = seq_len - hidden.shape[0]
-    end = min(seq_len, state.num_prompt_tokens - 1)  # the last prompt token has no successor in the prompt
-    scored = []
-    for start in range(first, end, PROMPT_ROWS):
-        rows = range(start, min(start + PROMPT_ROWS, end))
-        logits = logits_of(hidden[start - first : rows.stop - first])
-        num_top = state.sampling.prompt_logprobs or 0
-        scored += [_logprob(logits[p - start], state.token_ids[p + 1], num_top) for p in rows]
-    return scored
+@dataclass(slots=True)
+class Scored:
+    """Log-probabilities on their way to the host: those of `states[i]` are rows i, for these of their tokens."""
+
+    states: list[RequestState]
+    tokens: Tensor  # [n]
+    found: Logprobs
+
+    def to_host(self) -> Scored:
+        """On its way, without waiting."""
+        found = self.found
+        moved = (x.to("cpu", non_blocking=True) for x in (found.own, found.ranks, found.top_ids, found.top))
+        return Scored(self.states, self.tokens.to("cpu", non_blocking=True), Logprobs(*moved))
+
+    def entries(self) -> list[TokenLogprob]:
+        found = self.found
+        ids, top = found.top_ids.tolist(), found.top.tolist()
+        own, ranks = found.own.tolist(), found.ranks.tolist()
+        return [
+            TokenLogprob(token_id=token, logprob=own[i], rank=ranks[i], top=list(zip(ids[i], top[i], strict=True)))
+            for i, token in enumerate(self.tokens.tolist())
+        ]
+
+
+@dataclass(slots=True)
+class Results:
+    """What a step made, on its way to the host. `read` once the device has come to it."""
+
+    drawing: list[RequestState]
+    positions: list[int]  # of the drawn tokens
+    errors: dict[str, str]
+    drawn: Tensor | None = None  # [n] int64; negative: nothing could be drawn
+    scored: list[Scored] = field(default_factory=list)
+    prompts: list[Scored] = field(default_factory=list)
+
+    def read(self, step_id: int) -> StepOutput:
+        """As the core wants it; drawn tokens become known to the host's states."""
+        out = StepOutput(step_id, {}, errors=dict(self.errors))
+        for state, position, token in zip(self.drawing, self.positions, self._tokens(), strict=True):
+            if token < 0:
+                state.error = out.errors[state.request_id] = f"no token can be drawn: {WHY_NONE[token]}"
+                continue
+            state.take(position, token)
+            out.tokens[state.request_id] = [token]
+        for scored in self.scored:
+            for state, entry in zip(scored.states, scored.entries(), strict=True):
+                if state.request_id in out.tokens:
+                    wanted = state.sampling.logprobs or 0
+                    out.logprobs[state.request_id] = [_cut(entry, wanted)]
+        for scored in self.prompts:
+            for state, entry in zip(scored.states, scored.entries(), strict=True):
+                wanted = state.sampling.prompt_logprobs or 0
+                out.prompt_logprobs.setdefault(state.request_id, []).append(_cut(entry, wanted))
+        return out
+
+    def _tokens(self) -> list[int]:
+        return [] if self.drawn is None else self.drawn.tolist()[: len(self.drawing)]
+
+
+class Sampler:
+    """Draws for a step. `logits_of`: [n, hidden_size] -> raw [n, vocab] float32, a new tensor."""
+
+    def __init__(
+        self, ops: Operations, table: SamplingTable, token_ids: Tensor, logits_of: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._ops = ops
+        self.table = table
+        self._token_ids = token_ids
+        self._logits_of = logits_of
+
+    def draw(self, logits: Tensor, rows: Tensor, seq_lens: Tensor, extras: Extras | None = None) -> Tensor:
+        """Draw, and append what is drawn to the device's tokens. Changes `logits` if there are extras.
+
+        logits: [n, vocab], raw; rows: [n] int32, -1: padding; seq_lens: [n] int32 -> [n] int64.
+        """
+        held = rows.clamp(min=0)
+        floats = self.table.floats.index_select(1, held)  # [6, n]
+        top_k, prompt_lens = self.table.ints.index_select(1, held)
+        positions = seq_lens.long()
+        if extras is not None:
+            known = KnownTokens(self._token_ids, held, seq_lens, prompt_lens)
+            if extras.biases is not None:
+                at_rows, tokens, values = extras.biases
+                logits.index_put_((at_rows, tokens), values, accumulate=True)
+            if extras.allowed is not None or extras.bans is not None:
+                self._ops.ban(logits, extras.bans, known, extras.allowed)
+            if extras.penalized:
+                self._ops.penalize(logits, Penalties(floats[3], floats[4], floats[5]), known)
+        batch = SamplingBatch(floats[0], top_k, floats[1], floats[2], self.table.seeds.index_select(0, held), positions)
+        drawn = self._ops.sample(logits, batch)
+        self._ops.append_tokens(self._token_ids, rows, positions, drawn)
+        return drawn
+
+    def draw_step(
+        self, batch: StepBatch, hidden: Tensor, query_starts: Tensor, rows: Tensor, seq_lens: Tensor, drawing: Tensor
+    ) -> tuple[Tensor | None, list[Scored]]:
+        """Draw for `batch.drawing`: (the tokens, log-probabilities of them where they are wanted).
+
+        hidden: [num_tokens, hidden_size], normed; rows, seq_lens: [num_requests]; drawing: the numbers of the
+        requests that draw, on the device.
+        """
+        if not batch.drawing:
+            return None, []
+        states, lengths = [batch.states[i] for i in batch.drawing], [batch.seq_lens[i] for i in batch.drawing]
+        vocab_logits = self._logits_of(hidden[query_starts[1:][drawing] - 1])
+        wanting = [i for i, s in enumerate(states) if s.sampling.logprobs is not None]
+        extras = Extras.of(states, lengths, vocab_logits.shape[1], hidden.device)
+        raw = vocab_logits.clone() if wanting and extras is not None else vocab_logits
+        drawn = self.draw(vocab_logits, rows[drawing], seq_lens[drawing], extras)
+        scored = []
+        for some in _alike([(i, states[i].sampling.logprobs or 0) for i in wanting]):
+            at = sent([i for i, _ in some], torch.int64, hidden.device)
+            tokens = drawn[at]
+            found = self._logprobs(raw[at], tokens, some)
+            scored.append(Scored([states[i] for i, _ in some], tokens, found))
+        return drawn, scored
+
+    def score_prompts(self, step: SchedulerOutput, batch: StepBatch, hidden: Tensor) -> list[Scored]:
+        """The log-probability of the prompt's next token at each position whose logits are wanted."""
+        scored: list[Scored] = []
+        end = 0
+        for state, count in zip(batch.states, batch.counts, strict=True):
+            end += count
+            wanted = step.logits_wanted.get(state.request_id, 0)
+            if not wanted or state.sampling.prompt_logprobs is None:
+                continue
+            seq_len = state.num_computed_tokens + count
+            first = seq_len - wanted
+            last = min(seq_len, state.num_prompt_tokens - 1)  # the last prompt token has no successor in the prompt
+            for at in range(first, last, PROMPT_ROWS):
+                positions = range(at, min(at + PROMPT_ROWS, last))
+                row = end - wanted + at - first
+                logits = self._logits_of(hidden[row : row + len(positions)])
+                tokens = sent(state.token_ids[at + 1 : positions.stop + 1], torch.int64, hidden.device)
+                found = self._logprobs(logits, tokens, [(at, state.sampling.prompt_logprobs)])
+                scored.append(Scored([state] * len(positions), tokens, found))
+        return scored
+
+    def _logprobs(self, logits: Tensor, tokens: Tensor, wanted: list[tuple[int, int]]) -> Logprobs:
+        num_top = max(n for _, n in wanted)
+        if all(0 <= n <= MOST_TOP for _, n in wanted):
+            return self._ops.logprobs(logits, tokens, min(num_top, logits.shape[1]))
+        return all_logprobs(logits, tokens)
+
+
+def all_logprobs(logits: Tensor, tokens: Tensor) -> Logprobs:
+    """`Operations.logprobs` with the whole vocabulary as the top."""
+    logprobs = logits.log_softmax(-1)
+    own = logprobs.gather(1, tokens.clamp(min=0)[:, None])
+    top = logprobs.sort(dim=-1, descending=True, stable=True)
+    return Logprobs(own[:, 0], (logprobs > own).sum(-1) + 1, top.indices, top.values)
+
+
+def sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """To the device without waiting for it: page-locked memory is kept until the copy is done."""
+    host = torch.tensor(values, dtype=dtype)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+
+
+def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Those (row, number of tops) that a kernel does, and those whose tops are too many for it."""
+    few = [(i, n) for i, n in wanted if 0 <= n <= MOST_TOP]
+    many = [(i, n) for i, n in wanted if not 0 <= n <= MOST_TOP]
+    return [some for some in (few, many) if some]
+
+
+def _cut(entry: TokenLogprob, num_top: int) -> TokenLogprob:
+    if num_top < 0 or len(entry.top) == num_top:
+        return entry
+    return TokenLogprob(entry.token_id, entry.logprob, entry.rank, entry.top[:num_top])
+
+
+def _plain_from(state: RequestState) -> int:
+    s = state.sampling
+    wants = s.logprobs is not None or s.prompt_logprobs is not None
+    if wants or s.logit_bias or s.allowed_token_ids or s.bad_words or _penalized(state):
+        return NEVER
+    return state.num_prompt_tokens + s.min_tokens
+
+
+def _penalized(state: RequestState) -> bool:
+    s = state.sampling
+    return s.repetition_penalty != 1.0 or s.frequency_penalty != 0.0 or s.presence_penalty != 0.0
+
+
+def _bans(row: int, state: RequestState, seq_len: int) -> list[tuple[int, int, tuple[int, ...]]]:
+    """(row, token, what the output must end with): stop tokens before min_tokens, and ends of bad words."""
+    s = state.sampling
+    bans = [(row, word[-1], word[:-1]) for word in s.bad_words]
+    if seq_len - state.num_prompt_tokens < s.min_tokens:
+        bans += [(row, token, ()) for token in (*s.eos_token_ids, *s.stop_token_ids)]
+    return bans
+
+
+def _sent_bans(bans: list[tuple[int, int, tuple[int, ...]]], device: torch.device) -> Bans:
+    starts = [0]
+    for *_, prefix in bans:
+        starts.append(starts[-1] + len(prefix))
+    rows, tokens, prefixes = zip(*bans, strict=True)
+    flat = [token for prefix in prefixes for token in prefix]
+    n = len(bans)
+    numbers = sent([*rows, *tokens, *starts, *flat], torch.int32, device)
+    return Bans(*torch.split(numbers, [n, n, n + 1, len(flat)]))
+
+
+def _mask(allowed: tuple[int, ...], vocab_size: int) -> list[int]:
+    """Bit t % 32 of word t // 32 for each token that may be drawn; no list allows all."""
+    words = [0 if allowed else 0xFFFFFFFF] * -(-vocab_size // 32)
+    for token in allowed:
+        words[token // 32] |= 1 << token % 32
+    return [word - (1 << 32) if word >> 31 else word for word in words]
+
+
+def _signed(seed: int) -> int:
+    """The seed's 64 bits as a signed number."""
+    seed &= 0xFFFF_FFFF_FFFF_FFFF
+    return seed - (1 << 64) if seed >> 63 else seed

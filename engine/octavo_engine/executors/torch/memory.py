@@ -1,0 +1,145 @@
+"""How many bytes of a card are left for KV pages, once the largest step has been measured.
+
+Owns what the largest step is, and the arithmetic; the executor runs it. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from octavo_engine.config import SchedulerConfig
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput
+from octavo_engine.errors import ExecutorError
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models.spec import KVLayout
+
+GIB = 1 << 30
+EVERYTHING = SamplingParams(
+    max_tokens=2,
+    temperature=1.0,
+    top_p=0.9,
+    top_k=50,
+    min_p=0.01,
+    presence_penalty=0.1,
+    repetition_penalty=1.1,
+    min_tokens=1,
+    eos_token_ids=(0,),
+    logprobs=20,
+    prompt_logprobs=20,
+    logit_bias={0: 1.0},
+    allowed_token_ids=(0, 1),
+)
+
+
+def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> SchedulerOutput:
+    """As many requests and tokens as a step may have, all of them drawn with everything that can be asked for.
+
+    All of them write page 1 of each group: nobody reads what they make.
+    """
+    total = scheduler.max_num_batched_tokens
+    n = min(scheduler.max_num_seqs, total)
+    new = []
+    for i in range(n):
+        length = min(total // n + (i < total % n), max_len)
+        pages = [1] * -(-length // layout.block_size)
+        new.append(NewRequest(str(i), [0] * length, EVERYTHING, tuple(list(pages) for _ in layout.groups), 0))
+    counts = {request.request_id: len(request.token_ids) for request in new}
+    return SchedulerOutput(0, tuple(new), (), counts, counts, frozenset(counts))
+
+
+class Counters(Protocol):
+    """What a device tells of its memory, in bytes."""
+
+    def total(self) -> int: ...
+
+    def free(self) -> int:
+        """Of the device, once PyTorch has given back what it holds in reserve."""
+
+    def held(self) -> int:
+        """By PyTorch, its reserve included."""
+
+    def peak(self, run: Callable[[], object]) -> int:
+        """The most that PyTorch held at once while `run` ran."""
+
+
+class CudaCounters:
+    """A card's own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def total(self) -> int:
+        return torch.cuda.mem_get_info(self._device)[1]
+
+    def free(self) -> int:
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self._device)[0]
+
+    def held(self) -> int:
+        return torch.cuda.memory_reserved(self._device)
+
+    def peak(self, run: Callable[[], object]) -> int:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        run()
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_reserved(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Bytes of a device before it has pages."""
+
+    total: int
+    used: int  # weights, tables, compiled kernels, libraries; and whatever else runs on it
+    activations: int  # what the largest step takes beside it, for as long as it runs
+    graphs: int  # what all graphs take: their pool once, and the driver's part of each
+
+    def kv_bytes(self, utilization: float) -> int:
+        """What pages may take, so that no more than `utilization` of the device is ever used.
+
+        Raises:
+            ExecutorError: nothing is left.
+        """
+        left = int(self.total * utilization) - self.used - self.activations - self.graphs
+        if left <= 0:
+            raise ExecutorError(
+                f"no memory is left for the KV cache: --gpu-memory-utilization allows {utilization:.0%} of "
+                f"{self.total / GIB:.2f} GiB, of which {self.used / GIB:.2f} GiB are in use (weights included), the "
+                f"largest step takes {self.activations / GIB:.2f} and CUDA graphs {self.graphs / GIB:.2f}: raise it, or "
+                "choose a smaller model, --max-num-batched-tokens or --max-num-seqs, or --enforce-eager"
+            )
+        return left
+
+
+def measure(
+    counters: Counters,
+    largest_step: Callable[[], object],
+    record_largest: Callable[[], object] | None,
+    forget_graphs: Callable[[], object],
+    num_graphs: int,
+) -> Measured:
+    """Run the largest step and, where there are graphs, record the largest one; they share its pool.
+
+    `largest_step` is run once before it is measured: kernels are compiled and libraries loaded by then.
+    """
+    largest_step()
+    peak = counters.peak(largest_step)
+    free = counters.free()
+    activations = peak - counters.held()
+    graphs = 0
+    if record_largest is not None:
+        held = counters.held()
+        record_largest()
+        taken = free - counters.free()
+        pool = counters.held() - held
+        graphs = pool + max(0, taken - pool) * num_graphs
+        forget_graphs()
+        free = counters.free()
+    total = counters.total()
+    return Measured(total, total - free, max(0, activations), graphs)
