@@ -22,8 +22,7 @@ class PagedBatch:
 
     Request r owns the rows query_starts[r] … query_starts[r + 1] - 1; they are the last of its seq_lens[r] tokens.
     Its pages, in order, are block_tables[rows[r]]; unused entries and pages wholly before the window are 0, the null
-    page, which may hold anything. A request with seq_lens 0 is padding: it has a query row or none, and what
-    attention returns for that row is unspecified but finite.
+    page, which may hold anything. A decode with seq_lens 0 is padding: attention gives its row zeros.
     """
 
     rows: Tensor  # [num_requests]: where the request's table is
