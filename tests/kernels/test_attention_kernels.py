@@ -88,7 +88,7 @@ def test_a_request_gets_the_same_bits_in_every_batch(triton_operations, device):
         assert torch.equal(triton_operations.attention(q[r : r + 1], k_cache, v_cache, alone, spec)[0], together[r])
 
 
-def test_padding_is_finite_and_disturbs_nobody(triton_operations, device):
+def test_padding_is_zero_and_disturbs_nobody(triton_operations, device):
     """A captured graph's batch is longer than the step: the rest has length 0."""
     spec = SHAPES["window"]
     q, k_cache, v_cache, batch = paged_batch(spec, [(300, 1), (20, 1)], 16, torch.float32, device)
@@ -101,7 +101,7 @@ def test_padding_is_finite_and_disturbs_nobody(triton_operations, device):
         num_decodes=5,
     )
     got = triton_operations.attention(pad(q, 3), k_cache, v_cache, padded, spec)
-    assert torch.isfinite(got).all()
+    assert not got[2:].any()
     assert_close(got[:2], REFERENCE.attention(q, k_cache, v_cache, batch, spec))
 
 

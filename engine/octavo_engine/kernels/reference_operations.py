@@ -16,6 +16,7 @@ from octavo_engine.kernels.operations import (
     Float8Weight,
     KnownTokens,
     Logprobs,
+    Operations,
     PackedWeight,
     PagedBatch,
     Penalties,
@@ -29,7 +30,7 @@ from octavo_engine.kernels.reference_sampling import Filters, apply_penalties, s
 from octavo_models.spec import Activation, Attention, Norm, Rotary
 
 
-class ReferenceOperations:
+class ReferenceOperations(Operations):
     """See `operations.Operations` for every method."""
 
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from octavo_engine.kernels.operations import (
     Float8Weight,
     KnownTokens,
     Logprobs,
+    Operations,
     PackedWeight,
     PagedBatch,
     Penalties,
@@ -40,7 +41,7 @@ from octavo_engine.kernels.triton.sampling import sample
 from octavo_models.spec import Activation, Attention, Norm, Rotary
 
 
-class TritonOperations:
+class TritonOperations(Operations):
     """See `operations.Operations` for every method."""
 
     def __init__(self, launch: Launcher) -> None:
