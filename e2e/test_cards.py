@@ -15,6 +15,7 @@ def cards(octavo):
         octavo.cluster.set_gpus(node, 0)
     octavo.cluster.set_gpus(first, 2, PRODUCT)
     yield first
+    octavo.kubectl("uncordon", first)
     octavo.cluster.set_gpus(first, 0)
 
 
