@@ -21,6 +21,7 @@ from octavo_engine.config import (
     EngineConfig,
     ExecutorConfig,
     ModelConfig,
+    ParallelConfig,
     SchedulerConfig,
     ServerConfig,
 )
@@ -103,11 +104,18 @@ def build_parser() -> argparse.ArgumentParser:
     scheduler.add_argument("--max-num-queued-tokens", type=at_least(0))
 
     executor = parser.add_argument_group("executor")
-    executor.add_argument("--executor", choices=("native", "torch"), default="native")
-    executor.add_argument("--threads", type=at_least(1), help="otherwise the cores that this process may use")
-    executor.add_argument("--tensor-parallel-size", "-tp", type=at_least(1), default=1)
-    executor.add_argument("--pipeline-parallel-size", "-pp", type=at_least(1), default=1)
+    executor.add_argument("--executor", choices=("native", "torch"), help="otherwise native; torch for several ranks")
+    executor.add_argument("--threads", type=at_least(1), help="of all ranks here; otherwise the cores it may use")
     executor.add_argument("--enforce-eager", action=switch, default=False)
+
+    ranks = parser.add_argument_group("ranks")
+    ranks.add_argument("--tensor-parallel-size", "-tp", type=at_least(1), default=1, help="ranks that share each layer")
+    ranks.add_argument("--pipeline-parallel-size", "-pp", type=at_least(1), default=1, help="stages of layers")
+    ranks.add_argument("--nnodes", "-n", type=at_least(1), default=1, help="machines, each with as many of the ranks")
+    ranks.add_argument("--node-rank", "-r", type=at_least(0), default=0, help="0 serves HTTP; the others join it")
+    ranks.add_argument("--master-addr", default="127.0.0.1", help="of node 0, where its ranks wait for the others")
+    ranks.add_argument("--master-port", type=port, default=29501)
+    ranks.add_argument("--headless", action=switch, default=False, help="as every node but node 0 is anyway")
 
     server = parser.add_argument_group("server")
     server.add_argument("--host", help="otherwise all interfaces")
@@ -213,8 +221,6 @@ _SHORT = {
     "-dpa": "data-parallel-address",
     "-dpp": "data-parallel-rpc-port",
     "-dpb": "data-parallel-backend",
-    "-n": "nnodes",
-    "-r": "node-rank",
     "-dcp": "decode-context-parallel-size",
     "-pcp": "prefill-context-parallel-size",
 }
@@ -257,12 +263,7 @@ def _compose(options: argparse.Namespace, notes: list[str]) -> EngineConfig:
             "--trust-remote-code: code from a model's repository is never run, it could do anything this process "
             "can; leave it out (a supported architecture needs none of it)"
         )
-    for flag, size in (("tensor", options.tensor_parallel_size), ("pipeline", options.pipeline_parallel_size)):
-        if size > 1:
-            raise ConfigError(
-                f"--{flag}-parallel-size {size}: a model runs on one rank for now; use --{flag}-parallel-size 1, and "
-                "more replicas for more throughput"
-            )
+    parallel = _parallel(options)
     if options.swap_space:
         notes.append(f"--swap-space {options.swap_space:g}: preempted sequences are recomputed for now, not swapped")
     names = tuple(options.served_model_name or [model])
@@ -291,10 +292,11 @@ def _compose(options: argparse.Namespace, notes: list[str]) -> EngineConfig:
         ),
         scheduler=_scheduler(options),
         executor=ExecutorConfig(
-            executor=options.executor,
+            executor=options.executor or ("torch" if parallel.world_size > 1 else "native"),
             threads=options.threads,
             enforce_eager=options.enforce_eager,
         ),
+        parallel=parallel,
         server=ServerConfig(
             host=options.host,
             port=options.port,
@@ -328,6 +330,32 @@ def _scheduler(options: argparse.Namespace) -> SchedulerConfig:
         max_num_queued_reqs=options.max_num_queued_reqs,
         max_num_queued_tokens=options.max_num_queued_tokens,
     )
+
+
+def _parallel(options: argparse.Namespace) -> ParallelConfig:
+    parallel = ParallelConfig(
+        tensor_parallel_size=options.tensor_parallel_size,
+        pipeline_parallel_size=options.pipeline_parallel_size,
+        nnodes=options.nnodes,
+        node_rank=options.node_rank,
+        master_addr=options.master_addr,
+        master_port=options.master_port,
+    )
+    size, nnodes = parallel.world_size, parallel.nnodes
+    if size > 1 and options.executor == "native":
+        raise ConfigError(
+            f"--executor native runs on one rank, and --tensor-parallel-size × --pipeline-parallel-size is {size}: "
+            "leave both out, and use more replicas for more throughput, or take --executor torch"
+        )
+    if size % nnodes:
+        raise ConfigError(
+            f"--nnodes {nnodes} does not divide the {size} ranks of --tensor-parallel-size × --pipeline-parallel-size"
+        )
+    if parallel.node_rank >= nnodes:
+        raise ConfigError(f"--node-rank {parallel.node_rank}: with --nnodes {nnodes} it is 0 to {nnodes - 1}")
+    if options.headless and parallel.node_rank == 0:
+        raise ConfigError("--headless: node 0 serves HTTP; leave it out, or give this node another --node-rank")
+    return parallel
 
 
 def _keys_of_environment() -> list[str]:

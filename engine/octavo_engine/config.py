@@ -57,9 +57,29 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     executor: Literal["native", "torch"] = "native"
     threads: int | None = None  # None: the cores this process may use
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
     enforce_eager: bool = False
+
+
+class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Over how many ranks the model is spread, a process each, and where they meet."""
+
+    tensor_parallel_size: int = 1  # ranks that each layer is cut among
+    pipeline_parallel_size: int = 1  # stages that the layers are cut into
+    nnodes: int = 1  # machines; each runs as many ranks
+    node_rank: int = 0  # this one; 0 schedules and serves HTTP
+    master_addr: str = "127.0.0.1"  # where rank 0 listens for the others
+    master_port: int = 29501
+    listen_fd: int | None = None  # rank 0's: the socket of that address, inherited
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def ranks_here(self) -> range:
+        """The ranks that this machine runs."""
+        each = self.world_size // self.nnodes
+        return range(self.node_rank * each, (self.node_rank + 1) * each)
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +108,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     executor: ExecutorConfig = ExecutorConfig()
+    parallel: ParallelConfig = ParallelConfig()
     server: ServerConfig = ServerConfig()
 
 

@@ -20,7 +20,7 @@ from importlib import import_module
 from io import RawIOBase
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import IO, Protocol
 
 import msgspec
 import zmq
@@ -196,8 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     die_with_parent(int(parent), folder)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stdin = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # polling it then tells the truth
-    size = int.from_bytes(_read(stdin, 4), "big")
-    boot = msgspec.msgpack.decode(_read(stdin, size), type=CoreBoot)
+    boot = msgspec.msgpack.decode(read_boot(stdin), type=CoreBoot)
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
     try:
@@ -228,7 +227,12 @@ def _wait_until_removed(folder: Path, stdin: RawIOBase) -> None:
             os._exit(1)
 
 
-def _read(stream: RawIOBase, size: int) -> bytes:
+def read_boot(stream: IO[bytes] | RawIOBase) -> bytes:
+    """What the parent has to say first: four bytes with the length, then that many."""
+    return _read(stream, int.from_bytes(_read(stream, 4), "big"))
+
+
+def _read(stream: IO[bytes] | RawIOBase, size: int) -> bytes:
     data = b""
     while len(data) < size:
         part = stream.read(size - len(data))

@@ -193,7 +193,7 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
         return capacity.kv_bytes
     container = container_limit()
     if container is None:
-        return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES)
+        return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
     # Packed weights count as used already, mapped ones may not yet.
     taken = max(container.used, capacity.weight_bytes)
     left = int(container.limit * cache.gpu_memory_utilization) - taken
@@ -203,7 +203,7 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
             f"--gpu-memory-utilization allows {cache.gpu_memory_utilization:.0%}, and {taken / GIB:.2f} GiB are taken "
             "(weights included): raise the limit, or choose a smaller model"
         )
-    return left
+    return left // capacity.sharers
 
 
 def _check_max_model_len(config: EngineConfig, spec: ModelSpec | None) -> None:

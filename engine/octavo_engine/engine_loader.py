@@ -11,12 +11,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from octavo_engine.config import EngineConfig, encode_files
+from octavo_engine.config import EngineConfig, ModelFiles, encode_files
 from octavo_engine.engine_core import EngineCore
+from octavo_engine.errors import ConfigError
 from octavo_engine.executors import create_executor
 from octavo_engine.messages import Progress, Ready, Reply, Resolved
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
+from octavo_models.sharding import OF_THE_COMMAND_LINE, obstacle, possible_sizes
+from octavo_models.spec import ModelSpec
 
 
 def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCore, Ready]:
@@ -26,19 +29,44 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
         OctavoError: what can't be had or can't be run, in one sentence.
     """
     start = time.perf_counter()
-    shown = DownloadLine()
-    files = resolve(config.model, shown.report)
-    shown.end()
+    files, fetched = find_files(config)
     send(Resolved(encode_files(files)))
-    send(Progress("downloaded the model" if shown.used else "found the model", time.perf_counter() - start))
+    send(Progress("downloaded the model" if fetched else "found the model", time.perf_counter() - start))
     start = time.perf_counter()
-    spec = describe(config.model, files)
+    spec = read_description(config, files)
     send(Progress(f"read its description: {spec.architecture}", time.perf_counter() - start))
     start = time.perf_counter()
     executor = create_executor(config, spec, files)
     send(Progress(f"prepared the {config.executor.executor} executor", time.perf_counter() - start))
     engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
     return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
+
+
+def find_files(config: EngineConfig) -> tuple[ModelFiles, bool]:
+    """Where the model's files are on this machine, and whether they had to be fetched. Raises ModelLoadError."""
+    shown = DownloadLine()
+    files = resolve(config.model, shown.report)
+    shown.end()
+    return files, shown.used
+
+
+def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
+    """The model that the files describe.
+
+    Raises:
+        ConfigError: it can't be divided among as many ranks as the configuration says.
+        ModelLoadError, ModelError: they can't be read, or describe what isn't supported.
+    """
+    spec = describe(config.model, files)
+    parallel = config.parallel
+    hindrance = obstacle(
+        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=OF_THE_COMMAND_LINE
+    )
+    if hindrance is not None:
+        most = max(parallel.tensor_parallel_size, 64)
+        sizes = possible_sizes(spec, min(parallel.pipeline_parallel_size, len(spec.layers)), most)
+        raise ConfigError(f"{hindrance}: {', '.join(map(str, sizes))} would do" if "tensor" in hindrance else hindrance)
+    return spec
 
 
 class DownloadLine:

@@ -9,6 +9,8 @@ import msgspec
 
 from octavo_engine.sampling_params import SamplingParams
 
+LOST_TOUCH = 75  # exit code of a rank that ends because another one is gone
+
 
 class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
     """One sequence to generate. `n > 1` and prompt lists are several of these."""

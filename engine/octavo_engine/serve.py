@@ -11,7 +11,7 @@ import time
 
 from octavo_engine.arguments import parse
 from octavo_engine.config import EngineConfig
-from octavo_engine.errors import ConfigError
+from octavo_engine.errors import ConfigError, EngineDeadError
 from octavo_engine.frontend.core_handle import CoreHandle
 from octavo_engine.server.listener import bind
 
@@ -35,6 +35,10 @@ def serve(config: EngineConfig, *, loader: str | None = None, started: float | N
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     core = None
     try:
+        if config.parallel.node_rank > 0:
+            from octavo_engine.frontend.headless import run as run_headless  # noqa: PLC0415
+
+            return run_headless(config)
         listener = bind(config.server)
         core = CoreHandle.start(config, loader)
         from octavo_engine.frontend.engine_client import EngineClient  # noqa: PLC0415 — the core loads meanwhile
@@ -43,7 +47,7 @@ def serve(config: EngineConfig, *, loader: str | None = None, started: float | N
         from octavo_engine.server.lifecycle import run  # noqa: PLC0415 — aiohttp, pydantic, tokenizers
 
         return run(config, client, listener, started)
-    except ConfigError as error:
+    except (ConfigError, EngineDeadError) as error:
         print(f"octavo serve: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:

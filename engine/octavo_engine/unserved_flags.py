@@ -45,9 +45,9 @@ def _always(why: str, switches: str) -> dict[str, UnservedFlag]:
 
 
 UNSERVED_FLAGS: dict[str, UnservedFlag] = {
-    # Several ranks
+    # Several engines
     **_refuse(
-        "one engine runs one rank here; leave it out and run several replicas behind a Service instead",
+        "one engine holds the model once; leave it out and run several replicas behind a Service instead",
         "data-parallel-size=1",
         "data-parallel-rank=0",
         "data-parallel-start-rank=0",
@@ -56,17 +56,19 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "data-parallel-rpc-port",
         "data-parallel-backend",
         "api-server-count=1",
-        "nnodes=1",
-        "node-rank=0",
-        "master-addr",
-        "master-port",
         "decode-context-parallel-size=1",
         "prefill-context-parallel-size=1",
-        "distributed-executor-backend=mp|uni",
         "worker-cls=auto",
         "worker-extension-cls",
-        switches="data-parallel-hybrid-lb data-parallel-external-lb headless enable-elastic-ep "
-        "disable-custom-all-reduce ray-workers-use-nsight",
+        switches="data-parallel-hybrid-lb data-parallel-external-lb enable-elastic-ep ray-workers-use-nsight",
+    ),
+    # Several ranks
+    **_refuse(
+        "ranks are processes that torch.distributed joins; leave it out, and use --nnodes for several machines",
+        "distributed-executor-backend=mp|uni",
+    ),
+    **_note(
+        "sums between ranks are the backend's own (NCCL, gloo); it has no effect", switches="disable-custom-all-reduce"
     ),
     **_refuse(
         "mixture-of-experts models are not served yet; serve a dense model",

@@ -13,7 +13,6 @@ from children_cases import CASES, engine_of, kinds, only, rendered, rendered_sam
 
 from octavo_engine import fetch
 from octavo_engine.arguments import parse
-from octavo_engine.errors import ConfigError
 from octavo_engine.server.app import ROUTES
 from octavo_engine.server.auth import OPEN_PATHS
 from octavo_engine.server.metrics import Metrics
@@ -50,20 +49,9 @@ def parsed(children: tuple[Any, ...], tmp_path: Path) -> Any:
     return parse(words)
 
 
-def on_one_card(children: tuple[Any, ...]) -> tuple[Any, ...]:
-    """This version of the engine runs on one rank; what it says to more, it says at once."""
-    words = engine_of(children)["args"]
-    if "--tensor-parallel-size" in words:
-        at = words.index("--tensor-parallel-size") + 1
-        with pytest.raises(ConfigError, match=f"--tensor-parallel-size {words[at]}: a model runs on one rank for now"):
-            parse(words)
-        words[at] = "1"
-    return children
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_samples_arguments_are_the_engines(case, tmp_path):
-    children = on_one_card(rendered_sample(case))
+    children = rendered_sample(case)
     config = parsed(children, tmp_path)
     (port,) = engine_of(children)["ports"]
     assert config.server.port == port["containerPort"]

@@ -134,11 +134,30 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
     assert "No such file" in refusal("m", "--config", str(tmp_path / "none"))
 
 
-def test_parallelism_and_remote_code_are_refused_with_the_reason():
+def test_remote_code_is_refused_with_the_reason():
     """What is so, why, what to do."""
-    assert "more replicas" in refusal("m", "--tensor-parallel-size", "4")
-    assert "--pipeline-parallel-size 1" in refusal("m", "-pp", "2")
     assert "never run" in refusal("m", "--trust-remote-code")
+
+
+def test_several_ranks_run_over_torch_alone():
+    """It is chosen by itself; the native executor, asked for by name, says what it can't do."""
+    assert parse(["m"]).executor.executor == "native"
+    config = parse(["m", "-tp", "4", "-pp", "2", "--distributed-executor-backend", "mp"])
+    assert config.executor.executor == "torch"
+    assert (config.parallel.world_size, config.parallel.ranks_here) == (8, range(8))
+    assert "more replicas" in refusal("m", "--tensor-parallel-size", "4", "--executor", "native")
+    assert "--nnodes" in refusal("m", "-tp", "2", "--distributed-executor-backend", "ray")
+
+
+def test_nodes_share_the_ranks_evenly():
+    """Sizes that do not divide are refused, naming both numbers."""
+    words = ["m", "-tp", "4", "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.1", "--master-port", "4000"]
+    parallel = parse([*words, "--headless"]).parallel
+    assert parallel.ranks_here == range(2, 4)
+    assert (parallel.master_addr, parallel.master_port) == ("10.0.0.1", 4000)
+    assert "--nnodes 3 does not divide the 4 ranks" in refusal("m", "-tp", "4", "-n", "3")
+    assert "it is 0 to 1" in refusal("m", "-tp", "4", "-n", "2", "-r", "2")
+    assert "--headless" in refusal("m", "--headless")
 
 
 @pytest.mark.parametrize("name", sorted(UNSERVED_FLAGS))

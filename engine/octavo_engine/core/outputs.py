@@ -1,15 +1,16 @@
-"""What the scheduler asks of an executor, and what comes back. Plain frozen data; no torch, no numpy."""
+"""What the scheduler asks of an executor, and what comes back. Plain frozen data; no torch, no numpy.
+
+Between ranks it travels as msgpack.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from octavo_engine.messages import TokenLogprob
-    from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.messages import TokenLogprob
+from octavo_engine.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
     Raises:
         ExecutorError: it isn't installed, or this machine lacks what it needs.
     """
+    if config.executor.executor == "torch" and config.parallel.world_size > 1:
+        from octavo_engine.executors.torch.parallel_executor import LeadExecutor  # noqa: PLC0415
+
+        return LeadExecutor(config, spec, files)
     if config.executor.executor == "torch":
         from octavo_engine.executors.torch.executor import TorchExecutor  # noqa: PLC0415
 

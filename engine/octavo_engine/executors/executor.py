@@ -31,7 +31,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What `load` found: how pages are laid out, and how many bytes are left for them.
+    """What `load` found: how pages are laid out, and how many bytes are left for them. Of several ranks, on each.
 
     `kv_bytes` is None where the executor sets no bound of its own (a CPU): the configuration then decides.
     """
@@ -39,6 +39,7 @@ class Capacity:
     layout: KVLayout
     weight_bytes: int  # resident, after packing
     kv_bytes: int | None
+    sharers: int = 1  # ranks on this machine that each take as much of its memory, this one included
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""Starts the engine core's process and knows whether it lives. Imports nothing heavy: it is the first thing to run.
+"""Starts the engine's processes and knows whether they live. Imports nothing heavy: it is the first thing to run.
 
-Owns the process, and the private folder of the socket until the core is connected. Knows nothing of requests.
+One process a rank of this machine: rank 0's is the engine core, which others speak to. Owns the processes, the private
+folder of the core's socket until the core is connected, and the socket where ranks meet. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -8,87 +9,180 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from octavo_engine.config import EngineConfig, ServerConfig
+from octavo_engine.config import EngineConfig, ParallelConfig, ServerConfig
 from octavo_engine.errors import ConfigError
+from octavo_engine.messages import LOST_TOUCH
 
 SOCKET_NAME = "engine"
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux
+MAX_LAST_WORDS = 65536
+
+
+@dataclass(slots=True)
+class RankProcess:
+    """One rank. `alive` is a pipe that ends when the process does, and brings its last words before."""
+
+    name: str  # for people
+    process: subprocess.Popen[bytes]
+    alive: int
+
+    def end(self) -> str | None:
+        """How it ended, in words; None if it lives, or ended only because it lost touch with another rank."""
+        try:
+            words = os.read(self.alive, MAX_LAST_WORDS)
+        except BlockingIOError:
+            return None
+        code = self.process.wait()  # the pipe has spoken or ended: so will the process
+        if code == LOST_TOUCH:
+            return None
+        if words:
+            return f"{self.name}: {words.decode(errors='replace')}"
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{self.name} ended unexpectedly ({how})"
 
 
 class CoreHandle:
-    """One core process, started by `start`. `alive` is a pipe that ends when the process does."""
+    """The processes that `start` has started, in the order of their ranks; the first is the core where there is one."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, alive: int) -> None:
-        self.process = process
+    def __init__(self, ranks: list[RankProcess], folder: Path) -> None:
+        self.ranks = ranks
         self.folder = folder
-        self.alive = alive
 
     @classmethod
     def start(cls, config: EngineConfig, loader: str | None = None) -> CoreHandle:
-        """Start the process and hand it `config`; it loads while the caller goes on.
+        """Start the ranks of this machine and hand them `config`; they load while the caller goes on.
 
         `loader` is `module:function`, in place of the one that reads the model: for tests.
+
+        Raises:
+            ConfigError: no folder for the socket can be made, or the ranks can't meet where they should.
         """
-        folder = _private_folder()
-        read_end, write_end = os.pipe()
-        boot: dict[str, object] = {
-            "config": msgspec.structs.replace(config, server=ServerConfig()),
-            "started_at": time.time(),
-        }
-        if loader is not None:
-            boot["loader"] = loader
-        data = msgspec.msgpack.encode(boot)
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "octavo_engine.core_process",
-                f"ipc://{folder / SOCKET_NAME}",
-                str(os.getpid()),
-            ],
-            stdin=subprocess.PIPE,
-            pass_fds=(write_end,),
-        )
-        os.close(write_end)
-        os.set_blocking(read_end, False)
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once; `alive` tells
-            process.stdin.write(len(data).to_bytes(4, "big") + data)
-            process.stdin.flush()
-        return cls(process, folder, read_end)
+        config = msgspec.structs.replace(config, server=ServerConfig())
+        boot: dict[str, object] = {"started_at": time.time()} | ({"loader": loader} if loader is not None else {})
+        handle = cls([], _private_folder())
+        listener = None
+        try:
+            if config.parallel.world_size > 1 and config.parallel.node_rank == 0:
+                listener = _listen(config.parallel)
+            for rank in config.parallel.ranks_here:
+                handle.ranks.append(_start(rank, _at(config, listener, rank), boot, handle.address))
+        except BaseException:
+            handle.close(timeout=0)
+            raise
+        finally:
+            if listener is not None:
+                listener.close()
+        return handle
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The engine core's."""
+        return self.ranks[0].process
 
     @property
     def address(self) -> str:
         return f"ipc://{self.folder / SOCKET_NAME}"
 
+    def cause(self) -> str | None:
+        """Why the engine is ending: the rank that ended by itself, in words. None while none is known to have."""
+        return next((how for rank in self.ranks if (how := rank.end()) is not None), None)
+
     def remove_folder(self) -> None:
         """Once both sides are connected, or when it is over: the name of the socket is needed no longer."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def close(self, timeout: float = 5.0) -> int:
-        """Wait for the process, kill it if it stays, tidy up; its exit code (negative: the signal that ended it)."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
+    def kill(self) -> None:
+        """End all ranks at once, whatever they do, and leave nothing behind."""
+        for rank in self.ranks:
+            rank.process.kill()
         self.remove_folder()
-        if self.alive >= 0:
-            os.close(self.alive)
-            self.alive = -1
-        return code
+
+    def close(self, timeout: float = 5.0) -> int:
+        """Wait for the processes, kill those that stay, tidy up; the core's exit code (negative: its signal)."""
+        end = time.monotonic() + timeout
+        for rank in self.ranks:
+            assert rank.process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                rank.process.stdin.close()
+        for rank in self.ranks:
+            try:
+                rank.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                rank.process.kill()
+                rank.process.wait()
+            if rank.alive >= 0:
+                os.close(rank.alive)
+                rank.alive = -1
+        self.remove_folder()
+        return self.ranks[0].process.returncode if self.ranks else 0
+
+
+def _start(rank: int, config: EngineConfig, boot: dict[str, object], address: str) -> RankProcess:
+    """Start one process; `boot` is what a core is told besides its configuration."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    fds = [write_end]
+    if config.parallel.listen_fd is not None:
+        fds.append(config.parallel.listen_fd)
+    if rank == 0:
+        arguments = ["octavo_engine.core_process", address, str(os.getpid())]
+        told = boot | {"config": config}
+    else:
+        arguments = ["octavo_engine.rank_process", str(os.getpid())]
+        told = {"config": config, "rank": rank, "words": write_end}
+    process = subprocess.Popen([sys.executable, "-P", "-m", *arguments], stdin=subprocess.PIPE, pass_fds=fds)
+    os.close(write_end)
+    assert process.stdin is not None
+    data = msgspec.msgpack.encode(told)
+    with contextlib.suppress(BrokenPipeError):  # it died at once; `alive` tells
+        process.stdin.write(len(data).to_bytes(4, "big") + data)
+        process.stdin.flush()
+    size = config.parallel.world_size
+    return RankProcess("the engine core" if size == 1 else f"rank {rank} of {size}", process, read_end)
+
+
+def _at(config: EngineConfig, listener: socket.socket | None, rank: int) -> EngineConfig:
+    """`config` with the place where ranks really meet; the first of them serves it."""
+    if listener is None:
+        return config
+    parallel = msgspec.structs.replace(
+        config.parallel,
+        master_addr=listener.getsockname()[0],
+        master_port=listener.getsockname()[1],
+        listen_fd=listener.fileno() if rank == 0 else None,
+    )
+    return msgspec.structs.replace(config, parallel=parallel)
+
+
+def _listen(parallel: ParallelConfig) -> socket.socket:
+    """The socket where ranks meet: on one machine, any port of the loopback, which no other machine reaches."""
+    address, port = ("127.0.0.1", 0) if parallel.nnodes == 1 else (parallel.master_addr, parallel.master_port)
+    try:
+        family, _, _, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(target)
+            listener.listen(2 * parallel.world_size)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"--master-addr {address} --master-port {port}: the ranks can't meet there: {error.strerror}; on the node "
+            "of --node-rank 0, it must be an address of this machine and a free port"
+        ) from error
+    return listener
 
 
 def _private_folder() -> Path:

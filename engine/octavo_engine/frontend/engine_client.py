@@ -16,7 +16,7 @@ import zmq
 
 from octavo_engine.config import ModelFiles, SchedulerConfig, decode_files
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
-from octavo_engine.frontend.core_handle import CoreHandle
+from octavo_engine.frontend.core_handle import CoreHandle, RankProcess
 from octavo_engine.messages import (
     AbortRequests,
     EngineOutput,
@@ -35,6 +35,7 @@ from octavo_engine.messages import (
 # Plain ints: the enumerations cost more than the call.
 EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
+CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies on another machine
 
 
 class Observer(Protocol):
@@ -139,7 +140,6 @@ class EngineClient:
         self._on_progress: Callable[[str, float], None] = lambda _stage, _seconds: None
         self._files: asyncio.Future[ModelFiles] | None = None
         self._ready: asyncio.Future[Ready] | None = None
-        self._failure: str | None = None
         self.dead: EngineDeadError | None = None
         self.on_death: Callable[[EngineDeadError], None] = lambda _error: None
         self.stats = SchedulerStats(
@@ -155,7 +155,8 @@ class EngineClient:
         self._files = self._loop.create_future()
         self._ready = self._loop.create_future()
         self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._readable)  # type: ignore[arg-type]
-        self._loop.add_reader(self._core.alive, self._core_ended)
+        for rank in self._core.ranks:
+            self._loop.add_reader(rank.alive, self._rank_ended, rank)
         self._loop.call_soon(self._readable)  # the descriptor is edge-triggered: what came before must be asked for
 
     async def model_files(self) -> ModelFiles:
@@ -242,8 +243,7 @@ class EngineClient:
 
     def kill(self) -> None:
         """End the core at once, whatever it does, and leave nothing behind."""
-        self._core.process.kill()
-        self._core.remove_folder()
+        self._core.kill()
 
     def drop_all(self, reason: str) -> None:
         """Abort every request; whoever waits for one gets an EngineDeadError with `reason`."""
@@ -333,18 +333,26 @@ class EngineClient:
         elif isinstance(message, Ready):
             self._ready.set_result(message)
         else:
-            self._failure = message.reason
             self._die(message.reason)
 
-    def _core_ended(self) -> None:
-        """The pipe has ended, and with it the process; what it said last may still be in the socket."""
+    def _rank_ended(self, rank: RankProcess) -> None:
+        """The pipe has ended, and with it the process; what the core said last may still be in the socket."""
+        assert self._loop is not None
+        self._loop.remove_reader(rank.alive)
         self._readable()
         if self.dead is None:
-            code = self._core.process.wait()
-            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            self._die(self._failure or f"the engine core ended unexpectedly ({how})")
-        elif self._loop is not None:
-            self._loop.remove_reader(self._core.alive)
+            self._find_cause(time.monotonic() + CAUSE_SECONDS)
+
+    def _find_cause(self, end: float) -> None:
+        """When one rank ends, the others follow: until `end`, look for the one that was first."""
+        if self.dead is not None:
+            return
+        cause = self._core.cause()
+        if cause is None and time.monotonic() < end:
+            assert self._loop is not None
+            self._loop.call_later(0.05, self._find_cause, end)
+            return
+        self._die(cause or "the ranks lost touch with those of another node, which ended or can't be reached")
 
     def _die(self, reason: str) -> None:
         if self.dead is not None:
@@ -367,5 +375,6 @@ class EngineClient:
     def _stop_listening(self) -> None:
         if self._loop is not None and not self._socket.closed:
             self._loop.remove_reader(self._socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
-            if self._core.alive >= 0:
-                self._loop.remove_reader(self._core.alive)
+            for rank in self._core.ranks:
+                if rank.alive >= 0:
+                    self._loop.remove_reader(rank.alive)

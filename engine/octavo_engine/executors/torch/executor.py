@@ -163,7 +163,7 @@ class TorchExecutor(Executor):
             if flight.drawn is not None:
                 results.drawn = flight.drawn.to("cpu", non_blocking=True, copy=True)
             if self.device.type == "cuda":
-                flight.done = torch.cuda.Event()
+                flight.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 flight.done.record()
 
     def collect(self, handle: StepHandle) -> StepOutput:
@@ -246,8 +246,10 @@ class TorchExecutor(Executor):
     def _largest_step(self) -> None:
         step = largest_step(self.config.scheduler, self.layout, self.requests.token_ids.shape[1])
         handle = self.submit(step)
-        self.sample(handle)
-        self.collect(handle)
+        if self.parallel.place.last_stage:
+            self.sample(handle)
+            self.collect(handle)
+        self._flights.clear()
         self.requests.clear()
 
     def _loaded(self) -> tuple[Decoder, Sampler, KVCache]:

@@ -15,6 +15,8 @@ from torch.nn.functional import embedding
 from octavo_models.partition import Place
 
 WHOLE = Place()
+# torch 2.13's name for it, and the name before.
+gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class RankedParallel(Parallel):
         if self.place.tensor_size == 1:
             return x
         parts = x.new_empty(self.place.tensor_size, *x.shape)  # [tensor_size, n, rows]
-        dist.all_gather_into_tensor(parts.view(-1, x.shape[-1]), x.contiguous(), group=self.tensor_group)
+        gather_into(parts.view(-1, x.shape[-1]), x.contiguous(), group=self.tensor_group)
         return parts.movedim(0, 1).reshape(x.shape[0], -1)[:, :vocab_size]
 
     def receive(self, x: Tensor) -> Tensor:

@@ -1,0 +1,223 @@
+"""A model over several ranks: rank 0 leads with `LeadExecutor`, the others `follow`. Each has a `TorchExecutor`.
+
+A step goes out as the scheduler's own output, in msgpack, and every rank runs it alike. All ranks of the last stage
+draw every token, from the same gathered logits by the same Philox draws: one collective a step, where "rank 0 draws
+and tells" needs two, and a drawn token never leaves the device for the next step. With several stages, what the last
+one drew goes round once, for the first one embeds it.
+
+A rank that fails in a step leaves the others waiting inside of it, so no request can be blamed alone: the engine ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import msgspec
+
+from octavo_engine.config import EngineConfig, ModelFiles, decode_files, encode_files
+from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+from octavo_engine.errors import DeviceLostError
+from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.parallel_group import RankGroup
+from octavo_models.spec import KVLayout, ModelSpec
+
+
+class InitKV(msgspec.Struct, frozen=True, tag="init_kv"):
+    """Allocate pages."""
+
+    num_blocks: tuple[int, ...]
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Run a step and draw."""
+
+    scheduled: SchedulerOutput
+
+
+class Close(msgspec.Struct, frozen=True, tag="close"):
+    """The engine ends in good order."""
+
+
+Command = InitKV | Step | Close
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A rank's `Capacity`."""
+
+    layout: KVLayout
+    weight_bytes: int
+    kv_bytes: int | None
+
+
+ENCODER = msgspec.msgpack.Encoder()
+COMMANDS = msgspec.msgpack.Decoder(Command)
+FOUND = msgspec.msgpack.Decoder(Found)
+OUTPUTS = msgspec.msgpack.Decoder(StepOutput)
+
+
+class LeadExecutor(Executor):
+    """Rank 0 of several. Everything that it is asked, it has the others do too."""
+
+    def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> None:
+        self._group = RankGroup(config.parallel, 0)
+        self._group.publish(files_key(config), encode_files(files))
+        self._rank = Rank(config, spec, files, self._group)
+        self._reachable = False  # the others wait for what they are told
+
+    @property
+    def capabilities(self) -> Capabilities:
+        own, parallel = self._rank.executor.capabilities, self._group.config
+        return replace(
+            own,
+            name=f"{own.name}, {parallel.world_size} ranks",
+            asynchronous=own.asynchronous and parallel.pipeline_parallel_size == 1,
+        )
+
+    def load(self) -> Capacity:
+        """What fits on every rank: the widest pages, the least memory."""
+        found = self._rank.load()
+        first = found[0].layout
+        groups = tuple(
+            replace(group, page_bytes=max(f.layout.groups[g].page_bytes for f in found))
+            for g, group in enumerate(first.groups)
+        )
+        here = self._group.config.ranks_here
+        kv_bytes = [f.kv_bytes for f in found if f.kv_bytes is not None]
+        self._reachable = True
+        return Capacity(
+            replace(first, groups=groups),
+            sum(found[rank].weight_bytes for rank in here),
+            min(kv_bytes, default=None),
+            sharers=len(here),
+        )
+
+    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
+        self._tell(InitKV(num_blocks))
+        self._rank.executor.init_kv(num_blocks)
+
+    def submit(self, step: SchedulerOutput) -> StepHandle:
+        with self._one_step():
+            self._tell(Step(step))
+            return self._rank.executor.submit(step)
+
+    def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
+        assert grammar_mask is None, "this executor takes no grammar masks"
+        with self._one_step():
+            self._rank.sample(handle)
+
+    def collect(self, handle: StepHandle) -> StepOutput:
+        with self._one_step():
+            return self._rank.collect(handle)
+
+    def close(self) -> None:
+        if self._reachable:
+            with contextlib.suppress(RuntimeError):  # a rank is gone: the others find out by themselves
+                self._tell(Close())
+                self._group.close()
+        self._rank.executor.close()
+
+    def _tell(self, command: Command) -> None:
+        self._group.broadcast(ENCODER.encode(command))
+
+    @contextmanager
+    def _one_step(self) -> Iterator[None]:
+        """Whatever fails in here has failed for all ranks."""
+        reachable, self._reachable = self._reachable, False
+        with self._rank.failing_together():
+            yield
+        self._reachable = reachable
+
+
+class Rank:
+    """What leader and followers do alike, each at its place."""
+
+    def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: RankGroup) -> None:
+        self._group = group
+        self.executor = TorchExecutor(_shared_out(config), spec, files, group.device, group.parallel)
+
+    def load(self) -> list[Found]:
+        """Load; what every rank found."""
+        own = self.executor.load()
+        data = ENCODER.encode(Found(own.layout, own.weight_bytes, own.kv_bytes))
+        return [FOUND.decode(found) for found in self._group.gather("capacity", data)]
+
+    def sample(self, handle: StepHandle) -> None:
+        if self._group.place.last_stage:
+            self.executor.sample(handle)
+
+    def collect(self, handle: StepHandle) -> StepOutput:
+        """What the step made, on every rank."""
+        place = self._group.place
+        if place.num_stages == 1:
+            return self.executor.collect(handle)
+        source = self._group.config.world_size - place.tensor_size
+        if not place.last_stage:
+            output = OUTPUTS.decode(self._group.broadcast(None, source))
+            self.executor.take_drawn(handle, output)
+            return output
+        output = self.executor.collect(handle)
+        self._group.broadcast(ENCODER.encode(output) if self._group.rank == source else None, source)
+        return output
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Raises DeviceLostError for what went wrong here; doesn't return if it went wrong elsewhere."""
+        try:
+            yield
+        except Exception as error:
+            self._group.settle()
+            raise DeviceLostError(
+                f"rank {self._group.rank} failed in a step, and the ranks are no longer in step: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: RankGroup) -> None:
+    """Do what rank 0 does until it ends in good order.
+
+    Raises:
+        OctavoError: this rank can't go on.
+    """
+    rank = Rank(config, spec, files, group)
+    rank.load()
+    # As many steps are read later as rank 0 lets run on: waiting for one would keep the next from being launched.
+    ahead = 1 if rank.executor.capabilities.asynchronous and group.place.num_stages == 1 else 0
+    running: deque[StepHandle] = deque()
+    while True:
+        command = COMMANDS.decode(group.broadcast(None))
+        if isinstance(command, InitKV):
+            rank.executor.init_kv(command.num_blocks)
+        elif isinstance(command, Step):
+            with rank.failing_together():
+                handle = rank.executor.submit(command.scheduled)
+                rank.sample(handle)
+                running.append(handle)
+                while len(running) > ahead:
+                    rank.collect(running.popleft())
+        else:
+            group.close()
+            rank.executor.close()
+            return
+
+
+def files_key(config: EngineConfig) -> str:
+    """Under which the ranks of a machine find where the model's files lie there."""
+    return f"files/{config.parallel.node_rank}"
+
+
+def files_of(config: EngineConfig, group: RankGroup) -> ModelFiles:
+    """Where the first rank of this machine has found or put the model's files."""
+    return decode_files(group.ask(files_key(config)))
+
+
+def _shared_out(config: EngineConfig) -> EngineConfig:
+    """With the rank's share of the threads: ranks that each used every core would wait on each other."""
+    threads = config.executor.threads or len(os.sched_getaffinity(0))
+    share = max(1, threads // len(config.parallel.ranks_here))
+    return msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, threads=share))

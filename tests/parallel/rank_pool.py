@@ -1,0 +1,89 @@
+"""Ranks for tests: processes that have imported torch once, and run one model after another over any of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo_engine.config import EngineConfig
+from octavo_engine.messages import EngineRequest
+
+WORKER = Path(__file__).with_name("rank_worker.py")
+TESTS = Path(__file__).parent.parent
+SECONDS = 240.0
+
+
+class RankPool:
+    """`run` gives a model to as many of the processes as it has ranks; the processes start when first needed."""
+
+    def __init__(self) -> None:
+        self.workers: list[subprocess.Popen[str]] = []
+
+    def run(self, config: EngineConfig, requests: Sequence[EngineRequest]) -> dict[str, dict[str, Any]]:
+        """What became of each request: tokens, finish_reason, logprobs and so on."""
+        size = config.parallel.world_size
+        while len(self.workers) < size:
+            self._start()
+        ranks = self.workers[:size]
+        watchdog = threading.Timer(SECONDS, self.close)
+        watchdog.start()
+        try:
+            self._tell(ranks[0], {"config": _packed(config), "requests": _packed(list(requests)), "rank": 0})
+            port = self._answer(ranks[0])["port"]
+            parallel = msgspec.structs.replace(config.parallel, master_port=port)
+            for rank in range(1, size):
+                there = msgspec.structs.replace(config, parallel=parallel)
+                self._tell(ranks[rank], {"config": _packed(there), "rank": rank})
+            answer = self._answer(ranks[0])
+            for rank in ranks[1:]:
+                self._answer(rank)
+        finally:
+            watchdog.cancel()
+        return answer["results"]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            worker.communicate()
+        self.workers.clear()
+
+    def _start(self) -> None:
+        paths = [str(TESTS), *(str(Path(path).resolve()) for path in sys.path if path)]
+        self.workers.append(
+            subprocess.Popen(
+                [sys.executable, "-P", str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            )
+        )
+
+    @staticmethod
+    def _tell(worker: subprocess.Popen[str], job: dict[str, Any]) -> None:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps(job) + "\n")
+        worker.stdin.flush()
+
+    def _answer(self, worker: subprocess.Popen[str]) -> dict[str, Any]:
+        assert worker.stdout is not None
+        line = worker.stdout.readline()
+        answer = json.loads(line) if line else {"error": "a rank ended without a word"}
+        if "error" in answer:
+            self.close()  # the others wait for it
+            raise AssertionError(answer["error"])
+        return answer
+
+
+def _packed(value: Any) -> str:
+    return base64.b64encode(msgspec.msgpack.encode(value)).decode()

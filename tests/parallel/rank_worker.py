@@ -1,0 +1,59 @@
+"""One rank of `rank_pool`: reads jobs as lines of JSON, runs them, answers each with a line."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import socket
+import sys
+import traceback
+from typing import Any
+
+import msgspec
+from engine_runs import generate, running_core
+
+from octavo_engine.config import EngineConfig
+from octavo_engine.messages import EngineRequest
+from octavo_engine.rank_process import RankBoot, run
+
+
+def lead(config: EngineConfig, requests: list[EngineRequest], answer: Any) -> dict[str, Any]:
+    """Be rank 0, in the engine core's place."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answer({"port": listener.getsockname()[1]})
+        parallel = msgspec.structs.replace(
+            config.parallel, master_port=listener.getsockname()[1], listen_fd=os.dup(listener.fileno())
+        )
+    with running_core(msgspec.structs.replace(config, parallel=parallel)) as core:
+        finished = generate(core, requests)
+        ready = core.ready()
+    results = {name: dataclasses.asdict(result) for name, result in finished.items()}
+    return {"results": results, "num_blocks": ready.num_blocks}
+
+
+def main() -> None:
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints does not answer
+
+    def answer(value: dict[str, Any]) -> None:
+        out.write(json.dumps(value, default=msgspec.to_builtins) + "\n")
+        out.flush()
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        config = msgspec.msgpack.decode(base64.b64decode(job["config"]), type=EngineConfig)
+        try:
+            if job["rank"] == 0:
+                requests = msgspec.msgpack.decode(base64.b64decode(job["requests"]), type=list[EngineRequest])
+                answer(lead(config, requests, answer))
+            else:
+                run(RankBoot(config, job["rank"], -1))
+                answer({})
+        except Exception:
+            answer({"error": traceback.format_exc()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""However many ranks a model is spread over, it says the same."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from engine_runs import engine_config, request
+from rank_pool import RankPool
+
+from octavo_engine.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 301,  # no size here divides it
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "torch_dtype": "float32",
+}
+BIASES = {"attention_bias": True, "mlp_bias": True}
+MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "sliding_window": 9, "num_key_value_heads": 4}
+# Three windows, then one layer that sees all: stages that have no layer of a group.
+GEMMA = LLAMA | {
+    "architectures": ["Gemma3ForCausalLM"],
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    "tie_word_embeddings": True,
+}
+MODELS = {"llama": LLAMA, "llama with biases": LLAMA | BIASES, "mistral with a window": MISTRAL, "gemma 3": GEMMA}
+PROMPTS = [[5, 9, 13, 300, 40, 41, 42, 7, 30, 31], list(range(1, 38)), [299, 1]]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = RankPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder with a config.json for each of MODELS."""
+    made = {}
+    for name, config in MODELS.items():
+        made[name] = tmp_path_factory.mktemp("model")
+        (made[name] / "config.json").write_text(json.dumps(config))
+    return made
+
+
+def spread(config, tensor=1, pipeline=1):
+    parallel = ParallelConfig(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
+    return msgspec.structs.replace(config, parallel=parallel)
+
+
+def dummy(folder, *, pages=64, seqs=8):
+    model = ModelConfig(model=str(folder), served_model_names=("m",), load_format="dummy", dtype="float32", seed=3)
+    return engine_config(
+        model,
+        "torch",
+        cache=CacheConfig(num_gpu_blocks_override=pages),
+        scheduler=SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=24),
+    )
+
+
+def requests():
+    """Greedy ones and one that draws, in chunks of prompts beside decodes, with the words' log-probabilities."""
+    greedy = [request(f"greedy{i}", prompt, 12) for i, prompt in enumerate(PROMPTS)]
+    drawn = request("drawn", PROMPTS[0], 12, temperature=1.5, top_k=40, seed=7, logprobs=2)
+    scored = request("scored", PROMPTS[1], 2, prompt_logprobs=1, repetition_penalty=1.3)
+    return [*greedy, drawn, scored]
+
+
+@pytest.fixture(scope="module")
+def alone(pool, folders):
+    """What one rank says, a model."""
+    said = {}
+
+    def of(name):
+        if name not in said:
+            said[name] = pool.run(dummy(folders[name]), requests())
+        return said[name]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "pipeline"),
+    [
+        ("llama", 2, 1),
+        ("llama", 4, 1),  # more ranks than KV heads
+        ("llama with biases", 2, 1),
+        ("mistral with a window", 2, 1),
+        ("mistral with a window", 4, 1),
+        ("gemma 3", 4, 1),
+        ("llama", 1, 3),
+        ("gemma 3", 1, 2),
+        ("gemma 3", 2, 2),
+    ],
+)
+def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeline):
+    """Greedy and drawn ones; log-probabilities too, as far as a sum in another order leaves them."""
+    expected = alone(name)
+    got = pool.run(spread(dummy(folders[name]), tensor, pipeline), requests())
+    assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
+    assert len({tuple(result["tokens"]) for result in got.values()}) == len(got), "the model tells prompts apart"
+    for mine, theirs in zip(got["drawn"]["logprobs"], expected["drawn"]["logprobs"], strict=True):
+        assert mine[0] == theirs[0]
+        assert mine[1] == pytest.approx(theirs[1], abs=1e-4)
+    prompt = [entry[1] for entry in got["scored"]["prompt_logprobs"][1:]]
+    assert prompt == pytest.approx([entry[1] for entry in expected["scored"]["prompt_logprobs"][1:]], abs=1e-4)
+
+
+def test_a_preempted_sequence_goes_on_alike_on_every_rank(pool, folders, alone):
+    """With pages for less than what runs, sequences are preempted; the tokens stay."""
+    got = pool.run(spread(dummy(folders["llama"], pages=18, seqs=5), 2), long_ones())
+    assert sum(result["num_preemptions"] for result in got.values()) > 0
+    expected = pool.run(dummy(folders["llama"]), long_ones())
+    assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
+
+
+def long_ones():
+    return [request(f"long{i}", [i + 1, *range(40)], 40) for i in range(5)]
+
+
+def test_a_request_that_can_not_run_ends_alone_on_every_rank(pool, folders):
+    """The draw fails on all of them; those beside it go on."""
+    bad = request("bad", [1, 2, 3], 4, allowed_token_ids=(5,), bad_words=((5,),))
+    good = request("good", PROMPTS[0], 6)
+    got = pool.run(spread(dummy(folders["llama"]), 2, 2), [bad, good])
+    assert got["good"]["finish_reason"] == "length"
+    assert len(got["good"]["tokens"]) == 6
+    assert (got["bad"]["finish_reason"], got["bad"]["tokens"]) == ("error", [])
+    assert "no token can be drawn" in got["bad"]["error"]
