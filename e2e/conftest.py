@@ -66,7 +66,7 @@ def _archives() -> list[Path]:
     folder = Path(os.environ.get("OCTAVO_CACHE") or Path.home() / ".cache" / "octavo").expanduser() / "images"
     newest: dict[str, Path] = {}
     for path in sorted(folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
-        newest[path.name.split("-")[0]] = path
+        newest[path.stem.rpartition("-")[0]] = path  # without the digest of what it was made of
     if not newest:
         pytest.exit(f"no images in {folder}: run `make images`", returncode=2)
     return list(newest.values())

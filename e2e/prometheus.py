@@ -1,7 +1,4 @@
-"""A real Prometheus on this machine, which scrapes a cluster's pods through the API server.
-
-Its own service discovery finds them, and labels them as a ServiceMonitor would: namespace, pod, service.
-"""
+"""A real Prometheus on this machine, which scrapes a cluster's pods through the API server, with a ServiceMonitor's labels."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 from e2e.cluster import Cluster
 
 INTERVAL_S = 5
+PORTS = {"engines": 8000, "operators": 8080}
 
 
 class NoPrometheusError(Exception):
@@ -47,39 +45,17 @@ def binary(cache: Path) -> Path:
     return program
 
 
-def config(api_server: str) -> dict[str, Any]:
-    """Engines and operators, found by their labels."""
+def config(api_server: str, pods: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Scrapes of `pods`, each with its job: "engines" or "operators". Debian's build can't discover them itself."""
+    jobs: dict[str, list[dict[str, Any]]] = {}
+    for job, pod in pods:
+        metadata = pod["metadata"]
+        where = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}:{PORTS[job]}/proxy/metrics"
+        labels = {"__metrics_path__": where, "namespace": metadata["namespace"], "pod": metadata["name"]}
+        jobs.setdefault(job, []).append({"targets": [api_server], "labels": labels})
     return {
         "global": {"scrape_interval": f"{INTERVAL_S}s", "scrape_timeout": f"{INTERVAL_S}s"},
-        "scrape_configs": [
-            _job("engines", api_server, "octavo_dev_service", ".+", 8000),
-            _job("operators", api_server, "app_kubernetes_io_name", "octavo-operator", 8080),
-        ],
-    }
-
-
-def _job(name: str, api_server: str, label: str, value: str, port: int) -> dict[str, Any]:
-    meta = "__meta_kubernetes"
-    path = f"/api/v1/namespaces/$1/pods/$2:{port}/proxy/metrics"
-    return {
-        "job_name": name,
-        "kubernetes_sd_configs": [{"role": "pod", "api_server": api_server}],
-        "relabel_configs": [
-            {"source_labels": [f"{meta}_pod_label_{label}"], "regex": value, "action": "keep"},
-            {"source_labels": [f"{meta}_pod_phase"], "regex": "Running", "action": "keep"},
-            {"source_labels": [f"{meta}_pod_container_port_number"], "regex": str(port), "action": "keep"},
-            {"target_label": "__address__", "replacement": api_server.removeprefix("http://")},
-            {
-                "source_labels": [f"{meta}_namespace", f"{meta}_pod_name"],
-                "separator": ";",
-                "regex": "(.+);(.+)",
-                "target_label": "__metrics_path__",
-                "replacement": path,
-            },
-            {"source_labels": [f"{meta}_namespace"], "target_label": "namespace"},
-            {"source_labels": [f"{meta}_pod_name"], "target_label": "pod"},
-            {"source_labels": [f"{meta}_pod_label_octavo_dev_service"], "target_label": "service"},
-        ],
+        "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
     }
 
 
@@ -109,9 +85,17 @@ class Prometheus:
 
 
 @contextmanager
-def running(program: Path, cluster: Cluster, folder: Path, proxy_port: int, port: int) -> Iterator[Prometheus]:
+def running(
+    program: Path,
+    cluster: Cluster,
+    folder: Path,
+    pods: Iterable[tuple[str, dict[str, Any]]],
+    *,
+    proxy_port: int,
+    port: int,
+) -> Iterator[Prometheus]:
     """Prometheus and `kubectl proxy`, until the end of the block."""
-    (folder / "prometheus.json").write_text(json.dumps(config(f"http://127.0.0.1:{proxy_port}")))
+    (folder / "prometheus.json").write_text(json.dumps(config(f"127.0.0.1:{proxy_port}", pods)))
     proxy = [cluster.tool("kubectl"), f"--kubeconfig={cluster.kubeconfig}", "proxy", f"--port={proxy_port}"]
     options = [f"--config.file={folder}/prometheus.json", f"--storage.tsdb.path={folder}/data"]
     log = folder / "prometheus.log"

@@ -9,8 +9,7 @@ import pytest
 from kubernetes_binaries import build
 
 from e2e import prometheus
-from e2e.test_tutorial import _free_port
-from e2e.world import ROOT
+from e2e.world import ROOT, free_port
 
 NAME = "watched"
 TUTORIAL_QUERIES = (
@@ -44,7 +43,10 @@ def watching(octavo, shared_namespace, tmp_path_factory):
     octavo.apply(octavo.service(NAME, shared_namespace))
     octavo.wait_ready(NAME, shared_namespace)
     folder = tmp_path_factory.mktemp("prometheus")
-    with prometheus.running(program, octavo.cluster, folder, _free_port(), _free_port()) as running:
+    pods = [("engines", pod) for pod in octavo.replicas(NAME, shared_namespace)]
+    pods += [("operators", pod) for pod in octavo.operator_pods()]
+    ports = {"proxy_port": free_port(), "port": free_port()}
+    with prometheus.running(program, octavo.cluster, folder, pods, **ports) as running:
         yield running
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.world import free_port
+
 TUTORIAL = Path(__file__).with_name("tutorial")
 OVERLAYS = Path(__file__).with_name("overlays")
 NAMESPACE, SERVER = "llm-demo", "vllm-server"
@@ -39,18 +41,12 @@ def demo(octavo, cluster, smollm2_folder):
 @pytest.fixture(scope="module")
 def forwarded(demo):
     """kubectl port-forward svc/vllm-server; the URL on this machine."""
-    port = _free_port()
+    port = free_port()
     argv = [demo.cluster.tool("kubectl"), f"--kubeconfig={demo.cluster.kubeconfig}", "port-forward", "-n", NAMESPACE]
     with subprocess.Popen([*argv, f"svc/{SERVER}", f"{port}:8000"], stdout=subprocess.DEVNULL) as process:
         demo.until(lambda: _listens(port), 30, "kubectl port-forward does not listen", every=0.2)
         yield f"http://localhost:{port}"
         process.terminate()
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listens(port):

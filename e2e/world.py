@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,14 @@ def outside(name: str, url: str) -> list[Object]:
             "endpoints": [{"addresses": [there.hostname]}],
         },
     ]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _in(namespace: str) -> tuple[str, ...]:
