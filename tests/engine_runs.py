@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.executors import create_executor
+from octavo_engine.executors.executor import Executor
 from octavo_engine.messages import EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
+from octavo_models.spec import ModelSpec
 
 MAX_STEPS = 20_000
 
@@ -41,12 +43,14 @@ def engine_config(
     """A configuration with half a GiB of pages, unless said otherwise.
 
     The twin gets one thread: its many small operations gain nothing from a second, and lose much to a busy machine.
+    `executor` may also be "triton": the torch executor over interpreted kernels.
     """
+    native = executor == "native"
     return EngineConfig(
         model=model,
         cache=cache or CacheConfig(kv_cache_memory_bytes=512 << 20),
         scheduler=scheduler or SchedulerConfig(),
-        executor=ExecutorConfig(executor=executor, threads=1 if executor == "torch" else 2),
+        executor=ExecutorConfig(executor="native" if native else "torch", threads=2 if native else 1),
     )
 
 
@@ -58,12 +62,28 @@ def request(request_id: str, prompt: Sequence[int], max_tokens: int = 64, **fiel
     )
 
 
+def interpreted(config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> Executor:
+    """The torch executor over Triton's kernels, which are interpreted on a CPU."""
+    import torch
+
+    from octavo_engine.executors.torch.executor import TorchExecutor
+    from octavo_engine.kernels.backends import triton_operations_on
+
+    cpu = torch.device("cpu")
+    return TorchExecutor(config, spec, files, cpu, operations=triton_operations_on(cpu))
+
+
 @contextmanager
-def running_core(config: EngineConfig, files: ModelFiles | None = None) -> Iterator[EngineCore]:
+def running_core(
+    config: EngineConfig,
+    files: ModelFiles | None = None,
+    spec: ModelSpec | None = None,
+    create: Callable[[EngineConfig, ModelSpec, ModelFiles], Executor] = create_executor,
+) -> Iterator[EngineCore]:
     """The loaded core of `config`, closed at the end."""
     files = files or resolve(config.model, lambda *_: None)
-    spec = describe(config.model, files)
-    core = EngineCore(config, create_executor(config, spec, files), spec)
+    spec = spec or describe(config.model, files)
+    core = EngineCore(config, create(config, spec, files), spec)
     try:
         yield core
     finally:

@@ -20,6 +20,7 @@ from octavo_engine.frontend.tokenizer import load_tokenizer
 
 NUM_TOKENS = 64
 CLOSE = 1e-4  # where the two best logits are closer, rounding decides and a comparison ends
+CUT_PROMPT, CUT_TOKENS = 19, 4
 PLAIN_TEXTS = ("harbour", "clocks")
 
 
@@ -66,6 +67,49 @@ def reference(model: RealModel) -> Reference:
     stored = json.loads((target / "reference.json").read_text())
     continuations = [Continuation(p, c["tokens"], c["gaps"]) for p, c in zip(ids, stored["continuations"], strict=True)]
     return Reference(continuations, texts, stored["losses"])
+
+
+@dataclass(frozen=True, slots=True)
+class CutReference:
+    """Two layers of a model between its embedding and its head: a greedy continuation and every token's logprob."""
+
+    prompt: list[int]
+    tokens: list[int]
+    gaps: list[float]
+    logprobs: list[float]  # of the prompt's tokens after the first, then of the continuation's
+
+
+@cache
+def cut_reference(model: RealModel, layers: tuple[int, ...]) -> CutReference:
+    """From the cache, or else computed, which takes as long as transformers takes to load the model."""
+    tokenizer = load_tokenizer(model.files)
+    prompt = tokenizer.encode(essay("harbour"))[:CUT_PROMPT]
+    key = versions() | {"size": model.gguf.stat().st_size, "prompt": prompt, "layers": layers, "layout": 1}
+    target = test_cache(f"{model.name}-cut", key)
+    if not target.exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            computed = _cut(_load(model), layers, prompt)
+        with written_whole(target) as folder:
+            (folder / "reference.json").write_text(json.dumps(computed))
+    return CutReference(prompt, **json.loads((target / "reference.json").read_text()))
+
+
+@torch.inference_mode()
+def _cut(model: Any, layers: tuple[int, ...], prompt: list[int]) -> dict[str, Any]:
+    model.model.layers = torch.nn.ModuleList(model.model.layers[i] for i in layers)
+    model.config.num_hidden_layers = len(layers)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[i] for i in layers]
+    ids, gaps = list(prompt), []
+    for _ in range(CUT_TOKENS):
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+        best = logits[-1].topk(2)
+        gaps.append(float(best.values[0] - best.values[1]))
+        ids.append(int(best.indices[0]))
+    logprobs = model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+    own = logprobs[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    return {"tokens": ids[len(prompt) :], "gaps": gaps, "logprobs": own.tolist()}
 
 
 def _compute(model: RealModel, ids: list[list[int]], texts: dict[str, list[int]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,15 +11,22 @@ from octavo_engine.kernels.reference_operations import ReferenceOperations
 
 
 def operations_on(device: torch.device, tuning: Path | None = None) -> Operations:
-    """Triton's kernels on a card; elsewhere plain torch, unless TRITON_INTERPRET=1 asks to see the kernels run.
-
-    `tuning`: a file that `octavo_engine.kernels.tune` wrote.
+    """Triton's kernels on a card, plain torch on a CPU. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
 
     Raises:
         ExecutorError: the card is too old, or the file is none.
     """
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type == "cpu":
         return ReferenceOperations()
+    return triton_operations_on(device, tuning)
+
+
+def triton_operations_on(device: torch.device, tuning: Path | None = None) -> Operations:
+    """Triton's kernels, on a CPU too: there its interpreter runs them, if TRITON_INTERPRET was set before its import.
+
+    Raises:
+        ExecutorError: the card is too old, or the file is none.
+    """
     from octavo_engine.kernels.triton.operations import TritonOperations  # noqa: PLC0415
 
     if device.type == "cpu":

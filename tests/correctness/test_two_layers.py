@@ -1,0 +1,64 @@
+"""Two layers of each real model, run by every implementation, Triton's kernels in their interpreter among them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from engine_runs import engine_config, generate, interpreted, running_core
+from engine_runs import request as ask
+from transformers_reference import CLOSE, CUT_TOKENS, cut_reference
+
+from octavo_engine.executors import create_executor
+from octavo_engine.weights.describe import describe
+
+pytestmark = pytest.mark.timeout(900)  # the first to run computes the reference
+
+CUTS = {"smollm2": (0, 1), "gemma3": (4, 5)}  # of Gemma: one layer with a window, one without
+IMPLEMENTATIONS = {
+    "native": ("native", create_executor),
+    "torch": ("torch", create_executor),
+    "triton": ("torch", interpreted),
+}
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.15}  # of a token's log-probability
+RELATIVE = {"float32": 0.0, "bfloat16": 0.01}  # of the least likely ones
+
+
+def cut(spec, layers):
+    """The model of these layers alone, which reads its weights from where they lie."""
+    weights = []
+    for weight in spec.weights:
+        number, _, last = weight.name.removeprefix("layers.").partition(".")
+        if not last:
+            weights.append(weight)
+        elif int(number) in layers:
+            weights.append(dataclasses.replace(weight, name=f"layers.{layers.index(int(number))}.{last}"))
+    return dataclasses.replace(spec, layers=tuple(spec.layers[i] for i in layers), weights=tuple(weights))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_two_layers_compute_what_transformers_computes(implementation, name, dtype, request):
+    """A prompt beyond one page and some tokens after it, beside a request that is drawn at the same time."""
+    model = request.getfixturevalue(name)
+    expected = cut_reference(model, CUTS[name])
+    executor, create = IMPLEMENTATIONS[implementation]
+    config = engine_config(model.config(dtype, 64), executor)
+    spec = cut(describe(config.model, model.files), CUTS[name])
+    asked = [
+        ask("greedy", expected.prompt, CUT_TOKENS, logprobs=0, prompt_logprobs=0),
+        ask("drawn", expected.prompt[:3], 2, temperature=1.0, seed=5, top_k=40, repetition_penalty=1.2),
+    ]
+    with running_core(config, model.files, spec, create) as core:
+        results = generate(core, asked)
+    assert [r.error for r in results.values()] == [None, None]
+    assert len(results["drawn"].tokens) == 2
+    got = results["greedy"]
+    scored = [*(got.prompt_logprobs or [])[1:], *got.logprobs]
+    close = (i for i, gap in enumerate(expected.gaps) if gap < (CLOSE if dtype == "float32" else TOLERANCES[dtype]))
+    beyond_doubt = next(close, CUT_TOKENS)
+    assert got.tokens[:beyond_doubt] == expected.tokens[:beyond_doubt]
+    assert len(scored) == len(expected.logprobs)
+    for entry, logprob in zip(scored[: len(expected.prompt) + beyond_doubt], expected.logprobs, strict=False):
+        assert entry.logprob == pytest.approx(logprob, abs=TOLERANCES[dtype], rel=RELATIVE[dtype])

@@ -1,0 +1,160 @@
+"""Decodes through graphs give the tokens of decodes without: the ladder, the padding, the buffers that stay.
+
+A card records what a function launches; here `Replay` runs the function again over the same buffers and writes to the
+same outputs, which is all that a graph does with them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from engine_runs import engine_config, generate, request
+from tiny_models import make
+
+from octavo_engine.config import ModelConfig, SchedulerConfig
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.graphs import DecodeGraphs, ladder
+from octavo_engine.executors.torch.input_batch import RequestState, Run, StepBatch
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+
+
+class Replay:
+    """A recorder: a replay computes afresh, into the tensors of the first time."""
+
+    def __init__(self) -> None:
+        self.addresses: list[set[int]] = []
+        self.replays = 0
+
+    def forget(self) -> None:
+        pass
+
+    def record(self, run):
+        outputs = run()
+        fixed = [outputs.hidden, outputs.seq_lens, outputs.drawn]
+
+        def replay() -> None:
+            self.replays += 1
+            again = run()
+            assert again.rows.rows.data_ptr() == outputs.rows.rows.data_ptr()
+            for kept, new in zip(fixed, (again.hidden, again.seq_lens, again.drawn), strict=True):
+                if kept is not None:
+                    kept.copy_(new)
+
+        return outputs, replay
+
+
+def batch(lengths, counts=None, runs=()):
+    states = [
+        RequestState(str(i), [0], 1, SamplingParams(max_tokens=1), [], n - 1, row=i) for i, n in enumerate(lengths)
+    ]
+    return StepBatch(states, counts or [1] * len(lengths), lengths, list(runs), list(range(len(lengths))), {})
+
+
+def graphs(**fields):
+    sizes = {"max_requests": 24, "max_len": 100_000, "num_groups": 2} | fields
+    return DecodeGraphs(lambda *_: None, Replay(), device=torch.device("cpu"), **sizes)
+
+
+def test_the_ladder_pads_by_a_third_at_most():
+    assert ladder(1) == (1,)
+    assert ladder(256) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+    assert ladder(100)[-2:] == (96, 100)
+    for n in range(1, 257):
+        assert min(size for size in ladder(256) if size >= n) <= max(n + 1, 1.5 * n)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (batch([5]), (1, 1024)),
+        (batch([5, 1025, 7, 8, 9]), (6, 4096)),
+        (batch([9] * 24), (24, 1024)),
+        (batch([70_000]), (1, 100_000)),
+        (batch([70_000] * 24), (24, 100_000)),
+        (batch([9] * 25), None),
+        (batch([5, 9], [1, 3]), None),
+        (batch([]), None),
+    ],
+)
+def test_a_step_of_decodes_alone_has_a_graph(step, expected):
+    """Of the next size, for lengths up to the next bound; a step with a prefill has none."""
+    key = graphs().key(step, draws=True)
+    assert (key and (key.num_requests, key.max_seq_len)) == expected
+
+
+def test_many_long_requests_run_without():
+    """Reading their keys takes longer than launching; and attention's scratch would be large."""
+    assert graphs(max_requests=256).key(batch([70_000] * 200), draws=True) is None
+
+
+def test_news_beyond_the_buffer_do_not_fit():
+    step = batch([40, 40], runs=[Run(1, 0, 2, [5]), Run(2, 0, 2, [6]), Run(1, 1, 2, [7])])
+    made = graphs()
+    key = made.key(step, draws=True)
+    assert made.fits(key, step)
+    step.runs.append(Run(0, 1, 0, [1, 2, 3]))
+    assert not made.fits(key, step)
+
+
+def core(folder, recorder, **executor):
+    config = engine_config(
+        ModelConfig(model=str(folder), served_model_names=("tiny",), dtype="float32"),
+        "torch",
+        scheduler=SchedulerConfig(max_num_batched_tokens=48, max_num_seqs=6),
+    )
+    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, **executor))
+    files = resolve(config.model, lambda *_: None)
+    spec = describe(config.model, files)
+    return EngineCore(config, TorchExecutor(config, spec, files, recorder=recorder), spec)
+
+
+def requests():
+    """Short and long, greedy and drawn, some that want more than the token: these run half in a graph."""
+    fields = [
+        {},
+        {"temperature": 0.9},
+        {"logprobs": 3},
+        {"repetition_penalty": 1.3},
+        {"min_tokens": 9, "eos_token_ids": (2,)},
+    ]
+    return [
+        request(
+            str(i), [3 + (7 * i + j) % 200 for j in range(1 + 11 * i)], 10 + 3 * i, seed=i, **fields[i % len(fields)]
+        )
+        for i in range(9)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma 3"])
+def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
+    """Over two KV groups and one; with requests that end, so that the batch grows and shrinks along the ladder."""
+    make(kind, tmp_path)
+    recorder = Replay()
+    with_graphs, without = core(tmp_path, recorder), core(tmp_path, Replay(), enforce_eager=True)
+    got, expected = generate(with_graphs, requests()), generate(without, requests())
+    for name, result in expected.items():
+        assert got[name].tokens == result.tokens
+        for a, b in zip(got[name].logprobs, result.logprobs, strict=True):
+            assert a.token_id == b.token_id
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
+    assert recorder.replays > 10
+    assert with_graphs._executor._graphs.num_recorded > 2
+    assert without._executor._graphs is None, "--enforce-eager turns them off"
+
+
+def test_a_size_that_can_not_be_recorded_runs_without(tmp_path, caplog):
+    """No memory for it, perhaps: said once, and the tokens are the same."""
+
+    class Refusing(Replay):
+        def record(self, run):
+            raise RuntimeError("out of memory")
+
+    make("llama", tmp_path)
+    got = generate(core(tmp_path, Refusing()), requests()[:2])
+    expected = generate(core(tmp_path, Replay(), enforce_eager=True), requests()[:2])
+    assert {n: r.tokens for n, r in got.items()} == {n: r.tokens for n, r in expected.items()}
+    assert "can't be captured" in caplog.text
