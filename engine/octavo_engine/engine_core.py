@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
 from octavo_engine.core.memory_limit import available_memory, container_limit
-from octavo_engine.core.outputs import StepOutput
+from octavo_engine.core.outputs import KVOps, StepOutput
 from octavo_engine.core.scheduler import Scheduler
+from octavo_engine.core.swapping import SwapRule
 from octavo_engine.errors import ConfigError, DeviceLostError
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 MODEST_KV_BYTES = 4 * GIB  # what is taken at most where nobody said how much
 MODEST_SHARE = 0.25  # and at most this share of what the machine has to spare
+CARD_SWAP_GIB = 4.0  # beside a card; on a CPU swap space is memory that the pages themselves could have had
+PROBED_PAGES = 16  # of each group, to learn what a swap takes
 
 
 class EngineCore:
@@ -57,10 +60,13 @@ class EngineCore:
         capacity = executor.load()
         start = self._stage("loaded the weights", start)
         self._layout = capacity.layout
-        kv_bytes = _kv_bytes(config, capacity)
+        swap_bytes = _swap_bytes(config, capacity) if executor.capabilities.swapping else 0
+        kv_bytes = _kv_bytes(config, capacity, swap_bytes)
         self.max_model_len = _max_model_len(config, capacity, kv_bytes, spec)
         self.num_blocks = _num_blocks(config, capacity, kv_bytes, self.max_model_len)
-        executor.init_kv(self.num_blocks)
+        self.num_host_blocks = _num_host_blocks(swap_bytes, self.num_blocks, self.kv_cache_bytes)
+        executor.init_kv(self.num_blocks, self.num_host_blocks)
+        self._swap_rule = SwapRule(self._page_seconds())
         self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV pages", start)
         self._scheduler = Scheduler(
             config.scheduler,
@@ -68,6 +74,8 @@ class EngineCore:
             self.num_blocks,
             max_model_len=self.max_model_len,
             enable_prefix_caching=config.cache.enable_prefix_caching,
+            num_host_blocks=self.num_host_blocks,
+            swap_rule=self._swap_rule,
         )
 
     @property
@@ -109,8 +117,10 @@ class EngineCore:
         step = scheduler.schedule()
         if step is None:
             return scheduler.take_outputs()
+        start = time.perf_counter()
         try:
             result = self._execute(step)
+            self._swap_rule.note_step(step.total_tokens, time.perf_counter() - start)
         except DeviceLostError:
             raise
         except Exception:
@@ -174,6 +184,18 @@ class EngineCore:
             merged.prompt_logprobs.update(result.prompt_logprobs)
         return merged
 
+    def _page_seconds(self) -> list[float]:
+        """What a page of each group takes to host memory and back, measured on pages that nobody uses yet."""
+        seconds = []
+        for group, counts in enumerate(zip(self.num_blocks, self.num_host_blocks, strict=False)):
+            moves = tuple((group, page, page) for page in range(1, min(*counts, PROBED_PAGES + 1)))
+            there_and_back = KVOps(swap_in=moves, swap_out=moves)
+            self._executor.move_pages(there_and_back)  # touches the memory for the first time
+            start = time.perf_counter()
+            self._executor.move_pages(there_and_back)
+            seconds.append((time.perf_counter() - start) / max(1, len(moves)))
+        return seconds
+
     def _stage(self, stage: str, start: float) -> float:
         now = time.perf_counter()
         self._stages.append((stage, now - start))
@@ -182,7 +204,15 @@ class EngineCore:
         return now
 
 
-def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
+def _swap_bytes(config: EngineConfig, capacity: Capacity) -> int:
+    """Bytes of host memory for swapped pages: what the user said, else as much as vLLM takes beside a card."""
+    asked = config.cache.swap_space_gib
+    if asked is None:
+        asked = 0.0 if capacity.kv_bytes is None else CARD_SWAP_GIB
+    return int(asked * GIB)
+
+
+def _kv_bytes(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
     """Bytes for KV pages: what the user said, what the executor found, or a share of the container's memory."""
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
@@ -196,12 +226,14 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity) -> int:
         return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
     # Packed weights count as used already, mapped ones may not yet.
     taken = max(container.used, capacity.weight_bytes)
-    left = int(container.limit * cache.gpu_memory_utilization) - taken
+    left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes
     if left <= 0:
         raise ConfigError(
             f"no memory is left for the KV cache: the container's limit is {container.limit / GIB:.2f} GiB, of which "
             f"--gpu-memory-utilization allows {cache.gpu_memory_utilization:.0%}, and {taken / GIB:.2f} GiB are taken "
-            "(weights included): raise the limit, or choose a smaller model"
+            "(weights included)"
+            + (f", and {swap_bytes / GIB:.2f} GiB are --swap-space" if swap_bytes else "")
+            + ": raise the limit, or choose a smaller model"
         )
     return left // capacity.sharers
 
@@ -249,3 +281,10 @@ def _num_blocks(config: EngineConfig, capacity: Capacity, kv_bytes: int, max_mod
     return split_capacity(
         capacity.layout, kv_bytes, max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs
     )
+
+
+def _num_host_blocks(swap_bytes: int, num_blocks: tuple[int, ...], kv_bytes: int) -> tuple[int, ...]:
+    """Pages of each group in host memory, in the device's proportions; none where nothing is swapped."""
+    if not swap_bytes:
+        return ()
+    return tuple(n * swap_bytes // kv_bytes + 1 for n in num_blocks)  # and page 0, which is nobody's

@@ -75,6 +75,8 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache_queries: int  # tokens looked up
     prefix_cache_hits: int  # tokens found
     num_preemptions: int
+    num_swapped: int = 0  # waiting requests whose pages are in host memory
+    swap_usage: float = 0.0  # pages of host memory in use / all, 0–1
     iteration_tokens: list[int] = []  # tokens scheduled in each step since the last message
 
 

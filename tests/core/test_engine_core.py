@@ -245,27 +245,28 @@ def test_override_sets_the_number_of_pages() -> None:
 
 def test_executors_capacity_counts_where_the_user_said_nothing() -> None:
     """A card knows what it has left."""
-    executor = FakeExecutor(kv_bytes=20)
+    executor = FakeExecutor(kv_bytes=20 << 20, page_bytes=1 << 20)
     EngineCore(config(), executor)
     assert executor.num_blocks == (20,)
+    assert executor.num_host_blocks == (4096 + 1,)  # and it has 4 GiB of host memory beside it
 
 
 @pytest.mark.parametrize(
     ("limit", "available", "expected"),
     [
-        (MemoryLimit(limit=10 * GIB, used=2 * GIB), 0, int(10 * GIB * 0.92) - 2 * GIB),
-        (MemoryLimit(limit=10 * GIB, used=0), 0, int(10 * GIB * 0.92) - 5 * GIB),
+        (MemoryLimit(limit=10 * GIB, used=2 * GIB), 0, int(10 * GIB * 0.92) - 3 * GIB),
+        (MemoryLimit(limit=10 * GIB, used=0), 0, int(10 * GIB * 0.92) - 6 * GIB),
         (None, 100 * GIB, 4 * GIB),
         (None, 8 * GIB, 2 * GIB),
         (None, 0, 4 * GIB),
     ],
 )
 def test_memory_on_a_cpu_is_the_containers_or_modest(monkeypatch, limit, available, expected) -> None:
-    """A container's limit counts without what is taken; a machine without a limit is not taken over."""
+    """A container's limit counts without what is taken and the swap space; a machine without a limit is not taken over."""
     monkeypatch.setattr(engine_core, "container_limit", lambda: limit)
     monkeypatch.setattr(engine_core, "available_memory", lambda: available)
     capacity = SimpleNamespace(kv_bytes=None, weight_bytes=5 * GIB if limit and not limit.used else 0)
-    assert engine_core._kv_bytes(config(), capacity) == expected
+    assert engine_core._kv_bytes(config(), capacity, 1 * GIB) == expected
 
 
 def test_container_with_nothing_left_says_so(monkeypatch) -> None:

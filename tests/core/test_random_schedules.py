@@ -109,6 +109,7 @@ CONFIGS = st.fixed_dictionaries(
         "windows": st.sampled_from([(None,), (None, 5), (6,), (None, 3, 9), (1,), (None, 4)]),
         "max_model_len": st.sampled_from([16, 40]),
         "spare_bytes": st.integers(0, 60),
+        "swap_bytes": st.sampled_from([0, 0, 20, 300]),
         "caching": st.sampled_from([True, True, True, False]),
         "max_num_seqs": st.sampled_from([1, 2, 3, 8]),
         "max_num_batched_tokens": st.sampled_from([1, 3, 8, 30]),
@@ -233,12 +234,19 @@ TestRandomSchedules = RandomSchedules.TestCase
 
 @pytest.mark.parametrize("windows", [(None,), (None, 24)])
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
-def test_thousands_of_arrivals_in_a_pool_that_is_always_full(policy, windows) -> None:
+@pytest.mark.parametrize("swap_bytes", [0, 60, 2000])
+def test_thousands_of_arrivals_in_a_pool_that_is_always_full(policy, windows, swap_bytes) -> None:
     """Every one of them ends with the tokens of a lonely run, although most are preempted on the way."""
     rng = random.Random(5)
     executor = FakeExecutor(block_size=4, windows=windows)
     core = core_over(
-        executor, max_model_len=96, spare_bytes=60, max_num_seqs=12, max_num_batched_tokens=32, policy=policy
+        executor,
+        max_model_len=96,
+        spare_bytes=60,
+        swap_bytes=swap_bytes,
+        max_num_seqs=12,
+        max_num_batched_tokens=32,
+        policy=policy,
     )
     ledger = Ledger(core, executor, fcfs=policy == "fcfs")
     prefixes = [[rng.randrange(VOCAB) for _ in range(rng.randrange(4, 40))] for _ in range(8)]
@@ -262,4 +270,6 @@ def test_thousands_of_arrivals_in_a_pool_that_is_always_full(policy, windows) ->
             core.abort([rng.choice(ledger.open)])
     ledger.drain()
     assert core.stats().num_preemptions > 20
+    assert core.stats().num_swapped == core.stats().swap_usage == 0, "the swap space is empty in the end"
+    assert (executor.num_moved > 200) == (swap_bytes > 0)
     assert core.stats().prefix_cache_hits > 1000

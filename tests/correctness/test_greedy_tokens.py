@@ -15,6 +15,7 @@ from transformers_reference import NUM_TOKENS, Continuation, reference
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
+from octavo_engine.core.swapping import SwapRule
 from octavo_engine.weights.describe import describe
 
 pytestmark = pytest.mark.timeout(900)  # the first to run computes the reference
@@ -112,8 +113,11 @@ def cramped_case(request):
     return Case(request.getfixturevalue(model), executor)
 
 
-def test_across_forced_preemptions_and_chunked_prefill(cramped_case):
-    """Pages for two long sequences, and 96 tokens a step: requests are evicted and recomputed."""
+@pytest.mark.parametrize("swap_space_gib", [0.0, 0.5], ids=["recomputed", "swapped"])
+def test_across_forced_preemptions_and_chunked_prefill(cramped_case, swap_space_gib, monkeypatch):
+    """Pages for two long sequences, and 96 tokens a step: requests are evicted, and recomputed or swapped in again."""
+    swapped = []
+    monkeypatch.setattr(SwapRule, "pays", lambda _, num_tokens, num_pages: swapped.append(num_tokens) or True)
     longest = max(len(c.prompt) for c in cramped_case.expected.values()) + cramped_case.limit
     scheduler = SchedulerConfig(max_num_batched_tokens=96)
     config = cramped_case.model.config("float32", longest)
@@ -121,11 +125,12 @@ def test_across_forced_preemptions_and_chunked_prefill(cramped_case):
     # The growing ones come first, so that it is the others that must make room.
     growing, growth = (24, 60) if cramped_case.executor == "torch" else (12, 160)
     room = 2 * sequence_bytes(layout, longest, scheduler.max_num_batched_tokens)
-    pages = CacheConfig(kv_cache_memory_bytes=room)
+    pages = CacheConfig(kv_cache_memory_bytes=room, swap_space_gib=swap_space_gib)
     with running_core(engine_config(config, cramped_case.executor, cache=pages, scheduler=scheduler)) as core:
         others = [request(f"other {i}", range(100 + i, 120 + i), growth) for i in range(growing)]
         results = generate(core, [*others, *cramped_case.requests()])
     assert any(results[name].num_preemptions for name in cramped_case.expected)
+    assert bool(swapped) == bool(swap_space_gib)
     check(cramped_case.expected, results, cramped_case.limit)
 
 

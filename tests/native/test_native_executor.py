@@ -173,6 +173,45 @@ def test_threads_do_not_change_logits(spec, tmp_path):
         np.testing.assert_allclose(one, two, atol=1e-4)
 
 
+def test_swapped_pages_come_back_as_they_were(spec, tmp_path):
+    """Out to host memory, overwritten by another request, in again to other pages: the next logits differ in no bit."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+
+    def everywhere(*pages: int) -> tuple[list[int], ...]:
+        return tuple(list(pages) for _ in range(groups))
+
+    def moves(*pairs: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+        return tuple((group, *pair) for group in range(groups) for pair in pairs)
+
+    logits = []
+    for swapped in (False, True):
+        executor = NativeExecutor(config_of(), spec, files_of(tmp_path))
+        executor.load()
+        executor.init_kv((64,) * groups, (8,) * groups)
+        sequences = Sequences(executor, groups)
+        first = NewRequest("a", tokens_of(50, 1), GREEDY, everywhere(1, 2, 3, 4), 0)
+        sequences.run(SchedulerOutput(1, (first,), (), {"a": 50}, {"a": 1}, frozenset({"a"})))
+        if swapped:
+            out = KVOps(swap_out=moves((1, 7), (2, 1), (3, 3), (4, 2)))
+            other = NewRequest("b", tokens_of(60, 2), GREEDY, everywhere(1, 2, 3, 4), 0)
+            sequences.run(SchedulerOutput(2, (other,), (), {"b": 60}, {"b": 1}, frozenset({"b"}), kv_ops=out))
+            back = ContinuedRequest("a", everywhere(9, 5, 8, 6), 50, resumed=True)
+            kv_ops = KVOps(swap_in=moves((7, 9), (1, 5), (3, 8), (2, 6)))
+        else:
+            back, kv_ops = ContinuedRequest("a", everywhere(), 50), KVOps()
+        sequences.run(SchedulerOutput(3, (), (back,), {"a": 1}, {"a": 1}, frozenset({"a"}), kv_ops=kv_ops))
+        logits.append(sequences.logits[-1])
+        executor.close()
+    np.testing.assert_array_equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("ops", [{"swap_out": ((0, 64, 1),)}, {"swap_out": ((0, 1, 8),)}, {"swap_in": ((0, 0, 1),)}])
+def test_moves_of_pages_that_do_not_exist_are_refused(spec, executor, ops):
+    """Beyond the pool, beyond the swap space, or the null page: an error, and nothing is written anywhere."""
+    with pytest.raises(IndexError, match="outside of"):
+        executor.move_pages(KVOps(**ops))
+
+
 def test_a_seed_draws_the_same_tokens_in_any_company(spec, tmp_path):
     """Alone in one chunk, or with strangers and in pieces: a request's tokens are its own."""
     groups = len(spec.kv_layout(16, "f32").groups)

@@ -1,7 +1,7 @@
 """Block tables: which page holds which tokens of which sequence, one pool of pages for each KV group.
 
-Owns every page's life: found by content, taken, filled, left behind by a window, given back. Knows nothing of
-budgets or of the order in which sequences run. A sequence's pages change only here.
+Owns every page's life: found by content, taken, filled, left behind by a window, swapped to host memory and back,
+given back. Knows nothing of budgets or of the order in which sequences run. A sequence's pages change only here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_hashes import extend_chain
 from octavo_engine.core.block_pool import NULL_PAGE, BlockPool
+from octavo_engine.core.outputs import KVOps
 from octavo_engine.core.request import NEVER, Sequence
+from octavo_engine.core.swapping import HostPages, Swapped
 
 if TYPE_CHECKING:
+    from octavo_engine.core.swapping import SwapRule
     from octavo_models.spec import KVLayout
 
 Page = tuple[int, int]  # (group, page)
@@ -22,27 +25,53 @@ Page = tuple[int, int]  # (group, page)
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Pages that already hold the first `num_tokens` tokens of a sequence; 0 where a window does not look."""
+    """Pages that already hold the first `num_tokens` tokens of a sequence; 0 where a window does not look.
+
+    With `swapped` they are still in host memory, and the tables end before them.
+    """
 
     num_tokens: int
     tables: tuple[list[int], ...]
+    swapped: bool = False
 
 
 class BlockManager:
     """The pages of all groups.
 
     `max_chunk` is the most tokens that a sequence computes in one step: a window group holds the window and one chunk.
+    Without `num_host_blocks` nothing is swapped; without a rule all that can be is.
     """
 
-    def __init__(self, layout: KVLayout, num_blocks: tuple[int, ...], *, max_chunk: int, caching: bool) -> None:
+    def __init__(
+        self,
+        layout: KVLayout,
+        num_blocks: tuple[int, ...],
+        *,
+        max_chunk: int,
+        caching: bool,
+        num_host_blocks: tuple[int, ...] = (),
+        swap_rule: SwapRule | None = None,
+    ) -> None:
         self.block_size = layout.block_size
         self.pools = tuple(BlockPool(n) for n in num_blocks)
+        self.host = HostPages(num_host_blocks) if num_host_blocks else None
+        self._rule = swap_rule
+        self._swap_in: list[tuple[int, int, int]] = []
+        self._swap_out: list[tuple[int, int, int]] = []
         self._windows = tuple(group.window for group in layout.groups)
         self._groups = tuple(zip(self.pools, self._windows, strict=True))
         self._max_chunk = max_chunk
         self._caching = caching
 
     def lookup(self, seq: Sequence) -> Prefix:
+        """What need not be computed: what was swapped out, or the longest cached prefix if that is no shorter."""
+        prefix = self._cached(seq)
+        swapped = seq.swapped
+        if swapped is None or swapped.num_tokens <= prefix.num_tokens:
+            return prefix
+        return Prefix(swapped.num_tokens, tuple([NULL_PAGE] * first for first in swapped.first), swapped=True)
+
+    def _cached(self, seq: Sequence) -> Prefix:
         """The longest cached prefix of whole pages that leaves at least one token to compute.
 
         A full group needs every page of it, a window group the pages of its last window - 1 tokens.
@@ -99,6 +128,10 @@ class BlockManager:
                 if page:
                     pool.share(page)
             table.extend([pool.take() for _ in range(count)])
+        if seq.swapped is not None:
+            if prefix.swapped:
+                self._restore(seq, seq.swapped, prefix.tables)
+            self.drop_swapped(seq)
         seq.tables = prefix.tables
         seq.first_pages = [next((i for i, page in enumerate(table) if page), 0) for table in prefix.tables]
         seq.num_computed = prefix.num_tokens
@@ -150,6 +183,48 @@ class BlockManager:
         seq.num_computed = seq.capacity = seq.num_filled = 0
         seq.next_fill = NEVER
 
+    def swap_out(self, seq: Sequence) -> bool:
+        """Keep what `seq` has computed in host memory, where there is room and it pays; its own pages stay its own.
+
+        Pages that no later query sees are left out. The moves are the next `take_kv_ops`'s.
+        """
+        if self.host is None or not seq.num_computed:
+            return False
+        end = -(-seq.num_computed // self.block_size)
+        first = tuple(
+            0 if window is None else max(0, seq.num_computed - window + 1) // self.block_size
+            for window in self._windows
+        )
+        counts = [end - at for at in first]
+        if self._rule is not None and not self._rule.pays(seq.num_computed, counts):
+            return False
+        pages = self.host.take(counts)
+        if pages is None:
+            return False
+        seq.swapped = Swapped(seq.num_computed, first, pages)
+        self._swap_out += (
+            (group, table[at + k], page)
+            for group, (table, at, held) in enumerate(zip(seq.tables, first, pages, strict=True))
+            for k, page in enumerate(held)
+        )
+        return True
+
+    def drop_swapped(self, seq: Sequence) -> None:
+        """Give its pages in host memory back, if it has any."""
+        if seq.swapped is not None:
+            assert self.host is not None
+            self.host.release(seq.swapped.pages)
+            seq.swapped = None
+
+    def take_kv_ops(self) -> KVOps:
+        """The moves of pages since the last call; they come before the step that is being scheduled."""
+        if not (self._swap_in or self._swap_out):
+            return KVOps()
+        ops = KVOps(swap_in=tuple(self._swap_in), swap_out=tuple(self._swap_out))
+        self._swap_in.clear()
+        self._swap_out.clear()
+        return ops
+
     def pages_from(self, seq: Sequence, position: int) -> set[Page]:
         """The pages that hold `position` and what follows it."""
         first = position // self.block_size
@@ -176,6 +251,17 @@ class BlockManager:
         """Assert that no page is lost or held twice, in any group."""
         for pool in self.pools:
             pool.check()
+        if self.host is not None:
+            self.host.check()
+
+    def _restore(self, seq: Sequence, swapped: Swapped, tables: tuple[list[int], ...]) -> None:
+        """Have what was swapped out moved to the pages that `tables` now has for it; whole pages can be shared again."""
+        num_whole = swapped.num_tokens // self.block_size
+        for group, (pool, table) in enumerate(zip(self.pools, tables, strict=True)):
+            first = swapped.first[group]
+            self._swap_in += ((group, page, table[first + k]) for k, page in enumerate(swapped.pages[group]))
+            for i in range(first, min(num_whole, len(seq.digests))):
+                pool.remember(table[i], seq.digests[i])
 
     def _window_pages(self, window: int) -> int:
         """Pages that the last window - 1 tokens before a page's edge lie in."""

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_hashes import chain_root
+from octavo_engine.core.swapping import Swapped
 from octavo_engine.messages import EngineOutput
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ NEVER = 1 << 62  # a token count that no sequence reaches
 
 
 class Status(Enum):
-    """Where a sequence stands. PREEMPTED waits like WAITING, and will be recomputed."""
+    """Where a sequence stands. PREEMPTED waits like WAITING, to be recomputed or swapped in."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -51,6 +52,7 @@ class Sequence:
     num_filled: int = 0  # pages entered into the prefix cache
     next_fill: int = NEVER  # the number of computed tokens at which the next page is full
     digests: list[bytes] = field(default_factory=list)
+    swapped: Swapped | None = None  # while preempted: what of it is in host memory
     known: bool = False  # the executor has it
     wants_prompt_logprobs: bool = False
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)

@@ -2,7 +2,8 @@
 
 Continuous batching as in vLLM v1: there is no prefill or decode phase; every sequence has `num_computed` tokens that
 try to catch up with those it knows, within a budget of tokens a step. Running sequences go first, then waiting ones
-in order. When pages run out, the last sequence in that order is preempted: it waits again, and is recomputed.
+in order. When pages run out, the last sequence in that order is preempted: it waits again, to be swapped in or
+recomputed.
 
 Deterministic: the same calls give the same schedule. Knows nothing of clocks except to note when things happened.
 """
@@ -24,6 +25,7 @@ from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
 if TYPE_CHECKING:
     from octavo_engine.config import SchedulerConfig
     from octavo_engine.core.outputs import StepOutput
+    from octavo_engine.core.swapping import SwapRule
     from octavo_models.spec import KVLayout
 
 MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
@@ -41,6 +43,8 @@ class Scheduler:
         *,
         max_model_len: int,
         enable_prefix_caching: bool,
+        num_host_blocks: tuple[int, ...] = (),
+        swap_rule: SwapRule | None = None,
     ) -> None:
         self._max_num_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
@@ -48,7 +52,12 @@ class Scheduler:
         self._by_priority = config.policy == "priority"
         self._max_model_len = max_model_len
         self.blocks = BlockManager(
-            layout, num_blocks, max_chunk=config.max_num_batched_tokens, caching=enable_prefix_caching
+            layout,
+            num_blocks,
+            max_chunk=config.max_num_batched_tokens,
+            caching=enable_prefix_caching,
+            num_host_blocks=num_host_blocks,
+            swap_rule=swap_rule,
         )
         self._sequences: dict[str, Sequence] = {}  # accepted and not finished
         self._running: list[Sequence] = []  # in order
@@ -60,6 +69,9 @@ class Scheduler:
         self._batch: list[tuple[Sequence, int]] = []  # the step in flight: sequence, scheduled tokens
         self._gaps = False  # some of `_running` no longer run
         self._aborted: list[Sequence] = []  # finished while in flight; their pages are freed with the step
+        self._doubtful: set[Page] = (
+            set()
+        )  # that the step in flight, which has failed as a whole, should have swapped in
         self._queries = self._hits = self._preemptions = 0
         self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
 
@@ -166,17 +178,26 @@ class Scheduler:
         self._steps += 1
         self._iteration_tokens.append(sum(num_scheduled.values()))
         return SchedulerOutput(
-            self._steps, tuple(new), tuple(continued), num_scheduled, wanted, frozenset(samples), tuple(left)
+            self._steps,
+            tuple(new),
+            tuple(continued),
+            num_scheduled,
+            wanted,
+            frozenset(samples),
+            tuple(left),
+            kv_ops=blocks.take_kv_ops(),
         )
 
     def isolated(self, step: SchedulerOutput, errors: dict[str, str]) -> Iterator[SchedulerOutput]:
         """The step in flight once more, one request at a time, for when it failed as a whole.
 
         The executor's state of each request is made afresh. The caller adds those that fail alone to `errors`; a
-        request whose pages one of those should have filled is left out, and `update` has it recomputed.
+        request whose pages one of those should have filled is left out, and `update` has it recomputed. So is one
+        whose pages were being swapped: nobody knows how far that came.
         """
         finished = step.finished_ids
-        spoilt: set[Page] = set()
+        self._forget_swaps(step)
+        spoilt = set(self._doubtful)
         for seq, count in self._batch:
             request_id = seq.request_id
             if not self.blocks.holds_any(seq, spoilt):
@@ -200,7 +221,8 @@ class Scheduler:
         """Book the results of the step in flight: new tokens, ends, errors."""
         batch, self._batch = self._batch, []
         errors = result.errors
-        spoilt = self._spoilt_pages(batch, errors) if errors else set()
+        doubtful, self._doubtful = self._doubtful, set()
+        spoilt = self._spoilt_pages(batch, errors, doubtful) if errors or doubtful else doubtful
         self.blocks.forget(spoilt)
         outputs: list[EngineOutput] = []
         tokens_of, logprobs_of = result.tokens, result.logprobs
@@ -209,7 +231,7 @@ class Scheduler:
             if seq.status is not running:
                 continue  # aborted meanwhile
             request_id = seq.request_id
-            if errors:
+            if errors or spoilt:
                 if request_id in errors:
                     self._end(seq)
                     outputs.append(seq.output([], "error", error=errors[request_id]))
@@ -263,6 +285,7 @@ class Scheduler:
         """Gauges of the moment and counters since start; hands over the steps' token counts since the last call."""
         iteration_tokens = list(self._iteration_tokens)
         self._iteration_tokens.clear()
+        host = self.blocks.host
         return SchedulerStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
@@ -270,6 +293,8 @@ class Scheduler:
             prefix_cache_queries=self._queries,
             prefix_cache_hits=self._hits,
             num_preemptions=self._preemptions,
+            num_swapped=host.num_holders if host else 0,
+            swap_usage=host.usage if host else 0.0,
             iteration_tokens=iteration_tokens,
         )
 
@@ -303,6 +328,7 @@ class Scheduler:
             else:
                 self._preemptions += 1
                 victim.num_preemptions += 1
+                self.blocks.swap_out(victim)
                 self._preempt(victim)
             if victim is seq:
                 return None
@@ -354,12 +380,16 @@ class Scheduler:
         )
 
     def _preempt(self, seq: Sequence) -> None:
-        """Give up its pages; it waits to be recomputed."""
+        """Give up its pages; it waits to be recomputed, from where they were swapped out if they were."""
         self.blocks.free(seq)
         seq.status = Status.PREEMPTED
-        if seq.wants_prompt_logprobs:
-            seq.prompt_logprobs = [None]
+        self._restart_prompt(seq)
         self._waiting.push(seq)
+
+    @staticmethod
+    def _restart_prompt(seq: Sequence) -> None:
+        if seq.wants_prompt_logprobs and seq.swapped is None:
+            seq.prompt_logprobs = [None]
 
     def _start_afresh(self, seq: Sequence) -> None:
         """Its pages or the executor's state of it are not what they should be: recompute it as if it were new."""
@@ -387,12 +417,26 @@ class Scheduler:
         del self._sequences[seq.request_id]
         if seq.known:
             self._left.append(seq.request_id)
+        self.blocks.drop_swapped(seq)
         if free:
             self.blocks.free(seq)
 
-    def _spoilt_pages(self, batch: list[tuple[Sequence, int]], errors: dict[str, str]) -> set[Page]:
-        """Pages that failed requests should have filled in this step, and those computed from them."""
-        spoilt: set[Page] = set()
+    def _forget_swaps(self, step: SchedulerOutput) -> None:
+        """Trust no page that a failed step should have moved, on neither side."""
+        self._doubtful = {(group, page) for group, _, page in step.kv_ops.swap_in}
+        moved = {(group, page) for group, _, page in step.kv_ops.swap_out}
+        if not moved:
+            return
+        for seq in self._sequences.values():
+            if seq.swapped and any((g, page) in moved for g, held in enumerate(seq.swapped.pages) for page in held):
+                self.blocks.drop_swapped(seq)
+                self._restart_prompt(seq)
+
+    def _spoilt_pages(
+        self, batch: list[tuple[Sequence, int]], errors: dict[str, str], doubtful: set[Page]
+    ) -> set[Page]:
+        """Pages that failed requests should have filled in this step, the doubtful ones, and those computed from them."""
+        spoilt = set(doubtful)
         for seq, _ in batch:
             if seq.request_id in errors or self.blocks.holds_any(seq, spoilt):
                 spoilt |= self.blocks.pages_from(seq, seq.num_computed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+    from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
     from octavo_models.spec import KVLayout
 
 
@@ -70,9 +70,17 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
+    def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         """Allocate pages: `num_blocks[g]` of `layout.groups[g].page_bytes` each. Page 0 of a group is the null page:
-        it is never written, and nothing that is read from it counts.
+        it is never written, and nothing that is read from it counts. `num_host_blocks` are those to swap to, in host
+        memory, where `capabilities.swapping` says so.
+        """
+
+    @abstractmethod
+    def move_pages(self, ops: KVOps) -> None:
+        """Move pages, and return when they have arrived: swaps out first, then copies, then swaps in.
+
+        What `submit` does with a step's `kv_ops`, but for the waiting.
         """
 
     @abstractmethod

@@ -279,12 +279,9 @@ class Metrics:
         yield gauge("vllm:avg_prompt_throughput_toks_per_s", "Prompt tokens a second, of 10 s.", prompt, labels)
         yield gauge("vllm:avg_generation_throughput_toks_per_s", "Tokens a second, of 10 s.", generation, labels)
         yield gauge("vllm:gpu_prefix_cache_hit_rate", "Prefix cache hits by queries.", rate, labels)
-        for name, text in (
-            ("num_requests_swapped", "Requests whose pages are swapped out: none, they are recomputed."),
-            ("cpu_cache_usage_perc", "Pages in use in host memory: none."),
-            ("cpu_prefix_cache_hit_rate", "Prefix cache hits in host memory: none."),
-        ):
-            yield gauge(f"vllm:{name}", text, 0, labels)
+        yield gauge("vllm:num_requests_swapped", "Requests whose pages are swapped out.", stats.num_swapped, labels)
+        yield gauge("vllm:cpu_cache_usage_perc", "Pages in use in host memory, 0 to 1.", stats.swap_usage, labels)
+        yield gauge("vllm:cpu_prefix_cache_hit_rate", "Prefix cache hits in host memory: none.", 0, labels)
         old = Histogram("vllm:time_per_output_token_seconds", self._between.documentation, self._between.bounds)
         old.counts, old.total = self._between.counts, self._between.total
         yield old.family(labels)

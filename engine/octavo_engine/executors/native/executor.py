@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from octavo_engine.config import EngineConfig, ModelFiles
-from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.native.model import describe, refuse_unsupported
@@ -71,7 +71,7 @@ class NativeExecutor(Executor):
     @property
     def capabilities(self) -> Capabilities:
         threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
-        return Capabilities(name=f"native {ISA_NAMES[self._isa]}, {threads}", grammar_masks=True)
+        return Capabilities(name=f"native {ISA_NAMES[self._isa]}, {threads}", grammar_masks=True, swapping=True)
 
     def load(self) -> Capacity:
         block_size = self._config.cache.block_size
@@ -109,8 +109,18 @@ class NativeExecutor(Executor):
             held.clear()
             checkpoint.close()
 
-    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
-        self._loaded().init_kv(list(num_blocks))
+    def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
+        self._loaded().init_kv(list(num_blocks), list(num_host_blocks))
+
+    def move_pages(self, ops: KVOps) -> None:
+        decoder = self._loaded()
+        for move, pages in (
+            (decoder.swap_out, ops.swap_out),
+            (decoder.copy_block, ops.copies),
+            (decoder.swap_in, ops.swap_in),
+        ):
+            for group, source, target in pages:
+                move(group, source, target)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         decoder = self._loaded()
@@ -135,9 +145,7 @@ class NativeExecutor(Executor):
             for group, blocks in enumerate(continued.block_ids):
                 if blocks:
                     decoder.append_blocks(slot, group, blocks)
-        for group, source, target in step.kv_ops.copies:
-            decoder.copy_block(group, source, target)
-
+        self.move_pages(step.kv_ops)
         scheduled, wanted, samples = step.num_scheduled_tokens, step.logits_wanted, step.samples
         self._ids = ids = [r for r in scheduled if r in slots]
         self._errors = {r: self._refused.get(r, UNKNOWN) for r in scheduled if r not in slots}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.config import EngineConfig, ModelFiles
-from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import DeviceLostError
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
@@ -113,7 +113,7 @@ class TorchExecutor(Executor):
     @property
     def capabilities(self) -> Capabilities:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return Capabilities(name=f"torch {torch.__version__} on {name}", asynchronous=True)
+        return Capabilities(name=f"torch {torch.__version__} on {name}", asynchronous=True, swapping=True)
 
     @torch.inference_mode()
     def load(self) -> Capacity:
@@ -129,8 +129,15 @@ class TorchExecutor(Executor):
         kv_bytes = self._kv_bytes() if self.device.type == "cuda" else None
         return Capacity(self.layout, self.spec.weight_bytes(str(self.dtype).removeprefix("torch.")), kv_bytes)
 
-    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
-        self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device)
+    def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
+        self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
+
+    @torch.inference_mode()
+    def move_pages(self, ops: KVOps) -> None:
+        assert self._cache is not None, "init_kv comes before move_pages"
+        self._cache.apply(ops)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     @torch.inference_mode()
     def submit(self, step: SchedulerOutput) -> StepHandle:

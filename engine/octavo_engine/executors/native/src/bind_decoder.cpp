@@ -157,6 +157,8 @@ void bind_decoder(nb::module_& module) {
       .def("page_bytes", &Decoder::page_bytes)
       .def("init_kv", &Decoder::init_kv)
       .def("copy_block", &Decoder::copy_block)
+      .def("swap_out", &Decoder::swap_out)
+      .def("swap_in", &Decoder::swap_in)
       .def("add_request",
            [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, const Sampling& sampling) {
              return d.requests().add(std::move(prompt), drawn, sampling);

@@ -95,14 +95,21 @@ void Decoder::lay_out_pages() {
   }
 }
 
-void Decoder::init_kv(const std::vector<int32_t>& num_blocks) {
-  if (num_blocks.size() != groups_.size()) {
+void Decoder::init_kv(const std::vector<int32_t>& num_blocks, const std::vector<int32_t>& num_host_blocks) {
+  for (const auto* counts : {&num_blocks, &num_host_blocks}) {
+    if (counts->size() == groups_.size() || (counts == &num_host_blocks && counts->empty())) continue;
     throw std::invalid_argument("the model has " + std::to_string(groups_.size()) + " KV groups, not " +
-                                std::to_string(num_blocks.size()));
+                                std::to_string(counts->size()));
   }
+  const auto map = [](int32_t count, int64_t bytes) {
+    return MemoryMap(static_cast<size_t>(count) * static_cast<size_t>(bytes));
+  };
   for (size_t g = 0; g < groups_.size(); ++g) {
-    groups_[g].num_blocks = num_blocks[g];
-    groups_[g].pages = MemoryMap(static_cast<size_t>(num_blocks[g]) * static_cast<size_t>(groups_[g].page_bytes));
+    Group& group = groups_[g];
+    group.num_blocks = num_blocks[g];
+    group.pages = map(group.num_blocks, group.page_bytes);
+    group.num_host_blocks = num_host_blocks.empty() ? 0 : num_host_blocks[g];
+    group.host_pages = map(group.num_host_blocks, group.page_bytes);
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
     KvView& kv = layers_[i].kv;
@@ -112,13 +119,29 @@ void Decoder::init_kv(const std::vector<int32_t>& num_blocks) {
   }
 }
 
+uint8_t* Decoder::Group::page(int32_t number) const {
+  if (number <= 0 || number >= num_blocks) throw std::out_of_range("a page outside of its KV group is moved");
+  return pages.data() + number * page_bytes;
+}
+
+uint8_t* Decoder::Group::host_page(int32_t number) const {
+  if (number <= 0 || number >= num_host_blocks) throw std::out_of_range("a page outside of the swap space is moved");
+  return host_pages.data() + number * page_bytes;
+}
+
 void Decoder::copy_block(size_t group, int32_t from, int32_t to) {
-  Group& g = groups_.at(group);
-  if (from <= 0 || to <= 0 || from >= g.num_blocks || to >= g.num_blocks) {
-    throw std::out_of_range("a page outside KV group " + std::to_string(group) + " is copied");
-  }
-  std::memcpy(g.pages.data() + to * g.page_bytes, g.pages.data() + from * g.page_bytes,
-              static_cast<size_t>(g.page_bytes));
+  const Group& g = groups_.at(group);
+  std::memcpy(g.page(to), g.page(from), static_cast<size_t>(g.page_bytes));
+}
+
+void Decoder::swap_out(size_t group, int32_t page, int32_t host_page) {
+  const Group& g = groups_.at(group);
+  std::memcpy(g.host_page(host_page), g.page(page), static_cast<size_t>(g.page_bytes));
+}
+
+void Decoder::swap_in(size_t group, int32_t host_page, int32_t page) {
+  const Group& g = groups_.at(group);
+  std::memcpy(g.page(page), g.host_page(host_page), static_cast<size_t>(g.page_bytes));
 }
 
 void Decoder::add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data) {

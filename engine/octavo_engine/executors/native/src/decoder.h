@@ -49,8 +49,11 @@ class Decoder {
 
   // Pages of one KV group as this decoder lays them out.
   int64_t page_bytes(size_t group) const { return groups_.at(group).page_bytes; }
-  void init_kv(const std::vector<int32_t>& num_blocks);
+  // `num_host_blocks` are those to swap to; none, or one number a group.
+  void init_kv(const std::vector<int32_t>& num_blocks, const std::vector<int32_t>& num_host_blocks);
   void copy_block(size_t group, int32_t from, int32_t to);
+  void swap_out(size_t group, int32_t page, int32_t host_page);
+  void swap_in(size_t group, int32_t host_page, int32_t page);
 
   RequestTable& requests() { return requests_; }
   Team& team() { return team_; }
@@ -75,8 +78,10 @@ class Decoder {
   };
   struct Group {
     int64_t page_bytes = 0;
-    int32_t num_blocks = 0;
-    MemoryMap pages;
+    int32_t num_blocks = 0, num_host_blocks = 0;
+    MemoryMap pages, host_pages;
+    uint8_t* page(int32_t number) const;
+    uint8_t* host_page(int32_t number) const;
   };
   struct Residual {  // what is still to be added to x: the output of the matrix before
     const std::vector<float>* bias = nullptr;

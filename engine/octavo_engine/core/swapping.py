@@ -1,0 +1,82 @@
+"""Pages in host memory for sequences that were preempted, and whether it pays to keep them there.
+
+Knows counts, page numbers and seconds; which page of a sequence is worth keeping is the block manager's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo_engine.core.block_pool import BlockPool
+
+SMOOTHING = 0.2  # weight of the newest step
+TELLING_TOKENS = 64  # a step of fewer tokens says more of its overhead than of what a token takes
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """A preempted sequence's pages: `pages[g]` in host memory are its table's entries from `first[g]` on."""
+
+    num_tokens: int  # whose KV they hold
+    first: tuple[int, ...]
+    pages: tuple[list[int], ...]
+
+
+class HostPages:
+    """Pages in host memory, one pool for each KV group. Page 0 of each is nobody's, as on the device."""
+
+    def __init__(self, num_blocks: tuple[int, ...]) -> None:
+        self.pools = tuple(BlockPool(n) for n in num_blocks)
+        self.num_holders = 0
+
+    def take(self, counts: Sequence[int]) -> tuple[list[int], ...] | None:
+        """`counts[g]` pages of each group for one holder, or None (and nothing taken) if a group has too few."""
+        if any(pool.num_free < count for pool, count in zip(self.pools, counts, strict=True)):
+            return None
+        self.num_holders += 1
+        return tuple([pool.take() for _ in range(count)] for pool, count in zip(self.pools, counts, strict=True))
+
+    def release(self, pages: tuple[list[int], ...]) -> None:
+        """Give back all that one `take` has given."""
+        self.num_holders -= 1
+        for pool, held in zip(self.pools, pages, strict=True):
+            for page in held:
+                pool.release(page)
+
+    @property
+    def usage(self) -> float:
+        """Pages in use / all, of the group that is nearest to its end; 0 to 1."""
+        return max((pool.num_in_use / pool.total for pool in self.pools if pool.total), default=0.0)
+
+    def check(self) -> None:
+        """Assert that no page is lost or held twice."""
+        for pool in self.pools:
+            pool.check()
+
+
+class SwapRule:
+    """Swap what is quicker to move out and in again than to compute anew, by what both have been seen to take.
+
+    `page_seconds[g]`: one page of group g out and in again. Until a step was seen that tells, swapping is taken to be
+    the quicker: a copy costs microseconds a token, a forward rarely less than ten times as much.
+    """
+
+    def __init__(self, page_seconds: Sequence[float]) -> None:
+        self._page_seconds = tuple(page_seconds)
+        self._token_seconds: float | None = None
+
+    def note_step(self, num_tokens: int, seconds: float) -> None:
+        """A step has computed `num_tokens` in `seconds`."""
+        if num_tokens < TELLING_TOKENS:
+            return
+        rate = seconds / num_tokens
+        known = self._token_seconds
+        self._token_seconds = rate if known is None else known + SMOOTHING * (rate - known)
+
+    def pays(self, num_tokens: int, num_pages: Sequence[int]) -> bool:
+        """Whether to move `num_pages[g]` pages of each group rather than to compute `num_tokens` again."""
+        if self._token_seconds is None:
+            return True
+        move = sum(n * seconds for n, seconds in zip(num_pages, self._page_seconds, strict=True))
+        return move < num_tokens * self._token_seconds
