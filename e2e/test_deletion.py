@@ -12,7 +12,7 @@ KINDS = (
 )
 GONE_S = 120.0
 WHOLE = {
-    "cache": {"size": "1Gi"},
+    "cache": {"size": "1Gi", "accessMode": "ReadWriteOnce"},
     "autoscaling": {"minReplicas": 1, "maxReplicas": 2},
     "networkPolicy": {"enabled": True},
 }
