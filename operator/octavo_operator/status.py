@@ -1,7 +1,7 @@
 """What is, said so that a person knows what to do: `summarize(service, plan, observed, …) -> Status`. Pure.
 
-Ready means that the wished-for replicas answer, also during a rollout that keeps them answering; Progressing that
-something moves; Stalled, as kstatus reads it, that nothing moves until somebody acts. Nothing that changes by itself
+Ready means that the wished-for replicas answer (under autoscaling: the minimum), also during a rollout that keeps
+them answering; Progressing that something moves; Stalled, as kstatus reads it, that nothing moves until somebody acts. Nothing that changes by itself
 enters.
 """
 
@@ -124,7 +124,9 @@ def _main(
 ) -> dict[str, State]:
     """Ready, Progressing and Stalled, which go together."""
     wished = _shown_wish(plan, counts)
-    answers = counts.ready >= wished > 0
+    # What the autoscaler asks for beyond the minimum is more capacity, not a service that is down until it is there.
+    enough = wished if plan.scale.replicas is not None else min(wished, plan.scale.minimum)
+    answers = counts.ready >= enough > 0
     held = f"; {'; '.join(outcome.held)}: left as it is" if outcome.held else ""
     answer = f"{counts.ready} of {wished} replicas answer"
     if plan.refusal is not None:

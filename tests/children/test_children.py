@@ -222,7 +222,7 @@ class TestThePreload:
 
     def test_another_runtime_is_fed_by_octavos_own_image(self):
         pod = self.job(engine={"runtime": "vllm"})["spec"]["template"]["spec"]
-        assert pod["containers"][0]["image"].startswith("octavo:")
+        assert pod["containers"][0]["image"].startswith("octavo/engine:")
 
 
 class TestFilesAndSecrets:
