@@ -109,11 +109,13 @@ class State:
     tables: list[list[int]]
     num_computed: int
     adapter_slot: int
+    failed: bool = False  # and nothing more is done for it
+    resumed: bool = False
 
 
 @dataclass
 class FakeExecutor(Executor):
-    """Set `fails[id]` to make a request fail: "at once" (before anything is taken in), "submit" and "sample"
+    """Set `fails[id]` to make a request fail: "at once" (before anything is taken in), "submit", "sample" and "collect"
     raise for the whole step, "error" reports it.
 
     `max_tokens_at_once`: a step of more raises, as if memory ran out. `on_submit` is called in the middle of a step.
@@ -131,17 +133,19 @@ class FakeExecutor(Executor):
     states: dict[str, State] = field(default_factory=dict)
     closed: bool = False
     num_moved: int = 0
+    asynchronous: bool = False
 
     def __post_init__(self) -> None:
         self.pages: list[dict[int, list[int]]] = []
         self.num_blocks: tuple[int, ...] = ()
         self.host_pages: list[dict[int, list[int]]] = []
         self.num_host_blocks: tuple[int, ...] = ()
-        self._output = StepOutput(0, {})
+        self._outputs: dict[int, StepOutput | None] = {}  # of steps in flight; None: it will raise
+        self._doubtful: set[int] = set()  # steps in flight in which a request failed
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("fake", adapters=True, swapping=True)
+        return Capabilities("fake", adapters=True, swapping=True, asynchronous=self.asynchronous)
 
     @property
     def layout(self) -> KVLayout:
@@ -176,11 +180,13 @@ class FakeExecutor(Executor):
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         self.steps.append(step)
-        guilty = [r for r in step.num_scheduled_tokens if r in self.fails]
+        _require(len(self._outputs) <= self.asynchronous, "one step too many is in flight")
+        guilty = [r for r in step.num_scheduled_tokens if self.fails.get(r, "collect") != "collect"]
         if any(self.fails[r] == "at once" for r in guilty):
             raise InjectedError("before anything was taken in")
         self._apply(step)
         self.move_pages(step.kv_ops)
+        guilty += [r for r in step.num_scheduled_tokens if self.states[r].failed]
         if self.on_submit:
             self.on_submit(step)
         if self.max_tokens_at_once is not None and step.total_tokens > self.max_tokens_at_once:
@@ -190,11 +196,15 @@ class FakeExecutor(Executor):
             failure = self.fails.get(request_id)
             if failure == "submit":
                 raise InjectedError(f"{request_id} can't be computed")
-            if failure != "error":
+            if failure != "error" and not self.states[request_id].failed:
                 self._write(request_id, count, written)
         for request_id, count in step.num_scheduled_tokens.items():
-            if not guilty:  # a page that a failed request should have filled is not there; the core must notice
+            if (
+                not guilty and not self._doubtful
+            ):  # a page that a failed request should have filled is not there; the core must notice
                 self._read(request_id, count)
+        if guilty:
+            self._doubtful.add(step.step_id)
         return StepHandle(step.step_id)
 
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
@@ -209,7 +219,8 @@ class FakeExecutor(Executor):
             failure = self.fails.get(request_id)
             if failure == "sample":
                 raise InjectedError(f"{request_id} can't be sampled")
-            if failure == "error":
+            if failure == "error" or state.failed:
+                state.failed = True
                 errors[request_id] = "reported"
                 continue
             wanted = step.logits_wanted.get(request_id, 0)
@@ -221,6 +232,9 @@ class FakeExecutor(Executor):
             if request_id not in step.samples:
                 continue
             _require(wanted > 0, f"{request_id} draws without logits")
+            if state.resumed:
+                del state.token_ids[end:]  # drawn when it had been sent back already: void
+                state.resumed = False
             _require(end == len(state.token_ids), f"{request_id} draws before all that it knows is computed")
             seen = self._slot(0, state.tables[0], end - 1)
             token = draw(seen, state.sampling, len(state.token_ids) - state.num_prompt_tokens, self.vocab_size)
@@ -228,11 +242,17 @@ class FakeExecutor(Executor):
             tokens[request_id] = [token]
             if state.sampling.logprobs is not None:
                 logprobs[request_id] = [TokenLogprob(token, -1.0, 1, [])]
-        self._output = StepOutput(step.step_id, tokens, logprobs, prompt_logprobs, errors=errors)
+        raising = any(self.fails.get(r) == "collect" for r in step.num_scheduled_tokens)
+        output = StepOutput(step.step_id, tokens, logprobs, prompt_logprobs, errors=errors)
+        self._outputs[step.step_id] = None if raising else output
 
     def collect(self, handle: StepHandle) -> StepOutput:
-        _require(self._output.step_id == handle.step_id, "collect follows its sample")
-        return self._output
+        _require(next(iter(self._outputs), None) == handle.step_id, "collect follows its sample, in order")
+        self._doubtful.discard(handle.step_id)
+        output = self._outputs.pop(handle.step_id)
+        if output is None:
+            raise InjectedError("lost on the way")
+        return output
 
     def close(self) -> None:
         self.closed = True
@@ -250,6 +270,7 @@ class FakeExecutor(Executor):
                 raise ContractViolation(f"{continued.request_id} is not known")
             if continued.resumed:
                 state.tables = [list(pages) for pages in continued.block_ids]
+                state.resumed = True
             else:
                 for table, pages in zip(state.tables, continued.block_ids, strict=True):
                     table.extend(pages)

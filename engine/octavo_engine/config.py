@@ -48,6 +48,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int = 2048
     policy: Literal["fcfs", "priority"] = "fcfs"
     enable_chunked_prefill: bool = True
+    async_scheduling: bool = True  # where the executor can: a step is launched before the last one's tokens are read
     max_num_queued_reqs: int | None = 1024  # waiting requests; beyond it: 429
     max_num_queued_tokens: int | None = None  # prompt tokens that wait; beyond it: 429
 

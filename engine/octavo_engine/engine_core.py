@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from octavo_engine.messages import EngineOutput, EngineRequest, Ready, Scheduler
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
     from octavo_engine.core.outputs import SchedulerOutput
-    from octavo_engine.executors.executor import Capacity, Executor
+    from octavo_engine.executors.executor import Capacity, Executor, StepHandle
     from octavo_models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,11 @@ class EngineCore:
             num_host_blocks=self.num_host_blocks,
             swap_rule=self._swap_rule,
         )
+        asynchronous = executor.capabilities.asynchronous and config.scheduler.async_scheduling
+        self._ahead = 1 if asynchronous else 0  # steps that may be in flight when `step` returns
+        self._in_flight: deque[tuple[SchedulerOutput, StepHandle, float]] = deque()  # and when it was launched
+        self._landed_at = 0.0
+        self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -96,7 +102,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do or say anything."""
-        return self._scheduler.has_work
+        return self._scheduler.has_work or bool(self._in_flight)
 
     def add(self, request: EngineRequest) -> None:
         """Take a request in; if it can't be served, the next `step` says so."""
@@ -108,25 +114,30 @@ class EngineCore:
             self._scheduler.abort(request_id)
 
     def step(self) -> list[EngineOutput]:
-        """Compute one step, if there is anything to compute; what it added to each request, and what ended.
+        """Launch a step, if there is anything to compute; what came of it, or of the one before, for each request.
+
+        Where the executor is asynchronous a step is launched before the last one's tokens are read, so the device
+        never waits for the host; outputs come one call later.
 
         Raises:
             DeviceLostError: the process must end.
         """
         scheduler = self._scheduler
         step = scheduler.schedule()
-        if step is None:
-            return scheduler.take_outputs()
-        start = time.perf_counter()
-        try:
-            result = self._execute(step)
-            self._swap_rule.note_step(step.total_tokens, time.perf_counter() - start)
-        except DeviceLostError:
-            raise
-        except Exception:
-            logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
-            result = self._execute_isolated(step)
-        outputs = scheduler.update(result)
+        outputs: list[EngineOutput] = []
+        if step is not None:
+            try:
+                self._launch(step)
+            except DeviceLostError:
+                raise
+            except Exception:
+                logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
+                outputs += self._isolate(step)
+        if self._careful:
+            self._careful = {request_id for request_id in self._careful if scheduler.knows(request_id)}
+        ahead = self._ahead if step is not None and not self._careful else 0
+        while len(self._in_flight) > ahead:
+            outputs += self._land()
         return scheduler.take_outputs() + outputs
 
     def stats(self) -> SchedulerStats:
@@ -159,6 +170,52 @@ class EngineCore:
                 if ids and (max(ids) >= self._vocab_size or min(ids) < 0):
                     return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
         return None
+
+    def _launch(self, step: SchedulerOutput) -> None:
+        start = time.perf_counter()
+        handle = self._executor.submit(step)
+        self._executor.sample(handle)
+        self._in_flight.append((step, handle, start))
+
+    def _land(self) -> list[EngineOutput]:
+        """Wait for the oldest step in flight and book what it made."""
+        step, handle, launched_at = self._in_flight.popleft()
+        try:
+            result = self._executor.collect(handle)
+        except DeviceLostError:
+            raise
+        except Exception:
+            logger.exception("step %d failed as a whole", step.step_id)
+            return self._give_up() if self._in_flight else self._isolate(step)
+        now = time.perf_counter()
+        self._swap_rule.note_step(step.total_tokens, now - max(launched_at, self._landed_at))
+        self._landed_at = now
+        return self._scheduler.update(result)
+
+    def _isolate(self, step: SchedulerOutput) -> list[EngineOutput]:
+        """Run a failed step's requests one at a time, once the step before it has been booked."""
+        outputs = []
+        while self._in_flight:
+            outputs += self._land()
+        if self._scheduler.in_flight:  # else the step before it has failed too, and both were given up
+            outputs += self._scheduler.update(self._execute_isolated(step))
+        return outputs
+
+    def _give_up(self) -> list[EngineOutput]:
+        """A step failed when the next one had been launched: all requests of both are recomputed.
+
+        Until they have ended, no step is launched before the last one has landed, so that the guilty one is found.
+        """
+        self._careful |= self._scheduler.abandon()
+        while self._in_flight:
+            _, handle, _ = self._in_flight.popleft()
+            try:
+                self._executor.collect(handle)
+            except DeviceLostError:
+                raise
+            except Exception:  # noqa: BLE001 — nobody waits for it any more
+                logger.debug("the step after it failed too", exc_info=True)
+        return []
 
     def _execute(self, step: SchedulerOutput) -> StepOutput:
         handle = self._executor.submit(step)
@@ -226,13 +283,13 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
         return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
     # Packed weights count as used already, mapped ones may not yet.
     taken = max(container.used, capacity.weight_bytes)
-    left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes
+    left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes * capacity.sharers
     if left <= 0:
         raise ConfigError(
             f"no memory is left for the KV cache: the container's limit is {container.limit / GIB:.2f} GiB, of which "
             f"--gpu-memory-utilization allows {cache.gpu_memory_utilization:.0%}, and {taken / GIB:.2f} GiB are taken "
             "(weights included)"
-            + (f", and {swap_bytes / GIB:.2f} GiB are --swap-space" if swap_bytes else "")
+            + (f", and {swap_bytes * capacity.sharers / GIB:.2f} GiB are --swap-space" if swap_bytes else "")
             + ": raise the limit, or choose a smaller model"
         )
     return left // capacity.sharers

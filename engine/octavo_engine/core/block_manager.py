@@ -225,13 +225,10 @@ class BlockManager:
         self._swap_out.clear()
         return ops
 
-    def pages_from(self, seq: Sequence, position: int) -> set[Page]:
-        """The pages that hold `position` and what follows it."""
-        first = position // self.block_size
-        return {(g, page) for g, table in enumerate(seq.tables) for page in table[first:] if page}
-
-    def holds_any(self, seq: Sequence, pages: set[Page]) -> bool:
-        return any((g, page) in pages for g, table in enumerate(seq.tables) for page in table)
+    def pages_of(self, seq: Sequence, first: int, end: int) -> list[Page]:
+        """The pages that hold the tokens first … end - 1."""
+        pages = slice(first // self.block_size, -(-end // self.block_size))
+        return [(g, page) for g, table in enumerate(seq.tables) for page in table[pages] if page]
 
     def forget(self, pages: Iterable[Page]) -> None:
         """The contents of these pages can't be trusted: nobody may find them."""

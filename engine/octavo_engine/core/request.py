@@ -30,7 +30,7 @@ class Status(Enum):
 class Sequence:
     """Prompt and output of one request, and what has been computed of it.
 
-    Invariants: `num_computed <= len(token_ids)`; while running, every table covers `capacity` tokens; a page's entry
+    Invariants: `num_computed <= num_tokens`; while running, every table covers `capacity` tokens; a page's entry
     is 0 where a window has left it behind. `digests[i]` names the content of page i, for full pages only.
     """
 
@@ -45,7 +45,9 @@ class Sequence:
     stop_ids: frozenset[int]  # EOS included unless ignored
     use_prefix_cache: bool
     status: Status = Status.WAITING
-    num_computed: int = 0  # tokens whose KV is in its pages
+    num_computed: int = 0  # tokens whose KV is in its pages, or will be by a step in flight
+    num_pending: int = 0  # tokens that steps in flight draw: they follow `token_ids`, and are not known yet
+    epoch: int = 0  # what steps in flight compute for an earlier one is void
     tables: tuple[list[int], ...] = ()
     first_pages: list[int] = field(default_factory=list)  # per group: the first table entry that is still held
     capacity: int = 0  # tokens that the tables have room for
@@ -85,6 +87,16 @@ class Sequence:
             prompt_logprobs=[None] if logprobs else [],
             queued_at=queued_at,
         )
+
+    @property
+    def num_tokens(self) -> int:
+        """Those not known yet included."""
+        return len(self.token_ids) + self.num_pending
+
+    def disown(self) -> None:
+        """What steps in flight compute for it is void: it will be computed again."""
+        self.epoch += 1
+        self.num_pending = 0
 
     @property
     def num_output_tokens(self) -> int:

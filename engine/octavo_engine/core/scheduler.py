@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_manager import BlockManager, Page
-from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
+from octavo_engine.core.in_flight import Flight, Part, taint
+from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
 from octavo_engine.core.request import Sequence, Status
 from octavo_engine.core.waiting_queue import WaitingQueue
 from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
@@ -33,7 +34,13 @@ ITERATIONS_KEPT = 10_000  # steps that nobody has asked `stats` about
 
 
 class Scheduler:
-    """The requests in the core and their pages. One step is in flight at most, between `schedule` and `update`."""
+    """The requests in the core and their pages.
+
+    A step is in flight between `schedule` and `update`. Two may be: the second is then scheduled although nobody
+    knows what the first one draws. Executors run them in order, so pages that the second gives away or takes are the
+    first one's as long as it runs. What is found out too late (a stop token, an abort, a failure) voids what the
+    second one computes for that sequence.
+    """
 
     def __init__(
         self,
@@ -66,18 +73,25 @@ class Scheduler:
         self._outputs: list[EngineOutput] = []  # what ended outside of a step's results
         self._left: list[str] = []  # finished ids that the executor still knows
         self._steps = 0
-        self._batch: list[tuple[Sequence, int]] = []  # the step in flight: sequence, scheduled tokens
+        self._flights: deque[Flight] = deque()  # the steps in flight, the older one first
         self._gaps = False  # some of `_running` no longer run
         self._aborted: list[Sequence] = []  # finished while in flight; their pages are freed with the step
-        self._doubtful: set[Page] = (
-            set()
-        )  # that the step in flight, which has failed as a whole, should have swapped in
+        self._doubtful: set[Page] = set()  # those that the older step, which has failed as a whole, should have swapped in
         self._queries = self._hits = self._preemptions = 0
         self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
 
     @property
     def has_work(self) -> bool:
         return bool(self._sequences or self._outputs)
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that were scheduled and whose results have not come."""
+        return len(self._flights)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether it was accepted and has not ended."""
+        return request_id in self._sequences
 
     def add(self, request: EngineRequest, problem: str | None = None) -> None:
         """Take a request in, unless the caller or the scheduler has a problem with it: that ends it with an error.
@@ -117,8 +131,9 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput | None:
         """The next step, or None if there is nothing to compute."""
-        assert not self._batch, "a step is in flight"
-        running, batch, blocks = self._running, self._batch, self.blocks
+        assert len(self._flights) < 2, "two steps are in flight"
+        running, blocks = self._running, self.blocks
+        parts: list[Part] = []
         budget = self._max_tokens
         num_scheduled: dict[str, int] = {}
         wanted: dict[str, int] = {}
@@ -132,7 +147,10 @@ class Scheduler:
         while i < len(running) and budget:
             seq = running[i]
             computed = seq.num_computed
-            num_tokens = len(seq.token_ids)
+            num_tokens = seq.num_tokens
+            if computed == num_tokens or (seq.num_pending and num_tokens == seq.max_num_tokens):
+                i += 1  # a step in flight does the last that there is to do
+                continue
             end = num_tokens
             if end > computed + 1:  # one token each is kept for those behind: a long prompt does not halt their output
                 end = min(end, computed + max(1, budget - (len(running) - i - 1)))
@@ -142,39 +160,41 @@ class Scheduler:
                 if extended is None:
                     break  # it was the last one, and is no longer running
                 added = extended
-            if end >= seq.next_fill:
-                blocks.fill(seq, end)
+            self._fill(seq, end)
             request_id = seq.request_id
             count = end - computed
             budget -= count
             num_scheduled[request_id] = count
-            batch.append((seq, count))
             continued.append(ContinuedRequest(request_id, added, computed))
             if end == num_tokens < seq.max_num_tokens:
                 samples.append(request_id)
                 wanted[request_id] = 1
             if seq.wants_prompt_logprobs:
                 wanted[request_id] = count
+            parts.append(self._part(seq, count))
             i += 1
 
         if self._preemptions == preemptions:
-            for seq, count in self._admit(budget):
+            for part in self._admit(budget):
+                seq = part.seq
                 request_id = seq.request_id
-                num_scheduled[request_id] = count
-                batch.append((seq, count))
+                num_scheduled[request_id] = part.count
                 if seq.known:
                     tables = tuple(list(table) for table in seq.tables)
-                    continued.append(ContinuedRequest(request_id, tables, seq.num_computed, resumed=True))
+                    continued.append(ContinuedRequest(request_id, tables, part.first, resumed=True))
                 else:
-                    new.append(self._introduce(seq))
-                if seq.num_computed + count == len(seq.token_ids) < seq.max_num_tokens:
+                    new.append(self._introduce(seq, part.first))
+                if part.draws:
                     samples.append(request_id)
                     wanted[request_id] = 1
                 if seq.wants_prompt_logprobs:
-                    wanted[request_id] = count
-        if not batch:
+                    wanted[request_id] = part.count
+                parts.append(part)
+        if not parts:
             return None
         left, self._left = self._left, []
+        kv_ops = blocks.take_kv_ops()
+        self._flights.append(Flight(parts, tuple(left), kv_ops))
         self._steps += 1
         self._iteration_tokens.append(sum(num_scheduled.values()))
         return SchedulerOutput(
@@ -185,71 +205,76 @@ class Scheduler:
             wanted,
             frozenset(samples),
             tuple(left),
-            kv_ops=blocks.take_kv_ops(),
+            kv_ops=kv_ops,
         )
 
     def isolated(self, step: SchedulerOutput, errors: dict[str, str]) -> Iterator[SchedulerOutput]:
-        """The step in flight once more, one request at a time, for when it failed as a whole.
+        """The only step in flight once more, one request at a time, for when it failed as a whole.
 
         The executor's state of each request is made afresh. The caller adds those that fail alone to `errors`; a
         request whose pages one of those should have filled is left out, and `update` has it recomputed. So is one
         whose pages were being swapped: nobody knows how far that came.
         """
-        finished = step.finished_ids
-        self._forget_swaps(step)
-        spoilt = set(self._doubtful)
-        for seq, count in self._batch:
-            request_id = seq.request_id
-            if not self.blocks.holds_any(seq, spoilt):
-                self._steps += 1
-                yield SchedulerOutput(
-                    self._steps,
-                    (self._introduce(seq),),
-                    (),
-                    {request_id: count},
-                    {request_id: step.logits_wanted[request_id]} if request_id in step.logits_wanted else {},
-                    step.samples & {request_id},
-                    (*finished, request_id),
-                )
-                if request_id not in errors:
-                    finished = ()
-                    continue
-            spoilt |= self.blocks.pages_from(seq, seq.num_computed)
+        (flight,) = self._flights
+        self._forget_swaps(flight.kv_ops)
+        finished = flight.finished_ids
+        for part in flight.parts:
+            request_id = part.seq.request_id
+            if not part.seq.tables or part.seq in taint([flight], errors, self._doubtful)[0]:
+                continue  # without pages it has ended, or starts afresh, by an earlier step
+            self._steps += 1
+            yield SchedulerOutput(
+                self._steps,
+                (self._introduce(part.seq, part.first),),
+                (),
+                {request_id: part.count},
+                {request_id: step.logits_wanted[request_id]} if request_id in step.logits_wanted else {},
+                step.samples & {request_id},
+                (*finished, request_id),
+            )
+            if request_id not in errors:
+                finished = ()
         self._left.extend(finished)  # no step came through that would have told the executor of them
 
+    def abandon(self) -> set[str]:
+        """Give up all steps in flight: whoever is in them is recomputed. Their ids."""
+        flights, self._flights = self._flights, deque()
+        abandoned = {part.seq.request_id: part.seq for flight in flights for part in flight.parts if not part.void}
+        self.blocks.forget(page for flight in flights for part in flight.parts for page in part.written)
+        for flight in flights:
+            self._forget_swaps(flight.kv_ops)
+            self.blocks.forget(self._doubtful)
+        self._doubtful = set()
+        for seq in abandoned.values():
+            self._start_afresh(seq)
+        self._left.extend(request_id for flight in flights for request_id in flight.finished_ids)
+        self._settle()
+        return set(abandoned)
+
     def update(self, result: StepOutput) -> list[EngineOutput]:
-        """Book the results of the step in flight: new tokens, ends, errors."""
-        batch, self._batch = self._batch, []
-        errors = result.errors
-        doubtful, self._doubtful = self._doubtful, set()
-        spoilt = self._spoilt_pages(batch, errors, doubtful) if errors or doubtful else doubtful
-        self.blocks.forget(spoilt)
+        """Book the results of the older step in flight: new tokens, ends, errors."""
         outputs: list[EngineOutput] = []
+        if result.errors or self._doubtful:
+            outputs += self._fail(result.errors)
+        flight = self._flights.popleft()
         tokens_of, logprobs_of = result.tokens, result.logprobs
-        running = Status.RUNNING
-        for seq, count in batch:
-            if seq.status is not running:
-                continue  # aborted meanwhile
+        for part in flight.parts:
+            seq = part.seq
+            if part.void:
+                continue
             request_id = seq.request_id
-            if errors or spoilt:
-                if request_id in errors:
-                    self._end(seq)
-                    outputs.append(seq.output([], "error", error=errors[request_id]))
-                    continue
-                if self.blocks.holds_any(seq, spoilt):
-                    self._start_afresh(seq)
-                    continue
-            seq.num_computed += count
+            if part.draws:
+                seq.num_pending -= 1
             if seq.wants_prompt_logprobs:
-                self._collect_prompt_logprobs(seq, result)
+                self._collect_prompt_logprobs(seq, part.end, result)
             drawn = tokens_of.get(request_id)
             if not drawn:
-                if seq.num_computed == len(seq.token_ids):
-                    self._end(seq)
-                    if len(seq.token_ids) == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
-                        outputs.append(seq.output([], "length", first=True))
-                    else:
-                        outputs.append(seq.output([], "error", error="the model drew no token for this request"))
+                if part.draws:
+                    self._conclude(seq)
+                    outputs.append(seq.output([], "error", error="the model drew no token for this request"))
+                elif part.end == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
+                    self._conclude(seq)
+                    outputs.append(seq.output([], "length", first=True))
                 continue
             token_ids = seq.token_ids
             first = len(token_ids) == seq.num_prompt_tokens
@@ -264,21 +289,17 @@ class Scheduler:
                     drawn = drawn[:used]
                     break
             logprobs = logprobs_of.get(request_id) if logprobs_of else None
-            if reason is None and not first:
-                outputs.append(EngineOutput(request_id=request_id, new_token_ids=drawn, logprobs=logprobs))
-                continue
-            if reason:
-                self._end(seq)
+            if reason is None:
+                self._fill(seq, seq.num_computed)
+                if not first:
+                    outputs.append(EngineOutput(request_id=request_id, new_token_ids=drawn, logprobs=logprobs))
+                    continue
+            else:
+                self._conclude(seq)
             if logprobs:
                 logprobs = logprobs[: len(drawn)]
             outputs.append(seq.output(drawn, reason, logprobs=logprobs, first=first))
-        if self._aborted:
-            for seq in self._aborted:
-                self.blocks.free(seq)
-            self._aborted.clear()
-        if self._gaps:
-            self._gaps = False
-            self._running = [seq for seq in self._running if seq.status is running]
+        self._settle()
         return outputs
 
     def stats(self) -> SchedulerStats:
@@ -322,7 +343,7 @@ class Scheduler:
         """Pages for a running sequence, at the cost of those behind it; None if it had to go itself."""
         while (added := self.blocks.extend(seq, end)) is None:
             victim = self._running.pop()
-            if victim is seq and not self._running:
+            if victim is seq and not self._running and not self._flights:
                 self._end(seq)
                 self._outputs.append(seq.output([], "error", error=self._never_fits(seq)))
             else:
@@ -334,8 +355,11 @@ class Scheduler:
                 return None
         return added
 
-    def _admit(self, budget: int) -> Iterator[tuple[Sequence, int]]:
-        """Waiting sequences that start now, and their tokens in this step. None overtakes the first that must wait."""
+    def _admit(self, budget: int) -> Iterator[Part]:
+        """The parts of waiting sequences that start now.
+
+        None overtakes the first that must wait.
+        """
         while budget and len(self._running) < self._max_num_seqs:
             seq = self._waiting.first()
             if seq is None:
@@ -347,7 +371,7 @@ class Scheduler:
                     return  # it waits for a step that takes it whole, or at least for a whole step
                 count = budget
             if not self.blocks.admit(seq, prefix, count):
-                if self._running:
+                if self._running or self._flights:
                     return
                 self._waiting.pop()
                 self._end(seq)
@@ -361,51 +385,54 @@ class Scheduler:
                 seq.scheduled_at = time.time()
             seq.status = Status.RUNNING
             bisect.insort(self._running, seq, key=_order)
-            end = prefix.num_tokens + count
-            if end >= seq.next_fill:
-                self.blocks.fill(seq, end)
+            found = self.blocks.pages_of(seq, 0, prefix.num_tokens)
+            self._fill(seq, prefix.num_tokens + count)
             budget -= count
-            yield seq, count
+            part = self._part(seq, count)
+            part.shared = frozenset(found)
+            yield part
 
-    def _introduce(self, seq: Sequence) -> NewRequest:
+    def _introduce(self, seq: Sequence, num_computed: int) -> NewRequest:
         seq.known = True
         return NewRequest(
             seq.request_id,
             seq.token_ids[: seq.num_prompt_tokens],
             seq.sampling,
             tuple(list(table) for table in seq.tables),
-            seq.num_computed,
+            num_computed,
             seq.adapter_slot,
             seq.token_ids[seq.num_prompt_tokens :],
         )
 
     def _preempt(self, seq: Sequence) -> None:
-        """Give up its pages; it waits to be recomputed, from where they were swapped out if they were."""
+        """Give up its pages; it waits to be recomputed, or swapped in if it was swapped out.
+
+        A token that a step in flight draws for it still counts.
+        """
         self.blocks.free(seq)
         seq.status = Status.PREEMPTED
-        self._restart_prompt(seq)
+        if seq.swapped is None:
+            self._restart_prompt(seq)
         self._waiting.push(seq)
-
-    @staticmethod
-    def _restart_prompt(seq: Sequence) -> None:
-        if seq.wants_prompt_logprobs and seq.swapped is None:
-            seq.prompt_logprobs = [None]
 
     def _start_afresh(self, seq: Sequence) -> None:
         """Its pages or the executor's state of it are not what they should be: recompute it as if it were new."""
-        self._preempt(seq)
-        self._gaps = True
+        if seq.status is Status.RUNNING:
+            self._preempt(seq)
+            self._gaps = True
+        self._forget_swapped(seq)
+        seq.disown()
         self._left.append(seq.request_id)
         seq.known = False
 
     def _finish(self, seq: Sequence) -> None:
-        """End a sequence wherever it stands, also in the step in flight, which still writes its pages."""
+        """End a sequence wherever it stands, also in a step in flight, which still writes its pages."""
         if seq.status is not Status.RUNNING:
             self._end(seq)
             self._waiting.note_finished()
             return
         self._running.remove(seq)
-        if self._batch and any(seq is other for other, _ in self._batch):
+        if any(part.seq is seq for flight in self._flights for part in flight.parts):
             self._aborted.append(seq)
             self._end(seq, free=False)
         else:
@@ -421,31 +448,78 @@ class Scheduler:
         if free:
             self.blocks.free(seq)
 
-    def _forget_swaps(self, step: SchedulerOutput) -> None:
+    def _forget_swaps(self, kv_ops: KVOps) -> None:
         """Trust no page that a failed step should have moved, on neither side."""
-        self._doubtful = {(group, page) for group, _, page in step.kv_ops.swap_in}
-        moved = {(group, page) for group, _, page in step.kv_ops.swap_out}
+        self._doubtful = {(group, page) for group, _, page in kv_ops.swap_in}
+        moved = {(group, page) for group, _, page in kv_ops.swap_out}
         if not moved:
             return
         for seq in self._sequences.values():
             if seq.swapped and any((g, page) in moved for g, held in enumerate(seq.swapped.pages) for page in held):
-                self.blocks.drop_swapped(seq)
-                self._restart_prompt(seq)
+                self._forget_swapped(seq)
 
-    def _spoilt_pages(
-        self, batch: list[tuple[Sequence, int]], errors: dict[str, str], doubtful: set[Page]
-    ) -> set[Page]:
-        """Pages that failed requests should have filled in this step, the doubtful ones, and those computed from them."""
-        spoilt = set(doubtful)
-        for seq, _ in batch:
-            if seq.request_id in errors or self.blocks.holds_any(seq, spoilt):
-                spoilt |= self.blocks.pages_from(seq, seq.num_computed)
-        return spoilt
+    def _forget_swapped(self, seq: Sequence) -> None:
+        if seq.swapped is not None:
+            self.blocks.drop_swapped(seq)
+            self._restart_prompt(seq)
+
+    def _restart_prompt(self, seq: Sequence) -> None:
+        if seq.wants_prompt_logprobs:
+            seq.prompt_logprobs = [None]
+            seq.disown()  # else a step in flight would add to them
+
+    def _part(self, seq: Sequence, count: int) -> Part:
+        """Note that the step being scheduled computes the next `count` tokens of `seq`, and perhaps draws one."""
+        first = seq.num_computed
+        seq.num_computed = end = first + count
+        draws = end == seq.num_tokens < seq.max_num_tokens
+        seq.num_pending += draws
+        return Part(seq, first, count, draws, seq.epoch, self.blocks.pages_of(seq, first, end))
+
+    def _fill(self, seq: Sequence, end: int) -> None:
+        """Enter the pages that are full once `end` tokens are computed, as far as these are known."""
+        known = min(end, len(seq.token_ids))
+        if known >= seq.next_fill:
+            self.blocks.fill(seq, known)
+
+    def _fail(self, errors: dict[str, str]) -> list[EngineOutput]:
+        """End the requests that failed in the older step; whoever depends on them is recomputed."""
+        outputs = []
+        tainted, spoilt = taint(self._flights, errors, self._doubtful)
+        self._doubtful = set()
+        self.blocks.forget(spoilt)
+        for seq, itself in tainted.items():
+            if seq.status is Status.FINISHED:
+                continue  # aborted meanwhile
+            if itself:
+                self._conclude(seq)
+                outputs.append(seq.output([], "error", error=errors[seq.request_id]))
+            else:
+                self._start_afresh(seq)
+        return outputs
+
+    def _conclude(self, seq: Sequence) -> None:
+        """End a sequence that a step was for, whether it still runs or waits by now."""
+        if seq.status is not Status.RUNNING:
+            self._waiting.note_finished()
+        self._end(seq)
+
+    def _settle(self) -> None:
+        """After a step: pages of those that were aborted within one, and the list of those that run."""
+        if self._aborted:
+            held = {part.seq for flight in self._flights for part in flight.parts}
+            for seq in self._aborted:
+                if seq not in held:
+                    self.blocks.free(seq)
+            self._aborted = [seq for seq in self._aborted if seq in held]
+        if self._gaps:
+            self._gaps = False
+            self._running = [seq for seq in self._running if seq.status is Status.RUNNING]
 
     @staticmethod
-    def _collect_prompt_logprobs(seq: Sequence, result: StepOutput) -> None:
+    def _collect_prompt_logprobs(seq: Sequence, end: int, result: StepOutput) -> None:
         seq.prompt_logprobs.extend(result.prompt_logprobs.get(seq.request_id, ()))
-        if seq.num_computed >= seq.num_prompt_tokens:
+        if end >= seq.num_prompt_tokens:
             seq.wants_prompt_logprobs = False
 
     def _never_fits(self, seq: Sequence) -> str:

@@ -21,7 +21,7 @@ class Capabilities:
     """What an executor can be asked for; the core refuses at the edge what is missing here."""
 
     name: str  # for people, such as "native avx512-vnni, 2 threads"
-    asynchronous: bool = False  # `submit` returns before the forward has run
+    asynchronous: bool = False  # a step may be submitted and sampled before the last one is collected
     grammar_masks: bool = False
     swapping: bool = False
     speculative: bool = False
@@ -51,6 +51,11 @@ class StepHandle:
 
 class Executor(ABC):
     """One model on one device. Calls come from one thread, in the order of the methods below.
+
+    An asynchronous one may be given the next step before this one is collected: steps run in order, the next one's
+    requests follow on tokens that only the executor knows, and failures of the next one leave this one whole. What is
+    drawn for a request that has ended, or that is sent again from an earlier position, is void; a request that has
+    failed may be scheduled once more before the core hears of it, and fails again or draws anything.
 
     `submit`, `sample` or `collect` may raise when a step fails as a whole. The core then sends the step's requests
     one at a time, each in `finished_ids` and `new` at once: what the failed step left of them is dropped.
