@@ -213,7 +213,7 @@ class EngineCore:
                 self._executor.collect(handle)
             except DeviceLostError:
                 raise
-            except Exception:  # noqa: BLE001 — nobody waits for it any more
+            except Exception:  # nobody waits for it any more
                 logger.debug("the step after it failed too", exc_info=True)
         return []
 
