@@ -100,11 +100,12 @@ def build_parser() -> argparse.ArgumentParser:
     scheduler.add_argument("--max-num-batched-tokens", type=at_least(1), metavar="TOKENS")
     scheduler.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
     scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
+    scheduler.add_argument("--async-scheduling", action=switch, default=True, help="where the executor can")
     scheduler.add_argument("--max-num-queued-reqs", type=at_least(0), default=1024)
     scheduler.add_argument("--max-num-queued-tokens", type=at_least(0))
 
     executor = parser.add_argument_group("executor")
-    executor.add_argument("--executor", choices=("native", "torch"), help="otherwise native; torch for several ranks")
+    executor.add_argument("--executor", choices=("native", "torch"), help="otherwise torch beside an NVIDIA card")
     executor.add_argument("--threads", type=at_least(1), help="of all ranks here; otherwise the cores it may use")
     executor.add_argument("--enforce-eager", action=switch, default=False)
 
@@ -290,7 +291,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
         ),
         scheduler=_scheduler(options),
         executor=ExecutorConfig(
-            executor=options.executor or ("torch" if parallel.world_size > 1 else "native"),
+            executor=options.executor or ("torch" if parallel.world_size > 1 else "auto"),
             threads=options.threads,
             enforce_eager=options.enforce_eager,
         ),
@@ -325,6 +326,7 @@ def _scheduler(options: argparse.Namespace) -> SchedulerConfig:
         max_num_batched_tokens=tokens,
         policy=options.scheduling_policy,
         enable_chunked_prefill=options.enable_chunked_prefill,
+        async_scheduling=options.async_scheduling,
         max_num_queued_reqs=options.max_num_queued_reqs,
         max_num_queued_tokens=options.max_num_queued_tokens,
     )

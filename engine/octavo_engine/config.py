@@ -56,7 +56,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What runs the model."""
 
-    executor: Literal["native", "torch"] = "native"
+    executor: Literal["auto", "native", "torch"] = "auto"  # auto: torch where there is a card, else native
     threads: int | None = None  # None: the cores this process may use
     enforce_eager: bool = False
 

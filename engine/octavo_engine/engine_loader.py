@@ -37,7 +37,8 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     send(Progress(f"read its description: {spec.architecture}", time.perf_counter() - start))
     start = time.perf_counter()
     executor = create_executor(config, spec, files)
-    send(Progress(f"prepared the {config.executor.executor} executor", time.perf_counter() - start))
+    kind = executor.capabilities.name.partition(" ")[0]
+    send(Progress(f"prepared the {kind} executor", time.perf_counter() - start))
     engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
     return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
 

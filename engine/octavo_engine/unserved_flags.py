@@ -266,7 +266,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "max-parallel-loading-workers",
         "prefix-caching-hash-algo",
         "gdn-prefill-backend",
-        switches="use-v2-block-manager multi-step-stream-outputs disable-async-output-proc async-scheduling "
+        switches="use-v2-block-manager multi-step-stream-outputs disable-async-output-proc "
         "scheduler-reserve-full-isl disable-chunked-mm-input disable-hybrid-kv-cache-manager "
         "disable-frontend-multiprocessing worker-use-ray engine-use-ray calculate-kv-scales "
         "disable-nccl-for-dp-synchronization enable-dbo",

@@ -141,7 +141,7 @@ def test_remote_code_is_refused_with_the_reason():
 
 def test_several_ranks_run_over_torch_alone():
     """It is chosen by itself; the native executor, asked for by name, says what it can't do."""
-    assert parse(["m"]).executor.executor == "native"
+    assert parse(["m"]).executor.executor == "auto"
     config = parse(["m", "-tp", "4", "-pp", "2", "--distributed-executor-backend", "mp"])
     assert config.executor.executor == "torch"
     assert (config.parallel.world_size, config.parallel.ranks_here) == (8, range(8))

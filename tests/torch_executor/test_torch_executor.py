@@ -91,6 +91,15 @@ def test_chunks_and_resumption_give_the_tokens_of_one_prefill(executor):
     assert again.tokens["c"] == third.tokens["b"]
 
 
+def test_the_step_that_is_measured_runs_and_leaves_nothing_behind(executor):
+    """With as many requests as may be, each with everything that can be asked for."""
+    executor.init_kv((2,) * len(executor.layout.groups))
+    executor._largest_step()
+    assert not executor.requests.states
+    new = NewRequest("a", [5, 9, 13], GREEDY, ([1], [1]), 0)
+    assert run(executor, step(1, new=[new], counts={"a": 3})).tokens["a"]
+
+
 def test_a_token_outside_the_vocabulary_ends_its_request_alone(executor):
     new = [
         NewRequest("bad", [3, 64], GREEDY, ([1], [1]), 0),
