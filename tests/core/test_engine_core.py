@@ -252,20 +252,23 @@ def test_executors_capacity_counts_where_the_user_said_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "available", "expected"),
+    ("limit", "available", "ranks", "expected"),
     [
-        (MemoryLimit(limit=10 * GIB, used=2 * GIB), 0, int(10 * GIB * 0.92) - 3 * GIB),
-        (MemoryLimit(limit=10 * GIB, used=0), 0, int(10 * GIB * 0.92) - 6 * GIB),
-        (None, 100 * GIB, 4 * GIB),
-        (None, 8 * GIB, 2 * GIB),
-        (None, 0, 4 * GIB),
+        (MemoryLimit(limit=10 * GIB, used=2 * GIB), 0, 1, int(10 * GIB * 0.92) - 3 * GIB),
+        (MemoryLimit(limit=10 * GIB, used=2 * GIB), 0, 4, (int(10 * GIB * 0.92) - 6 * GIB) // 4),
+        (MemoryLimit(limit=10 * GIB, used=0), 0, 1, int(10 * GIB * 0.92) - 6 * GIB),
+        (None, 100 * GIB, 1, 4 * GIB),
+        (None, 100 * GIB, 2, 2 * GIB),
+        (None, 8 * GIB, 1, 2 * GIB),
+        (None, 0, 1, 4 * GIB),
     ],
 )
-def test_memory_on_a_cpu_is_the_containers_or_modest(monkeypatch, limit, available, expected) -> None:
-    """A container's limit counts without what is taken and the swap space; a machine without a limit is not taken over."""
+def test_memory_on_a_cpu_is_the_containers_or_modest(monkeypatch, limit, available, ranks, expected) -> None:
+    """A container's limit counts without what is taken and each rank's swap space, and its ranks share it."""
     monkeypatch.setattr(engine_core, "container_limit", lambda: limit)
     monkeypatch.setattr(engine_core, "available_memory", lambda: available)
-    capacity = SimpleNamespace(kv_bytes=None, weight_bytes=5 * GIB if limit and not limit.used else 0)
+    weights = 5 * GIB if limit and not limit.used else 0
+    capacity = SimpleNamespace(kv_bytes=None, weight_bytes=weights, sharers=ranks)
     assert engine_core._kv_bytes(config(), capacity, 1 * GIB) == expected
 
 

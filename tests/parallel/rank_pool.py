@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from octavo_engine.config import EngineConfig
+from octavo_engine.config import EngineConfig, ParallelConfig
 from octavo_engine.messages import EngineRequest
 
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -83,6 +83,12 @@ class RankPool:
             self.close()  # the others wait for it
             raise AssertionError(answer["error"])
         return answer
+
+
+def spread(config: EngineConfig, tensor: int = 1, pipeline: int = 1) -> EngineConfig:
+    """`config` over that many ranks."""
+    parallel = ParallelConfig(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
+    return msgspec.structs.replace(config, parallel=parallel)
 
 
 def _packed(value: Any) -> str:

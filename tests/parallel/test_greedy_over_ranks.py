@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-import msgspec
 import pytest
 from engine_runs import engine_config, request
-from rank_pool import RankPool
+from rank_pool import spread
 
-from octavo_engine.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig
+from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -40,13 +39,6 @@ PROMPTS = [[5, 9, 13, 300, 40, 41, 42, 7, 30, 31], list(range(1, 38)), [299, 1]]
 
 
 @pytest.fixture(scope="module")
-def pool():
-    pool = RankPool()
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A folder with a config.json for each of MODELS."""
     made = {}
@@ -54,11 +46,6 @@ def folders(tmp_path_factory):
         made[name] = tmp_path_factory.mktemp("model")
         (made[name] / "config.json").write_text(json.dumps(config))
     return made
-
-
-def spread(config, tensor=1, pipeline=1):
-    parallel = ParallelConfig(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
-    return msgspec.structs.replace(config, parallel=parallel)
 
 
 def dummy(folder, *, pages=64, seqs=8):

@@ -26,6 +26,7 @@ from octavo_engine.messages import LOST_TOUCH
 SOCKET_NAME = "engine"
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux
 MAX_LAST_WORDS = 65536
+LOST_EACH_OTHER = "the ranks lost touch with each other: one of them hangs, or one on another node has ended"
 
 
 @dataclass(slots=True)
@@ -108,7 +109,10 @@ class CoreHandle:
         self.remove_folder()
 
     def close(self, timeout: float = 5.0) -> int:
-        """Wait for the processes, kill those that stay, tidy up; the core's exit code (negative: its signal)."""
+        """Wait for the processes, kill those that stay, tidy up; the core's exit code (negative: its signal).
+
+        Where one has failed, nothing good comes of waiting for the others.
+        """
         end = time.monotonic() + timeout
         for rank in self.ranks:
             assert rank.process.stdin is not None
@@ -116,7 +120,8 @@ class CoreHandle:
                 rank.process.stdin.close()
         for rank in self.ranks:
             try:
-                rank.process.wait(max(0.0, end - time.monotonic()))
+                failed = any(r.process.poll() for r in self.ranks)
+                rank.process.wait(0.0 if failed else max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 rank.process.kill()
                 rank.process.wait()

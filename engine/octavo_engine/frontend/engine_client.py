@@ -16,7 +16,7 @@ import zmq
 
 from octavo_engine.config import ModelFiles, SchedulerConfig, decode_files
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
-from octavo_engine.frontend.core_handle import CoreHandle, RankProcess
+from octavo_engine.frontend.core_handle import LOST_EACH_OTHER, CoreHandle, RankProcess
 from octavo_engine.messages import (
     AbortRequests,
     EngineOutput,
@@ -352,7 +352,7 @@ class EngineClient:
             assert self._loop is not None
             self._loop.call_later(0.05, self._find_cause, end)
             return
-        self._die(cause or "the ranks lost touch with those of another node, which ended or can't be reached")
+        self._die(cause or LOST_EACH_OTHER)
 
     def _die(self, reason: str) -> None:
         if self.dead is not None:

@@ -10,7 +10,7 @@ import time
 
 from octavo_engine.config import EngineConfig, ParallelConfig
 from octavo_engine.errors import EngineDeadError
-from octavo_engine.frontend.core_handle import CoreHandle
+from octavo_engine.frontend.core_handle import LOST_EACH_OTHER, CoreHandle
 
 RETRY_SECONDS = 1.0
 CAUSE_SECONDS = 3.0  # after the first rank's end, until it is clear that the cause lies elsewhere
@@ -78,7 +78,7 @@ def _wait(core: CoreHandle) -> None:
         if any(codes) and (cause := core.cause()):
             raise EngineDeadError(cause)
         time.sleep(0.05)
-    raise EngineDeadError("the ranks here lost touch with those of another node, which ended or can't be reached")
+    raise EngineDeadError(LOST_EACH_OTHER)
 
 
 def _ranks(parallel: ParallelConfig) -> str:

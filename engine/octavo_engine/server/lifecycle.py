@@ -69,8 +69,8 @@ class Server:
         try:
             context = await build_context(self._config, self._client, _print_stage)
         except OctavoError as error:
+            self._client.close()  # before the last words: whatever else it says comes first
             _complain(error)
-            self._client.close()
             return 1
         try:
             return await self._serve(context)
@@ -122,6 +122,7 @@ class Server:
             self._client.drop_all("the server is shutting down; ask another replica")
         await self._until_answered(context, LAST_WORDS_SECONDS, engine_needed=False)
         if self._client.dead is not None:
+            self._client.close()  # as above
             _complain(self._client.dead)
             return 1
         return 0

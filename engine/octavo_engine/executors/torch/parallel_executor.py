@@ -20,7 +20,7 @@ from dataclasses import replace
 import msgspec
 
 from octavo_engine.config import EngineConfig, ModelFiles, decode_files, encode_files
-from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import DeviceLostError
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.executor import TorchExecutor
@@ -32,6 +32,13 @@ class InitKV(msgspec.Struct, frozen=True, tag="init_kv"):
     """Allocate pages."""
 
     num_blocks: tuple[int, ...]
+    num_host_blocks: tuple[int, ...]
+
+
+class MovePages(msgspec.Struct, frozen=True, tag="move_pages"):
+    """Move pages, and wait for them."""
+
+    ops: KVOps
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
@@ -44,7 +51,7 @@ class Close(msgspec.Struct, frozen=True, tag="close"):
     """The engine ends in good order."""
 
 
-Command = InitKV | Step | Close
+Command = InitKV | MovePages | Step | Close
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -97,9 +104,13 @@ class LeadExecutor(Executor):
             sharers=len(here),
         )
 
-    def init_kv(self, num_blocks: tuple[int, ...]) -> None:
-        self._tell(InitKV(num_blocks))
-        self._rank.executor.init_kv(num_blocks)
+    def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
+        self._tell(InitKV(num_blocks, num_host_blocks))
+        self._rank.executor.init_kv(num_blocks, num_host_blocks)
+
+    def move_pages(self, ops: KVOps) -> None:
+        self._tell(MovePages(ops))
+        self._rank.executor.move_pages(ops)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         with self._one_step():
@@ -117,7 +128,9 @@ class LeadExecutor(Executor):
 
     def close(self) -> None:
         if self._reachable:
-            with contextlib.suppress(RuntimeError):  # a rank is gone: the others find out by themselves
+            with contextlib.suppress(
+                RuntimeError, DeviceLostError
+            ):  # a rank is gone: the others find out by themselves
                 self._tell(Close())
                 self._group.close()
         self._rank.executor.close()
@@ -192,7 +205,9 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
     while True:
         command = COMMANDS.decode(group.broadcast(None))
         if isinstance(command, InitKV):
-            rank.executor.init_kv(command.num_blocks)
+            rank.executor.init_kv(command.num_blocks, command.num_host_blocks)
+        elif isinstance(command, MovePages):
+            rank.executor.move_pages(command.ops)
         elif isinstance(command, Step):
             with rank.failing_together():
                 handle = rank.executor.submit(command.scheduled)

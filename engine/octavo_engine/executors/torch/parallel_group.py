@@ -11,9 +11,10 @@ import fcntl
 import os
 import socket
 import struct
-import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore  # dist's own, which its stubs leave out
 
 from octavo_engine.config import ParallelConfig
-from octavo_engine.errors import ExecutorError
+from octavo_engine.errors import DeviceLostError, ExecutorError
 from octavo_engine.executors.torch.parallel import RankedParallel
 from octavo_engine.messages import LOST_TOUCH
 from octavo_models.partition import Place
@@ -69,7 +70,8 @@ class RankGroup:
 
     def ask(self, key: str) -> bytes:
         """What was published under `key`, as soon as it is."""
-        return bytes(self._store.get(key))
+        with self._talking():
+            return bytes(self._store.get(key))
 
     def broadcast(self, data: bytes | None, source: int = LEAD) -> bytes:
         """The bytes of rank `source`, which alone gives them."""
@@ -77,11 +79,13 @@ class RankGroup:
         if data is not None:
             head[:8] = len(data).to_bytes(8, "big")
             head[8 : 8 + len(data[:INLINE])] = data[:INLINE]
-        dist.broadcast(torch.frombuffer(head, dtype=torch.uint8), source)
+        with self._talking():
+            dist.broadcast(torch.frombuffer(head, dtype=torch.uint8), source)
         size = int.from_bytes(head[:8], "big")
         rest = bytearray(max(0, size - INLINE) if data is None else data[INLINE:])
         if rest:
-            dist.broadcast(torch.frombuffer(rest, dtype=torch.uint8), source)
+            with self._talking():
+                dist.broadcast(torch.frombuffer(rest, dtype=torch.uint8), source)
         return bytes(head[8 : 8 + size] + rest)
 
     def gather(self, key: str, data: bytes) -> list[bytes]:
@@ -98,6 +102,14 @@ class RankGroup:
         self._leaving.set()
         self._watch.join()
         dist.destroy_process_group()
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            self.settle()
+            raise DeviceLostError(f"rank {self.rank} can't talk to the others: {error}") from error
 
     def _parallel(self) -> RankedParallel:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
@@ -116,9 +128,8 @@ class RankGroup:
             leaving = torch.tensor([self._leaving.wait(PULSE_SECONDS)], dtype=torch.int32)
             try:
                 dist.all_reduce(leaving, op=dist.ReduceOp.MAX, group=self._pulse)
-            except RuntimeError as error:
-                print(f"rank {self.rank}: another rank is gone: {error}", file=sys.stderr, flush=True)  # noqa: T201
-                os._exit(LOST_TOUCH)
+            except RuntimeError:
+                os._exit(LOST_TOUCH)  # in silence: whoever started the ranks says which of them was first
             if leaving.item():
                 return
 
