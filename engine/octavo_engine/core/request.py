@@ -102,6 +102,17 @@ class Sequence:
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
 
+    def take(self, drawn: list[int]) -> tuple[list[int], str | None]:
+        """Append what a step drew, up to the token that ends it: what was used of it, and why it ends, if it does."""
+        token_ids = self.token_ids
+        for used, token in enumerate(drawn, 1):
+            token_ids.append(token)
+            if token in self.stop_ids and self.num_output_tokens >= self.sampling.min_tokens:
+                return drawn[:used], "stop"
+            if len(token_ids) >= self.max_num_tokens:
+                return drawn[:used], "length"
+        return drawn, None
+
     def output(
         self,
         token_ids: list[int],

@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from octavo_engine.core.block_manager import BlockManager, Page
+from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.in_flight import Flight, Part, taint
-from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
+from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.core.request import Sequence, Status
-from octavo_engine.core.waiting_queue import WaitingQueue
+from octavo_engine.core.request_book import RequestBook
 from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
 ITERATIONS_KEPT = 10_000  # steps that nobody has asked `stats` about
 
 
-class Scheduler:
-    """The requests in the core and their pages.
+class Scheduler(RequestBook):
+    """The turns of the requests in the core.
 
     A step is in flight between `schedule` and `update`. Two may be: the second is then scheduled although nobody
     knows what the first one draws. Executors run them in order, so pages that the second gives away or takes are the
@@ -53,12 +53,7 @@ class Scheduler:
         num_host_blocks: tuple[int, ...] = (),
         swap_rule: SwapRule | None = None,
     ) -> None:
-        self._max_num_seqs = config.max_num_seqs
-        self._max_tokens = config.max_num_batched_tokens
-        self._chunked = config.enable_chunked_prefill
-        self._by_priority = config.policy == "priority"
-        self._max_model_len = max_model_len
-        self.blocks = BlockManager(
+        blocks = BlockManager(
             layout,
             num_blocks,
             max_chunk=config.max_num_batched_tokens,
@@ -66,32 +61,16 @@ class Scheduler:
             num_host_blocks=num_host_blocks,
             swap_rule=swap_rule,
         )
-        self._sequences: dict[str, Sequence] = {}  # accepted and not finished
-        self._running: list[Sequence] = []  # in order
-        self._waiting = WaitingQueue()
+        super().__init__(blocks)
+        self._max_num_seqs = config.max_num_seqs
+        self._max_tokens = config.max_num_batched_tokens
+        self._chunked = config.enable_chunked_prefill
+        self._by_priority = config.policy == "priority"
+        self._max_model_len = max_model_len
         self._arrivals = 0
-        self._outputs: list[EngineOutput] = []  # what ended outside of a step's results
-        self._left: list[str] = []  # finished ids that the executor still knows
         self._steps = 0
-        self._flights: deque[Flight] = deque()  # the steps in flight, the older one first
-        self._gaps = False  # some of `_running` no longer run
-        self._aborted: list[Sequence] = []  # finished while in flight; their pages are freed with the step
-        self._doubtful: set[Page] = set()  # those that the older step, which has failed as a whole, should have swapped in
         self._queries = self._hits = self._preemptions = 0
         self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self._sequences or self._outputs)
-
-    @property
-    def in_flight(self) -> int:
-        """Steps that were scheduled and whose results have not come."""
-        return len(self._flights)
-
-    def knows(self, request_id: str) -> bool:
-        """Whether it was accepted and has not ended."""
-        return request_id in self._sequences
 
     def add(self, request: EngineRequest, problem: str | None = None) -> None:
         """Take a request in, unless the caller or the scheduler has a problem with it: that ends it with an error.
@@ -116,18 +95,6 @@ class Scheduler:
         )
         self._sequences[seq.request_id] = seq
         self._waiting.push(seq)
-
-    def abort(self, request_id: str) -> None:
-        """End a request now, also in the middle of a step; an unknown id is ignored."""
-        seq = self._sequences.get(request_id)
-        if seq is not None:
-            self._finish(seq)
-            self._outputs.append(seq.output([], "abort"))
-
-    def take_outputs(self) -> list[EngineOutput]:
-        """What ended outside of a step's results since the last call: refused, aborted, impossible."""
-        outputs, self._outputs = self._outputs, []
-        return outputs
 
     def schedule(self) -> SchedulerOutput | None:
         """The next step, or None if there is nothing to compute."""
@@ -236,21 +203,6 @@ class Scheduler:
                 finished = ()
         self._left.extend(finished)  # no step came through that would have told the executor of them
 
-    def abandon(self) -> set[str]:
-        """Give up all steps in flight: whoever is in them is recomputed. Their ids."""
-        flights, self._flights = self._flights, deque()
-        abandoned = {part.seq.request_id: part.seq for flight in flights for part in flight.parts if not part.void}
-        self.blocks.forget(page for flight in flights for part in flight.parts for page in part.written)
-        for flight in flights:
-            self._forget_swaps(flight.kv_ops)
-            self.blocks.forget(self._doubtful)
-        self._doubtful = set()
-        for seq in abandoned.values():
-            self._start_afresh(seq)
-        self._left.extend(request_id for flight in flights for request_id in flight.finished_ids)
-        self._settle()
-        return set(abandoned)
-
     def update(self, result: StepOutput) -> list[EngineOutput]:
         """Book the results of the older step in flight: new tokens, ends, errors."""
         outputs: list[EngineOutput] = []
@@ -276,18 +228,8 @@ class Scheduler:
                     self._conclude(seq)
                     outputs.append(seq.output([], "length", first=True))
                 continue
-            token_ids = seq.token_ids
-            first = len(token_ids) == seq.num_prompt_tokens
-            reason = None
-            for used, token in enumerate(drawn, 1):
-                token_ids.append(token)
-                if token in seq.stop_ids and seq.num_output_tokens >= seq.sampling.min_tokens:
-                    reason = "stop"
-                elif len(token_ids) >= seq.max_num_tokens:
-                    reason = "length"
-                if reason:
-                    drawn = drawn[:used]
-                    break
+            first = len(seq.token_ids) == seq.num_prompt_tokens
+            drawn, reason = seq.take(drawn)
             logprobs = logprobs_of.get(request_id) if logprobs_of else None
             if reason is None:
                 self._fill(seq, seq.num_computed)
@@ -345,7 +287,7 @@ class Scheduler:
             victim = self._running.pop()
             if victim is seq and not self._running and not self._flights:
                 self._end(seq)
-                self._outputs.append(seq.output([], "error", error=self._never_fits(seq)))
+                self._outputs.append(seq.output([], "error", error=never_fits(seq, self.blocks)))
             else:
                 self._preemptions += 1
                 victim.num_preemptions += 1
@@ -375,7 +317,7 @@ class Scheduler:
                     return
                 self._waiting.pop()
                 self._end(seq)
-                self._outputs.append(seq.output([], "error", error=self._never_fits(seq)))
+                self._outputs.append(seq.output([], "error", error=never_fits(seq, self.blocks)))
                 continue
             self._waiting.pop()
             if seq.status is Status.WAITING:
@@ -392,82 +334,6 @@ class Scheduler:
             part.shared = frozenset(found)
             yield part
 
-    def _introduce(self, seq: Sequence, num_computed: int) -> NewRequest:
-        seq.known = True
-        return NewRequest(
-            seq.request_id,
-            seq.token_ids[: seq.num_prompt_tokens],
-            seq.sampling,
-            tuple(list(table) for table in seq.tables),
-            num_computed,
-            seq.adapter_slot,
-            seq.token_ids[seq.num_prompt_tokens :],
-        )
-
-    def _preempt(self, seq: Sequence) -> None:
-        """Give up its pages; it waits to be recomputed, or swapped in if it was swapped out.
-
-        A token that a step in flight draws for it still counts.
-        """
-        self.blocks.free(seq)
-        seq.status = Status.PREEMPTED
-        if seq.swapped is None:
-            self._restart_prompt(seq)
-        self._waiting.push(seq)
-
-    def _start_afresh(self, seq: Sequence) -> None:
-        """Its pages or the executor's state of it are not what they should be: recompute it as if it were new."""
-        if seq.status is Status.RUNNING:
-            self._preempt(seq)
-            self._gaps = True
-        self._forget_swapped(seq)
-        seq.disown()
-        self._left.append(seq.request_id)
-        seq.known = False
-
-    def _finish(self, seq: Sequence) -> None:
-        """End a sequence wherever it stands, also in a step in flight, which still writes its pages."""
-        if seq.status is not Status.RUNNING:
-            self._end(seq)
-            self._waiting.note_finished()
-            return
-        self._running.remove(seq)
-        if any(part.seq is seq for flight in self._flights for part in flight.parts):
-            self._aborted.append(seq)
-            self._end(seq, free=False)
-        else:
-            self._end(seq)
-
-    def _end(self, seq: Sequence, *, free: bool = True) -> None:
-        seq.status = Status.FINISHED
-        self._gaps = True
-        del self._sequences[seq.request_id]
-        if seq.known:
-            self._left.append(seq.request_id)
-        self.blocks.drop_swapped(seq)
-        if free:
-            self.blocks.free(seq)
-
-    def _forget_swaps(self, kv_ops: KVOps) -> None:
-        """Trust no page that a failed step should have moved, on neither side."""
-        self._doubtful = {(group, page) for group, _, page in kv_ops.swap_in}
-        moved = {(group, page) for group, _, page in kv_ops.swap_out}
-        if not moved:
-            return
-        for seq in self._sequences.values():
-            if seq.swapped and any((g, page) in moved for g, held in enumerate(seq.swapped.pages) for page in held):
-                self._forget_swapped(seq)
-
-    def _forget_swapped(self, seq: Sequence) -> None:
-        if seq.swapped is not None:
-            self.blocks.drop_swapped(seq)
-            self._restart_prompt(seq)
-
-    def _restart_prompt(self, seq: Sequence) -> None:
-        if seq.wants_prompt_logprobs:
-            seq.prompt_logprobs = [None]
-            seq.disown()  # else a step in flight would add to them
-
     def _part(self, seq: Sequence, count: int) -> Part:
         """Note that the step being scheduled computes the next `count` tokens of `seq`, and perhaps draws one."""
         first = seq.num_computed
@@ -482,53 +348,21 @@ class Scheduler:
         if known >= seq.next_fill:
             self.blocks.fill(seq, known)
 
-    def _fail(self, errors: dict[str, str]) -> list[EngineOutput]:
-        """End the requests that failed in the older step; whoever depends on them is recomputed."""
-        outputs = []
-        tainted, spoilt = taint(self._flights, errors, self._doubtful)
-        self._doubtful = set()
-        self.blocks.forget(spoilt)
-        for seq, itself in tainted.items():
-            if seq.status is Status.FINISHED:
-                continue  # aborted meanwhile
-            if itself:
-                self._conclude(seq)
-                outputs.append(seq.output([], "error", error=errors[seq.request_id]))
-            else:
-                self._start_afresh(seq)
-        return outputs
-
-    def _conclude(self, seq: Sequence) -> None:
-        """End a sequence that a step was for, whether it still runs or waits by now."""
-        if seq.status is not Status.RUNNING:
-            self._waiting.note_finished()
-        self._end(seq)
-
-    def _settle(self) -> None:
-        """After a step: pages of those that were aborted within one, and the list of those that run."""
-        if self._aborted:
-            held = {part.seq for flight in self._flights for part in flight.parts}
-            for seq in self._aborted:
-                if seq not in held:
-                    self.blocks.free(seq)
-            self._aborted = [seq for seq in self._aborted if seq in held]
-        if self._gaps:
-            self._gaps = False
-            self._running = [seq for seq in self._running if seq.status is Status.RUNNING]
-
     @staticmethod
     def _collect_prompt_logprobs(seq: Sequence, end: int, result: StepOutput) -> None:
         seq.prompt_logprobs.extend(result.prompt_logprobs.get(seq.request_id, ()))
         if end >= seq.num_prompt_tokens:
             seq.wants_prompt_logprobs = False
 
-    def _never_fits(self, seq: Sequence) -> str:
-        pages = [pool.total for pool in self.blocks.pools]
-        return (
-            f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} pages of "
-            f"{self.blocks.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
-        )
-
 
 def _order(seq: Sequence) -> tuple[int, int]:
     return seq.order
+
+
+def never_fits(seq: Sequence, blocks: BlockManager) -> str:
+    """What is told of a sequence that no pages are enough for, even alone."""
+    pages = [pool.total for pool in blocks.pools]
+    return (
+        f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} pages of "
+        f"{blocks.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
+    )
