@@ -7,6 +7,8 @@ import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from octavo_engine.errors import ExecutorError
+
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig, ModelFiles
     from octavo_engine.executors.executor import Executor
@@ -23,7 +25,9 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
     """
     name: str = config.executor.executor
     if name == "auto":
-        name = _suiting()
+        name = "torch" if config.parallel.world_size > 1 else _suiting()
+    if name == "torch":
+        require_torch()
     if name == "torch" and config.parallel.world_size > 1:
         from octavo_engine.executors.torch.parallel_executor import LeadExecutor  # noqa: PLC0415
 
@@ -35,6 +39,15 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
     from octavo_engine.executors.native.executor import NativeExecutor  # noqa: PLC0415
 
     return NativeExecutor(config, spec, files)
+
+
+def require_torch() -> None:
+    """Raises ExecutorError where there is none."""
+    if find_spec("torch") is None:
+        raise ExecutorError(
+            "the torch executor, which runs models over several ranks and on cards, needs torch, and it is not "
+            "installed: pip install 'octavo[cuda]', or torch alone for a CPU"
+        )
 
 
 def _suiting() -> str:
