@@ -48,12 +48,12 @@ def folders(tmp_path_factory):
     return made
 
 
-def dummy(folder, *, pages=64, seqs=8):
+def dummy(folder, *, pages=64, seqs=8, swap_space=0.0):
     model = ModelConfig(model=str(folder), served_model_names=("m",), load_format="dummy", dtype="float32", seed=3)
     return engine_config(
         model,
         "torch",
-        cache=CacheConfig(num_gpu_blocks_override=pages),
+        cache=CacheConfig(num_gpu_blocks_override=pages, swap_space_gib=swap_space),
         scheduler=SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=24),
     )
 
@@ -106,9 +106,10 @@ def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeli
     assert prompt == pytest.approx([entry[1] for entry in expected["scored"]["prompt_logprobs"][1:]], abs=1e-4)
 
 
-def test_a_preempted_sequence_goes_on_alike_on_every_rank(pool, folders, alone):
-    """With pages for less than what runs, sequences are preempted; the tokens stay."""
-    got = pool.run(spread(dummy(folders["llama"], pages=18, seqs=5), 2), long_ones())
+@pytest.mark.parametrize("swap_space", [0.0, 0.01])
+def test_a_preempted_sequence_goes_on_alike_on_every_rank(pool, folders, swap_space):
+    """With pages for less than what runs, sequences are preempted, some to host memory; the tokens stay."""
+    got = pool.run(spread(dummy(folders["llama"], pages=18, seqs=5, swap_space=swap_space), 2), long_ones())
     assert sum(result["num_preemptions"] for result in got.values()) > 0
     expected = pool.run(dummy(folders["llama"]), long_ones())
     assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}

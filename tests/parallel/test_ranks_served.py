@@ -121,6 +121,24 @@ def test_the_death_of_rank_0_ends_the_others(tiny):
         assert not any(alive(pid) for pid in ranks)
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_a_rank_while_the_model_loads_ends_the_start(tiny, victim):
+    """Whether or not the ranks have met."""
+    with start(tiny, "-tp", "2", wait=False) as server:
+        until(lambda: len(ranks_of(server)) == 2, 20)
+        os.kill(ranks_of(server)[victim], signal.SIGKILL)
+        ends_with(server, f"rank {victim} of 2 ended unexpectedly (killed by signal 9)")
+
+
+def test_ranks_do_not_outlive_the_server(tiny):
+    """However it ends."""
+    with start(tiny, "-tp", "2", wait=False) as server:
+        until(lambda: len(ranks_of(server)) == 2, 20)
+        ranks = ranks_of(server)
+        server.signal(signal.SIGKILL)
+        until(lambda: not any(alive(pid) for pid in ranks), SECONDS)
+
+
 def test_sizes_that_do_not_divide_end_the_start_with_the_numbers(tiny):
     with start(tiny, "-tp", "3", wait=False) as server:
         assert server.wait(60) == 1
