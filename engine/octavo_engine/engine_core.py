@@ -186,7 +186,7 @@ class EngineCore:
             raise
         except Exception:
             logger.exception("step %d failed as a whole", step.step_id)
-            return self._give_up() if self._in_flight else self._isolate(step)
+            return self._give_up() if self._scheduler.in_flight > 1 else self._isolate(step)
         now = time.perf_counter()
         self._swap_rule.note_step(step.total_tokens, now - max(launched_at, self._landed_at))
         self._landed_at = now
@@ -202,7 +202,7 @@ class EngineCore:
         return outputs
 
     def _give_up(self) -> list[EngineOutput]:
-        """A step failed when the next one had been launched: all requests of both are recomputed.
+        """A step failed when the next one had been scheduled: all requests of both are recomputed.
 
         Until they have ended, no step is launched before the last one has landed, so that the guilty one is found.
         """
