@@ -66,12 +66,16 @@ test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their 
 test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
 	@scripts/test-sanitize.sh
 
-# On a bare machine: its own python3 with torch, triton and pytest; nothing is installed, no network.
+# On a bare machine with a card: its own python3 with torch and triton; nothing is installed, no network.
 .PHONY: test-gpu
-test-gpu: ## the kernels against their twins, on this machine's card (PYTHON with torch, triton, pytest)
-	@$(PYTHON) -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || \
-	    { echo "no card: torch.cuda.is_available() is false; make test runs the same tests in Triton's interpreter"; exit 1; }
-	@PYTHONPATH=engine $(PYTHON) -m pytest -c tests/kernels/card.ini --rootdir tests/kernels tests/kernels
+test-gpu: ## the kernels and the engine over them against their twins, on this machine's card
+	@$(PYTHON) bench/gpu.py --check-only
+	@$(PYTHON) -c 'import pytest' 2>/dev/null || { echo "the kernels' own tests need pytest: pip install pytest"; exit 1; }
+	@PYTHONPATH=engine:. $(PYTHON) -m pytest -c tests/kernels/card.ini --rootdir tests/kernels tests/kernels
+
+.PHONY: bench-gpu
+bench-gpu: ## tokens/s of Llama-3-8B and Qwen3-0.6B shapes and each kernel's roofline, on this machine's card
+	@$(PYTHON) bench/gpu.py
 
 .PHONY: kernels-report
 kernels-report: $(VENV)/.dev ## registers, spills and shared memory of every kernel on every card, without one

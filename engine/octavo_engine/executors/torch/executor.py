@@ -7,7 +7,7 @@ device, and `collect` alone waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,6 +54,7 @@ class TorchExecutor(Executor):
     """One model on one device, or one rank's part of it.
 
     `operations` and `recorder` are the device's own unless said: a recorder makes a CPU run decodes as graphs do.
+    `weights` gives the tensors by their canonical names, on the device, where they are not read from `files`.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class TorchExecutor(Executor):
         *,
         operations: Operations | None = None,
         recorder: Recorder | None = None,
+        weights: Callable[[], dict[str, Tensor]] | None = None,
     ) -> None:
         refuse_unsupported(spec)
         self.config = config
@@ -93,6 +95,7 @@ class TorchExecutor(Executor):
             max_len=max_len,
             device=self.device,
         )
+        self._weights = weights or self._read_weights
         self._decoder: Decoder | None = None
         self._sampler: Sampler | None = None
         self._cache: KVCache | None = None
@@ -119,10 +122,7 @@ class TorchExecutor(Executor):
     def load(self) -> Capacity:
         if self.device.type == "cpu" and self.config.executor.threads is not None:
             torch.set_num_threads(self.config.executor.threads)
-        weights = read_weights(
-            self.whole, self.files, self.dtype, self.device, self.config.model.seed, self.parallel.place
-        )
-        decoder = Decoder(self.spec, weights, self.ops, self.parallel)
+        decoder = Decoder(self.spec, self._weights(), self.ops, self.parallel)
         table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
         self._decoder = decoder
         self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
@@ -196,6 +196,11 @@ class TorchExecutor(Executor):
         self._decoder = self._sampler = self._cache = self._graphs = None
         self._flights.clear()
         self.requests.clear()
+
+    def _read_weights(self) -> dict[str, Tensor]:
+        return read_weights(
+            self.whole, self.files, self.dtype, self.device, self.config.model.seed, self.parallel.place
+        )
 
     def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> Flight:
         layout = StepLayout.of(batch)

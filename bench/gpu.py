@@ -1,0 +1,189 @@
+"""The engine on this machine's card: first that it is right, then how fast. `make bench-gpu`.
+
+Needs torch and triton alone: weights are random, nothing is fetched, no server is imported. Prints Markdown for
+docs/LOG.md: the card's measured limits; tokens a second; each operation's share of the roofline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "engine")]
+
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit(
+        "no torch: this needs a machine with a card, torch 2.11 and triton 3.6 or newer; set PYTHON to one that has"
+    )
+from bench.bare_msgspec import stand_in
+
+stand_in()
+
+from bench.gpu_kernels import Shape, table
+from bench.gpu_limits import Limits, measure_limits
+from bench.whole_engine import SMALL, engine, expected, random_weights, request, run, small_engine, small_requests
+
+from octavo_engine.config import CacheConfig, SchedulerConfig
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.kernels.backends import operations_on
+from octavo_models import from_hf_config
+from octavo_models.spec import ModelSpec
+
+MODELS = {
+    "Llama-3-8B": {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 128_256,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500_000.0,
+        "rms_norm_eps": 1e-5,
+        "torch_dtype": "bfloat16",
+    },
+    "Qwen3-0.6B": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "vocab_size": 151_936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40_960,
+        "rope_theta": 1_000_000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+    },
+}
+IN_FLIGHT = (1, 32, 256)
+PROMPT, OUTPUT = 512, 128  # tokens of a request that is decoded
+PREFILL, NUM_PREFILLS = 1024, 32  # tokens of a prompt, and prompts, where prefill is measured
+STEP_TOKENS = 8192
+SHAPES = [
+    Shape("1 decode of 1k", 1, 1024, 1),
+    Shape("32 decodes of 1k", 32, 1024, 1),
+    Shape("256 decodes of 1k", 256, 1024, 1),
+    Shape("4 prefills of 2k", 4, 2048, 2048),
+]
+
+
+def check(device: torch.device, num_tokens: int = 24) -> Iterator[str]:
+    """Every small model with and without graphs against the plain operations on the CPU; what went well.
+
+    Raises:
+        SystemExit: a token is not the one.
+    """
+    for kind in SMALL:
+        wanted = expected(kind, num_tokens)
+        for eager in (True, False):
+            got = run(small_engine(kind, device, eager=eager), small_requests(num_tokens))
+            how = "without graphs" if eager else "with graphs"
+            if got != wanted:
+                wrong = next(name for name in wanted if got[name] != wanted[name])
+                raise SystemExit(f"{kind} {how}: request {wrong} got {got[wrong]}, and should {wanted[wrong]}")
+            yield f"{kind} {how}: {sum(map(len, got.values()))} tokens as on the CPU"
+
+
+def decode_rate(core: EngineCore, in_flight: int, prompt: int, output: int, vocab: int) -> float:
+    """Output tokens a second of `in_flight` requests at a time, from when all of them decode to the first one's end."""
+    for i in range(in_flight):
+        core.add(request(f"{in_flight}-{i}", [(31 * i + j) % vocab for j in range(prompt)], output))
+    counts: dict[str, int] = {}
+    started = finished = 0.0
+    tokens = 0
+    while core.has_work:
+        made = core.step()
+        if started and not finished:
+            tokens += sum(len(o.new_token_ids) for o in made)
+        for o in made:
+            counts[o.request_id] = counts.get(o.request_id, 0) + len(o.new_token_ids)
+            if o.finish_reason and not finished:
+                finished = time.perf_counter()
+        if not started and len(counts) == in_flight and all(counts.values()):
+            started = time.perf_counter()
+    return tokens / (finished - started)
+
+
+def prefill_rate(core: EngineCore, num_prompts: int, prompt: int, vocab: int) -> float:
+    """Prompt tokens a second, a token drawn after each prompt included."""
+    core.reset_prefix_cache()
+    for i in range(num_prompts):
+        core.add(request(f"prefill-{i}", [(17 * i + 3 * j) % vocab for j in range(prompt)], 1))
+    start = time.perf_counter()
+    while core.has_work:
+        core.step()
+    return num_prompts * prompt / (time.perf_counter() - start)
+
+
+def bounds(spec: ModelSpec, limits: Limits, in_flight: int, length: int) -> tuple[float, float]:
+    """(decode, prefill) in tokens a second, if weights and pages were read at the device's rate and nothing else cost."""
+    weights = spec.weight_bytes("bfloat16")
+    pages = sum(2 * (layer.attention.k_size + layer.attention.v_size) for layer in spec.layers) * length * in_flight
+    flops = 2.0 * spec.num_parameters
+    decode = in_flight / max((weights + pages) / limits.bandwidth, in_flight * flops / limits.flops)
+    return decode, limits.flops / flops
+
+
+def measure(name: str, spec: ModelSpec, device: torch.device, limits: Limits) -> Iterator[str]:
+    """Rows in Markdown of one model."""
+    core = engine(
+        spec,
+        lambda: random_weights(spec, torch.bfloat16, device, 0.02),
+        device,
+        dtype="bfloat16",
+        max_model_len=max(PREFILL, PROMPT + OUTPUT) + 1,
+        cache=CacheConfig(),
+        scheduler=SchedulerConfig(max_num_seqs=max(IN_FLIGHT), max_num_batched_tokens=STEP_TOKENS),
+    )
+    yield f"| {name} | KV pages | {core.kv_cache_bytes / (1 << 30):.1f} GiB | |"
+    for in_flight in IN_FLIGHT:
+        for _ in range(2):  # the first time graphs are captured
+            rate = decode_rate(core, in_flight, PROMPT, OUTPUT, spec.vocab_size)
+        bound = bounds(spec, limits, in_flight, PROMPT + OUTPUT // 2)[0]
+        yield f"| {name} | output, {in_flight} in flight | {rate:,.0f} tokens/s | {rate / bound:.0%} |"
+    for _ in range(2):
+        rate = prefill_rate(core, NUM_PREFILLS, PREFILL, spec.vocab_size)
+    bound = bounds(spec, limits, 1, 1)[1]
+    yield f"| {name} | prefill, prompts of {PREFILL} | {rate:,.0f} tokens/s | {rate / bound:.0%} |"
+    core.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, action="append", help="otherwise all")
+    parser.add_argument("--check-only", action="store_true", help="that it is right, and no more")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("this machine has no card that torch can use: torch.cuda.is_available() is false")
+        return 1
+    device = torch.device("cuda")
+    for line in check(device):
+        print(line, flush=True)
+    if arguments.check_only:
+        return 0
+    limits = measure_limits(device)
+    print(f"\n{limits.describe()}; torch {torch.__version__}\n")
+    print("| model | what | measured | of the card's limit |\n|---|---|--:|--:|")
+    specs = {name: from_hf_config(MODELS[name]) for name in arguments.model or MODELS}
+    for name, spec in specs.items():
+        for line in measure(name, spec, device, limits):
+            print(line, flush=True)
+        torch.cuda.empty_cache()
+    for name, spec in specs.items():
+        print(f"\n{name}")
+        for line in table(operations_on(device), spec, SHAPES, torch.bfloat16, device, limits):
+            print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
