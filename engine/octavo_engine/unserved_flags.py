@@ -239,7 +239,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_always("this is always on", "enable-request-id-headers enable-prompt-tokens-details disable-fastapi-docs"),
     # Accepted with a line: leaving them out changes no answer
     **_note(
-        "there are no CUDA graphs and nothing to compile on this executor; it has no effect",
+        "which CUDA graphs there are follows from --max-num-seqs, and nothing is compiled; it has no effect",
         "compilation-config",
         "cuda-graph-sizes",
         "cudagraph-capture-sizes",
