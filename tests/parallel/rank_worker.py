@@ -15,8 +15,23 @@ import msgspec
 from engine_runs import generate, running_core
 
 from octavo_engine.config import EngineConfig
+from octavo_engine.core.outputs import SchedulerOutput
+from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.messages import EngineRequest
 from octavo_engine.rank_process import RankBoot, run
+
+POISON = 13  # a prompt that begins with it makes every rank fail in the step
+
+
+def poisonous(submit: Any) -> Any:
+    """`TorchExecutor.submit`, which such a prompt makes fail."""
+
+    def poisoned(self: TorchExecutor, step: SchedulerOutput) -> Any:
+        if any(new.token_ids[0] == POISON for new in step.new):
+            raise MemoryError("a test asked for it")
+        return submit(self, step)
+
+    return poisoned
 
 
 def lead(config: EngineConfig, requests: list[EngineRequest], answer: Any) -> dict[str, Any]:
@@ -34,6 +49,7 @@ def lead(config: EngineConfig, requests: list[EngineRequest], answer: Any) -> di
 
 
 def main() -> None:
+    TorchExecutor.submit = poisonous(TorchExecutor.submit)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints does not answer
 

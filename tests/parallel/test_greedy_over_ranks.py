@@ -7,6 +7,7 @@ import json
 import pytest
 from engine_runs import engine_config, request
 from rank_pool import spread
+from rank_worker import POISON
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 
@@ -128,3 +129,13 @@ def test_a_request_that_can_not_run_ends_alone_on_every_rank(pool, folders):
     assert len(got["good"]["tokens"]) == 6
     assert (got["bad"]["finish_reason"], got["bad"]["tokens"]) == ("error", [])
     assert "no token can be drawn" in got["bad"]["error"]
+
+
+def test_a_step_that_fails_on_every_rank_ends_the_guilty_request_alone(pool, folders, alone):
+    """Those beside it are computed again, and say what they would have said."""
+    bad = request("bad", [POISON, 1, 2], 4)
+    got = pool.run(spread(dummy(folders["llama"]), 2), [bad, *requests()])
+    assert got["bad"]["finish_reason"] == "error"
+    assert "a test asked for it" in got["bad"]["error"]
+    expected = alone("llama")
+    assert {r: got[r]["tokens"] for r in expected} == {r: expected[r]["tokens"] for r in expected}

@@ -19,7 +19,7 @@ WHOLE = Place()
 gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parallel:
     """A rank that is all there is."""
 
@@ -50,16 +50,18 @@ class Parallel:
 ALONE = Parallel()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RankedParallel(Parallel):
     """One rank of several. `tensor_group` is its own stage's; `device_group` has all ranks, over the same backend."""
 
     tensor_group: dist.ProcessGroup | None = None
     device_group: dist.ProcessGroup | None = None
+    num_collectives: int = 0  # that it has taken part in: equal on ranks that are in step
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if self.place.tensor_size > 1:
             x = x.contiguous()
+            self.num_collectives += 1
             dist.all_reduce(x, group=self.tensor_group)
         return x
 
@@ -75,6 +77,7 @@ class RankedParallel(Parallel):
         if self.place.tensor_size == 1:
             return x
         parts = x.new_empty(self.place.tensor_size, *x.shape)  # [tensor_size, n, rows]
+        self.num_collectives += 1
         gather_into(parts.view(-1, x.shape[-1]), x.contiguous(), group=self.tensor_group)
         return parts.movedim(0, 1).reshape(x.shape[0], -1)[:, :vocab_size]
 

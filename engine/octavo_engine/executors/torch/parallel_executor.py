@@ -5,13 +5,17 @@ draw every token, from the same gathered logits by the same Philox draws: one co
 and tells" needs two, and a drawn token never leaves the device for the next step. With several stages, what the last
 one drew goes round once, for the first one embeds it.
 
-A rank that fails in a step leaves the others waiting inside of it, so no request can be blamed alone: the engine ends.
+A step that fails at the same place on every rank leaves them in step, and the guilty request ends alone. One that fails
+on some ranks leaves the others waiting inside of it: the engine ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import traceback
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +65,8 @@ class Found(msgspec.Struct, frozen=True):
     weight_bytes: int
     kv_bytes: int | None
 
+
+logger = logging.getLogger(__name__)
 
 ENCODER = msgspec.msgpack.Encoder()
 COMMANDS = msgspec.msgpack.Decoder(Command)
@@ -140,11 +146,13 @@ class LeadExecutor(Executor):
 
     @contextmanager
     def _one_step(self) -> Iterator[None]:
-        """Whatever fails in here has failed for all ranks."""
-        reachable, self._reachable = self._reachable, False
-        with self._rank.failing_together():
-            yield
-        self._reachable = reachable
+        """What fails in here fails for all ranks, or for good."""
+        try:
+            with self._rank.failing_together():
+                yield
+        except DeviceLostError:
+            self._reachable = False
+            raise
 
 
 class Rank:
@@ -180,11 +188,14 @@ class Rank:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Raises DeviceLostError for what went wrong here; doesn't return if it went wrong elsewhere."""
+        """Lets an exception pass that all ranks have met; raises DeviceLostError if they have not."""
         try:
             yield
+        except DeviceLostError:
+            raise
         except Exception as error:
-            self._group.settle()
+            if self._group.all_failed_alike(_place_of(error, self._group.parallel.num_collectives)):
+                raise
             raise DeviceLostError(
                 f"rank {self._group.rank} failed in a step, and the ranks are no longer in step: "
                 f"{type(error).__name__}: {error}"
@@ -209,16 +220,28 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
         elif isinstance(command, MovePages):
             rank.executor.move_pages(command.ops)
         elif isinstance(command, Step):
-            with rank.failing_together():
-                handle = rank.executor.submit(command.scheduled)
-                rank.sample(handle)
-                running.append(handle)
-                while len(running) > ahead:
-                    rank.collect(running.popleft())
+            try:
+                with rank.failing_together():
+                    handle = rank.executor.submit(command.scheduled)
+                    rank.sample(handle)
+                    running.append(handle)
+                    while len(running) > ahead:
+                        rank.collect(running.popleft())
+            except DeviceLostError:
+                raise
+            except Exception as error:  # noqa: BLE001 — rank 0 tells, and goes on: so do the others
+                logger.debug("a step failed on all ranks: %r", error)
         else:
             group.close()
             rank.executor.close()
             return
+
+
+def _place_of(error: Exception, num_collectives: int) -> int:
+    """A number for where a step failed: equal on ranks that have done the same until then, and differing elsewhere."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename != __file__]
+    return zlib.crc32(f"{type(error).__name__} {num_collectives} {lines}".encode())
 
 
 def files_key(config: EngineConfig) -> str:

@@ -28,6 +28,8 @@ from octavo_engine.messages import LOST_TOUCH
 from octavo_models.partition import Place
 
 PULSE_SECONDS = 1.0
+PATIENCE = 5  # pulses, until a rank that has failed takes it that the others have not
+NOWHERE = -1
 VANISHED = timedelta(seconds=60)  # a machine that is gone without a word; a process that ends is noticed at once
 FOREVER = timedelta(days=365)  # idle ranks wait for the next step
 LEAD = 0
@@ -60,6 +62,9 @@ class RankGroup:
         dist.init_process_group("gloo", store=self._store, rank=rank, world_size=config.world_size, timeout=FOREVER)
         self._pulse = dist.new_group(backend="gloo", timeout=VANISHED)
         self._leaving = threading.Event()
+        self._failure = NOWHERE
+        self._verdict = threading.Semaphore(0)
+        self._alike = False
         self._watch = threading.Thread(target=self._hold_hands, name="ranks", daemon=True)
         self._watch.start()
         self.parallel = self._parallel()
@@ -93,9 +98,14 @@ class RankGroup:
         self.publish(f"{key}/{self.rank}", data)
         return [self.ask(f"{key}/{rank}") for rank in range(self.config.world_size)]
 
-    def settle(self) -> None:
-        """After a failure: does not return if another rank is gone, for then this one ends too."""
-        time.sleep(3 * PULSE_SECONDS)
+    def all_failed_alike(self, where: int) -> bool:
+        """After a failure at `where`, a number: whether all ranks have failed there, and so are in step still.
+
+        Does not return if another rank is gone, for then this one ends too.
+        """
+        self._failure = where
+        self._verdict.acquire()
+        return self._alike
 
     def close(self) -> None:
         """Part from the others, which do so too."""
@@ -108,7 +118,7 @@ class RankGroup:
         try:
             yield
         except RuntimeError as error:
-            self.settle()
+            time.sleep(3 * PULSE_SECONDS)  # if a rank is gone, this one ends meanwhile
             raise DeviceLostError(f"rank {self.rank} can't talk to the others: {error}") from error
 
     def _parallel(self) -> RankedParallel:
@@ -123,15 +133,29 @@ class RankGroup:
         return rank // self.place.tensor_size
 
     def _hold_hands(self) -> None:
-        """Until one of the ranks leaves in good order; the process ends if one is gone without that."""
+        """Until one of the ranks leaves in good order; the process ends if one is gone without that.
+
+        When this rank has failed in a step, it learns here whether all have, or some wait for it in a collective.
+        """
+        waited = 0
         while True:
-            leaving = torch.tensor([self._leaving.wait(PULSE_SECONDS)], dtype=torch.int32)
+            leaving, where = self._leaving.wait(PULSE_SECONDS), self._failure
+            pulse = torch.tensor([leaving, where == NOWHERE, where, -where], dtype=torch.int64)
             try:
-                dist.all_reduce(leaving, op=dist.ReduceOp.MAX, group=self._pulse)
+                dist.all_reduce(pulse, op=dist.ReduceOp.MAX, group=self._pulse)
             except RuntimeError:
                 os._exit(LOST_TOUCH)  # in silence: whoever started the ranks says which of them was first
-            if leaving.item():
+            some_leave, some_are_well, highest, lowest = pulse.tolist()
+            if some_leave:
+                self._verdict.release()  # whoever waits for one waits in vain
                 return
+            if where == NOWHERE:
+                continue
+            waited += 1
+            if not some_are_well or waited == PATIENCE:
+                self._alike = not some_are_well and highest == -lowest
+                self._failure, waited = NOWHERE, 0
+                self._verdict.release()
 
 
 def _device(config: ParallelConfig, rank: int) -> torch.device:
