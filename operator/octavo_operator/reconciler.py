@@ -69,7 +69,7 @@ class Reconciler:
         wrote = await self._say(body, statuses.summarize(service, made, observed, outcome, self.source()))
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
-        if outcome.refused or observed.claim_waits:
+        if outcome.refused or observed.claim_waits or made.rollout.waits:
             return "waiting"
         return "changed" if wrote or outcome.wrote else "unchanged"
 
