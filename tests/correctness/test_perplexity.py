@@ -12,6 +12,9 @@ from transformers_reference import reference
 pytestmark = pytest.mark.timeout(900)  # the first to run computes the reference
 
 
+TWIN_TEXT = 60
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """`loss` and `expected`: the engine's and transformers' in float32, nats a token over both texts together.
@@ -62,3 +65,22 @@ def test_lower_precision_stays_within_one_percent_of_float32(model, dtype):
     found = scores(model, dtype)
     assert math.exp(found.loss - found.expected) == pytest.approx(1, abs=0.01)
     assert found.ranks.count(1) > 0.95 * len(found.ranks) > 900
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_twin_scores_a_text_as_the_native_executor_does(smollm2, dtype):
+    """The native one in float32, which is held to transformers above. Slow on a CPU: the first tokens of each text.
+
+    Gemma in bfloat16 is `test_two_layers`'s.
+    """
+    known = reference(smollm2)
+    texts = {name: ids[:TWIN_TEXT] for name, ids in known.texts.items()}
+    losses = {}
+    for executor, kind in (("native", "float32"), ("torch", dtype)):
+        with running_core(engine_config(smollm2.config(kind, 1024), executor)) as core:
+            results = generate(core, [request(name, ids, 1, prompt_logprobs=0) for name, ids in texts.items()])
+        entries = [entry for result in results.values() for entry in (result.prompt_logprobs or [])[1:]]
+        assert len(entries) == len(texts) * (TWIN_TEXT - 1)
+        losses[executor] = -sum(entry.logprob for entry in entries) / len(entries)
+    allowed = 1e-4 if dtype == "float32" else 0.02
+    assert losses["torch"] == pytest.approx(losses["native"], abs=allowed)
