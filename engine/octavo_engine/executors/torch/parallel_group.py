@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -60,7 +60,7 @@ class RankGroup:
             master_listen_fd=config.listen_fd if rank == LEAD else None,
         )
         dist.init_process_group("gloo", store=self._store, rank=rank, world_size=config.world_size, timeout=FOREVER)
-        self._pulse = dist.new_group(backend="gloo", timeout=VANISHED)
+        self._pulse = _group(backend="gloo", timeout=VANISHED)
         self._leaving = threading.Event()
         self._failure = NOWHERE
         self._verdict = threading.Semaphore(0)
@@ -125,8 +125,8 @@ class RankGroup:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         everyone = range(self.config.world_size)
         stages = [[r for r in everyone if self._stage(r) == stage] for stage in range(self.place.num_stages)]
-        groups = [dist.new_group(ranks, backend=backend) for ranks in stages]
-        device_group = dist.new_group(backend=backend)
+        groups = [_group(ranks, backend=backend) for ranks in stages]
+        device_group = _group(backend=backend)
         return RankedParallel(self.place, groups[self.place.stage], device_group)
 
     def _stage(self, rank: int) -> int:
@@ -188,3 +188,11 @@ def _interface_towards(address: str) -> str:
                 if socket.inet_ntoa(answer[20:24]) == own:
                     return name
     return "lo" if own in {"::1", "127.0.0.1"} else ""
+
+
+def _group(
+    ranks: Sequence[int] | None = None, *, backend: str, timeout: timedelta | None = None
+) -> dist.ProcessGroup | None:
+    """A group of ranks, all without `ranks`; None where this rank is not in it."""
+    group = dist.new_group(None if ranks is None else list(ranks), backend=backend, timeout=timeout)
+    return group if isinstance(group, dist.ProcessGroup) else None  # else torch's mark of a stranger
