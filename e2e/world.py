@@ -60,6 +60,7 @@ class World:
     def service(self, name: str, namespace: str, **spec: Any) -> Object:
         """An LLMService of SmolLM2 on a CPU, small enough for several on this node; `spec` adds to it."""
         engine = {
+            "image": {"pullPolicy": "Always"},  # one tag names whatever was built last
             "maxModelLen": 512,
             "maxNumSeqs": 16,
             "args": ["--threads", "1"],
