@@ -227,6 +227,9 @@ class BlockManager:
 
     def pages_of(self, seq: Sequence, first: int, end: int) -> list[Page]:
         """The pages that hold the tokens first … end - 1."""
+        if end == first + 1:
+            i = first // self.block_size
+            return [(g, table[i]) for g, table in enumerate(seq.tables)]
         pages = slice(first // self.block_size, -(-end // self.block_size))
         return [(g, page) for g, table in enumerate(seq.tables) for page in table[pages] if page]
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from octavo_engine.core.block_manager import Page
 from octavo_engine.core.outputs import KVOps
 from octavo_engine.core.request import Sequence, Status
 
 
-@dataclass(slots=True, eq=False)
-class Part:
-    """One sequence's part of a step: its tokens first … first + count - 1."""
+class Part(msgspec.Struct, eq=False, gc=False):
+    """One sequence's part of a step: its tokens first … first + count - 1. A struct: hundreds are made in every step."""
 
     seq: Sequence
     first: int

@@ -30,7 +30,7 @@ class Status(Enum):
 class Sequence:
     """Prompt and output of one request, and what has been computed of it.
 
-    Invariants: `num_computed <= num_tokens`; while running, every table covers `capacity` tokens; a page's entry
+    Invariants: `num_computed <= len(token_ids) + num_pending`; while running, every table covers `capacity` tokens; a page's entry
     is 0 where a window has left it behind. `digests[i]` names the content of page i, for full pages only.
     """
 
@@ -87,11 +87,6 @@ class Sequence:
             prompt_logprobs=[None] if logprobs else [],
             queued_at=queued_at,
         )
-
-    @property
-    def num_tokens(self) -> int:
-        """Those not known yet included."""
-        return len(self.token_ids) + self.num_pending
 
     def disown(self) -> None:
         """What steps in flight compute for it is void: it will be computed again."""

@@ -64,9 +64,7 @@ class RequestBook:
         abandoned = {part.seq.request_id: part.seq for flight in flights for part in flight.parts if not part.void}
         self.blocks.forget(page for flight in flights for part in flight.parts for page in part.written)
         for flight in flights:
-            self._forget_swaps(flight.kv_ops)
-            self.blocks.forget(self._doubtful)
-        self._doubtful = set()
+            self.blocks.forget(self._forget_swaps(flight.kv_ops))
         for seq in abandoned.values():
             self._start_afresh(seq)
         self._left.extend(request_id for flight in flights for request_id in flight.finished_ids)
@@ -129,15 +127,13 @@ class RequestBook:
         if free:
             self.blocks.free(seq)
 
-    def _forget_swaps(self, kv_ops: KVOps) -> None:
-        """Trust no page that a failed step should have moved, on neither side."""
-        self._doubtful = {(group, page) for group, _, page in kv_ops.swap_in}
+    def _forget_swaps(self, kv_ops: KVOps) -> set[Page]:
+        """Trust nothing that a failed step should have moved out; the pages that it should have filled are returned."""
         moved = {(group, page) for group, _, page in kv_ops.swap_out}
-        if not moved:
-            return
-        for seq in self._sequences.values():
+        for seq in self._sequences.values() if moved else ():
             if seq.swapped and any((g, page) in moved for g, held in enumerate(seq.swapped.pages) for page in held):
                 self._forget_swapped(seq)
+        return {(group, page) for group, _, page in kv_ops.swap_in}
 
     def _forget_swapped(self, seq: Sequence) -> None:
         if seq.swapped is not None:

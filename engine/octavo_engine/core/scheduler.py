@@ -114,7 +114,7 @@ class Scheduler(RequestBook):
         while i < len(running) and budget:
             seq = running[i]
             computed = seq.num_computed
-            num_tokens = seq.num_tokens
+            num_tokens = len(seq.token_ids) + seq.num_pending
             if computed == num_tokens or (seq.num_pending and num_tokens == seq.max_num_tokens):
                 i += 1  # a step in flight does the last that there is to do
                 continue
@@ -127,18 +127,20 @@ class Scheduler(RequestBook):
                 if extended is None:
                     break  # it was the last one, and is no longer running
                 added = extended
-            self._fill(seq, end)
+            if end >= seq.next_fill:
+                self._fill(seq, end)
             request_id = seq.request_id
             count = end - computed
             budget -= count
             num_scheduled[request_id] = count
             continued.append(ContinuedRequest(request_id, added, computed))
-            if end == num_tokens < seq.max_num_tokens:
+            part = self._part(seq, count)
+            if part.draws:
                 samples.append(request_id)
                 wanted[request_id] = 1
             if seq.wants_prompt_logprobs:
                 wanted[request_id] = count
-            parts.append(self._part(seq, count))
+            parts.append(part)
             i += 1
 
         if self._preemptions == preemptions:
@@ -183,7 +185,7 @@ class Scheduler(RequestBook):
         whose pages were being swapped: nobody knows how far that came.
         """
         (flight,) = self._flights
-        self._forget_swaps(flight.kv_ops)
+        self._doubtful = self._forget_swaps(flight.kv_ops)
         finished = flight.finished_ids
         for part in flight.parts:
             request_id = part.seq.request_id
@@ -210,10 +212,11 @@ class Scheduler(RequestBook):
             outputs += self._fail(result.errors)
         flight = self._flights.popleft()
         tokens_of, logprobs_of = result.tokens, result.logprobs
+        finished = Status.FINISHED
         for part in flight.parts:
             seq = part.seq
-            if part.void:
-                continue
+            if seq.status is finished or seq.epoch != part.epoch:
+                continue  # void
             request_id = seq.request_id
             if part.draws:
                 seq.num_pending -= 1
@@ -232,7 +235,8 @@ class Scheduler(RequestBook):
             drawn, reason = seq.take(drawn)
             logprobs = logprobs_of.get(request_id) if logprobs_of else None
             if reason is None:
-                self._fill(seq, seq.num_computed)
+                if seq.num_computed >= seq.next_fill:
+                    self._fill(seq, seq.num_computed)
                 if not first:
                     outputs.append(EngineOutput(request_id=request_id, new_token_ids=drawn, logprobs=logprobs))
                     continue
@@ -338,8 +342,10 @@ class Scheduler(RequestBook):
         """Note that the step being scheduled computes the next `count` tokens of `seq`, and perhaps draws one."""
         first = seq.num_computed
         seq.num_computed = end = first + count
-        draws = end == seq.num_tokens < seq.max_num_tokens
-        seq.num_pending += draws
+        num_tokens = len(seq.token_ids) + seq.num_pending
+        draws = end == num_tokens < seq.max_num_tokens
+        if draws:
+            seq.num_pending += 1
         return Part(seq, first, count, draws, seq.epoch, self.blocks.pages_of(seq, first, end))
 
     def _fill(self, seq: Sequence, end: int) -> None:
