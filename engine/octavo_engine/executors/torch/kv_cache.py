@@ -35,7 +35,8 @@ class KVCache:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.group_of_layer: dict[int, int] = {}
-        self._host: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: keys, values
+        self._host_keys: dict[int, Tensor] = {}
+        self._host_values: dict[int, Tensor] = {}
         dtype = KV_DTYPES[kv_format]
         pinned = device.type == "cuda"
         for g, group in enumerate(layout.groups):
@@ -47,25 +48,21 @@ class KVCache:
                 self.values[i] = torch.zeros(*lead, attention.head_dim_v, dtype=dtype, device=device)
                 self.group_of_layer[i] = g
                 if num_host_blocks:
-                    shapes = [(num_host_blocks[g], *cache[i].shape[1:]) for cache in (self.keys, self.values)]
-                    k, v = (torch.empty(shape, dtype=dtype, pin_memory=pinned) for shape in shapes)
-                    self._host[i] = k, v
+                    for cache, swapped in ((self.keys, self._host_keys), (self.values, self._host_values)):
+                        shape = (num_host_blocks[g], *cache[i].shape[1:])
+                        swapped[i] = torch.empty(shape, dtype=dtype, pin_memory=pinned)
                 page_bytes += self.keys[i][0].nbytes + self.values[i][0].nbytes
             assert page_bytes == group.page_bytes, (page_bytes, group.page_bytes)
 
     def apply(self, ops: KVOps) -> None:
         """Swap out, copy, swap in, each in order; on a card in the order of its stream, without waiting."""
-        for group, source, target in ops.swap_out:
-            for i in self.layout.groups[group].layers:
-                keys, values = self._host[i]
-                keys[target].copy_(self.keys[i][source], non_blocking=True)
-                values[target].copy_(self.values[i][source], non_blocking=True)
-        for group, source, target in ops.copies:
-            for i in self.layout.groups[group].layers:
-                self.keys[i][target] = self.keys[i][source]
-                self.values[i][target] = self.values[i][source]
-        for group, source, target in ops.swap_in:
-            for i in self.layout.groups[group].layers:
-                keys, values = self._host[i]
-                self.keys[i][target].copy_(keys[source], non_blocking=True)
-                self.values[i][target].copy_(values[source], non_blocking=True)
+        device, host = (self.keys, self.values), (self._host_keys, self._host_values)
+        for moves, sources, targets in (
+            (ops.swap_out, device, host),
+            (ops.copies, device, device),
+            (ops.swap_in, host, device),
+        ):
+            for group, source, target in moves:
+                for i in self.layout.groups[group].layers:
+                    for old, new in zip(sources, targets, strict=True):
+                        new[i][target].copy_(old[i][source], non_blocking=True)
