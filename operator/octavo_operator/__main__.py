@@ -23,7 +23,7 @@ if os.getpid() == 1:
 
 from octavo_operator.connection import Connection, connect
 from octavo_operator.errors import NoClusterError
-from octavo_operator.logs import set_up
+from octavo_operator.logs import add_flags, set_up
 from octavo_operator.metrics_source import DISABLED, NAMESPACED, UNKNOWN
 from octavo_operator.planner.arguments import RUNTIMES
 from octavo_operator.settings import Settings
@@ -168,8 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="PEM: who signs the metrics API's certificate; by default the operator makes and renews one",
     )
-    parser.add_argument("--log-format", choices=("json", "text"), default="json" if not sys.stderr.isatty() else "text")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    add_flags(parser)
     return parser
 
 

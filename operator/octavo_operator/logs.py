@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
@@ -44,6 +45,12 @@ def extras(record: logging.LogRecord) -> dict[str, Any]:
     """What was given as `extra`; of a service (`about`) its namespace and name."""
     given = {key: value for key, value in record.__dict__.items() if key not in STANDARD and key not in FOREIGN}
     return {**given.pop("about", {}), **given}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """--log-format and --log-level, as `set_up` takes them."""
+    parser.add_argument("--log-format", choices=("json", "text"), default="json" if not sys.stderr.isatty() else "text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
 
 def set_up(form: str, level: str) -> None:

@@ -20,7 +20,7 @@ if os.getpid() == 1:
 
 from octavo_operator.connection import connect
 from octavo_operator.errors import NoClusterError
-from octavo_operator.logs import set_up
+from octavo_operator.logs import add_flags, set_up
 
 log = logging.getLogger("octavo_operator.metrics_api")
 
@@ -68,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("--cert-dir", type=Path, metavar="DIR", help="holds tls.crt and tls.key, in place of the two")
     parser.add_argument("--operator-namespace", metavar="NAME", help="of the Secret and Service; by default its own")
     parser.add_argument("--scrape-period", type=_period, default=5.0, metavar="SECONDS", help="of each engine")
-    parser.add_argument("--log-format", choices=("json", "text"), default="json" if not sys.stderr.isatty() else "text")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    add_flags(parser)
     return parser
 
 
