@@ -122,7 +122,7 @@ class Supervisor:
                     self._say_url()
             elif not upstream.ready and upstream.name in self._announced:
                 self._announced.discard(upstream.name)
-                if upstream.port is not None:
+                if upstream.port is not None and not upstream.draining:  # one that ends says so by its health
                     self.display.replica(upstream.name, "unready", "its health check fails")
 
     def _say_url(self) -> None:
