@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Urls:
     hub: str  # http://10.88.0.1:5002, for hf:// as HF_ENDPOINT
 
 
-class Cluster:
+class Cluster(ABC):
     """A cluster as an administrator of it."""
 
     is_ours = False
@@ -63,21 +64,21 @@ class Cluster:
             raise AssertionError(f"kubectl {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}")
         return done.stdout + done.stderr
 
+    @abstractmethod
     def tool(self, name: str) -> Path:
         """The path of `kubectl` or `helm`, built if need be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def push_image(self, archive: Path) -> list[str]:
         """Put the images of an OCI archive where nodes pull from; the names that a pod gives for them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def publish_model(self, name: str, folder: Path, token: str | None = None) -> None:
         """Let the hub stand-in serve the folder's files as model `name`; with a token, to its bearer alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def publish_package(self, wheel: Path) -> None:
         """Let the package index serve a wheel."""
-        raise NotImplementedError
 
     def set_gpus(self, node: str, count: int, product: str = "") -> None:
         """Let the node have `count` pretended GPUs of a product; 0 takes them away. The kubelet keeps them.
