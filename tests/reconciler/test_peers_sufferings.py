@@ -57,13 +57,18 @@ def test_rollout_deadlock_on_one_gpu_with_surge(installed, operator, namespace, 
 
 
 def test_a_free_card_is_used_for_a_surge(installed, operator, namespace, kubelet):
-    """With a second card free the old replica answers until the new one does."""
-    kubelet.add_node("n1", gpus=2, product="NVIDIA-L4")
-    made(installed, namespace, accelerator={"vendor": "nvidia", "products": ["NVIDIA-L4"]})
-    kubelet.mark_pods_ready(namespace, PODS)
+    """With a second card free the old replica stays until the new one answers."""
+    kubelet.add_node("with-two", gpus=2, product="NVIDIA-L40")  # a product of its own: other tests' pods may linger
+    made(installed, namespace, accelerator={"vendor": "nvidia", "products": ["NVIDIA-L40"]})
+    (old,) = kubelet.mark_pods_ready(namespace, PODS)
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
     settled(installed, operator, namespace)
+    installed.api.patch(API, "LLMService", "s", namespace, {"spec": {"engine": {"maxNumSeqs": 7}}})
+    both = kubelet.pods(namespace, PODS, count=2)
+    assert old in [pod["metadata"]["name"] for pod in both]
     assert deployment(installed, namespace)["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    kubelet.mark_pods_ready(namespace, PODS, count=2)
+    wait_for(installed, "s", namespace, "Progressing", "False", "Serving")
 
 
 def test_a_model_killed_by_its_probe_while_loading(installed, operator, namespace, kubelet):
