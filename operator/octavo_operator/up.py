@@ -33,19 +33,21 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from octavo_operator.local import launch  # noqa: PLC0415 — a wrong manifest is told without aiohttp
+    from octavo_operator.local.cards import usable_cards  # noqa: PLC0415
     from octavo_operator.local.display import display_for  # noqa: PLC0415
     from octavo_operator.local.references import References  # noqa: PLC0415
     from octavo_operator.local.supervisor import Supervisor, names_of  # noqa: PLC0415
 
     manifest = read_manifest(options.file)
-    service, remark = launch.for_this_machine(manifest.service(options.name), cpu=options.cpu)
+    cards = () if options.cpu else usable_cards()
+    service, remark = launch.for_this_machine(manifest.service(options.name), cpu=options.cpu, cards=cards)
     references = References.of(manifest, options.secret, options.config_map)
     found = describe(service.spec.model, folder=options.model_dir, offline=True)
     made = plan(service, Observed(found.spec, found.why_unknown), settings)
     if made.refusal is not None and not (made.refusal.reason == "SchemeNotSupported" and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)
-    starts = launch.launches(service, made, replicas, references, options.model_dir)
+    starts = launch.launches(service, made, replicas, references, options.model_dir, cards)
     display = display_for(names_of(made, replicas))
     for line in _remarks(service, made, replicas, remark):
         display.say(line)

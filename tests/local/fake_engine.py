@@ -67,6 +67,7 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
                 "rest": rest,
                 "template": template,
                 "key": os.environ.get("OCTAVO_API_KEY"),
+                "cards": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "authorization": request.headers.get("Authorization"),
                 "cores": sorted(os.sched_getaffinity(0)),
             }

@@ -10,6 +10,7 @@ from pathlib import Path
 from octavo_operator.api.placement import Accelerator
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import LocalError
+from octavo_operator.local.cards import divide_cards
 from octavo_operator.local.references import References
 from octavo_operator.planner.arguments import RUNTIMES
 from octavo_operator.planner.plan import Env, Plan
@@ -33,11 +34,11 @@ class Launch:
         return self.plan.engine.line(LOOPBACK, port, model=self.model, chat_template=self.chat_template)
 
 
-def for_this_machine(service: LLMService, *, cpu: bool) -> tuple[LLMService, str | None]:
+def for_this_machine(service: LLMService, *, cpu: bool, cards: Sequence[str]) -> tuple[LLMService, str | None]:
     """The service as it can run here, and a remark if that is not quite as the manifest says.
 
-    The engine runs on CPUs only, so far. A manifest that says nothing of cards just runs; one that asks for cards
-    does so only if told to by `cpu`. Raises LocalError.
+    With the cards that it needs it runs on them, unless it says `vendor: cpu`, or `cpu` does. Without them, a manifest
+    that says nothing of cards just runs; one that asks for cards does so only if told to by `cpu`. Raises LocalError.
     """
     spec = service.spec
     if spec.engine.runtime != "octavo":
@@ -47,19 +48,29 @@ def for_this_machine(service: LLMService, *, cpu: bool) -> tuple[LLMService, str
     asked = spec.accelerator
     if asked is not None and asked.vendor == "cpu":
         return service, None
+    ranks = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
+    if len(cards) >= ranks and not cpu:
+        return service, f"it runs on NVIDIA cards of this machine: {ranks} of {len(cards)} a replica"
     if asked is not None and not cpu:
+        number = "an NVIDIA card" if ranks == 1 else f"{ranks} NVIDIA cards"
+        has = f"octavo up finds {len(cards)}" if cards else "octavo up finds none here that torch could use"
         raise LocalError(
-            f"{service.metadata.name} asks for an NVIDIA card, and octavo up runs on CPUs only; "
-            "--cpu runs it on this machine's CPU all the same"
+            f"{service.metadata.name} asks for {number}, and {has}; --cpu runs it on this machine's CPU all the same"
         )
     engine = spec.engine.model_copy(update={"tensor_parallel_size": 1, "pipeline_parallel_size": 1})
     changed = spec.model_copy(update={"accelerator": Accelerator(vendor="cpu"), "engine": engine})
-    why = "it runs on the CPU: the manifest names no accelerator" if asked is None else "it runs on the CPU: --cpu"
-    return service.model_copy(update={"spec": changed}), why
+    why = "the manifest names no accelerator" if asked is None else "--cpu"
+    divided = "" if ranks == 1 else f", undivided: the manifest's {ranks} ranks are for cards"
+    return service.model_copy(update={"spec": changed}), f"it runs on the CPU: {why}{divided}"
 
 
 def launches(
-    service: LLMService, plan: Plan, replicas: int, references: References, model: Path | None
+    service: LLMService,
+    plan: Plan,
+    replicas: int,
+    references: References,
+    model: Path | None,
+    cards: Sequence[str] = (),
 ) -> tuple[Launch, ...]:
     """One for each replica. Raises LocalError."""
     uri = service.spec.model.uri
@@ -75,8 +86,10 @@ def launches(
         # stays behind, however this ends.
         template = text if text.endswith("\n") else f"{text}\n"
     env = _environment(plan.engine.env, references)
+    shares = divide_cards(cards, replicas, plan.hardware.cards)
     return tuple(
-        Launch(plan, None if model is None else str(model), template, env, cores) for cores in divide_cores(replicas)
+        Launch(plan, None if model is None else str(model), template, env | share, cores)
+        for share, cores in zip(shares, divide_cores(replicas), strict=True)
     )
 
 

@@ -45,6 +45,8 @@ class Demand:
 
     def weights(self, tensor_parallel: int) -> int:
         dtype = None if self.engine.dtype == "auto" else self.engine.dtype
+        if not self.on_card:
+            return self.spec.weight_bytes(dtype)
         return weights_on_card(self.spec, dtype, tensor_parallel, self.engine.pipeline_parallel_size)
 
     def kv(self, tokens: int, tensor_parallel: int) -> int:

@@ -1,0 +1,43 @@
+"""The NVIDIA cards of this machine, and which replica has which."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from octavo_operator.errors import LocalError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def usable_cards() -> tuple[str, ...]:
+    """Their names as CUDA_VISIBLE_DEVICES has them. None without torch, by which the engine runs on cards."""
+    if find_spec("torch") is None:
+        return ()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    named = os.environ.get(VISIBLE)
+    names = named.split(",") if named else [str(i) for i in range(count.value)]
+    return tuple(names[: count.value])  # the driver counts those that the variable lets it see
+
+
+def divide_cards(cards: Sequence[str], replicas: int, each: int) -> list[dict[str, str]]:
+    """Each replica's part, as environment variables; a replica without cards sees none of them.
+
+    Raises:
+        LocalError: there are too few.
+    """
+    if replicas * each > len(cards):
+        fitting = len(cards) // each
+        raise LocalError(
+            f"{replicas} replicas of {each} NVIDIA card{'s' if each > 1 else ''} need {replicas * each}, and this "
+            f"machine has {len(cards)}; --replicas {fitting} fits"
+        )
+    return [{VISIBLE: ",".join(cards[i * each : (i + 1) * each])} for i in range(replicas)]
