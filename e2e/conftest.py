@@ -14,6 +14,7 @@ import pytest
 
 from e2e.cluster import Cluster, MissingError, open_cluster
 from e2e.cluster.host_services import fetch_wheel
+from e2e.cluster.images import built_archives
 from e2e.traffic_pod import Ledger, TrafficPod
 from e2e.world import HOME, ROOT, SYSTEM, World, client_pod, outside
 
@@ -49,7 +50,10 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
 @pytest.fixture(scope="session")
 def world(cluster: Cluster) -> World:
     """The cluster with the images in its registry, and a client in it."""
-    for archive in _archives():
+    archives = built_archives()
+    if not archives:
+        pytest.exit("no images: run `make images`", returncode=2)
+    for archive in archives:
         cluster.push_image(archive)
     world = World(cluster)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -59,17 +63,6 @@ def world(cluster: Cluster) -> World:
     world.apply(client_pod("client", ["python", "-c", "import time; time.sleep(1e6)"]))
     world.kubectl("-n", HOME, "wait", "pod/client", "--for=condition=Ready", "--timeout=180s", seconds=200)
     return world
-
-
-def _archives() -> list[Path]:
-    """The images as `make images` built them: the newest of each name."""
-    folder = Path(os.environ.get("OCTAVO_CACHE") or Path.home() / ".cache" / "octavo").expanduser() / "images"
-    newest: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
-        newest[path.stem.rpartition("-")[0]] = path  # without the digest of what it was made of
-    if not newest:
-        pytest.exit(f"no images in {folder}: run `make images`", returncode=2)
-    return list(newest.values())
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +90,7 @@ def install(world: World, helm: Callable[..., str]) -> Callable[..., str]:
 
     def run(*values: str) -> str:
         # One tag names whatever was built last: nodes ask the registry again, and a new image makes new pods.
-        made_from = ".".join(path.stem for path in _archives())
+        made_from = ".".join(path.stem for path in built_archives())
         values = ("image.pullPolicy=Always", f"podAnnotations.made-from={made_from}", *values)
         options = [option for value in values for option in ("--set", value)]
         said = helm(

@@ -23,7 +23,7 @@ from bases import find_base
 from builders import BuildError, find_builder
 
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "octavo"
+CACHE = Path(os.environ.get("OCTAVO_CACHE") or Path.home() / ".cache" / "octavo").expanduser()
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 SHARED = ("pyproject.toml", "LICENSE", "images/build.lock", "images/health.py", "images/slim.sh", "images/trim.sh")
 

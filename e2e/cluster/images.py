@@ -50,11 +50,14 @@ def cluster_images() -> dict[str, Image]:
 
 
 def built_archives() -> list[Path]:
-    """What `make images` has built, the newest of each: ~/.cache/octavo/images/NAME-VERSION-KEY.tar."""
+    """What `make images` has built, the newest of each: ~/.cache/octavo/images/NAME-VERSION-KEY.tar.
+
+    Not the one for cards, gigabytes that no node here could run.
+    """
     newest: dict[str, Path] = {}
     for path in sorted((build.cache_folder() / "images").glob("*.tar"), key=lambda path: path.stat().st_mtime):
         newest[path.stem.rpartition("-")[0]] = path
-    return list(newest.values())
+    return [path for name, path in newest.items() if not name.startswith("engine-cuda-")]
 
 
 def pack(files: Mapping[str, bytes], command: Sequence[str], links: Mapping[str, str] | None = None) -> Image:
