@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 from octavo_engine.config import SchedulerConfig
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
@@ -387,19 +387,25 @@ def test_request_that_draws_nothing_where_it_should_ends() -> None:
     assert not core.has_work
 
 
-def test_decode_step_of_many_requests_costs_less_than_a_millisecond() -> None:
-    """At 256 running requests; the best of many steps, so that a busy machine does not decide."""
+def test_decode_step_of_many_requests_costs_few_calls_each() -> None:
+    """What a step of 256 takes is calls, some twenty a request; counted, for a clock would tell of the machine."""
     core = scheduler(pages=20_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=4096)
     for i in range(256):
         core.add(request(f"r{i}", list(range(i, i + 20 + i % 4)), 1000, eos_token_ids=(2,)))
-    costs = []
-    for _ in range(200):
-        start = time.perf_counter()
-        made = core.schedule()
-        scheduled = time.perf_counter() - start
-        result = StepOutput(made.step_id, {r: [TOKEN] for r in made.samples})
-        start = time.perf_counter()
-        core.update(result)
-        costs.append(scheduled + time.perf_counter() - start)
-    assert len(made.samples) == 256
-    assert min(costs) < 1e-3
+    for _ in range(20):
+        step(core)
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    for _ in range(8):  # in which each request takes two new pages
+        sys.setprofile(count)
+        try:
+            made = core.schedule()
+            assert len(made.samples) == 256
+            core.update(StepOutput(made.step_id, {r: [TOKEN] for r in made.samples}))
+        finally:
+            sys.setprofile(None)
+    assert calls < 8 * 256 * 25
