@@ -117,7 +117,7 @@ verify: generate ## fail if what is generated differs from what is committed
 # $OCTAVO_CLUSTER names another cluster than `octavo`. NODES=2, GPUS=2, PRODUCT=NVIDIA-A100-SXM4-40GB.
 CLUSTER := $(BIN)/python -m e2e.cluster
 .PHONY: cluster
-cluster: | $(BIN)/uv ## a real Kubernetes in namespaces of this machine (Linux, root); NODES=2 GPUS=2
+cluster: cluster-packages | $(BIN)/uv ## a real Kubernetes in namespaces of this machine (Linux, root); NODES=2 GPUS=2
 	@$(CLUSTER) up $(addprefix --nodes=,$(NODES)) $(addprefix --gpus=,$(GPUS)) $(addprefix --product=,$(PRODUCT))
 
 E2E := $(PYTEST) e2e --timeout=900 -p no:cacheprovider
@@ -133,10 +133,13 @@ e2e-short: $(VENV)/.dev images ## its short cut: install, serve, scale, roll, de
 figures: $(VENV)/.dev ## draw the figures of docs/ from the last run of the suite
 	@$(BIN)/python scripts/draw_scaling.py .e2e/scaling.json docs/images/scaling.svg
 
+# Nothing that is installed gives way to them. Elsewhere, and without root, the next step names what it lacks.
 .PHONY: cluster-packages
-cluster-packages: | $(BIN)/uv ## install what a cluster needs of Debian's or Ubuntu's packages
-	@packages=$$($(CLUSTER) packages); test -z "$$packages" || { \
-	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages; }
+cluster-packages: | $(BIN)/uv ## install what cluster and images need of Debian's or Ubuntu's packages (root)
+	@packages="$$($(CLUSTER) packages) $$({ command -v buildah || docker info; } >/dev/null 2>&1 || echo buildah mmdebstrap)"; \
+	    if test -n "$${packages// }" && test $$(id -u) = 0 && command -v apt-get >/dev/null; then \
+	    echo "· apt-get install $$packages"; apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove $$packages >/dev/null; fi
 
 .PHONY: cluster-images
 cluster-images: images | $(BIN)/uv ## build the images, and push them into the cluster's registry
