@@ -16,14 +16,15 @@ from octavo_engine.kernels.operations import (
     Bans,
     Float8Weight,
     KnownTokens,
-    PackedWeight,
     PagedBatch,
     Penalties,
     SamplingBatch,
     StepRows,
 )
+from octavo_engine.kernels.packing import PACKERS, pack_blocks
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_models.formats import FORMATS
 from octavo_models.spec import Activation, Attention, Norm, Rotary
 
 LLAMA_8B = Attention(32, 8, 128, 128, 128**-0.5, Rotary(128, 5e5))
@@ -72,11 +73,10 @@ def launches_of(launcher: Launcher) -> Iterator[tuple[str, Launch]]:
     if float8:
         yield from _attention_launches(ops, "llama f8", LLAMA_8B, torch.float8_e4m3fn, empty)
     for rows in (1, 64, 512):
-        for bits in (4, 8):
-            quants = empty(4096, 4096 * bits // 8, dtype=torch.uint8)
-            scales, minima = (empty(4096, 128, dtype=torch.float16) for _ in range(2))
-            weight = PackedWeight(bits, quants, scales, minima if bits == 4 else None)
-            yield f"{bits} bits {rows}", partial(ops.matmul, empty(rows, 4096), weight)
+        for name in PACKERS:
+            blocks = 4096 // FORMATS[name].block_size
+            file = empty(4096, blocks * FORMATS[name].bytes_per_block, dtype=torch.uint8)
+            yield f"{name} {rows}", partial(ops.matmul, empty(rows, 4096), pack_blocks(name, file))
         if float8:
             values = empty(4096, 4096, dtype=torch.float8_e4m3fn)
             eight = Float8Weight(values, empty(4096, dtype=torch.float32))
