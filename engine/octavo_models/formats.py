@@ -13,12 +13,13 @@ from octavo_models.errors import InvalidConfigError
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`block_size` consecutive elements of a row take `bytes_per_block` bytes."""
+    """`block_size` consecutive elements of a row take `bytes_per_block` bytes in a file, `packed_bytes` on a card."""
 
     name: str
     ggml_type: int | None
     block_size: int
     bytes_per_block: int
+    packed_bytes: int | None = None  # octavo_engine.kernels.packing: five and six bits take eight there
 
 
 FORMATS = {
@@ -26,14 +27,14 @@ FORMATS = {
     for f in (
         Format("f32", 0, 1, 4),
         Format("f16", 1, 1, 2),
-        Format("q4_0", 2, 32, 18),
-        Format("q4_1", 3, 32, 20),
-        Format("q5_0", 6, 32, 22),
-        Format("q5_1", 7, 32, 24),
-        Format("q8_0", 8, 32, 34),
-        Format("q4_k", 12, 256, 144),
-        Format("q5_k", 13, 256, 176),
-        Format("q6_k", 14, 256, 210),
+        Format("q4_0", 2, 32, 18, 20),
+        Format("q4_1", 3, 32, 20, 20),
+        Format("q5_0", 6, 32, 22, 34),
+        Format("q5_1", 7, 32, 24, 36),
+        Format("q8_0", 8, 32, 34, 34),
+        Format("q4_k", 12, 256, 144, 192),
+        Format("q5_k", 13, 256, 176, 320),
+        Format("q6_k", 14, 256, 210, 320),
         Format("bf16", 30, 1, 2),
         Format("f8_e4m3", None, 1, 1),
         Format("i8", 24, 1, 1),
@@ -45,6 +46,8 @@ FORMAT_OF_GGML_TYPE = {f.ggml_type: f.name for f in FORMATS.values() if f.ggml_t
 # What a decoder's weights may be stored in; the others only appear in files beside them.
 WEIGHT_FORMATS = tuple(name for name in FORMATS if name not in {"f8_e4m3", "i8"})
 
+PACKED_GROUP = 32  # elements of a row: a cut between two of them splits no scale and no byte of a packed matrix
+
 
 def nbytes(name: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of `shape` in format `name`; rows (the last axis) must divide into whole blocks."""
@@ -52,3 +55,18 @@ def nbytes(name: str, shape: tuple[int, ...]) -> int:
     if shape[-1] % f.block_size:
         raise InvalidConfigError(f"a row of {shape[-1]} elements does not divide into {name} blocks of {f.block_size}")
     return math.prod(shape) // f.block_size * f.bytes_per_block
+
+
+def stays_packed(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a card holds a weight of `shape`, or a rank's part of one, as packed blocks.
+
+    Vectors and plain dtypes have none, and a part whose rows aren't whole groups can't be cut out of them.
+    """
+    return FORMATS[name].packed_bytes is not None and len(shape) > 1 and shape[-1] % PACKED_GROUP == 0
+
+
+def packed_nbytes(name: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a weight that `stays_packed`."""
+    f = FORMATS[name]
+    assert f.packed_bytes is not None
+    return math.prod(shape) * f.packed_bytes // f.block_size

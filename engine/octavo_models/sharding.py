@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from octavo_models.formats import nbytes
+from octavo_models.formats import nbytes, packed_nbytes, stays_packed
 from octavo_models.spec import FORMAT_OF_DTYPE, Experts, ModelSpec, Weight
 
 
@@ -55,7 +55,10 @@ def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int) -> list[i
 
 
 def weights_on_card(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:
-    """Bytes of the weights on the fullest card; `dtype` None leaves them as stored."""
+    """Bytes of the weights on the fullest card, exactly.
+
+    `dtype` None leaves them as stored: blocks stay packed, and what can't be packed beside them is bfloat16.
+    """
     by_stage: dict[int, int] = defaultdict(int)
     for weight in spec.weights:
         for stage in _stages(spec, weight, pipeline_parallel):
@@ -104,13 +107,15 @@ def _share_of_kv(spec: ModelSpec, whole: int, tensor_parallel: int, pipeline_par
 
 
 def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int) -> int:
-    whole = weight.nbytes if dtype is None else nbytes(FORMAT_OF_DTYPE[dtype], weight.shape)
-    if weight.shard_axis is None:
-        return whole
     parts = tensor_parallel
     if weight.name.rpartition(".")[2] in {"k", "v", "k_bias", "v_bias"}:
         parts = min(parts, spec.layers[_layer(weight)].attention.num_kv_heads)
-    return math.ceil(whole / parts)
+    shape = tuple(-(-n // parts) if axis == weight.shard_axis else n for axis, n in enumerate(weight.shape))
+    if dtype is not None:
+        return nbytes(FORMAT_OF_DTYPE[dtype], shape)
+    if stays_packed(weight.format, shape):
+        return packed_nbytes(weight.format, shape)
+    return nbytes(weight.format if spec.quantization is None else "bf16", shape)
 
 
 def _stages(spec: ModelSpec, weight: Weight, pipeline_parallel: int) -> set[int]:

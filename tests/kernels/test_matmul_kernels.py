@@ -12,7 +12,7 @@ from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8, unpack
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.formats import FORMATS
+from octavo_models.formats import FORMATS, packed_nbytes
 
 REFERENCE = ReferenceOperations()
 # Where the blocks of a format keep their float16s.
@@ -79,6 +79,7 @@ def test_packed_blocks_are_the_numbers_of_the_file(name):
     packed = pack_blocks(name, data)
     assert packed.bits == (4 if "4" in name else 8)
     assert packed.shape == (3, 2 * form.block_size)
+    assert packed.nbytes == packed_nbytes(name, packed.shape)
     assert np.array_equal(dequantize(name, data.numpy()), unpack(packed).numpy())
 
 

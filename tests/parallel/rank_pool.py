@@ -28,8 +28,13 @@ class RankPool:
     def __init__(self) -> None:
         self.workers: list[subprocess.Popen[str]] = []
 
-    def run(self, config: EngineConfig, requests: Sequence[EngineRequest]) -> dict[str, dict[str, Any]]:
-        """What became of each request: tokens, finish_reason, logprobs and so on."""
+    def run(
+        self, config: EngineConfig, requests: Sequence[EngineRequest], *, packed: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """What became of each request: tokens, finish_reason, logprobs and so on.
+
+        `packed`: the ranks keep a quantized file's blocks as cards do.
+        """
         size = config.parallel.world_size
         while len(self.workers) < size:
             self._start()
@@ -37,12 +42,15 @@ class RankPool:
         watchdog = threading.Timer(SECONDS, self.close)
         watchdog.start()
         try:
-            self._tell(ranks[0], {"config": _packed(config), "requests": _packed(list(requests)), "rank": 0})
+            self._tell(
+                ranks[0],
+                {"config": _encoded(config), "requests": _encoded(list(requests)), "rank": 0, "packed": packed},
+            )
             port = self._answer(ranks[0])["port"]
             parallel = msgspec.structs.replace(config.parallel, master_port=port)
             for rank in range(1, size):
                 there = msgspec.structs.replace(config, parallel=parallel)
-                self._tell(ranks[rank], {"config": _packed(there), "rank": rank})
+                self._tell(ranks[rank], {"config": _encoded(there), "rank": rank, "packed": packed})
             answer = self._answer(ranks[0])
             for rank in ranks[1:]:
                 self._answer(rank)
@@ -91,5 +99,5 @@ def spread(config: EngineConfig, tensor: int = 1, pipeline: int = 1) -> EngineCo
     return msgspec.structs.replace(config, parallel=parallel)
 
 
-def _packed(value: Any) -> str:
+def _encoded(value: Any) -> str:
     return base64.b64encode(msgspec.msgpack.encode(value)).decode()

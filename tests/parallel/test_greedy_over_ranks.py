@@ -6,6 +6,7 @@ import json
 
 import pytest
 from engine_runs import engine_config, request
+from gguf_files import write_mixed_gguf
 from rank_pool import spread
 from rank_worker import POISON
 
@@ -105,6 +106,28 @@ def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeli
         assert mine[1] == pytest.approx(theirs[1], abs=1e-4)
     prompt = [entry[1] for entry in got["scored"]["prompt_logprobs"][1:]]
     assert prompt == pytest.approx([entry[1] for entry in expected["scored"]["prompt_logprobs"][1:]], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A file of every quantized format."""
+    model = write_mixed_gguf(tmp_path_factory.mktemp("mixed") / "mixed.gguf")
+    return engine_config(
+        ModelConfig(model=str(model), served_model_names=("m",)), "torch", cache=CacheConfig(num_gpu_blocks_override=32)
+    )
+
+
+@pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])
+def test_packed_weights_over_ranks_say_what_they_say_on_one(pool, mixed, tensor, pipeline):
+    """And what they say widened. Pages in bfloat16 round what differs in the last bit."""
+    asked = [request(str(i), prompt, 3, prompt_logprobs=0) for i, prompt in enumerate(PROMPTS)]
+    widened, alone = pool.run(mixed, asked), pool.run(mixed, asked, packed=True)
+    spread_out = pool.run(spread(mixed, tensor, pipeline), asked, packed=True)
+    for expected, *others in zip(*(said.values() for said in (widened, alone, spread_out)), strict=True):
+        for got in others:
+            assert got["tokens"] == expected["tokens"]
+            scored, wanted = ([entry[1] for entry in said["prompt_logprobs"][1:]] for said in (got, expected))
+            assert scored == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize("swap_space", [0.0, 0.01])

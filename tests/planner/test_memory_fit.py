@@ -210,7 +210,7 @@ def test_an_unknown_model_on_a_cpu_gets_a_moderate_cache():
     assert planned(None, accelerator=CPU, resources={"limits": {"memory": "4Gi"}}).limits.kv_cache_bytes == 2 * GIB
 
 
-def test_quantized_weights_count_as_stored():
+def test_quantized_weights_stay_packed_on_a_card():
     hidden, layers = 256, 2
     metadata = {
         "general.architecture": "llama",
@@ -235,4 +235,8 @@ def test_quantized_weights_count_as_stored():
         tensors[f"blk.{i}.ffn_down.weight"] = ("q4_0", (hidden, 512))
         tensors |= {f"blk.{i}.{name}.weight": ("f32", (hidden,)) for name in ("attn_norm", "ffn_norm")}
     spec = from_gguf(metadata, tensors)
-    assert weights_on_card(spec, None, 1, 1) == spec.weight_bytes() < spec.weight_bytes("bfloat16") / 2
+    eight = 1000 * hidden * 34 // 32
+    four = layers * (4 * hidden + 3 * 512) * hidden * 20 // 32  # scale and minimum for each 32
+    norms = (2 * layers + 1) * hidden * 2
+    assert weights_on_card(spec, None, 1, 1) == eight + four + norms < spec.weight_bytes("bfloat16") / 2
+    assert weights_on_card(spec, None, 4, 1) == (eight + four) // 4 + norms

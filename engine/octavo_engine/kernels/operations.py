@@ -8,7 +8,8 @@ one back. The few host numbers (`max_query_len`, `max_seq_len`, `num_decodes`) o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -57,6 +58,15 @@ class PackedWeight:
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
         return self.quants.shape[0], self.quants.shape[1] * 8 // self.bits
+
+    @property
+    def nbytes(self) -> int:
+        return self.quants.nbytes + self.scales.nbytes + (0 if self.minima is None else self.minima.nbytes)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> PackedWeight:
+        """With the same done to each of its tensors: to its rows, or by the share of its columns."""
+        minima = None if self.minima is None else change(self.minima)
+        return replace(self, quants=change(self.quants), scales=change(self.scales), minima=minima)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,10 @@ class StepInputs:
 
 class Operations(Protocol):
     """What a decoder and its sampler call. Arguments are contiguous unless said; none is changed unless said."""
+
+    prefers_packed: (
+        bool  # a file's blocks are multiplied packed; False: each product would widen the whole matrix first
+    )
 
     # --- rows ---
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:

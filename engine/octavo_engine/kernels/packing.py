@@ -1,19 +1,23 @@
 """From a file's quantized blocks to a `PackedWeight`: every number stays what the file says, four bits stay four bits.
 
 Owns which format becomes what: 4-bit formats stay packed (and Q4_0, Q4_1 byte by byte), the 5-, 6- and 8-bit ones take
-eight bits, as the card's loads want whole bytes. Layouts of blocks are those of `weights.dequantize`.
+eight bits, as the card's loads want whole bytes. Layouts of blocks are those of `weights.dequantize`. And what is done
+with a file's weights beside products, packed or not: stacking them, and looking rows up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PackedWeight
+from octavo_engine.kernels.reference_quantized import unpack
 from octavo_models.formats import FORMATS
 
+Stored = Tensor | PackedWeight  # what a weight of a file becomes
 Parts = tuple[int, Tensor, Tensor, Tensor | None]  # bits, quants, scales, minima: each [num_blocks, …]
 
 
@@ -30,6 +34,40 @@ def pack_blocks(format_: str, data: Tensor) -> PackedWeight:
         None if minima is None else minima.reshape(out, -1),
         columns // scales.shape[1],
     )
+
+
+def stacked(matrices: Sequence[Stored]) -> list[Stored]:
+    """The rows of `matrices` in their order, in as few as can be: neighbours that are laid out alike become one."""
+    return [_joined(list(alike)) for _, alike in groupby(matrices, _layout)]
+
+
+def _layout(matrix: Stored) -> tuple[object, ...]:
+    if isinstance(matrix, Tensor):
+        return ()
+    return matrix.bits, matrix.group, matrix.scales.dtype, matrix.minima is None
+
+
+def _joined(alike: list[Stored]) -> Stored:
+    if len(alike) == 1:
+        return alike[0]
+    packed = [matrix for matrix in alike if isinstance(matrix, PackedWeight)]
+    if not packed:
+        return torch.cat([matrix for matrix in alike if isinstance(matrix, Tensor)])
+    minima = [matrix.minima for matrix in packed if matrix.minima is not None]
+    return PackedWeight(
+        packed[0].bits,
+        torch.cat([matrix.quants for matrix in packed]),
+        torch.cat([matrix.scales for matrix in packed]),
+        torch.cat(minima) if minima else None,
+        packed[0].group,
+    )
+
+
+def rows_of(matrix: Stored, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """rows: [n] int64 -> [n, in] in `dtype`. No other row of a packed matrix is widened, and nothing read back."""
+    if isinstance(matrix, Tensor):
+        return matrix[rows].to(dtype)
+    return unpack(matrix.map(lambda t: t[rows])).to(dtype)
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:

@@ -33,6 +33,8 @@ from octavo_models.spec import Activation, Attention, Norm, Rotary
 class ReferenceOperations(Operations):
     """See `operations.Operations` for every method."""
 
+    prefers_packed = False
+
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return reference.norm(x, weight, spec, bias)
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
-from octavo_engine.kernels.operations import Operations, PagedBatch, Weight
+from octavo_engine.kernels.operations import Operations, PagedBatch
+from octavo_engine.kernels.packing import Stored, stacked
 from octavo_models.spec import Attention, Experts, Layer, Mlp, ModelSpec, Norm, Rotary
 
-Tensors = Callable[[str], Tensor]  # canonical name -> tensor, handed over
+Matrices = Callable[[str], Stored]  # canonical name -> matrix, handed over
+Vectors = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,9 @@ class NormWeights:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """`x @ weightᵀ + bias`, several projections of the same input stacked."""
+    """`x @ weightᵀ + bias`, several projections of the same input: one product for those that are stored alike."""
 
-    weight: Weight  # [out, in]
-    bias: Tensor | None
+    parts: tuple[tuple[Stored, Tensor | None], ...]  # [out, in], [out]; results lie side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +96,33 @@ class Decoder:
     """
 
     def __init__(
-        self, spec: ModelSpec, weights: dict[str, Tensor], ops: Operations, parallel: Parallel = ALONE
+        self,
+        spec: ModelSpec,
+        weights: dict[str, Stored],
+        ops: Operations,
+        dtype: torch.dtype,
+        parallel: Parallel = ALONE,
     ) -> None:
-        """Takes each tensor out of `weights`, so that stacking never holds the model twice."""
+        """Takes each tensor out of `weights`, so that stacking never holds the model twice. Activations are `dtype`."""
         refuse_unsupported(spec)
         self.spec = spec
         self.ops = ops
-        tensors = weights.pop
         self.parallel = parallel
-        self.dtype = next(iter(weights.values())).dtype
+        self.dtype = dtype
+
+        def vector(name: str) -> Tensor:
+            held = weights.pop(name)
+            assert isinstance(held, Tensor), "blocks are packed in matrices alone"
+            return held
+
         if "embedding" in weights:
-            self.embedding = tensors("embedding")  # [vocab, hidden]
-        if parallel.place.first_stage:
-            # A tensor, because the model multiplies by the number as its dtype rounds it.
-            self.embedding_multiplier = torch.tensor(
-                spec.embedding_multiplier, dtype=self.embedding.dtype, device=self.embedding.device
-            )
+            self.embedding = weights.pop("embedding")  # [vocab, hidden]; packed, rows are widened when looked up
+        # As `dtype` rounds it, for so the model multiplies by it.
+        self.embedding_multiplier = float(torch.tensor(spec.embedding_multiplier, dtype=dtype))
         if parallel.place.last_stage:
-            self.head = self.embedding if spec.tied_head else tensors("head")  # [vocab, hidden]
-            self.final_norm = self._norm(tensors, "final_norm", spec.final_norm)
-        self.layers = [self._layer(tensors, i, layer) for i, layer in enumerate(spec.layers)]
+            self.head = self.embedding if spec.tied_head else weights.pop("head")  # [vocab, hidden]
+            self.final_norm = self._norm(vector, "final_norm", spec.final_norm)
+        self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
 
     def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
         """Run all layers over the step's rows and write their KV. Returns [num_tokens, hidden_size].
@@ -150,7 +158,7 @@ class Decoder:
         return self.ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
 
     def _embedded(self, inputs: DecoderInputs) -> Tensor:
-        x = self.parallel.embed(self.embedding, inputs.token_ids)  # [num_tokens, hidden]
+        x = self.parallel.embed(self.embedding, inputs.token_ids, self.dtype)  # [num_tokens, hidden]
         return x if self.spec.embedding_multiplier == 1.0 else x * self.embedding_multiplier
 
     def _received(self, inputs: DecoderInputs) -> Tensor:
@@ -186,42 +194,47 @@ class Decoder:
     ) -> Tensor:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
         keys, values = cache.keys[i], cache.values[i]
-        qkv = ops.matmul(x, weights.qkv.weight, weights.qkv.bias)
+        qkv = self._projected(x, weights.qkv)
         q = ops.write_qkv(qkv, spec, turn, weights.q_norm, weights.k_norm, keys, values, batch.slots)
         mixed = ops.attention(q, keys, values, batch, spec)  # [num_tokens, num_heads, head_dim_v]
-        return self.parallel.all_reduce(ops.matmul(mixed.flatten(-2), weights.o.weight, weights.o.bias))
+        return self.parallel.all_reduce(self._projected(mixed.flatten(-2), weights.o))
 
     def _mlp(self, layer: Layer, weights: LayerWeights, x: Tensor) -> Tensor:
         assert isinstance(layer.mlp, Mlp)
         ops, kind = self.ops, layer.mlp.activation
-        up = ops.matmul(x, weights.up.weight, weights.up.bias)
+        up = self._projected(x, weights.up)
         inner = ops.gated(up, kind) if layer.mlp.gated else ops.activation(up, kind)
-        return self.parallel.all_reduce(ops.matmul(inner, weights.down.weight, weights.down.bias))
+        return self.parallel.all_reduce(self._projected(inner, weights.down))
+
+    def _projected(self, x: Tensor, linear: Linear) -> Tensor:
+        products = [self.ops.matmul(x, weight, bias) for weight, bias in linear.parts]
+        return products[0] if len(products) == 1 else torch.cat(products, -1)
 
     @staticmethod
-    def _norm(tensors: Tensors, name: str, spec: Norm) -> NormWeights:
-        return NormWeights(spec, tensors(name), tensors(f"{name}_bias") if spec.bias else None)
+    def _norm(vector: Vectors, name: str, spec: Norm) -> NormWeights:
+        return NormWeights(spec, vector(name), vector(f"{name}_bias") if spec.bias else None)
 
-    def _layer(self, tensors: Tensors, i: int, layer: Layer) -> LayerWeights:
+    def _layer(self, matrix: Matrices, vector: Vectors, i: int, layer: Layer) -> LayerWeights:
         assert isinstance(layer.mlp, Mlp)
         attention = layer.attention
 
         def norm(name: str, spec: Norm | None) -> NormWeights | None:
-            return None if spec is None else self._norm(tensors, f"layers.{i}.{name}", spec)
+            return None if spec is None else self._norm(vector, f"layers.{i}.{name}", spec)
 
         def stack(*names: str, bias: bool) -> Linear:
-            return Linear(
-                torch.cat([tensors(f"layers.{i}.{n}") for n in names]),
-                torch.cat([tensors(f"layers.{i}.{n}_bias") for n in names]) if bias else None,
-            )
+            matrices = stacked([matrix(f"layers.{i}.{n}") for n in names])
+            if not bias:
+                return Linear(tuple((m, None) for m in matrices))
+            biases = torch.cat([vector(f"layers.{i}.{n}_bias") for n in names])
+            return Linear(tuple(zip(matrices, torch.split(biases, [m.shape[0] for m in matrices]), strict=True)))
 
         return LayerWeights(
             pre_attention_norm=norm("pre_attention_norm", layer.pre_attention_norm),
             post_attention_norm=norm("post_attention_norm", layer.post_attention_norm),
             pre_mlp_norm=norm("pre_mlp_norm", layer.pre_mlp_norm),
             post_mlp_norm=norm("post_mlp_norm", layer.post_mlp_norm),
-            q_norm=None if attention.qk_norm is None else tensors(f"layers.{i}.q_norm"),
-            k_norm=None if attention.qk_norm is None else tensors(f"layers.{i}.k_norm"),
+            q_norm=None if attention.qk_norm is None else vector(f"layers.{i}.q_norm"),
+            k_norm=None if attention.qk_norm is None else vector(f"layers.{i}.k_norm"),
             qkv=stack("q", "k", "v", bias=attention.qkv_bias),
             o=stack("o", bias=attention.o_bias),
             up=stack(*(("gate", "up") if layer.mlp.gated else ("up",)), bias=layer.mlp.bias),

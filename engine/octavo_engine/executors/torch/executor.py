@@ -28,6 +28,7 @@ from octavo_engine.executors.torch.sampler import Results, Sampler, SamplingTabl
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
+from octavo_engine.kernels.packing import Stored
 from octavo_models.partition import kv_layout, part
 from octavo_models.spec import ModelSpec
 
@@ -67,7 +68,7 @@ class TorchExecutor(Executor):
         *,
         operations: Operations | None = None,
         recorder: Recorder | None = None,
-        weights: Callable[[], dict[str, Tensor]] | None = None,
+        weights: Callable[[], dict[str, Stored]] | None = None,
     ) -> None:
         refuse_unsupported(spec)
         self.config = config
@@ -78,11 +79,12 @@ class TorchExecutor(Executor):
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_card = self.device.type == "cuda"
         self.ops = operations or operations_on(self.device)
-        widened = config.model.dtype == "auto" and spec.quantization is not None
-        # Weights of a quantized file are widened: `spec.dtype` is float32 there, which no card is made for.
-        auto = "bfloat16" if widened and on_card else spec.dtype
+        as_stored = config.model.dtype == "auto" and spec.quantization is not None
+        # `spec.dtype` is float32 beside quantized weights, which no card is made for.
+        auto = "bfloat16" if as_stored and on_card else spec.dtype
         self.dtype = DTYPES[auto if config.model.dtype == "auto" else config.model.dtype]
-        self.kv_format = "f32" if self.dtype == torch.float32 and not widened else "bf16"
+        self.packed = as_stored and self.ops.prefers_packed
+        self.kv_format = "f32" if self.dtype == torch.float32 and not as_stored else "bf16"
         self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
         max_len = config.model.max_model_len or spec.max_position
         max_requests = config.scheduler.max_num_seqs
@@ -122,12 +124,14 @@ class TorchExecutor(Executor):
     def load(self) -> Capacity:
         if self.device.type == "cpu" and self.config.executor.threads is not None:
             torch.set_num_threads(self.config.executor.threads)
-        decoder = Decoder(self.spec, self._weights(), self.ops, self.parallel)
+        weights = self._weights()
+        weight_bytes = sum(weight.nbytes for weight in weights.values())
+        decoder = Decoder(self.spec, weights, self.ops, self.dtype, self.parallel)
         table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
         self._decoder = decoder
         self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
         kv_bytes = self._kv_bytes() if self.device.type == "cuda" else None
-        return Capacity(self.layout, self.spec.weight_bytes(str(self.dtype).removeprefix("torch.")), kv_bytes)
+        return Capacity(self.layout, weight_bytes, kv_bytes)
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
@@ -197,10 +201,9 @@ class TorchExecutor(Executor):
         self._flights.clear()
         self.requests.clear()
 
-    def _read_weights(self) -> dict[str, Tensor]:
-        return read_weights(
-            self.whole, self.files, self.dtype, self.device, self.config.model.seed, self.parallel.place
-        )
+    def _read_weights(self) -> dict[str, Stored]:
+        seed, place = self.config.model.seed, self.parallel.place
+        return read_weights(self.whole, self.files, self.dtype, self.device, seed, place, packed=self.packed)
 
     def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> Flight:
         layout = StepLayout.of(batch)

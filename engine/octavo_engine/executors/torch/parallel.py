@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import embedding
 
+from octavo_engine.kernels.packing import Stored, rows_of
 from octavo_models.partition import Place
 
 WHOLE = Place()
@@ -29,9 +30,9 @@ class Parallel:
         """The sum of all tensor ranks' `x`, perhaps in its place: the same bits on each of them."""
         return x
 
-    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
-        """table: [rows of the vocabulary that this rank holds, hidden] -> [num_tokens, hidden]."""
-        return table[token_ids]
+    def embed(self, table: Stored, token_ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """table: [rows of the vocabulary that this rank holds, hidden] -> [num_tokens, hidden] in `dtype`."""
+        return rows_of(table, token_ids, dtype)
 
     def gather_logits(self, x: Tensor, vocab_size: int) -> Tensor:
         """x: [n, rows of the vocabulary that this rank holds] -> [n, vocab_size], on every tensor rank."""
@@ -65,12 +66,12 @@ class RankedParallel(Parallel):
             dist.all_reduce(x, group=self.tensor_group)
         return x
 
-    def embed(self, table: Tensor, token_ids: Tensor) -> Tensor:
+    def embed(self, table: Stored, token_ids: Tensor, dtype: torch.dtype) -> Tensor:
         if self.place.tensor_size == 1:
-            return table[token_ids]
+            return rows_of(table, token_ids, dtype)
         rows = token_ids - self.place.tensor_rank * table.shape[0]
         elsewhere = (rows < 0) | (rows >= table.shape[0])
-        x = embedding(rows.masked_fill(elsewhere, 0), table)
+        x = rows_of(table, rows.masked_fill(elsewhere, 0), dtype)
         return self.all_reduce(x.masked_fill_(elsewhere[:, None], 0))
 
     def gather_logits(self, x: Tensor, vocab_size: int) -> Tensor:

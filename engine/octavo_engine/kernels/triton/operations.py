@@ -44,6 +44,8 @@ from octavo_models.spec import Activation, Attention, Norm, Rotary
 class TritonOperations(Operations):
     """See `operations.Operations` for every method."""
 
+    prefers_packed = True
+
     def __init__(self, launch: Launcher) -> None:
         self.launch = launch
         self._frequencies: dict[Rotary, Tensor] = {}

@@ -9,6 +9,10 @@ from typing import Any
 import gguf
 import numpy as np
 
+from octavo_engine.weights.dummy import DummyCheckpoint
+from octavo_models import from_gguf
+from octavo_models.formats import FORMATS
+
 HIDDEN, INNER, HEADS, KV_HEADS, VOCAB, LAYERS = 64, 96, 4, 2, 100, 2
 HEAD_DIM = HIDDEN // HEADS
 
@@ -81,3 +85,50 @@ def llama_arrays(quantized: bool = True) -> dict[str, Any]:
         arrays |= {f"blk.{i}.{name}.weight": array for name, array in layer.items()}
     arrays["output_norm.weight"] = np.ones(HIDDEN, np.float32)
     return arrays
+
+
+# How files of llama.cpp mix formats, and more than that: neighbours of one input in different ones, in none, and alike.
+MIXED_LAYERS = (
+    {"attn_q": "q4_k", "attn_k": "q4_k", "attn_v": "q6_k", "attn_output": "q4_k"}
+    | {"ffn_gate": "q4_0", "ffn_up": "q4_1", "ffn_down": "q8_0"},
+    {"attn_q": "q5_0", "attn_k": "q8_0", "attn_v": "f16", "attn_output": "q5_1"}
+    | {"ffn_gate": "q5_k", "ffn_up": "q6_k", "ffn_down": "q4_0"},
+)
+MIXED_HIDDEN, MIXED_INNER, MIXED_VOCAB = 256, 288, 301
+PLAIN = {"f32": np.float32, "f16": np.float16}
+
+
+def write_mixed_gguf(path: Path) -> Path:
+    """A small Llama with a tied head whose matrices are random blocks of every format: eight heads, two KV heads.
+
+    Two ranks cut `o` inside of K's blocks of 256, and `down`, rows of 288, between no groups of 32.
+    """
+    shapes = {
+        "attn_q": (256, MIXED_HIDDEN),
+        "attn_k": (64, MIXED_HIDDEN),
+        "attn_v": (64, MIXED_HIDDEN),
+        "attn_output": (MIXED_HIDDEN, 256),
+        "ffn_gate": (MIXED_INNER, MIXED_HIDDEN),
+        "ffn_up": (MIXED_INNER, MIXED_HIDDEN),
+        "ffn_down": (MIXED_HIDDEN, MIXED_INNER),
+    }
+    metadata = llama_metadata() | {
+        "llama.embedding_length": MIXED_HIDDEN,
+        "llama.feed_forward_length": MIXED_INNER,
+        "llama.attention.head_count": 8,
+        "llama.attention.head_count_kv": 2,
+    }
+    tensors = {
+        "token_embd.weight": ("q6_k", (MIXED_VOCAB, MIXED_HIDDEN)),
+        "output_norm.weight": ("f32", (MIXED_HIDDEN,)),
+    }
+    for i, formats in enumerate(MIXED_LAYERS):
+        tensors |= {f"blk.{i}.{name}.weight": (format_, shapes[name]) for name, format_ in formats.items()}
+        tensors |= {f"blk.{i}.{name}.weight": ("f32", (MIXED_HIDDEN,)) for name in ("attn_norm", "ffn_norm")}
+    blocks = DummyCheckpoint(from_gguf(metadata | {"general.architecture": "llama"}, tensors))
+    arrays = {}
+    for name, (format_, shape) in tensors.items():
+        data = np.frombuffer(blocks.read(name), np.uint8).reshape(*shape[:-1], -1)
+        kind = gguf.GGMLQuantizationType(FORMATS[format_].ggml_type)
+        arrays[name] = data.view(PLAIN[format_]) if format_ in PLAIN else (data, kind)
+    return write_gguf(path, arrays, metadata)
