@@ -6,8 +6,13 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from engine_runs import engine_config, generate, request, running_core
+import torch
+from engine_runs import engine_config, generate, running_core
+from engine_runs import request as ask
+from packed_reference import packed_executor
 from transformers_reference import reference
+
+from octavo_engine.executors import create_executor
 
 pytestmark = pytest.mark.timeout(900)  # the first to run computes the reference
 
@@ -33,7 +38,7 @@ def scores(model, dtype: str) -> Scores:
     greedy = {str(i): c for i, c in enumerate(known.continuations[:16])}
     asked = known.texts | {name: c.prompt + c.tokens for name, c in greedy.items()}
     with running_core(engine_config(model.config(dtype, 1024), "native")) as core:
-        results = generate(core, [request(name, ids, 1, prompt_logprobs=0) for name, ids in asked.items()])
+        results = generate(core, [ask(name, ids, 1, prompt_logprobs=0) for name, ids in asked.items()])
     scored = {name: (r.prompt_logprobs or [])[1:] for name, r in results.items()}
     for name, ids in asked.items():
         assert [entry.token_id for entry in scored[name]] == ids[1:]
@@ -67,20 +72,46 @@ def test_lower_precision_stays_within_one_percent_of_float32(model, dtype):
     assert found.ranks.count(1) > 0.95 * len(found.ranks) > 900
 
 
+def twin_loss(model, config, create=create_executor):
+    """Of the first tokens of each text: the torch executor is slow on a CPU."""
+    texts = {name: ids[:TWIN_TEXT] for name, ids in reference(model).texts.items()}
+    with running_core(config, create=create) as core:
+        results = generate(core, [ask(name, ids, 1, prompt_logprobs=0) for name, ids in texts.items()])
+    entries = [entry for result in results.values() for entry in (result.prompt_logprobs or [])[1:]]
+    assert len(entries) == len(texts) * (TWIN_TEXT - 1)
+    return -sum(entry.logprob for entry in entries) / len(entries)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_twin_scores_a_text_as_the_native_executor_does(smollm2, dtype):
-    """The native one in float32, which is held to transformers above. Slow on a CPU: the first tokens of each text.
+    """The native one in float32, which is held to transformers above.
 
     Gemma in bfloat16 is `test_two_layers`'s.
     """
-    known = reference(smollm2)
-    texts = {name: ids[:TWIN_TEXT] for name, ids in known.texts.items()}
-    losses = {}
-    for executor, kind in (("native", "float32"), ("torch", dtype)):
-        with running_core(engine_config(smollm2.config(kind, 1024), executor)) as core:
-            results = generate(core, [request(name, ids, 1, prompt_logprobs=0) for name, ids in texts.items()])
-        entries = [entry for result in results.values() for entry in (result.prompt_logprobs or [])[1:]]
-        assert len(entries) == len(texts) * (TWIN_TEXT - 1)
-        losses[executor] = -sum(entry.logprob for entry in entries) / len(entries)
-    allowed = 1e-4 if dtype == "float32" else 0.02
-    assert losses["torch"] == pytest.approx(losses["native"], abs=allowed)
+    native, twin = (
+        twin_loss(smollm2, engine_config(smollm2.config(kind, 1024), executor))
+        for executor, kind in (("native", "float32"), ("torch", dtype))
+    )
+    assert twin == pytest.approx(native, abs=1e-4 if dtype == "float32" else 0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "activations", "allowed"),
+    [
+        ("smollm2", torch.float32, 0.01),
+        ("gemma3", torch.float32, 0.01),
+        ("smollm2", torch.bfloat16, 0.02),  # a card's; so short a text leaves that much of it
+    ],
+)
+def test_packed_weights_on_torch_score_a_text_as_float32_does(request, name, activations, allowed):
+    """`auto` on the torch executor: blocks as they lie in the file. The ratio of the perplexities."""
+
+    def packed(config, spec, files):
+        executor = packed_executor(config, spec, files)
+        executor.dtype = activations
+        return executor
+
+    model = request.getfixturevalue(name)
+    exact = twin_loss(model, engine_config(model.config("float32", 1024), "native"))
+    found = twin_loss(model, engine_config(model.config("auto", 1024), "torch"), packed)
+    assert math.exp(found - exact) == pytest.approx(1, abs=allowed)
