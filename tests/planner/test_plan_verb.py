@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -134,7 +133,9 @@ def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
         f"main(['-f', {str(SAMPLES / 'mistral.yaml')!r}, '--offline']);"
         "print(sorted({'kopf', 'kubernetes', 'aiohttp', 'rich', 'torch', 'numpy', 'octavo_engine'} & set(sys.modules)))"
     )
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    after = os.times()
     assert done.stdout.splitlines()[-1] == "[]"
-    assert time.perf_counter() - started < 5  # 0.35 s on an idle machine; a busy one must not fail the test
+    # Of processor time, 0.35 s on a fast machine: the time that passes tells of others' work.
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 3
