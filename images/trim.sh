@@ -16,13 +16,16 @@ if [ -d kubernetes ]; then
     echo kubernetes.zip >kubernetes.pth
     rm -rf kubernetes
 fi
+rm -rf torch/include torch/bin nvidia/*/include  # for those who compile against them; Triton brings its own
 if command -v strip >/dev/null; then
     # Not what wheels have bundled: patchelf has moved its tables, and strip breaks them.
     find . -name '*.so' -not -path './torch/*' -not -path './triton/*' -not -path './nvidia/*' \
         -not -path '*.libs/*' -exec strip --strip-unneeded {} +
 fi
-# Unchecked: a file's time changes on its way into an image, its content doesn't. Nothing colours source code here.
-/opt/octavo/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x 'pygments/lexers/' .
+# Unchecked: a file's time changes on its way into an image, its content doesn't. Nothing colours source code here, and
+# torch's own tests are for a newer Python.
+/opt/octavo/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+    -x 'pygments/lexers/|torch/testing/_internal/' . >&2
 printf '#!/opt/octavo/bin/python\n' | cat - /src/images/health.py >/opt/octavo/bin/octavo-health
 chmod 0755 /opt/octavo/bin/octavo-health
 rm -f /opt/octavo/bin/[Aa]ctivate* /opt/octavo/bin/*.ps1
