@@ -16,7 +16,7 @@ if [ -d kubernetes ]; then
     echo kubernetes.zip >kubernetes.pth
     rm -rf kubernetes
 fi
-rm -rf torch/include torch/bin nvidia/*/include  # for those who compile against them; Triton brings its own
+rm -rf torch/include nvidia/*/include  # for those who compile against them; Triton brings its own
 if command -v strip >/dev/null; then
     # Not what wheels have bundled: patchelf has moved its tables, and strip breaks them.
     find . -name '*.so' -not -path './torch/*' -not -path './triton/*' -not -path './nvidia/*' \
