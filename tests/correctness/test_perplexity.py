@@ -10,11 +10,11 @@ import torch
 from engine_runs import engine_config, generate, running_core
 from engine_runs import request as ask
 from packed_reference import packed_executor
-from transformers_reference import reference
+from references import reference
 
 from octavo_engine.executors import create_executor
 
-pytestmark = pytest.mark.timeout(900)  # the first to run computes the reference
+pytestmark = pytest.mark.timeout(900)
 
 
 TWIN_TEXT = 60

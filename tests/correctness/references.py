@@ -1,0 +1,100 @@
+"""What transformers makes of a model and prompts: greedy tokens, and how close its two best logits were.
+
+It lies in `references/`, as `python tests/correctness/transformers_reference.py` wrote it with transformers itself; to
+load it would take longer than all that is compared with it. `OCTAVO_DEEP_TESTS=1` compares with transformers anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from prompts import essay, prompts
+from real_models import RealModel
+
+from octavo_engine.frontend.tokenizer import load_tokenizer
+
+FOLDER = Path(__file__).parent / "references"
+NUM_TOKENS = 64
+CLOSE = 1e-4  # where the two best logits are closer, rounding decides and a comparison ends
+CUTS = {"smollm2": (0, 1), "gemma3": (4, 5)}  # two layers of each; of Gemma one with a window and one without
+CUT_PROMPT, CUT_TOKENS = 19, 4
+PLAIN_TEXTS = ("harbour", "clocks")
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A prompt and what transformers adds to it greedily. `gaps[i]` is the best logit less the second, at token i."""
+
+    prompt: list[int]
+    tokens: list[int]
+    gaps: list[float]
+
+    def comparable(self, limit: int = NUM_TOKENS) -> int:
+        """How many of the first tokens are beyond doubt."""
+        close = (i for i, gap in enumerate(self.gaps[:limit]) if gap < CLOSE)
+        return next(close, min(limit, len(self.gaps)))
+
+
+@dataclass(frozen=True, slots=True)
+class CutReference:
+    """Two layers of a model between its embedding and its head: a greedy continuation and every token's logprob."""
+
+    prompt: list[int]
+    tokens: list[int]
+    gaps: list[float]
+    logprobs: list[float]  # of the prompt's tokens after the first, then of the continuation's
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """All of one model."""
+
+    continuations: list[Continuation]
+    texts: dict[str, list[int]]  # token ids of the essays
+    losses: dict[str, float]  # mean negative log-likelihood of each essay in float32, nats a token
+    cut: CutReference
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What transformers is given, in token ids."""
+
+    prompts: list[list[int]]
+    texts: dict[str, list[int]]
+
+    @property
+    def cut_prompt(self) -> list[int]:
+        return self.texts["harbour"][:CUT_PROMPT]
+
+    def key(self, model: RealModel) -> str:
+        """Another one for every change of prompts, tokenizer or model."""
+        given = [self.prompts, self.texts, model.gguf.stat().st_size, NUM_TOKENS, CUTS[model.name]]
+        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
+
+
+def asked(model: RealModel) -> Asked:
+    encode = load_tokenizer(model.files).encode
+    return Asked(prompts(encode), {name: encode(essay(name)) for name in PLAIN_TEXTS})
+
+
+@cache
+def reference(model: RealModel) -> Reference:
+    """As it was written for exactly these prompts and this file."""
+    given = asked(model)
+    stored = json.loads((FOLDER / f"{model.name}.json").read_text("utf-8"))
+    assert stored["key"] == given.key(model), "made for other prompts: run tests/correctness/transformers_reference.py"
+    return as_reference(given, stored)
+
+
+def as_reference(given: Asked, found: Mapping) -> Reference:
+    return Reference(
+        [Continuation(prompt, **each) for prompt, each in zip(given.prompts, found["continuations"], strict=True)],
+        given.texts,
+        found["losses"],
+        CutReference(given.cut_prompt, **found["cut"]),
+    )
