@@ -45,25 +45,31 @@ install: $(VENV)/.run ## octavo into .venv, ready to use
 demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 	@$(BIN)/python scripts/demo.py
 
-# What failed is run once more by itself: real processes on a machine with other work can miss a deadline, a mistake
-# fails twice.
+# Files side by side, each worker with a control plane of its own, for much of it is waiting. A person's cluster is one
+# alone. What failed is run once more by itself: real processes on a machine with other work can miss a deadline, a
+# mistake fails twice.
+WORKERS ?= $(if $(KUBECONFIG),0,4)
 PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Before the tests, whose time limits know nothing of minutes of building; one that fails is told by those that need it.
+BUILD := $(BIN)/python scripts/kubernetes/build.py
+KUBERNETES := $(if $(KUBECONFIG),:,$(BUILD) >/dev/null || :)
 AGAIN := { echo "· once more, alone: what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none
 
 .PHONY: test
-test: $(VENV)/.dev ## the tests that need neither a cluster nor a card
-	@others="--ignore=tests/reconciler --ignore=tests/metrics_api --ignore=tests/gitops"; \
-	    $(PYTEST) $$others || $(AGAIN) $$others; }
-	@$(MAKE) --no-print-directory test-operator
-
-# Files side by side, each worker with a control plane of its own: they mostly wait. A person's cluster is one alone.
-OPERATOR_WORKERS ?= $(if $(KUBECONFIG),0,3)
+test: $(VENV)/.dev ## every test that needs neither a node nor a card
+	@$(KUBERNETES)
+	@$(BUILD) helm >/dev/null || :
+	@others="--ignore=tests/gitops"; $(PYTEST) $(SIDE_BY_SIDE) $$others || $(AGAIN) $$others; }
 
 .PHONY: test-operator
-test-operator: $(VENV)/.dev ## reconcile and metrics API against a real control plane, faults and kills included
-	@$(BIN)/python scripts/kubernetes/build.py >/dev/null
-	@$(PYTEST) -n $(OPERATOR_WORKERS) --dist loadfile tests/reconciler tests/metrics_api || \
-	    $(AGAIN) tests/reconciler tests/metrics_api; }
+test-operator: $(VENV)/.dev ## of these, reconcile and metrics API against a real control plane, faults and kills included
+	@$(KUBERNETES)
+	@parts="tests/reconciler tests/metrics_api"; $(PYTEST) $(SIDE_BY_SIDE) $$parts || $(AGAIN) $$parts; }
+
+.PHONY: test-deep
+test-deep: $(VENV)/.dev ## the comparisons with transformers whole, kernels interpreted for longer, more random schedules
+	@OCTAVO_DEEP_TESTS=1 $(PYTEST) -n 2 --dist loadfile tests/correctness tests/core
 
 .PHONY: test-gitops
 test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their own code (which is built once, minutes)

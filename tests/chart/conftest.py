@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from cluster import Cluster
+from control_plane_fixtures import started
 from helm_runs import Helm
 from kubernetes_binaries import build
 
@@ -19,6 +23,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             build.binary("helm")
         except build.BuildError as error:
             session.config.stash[BUILD_ERROR] = error
+
+
+@pytest.fixture(scope="session")
+def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
+    """One of the chart's own: helm takes over nothing that other parts have applied under the same names."""
+    yield from started(request, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,11 @@ NODES_OF = "tests/namespace"
 @pytest.fixture(scope="session")
 def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
     """A real API server with its controllers: `control_plane.ControlPlane`, or $KUBECONFIG's cluster."""
+    yield from started(request, tmp_path_factory)
+
+
+def started(request, tmp_path_factory) -> Iterator[Cluster]:
+    """What the fixture gives, for parts that need one to themselves."""
     if (error := request.config.stash.get(BUILD_ERROR, None)) is not None:
         pytest.fail(str(error), pytrace=False)
     folder = tmp_path_factory.mktemp("control-plane")

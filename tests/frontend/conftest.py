@@ -24,20 +24,16 @@ def saved_by_transformers(model) -> Path:
     """The folder that transformers saves the GGUF's tokenizer to; kept, since reading Gemma's takes it 15 s."""
     import warnings
 
-    from real_models import test_cache, versions, written_whole
+    from real_models import kept
 
-    target = test_cache(
-        f"{model.name}-tokenizer", versions() | {"file": model.gguf.name, "size": model.gguf.stat().st_size}
-    )
-    if not target.exists():
+    def write(folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # another project's
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(model.gguf.parent, gguf_file=model.gguf.name)
-            with written_whole(target) as folder:
-                tokenizer.save_pretrained(folder)
-    return target
+            AutoTokenizer.from_pretrained(model.gguf.parent, gguf_file=model.gguf.name).save_pretrained(folder)
+
+    return kept(f"{model.name}-tokenizer", model.key, write)
 
 
 @pytest.fixture(scope="session")
