@@ -22,7 +22,7 @@ MESSAGES = [{"role": "user", "content": "tell me something long"}]
 @pytest.fixture(scope="module")
 def paced(fake_model):
     """A server whose steps take a little time, so that requests overlap."""
-    with Served(fake_model, step_seconds=0.004, num_pages=5000) as server:
+    with Served(fake_model, step_seconds=0.02, num_pages=5000) as server:
         yield server
 
 
