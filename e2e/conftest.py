@@ -60,7 +60,9 @@ def world(cluster: Cluster) -> World:
     world.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME, "labels": labels}})
     world.apply(*outside("package-index", cluster.urls.index), *outside("model-hub", cluster.urls.hub))
     world.kubectl("-n", HOME, "delete", "pod", "--all", "--force", "--grace-period=0")
-    world.apply(client_pod("client", ["python", "-c", "import time; time.sleep(1e6)"]))
+    # On the node that no test drains.
+    client = client_pod("client", ["python", "-c", "import time; time.sleep(1e6)"], nodeName=cluster.nodes[0])
+    world.apply(client)
     world.kubectl("-n", HOME, "wait", "pod/client", "--for=condition=Ready", "--timeout=180s", seconds=200)
     return world
 
