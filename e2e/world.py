@@ -100,7 +100,17 @@ class World:
             )
 
         self.until(done, seconds, lambda: f"{namespace}/{name} is not ready:\n{self.tell(namespace)}")
-        return time.monotonic() - began
+        took = time.monotonic() - began
+        # kube-proxy learns of a Service's first endpoint a moment after the API server; who asks meanwhile is refused.
+        code = (
+            f"import socket; socket.create_connection(({name + '.' + namespace + '.svc'!r}, 8000), 5); print('taken')"
+        )
+        self.until(
+            lambda: "taken" in self.kubectl("-n", HOME, "exec", "client", "--", "python", "-c", code, check=False),
+            20,
+            f"{namespace}/{name} is Ready, and its Service refuses connections",
+        )
+        return took
 
     def replicas(self, name: str, namespace: str) -> list[Object]:
         """Its engines' pods that are not about to end."""
