@@ -176,7 +176,7 @@ def test_the_driver_calls_a_failure_a_failure(model):
         server = await loop.run_in_executor(None, lambda: Served(model, step_seconds=0.01))
         traffic = Traffic(server.url, str(model), clients=8, max_tokens=50)
         running = asyncio.create_task(traffic.run())
-        while traffic.account.num_answered < 16:  # by then every client is at work
+        while traffic.account.num_answered < 16:  # noqa: ASYNC110 — by then every client is at work
             await asyncio.sleep(0.05)
         server.process.kill()
         await asyncio.sleep(0.5)
