@@ -7,6 +7,7 @@ import math
 import time
 
 import pytest
+import yaml
 from kubernetes_binaries import build
 
 from e2e import prometheus
@@ -34,6 +35,22 @@ def panels():
     return list(walk(json.loads((ROOT / "config/monitoring/dashboard.json").read_text())["panels"]))
 
 
+def autoscalers(namespace, watching):
+    """Each query that KEDA and prometheus-adapter send, by the samples, about this service."""
+    folder = ROOT / "config/autoscaling"
+    for trigger in yaml.safe_load((folder / "keda.yaml").read_text())["spec"]["triggers"]:
+        yield "KEDA", trigger["metadata"]["query"].replace("llm-serving", namespace).replace("mistral-", f"{NAME}-")
+    for rule in yaml.safe_load((folder / "prometheus-adapter.yaml").read_text())["rules"]["custom"]:
+        series = {each["metric"]["__name__"] for each in watching.query(rule["seriesQuery"])}
+        assert series, rule["seriesQuery"]
+        filled = {"<<.LabelMatchers>>": f'namespace="{namespace}",pod=~"{NAME}-.*"', "<<.GroupBy>>": "pod"}
+        for name in series:
+            query = rule["metricsQuery"].replace("<<.Series>>", name)
+            for template, value in filled.items():
+                query = query.replace(template, value)
+            yield "prometheus-adapter", query
+
+
 @pytest.fixture(scope="module")
 def watching(octavo, shared_namespace, tmp_path_factory):
     """Prometheus, and a service that is asked something."""
@@ -52,7 +69,7 @@ def watching(octavo, shared_namespace, tmp_path_factory):
 
 
 def test_every_query_returns_data(octavo, watching, traffic, shared_namespace, record_property):
-    """Prometheus scrapes engines and operators; each PromQL query of the tutorial and of the dashboard returns data"""
+    """Prometheus scrapes engines and operators; each PromQL query of tutorial, dashboard and autoscaling samples has data"""
     with traffic(NAME, shared_namespace, clients=6, max_tokens=8) as driver:
         octavo.until(lambda: len(watching.query("vllm:num_requests_running")) == 1, 90, "the engine is not scraped")
         operators = len(octavo.operator_pods())
@@ -60,6 +77,7 @@ def test_every_query_returns_data(octavo, watching, traffic, shared_namespace, r
         wrong = [each["lastError"] for each in watching.targets() if each["health"] == "down"]
         assert not wrong
         queries = [*(("tutorial", query) for query in TUTORIAL_QUERIES), *panels()]
+        queries += autoscalers(shared_namespace, watching)
         missing = {query: title for title, query in queries}
 
         def all_return():
