@@ -102,9 +102,7 @@ class World:
         self.until(done, seconds, lambda: f"{namespace}/{name} is not ready:\n{self.tell(namespace)}")
         took = time.monotonic() - began
         # kube-proxy learns of a Service's first endpoint a moment after the API server; who asks meanwhile is refused.
-        code = (
-            f"import socket; socket.create_connection(({name + '.' + namespace + '.svc'!r}, 8000), 5); print('taken')"
-        )
+        code = f"import socket; socket.create_connection(('{name}.{namespace}.svc', 8000), 5); print('taken')"
         self.until(
             lambda: "taken" in self.kubectl("-n", HOME, "exec", "client", "--", "python", "-c", code, check=False),
             20,

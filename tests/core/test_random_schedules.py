@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
+from deep import DEEP
 from fake_executor import FakeExecutor, core_over, lonely_run
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,7 +18,6 @@ from octavo_engine.engine_core import EngineCore
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 
-DEEP = bool(os.environ.get("OCTAVO_DEEP_TESTS"))
 VOCAB = 50
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,11 @@ CUT_PROMPT, CUT_TOKENS = 19, 4
 PLAIN_TEXTS = ("harbour", "clocks")
 
 
+def beyond_doubt(gaps: Sequence[float], close: float = CLOSE) -> int:
+    """How many tokens come before the first whose two best logits are closer than `close`."""
+    return next((i for i, gap in enumerate(gaps) if gap < close), len(gaps))
+
+
 @dataclass(frozen=True, slots=True)
 class Continuation:
     """A prompt and what transformers adds to it greedily. `gaps[i]` is the best logit less the second, at token i."""
@@ -36,8 +41,7 @@ class Continuation:
 
     def comparable(self, limit: int = NUM_TOKENS) -> int:
         """How many of the first tokens are beyond doubt."""
-        close = (i for i, gap in enumerate(self.gaps[:limit]) if gap < CLOSE)
-        return next(close, min(limit, len(self.gaps)))
+        return beyond_doubt(self.gaps[:limit])
 
 
 @dataclass(frozen=True, slots=True)

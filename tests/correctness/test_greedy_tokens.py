@@ -7,11 +7,11 @@ torch executor, a slow twin, always runs a few.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 
 import pytest
+from deep import DEEP
 from engine_runs import Finished, engine_config, generate, request, running_core
 from references import NUM_TOKENS, Continuation, reference
 
@@ -22,7 +22,6 @@ from octavo_engine.weights.describe import describe
 
 pytestmark = pytest.mark.timeout(900)
 
-DEEP = bool(os.environ.get("OCTAVO_DEEP_TESTS"))
 LONGEST = 1536
 PROMPTS = range(20 if DEEP else 17)  # the last four are long
 FEWER = PROMPTS if DEEP else (0, 5, 11, 16)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import pytest
+from deep import DEEP
 from engine_runs import engine_config, generate, interpreted, running_core
 from engine_runs import request as ask
-from references import CLOSE, CUT_TOKENS, CUTS, reference
+from references import CLOSE, CUT_TOKENS, CUTS, beyond_doubt, reference
 
 from octavo_engine.executors import create_executor
 from octavo_engine.weights.describe import describe
@@ -46,7 +46,7 @@ def test_two_layers_compute_what_transformers_computes(implementation, name, dty
     The interpreter takes a second for each row of Gemma's vocabulary: it scores the new tokens alone.
     """
     quick = implementation != "triton" or (name, dtype) == ("smollm2", "float32")
-    if not quick and not os.environ.get("OCTAVO_DEEP_TESTS"):
+    if not quick and not DEEP:
         pytest.skip("the interpreter takes a minute for it; OCTAVO_DEEP_TESTS=1 runs it")
     model = request.getfixturevalue(name)
     expected = reference(model).cut
@@ -63,11 +63,10 @@ def test_two_layers_compute_what_transformers_computes(implementation, name, dty
     assert [r.error for r in results.values()] == [None, None]
     assert len(results["drawn"].tokens) == 2
     got = results["greedy"]
-    close = (i for i, gap in enumerate(expected.gaps) if gap < (CLOSE if dtype == "float32" else TOLERANCES[dtype]))
-    beyond_doubt = next(close, CUT_TOKENS)
-    assert got.tokens[:beyond_doubt] == expected.tokens[:beyond_doubt]
+    sure = beyond_doubt(expected.gaps, CLOSE if dtype == "float32" else TOLERANCES[dtype])
+    assert got.tokens[:sure] == expected.tokens[:sure]
     scored = [*(got.prompt_logprobs or [])[1:], *got.logprobs]
     wanted = expected.logprobs if scores_prompt else expected.logprobs[-CUT_TOKENS:]
     assert len(scored) == len(wanted)
-    for entry, logprob in zip(scored[: len(wanted) - CUT_TOKENS + beyond_doubt], wanted, strict=False):
+    for entry, logprob in zip(scored[: len(wanted) - CUT_TOKENS + sure], wanted, strict=False):
         assert entry.logprob == pytest.approx(logprob, abs=TOLERANCES[dtype], rel=RELATIVE[dtype])

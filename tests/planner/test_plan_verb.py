@@ -134,7 +134,7 @@ def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
         "print(sorted({'kopf', 'kubernetes', 'aiohttp', 'rich', 'torch', 'numpy', 'octavo_engine'} & set(sys.modules)))"
     )
     before = os.times()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     after = os.times()
     assert done.stdout.splitlines()[-1] == "[]"
     # Of processor time, 0.35 s on a fast machine: the time that passes tells of others' work.

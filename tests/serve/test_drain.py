@@ -133,7 +133,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def test_replicas_are_replaced_under_load_without_a_failed_request(model):
-    """Over a thousand requests on an idle machine, kept-alive and not, streamed and not; each is accounted for."""
+    """Over a thousand requests, kept-alive and not, streamed and not; each is accounted for."""
 
     async def run() -> Traffic:
         async with Balancer() as balancer:
@@ -152,6 +152,8 @@ def test_replicas_are_replaced_under_load_without_a_failed_request(model):
                 assert await loop.run_in_executor(None, old.wait) == 0, old.output
                 old.close()
                 old = new
+            while traffic.account.num_answered <= 1000:  # noqa: ASYNC110 — a busy machine takes longer for them
+                await asyncio.sleep(0.1)
             traffic.stop()
             await running
             old.close()
@@ -159,7 +161,7 @@ def test_replicas_are_replaced_under_load_without_a_failed_request(model):
 
     account = asyncio.run(run()).account
     assert account.failures == []
-    assert account.num_answered > 200
+    assert account.num_answered > 1000
     for kind in ("kept-alive stream", "kept-alive whole"):
         assert account.answered[kind] > 10 * account.connections[kind], "they did keep their connections"
 

@@ -172,9 +172,8 @@ class StepInputs:
 class Operations(Protocol):
     """What a decoder and its sampler call. Arguments are contiguous unless said; none is changed unless said."""
 
-    prefers_packed: (
-        bool  # a file's blocks are multiplied packed; False: each product would widen the whole matrix first
-    )
+    prefers_packed: bool
+    """A file's blocks are multiplied packed. False: each product would widen the whole matrix first."""
 
     # --- rows ---
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from octavo_operator.errors import LocalError
 from octavo_operator.local.cards import divide_cards
 from octavo_operator.local.references import References
 from octavo_operator.planner.arguments import RUNTIMES
+from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Env, Plan
 
 LOOPBACK = "127.0.0.1"
@@ -48,7 +49,7 @@ def for_this_machine(service: LLMService, *, cpu: bool, cards: Sequence[str]) ->
     asked = spec.accelerator
     if asked is not None and asked.vendor == "cpu":
         return service, None
-    ranks = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
+    ranks = hardware_of(spec).cards
     if len(cards) >= ranks and not cpu:
         return service, f"it runs on NVIDIA cards of this machine: {ranks} of {len(cards)} a replica"
     if asked is not None and not cpu:
@@ -70,7 +71,7 @@ def launches(
     replicas: int,
     references: References,
     model: Path | None,
-    cards: Sequence[str] = (),
+    cards: Sequence[str],
 ) -> tuple[Launch, ...]:
     """One for each replica. Raises LocalError."""
     uri = service.spec.model.uri
