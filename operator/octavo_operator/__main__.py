@@ -27,6 +27,7 @@ from octavo_operator.logs import add_flags, set_up
 from octavo_operator.metrics_source import DISABLED, NAMESPACED, UNKNOWN
 from octavo_operator.planner.arguments import RUNTIMES
 from octavo_operator.settings import Settings
+from octavo_operator.work_queue import Seen
 
 log = logging.getLogger("octavo_operator")
 
@@ -50,14 +51,15 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     from aiohttp import web  # noqa: PLC0415
 
     from octavo_operator.api_service import Announcement  # noqa: PLC0415
-    from octavo_operator.cluster import LEASE_CALL_S, Cluster  # noqa: PLC0415
+    from octavo_operator.capacity_feed import CapacityFeed  # noqa: PLC0415
+    from octavo_operator.cluster import Cluster  # noqa: PLC0415
     from octavo_operator.health import Health  # noqa: PLC0415
-    from octavo_operator.leader import Leader  # noqa: PLC0415
+    from octavo_operator.leader import LeaseThread  # noqa: PLC0415
     from octavo_operator.metrics import Metrics  # noqa: PLC0415
     from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
     from octavo_operator.scale_in import ScaleIn  # noqa: PLC0415
     from octavo_operator.watchers import Watchers  # noqa: PLC0415
-    from octavo_operator.work_queue import Key, WorkQueue  # noqa: PLC0415
+    from octavo_operator.work_queue import WorkQueue  # noqa: PLC0415
     from octavo_operator.workers import Workers  # noqa: PLC0415
 
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -66,14 +68,15 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     namespace = options.leader_election_namespace or connection.namespace
     metrics, queue = Metrics(), WorkQueue()
-    plain = Cluster(connection, read_s=LEASE_CALL_S)
-    leader = Leader(plain, namespace, identity)
+    lease = LeaseThread(connection, namespace, identity)
+    leader = lease.leader
     cluster = Cluster(connection, write_s=leader.fence)
+    feed = None if options.namespace else CapacityFeed(cluster)
 
-    def due(key: Key, _deleted: bool) -> None:
-        loop.call_soon_threadsafe(queue.add, key)
+    def due(seen: Seen) -> None:
+        loop.call_soon_threadsafe(health.take, seen)
 
-    watchers = Watchers(plain, connection, options.namespace, due, metrics)
+    watchers = Watchers(cluster, connection, options.namespace, due, metrics)
     health = Health(leader, watchers, queue, metrics)
     settings = Settings(operator_namespace=namespace)
     settings.images.update(options.image)
@@ -84,9 +87,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
 
     source = NAMESPACED if options.namespace else DISABLED if options.metrics_api == "Disabled" else UNKNOWN
     announcement = Announcement(cluster, namespace, source, all_due, options.metrics_api_ca_file)
-    reconciler = Reconciler(
-        cluster, settings, identity, not options.namespace, metrics, source=lambda: announcement.source
-    )
+    reconciler = Reconciler(cluster, settings, identity, feed, metrics, source=lambda: announcement.source)
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
     await web.TCPSite(server, options.metrics_address, options.metrics_port).start()
@@ -96,13 +97,16 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     stop = asyncio.create_task(ended.wait())
     status = 0
     try:
-        if await _first(asyncio.create_task(leader.acquire()), stop) is not stop:
+        acquired = asyncio.create_task(lease.run(leader.acquire()))
+        if await _first(acquired, stop) is not stop:
+            acquired.result()  # raises what ended it: then this process does not lead
             health.leading = True
-            keep, watch = asyncio.create_task(leader.keep()), asyncio.create_task(watchers.run())
-            work = asyncio.create_task(Workers(reconciler, queue, health).run())
-            tend = asyncio.create_task(_both(announcement.run(), ScaleIn(cluster, options.namespace).run()))
+            keep, watch = asyncio.create_task(lease.run(leader.keep())), asyncio.create_task(watchers.run())
+            work = asyncio.create_task(Workers(reconciler, queue, health, options.namespace).run())
+            beside = [announcement.run(), ScaleIn(cluster, options.namespace).run()]
+            tend = asyncio.create_task(_all(*beside, *([] if feed is None else [feed.run()])))
             first = await _first(keep, watch, work, tend, stop)
-            if first is keep:
+            if first is keep and first.exception() is None:
                 log.error("the Lease is another's: this process ends, so that nothing is written by two")
                 logging.shutdown()
                 os._exit(LOST)
@@ -114,16 +118,19 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
             for task in (work, tend, keep):
                 task.cancel()
             await asyncio.gather(work, tend, keep, return_exceptions=True)
-            await leader.release()  # after the last write
+            await lease.run(leader.release())  # after the last write
+        else:
+            acquired.cancel()
+            await asyncio.gather(acquired, return_exceptions=True)
     finally:
         await server.cleanup()
         await cluster.close()
-        await plain.close()
+        await lease.close()
     log.info("ended", extra={"status": status})
     return status
 
 
-async def _both(*parts: Coroutine[Any, Any, None]) -> None:
+async def _all(*parts: Coroutine[Any, Any, None]) -> None:
     """All of them; ends when one fails."""
     async with asyncio.TaskGroup() as group:
         for part in parts:
@@ -155,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"
     )
     parser.add_argument("--metrics-port", type=int, default=8080, help="of /metrics, /healthz, /readyz and /livez")
-    parser.add_argument("--metrics-address", default="0.0.0.0", help="address of the same")  # noqa: S104 — a pod's own
+    parser.add_argument("--metrics-address", default=None, help="address of the same; default: all, IPv4 and IPv6")
     parser.add_argument(
         "--metrics-api",
         choices=("Auto", "Disabled"),

@@ -6,13 +6,19 @@ take: a leader's writes end before its Lease can be another's, and one that has 
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 
-from octavo_operator.connection import Connection
+from octavo_operator.connection import Connection, Credentials
 from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
 from octavo_operator.labels import FIELD_MANAGER
 from octavo_operator.resources import Resource
@@ -21,30 +27,40 @@ Object = dict[str, Any]
 READ_S = 15.0
 LEASE_CALL_S = 4.0  # for whoever reads and renews the Lease: one that waits longer is lost
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
-PAGE = 500
-WATCH_S = 60  # then the server ends a watch, and it is asked for anew: a dead one is noticed
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE = 100  # objects: a page of pods is a megabyte of JSON, and ten times that once parsed
+WATCH_S = 20  # then the server ends a watch, and it is asked for again: one that has fallen silent is noticed
+SILENT_S = 4.0  # beyond it, nothing is waited for any longer
 LINE = 4 << 20  # of a watch: an object may have 1.5 MiB
+BUSY = {429, 503}  # with Retry-After, the server asks for a pause rather than refusing
 Name = tuple[str, str]
 """Namespace and name."""
 
 
 class Cluster:
-    """A session with the API server; close it. All methods raise ApiError or UnreachableError."""
+    """A session with the API server; close it. All methods raise ApiError or UnreachableError, and nothing else."""
 
     def __init__(
         self, connection: Connection, *, write_s: Callable[[], float] = lambda: LEASE_CALL_S, read_s: float = READ_S
     ) -> None:
-        self._connection = connection
+        self._credentials = Credentials(connection)
+        self._server = connection.server
         self._write_s = write_s
         self._read_s = read_s
+        self._skew = timedelta()
+        self._tls = connection.tls()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=connection.tls(), limit=64, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=64, keepalive_timeout=30),
             headers={"User-Agent": "octavo-operator"},
             json_serialize=json.dumps,
         )
 
     async def close(self) -> None:
         await self._session.close()
+
+    def now(self) -> datetime:
+        """The API server's time, as its last answer gave it: the times in objects are by its clock, not by ours."""
+        return datetime.now(UTC) + self._skew
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
         """The object as it is now; None where there is none."""
@@ -59,16 +75,34 @@ class Cluster:
         self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
     ) -> list[Object]:
         """All objects as they are now, with apiVersion and kind, which lists leave out."""
-        query = {"labelSelector": selector, "fieldSelector": fields}
-        query = {"limit": str(PAGE)} | {key: value for key, value in query.items() if value}
-        items: list[Object] = []
+        found: list[Object] = []
+        async for items, _ in self.pages(resource, namespace, selector=selector, fields=fields):
+            found += ({"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in items)
+        return found
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        selector: str = "",
+        fields: str = "",
+        metadata_alone: bool = False,
+    ) -> AsyncIterator[tuple[Sequence[Object], str]]:
+        """All objects, page by page, each with the version from which a watch goes on after the last."""
+        query = {"limit": str(PAGE)} | _query(selector, fields)
+        accept = METADATA if metadata_alone else "application/json"
         while True:
-            page = await self._request("GET", resource.path(namespace), query=query)
-            items += page["items"]
-            if not (rest := page["metadata"].get("continue")):
-                break
+            page = await self._request("GET", resource.path(namespace), query=query, accept=accept)
+            try:
+                items, version = page["items"], str(page["metadata"]["resourceVersion"])
+                rest = page["metadata"].get("continue")
+            except (KeyError, TypeError) as error:
+                raise UnreachableError(f"{self._server} answers no list of {resource.plural}: {page}") from error
+            yield items, version
+            if not rest:
+                return
             query["continue"] = rest
-        return [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in items]
 
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server knows the kind, by discovery."""
@@ -80,32 +114,17 @@ class Cluster:
             raise
         return any(each["name"] == resource.plural for each in known["resources"])
 
-    async def follow(self, resource: Resource, selector: str) -> AsyncIterator[Mapping[Name, Object]]:
-        """All objects by namespace and name: as they are now, again after each change, and at least once a minute.
+    async def watch(
+        self, resource: Resource, version: str, *, selector: str = "", fields: str = ""
+    ) -> AsyncGenerator[Object]:
+        """Events since a version, until the server ends the watch after `WATCH_S`; the first, OPENED, has no object.
 
-        Never ends by itself; where it raises, begin anew.
+        Raises ApiError where the watch is refused (410: the version is too old), UnreachableError where it breaks off.
         """
-        query = {"labelSelector": selector} if selector else {}
-        while True:
-            page = await self._request("GET", resource.path(), query=query)
-            known = {_name(item): item for item in page["items"]}
-            version: str | None = page["metadata"]["resourceVersion"]
-            while version is not None:
-                yield known
-                more = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)}
-                async for event in self._events(resource.path(), {**query, **more, "allowWatchBookmarks": "true"}):
-                    if event["type"] == "ERROR":
-                        if event["object"].get("code") != 410:
-                            raise UnreachableError(f"the watch of {resource.plural} fails: {event['object']}")
-                        version = None  # too old to go on from
-                        break
-                    item = event["object"]
-                    version = item["metadata"]["resourceVersion"]
-                    if event["type"] == "DELETED":
-                        known.pop(_name(item), None)
-                    elif event["type"] != "BOOKMARK":
-                        known[_name(item)] = item
-                    yield known
+        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S)} | _query(selector, fields)
+        async with aclosing(self._events(resource.path(), query | {"allowWatchBookmarks": "true"})) as events:
+            async for event in events:
+                yield event
 
     async def apply(
         self,
@@ -158,55 +177,102 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float | None = None,
     ) -> Object:
-        timeout = self._read_s if timeout is None else timeout
-        headers = {"Accept": "application/json", "Content-Type": content_type, **self._connection.headers()}
+        """One answer within the deadline; a busy server's Retry-After is honoured and an expired credential renewed."""
+        deadline = time.monotonic() + (self._read_s if timeout is None else timeout)
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": accept, "Content-Type": content_type}
+        renewed = False
+        while True:
+            status, answer, pause = await self._exchange(method, path, query, data, headers, deadline)
+            if status < 400:
+                return answer
+            if status == 401 and not renewed and await self._credentials.renew(self._tls):
+                renewed = True
+            elif status in BUSY and pause is not None and time.monotonic() + pause < deadline:
+                await asyncio.sleep(pause * random.uniform(1.0, 1.2))
+            else:
+                raise ApiError(method, path, status, answer)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> tuple[int, Object, float | None]:
+        """Status, answer, and the seconds of Retry-After."""
         try:
             async with self._session.request(
                 method,
-                self._connection.server + path,
+                self._server + path,
                 params=query,
-                data=None if body is None else json.dumps(body).encode(),
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=timeout),
+                data=data,
+                headers={**headers, **self._credentials.headers()},
+                timeout=aiohttp.ClientTimeout(total=max(0.001, deadline - time.monotonic())),
                 allow_redirects=False,
             ) as response:
                 text = await response.text()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             why = str(error) or "no answer in time"
             raise UnreachableError(f"the API server does not answer {method} {path}: {why}") from error
+        self._note_time(response.headers.get("Date"))
         answer = _parsed(text)
-        if response.status >= 400:
-            raise ApiError(method, path, response.status, answer)
-        return answer
+        if answer is None and response.status < 400:
+            raise UnreachableError(f"{self._server} is no API server: it answers {method} {path} with {text[:80]!r}")
+        return response.status, answer or {"message": text.strip()}, _seconds(response.headers.get("Retry-After"))
 
-    async def _events(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Object]:
+    def _note_time(self, date: str | None) -> None:
+        """Whole seconds, so less than two apart counts as the same."""
+        if date is None:
+            return
+        try:
+            skew = parsedate_to_datetime(date) - datetime.now(UTC)
+        except (ValueError, TypeError):
+            return
+        self._skew = skew if abs(skew) >= timedelta(seconds=2) else timedelta()
+
+    async def _events(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Object]:
         """Of one watch, until the server ends it."""
         try:
             async with self._session.get(
-                self._connection.server + path,
+                self._server + path,
                 params=query,
-                headers={"Accept": "application/json", **self._connection.headers()},
-                timeout=aiohttp.ClientTimeout(sock_connect=self._read_s, sock_read=WATCH_S + self._read_s),
+                headers={"Accept": "application/json", **self._credentials.headers()},
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=self._read_s, sock_read=WATCH_S + SILENT_S, total=WATCH_S + 2 * SILENT_S
+                ),
                 read_bufsize=LINE,
                 allow_redirects=False,
             ) as response:
                 if response.status >= 400:
-                    raise ApiError("WATCH", path, response.status, _parsed(await response.text()))
+                    answer = _parsed(await response.text()) or {}
+                    if response.status == 401:
+                        await self._credentials.renew(self._tls)
+                    raise ApiError("WATCH", path, response.status, answer)
+                yield {"type": "OPENED"}
                 async for line in response.content:
                     yield json.loads(line)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise UnreachableError(f"the watch of {path} broke off: {str(error) or 'silent for too long'}") from error
 
 
-def _name(item: Object) -> Name:
-    return item["metadata"].get("namespace", ""), item["metadata"].get("name", "")
+def _query(selector: str, fields: str) -> dict[str, str]:
+    return {key: value for key, value in (("labelSelector", selector), ("fieldSelector", fields)) if value}
 
 
-def _parsed(text: str) -> Object:
+def _seconds(retry_after: str | None) -> float | None:
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+
+
+def _parsed(text: str) -> Object | None:
+    """The JSON object; None where it is none."""
     try:
         answer = json.loads(text)
     except ValueError:
-        return {"message": text.strip()}
-    return answer if isinstance(answer, dict) else {"message": text.strip()}
+        return None
+    return answer if isinstance(answer, dict) else None

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from octavo_operator.errors import NoClusterError
+
+RENEWAL_PAUSE_S = 10.0  # a plugin that hands out tokens may take seconds, and ask a person
+
+log = logging.getLogger(__name__)
 
 MOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -24,6 +32,8 @@ class Connection:
     client_key: str | None = None
     skip_verification: bool = False
     namespace: str = "default"
+    renewed: Callable[[], Connection] | None = None
+    """Reads the kubeconfig again, and so runs its credential plugin; None where the token's file is enough."""
 
     def headers(self) -> dict[str, str]:
         """Authorization, where a token is what tells who asks."""
@@ -37,6 +47,42 @@ class Connection:
         if self.client_certificate is not None:
             context.load_cert_chain(self.client_certificate, self.client_key)
         return context
+
+
+class Credentials:
+    """Who asks, as it is now: tokens and certificates of a kubeconfig expire, and are read again when refused."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._renewed = -RENEWAL_PAUSE_S  # monotonic
+        self._lock = asyncio.Lock()
+
+    def headers(self) -> dict[str, str]:
+        """Raises OSError where the token's file can't be read."""
+        return self._connection.headers()
+
+    async def renew(self, tls: ssl.SSLContext) -> bool:
+        """After a 401: whether there may be others now. A client certificate is loaded into `tls`."""
+        if self._connection.renewed is None:
+            return False
+        asked = time.monotonic()
+        async with self._lock:
+            if self._renewed > asked:
+                return True  # somebody else's 401 has renewed them meanwhile
+            if asked - self._renewed < RENEWAL_PAUSE_S:
+                return False
+            try:
+                found = await asyncio.to_thread(self._connection.renewed)
+            except NoClusterError as error:
+                log.warning("the credentials were refused and could not be renewed: %s", error)
+                return False
+            finally:
+                self._renewed = time.monotonic()
+            self._connection = found
+            if found.client_certificate is not None:
+                tls.load_cert_chain(found.client_certificate, found.client_key)
+            log.info("the credentials were refused and have been renewed")
+            return True
 
 
 def connect() -> Connection:
@@ -73,4 +119,5 @@ def _from_kubeconfig() -> Connection:
         client_key=chosen.key_file,
         skip_verification=not chosen.verify_ssl,
         namespace=active.get("context", {}).get("namespace", "default"),
+        renewed=_from_kubeconfig,
     )

@@ -13,21 +13,21 @@ import kopf
 
 from octavo_operator.labels import OF_CHILDREN, SERVICE
 from octavo_operator.resources import SERVICES, Resource
-from octavo_operator.work_queue import Key
+from octavo_operator.work_queue import Key, Seen
 
-Due = Callable[[Key, bool], None]
-"""Told a key, and whether its service was deleted. Called from kopf's thread."""
+Due = Callable[[Seen], None]
+"""Called from kopf's thread."""
 
 
 def register(registry: kopf.OperatorRegistry, watched: Iterable[Resource], due: Due) -> None:
     """A handler for the services, and one for each kind of child; pods count as children."""
 
     @kopf.on.event(SERVICES.group, SERVICES.api_version.rpartition("/")[2], SERVICES.plural, registry=registry)
-    async def of_service(*, namespace: str | None, name: str, type: str | None, **_: Any) -> None:  # noqa: A002 — kopf's name
-        due(Key(namespace or "", name), type == "DELETED")
+    async def of_service(*, namespace: str | None, name: str, meta: Mapping[str, Any], **_: Any) -> None:
+        due(Seen(Key(namespace or "", name), int(meta.get("generation", 0))))
 
     async def of_child(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        due(Key(namespace or "", labels[SERVICE]), False)
+        due(Seen(Key(namespace or "", labels[SERVICE])))
 
     for resource in watched:
         version = resource.api_version.rpartition("/")[2]

@@ -2,7 +2,8 @@
 
 /healthz  the truth: 503 as soon as a watch is not to be relied on, with the state of each and the age of what was done
 /readyz   200 once it waits for the Lease, or leads with all watches open
-/livez    200 unless a restart would help: the event loop answers, and workers are not stuck; for the liveness probe
+/livez    200 unless a restart would help: the event loop answers, workers finish what they begin, and the API server
+          accepts our credentials; for the liveness probe. An operator that is merely behind is alive.
 /metrics  for Prometheus
 """
 
@@ -18,9 +19,10 @@ from prometheus_client import generate_latest
 from octavo_operator.leader import Leader
 from octavo_operator.metrics import Metrics
 from octavo_operator.watchers import Watchers, name
-from octavo_operator.work_queue import WorkQueue
+from octavo_operator.work_queue import Key, Seen, WorkQueue
 
 STUCK_S = 300.0
+UNAUTHORIZED_S = 120.0
 UNHEARD_S = 30.0
 
 
@@ -32,9 +34,26 @@ class Health:
     watchers: Watchers
     queue: WorkQueue
     metrics: Metrics
-    services: set[Any] = field(default_factory=set)
+    services: set[Key] = field(default_factory=set)
+    generations: dict[Key, int] = field(default_factory=dict)
+    """The newest generation that a watch or a list has shown of each service."""
     leading: bool = False
     last_success: float | None = None  # monotonic
+
+    def take(self, seen: Seen) -> bool:
+        """Make a service due that was seen; whether its generation is news."""
+        key, generation = seen
+        new = generation is not None and self.generations.get(key, -1) < generation
+        if new and generation is not None:
+            self.generations[key] = generation
+        self.queue.add(key, urgent=new)
+        return new
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self.services.discard(key)
+        self.generations.pop(key, None)
+        self.metrics.forget(key)
 
     def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and what is so."""
@@ -81,8 +100,11 @@ class Health:
         return web.json_response(said, status=200 if well else 503)
 
     async def _livez(self, _: web.Request) -> web.Response:
-        late = self.queue.overdue()
-        return web.json_response({"overdueSeconds": round(late, 1)}, status=503 if late > STUCK_S else 200)
+        found = {"stuckSeconds": round(self.queue.stuck(), 1), "unauthorizedSeconds": 0.0}
+        if (since := self.leader.unauthorized_since) is not None:
+            found["unauthorizedSeconds"] = round(time.monotonic() - since, 1)
+        well = found["stuckSeconds"] < STUCK_S and found["unauthorizedSeconds"] < UNAUTHORIZED_S
+        return web.json_response(found, status=200 if well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         now, metrics = time.monotonic(), self.metrics

@@ -2,16 +2,22 @@
 
 As client-go does it, times are measured by the own clock since the Lease was last seen to change, so clocks need not
 agree. Every write carries the resourceVersion that was read: of two that reach for it, one fails.
+
+The Lease has a thread and an event loop of its own: reconciles that compute for seconds delay no renewal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-from octavo_operator.cluster import Cluster, Object
+from octavo_operator.cluster import LEASE_CALL_S, Cluster, Object
+from octavo_operator.connection import Connection
 from octavo_operator.errors import ApiError, OperatorError
 from octavo_operator.resources import LEASES
 
@@ -23,6 +29,8 @@ NAME = "octavo-operator"
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class Leader:
     """The Lease `octavo-operator` in a namespace, as this process sees it."""
@@ -31,7 +39,8 @@ class Leader:
         self._cluster = cluster
         self._namespace = namespace
         self.identity = identity
-        self.heard = time.monotonic()  # when the API server answered last
+        self.heard = time.monotonic()  # when the API server last accepted a request
+        self.unauthorized_since: float | None = None  # it answers 401, and nothing but
         self._renewed: float | None = None
         self._failing = False
         self._seen: tuple[str | None, float] = (None, self.heard)  # resourceVersion, and when it was first seen
@@ -87,7 +96,7 @@ class Leader:
         began = time.monotonic()
         try:
             live = await self._cluster.get(LEASES, self._namespace, NAME)
-            self.heard = time.monotonic()
+            self.heard, self.unauthorized_since = time.monotonic(), None
             if live is None:
                 await self._cluster.create(LEASES, self._lease())
             elif self._is_mine(live) or (take and self._ran_out(live)):
@@ -95,6 +104,8 @@ class Leader:
             else:
                 return False
         except OperatorError as error:
+            if isinstance(error, ApiError) and error.status == 401:
+                self.unauthorized_since = self.unauthorized_since or time.monotonic()
             if not (isinstance(error, ApiError) and error.status == 409) and not self._failing:
                 log.warning("the Lease could not be %s: %s", "renewed" if self._renewed else "taken", error)
                 self._failing = True
@@ -132,3 +143,29 @@ class Leader:
         }
         metadata = {"name": NAME, "namespace": self._namespace} if live is None else live["metadata"]
         return {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
+
+
+class LeaseThread:
+    """Runs a `Leader` beside the main event loop; `leader` may be read from any thread."""
+
+    def __init__(self, connection: Connection, namespace: str, identity: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lease", daemon=True)
+        self._thread.start()
+        made = asyncio.run_coroutine_threadsafe(self._made(connection, namespace, identity), self._loop)
+        self._cluster, self.leader = made.result()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine of the leader's, run in its own thread."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def close(self) -> None:
+        await self.run(self._cluster.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.close()
+
+    @staticmethod
+    async def _made(connection: Connection, namespace: str, identity: str) -> tuple[Cluster, Leader]:
+        cluster = Cluster(connection, read_s=LEASE_CALL_S)
+        return cluster, Leader(cluster, namespace, identity)

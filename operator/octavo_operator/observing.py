@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 from octavo_operator import room
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
+from octavo_operator.capacity_feed import CapacityFeed
 from octavo_operator.claim_events import words_about
-from octavo_operator.cluster import Cluster, Object
+from octavo_operator.cluster import Cluster
 from octavo_operator.description import Description, annotated
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
-from octavo_operator.observed import Observed
+from octavo_operator.observed import Object, Observed
 from octavo_operator.planner.hardware import hardware_of
-from octavo_operator.resources import CHILDREN, MONITORS, NODES, PODS
+from octavo_operator.resources import CHILDREN, MONITORS, PODS
 from octavo_operator.work_queue import Key
 
 
-async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, sees_nodes: bool) -> Observed:
-    """What the API server has of a service; `service` is None where its spec can't be read.
+async def observe(cluster: Cluster, key: Key, service: LLMService | None, feed: CapacityFeed | None) -> Observed:
+    """What the API server has of a service; `service` is None where its spec can't be read, `feed` where no node may be.
 
     Raises ApiError or UnreachableError: a snapshot with holes would be taken for the truth.
     """
@@ -34,16 +34,16 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, *, see
     if deployment is not None and not room.is_under_way(deployment):
         deployment = None
     nodes, free = None, None
-    everything: tuple[list[Object], list[Object]] = ([], [])
-    if service is not None and sees_nodes:
+    capacity = None
+    if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
-        # All pods of a cluster are many: they are asked for only where the answer depends on them.
+        # All pods of a cluster are many: they are followed only where an answer depends on them.
         if hardware.cards or (deployment is not None and room.seekers(engines)):
-            everything = await asyncio.gather(cluster.list(NODES), cluster.list(PODS))
-        if hardware.cards:
-            nodes = room.nodes_for(hardware, template, *everything)
-            free = room.nodes_for(hardware, template, everything[0], room.staying(everything[1], engines)).free
-    change = None if deployment is None else room.change_of(deployment, engines, *everything, datetime.now(UTC))
+            capacity = await feed.current()
+        if capacity is not None and hardware.cards:
+            nodes = room.nodes_for(hardware, template, capacity)
+            free = room.nodes_for(hardware, template, capacity, room.ending(engines)).free
+    change = None if deployment is None else room.change_of(deployment, engines, capacity, cluster.now())
     claim = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
     described = _described(key, service)

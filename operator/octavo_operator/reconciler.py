@@ -17,6 +17,7 @@ from octavo_operator.api.conditions import CONDITION_TYPES
 from octavo_operator.api.manifest import parse
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.applying import Applier, Outcome
+from octavo_operator.capacity_feed import CapacityFeed
 from octavo_operator.children import render
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.errors import ApiError, ManifestError
@@ -43,7 +44,7 @@ class Reconciler:
     cluster: Cluster
     settings: Settings
     identity: str
-    sees_nodes: bool
+    feed: CapacityFeed | None  # None where nodes may not be seen
     metrics: Metrics
     source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
 
@@ -55,17 +56,17 @@ class Reconciler:
         try:
             service = parse(body)
         except ManifestError as error:
-            observed = await observe(self.cluster, key, None, sees_nodes=False)
+            observed = await observe(self.cluster, key, None, None)
             wrote = await self._say(body, statuses.invalid(body, observed, error))
             return "changed" if wrote else "unchanged"
-        observed = await observe(self.cluster, key, service, sees_nodes=self.sees_nodes)
+        observed = await observe(self.cluster, key, service, self.feed)
         made = plan(service, observed, self.settings)
         outcome = Outcome()
         if made.refusal is None:
             applier = Applier(self.cluster, made, observed, key.logged)
             outcome = await applier.run(render(made))
             if outcome.wrote:
-                observed = await observe(self.cluster, key, service, sees_nodes=self.sees_nodes)
+                observed = await observe(self.cluster, key, service, self.feed)
         wrote = await self._say(body, statuses.summarize(service, made, observed, outcome, self.source()))
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)

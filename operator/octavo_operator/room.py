@@ -1,4 +1,4 @@
-"""Where a replica has room: what nodes have, less what pods were promised. Pure: lists of nodes and pods in.
+"""Where a replica has room: what nodes have, less what pods were promised. Pure.
 
 It knows what decides in practice (readiness, taints, selectors, cards, CPU, memory), not all that the scheduler knows:
 a surge that has no room after all is seen by its pod, which waits.
@@ -6,33 +6,32 @@ a surge that has no room after all is seen by its pod, which waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from fractions import Fraction
 from typing import Any
 
-from octavo_operator.api.quantity import Quantity
+from octavo_operator.capacity import ClusterCapacity, NodeFacts, requests_of
 from octavo_operator.observed import Change, Nodes, Object
 from octavo_operator.planner.plan import Hardware
 
-Amounts = dict[str, Fraction]
-ENDED = {"Succeeded", "Failed"}
 REVISION = "pod-template-hash"
 
 
 def nodes_for(
-    hardware: Hardware, template: Mapping[str, Any], nodes: Sequence[Object], pods: Sequence[Object]
+    hardware: Hardware, template: Mapping[str, Any], capacity: ClusterCapacity, without: Collection[str] = ()
 ) -> Nodes:
-    """Cards that a further replica could have, beside all of `pods`; `template` is the manifest's own for its pods."""
+    """Cards that a further replica could have, beside all pods but those of the uids in `without`.
+
+    `template` is the manifest's own for its pods.
+    """
     name = hardware.resource_name
     assert name is not None
-    taken = _promised(pods)
     spec: Mapping[str, Any] = template.get("spec") or {}
     tolerations = [*(spec.get("tolerations") or ()), {"key": name, "operator": "Exists"}]
     free, largest, products = 0, 0, set()
-    for node in nodes:
-        count = int(_amounts(node.get("status", {}).get("allocatable", {})).get(name, 0))
-        product = node["metadata"].get("labels", {}).get(hardware.product_label)
+    for node in capacity.nodes:
+        count = node.allocatable.get(name, 0) // 1000
+        product = node.labels.get(hardware.product_label or "")
         if count and product:
             products.add(product)
         if hardware.products and product not in hardware.products:
@@ -40,7 +39,7 @@ def nodes_for(
         if not _would_do(node, spec.get("nodeSelector") or {}, tolerations):
             continue
         largest = max(largest, count)
-        free = max(free, count - int(taken.get(node["metadata"]["name"], {}).get(name, 0)))
+        free = max(free, capacity.free(node, name, without) // 1000)
     return Nodes(free, largest, tuple(sorted(products)))
 
 
@@ -53,10 +52,9 @@ def is_under_way(deployment: Object) -> bool:
     return wished > 0 and (stale or updated < wished or int(status.get("replicas", 0)) > updated)
 
 
-def staying(pods: Sequence[Object], own: Sequence[Object]) -> list[Object]:
-    """Those of `pods` that are not own ones about to end: a surge may wait for their cards."""
-    ending = {_uid(pod) for pod in own if _is_ending(pod)}
-    return [pod for pod in pods if _uid(pod) not in ending]
+def ending(own: Sequence[Object]) -> list[str]:
+    """The uids of the pods that are about to end: a surge may wait for their cards."""
+    return [_uid(pod) for pod in own if _is_ending(pod)]
 
 
 def seekers(own: Sequence[Object]) -> list[Object]:
@@ -66,91 +64,40 @@ def seekers(own: Sequence[Object]) -> list[Object]:
     return [pod for pod in own if _unscheduled(pod) is not None]
 
 
-def change_of(
-    deployment: Object, own: Sequence[Object], nodes: Sequence[Object], pods: Sequence[Object], now: datetime
-) -> Change:
-    """The change that is under way. `nodes` and `pods` are empty where nobody may look at them."""
+def change_of(deployment: Object, own: Sequence[Object], capacity: ClusterCapacity | None, now: datetime) -> Change:
+    """The change that is under way. `capacity` is None where it is not known."""
     surge = deployment["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge", 0)
     unready = int(deployment["spec"].get("replicas", 1)) - int(deployment.get("status", {}).get("readyReplicas", 0))
     surges = surge not in {0, "0", "0%"}
     since, makes_room = None, False
     for pod in seekers(own):
-        if _fits(pod, nodes, pods, without=[]):
+        if capacity is not None and _fits(pod, capacity):
             continue  # the scheduler has not looked again yet
         began = datetime.fromisoformat(str(_unscheduled(pod)))
         since = began if since is None else min(since, began)
-        former = [each for each in own if _revision(each) != _revision(pod)]
-        makes_room = makes_room or _fits(pod, nodes, pods, without=former)
+        former = [_uid(each) for each in own if _revision(each) != _revision(pod)]
+        makes_room = makes_room or (capacity is not None and _fits(pod, capacity, without=former))
     if since is None:
         return Change(surges, max(0, unready))
-    return Change(surges, max(0, unready), max(0.0, (now - since).total_seconds()), makes_room if nodes else None)
+    waited = max(0.0, (now - since).total_seconds())
+    return Change(surges, max(0, unready), waited, None if capacity is None else makes_room)
 
 
-def _fits(pod: Object, nodes: Sequence[Object], pods: Sequence[Object], without: Sequence[Object]) -> bool:
+def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ()) -> bool:
     """Whether a node has what the pod asks for, once the pods of `without` have ended."""
     spec = pod["spec"]
-    needed = _requests(pod)
-    ended = {_uid(each) for each in without}
-    taken = _promised(each for each in pods if _uid(each) not in ended)
-    for node in nodes:
-        if not _would_do(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ()):
-            continue
-        if not _has_product(node, spec):
-            continue
-        has = _amounts(node.get("status", {}).get("allocatable", {}))
-        had = taken.get(node["metadata"]["name"], {})
-        if all(has.get(name, 0) - had.get(name, 0) >= amount for name, amount in needed.items() if amount):
-            return True
-    return False
+    needed = requests_of(pod)
+    return any(
+        capacity.has_room(node, needed, without)
+        for node in capacity.nodes
+        if _would_do(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ()) and _has_product(node, spec)
+    )
 
 
-def _promised(pods: Iterable[Object]) -> dict[str, Amounts]:
-    """What pods of each node were promised."""
-    taken: dict[str, Amounts] = {}
-    for pod in pods:
-        node = pod["spec"].get("nodeName")
-        if not node or pod.get("status", {}).get("phase") in ENDED:
-            continue
-        sums = taken.setdefault(node, {"pods": Fraction(0)})
-        sums["pods"] += 1
-        for name, amount in _requests(pod).items():
-            if name != "pods":
-                sums[name] = sums.get(name, Fraction(0)) + amount
-    return taken
-
-
-def _requests(pod: Object) -> Amounts:
-    """As the scheduler counts: all containers together, or the largest of those that run before them."""
-    sums: Amounts = {"pods": Fraction(1)}
-    for container in pod["spec"].get("containers", ()):
-        for name, amount in _of(container).items():
-            sums[name] = sums.get(name, Fraction(0)) + amount
-    for container in pod["spec"].get("initContainers", ()):
-        for name, amount in _of(container).items():
-            beside = sums.get(name, Fraction(0))
-            sums[name] = beside + amount if container.get("restartPolicy") == "Always" else max(beside, amount)
-    for name, amount in _amounts(pod["spec"].get("overhead", {})).items():
-        sums[name] = sums.get(name, Fraction(0)) + amount
-    return sums
-
-
-def _of(container: Mapping[str, Any]) -> Amounts:
-    resources = container.get("resources", {})
-    return _amounts({**resources.get("limits", {}), **resources.get("requests", {})})
-
-
-def _amounts(quantities: Mapping[str, Any]) -> Amounts:
-    return {name: Quantity(str(text)).value for name, text in quantities.items()}
-
-
-def _would_do(node: Object, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> bool:
-    labels = node["metadata"].get("labels", {})
-    conditions = node.get("status", {}).get("conditions", ())
-    if any(each["type"] == "Ready" and each["status"] != "True" for each in conditions):
+def _would_do(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> bool:
+    if not node.ready or not node.schedulable or not selector.items() <= node.labels.items():
         return False
-    if node["spec"].get("unschedulable") or not selector.items() <= labels.items():
-        return False
-    taints = [taint for taint in node["spec"].get("taints", ()) if taint["effect"] != "PreferNoSchedule"]
+    taints = [taint for taint in node.taints if taint["effect"] != "PreferNoSchedule"]
     return all(any(_tolerates(toleration, taint) for toleration in tolerations) for taint in taints)
 
 
@@ -162,11 +109,11 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     return (toleration.get("key"), toleration.get("value", "")) == (taint["key"], taint.get("value", ""))
 
 
-def _has_product(node: Object, spec: Mapping[str, Any]) -> bool:
+def _has_product(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
     """By the node affinity that we render ourselves: one term, values of a label."""
     required = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
     terms = (required or {}).get("nodeSelectorTerms", ())
-    labels = node["metadata"].get("labels", {})
+    labels = node.labels
     return not terms or any(
         all(e["operator"] != "In" or labels.get(e["key"]) in e["values"] for e in term.get("matchExpressions", ()))
         for term in terms

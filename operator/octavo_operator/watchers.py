@@ -19,16 +19,17 @@ from typing import Any
 import aiohttp
 import kopf
 
-from octavo_operator.cluster import Cluster
+from octavo_operator.cluster import PAGE, Cluster
 from octavo_operator.connection import Connection
-from octavo_operator.errors import OperatorError
+from octavo_operator.errors import NoClusterError, OperatorError
 from octavo_operator.handlers import Due, register, select
 from octavo_operator.metrics import Metrics
 from octavo_operator.resources import CHILDREN, MONITORS, PODS, SERVICES, Resource
 
 GRACE_S = 10.0  # a watch that was closed is opened again within a moment
-RENEWAL_S = 75  # a watch is asked for anew: that it is answered is what tells that it lives
-SILENCE_S = 2 * RENEWAL_S
+RENEWAL_S = 20  # a watch is asked for again: that it is answered is what tells that it lives
+BREAK_OFF_S = 24  # where the server did not end it by then
+SILENCE_S = 28.0
 GIVE_UP_S = 600.0
 LONGEST_PAUSE_S = 15.0
 ENDING_S = 5.0
@@ -124,9 +125,14 @@ class Watchers:
 
     def expect(self, *, monitors: bool) -> None:
         """Start anew, and so list everything, where ServiceMonitors have become known, or are no longer."""
-        if self.running and monitors != self.monitors:
-            log.info("ServiceMonitors are %s", "known now" if monitors else "no longer known")
+        if monitors != self.monitors:
             self.monitors = monitors
+            self.renew(f"ServiceMonitors are {'known now' if monitors else 'no longer known'}")
+
+    def renew(self, why: str) -> None:
+        """List and watch everything again."""
+        if self.running:
+            log.info("the watches start again: %s", why)
             self._renewed = True
             self._flag.set()
 
@@ -178,6 +184,8 @@ class Watchers:
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
+            if sessions:  # the former one's credentials were refused
+                await self._renew_credentials()
             sessions.append(self._session())  # with the token as it is now
             return kopf.AiohttpSession(server=self._connection.server, aiohttp_session=sessions[-1])
 
@@ -192,6 +200,8 @@ class Watchers:
         settings.networking.connect_timeout = 5
         settings.watching.connect_timeout = 5
         settings.watching.server_timeout = RENEWAL_S
+        settings.watching.client_timeout = BREAK_OFF_S
+        settings.watching.chunk_size = PAGE
         settings.queueing.idle_timeout = 1
         tasks = await kopf.spawn_tasks(
             registry=registry,
@@ -212,6 +222,14 @@ class Watchers:
         await asyncio.wait(others, timeout=ENDING_S)
         for session in sessions:
             await session.close()
+
+    async def _renew_credentials(self) -> None:
+        if self._connection.renewed is None:
+            return
+        try:
+            self._connection = await asyncio.to_thread(self._connection.renewed)
+        except NoClusterError as error:
+            log.warning("the watches' credentials were refused and could not be renewed: %s", error)
 
     def _session(self) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()

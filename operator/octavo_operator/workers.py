@@ -6,16 +6,19 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Sequence
 
 from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
 from octavo_operator.health import Health
 from octavo_operator.reconciler import Reconciler
-from octavo_operator.resources import MONITORS
-from octavo_operator.work_queue import Key, WorkQueue
+from octavo_operator.resources import MONITORS, SERVICES
+from octavo_operator.work_queue import Key, Seen, WorkQueue
 
 WORKERS = 8
 DEADLINE_S = 120.0
 RESYNC_S = 600.0
+LISTING_S = 30.0  # services alone, by their metadata: what a watch has lost shows then
+GRACE_S = 5.0  # for a watch to tell of what a list has shown
 UNHEALTHY_S = 15.0  # the longest pause where the API server is what fails
 WAITING_S = 60.0  # and where it refuses something that a person has to grant
 MONITORS_S = 10.0
@@ -27,7 +30,10 @@ log = logging.getLogger(__name__)
 class Workers:
     """For as long as this replica leads."""
 
-    def __init__(self, reconciler: Reconciler, queue: WorkQueue, health: Health) -> None:
+    def __init__(
+        self, reconciler: Reconciler, queue: WorkQueue, health: Health, namespaces: Sequence[str] = ()
+    ) -> None:
+        self._namespaces: Sequence[str | None] = namespaces or (None,)
         self._reconciler = reconciler
         self._queue = queue
         self._health = health
@@ -37,6 +43,7 @@ class Workers:
             for _ in range(WORKERS):
                 group.create_task(self._work())
             group.create_task(self._resync())
+            group.create_task(self._find_lost())
             group.create_task(self._look_for_monitors())
 
     async def _work(self) -> None:
@@ -62,8 +69,7 @@ class Workers:
             log.exception("the reconcile failed by a mistake of the operator's", extra=named)
         metrics.duration.observe(time.monotonic() - began)
         if result == "gone":
-            self._health.services.discard(key)
-            metrics.forget(key)
+            self._health.forget(key)
             self._queue.done(key)
             return
         metrics.reconciles.labels(result).inc()
@@ -80,11 +86,42 @@ class Workers:
                 log.info("reconciled", extra={**named, "seconds": round(time.monotonic() - began, 3)})
 
     async def _resync(self) -> None:
-        """Every service, whether or not anything was heard of it: what is not watched (free cards) shows then."""
+        """Make every known service due: events of children that were lost, and what is not watched, show then."""
         while True:
             await asyncio.sleep(RESYNC_S * random.uniform(1 - SPREAD, 1 + SPREAD))
             for key in sorted(self._health.services):
                 self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
+
+    async def _find_lost(self) -> None:
+        """List the services: one of which no watch has told, or told too little, is due, and the watches start again."""
+        while True:
+            await asyncio.sleep(LISTING_S * random.uniform(1 - SPREAD, 1 + SPREAD))
+            try:
+                listed = await self._listed()
+            except (ApiError, UnreachableError) as error:
+                log.warning("the services could not be listed to find lost events: %s", error)
+                continue
+            known = self._health.generations
+            for key in self._health.services - listed.keys():
+                self._queue.add(key)  # a deletion that was lost
+            if not any(known.get(key, -1) < generation for key, generation in listed.items()):
+                continue
+            await asyncio.sleep(GRACE_S)
+            lost = [Seen(key, generation) for key, generation in listed.items() if known.get(key, -1) < generation]
+            for seen in lost:
+                self._health.take(seen)
+            if lost:
+                self._health.watchers.renew(f"they lost the events of {len(lost)} services")
+
+    async def _listed(self) -> dict[Key, int]:
+        """Generations of all services."""
+        found: dict[Key, int] = {}
+        for namespace in self._namespaces:
+            async for items, _ in self._reconciler.cluster.pages(SERVICES, namespace, metadata_alone=True):
+                for item in items:
+                    metadata = item["metadata"]
+                    found[Key(metadata["namespace"], metadata["name"])] = int(metadata.get("generation", 0))
+        return found
 
     async def _look_for_monitors(self) -> None:
         """ServiceMonitors are watched from when their kind is known until it is not; each service is due then.

@@ -67,7 +67,7 @@ async def reconcile(installed, namespace):
     """One pass of the operator's reconcile, run to the end: until nothing is left to write."""
     endpoint = installed.endpoint()
     cluster = Cluster(Connection(endpoint.server, endpoint.authority, token=endpoint.token))
-    reconciler = Reconciler(cluster, Settings(), "tests", sees_nodes=True, metrics=Metrics())
+    reconciler = Reconciler(cluster, Settings(), "tests", feed=None, metrics=Metrics())
 
     async def run():
         for _ in range(5):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from octavo_operator import room
+from octavo_operator.capacity import ClusterCapacity, requests_of
 from octavo_operator.observed import Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import choose
@@ -85,13 +86,16 @@ class Simulation:
 
     def _choose(self) -> RolloutPlan:
         hardware = Hardware("nvidia", self.cards, CARD, (), "product") if self.cards else _CPU
-        everywhere = [*self.pods, *self.others]
-        nodes = room.nodes_for(hardware, {}, self.nodes, room.staying(everywhere, self.pods)) if self.cards else None
+        capacity = self._capacity()
+        nodes = room.nodes_for(hardware, {}, capacity, room.ending(self.pods)) if self.cards else None
         deployment, change = self._deployment(), None
         if room.is_under_way(deployment):
-            change = room.change_of(deployment, self.pods, self.nodes, everywhere, self.now)
+            change = room.change_of(deployment, self.pods, capacity, self.now)
         observed = Observed(free_cards=None if nodes is None else nodes.free, change=change)
         return choose(self.strategy, hardware, observed, Scale(self.replicas, self.replicas, self.replicas, None), None)
+
+    def _capacity(self) -> ClusterCapacity:
+        return ClusterCapacity(self.nodes, [*self.pods, *self.others])
 
     def _deployment(self) -> dict[str, Any]:
         new = [pod for pod in self.staying if pod["revision"] == self.revision]
@@ -136,12 +140,10 @@ class Simulation:
         for pod in self.staying:
             if pod["spec"].get("nodeName"):
                 continue
-            taken = room._promised([*self.pods, *self.others])
-            for node in self.nodes:
-                name = node["metadata"]["name"]
-                has = room._amounts(node["status"]["allocatable"])
-                if all(has[r] - taken.get(name, {}).get(r, 0) >= amount for r, amount in room._requests(pod).items()):
-                    pod["spec"]["nodeName"], pod["left"] = name, LOAD_TICKS
+            capacity = self._capacity()
+            for node in capacity.nodes:
+                if capacity.has_room(node, requests_of(pod)):
+                    pod["spec"]["nodeName"], pod["left"] = node.name, LOAD_TICKS
                     pod["status"]["conditions"] = []
                     break
             else:

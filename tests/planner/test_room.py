@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from octavo_operator import room
+from octavo_operator.capacity import ClusterCapacity, pod_facts, requests_of
 from octavo_operator.observed import Nodes
 from octavo_operator.planner.plan import Hardware
 
@@ -57,19 +58,19 @@ def pod(uid, where=None, *, cards="1", cpu="1", phase="Running", ending=False, r
     ],
 )
 def test_cards_are_counted_where_a_replica_could_run(nodes, pods, template, free):
-    assert room.nodes_for(CARDS, template, nodes, pods).free == free
+    assert room.nodes_for(CARDS, template, ClusterCapacity(nodes, pods)).free == free
 
 
 def test_only_the_products_that_were_named_count_and_all_are_told():
     """So that a person learns what there is."""
     wanted = Hardware("nvidia", 1, CARD, ("L4",), PRODUCT)
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
-    assert room.nodes_for(wanted, {}, nodes, []) == Nodes(free=1, largest=1, products=("L4", "T4"))
+    assert room.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(free=1, largest=1, products=("L4", "T4"))
 
 
 def test_cards_of_own_pods_that_are_ending_are_as_good_as_free():
     everybody = [mine := pod(1, "a", ending=True), pod(2, "a", ending=True)]
-    assert room.nodes_for(CARDS, {}, [node()], room.staying(everybody, [mine])).free == 1
+    assert room.nodes_for(CARDS, {}, ClusterCapacity([node()], everybody), room.ending([mine])).free == 1
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,8 @@ def test_a_change_is_under_way_while_replicas_differ_from_their_template(status,
 
 def change(own, nodes, others=(), surge=1):
     deployment = {"spec": {"replicas": 2, "strategy": {"rollingUpdate": {"maxSurge": surge}}}, "status": {}}
-    return room.change_of(deployment, own, nodes, [*own, *others], NOW)
+    capacity = ClusterCapacity(nodes, [*own, *others]) if nodes else None
+    return room.change_of(deployment, own, capacity, NOW)
 
 
 def test_a_replica_that_seeks_a_node_is_told_with_its_time_and_whether_an_old_one_could_make_way():
@@ -127,3 +129,30 @@ def test_a_node_of_another_product_is_no_room():
     own = [pod(1, "a", revision="old"), pod(2, affinity=affinity)]
     assert change(own, [node(cards=1, labels={PRODUCT: "T4"})]).old_makes_room is False
     assert change(own, [node(cards=1, labels={PRODUCT: "L4"})]).old_makes_room
+
+
+def test_sums_follow_pods_that_are_added_bound_changed_and_forgotten():
+    """Kept by difference, never counted again: after any history they equal those of a fresh count."""
+    capacity = ClusterCapacity([node("a", 4), node("b", 4)])
+    history = [pod("1"), pod("1", "a"), pod("2", "a", cards="2"), pod("2", "a", cards="1"), pod("3", "b"), pod("4")]
+    for each in history:
+        capacity.keep_pod(pod_facts(each))
+    capacity.forget_pod("3")
+    capacity.forget_pod("never seen")
+    assert {n.name: capacity.free(n, CARD) // 1000 for n in capacity.nodes} == {"a": 2, "b": 4}
+    assert [each.uid for each in capacity.waiting] == ["4"]
+    assert pod_facts(pod("1", "a", phase="Failed")) is None, "what has ended holds nothing"
+
+
+def test_an_init_container_runs_beside_the_sidecars_that_started_before_it():
+    """As the scheduler counts them, by the API's documentation of sidecar containers."""
+
+    def container(cpu, **more):
+        return {"resources": {"requests": {"cpu": cpu}}, **more}
+
+    spec = {
+        "containers": [container("1")],
+        "initContainers": [container("2", restartPolicy="Always"), container("3"), container("1")],
+        "overhead": {"cpu": "250m"},
+    }
+    assert requests_of({"metadata": {}, "spec": spec})["cpu"] == 5250

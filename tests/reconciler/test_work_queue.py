@@ -45,7 +45,7 @@ async def test_a_failure_delays_longer_each_time_up_to_a_bound():
     queue = WorkQueue()
     delays = []
     for _ in range(7):
-        queue._active.add(A)
+        queue._active[A] = time.monotonic()
         delays.append(queue.failed(A, 15))
     assert delays == [1, 2, 4, 8, 15, 15, 15]
 
@@ -63,11 +63,11 @@ async def test_an_event_brings_back_at_once_what_failed():
 
 async def test_success_forgets_failures():
     queue = WorkQueue()
-    queue._active.add(A)
+    queue._active[A] = time.monotonic()
     queue.failed(A, 60)
-    queue._active.add(A)
+    queue._active[A] = time.monotonic()
     queue.done(A)
-    queue._active.add(A)
+    queue._active[A] = time.monotonic()
     assert queue.failed(A, 60) == pytest.approx(1)
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from octavo_operator.children.pod import CONTAINER, PORT_NAME
-from octavo_operator.cluster import WATCH_S, Cluster, Name, Object
-from octavo_operator.errors import OperatorError
+from octavo_operator.cluster import Cluster, Name, Object
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
+from octavo_operator.mirror import Change, Mirror
 from octavo_operator.resources import PODS
 
 SELECTOR = f"{SERVICE},{COMPONENT}={ENGINE}"
 DEFAULT_PORT = 8000
-UNHEARD_S = 1.5 * WATCH_S
-RETRY_S = (0.2, 1.0, 2.0, 5.0)
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +61,19 @@ class Engines:
     """The engines of the cluster, for as long as `run` runs. `changed` is told of them after each change."""
 
     def __init__(self, cluster: Cluster, changed: Callable[[Mapping[Name, Engine]], None]) -> None:
-        self._cluster = cluster
         self._changed = changed
-        self._heard: float | None = None
-        self.known: dict[Name, Engine] = {}
+        self._pods = Mirror(cluster, PODS, engine_of, self._pods_changed, selector=SELECTOR)
+
+    @property
+    def known(self) -> Mapping[Name, Engine]:
+        return self._pods.known
 
     def are_known(self, now: float) -> bool:
         """Not so when nothing was heard for long: an address may be another pod's by now."""
-        return self._heard is not None and now - self._heard < UNHEARD_S
+        return self._pods.is_current(now)
 
     async def run(self) -> None:
-        failures = 0
-        while True:
-            try:
-                async for pods in self._cluster.follow(PODS, SELECTOR):
-                    self._heard, failures = time.monotonic(), 0
-                    found = {name: engine for name, pod in pods.items() if (engine := engine_of(pod)) is not None}
-                    if found != self.known:
-                        self.known = found
-                        self._changed(found)
-            except OperatorError as error:
-                log.warning("the engines' pods can't be followed: %s", error)
-            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
-            failures += 1
+        await self._pods.run()
+
+    def _pods_changed(self, _: Sequence[Change[Engine]]) -> None:
+        self._changed(self._pods.known)

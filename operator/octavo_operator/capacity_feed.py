@@ -1,0 +1,66 @@
+"""Keeps the process's one `ClusterCapacity` current, from when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from octavo_operator.capacity import ClusterCapacity, NodeFacts, PodFacts, node_facts, pod_facts
+from octavo_operator.cluster import Cluster
+from octavo_operator.errors import UnreachableError
+from octavo_operator.mirror import Change, Mirror
+from octavo_operator.resources import NODES, PODS
+
+PATIENCE_S = 60.0  # ten thousand pods are a hundred pages
+UNENDED = "status.phase!=Succeeded,status.phase!=Failed"
+
+
+class CapacityFeed:
+    """A cluster of services without GPUs never lists a node or a pod that is not its own."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._capacity = ClusterCapacity()
+        self._nodes = Mirror(cluster, NODES, node_facts, self._nodes_changed)
+        self._pods = Mirror(cluster, PODS, pod_facts, self._pods_changed, fields=UNENDED)
+        self._needed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follows nodes and pods once `current` has been asked for."""
+        await self._needed.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._nodes.run())
+            group.create_task(self._pods.run())
+
+    async def current(self) -> ClusterCapacity:
+        """As the API server has it now.
+
+        Raises:
+            UnreachableError: nodes or pods could not be listed, or their watch has fallen silent.
+        """
+        self._needed.set()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._nodes.listed()
+                await self._pods.listed()
+        except TimeoutError:
+            pass
+        now = time.monotonic()
+        for mirror, what in ((self._nodes, "nodes"), (self._pods, "pods")):
+            if not mirror.is_current(now):
+                raise UnreachableError(f"the cluster's {what} are not known at present: {mirror.trouble}")
+        return self._capacity
+
+    def _nodes_changed(self, changes: Sequence[Change[NodeFacts]]) -> None:
+        for before, after in changes:
+            if after is not None:
+                self._capacity.keep_node(after)
+            elif before is not None:
+                self._capacity.forget_node(before.name)
+
+    def _pods_changed(self, changes: Sequence[Change[PodFacts]]) -> None:
+        for before, after in changes:
+            if before is not None and (after is None or after.uid != before.uid):
+                self._capacity.forget_pod(before.uid)
+            if after is not None:
+                self._capacity.keep_pod(after)
