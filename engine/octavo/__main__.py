@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from octavo import process
+
 VERBS = {
     "serve": ("octavo_engine.serve", "serve a model over the OpenAI API"),
     "chat": ("octavo_engine.chat", "talk to a served model in the terminal"),
@@ -25,6 +27,10 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; each verb's module has `main(argv) -> int` and prints its own errors."""
     args = sys.argv[1:] if argv is None else argv
+    return process.run(f"octavo {args[0]}" if args else "octavo", lambda: _main(args))
+
+
+def _main(args: list[str]) -> int:
     if not args or args[0] in {"-h", "--help", "help"}:
         print(usage())  # noqa: T201
         return 0

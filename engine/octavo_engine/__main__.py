@@ -10,6 +10,7 @@ if os.getpid() == 1:
     # A container's first process has no default action: until the server listens to signals, one would be lost.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
+from octavo.process import run
 from octavo_engine.serve import main
 
-sys.exit(main())
+sys.exit(run("octavo serve", main))

@@ -22,6 +22,12 @@ from octavo_engine.openai_client import ApiError, OpenAIClient
 
 INTERRUPTED = 130  # a shell's code for a program that Ctrl-C ended
 
+TABLE_WIDTH = 72
+
+
+class _UnwritableError(Exception):
+    """--json names a file that can't be written."""
+
 
 def _at_least(least: int) -> Any:
     def count(text: str) -> int:
@@ -84,8 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     except ApiError as error:
         print(f"octavo bench: {error}", file=sys.stderr)  # noqa: T201 - the verb's own error
         return 1
-    except OSError as error:
-        print(f"octavo bench: {options.json} can't be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+    except _UnwritableError as error:
+        print(f"octavo bench: --json {options.json} can't be written: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -174,15 +180,23 @@ def _report(options: argparse.Namespace, summary: Summary, settings: dict[str, A
         if options.json == "-":
             sys.stdout.write(text)
             return
-        Path(options.json).write_text(text, encoding="utf-8")
+        try:
+            Path(options.json).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise _UnwritableError(error.strerror) from error
     shared = f"{options.shared_prefix_len} shared + " if options.shared_prefix_len else ""
     pace = "as fast as they end" if options.rate is None else f"{options.rate:g}/s"
     title = (
         f"{settings['model']}: {options.num_prompts} requests, {options.concurrency} at once, {pace}; "
         f"{shared}{options.input_len} → {options.output_len} {settings['prompts']}; seed {options.seed}"
     )
-    Console().print(report.table(summary, title))
+    console = Console()
+    # A narrow terminal breaks the lines; rich would cut the figures.
+    console.width = max(console.width, TABLE_WIDTH)
+    console.print(report.table(summary, title))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("octavo bench", main))

@@ -122,10 +122,6 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         except KeyboardInterrupt:
             return INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read our output has gone: nothing more can be said, not even by the interpreter's last flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
 
 
 def _one_turn(runner: asyncio.Runner, chat: Chat, prompt: str) -> int:
@@ -163,12 +159,19 @@ def _converse(runner: asyncio.Runner, chat: Chat) -> int:
             continue
         try:
             speed = runner.run(chat.answer(prompt))
-            print(f"\n\x1b[2m{speed}\x1b[0m" if speed and sys.stdout.isatty() else "")
+            print(f"\n{_dimmed(speed)}" if speed and sys.stdout.isatty() else "")
         except KeyboardInterrupt:
             print("\n(cut short)")
         except ApiError as error:
             print(f"octavo chat: {error}", file=sys.stderr)
 
 
+def _dimmed(text: str) -> str:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return text if plain else f"\x1b[2m{text}\x1b[0m"
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("octavo chat", main))

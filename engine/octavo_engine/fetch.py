@@ -65,4 +65,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("octavo fetch", main))

@@ -58,4 +58,6 @@ def serve(config: EngineConfig, *, loader: str | None = None, started: float | N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("octavo serve", main))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,10 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if manifest.others and options.output == "text":
         print(f"octavo plan: passed over {', '.join(manifest.others)}", file=sys.stderr)  # noqa: T201
-    try:
-        print(_shown(plans, options.output), flush=True)  # noqa: T201
-    except BrokenPipeError:  # `octavo plan … | head`; what is left goes nowhere, also at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(_shown(plans, options.output))  # noqa: T201
     return 1 if any(each.refusal for each in plans) else 0
 
 
@@ -56,10 +51,8 @@ def _shown(plans: list[Plan], output: str) -> str:
         return "\n\n".join(f"{each.namespace}/{each.name}\n{printout.text(each)}" for each in plans)
     documents = [printout.document(each) for each in plans]
     if output == "json":
-        return json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, ensure_ascii=False)
-    import yaml  # noqa: PLC0415 — the manifest's reader has imported it already
-
-    return yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=120).rstrip()
+        return printout.as_json(documents[0] if len(documents) == 1 else documents)
+    return printout.as_yaml(documents)
 
 
 def _parser() -> argparse.ArgumentParser:

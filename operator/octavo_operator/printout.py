@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -78,6 +81,31 @@ def document(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [document(item) for item in value]
     return value
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; escaped where standard output can't write every character."""
+    return json.dumps(value, indent=2, ensure_ascii=not _writes_everything())
+
+
+def as_yaml(documents: Sequence[Any]) -> str:
+    """One YAML document for each; escaped where standard output can't write every character."""
+    import yaml  # noqa: PLC0415 — the manifest's reader has imported it already
+
+    class Plain(yaml.SafeDumper):
+        """Without anchors: what stands twice is written twice."""
+
+        def ignore_aliases(self, data: object) -> bool:
+            del data
+            return True
+
+    unicode = _writes_everything()
+    texts = (yaml.dump(d, Dumper=Plain, sort_keys=False, allow_unicode=unicode, width=120) for d in documents)
+    return "---\n".join(texts).rstrip()
+
+
+def _writes_everything() -> bool:
+    return codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
 
 
 def _created(plan: Plan) -> Iterator[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from octavo_operator import printout
 from octavo_operator.api.manifest import read_manifest
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.children import Manifest, render
@@ -33,10 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if each.refusal is not None:
             why = f"{each.refusal.reason}: {each.refusal.message}; {each.refusal.remedy}"
             print(f"octavo render: {each.name}: {why}", file=sys.stderr)  # noqa: T201
-    try:
-        print(_shown([each for made in plans for each in render(made)], options.output), flush=True)  # noqa: T201
-    except BrokenPipeError:  # `octavo render … | head`; what is left goes nowhere, also at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(_shown([each for made in plans for each in render(made)], options.output))  # noqa: T201
     return 1 if any(each.refusal for each in plans) else 0
 
 
@@ -57,23 +53,8 @@ def _plan(service: LLMService, options: argparse.Namespace) -> Plan:
 
 def _shown(objects: list[Manifest], output: str) -> str:
     if output == "json":
-        return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2, ensure_ascii=False)
-    return as_yaml(objects)
-
-
-def as_yaml(objects: Sequence[Manifest]) -> str:
-    """One document for each object."""
-    import yaml  # noqa: PLC0415 — the manifest's reader has imported it already
-
-    class Plain(yaml.SafeDumper):
-        """Without anchors: what stands twice is written twice."""
-
-        def ignore_aliases(self, data: object) -> bool:
-            del data
-            return True
-
-    documents = [yaml.dump(each, Dumper=Plain, sort_keys=False, allow_unicode=True, width=120) for each in objects]
-    return "---\n".join(documents).rstrip()
+        return printout.as_json({"apiVersion": "v1", "kind": "List", "items": objects})
+    return printout.as_yaml(objects)
 
 
 def _parser() -> argparse.ArgumentParser:
