@@ -19,6 +19,7 @@ from octavo_models.gguf_header import read_gguf_header
 from octavo_operator.api.model import Model
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG
 from octavo_operator.errors import ModelUnknownError
+from octavo_operator.hub import expanded, hub_home, user_cache
 
 RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched from a package, whole
 
@@ -143,16 +144,14 @@ def _in_packages(reference: str, file: str | None) -> Path:
 
 def _cache() -> Path:
     """The engine's cache folder, by the same variables."""
-    if named := os.environ.get("OCTAVO_CACHE"):
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "octavo"
+    named = os.environ.get("OCTAVO_CACHE")
+    return expanded(named) if named else user_cache() / "octavo"
 
 
 def _in_hub_cache(name: str, model: Model) -> Path | None:
     """In huggingface_hub's cache, laid out as its documentation says: refs name commits, snapshots hold files."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    named = os.environ.get("HF_HUB_CACHE")
+    hub = expanded(named) if named else hub_home() / "hub"
     repository = hub / f"models--{name.replace('/', '--')}"
     revision = model.revision or "main"
     try:

@@ -18,6 +18,7 @@ from octavo_operator.errors import ModelUnknownError
 
 TIMEOUT_S = 5.0
 LARGEST = 1 << 20
+NO_HOME = Path("/nonexistent")  # what Debian gives to users without a home
 
 
 def config_of(name: str, revision: str | None) -> str:
@@ -50,12 +51,30 @@ def _endpoint() -> str:
     return ENDPOINT
 
 
+def user_cache() -> Path:
+    """Where the user's programs keep what they fetched; a folder that is not there for a user without a home."""
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def hub_home() -> Path:
+    """huggingface_hub's folder, by the same variables."""
+    named = os.environ.get("HF_HOME")
+    return expanded(named) if named else user_cache() / "huggingface"
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` resolved; one that is not there where no such home is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return NO_HOME
+
+
 def _token() -> str | None:
     if token := os.environ.get("HF_TOKEN"):
         return token
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
     try:
-        return (home / "token").read_text(encoding="utf-8").strip() or None
+        return (hub_home() / "token").read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import errno
 import logging
+import os
+import shutil
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
@@ -42,12 +48,39 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
 
 
 def require_torch() -> None:
-    """Raises ExecutorError where there is none."""
+    """Raises ExecutorError where there is none. Beside a GPU, finds a folder for the kernels that it compiles."""
     if find_spec("torch") is None:
         raise ExecutorError(
             "the torch executor, which runs models over several ranks and on cards, needs torch, and it is not "
             "installed: pip install 'octavo[cuda]', or torch alone for a CPU"
         )
+    if has_card():
+        _find_kernel_cache()
+
+
+def _find_kernel_cache() -> None:
+    """Give Triton a temporary folder where it can't write to its own: the first kernel would fail otherwise.
+
+    A container's arbitrary user often has no home, or one that is read-only.
+    """
+    if "TRITON_CACHE_DIR" in os.environ:
+        return
+    usual = Path(os.path.expanduser(os.environ.get("TRITON_HOME", "~"))) / ".triton" / "cache"  # noqa: PTH111
+    try:
+        if not usual.is_absolute():
+            raise FileNotFoundError(errno.ENOENT, "this user has no home", str(usual))
+        usual.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=usual):
+            return
+    except OSError as error:
+        logger.warning(
+            "compiled kernels can't be kept in %s (%s): they are compiled again at each start; set TRITON_CACHE_DIR "
+            "to a folder that can be written",
+            usual,
+            error.strerror,
+        )
+    os.environ["TRITON_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="octavo-triton-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _suiting() -> str:

@@ -16,6 +16,7 @@ from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.frontend.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.weights.cache import expanded
 from octavo_engine.weights.generation_config import read_generation_defaults
 from octavo_engine.weights.source import resolve
 
@@ -69,7 +70,7 @@ def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:
         return byte_tokenizer()
     if model.tokenizer is None:
         return load_tokenizer(files)
-    path = Path(model.tokenizer).expanduser()
+    path = expanded(model.tokenizer)
     path = path / "tokenizer.json" if path.is_dir() else path
     if path.is_file() and path.suffix == ".json":
         template = path.with_name("chat_template.jinja")

@@ -16,12 +16,28 @@ Report = Callable[[str, int, int | None], None]  # what is being done, bytes so 
 
 
 def cache_folder() -> Path:
-    """`$OCTAVO_CACHE`, or `octavo` under the user's cache folder."""
+    """`$OCTAVO_CACHE`, or `octavo` under the user's cache folder. Raises ModelLoadError where there is neither."""
     named = os.environ.get("OCTAVO_CACHE")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "octavo"
+    if base:
+        return Path(base) / "octavo"
+    try:
+        return Path.home() / ".cache" / "octavo"
+    except RuntimeError as error:  # no HOME, and a uid without an entry in /etc/passwd
+        raise ModelLoadError(
+            "there is no folder for fetched models: this user has no home; set OCTAVO_CACHE to a folder that can be "
+            "written"
+        ) from error
+
+
+def expanded(path: str) -> Path:
+    """A path as the user wrote it, with `~` resolved. Raises ModelLoadError where no such home is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ModelLoadError(f"{path}: no such home is known; set HOME, or write the whole path") from error
 
 
 @contextmanager

@@ -65,6 +65,11 @@ def fetch_from_hub(name: str, model: ModelConfig, report: Report) -> ModelFiles:
     revision = at or model.revision
     if revision is not None and ".." in revision:
         raise ModelLoadError(f"hf://{repo}: {revision} is no revision")
+    if constants.HF_HUB_CACHE.startswith("~"):
+        raise ModelLoadError(
+            f"hf://{repo}: there is no folder for the hub's models: this user has no home; set HF_HOME to a folder "
+            "that can be written"
+        )
     return _Fetch(repo, revision, model, report).files()
 
 

@@ -158,7 +158,7 @@ def _pip_files() -> list[Path]:
     named = os.environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return []
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 — it stays as it is for a user without one, and holds no file
     shared = [Path(d) / "pip" for d in os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if d]
     own = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
     folders = [*shared, Path("/etc"), home / ".pip", own, Path(sys.prefix)]

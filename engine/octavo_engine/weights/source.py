@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.cache import Report
+from octavo_engine.weights.cache import Report, expanded
 from octavo_engine.weights.folder import files_of_folder, files_of_gguf
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[^\s]+)?")
@@ -45,7 +45,7 @@ def resolve(model: ModelConfig, report: Report) -> ModelFiles:
 
 
 def _resolve_plain(model: ModelConfig, report: Report) -> ModelFiles:
-    path = Path(model.model).expanduser()
+    path = expanded(model.model)
     if path.exists():
         return _resolve_path(path, model)
     # A path that doesn't exist must not become a question to the hub.
