@@ -16,6 +16,10 @@ RENDER_SECONDS = 5.0
 MAX_CHARACTERS = 32 * 1024 * 1024
 # What --chat-template-content-format may force; auto looks at the template.
 FORCED_FORMATS: dict[str, ContentFormat] = {"string": "string", "openai": "openai"}
+QUESTION = {"role": "user", "content": "question"}
+# Private-use characters, so that no template writes them by itself.
+ANSWER_MARK = "\ue000answer\ue001"
+ANSWER = {"role": "assistant", "content": ANSWER_MARK}
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 
 
@@ -81,17 +85,53 @@ class ChatTemplate:
         template = chat_template if chat_template is not None else self._select(tools)
         process, param = (self._own, "messages") if chat_template is None else (self._foreign, "chat_template")
         prepared = prepare_messages(messages, self._format(template, process, param))
+        told = {
+            **self._special_tokens,
+            **(variables or {}),
+            "messages": prepared,
+            "tools": list(tools) if tools else None,
+            "documents": list(documents) if documents else None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return self._ask(process, template, told, param, continue_final_message=continue_final_message)
+
+    def answer_endings(self, chat_template: str | None = None) -> tuple[str, ...]:
+        """What the templates write behind an assistant's answer, by rendering a chat: a text for each template.
+
+        The last turn counts, because models are trained on it: an earlier answer may end otherwise, as gpt-oss ends
+        messages within a turn. Templates that leave their last turn open are asked for an earlier one. One that can't
+        render so plain a chat has no say. `chat_template` is the request's, otherwise the server's own are meant.
+        """
+        if chat_template is not None:
+            return (self._answer_ending(chat_template, self._foreign),)
+        return tuple(self._answer_ending(template, self._own) for template in self._templates.values())
+
+    def _answer_ending(self, template: str, process: TemplateProcess) -> str:
+        for messages in ([QUESTION, ANSWER], [QUESTION, ANSWER, QUESTION]):
+            try:
+                prepared = prepare_messages(messages, self._format(template, process, "messages"))
+                variables = {**self._special_tokens, "messages": prepared, "tools": None, "documents": None}
+                text = self._ask(process, template, {**variables, "add_generation_prompt": False}, "messages")
+            except RequestError:
+                continue
+            _, found, ending = text.rpartition(ANSWER_MARK)
+            if found and ending.strip():
+                return ending.lstrip()
+        return ""
+
+    def _ask(
+        self,
+        process: TemplateProcess,
+        template: str,
+        variables: Mapping[str, Any],
+        param: str,
+        *,
+        continue_final_message: bool = False,
+    ) -> str:
         request = {
             "do": "render",
             "template": template,
-            "variables": {
-                **self._special_tokens,
-                **(variables or {}),
-                "messages": prepared,
-                "tools": list(tools) if tools else None,
-                "documents": list(documents) if documents else None,
-                "add_generation_prompt": add_generation_prompt,
-            },
+            "variables": variables,
             "continue_final_message": continue_final_message,
             "max_characters": self._max_characters,
         }

@@ -47,6 +47,9 @@ class Tokenizer:
         self.chat_templates = dict(chat_templates or {})  # by name; the usual one is `default`
         added = backend.get_added_tokens_decoder()
         self.special_token_ids = frozenset(index for index, token in added.items() if token.special)
+        self._markers = {
+            token.content: index for index, token in added.items() if token.special or _is_tag(token.content)
+        }
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
 
     @property
@@ -91,9 +94,19 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(piece)
         return index
 
+    def leading_marker(self, text: str) -> int | None:
+        """The special token that `text` begins with, or one that is spelled like a tag (`<|im_end|>`), else None."""
+        spelled = max((marker for marker in self._markers if text.startswith(marker)), key=len, default=None)
+        return None if spelled is None else self._markers[spelled]
+
     def piece(self, token_id: int) -> str | None:
         """A token's spelling in the vocabulary, such as `Ġhello`."""
         return self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
+
+
+def _is_tag(text: str) -> bool:
+    # Not every model declares the tokens of its chat template special.
+    return text.startswith("<") and text.endswith(">")
 
 
 def load_tokenizer(files: ModelFiles) -> Tokenizer:

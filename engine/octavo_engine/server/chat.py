@@ -9,8 +9,10 @@ from typing import Any
 
 from aiohttp import web
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from octavo_engine.errors import RequestError
+from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.generation import Generation, Piece, Prompt, start
@@ -44,6 +46,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         prompt_logprobs=body.prompt_logprobs,
     )
     text = await render(context, body)
+    if body.chat_template is not None:
+        ends = await asyncio.to_thread(turn_ends, context.chat_template, context.tokenizer, body.chat_template)
+        params = replace(params, eos_token_ids=tuple(dict.fromkeys((*params.eos_token_ids, *ends))))
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if body.truncate_prompt_tokens is None:
         context.check_length(text, "messages")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
@@ -14,10 +15,11 @@ from octavo_engine.frontend.byte_tokenizer import byte_tokenizer
 from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.frontend.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
+from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.weights.cache import expanded
-from octavo_engine.weights.generation_config import read_generation_defaults
+from octavo_engine.weights.generation_config import GenerationDefaults, read_generation_defaults
 from octavo_engine.weights.source import resolve
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         content_format=config.model.chat_template_content_format,
     )
     template.start()
+    defaults = await asyncio.to_thread(_with_turn_ends, defaults, template, tokenizer)
     on_stage("loaded the tokenizer", time.perf_counter() - start)
     ready = await client.ready()
     metrics.configure(config.cache, ready)
@@ -57,6 +60,11 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         ready=ready,
         metrics=metrics,
     )
+
+
+def _with_turn_ends(defaults: GenerationDefaults, template: ChatTemplate, tokenizer: Tokenizer) -> GenerationDefaults:
+    known = defaults.eos_token_ids or tokenizer.eos_token_ids
+    return replace(defaults, eos_token_ids=tuple(dict.fromkeys((*known, *turn_ends(template, tokenizer)))))
 
 
 def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:
