@@ -369,7 +369,7 @@ def _template(value: str | None) -> str | None:
     if "{" in value or "\n" in value:
         return value
     try:
-        return Path(value).read_text(encoding="utf-8")
+        return Path(value).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(
             f"--chat-template {value}: {error.strerror}; give a file's path, or the template's text"

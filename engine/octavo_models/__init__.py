@@ -5,7 +5,7 @@ what the engine will load.
 """
 
 from octavo_models.errors import InvalidConfigError, ModelError, UnsupportedModelError
-from octavo_models.reading import from_gguf, from_hf_config
+from octavo_models.reading import from_gguf, from_gguf_header, from_hf_config
 from octavo_models.spec import KVGroup, KVLayout, ModelSpec
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "ModelSpec",
     "UnsupportedModelError",
     "from_gguf",
+    "from_gguf_header",
     "from_hf_config",
 ]

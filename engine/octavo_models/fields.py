@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from octavo_models.errors import InvalidConfigError
+from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 
 # Beyond any decoder there is, and small enough that sizes and frequencies computed from them stay finite.
 LARGEST = (1 << 31) - 1
@@ -33,7 +33,7 @@ class Fields:
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
         """A whole number in [minimum, maximum]; `default` where the field is absent or null."""
-        value = self.raw(name)
+        value = self._of_all_layers(name)
         if value is None:
             return self._default(name, default)
         if isinstance(value, float) and value.is_integer():
@@ -100,6 +100,17 @@ class Fields:
         if values is None:
             return None
         return tuple(Fields({name: value}).number(name) for value in values)
+
+    def _of_all_layers(self, name: str) -> Any:
+        """The value; of a list with one for each layer, as GGUF files have for some numbers, what all layers share."""
+        value = self.raw(name)
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
+            return value
+        if any(each != value[0] for each in value):
+            raise UnsupportedModelError(
+                f"{self.prefix}{name} differs between layers ({_shown(list(value))}): such models are not supported"
+            )
+        return value[0]
 
     def error(self, name: str, problem: str) -> InvalidConfigError:
         return InvalidConfigError(f"{self.prefix}{name} {problem}")

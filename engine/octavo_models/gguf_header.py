@@ -1,34 +1,102 @@
-"""The header of a GGUF file, read in plain Python: what describes the model, without mapping or loading it.
+"""The header of a GGUF file (versions 2 and 3, little-endian): its keys and values, and where its tensors lie.
 
-For those who ask about a model and never run it. Long arrays (the tokenizer's) are stepped over. The layout is that
-of docs/gguf.md in ggml, versions 2 and 3.
+Every count, length and offset is checked against the file's size before anything is made from it. The layout is that
+of docs/gguf.md in ggml. Both the planner, which never loads a model, and the engine read files through this module.
 """
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
-from octavo_models.formats import FORMAT_OF_GGML_TYPE
+from octavo_models.formats import FORMAT_OF_GGML_TYPE, FORMATS, WEIGHT_FORMATS
+from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
 
 MAGIC = b"GGUF"
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
-LONGEST_ARRAY = 4096  # elements that are kept; longer ones are the tokenizer's
-LONGEST_STRING = 1 << 24
-MOST_ENTRIES = 1 << 20
 ROPE_FACTORS = "rope_freqs.weight"
+MAX_DIMS = 4
+DEFAULT_ALIGNMENT = 32
+STRING, ARRAY = 8, 9
+LONGEST_HEADER = 1 << 28  # bytes; vocabularies of 262,144 tokens take some 15 million
+MOST_ROPE_FACTORS = 1 << 16
+CHUNK = 1 << 20
+
+# GGUF's types of scalars, as struct writes them.
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+# Types of tensors that exist and are not run here, for a message that a person can act on.
+OTHER_TYPES = {
+    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
+    34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
+
+Value = Any  # bool, int, float, str, a tuple of numbers, or Strings
+
+
+class Strings(Sequence[str]):
+    """An array of strings, decoded when it is first looked into: only the tokenizer needs the vocabulary."""
+
+    def __init__(self, data: bytes, count: int, key: str) -> None:
+        self._data = data
+        self._count = count
+        self._key = key
+        self._decoded: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self.decode()[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.decode())
+
+    def decode(self) -> list[str]:
+        """All of them. Raises InvalidConfigError where one isn't UTF-8."""
+        if self._decoded is None:
+            data, position = self._data, 0
+            unpack = struct.Struct("<Q").unpack_from
+            decoded = []
+            try:
+                for _ in range(self._count):
+                    start = position + 8
+                    position = start + unpack(data, position)[0]
+                    decoded.append(data[start:position].decode())
+            except UnicodeDecodeError:
+                raise InvalidConfigError(f"{self._key} holds a string that isn't UTF-8: the file is damaged") from None
+            self._decoded, self._data = decoded, b""
+        return self._decoded
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """One tensor. `format` is a key of `FORMATS`, `shape` has the contiguous axis last, `offset` is the file's.
+
+    `piece` is the file it lies in, where a model has several (octavo_models.gguf_pieces).
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    piece: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What `from_gguf` takes: keys and values without long arrays, tensors as (format, shape), rotary factors."""
+    """A header, checked. `rope_factors` are the values of the tensor `rope_freqs.weight`, where there is one."""
 
-    metadata: Mapping[str, Any]
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, GgufTensor]
     rope_factors: tuple[float, ...] | None
 
 
@@ -36,100 +104,184 @@ def read_gguf_header(file: BinaryIO) -> GgufHeader:
     """Read from the file's beginning; the file must be seekable.
 
     Raises:
-        InvalidConfigError: it isn't a GGUF file, or its header is damaged.
-        UnsupportedModelError: a tensor's format is unknown.
+        InvalidConfigError: it isn't a GGUF file, is cut short, or contradicts itself.
+        UnsupportedModelError: its version, its byte order or a tensor's format is not supported.
     """
     reader = _Reader(file)
-    if reader.take(4) != MAGIC:
-        raise InvalidConfigError("it is not a GGUF file")
-    version = reader.number("I")
+    magic = reader.start()
+    refuse_pointer(magic)
+    if not magic.startswith(MAGIC[: reader.size]):
+        raise InvalidConfigError("it isn't a GGUF file")
+    reader.take(len(MAGIC), "the magic number")
+    version = reader.integer("I", "the version")
     if version not in {2, 3}:
-        raise UnsupportedModelError(f"GGUF version {version} is not supported; 2 and 3 are")
-    num_tensors, num_keys = reader.count(), reader.count()
-    metadata = {}
-    for _ in range(num_keys):
-        key, value = reader.string(), reader.value(reader.number("I"))
-        if value is not None:
-            metadata[key] = value
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-    offsets: dict[str, int] = {}
-    for _ in range(num_tensors):
-        name = reader.string()
-        dims = [reader.number("Q") for _ in range(min(reader.number("I"), 8))]
-        kind = reader.number("I")
-        if kind not in FORMAT_OF_GGML_TYPE:
-            raise UnsupportedModelError(f"tensor {name} is stored as GGML type {kind}, which is not supported")
-        tensors[name] = (FORMAT_OF_GGML_TYPE[kind], tuple(reversed(dims)))
-        offsets[name] = reader.number("Q")
-    return GgufHeader(metadata, tensors, _rope_factors(reader, metadata, tensors, offsets))
+        detail = "a big-endian file" if version in {2 << 24, 3 << 24} else f"version {version}"
+        raise UnsupportedModelError(f"{detail} of GGUF isn't supported; versions 2 and 3, little-endian, are")
+    num_tensors = reader.integer("Q", "the number of tensors")
+    num_keys = reader.integer("Q", "the number of keys")
+    metadata = _metadata(reader, num_keys)
+    tensors = _tensors(reader, num_tensors, metadata)
+    return GgufHeader(metadata, tensors, _rope_factors(file, tensors.get(ROPE_FACTORS)))
 
 
-def _rope_factors(
-    reader: _Reader,
-    metadata: Mapping[str, Any],
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
-    offsets: Mapping[str, int],
-) -> tuple[float, ...] | None:
-    if ROPE_FACTORS not in tensors or tensors[ROPE_FACTORS][0] != "f32":
+def _metadata(reader: _Reader, count: int) -> dict[str, Value]:
+    reader.bound(count, 8 + 4 + 1, "keys")
+    metadata: dict[str, Value] = {}
+    for _ in range(count):
+        key = reader.string("a key")
+        if key in metadata:
+            raise InvalidConfigError(f"key {key!r} occurs twice")
+        kind = reader.integer("I", f"the type of {key!r}")
+        metadata[key] = reader.array(key) if kind == ARRAY else reader.scalar(kind, key)
+    return metadata
+
+
+def _tensors(reader: _Reader, count: int, metadata: Mapping[str, Value]) -> dict[str, GgufTensor]:
+    reader.bound(count, 8 + 4 + 8 + 4 + 8, "tensors")
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1 or alignment & alignment - 1:
+        raise InvalidConfigError(f"general.alignment is {alignment!r}, not a power of two")
+    tensors: dict[str, GgufTensor] = {}
+    for _ in range(count):
+        name = reader.string("a tensor's name")
+        if name in tensors:
+            raise InvalidConfigError(f"tensor {name} occurs twice")
+        tensors[name] = _tensor(reader, name, alignment)
+    base = -(-reader.position // alignment) * alignment
+    placed: dict[str, GgufTensor] = {}
+    for name, tensor in tensors.items():
+        end = base + tensor.offset + tensor.nbytes
+        if end > reader.size:
+            raise InvalidConfigError(
+                f"tensor {name} ends at byte {end}, past the end of the file at {reader.size}: it is cut short"
+            )
+        placed[name] = GgufTensor(tensor.format, tensor.shape, base + tensor.offset, tensor.nbytes)
+    return placed
+
+
+def _tensor(reader: _Reader, name: str, alignment: int) -> GgufTensor:
+    """The entry of tensor `name`; its offset is still counted from where the data begin."""
+    num_dims = reader.integer("I", f"the rank of tensor {name}")
+    if not 1 <= num_dims <= MAX_DIMS:
+        raise InvalidConfigError(f"tensor {name} has {num_dims} dimensions; 1 to {MAX_DIMS} are possible")
+    shape = reader.unpack(f"{num_dims}Q", f"the shape of tensor {name}")[::-1]
+    if 0 in shape:
+        raise InvalidConfigError(f"tensor {name} has the shape {list(shape)}: an axis of length 0")
+    kind = reader.integer("I", f"the type of tensor {name}")
+    offset = reader.integer("Q", f"the offset of tensor {name}")
+    if kind not in FORMAT_OF_GGML_TYPE:
+        stored = OTHER_TYPES.get(kind, f"type {kind}")
+        known = ", ".join(name.upper() for name in WEIGHT_FORMATS)
+        raise UnsupportedModelError(
+            f"tensor {name} is stored as {stored}, which isn't supported; supported are {known}"
+        )
+    f = FORMATS[FORMAT_OF_GGML_TYPE[kind]]
+    if shape[-1] % f.block_size:
+        raise InvalidConfigError(
+            f"tensor {name} has rows of {shape[-1]}, which {f.name} blocks of {f.block_size} don't fill"
+        )
+    if offset % alignment:
+        raise InvalidConfigError(f"tensor {name} begins at {offset}, which isn't a multiple of {alignment}")
+    return GgufTensor(f.name, shape, offset, math.prod(shape) // f.block_size * f.bytes_per_block)
+
+
+def _rope_factors(file: BinaryIO, tensor: GgufTensor | None) -> tuple[float, ...] | None:
+    if tensor is None or tensor.format != "f32":
         return None
-    alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise InvalidConfigError(f"general.alignment is {alignment!r}, not a whole number above zero")
-    count = tensors[ROPE_FACTORS][1][-1]
-    data_start = -(-reader.file.tell() // alignment) * alignment
-    reader.file.seek(data_start + offsets[ROPE_FACTORS])
-    return struct.unpack(f"<{count}f", reader.take(4 * count))
+    if tensor.nbytes > 4 * MOST_ROPE_FACTORS:
+        raise InvalidConfigError(f"tensor {ROPE_FACTORS} has the shape {list(tensor.shape)}, too large for a head")
+    file.seek(tensor.offset)
+    data = file.read(tensor.nbytes)
+    if len(data) < tensor.nbytes:
+        raise InvalidConfigError("it became shorter while it was read")
+    return struct.unpack(f"<{tensor.nbytes // 4}f", data)
 
 
 class _Reader:
+    """Goes through a header from its beginning; what is asked for is read from the file in larger parts."""
+
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+        self._file = file
+        self.size = file.seek(0, 2)
+        file.seek(0)
+        self._data = bytearray()
+        self.position = 0
 
-    def take(self, count: int) -> bytes:
-        if count > LONGEST_STRING:
-            raise InvalidConfigError(f"the header claims {count} bytes in one piece: it is damaged")
-        data = self.file.read(count)
-        if len(data) != count:
-            raise InvalidConfigError("the file ends within its header: it is cut short")
-        return data
+    def start(self) -> bytes:
+        """The file's first bytes, without going on."""
+        end = min(len(LFS_POINTER), self.size)
+        self._fill(end, "the magic number")
+        return bytes(self._data[:end])
 
-    def number(self, code: str) -> Any:
-        return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
+    def take(self, count: int, what: str) -> bytes:
+        start, end = self.position, self.position + count
+        self._fill(end, what)
+        self.position = end
+        return bytes(self._data[start:end])
 
-    def count(self) -> int:
-        value: int = self.number("Q")
-        if value > MOST_ENTRIES:
-            raise InvalidConfigError(f"the header claims {value} entries: it is damaged")
+    def unpack(self, codes: str, what: str) -> tuple[Any, ...]:
+        return struct.unpack(f"<{codes}", self.take(struct.calcsize(f"<{codes}"), what))
+
+    def integer(self, code: str, what: str) -> int:
+        value: int = self.unpack(code, what)[0]
         return value
 
-    def string(self) -> str:
-        return self.take(self.number("Q")).decode("utf-8", errors="replace")
+    def string(self, what: str) -> str:
+        length = self.integer("Q", f"the length of {what}")
+        try:
+            return self.take(length, what).decode()
+        except UnicodeDecodeError:
+            raise InvalidConfigError(f"{what} isn't UTF-8: the file is damaged") from None
 
-    def value(self, kind: int) -> Any:
-        """A scalar, a string, or a short array; None for an array that was stepped over."""
+    def scalar(self, kind: int, key: str) -> Value:
         if kind == STRING:
-            return self.string()
-        if kind in SCALARS:
-            return self.number(SCALARS[kind])
-        if kind != ARRAY:
-            raise InvalidConfigError(f"the header holds a value of the unknown type {kind}: it is damaged")
-        item, length = self.number("I"), self.number("Q")
-        if length <= LONGEST_ARRAY:
-            return [self.value(item) for _ in range(length)]
-        if item in SCALARS:
-            self.file.seek(length * struct.calcsize(SCALARS[item]), 1)
-        elif item == STRING:
-            self._skip_strings(length)
-        else:
-            raise InvalidConfigError(f"the header holds a long array of the type {item}: it is damaged")
-        return None
+            return self.string(f"the value of {key!r}")
+        code = SCALARS.get(kind)
+        if code is None:
+            raise InvalidConfigError(f"key {key!r} has the unknown type {kind}")
+        return self.unpack(code, f"the value of {key!r}")[0]
 
-    def _skip_strings(self, count: int) -> None:
-        read, unpack = self.file.read, struct.Struct("<Q").unpack
+    def array(self, key: str) -> Value:
+        kind = self.integer("I", f"the type of {key!r}")
+        count = self.integer("Q", f"the length of {key!r}")
+        if kind == STRING:
+            self.bound(count, 8, f"strings in {key!r}")
+            return self._strings(count, key)
+        code = SCALARS.get(kind)
+        if code is None:
+            raise InvalidConfigError(f"key {key!r} is an array of the unsupported type {kind}")
+        self.bound(count, struct.calcsize(code), f"elements in {key!r}")
+        return self.unpack(f"{count}{code}", f"the value of {key!r}")
+
+    def bound(self, count: int, smallest: int, what: str) -> None:
+        """Refuse a count of things of `smallest` bytes each that what is left of the file can't hold."""
+        if count * smallest > self.size - self.position:
+            raise InvalidConfigError(
+                f"it claims {count} {what}, more than its {self.size} bytes can hold: it is damaged or cut short"
+            )
+
+    def _strings(self, count: int, key: str) -> Strings:
+        what = f"the strings of {key!r}"
+        start = position = self.position
+        data, unpack = self._data, struct.Struct("<Q").unpack_from
         for _ in range(count):
-            prefix = read(8)
-            if len(prefix) < 8:
-                raise InvalidConfigError("the file ends within its header: it is cut short")
-            (length,) = unpack(prefix)
-            if length > LONGEST_STRING or len(read(length)) < length:
-                raise InvalidConfigError("the file ends within its header: it is cut short")
+            if position + 8 > len(data):
+                self._fill(position + 8, what)
+            position += 8 + unpack(data, position)[0]
+            if position > len(data):
+                self._fill(position, what)
+        self.position = position
+        return Strings(bytes(data[start:position]), count, key)
+
+    def _fill(self, end: int, what: str) -> None:
+        if end > self.size:
+            raise InvalidConfigError(
+                f"it ends within {what}: {end} bytes are needed and there are {self.size}: it is cut short"
+            )
+        if end > LONGEST_HEADER:
+            raise InvalidConfigError(f"its header would be longer than {LONGEST_HEADER} bytes: {what} ends at {end}")
+        while len(self._data) < end:
+            part = self._file.read(max(CHUNK, end - len(self._data)))
+            if not part:
+                raise InvalidConfigError("it became shorter while it was read")
+            self._data += part

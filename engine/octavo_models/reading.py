@@ -13,10 +13,10 @@ from octavo_models.families import BY_GGUF_NAME, BY_HF_CLASS
 from octavo_models.families.sources import GgufSource, HfSource
 from octavo_models.fields import Fields
 from octavo_models.formats import WEIGHT_FORMATS, nbytes
+from octavo_models.gguf_header import ROPE_FACTORS, GgufHeader
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 
 DTYPE_OF_FORMAT = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
-ROPE_FACTORS = "rope_freqs.weight"
 
 
 def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None) -> ModelSpec:
@@ -41,6 +41,12 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None) -> Mo
     own = _dtype(fields)
     page = BY_HF_CLASS[name].from_hf(HfSource(fields, dtype or own))
     return build(replace(page, architecture=name), lambda _name, _source: FORMAT_OF_DTYPE[own], own, None)
+
+
+def from_gguf_header(header: GgufHeader) -> ModelSpec:
+    """The spec of a GGUF file by its header (of several pieces: by the joined one). Raises as `from_gguf`."""
+    tensors = {name: (tensor.format, tensor.shape) for name, tensor in header.tensors.items()}
+    return from_gguf(header.metadata, tensors, rope_factors=header.rope_factors)
 
 
 def from_gguf(

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from octavo_models import ModelError, ModelSpec, from_gguf, from_hf_config
-from octavo_models.gguf_header import read_gguf_header
+from octavo_models import ModelError, ModelSpec, from_gguf_header, from_hf_config
+from octavo_models.gguf_header import MAGIC, read_gguf_header
+from octavo_models.gguf_pieces import first_pieces, join, piece_names
+from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
 from octavo_operator.api.model import Model
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG
 from octavo_operator.errors import ModelUnknownError
@@ -90,22 +92,32 @@ def _find(model: Model) -> Path | None:
 def _read(path: Path) -> ModelSpec:
     """Raises ModelUnknownError that names the file."""
     try:
-        if path.suffix == ".gguf":
-            with path.open("rb") as file:
-                header = read_gguf_header(file)
-            return from_gguf(header.metadata, header.tensors, rope_factors=header.rope_factors)
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+        if path.suffix.lower() == ".gguf" or start.startswith(MAGIC):
+            return _from_gguf(path)
+        refuse_pointer(start)
         return _from_config(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise ModelUnknownError(f"{path} can't be read: {error.strerror}") from error
+        raise ModelUnknownError(f"{error.filename or path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ModelUnknownError(f"{path} is not UTF-8 text") from error
     except ModelError as error:
         raise ModelUnknownError(f"{path}: {error}") from error
 
 
+def _from_gguf(path: Path) -> ModelSpec:
+    """Of all pieces, where gguf-split cut the model: the first one alone lacks most of the weights."""
+    headers = {}
+    for piece in (path.with_name(name) for name in piece_names(path.name)):
+        with piece.open("rb") as file:
+            headers[piece.name] = read_gguf_header(file)
+    return from_gguf_header(join(headers))
+
+
 def _from_config(text: str, name: str) -> ModelSpec:
     try:
-        config = json.loads(text)
+        config = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise ModelUnknownError(f"{name} is not JSON: {error}") from error
     if not isinstance(config, dict):
@@ -120,9 +132,10 @@ def _main_file(folder: Path, file: str | None) -> Path:
     """What describes the model of a folder: the file named, a config.json with its weights, or the only GGUF."""
     if not folder.is_dir():
         raise ModelUnknownError(f"{folder} is not a folder")
-    if file is not None and file.endswith(".gguf"):
+    if file is not None and Path(file).suffix.lower() in {".gguf", ""}:
         return folder / file
-    ggufs = sorted(p for p in folder.rglob("*.gguf") if not re.search(r"-0000[2-9]-of-|-000[1-9]\d-of-", p.name))
+    found = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() == ".gguf")
+    ggufs = [Path(name) for name in first_pieces(found)]
     config = folder / "config.json"
     if config.is_file() and (not ggufs or any(folder.glob("*.safetensors"))):
         return config

@@ -121,6 +121,37 @@ def test_a_turns_end_is_an_eos_too():
     assert octavo(byte_level(eot_token_id=5)).eos_token_ids == (1, 5)
 
 
+@pytest.mark.parametrize("nothing", [2**32 - 1, -1, 10**6, "vocabulary's size", [1], "</s>", 1.0, True])
+@pytest.mark.parametrize("name", ["bos", "eos", "eot", "eom", "unknown", "padding"])
+def test_a_special_id_that_names_no_token_is_warned_of_and_ignored(name, nothing, caplog):
+    """Converters write 2**32 - 1, -1 or the vocabulary's size for none."""
+    build = sentencepiece if name == "unknown" else byte_level
+    if nothing == "vocabulary's size":
+        nothing = len(build()["tokenizer.ggml.tokens"])
+    tokenizer = octavo(build(**{f"{name}_token_id": nothing}))
+    assert tokenizer.decode(tokenizer.encode("hello", add_special_tokens=False)) == "hello"
+    end = 2 if name == "unknown" else 1
+    names_a_token = nothing == [1]  # a list is read as one
+    assert tokenizer.eos_token_ids == (() if name == "eos" and not names_a_token else (end,))
+    warned = f"tokenizer.ggml.{name}_token_id is {nothing!r}, which does not name one of the" in caplog.text
+    assert warned is not names_a_token
+
+
+def test_a_file_that_leaves_a_guess_is_warned_of(caplog):
+    """How text is cut before it is encoded, and which tokens are special, decide what the model sees."""
+    octavo(byte_level())
+    assert not caplog.text
+    unsaid = byte_level()
+    del unsaid["tokenizer.ggml.pre"]
+    octavo(unsaid)
+    assert "no tokenizer.ggml.pre" in caplog.text
+    assert "a guess" in caplog.text
+    unsaid = byte_level()
+    del unsaid["tokenizer.ggml.token_type"]
+    octavo(unsaid)
+    assert "no tokenizer.ggml.token_type" in caplog.text
+
+
 @pytest.mark.parametrize("text", [*TEXTS, *NUMBERS])
 def test_sentencepiece_encodes_as_transformers_where_no_space_leads(text):
     """With a prefix space of its own; transformers adds none before a space or ▁, and puts it in a Metaspace."""
@@ -166,10 +197,8 @@ def test_characters_that_no_piece_has_become_bytes():
         (byte_level(merges=None), "no tokenizer.ggml.merges"),
         (byte_level(merges=["nope nope"]), "contradicts itself"),
         (byte_level(token_type=[1]), "token_type has 1 entries"),
-        (byte_level(bos_token_id=10**6), "the bos_token has id 1000000"),
         (sentencepiece(scores=None), "neither tokenizer.ggml.scores nor merges"),
         (sentencepiece(scores=[0.0]), "scores has 1 entries"),
-        (sentencepiece(unknown_token_id=10**6), "unknown_token_id is 1000000"),
     ],
 )
 def test_metadata_that_cannot_be_honoured_is_refused(metadata, message):

@@ -134,7 +134,12 @@ def test_a_folder_without_a_tokenizer_says_what_to_do(tmp_path):
     [
         ("tokenizer.json", "{", "can't be read as a tokenizer"),
         ("tokenizer_config.json", "{", "can't be read as JSON"),
-        ("tokenizer_config.json", "[]", "is not a JSON object"),
+        ("tokenizer_config.json", "[]", "it holds no JSON object"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"one": {"content": "a"}}}', "isn't a tokenizer's config"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "isn't a tokenizer's config"),
+        ("tokenizer_config.json", '{"extra_special_tokens": 7}', "isn't a tokenizer's config"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default"}]}', "isn't a tokenizer's config"),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1", "it is a Git LFS pointer"),
         ("tokenizer_config.json", '{"bos_token": 7}', "a special token that is not a string"),
     ],
 )

@@ -278,3 +278,17 @@ def test_a_gguf_that_lacks_a_tensor_or_has_another_shape_of_it_is_refused_by_its
         InvalidConfigError, match=r"attn_k\.weight has the shape \[64, 64\]; by the metadata it is \[32, 64\]"
     ):
         from_gguf(metadata, tensors)
+
+
+@pytest.mark.parametrize("name", ["attention.head_count", "attention.head_count_kv", "feed_forward_length"])
+def test_a_number_that_gguf_metadata_lists_for_each_layer_counts_where_all_layers_share_it(name):
+    metadata, tensors = gguf_model("llama")
+    expected = from_gguf(metadata, tensors)
+    value = metadata[f"llama.{name}"]
+    assert from_gguf(metadata | {f"llama.{name}": (value, value)}, tensors) == expected
+    with pytest.raises(
+        UnsupportedModelError, match=rf"llama\.{name} differs between layers \(\[{value}, {value + 2}\]\)"
+    ):
+        from_gguf(metadata | {f"llama.{name}": (value, value + 2)}, tensors)
+    with pytest.raises(InvalidConfigError, match=rf"llama\.{name}"):
+        from_gguf(metadata | {f"llama.{name}": ()}, tensors)

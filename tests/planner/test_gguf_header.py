@@ -1,6 +1,7 @@
 """A GGUF file is described by its header alone, and a damaged one is a sentence."""
 
 import io
+import json
 import struct
 
 import numpy as np
@@ -50,12 +51,12 @@ def gguf(path, *, factors: bool = False):
     return path
 
 
-def test_the_header_tells_keys_and_tensors_and_steps_over_the_tokenizer(tmp_path):
+def test_the_header_says_keys_and_tensors(tmp_path):
     with gguf(tmp_path / "m.gguf").open("rb") as file:
         header = read_gguf_header(file)
     assert header.metadata["llama.attention.head_count_kv"] == 2
-    assert "tokenizer.ggml.tokens" not in header.metadata
-    assert header.tensors["blk.0.attn_k.weight"] == ("f32", (32, 64))
+    tensor = header.tensors["blk.0.attn_k.weight"]
+    assert (tensor.format, tensor.shape, tensor.nbytes) == ("f32", (32, 64), 8192)
     assert header.rope_factors is None
 
 
@@ -67,7 +68,7 @@ def test_rotary_factors_are_read_from_their_tensor(tmp_path):
 def test_every_cut_of_the_header_is_a_sentence(tmp_path):
     whole = gguf(tmp_path / "m.gguf").read_bytes()
     for length in (0, 3, 4, 8, 20, 24, 60, 300, 5000, 40_000):
-        with pytest.raises(InvalidConfigError, match=r"not a GGUF|cut short"):
+        with pytest.raises(InvalidConfigError, match=r"isn't a GGUF|cut short"):
             read_gguf_header(io.BytesIO(whole[:length]))
 
 
@@ -78,6 +79,16 @@ def test_every_cut_of_the_header_is_a_sentence(tmp_path):
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 0), InvalidConfigError),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 50), InvalidConfigError),
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 99), InvalidConfigError),
+        # Arrays in arrays, without end.
+        (
+            b"GGUF" + struct.pack("<IQQQ1s", 3, 0, 1, 1, b"k") + struct.pack("<IIQ", 9, 9, 1) * 50_000,
+            InvalidConfigError,
+        ),
+        # A string of half the address space, a rank of 9, an alignment of 0 and one that isn't a number.
+        (b"GGUF" + struct.pack("<IQQQ1sIQ", 3, 0, 1, 1, b"k", 8, 1 << 63), InvalidConfigError),
+        (b"GGUF" + struct.pack("<IQQQ1sI9QIQ", 3, 1, 0, 1, b"t", 9, *[1] * 9, 0, 0), InvalidConfigError),
+        (b"GGUF" + struct.pack("<IQQQ17sII", 3, 0, 1, 17, b"general.alignment", 4, 0), InvalidConfigError),
+        (b"GGUF" + struct.pack("<IQQQ17sIQ", 3, 0, 1, 17, b"general.alignment", 8, 0), InvalidConfigError),
     ],
 )
 def test_a_header_that_claims_the_impossible_is_refused(data, error):
@@ -91,6 +102,22 @@ def test_a_file_beside_the_manifest_is_described(tmp_path):
     assert describe(model, offline=True).spec.num_parameters > 5000 * 64
     folder = Model.model_validate({"uri": f"file://{tmp_path}"})
     assert describe(folder, offline=True).spec == describe(model, offline=True).spec
+
+
+@pytest.mark.parametrize("name", ["model", "M.GGUF", "sha256-0123"])
+def test_a_gguf_file_is_known_by_its_content_whatever_its_name(tmp_path, name):
+    path = gguf(tmp_path / name)
+    for uri in (f"file://{path}", f"file://{tmp_path}"):
+        model = Model.model_validate({"uri": uri} | ({"file": name} if uri.endswith(str(tmp_path)) else {}))
+        assert describe(model, offline=True).spec is not None
+
+
+def test_a_config_with_a_byte_order_mark_is_read(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    others = {"vocab_size": 100, "max_position_embeddings": 256}
+    config = json.dumps({"architectures": ["LlamaForCausalLM"]} | sizes | others)
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + config.encode())
+    assert describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).spec is not None
 
 
 def test_of_several_files_one_has_to_be_named(tmp_path):

@@ -68,18 +68,51 @@ def test_end_tokens_come_from_the_config_where_no_generation_config_says_them(tm
 
 
 @pytest.mark.parametrize(
-    ("generation", "message"),
+    ("name", "value"),
     [
-        ({"temperature": "hot"}, "temperature is 'hot'"),
-        ({"temperature": -1}, "temperature is -1"),
-        ({"top_k": 1.5}, "top_k is 1.5"),
-        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
-        ({"eos_token_id": [1, -2]}, r"eos_token_id is \[1, -2\]"),
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("temperature", 1e9),
+        ("temperature", True),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", 1.5),
+        ("top_k", -2),
+        ("min_p", -0.1),
+        ("min_p", [0.1]),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", -1.0),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", "many"),
+        ("max_new_tokens", float("inf")),
+        ("eos_token_id", "</s>"),
+        ("eos_token_id", -1),
+        ("eos_token_id", 2**32 - 1),
+        ("eos_token_id", {}),
     ],
 )
-def test_a_field_that_makes_no_sense_is_named_with_its_file(tmp_path, generation, message):
-    with pytest.raises(ModelLoadError, match=rf"generation_config\.json: {message}"):
-        read(tmp_path, generation)
+def test_a_field_that_makes_no_sense_is_warned_of_with_its_file_and_left_out(tmp_path, name, value, caplog):
+    sensible = {"min_p": 0.5} if name != "min_p" else {"top_p": 0.5}
+    defaults = read(tmp_path, sensible | {name: value}, {"vocab_size": 1000})
+    assert defaults == GenerationDefaults(**sensible)
+    assert f"generation_config.json: {name} is {value!r}" in caplog.text
+    assert "it is ignored" in caplog.text
+
+
+def test_null_says_nothing_and_minus_one_turns_top_k_off_as_in_vllm(tmp_path, caplog):
+    nothing = dict.fromkeys((*PUBLISHED, "max_length", "typical_p"))
+    assert read(tmp_path, nothing) == GenerationDefaults()
+    assert read(tmp_path, {"top_k": -1}) == GenerationDefaults(top_k=0)
+    assert not caplog.text
+
+
+def test_the_end_tokens_of_all_files_hold_and_those_that_name_no_token_are_left_out(tmp_path, caplog):
+    generation, config = {"eos_token_id": [7, 1000]}, {"eos_token_id": [2, 7], "vocab_size": 1000}
+    assert read(tmp_path, generation, config).eos_token_ids == (7, 2)
+    assert "eos_token_id is [7, 1000], which does not name one of the 1000 tokens" in caplog.text
+    inner = {"text_config": {"eos_token_id": [1, 2000], "vocab_size": 2000}}
+    assert read(tmp_path, {"eos_token_id": 106}, inner).eos_token_ids == (106, 1)
 
 
 def test_a_gguf_file_names_its_end_tokens_and_those_that_its_template_ends_turns_with(tmp_path):
@@ -94,3 +127,10 @@ def test_a_gguf_file_names_its_end_tokens_and_those_that_its_template_ends_turns
     path = write_gguf(tmp_path / "m.gguf", {}, metadata)
     model = ModelConfig(model=str(path), served_model_names=("m",))
     assert read_generation_defaults(model, resolve(model, lambda *_: None)).eos_token_ids == (2, 8, 7)
+
+
+@pytest.mark.parametrize("nothing", [2**32 - 1, 100])
+def test_an_end_token_of_a_gguf_file_that_names_no_token_is_left_out(tmp_path, nothing):
+    path = write_gguf(tmp_path / "m.gguf", {}, llama_metadata() | {"tokenizer.ggml.eos_token_id": nothing})
+    model = ModelConfig(model=str(path), served_model_names=("m",))
+    assert read_generation_defaults(model, resolve(model, lambda *_: None)).eos_token_ids == ()

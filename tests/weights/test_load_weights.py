@@ -1,9 +1,11 @@
-"""Weights reach an executor as the spec names them: rows as stored, in one order, mapped where nothing changes."""
+"""Weights reach an executor as the spec names them: rows as stored, in one order, and from files that stay as they are."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from contextlib import closing
 from pathlib import Path
 
 import gguf
@@ -18,6 +20,7 @@ from octavo_engine.weights.dequantize import dequantize
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.load import LoadedWeight, load_weights, open_checkpoint
 from octavo_engine.weights.source import resolve
+from octavo_engine.weights.weight_file import WeightFile
 from octavo_models import ModelSpec, from_hf_config
 from octavo_models.formats import WEIGHT_FORMATS
 
@@ -43,7 +46,8 @@ def load(path: Path) -> tuple[ModelSpec, dict[str, LoadedWeight]]:
     config = model(path)
     files = resolve(config, lambda *_: None)
     spec = describe(config, files)
-    return spec, {weight.name: loaded for weight, loaded in load_weights(spec, open_checkpoint(files))}
+    with closing(open_checkpoint(files)) as checkpoint:
+        return spec, {weight.name: loaded for weight, loaded in load_weights(spec, checkpoint)}
 
 
 def hf_folder(folder: Path, arrays: dict[str, np.ndarray], config: dict | None = None) -> Path:
@@ -98,12 +102,68 @@ def test_permuted_biases_come_back_in_their_order(tmp_path):
     np.testing.assert_array_equal(dequantize("f32", loaded["layers.0.v_bias"].data)[0], np.arange(KV_HEADS * HEAD_DIM))
 
 
-def test_what_no_transform_changes_is_mapped_and_not_copied(tmp_path):
-    _, loaded = load(write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata()))
-    mapped = loaded["layers.0.o"].data
-    assert not mapped.flags.owndata
-    assert not mapped.flags.writeable
-    assert loaded["layers.0.q"].data.base is not mapped.base
+@pytest.mark.parametrize("weights_format", ["gguf", "safetensors"])
+def test_only_the_rows_that_a_rank_wants_are_read(tmp_path, weights_format, monkeypatch):
+    if weights_format == "gguf":
+        source = write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata())
+    else:
+        source = hf_folder(tmp_path, hf_arrays())
+    spec, whole = load(source)
+    read: list[int] = []
+    plain = WeightFile.read
+
+    def counted(file: WeightFile, offset: int, count: int) -> memoryview:
+        read.append(count)
+        return plain(file, offset, count)
+
+    monkeypatch.setattr(WeightFile, "read", counted)
+    rows = {"embedding": (60, 120), "layers.0.q": (16, 32), "layers.1.gate": (0, 48)}
+    files = resolve(model(source), lambda *_: None)
+    with closing(open_checkpoint(files)) as checkpoint:
+        read.clear()
+        loaded = {weight.name: each for weight, each in load_weights(spec, checkpoint, rows)}
+    for name, each in loaded.items():
+        first, last = rows.get(name, (0, None))
+        np.testing.assert_array_equal(each.data, whole[name].data[first:last])
+        assert each.shape[0] == len(each.data) if len(each.shape) > 1 else len(each.data) == 1
+    moved = {"layers.0.q"} if weights_format == "gguf" else set()  # GGUF has other rows in their place
+    assert sum(read) == sum((whole if name in moved else loaded)[name].data.nbytes for name in loaded)
+
+
+@pytest.mark.parametrize("weights_format", ["gguf", "safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "rewritten", "grown"])
+def test_a_file_that_is_changed_while_it_is_loaded_ends_in_one_sentence(tmp_path, weights_format, damage):
+    if weights_format == "gguf":
+        source = path = write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata())
+    else:
+        source = hf_folder(tmp_path, hf_arrays())
+        path = source / "model.safetensors"
+    files = resolve(model(source), lambda *_: None)
+    spec = describe(model(source), files)
+    with closing(open_checkpoint(files)) as checkpoint:
+        weights = load_weights(spec, checkpoint)
+        next(weights)
+        if damage == "cut":
+            os.truncate(path, 5000)
+        elif damage == "grown":
+            with path.open("ab") as file:
+                file.write(b"more")
+        else:
+            with path.open("r+b") as file:
+                file.write(b"x")
+            os.utime(path, ns=(0, 1))
+        with pytest.raises(ModelLoadError, match=rf"{path.name}: it was changed while it was being loaded"):
+            list(weights)
+
+
+def test_a_file_that_is_replaced_while_it_is_loaded_is_read_as_it_was(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata())
+    files = resolve(model(path), lambda *_: None)
+    spec = describe(model(path), files)
+    with closing(open_checkpoint(files)) as checkpoint:
+        (tmp_path / "new").write_bytes(b"another model")
+        (tmp_path / "new").rename(path)
+        assert sum(loaded.data.nbytes for _, loaded in load_weights(spec, checkpoint)) == spec.weight_bytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -238,5 +298,6 @@ def test_the_real_model_is_described_and_loaded(smollm2):
     spec = describe(smollm2.config(), smollm2.files)
     assert spec.num_parameters == 134_515_008
     assert {weight.format for weight in spec.weights} == {"q4_1", "q8_0", "f32"}
-    total = sum(loaded.data.nbytes for _, loaded in load_weights(spec, open_checkpoint(smollm2.files)))
+    with closing(open_checkpoint(smollm2.files)) as checkpoint:
+        total = sum(loaded.data.nbytes for _, loaded in load_weights(spec, checkpoint))
     assert total == spec.weight_bytes()

@@ -63,6 +63,7 @@ def test_shards_are_one_checkpoint_in_which_a_tensor_lies_once(tmp_path):
     [
         (b"", "the file is empty"),
         (b"abc", "3 bytes are too few for a header"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is a Git LFS pointer"),
         (struct.pack("<Q", 2**60) + b"{}", "its header would be 1152921504606846976 bytes long"),
         (struct.pack("<Q", 500) + b"{}", "it is cut short: the header ends at byte 508, the file at 10"),
         (file_of(b"{not json"), "its header isn't valid"),

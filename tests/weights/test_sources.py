@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf_files import llama_arrays, llama_metadata, write_gguf
+from tokenizers import Tokenizer, decoders, models
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.frontend.tokenizer import load_tokenizer
+from octavo_engine.weights.describe import read_config
+from octavo_engine.weights.generation_config import GenerationDefaults, read_generation_defaults
 from octavo_engine.weights.source import resolve
 
 
@@ -110,7 +115,7 @@ def test_a_scheme_that_is_not_served_yet_says_so_and_what_to_do(scheme):
         ("no/such.gguf", "there is no such file or folder"),
         ("just-a-word", "a model of the hub is written ORG/NAME, a package package://NAME"),
         ("file:///no/such", "/no/such: there is no such file or folder"),
-        (__file__, r"name the model's folder, or a \.gguf file"),
+        (__file__, r"it isn't a GGUF file: name the model's folder, or a GGUF file"),
     ],
 )
 def test_what_leads_nowhere_is_said_in_one_sentence(model, message):
@@ -133,3 +138,60 @@ def test_a_local_model_is_found_without_importing_what_downloads_need(tmp_path):
     )
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"huggingface_hub", "torch", "numpy", "ssl", "urllib.request", "packaging"}
+
+
+@pytest.mark.parametrize("name", ["model", "M.GGUF", "sha256-0123", "m.bin"])
+@pytest.mark.parametrize("load_format", ["auto", "gguf"])
+def test_a_gguf_file_is_known_by_its_content_whatever_its_name(tmp_path, name, load_format):
+    path = write_gguf(tmp_path / name, llama_arrays(), llama_metadata())
+    assert find(path, load_format=load_format).weights == (path,)
+    if name != "m.bin":
+        assert find(tmp_path, load_format=load_format, file=name).weights == (path,)
+
+
+def test_the_pieces_of_a_file_in_capitals_are_found_and_impossible_numbers_are_no_pieces(tmp_path):
+    pieces = [tmp_path / f"M-0000{number}-of-00002.GGUF" for number in (1, 2)]
+    for piece in pieces:
+        piece.write_bytes(b"GGUF")
+    assert find(tmp_path).weights == tuple(pieces)
+    odd = tmp_path / "odd-00001-of-00000.gguf"
+    odd.write_bytes(b"GGUF")
+    assert find(odd).weights == (odd,)
+
+
+def test_a_byte_order_mark_is_no_part_of_any_json_file(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    config = {"architectures": ["LlamaForCausalLM"], "eos_token_id": 1}
+    shard = "model-00001-of-00001.safetensors"
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer.decoder = decoders.ByteLevel()
+    files = {
+        "config.json": json.dumps(config),
+        "generation_config.json": '{"temperature": 0.5}',
+        "model.safetensors.index.json": json.dumps({"weight_map": {"a": shard}}),
+        "tokenizer.json": tokenizer.to_str(),
+        "tokenizer_config.json": '{"eos_token": "b", "chat_template": "from the config"}',
+        "chat_template.json": '{"chat_template": "of its own"}',
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(mark + content.encode())
+    (tmp_path / shard).write_bytes(b"")
+    found = find(tmp_path)
+    assert found.weights == (tmp_path / shard,)
+    assert read_config(found) == config
+    model = ModelConfig(model=str(tmp_path), served_model_names=("m",))
+    assert read_generation_defaults(model, found) == GenerationDefaults(temperature=0.5, eos_token_ids=(1,))
+    loaded = load_tokenizer(found)
+    assert (loaded.eos_token_ids, loaded.chat_templates) == ((1,), {"default": "of its own"})
+    (tmp_path / "chat_template.jinja").write_bytes(mark + b"{{ x }}")
+    assert load_tokenizer(find(tmp_path)).chat_templates == {"default": "{{ x }}"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "generation_config.json"])
+def test_a_git_lfs_pointer_is_named_as_one(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n")
+    model = ModelConfig(model=str(tmp_path), served_model_names=("m",))
+    with pytest.raises(ModelLoadError, match=rf"{name}: it is a Git LFS pointer, .*git lfs pull"):
+        read_generation_defaults(model, find(tmp_path))

@@ -7,6 +7,7 @@ followed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ from octavo_engine.errors import ModelLoadError
 from octavo_engine.frontend.merges import read_or_derive_merges
 from octavo_engine.frontend.pieces import SPACE
 from octavo_engine.frontend.special_tokens import SpecialTokens, set_bos_and_eos
+from octavo_engine.weights.token_ids import known_ids
+from octavo_models import ModelError
+from octavo_models.gguf_header import Strings
+
+logger = logging.getLogger(__name__)
 
 # tokenizer.ggml.token_type
 CONTROL = 3
@@ -60,7 +66,7 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> tuple[Tokenizer, SpecialToke
         )
     try:
         backend, add_bos = build(metadata)
-    except ModelLoadError:
+    except (ModelLoadError, ModelError):
         raise
     except Exception as error:  # the library raises bare Exception for a merge that names no token
         raise ModelLoadError(f"the GGUF's vocabulary contradicts itself: {error}") from error
@@ -89,11 +95,17 @@ def _vocabulary(metadata: Mapping[str, Any]) -> Sequence[str]:
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelLoadError("the GGUF has no tokenizer.ggml.tokens: pass --tokenizer a folder with tokenizer.json")
-    return list(tokens)
+    return tokens.decode() if isinstance(tokens, Strings) else list(tokens)
 
 
 def _byte_level(metadata: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+    pre = metadata.get("tokenizer.ggml.pre")
+    if pre is None:
+        logger.warning(
+            "the GGUF has no tokenizer.ggml.pre, which says how text is cut before it is encoded: as GPT-2 does it is "
+            "a guess; if answers are poor, pass --tokenizer a folder with the model's tokenizer.json"
+        )
+        pre = "default"
     merges = metadata.get("tokenizer.ggml.merges")
     if merges is None:
         raise ModelLoadError("the GGUF has no tokenizer.ggml.merges, without which byte-level BPE can't encode")
@@ -146,14 +158,12 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> tuple[Tokenizer, bool]:
     if gemma:
         # llama.cpp's converter wrote runs of spaces as spaces, while Gemma's pieces spell them.
         tokens = [SPACE * len(t) if t.strip(" ") == "" else t for t in tokens]
-    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
-    if unknown is not None and unknown >= len(tokens):
-        raise ModelLoadError(f"tokenizer.ggml.unknown_token_id is {unknown}, but there are {len(tokens)} tokens")
+    unknown = _ids(metadata, "unknown", warn=False)
     backend = Tokenizer(
         BPE(
             vocab={token: index for index, token in enumerate(tokens)},
             merges=_sentencepiece_merges(metadata, tokens, by_position=gemma),
-            unk_token=tokens[unknown] if unknown is not None else None,
+            unk_token=tokens[unknown[0]] if unknown else None,
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -185,18 +195,28 @@ def _sentencepiece_merges(
 
 def _special_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    found = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    return {name: int(index) for name, index in found.items() if index is not None}
+    found = {role: _ids(metadata, name) for role, name in names.items()}
+    return {role: ids[0] for role, ids in found.items() if ids}
 
 
 def _eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     """What ends a generation: the end of the sequence, and of the turn where the file names that too."""
-    ids = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
-    return tuple(dict.fromkeys(int(index) for index in ids if index is not None))
+    warn = {"eos": False, "eot": True, "eom": True}  # the first is read above as well
+    return tuple(dict.fromkeys(i for name in warn for i in _ids(metadata, name, warn=warn[name])))
+
+
+def _ids(metadata: Mapping[str, Any], name: str, *, warn: bool = True) -> tuple[int, ...]:
+    key = f"tokenizer.ggml.{name}_token_id"
+    return known_ids(metadata.get(key), len(_vocabulary(metadata)), key, warn=warn)
 
 
 def _add_tokens(backend: Tokenizer, metadata: Mapping[str, Any], named: SpecialTokens) -> None:
     types = list(metadata.get("tokenizer.ggml.token_type", ()))
+    if not types:
+        logger.warning(
+            "the GGUF has no tokenizer.ggml.token_type: of its special tokens only the named ones are recognized; if "
+            "answers are poor, pass --tokenizer a folder with the model's tokenizer.json"
+        )
     raw = _vocabulary(metadata)
     if types and len(types) != len(raw):
         raise ModelLoadError(f"tokenizer.ggml.token_type has {len(types)} entries for {len(raw)} tokens")

@@ -6,7 +6,6 @@ because they lie in the same files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from octavo_engine.errors import ModelLoadError, RequestError
 from octavo_engine.frontend import gguf_tokenizer
 from octavo_engine.frontend.pieces import spelling_of
 from octavo_engine.frontend.special_tokens import SpecialTokens, set_bos_and_eos
-from octavo_engine.weights.gguf import GgufFile
+from octavo_engine.weights.gguf import read_header
+from octavo_engine.weights.json_files import read_object, read_text
+from octavo_engine.weights.weight_file import naming
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -122,29 +123,30 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
 
 
 def _load_gguf(path: Path, chat_template: Path | None) -> Tokenizer:
-    file = GgufFile(path)
-    try:
-        backend, special = gguf_tokenizer.build_tokenizer(file.metadata)
-        templates = gguf_tokenizer.chat_templates(file.metadata) | _template_files(None, chat_template)
-        return Tokenizer(backend, special, templates)
-    except ModelLoadError as error:
-        raise ModelLoadError(f"{path}: {error}") from error
-    finally:
-        file.close()
+    metadata = read_header(path).metadata
+    with naming(path):
+        backend, special = gguf_tokenizer.build_tokenizer(metadata)
+        templates = gguf_tokenizer.chat_templates(metadata) | _template_files(None, chat_template)
+    return Tokenizer(backend, special, templates)
 
 
 def load_tokenizer_json(path: Path, chat_template: Path | None = None) -> Tokenizer:
     """A tokenizer from tokenizer.json and the tokenizer_config.json beside it."""
     try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        backend = tokenizers.Tokenizer.from_str(read_text(path))
+    except ModelLoadError:
+        raise
     except Exception as error:  # the library raises bare Exception
         raise ModelLoadError(f"{path} can't be read as a tokenizer: {error}") from error
     backend.no_padding()
     backend.no_truncation()
-    config = _read_object(path.with_name("tokenizer_config.json"))
+    beside = path.with_name("tokenizer_config.json")
+    config = read_object(beside) if beside.is_file() else {}
     try:
         special = _apply_config(backend, config)
         return Tokenizer(backend, special, _template_files(config.get("chat_template"), chat_template))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelLoadError(f"{beside}: it isn't a tokenizer's config: {error!r}") from error
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
 
@@ -184,19 +186,6 @@ def _added_token(fields: Any) -> AddedToken:
     return AddedToken(_token_text(fields), **{flag: bool(fields[flag]) for flag in flags if flag in fields})
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; an empty one where there is no such file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{path} is not a JSON object")
-    return content
-
-
 def _template_files(configured: Any, path: Path | None) -> dict[str, str]:
     """Chat templates by name: a file of their own wins over what the tokenizer's config says."""
     templates: dict[str, str] = {}
@@ -205,7 +194,7 @@ def _template_files(configured: Any, path: Path | None) -> dict[str, str]:
     elif isinstance(configured, list):
         templates |= {entry["name"]: entry["template"] for entry in configured}
     if path is not None and path.suffix == ".json":
-        templates |= _template_files(_read_object(path).get("chat_template"), None)
+        templates |= _template_files(read_object(path).get("chat_template"), None)
     elif path is not None:
-        templates["default"] = path.read_text(encoding="utf-8")
+        templates["default"] = read_text(path)
     return templates

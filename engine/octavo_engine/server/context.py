@@ -44,9 +44,13 @@ class ServerContext:
     """What arrives now could not be finished in time."""
     sequence: itertools.count[int] = field(default_factory=itertools.count)
     seeds: random.Random = field(init=False)
+    eos_token_ids: tuple[int, ...] = field(init=False)
+    """What ends an answer: as in vLLM, all that the tokenizer, the config and the generation config name."""
 
     def __post_init__(self) -> None:
         self.seeds = random.Random(self.config.model.seed)
+        named = dict.fromkeys((*self.tokenizer.eos_token_ids, *self.defaults.eos_token_ids))
+        self.eos_token_ids = tuple(token_id for token_id in named if token_id < self.vocab_size)
 
     @property
     def names(self) -> tuple[str, ...]:

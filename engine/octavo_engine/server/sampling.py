@@ -50,7 +50,7 @@ def sampling_params(
         repetition_penalty=_first(body.repetition_penalty, defaults.repetition_penalty, 1.0),
         min_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
-        eos_token_ids=tuple(defaults.eos_token_ids) or context.tokenizer.eos_token_ids,
+        eos_token_ids=context.eos_token_ids,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,

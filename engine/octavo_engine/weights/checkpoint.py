@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, by name, where they lie: mapped bytes, never copies.
+"""The tensors of a checkpoint, by name, and their bytes as stored.
 
 What both file formats have in common. Knows nothing of models: a tensor is a name, a format, a shape and bytes.
 """
@@ -22,6 +22,13 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    def span(self, rows: tuple[int, int] | None) -> tuple[int, int]:
+        """Offset and bytes of the tensor, or of `rows` (first, last + 1) of its first axis."""
+        if rows is None:
+            return self.offset, self.nbytes
+        size = self.nbytes // self.shape[0]
+        return self.offset + rows[0] * size, (rows[1] - rows[0]) * size
+
 
 class Checkpoint(Protocol):
     """An opened checkpoint; every offset was checked against its file's size when it was opened."""
@@ -29,7 +36,11 @@ class Checkpoint(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
-    def read(self, name: str) -> memoryview:
-        """The tensor's bytes, mapped. Raises ModelLoadError, naming file and tensor, if there is none."""
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> memoryview:
+        """A copy of the tensor's bytes, or of those of some `rows`.
+
+        Raises:
+            ModelLoadError: there is no such tensor, or its file was changed meanwhile; names the file.
+        """
 
     def close(self) -> None: ...

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_models import ModelError, ModelSpec, from_gguf, from_hf_config
-from octavo_models.reading import DTYPE_OF_FORMAT, ROPE_FACTORS
+from octavo_engine.weights.json_files import read_object
+from octavo_engine.weights.weight_file import naming
+from octavo_models import ModelSpec, from_gguf_header, from_hf_config
+from octavo_models.reading import DTYPE_OF_FORMAT
 
 
 def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
@@ -30,10 +31,9 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
     stored = _stored_formats(files)
     if stored and not any(config.get(key) for key in ("dtype", "torch_dtype", "text_config")):
         config["dtype"] = DTYPE_OF_FORMAT[Counter(stored.values()).most_common(1)[0][0]]
-    try:
+    assert files.config is not None
+    with naming(files.config):
         spec = from_hf_config(config, dtype=None if model.dtype == "auto" else model.dtype)
-    except ModelError as error:
-        raise ModelLoadError(f"{files.config}: {error}") from error
     # What the files hold counts, not what the config says of them: sizes are exact.
     weights = [dataclasses.replace(w, format=stored.get(w.sources[0], w.format)) for w in spec.weights]
     return dataclasses.replace(spec, weights=tuple(weights))
@@ -53,26 +53,13 @@ def _stored_formats(files: ModelFiles) -> dict[str, str]:
 def read_config(files: ModelFiles) -> dict[str, Any]:
     """The model's config.json. Raises ModelLoadError where it isn't JSON, or not an object."""
     assert files.config is not None, "only GGUF files do without a config"
-    try:
-        config = json.loads(files.config.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{files.config}: it can't be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelLoadError(f"{files.config}: it holds no JSON object")
-    return config
+    return read_object(files.config)
 
 
 def _describe_gguf(files: ModelFiles) -> ModelSpec:
     from octavo_engine.weights.gguf import GgufCheckpoint  # noqa: PLC0415
 
     checkpoint = GgufCheckpoint(files.weights)
-    try:
-        tensors = {name: (info.format, info.shape) for name, info in checkpoint.tensors.items()}
-        factors = None
-        if ROPE_FACTORS in tensors and tensors[ROPE_FACTORS][0] == "f32":
-            factors = checkpoint.read(ROPE_FACTORS).cast("f").tolist()
-        return from_gguf(checkpoint.metadata, tensors, rope_factors=factors)
-    except ModelError as error:
-        raise ModelLoadError(f"{files.weights[0]}: {error}") from error
-    finally:
-        checkpoint.close()
+    checkpoint.close()
+    with naming(files.weights[0]):
+        return from_gguf_header(checkpoint.header)

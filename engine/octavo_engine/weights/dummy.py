@@ -47,11 +47,12 @@ class DummyCheckpoint:
             for name, w in self._weights.items()
         }
 
-    def read(self, name: str) -> memoryview:
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> memoryview:
         weight = self._weights.get(name)
         if weight is None:
             raise ModelLoadError(f"dummy weights: there is no tensor {name}")
-        return self._make(weight).reshape(-1).data
+        made = self._make(weight)
+        return (made if rows is None else made.reshape(weight.shape[0], -1)[rows[0] : rows[1]]).reshape(-1).data
 
     def close(self) -> None:
         """Nothing is held."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.json_files import read_shard_names
+from octavo_models.gguf_pieces import first_pieces, piece_names
 
-SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 INDEX = "model.safetensors.index.json"
 
 
@@ -33,7 +32,7 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
         ModelLoadError: the folder lacks what is needed, or holds several models and none is named.
     """
     config, safetensors, ggufs = _existing(folder / "config.json"), sorted(folder.glob("*.safetensors")), _ggufs(folder)
-    if model.file is not None and model.file.endswith(".gguf"):
+    if model.file is not None and names_gguf(model.file):
         chosen = folder / model.file
         if not chosen.is_file() or ".." in chosen.parts[len(folder.parts) :]:
             raise ModelLoadError(f"{folder}: there is no {model.file}{_choices(ggufs, folder)}")
@@ -60,31 +59,23 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
     )
 
 
+def names_gguf(name: str) -> bool:
+    """Whether a file of this name can be a GGUF file: blobs of caches have a name without a suffix."""
+    return Path(name).suffix.lower() in {".gguf", ""}
+
+
 def gguf_pieces(path: Path) -> tuple[Path, ...]:
     """All pieces of a file that gguf-split cut, in order, whichever of them is named; else the file alone."""
-    pieces = tuple(path.with_name(name) for name in gguf_piece_names(path.name))
+    pieces = tuple(path.with_name(name) for name in piece_names(path.name))
     for piece in pieces:
         if not piece.is_file():
             raise ModelLoadError(f"{piece}: this piece of the model is missing")
     return pieces
 
 
-def gguf_piece_names(name: str) -> list[str]:
-    """The names of all pieces of the file `name`, folders before it kept."""
-    match = SHARD.fullmatch(name)
-    if match is None:
-        return [name]
-    stem, _, count = match.groups()
-    return [f"{stem}-{i:05}-of-{count}.gguf" for i in range(1, int(count) + 1)]
-
-
-def first_pieces(names: Sequence[str]) -> list[str]:
-    """`names` of GGUF files, those of one model said once."""
-    return [name for name in names if (match := SHARD.fullmatch(name)) is None or int(match[2]) == 1]
-
-
 def _ggufs(folder: Path) -> list[Path]:
-    return [folder / name for name in first_pieces(sorted(path.name for path in folder.glob("*.gguf")))]
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    return [folder / name for name in first_pieces(names)]
 
 
 def _safetensors(folder: Path, found: Sequence[Path]) -> tuple[Path, ...]:
@@ -96,13 +87,8 @@ def _safetensors(folder: Path, found: Sequence[Path]) -> tuple[Path, ...]:
             )
         single = folder / "model.safetensors"
         return (single,) if single in found else tuple(found)
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{index}: it isn't an index of safetensors files: {error}") from error
+    names = read_shard_names(index)
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ModelLoadError(f"{index}: it names {name!r}, which isn't a file of this folder")
         if not (folder / name).is_file():
             raise ModelLoadError(f"{folder / name}: the index names this file, and it is missing")
     return tuple(folder / name for name in names)

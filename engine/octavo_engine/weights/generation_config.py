@@ -6,17 +6,21 @@ takes none, and a path takes another folder's; the end tokens are the model's ow
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
-from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.describe import read_config
-from octavo_models import InvalidConfigError
-from octavo_models.fields import Fields
+from octavo_engine.weights.gguf import read_header
+from octavo_engine.weights.json_files import read_object
+from octavo_engine.weights.token_ids import known_ids
+from octavo_engine.weights.weight_file import naming
+from octavo_models.gguf_header import Strings
+
+logger = logging.getLogger(__name__)
 
 # GGUF files name one end token; chat models end a turn with these too, which their published configs list as well.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
@@ -36,87 +40,92 @@ class GenerationDefaults:
 
 
 def read_generation_defaults(model: ModelConfig, files: ModelFiles) -> GenerationDefaults:
-    """The defaults of the model in `files`.
+    """The defaults of the model in `files`; a field that makes no sense is warned of and left out.
 
     Raises:
-        ModelLoadError: a file isn't JSON, or a field of it makes no sense; names file and field.
+        ModelLoadError: a file can't be read, or isn't JSON; names it.
     """
-    own = _read_json(files.generation_config) if files.generation_config else {}
+    own = read_object(files.generation_config) if files.generation_config else {}
     sampling: Mapping[str, Any] = own
     where = files.generation_config
     if model.generation_config == "vllm":
         sampling = {}
     elif model.generation_config != "auto":
         where = Path(model.generation_config) / "generation_config.json"
-        sampling = _read_json(where)
-    try:
-        return _defaults(Fields(sampling), _eos_token_ids(own, files))
-    except InvalidConfigError as error:
-        raise ModelLoadError(f"{where or files.config or files.folder}: {error}") from error
+        sampling = read_object(where)
+    return _Defaults(sampling, where).read(_eos_token_ids(own, files))
 
 
-def _defaults(fields: Fields, eos: tuple[int, ...]) -> GenerationDefaults:
-    def number(name: str) -> float | None:
-        return fields.number(name, minimum=0.0, exclusive=False) if fields.has(name) else None
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """Sampling defaults as a file has them. The bounds are those of a request's fields."""
 
-    def integer(name: str) -> int | None:
-        return fields.integer(name, minimum=0) if fields.has(name) else None
+    values: Mapping[str, Any]
+    path: Path | None
 
-    return GenerationDefaults(
-        temperature=number("temperature"),
-        top_p=number("top_p"),
-        top_k=integer("top_k"),
-        min_p=number("min_p"),
-        repetition_penalty=number("repetition_penalty"),
-        max_tokens=integer("max_new_tokens"),
-        eos_token_ids=eos,
-    )
+    def read(self, eos: tuple[int, ...]) -> GenerationDefaults:
+        top_k = self._integer("top_k", "-1 or more", lambda value: value >= -1)
+        return GenerationDefaults(
+            temperature=self._number("temperature", "between 0 and 100", lambda value: 0 <= value <= 100),
+            top_p=self._number("top_p", "above 0 and at most 1", lambda value: 0 < value <= 1),
+            top_k=None if top_k is None else max(top_k, 0),  # -1 is vLLM's way to turn it off
+            min_p=self._number("min_p", "between 0 and 1", lambda value: 0 <= value <= 1),
+            repetition_penalty=self._number(
+                "repetition_penalty", "above 0 and at most 100", lambda value: 0 < value <= 100
+            ),
+            max_tokens=self._integer("max_new_tokens", "1 or more", lambda value: value >= 1),
+            eos_token_ids=eos,
+        )
+
+    def _number(self, name: str, bounds: str, allowed: Callable[[float], bool]) -> float | None:
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if type(value) not in {int, float} or not allowed(value):
+            self._ignore(name, value, f"a number {bounds}")
+            return None
+        return float(value)
+
+    def _integer(self, name: str, bounds: str, allowed: Callable[[int], bool]) -> int | None:
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if type(value) not in {int, float} or value != value // 1 or not allowed(int(value)):
+            self._ignore(name, value, f"a whole number, {bounds}")
+            return None
+        return int(value)
+
+    def _ignore(self, name: str, value: object, expected: str) -> None:
+        logger.warning("%s: %s is %.60r, not %s: it is ignored", self.path, name, value, expected)
 
 
 def _eos_token_ids(generation_config: Mapping[str, Any], files: ModelFiles) -> tuple[int, ...]:
+    """All that any of the model's files says; the tokenizer's own are joined by the server."""
     if files.weights_format == "gguf":
         return _gguf_eos_token_ids(files)
     config = read_config(files)
     text_config = config.get("text_config")
-    for source in (generation_config, config, text_config if isinstance(text_config, dict) else {}):
-        ids = _as_ids(source.get("eos_token_id"))
-        if ids:
-            return ids
-    return ()
+    inner = text_config if isinstance(text_config, dict) else {}
+    sizes = (source.get("vocab_size") for source in (config, inner))
+    num_tokens = next((size for size in sizes if type(size) is int), None)
+    found: list[int] = []
+    for path, source in ((files.generation_config, generation_config), (files.config, config), (files.config, inner)):
+        found += known_ids(source.get("eos_token_id"), num_tokens, f"{path}: eos_token_id")
+    return tuple(dict.fromkeys(found))
 
 
 def _gguf_eos_token_ids(files: ModelFiles) -> tuple[int, ...]:
-    from octavo_engine.weights.gguf import GgufFile, Strings  # noqa: PLC0415
-
-    file = GgufFile(files.weights[0])
-    try:
-        metadata = file.metadata
-        names = ("eos", "eot", "eom")
-        ids = [i for name in names for i in _as_ids(metadata.get(f"tokenizer.ggml.{name}_token_id"))]
-        template, tokens = metadata.get("tokenizer.chat_template"), metadata.get("tokenizer.ggml.tokens")
-        if isinstance(template, str) and isinstance(tokens, Strings):
+    path = files.weights[0]
+    metadata = read_header(path).metadata
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    num_tokens = len(tokens) if isinstance(tokens, Strings) else None
+    # The tokenizer has warned of those that name no token.
+    keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+    ids = [i for key in keys for i in known_ids(metadata.get(key), num_tokens, key, warn=False)]
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str) and isinstance(tokens, Strings):
+        with naming(path):
             vocabulary = tokens.decode()
-            known = [text for text in TURN_ENDS if text in template]
-            ids += [vocabulary.index(text) for text in known if text in vocabulary]
-        return tuple(dict.fromkeys(ids))
-    finally:
-        file.close()
-
-
-def _as_ids(value: object) -> tuple[int, ...]:
-    values = value if isinstance(value, list) else [value]
-    if value is None:
-        return ()
-    if not all(type(v) is int and v >= 0 for v in values):
-        raise InvalidConfigError(f"eos_token_id is {value!r}, neither a token's number nor a list of them")
-    return tuple(values)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path}: it can't be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{path}: it holds no JSON object")
-    return value
+        known = [text for text in TURN_ENDS if text in template]
+        ids += [vocabulary.index(text) for text in known if text in vocabulary]
+    return tuple(dict.fromkeys(ids))

@@ -7,7 +7,6 @@ HF_TOKEN, the hub's address from HF_ENDPOINT. Where the hub can't be reached, wh
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import threading
@@ -33,7 +32,9 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.cache import Report
-from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, first_pieces, gguf_piece_names
+from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, names_gguf
+from octavo_engine.weights.json_files import read_shard_names
+from octavo_models.gguf_pieces import first_pieces, piece_names
 
 CONNECTIONS = 4
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -138,7 +139,7 @@ class _Fetch:
         wanted = [name for name in names if name in SMALL_FILES]
         gguf = self._chosen_gguf(names)
         if gguf is not None:
-            pieces = gguf_piece_names(gguf)
+            pieces = piece_names(gguf)
             paths = self._get_all(pieces, progress)
             return files_of_gguf(paths[0], self.commit)
         if self.model.load_format != "dummy":
@@ -149,10 +150,10 @@ class _Fetch:
         return files_of_folder(paths[0].parent, self.model, self.commit)
 
     def _chosen_gguf(self, names: Sequence[str]) -> str | None:
-        ggufs = first_pieces([name for name in names if name.endswith(".gguf")])
+        ggufs = first_pieces([name for name in names if name.lower().endswith(".gguf")])
         chosen = self.model.file
         if chosen is not None:
-            if chosen in names and chosen.endswith(".gguf"):
+            if chosen in names and names_gguf(chosen):
                 return chosen
             raise ModelLoadError(f"hf://{self.repo}: there is no GGUF file {chosen}; there are {_listed(ggufs)}")
         plain = "config.json" in names and any(name.endswith(".safetensors") for name in names)
@@ -173,14 +174,11 @@ class _Fetch:
         found = [name for name in names if name.endswith(".safetensors") and "/" not in name]
         if INDEX in names:
             path = self._get(INDEX, progress)
-            try:
-                shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ModelLoadError(f"{path}: it isn't an index of safetensors files: {error}") from error
-            absent = sorted(str(shard) for shard in shards if shard not in found)
+            shards = read_shard_names(path)
+            absent = [shard for shard in shards if shard not in found]
             if absent:
                 raise ModelLoadError(f"hf://{self.repo}: its index names {absent[0]}, which the repository lacks")
-            return [INDEX, *sorted(shards)]
+            return [INDEX, *shards]
         if not found:
             raise ModelLoadError(
                 f"hf://{self.repo}: it has neither safetensors nor GGUF weights; pickled ones (.bin, .pt) are not read"

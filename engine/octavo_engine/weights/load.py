@@ -1,4 +1,4 @@
-"""Hands an executor its weights one by one, as the spec names them: whole rows as stored, mapped where possible."""
+"""Hands an executor its weights one by one, as the spec names them: whole rows as stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = {"f32", "f16", "bf16"}
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeight:
-    """A tensor's bytes. `data` is uint8 [rows, bytes of a row], contiguous and read-only where it is mapped.
+    """A tensor's bytes. `data` is uint8 [rows, bytes of a row], contiguous and aligned to elements.
 
     `shape` is the weight's own, [out, in] or [n]; `format` a key of `FORMATS`. A vector is one row.
     """
@@ -49,33 +49,43 @@ def open_checkpoint(files: ModelFiles, spec: ModelSpec | None = None, seed: int 
     return DummyCheckpoint(spec, seed)
 
 
-def load_weights(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[tuple[Weight, LoadedWeight]]:
-    """Each weight of `spec`, in its order, transforms applied.
+def load_weights(
+    spec: ModelSpec, checkpoint: Checkpoint, rows: Mapping[str, tuple[int, int]] | None = None
+) -> Iterator[tuple[Weight, LoadedWeight]]:
+    """Each weight of `spec`, in its order, transforms applied; whatever the executor lets go of is freed.
+
+    `rows` names matrices of which only some rows are wanted (first, last + 1): the others are not even read, where
+    they lie in the checkpoint as the weight has them.
 
     Raises:
         ModelLoadError: a tensor is missing, or has another shape or a dtype that can't be used.
     """
     where = _where(checkpoint)
     for weight in spec.weights:
-        yield weight, _load(weight, checkpoint, where)
+        yield weight, _load(weight, checkpoint, where, rows.get(weight.name) if rows else None)
 
 
-def _load(weight: Weight, checkpoint: Checkpoint, where: str) -> LoadedWeight:
+def _load(weight: Weight, checkpoint: Checkpoint, where: str, wanted: tuple[int, int] | None) -> LoadedWeight:
     parts = [_source(weight, name, checkpoint.tensors, where) for name in weight.sources]
     formats = {info.format for info in parts}
     if len(formats) > 1:
         raise ModelLoadError(f"{parts[0].path}: tensors {', '.join(weight.sources)} are stored in different formats")
-    arrays = [_rows(checkpoint.read(info.name), info) for info in parts]
+    format_, cut = parts[0].format, weight.rows
+    if wanted is not None and len(parts) == 1 and weight.transform == "none":
+        first, last = cut or (0, weight.shape[0])
+        cut, wanted = (min(first + wanted[0], last), min(first + wanted[1], last)), None
+    arrays = [_read(checkpoint, info, cut if len(parts) == 1 else None) for info in parts]
     data = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    first, last = weight.rows or (0, weight.shape[0])
-    if len(weight.shape) > 1 and (first, last) != (0, data.shape[0]):
-        data = data[first:last]
-    format_ = parts[0].format
+    if cut is not None and len(parts) > 1:
+        data = data[cut[0] : cut[1]]
     if weight.transform == "unpermute":
         data = unpermute(data, weight.heads, weight.shape, FORMATS[format_].bytes_per_block)
     elif weight.transform == "transpose":
         data = _transposed(data, parts[0])
-    return LoadedWeight(format_, weight.shape, data)
+    if wanted is not None:
+        data = data[wanted[0] : wanted[1]]
+    shape = (len(data), *weight.shape[1:]) if len(weight.shape) > 1 else weight.shape
+    return LoadedWeight(format_, shape, data)
 
 
 def _source(weight: Weight, name: str, tensors: Mapping[str, TensorInfo], where: str) -> TensorInfo:
@@ -96,10 +106,12 @@ def _source(weight: Weight, name: str, tensors: Mapping[str, TensorInfo], where:
     return info
 
 
-def _rows(view: memoryview, info: TensorInfo) -> NDArray[np.uint8]:
-    rows = np.frombuffer(view, np.uint8).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1)
-    # Safetensors promises no alignment, and native code reads whole elements.
-    return rows.copy() if info.format in PLAIN and info.offset % FORMATS[info.format].bytes_per_block else rows
+def _read(checkpoint: Checkpoint, info: TensorInfo, rows: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """uint8 [rows, bytes of a row]; a vector is one row."""
+    if rows is None:
+        rows = (0, info.shape[0])
+    data = np.frombuffer(checkpoint.read(info.name, rows), np.uint8)
+    return data.reshape(rows[1] - rows[0], info.nbytes // info.shape[0]) if len(info.shape) > 1 else data[None]
 
 
 def unpermute(data: NDArray[np.uint8], heads: int, shape: tuple[int, ...], element_bytes: int) -> NDArray[np.uint8]:

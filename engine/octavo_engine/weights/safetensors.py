@@ -1,4 +1,4 @@
-"""Reads safetensors files where they lie: the header parsed and checked, tensors mapped.
+"""Reads safetensors files: the header parsed and checked, then each tensor by itself.
 
 The format is huggingface/safetensors' README: eight bytes of length, a JSON header, then the data. Knows nothing of
 models.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import TensorInfo
-from octavo_engine.weights.mapping import mapped, unmap
+from octavo_engine.weights.weight_file import WeightFile, naming
+from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
 
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
@@ -47,12 +47,12 @@ class SafetensorsCheckpoint:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._files: dict[Path, WeightFile] = {}
         tensors: dict[str, TensorInfo] = {}
         try:
             for path in paths:
-                self._maps[path] = mapped(path)
-                found = _read_header(path, self._maps[path])
+                self._files[path] = WeightFile(path)
+                found = _read_header(self._files[path])
                 _refuse_twins(path, found, tensors)
                 tensors.update(found)
         except ModelLoadError:
@@ -61,16 +61,15 @@ class SafetensorsCheckpoint:
         self.tensors: Mapping[str, TensorInfo] = tensors
         self._where = paths[0] if len(paths) == 1 else paths[0].parent
 
-    def read(self, name: str) -> memoryview:
-        """The tensor's bytes, mapped. Raises ModelLoadError if there is none of that name."""
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> memoryview:
         info = self.tensors.get(name)
         if info is None:
             raise ModelLoadError(f"{self._where}: there is no tensor {name}")
-        return memoryview(self._maps[info.path])[info.offset : info.offset + info.nbytes]
+        return self._files[info.path].read(*info.span(rows))
 
     def close(self) -> None:
-        for each in self._maps.values():
-            unmap(each)
+        for file in self._files.values():
+            file.close()
 
 
 def _refuse_twins(path: Path, found: Mapping[str, TensorInfo], tensors: Mapping[str, TensorInfo]) -> None:
@@ -79,25 +78,26 @@ def _refuse_twins(path: Path, found: Mapping[str, TensorInfo], tensors: Mapping[
         raise ModelLoadError(f"{path}: tensor {twins[0]} also lies in {tensors[twins[0]].path}")
 
 
-def _read_header(path: Path, data: mmap.mmap) -> dict[str, TensorInfo]:
-    if len(data) < 8:
-        raise ModelLoadError(f"{path}: it isn't a safetensors file: {len(data)} bytes are too few for a header")
-    length = int.from_bytes(data[:8], "little")
+def _read_header(file: WeightFile) -> dict[str, TensorInfo]:
+    path, size = file.path, file.size
+    with naming(path):
+        refuse_pointer(file.read(0, min(size, len(LFS_POINTER))).tobytes())
+    if size < 8:
+        raise ModelLoadError(f"{path}: it isn't a safetensors file: {size} bytes are too few for a header")
+    length = int.from_bytes(file.read(0, 8), "little")
     if length > LONGEST_HEADER:
         raise ModelLoadError(f"{path}: it isn't a safetensors file: its header would be {length} bytes long")
     start = 8 + length
-    if start > len(data):
-        raise ModelLoadError(f"{path}: it is cut short: the header ends at byte {start}, the file at {len(data)}")
+    if start > size:
+        raise ModelLoadError(f"{path}: it is cut short: the header ends at byte {start}, the file at {size}")
     try:
-        header = json.loads(data[8:start], object_pairs_hook=_without_duplicates)
+        header = json.loads(file.read(8, length).tobytes(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path}: its header isn't valid: {error}") from error
     if not isinstance(header, dict):
         raise ModelLoadError(f"{path}: its header is no JSON object")
     return {
-        name: _read_entry(path, name, entry, start, len(data))
-        for name, entry in header.items()
-        if name != "__metadata__"
+        name: _read_entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"
     }
 
 

@@ -14,6 +14,7 @@ from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.cache import Report, expanded
 from octavo_engine.weights.folder import files_of_folder, files_of_gguf
+from octavo_engine.weights.gguf import is_gguf
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[^\s]+)?")
 NOT_SERVED = {"s3", "gs", "oci", "http", "https", "pvc"}
@@ -49,7 +50,7 @@ def _resolve_plain(model: ModelConfig, report: Report) -> ModelFiles:
     if path.exists():
         return _resolve_path(path, model)
     # A path that doesn't exist must not become a question to the hub.
-    if model.model.startswith(("/", "./", "../", "~")) or path.suffix == ".gguf":
+    if model.model.startswith(("/", "./", "../", "~")) or path.suffix.lower() == ".gguf":
         raise ModelLoadError(f"{model.model}: there is no such file or folder")
     if HUB_NAME.fullmatch(model.model):
         return _fetch_from_hub(model.model, model, report)
@@ -62,9 +63,9 @@ def _resolve_path(path: Path, model: ModelConfig) -> ModelFiles:
     if path.is_dir():
         return files_of_folder(path, model)
     if path.is_file():
-        if path.suffix == ".gguf":
+        if is_gguf(path):
             return files_of_gguf(path, None)
-        raise ModelLoadError(f"{path}: name the model's folder, or a .gguf file")
+        raise ModelLoadError(f"{path}: it isn't a GGUF file: name the model's folder, or a GGUF file")
     raise ModelLoadError(f"{path}: there is no such file or folder")
 
 

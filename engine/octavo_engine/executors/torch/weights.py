@@ -37,10 +37,15 @@ def read_weights(
     """
     mine = list(shards(spec, place))
     wanted = replace(spec, weights=tuple(shard.whole for shard in mine))
+    rows = {
+        shard.whole.name: (shard.start, shard.start + shard.weight.shape[0])
+        for shard in mine
+        if shard.axis == 0 and len(shard.weight.shape) > 1
+    }
     checkpoint = open_checkpoint(files, spec, seed)
     held: dict[str, Stored] = {}
     try:
-        for shard, (_, stored) in zip(mine, load_weights(wanted, checkpoint), strict=True):
+        for shard, (_, stored) in zip(mine, load_weights(wanted, checkpoint, rows), strict=True):
             tensor = _cut(shard, stored, packed=packed)
             if isinstance(tensor, Tensor):
                 held[shard.weight.name] = tensor.to(device, dtype)
@@ -52,7 +57,7 @@ def read_weights(
 
 
 def _cut(shard: Shard, stored: LoadedWeight, *, packed: bool) -> Stored:
-    """The rank's part, of the shape of `shard.weight`, and no view of the file."""
+    """The rank's part, of the shape of `shard.weight`; of a matrix that is cut by rows, `stored` has the part alone."""
     shape, whole, start = shard.weight.shape, shard.whole.shape, shard.start
     if shard.zero:
         return torch.zeros(shape)
@@ -68,7 +73,6 @@ def _cut(shard: Shard, stored: LoadedWeight, *, packed: bool) -> Stored:
         missing = shape[0] - matrix.shape[0]
         return pad(matrix, (0, 0, 0, missing)) if missing else matrix.contiguous()
 
-    data = stored.data if shard.axis == 1 else stored.data[start : start + shape[0]]
     if packed and stays_packed(stored.format, shape):
-        return pack_blocks(stored.format, torch.from_numpy(data.copy())).map(columns_and_padding)
-    return columns_and_padding(torch.from_numpy(dequantize(stored.format, data).copy()))
+        return pack_blocks(stored.format, torch.from_numpy(stored.data.copy())).map(columns_and_padding)
+    return columns_and_padding(torch.from_numpy(dequantize(stored.format, stored.data).copy()))

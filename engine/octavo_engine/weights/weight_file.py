@@ -1,0 +1,83 @@
+"""A file of weights, read in bounded parts: one that is cut or rewritten meanwhile is an error, never a SIGBUS.
+
+Not mapped into memory for that reason: a mapped page that the file no longer has ends the process without a word, and
+so does a disk that fails. Each weight is packed right after it was read, so its copy lives for a moment only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from octavo_engine.errors import ModelLoadError
+from octavo_models import ModelError
+
+LONGEST_READ = 1 << 30  # bytes; Linux reads no more than 2 GiB at once
+
+
+class WeightFile:
+    """An opened file of `size` bytes.
+
+    Raises:
+        ModelLoadError: it can't be opened, or is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: BinaryIO = path.open("rb")
+        except OSError as error:
+            raise ModelLoadError(f"{path}: it can't be read: {error.strerror or error}") from error
+        self._stamp = self._stat()
+        self.size = self._stamp[0]
+        if not self.size:
+            self.close()
+            raise ModelLoadError(f"{path}: the file is empty")
+
+    @property
+    def stream(self) -> BinaryIO:
+        """For readers of headers, from the file's beginning."""
+        return self._file
+
+    def read(self, offset: int, count: int) -> memoryview:
+        """A copy of `count` bytes at `offset`, which lie within the file's size as it was when it was opened.
+
+        Raises:
+            ModelLoadError: the file was changed since, or can't be read.
+        """
+        # Anonymous memory is aligned, isn't filled twice as a bytearray would be, and goes back to the system at once.
+        buffer = memoryview(mmap.mmap(-1, count) if count else b"")
+        done = 0
+        while done < count:
+            try:
+                got = os.preadv(self._file.fileno(), [buffer[done : done + LONGEST_READ]], offset + done)
+            except OSError as error:
+                raise ModelLoadError(f"{self.path}: it can't be read: {error.strerror or error}") from error
+            if not got:
+                break
+            done += got
+        if done < count or self._stat() != self._stamp:
+            raise ModelLoadError(
+                f"{self.path}: it was changed while it was being loaded: start again once it is written whole"
+            )
+        return buffer.toreadonly()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _stat(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What is found wrong with the content of the file at `path`, as a ModelLoadError that names it."""
+    try:
+        yield
+    except (ModelError, ModelLoadError) as error:
+        raise ModelLoadError(f"{path}: {error}") from error

@@ -1,0 +1,15 @@
+"""Files that stand for another one: what a clone without git-lfs has in place of its large files."""
+
+from __future__ import annotations
+
+from octavo_models.errors import InvalidConfigError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_pointer(start: bytes) -> None:
+    """Raises InvalidConfigError where a file that begins with `start` is a Git LFS pointer."""
+    if start.startswith(LFS_POINTER):
+        raise InvalidConfigError(
+            "it is a Git LFS pointer, not the file itself: run git lfs pull in its folder, or download the file"
+        )
