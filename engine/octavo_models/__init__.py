@@ -5,6 +5,7 @@ what the engine will load.
 """
 
 from octavo_models.errors import InvalidConfigError, ModelError, UnsupportedModelError
+from octavo_models.hf_checkpoint import from_hf_checkpoint
 from octavo_models.reading import from_gguf, from_gguf_header, from_hf_config
 from octavo_models.spec import KVGroup, KVLayout, ModelSpec
 
@@ -17,5 +18,6 @@ __all__ = [
     "UnsupportedModelError",
     "from_gguf",
     "from_gguf_header",
+    "from_hf_checkpoint",
     "from_hf_config",
 ]

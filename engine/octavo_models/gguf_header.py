@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, overload
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 from octavo_models.formats import FORMAT_OF_GGML_TYPE, FORMATS, WEIGHT_FORMATS
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
+from octavo_models.stored_tensor import StoredTensor
 
 MAGIC = b"GGUF"
 ROPE_FACTORS = "rope_freqs.weight"
@@ -78,25 +79,11 @@ class Strings(Sequence[str]):
 
 
 @dataclass(frozen=True, slots=True)
-class GgufTensor:
-    """One tensor. `format` is a key of `FORMATS`, `shape` has the contiguous axis last, `offset` is the file's.
-
-    `piece` is the file it lies in, where a model has several (octavo_models.gguf_pieces).
-    """
-
-    format: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-    piece: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class GgufHeader:
     """A header, checked. `rope_factors` are the values of the tensor `rope_freqs.weight`, where there is one."""
 
     metadata: Mapping[str, Value]
-    tensors: Mapping[str, GgufTensor]
+    tensors: Mapping[str, StoredTensor]
     rope_factors: tuple[float, ...] | None
 
 
@@ -136,30 +123,30 @@ def _metadata(reader: _Reader, count: int) -> dict[str, Value]:
     return metadata
 
 
-def _tensors(reader: _Reader, count: int, metadata: Mapping[str, Value]) -> dict[str, GgufTensor]:
+def _tensors(reader: _Reader, count: int, metadata: Mapping[str, Value]) -> dict[str, StoredTensor]:
     reader.bound(count, 8 + 4 + 8 + 4 + 8, "tensors")
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1 or alignment & alignment - 1:
         raise InvalidConfigError(f"general.alignment is {alignment!r}, not a power of two")
-    tensors: dict[str, GgufTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for _ in range(count):
         name = reader.string("a tensor's name")
         if name in tensors:
             raise InvalidConfigError(f"tensor {name} occurs twice")
         tensors[name] = _tensor(reader, name, alignment)
     base = -(-reader.position // alignment) * alignment
-    placed: dict[str, GgufTensor] = {}
+    placed: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         end = base + tensor.offset + tensor.nbytes
         if end > reader.size:
             raise InvalidConfigError(
                 f"tensor {name} ends at byte {end}, past the end of the file at {reader.size}: it is cut short"
             )
-        placed[name] = GgufTensor(tensor.format, tensor.shape, base + tensor.offset, tensor.nbytes)
+        placed[name] = StoredTensor(tensor.format, tensor.shape, base + tensor.offset, tensor.nbytes)
     return placed
 
 
-def _tensor(reader: _Reader, name: str, alignment: int) -> GgufTensor:
+def _tensor(reader: _Reader, name: str, alignment: int) -> StoredTensor:
     """The entry of tensor `name`; its offset is still counted from where the data begin."""
     num_dims = reader.integer("I", f"the rank of tensor {name}")
     if not 1 <= num_dims <= MAX_DIMS:
@@ -182,10 +169,10 @@ def _tensor(reader: _Reader, name: str, alignment: int) -> GgufTensor:
         )
     if offset % alignment:
         raise InvalidConfigError(f"tensor {name} begins at {offset}, which isn't a multiple of {alignment}")
-    return GgufTensor(f.name, shape, offset, math.prod(shape) // f.block_size * f.bytes_per_block)
+    return StoredTensor(f.name, shape, offset, math.prod(shape) // f.block_size * f.bytes_per_block)
 
 
-def _rope_factors(file: BinaryIO, tensor: GgufTensor | None) -> tuple[float, ...] | None:
+def _rope_factors(file: BinaryIO, tensor: StoredTensor | None) -> tuple[float, ...] | None:
     if tensor is None or tensor.format != "f32":
         return None
     if tensor.nbytes > 4 * MOST_ROPE_FACTORS:

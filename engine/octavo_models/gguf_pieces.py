@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from octavo_models.errors import InvalidConfigError
-from octavo_models.gguf_header import GgufHeader, GgufTensor
+from octavo_models.gguf_header import GgufHeader
+from octavo_models.stored_tensor import StoredTensor
 
 PIECE = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 
@@ -33,7 +34,7 @@ def join(pieces: Mapping[str, GgufHeader]) -> GgufHeader:
         InvalidConfigError: the pieces don't belong together; names the file.
     """
     names, headers = list(pieces), list(pieces.values())
-    tensors: dict[str, GgufTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for i, (file, header) in enumerate(pieces.items()):
         count, number = header.metadata.get("split.count", 1), header.metadata.get("split.no", 0)
         if count not in {0, 1, len(pieces)} or (count == len(pieces) > 1 and number != i):

@@ -16,7 +16,8 @@ def _hugging_face(norms: Mapping[str, str], prefix: str = "model.") -> dict[str,
     qk_norm = {last: f"{layer}self_attn.{last}.weight" for last in ("q_norm", "k_norm")}
     mlp = {last: f"{layer}mlp.{last}_proj.weight" for last in ("gate", "up", "down")}
     own = {last: f"{layer}{name}.weight" for last, name in norms.items()}
-    ends = {"embedding": f"{prefix}embed_tokens.weight", "final_norm": f"{prefix}norm.weight", "head": "lm_head.weight"}
+    head = prefix.removesuffix("model.") + "lm_head.weight"
+    ends = {"embedding": f"{prefix}embed_tokens.weight", "final_norm": f"{prefix}norm.weight", "head": head}
     return _with_biases({**ends, **attention, **qk_norm, **mlp, **own})
 
 

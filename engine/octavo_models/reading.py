@@ -19,11 +19,11 @@ from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 DTYPE_OF_FORMAT = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
 
 
-def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None) -> ModelSpec:
+def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_head: bool | None = None) -> ModelSpec:
     """The spec of a Hugging Face `config.json`.
 
     Weights are taken to be stored in the config's own dtype. `dtype` is what the model will run in, where that
-    differs; the reference rounds some constants to it.
+    differs; the reference rounds some constants to it. `tied_head` is what the weights show, where they are known.
 
     Raises:
         UnsupportedModelError: the architecture, or a feature of it, is not described here.
@@ -40,6 +40,8 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None) -> Mo
         )
     own = _dtype(fields)
     page = BY_HF_CLASS[name].from_hf(HfSource(fields, dtype or own))
+    if tied_head is not None:
+        page = replace(page, tied_head=tied_head)
     return build(replace(page, architecture=name), lambda _name, _source: FORMAT_OF_DTYPE[own], own, None)
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from octavo_models import ModelError, ModelSpec, from_gguf_header, from_hf_config
+from octavo_models import ModelError, ModelSpec, from_gguf_header, from_hf_checkpoint, from_hf_config
 from octavo_models.gguf_header import MAGIC, read_gguf_header
 from octavo_models.gguf_pieces import first_pieces, join, piece_names
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
+from octavo_models.safetensors_header import read_safetensors_header
+from octavo_models.stored_tensor import StoredTensor
 from octavo_operator.api.model import Model
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG
 from octavo_operator.errors import ModelUnknownError
@@ -97,7 +101,9 @@ def _read(path: Path) -> ModelSpec:
         if path.suffix.lower() == ".gguf" or start.startswith(MAGIC):
             return _from_gguf(path)
         refuse_pointer(start)
-        return _from_config(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
+        shards = _shards(path.parent) if path.name == "config.json" else []
+        return _from_checkpoint(text, str(path), shards) if shards else _from_config(text, str(path))
     except OSError as error:
         raise ModelUnknownError(f"{error.filename or path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -115,17 +121,55 @@ def _from_gguf(path: Path) -> ModelSpec:
     return from_gguf_header(join(headers))
 
 
+def _shards(folder: Path) -> list[Path]:
+    """The weights beside a config.json that the engine would load; none unless all of them are there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        single = folder / "model.safetensors"
+        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    weight_map = _json_object(index.read_text(encoding="utf-8"), str(index)).get("weight_map")
+    names = {Path(str(name)).name for name in weight_map.values()} if isinstance(weight_map, dict) else set()
+    shards = [folder / name for name in sorted(names)]
+    return shards if all(shard.is_file() for shard in shards) else []
+
+
+def _from_checkpoint(text: str, name: str, shards: Sequence[Path]) -> ModelSpec:
+    """By the config and what its weights are: they decide on the dtype, and whether the head is tied."""
+    tensors: dict[str, StoredTensor] = {}
+    with ExitStack() as opened:
+        files = [opened.enter_context(shard.open("rb")) for shard in shards]
+        for piece, file in enumerate(files):
+            try:
+                tensors |= read_safetensors_header(file, piece)
+            except ModelError as error:
+                raise ModelUnknownError(f"{shards[piece]}: {error}") from error
+
+        def read(tensor: StoredTensor, start: int, count: int) -> bytes:
+            file = files[tensor.piece]
+            file.seek(tensor.offset + start)
+            return file.read(count)
+
+        try:
+            return from_hf_checkpoint(_json_object(text, name), tensors, read)[0]
+        except ModelError as error:
+            raise ModelUnknownError(f"{name}: {error}") from error
+
+
 def _from_config(text: str, name: str) -> ModelSpec:
+    try:
+        return from_hf_config(_json_object(text, name))
+    except ModelError as error:
+        raise ModelUnknownError(f"{name}: {error}") from error
+
+
+def _json_object(text: str, name: str) -> dict[str, Any]:
     try:
         config = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise ModelUnknownError(f"{name} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelUnknownError(f"{name} holds no JSON object")
-    try:
-        return from_hf_config(config)
-    except ModelError as error:
-        raise ModelUnknownError(f"{name}: {error}") from error
+    return config
 
 
 def _main_file(folder: Path, file: str | None) -> Path:

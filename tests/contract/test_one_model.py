@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 from gguf_files import llama_arrays, llama_metadata, write_gguf
+from safetensors.numpy import save_file
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights import describe as engine
 from octavo_engine.weights.source import resolve
+from octavo_models import from_hf_config
 from octavo_operator import description as planner
 from octavo_operator.api.model import Model
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+    "max_position_embeddings": 256,
+}
 
 
 @pytest.mark.parametrize(
@@ -47,3 +62,42 @@ def test_both_describe_one_model_and_every_piece_of_it(tmp_path):
     (tmp_path / "m-00002-of-00002.gguf").unlink()
     why = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).why_unknown
     assert "m-00002-of-00002.gguf can't be read" in why
+
+
+@pytest.mark.parametrize("says_tied", [True, False])
+@pytest.mark.parametrize("head", ["none", "a copy", "its own"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_both_read_head_and_dtype_out_of_the_weights_beside_a_config(tmp_path, says_tied, head, sharded):
+    config = CONFIG | {"tie_word_embeddings": says_tied, "torch_dtype": "float32"}
+    weights = from_hf_config(CONFIG).weights
+    random = np.random.default_rng(4)
+    arrays = {w.sources[0]: random.normal(size=w.shape).astype(np.float16) for w in weights}
+    if head == "none":
+        arrays.pop("lm_head.weight")
+    elif head == "a copy":
+        arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"].copy()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    names = sorted(arrays)
+    parts = {"a.safetensors": names[:3], "b.safetensors": names[3:]} if sharded else {"model.safetensors": names}
+    for file, part in parts.items():
+        save_file({name: arrays[name] for name in part}, tmp_path / file)
+    if sharded:
+        index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    spec = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).spec
+    asked = ModelConfig(model=str(tmp_path), served_model_names=("m",))
+    assert spec == engine.describe(asked, resolve(asked, lambda *_: None))
+    assert spec is not None
+    assert spec.tied_head is (head != "its own")
+    held = sum(array.nbytes for name, array in arrays.items() if head != "a copy" or name != "lm_head.weight")
+    assert spec.weight_bytes() == held
+
+
+def test_a_damaged_safetensors_file_is_unknown_to_the_planner_for_the_engines_reason(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.safetensors").write_bytes((5000).to_bytes(8, "little") + b"{}")
+    why = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).why_unknown
+    asked = ModelConfig(model=str(tmp_path), served_model_names=("m",))
+    with pytest.raises(ModelLoadError) as refused:
+        engine.describe(asked, resolve(asked, lambda *_: None))
+    assert why == str(refused.value)

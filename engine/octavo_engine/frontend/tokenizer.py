@@ -20,7 +20,7 @@ from octavo_engine.frontend.pieces import spelling_of
 from octavo_engine.frontend.special_tokens import SpecialTokens, set_bos_and_eos
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object, read_text
-from octavo_engine.weights.weight_file import naming
+from octavo_models import ModelError
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -124,10 +124,12 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
 
 def _load_gguf(path: Path, chat_template: Path | None) -> Tokenizer:
     metadata = read_header(path).metadata
-    with naming(path):
+    templates = gguf_tokenizer.chat_templates(metadata) | _template_files(None, chat_template)
+    try:
         backend, special = gguf_tokenizer.build_tokenizer(metadata)
-        templates = gguf_tokenizer.chat_templates(metadata) | _template_files(None, chat_template)
-    return Tokenizer(backend, special, templates)
+        return Tokenizer(backend, special, templates)
+    except (ModelLoadError, ModelError) as error:
+        raise ModelLoadError(f"{path}: {error}") from error
 
 
 def load_tokenizer_json(path: Path, chat_template: Path | None = None) -> Tokenizer:
@@ -142,9 +144,10 @@ def load_tokenizer_json(path: Path, chat_template: Path | None = None) -> Tokeni
     backend.no_truncation()
     beside = path.with_name("tokenizer_config.json")
     config = read_object(beside) if beside.is_file() else {}
+    own_templates = _template_files(None, chat_template)
     try:
         special = _apply_config(backend, config)
-        return Tokenizer(backend, special, _template_files(config.get("chat_template"), chat_template))
+        return Tokenizer(backend, special, _template_files(config.get("chat_template"), None) | own_templates)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelLoadError(f"{beside}: it isn't a tokenizer's config: {error!r}") from error
     except ModelLoadError as error:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
+import logging
+from contextlib import closing
 from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.json_files import read_object
 from octavo_engine.weights.weight_file import naming
-from octavo_models import ModelSpec, from_gguf_header, from_hf_config
-from octavo_models.reading import DTYPE_OF_FORMAT
+from octavo_models import ModelSpec, from_gguf_header, from_hf_checkpoint, from_hf_config
+
+logger = logging.getLogger(__name__)
 
 
 def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
@@ -28,26 +29,18 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
             )
         return _describe_gguf(files)
     config = read_config(files)
-    stored = _stored_formats(files)
-    if stored and not any(config.get(key) for key in ("dtype", "torch_dtype", "text_config")):
-        config["dtype"] = DTYPE_OF_FORMAT[Counter(stored.values()).most_common(1)[0][0]]
-    assert files.config is not None
-    with naming(files.config):
-        spec = from_hf_config(config, dtype=None if model.dtype == "auto" else model.dtype)
-    # What the files hold counts, not what the config says of them: sizes are exact.
-    weights = [dataclasses.replace(w, format=stored.get(w.sources[0], w.format)) for w in spec.weights]
-    return dataclasses.replace(spec, weights=tuple(weights))
-
-
-def _stored_formats(files: ModelFiles) -> dict[str, str]:
-    """Tensor name to format, of those in a plain dtype; empty for `dummy`, which has no files."""
-    if files.weights_format != "safetensors":
-        return {}
+    dtype = None if model.dtype == "auto" else model.dtype
+    assert files.config is not None, "only GGUF files do without a config"
+    if files.weights_format == "dummy":
+        with naming(files.config):
+            return from_hf_config(config, dtype=dtype)
     from octavo_engine.weights.safetensors import SafetensorsCheckpoint  # noqa: PLC0415
 
-    checkpoint = SafetensorsCheckpoint(files.weights)
-    checkpoint.close()
-    return {name: info.format for name, info in checkpoint.tensors.items() if info.format in DTYPE_OF_FORMAT}
+    with closing(SafetensorsCheckpoint(files.weights)) as checkpoint, naming(files.config):
+        spec, warning = from_hf_checkpoint(config, checkpoint.stored, checkpoint.read_part, dtype=dtype)
+    if warning is not None:
+        logger.warning("%s: %s", files.config, warning)
+    return spec
 
 
 def read_config(files: ModelFiles) -> dict[str, Any]:

@@ -32,11 +32,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ModelLoadError: it can't be read, isn't JSON, or holds something else.
     """
-    text = read_text(path)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path}: it can't be read as JSON: {error}") from error
+    value = _read(path)
     if not isinstance(value, dict):
         raise ModelLoadError(f"{path}: it holds no JSON object")
     return value
@@ -48,11 +44,19 @@ def read_shard_names(index: Path) -> list[str]:
     Raises:
         ModelLoadError: it isn't such an index, or names a file outside of its folder.
     """
-    weight_map = read_object(index).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) and weight_map else set()
-    if not names:
+    value = _read(index)
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise ModelLoadError(f"{index}: it isn't an index of safetensors files: it has no weight_map")
-    for name in names:
+    for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise ModelLoadError(f"{index}: it names {name!r}, which isn't a file of this folder")
-    return sorted(names)
+    return sorted(set(weight_map.values()))
+
+
+def _read(path: Path) -> Any:
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path}: it can't be read as JSON: {error}") from error

@@ -76,8 +76,8 @@ class WeightFile:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What is found wrong with the content of the file at `path`, as a ModelLoadError that names it."""
+    """What octavo_models finds wrong with the file at `path`, as a ModelLoadError that names it."""
     try:
         yield
-    except (ModelError, ModelLoadError) as error:
+    except ModelError as error:
         raise ModelLoadError(f"{path}: {error}") from error

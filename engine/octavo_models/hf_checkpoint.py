@@ -1,0 +1,59 @@
+"""A Hugging Face model by its config and its weights' headers: where the two disagree, the weights decide."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from octavo_models.reading import DTYPE_OF_FORMAT, from_hf_config
+from octavo_models.spec import ModelSpec
+from octavo_models.stored_tensor import StoredTensor
+
+Read = Callable[[StoredTensor, int, int], bytes]  # of a tensor, from an offset in it, so many bytes
+CHUNK = 1 << 20
+
+
+def from_hf_checkpoint(
+    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], read: Read, *, dtype: str | None = None
+) -> tuple[ModelSpec, str | None]:
+    """The spec of a model whose weights are at hand, and a warning where they contradict the config.
+
+    Each weight has the format that it is stored in, a config without a dtype takes the most frequent one, and the
+    head is tied to the embedding if the weights hold none of its own (or a copy of the embedding, byte for byte).
+
+    Raises as `from_hf_config`.
+    """
+    stored = {name: tensor.format for name, tensor in tensors.items() if tensor.format in DTYPE_OF_FORMAT}
+    if stored and not any(config.get(key) for key in ("dtype", "torch_dtype", "text_config")):
+        config = {**config, "dtype": DTYPE_OF_FORMAT[Counter(stored.values()).most_common(1)[0][0]]}
+    declared = from_hf_config(config, dtype=dtype)
+    untied = from_hf_config(config, dtype=dtype, tied_head=False)
+    sources = {weight.name: weight.sources[0] for weight in untied.weights}
+    head = sources["head"]
+    tied = _is_tied(tensors.get(sources["embedding"]), tensors.get(head), read)
+    warning = None
+    if declared.tied_head and not tied:
+        warning = (
+            f"the config says that the head is tied to the embedding, and the weights hold another, {head}: it is used"
+        )
+    elif tied and not declared.tied_head and head not in tensors:
+        warning = (
+            f"the config says that the head is not tied, and the weights hold no {head}: the embedding serves as head"
+        )
+    spec = from_hf_config(config, dtype=dtype, tied_head=tied)
+    weights = [dataclasses.replace(w, format=stored.get(w.sources[0], w.format)) for w in spec.weights]
+    return dataclasses.replace(spec, weights=tuple(weights)), warning
+
+
+def _is_tied(embedding: StoredTensor | None, head: StoredTensor | None, read: Read) -> bool:
+    if head is None or embedding is None:
+        return head is None
+    if (head.format, head.shape) != (embedding.format, embedding.shape):
+        return False
+    return all(
+        read(embedding, at, size) == read(head, at, size)
+        for at in range(0, head.nbytes, CHUNK)
+        if (size := min(CHUNK, head.nbytes - at))
+    )
