@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from octavo_models.errors import UnsupportedModelError
-from octavo_models.fields import Fields
+from octavo_models.fields import LARGEST, Fields
 from octavo_models.spec import Rotary, RotaryScaling
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
@@ -39,7 +39,38 @@ def rotary_from_hf(
             "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even share must"
         )
     _check_base(config, base)
+    if _kind(page) == "dynamic":
+        return Rotary(dim, _dynamic_base(base, page.number("factor"), dim))
     return Rotary(dim, base, scaling=_scaling(config, page, dim))
+
+
+def longest_from_hf(config: Fields) -> int:
+    """The longest sequence that a model is served with: its own, and what its rotary scaling lengthens it to.
+
+    As vLLM derives it: linear and dynamic scaling multiply `max_position_embeddings`, yarn its original length; the
+    lengths of llama3 and longrope are lengthened ones already.
+    """
+    own = config.integer("max_position_embeddings")
+    parameters = _parameters(config, None)
+    page = Fields((parameters if parameters is not None else config.mapping("rope_scaling")) or {})
+    match _kind(page):
+        case "linear" | "dynamic":
+            longest = own * page.number("factor")
+        case "yarn":
+            scaling = _yarn(config, page)
+            longest = scaling.original_max_position * scaling.factor
+        case _:
+            longest = own
+    return _length(page, longest)
+
+
+def longest_from_gguf(metadata: Fields) -> int:
+    """The same of a GGUF file. Its `context_length` may be a lengthened one: the original length says so."""
+    own = metadata.integer("context_length")
+    if metadata.text("rope.scaling.type", "none") not in {"linear", "yarn"}:
+        return own
+    original = metadata.integer("rope.scaling.original_context_length", own, minimum=2)
+    return max(own, _length(metadata, original * metadata.number("rope.scaling.factor", 1.0)))
 
 
 def rotary_from_gguf(
@@ -100,17 +131,35 @@ def _parameters(config: Fields, layer_type: str | None) -> Mapping[str, Any] | N
     return page
 
 
+def _length(page: Fields, tokens: float) -> int:
+    if tokens > LARGEST:
+        raise page.error("factor", f"lengthens the model to {tokens:g} tokens, which is out of all proportion")
+    return max(1, int(tokens))
+
+
+def _dynamic_base(base: float, factor: float, dim: int) -> float:
+    """The base of a model that is served at its full length, `factor` times its own (NTK-aware scaling, as in vLLM).
+
+    transformers computes the base for each length, which can't be done where keys are cached; at the full length
+    both are the same.
+    """
+    return base * (factor * factor - factor + 1) ** (dim / (dim - 2)) if dim > 2 else base
+
+
 def _check_base(source: Fields, base: float) -> None:
     # A base of 1 turns every pair alike and divides by log(1); below it frequencies grow without bound.
     if base <= 1.0:
         raise source.error("rope_theta", f"is {base:g}; a rotary base lies above 1")
 
 
+def _kind(page: Fields) -> str:
+    return page.text("rope_type", page.text("type", "default"))
+
+
 def _scaling(config: Fields, page: Fields, dim: int) -> RotaryScaling | None:
-    kind = page.text("rope_type", page.text("type", "default"))
+    kind = _kind(page)
     match kind:
-        case "default" | "dynamic":
-            # "dynamic" stretches only past max_position_embeddings, and no sequence is served past that.
+        case "default":
             return None
         case "linear":
             return RotaryScaling("linear", page.number("factor"))

@@ -292,3 +292,19 @@ def test_a_number_that_gguf_metadata_lists_for_each_layer_counts_where_all_layer
         from_gguf(metadata | {f"llama.{name}": (value, value + 2)}, tensors)
     with pytest.raises(InvalidConfigError, match=rf"llama\.{name}"):
         from_gguf(metadata | {f"llama.{name}": ()}, tensors)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        ({"type": "none", "factor": 4.0}, 256),
+        ({"type": "linear", "factor": 4.0}, 1024),
+        ({"type": "yarn", "factor": 4.0}, 1024),
+        ({"type": "yarn", "factor": 4.0, "original_context_length": 64}, 256),
+        ({"type": "linear", "factor": 8.0, "original_context_length": 64}, 512),
+    ],
+)
+def test_a_gguf_file_is_as_long_as_its_scaling_makes_it(scaling, longest):
+    metadata, tensors = gguf_model("llama")
+    metadata |= {"llama.context_length": 256} | {f"llama.rope.scaling.{key}": value for key, value in scaling.items()}
+    assert from_gguf(metadata, tensors).max_position == longest

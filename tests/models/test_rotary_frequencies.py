@@ -49,7 +49,7 @@ def reference(config: dict, kind: str) -> tuple[list[float], float]:
     """(frequencies, factor on cos and sin) as transformers has them for the longest sequence."""
     fields = {key: copy.deepcopy(value) for key, value in config.items() if key not in {"architectures", "torch_dtype"}}
     hf = transformers.LlamaConfig(**fields)
-    seq_len = hf.max_position_embeddings
+    seq_len = from_hf_config(config).max_position
     if kind == "default":
         frequencies = 1.0 / (hf.rope_parameters["rope_theta"] ** (torch.arange(0, 64, 2).float() / 64))
         return frequencies.tolist(), 1.0
@@ -78,6 +78,40 @@ def test_each_scaling_gives_the_frequencies_of_transformers(name, spelling):
     frequencies, factor = reference(BASE | {"rope_scaling": dict(scaling)}, scaling["rope_type"])
     assert rotary.inverse_frequencies() == pytest.approx(frequencies, rel=2e-6)
     assert rotary.attention_factor() == pytest.approx(factor, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        (None, 8192),
+        ({"rope_type": "default"}, 8192),
+        ({"rope_type": "linear", "factor": 4.0}, 32768),
+        ({"type": "linear", "factor": 2.5}, 20480),
+        ({"rope_type": "dynamic", "factor": 2.0}, 16384),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, 8192),
+        ({"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096}, 65536),
+        ({"rope_type": "yarn", "factor": 4.0}, 32768),
+        (LLAMA_3_2_1B["rope_scaling"], 8192),
+        (SCALINGS["longrope"], 8192),
+    ],
+)
+@pytest.mark.parametrize("spelling", ["rope_parameters", "rope_scaling"])
+def test_a_model_is_as_long_as_vllm_derives_it(scaling, longest, spelling):
+    """vllm/config/model.py, `_get_and_verify_max_len`: factors of linear, dynamic and yarn lengthen, others did."""
+    if spelling == "rope_parameters" and scaling is not None:
+        kind = scaling.get("rope_type") or scaling["type"]
+        scaling = {key: value for key, value in scaling.items() if key != "type"} | {"rope_type": kind}
+    assert from_hf_config(BASE | {spelling: scaling}).max_position == longest
+
+
+def test_the_length_of_gemma_3_is_a_scaled_one_already():
+    for config in (OLD_GEMMA, NEW_GEMMA):
+        assert from_hf_config(config).max_position == GEMMA_3_270M["max_position_embeddings"]
+
+
+def test_a_factor_beyond_all_lengths_is_refused():
+    with pytest.raises(InvalidConfigError, match=r"factor lengthens the model to 8\.192e"):
+        from_hf_config(BASE | {"rope_scaling": {"rope_type": "linear", "factor": 1e20}})
 
 
 def test_without_scaling_the_frequencies_are_powers_of_the_base():
@@ -118,6 +152,7 @@ def test_a_scaling_that_is_not_known_is_named_with_those_that_are():
     ("scaling", "message"),
     [
         ({"rope_type": "linear"}, "factor is missing"),
+        ({"rope_type": "dynamic"}, "factor is missing"),
         ({"rope_type": "linear", "factor": -2.0}, "factor is -2"),
         ({"rope_type": "linear", "factor": "4"}, "factor is '4'"),
         ({"rope_type": "longrope", "factor": 2.0, "original_max_position_embeddings": 4096}, "long_factor is missing"),

@@ -65,7 +65,12 @@ def from_hf(source: HfSource) -> Description:
     )
     page = source.description(layers, norm, HF_GEMMA, tied=True)
     multiplier = rounded(math.sqrt(page.hidden_size), source.dtype)
-    return replace(page, embedding_multiplier=multiplier, logits_soft_cap=_soft_cap(c, "final_logit_softcapping"))
+    return replace(
+        page,
+        embedding_multiplier=multiplier,
+        logits_soft_cap=_soft_cap(c, "final_logit_softcapping"),
+        max_position=c.integer("max_position_embeddings"),  # a lengthened one already
+    )
 
 
 def from_multimodal_hf(source: HfSource) -> Description:
@@ -95,7 +100,11 @@ def from_gguf(source: GgufSource) -> Description:
         norm=norm,
         bias=False,
     )
-    return replace(source.description(layers), embedding_multiplier=rounded(math.sqrt(hidden), "float32"))
+    return replace(
+        source.description(layers),
+        embedding_multiplier=rounded(math.sqrt(hidden), "float32"),
+        max_position=m.integer("context_length"),
+    )
 
 
 def _layers(

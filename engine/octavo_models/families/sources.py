@@ -10,6 +10,7 @@ from octavo_models.description import Description
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 from octavo_models.fields import MOST_LAYERS, Fields
 from octavo_models.names import GGUF
+from octavo_models.rotary import longest_from_gguf, longest_from_hf
 from octavo_models.spec import Activation, Attention, Layer, Norm, Rotary
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -88,7 +89,7 @@ class HfSource:
             hidden_size=c.integer("hidden_size"),
             layers=tuple(layers),
             final_norm=norm,
-            max_position=c.integer("max_position_embeddings"),
+            max_position=longest_from_hf(c),
             tied_head=c.boolean("tie_word_embeddings", tied),
             names=names,
         )
@@ -143,7 +144,7 @@ class GgufSource:
             hidden_size=hidden,
             layers=tuple(layers),
             final_norm=self.norm(),
-            max_position=m.integer("context_length"),
+            max_position=longest_from_gguf(m),
             tied_head=GGUF["head"] not in self.tensors,
             names=GGUF,
             permuted=permuted,
