@@ -171,6 +171,12 @@ locks: $(BIN)/uv ## renew the versions that the images are made of; LOCK=--upgra
 bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)
 	@$(BIN)/python bench/cpu.py --wheels $(WHEELS)
 
+SCALE ?= 0.1
+.PHONY: bench-crowd
+bench-crowd: $(VENV)/.dev ## the operator's memory and CPU a look in a crowded cluster; SCALE=1 is 10,000 pods and 1,000 services
+	@$(KUBERNETES)
+	@$(BIN)/python bench/crowd.py --scale $(SCALE)
+
 .PHONY: bench-kernels
 bench-kernels: $(VENV)/.dev ## the native kernels against measured bandwidth and matrix rate
 	@$(BIN)/python bench/matmul.py

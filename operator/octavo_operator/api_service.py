@@ -4,6 +4,10 @@ An announced API that nobody serves hurts the whole cluster: deleting any namesp
 are made when a replica is ready to serve, and removed when none has been for a while; the last process to end removes
 them too (`metrics_api/departure.py`), and they are owned by a ClusterRole of the installation, whose removal by whatever way
 takes them along. Another adapter's are left alone.
+
+Endpoints that are ready do not mean that the API server reaches them: a firewall, a NetworkPolicy or a mesh may be in
+between. So its own word, the condition `Available`, is read afterwards; what it can't reach is withdrawn within a
+minute, and announced again after a pause that doubles.
 """
 
 from __future__ import annotations
@@ -14,13 +18,24 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.drift import differs
-from octavo_operator.errors import ApiError, OperatorError
+from octavo_operator.errors import ApiError
 from octavo_operator.labels import MANAGED_BY
-from octavo_operator.metrics_source import DISABLED, NAMESPACED, SERVED, UNKNOWN, UNSERVED, MetricsSource, foreign
+from octavo_operator.metrics_source import (
+    DISABLED,
+    NAMESPACED,
+    SERVED,
+    UNKNOWN,
+    UNSERVED,
+    MetricsSource,
+    foreign,
+    unreachable,
+)
+from octavo_operator.repeating import repeat
 from octavo_operator.resources import API_SERVICES, CLUSTER_ROLES, ENDPOINT_SLICES, SECRETS
 from octavo_operator.serving_certificate import ServingCertificate, current, from_data
 
@@ -30,7 +45,10 @@ NAMES = tuple(f"{version}.{GROUP}" for version in PRIORITIES)
 SERVICE, SECRET, OWNER = "octavo-metrics-api", "octavo-metrics-api-tls", "octavo-operator-metrics-api"
 PERIOD_S = 10.0
 STARTING_S = 2.0
-UNSERVED_S = 30.0  # a container that is started anew has come back by then
+UNSERVED_S = 30.0  # a container that is started again has come back by then
+UNREACHED_S = 15.0
+FIRST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 1800.0
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +59,41 @@ def is_ours(api_service: Object, namespace: str) -> bool:
     return (service.get("namespace"), service.get("name")) == (namespace, SERVICE)
 
 
-async def serving_pods(cluster: Cluster, namespace: str) -> list[str]:
-    """The names of the pods that serve, as the Service's endpoints have them; empty names where none is given."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What the Service's endpoints say."""
+
+    pods: tuple[str, ...]
+    """Names of the pods that serve; empty names where none is given."""
+    port: int | None
+    """Of the containers: what the API server has to reach."""
+
+
+async def serving(cluster: Cluster, namespace: str) -> Serving:
+    """Raises ApiError or UnreachableError."""
     slices = await cluster.list(ENDPOINT_SLICES, namespace, f"kubernetes.io/service-name={SERVICE}")
     endpoints = (endpoint for each in slices for endpoint in each.get("endpoints") or ())
-    return [
+    pods = tuple(
         (endpoint.get("targetRef") or {}).get("name", "")
         for endpoint in endpoints
         if endpoint.get("conditions", {}).get("ready") is not False
-    ]
+    )
+    ports = [port["port"] for each in slices for port in each.get("ports") or () if port.get("port")]
+    return Serving(pods, ports[0] if ports else None)
+
+
+def is_available(api_service: Object) -> bool:
+    """Whether the API server says that it reaches it."""
+    conditions = api_service.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Available" and each["status"] == "True" for each in conditions)
+
+
+def unavailable(api_service: Object) -> str:
+    """Why the API server does not reach it, in its own words; empty where it does, or has not looked yet."""
+    for condition in api_service.get("status", {}).get("conditions", ()):
+        if condition["type"] == "Available" and condition["status"] == "False":
+            return f"{condition.get('reason', 'unknown')}: {condition.get('message', '')}"
+    return ""
 
 
 async def withdraw(cluster: Cluster, namespace: str) -> bool:
@@ -92,21 +136,29 @@ class Announcement:
         self._changed = changed
         self._authorities = authorities
         self._served = 0.0
+        self._unreached: float | None = None  # monotonic: since when the API server says so
+        self._withdrawn = False  # once and for all
+        self._pause_s = FIRST_PAUSE_S
+        self._again = 0.0  # monotonic: when it is announced once more
         self.source = source
 
     async def run(self) -> None:
         self._served = time.monotonic()  # who has just come to lead gives the others their time
-        while self.source is not NAMESPACED:
+        if self.source is NAMESPACED:
+            return
+        what = "the metrics API's announcement can't be looked after"
+        await repeat(self._look, lambda: STARTING_S if self.source is UNKNOWN else PERIOD_S, what)
+
+    async def _look(self) -> None:
+        if self.source is not DISABLED:
+            self._take(await self.keep())
+        elif not self._withdrawn:
             try:
-                if self.source is DISABLED:
-                    await withdraw(self._cluster, self._namespace)
-                    return
-                self._take(await self.keep())
-            except (OperatorError, OSError) as error:
-                if self.source is DISABLED and isinstance(error, ApiError) and error.status == 403:
-                    return  # installed without its rights: what was announced by them went with them
-                log.warning("the metrics API's announcement can't be looked after: %s", error)
-            await asyncio.sleep(STARTING_S if self.source is UNKNOWN else PERIOD_S)
+                await withdraw(self._cluster, self._namespace)
+            except ApiError as error:
+                if error.status != 403:  # installed without its rights: what was announced by them went with them
+                    raise
+            self._withdrawn = True
 
     def _take(self, source: MetricsSource) -> None:
         if source != self.source:
@@ -123,11 +175,19 @@ class Announcement:
             await withdraw(self._cluster, self._namespace)
             return foreign(others[0])
         now = time.monotonic()
-        if not await serving_pods(self._cluster, self._namespace):
+        endpoints = await serving(self._cluster, self._namespace)
+        if not endpoints.pods:
             if now - self._served > UNSERVED_S:
                 await withdraw(self._cluster, self._namespace)
             return UNSERVED if now - self._served > UNSERVED_S else self.source
         self._served = now
+        if now < self._again:
+            return self.source
+        if trouble := self._trouble([each for each in found if each is not None], now):
+            await withdraw(self._cluster, self._namespace)
+            self._unreached, self._again = None, now + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            return unreachable(trouble, endpoints.port)
         owner = await self._owner()
         for (version, priority), live in zip(PRIORITIES.items(), found, strict=True):
             wished = self._api_service(version, priority, bundle, owner)
@@ -137,7 +197,20 @@ class Announcement:
                     wished["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
                 await self._cluster.apply(API_SERVICES, wished, force=live is not None)
                 log.info("announced: APIService %s.%s", version, GROUP)
-        return SERVED
+        # Until the API server has reached it once, what was last said stands.
+        return SERVED if all(each is not None and is_available(each) for each in found) else self.source
+
+    def _trouble(self, found: list[Object], now: float) -> str:
+        """Why the API server has not reached what is announced for too long; empty where it has."""
+        why = next((words for each in found if (words := unavailable(each))), "")
+        if not why:
+            if found and all(is_available(each) for each in found):
+                self._pause_s = FIRST_PAUSE_S
+            self._unreached = None
+            return ""
+        if self._unreached is None:
+            self._unreached = now
+        return why if now - self._unreached > UNREACHED_S else ""
 
     async def _bundle(self) -> bytes:
         """Whom the API server has to trust. Keeps the certificate meanwhile."""

@@ -95,7 +95,7 @@ class Cluster:
         while True:
             page = await self._request("GET", resource.path(namespace), query=query, accept=accept)
             try:
-                items, version = page["items"], str(page["metadata"]["resourceVersion"])
+                items, version = page["items"] or (), str(page["metadata"]["resourceVersion"])
                 rest = page["metadata"].get("continue")
             except (KeyError, TypeError) as error:
                 raise UnreachableError(f"{self._server} answers no list of {resource.plural}: {page}") from error

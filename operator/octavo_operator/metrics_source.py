@@ -39,3 +39,14 @@ def foreign(api_service: Mapping[str, Any]) -> MetricsSource:
         f"custom.metrics.k8s.io is served by {whose}, which is left alone: give it Octavo's rules "
         "(config/autoscaling/prometheus-adapter.yaml), or use KEDA (config/autoscaling/keda.yaml)",
     )
+
+
+def unreachable(words: str, port: int | None) -> MetricsSource:
+    """Served, but out of the API server's reach, and therefore not announced."""
+    where = f"port {port}" if port else "the container's port"
+    return MetricsSource(
+        "MetricsApiUnreachable",
+        f"the API server can't reach the metrics API, so it is not announced ({' '.join(words.split())[:300]}): let "
+        f"the control plane connect to {where} of octavo-operator's pods (firewall rule, NetworkPolicy, or no mesh "
+        f"for that port), or {OTHERWISE}; it is tried again by itself",
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import aiohttp
 
@@ -19,9 +20,11 @@ from octavo_operator.labels import OF_CHILDREN, SERVICE, selector_text
 from octavo_operator.metrics_api.engines import Engine, engine_of
 from octavo_operator.metrics_api.figures import RUNNING, WAITING
 from octavo_operator.metrics_api.scraper import ScrapeError, scrape
+from octavo_operator.repeating import repeat
 from octavo_operator.resources import AUTOSCALERS, PODS
 
 PERIOD_S = 20.0
+AT_ONCE = 8  # services
 COST = "controller.kubernetes.io/pod-deletion-cost"
 CHEAPEST = "-1"  # a pod without the annotation costs 0
 MANAGER = "octavo-scale-in"
@@ -53,20 +56,28 @@ class ScaleIn:
         # One that hangs costs its own deadline; connections are not kept, for the next look is far off.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
-            while True:
-                await asyncio.sleep(PERIOD_S)
-                try:
-                    await self._look(session)
-                except OperatorError as error:
-                    log.warning("which replica a scale-in should take can't be told: %s", error)
+            what = "which replica a scale-in should take can't be told"
+            await repeat(partial(self._look, session), lambda: PERIOD_S, what, begin_after=PERIOD_S)
 
     async def _look(self, session: aiohttp.ClientSession) -> None:
-        for namespace in self._namespaces:
-            for autoscaler in await self._cluster.list(AUTOSCALERS, namespace, OF_CHILDREN):
-                replicas = autoscaler.get("status", {}).get("currentReplicas", 0)
-                if replicas > autoscaler["spec"].get("minReplicas", 1):
-                    metadata = autoscaler["metadata"]
-                    await self._mark(session, metadata["namespace"], metadata["labels"][SERVICE])
+        """Some services at once: a replica that hangs holds up its own service alone."""
+        at_once = asyncio.Semaphore(AT_ONCE)
+
+        async def mark(namespace: str, service: str) -> None:
+            async with at_once:
+                try:
+                    await self._mark(session, namespace, service)
+                except OperatorError as error:
+                    about = {"about": {"namespace": namespace, "name": service}}
+                    log.warning("which replica a scale-in should take can't be told: %s", error, extra=about)
+
+        async with asyncio.TaskGroup() as group:
+            for namespace in self._namespaces:
+                for autoscaler in await self._cluster.list(AUTOSCALERS, namespace, OF_CHILDREN):
+                    replicas = autoscaler.get("status", {}).get("currentReplicas", 0)
+                    if replicas > autoscaler["spec"].get("minReplicas", 1):
+                        metadata = autoscaler["metadata"]
+                        group.create_task(mark(metadata["namespace"], metadata["labels"][SERVICE]))
 
     async def _mark(self, session: aiohttp.ClientSession, namespace: str, service: str) -> None:
         pods = await self._cluster.list(PODS, namespace, selector_text(service))

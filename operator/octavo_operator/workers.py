@@ -7,10 +7,12 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
 from octavo_operator.health import Health
 from octavo_operator.reconciler import Reconciler
+from octavo_operator.repeating import repeat
 from octavo_operator.resources import MONITORS, SERVICES
 from octavo_operator.work_queue import Key, Seen, WorkQueue
 
@@ -42,9 +44,12 @@ class Workers:
         async with asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
                 group.create_task(self._work())
-            group.create_task(self._resync())
-            group.create_task(self._find_lost())
-            group.create_task(self._look_for_monitors())
+            for look, seconds, what in (
+                (self._resync, RESYNC_S, "the services could not be made due again"),
+                (self._find_lost, LISTING_S, "the services could not be listed to find lost events"),
+                (self._look_for_monitors, MONITORS_S, "whether ServiceMonitors are known could not be asked"),
+            ):
+                group.create_task(repeat(look, partial(_about, seconds), what, begin_after=_about(seconds)))
 
     async def _work(self) -> None:
         while True:
@@ -87,31 +92,23 @@ class Workers:
 
     async def _resync(self) -> None:
         """Make every known service due: events of children that were lost, and what is not watched, show then."""
-        while True:
-            await asyncio.sleep(RESYNC_S * random.uniform(1 - SPREAD, 1 + SPREAD))
-            for key in sorted(self._health.services):
-                self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
+        for key in sorted(self._health.services):
+            self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
 
     async def _find_lost(self) -> None:
         """List the services: one of which no watch has told, or told too little, is due, and the watches start again."""
-        while True:
-            await asyncio.sleep(LISTING_S * random.uniform(1 - SPREAD, 1 + SPREAD))
-            try:
-                listed = await self._listed()
-            except (ApiError, UnreachableError) as error:
-                log.warning("the services could not be listed to find lost events: %s", error)
-                continue
-            known = self._health.generations
-            for key in self._health.services - listed.keys():
-                self._queue.add(key)  # a deletion that was lost
-            if not any(known.get(key, -1) < generation for key, generation in listed.items()):
-                continue
-            await asyncio.sleep(GRACE_S)
-            lost = [Seen(key, generation) for key, generation in listed.items() if known.get(key, -1) < generation]
-            for seen in lost:
-                self._health.take(seen)
-            if lost:
-                self._health.watchers.renew(f"they lost the events of {len(lost)} services")
+        listed = await self._listed()
+        known = self._health.generations
+        for key in self._health.services - listed.keys():
+            self._queue.add(key)  # a deletion that was lost
+        if not any(known.get(key, -1) < generation for key, generation in listed.items()):
+            return
+        await asyncio.sleep(GRACE_S)
+        lost = [Seen(key, generation) for key, generation in listed.items() if known.get(key, -1) < generation]
+        for seen in lost:
+            self._health.take(seen)
+        if lost and not self._health.watchers.troubles():  # those that are in trouble start again by themselves
+            self._health.watchers.renew(f"they lost the events of {len(lost)} services")
 
     async def _listed(self) -> dict[Key, int]:
         """Generations of all services."""
@@ -128,11 +125,8 @@ class Workers:
 
         By discovery, which everybody may ask, rather than by a right to all CustomResourceDefinitions.
         """
-        while True:
-            await asyncio.sleep(MONITORS_S)
-            try:
-                known = await self._reconciler.cluster.serves(MONITORS)
-            except (ApiError, UnreachableError) as error:
-                log.debug("whether ServiceMonitors are known could not be asked: %s", error)
-            else:
-                self._health.watchers.expect(monitors=known)
+        self._health.watchers.expect(monitors=await self._reconciler.cluster.serves(MONITORS))
+
+
+def _about(seconds: float) -> float:
+    return seconds * random.uniform(1 - SPREAD, 1 + SPREAD)

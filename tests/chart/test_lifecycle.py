@@ -272,7 +272,7 @@ def announced(release: Installed) -> None:
             },
             "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}],
-            "ports": [{"name": "https", "port": 6443}],
+            "ports": [{"name": "https", "port": 10250}],
         }
     )
     until(lambda: release.api.find(*API_SERVICE), 30, "the operator announces its API")

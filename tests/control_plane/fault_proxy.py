@@ -7,6 +7,7 @@
         proxy.reset(seconds=5)                                  # connections break, open watches too
         proxy.delay(2.0, verb="patch")                          # before the server is asked
         proxy.hang(verb="watch")                                # taken, never answered; open watches fall silent
+        proxy.lose_events(path="/llms")                         # watches stay open and lose every event
         proxy.heal()                                            # all of that is over
         proxy.requests                                          # what passed or was answered here, oldest first
 
@@ -62,6 +63,7 @@ class Fault:
     reset: bool = False
     hang: bool = False
     delay: float = 0.0
+    lose_events: bool = False
     times: int | None = None
     until: float = float("inf")
     met: int = 0
@@ -125,6 +127,10 @@ class FaultProxy:
     def hang(self, verb: str = "*", path: str = "", *, seconds: float | None = None) -> Fault:
         """Never answer, and let open watches fall silent: a connection that died without a packet saying so."""
         return self._add(Fault(verb, path, hang=True), seconds)
+
+    def lose_events(self, path: str = "", *, seconds: float | None = None) -> Fault:
+        """Watches are answered and stay open, but their events never arrive."""
+        return self._add(Fault("watch", path, lose_events=True), seconds)
 
     def delay(self, delay: float, verb: str = "*", path: str = "", *, seconds: float | None = None) -> Fault:
         """Ask the server so many seconds later."""
@@ -285,7 +291,8 @@ class FaultProxy:
                 line = reading.result()
                 if not line:
                     break
-                await response.write(line)
+                if not any(fault.lose_events and fault.applies("watch", request.path) for fault in self._faults):
+                    await response.write(line)
             await response.write_eof()
         except (aiohttp.ClientError, ConnectionError):
             # The server or the client has gone in the middle of it: the other side has to see that, too.

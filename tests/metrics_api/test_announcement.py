@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import socket
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from metrics_api_runs import (
     APISERVICES,
     NAMES,
     NAMESPACE,
+    SERVICE,
     SLICE,
     MetricsApi,
     available,
@@ -255,3 +257,43 @@ def test_an_idle_announcement_writes_nothing(installed, tmp_path):
         user = "system:serviceaccount:octavo-system:octavo-operator"
         asked = [each for each in installed.audit.asked(user, mark) if each.verb not in {"get", "list", "watch"}]
         assert {each.resource for each in asked} <= {"leases", "subjectaccessreviews", "tokenreviews"}
+
+
+def test_what_the_api_server_can_not_reach_is_withdrawn_within_a_minute_and_tried_again(
+    installed, namespace, tmp_path, record_property
+):
+    """A firewall that drops packets: the endpoints are ready, and no namespace can be deleted while it is announced."""
+    kubeconfig = installed.kubeconfig(ACCOUNT)
+    operator = Operator(kubeconfig, tmp_path / "operator.log", "--metrics-api", "Auto")
+    server = MetricsApi(kubeconfig, tmp_path / "metrics-api.log")
+    with socket.create_server(("", 0)) as silent:  # takes connections, and never says a word
+        try:
+            operator.wait_ready()
+            server.wait_ready()
+            port = silent.getsockname()[1]
+            set_endpoint(installed, port)
+            installed.api.create(service("s", namespace, autoscaling={"maxReplicas": 2}))
+            until(lambda: announced(installed), 30, "it is announced")
+            began = time.monotonic()
+            until(lambda: announced(installed) == [], 60, "it is withdrawn")
+            record_property("withdrawn_s", round(time.monotonic() - began, 1))
+            gone = new_namespace(installed)
+            installed.api.delete("v1", "Namespace", gone)
+            until(lambda: installed.api.find("v1", "Namespace", gone) is None, 30, "namespaces can be deleted")
+
+            def told():
+                message = conditions(installed, "s", namespace).get("Autoscaling", {}).get("message", "")
+                return f"port {port}" in message and "firewall" in message
+
+            until(told, 20, "the condition names port and remedy")
+            set_endpoint(installed, server.port)
+            until(lambda: all(available(installed, name) for name in NAMES), 90, "it is announced once it is reached")
+            until(
+                lambda: "firewall" not in str(conditions(installed, "s", namespace)), 30, "the condition is withdrawn"
+            )
+        finally:
+            for each in (server, operator):
+                each.kill()
+            installed.api.delete(*SLICE, f"{SERVICE}-tests", NAMESPACE)
+            for name in NAMES:
+                installed.api.delete(*APISERVICES, name)

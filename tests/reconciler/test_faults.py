@@ -11,7 +11,7 @@ import time
 import pytest
 from api_client import until
 from fault_proxy import FaultProxy
-from operator_runs import ACCOUNT, running, service
+from operator_runs import ACCOUNT, API, running, service, wait_for
 
 FAULT_S = float(os.environ.get("OCTAVO_TEST_FAULT_S", "2"))
 LONG = FAULT_S > 10
@@ -88,3 +88,35 @@ def test_an_api_server_that_is_away_is_waited_for(installed, proxied, namespace,
         time.sleep(FAULT_S)
     heals(installed, namespace, operator, "stopped", record_property)
     assert operator.leads
+
+
+def test_a_service_whose_events_were_lost_is_found_by_listing(installed, proxied, namespace):
+    """Created and edited while the watch is open and delivers nothing; the watches then start again, and list."""
+    operator, proxy = proxied
+    until(lambda: operator.ask("/healthz")[0] == 200, HEAL_S, "/healthz is well")
+    proxy.lose_events(path="/llmservices")
+    installed.api.create(service("s", namespace))
+    until(lambda: installed.api.find("apps/v1", "Deployment", "s", namespace), 60, "it is reconciled")
+    assert any("lost the events of 1 services" in record["message"] for record in operator.records())
+    installed.api.patch(API, "LLMService", "s", namespace, {"spec": {"engine": {"maxModelLen": 256}}})
+    wait_for(installed, "s", namespace, "Ready", "False")
+
+    def observed():
+        return installed.api.get(API, "LLMService", "s", namespace)["status"]["observedGeneration"] == 2
+
+    until(observed, 60, "its edit is seen")
+    proxy.heal()
+
+
+def test_a_watch_that_falls_silent_is_noticed_within_30_s(installed, proxied, record_property):
+    """No packet says that the connection died. /livez is well: a restart would not help."""
+    operator, proxy = proxied
+    until(lambda: operator.ask("/healthz")[0] == 200, HEAL_S, "/healthz is well")
+    proxy.hang(verb="watch", path="/deployments")
+    began = time.monotonic()
+    until(lambda: operator.ask("/healthz")[0] == 503, 30, "/healthz tells")
+    record_property("silent_watch_noticed_s", round(time.monotonic() - began, 1))
+    assert any("deployments" in name for name in operator.health["troubles"])
+    assert operator.ask("/livez")[0] == 200
+    proxy.heal()
+    until(lambda: operator.ask("/healthz")[0] == 200, 60, "/healthz is well again")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from octavo_operator.work_queue import Key, WorkQueue
+from octavo_operator.work_queue import A_NAMESPACE, SLOW_S, Key, WorkQueue
 
 A, B = Key("n", "a"), Key("n", "b")
 
@@ -77,3 +77,62 @@ async def test_a_key_that_nobody_takes_is_told():
     await asyncio.sleep(0.1)
     assert queue.overdue() > 0.05
     assert queue.depth == 1
+
+
+async def taken(queue: WorkQueue, count: int) -> list[Key]:
+    return [await asyncio.wait_for(queue.get(), 1) for _ in range(count)]
+
+
+async def test_what_a_person_has_changed_goes_before_a_flood():
+    """An edit does not wait for a thousand services that a restart or a resync has made due."""
+    queue = WorkQueue()
+    flood = [Key(f"n{index}", "x") for index in range(100)]
+    for key in flood:
+        queue.add(key, 0)
+    assert await taken(queue, 1) == [flood[0]]
+    queue.add(flood[70], urgent=True)
+    queue.add(A, 0, urgent=True)
+    assert set(await taken(queue, 2)) == {flood[70], A}
+    assert await taken(queue, 1) == [flood[1]]
+
+
+async def test_no_namespace_has_all_workers_to_itself():
+    queue = WorkQueue()
+    for index in range(20):
+        queue.add(Key("bad", str(index)), 0)
+    assert {key.namespace for key in await taken(queue, A_NAMESPACE)} == {"bad"}
+    assert await nothing_is_due(queue)
+    queue.add(A, 0)
+    assert await taken(queue, 1) == [A]
+
+
+async def test_a_namespace_whose_passes_are_slow_has_one_worker_until_one_is_quick(monkeypatch):
+    queue = WorkQueue()
+    keys = [Key("bad", str(index)) for index in range(4)]
+    for key in keys:
+        queue.add(key, 0)
+    (first,) = await taken(queue, 1)
+    queue._active[first] -= SLOW_S + 1
+    queue.done(first)
+    (second,) = await taken(queue, 1)
+    assert await nothing_is_due(queue), "one at a time"
+    queue.done(second)
+    assert len(await taken(queue, 2)) == 2
+
+
+async def test_being_behind_is_not_being_stuck():
+    """`/livez` follows the second: a thousand services that take seconds each are no reason for a restart."""
+    queue = WorkQueue()
+    queue.add(A, 0)
+    queue.add(B, 0)
+    await asyncio.sleep(0.1)
+    assert queue.overdue() > 0.05
+    queue._finished -= 400
+    assert queue.stuck() > 399, "nothing was finished"
+    await queue.get()
+    queue.done(A)
+    assert queue.stuck() < 1, "something was"
+    await queue.get()
+    queue.done(B)
+    queue._finished -= 400
+    assert queue.stuck() == 0, "there is nothing to do"

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="octavo-metrics-api", description="Serves custom.metrics.k8s.io: queue, batch and KV use of each engine."
     )
-    parser.add_argument("--secure-port", type=int, default=6443, help="of the API over TLS, /healthz, /livez, /readyz")
+    parser.add_argument("--secure-port", type=int, default=10250, help="of the API over TLS, /healthz, /livez, /readyz")
     parser.add_argument("--bind-address", default=None, help="address of the same; by default all")
     given = parser.add_argument_group("serving certificate", "by default the operator's own, from a Secret it renews")
     given.add_argument("--tls-cert-file", type=Path, metavar="FILE", help="PEM, read again when it changes")

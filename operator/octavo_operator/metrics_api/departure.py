@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from octavo_operator.api_service import NAMES, serving_pods, withdraw
+from octavo_operator.api_service import NAMES, serving, withdraw
 from octavo_operator.cluster import Cluster
 from octavo_operator.errors import OperatorError
 
@@ -18,7 +18,7 @@ async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
     """Goes on serving until nobody asks any more, and withdraws the APIServices if no other pod serves."""
     await asyncio.sleep(SETTLE_S)
     try:
-        others = [name for name in await serving_pods(cluster, namespace) if name != pod]
+        others = [name for name in (await serving(cluster, namespace)).pods if name != pod]
         if not others:
             await withdraw(cluster, namespace)
     except OperatorError as error:
