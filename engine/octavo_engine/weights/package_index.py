@@ -91,7 +91,7 @@ class PackageIndex:
                 f"package {name}: the index {shown(self.url)} can't be reached: {reason}; "
                 "PIP_INDEX_URL names another, and a model that was fetched before needs none"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelLoadError(f"package {name}: {shown(page)} is no page of a package index: {error}") from error
         for filename, address, sha256, size, yanked in files:
             try:
