@@ -48,11 +48,11 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)
     starts = launch.launches(service, made, replicas, references, options.model_dir, cards)
-    display = display_for(names_of(made, replicas))
-    for line in _remarks(service, made, replicas, remark):
-        display.say(line)
-    supervisor = Supervisor(made, starts, options.port or made.service_port, settings, display)
-    return asyncio.run(supervisor.run())
+    with display_for(names_of(made, replicas)) as display:
+        for line in _remarks(service, made, replicas, remark):
+            display.say(line)
+        supervisor = Supervisor(made, starts, options.port or made.service_port, settings, display)
+        return asyncio.run(supervisor.run())
 
 
 def _replicas(made: Plan, wanted: int | None) -> int:

@@ -52,6 +52,17 @@ def test_the_table_is_for_terminals_only(tty, kind, monkeypatch):
     stream = io.StringIO()
     stream.isatty = lambda: tty
     monkeypatch.setattr("sys.stderr", stream)
-    display = display_for(["a"])
-    display.close()
-    assert type(display) is kind
+    monkeypatch.setenv("TERM", "xterm")
+    with display_for(["a"]) as display:
+        assert type(display) is kind
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "dumb")
+    with display_for(["a"]) as display:
+        assert type(display) is Plain
+        display.say("hello")
+    assert stream.getvalue() == "hello\n"

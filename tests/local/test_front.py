@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from octavo_operator.local import upstream
 from octavo_operator.local.front import Front
 from octavo_operator.local.replica import free_port
 from octavo_operator.local.upstream import Upstream, refresh
@@ -101,10 +102,9 @@ async def running(count: int):
     replicas = [FakeReplica(f"r-{i}") for i in range(count)]
     for replica in replicas:
         await replica.start()
-    connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
-        front = Front([replica.upstream for replica in replicas], session)
-        runner = web.AppRunner(front.application(), handler_cancellation=True, shutdown_timeout=0)
+    async with upstream.session() as session:
+        front = Front([replica.upstream for replica in replicas], session, stall_s=0.5)
+        runner = front.runner()
         await runner.setup()
         port = free_port()
         await web.TCPSite(runner, "127.0.0.1", port).start()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, cast
+
+from octavo_operator.local.outlet import Outlet
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 class Plain:
     """A line for each thing that happens."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
         self._start = time.monotonic()
 
@@ -35,7 +39,7 @@ class Plain:
 class Terminal(Plain):
     """A table that moves until all replicas are ready, then plain lines: a model serves for longer than it loads."""
 
-    def __init__(self, names: Sequence[str], stream: TextIO | None = None) -> None:
+    def __init__(self, names: Sequence[str], stream: IO[str] | None = None) -> None:
         super().__init__(stream)
         from rich.console import Console  # noqa: PLC0415 — plain output does without
         from rich.live import Live  # noqa: PLC0415
@@ -83,6 +87,14 @@ class Terminal(Plain):
         return table
 
 
-def display_for(names: Sequence[str]) -> Plain:
-    """A table where standard error is a terminal."""
-    return Terminal(names) if sys.stderr.isatty() else Plain()
+@contextmanager
+def display_for(names: Sequence[str]) -> Iterator[Plain]:
+    """A table where standard error is a terminal that can move its cursor."""
+    with Outlet(sys.stderr) as outlet:
+        stream = cast("IO[str]", outlet)
+        moves = stream.isatty() and os.environ.get("TERM") != "dumb"
+        display = Terminal(names, stream) if moves else Plain(stream)
+        try:
+            yield display
+        finally:
+            display.close()

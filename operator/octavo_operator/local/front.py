@@ -1,14 +1,17 @@
 """The front of several replicas: one port, each request to the replica with the least to do.
 
-Bodies stream both ways. A request is tried elsewhere only if it never reached a replica: its connection was refused.
-Headers pass as they are, API keys included. Knows nothing of the OpenAI API but the shape of an error.
+Bodies and headers pass as they are, API keys and encodings included, and stream both ways. A request is tried elsewhere
+only if it never reached a replica: its connection was refused or not accepted. Knows nothing of the OpenAI API but the
+shape of an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -16,7 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from octavo_operator.local.exposition import merge
-from octavo_operator.local.upstream import Upstream
+from octavo_operator.local.upstream import LONGEST_HEADER, Upstream, lacks_descriptors, refuses
 
 # RFC 9110, section 7.6.1: these belong to one connection.
 HOP_BY_HOP = {
@@ -30,25 +33,43 @@ HOP_BY_HOP = {
     "transfer-encoding",
     "upgrade",
 }
+ANSWERED_HERE = frozenset({"expect"})  # the front has said 100 Continue itself
 RETRY_AFTER_S = "2"
+STALL_S = 120.0  # a client that takes nothing for so long is gone; the engine's own limit
+FREE_BUFFER = 1 << 16  # bytes that a connection takes without waiting for its client
+PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Front:
     """An aiohttp application over a fixed list of upstreams, whose state others keep."""
 
-    def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
-        """`session` must not reuse connections: a request on one that was just closed might have been read or not."""
+    def __init__(
+        self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession, *, stall_s: float = STALL_S
+    ) -> None:
+        """`session` is `upstream.session()`'s."""
         self.upstreams = upstreams
         self._session = session
+        self._stall_s = stall_s
         self._turn = 0
 
-    def application(self) -> web.Application:
-        """Run it with `handler_cancellation=True`, so that a client that goes away ends its request upstream."""
+    def runner(self) -> web.AppRunner:
+        """Passes bodies on as they came, and ends a request upstream when its client goes away."""
+        return web.AppRunner(
+            self._application(),
+            handler_cancellation=True,
+            auto_decompress=False,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
+            access_log=None,
+            shutdown_timeout=1,
+        )
+
+    def _application(self) -> web.Application:
         application = web.Application()
         application.router.add_get("/health", self._health)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/load", self._load)
-        application.router.add_route("*", "/{path:.*}", self._forward)
+        application.router.add_route("*", r"/{path:[\s\S]*}", self._forward)
         return application
 
     def choose(self, tried: set[str]) -> Upstream | None:
@@ -84,14 +105,21 @@ class Front:
             return None
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if not _target(request).startswith("/"):
+            return _error(400, "the request names no path of this server", "ask for one that begins with /")
         tried: set[str] = set()
         while (upstream := self.choose(tried)) is not None:
             tried.add(upstream.name)
             upstream.in_flight += 1
             try:
                 return await self._exchange(request, upstream)
-            except aiohttp.ClientConnectorError:
-                upstream.ready = False  # nothing listens there; the next probe that succeeds says otherwise
+            except aiohttp.ClientConnectorError as error:
+                if lacks_descriptors(error):
+                    return _later("octavo up has no file descriptor left for another connection", "raise `ulimit -Hn`")
+                if refuses(error):
+                    upstream.ready = False  # nothing listens there; the next probe that succeeds says otherwise
+            except aiohttp.ConnectionTimeoutError:
+                continue  # it accepts nothing now: what that means is for its probes
             except _ReplicaLostError as error:
                 message = f"replica {upstream.name} ended while it answered: {error}"
                 return _error(502, message, "it may have been processed: decide whether to send it again")
@@ -102,19 +130,19 @@ class Front:
     async def _exchange(self, request: web.Request, upstream: Upstream) -> web.StreamResponse:
         """Send the request, and stream what comes back.
 
-        Raises ClientConnectorError where it never reached the replica, _ReplicaLostError where it may have, and the
-        client has nothing of an answer yet.
+        Raises ClientConnectorError or ConnectionTimeoutError where it never reached the replica, _ReplicaLostError where
+        it may have, and the client has nothing of an answer yet.
         """
         try:
             answer = await self._session.request(
                 request.method,
-                URL(f"{upstream.url}{request.raw_path}", encoded=True),
-                headers=_end_to_end(request.headers),
-                data=request.content.iter_any() if request.body_exists else None,
+                URL(f"{upstream.url}{_target(request)}", encoded=True),
+                headers=_end_to_end(request.headers, ANSWERED_HERE),
+                data=request.content.iter_any() if request.can_read_body else None,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             )
-        except aiohttp.ClientConnectorError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise
         except aiohttp.ClientError as error:
             raise _ReplicaLostError(str(error) or type(error).__name__) from error
@@ -127,11 +155,30 @@ class Front:
                     chunk = await answer.content.readany()
                 except aiohttp.ClientError:
                     return await _cut_off(request, response, upstream)
+                if not await self._taken(request, response.write(chunk) if chunk else response.write_eof(), len(chunk)):
+                    return response
                 if not chunk:
-                    break
-                await response.write(chunk)
-            await response.write_eof()
-            return response
+                    return response
+
+    async def _taken(self, request: web.Request, writing: Coroutine[Any, Any, None], size: int) -> bool:
+        """Write to the client; False, and the connection cut, if it takes nothing for too long."""
+        transport = request.transport
+        if transport is None or transport.get_write_buffer_size() + size < FREE_BUFFER:
+            await writing
+            return True
+        task = asyncio.ensure_future(writing)
+        try:
+            while True:
+                left = transport.get_write_buffer_size()
+                done, _ = await asyncio.wait({task}, timeout=self._stall_s)
+                if done:
+                    await task
+                    return True
+                if transport.get_write_buffer_size() >= left:
+                    transport.abort()
+                    return False
+        finally:
+            task.cancel()
 
 
 class _ReplicaLostError(Exception):
@@ -149,13 +196,35 @@ async def _cut_off(request: web.Request, response: web.StreamResponse, upstream:
     return response
 
 
-def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+def _target(request: web.Request) -> str:
+    """Path and query as the client spelled them; bytes that no URL has are escaped."""
+    raw = request.raw_path
+    if not raw.startswith("/"):  # as a proxy is asked, with scheme and host in front
+        raw = str(request.rel_url)
+    return quote(raw.encode("utf-8", "surrogateescape"), safe=PRINTABLE)
+
+
+def _end_to_end(headers: CIMultiDictProxy[str], left_out: frozenset[str] = frozenset()) -> CIMultiDict[str]:
     named = {name.strip().lower() for value in headers.getall("Connection", []) for name in value.split(",")}
-    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in HOP_BY_HOP | named)
+    dropped = HOP_BY_HOP | named | left_out
+    return CIMultiDict((k, _writable(v)) for k, v in headers.items() if k.lower() not in dropped)
+
+
+def _writable(value: str) -> str:
+    """Bytes that are not UTF-8 are read as Latin-1, which is what HTTP says they are: aiohttp can't write them raw."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 def _none_ready() -> web.Response:
-    response = _error(503, "no replica is ready", "try again soon")
+    return _later("no replica is ready", "try again soon")
+
+
+def _later(message: str, remedy: str) -> web.Response:
+    response = _error(503, message, remedy)
     response.headers["Retry-After"] = RETRY_AFTER_S
     return response
 

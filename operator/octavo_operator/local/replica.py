@@ -66,6 +66,8 @@ class Replica:
     restarts: int = 0
     ever_ready: bool = False
     _ready_since: float | None = None  # in this run
+    _last_sign: float = 0.0  # of this run: its start, or the last line that it printed
+    _verdict: str = ""  # why this run was ended from here
     _process: Process | None = None
     _stopping: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -100,16 +102,27 @@ class Replica:
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def stop(self) -> None:
-        """Let it finish its requests and end."""
+        """Let it finish its requests and end; kill it after the grace that the plan gives it."""
         self._stopping = self.upstream.draining = True
         self._wake.set()
-        self._signal(signal.SIGTERM)
+        self._end()
 
     def kill(self) -> None:
         """End it now."""
         self._stopping = self.upstream.draining = True
         self._wake.set()
         self._signal(signal.SIGKILL)
+
+    def _end(self) -> None:
+        process = self._process
+        self._signal(signal.SIGTERM)
+        if process is not None:
+            asyncio.get_running_loop().call_later(self._grace_s, _kill, process)
+
+    @property
+    def _grace_s(self) -> float:
+        lifecycle = self.launch.plan.lifecycle
+        return lifecycle.grace - lifecycle.pre_stop  # no endpoints have to be waited for here
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -133,12 +146,40 @@ class Replica:
         except OSError as error:
             return Ended(127, f"{self.command[0]} can't be started: {error.strerror}")
         self.upstream.port = port
+        self._last_sign, self._verdict = time.monotonic(), ""
         if self._stopping:  # it was asked to stop while the process was being made
-            self._signal(signal.SIGTERM)
+            self._end()
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        _, last = await asyncio.gather(self._pass_on(self._process.stdout), self._pass_on(self._process.stderr))
-        return Ended(await self._process.wait(), last.removeprefix("octavo serve: "))
+        judging = asyncio.create_task(self._judge())
+        try:
+            _, last = await asyncio.gather(self._pass_on(self._process.stdout), self._pass_on(self._process.stderr))
+            status = await self._process.wait()
+        finally:
+            judging.cancel()
+        return Ended(status, self._verdict or last.removeprefix("octavo serve: "))
+
+    async def _judge(self) -> None:
+        """End a run that does not become ready, or no longer answers, by the plan's probes, as the kubelet would."""
+        startup, liveness = self.launch.plan.lifecycle.startup, self.launch.plan.lifecycle.liveness
+        while not self._stopping:
+            await asyncio.sleep(min(liveness.period, 1.0))
+            now, failing_since = time.monotonic(), self.upstream.failing_since
+            # Here the engine downloads its model itself, for which the budget has no time: each line of its progress
+            # is a sign of life.
+            if self._ready_since is None and now - self._last_sign > startup.period * startup.failures:
+                self._verdict = f"not ready after {startup.period * startup.failures:g} s without a word"
+            elif (
+                self._ready_since is not None
+                and failing_since is not None
+                and now - failing_since > liveness.period * liveness.failures
+            ):
+                self._verdict = f"{liveness.path} failed for {liveness.period * liveness.failures:g} s"
+            else:
+                continue
+            self.tell("line", f"{self._verdict}: it is ended")
+            self._end()
+            return
 
     async def _pass_on(self, stream: asyncio.StreamReader) -> str:
         """Tell each line, also those that a progress bar overwrites; returns the last one."""
@@ -155,8 +196,15 @@ class Replica:
     def _tell_line(self, raw: bytes) -> str:
         line = CONTROL.sub("", raw.decode("utf-8", errors="replace")).strip()
         if line:
+            self._last_sign = time.monotonic()
             self.tell("line", line)
         return line
+
+
+def _kill(process: Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
 
 
 def free_port() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
 
 import aiohttp
 from aiohttp import web
@@ -18,9 +17,11 @@ from octavo_operator.local.display import Plain
 from octavo_operator.local.front import Front
 from octavo_operator.local.launch import LOOPBACK, Launch
 from octavo_operator.local.replica import HopelessError, Replica, port_is_free
-from octavo_operator.local.upstream import Upstream, watch
+from octavo_operator.local.upstream import Upstream, session, watch
 from octavo_operator.planner.plan import Plan
 from octavo_operator.settings import Settings
+
+BACKLOG = 1024  # connections that wait to be accepted; aiohttp's 128 are refused in a burst
 
 
 class Supervisor:
@@ -56,14 +57,12 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
-            front = await self._start_front(session)
-            watching = asyncio.create_task(self._watch(session))
+        async with session() as client:
+            front = await self._start_front(client)
+            watching = asyncio.ensure_future(self._watch(client))
             tasks = [asyncio.create_task(replica.keep_running()) for replica in self.replicas]
             try:
-                return await self._wait(tasks)
+                return await self._wait(tasks, watching)
             finally:
                 for replica in self.replicas:
                     replica.kill()
@@ -73,42 +72,41 @@ class Supervisor:
                     await front.cleanup()
                 self.display.close()
 
-    async def _start_front(self, session: aiohttp.ClientSession) -> web.AppRunner | None:
+    async def _start_front(self, client: aiohttp.ClientSession) -> web.AppRunner | None:
         if len(self.replicas) == 1:
             return None
-        application = Front(self.upstreams, session).application()
-        runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        runner = Front(self.upstreams, client).runner()
         await runner.setup()
-        await web.TCPSite(runner, LOOPBACK, self.port).start()
+        await web.TCPSite(runner, LOOPBACK, self.port, backlog=BACKLOG).start()
         return runner
 
-    async def _wait(self, tasks: Sequence[asyncio.Task[None]]) -> int:
-        """0 when all have stopped as asked; else what can't be healed ends the others too."""
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            error = task.exception()
-            if isinstance(error, HopelessError):
-                self.display.close()
-                self.display.say(f"octavo up: {error}")
-                for replica in self.replicas:
-                    replica.stop()
-                if pending:
-                    await asyncio.wait(pending, timeout=5)
-                return 2 if error.ended.status == 2 else 1
-            if error is not None:
-                raise error
+    async def _wait(self, tasks: Sequence[asyncio.Task[None]], watching: asyncio.Future[None]) -> int:
+        """0 when all have stopped as asked; else what can't be fixed ends the others too."""
+        running = asyncio.gather(*tasks)
+        await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():  # it has no other end than a fault of ours
+            running.cancel()
+            watching.result()
+        try:
+            await running
+        except HopelessError as error:
+            self.display.close()
+            self.display.say(f"octavo up: {error}")
+            for replica in self.replicas:
+                replica.stop()
+            await asyncio.wait(tasks, timeout=5)
+            return 2 if error.ended.status == 2 else 1
         return 0 if self._interrupts < 2 else 130
 
-    async def _watch(self, session: aiohttp.ClientSession) -> None:
-        watching = asyncio.create_task(watch(session, self.upstreams, self.plan.lifecycle.readiness))
-        try:
-            while True:
-                self._notice()
-                await asyncio.sleep(0.1)
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+    async def _watch(self, client: aiohttp.ClientSession) -> None:
+        """Each replica by itself: one that hangs says nothing of the others. Ends only by an exception."""
+        readiness = self.plan.lifecycle.readiness
+        await asyncio.gather(self._keep_noticing(), *(watch(client, each, readiness) for each in self.upstreams))
+
+    async def _keep_noticing(self) -> None:
+        while True:
+            self._notice()
+            await asyncio.sleep(0.1)
 
     def _notice(self) -> None:
         """Tell of replicas that became ready or ceased to be, and of the URL at the first one."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
+import time
 from dataclasses import dataclass
 
 import aiohttp
@@ -13,6 +15,8 @@ from octavo_operator.planner.plan import Probe
 
 # A number of the exposition format, of either gauge, any labels.
 QUEUE = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.eE+]+)", re.MULTILINE)
+LONGEST_HEADER = 1 << 16  # bytes; the engine's limit
+OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(slots=True)
@@ -25,6 +29,7 @@ class Upstream:
     draining: bool = False  # it was told to end: whatever it says, it gets nothing new
     in_flight: int = 0  # requests that the front has with it
     failures: int = 0  # readiness probes in a row
+    failing_since: float | None = None  # when the first of these began
     _reported: int = 0  # running + waiting, as the replica said last
     _in_flight_then: int = 0
 
@@ -44,13 +49,37 @@ class Upstream:
 
     def stopped(self) -> None:
         """It is gone: what it reported goes with it."""
-        self.port, self.ready, self.failures = None, False, 0
+        self.port, self.ready, self.failures, self.failing_since = None, False, 0, None
         self._reported = self._in_flight_then = 0
+
+
+def session() -> aiohttp.ClientSession:
+    """What the front asks replicas with.
+
+    No connection is used twice: a request on one that was just closed might have been read or not.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, limit=0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+        auto_decompress=False,
+        max_line_size=LONGEST_HEADER,
+        max_field_size=LONGEST_HEADER,
+    )
+
+
+def refuses(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether nothing listens there."""
+    return error.os_error.errno == errno.ECONNREFUSED
+
+
+def lacks_descriptors(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether it is this process that can't connect: that says nothing of the replica."""
+    return error.os_error.errno in OUT_OF_DESCRIPTORS
 
 
 async def refresh(session: aiohttp.ClientSession, upstream: Upstream, probe: Probe) -> None:
     """Ask for its health and its queue. It becomes unready after the probe's number of failures, as in a pod."""
-    port = upstream.port
+    port, began = upstream.port, time.monotonic()
     if port is None:
         return
     timeout = aiohttp.ClientTimeout(total=probe.timeout)
@@ -60,21 +89,24 @@ async def refresh(session: aiohttp.ClientSession, upstream: Upstream, probe: Pro
         if healthy:
             async with session.get(f"{upstream.url}/metrics", timeout=timeout) as response:
                 text = await response.text() if response.status == 200 else ""
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        if isinstance(error, aiohttp.ClientConnectorError) and lacks_descriptors(error):
+            return
         healthy = False
     if upstream.port != port:  # it was restarted meanwhile
         return
     if healthy and not upstream.draining:
-        upstream.failures, upstream.ready = 0, True
+        upstream.failures, upstream.failing_since, upstream.ready = 0, None, True
         upstream.reported(text)
     else:
         upstream.failures += 1
+        upstream.failing_since = upstream.failing_since or began
         if upstream.failures >= probe.failures:
             upstream.ready = False
 
 
-async def watch(session: aiohttp.ClientSession, upstreams: list[Upstream], probe: Probe) -> None:
-    """Refresh all of them until cancelled: often while one is starting, once a second later."""
+async def watch(session: aiohttp.ClientSession, upstream: Upstream, probe: Probe) -> None:
+    """Refresh it until cancelled: often while it is starting, once a second later."""
     while True:
-        await asyncio.gather(*(refresh(session, upstream, probe) for upstream in upstreams))
-        await asyncio.sleep(1.0 if all(upstream.ready for upstream in upstreams) else 0.2)
+        await refresh(session, upstream, probe)
+        await asyncio.sleep(1.0 if upstream.ready else 0.2)
