@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -177,3 +180,41 @@ def test_impossible_flags_are_refused(args, capsys):
         bench.main(list(args))
     assert ended.value.code == 2
     assert args[0] in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_breaks_lines_and_cuts_no_figure(server, capsys, monkeypatch):
+    """The table is as in a wide one."""
+    monkeypatch.setenv("COLUMNS", "20")
+    code, out, _ = run(server, capsys, "--num-prompts", "1", "--output-len", "2")
+    assert code == 0
+    assert "…" not in out
+    assert "inter-token latency" in out
+
+
+def spawned(server, **options) -> subprocess.CompletedProcess[bytes]:
+    options = {"stdout": subprocess.PIPE} | options
+    return subprocess.run(
+        [sys.executable, "-m", "octavo_engine.bench", "--base-url", server.url, "--num-prompts", "1"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"},
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_the_table_is_spelled_out_in_ascii(server):
+    """The arrow becomes ->."""
+    done = spawned(server)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"128 -> 128 tokens" in done.stdout
+
+
+def test_a_reader_that_has_gone_is_not_taken_for_a_file_that_cannot_be_written(server):
+    """As SIGPIPE would end it: quietly."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = spawned(server, stdout=writing)
+    os.close(writing)
+    assert done.returncode in {1, 141}  # 1 is rich's own
+    assert done.stderr == b""

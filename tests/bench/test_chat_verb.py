@@ -168,3 +168,34 @@ def test_an_error_does_not_end_a_conversation(server):
     terminal.expect("> ")
     terminal.type("quit\n")
     assert terminal.close() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dimmed"), [("NO_COLOR", "", True), ("NO_COLOR", "1", False), ("TERM", "dumb", False)]
+)
+def test_the_speed_is_dimmed_only_where_that_is_wanted(monkeypatch, name, value, dimmed):
+    """NO_COLOR and a dumb terminal get plain text."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(name, value)
+    assert (chat._dimmed("9/s") == "\x1b[2m9/s\x1b[0m") == dimmed
+    assert "9/s" in chat._dimmed("9/s")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_answer_is_printed_whatever_the_terminal_writes(server, encoding):
+    """What its encoding lacks is escaped, and the prompt was read as UTF-8."""
+    server.words = ("größer", " → ", "日本")
+    done = subprocess.run(
+        [sys.executable, "-m", "octavo_engine.chat", "--base-url", server.url],
+        input="wie groß?\n".encode(encoding if encoding == "latin-1" else "utf-8"),
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding},
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(encoding).startswith(
+        "größer -> \\u65e5" if encoding == "latin-1" else "gr\\u00f6\\u00dfer -> \\u65e5"
+    )
+    assert server.bodies[-1]["messages"][-1]["content"] == "wie groß?"

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 from aiohttp import web
 
@@ -28,6 +29,8 @@ def main() -> int:
         print("loading weights", flush=True)
         print(complaint, file=sys.stderr)
         return 1
+    for number in range(int(os.environ.get("FAKE_CHATTER", "0"))):
+        print(f"line {number} of a long story about what was loaded and from where", flush=True)
     asyncio.run(serve(options, rest))
     return 0
 
@@ -38,7 +41,7 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
     stop = asyncio.Event()
 
     async def health(_request: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=503 if "FAKE_NEVER_READY" in os.environ else 200)
 
     async def metrics(_request: web.Request) -> web.Response:
         text = f'# HELP vllm:num_requests_running now\n# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{{model_name="m"}} {running}\n'
@@ -77,16 +80,27 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
         print("out of luck", file=sys.stderr, flush=True)
         os._exit(3)
 
+    async def hang(_request: web.Request) -> web.Response:
+        """Answers nothing any longer, and hears no SIGTERM."""
+        time.sleep(1000)  # noqa: ASYNC251 — that is the fault
+        return web.Response()
+
     application = web.Application()
     application.router.add_get("/health", health)
     application.router.add_get("/metrics", metrics)
     application.router.add_post("/v1/completions", answer)
     application.router.add_get("/about", about)
     application.router.add_post("/die", die)
+    application.router.add_post("/hang", hang)
     runner = web.AppRunner(application, shutdown_timeout=30)
     await runner.setup()
     await web.TCPSite(runner, options.host, options.port).start()
     print("loaded in 0.0 s", flush=True)
+    if pause := os.environ.get("FAKE_PROGRESS"):
+        for number in range(20):
+            print(f"{number} MB", flush=True)
+            await asyncio.sleep(float(pause))
+        os.environ.pop("FAKE_NEVER_READY", None)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()

@@ -31,6 +31,7 @@ class FakeReplica:
         self.healthy = True
         self.gate = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.answers: dict[str, web.Response] = {}  # by path
         self._runner: web.AppRunner | None = None
         self._transports: list[asyncio.Transport] = []
 
@@ -40,8 +41,11 @@ class FakeReplica:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_post("/slow", self._slow)
         application.router.add_post("/cut", self._cut)
-        application.router.add_route("*", "/{path:.*}", self._echo)
-        self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0)
+        application.router.add_post("/endless", self._endless)
+        application.router.add_route("*", r"/{path:[\s\S]*}", self._echo)
+        self._runner = web.AppRunner(
+            application, handler_cancellation=True, shutdown_timeout=0, max_line_size=1 << 16, max_field_size=1 << 16
+        )
         await self._runner.setup()
         self.upstream.port = free_port()
         await web.TCPSite(self._runner, "127.0.0.1", self.upstream.port).start()
@@ -65,6 +69,8 @@ class FakeReplica:
     async def _echo(self, request: web.Request) -> web.Response:
         self.seen.append(request)
         self.bodies.append(await request.read())
+        if request.path in self.answers:
+            return self.answers[request.path]
         return web.Response(
             text=self.upstream.name, status=int(request.query.get("status", "200")), headers={"X-Seen": request.path_qs}
         )
@@ -82,6 +88,17 @@ class FakeReplica:
             raise
         await response.write(b"data: second\n\n")
         return response
+
+    async def _endless(self, request: web.Request) -> web.StreamResponse:
+        """More than any buffer holds."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * (1 << 16))
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.cancelled.set()
+            raise
 
     async def _cut(self, request: web.Request) -> web.StreamResponse:
         """Half of an answer, and then the connection is gone."""

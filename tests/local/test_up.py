@@ -157,6 +157,25 @@ def test_secrets_and_config_maps_come_from_the_same_file(up):
     assert "secret-1" not in Path(f"/proc/{about['pid']}/cmdline").read_text()
 
 
+def test_a_manifests_text_reaches_the_engine_in_any_locale(up):
+    """A template holds what its language needs; a C locale has no bytes for it."""
+    text = "größer → 日本"
+    template = f"""---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: templates}}
+data: {{chat: "{text}"}}
+"""
+    model = "some_model, chatTemplate: {configMapName: templates, key: chat}}"
+    service = manifest("", template, OCTAVO_API_KEY=text).replace("some_model}", model)
+    run = up(service, env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    run.wait_for("svc answers at")
+    about = run.about()
+    assert about["template"] == f"{text}\n"
+    assert about["key"] == text
+    assert run.end()[0] == 0
+
+
 def test_a_secret_comes_from_a_file_by_flag(up, tmp_path):
     (tmp_path / "key").write_text("from-file\n")
     run = up(manifest("auth: {apiKeys: {secretName: keys}}"), "--secret", f"keys={tmp_path}/key")

@@ -11,7 +11,6 @@ import asyncio
 import json
 from collections.abc import Coroutine, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -37,7 +36,6 @@ ANSWERED_HERE = frozenset({"expect"})  # the front has said 100 Continue itself
 RETRY_AFTER_S = "2"
 STALL_S = 120.0  # a client that takes nothing for so long is gone; the engine's own limit
 FREE_BUFFER = 1 << 16  # bytes that a connection takes without waiting for its client
-PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Front:
@@ -105,8 +103,6 @@ class Front:
             return None
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
-        if not _target(request).startswith("/"):
-            return _error(400, "the request names no path of this server", "ask for one that begins with /")
         tried: set[str] = set()
         while (upstream := self.choose(tried)) is not None:
             tried.add(upstream.name)
@@ -197,11 +193,8 @@ async def _cut_off(request: web.Request, response: web.StreamResponse, upstream:
 
 
 def _target(request: web.Request) -> str:
-    """Path and query as the client spelled them; bytes that no URL has are escaped."""
-    raw = request.raw_path
-    if not raw.startswith("/"):  # as a proxy is asked, with scheme and host in front
-        raw = str(request.rel_url)
-    return quote(raw.encode("utf-8", "surrogateescape"), safe=PRINTABLE)
+    """Path and query as the client spelled them, without the scheme and host that a proxy is asked with."""
+    return request.raw_path if request.raw_path.startswith("/") else str(request.rel_url)
 
 
 def _end_to_end(headers: CIMultiDictProxy[str], left_out: frozenset[str] = frozenset()) -> CIMultiDict[str]:

@@ -18,6 +18,7 @@ from octavo_operator.planner.plan import Env, Plan
 
 LOOPBACK = "127.0.0.1"
 OF_THE_CONTAINER = {"HF_HOME", "OCTAVO_CACHE"}  # paths of the image: this machine has its own
+UTF8_MODE = {"PYTHONUTF8": "1"}  # whatever the locale: its arguments and lines are text of a manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def divide_cores(replicas: int) -> Sequence[frozenset[int] | None]:
 
 
 def _environment(wanted: Sequence[Env], references: References) -> dict[str, str]:
-    env = dict(os.environ)
+    env = dict(os.environ) | UTF8_MODE
     for variable in wanted:
         if variable.name in OF_THE_CONTAINER and variable.value is not None:
             continue

@@ -46,11 +46,15 @@ class Outlet(io.TextIOBase):
     def flush(self) -> None:
         """Hand over what was written, or drop it."""
         text, self._pending = "".join(self._pending), []
-        if text and not self._gone:
-            try:
-                self._waiting.put_nowait(text)
-            except queue.Full:
-                self._dropped += 1
+        if not text or self._gone:
+            return
+        if self._dropped:
+            text = f"({self._dropped} lines were left out while nothing was read here)\n{text}"
+        try:
+            self._waiting.put_nowait(text)
+            self._dropped = 0
+        except queue.Full:
+            self._dropped += 1
 
     def close(self) -> None:
         """Wait a moment for what was written."""
@@ -71,9 +75,6 @@ class Outlet(io.TextIOBase):
         except (OSError, ValueError):  # none behind it
             descriptor = None
         while not self._gone and (text := self._waiting.get()) is not None:
-            if self._dropped:
-                text = f"({self._dropped} lines were left out while nothing was read here)\n{text}"
-                self._dropped = 0
             try:
                 if descriptor is None:
                     self._stream.write(text)

@@ -70,6 +70,7 @@ class Replica:
     _verdict: str = ""  # why this run was ended from here
     _process: Process | None = None
     _stopping: bool = False
+    _killed: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def became_ready(self) -> None:
@@ -109,7 +110,7 @@ class Replica:
 
     def kill(self) -> None:
         """End it now."""
-        self._stopping = self.upstream.draining = True
+        self._stopping = self._killed = self.upstream.draining = True
         self._wake.set()
         self._signal(signal.SIGKILL)
 
@@ -134,12 +135,11 @@ class Replica:
         self.tell("starting", f"on port {port}")
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self.command,
-                *self.launch.arguments(port),
+                *map(_utf8, (*self.command, *self.launch.arguments(port))),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=PIPE,
                 stderr=PIPE,
-                env=self.launch.env,
+                env={_utf8(name): _utf8(value) for name, value in self.launch.env.items()},
                 start_new_session=True,  # Ctrl-C is for us: the replicas are told by SIGTERM
                 preexec_fn=_in_child(os.getpid(), self.launch.cores),
             )
@@ -147,7 +147,9 @@ class Replica:
             return Ended(127, f"{self.command[0]} can't be started: {error.strerror}")
         self.upstream.port = port
         self._last_sign, self._verdict = time.monotonic(), ""
-        if self._stopping:  # it was asked to stop while the process was being made
+        if self._killed:  # it was asked to end while the process was being made
+            self._signal(signal.SIGKILL)
+        elif self._stopping:
             self._end()
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -199,6 +201,11 @@ class Replica:
             self._last_sign = time.monotonic()
             self.tell("line", line)
         return line
+
+
+def _utf8(text: str) -> bytes:
+    """A manifest's text may hold characters that this locale has no bytes for; the engine runs in UTF-8 mode."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _kill(process: Process) -> None:

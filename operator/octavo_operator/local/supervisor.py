@@ -85,7 +85,6 @@ class Supervisor:
         running = asyncio.gather(*tasks)
         await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
         if watching.done():  # it has no other end than a fault of ours
-            running.cancel()
             watching.result()
         try:
             await running
