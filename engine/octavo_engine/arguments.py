@@ -300,7 +300,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             host=options.host,
             port=options.port,
             uds=options.uds,
-            api_keys=tuple(options.api_key or _keys_of_environment()),
+            api_keys=_api_keys(options.api_key),
             shutdown_timeout=options.shutdown_timeout,
             health_timeout=options.health_timeout,
             max_logprobs=options.max_logprobs,
@@ -358,8 +358,25 @@ def _parallel(options: argparse.Namespace) -> ParallelConfig:
     return parallel
 
 
-def _keys_of_environment() -> list[str]:
-    return [key for key in (os.environ.get(name) for name in API_KEY_VARIABLES) if key][:1]
+def _api_keys(given: Sequence[str] | None) -> tuple[str, ...]:
+    """The keys that clients may send: of the flag, else of the first environment variable that is set."""
+    if given:
+        return tuple(_sendable_key("--api-key", key) for key in given)
+    found = [(name, os.environ[name]) for name in API_KEY_VARIABLES if os.environ.get(name)]
+    return tuple(_sendable_key(name, key) for name, key in found[:1])
+
+
+def _sendable_key(where: str, key: str) -> str:
+    """`key` without the white space around it, such as a file's last newline, which no client can send."""
+    key = key.strip()
+    if not key:
+        raise ConfigError(f"{where} is empty or white space, which would guard nothing: give a key, or leave it out")
+    if not key.isprintable():
+        raise ConfigError(
+            f"{where} holds a line break or another control character in its middle, which no client can send in a "
+            "header: give a key of one line"
+        )
+    return key
 
 
 def _template(value: str | None) -> str | None:

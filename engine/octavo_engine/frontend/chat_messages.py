@@ -17,15 +17,23 @@ REASONING = ("reasoning", "reasoning_content", "thinking")
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
 
 
-def prepare_messages(messages: Sequence[Mapping[str, Any]], content_format: ContentFormat) -> list[dict[str, Any]]:
+def prepare_messages(
+    messages: Sequence[Mapping[str, Any]], content_format: ContentFormat, *, knows_developer: bool = True
+) -> list[dict[str, Any]]:
     """New messages with their content in the template's format; parts are joined by newlines for `string`.
+
+    OpenAI's newer name of the system role, `developer`, is `system` for a template that does not know it.
 
     Absent and null content is empty, other null fields are left out, and the arguments of tool calls are parsed, as
     templates expect them. Raises RequestError, naming the part, for what is no text.
     """
     if not messages:
         raise RequestError("messages is empty: send at least one", "messages")
-    return [_prepare(message, f"messages[{i}]", content_format) for i, message in enumerate(messages)]
+    prepared = [_prepare(message, f"messages[{i}]", content_format) for i, message in enumerate(messages)]
+    for message in prepared:
+        if message["role"] == "developer" and not knows_developer:
+            message["role"] = "system"
+    return prepared
 
 
 def _prepare(message: Mapping[str, Any], where: str, content_format: ContentFormat) -> dict[str, Any]:
@@ -33,7 +41,10 @@ def _prepare(message: Mapping[str, Any], where: str, content_format: ContentForm
         raise RequestError(f"{where} must be an object with role and content", where)
     if not isinstance(message.get("role"), str):
         raise RequestError(f"{where} has no role", f"{where}.role")
+    # Clients send back what they got, with every field that they know: null is absent, and so is a call of no tool.
     prepared = {key: value for key, value in message.items() if value is not None}
+    if prepared.get("tool_calls") == []:
+        del prepared["tool_calls"]
     texts = _texts(message.get("content"), f"{where}.content")
     if content_format == "openai" or (content_format == "both" and isinstance(message.get("content"), list)):
         prepared["content"] = [{"type": "text", "text": text} for text in texts]

@@ -53,6 +53,14 @@ class ChatTemplate:
         if self._templates:
             self._own.start()
 
+    def check(self) -> None:
+        """Raises RequestError, naming the template, for one of the server's or the model's that is not valid Jinja."""
+        for name, template in self._templates.items():
+            try:
+                self._formats[template] = self._own.ask({"do": "format", "template": template}, "messages")["format"]
+            except RequestError as error:
+                raise RequestError(f"chat template {name!r}: {error}", "messages") from error
+
     def close(self) -> None:
         """End the renderers' processes."""
         self._own.close()
@@ -84,7 +92,10 @@ class ChatTemplate:
             raise RequestError(f"{name} is a field of the request itself", f"chat_template_kwargs.{name}")
         template = chat_template if chat_template is not None else self._select(tools)
         process, param = (self._own, "messages") if chat_template is None else (self._foreign, "chat_template")
-        prepared = prepare_messages(messages, self._format(template, process, param))
+        # A template that never names the role refuses it, leaves it out, or writes a word that the model never saw.
+        knows_developer = "developer" in template
+        content_format = self._format(template, process, param)
+        prepared = prepare_messages(messages, content_format, knows_developer=knows_developer)
         told = {
             **self._special_tokens,
             **(variables or {}),

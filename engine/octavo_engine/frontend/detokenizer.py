@@ -14,6 +14,7 @@ from octavo_engine.frontend.tokenizer import Tokenizer
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
+_CONTINUES = 0x80  # in the two highest bits of a byte that does not begin a character
 
 
 class Detokenizer:
@@ -30,7 +31,7 @@ class Detokenizer:
         self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
         self._decoder = _utf8(errors="replace")
         self._drop_space = tokenizer.strips_space
-        self.offset = 0  # characters returned so far: where the next token's text begins
+        self.offset = 0  # characters returned so far
         tail = b""
         for index in reversed(prompt_token_ids):
             if index in self._skipped:
@@ -41,6 +42,17 @@ class Detokenizer:
         if tail:
             self._drop_space = False
             self._decoder.decode(tail)
+
+    def begin(self, token_id: int) -> int:
+        """Where the text of `token_id` begins if it comes next, in characters.
+
+        A token that completes a character begins with it; one that leaves a character incomplete begins after the
+        U+FFFD which that amounts to.
+        """
+        pending = self._decoder.getstate()[0]
+        if pending and (data := self._token_bytes(token_id)) and data[0] & 0xC0 != _CONTINUES:
+            return self.offset + len(pending.decode("utf-8", "replace"))
+        return self.offset
 
     def add(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
@@ -58,3 +70,19 @@ class Detokenizer:
             text = text.removeprefix(" ")
         self.offset += len(text)
         return text
+
+
+def token_offsets(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> list[int]:
+    """Where in `text`, of which `token_ids` are the tokens, each of them begins, in characters.
+
+    A special token that the tokenizer put in by itself takes no place in the text.
+    """
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    offsets = []
+    for token_id in token_ids:
+        offset = detokenizer.begin(token_id)
+        offsets.append(min(offset, len(text)))
+        if token_id in tokenizer.special_token_ids and not text.startswith(tokenizer.token_text(token_id), offset):
+            continue
+        detokenizer.add(token_id)
+    return offsets

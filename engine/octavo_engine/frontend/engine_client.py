@@ -65,11 +65,12 @@ class OutputStream:
         self._waiter: asyncio.Future[None] | None = None
         self._error: EngineDeadError | None = None
 
-    async def get(self) -> list[EngineOutput]:
+    async def get(self, seconds: float | None = None) -> list[EngineOutput]:
         """Everything since the last call, at least one output; empty once all requests have finished.
 
         Raises:
             EngineDeadError: the core is gone.
+            TimeoutError: nothing has come for `seconds`.
         """
         while not self._pending:
             if self._error is not None:
@@ -78,7 +79,8 @@ class OutputStream:
                 return []
             self._waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                async with asyncio.timeout(seconds):
+                    await self._waiter
             finally:
                 self._waiter = None
         pending, self._pending = self._pending, []

@@ -54,7 +54,7 @@ class TextStream:
         offsets = []
         last = len(token_ids) - 1
         for position, token_id in enumerate(token_ids):
-            offsets.append(self._detokenizer.offset)
+            offsets.append(self._detokenizer.begin(token_id))
             if ended_by_token and position == last and not self._include_stop:
                 text = ""
             else:

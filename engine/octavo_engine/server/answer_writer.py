@@ -23,16 +23,15 @@ Body = TypeVar("Body", CompletionBody, ChatBody)
 
 
 class AnswerWriter(ABC, Generic[Body]):
-    """`id_` and `model` are those of the answer; `num_top` is how many other tokens a log-probability comes with."""
+    """`id_` and `model` are those of the answer."""
 
-    def __init__(
-        self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str, num_top: int
-    ) -> None:
+    def __init__(self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str) -> None:
         self._body: Body = body
         self._generation = generation
         self._id = id_
         self._model = model
         as_token_ids = bool(body.return_tokens_as_token_ids)
+        num_top = next(iter(generation.choices.values())).prompt.sampling.logprobs or 0
         self._format = LogprobFormat(context.tokenizer, num_top, as_token_ids=as_token_ids)
 
     @abstractmethod
@@ -49,28 +48,43 @@ class AnswerWriter(ABC, Generic[Body]):
 
     async def whole(self) -> web.Response:
         pieces_of: dict[int, list[Piece]] = {}
-        async for pieces in self._generation.pieces():
+        while pieces := await self._generation.take():
             for piece in pieces:
                 pieces_of.setdefault(piece.choice.index, []).append(piece)
         return json_response(self._answer([_joined(pieces_of[index]) for index in sorted(pieces_of)]))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
+        """The answer as events.
+
+        Raises:
+            GenerationError, EngineDeadError: before the answer has begun, so that it can have another status.
+        """
         events = EventStream(request)
         options = self._body.stream_options
         with_usage = options is not None and options.include_usage
         continuous = options is not None and with_usage and options.continuous_usage_stats
         try:
-            async for pieces in self._generation.pieces():
+            while pieces := await self._next(events):
                 for piece in pieces:
                     for chunk in self._chunks(piece, self._generation.usage() if continuous else None):
                         events.event(chunk)
                         piece.choice.begun = True
                 await events.flush()
         except (GenerationError, EngineDeadError) as error:
+            if not events.begun:
+                raise
             return await events.fail(error)
         if with_usage:
             events.event(self._last_chunk(self._generation.usage()))
         return await events.end()
+
+    async def _next(self, events: EventStream) -> list[Piece]:
+        """The next pieces; the client sees meanwhile that the answer is on its way."""
+        while True:
+            try:
+                return await self._generation.take(events.patience)
+            except TimeoutError:
+                await events.keep_alive()
 
 
 def _joined(pieces: list[Piece]) -> Piece:

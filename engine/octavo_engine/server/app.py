@@ -10,7 +10,6 @@ from octavo_engine.server.chat import chat_completions
 from octavo_engine.server.completions import completions
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
-from octavo_engine.server.error_responses import errors_as_json
 from octavo_engine.server.intake import REQUEST_ID, request_id
 from octavo_engine.server.status import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.tokenization import detokenize, tokenize
@@ -32,9 +31,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 
 
 def build_app(context: ServerContext) -> web.Application:
-    """The application that serves `context`."""
+    """The application that serves `context`; `http_server` answers what it raises."""
     server = context.config.server
-    middlewares: list[Middleware] = [errors_as_json, _count_load]
+    middlewares: list[Middleware] = [_count_load]
     cross_origin = CrossOrigin(server.allowed_origins)
     if server.allowed_origins:
         middlewares.append(cross_origin.middleware())
@@ -67,9 +66,7 @@ async def _count_load(request: web.Request, handler: Handler) -> web.StreamRespo
 
 
 async def _echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    own = request_id(request)
-    if own is not None:
-        response.headers[REQUEST_ID] = own
+    response.headers[REQUEST_ID] = request_id(request)
 
 
 async def _close_in_time(request: web.Request, response: web.StreamResponse) -> None:

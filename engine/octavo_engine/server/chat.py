@@ -15,7 +15,7 @@ from octavo_engine.errors import RequestError
 from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.generation import Generation, Piece, Prompt, start
+from octavo_engine.server.generation import Piece, Prompt, start
 from octavo_engine.server.intake import answer_id, read_body
 from octavo_engine.server.protocol import ChatBody, TokenizeBody
 from octavo_engine.server.responses import (
@@ -94,7 +94,7 @@ async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
 
 
 def _check(body: ChatBody) -> None:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:  # 0 asks for none: clients that always send their number
         raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
     if body.tools and body.tool_choice != "none":
         raise RequestError(
@@ -117,9 +117,6 @@ def _echoed(body: ChatBody) -> str:
 class ChatWriter(AnswerWriter[ChatBody]):
     """A choice's first chunk tells its role."""
 
-    def __init__(self, context: ServerContext, body: ChatBody, generation: Generation, id_: str, model: str) -> None:
-        super().__init__(context, body, generation, id_, model, body.top_logprobs or 0)
-
     def _answer(self, pieces: list[Piece]) -> ChatCompletion:
         usage = self._generation.usage()
         choices = [self._choice(piece) for piece in pieces]
@@ -138,7 +135,7 @@ class ChatWriter(AnswerWriter[ChatBody]):
             self._logprobs(piece),
             piece.finish_reason,
             piece.stop_reason,
-            piece.token_ids if self._body.return_token_ids else UNSET,
+            piece.token_ids if self._body.return_token_ids else None,
         )
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[ChatChunk]:
@@ -158,6 +155,13 @@ class ChatWriter(AnswerWriter[ChatBody]):
         """The chunk with the role, which every choice begins with."""
         choice = piece.choice
         delta = Delta(choice.prompt.text, "assistant")
+        if usage is not None:  # what this chunk brings is no token yet
+            num_more = len(piece.token_ids)
+            usage = replace(
+                usage,
+                completion_tokens=usage.completion_tokens - num_more,
+                total_tokens=usage.total_tokens - num_more,
+            )
         chunk = self._chat([ChatChunkChoice(choice.index, delta)], usage)
         if self._body.return_token_ids:
             chunk.prompt_token_ids = choice.prompt.token_ids
@@ -175,7 +179,7 @@ class ChatWriter(AnswerWriter[ChatBody]):
             logprobs,
             piece.finish_reason,
             piece.stop_reason if piece.finish_reason else UNSET,
-            piece.token_ids if ids else UNSET,
+            piece.token_ids if ids else None,
         )
 
     def _logprobs(self, piece: Piece) -> ChatLogprobs | None:

@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator
 
 from aiohttp import web
-from msgspec import UNSET
 
 from octavo_engine.errors import RequestError
+from octavo_engine.frontend.detokenizer import token_offsets
 from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.generation import Choice, Generation, Piece, Prompt, start
 from octavo_engine.server.intake import answer_id, read_body
 from octavo_engine.server.protocol import CompletionBody
-from octavo_engine.server.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
+from octavo_engine.server.responses import Completion, CompletionChoice, CompletionLogprobs, Usage, WholeCompletion
 from octavo_engine.server.sampling import check_num_sequences, sampling_params, truncated, with_room
 
 
@@ -61,10 +61,12 @@ async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]
         else:
             token_ids = item
             context.check_token_ids(token_ids, "prompt")
+        num_given = len(token_ids)
         token_ids = truncated(context, body, token_ids, asked)
         text = ""
         if body.echo:
-            text = item if isinstance(item, str) else context.tokenizer.decode(token_ids)
+            whole = isinstance(item, str) and len(token_ids) == num_given
+            text = str(item) if whole else context.tokenizer.decode(token_ids)
         prompts.append(Prompt(token_ids, with_room(context, params, len(token_ids), asked, "prompt"), text))
     return prompts
 
@@ -75,11 +77,12 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
     def __init__(
         self, context: ServerContext, body: CompletionBody, generation: Generation, id_: str, model: str
     ) -> None:
-        super().__init__(context, body, generation, id_, model, body.logprobs or 0)
+        super().__init__(context, body, generation, id_, model)
         self._tokenizer = context.tokenizer
 
-    def _answer(self, pieces: list[Piece]) -> Completion:
-        return self._completion([self._choice(piece) for piece in pieces], self._generation.usage())
+    def _answer(self, pieces: list[Piece]) -> WholeCompletion:
+        choices = [self._choice(piece) for piece in pieces]
+        return WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._generation.usage())
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[Completion]:
         choice = self._choice(piece)
@@ -90,7 +93,7 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
         return self._completion([], usage)
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
-        return Completion(self._id, self._generation.created, self._model, choices, usage=usage or UNSET)
+        return Completion(self._id, self._generation.created, self._model, choices, usage=usage)
 
     def _choice(self, piece: Piece) -> CompletionChoice:
         """The first piece of a choice brings what is told of its prompt."""
@@ -101,7 +104,7 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
             self._logprobs(piece),
             piece.finish_reason,
             piece.stop_reason,
-            token_ids=piece.token_ids if ids else UNSET,
+            token_ids=piece.token_ids if ids else None,
         )
         if choice.begun:
             return result
@@ -123,10 +126,7 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
         if not self._body.echo or self._body.logprobs is None or choice.prompt_logprobs is None:
             return None
         token_ids = choice.prompt.token_ids[: len(choice.prompt_logprobs)]
-        offsets, position = [], 0
-        for token_id in token_ids:
-            offsets.append(position)
-            position += len(self._tokenizer.token_text(token_id))
+        offsets = token_offsets(self._tokenizer, token_ids, choice.prompt.text)
         return self._format.completion(choice.prompt_logprobs, token_ids, offsets, 0)
 
 

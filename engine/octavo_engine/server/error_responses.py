@@ -8,10 +8,12 @@ from collections.abc import Mapping
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.server.generation import GenerationError
+from octavo_engine.server.request_body import too_large
 from octavo_engine.server.responses import Error, ErrorBody
 
 logger = logging.getLogger(__name__)
@@ -22,7 +24,11 @@ TYPES = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
+    414: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    417: "ExpectationFailedError",
     429: "RateLimitError",
+    431: "RequestTooLargeError",
     503: "ServiceUnavailableError",
 }
 _encode = msgspec.json.encode
@@ -65,16 +71,14 @@ def json_response(body: msgspec.Struct, *, status: int = 200, headers: Mapping[s
     return web.Response(body=_encode(body), status=status, headers=headers, content_type="application/json")
 
 
-@web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost middleware: every error leaves in the OpenAI shape."""
+    """Around all else: every error leaves in the OpenAI shape."""
     try:
         return await handler(request)
     except (RequestError, EngineDeadError, GenerationError) as error:
         return error_response(error)
     except web.HTTPRequestEntityTooLarge:
-        limit = request.client_max_size // 2**20
-        return error_response(RequestError(f"the body is larger than {limit} MiB; send less at once", status=413))
+        return error_response(too_large(request.client_max_size))
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods - {"OPTIONS"}))
         refusal = RequestError(f"{request.method} is not possible here; use {allowed}", status=405)
@@ -86,6 +90,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         return error_response(RequestError(error.reason, status=error.status))
+    except (web.RequestPayloadError, HttpProcessingError):
+        response = error_response(RequestError("the body breaks off, or its chunks are malformed: send it again"))
+        response.force_close()  # where the next request would begin is not known
+        return response
     except (asyncio.CancelledError, ConnectionResetError):
         raise  # the client has gone away
     except Exception as error:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import msgspec
 from aiohttp import web
 
 from octavo_engine.server.error_responses import error_body
 
+BEGIN_SECONDS = 0.5  # until an answer without a token begins anyway; an error before then still has its own status
+QUIET_SECONDS = 15.0  # without an event until a comment is sent: proxies end what is silent, nginx after 60 s
 STALL_SECONDS = 120.0  # a client that takes nothing for so long is gone
 FREE_BUFFER = 16 * 1024  # bytes in the transport's buffer below which a write never waits: asyncio's low-water mark
+
+COMMENT = b": waiting for the next token\n\n"
+# U+0085, U+2028, U+2029: JSON may hold them as they are, but many clients cut lines as Python's `str.splitlines` does.
+_LINE_BREAK = re.compile(b"\xc2\x85|\xe2\x80[\xa8\xa9]")
 
 _encoder = msgspec.json.Encoder()
 
@@ -22,14 +29,31 @@ class EventStream:
         self._request = request
         self._buffer = bytearray()
         self._response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",  # nginx would collect
+            }
         )
-        self._response.enable_chunked_encoding()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the status has been sent."""
+        return self._response.prepared
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for an event before `keep_alive`."""
+        return QUIET_SECONDS if self.begun else BEGIN_SECONDS
 
     def event(self, chunk: msgspec.Struct) -> None:
-        self._buffer += b"data: "
-        _encoder.encode_into(chunk, self._buffer, -1)
-        self._buffer += b"\n\n"
+        self._buffer += b"data: %b\n\n" % _LINE_BREAK.sub(_escaped, _encoder.encode(chunk))
+
+    async def keep_alive(self) -> None:
+        """Show that the answer is on its way: begin it, or write a comment. Raises as `flush`."""
+        if self.begun:
+            self._buffer += COMMENT
+        await self.flush()
 
     async def flush(self) -> None:
         """Write what was collected; waits while the client is slow.
@@ -40,6 +64,8 @@ class EventStream:
         if not self._response.prepared:
             await self._response.prepare(self._request)
         data, self._buffer = self._buffer, bytearray()
+        if not data:
+            return
         transport = self._request.transport
         if transport is None or transport.get_write_buffer_size() + len(data) < FREE_BUFFER:
             await self._response.write(data)
@@ -62,3 +88,7 @@ class EventStream:
         """End with an error: the status has long been sent, so it is an event."""
         self.event(error_body(error))
         return await self.end()
+
+
+def _escaped(match: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(match[0].decode())

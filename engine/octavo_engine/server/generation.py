@@ -6,7 +6,7 @@ The same for completions and chats, streamed or whole; how a piece is written is
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from octavo_engine.errors import OctavoError
@@ -88,14 +88,15 @@ class Generation:
     num_prompt_tokens: int
     created: int = field(default_factory=lambda: int(time.time()))
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
-        """All that has come since the last time, until every choice has finished.
+    async def take(self, seconds: float | None = None) -> list[Piece]:
+        """All that has come since the last call, at least one piece; empty once every choice has finished.
 
         Raises:
             GenerationError: the engine could not go on with one of them.
             EngineDeadError: the engine is gone.
+            TimeoutError: nothing has come for `seconds`.
         """
-        while outputs := await self.stream.get():
+        while outputs := await self.stream.get(seconds):
             pieces = []
             for output in outputs:
                 choice = self.choices[output.request_id]
@@ -108,7 +109,8 @@ class Generation:
                 if choice.finished and output.finish_reason is None:
                     self.stream.finish(output.request_id, "stop")
             if pieces:
-                yield pieces
+                return pieces
+        return []
 
     def usage(self) -> Usage:
         completion = sum(choice.num_tokens for choice in self.choices.values())

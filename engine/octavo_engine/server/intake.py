@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from octavo_engine.errors import EngineDeadError, RequestError
+from octavo_engine.errors import EngineDeadError
 from octavo_engine.server.context import CONTEXT
 from octavo_engine.server.protocol import RequestBody, SamplingBody, parse_body
+from octavo_engine.server.request_body import plain_body, too_large
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +34,34 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
         raise context.client.dead
     limit = context.config.server.max_body_bytes
     if request.content_length is not None and request.content_length > limit:
-        raise RequestError(f"the body is larger than {limit // 2**20} MiB; send less at once", status=413)
-    body = parse_body(kind, await request.read())
+        raise too_large(limit)
+    body = parse_body(kind, await plain_body(request, limit))
     if context.config.server.enable_log_requests:
         logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
     return body
 
 
 def answer_id(request: web.Request, body: SamplingBody, prefix: str) -> str:
-    """The answer's id: the client's own name for the request, or a fresh one."""
-    own = request_id(request) or body.request_id
-    return f"{prefix}-{own or uuid.uuid4().hex}"
+    """The answer's id: the name that the client gave the request, in the header or in the body, or a fresh one."""
+    if body.request_id and not _is_fit(request.headers.get(REQUEST_ID, "")):
+        if _is_fit(body.request_id):
+            request[REQUEST_ID] = body.request_id
+        return f"{prefix}-{body.request_id}"
+    return f"{prefix}-{request_id(request)}"
 
 
-def request_id(request: web.Request) -> str | None:
-    """The client's X-Request-Id, if it is fit to be sent back."""
-    value = request.headers.get(REQUEST_ID)
-    return value if value and len(value) <= MAX_REQUEST_ID and value.isprintable() and value.isascii() else None
+def request_id(request: web.Request) -> str:
+    """The request's name, by which both sides' logs can be matched: the client's, or one that is made here once."""
+    known: str | None = request.get(REQUEST_ID)
+    if known is None:
+        own = request.headers.get(REQUEST_ID, "")
+        known = request[REQUEST_ID] = own if _is_fit(own) else uuid.uuid4().hex
+    return known
+
+
+def _is_fit(name: str) -> bool:
+    """Whether a client's name for its request can be sent back in a header."""
+    return 0 < len(name) <= MAX_REQUEST_ID and name.isprintable() and name.isascii()
 
 
 def _summary(body: RequestBody) -> str:

@@ -24,6 +24,7 @@ from octavo_engine.errors import EngineDeadError, OctavoError
 from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.server.app import build_app
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.http_server import listen
 from octavo_engine.server.listener import url_of
 from octavo_engine.server.start import build_context
 
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 LOG_SECONDS = 10.0
 LAST_WORDS_SECONDS = 1.0  # for answers to those whose requests are cut off
 QUIET_SECONDS = 2.0  # without a request until those who balance them are taken to have forgotten this server
-KEEPALIVE_SECONDS = 3630.0  # longer than a proxy's (Envoy's hour): who closes an idle connection should be the client
-BACKLOG = 2048
 POLL_SECONDS = 0.02
 
 
@@ -82,13 +81,10 @@ class Server:
         runner = web.AppRunner(
             build_app(context),
             handler_cancellation=True,  # a client that goes away ends its requests
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_SECONDS,
             shutdown_timeout=LAST_WORDS_SECONDS,
         )
-        await runner.setup()
         try:
-            await web.SockSite(runner, self._listener, backlog=BACKLOG).start()
+            listening = await listen(runner, self._listener)
         except OSError as error:
             _complain(f"can't listen on port {self._config.server.port}: {os.strerror(error.errno or 0)}")
             await runner.cleanup()
@@ -105,6 +101,7 @@ class Server:
         if log is not None:
             log.cancel()
         code = await self._wind_up(context)
+        listening.close()
         await runner.cleanup()
         return code
 

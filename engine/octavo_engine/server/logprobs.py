@@ -37,10 +37,19 @@ class LogprobFormat:
                 result.top_logprobs.append(None)
                 continue
             result.token_logprobs.append(max(entry.logprob, LOWEST))
-            top = {self._spelled(index): max(logprob, LOWEST) for index, logprob in entry.top[: self._num_top]}
-            top.setdefault(self._spelled(token_id), max(entry.logprob, LOWEST))
-            result.top_logprobs.append(top)
+            result.top_logprobs.append(self._by_text(token_id, entry))
         return result
+
+    def _by_text(self, token_id: int, entry: TokenLogprob) -> dict[str, float]:
+        """The token itself, then the best. A text that several tokens have, such as the parts of an emoji, stands for
+        the first of them; the others are spelled by their ids, so that none hides another's number.
+        """
+        top = {self._spelled(token_id): max(entry.logprob, LOWEST)}
+        for index, logprob in entry.top[: self._num_top]:
+            if index != token_id:
+                text = self._spelled(index)
+                top[text if text not in top else _by_id(index)] = max(logprob, LOWEST)
+        return top
 
     def chat(self, entries: Sequence[TokenLogprob]) -> ChatLogprobs:
         content = []
@@ -69,4 +78,8 @@ class LogprobFormat:
         return result
 
     def _spelled(self, token_id: int) -> str:
-        return f"token_id:{token_id}" if self._as_token_ids else self._tokenizer.token_text(token_id)
+        return _by_id(token_id) if self._as_token_ids else self._tokenizer.token_text(token_id)
+
+
+def _by_id(token_id: int) -> str:
+    return f"token_id:{token_id}"

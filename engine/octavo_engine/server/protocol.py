@@ -8,23 +8,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticUseDefault
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.unserved_fields import refuse_unserved
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+NumLogprobs = Annotated[int, Field(ge=-1)] | None  # -1: of the whole vocabulary
 Body = TypeVar("Body", bound="RequestBody")
 
 MAX_REPORTED_FIELDS = 5
 
 
+def _null_is_absent(value: Any) -> Any:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+# Many clients write every field that they know, with null for what is not set. Fields whose default is None take it
+# anyway; the others are marked with this.
+NULL_IS_ABSENT = BeforeValidator(_null_is_absent)
+Flag = Annotated[bool, NULL_IS_ABSENT]
+
+
 class StreamOptions(BaseModel):
     """What a stream carries besides the text."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: Flag = False
+    continuous_usage_stats: Flag = False
 
 
 class RequestBody(BaseModel):
@@ -51,18 +64,18 @@ class SamplingBody(RequestBody):
     repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[TokenId] | None = None
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = False
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    include_stop_str_in_output: Flag = False
+    ignore_eos: Flag = False
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), NULL_IS_ABSENT] = 0
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[TokenId] | None = None
     bad_words: list[str] | None = None
-    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
-    skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True
+    prompt_logprobs: NumLogprobs = None
+    skip_special_tokens: Flag = True
+    spaces_between_special_tokens: Flag = True
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
-    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31), NULL_IS_ABSENT] = 0
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     request_id: Annotated[str, Field(max_length=256)] | None = None
     return_token_ids: bool | None = None
@@ -78,11 +91,11 @@ class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
     prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
-    max_tokens: Annotated[int, Field(ge=0)] | None = 16
-    logprobs: Annotated[int, Field(ge=0)] | None = None
-    echo: bool = False
+    max_tokens: Annotated[int, Field(ge=0), NULL_IS_ABSENT] = 16
+    logprobs: NumLogprobs = None
+    echo: Flag = False
     best_of: Annotated[int, Field(ge=1)] | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: Flag = True
 
 
 class ChatBody(SamplingBody):
@@ -92,17 +105,17 @@ class ChatBody(SamplingBody):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    top_logprobs: NumLogprobs = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     documents: list[dict[str, Any]] | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    add_special_tokens: bool = False
-    echo: bool = False
+    add_generation_prompt: Flag = True
+    continue_final_message: Flag = False
+    add_special_tokens: Flag = False
+    echo: Flag = False
 
 
 class TokenizeBody(RequestBody):
@@ -112,8 +125,8 @@ class TokenizeBody(RequestBody):
     messages: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None  # None: with a text, not with a chat
     return_token_strs: bool | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
+    add_generation_prompt: Flag = True
+    continue_final_message: Flag = False
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
@@ -135,6 +148,8 @@ def parse_body(kind: type[Body], data: bytes) -> Body:
         body = kind.model_validate_json(data)
     except ValidationError as error:
         raise _refusal(error) from error
+    if isinstance(body, SamplingBody) and body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options is only for streams: set stream to true, or leave it out", "stream_options")
     refuse_unserved(body.model_extra or {})
     return body
 

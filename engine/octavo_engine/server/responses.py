@@ -1,6 +1,7 @@
 """The bodies of answers, in the shapes of OpenAI and vLLM. Encoded by msgspec: a chunk costs about a microsecond.
 
-Fields that stand for nothing asked for are UNSET and left out; those that clients read unasked are null.
+A field that vLLM writes as null is null here too: clients read it as an attribute. In chunks, which are many, only
+those that vLLM has there. What is UNSET is left out.
 """
 
 from __future__ import annotations
@@ -41,20 +42,28 @@ class CompletionChoice(msgspec.Struct):
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
-    token_ids: list[int] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class Completion(msgspec.Struct):
-    """The answer of /v1/completions, or a chunk of it."""
+    """A chunk of the answer of /v1/completions."""
 
     id: str
     created: int
     model: str
     choices: list[CompletionChoice]
     object: str = "text_completion"
-    usage: Usage | UnsetType | None = UNSET
+    usage: Usage | None = None
+
+
+class WholeCompletion(Completion):
+    """The answer of /v1/completions."""
+
+    service_tier: None = None
+    system_fingerprint: None = None
+    kv_transfer_params: None = None
 
 
 class TopLogprob(msgspec.Struct):
@@ -94,6 +103,11 @@ class ChatMessage(msgspec.Struct):
     content: str
     role: str = "assistant"
     refusal: str | None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: list[None] = []
+    reasoning: str | None = None
 
 
 class ChatChoice(msgspec.Struct):
@@ -104,7 +118,7 @@ class ChatChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(msgspec.Struct):
@@ -116,8 +130,11 @@ class ChatCompletion(msgspec.Struct):
     choices: list[ChatChoice]
     usage: Usage
     object: str = "chat.completion"
-    prompt_token_ids: list[int] | UnsetType = UNSET
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
+    service_tier: None = None
+    system_fingerprint: None = None
+    kv_transfer_params: None = None
 
 
 class Delta(msgspec.Struct):
@@ -135,7 +152,7 @@ class ChatChunkChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | UnsetType | None = UNSET
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatChunk(msgspec.Struct):

@@ -35,7 +35,7 @@ def sampling_params(
         RequestError: a field is out of bounds; names it.
     """
     defaults = context.defaults
-    _check_bounds(context, body, logprobs, prompt_logprobs)
+    _check_bounds(context, body)
     top_k = _first(body.top_k, defaults.top_k, 0)
     seed = context.seeds.getrandbits(64) if body.seed is None else body.seed & SEED_MASK
     return SamplingParams(
@@ -52,8 +52,8 @@ def sampling_params(
         ignore_eos=body.ignore_eos,
         eos_token_ids=context.eos_token_ids,
         stop_token_ids=tuple(body.stop_token_ids or ()),
-        logprobs=logprobs,
-        prompt_logprobs=prompt_logprobs,
+        logprobs=_num_logprobs(context, "logprobs", logprobs),
+        prompt_logprobs=_num_logprobs(context, "prompt_logprobs", prompt_logprobs),
         logit_bias=_logit_bias(context, body.logit_bias),
         allowed_token_ids=_allowed(context, body.allowed_token_ids),
         bad_words=_bad_words(context.tokenizer, body.bad_words or ()),
@@ -144,14 +144,20 @@ def check_stop_strings(strings: Sequence[str], num_sequences: int) -> None:
         )
 
 
-def _check_bounds(
-    context: ServerContext, body: SamplingBody, logprobs: int | None, prompt_logprobs: int | None
-) -> None:
+def _num_logprobs(context: ServerContext, name: str, asked: int | None) -> int | None:
+    """How many tokens' log-probabilities are asked for, of `--max-logprobs` at most; -1 is the whole vocabulary."""
+    if asked is None:
+        return None
     most = context.config.server.max_logprobs
     most = context.vocab_size if most == -1 else most
-    for name, value in (("logprobs", logprobs), ("prompt_logprobs", prompt_logprobs)):
-        if value is not None and value > most:
-            raise RequestError(f"{name} is {value}; at most {most} are served (--max-logprobs)", name)
+    wanted = context.vocab_size if asked == -1 else asked
+    if wanted > most:
+        whole = f", the whole vocabulary of {wanted} tokens" if asked == -1 else ""
+        raise RequestError(f"{name} is {asked}{whole}; at most {most} are served (--max-logprobs)", name)
+    return wanted
+
+
+def _check_bounds(context: ServerContext, body: SamplingBody) -> None:
     if len(body.stop_token_ids or ()) > MAX_STOP_TOKEN_IDS:
         raise RequestError(f"stop_token_ids has more than {MAX_STOP_TOKEN_IDS} entries", "stop_token_ids")
     context.check_token_ids(body.stop_token_ids or (), "stop_token_ids")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
-from octavo_engine.errors import ModelLoadError
+from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
 from octavo_engine.frontend.byte_tokenizer import byte_tokenizer
 from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.engine_client import EngineClient
@@ -33,6 +33,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     Raises:
         EngineDeadError: the core could not start; carries its reason.
         ModelLoadError: the tokenizer or the generation config can't be used.
+        ConfigError: `--chat-template` is not valid Jinja.
     """
     metrics = Metrics(config.model.served_model_names[0])
     client.connect(metrics, on_stage)
@@ -49,6 +50,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     template.start()
     defaults = await asyncio.to_thread(_with_turn_ends, defaults, template, tokenizer)
     on_stage("loaded the tokenizer", time.perf_counter() - start)
+    await _check_template(template, override=config.model.chat_template is not None)
     ready = await client.ready()
     metrics.configure(config.cache, ready)
     return ServerContext(
@@ -65,6 +67,16 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
 def _with_turn_ends(defaults: GenerationDefaults, template: ChatTemplate, tokenizer: Tokenizer) -> GenerationDefaults:
     known = defaults.eos_token_ids or tokenizer.eos_token_ids
     return replace(defaults, eos_token_ids=tuple(dict.fromkeys((*known, *turn_ends(template, tokenizer)))))
+
+
+async def _check_template(template: ChatTemplate, *, override: bool) -> None:
+    """Say at the start what is wrong with a template: the flag's ends it, without the model's own completions work."""
+    try:
+        await asyncio.to_thread(template.check)
+    except RequestError as error:
+        if override:
+            raise ConfigError(f"--chat-template can't be used: {error}") from error
+        logger.warning("%s: every chat will be refused; serve with --chat-template FILE to chat", error)
 
 
 def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:

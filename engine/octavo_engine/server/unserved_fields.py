@@ -47,6 +47,13 @@ def refuse_unserved(fields: Mapping[str, Any]) -> None:
     """Raises RequestError for the first of `fields` that is not served and asks for something."""
     for name, value in fields.items():
         known = UNSERVED_FIELDS.get(name)
-        if known is None or value is None or value in known[1]:
+        if known is None or value is None or value in known[1] or _without_nulls(value) in known[1]:
             continue
         raise RequestError(f"{name}: {known[0]}", name)
+
+
+def _without_nulls(value: Any) -> Any:
+    """`value` without the fields that a client wrote as null because it knows them."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
