@@ -333,3 +333,40 @@ def test_rendering_is_quick(make):
     for _ in range(100):
         template.render(USER)
     assert time.perf_counter() - start < 1
+
+
+KNOWS_NOTHING = (
+    "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('no such role') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+)
+IGNORES = "{% for m in messages %}{% if m.role == 'system' %}[{{ m.content }}]{% endif %}{% endfor %}"
+KNOWS = "{% for m in messages %}{% if m.role == 'developer' %}<{{ m.content }}>{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [(KNOWS_NOTHING, "[system] be brief\n[user] a\n"), (IGNORES, "[be brief]"), (KNOWS, "<be brief>")],
+)
+def test_the_developer_role_is_the_system_role_where_a_template_does_not_know_it(make, template, text):
+    """OpenAI's newer name: a template that does not name it refuses it, or leaves out what it says."""
+    messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "a"}]
+    assert make({"default": template}).render(messages) == text
+    assert messages[0]["role"] == "developer"
+
+
+def test_what_a_client_sends_back_with_empty_fields_is_as_if_they_were_absent(make):
+    """Templates ask whether a message has `tool_calls`, and count them."""
+    template = "{% for m in messages %}{{ m.keys() | sort | join(',') }};{% endfor %}"
+    answer = {"role": "assistant", "content": "yes", "tool_calls": [], "refusal": None, "function_call": None}
+    assert make({"default": template}).render([answer]) == "content,role;"
+    calls = [{"type": "function", "function": {"name": "f", "arguments": ""}}]
+    assert make({"default": template}).render([{**answer, "tool_calls": calls}]) == "content,role,tool_calls;"
+
+
+@pytest.mark.parametrize("options", [{}, {"content_format": "string"}])
+def test_a_template_that_is_not_valid_is_found_before_the_first_chat(make, options):
+    """The message names it and the line."""
+    make({"default": CHATML, "tool_use": CHATML}, **options).check()
+    make({}).check()
+    with pytest.raises(RequestError, match=r"'tool_use'.*line 2"):
+        make({"default": CHATML, "tool_use": "\n{{ m.content }"}, **options).check()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+from bisect import bisect_right
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import byte_level, octavo, sentencepiece
 
-from octavo_engine.frontend.detokenizer import Detokenizer
+from octavo_engine.frontend.detokenizer import Detokenizer, token_offsets
 
 TOKENIZERS = {
     "byte-level": octavo(byte_level()),
@@ -61,6 +64,61 @@ def test_what_follows_a_prompt_is_the_rest_of_the_text(kind, data):
     said = tokenizer.decode(prompt, skip_special_tokens=True).rstrip("\ufffd")  # the part of a character
     pieces = stream(Detokenizer(tokenizer, prompt), generated)
     assert said + "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@kinds
+@property_settings
+@given(data=st.data())
+def test_a_token_begins_at_the_character_that_its_first_byte_is_of(kind, data):
+    """Whether it begins a character, goes on with one, or leaves one incomplete."""
+    tokenizer = TOKENIZERS[kind]
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    begins, first_bytes, position = [], [], 0
+    for index in ids:
+        begins.append(detokenizer.begin(index))
+        detokenizer.add(index)
+        first_bytes.append(position)
+        position += len(tokenizer.token_bytes(index))
+    text = b"".join(map(tokenizer.token_bytes, ids))
+    starts = character_starts(text)
+    dropped = 1 if tokenizer.strips_space and text.startswith(b" ") else 0
+    for begin, first_byte, index in zip(begins, first_bytes, ids, strict=True):
+        if tokenizer.token_bytes(index):
+            assert begin == max(0, bisect_right(starts, first_byte) - 1 - dropped)
+
+
+def character_starts(data: bytes) -> list[int]:
+    """Where in `data` each character of its decoded text begins; what is no character is one for each of its parts."""
+    ends: dict[int, int] = {}
+
+    def note(error):
+        ends[error.start] = error.end
+        return "\ufffd", error.end
+
+    codecs.register_error("noted", note)
+    starts, position = [], 0
+    for character in data.decode("utf-8", "noted"):
+        starts.append(position)
+        position = ends.get(position) or position + len(character.encode())
+    return starts
+
+
+@kinds
+@pytest.mark.parametrize("text", ["Hi 😀 there", "日本語 text", " a  b", "<s>a</s>b", "é\n\t😀😀"])
+@pytest.mark.parametrize("special", [False, True])
+def test_offsets_of_a_prompts_tokens_point_into_its_text(kind, text, special):
+    """Also where the tokenizer adds special tokens by itself, or the text spells one."""
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text, add_special_tokens=special)
+    offsets = token_offsets(tokenizer, ids, text)
+    assert offsets == sorted(offsets)
+    assert offsets[-1] < len(text)
+    for index, offset in zip(ids, offsets, strict=True):
+        own = tokenizer.token_text(index)
+        spelled = text.startswith(own, offset) or text.startswith(own.removeprefix(" "), offset)
+        added = special and index in {tokenizer.bos_token_id, tokenizer.eos_token_id}
+        assert spelled or "\ufffd" in own or added, (own, offset)
 
 
 def test_each_character_comes_as_soon_as_it_is_complete():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from octavo_engine.arguments import build_parser, parse, parse_with_notes
+from octavo_engine.arguments import API_KEY_VARIABLES, build_parser, parse, parse_with_notes
 from octavo_engine.errors import ConfigError
 from octavo_engine.serve import main
 from octavo_engine.unserved_flags import UNSERVED_FLAGS
@@ -94,6 +94,32 @@ def test_several_names_and_keys_and_origins():
     assert config.model.served_model_names == ("a", "b")
     assert config.server.api_keys == ("x", "y")
     assert config.server.allowed_origins == ("*",)
+
+
+@pytest.mark.parametrize("space", ["\n", "\r\n", " ", "\t"])
+def test_white_space_around_a_key_is_not_part_of_it(monkeypatch, space):
+    """A file or a Secret ends in a newline, which no client can send."""
+    for name in API_KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert config_of("--api-key", f"{space}a b{space}", f"c{space}").server.api_keys == ("a b", "c")
+    monkeypatch.setenv("VLLM_API_KEY", f"theirs{space}")
+    assert config_of().server.api_keys == ("theirs",)
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n", "two\nlines", "a\x00b", "a\tb"])
+def test_a_key_that_no_client_can_send_is_refused(monkeypatch, key):
+    """An empty one would open the server to anyone who sends `Bearer`; an empty variable is as good as none."""
+    assert "--api-key" in refusal("model", "--api-key", "good", key)
+    for name in API_KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if "\x00" in key:
+        return
+    monkeypatch.setenv("OCTAVO_API_KEY", key)
+    if key:
+        assert "OCTAVO_API_KEY" in refusal("model")
+        assert key.strip() == "" or key not in refusal("model")
+    else:
+        assert config_of().server.api_keys == ()
 
 
 def test_the_environment_gives_the_key_where_no_flag_does(monkeypatch):

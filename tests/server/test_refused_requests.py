@@ -7,6 +7,7 @@ import json
 import socket
 
 import pytest
+from served import Served
 
 COMPLETION = {"model": "fake", "prompt": "hello", "max_tokens": 4}
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -186,10 +187,16 @@ def test_an_answer_to_a_refused_request_carries_the_clients_request_id(served):
 
 
 def test_a_request_that_fails_in_a_step_fails_alone_streamed_or_not(served):
-    """Status 500 with the engine's reason; in a stream, which has its status, an event."""
-    status, error = refused(served, "/v1/completions", {**COMPLETION, "prompt": "!no"})
-    assert (status, error["type"]) == (500, "InternalServerError")
-    status, text, _ = served.post("/v1/completions", {**COMPLETION, "prompt": "!no", "stream": True})
+    """Status 500 with the engine's reason, also of a stream that has not begun."""
+    for stream in (False, True):
+        status, error = refused(served, "/v1/completions", {**COMPLETION, "prompt": "!no", "stream": stream})
+        assert (status, error["type"]) == (500, "InternalServerError")
+
+
+def test_a_stream_that_fails_after_it_has_begun_ends_with_the_error(fake_model):
+    """Its status has been sent, so it is an event."""
+    with Served(fake_model, "--served-model-name", "fake", step_seconds=2) as server:
+        status, text, _ = server.post("/v1/completions", {**COMPLETION, "prompt": "!no", "stream": True})
     events = [line.removeprefix("data: ") for line in text.splitlines() if line]
     assert status == 200
     assert json.loads(events[-2])["error"]["code"] == 500

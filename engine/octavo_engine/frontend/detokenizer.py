@@ -14,7 +14,6 @@ from octavo_engine.frontend.tokenizer import Tokenizer
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
-_CONTINUES = 0x80  # in the two highest bits of a byte that does not begin a character
 
 
 class Detokenizer:
@@ -46,12 +45,17 @@ class Detokenizer:
     def begin(self, token_id: int) -> int:
         """Where the text of `token_id` begins if it comes next, in characters.
 
-        A token that completes a character begins with it; one that leaves a character incomplete begins after the
+        A token that goes on with a character begins with it; one that leaves a character incomplete begins after the
         U+FFFD which that amounts to.
         """
         pending = self._decoder.getstate()[0]
-        if pending and (data := self._token_bytes(token_id)) and data[0] & 0xC0 != _CONTINUES:
-            return self.offset + len(pending.decode("utf-8", "replace"))
+        if pending and token_id not in self._skipped:
+            both = pending + self._token_bytes(token_id)[:1]
+            try:
+                both.decode()
+            except UnicodeDecodeError as error:
+                if error.end < len(both):  # otherwise it is still incomplete
+                    return self.offset + len(pending.decode("utf-8", "replace"))
         return self.offset
 
     def add(self, token_id: int) -> str:
@@ -75,14 +79,17 @@ class Detokenizer:
 def token_offsets(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> list[int]:
     """Where in `text`, of which `token_ids` are the tokens, each of them begins, in characters.
 
-    A special token that the tokenizer put in by itself takes no place in the text.
+    What the tokenizer put in by itself takes no place in the text: special tokens, SentencePiece's space after them.
     """
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
-    offsets = []
+    offsets, end = [], 0
     for token_id in token_ids:
-        offset = detokenizer.begin(token_id)
+        offset = end + detokenizer.begin(token_id) - detokenizer.offset
         offsets.append(min(offset, len(text)))
         if token_id in tokenizer.special_token_ids and not text.startswith(tokenizer.token_text(token_id), offset):
             continue
-        detokenizer.add(token_id)
+        added = detokenizer.add(token_id)
+        if added.startswith(" ") and not text.startswith(" ", end):
+            added = added[1:]
+        end += len(added)
     return offsets

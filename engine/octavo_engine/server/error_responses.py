@@ -86,6 +86,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPNotFound:
         refusal = RequestError(f"this server has no {request.method} {request.path}", status=404)
         return error_response(refusal)
+    except web.HTTPExpectationFailed:
+        return error_response(RequestError("Expect: only 100-continue is understood; leave it out", status=417))
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -6,7 +6,7 @@ import asyncio
 import re
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from octavo_engine.server.error_responses import error_body
 
@@ -35,6 +35,8 @@ class EventStream:
                 "X-Accel-Buffering": "no",  # nginx would collect
             }
         )
+        if request.version < HttpVersion11:
+            self._response.force_close()  # without chunks only the connection's end shows the answer's
 
     @property
     def begun(self) -> bool:

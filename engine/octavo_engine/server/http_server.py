@@ -63,6 +63,17 @@ class Connection(web.RequestHandler):
 
     __slots__ = ()
 
+    def data_received(self, data: bytes) -> None:
+        """As aiohttp's, but a request whose body turns out to be malformed does not wait for the rest of it."""
+        super().data_received(data)
+        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
+            return
+        request = self._current_request
+        bodies = [payload for _, payload in self._messages] + ([request.content] if request is not None else [])
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(web.RequestPayloadError("malformed"))
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -99,6 +110,8 @@ def refusal_of(error: HttpProcessingError) -> RequestError:
         return RequestError(f"the request has more than {MAX_HEADERS} headers: send fewer", status=431)
     if error.message.startswith("Received HTTPS"):
         return RequestError("this port speaks plain HTTP, and the request is HTTPS: use http://, or a proxy with TLS")
+    if error.message.startswith("Pause on PRI"):
+        return RequestError("this server speaks HTTP/1.1, and the request is HTTP/2: use HTTP/1.1")
     what = "it is malformed"
     if error.message.startswith("Missing 'Host'"):
         what = "it has no Host header"
