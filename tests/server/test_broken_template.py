@@ -25,10 +25,7 @@ def folder_with(fake_model, tmp_path, template, name="chat_template.jinja"):
     return folder
 
 
-@pytest.mark.parametrize(
-    "template",
-    [SYNTAX, "{% endfor %}", [{"name": "default"}], [{"template": "x"}], ["x"], [{"name": 1, "template": "x"}], 5],
-)
+@pytest.mark.parametrize("template", [SYNTAX, "{% endfor %}", [{"name": "default", "template": SYNTAX}]])
 def test_the_models_own_template_is_a_warning(fake_model, tmp_path, template):
     """A chat says it too, and that another template can be given."""
     with Served(folder_with(fake_model, tmp_path, template)) as server:
@@ -42,11 +39,24 @@ def test_the_models_own_template_is_a_warning(fake_model, tmp_path, template):
         assert "template" in answer["error"]["message"]
 
 
-def test_a_template_file_that_is_not_text_is_a_warning(fake_model, tmp_path):
-    """What else the model has is used."""
-    with Served(folder_with(fake_model, tmp_path, b"\xff\xfe{{ messages }}")) as server:
+@pytest.mark.parametrize(
+    ("template", "file"),
+    [
+        (b"\xff\xfe{{ messages }}", "chat_template.jinja"),
+        ([{"name": "default"}], "tokenizer"),
+        ([{"template": "x"}], "tokenizer"),
+        (["x"], "tokenizer"),
+    ],
+)
+def test_a_template_that_cannot_be_read_ends_the_start(fake_model, tmp_path, template, file):
+    """As any file of the model that can't be read."""
+    server = Served(folder_with(fake_model, tmp_path, template), wait=False)
+    try:
+        assert server.wait() == 1
         assert "Traceback" not in server.output
-        assert "chat_template.jinja can't be read as UTF-8" in server.output
+        assert file in server.lines[-1]
+    finally:
+        server.close()
 
 
 def test_a_byte_order_mark_is_no_part_of_a_template(fake_model, tmp_path):

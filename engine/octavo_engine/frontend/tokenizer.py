@@ -6,7 +6,6 @@ because they lie in the same files.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from octavo_engine.frontend.special_tokens import SpecialTokens, set_bos_and_eos
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object, read_text
 from octavo_models import ModelError
-
-logger = logging.getLogger(__name__)
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -192,22 +189,15 @@ def _added_token(fields: Any) -> AddedToken:
     return AddedToken(_token_text(fields), **{flag: bool(fields[flag]) for flag in flags if flag in fields})
 
 
-def _template_files(configured: Any, path: Path | None, source: str = "tokenizer_config.json") -> dict[str, str]:
+def _template_files(configured: Any, path: Path | None) -> dict[str, str]:
     """Chat templates by name: a file of their own wins over what the tokenizer's config says."""
     templates: dict[str, str] = {}
     if isinstance(configured, str):
         templates["default"] = configured
     elif isinstance(configured, list):
-        for entry in configured:
-            name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
-            if isinstance(name, str) and isinstance(text, str):
-                templates[name] = text
-            else:
-                logger.warning("%s: an entry of chat_template lacks its name or its template: it is left out", source)
-    elif configured is not None:
-        logger.warning("%s: chat_template is neither a text nor a list: it is left out", source)
+        templates |= {entry["name"]: entry["template"] for entry in configured}
     if path is not None and path.suffix == ".json":
-        templates |= _template_files(read_object(path).get("chat_template"), None, path.name)
+        templates |= _template_files(read_object(path).get("chat_template"), None)
     elif path is not None:
         templates["default"] = read_text(path)
     return templates
