@@ -1,7 +1,8 @@
 """Events: what a person would want to know of, when it changes; never one a pass.
 
 Whether something changed is told by the status that the object had, not by memory. The name follows from what is told,
-so one that was posted just before a crash is not posted twice.
+so one that was posted just before a crash is not posted twice. A Warning is for what takes a person or ends answers: an
+alert on Warnings stays quiet while a plan only advises.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from octavo_operator.resources import EVENTS
 
 Object = dict[str, Any]
 CONTROLLER = "octavo.dev/operator"
-LONGEST_NOTE = 1000
+LONGEST_NOTE = 1000  # bytes; the API server refuses more than 1024
 
 
 def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str) -> Iterator[Object]:
@@ -35,7 +36,7 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
     told = set((before.get("plan") or {}).get("warnings", ()))
     for warning in (wished.get("plan") or {}).get("warnings", ()):
         if warning not in told:
-            yield _event(body, "Warning", {"reason": "PlanWarning", "message": warning}, None, identity)
+            yield _event(body, "Normal", {"reason": "PlanWarning", "message": warning}, None, identity)
 
 
 def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
@@ -60,7 +61,7 @@ def _event(
         "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "type": kind,
         "reason": what["reason"],
-        "note": what["message"][:LONGEST_NOTE],
+        "note": what["message"].encode()[:LONGEST_NOTE].decode(errors="ignore"),
         "action": "Reconcile",
         "regarding": {
             "apiVersion": API_VERSION,

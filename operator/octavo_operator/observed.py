@@ -21,6 +21,16 @@ class Nodes:
     """Cards that the largest of the nodes that would do has in all."""
     products: tuple[str, ...] = ()
     """Products that nodes have, whether they would do or not."""
+    obstacles: tuple[str, ...] = ()
+    """Where none would do: why some that have the GPUs do not, a node each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """The last Warning that a controller or a kubelet has posted about an object."""
+
+    reason: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from octavo_operator.observed import Change, Nodes, Object
 from octavo_operator.planner.plan import Hardware
 
 REVISION = "pod-template-hash"
+TOLD = 3  # nodes whose obstacles are named
 
 
 def nodes_for(
@@ -29,6 +30,7 @@ def nodes_for(
     spec: Mapping[str, Any] = template.get("spec") or {}
     tolerations = [*(spec.get("tolerations") or ()), {"key": name, "operator": "Exists"}]
     free, largest, products = 0, 0, set()
+    obstacles: list[str] = []
     for node in capacity.nodes:
         count = node.allocatable.get(name, 0) // 1000
         product = node.labels.get(hardware.product_label or "")
@@ -36,11 +38,13 @@ def nodes_for(
             products.add(product)
         if hardware.products and product not in hardware.products:
             continue
-        if not _would_do(node, spec.get("nodeSelector") or {}, tolerations):
+        if obstacle := _obstacle(node, spec.get("nodeSelector") or {}, tolerations):
+            if count and len(obstacles) < TOLD:
+                obstacles.append(f"{node.name} {obstacle}")
             continue
         largest = max(largest, count)
         free = max(free, capacity.free(node, name, without) // 1000)
-    return Nodes(free, largest, tuple(sorted(products)))
+    return Nodes(free, largest, tuple(sorted(products)), tuple(obstacles) if not largest else ())
 
 
 def is_under_way(deployment: Object) -> bool:
@@ -95,10 +99,25 @@ def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ())
 
 
 def _would_do(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> bool:
-    if not node.ready or not node.schedulable or not selector.items() <= node.labels.items():
-        return False
-    taints = [taint for taint in node.taints if taint["effect"] != "PreferNoSchedule"]
-    return all(any(_tolerates(toleration, taint) for toleration in tolerations) for taint in taints)
+    return not _obstacle(node, selector, tolerations)
+
+
+def _obstacle(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> str:
+    """Why a node takes no such pod; empty where it does."""
+    if not node.ready:
+        return "is not ready"
+    if not node.schedulable:
+        return "is cordoned"
+    if not selector.items() <= node.labels.items():
+        missing = sorted(f"{key}={value}" for key, value in selector.items() if node.labels.get(key) != value)
+        return f"lacks the label {missing[0]}"
+    for taint in node.taints:
+        if taint["effect"] == "PreferNoSchedule":
+            continue
+        if not any(_tolerates(toleration, taint) for toleration in tolerations):
+            value = f"={taint['value']}" if taint.get("value") else ""
+            return f"has the taint {taint['key']}{value}:{taint['effect']}"
+    return ""
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:

@@ -49,6 +49,21 @@ class TestReplicas:
         assert running["metric"]["name"] == "vllm_num_requests_running"
         assert running["target"]["averageValue"] == "80"
 
+    def test_a_replica_is_full_by_its_kv_cache_too(self):
+        """Long prompts fill it with a few sequences, far below maxNumSeqs."""
+        cache = only(rendered(autoscaling=AUTO), "HorizontalPodAutoscaler")["spec"]["metrics"][2]["pods"]
+        assert cache["metric"]["name"] == "vllm_kv_cache_usage_perc"
+        assert cache["target"]["averageValue"] == "800m"
+
+    def test_a_burst_at_most_doubles_the_replicas_while_one_starts(self):
+        """Whether the next one is enough shows once it has loaded; until then no further ones are started."""
+        children = rendered(autoscaling=AUTO)
+        upwards = only(children, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleUp"]
+        probe = only(children, "Deployment")["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        assert [(each["type"], each["value"]) for each in upwards["policies"]] == [("Percent", 100), ("Pods", 1)]
+        starts = probe["periodSeconds"] * probe["failureThreshold"]
+        assert {each["periodSeconds"] for each in upwards["policies"]} == {starts}
+
     def test_metrics_and_behaviour_are_handed_on_verbatim(self):
         metric = {
             "type": "Resource",
@@ -57,8 +72,8 @@ class TestReplicas:
         behavior = {"scaleDown": {"stabilizationWindowSeconds": 7}}
         children = rendered(autoscaling=AUTO | {"metrics": [metric], "behavior": behavior})
         spec = only(children, "HorizontalPodAutoscaler")["spec"]
-        assert spec["metrics"][2:] == [metric]
-        assert spec["behavior"] == behavior
+        assert spec["metrics"][3:] == [metric]
+        assert spec["behavior"]["scaleDown"] == behavior["scaleDown"]
 
     def test_scaling_by_hand_changes_nothing_of_the_pods(self):
         """Another number of replicas must not restart those that run."""

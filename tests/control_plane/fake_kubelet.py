@@ -217,7 +217,8 @@ class FakeKubelet:
         # The scheduler's word on where the pod goes is kept.
         conditions += [before["PodScheduled"]] if "PodScheduled" in before else []
         done = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}}
-        address = old.get("podIP") or "10.200.{}.{}".format(*divmod(next(self._addresses), 250))
+        # On the loopback: whoever connects to a pod is refused at once, and nothing leaves this machine.
+        address = old.get("podIP") or "127.200.{}.{}".format(*divmod(next(self._addresses), 250))
         return {
             "phase": phase,
             "conditions": conditions,
@@ -229,7 +230,7 @@ class FakeKubelet:
             "initContainerStatuses": [
                 {**_container(c), "ready": True, "state": done} for c in spec.get("initContainers", [])
             ],
-            "containerStatuses": [_container(c, state, at) for c in spec["containers"]],
+            "containerStatuses": [_container(c, state, _started(old) or at) for c in spec["containers"]],
             **state.extra,
         }
 
@@ -309,6 +310,14 @@ def _container(container: Object, state: State = State(), at: str = "") -> Objec
         "state": now_doing,
         "lastState": _terminated(state.last, at) if state.last else {},
     }
+
+
+def _started(status: Object) -> str:
+    """Since when its containers run, if they do."""
+    for container in status.get("containerStatuses", ()):
+        if since := container.get("state", {}).get("running", {}).get("startedAt"):
+            return str(since)
+    return ""
 
 
 def _terminated(ended: Ended, at: str) -> Object:

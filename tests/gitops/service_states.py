@@ -135,9 +135,9 @@ CASES = {
     ),
     "rolling out, not serving": Case(BASE, Seen(existing=0), "Progressing", "being started"),
     "waits for a card": Case(
-        CARDS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(free=0, largest=4)), "Progressing", "waits for a free card"
+        CARDS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(free=0, largest=4)), "Progressing", "waits for a free GPU"
     ),
-    "no such card": Case(CARDS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(0, 0)), "Degraded", "no node has"),
+    "no such card": Case(CARDS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(0, 0)), "Progressing", "no node has"),
     "engine refuses": Case(BASE, Seen(pod=REFUSES), "Degraded", "--max-num-seqs: 0 is too small"),
     "out of memory": Case(BASE, Seen(pod=KILLED), "Degraded", "raise resources.limits.memory"),
     "no image": Case(BASE, Seen(pod=NO_IMAGE), "Degraded", "can't be pulled"),

@@ -25,6 +25,7 @@ class FakeEngine:
     hangs: bool = False
     asked: int = 0
     text: str = ""  # in place of all the above
+    host: str | None = None  # as it names itself
     port: int = 0  # 0: one that is free
     _go: threading.Event = field(default_factory=threading.Event)
 
@@ -62,6 +63,8 @@ class FakeEngine:
         request.send_response(self.status)
         request.send_header("Content-Type", "text/plain; version=0.0.4")
         request.send_header("Content-Length", str(len(body)))
+        if self.host is not None:
+            request.send_header("X-Octavo-Host", self.host)
         request.end_headers()
         request.wfile.write(body)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
 
+import aiohttp
+import pytest
+from fake_engines import FakeEngine
+
+from octavo_operator.metrics_api.engines import Engine
 from octavo_operator.metrics_api.exposition import Sample
 from octavo_operator.metrics_api.figures import FIGURES
+from octavo_operator.metrics_api.scraper import ScrapeError, Scraper, scrape
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series
 
@@ -109,3 +115,40 @@ def test_a_metric_that_an_engine_stops_telling_is_missing_at_once():
 def test_of_nothing_nothing_is_told(figure):
     """An engine that was never scraped has no figure at all."""
     assert Series(period=5).value(figure, ANY, now=0) is None
+
+
+async def until_asked(engine, count):
+    while engine.asked < count:  # noqa: ASYNC110 — it is answered by a thread
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("was_well", [True, False])
+async def test_an_engine_that_was_well_is_asked_as_often_as_ever_after_a_miss(was_well):
+    """The busiest engine misses a deadline first; were it left alone for longer, its load would vanish from the sum."""
+    with FakeEngine(status=200 if was_well else 500) as fake:
+        engine = Engine("n", "p", "uid", f"http://{fake.address}:{fake.port}/metrics", {})
+        async with aiohttp.ClientSession() as session:
+            scraper = Scraper(session, 0.1)
+            scraper.follow({("n", "p"): engine})
+            await until_asked(fake, 1)
+            fake.status = 500
+            before = fake.asked
+            await asyncio.sleep(1.5)
+            await scraper.close()
+    asked = fake.asked - before
+    assert asked >= 8 if was_well else asked <= 5
+
+
+@pytest.mark.parametrize(
+    ("told", "expected", "refused"), [("a", "a", False), ("b", "a", True), ("b", None, False), (None, "a", False)]
+)
+async def test_an_address_that_another_pod_has_by_now_gives_no_figures(told, expected, refused):
+    """Engines of other runtimes do not name themselves, and a pod may choose its host's name."""
+    with FakeEngine(waiting=3, host=told) as fake:
+        engine = Engine("n", "a", "uid", f"http://{fake.address}:{fake.port}/metrics", {}, expected)
+        async with aiohttp.ClientSession() as session:
+            if refused:
+                with pytest.raises(ScrapeError, match="given to another pod"):
+                    await scrape(session, engine)
+            else:
+                assert (await scrape(session, engine))["vllm:num_requests_waiting"][0].value == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from importlib.metadata import PackageNotFoundError, version
 
@@ -99,6 +100,6 @@ async def load(request: web.Request) -> web.Response:
 
 
 async def show_metrics(request: web.Request) -> web.Response:
-    """Prometheus' exposition."""
+    """Prometheus' exposition. The host's name, which is a pod's, tells a scraper that it asked whom it meant to."""
     data, content_type = request.app[CONTEXT].metrics.render(request.headers.get("Accept", ""))
-    return web.Response(body=data, headers={"Content-Type": content_type})
+    return web.Response(body=data, headers={"Content-Type": content_type, "X-Octavo-Host": socket.gethostname()})

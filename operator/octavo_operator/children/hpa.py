@@ -1,4 +1,4 @@
-"""The HorizontalPodAutoscaler: by the requests that wait, and by the share of the batch that runs.
+"""The HorizontalPodAutoscaler: by the requests that wait, and by how full the replicas run.
 
 It scales the Deployment, not the LLMService: replicas written through the latter's scale subresource would end up in
 the manifest, where the next apply takes them back. Names are vLLM's with an underscore for the colon, as adapters of
@@ -12,15 +12,21 @@ from octavo_operator.planner.plan import Plan
 
 WAITING = "vllm_num_requests_waiting"
 RUNNING = "vllm_num_requests_running"
-BUSY = 0.8  # share of maxNumSeqs
+KV_USE = "vllm_kv_cache_usage_perc"
+BUSY = 0.8  # share of maxNumSeqs, and of the KV cache
+SHORTEST_STEP_S, LONGEST_STEP_S = 60, 600
 SHORTEST_LULL_S, LONGEST_LULL_S = 300, 1800  # Kubernetes' own default; the longest lull that a card is kept idle for
 
 
 def render(plan: Plan) -> Manifest:
     """A queue that has just emptied does not shrink the service while its replicas still run full.
 
+    A replica is full by its sequences or by its KV cache, whichever comes first: long prompts fill the cache with a few
+    sequences. Its use is measured rather than estimated from `maxModelLen`, which few requests come near.
+
     Nor does a lull that is shorter than a replica takes to load; and one replica ends at a time, so that the others are
-    seen to bear its load first. `behavior` replaces what it names.
+    seen to bear its load first. Upwards the replicas at most double within the time that one takes to start: a burst
+    that the next replica will absorb does not start all of them. `behavior` replaces what it names.
     """
     scale = plan.scale
     running = max(1, int(plan.limits.max_num_seqs * BUSY))
@@ -29,8 +35,9 @@ def render(plan: Plan) -> Manifest:
         "minReplicas": scale.minimum,
         "maxReplicas": scale.maximum,
         "metrics": [
-            _pods(WAITING, scale.target_queue_depth or 1),
-            _pods(RUNNING, running),
+            _pods(WAITING, str(scale.target_queue_depth or 1)),
+            _pods(RUNNING, str(running)),
+            _pods(KV_USE, f"{round(BUSY * 1000)}m"),
             *(dict(metric) for metric in scale.metrics),
         ],
     }
@@ -39,10 +46,17 @@ def render(plan: Plan) -> Manifest:
         "stabilizationWindowSeconds": lull,
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
     }
-    spec["behavior"] = {"scaleDown": scale_down, **(scale.behavior or {})}
+    step = min(max(plan.lifecycle.startup.budget, SHORTEST_STEP_S), LONGEST_STEP_S)
+    scale_up = {
+        "policies": [
+            {"type": "Percent", "value": 100, "periodSeconds": step},
+            {"type": "Pods", "value": 1, "periodSeconds": step},
+        ],
+    }
+    spec["behavior"] = {"scaleUp": scale_up, "scaleDown": scale_down, **(scale.behavior or {})}
     return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.name, spec)
 
 
-def _pods(metric: str, average: int) -> Manifest:
-    target = {"type": "AverageValue", "averageValue": str(average)}
+def _pods(metric: str, average: str) -> Manifest:
+    target = {"type": "AverageValue", "averageValue": average}
     return {"type": "Pods", "pods": {"metric": {"name": metric}, "target": target}}

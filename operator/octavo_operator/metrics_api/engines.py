@@ -24,6 +24,7 @@ class Engine:
     uid: str
     url: str  # of its /metrics
     labels: Mapping[str, str] = field(hash=False)
+    host: str | None = None  # what its own host is called; None where the pod chooses otherwise
 
     @property
     def key(self) -> tuple[str, str]:
@@ -45,7 +46,16 @@ def engine_of(pod: Object) -> Engine | None:
         return None
     host = f"[{address}]" if ":" in address else address
     url = f"http://{host}:{_port(pod)}/metrics"
-    return Engine(metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}))
+    return Engine(metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}), _host(pod))
+
+
+def _host(pod: Object) -> str | None:
+    """As the kubelet names it, after the pod."""
+    spec = pod["spec"]
+    if spec.get("hostNetwork") or spec.get("hostname") or spec.get("hostnameOverride"):
+        return None
+    name: str = pod["metadata"]["name"]
+    return name[:63].rstrip("-.")
 
 
 def _port(pod: Object) -> int:

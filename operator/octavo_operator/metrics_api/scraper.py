@@ -20,6 +20,8 @@ from octavo_operator.metrics_api.series import Moment, Samples, Series
 DEADLINE_S = 2.0
 LARGEST = 4 << 20  # bytes of an answer
 LONGEST_PAUSE_S = 30.0
+WELL_S = 60.0  # an engine that answered so lately is asked as often as ever: the busiest one misses a deadline first
+HOST = "X-Octavo-Host"
 JITTER = 0.1
 
 Key = tuple[str, str]
@@ -39,6 +41,9 @@ async def scrape(session: aiohttp.ClientSession, engine: Engine) -> Samples:
         async with session.get(engine.url, timeout=timeout, allow_redirects=False) as response:
             if response.status != 200:
                 raise ScrapeError(f"{engine.url}: HTTP {response.status}")
+            host = response.headers.get(HOST)
+            if host is not None and engine.host is not None and host != engine.host:
+                raise ScrapeError(f"{engine.url} is {host} by now: the address was given to another pod")
             body = bytearray()
             async for part in response.content.iter_chunked(1 << 16):
                 body += part
@@ -72,19 +77,21 @@ class Scraper:
         self.follow({})
 
     async def _keep(self, engine: Engine, series: Series) -> None:
-        """A failure doubles the pause, so that an engine in trouble is not pressed."""
-        pause = self._period
+        """A failure doubles the pause, so that an engine in trouble is not pressed; one that was well has some time."""
+        pause, well, failed = self._period, float("-inf"), False
         about = {"about": {"namespace": engine.namespace, "name": engine.name}}
         while True:
             began = time.monotonic()
             try:
                 samples = await scrape(self._session, engine)
             except ScrapeError as error:
-                level = logging.WARNING if pause == self._period else logging.DEBUG  # once, until it is well again
+                level = logging.DEBUG if failed else logging.WARNING  # once, until it is well again
+                failed = True
                 log.log(level, "an engine's metrics can't be had, and are not served: %s", error, extra=about)
-                pause = max(self._period, min(pause * 2, LONGEST_PAUSE_S))
+                if began - well > WELL_S:
+                    pause = max(self._period, min(pause * 2, LONGEST_PAUSE_S))
             else:
                 series.record(samples, Moment(time.monotonic(), time.time()))
-                pause = self._period
+                pause, well, failed = self._period, time.monotonic(), False
             elapsed = time.monotonic() - began
             await asyncio.sleep(max(0.0, pause * random.uniform(1 - JITTER, 1) - elapsed))
