@@ -54,6 +54,8 @@ class OpenAIClient:
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        # A key out of a file or a Secret ends in a newline, which no header can hold.
+        api_key = (api_key or "").strip()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import byte_level, octavo, sentencepiece
 
-from octavo_engine.frontend.detokenizer import Detokenizer, token_offsets
+from octavo_engine.frontend.detokenizer import Detokenizer, decoded_prompt, token_offsets
 
 TOKENIZERS = {
     "byte-level": octavo(byte_level()),
@@ -119,6 +119,20 @@ def test_offsets_of_a_prompts_tokens_point_into_its_text(kind, text, special):
         spelled = text.startswith(own, offset) or text.startswith(own.removeprefix(" "), offset)
         added = special and index in {tokenizer.bos_token_id, tokenizer.eos_token_id}
         assert spelled or "\ufffd" in own or added, (own, offset)
+
+
+@kinds
+@property_settings
+@given(data=st.data())
+def test_a_prompt_and_its_continuation_are_the_whole_text(kind, data):
+    """Wherever the prompt ends, also in the middle of a character: no part of the text comes twice."""
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(data.draw(st.text(min_size=1, max_size=20)), add_special_tokens=False)
+    cut = data.draw(st.integers(1, len(ids)))
+    answer = Detokenizer(tokenizer, ids[:cut], skip_special_tokens=False)
+    text = decoded_prompt(tokenizer, ids[:cut], continued=True) + "".join(stream(answer, ids[cut:]))
+    assert text == tokenizer.decode(ids)
+    assert decoded_prompt(tokenizer, ids[:cut], continued=False) == tokenizer.decode(ids[:cut])
 
 
 def test_each_character_comes_as_soon_as_it_is_complete():

@@ -106,3 +106,4 @@ def test_a_preflight_is_answered_without_the_key_for_an_allowed_origin(fake_mode
         assert "access-control-allow-origin" not in headers
         _, _, headers = server.get("/v1/models", headers={"Origin": "https://a.example"})
         assert headers["access-control-allow-origin"] == "https://a.example", "errors can be read too"
+        assert "X-Request-Id" in headers["access-control-expose-headers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -12,8 +13,8 @@ import pytest
 from octavo_engine.arguments import parse
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.frontend.core_handle import CoreHandle
-from octavo_engine.frontend.engine_client import EngineClient
-from octavo_engine.messages import EngineRequest
+from octavo_engine.frontend.engine_client import EngineClient, OutputStream
+from octavo_engine.messages import EngineOutput, EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 
 
@@ -131,3 +132,23 @@ async def test_the_cores_end_reaches_everyone_who_waits(connected):
     with pytest.raises(EngineDeadError):
         connected.submit([request("b")])
     assert ("error", "a") in connected.recorder.events
+
+
+async def test_a_wait_that_takes_too_long_ends_and_loses_nothing(connected):
+    """Each wait has its own seconds, and what comes later is there for the next one."""
+    stream = OutputStream(connected, ["a"])
+    loop = asyncio.get_running_loop()
+    output = EngineOutput(request_id="a", new_token_ids=[1])
+    for seconds in (0.01, 0.05, 0.02):
+        with pytest.raises(TimeoutError):
+            await stream.get(seconds)
+    for seconds in (0.05, 30):  # the second wait outlives the first one's timer
+        loop.call_later(0.1 if seconds == 30 else 0, stream.put, output)
+        assert await stream.get(seconds) == [output]
+    waiting = asyncio.ensure_future(stream.get(30))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    stream.put(output)
+    assert await stream.get(0.01) == [output]
+    stream.close()
+    assert stream._timer is None

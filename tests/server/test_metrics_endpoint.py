@@ -144,3 +144,12 @@ def test_prometheus_is_answered_in_openmetrics_with_vllms_names(measured, accept
 def test_the_load_counts_requests_that_are_being_answered(measured):
     """vLLM's /load."""
     assert measured.get("/load")[1] == {"server_load": 0}
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x.y", ";;;=", "*/*", "application/json"])
+def test_an_odd_accept_header_is_answered_with_text(served, accept):
+    """What a scraper asks for wrongly is no bug of the server."""
+    status, text, headers = served.get("/metrics", headers={"Accept": accept})
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain")
+    assert "vllm:num_requests_running" in text

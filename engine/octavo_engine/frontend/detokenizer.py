@@ -76,6 +76,13 @@ class Detokenizer:
         return text
 
 
+def decoded_prompt(tokenizer: Tokenizer, token_ids: Sequence[int], *, continued: bool) -> str:
+    """The text of a prompt; if it is `continued`, a character that its last tokens leave incomplete is the answer's."""
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    text = "".join([detokenizer.add(token_id) for token_id in token_ids])
+    return text if continued else text + detokenizer.flush()
+
+
 def token_offsets(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> list[int]:
     """Where in `text`, of which `token_ids` are the tokens, each of them begins, in characters.
 

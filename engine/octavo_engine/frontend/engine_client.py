@@ -62,7 +62,9 @@ class OutputStream:
         self._client = client
         self.unfinished = set(request_ids)
         self._pending: list[EngineOutput] = []
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None  # its result: whether something has come
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None  # one for many waits: most end long before their deadline
         self._error: EngineDeadError | None = None
 
     async def get(self, seconds: float | None = None) -> list[EngineOutput]:
@@ -77,10 +79,15 @@ class OutputStream:
                 raise self._error
             if not self.unfinished:
                 return []
-            self._waiter = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            if seconds is not None:
+                self._deadline = loop.time() + seconds
+                if self._timer is None:
+                    self._timer = loop.call_at(self._deadline, self._look_at_clock)
             try:
-                async with asyncio.timeout(seconds):
-                    await self._waiter
+                if not await self._waiter:
+                    raise TimeoutError
             finally:
                 self._waiter = None
         pending, self._pending = self._pending, []
@@ -103,6 +110,9 @@ class OutputStream:
             self._client.end(list(self.unfinished), "abort")
             self.unfinished.clear()
         self._pending.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def put(self, output: EngineOutput) -> None:
         if output.finish_reason is not None:
@@ -116,7 +126,17 @@ class OutputStream:
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(True)
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        loop = self._waiter.get_loop()
+        if loop.time() < self._deadline:
+            self._timer = loop.call_at(self._deadline, self._look_at_clock)
+        else:
+            self._waiter.set_result(False)
 
 
 class EngineClient:

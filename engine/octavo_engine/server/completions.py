@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.detokenizer import token_offsets
+from octavo_engine.frontend.detokenizer import decoded_prompt, token_offsets
 from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.generation import Choice, Generation, Piece, Prompt, start
@@ -66,7 +66,7 @@ async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]
         text = ""
         if body.echo:
             whole = isinstance(item, str) and len(token_ids) == num_given
-            text = str(item) if whole else context.tokenizer.decode(token_ids)
+            text = str(item) if whole else decoded_prompt(context.tokenizer, token_ids, continued=asked > 0)
         prompts.append(Prompt(token_ids, with_room(context, params, len(token_ids), asked, "prompt"), text))
     return prompts
 

@@ -6,6 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 MAX_AGE = "600"  # seconds that a browser may keep a preflight's answer
+EXPOSED = "X-Request-Id, Retry-After"  # what a page's client reads besides the body
 
 
 class CrossOrigin:
@@ -20,7 +21,12 @@ class CrossOrigin:
         origin = request.headers.get("Origin")
         if origin is None or not (self._everyone or origin in self._known):
             return {}
-        return {"Access-Control-Allow-Origin": "*" if self._everyone else origin, "Vary": "Origin"}
+        allowed = "*" if self._everyone else origin
+        return {
+            "Access-Control-Allow-Origin": allowed,
+            "Access-Control-Expose-Headers": EXPOSED,
+            "Vary": "Origin",
+        }
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Put them on whatever is answered, errors and streams too: a signal of the application."""

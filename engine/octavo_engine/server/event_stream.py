@@ -49,7 +49,12 @@ class EventStream:
         return QUIET_SECONDS if self.begun else BEGIN_SECONDS
 
     def event(self, chunk: msgspec.Struct) -> None:
-        self._buffer += b"data: %b\n\n" % _LINE_BREAK.sub(_escaped, _encoder.encode(chunk))
+        data = _encoder.encode(chunk)
+        if b"\xe2\x80" in data or b"\xc2\x85" in data:  # seldom, and quickly seen
+            data = _LINE_BREAK.sub(_escaped, data)
+        self._buffer += b"data: "
+        self._buffer += data
+        self._buffer += b"\n\n"
 
     async def keep_alive(self) -> None:
         """Show that the answer is on its way: begin it, or write a comment. Raises as `flush`."""

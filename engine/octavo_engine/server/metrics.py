@@ -219,7 +219,10 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, in the format that `accept` asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # such as a version that is no number
+            encode, content_type = choose_encoder("")
         if "openmetrics" in content_type:
             # Asked without an escaping, as Prometheus 2 asks, prometheus-client makes underscores of the colons.
             data = openmetrics.generate_latest(self._registry, ALLOWUTF8)  # type: ignore[no-untyped-call]

@@ -1,0 +1,85 @@
+"""Answers have the keys that vLLM's have: clients read them as attributes, and a key that is absent is an error there."""
+
+from __future__ import annotations
+
+import pytest
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+COMPLETION_KEYS = {
+    *("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"),
+    "kv_transfer_params",
+}
+COMPLETION_CHOICE_KEYS = {
+    *("index", "text", "logprobs", "finish_reason", "stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids"),
+}
+CHAT_KEYS = {*COMPLETION_KEYS, "prompt_logprobs", "prompt_token_ids"}
+CHAT_CHOICE_KEYS = {"index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"}
+MESSAGE_KEYS = {
+    *("role", "content", "refusal", "annotations", "audio", "function_call", "tool_calls", "reasoning"),
+}
+USAGE_KEYS = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"}
+
+
+def test_a_completion_has_the_keys_of_vllms(served):
+    """Null where nothing was asked for."""
+    _, answer, _ = served.post("/v1/completions", {"prompt": "hello", "max_tokens": 2})
+    assert set(answer) == COMPLETION_KEYS
+    assert set(answer["choices"][0]) == COMPLETION_CHOICE_KEYS
+    assert set(answer["usage"]) == USAGE_KEYS
+
+
+def test_a_chat_has_the_keys_of_vllms(served):
+    """An answer without a tool's call has an empty list of them."""
+    _, answer, _ = served.post("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 2})
+    assert set(answer) == CHAT_KEYS
+    assert set(answer["choices"][0]) == CHAT_CHOICE_KEYS
+    message = answer["choices"][0]["message"]
+    assert set(message) == MESSAGE_KEYS
+    assert message["tool_calls"] == []
+    assert {name for name, value in message.items() if value is None} == MESSAGE_KEYS - {
+        *("role", "content", "tool_calls"),
+    }
+
+
+def test_what_the_openai_package_does_not_know_is_an_attribute(client):
+    """Of choices, messages and chunks."""
+    choice = client.completions.create(model="fake", prompt="hello", max_tokens=1).choices[0]
+    assert (choice.token_ids, choice.prompt_token_ids, choice.prompt_logprobs, choice.stop_reason) == (None,) * 4
+    answer = client.chat.completions.create(model="fake", messages=MESSAGES, max_tokens=1)
+    assert (answer.prompt_logprobs, answer.prompt_token_ids, answer.kv_transfer_params) == (None,) * 3
+    assert (answer.choices[0].message.reasoning, answer.choices[0].token_ids) == (None, None)
+    for chunk in client.completions.create(model="fake", prompt="hello", max_tokens=1, stream=True):
+        assert (chunk.choices[0].token_ids, chunk.choices[0].prompt_token_ids, chunk.usage) == (None,) * 3
+    for chunk in client.chat.completions.create(model="fake", messages=MESSAGES, max_tokens=1, stream=True):
+        assert chunk.choices[0].token_ids is None
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_chunk_with_the_role_counts_no_token(client, n):
+    """With `continuous_usage_stats`, as in vLLM; the last count is the whole."""
+    chunks = list(
+        client.chat.completions.create(
+            model="fake",
+            messages=MESSAGES,
+            max_tokens=3,
+            n=n,
+            seed=1,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[0].usage.completion_tokens == (0 if n == 1 else chunks[1].usage.completion_tokens - 1)
+    assert chunks[0].usage.total_tokens == chunks[0].usage.prompt_tokens + chunks[0].usage.completion_tokens
+    assert chunks[1].usage.completion_tokens > chunks[0].usage.completion_tokens
+    assert chunks[-1].usage.completion_tokens == 3 * n
+
+
+def test_the_message_that_an_answer_had_can_be_sent_back(client):
+    """With all its keys, null and empty, as many clients do."""
+    message = client.chat.completions.create(model="fake", messages=MESSAGES, max_tokens=2).choices[0].message
+    again = client.chat.completions.create(
+        model="fake", messages=[*MESSAGES, message.model_dump(), *MESSAGES], max_tokens=2
+    )
+    assert again.choices[0].message.content
