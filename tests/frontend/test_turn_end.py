@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from templates import CHATML, GENERATION, HEADERS, INSTRUCTION_BRACKETS, PARTS, TOOLS
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -98,6 +100,13 @@ def ends(tokenizer):
 def test_a_template_tells_which_token_ends_a_turn(ends, template, expected):
     """The special token behind the answer; mere text ends nothing, and a template that fails has no say."""
     assert ends(template) == expected
+
+
+def test_a_template_that_fails_is_named_in_the_log(ends, caplog):
+    """Answers then end at EOS only, which a user would otherwise find out from answers that run on."""
+    with caplog.at_level(logging.WARNING):
+        assert ends(REFUSING) == []
+    assert "only the model's EOS ends an answer: the chat template refuses these messages" in caplog.text
 
 
 def test_the_flags_template_counts_in_place_of_the_files(ends):

@@ -5,12 +5,15 @@ Knows which template is meant and what it is told; the rendering itself happens 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from octavo_engine.errors import RequestError
 from octavo_engine.frontend.chat_messages import ContentFormat, prepare_messages
 from octavo_engine.frontend.template_process import TemplateProcess
+
+logger = logging.getLogger(__name__)
 
 RENDER_SECONDS = 5.0
 MAX_CHARACTERS = 32 * 1024 * 1024
@@ -118,16 +121,20 @@ class ChatTemplate:
         return tuple(self._answer_ending(template, self._own) for template in self._templates.values())
 
     def _answer_ending(self, template: str, process: TemplateProcess) -> str:
+        failure: RequestError | None = None
         for messages in ([QUESTION, ANSWER], [QUESTION, ANSWER, QUESTION]):
             try:
                 prepared = prepare_messages(messages, self._format(template, process, "messages"))
                 variables = {**self._special_tokens, "messages": prepared, "tools": None, "documents": None}
                 text = self._ask(process, template, {**variables, "add_generation_prompt": False}, "messages")
-            except RequestError:
+            except RequestError as error:
+                failure = error
                 continue
             _, found, ending = text.rpartition(ANSWER_MARK)
             if found and ending.strip():
                 return ending.lstrip()
+        if failure is not None:
+            logger.warning("which token ends a turn is not known, only the model's EOS ends an answer: %s", failure)
         return ""
 
     def _ask(
