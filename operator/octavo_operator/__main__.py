@@ -188,4 +188,6 @@ def _image(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("octavo-operator", main))

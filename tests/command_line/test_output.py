@@ -72,10 +72,13 @@ def test_every_verbs_help_prints_in_ascii(verb):
     assert done.stdout.startswith(b"usage: octavo")
 
 
-def test_the_engines_own_entry_point_prints_in_ascii_too():
-    """`python -m octavo_engine` is what a container runs."""
+@pytest.mark.parametrize(
+    "module", ["octavo_engine", "octavo_engine.fetch", "octavo_operator", "octavo_operator.metrics_api"]
+)
+def test_what_containers_run_prints_in_ascii_too(module):
+    """The images' entry points go the same way as the verbs."""
     done = subprocess.run(
-        [sys.executable, "-m", "octavo_engine", "--help"],
+        [sys.executable, "-m", module, "--help"],
         capture_output=True,
         env={**os.environ, **LOCALES[0]},
         timeout=60,

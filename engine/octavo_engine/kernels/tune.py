@@ -145,4 +145,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("tune", main))

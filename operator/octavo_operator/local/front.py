@@ -150,7 +150,7 @@ class Front:
                 try:
                     chunk = await answer.content.readany()
                 except aiohttp.ClientError:
-                    return await _cut_off(request, response, upstream)
+                    return await self._cut_off(request, response, upstream)
                 if not await self._taken(request, response.write(chunk) if chunk else response.write_eof(), len(chunk)):
                     return response
                 if not chunk:
@@ -176,20 +176,22 @@ class Front:
         finally:
             task.cancel()
 
+    async def _cut_off(
+        self, request: web.Request, response: web.StreamResponse, upstream: Upstream
+    ) -> web.StreamResponse:
+        """The replica ended in the middle of its answer: the client must not take that for the whole."""
+        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            message = f"replica {upstream.name} ended in the middle of this answer"
+            event = {"error": {"message": message, "type": "replica_lost", "param": None, "code": 502}}
+            data = f"data: {json.dumps(event)}\n\n".encode()
+            await self._taken(request, response.write(data), len(data))
+        if request.transport is not None:
+            request.transport.close()  # without the end that a whole body has
+        return response
+
 
 class _ReplicaLostError(Exception):
     """The replica went away after it may have read the request."""
-
-
-async def _cut_off(request: web.Request, response: web.StreamResponse, upstream: Upstream) -> web.StreamResponse:
-    """The replica ended in the middle of its answer: the client must not take that for the whole."""
-    if response.headers.get("Content-Type", "").startswith("text/event-stream"):
-        message = f"replica {upstream.name} ended in the middle of this answer"
-        event = {"error": {"message": message, "type": "replica_lost", "param": None, "code": 502}}
-        await response.write(f"data: {json.dumps(event)}\n\n".encode())
-    if request.transport is not None:
-        request.transport.close()  # without the end that a whole body has
-    return response
 
 
 def _target(request: web.Request) -> str:

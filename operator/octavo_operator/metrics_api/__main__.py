@@ -80,4 +80,6 @@ def _period(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from octavo.process import run
+
+    sys.exit(run("octavo-metrics-api", main))
