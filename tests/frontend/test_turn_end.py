@@ -13,6 +13,8 @@ from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.special_tokens import SpecialTokens
 from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.frontend.turn_end import turn_ends
+from octavo_engine.server import start
+from octavo_engine.weights.generation_config import GenerationDefaults
 
 SPECIAL = (
     "<s>",
@@ -132,3 +134,18 @@ def test_the_content_format_that_is_forced_is_the_one_that_is_tried(ends):
     """A template of parts gets parts."""
     parts = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}<|end|>{% endfor %}"
     assert ends(parts, content_format="openai") == ["<|end|>"]
+
+
+def test_a_turn_end_joins_the_models_own_eos(tokenizer):
+    """A model of the hub whose EOS is <|endoftext|> and whose template ends turns with another token."""
+    template = ChatTemplate({"default": CHATML})
+    try:
+        own = GenerationDefaults(temperature=0.5, eos_token_ids=(tokenizer.token_id("</s>"),))
+        assert start._with_turn_ends(own, template, tokenizer) == GenerationDefaults(
+            temperature=0.5, eos_token_ids=(tokenizer.token_id("</s>"), tokenizer.token_id("<|im_end|>"))
+        )
+        none = GenerationDefaults()
+        named = start._with_turn_ends(none, template, tokenizer).eos_token_ids
+        assert [tokenizer.piece(index) for index in named] == ["<|endoftext|>", "<|im_end|>"]
+    finally:
+        template.close()
