@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from templates import CHATML, GENERATION, HEADERS, INSTRUCTION_BRACKETS, PARTS, TOOLS
@@ -13,7 +14,7 @@ from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.special_tokens import SpecialTokens
 from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.frontend.turn_end import turn_ends
-from octavo_engine.server import start
+from octavo_engine.server.context import ServerContext
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 SPECIAL = (
@@ -138,14 +139,17 @@ def test_the_content_format_that_is_forced_is_the_one_that_is_tried(ends):
 
 def test_a_turn_end_joins_the_models_own_eos(tokenizer):
     """A model of the hub whose EOS is <|endoftext|> and whose template ends turns with another token."""
-    template = ChatTemplate({"default": CHATML})
-    try:
-        own = GenerationDefaults(temperature=0.5, eos_token_ids=(tokenizer.token_id("</s>"),))
-        assert start._with_turn_ends(own, template, tokenizer) == GenerationDefaults(
-            temperature=0.5, eos_token_ids=(tokenizer.token_id("</s>"), tokenizer.token_id("<|im_end|>"))
-        )
-        none = GenerationDefaults()
-        named = start._with_turn_ends(none, template, tokenizer).eos_token_ids
-        assert [tokenizer.piece(index) for index in named] == ["<|endoftext|>", "<|im_end|>"]
-    finally:
-        template.close()
+    im_end, end, beyond = tokenizer.token_id("<|im_end|>"), tokenizer.token_id("<|end|>"), tokenizer.vocab_size
+    context = ServerContext(
+        config=SimpleNamespace(model=SimpleNamespace(seed=0)),
+        client=None,
+        tokenizer=tokenizer,
+        chat_template=None,
+        defaults=GenerationDefaults(eos_token_ids=(tokenizer.token_id("</s>"),)),
+        turn_ends=(im_end, beyond),
+        ready=SimpleNamespace(vocab_size=tokenizer.vocab_size),
+        metrics=None,
+    )
+    assert [tokenizer.piece(index) for index in context.eos_token_ids] == ["<|endoftext|>", "</s>", "<|im_end|>"]
+    assert context.ends((end,))[-1] == end, "a request's template counts in place of the server's"
+    assert im_end not in context.ends((end,))

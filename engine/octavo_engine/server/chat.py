@@ -48,7 +48,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     text = await render(context, body)
     if body.chat_template is not None:
         ends = await asyncio.to_thread(turn_ends, context.chat_template, context.tokenizer, body.chat_template)
-        params = replace(params, eos_token_ids=tuple(dict.fromkeys((*params.eos_token_ids, *ends))))
+        params = replace(params, eos_token_ids=context.ends(ends))
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if body.truncate_prompt_tokens is None:
         context.check_length(text, "messages")

@@ -34,6 +34,7 @@ class ServerContext:
     tokenizer: Tokenizer
     chat_template: ChatTemplate
     defaults: GenerationDefaults
+    turn_ends: tuple[int, ...]  # the chat template's
     ready: Ready
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))
@@ -45,12 +46,16 @@ class ServerContext:
     sequence: itertools.count[int] = field(default_factory=itertools.count)
     seeds: random.Random = field(init=False)
     eos_token_ids: tuple[int, ...] = field(init=False)
-    """What ends an answer: as in vLLM, all that the tokenizer, the config and the generation config name."""
+    """What ends an answer, unless its request brings a template of its own."""
 
     def __post_init__(self) -> None:
         self.seeds = random.Random(self.config.model.seed)
-        named = dict.fromkeys((*self.tokenizer.eos_token_ids, *self.defaults.eos_token_ids))
-        self.eos_token_ids = tuple(token_id for token_id in named if token_id < self.vocab_size)
+        self.eos_token_ids = self.ends(self.turn_ends)
+
+    def ends(self, turn_ends: Sequence[int]) -> tuple[int, ...]:
+        """As in vLLM, all that the tokenizer, the config and the generation config name; and the template's `turn_ends`."""
+        named = dict.fromkeys((*self.tokenizer.eos_token_ids, *self.defaults.eos_token_ids, *turn_ends))
+        return tuple(token_id for token_id in named if token_id < self.vocab_size)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
@@ -19,7 +18,7 @@ from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.weights.cache import expanded
-from octavo_engine.weights.generation_config import GenerationDefaults, read_generation_defaults
+from octavo_engine.weights.generation_config import read_generation_defaults
 from octavo_engine.weights.source import resolve
 
 logger = logging.getLogger(__name__)
@@ -48,9 +47,9 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         content_format=config.model.chat_template_content_format,
     )
     template.start()
-    defaults = await asyncio.to_thread(_with_turn_ends, defaults, template, tokenizer)
     on_stage("loaded the tokenizer", time.perf_counter() - start)
-    await _check_template(template, override=config.model.chat_template is not None)
+    usable = await _usable(template, override=config.model.chat_template is not None)
+    ends = await asyncio.to_thread(turn_ends, template, tokenizer) if usable else ()
     ready = await client.ready()
     metrics.configure(config.cache, ready)
     return ServerContext(
@@ -59,17 +58,13 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         tokenizer=tokenizer,
         chat_template=template,
         defaults=defaults,
+        turn_ends=ends,
         ready=ready,
         metrics=metrics,
     )
 
 
-def _with_turn_ends(defaults: GenerationDefaults, template: ChatTemplate, tokenizer: Tokenizer) -> GenerationDefaults:
-    known = defaults.eos_token_ids or tokenizer.eos_token_ids
-    return replace(defaults, eos_token_ids=tuple(dict.fromkeys((*known, *turn_ends(template, tokenizer)))))
-
-
-async def _check_template(template: ChatTemplate, *, override: bool) -> None:
+async def _usable(template: ChatTemplate, *, override: bool) -> bool:
     """Say at the start what is wrong with a template: the flag's ends it, without the model's own completions work."""
     try:
         await asyncio.to_thread(template.check)
@@ -77,6 +72,8 @@ async def _check_template(template: ChatTemplate, *, override: bool) -> None:
         if override:
             raise ConfigError(f"--chat-template can't be used: {error}") from error
         logger.warning("%s: every chat will be refused; serve with --chat-template FILE to chat", error)
+        return False
+    return True
 
 
 def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:
