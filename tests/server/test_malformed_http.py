@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
+
 import pytest
+from aiohttp import web
 from raw_http import connect, exchange, post, read_answer
 from served import Served
+
+from octavo_engine.server.http_server import listen
 
 COMPLETION = {"prompt": "hello", "max_tokens": 4}
 CLOSE = b"Host: x\r\nConnection: close\r\n"
@@ -72,6 +79,32 @@ def test_a_long_bearer_is_read(fake_model):
         path = f"/v1/models?key={key[:9000]}"
         assert server.get(path, headers={"Authorization": f"Bearer {key}"})[0] == 200
         assert "SECRET" not in server.output
+
+
+async def test_no_log_level_shows_what_was_sent(caplog):
+    """What can't be parsed often holds a key, and who reads logs need not know it."""
+    caplog.set_level(logging.DEBUG)
+    runner = web.AppRunner(web.Application())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        listening = await listen(runner, listener)
+        for sent in (
+            b"GET / HTTP/1.1\r\nAuthorization: Bearer " + SECRET + b"x" * 70_000 + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\nAuthorization: Bearer " + SECRET + b"\x01\r\n\r\n",
+            b"GET / HTTP/1.1\r\n" + SECRET + b" : x\r\n\r\n",
+            SECRET + b" / HTTP/1.1\r\n\r\n",
+            b"GET /" + SECRET + b" " + SECRET + b"\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(sent)
+            data = await reader.read()
+            assert b'{"error":{"message":' in data
+            assert b"SECRET" not in data
+            writer.close()
+        listening.close()
+        await runner.cleanup()
+    assert "SECRET" not in caplog.text
+    assert len([record for record in caplog.records if "refused a request" in record.message]) == 5
 
 
 def test_a_body_that_breaks_off_ends_with_its_connection(served):
