@@ -35,6 +35,41 @@ def test_a_suspended_service_keeps_all_but_its_replicas_and_its_autoscaler():
     assert only(asleep, "Deployment")["spec"]["template"] == only(awake, "Deployment")["spec"]["template"]
 
 
+def test_labels_and_annotations_reach_the_service_and_the_service_monitor():
+    """A load balancer reads annotations, a Prometheus selects by a label; our own labels can't be taken over."""
+    marks = {
+        "labels": {"release": "kps", "octavo.dev/service": "other"},
+        "annotations": {"example.com/internal": "true"},
+    }
+    children = rendered(service=marks, monitoring=marks)
+    front = only(children, "Service", "svc")
+    for child in (front, only(children, "ServiceMonitor")):
+        assert child["metadata"]["labels"]["release"] == "kps"
+        assert child["metadata"]["labels"]["octavo.dev/service"] == "svc"
+        assert child["metadata"]["annotations"] == marks["annotations"]
+
+
+def test_a_network_policy_lets_prometheus_in_where_its_namespace_is_named():
+    policy = only(rendered(networkPolicy={"enabled": True}, monitoring={"namespace": "monitoring"}), "NetworkPolicy")
+    selectors = [peer.get("namespaceSelector", {}).get("matchLabels") for peer in policy["spec"]["ingress"][0]["from"]]
+    assert {"kubernetes.io/metadata.name": "monitoring"} in selectors
+
+
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        ({}, True),
+        ({"monitoring": {"namespace": "monitoring"}}, False),
+        ({"monitoring": {"serviceMonitor": "Disabled"}}, False),
+        ({"networkPolicy": {"enabled": True, "allowFrom": [{"namespaceSelector": {}}]}}, False),
+        ({"networkPolicy": {"enabled": False}}, False),
+    ],
+)
+def test_a_network_policy_that_shuts_prometheus_out_is_warned_of(more, warned):
+    found = planned(service(**({"networkPolicy": {"enabled": True}} | more))).warnings
+    assert any("shuts out a Prometheus" in each for each in found) == warned
+
+
 class TestReplicas:
     def test_autoscaling_leaves_them_to_the_autoscaler(self):
         children = rendered(autoscaling=AUTO)

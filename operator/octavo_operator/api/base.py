@@ -42,4 +42,5 @@ SHAPES = {
 
 MAX_ITEMS = 128  # of a list, so that what a rule over it costs the API server stays bounded
 
+Texts = Annotated[dict[str, str], Field(max_length=MAX_ITEMS)]  # labels, annotations
 Verbatim = dict[str, Any]  # somebody else's schema: kept as it is

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from octavo_operator.api.base import MAX_ITEMS, Count, DataKey, ObjectName, Strict, Verbatim
+from octavo_operator.api.base import MAX_ITEMS, Count, DataKey, Label, ObjectName, Strict, Texts, Verbatim
 from octavo_operator.api.duration import Duration
 
 
@@ -57,6 +57,10 @@ class Service(Strict):
     """Type of the Service."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Port of the Service."""
+    labels: Texts = {}
+    """Labels of the Service, beside Octavo's own."""
+    annotations: Texts = {}
+    """Annotations of the Service, such as those that a cloud's load balancer reads."""
 
 
 class Monitoring(Strict):
@@ -64,6 +68,12 @@ class Monitoring(Strict):
 
     service_monitor: Literal["Auto", "Enabled", "Disabled"] = "Auto"
     """Whether a ServiceMonitor is made; Auto makes one where its CRD exists."""
+    labels: Texts = {}
+    """Labels of the ServiceMonitor, by which a Prometheus may select it (kube-prometheus-stack: its release)."""
+    annotations: Texts = {}
+    """Annotations of the ServiceMonitor."""
+    namespace: Label | None = None
+    """Namespace of the Prometheus that scrapes; a NetworkPolicy lets it in."""
 
 
 class NetworkPolicy(Strict):

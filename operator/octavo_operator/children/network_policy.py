@@ -15,6 +15,9 @@ def render(plan: Plan, network: NetworkPlan) -> Manifest:
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "octavo-operator"}},
     }
     peers = [dict(peer) for peer in network.allow_from] or [{"podSelector": {}}]
+    if network.monitoring_namespace is not None:
+        name = {"kubernetes.io/metadata.name": network.monitoring_namespace}
+        peers.append({"namespaceSelector": {"matchLabels": name}})
     spec = {
         "podSelector": {"matchLabels": selector(plan.name)},
         "policyTypes": ["Ingress"],

@@ -6,16 +6,28 @@ from typing import Any
 
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.labels import ENGINE, INSTANCE, labels
-from octavo_operator.planner.plan import Plan
+from octavo_operator.planner.plan import Marks, Plan
 
 Manifest = dict[str, Any]
+NO_MARKS = Marks()
 
 
 def child(
-    plan: Plan, api_version: str, kind: str, name: str, spec: Manifest, *, component: str = ENGINE, owned: bool = True
+    plan: Plan,
+    api_version: str,
+    kind: str,
+    name: str,
+    spec: Manifest,
+    *,
+    component: str = ENGINE,
+    owned: bool = True,
+    marks: Marks = NO_MARKS,
 ) -> Manifest:
-    """One object. Without an API server there is no uid, and so no owner, either."""
-    metadata: Manifest = {"name": name, "namespace": plan.namespace, "labels": labels(plan.name, component)}
+    """One object. Without an API server there is no uid, and so no owner, either. Our own labels win over `marks`."""
+    given = {**marks.labels, **labels(plan.name, component)}
+    metadata: Manifest = {"name": name, "namespace": plan.namespace, "labels": given}
+    if marks.annotations:
+        metadata["annotations"] = dict(marks.annotations)
     if not owned:
         # Argo CD, where it tracks by this label, would take it for a part of the Application of that name, and prune it.
         del metadata["labels"][INSTANCE]

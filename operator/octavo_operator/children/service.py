@@ -12,7 +12,7 @@ def render(plan: Plan) -> Manifest:
     """Answers on the manifest's port, from the replicas that are ready."""
     port = {"name": PORT_NAME, "port": plan.service_port, "targetPort": PORT_NAME, "protocol": "TCP"}
     spec = {"type": plan.service_type, "selector": selector(plan.name), "ports": [port]}
-    return child(plan, "v1", "Service", plan.name, spec)
+    return child(plan, "v1", "Service", plan.name, spec, marks=plan.service_marks)
 
 
 def render_headless(plan: Plan) -> Manifest:

@@ -17,4 +17,4 @@ def render(plan: Plan) -> Manifest:
         "selector": {"matchLabels": selector(plan.name, METRICS)},
         "endpoints": [{"port": PORT_NAME, "path": PATH, "interval": INTERVAL}],
     }
-    return child(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.name, spec)
+    return child(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.name, spec, marks=plan.monitor_marks)

@@ -161,5 +161,14 @@ def _open(case: Case) -> Iterator[str]:
     spec = case.service.spec
     if spec.service.type != "ClusterIP" and spec.auth.api_keys is None:
         yield f"service.type {spec.service.type} without auth.apiKeys answers everybody who reaches it"
+    policy = spec.network_policy
+    elsewhere = spec.monitoring.namespace or any(
+        "namespaceSelector" in peer or "ipBlock" in peer for peer in policy.allow_from
+    )
+    if policy.enabled and spec.monitoring.service_monitor != "Disabled" and not elsewhere:
+        yield (
+            "networkPolicy shuts out a Prometheus in another namespace: name it in monitoring.namespace, or in "
+            "networkPolicy.allowFrom"
+        )
     if spec.network_policy.allow_from and not spec.network_policy.enabled:
         yield "networkPolicy.allowFrom has no effect while networkPolicy.enabled is false"

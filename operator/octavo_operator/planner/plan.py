@@ -197,6 +197,16 @@ class NetworkPlan:
 
     allow_from: tuple[dict[str, Any], ...]
     operator_namespace: str
+    monitoring_namespace: str | None = None
+    """Of the Prometheus that scrapes the replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Labels and annotations that the manifest gives a child, beside our own."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,5 +246,7 @@ class Plan:
     suspended: bool = False
     pod: PodPlan = PodPlan()
     network: NetworkPlan | None = None
+    service_marks: Marks = Marks()
+    monitor_marks: Marks = Marks()
     service_monitor: bool = False
     preload_image: str = ""  # downloads the model, whatever the runtime

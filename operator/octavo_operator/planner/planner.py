@@ -18,6 +18,7 @@ from octavo_operator.planner.plan import (
     Fit,
     Hardware,
     Limits,
+    Marks,
     NetworkPlan,
     Plan,
     PodPlan,
@@ -94,9 +95,13 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         uid=service.metadata.uid,
         suspended=spec.suspend,
         pod=_pod(service),
-        network=NetworkPlan(tuple(spec.network_policy.allow_from), settings.operator_namespace)
+        network=NetworkPlan(
+            tuple(spec.network_policy.allow_from), settings.operator_namespace, spec.monitoring.namespace
+        )
         if spec.network_policy.enabled
         else None,
+        service_marks=Marks(spec.service.labels, spec.service.annotations),
+        monitor_marks=Marks(spec.monitoring.labels, spec.monitoring.annotations),
         service_monitor=_monitored(spec.monitoring.service_monitor, observed.service_monitors),
         preload_image=_image(service, settings) if engine.runtime == "octavo" else settings.images["octavo"],
     )
