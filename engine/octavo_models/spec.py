@@ -208,6 +208,11 @@ class Weight:
     adapter_target: str | None = None
 
     @property
+    def layer(self) -> int | None:
+        """The number of the layer that it belongs to; None outside of the layers."""
+        return int(self.name.split(".")[1]) if self.name.startswith("layers.") else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes as stored in the checkpoint, exactly."""
         return nbytes(self.format, self.shape)

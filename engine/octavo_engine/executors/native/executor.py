@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from octavo_engine.config import EngineConfig, ModelFiles
@@ -96,18 +97,19 @@ class NativeExecutor(Executor):
         return Capacity(KVLayout(block_size, groups), weight_bytes, None)
 
     def _pack(self, decoder: _native.Decoder) -> int:
-        """Hand every weight to the decoder; once it has packed them, the files are closed and their pages let go."""
-        checkpoint = open_checkpoint(self._files, self._spec, self._config.model.seed)
-        held = []
-        try:
+        """Hand every weight to the decoder. Each layer is packed once it is whole, so that no second copy piles up."""
+        with closing(open_checkpoint(self._files, self._spec, self._config.model.seed)) as checkpoint:
+            held: list[NDArray[np.uint8]] = []
+            layer: int | None = None
             for weight, stored in load_weights(self._spec, checkpoint):
+                if weight.layer != layer:
+                    decoder.pack_layers(0 if layer is None else layer + 1)
+                    held.clear()
+                    layer = weight.layer
                 rows = weight.shape[0] if len(weight.shape) > 1 else 1
                 decoder.add_weight(weight.name, _format_number(stored.format), rows, weight.shape[-1], stored.data)
                 held.append(stored.data)
             return decoder.finalize()
-        finally:
-            held.clear()
-            checkpoint.close()
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self._loaded().init_kv(list(num_blocks), list(num_host_blocks))

@@ -153,6 +153,7 @@ void bind_decoder(nb::module_& module) {
             d.add_weight(name, format, rows, cols, data.data());
           },
           nb::arg("name"), nb::arg("number"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
+      .def("pack_layers", &Decoder::pack_layers, nb::arg("end"), nb::call_guard<nb::gil_scoped_release>())
       .def("finalize", &Decoder::finalize, nb::call_guard<nb::gil_scoped_release>())
       .def("page_bytes", &Decoder::page_bytes)
       .def("init_kv", &Decoder::init_kv)

@@ -186,15 +186,19 @@ void Decoder::take_norm(Norm& norm, const std::string& name, int64_t n) {
   norm.bias = take_vector(name + "_bias", n, false);
 }
 
-int64_t Decoder::finalize() {
-  const int64_t hidden = model_.hidden_size, vocab = model_.vocab_size;
-  int64_t bytes = 0;
+void Decoder::pack_layers(size_t end) {
+  const int64_t hidden = model_.hidden_size;
+  int64_t& bytes = packed_bytes_;
   const auto pack_linear = [&](const std::vector<StoredWeight>& weights) {
     Linear linear(weights, options_.widen, options_.isa, pool_);
     bytes += linear.bytes();
     return linear;
   };
-  for (size_t i = 0; i < layers_.size(); ++i) {
+  if (has("embedding")) {
+    (model_.tied_head ? head_ : embedding_) = pack_linear({take("embedding", model_.vocab_size, hidden)});
+  }
+  for (; packed_layers_ < std::min(end, layers_.size()); ++packed_layers_) {
+    const size_t i = packed_layers_;
     LayerModel& model = model_.layers[i];
     Layer& layer = layers_[i];
     const std::string at = "layers." + std::to_string(i) + ".";
@@ -224,17 +228,20 @@ int64_t Decoder::finalize() {
     take_norm(model.q_norm, at + "q_norm", model.head_dim_k);
     take_norm(model.k_norm, at + "k_norm", model.head_dim_k);
   }
-  take_norm(model_.final_norm, "final_norm", hidden);
-  if (model_.tied_head) {
-    head_ = pack_linear({take("embedding", vocab, hidden)});
-  } else {
-    embedding_ = pack_linear({take("embedding", vocab, hidden)});
-    head_ = pack_linear({take("head", vocab, hidden)});
+}
+
+int64_t Decoder::finalize() {
+  pack_layers(layers_.size());
+  take_norm(model_.final_norm, "final_norm", model_.hidden_size);
+  if ((model_.tied_head ? head_ : embedding_).empty()) throw std::invalid_argument("the weight embedding is missing");
+  if (!model_.tied_head) {
+    head_ = Linear({take("head", model_.vocab_size, model_.hidden_size)}, options_.widen, options_.isa, pool_);
+    packed_bytes_ += head_.bytes();
   }
   if (!stored_.empty()) throw std::invalid_argument("the model has no place for the weight " + stored_.begin()->first);
   allocate_buffers();
   finalized_ = true;
-  return bytes;
+  return packed_bytes_;
 }
 
 void Decoder::allocate_buffers() {

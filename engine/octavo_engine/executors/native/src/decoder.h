@@ -42,10 +42,13 @@ class Decoder {
  public:
   Decoder(DecoderModel model, DecoderOptions options);
 
-  // `data` must stay readable until finalize(). Throws std::invalid_argument naming the weight.
+  // `data` must stay readable until it is packed. Throws std::invalid_argument naming the weight.
   void add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data);
   // Packs everything; afterwards no byte that was added is needed. Returns the resident bytes of the weights.
   int64_t finalize();
+  // Packs the embedding, if it has come, and the layers before `end`, all of whose weights have: their bytes may go then.
+  // What is not packed yet is packed by finalize().
+  void pack_layers(size_t end);
 
   // Pages of one KV group as this decoder lays them out.
   int64_t page_bytes(size_t group) const { return groups_.at(group).page_bytes; }
@@ -125,6 +128,8 @@ class Decoder {
   std::vector<AttentionShape> shapes_;
   Linear embedding_, head_;
   StepPlan plan_;
+  size_t packed_layers_ = 0;
+  int64_t packed_bytes_ = 0;
   bool finalized_ = false;
 
   // Widths of the buffers below.
