@@ -43,7 +43,8 @@ from importlib.machinery import PathFinder
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        return PathFinder.find_spec(name, [{source!r}]) if name == "octavo_operator" else None
+        if name.partition(".")[0] == "octavo_operator":
+            return PathFinder.find_spec(name, path or [{source!r}])
 
 sys.meta_path.insert(0, Finder)
 """

@@ -28,7 +28,7 @@ def nodes_for(
     name = hardware.resource_name
     assert name is not None
     spec: Mapping[str, Any] = template.get("spec") or {}
-    tolerations = [*(spec.get("tolerations") or ()), {"key": name, "operator": "Exists"}]
+    tolerations = [*(spec.get("tolerations") or ()), *hardware.tolerations]
     free, largest, products = 0, 0, set()
     obstacles: list[str] = []
     for node in capacity.nodes:

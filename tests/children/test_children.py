@@ -156,8 +156,15 @@ class TestNodes:
         assert expression == {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4", "NVIDIA-L40S"]}
 
     def test_nodes_that_keep_others_off_their_cards_take_it(self):
-        (toleration,) = pod_of(rendered())["tolerations"]
-        assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        taint, azure = pod_of(rendered())["tolerations"]
+        assert taint == {"key": "nvidia.com/gpu", "operator": "Exists"}, "NoExecute too"
+        assert (azure["key"], azure["value"]) == ("sku", "gpu")
+
+    def test_a_slices_node_has_the_taint_of_the_whole_gpu(self):
+        """MIG, strategy mixed: the resource is the slice, the taint the GPU's."""
+        slices = rendered(accelerator={"products": ["NVIDIA-A100-SXM4-40GB"], "resourceName": "nvidia.com/mig-1g.5gb"})
+        keys = [each["key"] for each in pod_of(slices)["tolerations"]]
+        assert keys == ["nvidia.com/mig-1g.5gb", "nvidia.com/gpu", "sku"]
 
     def test_another_resources_name_counts_the_cards(self):
         children = rendered(accelerator={"resourceName": "nvidia.com/mig-1g.10gb"})

@@ -71,7 +71,7 @@ def placement(plan: Plan) -> Manifest:
     if affinity:
         result["affinity"] = affinity
     if hardware.cards:
-        result["tolerations"] = [{"key": hardware.resource_name, "operator": "Exists", "effect": "NoSchedule"}]
+        result["tolerations"] = [dict(each) for each in hardware.tolerations]
     return result
 
 

@@ -106,6 +106,19 @@ class Hardware:
     products: tuple[str, ...]
     product_label: str | None  # the node label that names the product
 
+    @property
+    def tolerations(self) -> tuple[dict[str, str], ...]:
+        """Of the taints that keep other pods off GPU nodes, whatever their effect.
+
+        A slice's node (MIG) has the taint of the whole GPU. `sku=gpu` is what AKS' documentation uses.
+        """
+        if self.resource_name is None:
+            return ()
+        whole = ["nvidia.com/gpu"] if self.resource_name.startswith("nvidia.com/") else []
+        keys = dict.fromkeys([self.resource_name, *whole])
+        azure = {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}
+        return (*({"key": key, "operator": "Exists"} for key in keys), azure)
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerResources:
