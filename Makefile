@@ -159,6 +159,10 @@ cluster-down: | $(BIN)/uv ## remove it, and check that nothing is left
 images: ## the operator's and the engine's image, as OCI archives in ~/.cache/octavo/images (root and buildah, or docker)
 	@$(PYTHON) images/build.py
 
+.PHONY: images-cuda
+images-cuda: ## build the engine's image for GPUs too, with torch and Triton (5 GB of wheels to fetch)
+	@$(PYTHON) images/build.py engine-cuda
+
 .PHONY: test-images
 test-images: $(VENV)/.dev ## run both images as the strictest cluster would (root, runc)
 	@OCTAVO_TEST_IMAGES=1 $(BIN)/python -m pytest tests/images

@@ -56,9 +56,10 @@ class Image:
         return digest.hexdigest()[:12]
 
 
-def _engine(tag: str, variant: str) -> Image:
+def _engine(tag: str, variant: str, device: str) -> Image:
     inputs = (f"images/engine-{variant}.lock", "engine")
-    return Image(f"octavo/engine:{tag}", "images/engine.Containerfile", inputs, (f"VARIANT={variant}",))
+    arguments = (f"VARIANT={variant}", f"DEVICE={device}")
+    return Image(f"octavo/engine:{tag}", "images/engine.Containerfile", inputs, arguments)
 
 
 IMAGES = {
@@ -67,8 +68,8 @@ IMAGES = {
         "images/operator.Containerfile",
         ("images/operator.lock", "engine/octavo", "engine/octavo_models", "operator"),
     ),
-    "engine": _engine(VERSION, "cpu"),
-    "engine-cuda": _engine(f"{VERSION}-cuda", "cuda"),
+    "engine": _engine(VERSION, "cpu", "auto"),
+    "engine-cuda": _engine(f"{VERSION}-cuda", "cuda", "cuda"),
 }
 
 

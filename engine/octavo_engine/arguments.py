@@ -25,6 +25,7 @@ from octavo_engine.config import (
     SchedulerConfig,
     ServerConfig,
 )
+from octavo_engine.device_defaults import DEVICES, DeviceDefaults, by_device, defaults_for, device_of, used_here
 from octavo_engine.errors import ConfigError
 from octavo_engine.flag_values import at_least, fraction, max_logprobs, model_len, port, seconds, strings
 from octavo_engine.unserved_flags import UNSERVED_FLAGS, UnservedFlag
@@ -67,7 +68,12 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the flags that are served; each destination is a field of the configuration."""
-    parser = _Parser(prog="octavo serve", allow_abbrev=False, description="Serve a model over the OpenAI API.")
+    parser = _Parser(
+        prog="octavo serve",
+        allow_abbrev=False,
+        description="Serve a model over the OpenAI API.",
+        epilog=used_here(),
+    )
     switch = argparse.BooleanOptionalAction
 
     model = parser.add_argument_group("model")
@@ -90,14 +96,18 @@ def build_parser() -> argparse.ArgumentParser:
     cache = parser.add_argument_group("KV cache")
     cache.add_argument("--block-size", type=at_least(1), default=16, metavar="TOKENS")
     cache.add_argument("--kv-cache-memory-bytes", type=at_least(1), metavar="BYTES")
-    cache.add_argument("--gpu-memory-utilization", type=fraction, default=0.92, metavar="FRACTION")
+    cache.add_argument(
+        "--gpu-memory-utilization", type=fraction, metavar="FRACTION", help=by_device("gpu_memory_utilization")
+    )
     cache.add_argument("--num-gpu-blocks-override", type=at_least(2), metavar="PAGES")
     cache.add_argument("--enable-prefix-caching", action=switch, default=True)
     cache.add_argument("--swap-space", type=seconds, metavar="GIB", help="host memory for preempted sequences")
 
     scheduler = parser.add_argument_group("scheduler")
-    scheduler.add_argument("--max-num-seqs", type=at_least(1), default=128)
-    scheduler.add_argument("--max-num-batched-tokens", type=at_least(1), metavar="TOKENS")
+    scheduler.add_argument("--max-num-seqs", type=at_least(1), metavar="N", help=by_device("max_num_seqs"))
+    scheduler.add_argument(
+        "--max-num-batched-tokens", type=at_least(1), metavar="TOKENS", help=by_device("max_num_batched_tokens")
+    )
     scheduler.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
     scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
     scheduler.add_argument("--async-scheduling", action=switch, default=True, help="where the executor can")
@@ -105,7 +115,14 @@ def build_parser() -> argparse.ArgumentParser:
     scheduler.add_argument("--max-num-queued-tokens", type=at_least(0))
 
     executor = parser.add_argument_group("executor")
-    executor.add_argument("--executor", choices=("native", "torch"), help="otherwise torch beside an NVIDIA card")
+    executor.add_argument(
+        "--executor", choices=("native", "torch"), help="default: torch if an NVIDIA GPU is present, else native"
+    )
+    executor.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="cuda: exit if no GPU can be used; default: OCTAVO_DEVICE, else auto",
+    )
     executor.add_argument("--threads", type=at_least(1), help="of all ranks here; otherwise the cores it may use")
     executor.add_argument("--enforce-eager", action=switch, default=False)
 
@@ -265,6 +282,8 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             "can; leave it out (a supported architecture needs none of it)"
         )
     parallel = _parallel(options)
+    device = device_of(options.device, options.executor)
+    defaults = defaults_for(device, options.executor)
     names = tuple(options.served_model_name or [model])
     return EngineConfig(
         model=ModelConfig(
@@ -284,14 +303,15 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
         cache=CacheConfig(
             block_size=options.block_size,
             kv_cache_memory_bytes=options.kv_cache_memory_bytes,
-            gpu_memory_utilization=options.gpu_memory_utilization,
+            gpu_memory_utilization=options.gpu_memory_utilization or defaults.gpu_memory_utilization,
             enable_prefix_caching=options.enable_prefix_caching,
             swap_space_gib=options.swap_space,
             num_gpu_blocks_override=options.num_gpu_blocks_override,
         ),
-        scheduler=_scheduler(options),
+        scheduler=_scheduler(options, defaults),
         executor=ExecutorConfig(
             executor=options.executor or ("torch" if parallel.world_size > 1 else "auto"),
+            device=device,
             threads=options.threads,
             enforce_eager=options.enforce_eager,
         ),
@@ -313,9 +333,10 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
     )
 
 
-def _scheduler(options: argparse.Namespace) -> SchedulerConfig:
-    seqs: int = options.max_num_seqs
-    tokens: int = options.max_num_batched_tokens or max(2048, seqs)
+def _scheduler(options: argparse.Namespace, defaults: DeviceDefaults) -> SchedulerConfig:
+    tokens: int | None = options.max_num_batched_tokens
+    seqs: int = options.max_num_seqs or min(defaults.max_num_seqs, tokens or defaults.max_num_seqs)
+    tokens = tokens or max(defaults.max_num_batched_tokens, seqs)
     if tokens < seqs:
         raise ConfigError(
             f"--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}: each running sequence needs a "

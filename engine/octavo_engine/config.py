@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -56,7 +57,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What runs the model."""
 
-    executor: Literal["auto", "native", "torch"] = "auto"  # auto: torch where there is a card, else native
+    executor: Literal["auto", "native", "torch"] = "auto"  # auto: torch where there is a GPU, else native
+    device: Device = "auto"  # cuda: a promise; the start ends where no GPU can be used
     threads: int | None = None  # None: the cores this process may use
     enforce_eager: bool = False
 

@@ -14,7 +14,7 @@ import msgspec
 from octavo_engine.config import EngineConfig, ModelFiles, encode_files
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.errors import ConfigError
-from octavo_engine.executors import create_executor
+from octavo_engine.executors import create_executor, require_device
 from octavo_engine.messages import Progress, Ready, Reply, Resolved
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
@@ -28,6 +28,7 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     Raises:
         OctavoError: what can't be had or can't be run, in one sentence.
     """
+    require_device(config)
     start = time.perf_counter()
     files, fetched = find_files(config)
     send(Resolved(encode_files(files)))

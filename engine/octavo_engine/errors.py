@@ -4,6 +4,7 @@ OctavoError
 ├── ConfigError             a flag or an environment variable; ends the start with one sentence
 ├── ModelLoadError          a file, tensor, tokenizer or download; ends the start with one sentence
 ├── ExecutorError           the executor can't run this model or this machine; ends the start
+│   ├── GpuUnavailableError a GPU was promised, and none can be used; ends the start
 │   └── DeviceLostError     the device's context is corrupt; ends the process
 ├── RequestError            a client's request is wrong: HTTP 4xx, names the field
 │   └── QueueFullError      the bounded queue is full: HTTP 429 with Retry-After
@@ -27,6 +28,10 @@ class ModelLoadError(OctavoError):
 
 class ExecutorError(OctavoError):
     """The chosen executor can't run this model here."""
+
+
+class GpuUnavailableError(ExecutorError):
+    """A GPU was promised (--device cuda), and there is none that can be used."""
 
 
 class DeviceLostError(ExecutorError):

@@ -17,7 +17,7 @@ from octavo_engine.config import EngineConfig, encode_files
 from octavo_engine.core_process import kill_with_parent, read_boot
 from octavo_engine.engine_loader import find_files, read_description
 from octavo_engine.errors import OctavoError
-from octavo_engine.executors import require_torch
+from octavo_engine.executors import require_device, require_torch
 from octavo_models.errors import ModelError
 
 
@@ -35,6 +35,7 @@ def run(boot: RankBoot) -> None:
     Raises:
         OctavoError, ModelError: this rank can't go on.
     """
+    require_device(boot.config)
     require_torch()
     from octavo_engine.executors.torch.parallel_executor import files_key, files_of, follow  # noqa: PLC0415 — torch
     from octavo_engine.executors.torch.parallel_group import RankGroup  # noqa: PLC0415
@@ -42,7 +43,7 @@ def run(boot: RankBoot) -> None:
     config = boot.config
     first_here = boot.rank == config.parallel.ranks_here.start
     files = find_files(config)[0] if first_here else None
-    group = RankGroup(config.parallel, boot.rank)
+    group = RankGroup(config.parallel, boot.rank, config.executor.device)
     if files is None:
         files = files_of(config, group)
     else:

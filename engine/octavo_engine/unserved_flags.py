@@ -286,7 +286,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_note("the old metrics are always exported; it has no effect", "show-hidden-metrics-for-version"),
     **_note(
         "which executor runs is chosen by --executor; it has no effect",
-        "device",
         "additional-config",
     ),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import errno
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
+from octavo_engine.gpus import has_gpu, require_gpus
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig, ModelFiles
@@ -29,9 +29,7 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
     Raises:
         ExecutorError: it isn't installed, or this machine lacks what it needs.
     """
-    name: str = config.executor.executor
-    if name == "auto":
-        name = "torch" if config.parallel.world_size > 1 else _suiting()
+    name = _name(config)
     if name == "torch":
         require_torch()
     if name == "torch" and config.parallel.world_size > 1:
@@ -47,14 +45,24 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
     return NativeExecutor(config, spec, files)
 
 
+def require_device(config: EngineConfig) -> None:
+    """Ensure that the promised device is there, before anything is downloaded for it.
+
+    Raises:
+        GpuUnavailableError: a GPU was promised, and this process can't use one.
+    """
+    if config.executor.device == "cuda":
+        require_gpus(len(config.parallel.ranks_here))
+
+
 def require_torch() -> None:
     """Raises ExecutorError where there is none. Beside a GPU, finds a folder for the kernels that it compiles."""
     if find_spec("torch") is None:
         raise ExecutorError(
-            "the torch executor, which runs models over several ranks and on cards, needs torch, and it is not "
-            "installed: pip install 'octavo[cuda]', or torch alone for a CPU"
+            "the torch executor, which runs models over several ranks and on GPUs, needs torch, and it is not "
+            "installed: take the image whose tag ends in -cuda, or pip install 'octavo[cuda]', or torch alone for a CPU"
         )
-    if has_card():
+    if has_gpu():
         _find_kernel_cache()
 
 
@@ -83,21 +91,24 @@ def _find_kernel_cache() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
+def _name(config: EngineConfig) -> str:
+    """`native` or `torch`."""
+    executor = config.executor
+    if executor.executor != "auto":
+        return executor.executor
+    if executor.device == "cuda" or config.parallel.world_size > 1:
+        return "torch"
+    return "native" if executor.device == "cpu" else _suiting()
+
+
 def _suiting() -> str:
     """The executor for this machine."""
-    if not has_card():
+    if not has_gpu():
         return "native"
     if find_spec("torch") is None:
-        logger.warning("there is a card, and no torch to use it: the model runs on the CPU; install octavo[cuda]")
+        logger.warning(
+            "there is a GPU, and no torch to use it: the model runs on the CPU; take the image whose tag ends in "
+            "-cuda, or install octavo[cuda]"
+        )
         return "native"
     return "torch"
-
-
-def has_card() -> bool:
-    """Whether an NVIDIA driver shows this process a card. Asked without torch, whose import takes seconds."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

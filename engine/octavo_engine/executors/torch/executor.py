@@ -19,6 +19,7 @@ from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import DeviceLostError
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
+from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepBatch, StepLayout, to_device
 from octavo_engine.executors.torch.kv_cache import KVCache
@@ -76,7 +77,7 @@ class TorchExecutor(Executor):
         self.parallel = parallel
         self.spec = part(spec, parallel.place)  # what this rank runs of it
         self.files = files
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or device_of(config.executor.device)
         on_card = self.device.type == "cuda"
         self.ops = operations or operations_on(self.device)
         as_stored = config.model.dtype == "auto" and spec.quantization is not None

@@ -78,7 +78,7 @@ class LeadExecutor(Executor):
     """Rank 0 of several. Everything that it is asked, it has the others do too."""
 
     def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> None:
-        self._group = RankGroup(config.parallel, 0)
+        self._group = RankGroup(config.parallel, 0, config.executor.device)
         self._group.publish(files_key(config), encode_files(files))
         self._rank = Rank(config, spec, files, self._group)
         self._reachable = False  # the others wait for what they are told

@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore  # dist's own, which its stubs leave out
 
-from octavo_engine.config import ParallelConfig
+from octavo_engine.config import Device, ParallelConfig
 from octavo_engine.errors import DeviceLostError, ExecutorError
+from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.parallel import RankedParallel
 from octavo_engine.messages import LOST_TOUCH
 from octavo_models.partition import Place
@@ -41,14 +42,14 @@ class RankGroup:
     """All ranks, as one of them sees them. Every rank makes the same calls in the same order.
 
     Raises:
-        ExecutorError: this machine has fewer cards than ranks.
+        ExecutorError: this machine has fewer GPUs than ranks, or none that was promised.
     """
 
-    def __init__(self, config: ParallelConfig, rank: int) -> None:
+    def __init__(self, config: ParallelConfig, rank: int, promised: Device = "auto") -> None:
         self.config = config
         self.rank = rank
         self.place = Place.of(rank, config.tensor_parallel_size, config.pipeline_parallel_size)
-        self.device = _device(config, rank)
+        self.device = _device(config, rank, promised)
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_towards(config.master_addr))
         self._store = TCPStore(
             config.master_addr,
@@ -158,13 +159,13 @@ class RankGroup:
                 self._verdict.release()
 
 
-def _device(config: ParallelConfig, rank: int) -> torch.device:
-    if not torch.cuda.is_available():
+def _device(config: ParallelConfig, rank: int, promised: Device) -> torch.device:
+    if device_of(promised).type == "cpu":
         return torch.device("cpu")
     here = config.ranks_here
     if torch.cuda.device_count() < len(here):
         raise ExecutorError(
-            f"{len(here)} ranks run on this machine, which has {torch.cuda.device_count()} cards: each rank needs one; "
+            f"{len(here)} ranks run on this machine, which has {torch.cuda.device_count()} GPUs: each rank needs one; "
             "lower --tensor-parallel-size or --pipeline-parallel-size, or spread them with --nnodes"
         )
     device = torch.device("cuda", rank - here.start)

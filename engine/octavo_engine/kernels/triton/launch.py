@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from octavo_engine.errors import ExecutorError
+from octavo_engine.errors import ExecutorError, GpuUnavailableError
+from octavo_engine.gpus import NO_GPU
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
 
 
@@ -30,15 +31,16 @@ class Card:
         """The device's; a CPU, where Triton interprets, stands in as a small card that has every format.
 
         Raises:
-            ExecutorError: the card is older than the kernels are written for.
+            GpuUnavailableError: the GPU is older than the kernels are written for.
         """
         if device.type != "cuda":
             return cls(90, 4)
         properties = torch.cuda.get_device_properties(device)
         capability = 10 * properties.major + properties.minor
         if capability < 80:
-            raise ExecutorError(
-                f"{properties.name} has compute capability {properties.major}.{properties.minor}; the kernels need 8.0 or newer"
+            raise GpuUnavailableError(
+                f"{NO_GPU}{properties.name} has compute capability {properties.major}.{properties.minor}, and the "
+                "kernels need 8.0 or newer; use a newer GPU (A100, L4, H100 …), or --device cpu"
             )
         return cls(capability, properties.multi_processor_count)
 

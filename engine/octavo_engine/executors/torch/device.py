@@ -1,0 +1,27 @@
+"""Which of torch's devices runs the model, as far as this build of torch can use it."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo_engine.config import Device
+from octavo_engine.errors import GpuUnavailableError
+from octavo_engine.gpus import NO_GPU
+
+
+def device_of(promised: Device) -> torch.device:
+    """The device that was promised, or what torch can use here.
+
+    Raises:
+        GpuUnavailableError: a GPU was promised, and this build of torch can't use one.
+    """
+    if promised == "auto":
+        promised = "cuda" if torch.cuda.is_available() else "cpu"
+    if promised == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = "is built without CUDA" if built is None else f"is built for CUDA {built}, newer than the driver serves"
+        raise GpuUnavailableError(
+            f"{NO_GPU}torch {torch.__version__} {why}; take the image whose tag ends in -cuda, or update the driver; "
+            "--device cpu runs on the CPU"
+        )
+    return torch.device(promised)

@@ -1,0 +1,62 @@
+"""The GPUs that the NVIDIA driver shows this process, asked without torch, whose import takes seconds.
+
+Owns the one sentence with which a start ends where a GPU was promised and there is none: `NO_GPU` begins it, and the
+operator classifies the end of a pod by it (octavo_operator.pod_troubles).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.util import find_spec
+
+from octavo_engine.errors import GpuUnavailableError
+
+NO_GPU = "no usable GPU: "
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+PROVIDE_ONE = (
+    "on Kubernetes see that the pod has nvidia.com/gpu among its limits and that the node runs the NVIDIA driver and "
+    "container toolkit (the GPU Operator installs both); with docker pass --gpus all; --device cpu runs on the CPU"
+)
+
+
+def has_gpu() -> bool:
+    """Whether the driver shows this process a GPU."""
+    found = _count()
+    return isinstance(found, int) and found > 0
+
+
+def require_gpus(ranks: int) -> None:
+    """Ensure that each of this machine's `ranks` can have a GPU, and that torch is there to use it.
+
+    Raises:
+        GpuUnavailableError: no driver, no torch, or fewer GPUs than ranks.
+    """
+    found = _count()
+    if isinstance(found, str):
+        raise GpuUnavailableError(f"{NO_GPU}{found}; {PROVIDE_ONE}")
+    if found < ranks:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        limited = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+        needed = "one is" if ranks == 1 else f"{ranks} are"
+        raise GpuUnavailableError(
+            f"{NO_GPU}the driver shows {found or 'none'}{limited} and {needed} needed; {PROVIDE_ONE}"
+        )
+    if find_spec("torch") is None:
+        raise GpuUnavailableError(
+            f"{NO_GPU}torch is not installed here, and without it no GPU can be used; take the image whose tag ends in "
+            "-cuda, or pip install 'octavo[cuda]'; --device cpu runs on the CPU"
+        )
+
+
+def _count() -> int | str:
+    """The number of GPUs, or why the driver can't be asked, as half a sentence."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "the NVIDIA driver's library, libcuda.so.1, is not visible to this process"
+    if (status := driver.cuInit(0)) not in {0, NO_DEVICE}:
+        return f"the NVIDIA driver does not start (cuInit returns {status})"
+    count = ctypes.c_int(0)
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    return count.value

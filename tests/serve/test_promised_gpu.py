@@ -1,0 +1,169 @@
+"""An engine that was promised a GPU and can use none exits with one sentence that says why and what to do.
+
+No GPU is needed: the driver is absent, or a library of a few lines that says what a broken one would.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from octavo_engine import gpus
+from octavo_engine.arguments import parse
+from octavo_engine.device_defaults import ON_CPU, ON_GPU
+from octavo_engine.errors import ConfigError, GpuUnavailableError
+from octavo_engine.executors import require_device
+
+DRIVER = """
+int cuInit(unsigned flags) { return %d; }
+int cuDeviceGetCount(int *count) { *count = %d; return 0; }
+"""
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Compiles a driver that starts with a status and shows a number of GPUs."""
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler to make a driver of")
+
+    def made(status: int, count: int) -> dict[str, str]:
+        (tmp_path / "cuda.c").write_text(DRIVER % (status, count))
+        library = tmp_path / "libcuda.so.1"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "cuda.c"], check=True)
+        return {"LD_LIBRARY_PATH": str(tmp_path)}
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from tiny_models import make
+
+    folder = tmp_path_factory.mktemp("tiny")
+    make("llama", folder)
+    return str(folder)
+
+
+def served(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The image's entry point."""
+    command = [sys.executable, "-m", "octavo_engine", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | (env or {})
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_without_a_driver_the_start_ends_before_anything_is_downloaded():
+    """The model does not exist: nobody gets as far as to ask for it."""
+    done = served("--model", "org/none", "--executor", "torch", "--device", "cuda", "--port", "0")
+    assert done.returncode == 1
+    assert last_words(done).startswith("octavo serve: no usable GPU: the NVIDIA driver's library, libcuda.so.1, is not")
+    assert "GPU Operator" in last_words(done)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_images_own_promise_counts_as_the_flag():
+    """The -cuda image sets OCTAVO_DEVICE; a raw Deployment has no flag of ours."""
+    done = served("--model", "org/none", "--max-model-len", "2048", "--port", "0", env={"OCTAVO_DEVICE": "cuda"})
+    assert (done.returncode, "no usable GPU: " in last_words(done)) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "count", "env", "told"),
+    [
+        (100, 0, {}, "the driver shows none and one is needed"),
+        (0, 0, {"CUDA_VISIBLE_DEVICES": ""}, "shows none (CUDA_VISIBLE_DEVICES is '') and one is needed"),
+        (803, 0, {}, "the NVIDIA driver does not start (cuInit returns 803)"),
+    ],
+)
+def test_a_driver_without_a_device_is_told(driver, status, count, env, told):
+    done = served("--model", "org/none", "--device", "cuda", "--port", "0", env=driver(status, count) | env)
+    assert (done.returncode, told in last_words(done)) == (1, True), done.stderr
+
+
+def test_more_ranks_than_gpus_is_told(driver):
+    done = served("--model", "org/none", "--device", "cuda", "-tp", "4", "--port", "0", env=driver(0, 1))
+    assert done.returncode == 1
+    assert "no usable GPU: the driver shows 1 and 4 are needed" in done.stderr
+
+
+def test_a_torch_that_can_use_no_gpu_is_told(driver, model):
+    pytest.importorskip("torch")
+    done = served("--model", model, "--load-format", "dummy", "--device", "cuda", "--port", "0", env=driver(0, 1))
+    assert done.returncode == 1
+    assert "no usable GPU: torch" in last_words(done)
+    assert "-cuda" in last_words(done)
+
+
+def test_without_torch_the_image_that_has_it_is_named(monkeypatch):
+    monkeypatch.setattr(gpus, "_count", lambda: 1)
+    monkeypatch.setattr(gpus, "find_spec", lambda name: None)
+    with pytest.raises(
+        GpuUnavailableError, match=r"no usable GPU: torch is not installed here.*image whose tag ends in"
+    ):
+        require_device(parse(["m", "--device", "cuda"]))
+
+
+def test_without_a_promise_a_machine_without_a_gpu_is_no_error():
+    require_device(parse(["m"]))
+    require_device(parse(["m", "--device", "cpu"]))
+
+
+def test_help_says_what_is_used_here(driver):
+    here = " ".join(served("--help").stdout.split())
+    assert "--max-num-seqs N default: 256 on a GPU, 128 on a CPU" in here
+    assert here.endswith(
+        "Without flags, here: the CPU, --max-num-seqs 128, --max-num-batched-tokens 2048, --gpu-memory-utilization 0.92."
+    )
+    promised = " ".join(served("--help", env={"OCTAVO_DEVICE": "cuda"}).stdout.split())
+    assert promised.endswith(
+        "here: a GPU, --max-num-seqs 256, --max-num-batched-tokens 8192, --gpu-memory-utilization 0.9."
+    )
+    pytest.importorskip("torch")
+    assert "here: a GPU" in " ".join(served("--help", env=driver(0, 1)).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "defaults"),
+    [
+        ([], None, ON_CPU),
+        (["--device", "cuda"], None, ON_GPU),
+        ([], "cuda", ON_GPU),
+        (["--device", "cpu"], "cuda", ON_CPU),
+        (["--executor", "native"], "cuda", ON_CPU),
+        (["-tp", "2", "--device", "cuda"], None, ON_GPU),
+    ],
+)
+def test_limits_follow_the_device(monkeypatch, arguments, variable, defaults):
+    monkeypatch.delenv("OCTAVO_DEVICE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OCTAVO_DEVICE", variable)
+    config = parse(["m", *arguments])
+    assert config.scheduler.max_num_seqs == defaults.max_num_seqs
+    assert config.scheduler.max_num_batched_tokens == defaults.max_num_batched_tokens
+    assert config.cache.gpu_memory_utilization == defaults.gpu_memory_utilization
+
+
+def test_a_flag_wins_over_the_device():
+    config = parse(["m", "--device", "cuda", "--max-num-seqs", "9", "--gpu-memory-utilization", "0.5"])
+    assert (config.scheduler.max_num_seqs, config.cache.gpu_memory_utilization) == (9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "told"),
+    [
+        (["--executor", "native", "--device", "cuda"], None, "leave one of them out"),
+        ([], "gpu", "OCTAVO_DEVICE is 'gpu'; set it to one of auto, cuda, cpu"),
+    ],
+)
+def test_devices_that_contradict_each_other_are_refused(monkeypatch, arguments, variable, told):
+    if variable is not None:
+        monkeypatch.setenv("OCTAVO_DEVICE", variable)
+    with pytest.raises(ConfigError, match=told):
+        parse(["m", *arguments])
