@@ -32,6 +32,7 @@ class Description:
     permuted: bool = False
     embedding_multiplier: float = 1.0
     logits_soft_cap: float | None = None
+    vision_parameters: int = 0
 
 
 def build(page: Description, format_of: Callable[[str, str], str], dtype: str, quantization: str | None) -> ModelSpec:
@@ -49,6 +50,7 @@ def build(page: Description, format_of: Callable[[str, str], str], dtype: str, q
         quantization=quantization,
         embedding_multiplier=page.embedding_multiplier,
         logits_soft_cap=page.logits_soft_cap,
+        vision_parameters=page.vision_parameters,
     )
 
 

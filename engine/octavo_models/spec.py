@@ -254,6 +254,7 @@ class ModelSpec:
     residual_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
+    vision_parameters: int = 0  # of a tower that the checkpoint has beside the decoder
     causal: bool = True
     head: Literal["lm", "pool", "classify"] = "lm"
 

@@ -25,7 +25,7 @@ from octavo_operator.connection import Connection, connect
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import add_flags, set_up
 from octavo_operator.metrics_source import DISABLED, NAMESPACED, UNKNOWN
-from octavo_operator.planner.arguments import RUNTIMES
+from octavo_operator.planner.runtimes import RUNTIMES
 from octavo_operator.settings import Settings
 from octavo_operator.work_queue import Seen
 
@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_image,
         metavar="[RUNTIME=]IMAGE",
-        help="engine image of services that name none; may be repeated, once for each runtime",
+        help="engine image of services that name none; may be repeated, once for each of octavo, octavo-cuda, vllm "
+        "and vllm-cpu",
     )
     parser.add_argument(
         "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"
@@ -180,11 +181,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _image(text: str) -> tuple[str, str]:
-    """A runtime and its image."""
-    runtime, separator, image = text.rpartition("=")
-    if separator and runtime not in RUNTIMES:
-        raise argparse.ArgumentTypeError(f"{runtime!r} is no runtime; there are {', '.join(RUNTIMES)}")
-    return runtime or "octavo", image
+    """A key of `Settings.images` and its image."""
+    key, separator, image = text.partition("=")
+    if not separator:
+        return "octavo", text
+    known = sorted({key for runtime in RUNTIMES.values() for key in runtime.image.values()})
+    if key not in known:
+        raise argparse.ArgumentTypeError(f"{key!r} is no runtime; there are {', '.join(known)}")
+    return key, image
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ SIGNATURES = (
     ),
     _of(
         "GpuUnavailable",
-        r"No CUDA GPUs are available|Found no NVIDIA driver|CUDA driver version is insufficient|no CUDA-capable device"
+        r"no usable GPU: |No CUDA GPUs are available|Found no NVIDIA driver|CUDA driver version is insufficient|no CUDA-capable device"
         r"|libcuda\.so\.1: cannot open shared object|Driver/library version mismatch|Failed to infer device type"
         r"|NVML(?:Error)?[_ ]?(?:Shared)?Library ?Not ?Found|no NVIDIA (?:driver|GPU)",
         "check the node: nvidia-smi there, the device plugin's pod, and podTemplate.spec.runtimeClassName",

@@ -20,8 +20,9 @@ OF_CHILDREN = f"{MANAGED_BY}=octavo,{SERVICE}"
 
 
 def labels(service: str, component: str = ENGINE) -> dict[str, str]:
-    """Of a child."""
+    """Labels of a child; `app`, by which kubectl's users select, is on what serves alone."""
     return {
+        **({"app": service} if component == ENGINE else {}),
         "app.kubernetes.io/name": "octavo",
         INSTANCE: service,
         MANAGED_BY: "octavo",

@@ -9,6 +9,18 @@ from typing import Any
 from octavo_models import ModelSpec
 
 Object = Mapping[str, Any]
+Capability = tuple[int, int]  # compute capability, such as (8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One kind of GPU."""
+
+    product: str
+    """As in the node label nvidia.com/gpu.product."""
+    memory: int | None
+    """Bytes that CUDA has."""
+    capability: Capability | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +35,10 @@ class Nodes:
     """Products that nodes have, whether they would do or not."""
     obstacles: tuple[str, ...] = ()
     """Where none would do: why some that have the GPUs do not, a node each."""
+    gpus: tuple[Gpu, ...] = ()
+    """Kinds of GPUs on the nodes that would do."""
+    announced: bool = True
+    """Some node announces the resource that counts the GPUs: its device plugin runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,8 @@ class Observed:
     """Pods of replicas and of the download."""
     nodes: Nodes | None = None
     """None where nobody looked, or nobody may."""
+    model_bytes: int | None = None
+    """Size of the model's files, where only that is known."""
     change: Change | None = None
     """None where all replicas follow the Deployment."""
 

@@ -196,8 +196,11 @@ def _unscheduled(
             text = f"the nodes with {wanted} take no replica now: {'; '.join(nodes.obstacles)}"
             remedy = "tolerate the taint in podTemplate.spec.tolerations, or free the node"
             return Trouble("NoFreeCard", f"{text}; {remedy}{refusal}", stuck=late, rank=5)
-        if not nodes.largest and not hardware.products:
-            text = f"no node has any {wanted}; add one, or install its device plugin (GPU Operator), or set accelerator.vendor: cpu"
+        if not nodes.announced:
+            text = (
+                f"no node announces {hardware.resource_name}: add a node with GPUs, or install NVIDIA's GPU Operator or "
+                "device plugin where there is one, or set accelerator.vendor: cpu"
+            )
             return Trouble("NoSuchCard", text + patience + refusal, stuck=late, rank=5)
         if not nodes.largest:
             have = f"nodes have {', '.join(nodes.products)}" if nodes.products else "no node has any GPU"
@@ -219,13 +222,25 @@ def _unscheduled(
             return Trouble("ClaimMissing", text, stuck=True, rank=5)
         text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
         return Trouble("VolumeNotBound", text, stuck=False, rank=7)
-    return Trouble("Unschedulable", f"no node will do: {_short(words)}{refusal}", stuck=late, rank=5)
+    return Trouble(
+        "Unschedulable", f"no node will do: {_short(words)}{_asked(words, plan)}{refusal}", stuck=late, rank=5
+    )
 
 
 def _seconds_since(time: Any, now: datetime | None) -> float | None:
     if now is None or not time:
         return None
     return (now - datetime.fromisoformat(str(time))).total_seconds()
+
+
+def _asked(words: str, plan: Plan) -> str:
+    """What the pod requests of what the scheduler finds too little of, and the field that lowers it."""
+    short = [name for name in ("cpu", "memory", "ephemeral-storage") if f"Insufficient {name}" in words]
+    asked = [f"{name} {plan.resources.requests[name]}" for name in short if name in plan.resources.requests]
+    if not asked:
+        return ""
+    fields = " and ".join(f"resources.requests.{name}" for name in short)
+    return f"; a replica requests {' and '.join(asked)}: lower {fields}, or add a node with more"
 
 
 def _short(words: str) -> str:

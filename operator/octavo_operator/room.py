@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from octavo_operator.capacity import ClusterCapacity, NodeFacts, requests_of
-from octavo_operator.observed import Change, Nodes, Object
+from octavo_operator.observed import Change, Gpu, Nodes, Object
+from octavo_operator.planner.gpus import of_node
 from octavo_operator.planner.plan import Hardware
 
 REVISION = "pod-template-hash"
@@ -29,11 +30,13 @@ def nodes_for(
     assert name is not None
     spec: Mapping[str, Any] = template.get("spec") or {}
     tolerations = [*(spec.get("tolerations") or ()), *hardware.tolerations]
-    free, largest, products = 0, 0, set()
+    free, largest, products, announced = 0, 0, set(), False
     obstacles: list[str] = []
+    gpus: set[Gpu] = set()
     for node in capacity.nodes:
         count = node.allocatable.get(name, 0) // 1000
         product = node.labels.get(hardware.product_label or "")
+        announced = announced or count > 0
         if count and product:
             products.add(product)
         if hardware.products and product not in hardware.products:
@@ -42,9 +45,12 @@ def nodes_for(
             if count and len(obstacles) < TOLD:
                 obstacles.append(f"{node.name} {obstacle}")
             continue
+        if count and (gpu := of_node(node.labels)) is not None:
+            gpus.add(gpu)
         largest = max(largest, count)
         free = max(free, capacity.free(node, name, without) // 1000)
-    return Nodes(free, largest, tuple(sorted(products)), tuple(obstacles) if not largest else ())
+    kinds = tuple(sorted(gpus, key=lambda gpu: (gpu.product, gpu.memory or 0)))
+    return Nodes(free, largest, tuple(sorted(products)), tuple(obstacles) if not largest else (), kinds, announced)
 
 
 def is_under_way(deployment: Object) -> bool:

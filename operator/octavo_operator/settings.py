@@ -12,13 +12,13 @@ class Rates:
 
     download_bytes_per_s: float = 50e6
     """From a hub or a bucket, over a network that others use too."""
-    load_bytes_per_s: float = 200e6
-    """From a volume into memory or onto a card."""
-    start_on_card_s: float = 120
-    """Device context, kernels and CUDA graphs."""
+    load_bytes_per_s: float = 100e6
+    """From a volume into memory or onto a GPU."""
+    start_on_gpu_s: float = 300
+    """Device context, compiled kernels and CUDA graphs."""
     start_on_cpu_s: float = 20
     """Process start and packing of the weights."""
-    tokens_per_s_on_card: float = 20
+    tokens_per_s_on_gpu: float = 20
     """Of one sequence in a full batch."""
     tokens_per_s_on_cpu: float = 10
     """Of one sequence in a full batch."""
@@ -29,9 +29,13 @@ class Settings:
     """Resolved once at start."""
 
     images: dict[str, str] = field(
-        default_factory=lambda: {"octavo": "octavo/engine:0.1.0", "vllm": "vllm/vllm-openai:latest"}
+        default_factory=lambda: {
+            "octavo": "octavo/engine:0.1.0",
+            "octavo-cuda": "octavo/engine:0.1.0-cuda",
+            "vllm": "vllm/vllm-openai:v0.32.0",
+        }
     )
-    """Default image of each runtime; a runtime without one needs `engine.image`."""
+    """Default images, by runtime and accelerator (planner.runtimes); without one a service needs `engine.image`."""
     operator_namespace: str = "octavo-system"
     """Where the operator runs: a NetworkPolicy lets it read the queue."""
     engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")

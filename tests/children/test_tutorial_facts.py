@@ -41,9 +41,8 @@ class TestMistralOnAnA100:
         assert flag(self.children, "--model") == "mistralai/Mistral-7B-Instruct-v0.2"
         assert flag(self.children, "--max-model-len") == "4096"
 
-    def test_one_card_is_not_split(self):
-        """--tensor-parallel-size 1 is the engine's default, so it is not said."""
-        assert "--tensor-parallel-size" not in engine_of(self.children)["args"]
+    def test_one_gpu_is_not_split(self):
+        assert flag(self.children, "--tensor-parallel-size") == "1"
 
     def test_the_container_listens_on_8000(self):
         (port,) = engine_of(self.children)["ports"]
@@ -60,11 +59,24 @@ class TestMistralOnAnA100:
         (token,) = [each for each in engine_of(self.children)["env"] if each["name"] == "HF_TOKEN"]
         assert token["valueFrom"] == {"secretKeyRef": {"name": "hf-token", "key": "token"}}
 
-    def test_the_hubs_cache_lies_on_the_claim(self):
+    def test_the_hubs_cache_lies_at_the_root_of_the_claim(self):
         """/root/.cache/huggingface would need root; HF_HOME says where it is instead."""
         (home,) = [each["value"] for each in engine_of(self.children)["env"] if each["name"] == "HF_HOME"]
-        (claim,) = [volume for path, volume in mounts(self.children).items() if home.startswith(f"{path}/")]
-        assert claim["persistentVolumeClaim"] == {"claimName": "model-cache-pvc"}
+        assert mounts(self.children)[home]["persistentVolumeClaim"] == {"claimName": "model-cache-pvc"}
+
+    def test_it_runs_on_the_gpu_in_the_image_that_can(self):
+        assert engine_of(self.children)["image"].endswith("-cuda")
+        assert flag(self.children, "--executor") == "torch"
+        assert flag(self.children, "--device") == "cuda"
+
+    def test_its_pods_are_found_as_the_tutorial_finds_them(self):
+        """kubectl wait --for=condition=ready pod -l app=…"""
+        deployment = only(self.children, "Deployment")
+        assert deployment["metadata"]["labels"]["app"] == "vllm-mistral"
+        assert deployment["spec"]["template"]["metadata"]["labels"]["app"] == "vllm-mistral"
+        assert "app" not in deployment["spec"]["selector"]["matchLabels"]
+        (job,) = [each for each in self.children if each["kind"] == "Job"]
+        assert "app" not in job["spec"]["template"]["metadata"]["labels"]
 
     def test_shared_memory_is_held_in_memory_and_16_gib(self):
         assert mounts(self.children)["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}

@@ -129,7 +129,7 @@ def test_the_engines_socket_needs_no_usable_tmpdir(monkeypatch):
 @pytest.mark.parametrize("home", ["/proc", "~"])
 def test_kernels_are_compiled_where_no_home_can_keep_them(monkeypatch, tmp_path, home, caplog):
     """Into a temporary folder, with a warning that names TRITON_CACHE_DIR."""
-    monkeypatch.setattr(executors, "has_card", lambda: True)
+    monkeypatch.setattr(executors, "has_gpu", lambda: True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TRITON_HOME", home)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
@@ -143,7 +143,7 @@ def test_kernels_are_compiled_where_no_home_can_keep_them(monkeypatch, tmp_path,
 
 def test_a_home_that_can_be_written_keeps_the_kernels(monkeypatch, tmp_path):
     """Triton's own choice stays."""
-    monkeypatch.setattr(executors, "has_card", lambda: True)
+    monkeypatch.setattr(executors, "has_gpu", lambda: True)
     monkeypatch.setenv("TRITON_HOME", str(tmp_path))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     executors.require_torch()

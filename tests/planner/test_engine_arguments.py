@@ -6,6 +6,7 @@ from planner_cases import CPU, MISTRAL_7B, SMALL, described, planned, service
 from octavo_engine.arguments import parse_with_notes
 from octavo_operator.observed import Observed
 from octavo_operator.planner import plan
+from octavo_operator.planner.images import Reference
 from octavo_operator.settings import Settings
 
 
@@ -13,10 +14,11 @@ def line(**spec) -> str:
     return " ".join(planned(None, **spec).engine.line("0.0.0.0", 8000))
 
 
-def test_a_minimal_manifest_says_little():
+def test_a_minimal_manifest_says_what_the_plan_counted_with():
     assert line() == (
         "--model org/name --host 0.0.0.0 --port 8000 --served-model-name org/name svc --max-num-seqs 256"
-        " --max-num-batched-tokens 8192 --gpu-memory-utilization 0.9 --shutdown-timeout 205"
+        " --max-num-batched-tokens 8192 --block-size 16 --executor torch --device cuda --gpu-memory-utilization 0.9"
+        " --tensor-parallel-size 1 --swap-space 4 --shutdown-timeout 205"
     )
 
 
@@ -49,17 +51,26 @@ def test_the_classic_flags_are_said_with_the_manifests_values():
         assert flag in said
 
 
-def test_what_equals_the_engines_default_is_left_out():
-    said = line(engine={"blockSize": 16, "swapSpace": "4096Mi", "maxNumSeqs": 128, "dtype": "auto"})
-    for flag in (
-        "--block-size",
-        "--swap-space",
-        "--max-num-seqs",
-        "--dtype",
-        "--tensor-parallel-size",
-        "--enforce-eager",
+@pytest.mark.parametrize("runtime", ["octavo", "vllm"])
+def test_what_an_images_default_might_change_is_always_said(runtime):
+    """Defaults differ between versions of an image, and the verdict counted with these."""
+    said = line(engine={"runtime": runtime, "blockSize": 16, "maxNumSeqs": 128})
+    for words in (
+        "--max-num-seqs 128",
+        "--max-num-batched-tokens 8192",
+        "--block-size 16",
+        "--gpu-memory-utilization 0.9",
+        "--tensor-parallel-size 1",
     ):
-        assert flag not in said
+        assert words in said
+
+
+def test_a_service_with_gpus_promises_them_to_the_engine():
+    assert "--executor torch --device cuda" in line()
+    assert "--executor torch --device cuda" in line(engine={"tensorParallelSize": 4})
+    assert "--device" not in line(accelerator=CPU)
+    assert "--executor" not in line(accelerator=CPU)
+    assert "--device" not in line(engine={"runtime": "vllm"})
 
 
 def test_further_arguments_come_last_and_verbatim():
@@ -107,24 +118,107 @@ def test_the_manifests_own_variables_win():
 
 def test_vllm_gets_its_own_image_and_no_flag_that_it_lacks():
     engine = planned(
-        None, engine={"runtime": "vllm", "swapSpace": "8Gi"}, model={"uri": "hf://a/b", "file": "x.gguf"}
+        None, engine={"runtime": "vllm", "swapSpace": "0"}, model={"uri": "hf://a/b", "file": "x.gguf"}
     ).engine
-    assert engine.image == "vllm/vllm-openai:latest"
+    assert engine.image == "vllm/vllm-openai:v0.32.0"
     assert not {"--swap-space", "--file"} & set(engine.arguments)
+
+
+DIGEST = f"sha256:{'a' * 64}"
 
 
 @pytest.mark.parametrize(
     ("image", "name"),
     [
-        ({}, "octavo/engine:0.1.0"),
+        ({}, "octavo/engine:0.1.0-cuda"),
         ({"tag": "x"}, "octavo/engine:x"),
+        ({"digest": DIGEST}, f"octavo/engine@{DIGEST}"),
+        ({"pullPolicy": "Always"}, "octavo/engine:0.1.0-cuda"),
         ({"repository": "team/engine"}, "team/engine"),
         ({"repository": "team/engine", "tag": "1"}, "team/engine:1"),
-        ({"repository": "team/engine", "tag": "1", "digest": f"sha256:{'a' * 64}"}, f"team/engine@sha256:{'a' * 64}"),
+        ({"repository": "team/engine", "tag": "1", "digest": DIGEST}, f"team/engine@{DIGEST}"),
     ],
 )
 def test_an_image_is_composed_from_its_parts(image, name):
     assert planned(None, engine={"image": image}).engine.image == name
+
+
+@pytest.mark.parametrize(
+    ("default", "repository"),
+    [
+        ("localhost:5000/octavo/engine:0.1.0", "localhost:5000/octavo/engine"),
+        ("registry.example:443/engine", "registry.example:443/engine"),
+        ("registry.example/a/b:1", "registry.example/a/b"),
+        (f"[2001:db8::1]:5000/engine:1@{DIGEST}", "[2001:db8::1]:5000/engine"),
+        ("engine:1", "engine"),
+    ],
+)
+def test_a_colon_of_the_registry_is_no_tags(default, repository):
+    settings = Settings(images={"octavo-cuda": default})
+
+    def image(**parts) -> str:
+        return plan(service(engine={"image": parts}), Observed(), settings).engine.image
+
+    assert Reference.parse(default).repository == repository
+    assert image(tag="x") == f"{repository}:x"
+    assert image(digest=DIGEST) == f"{repository}@{DIGEST}"
+    assert image(pullPolicy="Always") == default
+
+
+@pytest.mark.parametrize(
+    ("runtime", "accelerator", "image"),
+    [
+        ("octavo", None, "octavo/engine:0.1.0-cuda"),
+        ("octavo", {"products": ["NVIDIA-L4"]}, "octavo/engine:0.1.0-cuda"),
+        ("octavo", CPU, "octavo/engine:0.1.0"),
+        ("vllm", None, "vllm/vllm-openai:v0.32.0"),
+    ],
+)
+def test_the_image_follows_from_runtime_and_accelerator(runtime, accelerator, image):
+    spec = {} if accelerator is None else {"accelerator": accelerator}
+    assert planned(None, engine={"runtime": runtime}, **spec).engine.image == image
+
+
+def test_a_runtime_without_an_image_for_cpus_is_refused():
+    refusal = planned(None, engine={"runtime": "vllm"}, accelerator=CPU).refusal
+    assert (refusal.reason, "--image vllm-cpu=IMAGE" in refusal.remedy) == ("ImageUnknown", True)
+    own = planned(None, engine={"runtime": "vllm", "image": {"repository": "r/v", "tag": "1"}}, accelerator=CPU)
+    assert (own.refusal, own.engine.image) == (None, "r/v:1")
+
+
+def test_a_download_needs_no_torch():
+    """Whatever serves it, the small image downloads; unless the manifest names one of octavo's."""
+    assert planned(None, cache={}).preload_image == "octavo/engine:0.1.0"
+    assert planned(None, cache={}, engine={"runtime": "vllm"}).preload_image == "octavo/engine:0.1.0"
+    assert planned(None, cache={}, engine={"image": {"tag": "x"}}).preload_image == "octavo/engine:x"
+
+
+@pytest.mark.parametrize(
+    ("engine", "accelerator", "reason"),
+    [
+        ({"kvCacheDtype": "fp8"}, None, "KvCacheDtypeNotSupported"),
+        ({"kvCacheDtype": "float16"}, CPU, "KvCacheDtypeNotSupported"),
+        ({"kvCacheDtype": "float32"}, None, "KvCacheDtypeNotSupported"),
+        ({"kvCacheDtype": "bfloat16"}, None, None),
+        ({"kvCacheDtype": "float32", "dtype": "float32"}, None, None),
+        ({"kvCacheDtype": "fp8", "runtime": "vllm"}, None, None),
+        ({"kvCacheDtype": "float32", "runtime": "vllm"}, None, "KvCacheDtypeNotSupported"),
+        ({"quantization": "awq"}, None, "QuantizationNotSupported"),
+        ({"quantization": "gguf"}, None, None),
+        ({"quantization": "awq", "runtime": "vllm"}, None, None),
+        ({"swapSpace": "8Gi"}, None, None),
+        ({"swapSpace": "8Gi"}, CPU, "SwapSpaceNotSupported"),
+        ({"swapSpace": "8Gi", "runtime": "vllm"}, None, "SwapSpaceNotSupported"),
+        ({"swapSpace": "4Gi", "runtime": "vllm"}, None, None),  # the schema's default, which every stored object has
+        ({"swapSpace": "0"}, CPU, None),
+    ],
+)
+def test_what_a_runtime_does_not_take_is_refused_before_a_pod_exists(engine, accelerator, reason):
+    spec = {} if accelerator is None else {"accelerator": accelerator}
+    plan = planned(None, engine=engine, **spec)
+    assert (plan.refusal and plan.refusal.reason) == reason
+    if reason is None and engine.get("runtime") != "vllm":
+        parse_with_notes(plan.engine.line("0.0.0.0", 8000))
 
 
 def test_a_runtime_or_source_of_a_later_version_is_refused_with_what_works_now():

@@ -5,7 +5,7 @@ from planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described,
 
 from octavo_models import from_gguf
 from octavo_models.sharding import kv_on_card, obstacle, weights_on_card
-from octavo_operator.planner.cards import memory_of, smallest
+from octavo_operator.planner.gpus import of_cuda, of_product
 from octavo_operator.planner.sizes import GIB, MIB, gib
 
 
@@ -14,32 +14,32 @@ def test_llama_70b_on_one_a100_does_not_fit_and_four_would():
     assert plan.fit.state == "False"
     assert plan.refusal.reason == "DoesNotFit"
     assert plan.refusal.message == (
-        "weights 128.5 GiB + overhead 1.7 GiB + KV 1.3 GiB for one sequence of 4096 tokens do not fit 1 × 36 GiB"
+        "weights 128.5 GiB + overhead 2.7 GiB + KV 1.3 GiB for one sequence of 4096 tokens do not fit 1 × 35.6 GiB"
         " (NVIDIA-A100-SXM4-40GB × 0.90)"
     )
     assert plan.refusal.remedy == "set engine.tensorParallelSize: 4"
     assert plan.children == ()
 
 
-def test_llama_70b_on_four_a100s_fits_with_nine_sequences():
+def test_llama_70b_on_four_a100s_fits_with_four_sequences():
     plan = planned(LLAMA_70B, **on_a100(4))
     assert plan.refusal is None
     budget = plan.fit.budget
-    assert (gib(budget.weights), gib(budget.overhead), gib(budget.kept_free)) == ("32.1", "1.0", "4.0")
-    assert budget.sequences == 9
-    assert plan.fit.message == "9 sequences of 4096 tokens at once"
+    assert (gib(budget.weights), gib(budget.overhead), gib(budget.kept_free)) == ("32.1", "2.3", "4.0")
+    assert (budget.sequences, budget.sequences_within_error) == (4, (2, 5))
+    assert plan.fit.message == "4 sequences of 4096 tokens at once (2 to 5, memory ± 0.6 GiB)"
 
 
 def test_mistral_7b_fits_one_a100():
     budget = planned(MISTRAL_7B, **on_a100()).fit.budget
     assert gib(budget.weights) == "13.5"
     assert gib(budget.kv_per_sequence) == "0.5"
-    assert budget.sequences == 42
+    assert budget.sequences == 40
 
 
 def test_the_parts_of_a_card_add_up_to_it():
     budget = planned(MISTRAL_7B, **on_a100()).fit.budget
-    assert budget.weights + budget.kv + budget.overhead + budget.kept_free == budget.capacity == 40960 * MIB
+    assert budget.weights + budget.kv + budget.overhead + budget.kept_free == budget.capacity == of_cuda(40960 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,15 @@ def test_the_parts_of_a_card_add_up_to_it():
         # The weights fit and the KV of such long sequences does not: shorter ones, or more cards.
         (
             "NVIDIA-L4",
-            {"maxNumSeqs": 16, "minConcurrency": 4},
-            "set engine.maxModelLen: 11264, or engine.tensorParallelSize: 2",
+            {"maxModelLen": 32768, "maxNumSeqs": 16, "minConcurrency": 4},
+            "set engine.maxModelLen: 9216, or engine.tensorParallelSize: 2",
         ),
-        ("Tesla-T4", {"maxModelLen": 4096}, "set engine.tensorParallelSize: 2"),
+        ("Tesla-T4", {"runtime": "vllm", "maxModelLen": 4096}, "set engine.tensorParallelSize: 2"),
         # Slices of a card can't be joined.
         (
             "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",
             {"maxModelLen": 4096},
-            "use cards of 17 GiB or more, or a quantized model",
+            "use GPUs of 18 GiB or more, or a quantized model",
         ),
     ],
 )
@@ -70,7 +70,7 @@ def test_the_length_that_is_proposed_fits_and_a_step_more_does_not():
         engine = {"maxNumSeqs": 16, "minConcurrency": 4, "maxModelLen": length}
         return planned(MISTRAL_7B, accelerator={"products": ["NVIDIA-L4"]}, engine=engine).fit.state
 
-    assert (state(11264), state(11264 + 1024)) == ("True", "False")
+    assert (state(9216), state(9216 + 1024)) == ("True", "False")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_stages_share_the_layers_and_the_tied_embedding_is_on_both_ends():
 
 
 def test_minimum_concurrency_raises_what_must_fit():
-    assert planned(MISTRAL_7B, **on_a100(minConcurrency=42)).fit.state == "True"
-    assert planned(MISTRAL_7B, **on_a100(minConcurrency=43)).fit.state == "False"
+    assert planned(MISTRAL_7B, **on_a100(minConcurrency=40)).fit.state == "True"
+    assert planned(MISTRAL_7B, **on_a100(minConcurrency=42)).fit.state == "False"
 
 
 def test_an_unknown_model_blocks_nothing():
@@ -124,7 +124,7 @@ def test_an_unknown_model_blocks_nothing():
 def test_an_unknown_card_blocks_nothing_and_tells_what_is_needed(products):
     plan = planned(MISTRAL_7B, accelerator={"products": products}, engine={"maxModelLen": 4096})
     assert (plan.fit.state, plan.fit.reason) == ("Unknown", "CardUnknown")
-    assert plan.fit.message.startswith("each card needs 15.")
+    assert plan.fit.message.startswith("each GPU needs 15.")
     assert plan.refusal is None
 
 
@@ -141,23 +141,38 @@ def test_a_service_that_runs_keeps_its_children():
 
 
 def test_of_several_products_the_smallest_has_to_do():
-    assert smallest((A100_40, "NVIDIA-L4")) == ("NVIDIA-L4", 23034 * MIB)
+    budget = planned(
+        MISTRAL_7B, accelerator={"products": [A100_40, "NVIDIA-L4"]}, engine={"maxModelLen": 4096}
+    ).fit.budget
+    assert (budget.product, budget.capacity) == ("NVIDIA-L4", of_cuda(23034 * MIB))
 
 
 @pytest.mark.parametrize(
-    ("product", "memory"),
+    ("product", "memory", "capability"),
     [
-        (A100_40, 40960 * MIB),
-        ("NVIDIA-H100-80GB-HBM3", 81559 * MIB),
-        ("NVIDIA-H100-80GB-HBM3-SHARED", 81559 * MIB),
-        ("NVIDIA-A100-SXM4-80GB-MIG-2g.20gb", 20 * GIB),
-        ("NVIDIA-H100-80GB-HBM3-MIG-1c.3g.40gb", 40 * GIB),
-        ("NVIDIA-H20-96GB", 96 * GIB),
-        ("NVIDIA-Unheard-Of", None),
+        (A100_40, of_cuda(40960 * MIB), (8, 0)),
+        ("NVIDIA-H100-80GB-HBM3", of_cuda(81559 * MIB), (9, 0)),
+        ("NVIDIA-H100-80GB-HBM3-SHARED", of_cuda(81559 * MIB), (9, 0)),
+        ("NVIDIA-A100-SXM4-80GB-MIG-2g.20gb", int(20 * GIB * 0.95), (8, 0)),
+        ("NVIDIA-H100-80GB-HBM3-MIG-1c.3g.40gb", int(40 * GIB * 0.95), (9, 0)),
+        ("NVIDIA-H200-MIG-1g.18gb", int(18 * GIB * 0.88), (9, 0)),
+        ("NVIDIA-H20-96GB", of_cuda(96 * GIB), None),
+        ("NVIDIA-Unheard-Of", None, None),
     ],
 )
-def test_a_cards_memory_follows_from_its_label(product, memory):
-    assert memory_of(product) == memory
+def test_memory_and_capability_follow_from_the_product(product, memory, capability):
+    gpu = of_product(product)
+    assert (gpu.memory, gpu.capability) == (memory, capability)
+
+
+@pytest.mark.parametrize(
+    ("product", "total", "cuda"),
+    [("Tesla-T4", 15.0, 14.6), ("NVIDIA-L4", 22.49, 22.1), ("NVIDIA-A100-SXM4-80GB", 80.0, 79.2)],
+)
+def test_what_cuda_has_is_less_than_what_nvidia_smi_reports(product, total, cuda):
+    """The pairs are from knowledge of these products, to a tenth of a GiB."""
+    assert of_product(product).memory / GIB == pytest.approx(cuda, abs=0.05)
+    assert of_cuda(int(total * GIB)) / GIB == pytest.approx(cuda, abs=0.05)
 
 
 def test_longer_than_the_model_was_made_for_is_refused():
@@ -177,7 +192,7 @@ def test_widened_weights_are_counted_widened():
 
 def test_an_fp8_cache_takes_half():
     whole = planned(MISTRAL_7B, **on_a100()).fit.budget.kv_per_sequence
-    assert planned(MISTRAL_7B, **on_a100(kvCacheDtype="fp8")).fit.budget.kv_per_sequence * 2 == whole
+    assert planned(MISTRAL_7B, **on_a100(runtime="vllm", kvCacheDtype="fp8")).fit.budget.kv_per_sequence * 2 == whole
 
 
 def test_a_cpu_without_a_limit_gets_room_for_four_sequences():
@@ -202,7 +217,7 @@ def test_a_cpu_whose_memory_is_too_little_is_told_how_much_it_takes():
     limits = {"limits": {"memory": "700Mi"}}
     plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 8192}, resources=limits)
     assert plan.refusal.reason == "DoesNotFit"
-    assert plan.refusal.remedy.startswith("set resources.requests.memory: 768Mi")
+    assert plan.refusal.remedy.startswith("set resources.requests.memory: 1024Mi")
 
 
 def test_an_unknown_model_on_a_cpu_gets_a_moderate_cache():

@@ -64,7 +64,9 @@ def test_every_sample_has_its_golden_plan():
 
 def test_the_default_image_is_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert Settings().images["octavo"] == f"octavo/engine:{version}"
+    images = Settings().images
+    assert images["octavo"] == f"octavo/engine:{version}"
+    assert images["octavo-cuda"] == f"octavo/engine:{version}-cuda"
 
 
 def test_a_typo_is_told_with_a_suggestion_and_status_two(tmp_path, capsys):
@@ -83,7 +85,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_remedy_and_status_one(tmp
     printed = capsys.readouterr().out
     assert "refused   DoesNotFit: weights 128.5 GiB" in printed
     assert "remedy    set engine.tensorParallelSize: 4" in printed
-    assert "short of 94.2" in printed
+    assert "short of 95.5" in printed
     assert "creates" not in printed
 
 
@@ -106,7 +108,7 @@ def test_machines_read_the_whole_plan(output, tmp_path, capsys):
     run("-f", str(SAMPLES / "mistral.yaml"), "-o", output, config=MISTRAL_7B, tmp_path=tmp_path)
     plan = yaml.safe_load(capsys.readouterr().out)
     assert plan["fit"]["state"] == "True"
-    assert plan["fit"]["budget"]["sequences"] == 42
+    assert plan["fit"]["budget"]["sequences"] == 40
     assert plan["engine"]["model"] == "mistralai/Mistral-7B-Instruct-v0.2"
     assert plan["lifecycle"]["startup"]["path"] == "/health"
     assert plan["resources"]["requests"]["nvidia.com/gpu"] == "1"

@@ -78,7 +78,21 @@ def from_multimodal_hf(source: HfSource) -> Description:
     text = source.config.mapping("text_config")
     if text is None:
         raise source.config.error("text_config", "is missing")
-    return replace(from_hf(replace(source, config=Fields(text))), names=HF_GEMMA_IN_MULTIMODAL)
+    page = from_hf(replace(source, config=Fields(text)))
+    vision = source.config.mapping("vision_config")
+    seen = 0 if vision is None else _vision_parameters(Fields(vision), page.hidden_size)
+    return replace(page, names=HF_GEMMA_IN_MULTIMODAL, vision_parameters=seen)
+
+
+def _vision_parameters(c: Fields, text_width: int) -> int:
+    """Of the SigLIP tower and its projector, by the shapes of transformers' SiglipVisionModel; its defaults."""
+    width, inner = c.integer("hidden_size", 1152), c.integer("intermediate_size", 4304)
+    patch, patches = c.integer("patch_size", 14), (c.integer("image_size", 896) // c.integer("patch_size", 14)) ** 2
+    attention = 4 * (width + 1) * width
+    mlp = (width + 1) * inner + (inner + 1) * width
+    layers = c.integer("num_hidden_layers", 27) * (attention + mlp + 4 * width)  # two norms, weights and biases
+    embeddings = 3 * patch * patch * width + width + patches * width
+    return embeddings + layers + 2 * width + width * text_width + width
 
 
 def from_gguf(source: GgufSource) -> Description:

@@ -15,8 +15,9 @@ from octavo_operator.api.v1alpha1 import GROUP
 from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.children.pod import RESTRICTED, cache_volume, pull_policy, pull_secrets, template, variables
 from octavo_operator.labels import PRELOAD, labels
-from octavo_operator.planner.arguments import CACHE_PATH, RUNTIMES
+from octavo_operator.planner.arguments import CACHE_PATH, OFFLINE
 from octavo_operator.planner.plan import CachePlan, Plan
+from octavo_operator.planner.runtimes import RUNTIMES
 
 DOWNLOAD = f"{GROUP}/download"
 TEMPLATE = f"{GROUP}/template"
@@ -61,7 +62,7 @@ def render(plan: Plan, cache: CachePlan) -> Manifest:
 def _template(plan: Plan) -> Manifest:
     given = template(plan).get("spec")
     replica = given if isinstance(given, dict) else {}
-    secret = RUNTIMES[plan.engine.runtime].api_key
+    not_its = {RUNTIMES[plan.engine.runtime].api_key, OFFLINE}
     spec: Manifest = {
         **{field: replica[field] for field in FROM_THE_REPLICAS if field in replica},
         "automountServiceAccountToken": False,
@@ -75,8 +76,8 @@ def _template(plan: Plan) -> Manifest:
                 **(pull_policy(plan) if plan.engine.runtime == "octavo" else {}),
                 "command": list(COMMAND),
                 "args": [*_arguments(plan), "--report", REPORT],
-                "env": variables(tuple(variable for variable in plan.engine.env if variable.name != secret)),
-                "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}},
+                "env": variables(tuple(variable for variable in plan.engine.env if variable.name not in not_its)),
+                "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}},
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "securityContext": dict(RESTRICTED),
                 "volumeMounts": [

@@ -12,12 +12,13 @@ from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import LocalError
 from octavo_operator.local.cards import divide_cards
 from octavo_operator.local.references import References
-from octavo_operator.planner.arguments import RUNTIMES
+from octavo_operator.planner.arguments import OFFLINE
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Env, Plan
+from octavo_operator.planner.runtimes import RUNTIMES
 
 LOOPBACK = "127.0.0.1"
-OF_THE_CONTAINER = {"HF_HOME", "OCTAVO_CACHE"}  # paths of the image: this machine has its own
+OF_THE_CONTAINER = {"HF_HOME", "OCTAVO_CACHE", OFFLINE}  # the pod's volume: this machine has its own cache
 UTF8_MODE = {"PYTHONUTF8": "1"}  # whatever the locale: its arguments and lines are text of a manifest
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from octavo_models.sharding import possible_sizes
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
-from octavo_operator.planner.memory import Demand
+from octavo_operator.planner.demand import Demand
 from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import PATIENCE_S
 from octavo_operator.planner.sizes import GIB, gib, human
@@ -25,6 +25,7 @@ class Case:
 
     service: LLMService
     demand: Demand | None
+    model_bytes: int | None
     fit: Fit
     hardware: Hardware
     scale: Scale
@@ -76,7 +77,7 @@ def _making_way(case: Case) -> Iterator[str]:
 def _downloads_again(case: Case) -> Iterator[str]:
     uri = case.service.spec.model.uri
     if case.cache is None and uri.scheme in FETCHED:
-        size = "the model" if case.demand is None else human(case.demand.spec.weight_bytes())
+        size = "the model" if case.model_bytes is None else human(case.model_bytes)
         yield f"no cache: each new pod downloads {size} again; cache: {{}} keeps it on a volume"
 
 
@@ -140,12 +141,12 @@ def _volume(case: Case) -> Iterator[str]:
             "ReadWriteMany spreads them"
         )
     asked = case.service.spec.cache
-    if case.demand is not None and cache.size is not None:
-        size = case.demand.spec.weight_bytes()
+    if case.model_bytes is not None and cache.size is not None:
+        size = case.model_bytes
         if int(Quantity(cache.size)) < size:
             enough = f"cache.size: {claim_size(size)} is enough"
             yield f"cache.size {cache.size} is less than the model's {human(size)}; {enough}"
-    elif case.demand is None and cache.create and asked is not None and asked.size is None:
+    elif case.model_bytes is None and cache.create and asked is not None and asked.size is None:
         yield f"the model's size is not known: {cache.size} is claimed for it; cache.size sets it"
 
 

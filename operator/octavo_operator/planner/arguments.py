@@ -1,44 +1,27 @@
 """The engine's command line and environment, from the typed fields.
 
-vLLM's spelling, which is also ours. What equals the engine's own default is left out, so that the line reads as
-the manifest does. Secrets never stand on it: they come by environment.
+vLLM's spelling, which is also ours. What the plan counted with is always said: defaults differ between images. Secrets
+never stand on the line: they come by environment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from octavo_operator.api.uri import ModelUri
 from octavo_operator.api.v1alpha1 import LLMService
-from octavo_operator.planner.plan import Env, Hardware, Limits
+from octavo_operator.planner.plan import CachePlan, Env, Hardware, Limits
+from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB
 
 PORT = 8000
 ANYWHERE = "0.0.0.0"  # noqa: S104 — a pod's own address
 CACHE_PATH = "/var/cache/octavo"
 CLAIM_PATH = "/models"
+OFFLINE = "HF_HUB_OFFLINE"
 TEMPLATE_PATH = "/etc/octavo/chat-template/template.jinja"
 
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What differs between engines that take vLLM's flags; the defaults are those of their command lines."""
-
-    utilization: float
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    api_key: str
-    takes_file: bool
-    takes_swap_space: bool
-
-
-RUNTIMES = {
-    "octavo": Runtime(0.92, 128, 2048, "OCTAVO_API_KEY", takes_file=True, takes_swap_space=True),
-    # vLLM's own limits depend on the card, so both are always said (0 equals none of them).
-    "vllm": Runtime(0.92, 0, 0, "VLLM_API_KEY", takes_file=False, takes_swap_space=False),
-}
 
 SERVED_SCHEMES = ("hf", "pvc", "file", "package")
 
@@ -68,7 +51,7 @@ def served_names(service: LLMService) -> tuple[str, ...]:
 
 def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: int) -> tuple[str, ...]:
     """Everything but the model, the chat template and the address (see `EngineProcess.line`)."""
-    model, engine, runtime = service.spec.model, service.spec.engine, RUNTIMES[service.spec.engine.runtime]
+    model, engine, runtime = service.spec.model, service.spec.engine, runtime_of(service.spec.engine)
     line: list[str] = ["--served-model-name", *served_names(service)]
 
     def say(flag: str, value: object, unless: object = None) -> None:
@@ -79,17 +62,19 @@ def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: in
     say("--file", model.file if runtime.takes_file else None)
     say("--dtype", engine.dtype, unless="auto")
     say("--quantization", engine.quantization)
-    say("--max-model-len", engine.max_model_len)
-    say("--max-num-seqs", limits.max_num_seqs, unless=runtime.max_num_seqs)
-    say("--max-num-batched-tokens", limits.max_num_batched_tokens, unless=runtime.max_num_batched_tokens)
-    say("--block-size", engine.block_size, unless=16)
-    say("--kv-cache-dtype", engine.kv_cache_dtype, unless="auto")
+    say("--max-model-len", _max_model_len(engine.max_model_len, limits, hardware))
+    say("--max-num-seqs", limits.max_num_seqs)
+    say("--max-num-batched-tokens", limits.max_num_batched_tokens)
+    say("--block-size", engine.block_size)
+    if engine.runtime != "octavo":  # whose is the only one that it has
+        say("--kv-cache-dtype", engine.kv_cache_dtype, unless="auto")
     if hardware.cards:
-        say("--gpu-memory-utilization", engine.gpu_memory_utilization, unless=runtime.utilization)
-        say("--tensor-parallel-size", engine.tensor_parallel_size, unless=1)
+        line.extend(runtime.promises)
+        say("--gpu-memory-utilization", engine.gpu_memory_utilization)
+        say("--tensor-parallel-size", engine.tensor_parallel_size)
         say("--pipeline-parallel-size", engine.pipeline_parallel_size, unless=1)
-        if runtime.takes_swap_space:
-            say("--swap-space", float(engine.swap_space.value / Fraction(GIB)), unless=4.0)
+        if runtime.swaps:
+            say("--swap-space", float(engine.swap_space.value / Fraction(GIB)))
     else:
         say("--kv-cache-memory-bytes", limits.kv_cache_bytes)
     if engine.enforce_eager:
@@ -100,16 +85,30 @@ def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: in
     return (*line, *engine.args)
 
 
-def environment(service: LLMService) -> tuple[Env, ...]:
-    """Secrets by reference, where caches lie, and the manifest's own variables, which win."""
+def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int | str | None:
+    """The manifest's; or what was found to fit. On GPUs that the manifest does not name, each engine finds it itself."""
+    if given is not None or not limits.shortened:
+        return given
+    return limits.max_model_len if hardware.products or not hardware.cards else "auto"
+
+
+def environment(service: LLMService, cache: CachePlan | None) -> tuple[Env, ...]:
+    """Secrets by reference, where caches lie, and the manifest's own variables, which win.
+
+    A claim that exists has the hub's cache at its root, as one does that was mounted at ~/.cache/huggingface. What a
+    Job has downloaded is whole: nothing of the hub is asked for then, and nothing more fills the claim.
+    """
     model, auth, engine = service.spec.model, service.spec.auth, service.spec.engine
     given = [_given(variable.model_dump(by_alias=True, exclude_none=True)) for variable in engine.env]
     names = {variable.name for variable in given}
-    own = [Env("HF_HOME", f"{CACHE_PATH}/huggingface"), Env("OCTAVO_CACHE", CACHE_PATH)]
+    exists = cache is not None and not cache.create
+    own = [Env("HF_HOME", CACHE_PATH if exists else f"{CACHE_PATH}/huggingface"), Env("OCTAVO_CACHE", CACHE_PATH)]
+    if cache is not None and cache.preload and model.uri.scheme == "hf":
+        own.append(Env(OFFLINE, "1"))
     if model.credentials is not None and model.uri.scheme == "hf":
         own.append(_from_secret("HF_TOKEN", model.credentials.secret_name, model.credentials.key))
     if auth.api_keys is not None:
-        own.append(_from_secret(RUNTIMES[engine.runtime].api_key, auth.api_keys.secret_name, auth.api_keys.key))
+        own.append(_from_secret(runtime_of(engine).api_key, auth.api_keys.secret_name, auth.api_keys.key))
     return (*(variable for variable in own if variable.name not in names), *given)
 
 

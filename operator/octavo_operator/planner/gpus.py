@@ -1,77 +1,144 @@
-"""Memory of the cards, by the value of the node label `nvidia.com/gpu.product`.
+"""What is known of GPUs: memory and compute capability by product, and by the labels of nodes.
 
-Total memory in MiB as nvidia-smi reports it (memory.total), which is what GPU feature discovery puts into the
-label nvidia.com/gpu.memory.
+A product is the value of the node label `nvidia.com/gpu.product`. Memory in the table is the total that nvidia-smi
+reports, which is also what GPU feature discovery puts into the label `nvidia.com/gpu.memory`; `Gpu.memory` is what
+CUDA has of it. Compute capabilities are NVIDIA's (developer.nvidia.com/cuda-gpus).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from octavo_operator.observed import Capability, Gpu, Nodes
+from octavo_operator.planner.plan import Hardware
 from octavo_operator.planner.sizes import GIB, MIB
 
-MEMORY_MIB = {
-    "NVIDIA-A2": 15356,
-    "NVIDIA-A10": 23028,
-    "NVIDIA-A10G": 23028,
-    "NVIDIA-A16": 15356,
-    "NVIDIA-A30": 24576,
-    "NVIDIA-A40": 46068,
-    "NVIDIA-A100-PCIE-40GB": 40960,
-    "NVIDIA-A100-SXM4-40GB": 40960,
-    "NVIDIA-A100-80GB-PCIe": 81920,
-    "NVIDIA-A100-SXM4-80GB": 81920,
-    "NVIDIA-B200": 183359,
-    "NVIDIA-GeForce-RTX-3090": 24576,
-    "NVIDIA-GeForce-RTX-4090": 24564,
-    "NVIDIA-GeForce-RTX-5090": 32607,
-    "NVIDIA-GH200-480GB": 97871,
-    "NVIDIA-H100-80GB-HBM3": 81559,
-    "NVIDIA-H100-NVL": 95830,
-    "NVIDIA-H100-PCIe": 81559,
-    "NVIDIA-H200": 143771,
-    "NVIDIA-H200-NVL": 143771,
-    "NVIDIA-L4": 23034,
-    "NVIDIA-L40": 46068,
-    "NVIDIA-L40S": 46068,
-    "NVIDIA-RTX-A4000": 16376,
-    "NVIDIA-RTX-A5000": 24564,
-    "NVIDIA-RTX-A6000": 49140,
-    "NVIDIA-RTX-6000-Ada-Generation": 49140,
-    "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition": 97887,
-    "Tesla-P100-PCIE-16GB": 16384,
-    "Tesla-T4": 15360,
-    "Tesla-V100-PCIE-16GB": 16384,
-    "Tesla-V100-PCIE-32GB": 32768,
-    "Tesla-V100-SXM2-16GB": 16384,
-    "Tesla-V100-SXM2-32GB": 32768,
-    "Tesla-V100-SXM3-32GB": 32768,
+# Memory in MiB, compute capability.
+PRODUCTS: Mapping[str, tuple[int, Capability]] = {
+    "NVIDIA-A2": (15356, (8, 6)),
+    "NVIDIA-A10": (23028, (8, 6)),
+    "NVIDIA-A10G": (23028, (8, 6)),
+    "NVIDIA-A16": (15356, (8, 6)),
+    "NVIDIA-A30": (24576, (8, 0)),
+    "NVIDIA-A40": (46068, (8, 6)),
+    "NVIDIA-A100-PCIE-40GB": (40960, (8, 0)),
+    "NVIDIA-A100-SXM4-40GB": (40960, (8, 0)),
+    "NVIDIA-A100-80GB-PCIe": (81920, (8, 0)),
+    "NVIDIA-A100-SXM4-80GB": (81920, (8, 0)),
+    "NVIDIA-B200": (183359, (10, 0)),
+    "NVIDIA-GeForce-RTX-3090": (24576, (8, 6)),
+    "NVIDIA-GeForce-RTX-4090": (24564, (8, 9)),
+    "NVIDIA-GeForce-RTX-5090": (32607, (12, 0)),
+    "NVIDIA-GH200-480GB": (97871, (9, 0)),
+    "NVIDIA-H100-80GB-HBM3": (81559, (9, 0)),
+    "NVIDIA-H100-NVL": (95830, (9, 0)),
+    "NVIDIA-H100-PCIe": (81559, (9, 0)),
+    "NVIDIA-H200": (143771, (9, 0)),
+    "NVIDIA-H200-NVL": (143771, (9, 0)),
+    "NVIDIA-L4": (23034, (8, 9)),
+    "NVIDIA-L40": (46068, (8, 9)),
+    "NVIDIA-L40S": (46068, (8, 9)),
+    "NVIDIA-RTX-A4000": (16376, (8, 6)),
+    "NVIDIA-RTX-A5000": (24564, (8, 6)),
+    "NVIDIA-RTX-A6000": (49140, (8, 6)),
+    "NVIDIA-RTX-6000-Ada-Generation": (49140, (8, 9)),
+    "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition": (97887, (12, 0)),
+    "Quadro-RTX-6000": (24576, (7, 5)),
+    "Quadro-RTX-8000": (49152, (7, 5)),
+    "Tesla-P4": (8192, (6, 1)),
+    "Tesla-P40": (24576, (6, 1)),
+    "Tesla-P100-PCIE-16GB": (16384, (6, 0)),
+    "Tesla-P100-SXM2-16GB": (16384, (6, 0)),
+    "Tesla-T4": (15360, (7, 5)),
+    "Tesla-V100-PCIE-16GB": (16384, (7, 0)),
+    "Tesla-V100-PCIE-32GB": (32768, (7, 0)),
+    "Tesla-V100-SXM2-16GB": (16384, (7, 0)),
+    "Tesla-V100-SXM2-32GB": (32768, (7, 0)),
+    "Tesla-V100-SXM3-32GB": (32768, (7, 0)),
 }
-
-SLICE = re.compile(r"-MIG-\d+c?\.?\d*g\.(\d+)gb")
+SHARED = "-SHARED"  # the suffix of a time-sliced GPU's product
+SLICE = re.compile(r"^(?P<whole>.+)-MIG-\d+c?\.?\d*g\.(?P<size>\d+)gb")
 SIZE = re.compile(r"-(\d+)GB\b")
+# A slice has less than its name says, so much less at most.
+SLICE_SHARE, SLICE_SHARES = 0.95, {"NVIDIA-H200": 0.88, "NVIDIA-H200-NVL": 0.88}
+# The driver keeps a part of what nvidia-smi reports: CUDA, by whose total engines divide, has this much less.
+DRIVER_SHARE, DRIVER_LEAST = 0.01, 400 * MIB
+
+PRODUCT = "nvidia.com/gpu.product"  # labels of nodes, set by GPU feature discovery
+MEMORY = "nvidia.com/gpu.memory"  # MiB
+MAJOR, MINOR = "nvidia.com/gpu.compute.major", "nvidia.com/gpu.compute.minor"
+REPLICAS = "nvidia.com/gpu.replicas"  # pods that share one GPU by turns
 
 
-def memory_of(product: str) -> int | None:
-    """Bytes of one card of this product, or of one MIG slice; None where neither table nor name tells.
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The GPUs that a replica may get."""
 
-    A time-sliced card (`-SHARED`) counts whole: what its other users take is not known here.
+    gpus: tuple[Gpu, ...]
+    unknown: tuple[str, ...] = ()
+    """Products that were named and whose memory is not known."""
+    named: bool = True
+    """The manifest names them; else they are what the cluster has now."""
+
+
+def of_product(product: str) -> Gpu:
+    """By its name alone; what neither table nor name says is None.
+
+    A time-sliced GPU counts whole: what its other users take is not known here.
     """
-    product = product.removesuffix("-SHARED")
-    if part := SLICE.search(product):
-        return int(part[1]) * GIB
-    if product in MEMORY_MIB:
-        return MEMORY_MIB[product] * MIB
-    if size := SIZE.search(product):
-        return int(size[1]) * GIB
-    return None
+    name = product.removesuffix(SHARED)
+    if part := SLICE.match(name):
+        whole = of_product(part["whole"])
+        share = SLICE_SHARES.get(part["whole"], SLICE_SHARE)
+        return Gpu(product, int(int(part["size"]) * GIB * share), whole.capability)
+    if name in PRODUCTS:
+        memory, capability = PRODUCTS[name]
+        return Gpu(product, of_cuda(memory * MIB), capability)
+    size = SIZE.search(name)
+    return Gpu(product, None if size is None else of_cuda(int(size[1]) * GIB), None)
 
 
-def smallest(products: tuple[str, ...]) -> tuple[str, int] | None:
-    """The product with the least memory, which has to do; None where one of them is unknown, or none is named."""
-    sizes = [(product, memory_of(product)) for product in products]
-    known = [(size, product) for product, size in sizes if size is not None]
-    if not known or len(known) < len(sizes):
+def of_node(labels: Mapping[str, str]) -> Gpu | None:
+    """By the labels of a node, and where these are silent by the product; None without a product."""
+    if (product := labels.get(PRODUCT)) is None:
         return None
-    size, product = min(known)
-    return product, size
+    known = of_product(product)
+    memory, capability = known.memory, known.capability
+    if (total := labels.get(MEMORY, "")).isdigit():
+        shares = labels.get(REPLICAS, "")
+        whole = int(total) * MIB
+        memory = (whole if SLICE.match(product) else of_cuda(whole)) // max(1, int(shares) if shares.isdigit() else 1)
+    if (major := labels.get(MAJOR, "")).isdigit():
+        minor = labels.get(MINOR, "")
+        capability = (int(major), int(minor) if minor.isdigit() else 0)
+    return Gpu(product, memory, capability)
+
+
+def candidates(hardware: Hardware, nodes: Nodes | None) -> Candidates:
+    """Those of the products that the manifest names, or else of the nodes that would do."""
+    seen = () if nodes is None else nodes.gpus
+    if not hardware.products:
+        return Candidates(tuple(gpu for gpu in seen if gpu.memory is not None), named=False)
+    found, unknown = [], []
+    for product in hardware.products:
+        gpus = [gpu for gpu in seen if gpu.product == product] or [of_product(product)]
+        known = [gpu for gpu in gpus if gpu.memory is not None or gpu.capability is not None]
+        found += known
+        unknown += [gpu.product for gpu in gpus if gpu.memory is None]
+    return Candidates(tuple(found), tuple(unknown))
+
+
+def of_cuda(total: int) -> int:
+    """What CUDA has of the total that nvidia-smi reports."""
+    return total - max(DRIVER_LEAST, int(total * DRIVER_SHARE))
+
+
+def is_slice(product: str | None) -> bool:
+    """Whether it is a part of a GPU (MIG); NCCL joins none of these."""
+    return product is not None and SLICE.match(product) is not None
+
+
+def capability_text(capability: Capability) -> str:
+    return ".".join(map(str, capability))

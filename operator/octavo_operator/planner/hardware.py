@@ -1,19 +1,26 @@
-"""Cards and container resources of a replica."""
+"""GPUs and container resources of a replica."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 from octavo_operator.api.placement import Accelerator, Resources
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import Spec
 from octavo_operator.planner.plan import ContainerResources, Hardware
+from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB, MIB, round_up
 
 RESOURCE_NAME = "nvidia.com/gpu"
 PRODUCT_LABEL = "nvidia.com/gpu.product"  # set by GPU feature discovery
+# Two of them fit beside the pods that a one-node cluster of two cores brings along. A replica uses what is idle.
+CPU_ALONE = "400m"
+PROCESS_BESIDE_GPU = 3 * GIB  # API server and engine core
+RANK_BESIDE_GPU = 2 * GIB  # torch, the driver's own, and a shard of the weights on its way
 
 
 def hardware_of(spec: Spec) -> Hardware:
-    """The cards that the parallel sizes ask for."""
+    """The GPUs that the parallel sizes ask for."""
     accelerator = spec.accelerator or Accelerator()
     if accelerator.vendor == "cpu":
         return Hardware("cpu", 0, None, (), None)
@@ -31,7 +38,7 @@ def memory_limit(resources: Resources) -> int | None:
 
 
 def shared_memory(spec: Spec, hardware: Hardware) -> Quantity:
-    """Size of /dev/shm: NCCL's buffers and the queues between ranks grow with the cards; a CPU's ranks use sockets."""
+    """Size of /dev/shm: NCCL's buffers and the queues between ranks grow with the GPUs; a CPU's ranks use sockets."""
     if spec.shared_memory is not None:
         return spec.shared_memory
     if hardware.cards == 0:
@@ -39,25 +46,51 @@ def shared_memory(spec: Spec, hardware: Hardware) -> Quantity:
     return Quantity(f"{min(16, 4 * hardware.cards)}Gi")
 
 
-def container_resources(spec: Spec, hardware: Hardware, memory_needed: int | None) -> ContainerResources:
-    """Requests and limits, the manifest's first. `memory_needed` is what a CPU replica takes, None if unknown.
+def container_resources(
+    spec: Spec, hardware: Hardware, memory_needed: int | None, downloaded: int | None
+) -> ContainerResources:
+    """Requests and limits, the manifest's first.
 
-    On cards, memory holds the /dev/shm, the swap space and the process itself; weights only pass through.
+    `memory_needed` is what a CPU replica takes, `downloaded` what it fetches onto the node's disk; None if unknown.
+    Defaults are what a replica is sure to use, so that the smallest machine with one GPU, or a laptop's cluster, takes
+    it: /dev/shm is a bound, of which little is used, and weights only pass through the memory.
     """
     shm = shared_memory(spec, hardware)
     requests = {name: str(amount) for name, amount in spec.resources.requests.items()}
     limits = {name: str(amount) for name, amount in spec.resources.limits.items()}
     if hardware.cards:
         assert hardware.resource_name is not None
-        memory = int(shm) + int(spec.engine.swap_space) * hardware.cards + 8 * GIB
-        requests.setdefault("cpu", limits.get("cpu", str(2 + 2 * hardware.cards)))
+        swap = pinned(int(spec.engine.swap_space)) if runtime_of(spec.engine).swaps else 0
+        memory = PROCESS_BESIDE_GPU + hardware.cards * (swap + RANK_BESIDE_GPU)
+        requests.setdefault("cpu", limits.get("cpu", str(1 + hardware.cards)))
         requests.setdefault("memory", limits.get("memory", str(Quantity.of_bytes(round_up(memory, GIB)))))
         requests[hardware.resource_name] = limits[hardware.resource_name] = str(hardware.cards)
     else:
-        requests.setdefault("cpu", limits.get("cpu", "2"))
+        requests.setdefault("cpu", limits.get("cpu", CPU_ALONE))
         if memory_needed is not None:
             needed = Quantity.of_bytes(round_up(memory_needed + int(shm), 64 * MIB))
             requests.setdefault("memory", limits.get("memory", str(needed)))
             # What the KV cache was sized by is also the bound: a leak ends this pod, not its neighbours.
             limits.setdefault("memory", requests["memory"])
+    if downloaded is not None:
+        disk = str(Quantity.of_bytes(round_up(downloaded * Fraction(11, 10), GIB)))
+        requests.setdefault("ephemeral-storage", limits.get("ephemeral-storage", disk))
     return ContainerResources(requests, limits, str(shm))
+
+
+def pinned(count: int) -> int:
+    """What PyTorch takes of host memory for `count` bytes that a GPU reads: the next power of two."""
+    return 1 << (count - 1).bit_length() if count else 0
+
+
+def requests_in_words(spec: Spec, resources: ContainerResources) -> str | None:
+    """What is asked for by default, and the fields that change it; None where the manifest says it all."""
+    ours = [n for n in ("cpu", "memory") if n in resources.requests and n not in spec.resources.requests]
+    if not ours:
+        return None
+    amounts = " and ".join(f"{_UNITS[name]} {resources.requests[name]}" for name in ours)
+    fields = " and ".join(f"resources.requests.{name}" for name in ours)
+    return f"a replica requests {amounts} by default; {fields} set{'' if len(ours) > 1 else 's'} another amount"
+
+
+_UNITS = {"cpu": "CPU", "memory": "memory"}

@@ -1,168 +1,80 @@
-"""Does it fit? Weights, overheads and KV against the memory of a card, and what would fit where it does not.
+"""Does it fit? What a service asks for against the memory of a GPU, and what would fit where it does not.
 
 It fits if weights + overhead + the KV of `minConcurrency` sequences of `maxModelLen` ≤ memory ×
-`gpuMemoryUtilization`. What is unknown blocks nothing.
+`gpuMemoryUtilization`. What is unknown blocks nothing, nor does what the estimate's error could turn around.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
-from octavo_models import ModelSpec
-from octavo_models.sharding import kv_on_card, kv_once_on_card, obstacle, possible_sizes, weights_on_card
-from octavo_models.spec import Experts
+from octavo_models.sharding import obstacle, possible_sizes
 from octavo_operator.api.engine import Engine
-from octavo_operator.planner.cards import smallest
-from octavo_operator.planner.plan import CardBudget, Fit, Hardware, Limits
+from octavo_operator.observed import Capability, Gpu
+from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
+from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_slice, of_product
+from octavo_operator.planner.plan import CardBudget, Fit, Hardware
+from octavo_operator.planner.runtimes import RUNTIMES, oldest
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
 
-# Device context, libraries and workspaces, before the first activation.
-CONTEXT_ON_CARD = 512 * MIB
-# API server, engine core and template worker, without torch: 115 MiB measured, and as much again for clients.
-CONTEXT_ON_CPU = 256 * MIB
-# Cards of one node: a larger tensor-parallel size is never proposed.
-MOST_CARDS = 16
-# Sequences that a CPU's KV cache has room for where neither manifest nor memory limit says more.
-SEQUENCES_ON_CPU = 4
-LEAST_KV_ON_CPU, MOST_KV_ON_CPU = 256 * MIB, 4 * GIB
-UNKNOWN_KV_ON_CPU = GIB
+# GPUs of one node: a larger tensor-parallel size is never proposed.
+MOST_GPUS = 16
+# Products that a remedy names.
+MOST_NAMED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a service asks of each card, once the model is known."""
-
-    spec: ModelSpec
-    engine: Engine
-    limits: Limits
-    on_card: bool
-
-    @property
-    def max_model_len(self) -> int:
-        return self.limits.max_model_len or self.spec.max_position
-
-    def weights(self, tensor_parallel: int) -> int:
-        dtype = None if self.engine.dtype == "auto" else self.engine.dtype
-        if not self.on_card:
-            return self.spec.weight_bytes(dtype)
-        return weights_on_card(self.spec, dtype, tensor_parallel, self.engine.pipeline_parallel_size)
-
-    def kv(self, tokens: int, tensor_parallel: int) -> int:
-        engine = self.engine
-        return kv_on_card(
-            self.spec,
-            tokens,
-            self.limits.kv_format,
-            engine.block_size,
-            tensor_parallel,
-            engine.pipeline_parallel_size,
-        )
-
-    def kv_once(self, tensor_parallel: int) -> int:
-        engine = self.engine
-        return kv_once_on_card(
-            self.spec,
-            self.max_model_len,
-            self.limits.max_num_batched_tokens,
-            self.limits.kv_format,
-            engine.block_size,
-            tensor_parallel,
-            engine.pipeline_parallel_size,
-        )
-
-    def overhead(self, tensor_parallel: int) -> int:
-        """Context, and the activations of one full step: residual stream, attention's and MLP's rows, logits."""
-        element = 4 if self.engine.dtype == "float32" else 2
-        rows = min(self.limits.max_num_batched_tokens, self.max_model_len * self.limits.max_num_seqs)
-        widths = [_widths(self.spec, i, tensor_parallel) for i in range(len(self.spec.layers))]
-        activations = rows * (2 * self.spec.hidden_size + max(widths)) * element
-        logits = 2 * self.limits.max_num_seqs * self.spec.vocab_size * 4  # raw, and processed
-        return (CONTEXT_ON_CARD if self.on_card else CONTEXT_ON_CPU) + activations + logits
-
-    def budget(self, capacity: int, utilization: float, tensor_parallel: int, product: str | None) -> CardBudget:
-        return CardBudget(
-            capacity=capacity,
-            usable=int(capacity * utilization),
-            weights=self.weights(tensor_parallel),
-            overhead=self.overhead(tensor_parallel),
-            kv_per_sequence=self.kv(self.max_model_len, tensor_parallel),
-            kv_once=self.kv_once(tensor_parallel),
-            product=product,
-        )
-
-    def least_kv(self, tensor_parallel: int) -> int:
-        """KV bytes below which it does not fit."""
-        one = self.kv(self.max_model_len, tensor_parallel)
-        return one * self.engine.min_concurrency + self.kv_once(tensor_parallel)
-
-    def needed(self, tensor_parallel: int) -> int:
-        """Bytes of all kinds below which it does not fit."""
-        return self.weights(tensor_parallel) + self.overhead(tensor_parallel) + self.least_kv(tensor_parallel)
-
-
-def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
-    """The KV cache's format: bfloat16, float32 where the model runs in float32, or what `kvCacheDtype` says."""
-    if engine.kv_cache_dtype.startswith("fp8"):
-        return "f8_e4m3"
-    if engine.kv_cache_dtype != "auto":
-        return {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}[engine.kv_cache_dtype]
-    plain_float32 = spec is not None and spec.dtype == "float32" and spec.quantization is None
-    return "f32" if engine.dtype == "float32" or (engine.dtype == "auto" and plain_float32) else "bf16"
-
-
-def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:
-    """Bytes of a CPU's KV cache: what the memory limit leaves, else room for a few sequences.
-
-    At most 4 GiB without a limit, unless one sequence alone needs more. For an unknown model half of the limit, or
-    one GiB.
-    """
-    if demand is None:
-        return UNKNOWN_KV_ON_CPU if memory is None else memory // 2
-    one, once, least = demand.kv(demand.max_model_len, 1), demand.kv_once(1), demand.least_kv(1)
-    if memory is not None:
-        left = memory - demand.weights(1) - demand.overhead(1)
-        most = one * demand.limits.max_num_seqs + once  # more could never be used
-        return max(least, min(left, most) // MIB * MIB)
-    return round_up(max(least, min(max(SEQUENCES_ON_CPU * one + once, LEAST_KV_ON_CPU), MOST_KV_ON_CPU)), MIB)
-
-
-def fit_on_cards(demand: Demand | None, engine: Engine, hardware: Hardware, why_unknown: str) -> Fit:
-    """The verdict for cards."""
-    if demand is None:
+def fit_on_gpus(
+    demand: Demand | None,
+    model_bytes: int | None,
+    engine: Engine,
+    hardware: Hardware,
+    found: Candidates,
+    why_unknown: str,
+) -> Fit:
+    """The verdict for GPUs. `model_bytes` is the size of the files, for a model that nothing more is known of."""
+    needed = oldest(engine)
+    young = tuple(gpu for gpu in found.gpus if gpu.capability is None or gpu.capability >= needed)
+    old = tuple(gpu for gpu in found.gpus if gpu not in young)
+    if old and (found.named or not young):
+        return _too_old(old, needed, demand, engine, remove=bool(young or found.unknown) and found.named)
+    if demand is not None:
+        hindrance = obstacle(demand.spec, engine.tensor_parallel_size, engine.pipeline_parallel_size)
+        if hindrance is not None:
+            return Fit("False", "CannotBeDivided", hindrance, _dividing(demand, engine, young))
+    if demand is None and model_bytes is None:
         return Fit("Unknown", "ModelUnknown", f"whether it fits is not known: {why_unknown}")
-    tensor_parallel = engine.tensor_parallel_size
-    hindrance = obstacle(demand.spec, tensor_parallel, engine.pipeline_parallel_size)
-    card = smallest(hardware.products)
-    if hindrance is not None:
-        sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_CARDS)
-        if card is not None:
-            sizes = [s for s in sizes if demand.needed(s) <= card[1] * engine.gpu_memory_utilization] or sizes
-        near = min(sizes, key=lambda size: (abs(size - tensor_parallel), size), default=1)
-        return Fit("False", "CannotBeDivided", hindrance, f"set engine.tensorParallelSize: {near}")
-    if card is None:
-        unnamed = "no product is named" if not hardware.products else "the memory of the products named is not known"
-        message = (
-            f"each card needs {gib(demand.needed(tensor_parallel))} GiB; whether it has that is not known: {unnamed}"
-        )
-        return Fit("Unknown", "CardUnknown", message)
-    product, capacity = card
-    budget = demand.budget(capacity, engine.gpu_memory_utilization, tensor_parallel, product)
-    if budget.kv >= demand.least_kv(tensor_parallel):
-        return Fit("True", "Fits", _room(budget, demand), None, budget)
-    cards = "" if hardware.cards == 1 else f" on each of {hardware.cards}"
-    message = (
-        f"weights {in_gib(budget.weights)} + overhead {in_gib(budget.overhead)} + "
-        f"{_kv_words(demand, budget, in_gib)} do not fit"
-        f" 1 × {gib(budget.usable).removesuffix('.0')} GiB{cards} ({product} × {engine.gpu_memory_utilization:.2f})"
-    )
-    return Fit("False", "DoesNotFit", message, _remedy(demand, engine, budget), budget)
+    known = tuple(gpu for gpu in young if gpu.memory is not None)
+    if not known or found.unknown:
+        return _gpu_unknown(demand, model_bytes, engine, found)
+
+    def verdict(gpu: Gpu) -> Fit:
+        assert gpu.memory is not None
+        if demand is None:
+            assert model_bytes is not None
+            return _by_size(model_bytes, engine, hardware, gpu.product, gpu.memory, why_unknown)
+        return _on(demand, engine, hardware, gpu.product, gpu.memory)
+
+    smallest = verdict(min(known, key=_memory))
+    if found.named:
+        return smallest
+    largest = verdict(max(known, key=_memory))
+    if largest.state == "False" or (smallest.state == largest.state and not old):
+        return largest if largest.state == "False" else smallest
+    good = sorted({gpu.product for gpu in known if verdict(gpu).state != "False"})
+    unusable = {gpu.product for gpu in known if verdict(gpu).state == "False"} | {gpu.product for gpu in old}
+    bad = ", ".join(sorted(unusable))
+    message = f"it depends on the node: {', '.join(good)} would do ({largest.message}), {bad} would not"
+    return Fit("Unknown", "DependsOnNode", message, f"set accelerator.products: [{', '.join(good)}]", largest.budget)
 
 
-def fit_in_memory(demand: Demand | None, memory: int | None, why_unknown: str) -> Fit:
+def fit_in_memory(demand: Demand | None, model_bytes: int | None, memory: int | None, why_unknown: str) -> Fit:
     """The verdict for a CPU, against the container's memory limit or request."""
     if demand is None:
+        if model_bytes is not None and memory is not None and model_bytes > memory:
+            message = f"the model's files, {human(model_bytes)}, are more than the container's memory, {human(memory)}"
+            least = round_up(model_bytes * 5 // 4, 256 * MIB)
+            return Fit("False", "DoesNotFit", message, f"set resources.requests.memory: {least // MIB}Mi or more")
         return Fit("Unknown", "ModelUnknown", f"whether it fits is not known: {why_unknown}")
     capacity = memory
     if capacity is None:
@@ -177,28 +89,12 @@ def fit_in_memory(demand: Demand | None, memory: int | None, why_unknown: str) -
     )
     needed = round_up(demand.needed(1), 256 * MIB)
     remedies = [f"set resources.requests.memory: {needed // MIB}Mi"]
-    if shorter := _longest(demand, budget, 1):
+    if shorter := longest(demand, budget, 1):
         remedies.append(f"engine.maxModelLen: {shorter}")
     return Fit("False", "DoesNotFit", message, ", or ".join(remedies), budget)
 
 
-def _remedy(demand: Demand, engine: Engine, budget: CardBudget) -> str:
-    usable, remedies = budget.usable, []
-    # NCCL does not join slices of a card.
-    most = 1 if budget.product is not None and "-MIG-" in budget.product else MOST_CARDS
-    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, most)
-    more = next((s for s in sizes if s > engine.tensor_parallel_size and demand.needed(s) <= usable), None)
-    if shorter := _longest(demand, budget, engine.tensor_parallel_size):
-        remedies.append(f"engine.maxModelLen: {shorter}")
-    if more is not None:
-        remedies.append(f"engine.tensorParallelSize: {more}")
-    if remedies:
-        return "set " + ", or ".join(remedies)
-    needed = math.ceil(demand.needed(engine.tensor_parallel_size) / engine.gpu_memory_utilization / GIB)
-    return f"use cards of {needed} GiB or more, or a quantized model"
-
-
-def _longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | None:
+def longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | None:
     """The largest maxModelLen that fits, in steps a person would choose; None below 512 tokens."""
     if budget.kv <= 0:
         return None
@@ -214,10 +110,128 @@ def _longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | 
     return length if 512 <= length < demand.max_model_len else None
 
 
+def _on(demand: Demand, engine: Engine, hardware: Hardware, product: str, capacity: int) -> Fit:
+    """The verdict for one product."""
+    budget = demand.budget(capacity, engine.gpu_memory_utilization, engine.tensor_parallel_size, product)
+    least = demand.least_kv(engine.tensor_parallel_size)
+    if budget.kv >= least:
+        return Fit("True", "Fits", _room(budget, demand), None, budget)
+    where = "" if hardware.cards == 1 else f" on each of {hardware.cards}"
+    message = (
+        f"weights {in_gib(budget.weights)} + overhead {in_gib(budget.overhead)} + "
+        f"{_kv_words(demand, budget, in_gib)} do not fit"
+        f" 1 × {gib(budget.usable).removesuffix('.0')} GiB{where} ({product} × {engine.gpu_memory_utilization:.2f})"
+    )
+    remedy = _remedy(demand, engine, budget)
+    if budget.kv + budget.error >= least:
+        close = f"{message}; short of {in_gib(least - budget.kv)}, which is within the estimate's {_error(budget)}"
+        return Fit("Unknown", "Borderline", close, remedy, budget)
+    return Fit("False", "DoesNotFit", message, remedy, budget)
+
+
+def _by_size(size: int, engine: Engine, hardware: Hardware, product: str, capacity: int, why_unknown: str) -> Fit:
+    """A lower bound: the files alone against the memory."""
+    usable = int(capacity * engine.gpu_memory_utilization)
+    share = -(-size // hardware.cards)
+    where = "each GPU" if hardware.cards > 1 else "the GPU"
+    if share + CONTEXT_ON_GPU <= usable:
+        left = in_gib(usable - share - CONTEXT_ON_GPU)
+        message = f"the weights take {in_gib(share)} of {where} and leave {left} for the KV cache and a step's work"
+        return Fit("Unknown", "ModelUnknown", f"{message}; whether that is enough is not known: {why_unknown}")
+    message = f"the weights alone, {in_gib(share)} of {where}, do not fit {in_gib(usable)} ({product})"
+    stages = engine.pipeline_parallel_size
+    sizes = [1] if is_slice(product) else [1, 2, 4, 8, 16]
+    more = next((s for s in sizes if size / (s * stages) + CONTEXT_ON_GPU <= usable * 0.95), None)
+    if more is not None:
+        return Fit("False", "DoesNotFit", message, f"set engine.tensorParallelSize: {more} or more")
+    least = math.ceil(size / hardware.cards / engine.gpu_memory_utilization / GIB)
+    return Fit("False", "DoesNotFit", message, f"use GPUs of more than {least} GiB, or more of them in several stages")
+
+
+def _too_old(old: Iterable[Gpu], needed: Capability, demand: Demand | None, engine: Engine, *, remove: bool) -> Fit:
+    had = {gpu.product: capability_text(gpu.capability) for gpu in old if gpu.capability is not None}
+    have = ", ".join(f"{product} has {capability}" for product, capability in sorted(had.items()))
+    message = f"engine.runtime {engine.runtime} needs compute capability {capability_text(needed)} or newer, and {have}"
+    if remove:
+        return Fit("False", "GpuTooOld", message, f"remove {', '.join(sorted(had))} from accelerator.products")
+    remedies = [f"set accelerator.products to some that would do, such as {', '.join(_suitable(demand, engine))}"]
+    other = [
+        name
+        for name, runtime in RUNTIMES.items()
+        if all(gpu.capability is not None and gpu.capability >= runtime.capability for gpu in old)
+        and engine.dtype != "bfloat16"
+    ]
+    remedies += [f"engine.runtime: {name}" for name in other]
+    return Fit("False", "GpuTooOld", message, ", or set ".join(remedies))
+
+
+def _suitable(demand: Demand | None, engine: Engine) -> list[str]:
+    """Products that are new enough and, where the model is known, large enough; the smallest first."""
+    gpus = [of_product(name) for name in PRODUCTS]
+    fitting = [
+        gpu
+        for gpu in gpus
+        if gpu.capability is not None
+        and gpu.capability >= oldest(engine)
+        and gpu.memory is not None
+        and (demand is None or demand.needed(engine.tensor_parallel_size) <= gpu.memory * engine.gpu_memory_utilization)
+    ]
+    return [gpu.product for gpu in sorted(fitting, key=_memory)[:MOST_NAMED]] or ["none that is known: split the model"]
+
+
+def _gpu_unknown(demand: Demand | None, size: int | None, engine: Engine, found: Candidates) -> Fit:
+    ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    if demand is not None:
+        amount = f"{gib(demand.needed(engine.tensor_parallel_size))} GiB"
+    else:
+        assert size is not None
+        amount = f"{gib(-(-size // ranks))} GiB for the weights alone"
+    if found.unknown:
+        why = f"the memory of {', '.join(found.unknown)} is not known"
+    elif found.named:
+        why = "the memory of the products named is not known"
+    else:
+        why = "no product is named, and no node with labels of GPU feature discovery is seen"
+    return Fit("Unknown", "CardUnknown", f"each GPU needs {amount}; whether it has that is not known: {why}")
+
+
+def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:
+    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_GPUS)
+    memories = [gpu.memory for gpu in gpus if gpu.memory is not None]
+    if memories:
+        sizes = [s for s in sizes if demand.needed(s) <= min(memories) * engine.gpu_memory_utilization] or sizes
+    near = min(sizes, key=lambda size: (abs(size - engine.tensor_parallel_size), size), default=1)
+    return f"set engine.tensorParallelSize: {near}"
+
+
+def _remedy(demand: Demand, engine: Engine, budget: CardBudget) -> str:
+    usable, remedies = budget.usable, []
+    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, 1 if is_slice(budget.product) else MOST_GPUS)
+    more = next((s for s in sizes if s > engine.tensor_parallel_size and demand.needed(s) <= usable), None)
+    if shorter := longest(demand, budget, engine.tensor_parallel_size):
+        remedies.append(f"engine.maxModelLen: {shorter}")
+    if more is not None:
+        remedies.append(f"engine.tensorParallelSize: {more}")
+    if remedies:
+        return "set " + ", or ".join(remedies)
+    needed = math.ceil(demand.needed(engine.tensor_parallel_size) / engine.gpu_memory_utilization / GIB)
+    return f"use GPUs of {needed} GiB or more, or a quantized model"
+
+
 def _room(budget: CardBudget, demand: Demand) -> str:
-    count = min(budget.sequences, demand.limits.max_num_seqs)
+    most = demand.limits.max_num_seqs
+    count = min(budget.sequences, most)
     sequences = "one sequence" if count == 1 else f"{count} sequences"
-    return f"{sequences} of {demand.max_model_len} tokens at once"
+    text = f"{sequences} of {demand.max_model_len} tokens at once"
+    if not budget.error:
+        return text
+    low, high = (min(n, most) for n in budget.sequences_within_error)
+    spread = "" if low == high else f"{low} to {high}, "
+    return f"{text} ({spread}memory {_error(budget)})"
+
+
+def _error(budget: CardBudget) -> str:
+    return f"± {in_gib(budget.error)}"
 
 
 def _kv_words(demand: Demand, budget: CardBudget, show: Callable[[int], str]) -> str:
@@ -227,10 +241,6 @@ def _kv_words(demand: Demand, budget: CardBudget, show: Callable[[int], str]) ->
     return f"KV {amount} for {for_whom} of {demand.max_model_len} tokens"
 
 
-def _widths(spec: ModelSpec, index: int, tensor_parallel: int) -> int:
-    """Elements a row that one layer holds at its widest, in attention or in the MLP: they do not live at once."""
-    layer = spec.layers[index]
-    mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
-    attention = layer.attention
-    in_attention = attention.q_size + attention.k_size + attention.v_size + attention.o_size
-    return max(in_attention, mlp.intermediate_size * (2 if mlp.gated else 1)) // tensor_parallel
+def _memory(gpu: Gpu) -> int:
+    assert gpu.memory is not None
+    return gpu.memory

@@ -15,7 +15,8 @@ class CardBudget:
     weights: int
     overhead: int  # context, workspace, activations of one step
     kv_per_sequence: int  # one sequence of maxModelLen tokens
-    kv_once: int  # KV pages that must be there whoever runs
+    kv_once: int  # KV blocks that must be there, whichever sequence runs
+    error: int = 0  # by which overhead may be more or less
     product: str | None = None
 
     @property
@@ -30,15 +31,25 @@ class CardBudget:
     @property
     def sequences(self) -> int:
         """Sequences of maxModelLen tokens that have room at once."""
-        return max(0, (self.kv - self.kv_once) // self.kv_per_sequence) if self.kv_per_sequence else 0
+        return self._sequences(self.kv)
+
+    @property
+    def sequences_within_error(self) -> tuple[int, int]:
+        """The fewest and the most."""
+        return self._sequences(self.kv - self.error), self._sequences(self.kv + self.error)
+
+    def _sequences(self, kv: int) -> int:
+        return max(0, (kv - self.kv_once) // self.kv_per_sequence) if self.kv_per_sequence else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether the model fits its cards, as the condition `Fits` will say it."""
+    """Whether the model fits its GPUs, as the condition `Fits` will say it."""
 
     state: Literal["True", "False", "Unknown"]
-    reason: str  # CamelCase: Fits, DoesNotFit, ModelUnknown, CardUnknown, OverriddenByAnnotation, AlreadyServing
+    # Fits, DoesNotFit, Borderline, DependsOnNode, CannotBeDivided, GpuTooOld, ModelUnknown, CardUnknown,
+    # OverriddenByAnnotation, AlreadyServing
+    reason: str
     message: str
     remedy: str | None = None
     budget: CardBudget | None = None
@@ -61,7 +72,8 @@ class Limits:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_format: str  # a key of octavo_models.formats.FORMATS
-    kv_cache_bytes: int | None  # for a CPU; on a card it follows from its memory
+    kv_cache_bytes: int | None  # for a CPU; on a GPU it follows from its memory
+    shortened: bool = False  # `max_model_len` is less than the model's own, for want of memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,22 @@ from dataclasses import replace
 from octavo_models import ModelSpec
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, LLMService
 from octavo_operator.observed import Observed
-from octavo_operator.planner import advice, arguments, hardware, lifecycle, memory, rollout, storage
+from octavo_operator.planner import (
+    advice,
+    arguments,
+    gpus,
+    hardware,
+    images,
+    lifecycle,
+    memory,
+    rollout,
+    runtimes,
+    storage,
+)
 from octavo_operator.planner.children import children_of
-from octavo_operator.planner.memory import Demand
+from octavo_operator.planner.demand import Demand, kv_bytes_on_cpu, kv_format
 from octavo_operator.planner.plan import (
+    ContainerResources,
     EngineProcess,
     Fit,
     Hardware,
@@ -25,6 +37,8 @@ from octavo_operator.planner.plan import (
     Refusal,
     Scale,
 )
+from octavo_operator.planner.runtimes import RUNTIMES
+from octavo_operator.planner.sizes import human
 from octavo_operator.settings import Settings
 
 
@@ -35,14 +49,10 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     awake = _scale(service)
     scale = Scale(0, 0, 0, None) if spec.suspend else awake
     given_memory = hardware.memory_limit(spec.resources)
-    limits, demand = _limits(service, observed.model, place, given_memory)
-    if place.cards:
-        fit = memory.fit_on_cards(demand, engine, place, observed.why_unknown)
-    else:
-        fit = memory.fit_in_memory(demand, given_memory, observed.why_unknown)
-    fit, refusal = _verdict(service, observed, fit, limits)
+    limits, demand, fit = _fitted(service, observed, place, given_memory)
+    fit, refusal = _verdict(service, observed, fit, limits, place, settings)
 
-    model_bytes = None if observed.model is None else observed.model.weight_bytes()
+    model_bytes = observed.model_bytes if observed.model is None else observed.model.weight_bytes()
     cache = storage.plan_cache(
         service.metadata.name, spec.cache, model_bytes, awake, observed.claim_access_mode, observed.claim_size
     )
@@ -58,27 +68,28 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     needed = None
     if not place.cards and demand is not None and limits.kv_cache_bytes is not None:
         needed = demand.weights(1) + demand.overhead(1) + limits.kv_cache_bytes
-    resources = hardware.container_resources(spec, place, needed)
+    downloaded = model_bytes if downloads and cache is None else None
+    resources = hardware.container_resources(spec, place, needed, downloaded)
     shm = int(hardware.shared_memory(spec, place))
     limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
-    case = advice.Case(service, demand, fit, place, scale, cache, rolls, drain, longest, shm, limit)
-    known_runtime = engine.runtime in arguments.RUNTIMES
+    case = advice.Case(service, demand, model_bytes, fit, place, scale, cache, rolls, drain, longest, shm, limit)
+    known_runtime = engine.runtime in RUNTIMES
     return Plan(
         name=service.metadata.name,
         namespace=service.metadata.namespace,
         model_uri=str(spec.model.uri),
-        model_summary=summary(service, observed.model),
+        model_summary=summary(service, observed.model, observed.model_bytes),
         served_names=arguments.served_names(service),
         fit=fit,
         refusal=refusal,
         limits=limits,
         engine=EngineProcess(
             runtime=engine.runtime,
-            image=_image(service, settings),
+            image=images.image_of(engine, place, settings),
             model=arguments.model_argument(spec.model.uri),
             chat_template=arguments.TEMPLATE_PATH if spec.model.chat_template else None,
             arguments=arguments.arguments(service, limits, place, drain) if known_runtime else (),
-            env=arguments.environment(service) if known_runtime else (),
+            env=arguments.environment(service, cache) if known_runtime else (),
             port=arguments.PORT,
         ),
         hardware=place,
@@ -90,7 +101,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         service_type=spec.service.type,
         service_port=spec.service.port,
         children=() if refusal is not None else children_of(service, place, scale, rolls, cache),
-        reasons=_reasons(service, observed, limits, startup, drain, longest, downloads=downloads),
+        reasons=_reasons(service, observed, limits, resources, startup, drain, longest, downloads=downloads),
         warnings=advice.warnings(case),
         uid=service.metadata.uid,
         suspended=spec.suspend,
@@ -103,16 +114,16 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         service_marks=Marks(spec.service.labels, spec.service.annotations),
         monitor_marks=Marks(spec.monitoring.labels, spec.monitoring.annotations),
         service_monitor=_monitored(spec.monitoring.service_monitor, observed.service_monitors),
-        preload_image=_image(service, settings) if engine.runtime == "octavo" else settings.images["octavo"],
+        preload_image=_preload_image(service, place, settings),
     )
 
 
-def summary(service: LLMService, spec: ModelSpec | None) -> str:
+def summary(service: LLMService, spec: ModelSpec | None, size: int | None = None) -> str:
     """The model in one line: name, layers, heads, type."""
     uri = service.spec.model.uri
     name = uri.rest.rstrip("/").rpartition("/")[2] or uri.rest
     if spec is None:
-        return name
+        return name if size is None else f"{name}, {human(size)}"
     attention = spec.layers[0].attention
     stored = spec.quantization or spec.dtype
     if service.spec.engine.dtype not in {"auto", spec.dtype}:
@@ -122,34 +133,55 @@ def summary(service: LLMService, spec: ModelSpec | None) -> str:
     )
 
 
-def _limits(
-    service: LLMService, spec: ModelSpec | None, place: Hardware, given_memory: int | None
-) -> tuple[Limits, Demand | None]:
+def _fitted(
+    service: LLMService, observed: Observed, place: Hardware, given_memory: int | None
+) -> tuple[Limits, Demand | None, Fit]:
+    """Limits and verdict. A length that the manifest leaves open is as long as what fits, as the engine would have it."""
+    engine, spec = service.spec.engine, observed.model
+    found = gpus.candidates(place, observed.nodes)
+
+    def judged(limits: Limits) -> tuple[Limits, Demand | None, Fit]:
+        demand = None if spec is None else Demand(spec, engine, limits, on_gpu=bool(place.cards))
+        if place.cards:
+            fit = memory.fit_on_gpus(demand, observed.model_bytes, engine, place, found, observed.why_unknown)
+            return limits, demand, fit
+        limits = replace(limits, kv_cache_bytes=kv_bytes_on_cpu(demand, given_memory))
+        demand = None if demand is None else replace(demand, limits=limits)
+        return limits, demand, memory.fit_in_memory(demand, observed.model_bytes, given_memory, observed.why_unknown)
+
+    limits, demand, fit = judged(_limits(service, spec, place))
+    if demand is None or fit.budget is None or fit.state == "True" or engine.max_model_len is not None:
+        return limits, demand, fit
+    length = memory.longest(demand, fit.budget, engine.tensor_parallel_size)
+    return (limits, demand, fit) if length is None else judged(replace(limits, max_model_len=length, shortened=True))
+
+
+def _limits(service: LLMService, spec: ModelSpec | None, place: Hardware) -> Limits:
     engine = service.spec.engine
     seqs = engine.max_num_seqs or (256 if place.cards else 128)
     tokens = engine.max_num_batched_tokens or max(8192 if place.cards else 2048, seqs)
     if engine.max_num_seqs is None:
         seqs = min(seqs, tokens)
     length = engine.max_model_len or (None if spec is None else spec.max_position)
-    limits = Limits(length, seqs, tokens, memory.kv_format(engine, spec), None)
-    demand = None if spec is None else Demand(spec, engine, limits, on_card=bool(place.cards))
-    if not place.cards:
-        limits = replace(limits, kv_cache_bytes=memory.kv_bytes_on_cpu(demand, given_memory))
-        demand = None if demand is None else replace(demand, limits=limits)
-    return limits, demand
+    return Limits(length, seqs, tokens, kv_format(engine, spec), None)
 
 
-def _verdict(service: LLMService, observed: Observed, fit: Fit, limits: Limits) -> tuple[Fit, Refusal | None]:
+def _verdict(
+    service: LLMService, observed: Observed, fit: Fit, limits: Limits, place: Hardware, settings: Settings
+) -> tuple[Fit, Refusal | None]:
     """A refusal where nothing could run; a bad fit is one unless the annotation overrides it or it runs already."""
     engine, uri = service.spec.engine, service.spec.model.uri
-    if engine.runtime not in arguments.RUNTIMES:
-        known = " or ".join(arguments.RUNTIMES)
+    if engine.runtime not in RUNTIMES:
+        known = " or ".join(RUNTIMES)
         message = f"engine.runtime {engine.runtime} is not run by this version"
         return fit, Refusal("RuntimeNotSupported", message, f"set engine.runtime: {known}")
     if uri.scheme not in arguments.SERVED_SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in arguments.SERVED_SCHEMES)
         message = f"{uri.scheme}:// is not fetched by this version"
         return fit, Refusal("SchemeNotSupported", message, f"use one of {known}")
+    refused = runtimes.refusal(engine, observed.model, place) or images.refusal(engine, place, settings)
+    if refused is not None:
+        return fit, refused
     if observed.model is not None and (limits.max_model_len or 0) > observed.model.max_position:
         own = observed.model.max_position
         message = f"engine.maxModelLen {limits.max_model_len} is more than the {own} tokens the model was made for"
@@ -196,27 +228,38 @@ def _monitored(wanted: str, known: bool | None) -> bool:
     return wanted == "Enabled" or (wanted == "Auto" and known is True)
 
 
-def _image(service: LLMService, settings: Settings) -> str:
-    image, default = service.spec.engine.image, settings.images.get(service.spec.engine.runtime, "")
-    if image is None:
-        return default
-    repository, _, tag = default.partition(":")
-    if image.repository is not None:
-        repository, tag = image.repository, ""
-    if image.digest is not None:
-        return f"{repository}@{image.digest}"
-    tag = image.tag or tag
-    return f"{repository}:{tag}" if tag else repository
+def _preload_image(service: LLMService, place: Hardware, settings: Settings) -> str:
+    """What downloads the model, whatever serves it: the small image, unless the manifest names one of octavo's."""
+    engine = service.spec.engine
+    if engine.runtime == "octavo" and engine.image is not None:
+        return images.image_of(engine, place, settings)
+    return settings.images["octavo"]
 
 
 def _reasons(
-    service: LLMService, observed: Observed, limits: Limits, startup: int, drain: int, longest: int, *, downloads: bool
+    service: LLMService,
+    observed: Observed,
+    limits: Limits,
+    resources: ContainerResources,
+    startup: int,
+    drain: int,
+    longest: int,
+    *,
+    downloads: bool,
 ) -> tuple[str, ...]:
     """What was decided for the manifest, and by what."""
     spec, reasons = service.spec, []
-    if spec.engine.max_model_len is None and limits.max_model_len is not None:
+    if limits.shortened:
+        assert observed.model is not None
+        reasons.append(
+            f"maxModelLen {limits.max_model_len}: what the memory has room for; the model's own is "
+            f"{observed.model.max_position}"
+        )
+    elif spec.engine.max_model_len is None and limits.max_model_len is not None:
         reasons.append(f"maxModelLen {limits.max_model_len}: the model's own")
-    size = "its size unknown" if observed.model is None else "the model's size"
+    if (asked := hardware.requests_in_words(spec, resources)) is not None:
+        reasons.append(asked)
+    size = "its size unknown" if observed.model is None and observed.model_bytes is None else "the model's size"
     fetch = ", download included" if downloads else ""
     reasons.append(f"a replica may take {startup} s to start: {size}{fetch}")
     if spec.rollout.drain_timeout is not None:

@@ -14,10 +14,13 @@ FETCHED = {"hf", "package", "s3", "gs", "oci", "http", "https"}  # schemes whose
 
 
 def claim_size(model_bytes: int | None) -> Quantity:
-    """The model and a fifth more (tokenizer, a second revision of small files), in steps that read well."""
+    """Room for two revisions and a tenth more, in steps that read well.
+
+    A new revision is downloaded while replicas still read the old one.
+    """
     if model_bytes is None:
         return UNKNOWN_SIZE
-    wanted = model_bytes * Fraction(6, 5)
+    wanted = model_bytes * Fraction(21, 10)
     return Quantity.of_bytes(round_up(wanted, GIB if wanted < 20 * GIB else 10 * GIB))
 
 

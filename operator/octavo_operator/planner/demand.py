@@ -1,0 +1,193 @@
+"""What a service asks of each GPU, or of a CPU's memory, once its model is known: weights, overheads and KV, in bytes.
+
+The engine's own arithmetic where it is exact (weights, KV blocks, tables), estimates where only a GPU could tell;
+`Demand.error` says how far these may be off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from octavo_models import ModelSpec
+from octavo_models.sharding import kv_on_card, kv_once_on_card, weights_on_card
+from octavo_models.spec import Experts
+from octavo_operator.api.engine import Engine
+from octavo_operator.planner.plan import CardBudget, Limits
+from octavo_operator.planner.runtimes import float32_kv, runtime_of
+from octavo_operator.planner.sizes import MIB, round_up
+
+# Device context, libraries and workspaces, before the first activation.
+CONTEXT_ON_GPU = 512 * MIB
+# NCCL's buffers on each rank, where there are several.
+COLLECTIVES = 600 * MIB
+# Half the width of the estimates: context, activations and libraries of one GPU; NCCL on top where there are several.
+ERROR, ERROR_OF_SEVERAL = 300 * MIB, 600 * MIB
+# Sequences that a CPU's KV cache has room for where neither manifest nor memory limit says more.
+SEQUENCES_ON_CPU = 4
+LEAST_KV_ON_CPU, MOST_KV_ON_CPU = 256 * MIB, 4096 * MIB
+UNKNOWN_KV_ON_CPU = 1024 * MIB
+# What vLLM runs a vision tower's images through beside it, while it measures its memory.
+ENCODER_BYTES = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a service asks of each GPU."""
+
+    spec: ModelSpec
+    engine: Engine
+    limits: Limits
+    on_gpu: bool
+
+    @property
+    def max_model_len(self) -> int:
+        return self.limits.max_model_len or self.spec.max_position
+
+    @property
+    def error(self) -> int:
+        """Bytes by which overheads may be more or less; a CPU's KV cache is of the size that it is given."""
+        if not self.on_gpu:
+            return 0
+        return ERROR if self._ranks(self.engine.tensor_parallel_size) == 1 else ERROR_OF_SEVERAL
+
+    def weights(self, tensor_parallel: int) -> int:
+        engine, dtype = self.engine, None if self.engine.dtype == "auto" else self.engine.dtype
+        plain = self.spec.quantization is None
+        if dtype is None and plain and self.spec.dtype == "float32" and not runtime_of(engine).widens:
+            dtype = "bfloat16"
+        if not self.on_gpu:
+            return self.spec.weight_bytes(dtype)
+        whole = weights_on_card(self.spec, dtype, tensor_parallel, engine.pipeline_parallel_size)
+        if engine.runtime == "vllm" and engine.quantization == "fp8" and plain:
+            matrices = weights_on_card(_matrices(self.spec), "bfloat16", tensor_parallel, engine.pipeline_parallel_size)
+            whole -= matrices // 2
+        return whole + self._vision()
+
+    def kv(self, tokens: int, tensor_parallel: int) -> int:
+        engine = self.engine
+        return kv_on_card(
+            self.spec,
+            tokens,
+            self.limits.kv_format,
+            engine.block_size,
+            tensor_parallel,
+            engine.pipeline_parallel_size,
+        )
+
+    def kv_once(self, tensor_parallel: int) -> int:
+        engine = self.engine
+        return kv_once_on_card(
+            self.spec,
+            self.max_model_len,
+            self.limits.max_num_batched_tokens,
+            self.limits.kv_format,
+            engine.block_size,
+            tensor_parallel,
+            engine.pipeline_parallel_size,
+        )
+
+    def overhead(self, tensor_parallel: int) -> int:
+        """Context, tables, and the activations of one full step."""
+        return self._context(tensor_parallel) + self._tables() + self._activations(tensor_parallel)
+
+    def budget(self, capacity: int, utilization: float, tensor_parallel: int, product: str | None) -> CardBudget:
+        return CardBudget(
+            capacity=capacity,
+            usable=int(capacity * utilization),
+            weights=self.weights(tensor_parallel),
+            overhead=self.overhead(tensor_parallel),
+            kv_per_sequence=self.kv(self.max_model_len, tensor_parallel),
+            kv_once=self.kv_once(tensor_parallel),
+            error=self.error,
+            product=product,
+        )
+
+    def least_kv(self, tensor_parallel: int) -> int:
+        """KV bytes below which it does not fit."""
+        one = self.kv(self.max_model_len, tensor_parallel)
+        return one * self.engine.min_concurrency + self.kv_once(tensor_parallel)
+
+    def needed(self, tensor_parallel: int) -> int:
+        """Bytes of all kinds below which it does not fit."""
+        return self.weights(tensor_parallel) + self.overhead(tensor_parallel) + self.least_kv(tensor_parallel)
+
+    def _ranks(self, tensor_parallel: int) -> int:
+        return tensor_parallel * self.engine.pipeline_parallel_size
+
+    def _context(self, tensor_parallel: int) -> int:
+        runtime = runtime_of(self.engine)
+        if not self.on_gpu:
+            return runtime.cpu_bytes
+        collectives = COLLECTIVES if self._ranks(tensor_parallel) > 1 else 0
+        graphs = 0 if self.engine.enforce_eager else runtime.graph_bytes
+        return CONTEXT_ON_GPU + collectives + graphs
+
+    def _tables(self) -> int:
+        """Token ids and block tables of all sequences, int32 (octavo_engine.executors.torch.input_batch)."""
+        if not self.on_gpu:
+            return 0
+        groups = len({layer.attention.window for layer in self.spec.layers})
+        blocks = groups * -(-self.max_model_len // self.engine.block_size)
+        tokens = self.max_model_len if self.engine.runtime == "octavo" else 0  # vLLM keeps them in host memory
+        return self.limits.max_num_seqs * (tokens + blocks) * 4
+
+    def _activations(self, tensor_parallel: int) -> int:
+        """The residual stream beside the widest of attention and MLP; then the logits, which need what these leave.
+
+        A CPU's buffers are float32 and stay.
+        """
+        spec, limits = self.spec, self.limits
+        rows = min(limits.max_num_batched_tokens, self.max_model_len * limits.max_num_seqs)
+        widest = max(_width(spec, i, tensor_parallel) for i in range(len(spec.layers)))
+        element = 4 if not self.on_gpu or self.engine.dtype == "float32" else 2
+        layer = rows * (4 * spec.hidden_size + widest) * element
+        if not self.on_gpu:
+            return layer + 2 * limits.max_num_seqs * spec.vocab_size * 4
+        logits = 3 * limits.max_num_seqs * spec.vocab_size * 4  # raw, processed, sorted
+        return max(layer, logits) * 21 // 20
+
+    def _vision(self) -> int:
+        """vLLM serves a model's vision tower as well; octavo, its text alone."""
+        if self.engine.runtime != "vllm" or not self.spec.vision_parameters:
+            return 0
+        return self.spec.vision_parameters * 2 + ENCODER_BYTES
+
+
+def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
+    """The KV cache's format: bfloat16, float32 where the model runs in float32, or what `kvCacheDtype` says."""
+    if engine.kv_cache_dtype.startswith("fp8"):
+        return "f8_e4m3"
+    if engine.kv_cache_dtype != "auto":
+        return {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}[engine.kv_cache_dtype]
+    return "f32" if float32_kv(engine, spec) else "bf16"
+
+
+def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:
+    """Bytes of a CPU's KV cache: what the memory limit leaves, else room for a few sequences.
+
+    At most 4 GiB without a limit, unless one sequence alone needs more. For an unknown model half of the limit, or
+    one GiB.
+    """
+    if demand is None:
+        return UNKNOWN_KV_ON_CPU if memory is None else memory // 2
+    one, once, least = demand.kv(demand.max_model_len, 1), demand.kv_once(1), demand.least_kv(1)
+    if memory is not None:
+        left = memory - demand.weights(1) - demand.overhead(1)
+        most = one * demand.limits.max_num_seqs + once  # more could never be used
+        return max(least, min(left, most) // MIB * MIB)
+    return round_up(max(least, min(max(SEQUENCES_ON_CPU * one + once, LEAST_KV_ON_CPU), MOST_KV_ON_CPU)), MIB)
+
+
+def _width(spec: ModelSpec, index: int, tensor_parallel: int) -> int:
+    """Elements a row that one layer holds at its widest, in attention or in the MLP: they do not live at once."""
+    layer = spec.layers[index]
+    mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
+    attention = layer.attention
+    in_attention = attention.q_size + attention.k_size + attention.v_size + attention.o_size
+    return max(in_attention, mlp.intermediate_size * (3 if mlp.gated else 2)) // tensor_parallel
+
+
+def _matrices(spec: ModelSpec) -> ModelSpec:
+    """The part that is quantized on the fly: the layers' matrices."""
+    kept = tuple(w for w in spec.weights if w.name.startswith("layers.") and len(w.shape) > 1)
+    return replace(spec, weights=kept)

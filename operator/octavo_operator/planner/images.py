@@ -1,0 +1,66 @@
+"""Which image a replica runs: the manifest's, completed from the default of its runtime and accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo_operator.api.engine import Engine
+from octavo_operator.planner.plan import Hardware, Refusal
+from octavo_operator.planner.runtimes import runtime_of
+from octavo_operator.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`[REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST]`; `repository` includes the registry."""
+
+    repository: str
+    tag: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """A colon before the last slash is a registry's port."""
+        name, _, digest = text.partition("@")
+        folder, slash, last = name.rpartition("/")
+        last, _, tag = last.partition(":")
+        return cls(f"{folder}{slash}{last}", tag or None, digest or None)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repository}{tag}" if self.digest is None else f"{self.repository}@{self.digest}"
+
+
+def image_of(engine: Engine, hardware: Hardware, settings: Settings) -> str:
+    """The image; empty where neither manifest nor settings name one. A repository has its own tags and digests."""
+    given, default = engine.image, _default(engine, hardware, settings)
+    if given is None:
+        return default
+    known = Reference.parse(default)
+    if given.repository is not None:
+        return str(Reference(given.repository, given.tag, given.digest))
+    if not known.repository:
+        return ""
+    if given.tag is None and given.digest is None:
+        return default
+    return str(Reference(known.repository, given.tag, given.digest))
+
+
+def refusal(engine: Engine, hardware: Hardware, settings: Settings) -> Refusal | None:
+    """Why no image is known; None where one is."""
+    if image_of(engine, hardware, settings):
+        return None
+    where = "GPUs" if hardware.cards else "CPUs"
+    return Refusal(
+        "ImageUnknown",
+        f"the operator has no default image of {engine.runtime} for {where}",
+        f"set engine.image.repository and engine.image.tag, or the operator's --image {_key(engine, hardware)}=IMAGE",
+    )
+
+
+def _default(engine: Engine, hardware: Hardware, settings: Settings) -> str:
+    return settings.images.get(_key(engine, hardware), "")
+
+
+def _key(engine: Engine, hardware: Hardware) -> str:
+    return runtime_of(engine).image[hardware.vendor]
