@@ -66,7 +66,7 @@ def test_every_value_has_a_switch_that_is_tried_on_the_server():
 
 
 def test_the_images_are_named_by_registry_tag_and_digest(helm):
-    """The registry stands before both images; a digest wins over a tag; a runtime's image is verbatim."""
+    """The registry stands before all of Octavo's images; a digest wins over a tag; a runtime's image is verbatim."""
 
     def images(values: dict[str, Any]) -> tuple[str, list[str]]:
         deployment = next(each for each in helm.template(values) if each["kind"] == "Deployment")
@@ -75,13 +75,19 @@ def test_the_images_are_named_by_registry_tag_and_digest(helm):
 
     digest = f"sha256:{'0' * 64}"
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
-    assert images({}) == (f"octavo/operator:{version}", [f"--image=octavo=octavo/engine:{version}"])
-    assert images({"image": {"registry": "registry.example/", "tag": "next"}}) == (
-        "registry.example/octavo/operator:next",
-        [f"--image=octavo=registry.example/octavo/engine:{version}"],
+
+    def engines(registry: str = "") -> list[str]:
+        image = f"{registry}octavo/engine:{version}"
+        return [f"--image=octavo={image}", f"--image=octavo-cuda={image}-cuda"]
+
+    assert images({}) == (f"octavo/operator:{version}", engines())
+    assert images({"image": {"registry": "registry.example:5000/", "tag": "next"}}) == (
+        "registry.example:5000/octavo/operator:next",
+        engines("registry.example:5000/"),
     )
     assert images({"image": {"tag": "next", "digest": digest}})[0] == f"octavo/operator@{digest}"
-    assert images({"engine": {"images": {"octavo": "mine:1", "vllm": "vllm:2"}}})[1] == [
+    assert images({"engine": {"images": {"octavo": "mine:1", "octavo-cuda": "mine:2", "vllm": "vllm:2"}}})[1] == [
         "--image=octavo=mine:1",
+        "--image=octavo-cuda=mine:2",
         "--image=vllm=vllm:2",
     ]

@@ -17,7 +17,7 @@ from octavo_engine.server.app import ROUTES
 from octavo_engine.server.auth import OPEN_PATHS
 from octavo_engine.server.metrics import Metrics
 from octavo_operator.children import hpa
-from octavo_operator.planner.arguments import RUNTIMES
+from octavo_operator.planner.runtimes import RUNTIMES
 
 GETS = {path for method, path, _ in ROUTES if method == "GET"}
 WIDE = {

@@ -8,7 +8,7 @@ import pytest
 
 from octavo_operator import room
 from octavo_operator.capacity import ClusterCapacity, pod_facts, requests_of
-from octavo_operator.observed import Nodes
+from octavo_operator.observed import Gpu, Nodes
 from octavo_operator.planner.plan import Hardware
 
 CARD = "nvidia.com/gpu"
@@ -65,7 +65,9 @@ def test_only_the_products_that_were_named_count_and_all_are_told():
     """So that a person learns what there is."""
     wanted = Hardware("nvidia", 1, CARD, ("L4",), PRODUCT)
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
-    assert room.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(free=1, largest=1, products=("L4", "T4"))
+    assert room.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
+        free=1, largest=1, products=("L4", "T4"), gpus=(Gpu("L4", None, None),)
+    )
 
 
 def test_cards_of_own_pods_that_are_ending_are_as_good_as_free():
