@@ -7,6 +7,8 @@ import socket
 import pytest
 from served import Served
 
+from octavo_engine.openai_client import OpenAIClient
+
 KEY = "sesame"
 
 
@@ -80,6 +82,12 @@ def test_a_wrong_key_is_refused_in_the_openai_shape(guarded, value):
 def test_each_key_opens(guarded, value):
     """Two keys serve a rotation."""
     assert guarded.get("/v1/models", headers={"Authorization": value})[0] == 200
+
+
+async def test_octavos_own_client_sends_a_key_without_its_newline(guarded):
+    """As a file or a Secret has it: `octavo chat` and `octavo bench` read it from the environment."""
+    async with OpenAIClient(guarded.url, f"{KEY}\n") as client:
+        assert await client.models() == ["fake"]
 
 
 @pytest.mark.parametrize("name", ["OCTAVO_API_KEY", "VLLM_API_KEY"])

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
+from types import SimpleNamespace
 
 import pytest
 from raw_http import connect, post
-from served import Served, until
+from served import Served
 
-from octavo_engine.server import event_stream
+from octavo_engine.errors import EngineDeadError
+from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.server import answer_writer, event_stream
+from octavo_engine.server.completions import CompletionWriter
 from octavo_engine.server.event_stream import EventStream
+from octavo_engine.server.generation import Choice, GenerationError, Prompt
+from octavo_engine.server.protocol import CompletionBody
+from octavo_engine.server.responses import Delta
 
 STREAM = {"prompt": "hello", "max_tokens": 2, "stream": True}
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -26,26 +32,6 @@ def test_a_stream_begins_before_its_first_token(fake_model):
         assert "\r\nX-Accel-Buffering: no\r\n" in head
         assert "\r\nCache-Control: no-cache\r\n" in head
         assert server.get("/load")[1]["server_load"] == 1
-
-
-def test_a_stream_that_ends_before_its_first_token_has_a_status(fake_model):
-    """A server that shuts down tells the client to come back, as it would without a stream."""
-    with Served(fake_model, "--shutdown-timeout", "0", step_seconds=0.4) as server:
-        body = {**STREAM, "max_tokens": 100, "ignore_eos": True}
-        others = [threading.Thread(target=server.post, args=("/v1/completions", body)) for _ in range(2)]
-        for other in others:
-            other.start()
-        until(lambda: server.get("/load")[1]["server_load"] == 2, 10)
-        with connect(server) as connection:
-            connection.sendall(post("/v1/completions", {**body, "prompt": "other"}))
-            until(lambda: server.get("/load")[1]["server_load"] == 3, 10)
-            server.signal()
-            first = connection.recv(65536).decode()
-        for other in others:
-            other.join()
-    assert first.startswith(("HTTP/1.1 503 ", "HTTP/1.1 200 "))  # 200 where its first token was quicker
-    if " 503 " in first:
-        assert "\r\nRetry-After: " in first
 
 
 class Transport:
@@ -69,7 +55,7 @@ class Answer:
         assert data, "an empty chunk would end the answer"
         self.written += data
 
-    def force_close(self):
+    async def write_eof(self):
         pass
 
 
@@ -99,10 +85,37 @@ async def test_silence_is_first_the_headers_and_then_comments(events):
     assert comments[-1] == b""
 
 
+class Generation:
+    """Ends with an error, after a silence if the client is to see headers first."""
+
+    def __init__(self, error, silences):
+        prompt = Prompt([1], SamplingParams(max_tokens=1))
+        self.choices = {"a": Choice(0, prompt, text_stream=None)}
+        self._ends = [error, *[TimeoutError()] * silences]
+
+    async def take(self, _seconds):
+        raise self._ends.pop()
+
+
+@pytest.mark.parametrize("error", [GenerationError("no"), EngineDeadError("shutting down")])
+async def test_a_failure_before_the_stream_has_begun_has_a_status_of_its_own(events, monkeypatch, error):
+    """Clients and load balancers try again after a 503; an event within a 200 they do not see."""
+    monkeypatch.setattr(answer_writer, "EventStream", lambda _request: events)
+    body = CompletionBody(prompt="a", stream=True)
+    writer = CompletionWriter(SimpleNamespace(tokenizer=None), body, Generation(error, 0), "id", "model")
+    with pytest.raises(type(error)):
+        await writer.stream(None)
+    assert not events.begun
+    writer = CompletionWriter(SimpleNamespace(tokenizer=None), body, Generation(error, 2), "id", "model")
+    await writer.stream(None)
+    comment, event, done, rest = events._response.written.split(b"\n\n")
+    assert comment.startswith(b":")
+    assert json.loads(event.removeprefix(b"data: "))["error"]["message"] == str(error)
+    assert (done, rest) == (b"data: [DONE]", b"")
+
+
 async def test_no_line_splitter_cuts_an_event(events):
     """Python's `str.splitlines`, which httpx follows, cuts at more than JSON escapes."""
-    from octavo_engine.server.responses import Delta
-
     events.event(Delta(f"a{BREAKS}b\u2027\u2030é"))
     await events.flush()
     text = events._response.written.decode()

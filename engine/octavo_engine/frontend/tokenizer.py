@@ -195,7 +195,10 @@ def _template_files(configured: Any, path: Path | None) -> dict[str, str]:
     if isinstance(configured, str):
         templates["default"] = configured
     elif isinstance(configured, list):
-        templates |= {entry["name"]: entry["template"] for entry in configured}
+        for entry in configured:
+            if not isinstance(entry, dict) or not {"name", "template"} <= entry.keys():
+                raise ValueError("an entry of chat_template has no name or no template")
+            templates[entry["name"]] = entry["template"]
     if path is not None and path.suffix == ".json":
         templates |= _template_files(read_object(path).get("chat_template"), None)
     elif path is not None:
