@@ -50,7 +50,7 @@ class EventStream:
 
     def event(self, chunk: msgspec.Struct) -> None:
         data = _encoder.encode(chunk)
-        if b"\xe2\x80" in data or b"\xc2\x85" in data:  # seldom, and quickly seen
+        if not data.isascii():
             data = _LINE_BREAK.sub(_escaped, data)
         self._buffer += b"data: "
         self._buffer += data
