@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -158,3 +159,20 @@ def test_an_init_container_runs_beside_the_sidecars_that_started_before_it():
         "overhead": {"cpu": "250m"},
     }
     assert requests_of({"metadata": {}, "spec": spec})["cpu"] == 5250
+
+
+def test_ten_thousand_pods_on_five_hundred_nodes_take_a_few_mebibytes():
+    """The cache holds what planning reads, and pods of one kind share their requests."""
+    labels = {f"feature.example/{number}": "true" for number in range(30)}
+
+    def crowd():
+        return (pod(f"00000000-0000-0000-0000-{number:012}", f"node-{number % 500}") for number in range(10_000))
+
+    tracemalloc.start()
+    try:
+        capacity = ClusterCapacity((node(f"node-{number}", 8, labels=labels) for number in range(500)), crowd())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(capacity.nodes) == 500
+    assert held < 6 << 20

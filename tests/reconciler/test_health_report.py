@@ -1,0 +1,78 @@
+"""What `/livez` and `/healthz` are told by."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from octavo_operator.health import STUCK_S, UNAUTHORIZED_S, Health
+from octavo_operator.metrics import Metrics
+from octavo_operator.rivals import Rivals
+from octavo_operator.work_queue import Key, Seen, WorkQueue
+
+A, B = Key("n", "a"), Key("n", "b")
+
+
+def health(**leader):
+    leader = {"unauthorized_since": None, "leads": True, "heard": time.monotonic()} | leader
+    watchers = SimpleNamespace(watches={}, restarts=0, troubles=dict)
+    return Health(SimpleNamespace(**leader), watchers, WorkQueue(), Metrics(), leading=True)
+
+
+async def livez(of: Health) -> tuple[int, dict]:
+    response = await of._livez(None)
+    return response.status, json.loads(response.text)
+
+
+async def test_an_operator_that_is_merely_behind_is_alive():
+    """A thousand services at seconds each are due for many minutes; a restart would begin all over again."""
+    told = health()
+    for index in range(1000):
+        told.queue.add(Key("n", str(index)), -3600)
+    told.queue.done(await told.queue.get())
+    assert told.queue.overdue() > STUCK_S
+    assert (await livez(told))[0] == 200
+    well, said = told.report()
+    assert not well, "/healthz says so all the same"
+    assert "reconciles" in said["troubles"]
+
+
+async def test_workers_that_finish_nothing_for_long_are_restarted():
+    told = health()
+    told.queue.add(A, 0)
+    await told.queue.get()
+    told.queue._finished -= STUCK_S + 1
+    assert (await livez(told))[0] == 503
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(UNAUTHORIZED_S - 10, 200), (UNAUTHORIZED_S + 10, 503)])
+async def test_credentials_that_are_refused_for_long_are_no_life(seconds, status):
+    """401 to everything: nothing is done, and only a restart reads other credentials."""
+    assert (await livez(health(unauthorized_since=time.monotonic() - seconds)))[0] == status
+
+
+async def test_a_generation_is_news_once_and_makes_its_service_urgent():
+    told = health()
+    assert told.take(Seen(A, 3))
+    assert not told.take(Seen(A, 3)), "a status that changed"
+    assert not told.take(Seen(A)), "a child's event"
+    assert not told.take(Seen(A, 2)), "an older event that came late"
+    assert told.take(Seen(A, 4))
+    told.forget(A)
+    assert told.take(Seen(A, 1)), "another of that name"
+
+
+def test_the_operator_that_was_there_first_gives_way_to_a_rival():
+    """And one that comes later takes over from an installation that is gone."""
+    first, second = Rivals("first"), Rivals("second")
+    assert first.of(A, None) is None
+    assert first.of(A, {"operator": "first"}) is None
+    assert second.of(A, {"operator": "first"}) is None
+    assert first.of(A, {"operator": "second"}) == "second"
+    assert second.of(A, {"operator": "second"}) is None
+    assert first.of(B, {"operator": "second"}) is None
+    first.forget(A)
+    assert first.of(A, {"operator": "second"}) is None
