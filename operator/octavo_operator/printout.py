@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from octavo_operator.planner.arguments import ANYWHERE
 from octavo_operator.planner.plan import CardBudget, Plan
 from octavo_operator.planner.sizes import GIB, MIB, gib
 
@@ -62,7 +61,7 @@ def bar(budget: CardBudget, cards: int) -> str:
 def command_line(plan: Plan) -> str:
     """The engine's command, to be pasted into a shell; broken before flags where it is long."""
     lines = [COMMANDS[plan.engine.runtime]]
-    for word in map(shlex.quote, plan.engine.line(ANYWHERE, plan.engine.port)):
+    for word in map(shlex.quote, plan.engine.line(None, plan.engine.port)):
         if word.startswith("-") and len(lines[-1]) + len(word) + 20 > WIDTH:
             lines[-1] += " \\"
             lines.append("  " + word)

@@ -107,7 +107,7 @@ def test_the_autoscalers_metrics_are_the_engines():
     children = rendered(autoscaling={"maxReplicas": 3})
     assert "HorizontalPodAutoscaler" in kinds(children)
     wanted = {m["pods"]["metric"]["name"] for m in only(children, "HorizontalPodAutoscaler")["spec"]["metrics"]}
-    assert wanted == {hpa.WAITING, hpa.RUNNING}
+    assert wanted == {hpa.WAITING, hpa.RUNNING, hpa.KV_USE}
     assert wanted <= exported
 
 

@@ -11,12 +11,12 @@ from octavo_operator.settings import Settings
 
 
 def line(**spec) -> str:
-    return " ".join(planned(None, **spec).engine.line("0.0.0.0", 8000))
+    return " ".join(planned(None, **spec).engine.line(None, 8000))
 
 
 def test_a_minimal_manifest_says_what_the_plan_counted_with():
     assert line() == (
-        "--model org/name --host 0.0.0.0 --port 8000 --served-model-name org/name svc --max-num-seqs 256"
+        "--model org/name --port 8000 --served-model-name org/name svc --max-num-seqs 256"
         " --max-num-batched-tokens 8192 --block-size 16 --executor torch --device cuda --gpu-memory-utilization 0.9"
         " --tensor-parallel-size 1 --swap-space 4 --shutdown-timeout 205"
     )
@@ -218,7 +218,7 @@ def test_what_a_runtime_does_not_take_is_refused_before_a_pod_exists(engine, acc
     plan = planned(None, engine=engine, **spec)
     assert (plan.refusal and plan.refusal.reason) == reason
     if reason is None and engine.get("runtime") != "vllm":
-        parse_with_notes(plan.engine.line("0.0.0.0", 8000))
+        parse_with_notes(plan.engine.line(None, 8000))
 
 
 def test_a_runtime_or_source_of_a_later_version_is_refused_with_what_works_now():
@@ -242,7 +242,7 @@ def test_a_runtime_or_source_of_a_later_version_is_refused_with_what_works_now()
 )
 def test_the_line_parses_under_the_engines_own_parser_and_means_the_same(spec):
     made = plan(service(**spec), Observed(described(SMALL)), Settings())
-    config, _ = parse_with_notes(made.engine.line("0.0.0.0", 8000))
+    config, _ = parse_with_notes(made.engine.line(None, 8000))
     assert config.server.port == 8000
     assert config.model.served_model_names == made.served_names
     assert config.scheduler.max_num_seqs == made.limits.max_num_seqs

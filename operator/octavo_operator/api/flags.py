@@ -33,8 +33,8 @@ FIELD_OF_FLAG = {
     "--shutdown-timeout": "spec.rollout.drainTimeout",
     "--port": "spec.service.port",
 }
-# Ours to decide: the Service and the probes rely on it.
-FIELD_OF_FLAG |= {"--host": "spec.service", "--uds": "spec.service"}
+# Ours to decide: the Service and the probes rely on it. (`--host` is a person's: vLLM needs `--host=::` for IPv6.)
+FIELD_OF_FLAG |= {"--uds": "spec.service"}
 
 
 def canonical(arg: str) -> str:

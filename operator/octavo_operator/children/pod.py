@@ -7,7 +7,7 @@ from typing import Any
 from octavo_operator.children.merge import merged
 from octavo_operator.children.ownership import Manifest
 from octavo_operator.labels import SERVICE, labels, selector
-from octavo_operator.planner.arguments import ANYWHERE, CACHE_PATH, CLAIM_PATH, TEMPLATE_PATH
+from octavo_operator.planner.arguments import CACHE_PATH, CLAIM_PATH, TEMPLATE_PATH
 from octavo_operator.planner.plan import Env, Plan, Probe
 
 CONTAINER = "engine"
@@ -121,7 +121,7 @@ def _engine(plan: Plan) -> Manifest:
         "name": CONTAINER,
         "image": engine.image,
         **pull_policy(plan),
-        "args": list(engine.line(ANYWHERE, engine.port)),
+        "args": list(engine.line(None, engine.port)),
         "ports": [{"name": PORT_NAME, "containerPort": engine.port, "protocol": "TCP"}],
         "env": variables(engine.env),
         "resources": _resources(plan),

@@ -16,7 +16,6 @@ from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB
 
 PORT = 8000
-ANYWHERE = "0.0.0.0"  # noqa: S104 — a pod's own address
 CACHE_PATH = "/var/cache/octavo"
 CLAIM_PATH = "/models"
 OFFLINE = "HF_HUB_OFFLINE"

@@ -98,10 +98,14 @@ class EngineProcess:
     port: int  # the container's; the Service maps its own onto it
 
     def line(
-        self, host: str, port: int, *, model: str | None = None, chat_template: str | None = None
+        self, host: str | None, port: int, *, model: str | None = None, chat_template: str | None = None
     ) -> tuple[str, ...]:
-        """The whole command line behind the program's name; what is given replaces the container's paths."""
-        words = ["--model", model or self.model, "--host", host, "--port", str(port)]
+        """The whole command line behind the program's name; what is given replaces the container's paths.
+
+        Without a `host` the engine listens everywhere: a pod's address may be IPv4, IPv6 or both.
+        """
+        listens = [] if host is None else ["--host", host]
+        words = ["--model", model or self.model, *listens, "--port", str(port)]
         template = chat_template or self.chat_template
         if template is not None:
             words += ["--chat-template", template]
