@@ -138,7 +138,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse("it is not read from a flag; set the environment variable HF_TOKEN", "hf-token"),
     **_refuse("set the environment variable HF_HOME (or OCTAVO_CACHE for package:// models)", "download-dir"),
     **_refuse(
-        "weights are mapped from safetensors or GGUF; leave it out",
+        "weights are read from safetensors or GGUF; leave it out",
         "model-loader-extra-config",
         "ignore-patterns",
         "safetensors-load-strategy=lazy",
