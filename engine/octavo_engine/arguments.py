@@ -123,7 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=DEVICES,
         help="cuda: exit if no GPU can be used; default: OCTAVO_DEVICE, else auto",
     )
-    executor.add_argument("--threads", type=at_least(1), help="of all ranks here; otherwise the cores it may use")
+    executor.add_argument(
+        "--threads",
+        type=at_least(1),
+        help="of all ranks here; default: OMP_NUM_THREADS, else the cores that affinity and CPU limit allow",
+    )
     executor.add_argument("--enforce-eager", action=switch, default=False)
 
     ranks = parser.add_argument_group("ranks")

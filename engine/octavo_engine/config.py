@@ -59,7 +59,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     executor: Literal["auto", "native", "torch"] = "auto"  # auto: torch where there is a GPU, else native
     device: Device = "auto"  # cuda: a promise; the start ends where no GPU can be used
-    threads: int | None = None  # None: the cores this process may use
+    threads: int | None = None  # None: see executors/cores.py
     enforce_eager: bool = False
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import DeviceLostError
+from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.device import device_of
@@ -123,8 +124,10 @@ class TorchExecutor(Executor):
 
     @torch.inference_mode()
     def load(self) -> Capacity:
-        if self.device.type == "cpu" and self.config.executor.threads is not None:
-            torch.set_num_threads(self.config.executor.threads)
+        if self.device.type == "cpu":
+            flag = self.config.executor.threads
+            threads = number_of_threads(flag)
+            torch.set_num_threads(threads if flag is not None else min(threads, torch.get_num_threads()))
         weights = self._weights()
         weight_bytes = sum(weight.nbytes for weight in weights.values())
         decoder = Decoder(self.spec, weights, self.ops, self.dtype, self.parallel)

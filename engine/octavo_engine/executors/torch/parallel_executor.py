@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import traceback
 import zlib
 from collections import deque
@@ -26,6 +25,7 @@ import msgspec
 from octavo_engine.config import EngineConfig, ModelFiles, decode_files, encode_files
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import DeviceLostError
+from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.parallel_group import RankGroup
@@ -256,6 +256,6 @@ def files_of(config: EngineConfig, group: RankGroup) -> ModelFiles:
 
 def _shared_out(config: EngineConfig) -> EngineConfig:
     """With the rank's share of the threads: ranks that each used every core would wait on each other."""
-    threads = config.executor.threads or len(os.sched_getaffinity(0))
+    threads = number_of_threads(config.executor.threads)
     share = max(1, threads // len(config.parallel.ranks_here))
     return msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, threads=share))
