@@ -1,4 +1,7 @@
-"""OCTAVO_NATIVE_MODULE names the built module to test instead of the installed one (scripts/test-sanitize.sh)."""
+"""Which module is tested, and what the run says at its end: the instruction sets it met, and how exact embeddings are.
+
+OCTAVO_NATIVE_MODULE names the built module to test instead of the installed one (scripts/test-sanitize.sh).
+"""
 
 from __future__ import annotations
 
@@ -14,3 +17,27 @@ if _path:
     _spec = importlib.util.spec_from_file_location(_name, _path)
     sys.modules[_name] = _package._native = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Says what ran, so that a green run on a small CPU is not taken for one on a large one."""
+    from instruction_sets import NAMES, available
+
+    native = [r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "user_properties")]
+    if not any(r.nodeid.startswith("tests/native/") for r in native):
+        return
+    ran, lacking = [n for n in NAMES if available(n)], [n for n in NAMES if not available(n)]
+    terminalreporter.section("native executor")
+    terminalreporter.line(
+        f"ran: {', '.join(ran)}" + (f"; skipped, for this CPU lacks it: {', '.join(lacking)}" if lacking else "")
+    )
+    errors = {(e[0], e[1]): e[2] for r in native for name, e in r.user_properties if name == "embedding"}
+    if not errors:
+        return
+    terminalreporter.line(
+        "embedding rows in a step against the format's reference, scales from 1e-7 to 1: largest difference"
+    )
+    terminalreporter.line(f"{'':8}" + "".join(f"{name:>14}" for name in ran))
+    for form in dict.fromkeys(form for form, _ in errors):
+        cells = (errors.get((form, name)) for name in ran)
+        terminalreporter.line(f"{form:8}" + "".join(f"{'-' if e is None else f'{e:.1e}':>14}" for e in cells))

@@ -5,39 +5,20 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "matmul/half.h"
+
 namespace octavo {
 namespace {
 
-
-
-float half_value(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000U) << 16, exponent = (h >> 10) & 0x1fU, fraction = h & 0x3ffU;
-  uint32_t bits;
-  if (exponent == 0) {
-    const float f = static_cast<float>(fraction) * 5.9604645e-8F;
-    std::memcpy(&bits, &f, 4);
-    bits |= sign;
-  } else {
-    bits = sign | ((exponent == 31 ? 255U : exponent + 112) << 23) | (fraction << 13);
-  }
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-
 float element(const StoredWeight& w, int64_t i) {
   if (w.format == Format::F32) {
-    float f;
-    std::memcpy(&f, w.data + i * 4, 4);
-    return f;
+    float value;
+    std::memcpy(&value, w.data + i * 4, sizeof value);
+    return value;
   }
-  uint16_t h;
-  std::memcpy(&h, w.data + i * 2, 2);
-  if (w.format == Format::F16) return half_value(h);
-  const uint32_t bits = static_cast<uint32_t>(h) << 16;
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
+  uint16_t value;
+  std::memcpy(&value, w.data + i * 2, sizeof value);
+  return w.format == Format::F16 ? half_to_float(value) : bfloat_to_float(value);
 }
 
 std::vector<AttentionShape> shapes_of(const DecoderModel& model) {
@@ -49,38 +30,32 @@ std::vector<AttentionShape> shapes_of(const DecoderModel& model) {
   return shapes;
 }
 
+DecoderOptions checked(DecoderOptions options) {
+  if (options.block_size <= 0 || options.block_size % 16 != 0) {
+    throw std::invalid_argument("the native executor's pages hold a multiple of 16 tokens, not " +
+                                std::to_string(options.block_size));
+  }
+  if (options.max_rows <= 0 || options.max_drawn <= 0) {
+    throw std::invalid_argument("a step of " + std::to_string(options.max_rows) + " tokens, of which " +
+                                std::to_string(options.max_drawn) + " are drawn, can't be run");
+  }
+  if (!isa_available(options.isa)) throw std::invalid_argument("this CPU lacks the instruction set asked for");
+  return options;
+}
+
 }  // namespace
 
 Decoder::Decoder(DecoderModel model, DecoderOptions options)
-    : model_(std::move(model)),
-      options_(options),
+    : model_(checked(std::move(model))),
+      options_(checked(options)),
       ops_(operations(options.isa)),
       team_(options.threads),
-      pool_(std::max(options.max_rows, options.max_drawn)),
+      pool_(std::max(options.max_rows, options.max_drawn), options.isa),
       requests_(model_.vocab_size, model_.group_windows.size()),
       sampler_(ops_, model_.vocab_size),
       layers_(model_.layers.size()),
       groups_(model_.group_windows.size()),
       shapes_(shapes_of(model_)) {
-  if (options_.block_size <= 0 || options_.block_size % 16 != 0) {
-    throw std::invalid_argument("the native executor's pages hold a multiple of 16 tokens, not " +
-                                std::to_string(options_.block_size));
-  }
-  for (const LayerModel& l : model_.layers) {
-    if (l.num_kv_heads <= 0 || l.num_heads % l.num_kv_heads != 0 || l.head_dim_k % 2 != 0 ||
-        l.num_heads / l.num_kv_heads > kAttentionRows) {
-      throw std::invalid_argument(std::to_string(l.num_heads) + " heads of " + std::to_string(l.head_dim_k) +
-                                  " over " + std::to_string(l.num_kv_heads) + " KV heads can't be run");
-    }
-    if (static_cast<size_t>(l.kv_group) >= groups_.size()) throw std::invalid_argument("a layer's KV group is missing");
-  }
-  for (const Rotary& r : model_.rotaries) {
-    if (r.dim % 2 != 0 || static_cast<int64_t>(r.inverse_frequencies.size()) * 2 != r.dim) {
-      throw std::invalid_argument("rotary over " + std::to_string(r.dim) + " elements has " +
-                                  std::to_string(r.inverse_frequencies.size()) + " frequencies");
-    }
-  }
-  if (!isa_available(options_.isa)) throw std::invalid_argument("this CPU lacks the instruction set asked for");
   lay_out_pages();
 }
 
@@ -145,16 +120,13 @@ void Decoder::swap_in(size_t group, int32_t host_page, int32_t page) {
 }
 
 void Decoder::add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data) {
-  const auto f = static_cast<Format>(format);
-  const int64_t block = f == Format::Q4_K || f == Format::Q5_K || f == Format::Q6_K      ? 256
-                        : f == Format::F32 || f == Format::F16 || f == Format::BF16 ? 1
-                                                                                     : 32;
-  if (rows <= 0 || cols <= 0 || cols % block != 0) {
-    throw std::invalid_argument(name + ": " + std::to_string(cols) + " columns don't divide into blocks of " +
-                                std::to_string(block));
+  if (rows <= 0) throw std::invalid_argument(name + ": it has no rows");
+  try {
+    row_bytes(static_cast<Format>(format), cols);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(name + ": " + error.what());
   }
-  row_bytes(f, cols);
-  stored_[name] = {f, rows, cols, data};
+  stored_[name] = {static_cast<Format>(format), rows, cols, data};
 }
 
 StoredWeight Decoder::take(const std::string& name, int64_t rows, int64_t cols) {
@@ -175,6 +147,7 @@ std::vector<float> Decoder::take_vector(const std::string& name, int64_t n, bool
   if (w.format != Format::F32 && w.format != Format::F16 && w.format != Format::BF16) {
     throw std::invalid_argument(name + ": a vector can't be quantized");
   }
+  require_readable(w.data, row_bytes(w.format, n));
   std::vector<float> out(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = element(w, i);
   return out;
@@ -190,7 +163,7 @@ void Decoder::pack_layers(size_t end) {
   const int64_t hidden = model_.hidden_size;
   int64_t& bytes = packed_bytes_;
   const auto pack_linear = [&](const std::vector<StoredWeight>& weights) {
-    Linear linear(weights, options_.widen, options_.isa, pool_);
+    Linear linear(weights, options_.widen, pool_, team_);
     bytes += linear.bytes();
     return linear;
   };
@@ -207,8 +180,7 @@ void Decoder::pack_layers(size_t end) {
     layer.o = pack_linear({take(at + "o", hidden, model.o_size())});
     if (model.gated) {
       layer.gate_up = Linear::gate_up(take(at + "gate", model.intermediate_size, hidden),
-                                      take(at + "up", model.intermediate_size, hidden), options_.widen, options_.isa,
-                                      pool_);
+                                      take(at + "up", model.intermediate_size, hidden), options_.widen, pool_, team_);
       bytes += layer.gate_up.bytes();
     } else {
       layer.gate_up = pack_linear({take(at + "up", model.intermediate_size, hidden)});
@@ -255,7 +227,7 @@ void Decoder::allocate_buffers() {
     o_width_ = std::max(o_width_, model.o_size());
     intermediate = std::max(intermediate, model.intermediate_size);
     if (model.gated && layer.gate_up.interleaved() == 0) gate_width_ = std::max(gate_width_, layer.gate_up.n());
-    const int64_t stripe = std::max<int64_t>(1, 2 * layer.gate_up.interleaved()) * layer.gate_up.block_width();
+    const int64_t stripe = std::max<int64_t>(1, 2 * layer.gate_up.interleaved()) * kBlockWidth;
     scratch = std::max({scratch, paged_attention_scratch(model), rows * stripe, kGateScratch});
   }
   for (const Rotary& r : model_.rotaries) angles += r.dim;

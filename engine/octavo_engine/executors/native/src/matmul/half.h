@@ -1,4 +1,5 @@
-// Conversions between float32 and the two 16-bit formats, in plain integer arithmetic so that any CPU can run them.
+// Conversions between float32 and the two 16-bit formats: the only ones outside of the kernels, for any CPU, and right
+// whether denormals are flushed or not.
 // Everything here is static: a file compiled for one instruction set must not lend its copy to another.
 #pragma once
 #include <cstdint>
@@ -22,8 +23,10 @@ static inline float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
   const uint32_t rest = static_cast<uint32_t>(half & 0x7fffu) << 13;
   if (rest >= 0x0f800000u) return bits_to_float(sign | 0x70000000u | rest);
-  // Multiplying by 2^112 moves the exponent's bias from 15 to 127, and normalizes subnormals on the way.
-  return bits_to_float(sign | float_to_bits(bits_to_float(rest) * bits_to_float(0x77800000u)));
+  if (rest >= 0x00800000u) return bits_to_float(sign | (rest + 0x38000000u));
+  // A subnormal, which is a normal float32: counted in units of 2^-24, it is never a denormal on the way, and so comes
+  // out right in a step too, where denormals are taken for zero.
+  return bits_to_float(sign | float_to_bits(static_cast<float>(half & 0x3ffu) * bits_to_float(0x33800000u)));
 }
 
 static inline uint16_t float_to_half(float value) {

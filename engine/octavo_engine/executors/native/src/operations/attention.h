@@ -217,11 +217,28 @@ inline void soften(float* scores, int from, int to, int padded, float soft_cap, 
   state.weight += sum(total);
 }
 
+// Adds a stretch's sums to those of the stretches before it.
+inline void join(const float* part, const RowState& state, int64_t n, float* out, RowState& total) {
+  if (state.weight == 0.0F) return;  // the row sees none of its keys
+  if (total.weight == 0.0F) {
+    for_vectors(n, [&](int64_t d, auto get, auto put) { put(out + d, get(part + d)); });
+    total = state;
+    return;
+  }
+  const float maximum = state.maximum > total.maximum ? state.maximum : total.maximum;
+  const Vec old = exp(set(total.maximum - maximum)), added = exp(set(state.maximum - maximum));
+  for_vectors(n, [&](int64_t d, auto get, auto put) { put(out + d, fma(get(part + d), added, get(out + d) * old)); });
+  float weight[kWidth];
+  store(weight, fma(set(state.weight), added, set(total.weight) * old));
+  total = {maximum, weight[0]};
+}
+
 struct AttentionScratch {
   uint32_t* q;       // [rows][units]
   float* scores;     // [rows][kAttentionChunk]
   uint32_t* p;       // [rows][kAttentionChunk / pack]
-  float* out;        // [rows][padded_v]
+  float* out;        // [rows][padded_v], of the stretch
+  float* whole;      // [rows][padded_v], of all stretches
   float* head;       // [head_dim_k]
 };
 
@@ -230,7 +247,8 @@ inline AttentionScratch carve(float* scratch, int32_t head_dim_k, int32_t padded
   s.scores = scratch;
   s.p = reinterpret_cast<uint32_t*>(s.scores + kAttentionRows * kAttentionChunk);
   s.out = reinterpret_cast<float*>(s.p + kAttentionRows * kAttentionChunk);
-  s.q = reinterpret_cast<uint32_t*>(s.out + kAttentionRows * padded_v);
+  s.whole = s.out + kAttentionRows * padded_v;
+  s.q = reinterpret_cast<uint32_t*>(s.whole + kAttentionRows * padded_v);
   s.head = reinterpret_cast<float*>(s.q + kAttentionRows * head_dim_k);
   return s;
 }
@@ -242,7 +260,7 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
   const int rows = args.tokens * args.group;
   const int64_t units = kv.head_dim_k / Element::kPack;
   constexpr int kRowUnits = kAttentionChunk / Element::kPack;
-  RowState state[kAttentionRows];
+  RowState state[kAttentionRows], whole[kAttentionRows];
 
   for (int r = 0; r < rows; ++r) {
     const int64_t token = r / args.group, head = r % args.group;
@@ -251,13 +269,19 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
                  args.rotary_row + token, s.head);
     scale_row(s.head, kv.head_dim_k, args.scale);
     Element::encode(s.head, kv.head_dim_k, s.q + r * units);
-    state[r] = {-__builtin_inff(), 0.0F};
+    whole[r] = {-__builtin_inff(), 0.0F};
   }
-  for (int64_t i = 0; i < int64_t{rows} * kv.padded_v; i += kWidth) store(s.out + i, set(0.0F));
 
   const int32_t tiles_of_page = kv.block_size / 16;
-  for (int32_t begin = args.key_begin; begin < args.key_end; begin += kAttentionChunk) {
-    const int32_t n = args.key_end - begin < kAttentionChunk ? args.key_end - begin : kAttentionChunk;
+  for (int32_t begin = args.key_begin, next; begin < args.key_end; begin = next) {
+    if (begin == args.key_begin || begin % args.stretch == 0) {
+      for (int r = 0; r < rows; ++r) state[r] = {-__builtin_inff(), 0.0F};
+      for (int64_t i = 0; i < int64_t{rows} * kv.padded_v; i += kWidth) store(s.out + i, set(0.0F));
+    }
+    // Chunks are counted from the sequence's first key, as stretches are.
+    next = begin / kAttentionChunk * kAttentionChunk + kAttentionChunk;
+    next = next < args.key_end ? next : args.key_end;
+    const int32_t n = next - begin;
     const int count = (n + 15) / 16, padded = count * 16;
     const uint32_t* keys[kAttentionChunk / 16];
     const uint32_t* values[kAttentionChunk / 16];
@@ -286,18 +310,22 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
     for_row_blocks<4>(rows, [&](int r, auto n_rows) {
       mix_rows<Element, n_rows.value>(s.p + r * kRowUnits, values, used, kv.padded_v, s.out + r * kv.padded_v);
     });
+    if (args.partial || (next < args.key_end && next % args.stretch != 0)) continue;
+    for (int r = 0; r < rows; ++r) {
+      join(s.out + r * kv.padded_v, state[r], kv.padded_v, s.whole + r * kv.padded_v, whole[r]);
+    }
   }
 
   for (int r = 0; r < rows; ++r) {
-    const float* from = s.out + r * kv.padded_v;
     if (args.partial) {
       float* to = args.out + int64_t{r} * args.ldo;
-      __builtin_memcpy(to, from, static_cast<size_t>(kv.head_dim_v) * 4);
+      __builtin_memcpy(to, s.out + r * kv.padded_v, static_cast<size_t>(kv.head_dim_v) * 4);
       to[kv.head_dim_v] = state[r].maximum;
       to[kv.head_dim_v + 1] = state[r].weight;
     } else {
+      const float* from = s.whole + r * kv.padded_v;
       float* to = args.out + (r / args.group) * args.ldo + (r % args.group) * int64_t{kv.head_dim_v};
-      const Vec inverse = set(1.0F / state[r].weight);
+      const Vec inverse = set(1.0F / whole[r].weight);
       for_vectors(kv.head_dim_v, [&](int64_t d, auto get, auto put) { put(to + d, get(from + d) * inverse); });
     }
   }
@@ -305,20 +333,10 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
 
 // parts[i]: n sums, then maximum and weight.
 inline void join_parts(const float* parts, int64_t stride, int count, int64_t n, float* out) {
-  float maximum = -__builtin_inff();
-  for (int i = 0; i < count; ++i) {
-    const float m = parts[i * stride + n];
-    maximum = m > maximum ? m : maximum;
-  }
-  float total = 0.0F;
-  for_vectors(n, [&](int64_t d, auto, auto put) { put(out + d, set(0.0F)); });
+  RowState total{-__builtin_inff(), 0.0F};
   for (int i = 0; i < count; ++i) {
     const float* part = parts + i * stride;
-    float factor[kWidth];
-    store(factor, exp(set(part[n] - maximum)));
-    total += factor[0] * part[n + 1];
-    const Vec f = set(factor[0]);
-    for_vectors(n, [&](int64_t d, auto get, auto put) { put(out + d, fma(get(part + d), f, get(out + d))); });
+    join(part, {part[n], part[n + 1]}, n, out, total);
   }
-  scale_row(out, n, 1.0F / total);
+  scale_row(out, n, 1.0F / total.weight);
 }

@@ -1,10 +1,10 @@
 // exp, log, tanh and erf on vectors, to about one part in 10^7.
 #pragma once
 
-// 2^n · e^r with |r| <= ln 2 / 2, e^r by its Taylor series to the sixth power. Zero below the normal floats.
+// 2^n · e^r with |r| <= ln 2 / 2, e^r by its Taylor series to the sixth power. Zero below the normal floats; NaN of NaN.
 OCTAVO_INLINE Vec exp(Vec x) {
   const Vec lowest = set(-87.3F);
-  const Vec y = max(min(x, set(88.3F)), lowest);
+  const Vec y = max(lowest, min(set(88.3F), x));
   const Vec n = round(y * set(1.44269504F));
   Vec r = fma(n, set(-0.693145752F), y);  // ln 2 in two parts, the first with trailing zeros
   r = fma(n, set(-1.42860677e-6F), r);

@@ -64,7 +64,11 @@ struct KvWriteArgs {
   int32_t kv_head;
 };
 
-// Query rows of one request against one KV head, over a stretch of its keys.
+// Query rows of one request against one KV head, over some of its keys.
+//
+// A row's keys are summed in stretches of attention_stretch(its position) keys, counted from the sequence's first, and
+// the stretches joined in order; whether one thread does all of it, or several a stretch each, and which rows are in
+// one call, changes no bit of the result.
 struct AttentionArgs {
   KvView kv;
   RotaryView rotary;
@@ -81,15 +85,23 @@ struct AttentionArgs {
   int32_t kv_head;
   int32_t position;          // of the first query row
   int32_t key_begin, key_end;  // keys to look at; begin is a multiple of 16
+  int32_t stretch;           // of every row here
   int32_t window;            // 0: none
   float scale;
   float soft_cap;            // 0: none
-  bool partial;              // leave the sum unnormalised, with maximum and weight behind it
+  bool partial;              // the keys lie in one stretch: leave its sum, with maximum and weight behind it
 };
 
 // Most rows (tokens * group) of one call of `attention`, and the scratch it needs.
 constexpr int kAttentionRows = 32;
 constexpr int kAttentionChunk = 128;  // keys between two corrections of the running softmax
+
+// The shortest that is worth a piece of work of its own; longer from 4096 keys on, so that there are at most 16.
+constexpr int32_t attention_stretch(int32_t position) {
+  int32_t stretch = 256;
+  while (position / stretch >= 16) stretch *= 2;
+  return stretch;
+}
 int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v);
 
 struct PhiloxKey {
@@ -115,7 +127,7 @@ struct Operations {
                    int64_t n, float* out);
   void (*kv_write)(const KvWriteArgs& args, const KvRun& run, float* scratch);
   void (*attention)(const AttentionArgs& args, float* scratch);
-  // Join `parts` partial sums, each [stride] apart, of one row into out[n].
+  // Join the `parts` of one row, a stretch each and [stride] apart, into out[n].
   void (*attention_join)(const float* parts, int64_t stride, int count, int64_t n, float* out);
 
   // logits = soft_cap(multiplier * logits)

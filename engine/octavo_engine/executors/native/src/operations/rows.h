@@ -87,7 +87,7 @@ inline Vec activated(Vec x) {
     const Vec inner = set(0.79788456F) * fma(set(0.044715F) * x * x, x, x);
     return set(0.5F) * x * (set(1.0F) + tanh(inner));
   } else {
-    const Vec r = max(x, set(0.0F));
+    const Vec r = max(set(0.0F), x);
     return kind == Activation::Relu ? r : r * r;
   }
 }

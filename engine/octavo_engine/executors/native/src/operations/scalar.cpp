@@ -1,5 +1,6 @@
 #include <type_traits>
 
+#include "../matmul/half.h"
 #include "operations.h"
 
 #define OCTAVO_ISA_SCALAR

@@ -3,6 +3,9 @@
 //
 // `Vec` holds `kWidth` floats. `Units` holds as many four-byte units of a KV tile: floats, or pairs of bf16. They are
 // the compiler's own vector types, with its operators: GCC keeps arrays of structs around them in memory.
+//
+// `max` and `min` of two vectors give the second operand where either is NaN, as SSE does: what may be NaN comes second,
+// or a broken model's NaN would become a number and be served.
 #pragma once
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
@@ -135,17 +138,20 @@ inline Vec mac_f32(Vec acc, Units a, Units b) {
 }
 inline Vec mac_bf16(Vec acc, Units a, Units b) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
-  const __m256 low_products = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
-                                            _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)));
   acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, high)),
-                          _mm256_castsi256_ps(_mm256_and_si256(b, high)), acc);
-  return _mm256_add_ps(acc, low_products);
+                        _mm256_castsi256_ps(_mm256_and_si256(b, high)), acc);
+  return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)),
+                         acc);
 }
 inline void store_bf16(uint16_t* p, Vec a) {
   const __m256i bits = _mm256_castps_si256(a);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  // Rounding could carry a NaN into the sign: it is only made quiet.
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256 chosen =
+      _mm256_blendv_ps(_mm256_castsi256_ps(sum), _mm256_castsi256_ps(quiet), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_castps_si256(chosen), 16);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
@@ -175,8 +181,6 @@ using Vec = float;
 using Units = uint32_t;
 using Ints = uint32_t;
 
-inline float bits_to_float(uint32_t u) { float f; __builtin_memcpy(&f, &u, 4); return f; }
-inline uint32_t float_to_bits(float f) { uint32_t u; __builtin_memcpy(&u, &f, 4); return u; }
 inline Vec set(float x) { return x; }
 inline Vec load(const float* p) { return *p; }
 inline void store(float* p, Vec a) { *p = a; }
@@ -193,6 +197,7 @@ inline uint32_t less(Vec a, Vec b) { return a < b ? 1U : 0U; }
 inline uint32_t less_equal(Vec a, Vec b) { return a <= b ? 1U : 0U; }
 inline Vec abs(Vec a) { return __builtin_fabsf(a); }
 inline Vec scale2(Vec a, Vec n) {
+  if (n != n) return n;  // has no integer
   return a * bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
 }
 inline Vec exponent(Vec a) { return static_cast<float>(static_cast<int32_t>(float_to_bits(a) >> 23) - 127); }
@@ -207,8 +212,7 @@ inline Vec mac_bf16(Vec acc, Units a, Units b) {
   return acc + high + low;
 }
 inline void store_bf16(uint16_t* p, Vec a) {
-  const uint32_t bits = float_to_bits(a);
-  *p = static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+  *p = float_to_bfloat(a);
 }
 
 inline Ints set_ints(uint32_t x) { return x; }
