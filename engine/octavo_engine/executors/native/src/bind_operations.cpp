@@ -5,6 +5,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <numeric>
+#include <thread>
 
 #include "memory_map.h"
 #include "paged_attention.h"
@@ -108,6 +111,43 @@ class AttentionLayer {
   std::vector<float> q_bias_, k_bias_, v_bias_;
 };
 
+// A team as a step uses it, for what happens when a thread fails.
+class TestTeam {
+ public:
+  explicit TestTeam(int threads) : team_(threads) {}
+
+  // The sum of [0, total), in three phases; thread `thrower` throws in its first chunk of the middle one (-1: none).
+  int64_t sum(int64_t total, int thrower) {
+    std::vector<int64_t> values(static_cast<size_t>(total)), sums(static_cast<size_t>(team_.size()));
+    std::atomic<bool> thrown{thrower < 0};
+    team_.run([&](Member& me) {
+      const auto fill = [&](int64_t begin, int64_t end) {
+        for (; begin < end; ++begin) values[static_cast<size_t>(begin)] = begin;
+      };
+      team_.each(me, total, 1, fill);
+      team_.each(me, total, 1, [&](int64_t, int64_t) {
+        if (me.id == thrower) {
+          thrown = true;
+          throw std::runtime_error("thread " + std::to_string(me.id) + " failed");
+        }
+        while (!thrown) std::this_thread::yield();  // so that a chunk is left for it
+      });
+      team_.each(me, total, 1, [&](int64_t begin, int64_t end) {
+        for (; begin < end; ++begin) sums[static_cast<size_t>(me.id)] += values[static_cast<size_t>(begin)];
+      });
+    });
+    return std::accumulate(sums.begin(), sums.end(), int64_t{0});
+  }
+
+  // Every thread throws outside of a phase.
+  void fail_outside() {
+    team_.run([](Member& me) { throw std::runtime_error("thread " + std::to_string(me.id) + " failed"); });
+  }
+
+ private:
+  Team team_;
+};
+
 // Draw from a row of logits for a request with the tokens `prompt` + `drawn`; an error is raised as ValueError.
 nb::tuple draw(int32_t isa, const Vector& logits, const std::vector<int32_t>& prompt, const std::vector<int32_t>& drawn,
                const Sampling& sampling, const nb::object& mask) {
@@ -144,6 +184,10 @@ void bind_operations(nb::module_& module) {
   });
   module.def("draw", &draw, nb::arg("isa"), nb::arg("logits"), nb::arg("prompt"), nb::arg("drawn"),
              nb::arg("sampling"), nb::arg("mask").none() = nb::none());
+  nb::class_<TestTeam>(module, "Team")
+      .def(nb::init<int>())
+      .def("sum", &TestTeam::sum, nb::arg("total"), nb::arg("thrower") = -1, nb::call_guard<nb::gil_scoped_release>())
+      .def("fail_outside", &TestTeam::fail_outside, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<AttentionLayer>(module, "AttentionLayer")
       .def(nb::init<const LayerModel&, const Rotary&, int32_t, int, bool, int32_t, int32_t>(), nb::arg("model"),
            nb::arg("rotary"), nb::kw_only(), nb::arg("isa"), nb::arg("threads"), nb::arg("bf16"),

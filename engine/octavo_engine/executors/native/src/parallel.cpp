@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
 
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -19,49 +19,7 @@ constexpr auto kSpinBeforeSleep = std::chrono::microseconds(60);
 // Pauses in a phase before the core is offered to others: some 20 µs.
 constexpr int kPausesBeforeYield = 1000;
 
-#if defined(__linux__)
-bool bind(int core, cpu_set_t* before) {
-  if (before != nullptr && sched_getaffinity(0, sizeof *before, before) != 0) return false;
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(core, &one);
-  return sched_setaffinity(0, sizeof one, &one) == 0;
-}
-#endif
-
-// Flush denormals while in scope: they are slow, and nothing here needs them.
-class FlushDenormals {
- public:
-#if defined(__x86_64__)
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#else
-  FlushDenormals() {}
-#endif
-};
-
-}  // namespace
-
-std::vector<int> available_cores() {
-  std::vector<int> cores;
-#if defined(__linux__)
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) {
-    for (int i = 0; i < CPU_SETSIZE; ++i) {
-      if (CPU_ISSET(i, &mask)) cores.push_back(i);
-    }
-  }
-#endif
-  if (cores.empty()) {
-    const unsigned count = std::max(1U, std::thread::hardware_concurrency());
-    for (unsigned i = 0; i < count; ++i) cores.push_back(static_cast<int>(i));
-  }
-  return cores;
-}
-
+// One pause of a spinning thread.
 void relax() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -70,20 +28,48 @@ void relax() {
 #endif
 }
 
-Team::Team(int threads) : threads_(threads < 1 ? 1 : threads), cores_(available_cores()) {
-  for (int id = 1; id < threads_; ++id) {
-    const int core = static_cast<size_t>(threads_) <= cores_.size() ? cores_[static_cast<size_t>(id)] : -1;
-    workers_.emplace_back([this, id, core] { work(id, core); });
+void pause(int& pauses) {
+  if (pauses++ < kPausesBeforeYield) {
+    relax();
+  } else {
+    std::this_thread::yield();
   }
 }
 
-Team::~Team() {
+}  // namespace
+
+#if defined(__x86_64__)
+FlushDenormals::FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+FlushDenormals::~FlushDenormals() { _mm_setcsr(before_); }
+#else
+FlushDenormals::FlushDenormals() : before_(0) {}
+FlushDenormals::~FlushDenormals() = default;
+#endif
+
+Team::Team(int threads) : threads_(std::max(1, threads)) {
+  try {
+    for (int id = 1; id < threads_; ++id) {
+      workers_.emplace_back([this, id] { work(id); });
+    }
+  } catch (const std::system_error& error) {
+    const auto started = workers_.size() + 1;
+    stop();
+    throw std::runtime_error("only " + std::to_string(started) + " of " + std::to_string(threads_) +
+                             " threads could be started (" + error.code().message() +
+                             "): a limit on processes or memory is reached; raise it, or set --threads to fewer");
+  }
+}
+
+Team::~Team() { stop(); }
+
+void Team::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_.store(true);
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
+  workers_.clear();
 }
 
 void Team::run(const std::function<void(Member&)>& program) {
@@ -93,10 +79,6 @@ void Team::run(const std::function<void(Member&)>& program) {
     program(me);
     return;
   }
-#if defined(__linux__)
-  cpu_set_t before;
-  const bool bound = static_cast<size_t>(threads_) <= cores_.size() && bind(cores_[0], &before);
-#endif
   program_ = &program;
   ticket_.store(0, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
@@ -105,16 +87,29 @@ void Team::run(const std::function<void(Member&)>& program) {
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
   }
-  program(me);
-  run_.fetch_add(1, std::memory_order_seq_cst);  // even: closed, nobody enters any more
-  for (int pauses = 0; inside_.load(std::memory_order_seq_cst) > 0; ++pauses) {
-    relax();
-    if (pauses > kPausesBeforeYield) std::this_thread::yield();
-  }
+  run_program(me);
+  run_.fetch_add(1, std::memory_order_seq_cst);  // even: closed, no thread enters any more
+  for (int pauses = 0; inside_.load(std::memory_order_seq_cst) > 0;) pause(pauses);
   program_ = nullptr;
-#if defined(__linux__)
-  if (bound) sched_setaffinity(0, sizeof before, &before);
-#endif
+  if (failed_.exchange(false)) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+}
+
+// A thread that leaves the program early holds up no other: each walks through all phases, alone if it must.
+void Team::run_program(Member& me) {
+  try {
+    (*program_)(me);
+  } catch (...) {
+    fail(std::current_exception());
+  }
+}
+
+void Team::fail(std::exception_ptr error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!error_) error_ = std::move(error);
+  failed_.store(true, std::memory_order_release);
 }
 
 bool Team::join() {
@@ -124,11 +119,7 @@ bool Team::join() {
   return false;
 }
 
-void Team::work(int id, int core) {
-#if defined(__linux__)
-  if (core >= 0) bind(core, nullptr);
-#endif
-  (void)core;
+void Team::work(int id) {
   FlushDenormals flushed;
   uint32_t seen = 0;  // the last run that this thread took part in
   while (!stop_.load(std::memory_order_relaxed)) {
@@ -152,19 +143,13 @@ void Team::work(int id, int core) {
     if (!join()) continue;
     seen = run_.load(std::memory_order_acquire);
     Member me{this, id};
-    (*program_)(me);
+    run_program(me);
     inside_.fetch_sub(1, std::memory_order_seq_cst);
   }
 }
 
 void Team::wait_past(uint32_t phase) {
-  for (int pauses = 0; static_cast<uint32_t>(ticket_.load(std::memory_order_acquire) >> 32) == phase; ++pauses) {
-    if (pauses < kPausesBeforeYield) {
-      relax();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  for (int pauses = 0; static_cast<uint32_t>(ticket_.load(std::memory_order_acquire) >> 32) == phase;) pause(pauses);
 }
 
 }  // namespace octavo

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -16,11 +17,17 @@
 
 namespace octavo {
 
-// Cores that this process may run on.
-std::vector<int> available_cores();
+// Flushes denormals while in scope: they are slow, and nothing here needs them.
+class FlushDenormals {
+ public:
+  FlushDenormals();
+  ~FlushDenormals();
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
 
-// One pause of a spinning thread.
-void relax();
+ private:
+  unsigned before_;
+};
 
 class Team;
 
@@ -33,7 +40,7 @@ struct Member {
 
 class Team {
  public:
-  // `threads` of them, the caller of `run` included; each bound to a core of the process's mask while it works.
+  // `threads` of them, the caller of `run` included. Throws std::runtime_error where the system does not give so many.
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;
@@ -41,7 +48,9 @@ class Team {
 
   int size() const { return threads_; }
 
-  // Run `program` in all threads, denormals flushed; returns when all of its phases have ended.
+  // Runs `program` in all threads, denormals flushed; returns when all of its phases have ended. The first exception
+  // that the program or a phase's work throws, on any thread, ends the program early and is thrown here; the team can
+  // be used again afterwards.
   void run(const std::function<void(Member&)>& program);
 
   // One phase: `work(begin, end)` over [0, total), in chunks of at least `grain`. All threads call it with the same
@@ -66,7 +75,14 @@ class Team {
       if (!ticket_.compare_exchange_weak(ticket, taken, std::memory_order_acq_rel, std::memory_order_acquire)) {
         continue;
       }
-      work(next, end);
+      // After a failure chunks are only counted, so that the phases end and every thread comes to the program's end.
+      if (!failed_.load(std::memory_order_acquire)) {
+        try {
+          work(next, end);
+        } catch (...) {
+          fail(std::current_exception());
+        }
+      }
       mine += end - next;
       ticket = ticket_.load(std::memory_order_acquire);
     }
@@ -80,11 +96,13 @@ class Team {
 
  private:
   void wait_past(uint32_t phase);
-  void work(int id, int core);
+  void work(int id);
   bool join();
+  void stop();
+  void fail(std::exception_ptr error);
+  void run_program(Member& me);
 
   int threads_;
-  std::vector<int> cores_;
   std::vector<std::thread> workers_;
   const std::function<void(Member&)>* program_ = nullptr;
   alignas(64) std::atomic<uint64_t> ticket_{0};  // phase << 32 | next piece of work
@@ -93,6 +111,8 @@ class Team {
   alignas(64) std::atomic<int> inside_{0};       // workers inside the program
   std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;  // the first; under mutex_
   std::mutex mutex_;
   std::condition_variable wake_;
 };
