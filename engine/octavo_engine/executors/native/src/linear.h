@@ -19,16 +19,16 @@ struct StoredWeight {
   const uint8_t* data = nullptr;
 };
 
-int64_t row_bytes(Format format, int64_t cols);
-
 // Prepared activations of each kind and width that some matrix needs, shared by all layers.
 class ActivationPool {
  public:
-  explicit ActivationPool(int64_t max_rows) : max_rows_(max_rows) {}
+  ActivationPool(int64_t max_rows, Isa isa) : max_rows_(max_rows), isa_(isa) {}
   Activations& get(ActivationKind kind, int64_t k);
+  Isa isa() const { return isa_; }
 
  private:
   int64_t max_rows_;
+  Isa isa_;
   std::map<std::pair<int32_t, int64_t>, std::unique_ptr<Activations>> pool_;
 };
 
@@ -36,10 +36,11 @@ class Linear {
  public:
   Linear() = default;
   // Packs `weights`, which share their columns, as few matrices as their formats allow.
-  Linear(const std::vector<StoredWeight>& weights, int32_t widen, Isa isa, ActivationPool& pool);
+  Linear(const std::vector<StoredWeight>& weights, int32_t widen, ActivationPool& pool, Team& team);
   // Packs gate and up with their blocks in turn, so that one thread has both halves of an output at hand; where
   // formats or sizes don't allow it, gate comes whole before up.
-  static Linear gate_up(const StoredWeight& gate, const StoredWeight& up, int32_t widen, Isa isa, ActivationPool& pool);
+  static Linear gate_up(const StoredWeight& gate, const StoredWeight& up, int32_t widen, ActivationPool& pool,
+                        Team& team);
 
   bool empty() const { return parts_.empty(); }
   // Blocks of gate that are followed by as many of up; 0: not interleaved.
@@ -47,12 +48,11 @@ class Linear {
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   int64_t blocks() const { return blocks_; }
-  int64_t block_width() const { return parts_.front().matrix->block_width(); }
   int64_t bytes() const;
   const Matrix& first() const { return *parts_.front().matrix; }
 
   // Prepare rows [begin, end) of x for every part.
-  void prepare(const float* x, int64_t ldx, int64_t begin, int64_t end, Isa isa) const;
+  void prepare(const float* x, int64_t ldx, int64_t begin, int64_t end) const;
   // Output blocks [begin, end) of rows [0, m) into y.
   void multiply(int64_t m, int64_t begin, int64_t end, float* y, int64_t ldy) const;
 

@@ -9,17 +9,31 @@
 
 namespace octavo {
 
+class Team;  // parallel.h
+
 // Numbers are GGML's type numbers.
 enum class Format : int32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
                               Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30 };
 
-enum class Isa : int32_t { Scalar = 0, Avx2 = 1, Avx512 = 2, Amx = 3 };  // Avx512: F, BW, VL, VNNI, BF16
+// From the least to the most. Avx512Vnni (Cascade Lake, Ice Lake) has AVX-512 F, BW, DQ, VL and VNNI; Avx512Bf16 has
+// BF16 too (Zen 4, Cooper Lake); Amx is that with tiles of bf16 (Sapphire Rapids).
+enum class Isa : int32_t { Scalar, Avx2, Avx512Vnni, Avx512Bf16, Amx };
+constexpr Isa kIsas[] = {Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Amx};
 
-Isa best_isa();            // what this CPU has, lowered by OCTAVO_NATIVE_ISA=scalar|avx2|avx512|amx
+const char* isa_name(Isa);  // as OCTAVO_NATIVE_ISA and the logs have it
+Isa best_isa();             // the most that this CPU has, or what OCTAVO_NATIVE_ISA names
 bool isa_available(Isa);
 
-// Rows of one tensor as stored in the file (row-major, whole blocks a row), to be part of a packed matrix.
-struct Rows { Format format; int64_t rows; const void* data; };
+// Rows of one tensor as stored in the file (row-major, whole blocks a row), to be part of a packed matrix; or of two of
+// the same size in turn, `stripe` rows (a multiple of the block width) of `data`, then as many of `other`.
+struct Rows {
+  Format format;
+  int64_t rows;  // of both
+  const void* data;
+  const void* other = nullptr;
+  int64_t stripe = 0;
+};
+constexpr int64_t kBlockWidth = 16;  // output columns of a block of every packed matrix
 
 // How activations must be prepared for a matrix: matrices of the same kind share one preparation.
 enum class ActivationKind : int32_t { F32, BF16, Q8 };  // Q8: int8 by groups of 32 with scale and sum
@@ -33,8 +47,7 @@ class Matrix {
   virtual ActivationKind kind() const = 0;
   virtual int64_t bytes() const = 0;          // resident
   virtual int64_t blocks() const = 0;         // units of work: blocks of output columns that one call may split at
-  virtual int64_t block_width() const = 0;    // output columns of a block (the last may be partial)
-  // The first output column of `block` (n() for blocks()). Blocks are block_width() apart within a part; a part
+  // The first output column of `block` (n() for blocks()). Blocks are kBlockWidth apart within a part; a part
   // whose rows do not fill its last block makes that one narrower.
   virtual int64_t block_column(int64_t block) const = 0;
   // Dequantize row `row` into out[k] (embedding lookup from a tied head).
@@ -43,8 +56,15 @@ class Matrix {
 
 // Stack `parts` (all with k columns, and all packable to one layout) into one matrix.
 // `widen`: F32, F16 or BF16 turn every part into that; std::nullopt-like -1 keeps the stored precision.
-// Throws std::invalid_argument naming format and sizes.
-std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t widen, Isa isa);
+// Throws std::invalid_argument naming format and sizes, and std::runtime_error where `data` can't be read any more.
+std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t widen, Isa isa, Team& team);
+
+// Bytes of a row of `k` columns as stored. Throws std::invalid_argument naming the format.
+int64_t row_bytes(Format format, int64_t k);
+
+// Brings the pages of `data` in. Throws std::runtime_error where the file that is mapped there has become too short,
+// which reading would answer with a signal.
+void require_readable(const void* data, int64_t bytes);
 
 // True if parts of these formats can be stacked into one matrix.
 bool stackable(Format a, Format b, int32_t widen);
@@ -52,10 +72,12 @@ bool stackable(Format a, Format b, int32_t widen);
 // Prepared activations of up to max_m rows; allocated once, reused.
 class Activations {
  public:
-  Activations(ActivationKind kind, int64_t max_m, int64_t k);
+  Activations(ActivationKind kind, int64_t max_m, int64_t k, Isa isa);
   ~Activations();
+  Activations(const Activations&) = delete;
+  Activations& operator=(const Activations&) = delete;
   // Prepare rows [m_begin, m_end) of x (stride ldx floats). Different threads may prepare different rows.
-  void prepare(const float* x, int64_t ldx, int64_t m_begin, int64_t m_end, Isa isa);
+  void prepare(const float* x, int64_t ldx, int64_t m_begin, int64_t m_end);
   struct Impl;
   Impl* impl;
 };

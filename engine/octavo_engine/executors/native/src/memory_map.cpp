@@ -6,25 +6,39 @@
 #include <utility>
 
 namespace octavo {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+}  // namespace
 
 MemoryMap::MemoryMap(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#if defined(MAP_NORESERVE)
-  flags |= MAP_NORESERVE;
+  // Only an aligned stretch of the size of a huge page can become one.
+  const size_t slack = bytes >= kHugePage ? kHugePage : 0;
+  mapped_ = bytes + slack;
+  base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base_ == MAP_FAILED) {
+    base_ = nullptr;
+    throw std::bad_alloc();
+  }
+  data_ = static_cast<uint8_t*>(base_);
+  if (slack == 0) return;
+  data_ += (kHugePage - reinterpret_cast<uintptr_t>(base_) % kHugePage) % kHugePage;
+#if defined(MADV_HUGEPAGE)
+  madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<uint8_t*>(p);
 }
 
 MemoryMap::~MemoryMap() {
-  if (data_ != nullptr) munmap(data_, size_);
+  if (base_ != nullptr) munmap(base_, mapped_);
 }
 
 MemoryMap::MemoryMap(MemoryMap&& other) noexcept { *this = std::move(other); }
 
 MemoryMap& MemoryMap::operator=(MemoryMap&& other) noexcept {
+  std::swap(base_, other.base_);
+  std::swap(mapped_, other.mapped_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;

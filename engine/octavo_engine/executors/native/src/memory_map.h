@@ -1,4 +1,6 @@
-// Memory that the system gives page by page as it is touched, and takes back when the object goes.
+// Memory that the system gives page by page as it is touched, and takes back when the object goes. From 2 MiB on it
+// asks for huge pages: a step reads weights and KV from end to end, and with pages of 4 KiB it would wait for a page
+// walk every 64 lines.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +22,8 @@ class MemoryMap {
   size_t size() const { return size_; }
 
  private:
+  void* base_ = nullptr;
+  size_t mapped_ = 0;
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
 };

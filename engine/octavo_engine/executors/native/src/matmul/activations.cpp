@@ -25,16 +25,25 @@ uint8_t* allocate(int64_t bytes) {
   return static_cast<uint8_t*>(memory);
 }
 
+Prepare prepare_of(ActivationKind kind, const Kernels& kernels) {
+  switch (kind) {
+    case ActivationKind::F32: return kernels.prepare_f32;
+    case ActivationKind::BF16: return kernels.prepare_bf16;
+    case ActivationKind::Q8: break;
+  }
+  return kernels.prepare_q8;
+}
+
 }  // namespace
 
-Activations::Activations(ActivationKind kind, int64_t max_m, int64_t k) : impl(nullptr) {
+Activations::Activations(ActivationKind kind, int64_t max_m, int64_t k, Isa isa) : impl(nullptr) {
   if (max_m <= 0 || k <= 0 || (kind == ActivationKind::Q8 && k % kGroup != 0)) {
     throw std::invalid_argument("activations need rows, and columns in whole groups of 32 for int8");
   }
-  impl = new Impl{kind, max_m, k, quad_bytes(kind, k), nullptr, 0, nullptr};
+  impl = new Impl{kind, max_m, k, quad_bytes(kind, k), nullptr, 0, nullptr, prepare_of(kind, kernels_of(isa))};
   try {
     impl->data = allocate((max_m + kQuad - 1) / kQuad * impl->quad_bytes);
-    if (kind != ActivationKind::F32 && isa_available(Isa::Amx)) {
+    if (kind != ActivationKind::F32 && isa == Isa::Amx) {
       impl->row_elements = (round_up(k, 32) / 32 | 1) * 32;
       impl->rows = reinterpret_cast<uint16_t*>(allocate(round_up(max_m, 16) * impl->row_elements * 2));
     }
@@ -51,14 +60,9 @@ Activations::~Activations() {
   delete impl;
 }
 
-void Activations::prepare(const float* x, int64_t ldx, int64_t m_begin, int64_t m_end, Isa isa) {
+void Activations::prepare(const float* x, int64_t ldx, int64_t m_begin, int64_t m_end) {
   if (m_begin < 0 || m_end > impl->max_m) throw std::invalid_argument("more rows than the activations were made for");
-  const Kernels& kernels = kernels_of(isa);
-  switch (impl->kind) {
-    case ActivationKind::F32: return kernels.prepare_f32(*impl, x, ldx, m_begin, m_end);
-    case ActivationKind::BF16: return kernels.prepare_bf16(*impl, x, ldx, m_begin, m_end);
-    case ActivationKind::Q8: return kernels.prepare_q8(*impl, x, ldx, m_begin, m_end);
-  }
+  impl->prepare(*impl, x, ldx, m_begin, m_end);
 }
 
 }  // namespace octavo

@@ -13,6 +13,7 @@
 #include "amx_tiles.h"
 #include "avx512_unpack.h"
 #include "kernels.h"
+#include "memory.h"
 
 namespace octavo::amx {
 namespace {
@@ -43,8 +44,8 @@ struct Scratch {
     if (wanted > bytes) {
       std::free(data);
       data = static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(wanted)));
-      if (data == nullptr) std::abort();  // some hundred KiB a thread: no exception may leave a parallel region
-      bytes = wanted;
+      bytes = data == nullptr ? 0 : wanted;
+      if (data == nullptr) out_of_memory();
     }
     return data;
   }

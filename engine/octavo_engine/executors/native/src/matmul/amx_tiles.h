@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 namespace octavo::amx {
 
 #if defined(OCTAVO_EMULATE_AMX)
@@ -36,10 +38,7 @@ static inline void tile_store(void* to, int64_t stride) {
 static inline float tile_bf16(const uint8_t* from) {
   uint16_t half;
   std::memcpy(&half, from, sizeof half);
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  return bfloat_to_float(half);
 }
 
 // sums[m][n] += a[m][2k] * b[k][2n] + a[m][2k + 1] * b[k][2n + 1]

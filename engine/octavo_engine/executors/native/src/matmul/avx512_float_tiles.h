@@ -18,51 +18,33 @@ inline __m512i word_at(const uint8_t* from) {
 
 // Far enough ahead for the latency of memory at full bandwidth, near enough to stay in the L1 cache.
 constexpr int64_t kPrefetch = 4096;
+constexpr int64_t kFewRows = 8;
 
-// Few rows: bound by memory, so one stream of panels in the order they lie in, as far ahead as `kPrefetch`. Two sums a
-// row, for two steps, keep the multipliers from waiting for each other.
-template <class Type, int Rows>
-inline void stream(const uint8_t* panel, int64_t steps, const uint8_t* x, int64_t quad_bytes,
-                   __m512 (&sums)[Rows][1]) {
-  __m512 odd[Rows];
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) odd[r] = _mm512_setzero_ps();
-  int64_t step = 0;
-  for (; step + 2 <= steps; step += 2) {
-    const uint8_t* line = panel + step * Type::kLine;
-    _mm_prefetch(reinterpret_cast<const char*>(line + kPrefetch), _MM_HINT_T0);
-    if constexpr (Type::kLine == 64) _mm_prefetch(reinterpret_cast<const char*>(line + kPrefetch + 64), _MM_HINT_T0);
-    const __m512i first = Type::load(line);
-    const __m512i second = Type::load(line + Type::kLine);
-#pragma GCC unroll 12
-    for (int r = 0; r < Rows; ++r) {
-      const uint8_t* from = x + r / kQuad * quad_bytes + step * 16 + r % kQuad * 4;
-      sums[r][0] = Type::add(sums[r][0], first, word_at(from));
-      odd[r] = Type::add(odd[r], second, word_at(from + 16));
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < Rows; ++r) {
-    if (step < steps) {
-      const __m512i value = word_at(x + r / kQuad * quad_bytes + step * 16 + r % kQuad * 4);
-      sums[r][0] = Type::add(sums[r][0], Type::load(panel + step * Type::kLine), value);
-    }
-    sums[r][0] = _mm512_add_ps(sums[r][0], odd[r]);
-  }
-}
-
-// Many rows: bound by arithmetic, so every value loaded is used as often as registers allow. Meanwhile the panels
-// after these are brought in, the lines of a step shared out between the tiles of rows.
-template <class Type, int Rows, int Panels>
+// Every sum is one chain over k, whatever the number of rows, so that a row's result depends on no other row.
+//
+// Few rows are bound by memory: both panels are read as streams, their lines and those of the next two brought in ahead.
+// Many are bound by arithmetic: every value loaded is used as often as registers allow, and meanwhile the panels after
+// these are brought in, the lines of a step shared out between the tiles of rows.
+template <class Type, int Rows, int Panels, bool Few>
 inline void tile(const uint8_t* panel, int64_t panel_bytes, int64_t steps, const uint8_t* x, int64_t quad_bytes,
                  const TileIndex& index, __m512 (&sums)[Rows][Panels]) {
+#pragma GCC unroll 2
   for (int64_t step = 0; step < steps; ++step) {
     const uint8_t* line = panel + step * Type::kLine;
     __m512i weights[Panels];
 #pragma GCC unroll 2
     for (int p = 0; p < Panels; ++p) weights[p] = Type::load(line + p * panel_bytes);
-    for (int64_t p = index.tile; p < Panels; p += index.tiles) {
-      _mm_prefetch(reinterpret_cast<const char*>(line + (Panels + p) * panel_bytes), _MM_HINT_T1);
+    if constexpr (Few) {
+      const int64_t ahead = step * Type::kLine + kPrefetch;
+      const uint8_t* next = panel + ahead + (ahead < panel_bytes ? 0 : (Panels - 1) * panel_bytes);
+#pragma GCC unroll 2
+      for (int p = 0; p < Panels; ++p) {
+        _mm_prefetch(reinterpret_cast<const char*>(next + p * panel_bytes), _MM_HINT_T0);
+      }
+    } else {
+      for (int64_t p = index.tile; p < Panels; p += index.tiles) {
+        _mm_prefetch(reinterpret_cast<const char*>(line + (Panels + p) * panel_bytes), _MM_HINT_T1);
+      }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
@@ -73,7 +55,7 @@ inline void tile(const uint8_t* panel, int64_t panel_bytes, int64_t steps, const
   }
 }
 
-template <class Type, int Rows, int Panels, bool Stream>
+template <class Type, int Rows, int Panels, bool Few>
 void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows,
               const TileIndex& index, float* y, int64_t ldy) {
   __m512 sums[Rows][Panels];
@@ -85,11 +67,7 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
   const int64_t steps = part.format == Format::BF16 ? (part.k + 1) / 2 : part.k;
   const uint8_t* lines = part.data + panel * part.panel_bytes;
   const uint8_t* quad = x.data + row / kQuad * x.quad_bytes;
-  if constexpr (Stream) {
-    stream<Type, Rows>(lines, steps, quad, x.quad_bytes, sums);
-  } else {
-    tile<Type, Rows, Panels>(lines, part.panel_bytes, steps, quad, x.quad_bytes, index, sums);
-  }
+  tile<Type, Rows, Panels, Few>(lines, part.panel_bytes, steps, quad, x.quad_bytes, index, sums);
   for (int p = 0; p < Panels; ++p) {
     const int64_t first = (panel + p) * kPanel;
     const int64_t width = part.n - first < kPanel ? part.n - first : kPanel;
@@ -102,15 +80,15 @@ void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64
   }
 }
 
-template <class Type>
+template <class Type, int Panels>
 void run_few_rows(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows, float* y,
                   int64_t ldy) {
   switch (rows) {
-    case 1: return run_tile<Type, 1, 1, true>(part, x, panel, row, rows, {}, y, ldy);
-    case 2: return run_tile<Type, 2, 1, true>(part, x, panel, row, rows, {}, y, ldy);
-    case 3: return run_tile<Type, 3, 1, true>(part, x, panel, row, rows, {}, y, ldy);
-    case 4: return run_tile<Type, 4, 1, true>(part, x, panel, row, rows, {}, y, ldy);
-    default: return run_tile<Type, 8, 1, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 1: return run_tile<Type, 1, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 2: return run_tile<Type, 2, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 3: return run_tile<Type, 3, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 4: return run_tile<Type, 4, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    default: return run_tile<Type, 8, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
   }
 }
 
@@ -122,27 +100,23 @@ void run_many_rows(const Part& part, const Activations::Impl& x, int64_t panel, 
   run_tile<Type, 12, Panels, false>(part, x, panel, row, rows, index, y, ldy);
 }
 
+template <class Type, int Panels>
+void run_panels(const Part& part, const Activations::Impl& x, int64_t panel, const Span& span, float* y, int64_t ldy) {
+  const int64_t count = span.row_end - span.row_begin;
+  if (count <= kFewRows) return run_few_rows<Type, Panels>(part, x, panel, span.row_begin, count, y, ldy);
+  TileIndex index{0, tiles_of(count)};
+  for (int64_t row = span.row_begin; row < span.row_end; ++index.tile) {
+    const int64_t rows = tile_rows(span.row_end - row);
+    run_many_rows<Type, Panels>(part, x, panel, row, rows, index, y, ldy);
+    row += rows;
+  }
+}
+
 template <class Type>
 void product(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
-  const int64_t count = span.row_end - span.row_begin;
-  if (count <= 8) {
-    for (int64_t panel = span.panel_begin; panel < span.panel_end; ++panel) {
-      run_few_rows<Type>(part, x, panel, span.row_begin, count, y, ldy);
-    }
-    return;
-  }
-  for (int64_t panel = span.panel_begin; panel < span.panel_end; panel += 2) {
-    TileIndex index{0, tiles_of(count)};
-    for (int64_t row = span.row_begin; row < span.row_end; ++index.tile) {
-      const int64_t rows = tile_rows(span.row_end - row);
-      if (panel + 1 < span.panel_end) {
-        run_many_rows<Type, 2>(part, x, panel, row, rows, index, y, ldy);
-      } else {
-        run_many_rows<Type, 1>(part, x, panel, row, rows, index, y, ldy);
-      }
-      row += rows;
-    }
-  }
+  int64_t panel = span.panel_begin;
+  for (; panel + 2 <= span.panel_end; panel += 2) run_panels<Type, 2>(part, x, panel, span, y, ldy);
+  if (panel < span.panel_end) run_panels<Type, 1>(part, x, panel, span, y, ldy);
 }
 
 }  // namespace

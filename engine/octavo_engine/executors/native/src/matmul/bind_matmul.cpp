@@ -4,15 +4,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <ctime>
 #include <string>
-#include <tuple>
 
 #include "matmul.h"
 #include "matmul/roofline.h"
+#include "parallel.h"
 
 namespace nb = nanobind;
 
@@ -22,7 +21,6 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Row = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 struct PythonPart {
   int32_t format;
@@ -30,7 +28,7 @@ struct PythonPart {
   Bytes data;
 };
 
-std::unique_ptr<Matrix> pack_parts(const nb::list& parts, int64_t k, int32_t widen, int32_t isa) {
+std::unique_ptr<Matrix> pack_parts(const nb::list& parts, int64_t k, int32_t widen, int32_t isa, int threads) {
   std::vector<Bytes> alive;
   std::vector<Rows> rows;
   for (const nb::handle part : parts) {
@@ -40,15 +38,8 @@ std::unique_ptr<Matrix> pack_parts(const nb::list& parts, int64_t k, int32_t wid
                     alive.back().data()});
   }
   const nb::gil_scoped_release release;
-  return pack(rows, k, widen, static_cast<Isa>(isa));
-}
-
-// Threads take turns of blocks as the executor does: each a contiguous share.
-void product(const Matrix& w, const Activations& x, int64_t m, float* y, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int thread = 0; thread < threads; ++thread) {
-    matmul(w, x, m, w.blocks() * thread / threads, w.blocks() * (thread + 1) / threads, y, w.n());
-  }
+  Team team(threads);
+  return pack(rows, k, widen, static_cast<Isa>(isa), team);
 }
 
 void check_shapes(const Matrix& w, const Floats& x, const FloatsOut& y) {
@@ -62,9 +53,29 @@ void multiply(const Matrix& w, const Floats& x, const FloatsOut& y, int threads,
   check_shapes(w, x, y);
   const auto m = static_cast<int64_t>(x.shape(0));
   const nb::gil_scoped_release release;
-  Activations prepared(w.kind(), m, w.k());
-  prepared.prepare(x.data(), w.k(), 0, m, static_cast<Isa>(isa));
-  product(w, prepared, m, y.data(), threads);
+  Activations prepared(w.kind(), m, w.k(), static_cast<Isa>(isa));
+  Team team(threads);
+  team.run([&](Member& me) {
+    team.each(me, m, 1, [&](int64_t begin, int64_t end) {
+      prepared.prepare(x.data() + begin * w.k(), w.k(), begin, end);
+    });
+    team.each(me, w.blocks(), 1,
+              [&](int64_t begin, int64_t end) { matmul(w, prepared, m, begin, end, y.data(), w.n()); });
+  });
+}
+
+// Rows of the matrix as a step looks up embeddings.
+void rows(const Matrix& w, const std::vector<int64_t>& wanted, const FloatsOut& out, int threads) {
+  if (out.shape(0) != wanted.size() || static_cast<int64_t>(out.shape(1)) != w.k()) {
+    throw std::invalid_argument("out must be [rows, k]");
+  }
+  const nb::gil_scoped_release release;
+  Team team(threads);
+  team.run([&](Member& me) {
+    team.each(me, static_cast<int64_t>(wanted.size()), 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) w.row(wanted[static_cast<size_t>(begin)], out.data() + begin * w.k());
+    });
+  });
 }
 
 // One thread is timed by its own clock, which a busy neighbour does not stop; several by the wall's.
@@ -95,30 +106,28 @@ std::vector<double> time_pass(const std::vector<const Matrix*>& matrices, int64_
       if (matrices[i]->k() == w->k() && matrices[i]->kind() == w->kind()) found = of_matrix[i];
     }
     if (found == nullptr) {
-      prepared.push_back(std::make_unique<Activations>(w->kind(), m, w->k()));
+      prepared.push_back(std::make_unique<Activations>(w->kind(), m, w->k(), static_cast<Isa>(isa)));
       found = prepared.back().get();
-      found->prepare(x.data(), w->k(), 0, m, static_cast<Isa>(isa));
+      found->prepare(x.data(), w->k(), 0, m);
     }
     of_matrix.push_back(found);
   }
+  Team team(threads);
   std::vector<double> seconds;
   for (int repeat = 0; repeat < repeats; ++repeat) {
     const double start = seconds_now(threads);
-#pragma omp parallel num_threads(threads)
-    {
-      const int64_t thread = omp_get_thread_num();
+    team.run([&](Member& me) {
       for (size_t i = 0; i < matrices.size(); ++i) {
         const Matrix& w = *matrices[i];
         if (prepare) {
-          of_matrix[i]->prepare(x.data() + m * thread / threads * w.k(), w.k(), m * thread / threads,
-                                m * (thread + 1) / threads, static_cast<Isa>(isa));
-#pragma omp barrier
+          team.each(me, m, 1, [&](int64_t begin, int64_t end) {
+            of_matrix[i]->prepare(x.data() + begin * w.k(), w.k(), begin, end);
+          });
         }
-        matmul(w, *of_matrix[i], m, w.blocks() * thread / threads, w.blocks() * (thread + 1) / threads, y.data(),
-               w.n());
-#pragma omp barrier
+        team.each(me, w.blocks(), 1,
+                  [&](int64_t begin, int64_t end) { matmul(w, *of_matrix[i], m, begin, end, y.data(), w.n()); });
       }
-    }
+    });
     seconds.push_back(seconds_now(threads) - start);
   }
   return seconds;
@@ -128,6 +137,9 @@ std::vector<double> time_pass(const std::vector<const Matrix*>& matrices, int64_
 
 void bind_matmul(nb::module_& module) {
   module.def("best_isa", [] { return static_cast<int32_t>(best_isa()); });
+  nb::dict isas;
+  for (const Isa isa : kIsas) isas[isa_name(isa)] = static_cast<int32_t>(isa);
+  module.attr("ISAS") = isas;
   module.def("isa_available", [](int32_t isa) { return isa_available(static_cast<Isa>(isa)); });
   module.def("stackable", [](int32_t a, int32_t b, int32_t widen) {
     return stackable(static_cast<Format>(a), static_cast<Format>(b), widen);
@@ -138,14 +150,11 @@ void bind_matmul(nb::module_& module) {
       .def_prop_ro("kind", [](const Matrix& w) { return static_cast<int32_t>(w.kind()); })
       .def_prop_ro("bytes", &Matrix::bytes)
       .def_prop_ro("blocks", &Matrix::blocks)
-      .def_prop_ro("block_width", &Matrix::block_width)
       .def("block_column", &Matrix::block_column)
-      .def("row", [](const Matrix& w, int64_t row, const Row& out) {
-        if (static_cast<int64_t>(out.shape(0)) != w.k()) throw std::invalid_argument("out must be [k]");
-        w.row(row, out.data());
-      });
+      .def("rows", &rows, nb::arg("wanted"), nb::arg("out"), nb::arg("threads") = 1,
+           "Look rows up into out [rows, k], in a running team as a step does.");
   module.def("pack", &pack_parts, nb::arg("parts"), nb::arg("k"), nb::arg("widen") = -1, nb::arg("isa") = 0,
-             "Pack a list of (format number, rows, bytes) into one Matrix.");
+             nb::arg("threads") = 1, "Pack a list of (format number, rows, bytes) into one Matrix.");
   module.def("multiply", &multiply, nb::arg("w"), nb::arg("x"), nb::arg("y"), nb::arg("threads") = 1,
              nb::arg("isa") = 0, "y[m, n] = x[m, k] times the matrix, activations prepared by `isa`.");
   module.def("time_pass", &time_pass, nb::arg("matrices"), nb::arg("m"), nb::arg("threads"), nb::arg("repeats"),

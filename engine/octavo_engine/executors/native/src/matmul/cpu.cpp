@@ -1,7 +1,8 @@
-// Which instruction sets run here. Best is what CPU and operating system allow, lowered by OCTAVO_NATIVE_ISA.
+// Which instruction sets run here: what CPU and operating system allow, lowered by OCTAVO_NATIVE_ISA.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 
@@ -13,11 +14,11 @@ namespace {
 
 const Kernels avx2_kernels{avx2::prepare_f32, avx2::prepare_bf16, avx2::prepare_q8,    avx2::product_f32,
                            avx2::product_f16, avx2::product_bf16, avx2::product_affine};
-// For a CPU between the two, such as Cascade Lake and Ice Lake: AVX-512 with VNNI, without bf16.
+// Products with bf16 weights need AVX512-BF16, and take AVX2's here.
 const Kernels vnni_kernels{avx512::prepare_f32, avx2::prepare_bf16, avx512::prepare_q8,    avx512::product_f32,
                            avx512::product_f16, avx2::product_bf16, avx512::product_affine};
-const Kernels avx512_kernels{avx512::prepare_f32, avx512::prepare_bf16, avx512::prepare_q8,    avx512::product_f32,
-                             avx512::product_f16, avx512::product_bf16, avx512::product_affine};
+const Kernels bf16_kernels{avx512::prepare_f32, avx512::prepare_bf16, avx512::prepare_q8,    avx512::product_f32,
+                           avx512::product_f16, avx512::product_bf16, avx512::product_affine};
 const Kernels amx_kernels{avx512::prepare_f32, amx::prepare_bf16, amx::prepare_q8,    avx512::product_f32,
                           avx512::product_f16, amx::product_bf16, amx::product_affine};
 
@@ -37,7 +38,8 @@ bool detect(Isa isa) {
   switch (isa) {
     case Isa::Scalar: return true;
     case Isa::Avx2: return has_avx2();
-    case Isa::Avx512: return has_vnni() && has_bf16();
+    case Isa::Avx512Vnni: return has_vnni();
+    case Isa::Avx512Bf16: return has_vnni() && has_bf16();
     case Isa::Amx: return has_vnni() && has_bf16() && amx::permitted();
   }
   return false;
@@ -45,8 +47,9 @@ bool detect(Isa isa) {
 
 const Kernels& choose(Isa isa) {
   switch (isa) {
-    case Isa::Avx2: return has_vnni() && !has_bf16() ? vnni_kernels : avx2_kernels;
-    case Isa::Avx512: return avx512_kernels;
+    case Isa::Avx2: return avx2_kernels;
+    case Isa::Avx512Vnni: return vnni_kernels;
+    case Isa::Avx512Bf16: return bf16_kernels;
     case Isa::Amx: return amx_kernels;
     case Isa::Scalar: break;
   }
@@ -63,34 +66,44 @@ const Kernels& choose(Isa) { return scalar_kernels; }
 
 }  // namespace
 
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::Avx2: return "avx2";
+    case Isa::Avx512Vnni: return "avx512-vnni";
+    case Isa::Avx512Bf16: return "avx512-bf16";
+    case Isa::Amx: return "amx";
+    case Isa::Scalar: break;
+  }
+  return "scalar";
+}
+
 bool isa_available(Isa isa) {
-  static const bool available[] = {detect(Isa::Scalar), detect(Isa::Avx2), detect(Isa::Avx512), detect(Isa::Amx)};
-  const auto index = static_cast<int32_t>(isa);
-  return index >= 0 && index < 4 && available[index];
+  static const std::vector<bool> available = [] {
+    std::vector<bool> found;
+    for (const Isa each : kIsas) found.push_back(detect(each));
+    return found;
+  }();
+  const auto index = static_cast<size_t>(isa);
+  return index < available.size() && available[index];
 }
 
 Isa best_isa() {
-  Isa best = Isa::Scalar;
-  for (const Isa isa : {Isa::Avx2, Isa::Avx512, Isa::Amx}) {
-    if (isa_available(isa)) best = isa;
-  }
   const char* wanted = std::getenv("OCTAVO_NATIVE_ISA");
-  if (wanted == nullptr || *wanted == '\0') return best;
-  const std::string name = wanted;
-  Isa isa = Isa::Scalar;
-  if (name == "avx2") {
-    isa = Isa::Avx2;
-  } else if (name == "avx512") {
-    isa = Isa::Avx512;
-  } else if (name == "amx") {
-    isa = Isa::Amx;
-  } else if (name != "scalar") {
-    throw std::invalid_argument("OCTAVO_NATIVE_ISA is \"" + name + "\"; it may be scalar, avx2, avx512 or amx");
+  const bool any = wanted == nullptr || *wanted == '\0';
+  Isa best = Isa::Scalar;
+  std::string names;
+  for (const Isa isa : kIsas) {
+    if (any) {
+      if (isa_available(isa)) best = isa;
+    } else if (std::string(wanted) == isa_name(isa)) {
+      if (isa_available(isa)) return isa;
+      throw std::invalid_argument(std::string("OCTAVO_NATIVE_ISA asks for ") + wanted +
+                                  ", which this CPU lacks; leave it unset");
+    }
+    names += std::string(names.empty() ? "" : ", ") + isa_name(isa);
   }
-  if (!isa_available(isa)) {
-    throw std::invalid_argument("OCTAVO_NATIVE_ISA asks for " + name + ", which this CPU lacks; leave it unset");
-  }
-  return isa;
+  if (any) return best;
+  throw std::invalid_argument(std::string("OCTAVO_NATIVE_ISA is \"") + wanted + "\"; set it to one of " + names);
 }
 
 const Kernels& kernels_of(Isa isa) {

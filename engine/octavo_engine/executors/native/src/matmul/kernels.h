@@ -16,7 +16,6 @@ struct Span {
   int64_t row_end;
 };
 
-using Prepare = void (*)(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end);
 // y points at row 0 and column 0 of the whole output.
 using Product = void (*)(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy);
 

@@ -22,7 +22,7 @@
 
 namespace octavo {
 
-constexpr int64_t kPanel = 16;
+constexpr int64_t kPanel = kBlockWidth;
 constexpr int64_t kGroup = 32;
 constexpr int64_t kSuper = 256;
 constexpr int64_t kQuad = 4;
@@ -102,6 +102,8 @@ struct Q8Group {
 };
 static_assert(sizeof(Q8Group) == 48, "the kernels count on it");
 
+using Prepare = void (*)(const Activations::Impl& to, const float* x, int64_t ldx, int64_t m_begin, int64_t m_end);
+
 // Activations in quads; `rows` are those of the same values, row-major in bf16, that AMX tiles are loaded from.
 struct Activations::Impl {
   ActivationKind kind;
@@ -111,6 +113,7 @@ struct Activations::Impl {
   uint8_t* data;
   int64_t row_elements;
   uint16_t* rows;
+  Prepare prepare;
 };
 
 }  // namespace octavo

@@ -17,7 +17,6 @@ class PackedMatrix final : public Matrix {
   ActivationKind kind() const override { return kind_; }
   int64_t bytes() const override { return bytes_; }
   int64_t blocks() const override { return blocks_; }
-  int64_t block_width() const override { return kPanel; }
   int64_t block_column(int64_t block) const override;
   void row(int64_t row, float* out) const override;
 

@@ -1,13 +1,25 @@
 // From the file's rows to panels.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <stdexcept>
 #include <string>
 
 #include "ggml_blocks.h"
 #include "half.h"
 #include "matrix.h"
+#include "parallel.h"
 
 namespace octavo {
 namespace {
+
+#if !defined(MADV_POPULATE_READ)
+constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14
+#endif
+
+constexpr int64_t kReadAhead = int64_t{1} << 20;  // bytes of the file that are brought in before they are packed
 
 const char* name_of(Format format) {
   switch (format) {
@@ -43,16 +55,14 @@ void check(const std::vector<Rows>& parts, int64_t k, int32_t widen) {
     throw std::invalid_argument("weights can be widened to f32, f16 or bf16, not to format " + std::to_string(widen));
   }
   for (const Rows& rows : parts) {
+    row_bytes(rows.format, k);
     const char* name = name_of(rows.format);
-    if (name == nullptr) {
-      throw std::invalid_argument("format " + std::to_string(static_cast<int32_t>(rows.format)) + " is unknown");
-    }
     if (rows.rows <= 0 || rows.data == nullptr) {
       throw std::invalid_argument(std::string("a part in ") + name + " has no rows");
     }
-    if (k % block_elements(rows.format) != 0) {
-      throw std::invalid_argument("a row of " + std::to_string(k) + " elements does not divide into " + name +
-                                  " blocks of " + std::to_string(block_elements(rows.format)));
+    if (rows.other != nullptr && (rows.stripe <= 0 || rows.stripe % kPanel != 0 || rows.rows % (2 * rows.stripe) != 0)) {
+      throw std::invalid_argument("two tensors of " + std::to_string(rows.rows) + " rows can't be packed in turn by " +
+                                  std::to_string(rows.stripe));
     }
     if (!stackable(parts.front().format, rows.format, widen)) {
       throw std::invalid_argument(std::string("rows in ") + name_of(parts.front().format) + " and " + name +
@@ -106,39 +116,105 @@ void place_floats(Format format, const uint8_t* row, int64_t k, int64_t lane, ui
   if (k % 2 != 0) std::memcpy(panel + (k / 2 * kPanel + lane) * 4, row + (k - 1) * 2, 2);
 }
 
-// One row of a format that is widened on the way.
-void widen_row(Format from, Format to, const uint8_t* row, int64_t k, int64_t lane, uint8_t* panel) {
-  std::vector<float> values(static_cast<size_t>(k));
-  read_row(from, row, k, values.data());
-  if (to == Format::F32) return place_floats(to, reinterpret_cast<const uint8_t*>(values.data()), k, lane, panel);
-  std::vector<uint16_t> narrow(static_cast<size_t>(k));
-  if (to == Format::BF16) {
-    for (int64_t i = 0; i < k; ++i) narrow[i] = float_to_bfloat(values[i]);
-  } else {
-    for (int64_t i = 0; i < k; ++i) narrow[i] = float_to_half(values[i]);
+// Packs panels; keeps what widening a row needs.
+class Packer {
+ public:
+  Packer(const Rows& rows, const Part& part) : rows_(rows), part_(part), row_bytes_(row_bytes(rows.format, part.k)) {
+    if (rows_.format == part_.format) return;
+    values_.resize(static_cast<size_t>(part_.k));
+    if (part_.format != Format::F32) narrow_.resize(values_.size());
   }
-  place_floats(to, reinterpret_cast<const uint8_t*>(narrow.data()), k, lane, panel);
-}
 
-void place_row(Format from, const Part& part, const uint8_t* row, int64_t lane, uint8_t* panel) {
-  if (from != part.format) return widen_row(from, part.format, row, part.k, lane, panel);
-  if (!is_quantized(from)) return place_floats(from, row, part.k, lane, panel);
-  const int bits = layout_of(from).bits;
-  for (int64_t group = 0; group < part.k / kGroup; ++group) {
-    uint32_t codes[8];
-    read_codes(from, row, group, codes);
-    place_codes(bits, codes, lane, panel + part.scale_bytes + group * bits * 64);
-    place_scales(from, row, group, lane, panel);
+  // Panels [begin, end), whose rows are brought in a stretch at a time ahead of the packing.
+  void pack(int64_t begin, int64_t end) {
+    const int64_t ahead = std::max<int64_t>(1, kReadAhead / (kPanel * row_bytes_));
+    for (int64_t panel = begin; panel < end; ++panel) {
+      if ((panel - begin) % ahead == 0) require(panel, std::min(end, panel + ahead));
+      uint8_t* to = part_.data + panel * part_.panel_bytes;
+      const uint8_t* from = row_at(panel * kPanel);
+      for (int64_t lane = 0; lane < kPanel && panel * kPanel + lane < part_.n; ++lane) {
+        place_row(from + lane * row_bytes_, lane, to);
+      }
+    }
   }
-}
+
+ private:
+  // A panel's rows follow one another.
+  const uint8_t* row_at(int64_t row) const {
+    const auto* data = static_cast<const uint8_t*>(rows_.data);
+    if (rows_.other == nullptr) return data + row * row_bytes_;
+    const int64_t stripe = row / rows_.stripe;
+    const auto* source = stripe % 2 == 0 ? data : static_cast<const uint8_t*>(rows_.other);
+    return source + (stripe / 2 * rows_.stripe + row % rows_.stripe) * row_bytes_;
+  }
+
+  void require(int64_t begin, int64_t end) const {
+    const int64_t rows = std::min(end * kPanel, part_.n) - begin * kPanel;
+    if (rows_.other == nullptr) return require_readable(row_at(begin * kPanel), rows * row_bytes_);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      require_readable(row_at(panel * kPanel), kPanel * row_bytes_);
+    }
+  }
+
+  void place_row(const uint8_t* row, int64_t lane, uint8_t* panel) {
+    if (rows_.format != part_.format) return widen_row(row, lane, panel);
+    if (!is_quantized(part_.format)) return place_floats(part_.format, row, part_.k, lane, panel);
+    const int bits = layout_of(part_.format).bits;
+    for (int64_t group = 0; group < part_.k / kGroup; ++group) {
+      uint32_t codes[8];
+      read_codes(part_.format, row, group, codes);
+      place_codes(bits, codes, lane, panel + part_.scale_bytes + group * bits * 64);
+      place_scales(part_.format, row, group, lane, panel);
+    }
+  }
+
+  void widen_row(const uint8_t* row, int64_t lane, uint8_t* panel) {
+    read_row(rows_.format, row, part_.k, values_.data());
+    const void* wide = values_.data();
+    if (part_.format != Format::F32) {
+      const auto narrowed = part_.format == Format::BF16 ? float_to_bfloat : float_to_half;
+      for (size_t i = 0; i < values_.size(); ++i) narrow_[i] = narrowed(values_[i]);
+      wide = narrow_.data();
+    }
+    place_floats(part_.format, static_cast<const uint8_t*>(wide), part_.k, lane, panel);
+  }
+
+  const Rows& rows_;
+  const Part& part_;
+  int64_t row_bytes_;
+  std::vector<float> values_;
+  std::vector<uint16_t> narrow_;
+};
 
 }  // namespace
+
+int64_t row_bytes(Format format, int64_t k) {
+  const char* name = name_of(format);
+  if (name == nullptr) {
+    throw std::invalid_argument("weight format " + std::to_string(static_cast<int32_t>(format)) + " is unknown");
+  }
+  if (k <= 0 || k % block_elements(format) != 0) {
+    throw std::invalid_argument("a row of " + std::to_string(k) + " elements does not divide into " + name +
+                                " blocks of " + std::to_string(block_elements(format)));
+  }
+  return k / block_elements(format) * block_bytes(format);
+}
+
+void require_readable(const void* data, int64_t bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes);
+  // Older kernels answer EINVAL, and reading finds out.
+  if (madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ) == 0 || errno != EFAULT) return;
+  throw std::runtime_error(
+      "a file of weights became shorter while it was read: something else writes to it; start again when it is whole");
+}
 
 bool stackable(Format a, Format b, int32_t widen) {
   return is_float(widen) || (widen == -1 && stack_class(a) == stack_class(b));
 }
 
-std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t widen, Isa isa) {
+std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t widen, Isa isa, Team& team) {
   check(parts, k, widen);
   std::vector<Part> layout;
   for (const Rows& rows : parts) {
@@ -147,17 +223,10 @@ std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t 
   }
   auto matrix = std::make_unique<PackedMatrix>(layout, k, isa);
   for (size_t i = 0; i < parts.size(); ++i) {
-    const Rows& rows = parts[i];
     const Part& part = matrix->parts()[i];
-    const auto* data = static_cast<const uint8_t*>(rows.data);
-    const int64_t row_bytes = k / block_elements(rows.format) * block_bytes(rows.format);
-#pragma omp parallel for schedule(static)
-    for (int64_t panel = 0; panel < part.panels; ++panel) {
-      for (int64_t lane = 0; lane < kPanel && panel * kPanel + lane < part.n; ++lane) {
-        place_row(rows.format, part, data + (panel * kPanel + lane) * row_bytes, lane,
-                  part.data + panel * part.panel_bytes);
-      }
-    }
+    team.run([&](Member& me) {
+      team.each(me, part.panels, 1, [&](int64_t begin, int64_t end) { Packer(parts[i], part).pack(begin, end); });
+    });
   }
   return matrix;
 }

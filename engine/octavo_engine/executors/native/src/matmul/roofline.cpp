@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <numeric>
 #include <stdexcept>
+#include <vector>
 
 #include "matmul.h"
 #include "memory.h"
+#include "parallel.h"
 
 namespace octavo {
 namespace {
@@ -19,7 +22,7 @@ double now(int threads) {
 }
 
 void need_avx512() {
-  if (isa_available(Isa::Avx512)) return;
+  if (isa_available(Isa::Avx512Bf16)) return;
   throw std::invalid_argument("the roofline is measured with AVX-512, which is missing");
 }
 
@@ -35,13 +38,17 @@ void read_all(const uint8_t*, int64_t) {}
 double measure_peak(Peak peak, int threads) {
   need_avx512();
   double best = 0.0;
+  Team team(threads);
+  std::vector<double> macs(static_cast<size_t>(threads));
   // Many short rounds: the best of them is one that no neighbour interrupted.
   for (int repeat = 0; repeat < 200; ++repeat) {
-    double macs = 0.0;
     const double start = now(threads);
-#pragma omp parallel num_threads(threads) reduction(+ : macs)
-    macs += avx512::count_macs(peak, 1 << 17);
-    best = std::max(best, macs / (now(threads) - start));
+    team.run([&](Member& me) {
+      team.each(me, threads, 1, [&](int64_t begin, int64_t end) {
+        for (; begin < end; ++begin) macs[static_cast<size_t>(begin)] = avx512::count_macs(peak, 1 << 17);
+      });
+    });
+    best = std::max(best, std::accumulate(macs.begin(), macs.end(), 0.0) / (now(threads) - start));
   }
   return best;
 }
@@ -52,10 +59,14 @@ double measure_bandwidth(int64_t bytes, int threads, int repeats) {
   std::memset(memory.get(), 1, static_cast<size_t>(bytes));
   const int64_t share = bytes / threads / 512 * 512;
   double best = 0.0;
+  Team team(threads);
   for (int repeat = 0; repeat < repeats; ++repeat) {
     const double start = now(threads);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; ++thread) avx512::read_all(memory.get() + thread * share, share);
+    team.run([&](Member& me) {
+      team.each(me, threads, 1, [&](int64_t begin, int64_t end) {
+        for (; begin < end; ++begin) avx512::read_all(memory.get() + begin * share, share);
+      });
+    });
     best = std::max(best, static_cast<double>(share * threads) / (now(threads) - start));
   }
   return best;
