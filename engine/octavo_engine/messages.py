@@ -87,7 +87,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     block_size: int
     kv_cache_bytes: int
     max_model_len: int
-    executor: str  # such as "native avx512-vnni, 2 threads"
+    executor: str  # such as "native avx512-bf16, 2 threads"
     stages: list[tuple[str, float]]  # what the start did and the seconds it took
     vocab_size: int = 0  # of the model, padding included; 0: the tokenizer's
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from matmul_twin import from_bf16, to_bf16
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -73,8 +74,18 @@ def turn(x: Array, shape: Shape) -> Array:
     return out
 
 
-def attention(qkv: NDArray[np.float32], shape: Shape, parameters: Parameters) -> Array:
-    """A whole sequence from its first token on: [tokens, width] -> [tokens, num_heads * head_dim_v]."""
+def rounded(x: Array) -> Array:
+    return from_bf16(to_bf16(x)).astype(np.float64)
+
+
+def attention(
+    qkv: NDArray[np.float32], shape: Shape, parameters: Parameters, *, bf16: bool = False
+) -> tuple[Array, Array]:
+    """A whole sequence from its first token on: [tokens, width] -> [tokens, num_heads * head_dim_v].
+
+    Beside each output what its terms add up to without their signs: how far off it may be is a part of that. `bf16`
+    rounds queries, keys and values; the kernel's weights too are rounded, at a scale that isn't known here.
+    """
     x = qkv.astype(np.float64)
     if shape.biases:
         x = x + parameters.bias
@@ -89,7 +100,10 @@ def attention(qkv: NDArray[np.float32], shape: Shape, parameters: Parameters) ->
         k = k / np.sqrt((k * k).mean(-1, keepdims=True) + parameters.eps) * parameters.k_norm
     q, k = turn(q, shape), turn(k, shape)
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
-    scores = np.einsum("qhd,khd->hqk", q, k) * shape.scale
+    q = q * shape.scale
+    if bf16:
+        q, k, v = rounded(q), rounded(k), rounded(v)
+    scores = np.einsum("qhd,khd->hqk", q, k)
     if shape.soft_cap:
         scores = shape.soft_cap * np.tanh(scores / shape.soft_cap)
     query, key = np.arange(n)[:, None], np.arange(n)[None]
@@ -97,4 +111,5 @@ def attention(qkv: NDArray[np.float32], shape: Shape, parameters: Parameters) ->
     scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1)
+    spread = np.einsum("hqk,khd->qhd", weights, np.abs(v))
+    return np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1), spread.reshape(n, -1)

@@ -97,6 +97,12 @@ def product(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def product_widened(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same, where weights and activations are both rounded to bf16 on the way: AMX, from 32 rows on."""
-    w = weights(name, rows).astype(np.float64)
-    return x.astype(np.float64) @ w.T, 2**-7 * (np.abs(x).astype(np.float64) @ np.abs(w).T)
+    """The same, where weights and activations are both rounded to bf16 on the way: AMX, from 32 rows on.
+
+    Weights that lie between two bf16 may be rounded the other way, being multiplied in another order: room for four.
+    """
+    w = from_bf16(to_bf16(weights(name, rows))).astype(np.float64)
+    seen = from_bf16(to_bf16(x)).astype(np.float64)
+    flipped = 4 * 2**-8 * np.abs(seen).max(axis=-1, keepdims=True) * np.abs(w).max(axis=-1)
+    room = 5e-8 * np.sqrt(x.shape[1]) * (np.abs(seen) @ np.abs(w).T)
+    return seen @ w.T, room + flipped

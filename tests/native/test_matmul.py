@@ -7,12 +7,10 @@ import itertools
 import matmul_twin as twin
 import numpy as np
 import pytest
+from instruction_sets import AMX, every_isa
 
-native = pytest.importorskip(
-    "octavo_engine.executors.native._native", reason="the native executor was not built: no C++ compiler"
-)
+from octavo_engine.executors.native import _native as native
 
-ISAS = {name: number for number, name in enumerate(("scalar", "avx2", "avx512", "amx")) if native.isa_available(number)}
 BF16, F16, F32 = twin.FORMATS["bf16"], twin.FORMATS["f16"], twin.FORMATS["f32"]
 
 
@@ -31,7 +29,7 @@ def multiply(w, x, isa, threads=1):
     return y
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.FORMATS)
 def test_products_equal_the_twin_for_every_number_of_rows(name, isa, rng):
     """m from 1 to 67 meets every tile; n = 83 leaves a panel of three columns."""
@@ -39,14 +37,14 @@ def test_products_equal_the_twin_for_every_number_of_rows(name, isa, rng):
     rows = twin.random_rows(name, n, k, rng)
     x = rng.normal(0, 1, (67, k)).astype(np.float32)
     expected, room = twin.product(name, rows, x)
-    w = pack([(name, rows)], k, ISAS[isa])
+    w = pack([(name, rows)], k, isa)
     for m in (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 47, 48, 64, 67):
-        if isa == "amx" and name in twin.QUANTIZED and m >= 32:
+        if isa == AMX and name in twin.QUANTIZED and m >= 32:
             expected, room = twin.product_widened(name, rows, x)
-        assert np.all(np.abs(multiply(w, x[:m], ISAS[isa]) - expected[:m]) <= room[:m])
+        assert np.all(np.abs(multiply(w, x[:m], isa) - expected[:m]) <= room[:m])
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.FORMATS)
 def test_products_equal_the_twin_for_odd_sizes(name, isa, rng):
     for n, blocks in itertools.product((1, 15, 16, 17, 48), (1, 3)):
@@ -54,7 +52,7 @@ def test_products_equal_the_twin_for_odd_sizes(name, isa, rng):
         rows = twin.random_rows(name, n, k, rng)
         x = rng.normal(0, 3, (5, k)).astype(np.float32)
         expected, room = twin.product(name, rows, x)
-        y = multiply(pack([(name, rows)], k, ISAS[isa]), x, ISAS[isa])
+        y = multiply(pack([(name, rows)], k, isa), x, isa)
         assert np.all(np.abs(y - expected) <= room)
 
 
@@ -65,25 +63,24 @@ def test_more_rows_than_the_cache_holds_are_taken_in_chunks(name, rng):
     x = rng.normal(0, 1, (301, k)).astype(np.float32)
     expected, room = twin.product(name, rows, x)
     isa = native.best_isa()
-    if isa == ISAS.get("amx") and name in twin.QUANTIZED:
+    if isa == AMX and name in twin.QUANTIZED:
         expected, room = twin.product_widened(name, rows, x)
     assert np.all(np.abs(multiply(pack([(name, rows)], k, isa), x, isa, threads=2) - expected) <= room)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.FORMATS)
 def test_a_row_reads_back_exactly_as_stored(name, isa, rng):
     k, n = 512, 35
     rows = twin.random_rows(name, n, k, rng)
-    w = pack([(name, rows)], k, ISAS[isa])
+    w = pack([(name, rows)], k, isa)
     expected = twin.weights(name, rows)
-    out = np.empty(k, dtype=np.float32)
-    for row in range(n):
-        w.row(row, out)
-        if name in {"q4_k", "q5_k", "q6_k"}:  # gguf multiplies in another order
-            np.testing.assert_allclose(out, expected[row], rtol=3e-7, atol=1e-7)
-        else:
-            np.testing.assert_array_equal(out, expected[row])
+    out = np.empty((n, k), dtype=np.float32)
+    w.rows(range(n), out)
+    if name in {"q4_k", "q5_k", "q6_k"}:  # gguf multiplies in another order
+        np.testing.assert_allclose(out, expected, rtol=3e-7, atol=1e-7)
+    else:
+        np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("to", ["f32", "f16", "bf16"])
@@ -98,12 +95,9 @@ def test_every_format_widens(name, to, rng):
         "f16": lambda: stored.astype(np.float16).astype(np.float32),
         "bf16": lambda: twin.from_bf16(twin.to_bf16(stored)),
     }[to]()
-    out = np.empty(k, dtype=np.float32)
-    for row in range(20):
-        w.row(row, out)
-        np.testing.assert_allclose(
-            out, expected[row], rtol=2**-7 if to == "bf16" else 1e-3 if to == "f16" else 3e-7, atol=1e-7
-        )
+    out = np.empty((20, k), dtype=np.float32)
+    w.rows(range(20), out)
+    np.testing.assert_allclose(out, expected, rtol=2**-7 if to == "bf16" else 1e-3 if to == "f16" else 3e-7, atol=1e-7)
     assert w.kind == (1 if to == "bf16" else 0)
 
 
@@ -133,12 +127,12 @@ def test_widening_rounds_to_nearest_even_and_keeps_specials():
         halves = values.astype(np.float16).astype(np.float32)
     for to, expected in ((F16, halves), (BF16, twin.from_bf16(twin.to_bf16(values)))):
         w = native.pack([(F32, 1, values.view(np.uint8))], len(values), to, native.best_isa())
-        out = np.empty(len(values), dtype=np.float32)
-        w.row(0, out)
-        np.testing.assert_array_equal(out, expected)
+        out = np.empty((1, len(values)), dtype=np.float32)
+        w.rows([0], out)
+        np.testing.assert_array_equal(out[0], expected)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 def test_quantized_formats_stack_into_one_matrix(isa, rng):
     """Q5_0 beside Q8_0 beside Q4_K, with parts that do not fill their last panel."""
     k = 256
@@ -146,17 +140,17 @@ def test_quantized_formats_stack_into_one_matrix(isa, rng):
         (name, twin.random_rows(name, n, k, rng)) for name, n in (("q5_0", 40), ("q8_0", 7), ("q4_k", 33), ("q6_k", 16))
     ]
     x = rng.normal(0, 1, (6, k)).astype(np.float32)
-    w = pack(parts, k, ISAS[isa])
-    assert (w.n, w.blocks, w.block_width) == (96, 3 + 1 + 3 + 1, 16)
+    w = pack(parts, k, isa)
+    assert (w.n, w.blocks) == (96, 3 + 1 + 3 + 1)
     assert [w.block_column(b) for b in range(w.blocks + 1)] == [0, 16, 32, 40, 47, 63, 79, 80, 96]
-    y = multiply(w, x, ISAS[isa], threads=2)
+    y = multiply(w, x, isa, threads=2)
     begin = 0
-    out = np.empty(k, dtype=np.float32)
+    out = np.empty((1, k), dtype=np.float32)
     for name, rows in parts:
         expected, room = twin.product(name, rows, x)
         assert np.all(np.abs(y[:, begin : begin + len(rows)] - expected) <= room)
-        w.row(begin, out)
-        np.testing.assert_allclose(out, twin.weights(name, rows)[0], rtol=3e-7, atol=1e-7)
+        w.rows([begin], out)
+        np.testing.assert_allclose(out[0], twin.weights(name, rows)[0], rtol=3e-7, atol=1e-7)
         begin += len(rows)
 
 
@@ -203,6 +197,6 @@ def test_errors_name_format_and_sizes():
         native.pack([(8, 0, block)], 32, -1, isa)
     w = native.pack([(8, 1, block)], 32, -1, isa)
     with pytest.raises(ValueError, match="row 1 of a matrix of 1 rows"):
-        w.row(1, np.zeros(32, dtype=np.float32))
+        w.rows([1], np.zeros((1, 32), dtype=np.float32))
     with pytest.raises(ValueError, match=r"x must be \[m, k\]"):
         native.multiply(w, np.zeros((1, 64), dtype=np.float32), np.zeros((1, 1), dtype=np.float32), 1, isa)

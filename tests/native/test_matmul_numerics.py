@@ -5,12 +5,9 @@ from __future__ import annotations
 import matmul_twin as twin
 import numpy as np
 import pytest
+from instruction_sets import every_isa
 
-native = pytest.importorskip(
-    "octavo_engine.executors.native._native", reason="the native executor was not built: no C++ compiler"
-)
-
-ISAS = {name: number for number, name in enumerate(("scalar", "avx2", "avx512", "amx")) if native.isa_available(number)}
+from octavo_engine.executors.native import _native as native
 
 
 @pytest.fixture
@@ -20,13 +17,13 @@ def rng():
 
 def product(name, rows, x, isa):
     k = x.shape[1]
-    w = native.pack([(twin.FORMATS[name], len(rows), rows.reshape(-1))], k, -1, ISAS[isa])
+    w = native.pack([(twin.FORMATS[name], len(rows), rows.reshape(-1))], k, -1, isa)
     y = np.full((len(x), len(rows)), np.nan, dtype=np.float32)
-    native.multiply(w, np.ascontiguousarray(x, dtype=np.float32), y, 1, ISAS[isa])
+    native.multiply(w, np.ascontiguousarray(x, dtype=np.float32), y, 1, isa)
     return y
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.QUANTIZED)
 def test_rounding_activations_to_int8_costs_less_than_one_percent(name, isa, rng):
     """Relative to the exact product with the same weights, over normal activations with a few outliers."""
@@ -39,7 +36,7 @@ def test_rounding_activations_to_int8_costs_less_than_one_percent(name, isa, rng
     assert np.sqrt((error**2).mean() / (exact**2).mean()) < 0.01
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.FORMATS)
 def test_zeros_give_zeros(name, isa, rng):
     k = 256
@@ -47,7 +44,7 @@ def test_zeros_give_zeros(name, isa, rng):
     assert np.all(product(name, rows, np.zeros((13, k)), isa) == 0)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.FORMATS)
 @pytest.mark.parametrize("size", [1e-42, 1e-37, 1e-30, 1e30])
 def test_activations_of_extreme_size(name, isa, size, rng):
@@ -61,7 +58,7 @@ def test_activations_of_extreme_size(name, isa, size, rng):
     assert np.all(np.abs(y - expected) <= room + k * 1e-36 * 40)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.QUANTIZED)
 @pytest.mark.parametrize("scale", [6e-8, 6e-5, 60000.0])
 def test_extreme_scales_are_kept(name, isa, scale, rng):
@@ -73,7 +70,7 @@ def test_extreme_scales_are_kept(name, isa, scale, rng):
     assert np.all(np.abs(product(name, rows, x, isa) - expected) <= room)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.FORMATS)
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_a_bad_row_spoils_only_itself(name, isa, bad, rng):
@@ -89,7 +86,7 @@ def test_a_bad_row_spoils_only_itself(name, isa, bad, rng):
     assert not np.any(np.isfinite(y[2]))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa
 @pytest.mark.parametrize("name", twin.QUANTIZED)
 def test_codes_at_their_ends_do_not_saturate(name, isa, rng):
     """All bits set in every code, against activations of one sign: the largest sums there are."""

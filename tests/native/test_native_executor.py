@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from instruction_sets import every_isa
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
 from octavo_engine.errors import ConfigError, ExecutorError
+from octavo_engine.executors.native import _native
+from octavo_engine.executors.native import executor as native_executor
 from octavo_engine.executors.native.executor import NativeExecutor
+from octavo_engine.executors.native.model import describe
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.load import load_weights
 from octavo_models import from_hf_config
 from octavo_models.spec import Experts, Mlp
 
@@ -160,7 +167,7 @@ def test_tokens_equal_the_torch_executors(spec, executor, tmp_path):
 
 
 def test_threads_do_not_change_logits(spec, tmp_path):
-    """One thread and two give the same logits, but for the order in which split keys are summed."""
+    """One thread and two give the same logits, to the last bit."""
     runs = []
     for threads in (1, 2):
         sequences = Sequences(
@@ -170,7 +177,7 @@ def test_threads_do_not_change_logits(spec, tmp_path):
         runs.append(sequences)
     assert runs[0].known == runs[1].known
     for one, two in zip(runs[0].logits, runs[1].logits, strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-4)
+        np.testing.assert_array_equal(one, two)
 
 
 def test_swapped_pages_come_back_as_they_were(spec, tmp_path):
@@ -327,6 +334,170 @@ def test_a_copied_page_serves_as_its_source(spec, executor):
         )
     )
     assert out.tokens["a"] == out.tokens["b"]
+
+
+def capped(spec):
+    """Scores and logits behind a soft cap, which gives finite numbers alone."""
+    layers = tuple(
+        dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, soft_cap=50.0))
+        for layer in spec.layers
+    )
+    return dataclasses.replace(spec, layers=layers, logits_soft_cap=30.0)
+
+
+@every_isa
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("with_caps", [False, True], ids=["plain", "capped"])
+def test_nan_is_an_error_of_the_request_that_met_it(spec, with_caps, dtype, isa, tmp_path, monkeypatch):
+    """A weight that is NaN in one token's embedding: a request with that token fails, alone, on every instruction set."""
+    spoiled = 7
+
+    def load(spec, checkpoint):
+        for weight, stored in load_weights(spec, checkpoint):
+            if weight.name == "embedding":
+                rows = stored.data.copy()
+                rows.view(np.float32)[spoiled, 3] = np.nan
+                yield weight, dataclasses.replace(stored, data=rows)
+            else:
+                yield weight, stored
+
+    monkeypatch.setattr(native_executor, "load_weights", load)
+    monkeypatch.setenv("OCTAVO_NATIVE_ISA", name_of(isa))
+    spec = capped(spec) if with_caps else spec
+    executor = start(NativeExecutor, spec, tmp_path, dtype=dtype)
+    sequences = Sequences(executor, len(spec.kv_layout(16, "f32").groups))
+    good, bad = [1, 2, 3, 4, 5], [1, 2, spoiled, 4, 5]
+    out = sequences.step({"good": 5, "bad": 5}, {**request("good", good), **request("bad", bad)})
+    if spec.tied_head:  # that token's logit is NaN whatever the prompt
+        assert set(out.errors) == {"good", "bad"}
+    else:
+        assert set(out.errors) == {"bad"}
+        assert list(out.tokens) == ["good"]
+    assert out.errors["bad"] == "the model's logits are not finite numbers"
+    scored = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
+    fresh = NewRequest("scored", bad, scored, tuple([9] for _ in range(sequences.groups)), 0)
+    out = sequences.run(SchedulerOutput(50, (fresh,), (), {"scored": 5}, {"scored": 5}, frozenset()))
+    assert out.errors == {"scored": "the model's logits are not finite numbers"}
+    executor.close()
+
+
+def name_of(isa: int) -> str:
+    return next(name for name, number in _native.ISAS.items() if number == isa)
+
+
+def test_each_request_has_its_own_row_of_a_mask(spec, executor):
+    """Rows follow the step's requests, the ones that were refused included: a refusal does not shift the others'."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+    allowed = {"first": 11, "bad": 12, "second": 13, "third": 14}
+    tokens = {"first": [1], "bad": [211], "second": [2], "third": [3]}
+    pages = iter(range(1, 99))
+    new = [NewRequest(r, t, GREEDY, tuple([next(pages)] for _ in range(groups)), 0) for r, t in tokens.items()]
+    stray = NewRequest("no pages", [4], GREEDY, ([],) * groups, 0)
+    mask = np.zeros((5, 224 // 8), np.uint8)  # 211 tokens in seven words
+    for row, token in zip((0, 1, 3, 4), allowed.values(), strict=True):
+        mask[row, token // 8] = 1 << token % 8
+    news = (new[0], new[1], stray, new[2], new[3])
+    counts = {r.request_id: 1 for r in news}
+    handle = executor.submit(SchedulerOutput(1, news, (), counts, counts, frozenset(counts)))
+    executor.sample(handle, mask.tobytes())
+    out = executor.collect(handle)
+    assert set(out.errors) == {"bad", "no pages"}
+    assert out.tokens == {r: [allowed[r]] for r in ("first", "second", "third")}
+
+
+def test_a_mask_that_is_too_short_is_refused(spec, executor):
+    """Rather than read beyond its end."""
+    groups = len(spec.kv_layout(16, "f32").groups)
+    new = NewRequest("a", [1], GREEDY, tuple([1] for _ in range(groups)), 0)
+    handle = executor.submit(SchedulerOutput(1, (new,), (), {"a": 1}, {"a": 1}, frozenset({"a"})))
+    with pytest.raises(ValueError, match="a grammar mask of 27 bytes has no row 0 of 28"):
+        executor.sample(handle, bytes(27))
+
+
+def decoder_of(model, **fields):
+    options = {"threads": 1, "isa": 0, "kv_bf16": False, "block_size": 16, "max_rows": 16, "max_drawn": 4, "widen": -1}
+    return _native.Decoder(model, **{**options, **fields})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim_k": 0}, "heads of 0 and 16"),
+        ({"head_dim_v": -16}, "heads of 16 and -16"),
+        ({"num_heads": 0}, "0 heads"),
+        ({"rotary": 9}, "rotary is missing"),
+        ({"kv_group": 9}, "KV group is missing"),
+        ({"head_dim_k": 8}, "rotary over 16 elements of 6 heads of 8"),
+        ({"activation": 99}, "activation of kind 99"),
+        ({"window": -3}, "window of -3"),
+        ({"intermediate_size": 0}, "MLP of 0"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(spec, change, message):
+    """By the native module itself: it must not read beyond what it was given."""
+    model = describe(_native, spec, spec.kv_layout(16, "f32"))
+    layers = model.layers
+    for name, value in change.items():
+        setattr(layers[0], name, value)
+    model.layers = layers
+    with pytest.raises(ValueError, match=message):
+        decoder_of(model)
+
+
+def test_kinds_and_sizes_out_of_range_are_refused(spec):
+    """A norm that does not exist, an instruction set that does not exist, a step of no tokens."""
+    model = describe(_native, spec, spec.kv_layout(16, "f32"))
+    for isa in (-1, 99):
+        with pytest.raises(ValueError, match="lacks the instruction set"):
+            decoder_of(model, isa=isa)
+    with pytest.raises(ValueError, match="a step of 0 tokens"):
+        decoder_of(model, max_rows=0)
+    norm = model.final_norm
+    norm.kind = 5
+    model.final_norm = norm
+    with pytest.raises(ValueError, match="norm of kind 5"):
+        decoder_of(model)
+
+
+def test_too_few_threads_are_one_sentence_with_the_flag():
+    """The system's limit on processes or memory ends the start with what to do, not with an abort."""
+    program = f"""
+import resource
+from pathlib import Path
+from octavo_engine.config import *
+from octavo_engine.errors import ExecutorError
+from octavo_engine.executors.native.executor import NativeExecutor
+from octavo_models import from_hf_config
+files = ModelFiles(folder=Path("/"), config=None, weights=(), weights_format="dummy", tokenizer=None)
+config = EngineConfig(model=ModelConfig(model="m", served_model_names=("m",), load_format="dummy"),
+                      executor=ExecutorConfig(threads=400))
+executor = NativeExecutor(config, from_hf_config({SPECS["llama"]!r}), files)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20),) * 2)
+try:
+    executor.load()
+except ExecutorError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert "of 400 threads could be started" in run.stdout, run
+    assert run.stdout.strip().endswith("set --threads to fewer")
+
+
+@pytest.mark.parametrize("value", ["avx1024", "AVX2"])
+def test_an_unknown_instruction_set_is_refused_with_the_names(spec, tmp_path, monkeypatch, value):
+    """OCTAVO_NATIVE_ISA is a person's: a typing error is answered with what there is."""
+    monkeypatch.setenv("OCTAVO_NATIVE_ISA", value)
+    with pytest.raises(ConfigError, match=rf'"{value}"; set it to one of scalar, avx2, avx512-vnni, avx512-bf16, amx'):
+        NativeExecutor(config_of(), spec, files_of(tmp_path))
+
+
+@every_isa
+def test_an_instruction_set_runs_under_its_own_name(spec, tmp_path, monkeypatch, isa):
+    """AVX-512 without bf16 is not called AVX2, nor AVX2 run as something more."""
+    monkeypatch.setenv("OCTAVO_NATIVE_ISA", name_of(isa))
+    executor = NativeExecutor(config_of(), spec, files_of(tmp_path))
+    assert executor.capabilities.name == f"native {name_of(isa)}, 2 threads"
 
 
 def test_what_is_not_run_is_refused_by_name(spec, tmp_path):

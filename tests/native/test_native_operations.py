@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from instruction_sets import every_isa_of_operations
 
 from octavo_engine.executors.native import _native
 
-ISAS = [isa for isa in (0, 1, 2) if _native.isa_available(isa)]
 SIZES = [1, 2, 7, 8, 15, 16, 17, 33, 64, 100, 576, 1037]
 
 
@@ -32,7 +32,7 @@ def native_norm(kind, eps, offset):
     return norm
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa_of_operations
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -45,7 +45,7 @@ def test_norm(isa, size, kind, with_bias, rng):
     np.testing.assert_allclose(out, normed(x, weight, kind, 1e-5, 1.0, bias), rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa_of_operations
 @pytest.mark.parametrize("size", SIZES)
 def test_residual_is_added_after_bias_norm_and_factor(isa, size, rng):
     """x + factor * norm(a + bias), as models with a norm behind attention have it."""
@@ -64,7 +64,7 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa_of_operations
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("gated", [False, True])
 def test_activation(isa, kind, gated, rng):
@@ -79,7 +79,26 @@ def test_activation(isa, kind, gated, rng):
         np.testing.assert_allclose(out, expected, rtol=2e-6, atol=3e-6)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@every_isa_of_operations
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFFFFFFF])
+def test_nan_stays_nan_in_every_operation(isa, kind, bits, rng):
+    """Wherever it stands in the row: of activations and capped logits its own element, of a norm all."""
+    for size in SIZES:
+        for at in {0, size // 2, size - 1}:
+            x = rng.standard_normal(size).astype(np.float32)
+            x.view(np.uint32)[at] = bits
+            out = np.zeros(size, np.float32)
+            _native.activate(isa, list(ACTIVATIONS).index(kind), x, None, out)
+            np.testing.assert_array_equal(np.isnan(out), np.isnan(x))
+            _native.norm(isa, x, native_norm("rms", 1e-5, 0.0), np.ones(size, np.float32), None, out)
+            assert np.isnan(out).all()
+            capped = x.copy()
+            _native.finish_logits(isa, capped, 0.5, 30.0)
+            np.testing.assert_array_equal(np.isnan(capped), np.isnan(x))
+
+
+@every_isa_of_operations
 @pytest.mark.parametrize("soft_cap", [0.0, 30.0])
 def test_logits_are_scaled_then_capped(isa, soft_cap, rng):
     """`cap * tanh(multiplier * x / cap)`."""

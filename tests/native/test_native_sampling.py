@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from instruction_sets import OPERATIONS, available
 from sampling_twin import drawn, gumbel, probabilities, processed
 
 from octavo_engine.executors.native import _native
 from octavo_engine.executors.native.executor import native_sampling
 from octavo_engine.sampling_params import SamplingParams
 
-ISAS = [isa for isa in (0, 1, 2) if _native.isa_available(isa)]
+ISAS = [_native.ISAS[name] for name in OPERATIONS if available(name)]
 PROMPT, OUTPUT = [3, 5, 5, 8, 50], [5, 9, 9, 9, 20]
 CASES = {
     "greedy": {"temperature": 0.0},

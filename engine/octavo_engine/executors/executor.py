@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Capabilities:
     """What an executor can be asked for; the core refuses at the edge what is missing here."""
 
-    name: str  # for people, such as "native avx512-vnni, 2 threads"
+    name: str  # for people, such as "native avx512-bf16, 2 threads"
     asynchronous: bool = False  # a step may be submitted and sampled before the last one is collected
     grammar_masks: bool = False
     swapping: bool = False
@@ -98,7 +98,11 @@ class Executor(ABC):
 
     @abstractmethod
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
-        """Draw a token for each request of `step.samples`. A mask has one bit a token, one row a drawn request."""
+        """Draw a token for each request of `step.samples`.
+
+        A mask has one bit a token, in rows of whole 32-bit little-endian words: one for each request of `samples`, in
+        the order of `num_scheduled_tokens`, the ones that the executor refused included.
+        """
 
     @abstractmethod
     def collect(self, handle: StepHandle) -> StepOutput:

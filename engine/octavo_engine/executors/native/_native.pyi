@@ -4,9 +4,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+ISAS: dict[str, int]  # names and numbers, from the least to the most
+
 def best_isa() -> int: ...
 def isa_available(isa: int) -> bool: ...
-def available_cores() -> list[int]: ...
 
 class Norm:
     present: bool
@@ -118,7 +119,7 @@ class Decoder:
         draws: Sequence[int],
     ) -> None: ...
     def sample(
-        self, mask: bytes | None = None
+        self, mask: bytes | None = None, mask_rows: Sequence[int] = ()
     ) -> tuple[
         list[tuple[int, str]], list[tuple[int, int]], list[tuple[int, TokenLogprob]], list[tuple[int, TokenLogprob]]
     ]: ...

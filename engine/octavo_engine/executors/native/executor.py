@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.errors import ConfigError, ExecutorError
+from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.native.model import describe, refuse_unsupported
 from octavo_engine.messages import TokenLogprob
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ISA_NAMES = {0: "scalar", 1: "avx2", 2: "avx512-vnni", 3: "amx"}
 AS_STORED = -1
 UNKNOWN = "the executor was never told of this request"
 
@@ -51,9 +51,9 @@ class NativeExecutor(Executor):
         self._config = config
         self._spec = spec
         self._files = files
-        self._threads = _threads(config, self._native)
-        self._isa = self._native.best_isa()
-        if self._isa == 0:
+        self._threads = _threads(config)
+        self._isa = _isa(self._native)
+        if self._isa == self._native.ISAS["scalar"]:
             logger.warning(
                 "this CPU has no AVX2 (or OCTAVO_NATIVE_ISA hides it): the native executor runs many times slower"
             )
@@ -65,6 +65,7 @@ class NativeExecutor(Executor):
         self._decoder: _native.Decoder | None = None
         self._slots: dict[str, int] = {}
         self._ids: list[str] = []  # of the step's batch
+        self._mask_rows: list[int] = []  # of the batch's requests
         self._errors: dict[str, str] = {}  # of the step's requests that are not in the batch
         self._refused: dict[str, str] = {}  # requests that the decoder would not take, and why
         self._output: StepOutput | None = None
@@ -72,7 +73,8 @@ class NativeExecutor(Executor):
     @property
     def capabilities(self) -> Capabilities:
         threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
-        return Capabilities(name=f"native {ISA_NAMES[self._isa]}, {threads}", grammar_masks=True, swapping=True)
+        isa = next(name for name, number in self._native.ISAS.items() if number == self._isa)
+        return Capabilities(name=f"native {isa}, {threads}", grammar_masks=True, swapping=True)
 
     def load(self) -> Capacity:
         block_size = self._config.cache.block_size
@@ -89,8 +91,13 @@ class NativeExecutor(Executor):
                 widen=self._widen,
             )
             weight_bytes = self._pack(decoder)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise ExecutorError(f"the native executor can't run {self._spec.architecture}: {error}") from error
+        except MemoryError as error:
+            raise ExecutorError(
+                "this machine has too little memory for the weights: choose a smaller or a quantized model, or raise the "
+                "container's memory limit"
+            ) from error
         self._decoder = decoder
         # Heads of odd sizes are padded, so that a page may be larger than the model's description says.
         groups = tuple(dataclasses.replace(g, page_bytes=decoder.page_bytes(i)) for i, g in enumerate(layout.groups))
@@ -150,6 +157,8 @@ class NativeExecutor(Executor):
         self.move_pages(step.kv_ops)
         scheduled, wanted, samples = step.num_scheduled_tokens, step.logits_wanted, step.samples
         self._ids = ids = [r for r in scheduled if r in slots]
+        row_of = {r: row for row, r in enumerate(r for r in scheduled if r in samples)}
+        self._mask_rows = [row_of.get(r, -1) for r in ids]
         self._errors = {r: self._refused.get(r, UNKNOWN) for r in scheduled if r not in slots}
         decoder.forward(
             [slots[r] for r in ids],
@@ -161,7 +170,7 @@ class NativeExecutor(Executor):
         return StepHandle(step.step_id)
 
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
-        errors, drawn, logprobs, prompt = self._loaded().sample(grammar_mask)
+        errors, drawn, logprobs, prompt = self._loaded().sample(grammar_mask, self._mask_rows)
         ids = self._ids
         output = StepOutput(handle.step_id, {ids[i]: [token] for i, token in drawn})
         output.errors.update(self._errors)
@@ -222,16 +231,19 @@ def _extension() -> ModuleType:
         ) from error
 
 
-def _threads(config: EngineConfig, native: ModuleType) -> int:
-    cores = len(native.available_cores())
-    threads = config.executor.threads
-    if threads is None:
-        return cores
+def _threads(config: EngineConfig) -> int:
+    threads = number_of_threads(config.executor.threads)
     if threads < 1:
         raise ConfigError(f"--threads {threads}: the native executor needs at least one")
-    if threads > cores:
-        logger.warning("--threads %d is more than the %d cores that this process may use", threads, cores)
     return threads
+
+
+def _isa(native: ModuleType) -> int:
+    try:
+        isa: int = native.best_isa()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return isa
 
 
 def _format_number(name: str) -> int:

@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <thread>
+
 #include "decoder.h"
 
 namespace nb = nanobind;
@@ -117,14 +119,16 @@ void forward(Decoder& decoder, const std::vector<int32_t>& slots, const std::vec
   decoder.forward(batch);
 }
 
-StepResult sample(Decoder& decoder, const nb::object& mask) {
-  if (mask.is_none()) {
-    const nb::gil_scoped_release release;
-    return decoder.sample(nullptr, 0);
+StepResult sample(Decoder& decoder, const nb::object& mask, std::vector<int32_t> mask_rows) {
+  GrammarMask grammar{nullptr, 0, std::move(mask_rows)};
+  nb::bytes held;
+  if (!mask.is_none()) {
+    held = nb::cast<nb::bytes>(mask);
+    grammar.bits = reinterpret_cast<const uint8_t*>(held.c_str());
+    grammar.bytes = static_cast<int64_t>(held.size());
   }
-  const auto bytes = nb::cast<nb::bytes>(mask);
   const nb::gil_scoped_release release;
-  return decoder.sample(reinterpret_cast<const uint8_t*>(bytes.c_str()), static_cast<int64_t>(bytes.size()));
+  return decoder.sample(grammar);
 }
 
 }  // namespace
@@ -132,7 +136,7 @@ StepResult sample(Decoder& decoder, const nb::object& mask) {
 void bind_decoder(nb::module_& module) {
   bind_model(module);
   bind_requests(module);
-  module.def("available_cores", &available_cores, "Cores that this process may run on.");
+  module.def("available_cores", [] { return std::vector<int>(std::thread::hardware_concurrency()); });
   nb::class_<Decoder>(module, "Decoder")
       .def(
           "__init__",
@@ -175,8 +179,11 @@ void bind_decoder(nb::module_& module) {
       .def("forward", &forward, nb::arg("slots"), nb::arg("computed"), nb::arg("counts"), nb::arg("wanted"),
            nb::arg("draws"))
       .def(
-          "sample", [](Decoder& d, const nb::object& mask) { return as_tuple(sample(d, mask)); },
-          nb::arg("mask").none() = nb::none())
+          "sample",
+          [](Decoder& d, const nb::object& mask, std::vector<int32_t> mask_rows) {
+            return as_tuple(sample(d, mask, std::move(mask_rows)));
+          },
+          nb::arg("mask").none() = nb::none(), nb::arg("mask_rows") = std::vector<int32_t>{})
       .def("logits",
            [](const Decoder& d) {
              const auto rows = static_cast<size_t>(d.num_drawn()), vocab = static_cast<size_t>(d.vocab_size());

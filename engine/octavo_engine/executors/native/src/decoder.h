@@ -32,6 +32,13 @@ struct DecoderOptions {
 constexpr int64_t kPromptRows = 32;         // rows of prompt logits held at a time
 constexpr int64_t kGateScratch = 64 * 1024;  // floats of a thread's part of gate and up, about what its L2 cache holds
 
+// A bit for each token that may be drawn, in rows of whole 32-bit words.
+struct GrammarMask {
+  const uint8_t* bits = nullptr;  // null: all may
+  int64_t bytes = 0;
+  std::vector<int32_t> rows;  // of each request of the batch; -1: it has none
+};
+
 struct StepResult {
   std::vector<std::pair<int32_t, std::string>> errors;        // index in the batch, reason
   std::vector<std::pair<int32_t, Drawn>> drawn;               // index in the batch
@@ -64,9 +71,8 @@ class Decoder {
 
   // Runs the batch up to the logits of the rows to draw from, which stay inside.
   void forward(const std::vector<Scheduled>& batch);
-  // Draws, appends what was drawn to its requests, and returns all that the step made. `mask` has a
-  // bit for each token and a row for each draw, in the order of the batch; null: no mask.
-  StepResult sample(const uint8_t* mask, int64_t mask_bytes);
+  // Draws, appends what was drawn to its requests, and returns all that the step made.
+  StepResult sample(const GrammarMask& mask);
   // Logits of the rows to draw from, [rows][vocab], until the next forward or sample. For tests.
   const float* logits() const { return logits_.floats(); }
   int64_t num_drawn() const { return static_cast<int64_t>(plan_.drawn.size()); }

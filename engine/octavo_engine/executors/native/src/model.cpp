@@ -1,8 +1,72 @@
 #include "model.h"
 
 #include <cmath>
+#include <stdexcept>
+#include <string>
+#include <utility>
 
 namespace octavo {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what + " can't be run"); }
+
+void check(const Norm& norm) {
+  if (norm.kind != NormKind::Rms && norm.kind != NormKind::Layer) {
+    refuse("a norm of kind " + std::to_string(static_cast<int32_t>(norm.kind)));
+  }
+}
+
+void check(const Rotary& rotary) {
+  if (rotary.dim < 0 || rotary.dim % 2 != 0 || rotary.inverse_frequencies.size() * 2 != static_cast<size_t>(rotary.dim)) {
+    refuse("rotary over " + std::to_string(rotary.dim) + " elements with " +
+           std::to_string(rotary.inverse_frequencies.size()) + " frequencies");
+  }
+}
+
+void check(const LayerModel& layer, const DecoderModel& model) {
+  const std::string heads = std::to_string(layer.num_heads) + " heads of " + std::to_string(layer.head_dim_k) + " and " +
+                            std::to_string(layer.head_dim_v) + " over " + std::to_string(layer.num_kv_heads) +
+                            " KV heads";
+  if (layer.num_heads <= 0 || layer.num_kv_heads <= 0 || layer.num_heads % layer.num_kv_heads != 0 ||
+      layer.num_heads / layer.num_kv_heads > kAttentionRows || layer.head_dim_k <= 0 || layer.head_dim_k % 2 != 0 ||
+      layer.head_dim_v <= 0) {
+    refuse(heads);
+  }
+  const auto group = static_cast<size_t>(layer.kv_group);
+  if (group >= model.group_windows.size()) throw std::invalid_argument("a layer's KV group is missing");
+  const int32_t kept = model.group_windows[group];  // pages before it may be gone
+  if (layer.window < 0 || (kept > 0 && (layer.window == 0 || layer.window > kept))) {
+    refuse("a layer with a window of " + std::to_string(layer.window) + " in a KV group with one of " +
+           std::to_string(kept));
+  }
+  if (layer.rotary >= 0) {
+    const auto rotary = static_cast<size_t>(layer.rotary);
+    if (rotary >= model.rotaries.size()) throw std::invalid_argument("a layer's rotary is missing");
+    const int32_t dim = model.rotaries[rotary].dim;
+    if (dim > layer.head_dim_k) refuse("rotary over " + std::to_string(dim) + " elements of " + heads);
+  }
+  const auto activation = static_cast<int32_t>(layer.activation);
+  if (activation < 0 || activation > static_cast<int32_t>(Activation::Relu2)) {
+    refuse("an activation of kind " + std::to_string(activation));
+  }
+  if (layer.intermediate_size <= 0) refuse("an MLP of " + std::to_string(layer.intermediate_size));
+  for (const Norm* norm : {&layer.pre_attention_norm, &layer.post_attention_norm, &layer.pre_mlp_norm,
+                           &layer.post_mlp_norm, &layer.q_norm, &layer.k_norm}) {
+    check(*norm);
+  }
+}
+
+}  // namespace
+
+DecoderModel checked(DecoderModel model) {
+  if (model.vocab_size <= 0 || model.hidden_size <= 0) {
+    refuse("a model of " + std::to_string(model.hidden_size) + " with " + std::to_string(model.vocab_size) + " tokens");
+  }
+  check(model.final_norm);
+  for (const Rotary& rotary : model.rotaries) check(rotary);
+  for (const LayerModel& layer : model.layers) check(layer, model);
+  return model;
+}
 
 void fill_angles(const Rotary& rotary, int32_t position, float* cos, float* sin) {
   for (size_t i = 0; i < rotary.inverse_frequencies.size(); ++i) {

@@ -63,4 +63,7 @@ struct DecoderModel {
   std::vector<int32_t> group_windows;  // of each KV group; 0: none
 };
 
+// The model itself, whose sizes, indices and kinds fit together. Throws std::invalid_argument naming what does not.
+DecoderModel checked(DecoderModel model);
+
 }  // namespace octavo

@@ -86,6 +86,7 @@ void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile
   args.position = sequence.position + tile.offset;
   args.key_begin = tile.key_begin;
   args.key_end = tile.key_end;
+  args.stretch = tile.stretch;
   args.window = model.window;
   args.scale = model.scale;
   args.soft_cap = model.soft_cap;

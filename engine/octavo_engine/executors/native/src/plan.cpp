@@ -5,9 +5,6 @@
 namespace octavo {
 namespace {
 
-// The shortest stretch of keys worth a piece of its own when there are fewer pieces than threads could share.
-constexpr int32_t kLeastSplit = 128;
-
 int32_t round_down(int32_t n, int32_t to) { return n / to * to; }
 
 }  // namespace
@@ -64,28 +61,28 @@ void StepPlan::add_tiles(AttentionPlan& plan, int threads) {
   for (const SequenceRows& s : sequences) pieces += (s.count + tokens_of_tile - 1) / tokens_of_tile;
   pieces *= shape.num_kv_heads;
   if (pieces == 0) return;
-  // Few pieces leave threads idle, or one with twice the work of another.
-  const auto wanted = static_cast<int32_t>(threads > 1 ? (4 * threads + pieces - 1) / pieces : 1);
+  // Few pieces leave threads idle, or one with twice the work of another: then each stretch is a piece.
+  const bool split = threads > 1 && pieces < 4 * threads;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const SequenceRows& s = sequences[i];
-    for (int32_t offset = 0; offset < s.count; offset += tokens_of_tile) {
-      const int32_t tokens = std::min(tokens_of_tile, s.count - offset);
-      const int32_t first = s.position + offset, end = first + tokens;
+    for (int32_t offset = 0, tokens; offset < s.count; offset += tokens) {
+      const int32_t first = s.position + offset, stretch = attention_stretch(first);
+      tokens = std::min({tokens_of_tile, s.count - offset, 16 * stretch - first});
+      const int32_t end = first + tokens;
       const int32_t begin = shape.window > 0 ? round_down(std::max(0, first - shape.window + 1), 16) : 0;
-      const int32_t splits = std::clamp((end - begin) / kLeastSplit, 1, wanted);
-      if (splits == 1) {
-        plan.tiles.push_back({static_cast<int32_t>(i), offset, tokens, begin, end, -1, 0, 1});
+      const int32_t first_split = begin / stretch, splits = (end - 1) / stretch - first_split + 1;
+      const auto sequence = static_cast<int32_t>(i);
+      if (splits == 1 || !split) {
+        plan.tiles.push_back({sequence, offset, tokens, begin, end, stretch, -1, 0, 1});
         continue;
       }
-      const int32_t stretch = round_down((end - begin + splits - 1) / splits + 15, 16);
-      const int64_t part = plan.part_floats;
       plan.split_tiles.push_back(static_cast<int32_t>(plan.tiles.size()));
-      const int32_t used = (end - begin + stretch - 1) / stretch;
-      for (int32_t k = 0; k < used; ++k) {
-        plan.tiles.push_back({static_cast<int32_t>(i), offset, tokens, begin + k * stretch,
-                              std::min(end, begin + (k + 1) * stretch), part, k, used});
+      for (int32_t k = 0; k < splits; ++k) {
+        const int32_t from = (first_split + k) * stretch;
+        plan.tiles.push_back({sequence, offset, tokens, std::max(begin, from), std::min(end, from + stretch), stretch,
+                              plan.part_floats, k, splits});
       }
-      plan.part_floats += int64_t{shape.num_kv_heads} * used * tokens * group * (shape.head_dim_v + 2);
+      plan.part_floats += int64_t{shape.num_kv_heads} * splits * tokens * group * (shape.head_dim_v + 2);
     }
   }
 }

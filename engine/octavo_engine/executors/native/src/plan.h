@@ -37,12 +37,14 @@ struct AttentionShape {
   }
 };
 
-// Some query rows of a sequence against a stretch of its keys, for each KV head.
+// Some query rows of a sequence, with stretches of one length, against their keys or one stretch of them, for each KV
+// head.
 struct AttentionTile {
   int32_t sequence;
   int32_t offset;  // of the first query, in the sequence's rows
   int32_t tokens;
   int32_t key_begin, key_end;
+  int32_t stretch;
   int64_t part;    // where its partial sums go, in floats; -1: the keys aren't split
   int32_t split;   // which stretch
   int32_t splits;

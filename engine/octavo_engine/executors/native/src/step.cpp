@@ -97,7 +97,7 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
         input = h_.floats();
       }
     }
-    layer.qkv.prepare(input, hidden, begin, end, options_.isa);
+    layer.qkv.prepare(input, hidden, begin, end);
   });
   mark(me, Phase::Norm);
   multiply(me, layer.qkv, m, qkv_.floats());
@@ -110,7 +110,7 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
                    parts_.floats(), attended_.floats(), scratch(me));
   team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
-    layer.o.prepare(attended_.floats(), model.o_size(), begin, end, options_.isa);
+    layer.o.prepare(attended_.floats(), model.o_size(), begin, end);
   });
   mark(me, Phase::Attention);
   multiply(me, layer.o, m, out_.floats());
@@ -136,7 +136,7 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
         input = h_.floats();
       }
     }
-    linear.prepare(input, hidden, begin, end, options_.isa);
+    linear.prepare(input, hidden, begin, end);
     if (model.parallel_residual) {
       for (int64_t row = begin; row < end; ++row) add_residual(residual, row, scratch(me));
     }
@@ -148,9 +148,9 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
     multiply(me, linear, m, gate_.floats());
   } else {
     // Blocks of gate and of up in turn: their product is taken while they are in the cache.
-    const int64_t half = (model.gated ? linear.interleaved() : 1) * linear.block_width();
+    const int64_t half = (model.gated ? linear.interleaved() : 1) * kBlockWidth;
     const int64_t stripe = model.gated ? 2 * half : half;
-    const int64_t blocks = stripe / linear.block_width();
+    const int64_t blocks = stripe / kBlockWidth;
     const int64_t most = std::max<int64_t>(1, kGateScratch / (m * stripe));
     team_.each(me, (linear.blocks() + blocks - 1) / blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t at = begin; at < end; at += most) {
@@ -178,7 +178,7 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
       ops_.activate(model.activation, gate, gate + size, or_null(layer.gate_bias), or_null(layer.up_bias), size,
                     act_.floats() + row * size);
     }
-    layer.down.prepare(act_.floats(), size, begin, end, options_.isa);
+    layer.down.prepare(act_.floats(), size, begin, end);
   });
   mark(me, Phase::Activation);
   multiply(me, layer.down, m, out_.floats());
@@ -220,7 +220,7 @@ void Decoder::head_rows(Member& me, const Residual& residual, const WantedRow* w
         std::memcpy(h, x_.floats() + row * hidden, static_cast<size_t>(hidden) * sizeof(float));
       }
     }
-    head_.prepare(h_.floats(), hidden, begin, end, options_.isa);
+    head_.prepare(h_.floats(), hidden, begin, end);
   });
   if (count > 0) multiply(me, head_, count, logits);
   if (model_.logits_multiplier != 1.0F || model_.logits_soft_cap > 0.0F) {
@@ -232,14 +232,21 @@ void Decoder::head_rows(Member& me, const Residual& residual, const WantedRow* w
   }
 }
 
-StepResult Decoder::sample(const uint8_t* mask, int64_t mask_bytes) {
+StepResult Decoder::sample(const GrammarMask& mask) {
   const auto count = static_cast<int64_t>(plan_.drawn.size());
-  const int64_t stride = mask == nullptr || count == 0 ? 0 : mask_bytes / count;
-  if (mask != nullptr && stride * 8 < model_.vocab_size) {
-    throw std::invalid_argument("a grammar mask has " + std::to_string(mask_bytes) + " bytes for " +
-                                std::to_string(count) + " rows");
+  const int64_t stride = (model_.vocab_size + 31) / 32 * 4;
+  std::vector<const uint8_t*> masks(plan_.drawn.size(), nullptr);
+  for (size_t k = 0; mask.bits != nullptr && k < masks.size(); ++k) {
+    const int32_t row = mask.rows.at(static_cast<size_t>(plan_.sequences[plan_.drawn[k].sequence].index));
+    if (row < 0) continue;
+    if ((row + 1) * stride > mask.bytes) {
+      throw std::invalid_argument("a grammar mask of " + std::to_string(mask.bytes) + " bytes has no row " +
+                                  std::to_string(row) + " of " + std::to_string(stride));
+    }
+    masks[k] = mask.bits + row * stride;
   }
   timer_.start();
+  const FlushDenormals flushed;  // for the one row that is drawn without the team, as it would be with it
   drawn_.resize(plan_.drawn.size());
   const auto draw = [&](int64_t begin, int64_t end, int id) {
     for (int64_t k = begin; k < end; ++k) {
@@ -247,7 +254,7 @@ StepResult Decoder::sample(const uint8_t* mask, int64_t mask_bytes) {
       const Request& request = *plan_.sequences[static_cast<size_t>(wanted.sequence)].request;
       drawn_[static_cast<size_t>(k)] =
           sampler_.draw(logits_.floats() + k * model_.vocab_size, request,
-                        mask == nullptr ? nullptr : mask + k * stride, sampling_[static_cast<size_t>(id)]);
+                        masks[static_cast<size_t>(k)], sampling_[static_cast<size_t>(id)]);
     }
   };
   if (count == 1) {
