@@ -128,10 +128,10 @@ def test_a_cache_is_fetched_into_by_the_module_that_the_operators_job_names(engi
 
 
 def test_its_native_executor_is_built_for_any_cpu(engine):
-    """auditwheel's name for the wheel: what it needs of the C library, and no library beside it but its own."""
+    """auditwheel's name for the wheel: what it needs of the C library, and no library beside it."""
     wheel = next(engine.site_packages.glob("octavo-*.dist-info")) / "WHEEL"
     assert "manylinux" in wheel.read_text()
-    assert any((engine.site_packages / "octavo.libs").glob("libgomp*"))
+    assert not (engine.site_packages / "octavo.libs").exists()
 
 
 def test_it_holds_neither_torch_nor_the_operator_nor_a_compiler(engine):
