@@ -147,7 +147,6 @@ std::vector<float> Decoder::take_vector(const std::string& name, int64_t n, bool
   if (w.format != Format::F32 && w.format != Format::F16 && w.format != Format::BF16) {
     throw std::invalid_argument(name + ": a vector can't be quantized");
   }
-  require_readable(w.data, row_bytes(w.format, n));
   std::vector<float> out(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = element(w, i);
   return out;
@@ -207,7 +206,7 @@ int64_t Decoder::finalize() {
   take_norm(model_.final_norm, "final_norm", model_.hidden_size);
   if ((model_.tied_head ? head_ : embedding_).empty()) throw std::invalid_argument("the weight embedding is missing");
   if (!model_.tied_head) {
-    head_ = Linear({take("head", model_.vocab_size, model_.hidden_size)}, options_.widen, options_.isa, pool_);
+    head_ = Linear({take("head", model_.vocab_size, model_.hidden_size)}, options_.widen, pool_, team_);
     packed_bytes_ += head_.bytes();
   }
   if (!stored_.empty()) throw std::invalid_argument("the model has no place for the weight " + stored_.begin()->first);

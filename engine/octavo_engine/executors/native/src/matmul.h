@@ -56,15 +56,11 @@ class Matrix {
 
 // Stack `parts` (all with k columns, and all packable to one layout) into one matrix.
 // `widen`: F32, F16 or BF16 turn every part into that; std::nullopt-like -1 keeps the stored precision.
-// Throws std::invalid_argument naming format and sizes, and std::runtime_error where `data` can't be read any more.
+// Throws std::invalid_argument naming format and sizes.
 std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t widen, Isa isa, Team& team);
 
 // Bytes of a row of `k` columns as stored. Throws std::invalid_argument naming the format.
 int64_t row_bytes(Format format, int64_t k);
-
-// Brings the pages of `data` in. Throws std::runtime_error where the file that is mapped there has become too short,
-// which reading would answer with a signal.
-void require_readable(const void* data, int64_t bytes);
 
 // True if parts of these formats can be stacked into one matrix.
 bool stackable(Format a, Format b, int32_t widen);

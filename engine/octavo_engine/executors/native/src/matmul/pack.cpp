@@ -1,9 +1,4 @@
 // From the file's rows to panels.
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <stdexcept>
 #include <string>
 
@@ -14,12 +9,6 @@
 
 namespace octavo {
 namespace {
-
-#if !defined(MADV_POPULATE_READ)
-constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14
-#endif
-
-constexpr int64_t kReadAhead = int64_t{1} << 20;  // bytes of the file that are brought in before they are packed
 
 const char* name_of(Format format) {
   switch (format) {
@@ -125,11 +114,8 @@ class Packer {
     if (part_.format != Format::F32) narrow_.resize(values_.size());
   }
 
-  // Panels [begin, end), whose rows are brought in a stretch at a time ahead of the packing.
   void pack(int64_t begin, int64_t end) {
-    const int64_t ahead = std::max<int64_t>(1, kReadAhead / (kPanel * row_bytes_));
     for (int64_t panel = begin; panel < end; ++panel) {
-      if ((panel - begin) % ahead == 0) require(panel, std::min(end, panel + ahead));
       uint8_t* to = part_.data + panel * part_.panel_bytes;
       const uint8_t* from = row_at(panel * kPanel);
       for (int64_t lane = 0; lane < kPanel && panel * kPanel + lane < part_.n; ++lane) {
@@ -146,14 +132,6 @@ class Packer {
     const int64_t stripe = row / rows_.stripe;
     const auto* source = stripe % 2 == 0 ? data : static_cast<const uint8_t*>(rows_.other);
     return source + (stripe / 2 * rows_.stripe + row % rows_.stripe) * row_bytes_;
-  }
-
-  void require(int64_t begin, int64_t end) const {
-    const int64_t rows = std::min(end * kPanel, part_.n) - begin * kPanel;
-    if (rows_.other == nullptr) return require_readable(row_at(begin * kPanel), rows * row_bytes_);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      require_readable(row_at(panel * kPanel), kPanel * row_bytes_);
-    }
   }
 
   void place_row(const uint8_t* row, int64_t lane, uint8_t* panel) {
@@ -198,16 +176,6 @@ int64_t row_bytes(Format format, int64_t k) {
                                 " blocks of " + std::to_string(block_elements(format)));
   }
   return k / block_elements(format) * block_bytes(format);
-}
-
-void require_readable(const void* data, int64_t bytes) {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes);
-  // Older kernels answer EINVAL, and reading finds out.
-  if (madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ) == 0 || errno != EFAULT) return;
-  throw std::runtime_error(
-      "a file of weights became shorter while it was read: something else writes to it; start again when it is whole");
 }
 
 bool stackable(Format a, Format b, int32_t widen) {
