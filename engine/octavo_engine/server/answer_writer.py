@@ -66,7 +66,8 @@ class AnswerWriter(ABC, Generic[Body]):
         try:
             while pieces := await self._next(events):
                 for piece in pieces:
-                    for chunk in self._chunks(piece, self._generation.usage() if continuous else None):
+                    usage = self._generation.usage(piece.num_completed) if continuous else None
+                    for chunk in self._chunks(piece, usage):
                         events.event(chunk)
                         piece.choice.begun = True
                 await events.flush()

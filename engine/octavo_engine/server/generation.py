@@ -44,6 +44,7 @@ class Piece:
     logprobs: list[TokenLogprob] | None
     finish_reason: str | None
     stop_reason: str | int | None
+    num_completed: int = 0  # tokens of all choices up to here
 
 
 @dataclass(slots=True)
@@ -53,7 +54,6 @@ class Choice:
     index: int
     prompt: Prompt
     text_stream: TextStream
-    num_tokens: int = 0
     num_cached: int = 0
     finished: bool = False
     prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -74,7 +74,6 @@ class Choice:
             reason, stop = "stop", delta.stop
             token_ids = token_ids[: delta.num_tokens]
             logprobs = logprobs[: delta.num_tokens] if logprobs is not None else None
-        self.num_tokens += len(token_ids)
         self.finished = reason is not None
         return Piece(self, delta.text, token_ids, delta.offsets, logprobs, reason, stop)
 
@@ -86,6 +85,7 @@ class Generation:
     stream: OutputStream
     choices: dict[str, Choice]  # by the engine's request id
     num_prompt_tokens: int
+    num_completed: int = 0  # tokens of all choices
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def take(self, seconds: float | None = None) -> list[Piece]:
@@ -105,6 +105,8 @@ class Generation:
                 if output.finish_reason == "error":
                     raise GenerationError(output.error or "the engine could not run this request")
                 piece = choice.take(output)
+                self.num_completed += len(piece.token_ids)
+                piece.num_completed = self.num_completed
                 pieces.append(piece)
                 if choice.finished and output.finish_reason is None:
                     self.stream.finish(output.request_id, "stop")
@@ -112,8 +114,9 @@ class Generation:
                 return pieces
         return []
 
-    def usage(self) -> Usage:
-        completion = sum(choice.num_tokens for choice in self.choices.values())
+    def usage(self, num_completed: int | None = None) -> Usage:
+        """What has been used; in the middle of an answer, up to a piece of it."""
+        completion = self.num_completed if num_completed is None else num_completed
         cached = sum({id(c.prompt): c.num_cached for c in self.choices.values()}.values())
         return Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
 
