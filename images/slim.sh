@@ -43,6 +43,7 @@ find / -xdev -depth -name __pycache__ -path '*/python3*' -exec rm -rf {} +
 python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash "$library"
 
 echo 'octavo:x:65532:65532::/tmp:/bin/sh' >>/etc/passwd
+chmod 711 /root  # a volume may be mounted below it, at /root/.cache/huggingface
 echo 'octavo:x:65532:' >>/etc/group
 
 missing=$(find /bin /usr/bin /usr/local/bin /usr/lib /usr/local/lib -xdev -type f \( -name '*.so*' -o -perm -100 \) \

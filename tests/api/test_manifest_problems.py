@@ -49,7 +49,6 @@ def with_model(rest: str) -> str:
         ("  engine: {args: [--seed, 5]}", 'spec.engine.args[1]: must be text, not 5; quote it: "5"'),
         ("  engine: {args: '--seed'}", "must be a list"),
         ("  engine: {blockSize: 20}", "20 is not one of 16, 32, 64, 128"),
-        ("  engine:", "spec.engine: is empty; remove the field, or give it a value"),
         ("  sharedMemory: 16GB", "did you mean 16G?"),
         ("  rollout: {drainTimeout: 30}", "needs a unit; write 30s for seconds"),
         ("  auth: {apiKeys: {secretName: My_Keys}}", "did you mean my-keys?"),

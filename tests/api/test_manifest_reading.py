@@ -22,7 +22,7 @@ def test_the_models_address_alone_is_enough():
     service = load_manifest(ONE % "a")
     assert service.metadata.namespace == "default"
     assert service.spec.engine.gpu_memory_utilization == 0.9
-    assert service.spec.replicas is None
+    assert service.spec.replicas == 1
 
 
 def test_documents_of_other_kinds_are_kept_or_named():
@@ -111,3 +111,45 @@ def test_every_field_of_every_type_is_described(model):
 
 def test_every_type_with_rules_is_part_of_the_api():
     assert set(RULES) <= all_types(LLMService)
+
+
+def test_nulls_are_as_good_as_left_out():
+    """As charts with unset values write them; the API server takes them too."""
+    text = """
+apiVersion: octavo.dev/v1alpha1
+kind: LLMService
+metadata: {name: nulls}
+spec:
+  model:
+    uri: hf://org/model
+    revision:
+    credentials:
+  engine:
+    image:
+    maxModelLen:
+    blockSize:
+    args:
+    env:
+  accelerator:
+    vendor: cpu
+    products:
+  resources:
+    limits:
+  cache:
+  replicas:
+  autoscaling:
+  podTemplate:
+"""
+    plain = """
+apiVersion: octavo.dev/v1alpha1
+kind: LLMService
+metadata: {name: nulls}
+spec: {model: {uri: hf://org/model}, accelerator: {vendor: cpu}}
+"""
+    assert load_manifest(text).spec == load_manifest(plain).spec
+
+
+def test_a_null_within_the_pod_template_stays():
+    """It removes what would be there, as in a strategic merge."""
+    text = ONE % "a" + "\n  podTemplate: {spec: {securityContext: null}}\n"
+    assert load_manifest(text).spec.pod_template == {"spec": {"securityContext": None}}

@@ -11,8 +11,10 @@ from api_client import ApiError, until
 from invalid_objects import BEYOND_THE_SCHEMA, INVALID
 
 from octavo_operator.api.crd import definition
+from octavo_operator.api.engine import Engine
 from octavo_operator.api.manifest import parse, read_manifest
-from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.api.model import Model
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND, Spec
 from octavo_operator.errors import ManifestError
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def test_a_sample_is_taken(api, namespace, file):
 def test_a_uri_alone_is_enough_and_nothing_is_added_to_it(api, namespace):
     """A default that stood in every object could never be changed again."""
     taken = api.create(service({"model": {"uri": "hf://org/name"}}, namespace), **STRICT)
-    assert taken["spec"] == {"model": {"uri": "hf://org/name"}, "suspend": False}
+    assert taken["spec"] == {"model": {"uri": "hf://org/name"}, "replicas": 1, "suspend": False}
 
 
 def test_nulls_are_as_good_as_left_out(api, namespace):
@@ -71,9 +73,39 @@ def test_nulls_are_as_good_as_left_out(api, namespace):
         "replicas": None,
         "rollout": {"drainTimeout": None},
     }
-    taken = api.create(service(spec, namespace), **STRICT)["spec"]
-    assert set(taken) == {"model", "engine", "rollout", "suspend"}
-    assert taken["model"] == {"uri": "hf://org/name"}
+    taken = api.create(service(spec, namespace), **STRICT)
+    assert parse(taken).spec == parse(service({"model": {"uri": "hf://org/name"}}, namespace)).spec
+
+
+def test_nulls_of_unset_values_are_taken_under_server_side_apply(api, namespace):
+    """As a chart writes them: kubectl apply --server-side, helm 4 and Argo CD send them."""
+    every = dict.fromkeys(_optional(Spec))
+    spec = every | {
+        "model": {"uri": "hf://org/name"} | dict.fromkeys(_optional(Model)),
+        "engine": dict.fromkeys(_optional(Engine)),
+        "accelerator": {"vendor": "cpu", "products": None, "resourceName": None},
+        "resources": {"requests": None, "limits": None},
+    }
+    body = service(spec, namespace)
+    taken = api.apply(body, "a-chart")
+    plain = service({"model": {"uri": "hf://org/name"}, "accelerator": {"vendor": "cpu"}}, namespace)
+    assert parse(taken).spec == parse(plain).spec
+    taken = api.apply(
+        body | {"spec": spec | {"cache": {"size": None, "existingClaim": "c", "retain": None}}}, "a-chart"
+    )
+    assert parse(taken).spec.cache.existing_claim == "c"
+
+
+def test_the_scale_answers_where_replicas_are_left_out(api, namespace):
+    """An autoscaler of one's own reads and writes it."""
+    body = service({"model": {"uri": "hf://org/name"}}, namespace, "scaled")
+    api.create(body)
+    scale = api.request("GET", api.path(API_VERSION, KIND, namespace, body["metadata"]["name"]) + "/scale")
+    assert scale["spec"]["replicas"] == 1
+
+
+def _optional(model) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items() if not field.is_required()]
 
 
 def test_quantities_may_be_numbers(api, namespace):
@@ -164,7 +196,7 @@ def test_kubectl_scale_is_refused_where_the_autoscaler_decides(api, namespace, c
     api.create(service({"model": {"uri": "hf://org/name"}, "autoscaling": {"maxReplicas": 2}}, namespace))
     told = control_plane.kubectl("scale", "llms/svc", "--replicas=3", "-n", namespace, check=False)
     assert "replicas is set beside autoscaling, which decides it: remove one of the two" in told
-    assert "replicas" not in api.get(API_VERSION, KIND, "svc", namespace)["spec"]
+    assert api.get(API_VERSION, KIND, "svc", namespace)["spec"]["replicas"] == 1
 
 
 def test_kubectl_explain_reads_like_documentation(api, control_plane):

@@ -279,3 +279,61 @@ def test_the_environment_names_endpoint_cache_and_token(tmp_path):
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0
     assert list(Path(tmp_path / "home").rglob("m.gguf"))
+
+
+@pytest.fixture
+def volume(hub, tmp_path, monkeypatch):
+    """A volume at OCTAVO_CACHE that another program has filled as the hub's library does, and an empty cache."""
+    hub.add("org/name", PLAIN)
+    monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "volume"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "filled"))
+    files = fetched("org/name")
+    hub.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "volume" / "elsewhere" / "hub"))
+    return files
+
+
+def fetched(name: str) -> ModelFiles:
+    return resolve(ModelConfig(model=name, served_model_names=()), lambda *_: None)
+
+
+@pytest.mark.parametrize("place", ["hub", "huggingface/hub"])
+def test_a_volume_that_another_program_has_filled_is_used_as_it_is(hub, volume, tmp_path, place):
+    """hub/ at the root of a claim, as one is filled that was mounted at ~/.cache/huggingface; or our own layout."""
+    (tmp_path / "volume" / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "filled").rename(tmp_path / "volume" / place)
+    files = fetched("org/name")
+    assert hub.downloads() == []
+    assert files.folder.is_relative_to(tmp_path / "volume" / place)
+    # Who looks in the usual place alone finds it too.
+    linked = tmp_path / "volume" / "elsewhere" / "hub" / "models--org--name"
+    assert (linked / "snapshots" / files.commit / "model.safetensors").read_bytes() == PLAIN["model.safetensors"]
+
+
+def test_the_cache_of_roots_home_is_read_and_never_written(hub, volume, tmp_path, monkeypatch):
+    """A Deployment written for another image mounts its claim there, and we are not root."""
+    from octavo_engine.weights import hub as module
+
+    monkeypatch.setattr(module, "HOME_OF_ROOT", tmp_path / "filled")
+    before = sorted((tmp_path / "filled").rglob("*"))
+    assert fetched("org/name").folder.is_relative_to(tmp_path / "filled")
+    assert hub.downloads() == []
+    assert sorted((tmp_path / "filled").rglob("*")) == before
+    hub.down = True
+    assert fetched("org/name").folder.is_relative_to(tmp_path / "filled")
+
+
+def test_a_volume_that_lacks_a_shard_is_not_taken_for_whole(hub, volume, tmp_path):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "filled").rename(tmp_path / "volume" / "hub")
+    for shard in (tmp_path / "volume" / "hub").rglob("model.safetensors"):
+        shard.unlink()
+    files = fetched("org/name")
+    assert "model.safetensors" in hub.downloads()
+    assert files.folder.is_relative_to(tmp_path / "volume" / "elsewhere")
+
+
+def test_the_tutorials_name_of_the_token_serves(hub, monkeypatch):
+    hub.add("org/private", PLAIN, token="secret")
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "secret")
+    assert fetched("org/private").commit

@@ -33,7 +33,7 @@ from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.cache import Report
+from octavo_engine.weights.cache import Report, cache_folder
 from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, names_gguf
 from octavo_engine.weights.json_files import read_shard_names
 from octavo_models.gguf_pieces import first_pieces, piece_names
@@ -41,6 +41,8 @@ from octavo_models.gguf_pieces import first_pieces, piece_names
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 4
+# Where images that run as root have it, vLLM's among them: Deployments written for them mount their volume there.
+HOME_OF_ROOT = Path("/root/.cache/huggingface/hub")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL_FILES = {
     "added_tokens.json",
@@ -97,6 +99,8 @@ class _Fetch:
                 raise ModelLoadError(self._sentence(error)) from error
             return self._from_cache(error)
         self.commit = info.sha
+        if (found := self._elsewhere()) is not None:
+            return found
         names = [sibling.rfilename for sibling in info.siblings or []]
         try:
             files = self._download(names)
@@ -109,16 +113,13 @@ class _Fetch:
 
     def _from_cache(self, error: Exception) -> ModelFiles:
         """What an earlier fetch left; `error` is why the hub couldn't be asked."""
-        try:
-            self.commit = self.revision if self._names_a_commit() else self._ref().read_text("utf-8").strip()
-            folder = self._cache() / "snapshots" / str(self.commit)
-            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            gguf = self._chosen_gguf(names)
-            if gguf is not None:
-                files = files_of_gguf(folder / gguf, self.commit)
-            else:
-                files = files_of_folder(folder, self.model, self.commit)
-        except (OSError, ModelLoadError):
+        files = None
+        for cache in (self._cache(), *self._other_caches()):
+            with contextlib.suppress(OSError, ModelLoadError):
+                self.commit = self.revision if self._names_a_commit() else self._ref(cache).read_text("utf-8").strip()
+                files = self._of_snapshot(cache)
+                break
+        if files is None:
             raise ModelLoadError(self._sentence(error)) from error
         if not constants.HF_HUB_OFFLINE:
             logger.warning(
@@ -130,11 +131,49 @@ class _Fetch:
             )
         return files
 
-    def _cache(self) -> Path:
-        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
+    def _elsewhere(self) -> ModelFiles | None:
+        """The commit's files in another program's cache, where it is whole; nothing is written there.
 
-    def _ref(self) -> Path:
-        return self._cache() / "refs" / (self.revision or constants.DEFAULT_REVISION)
+        On one volume a link tells the programs that look in the usual place alone.
+        """
+        if (self._cache() / "snapshots" / str(self.commit)).is_dir():
+            return None
+        for cache in self._other_caches():
+            with contextlib.suppress(OSError, ModelLoadError):
+                files = self._of_snapshot(cache)
+                logger.info("hf://%s: %s has it already, commit %s", self.repo, cache, self.commit)
+                if cache.is_relative_to(cache_folder()) and self._cache().is_relative_to(cache_folder()):
+                    self._link_to(cache)
+                return files
+        return None
+
+    def _link_to(self, cache: Path) -> None:
+        with contextlib.suppress(OSError):
+            self._cache().parent.mkdir(parents=True, exist_ok=True)
+            self._cache().symlink_to(os.path.relpath(cache, self._cache().parent))
+
+    def _of_snapshot(self, cache: Path) -> ModelFiles:
+        """Raises OSError or ModelLoadError where it is not whole."""
+        folder = cache / "snapshots" / str(self.commit)
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        gguf = self._chosen_gguf(names)
+        if gguf is not None:
+            return files_of_gguf(folder / gguf, self.commit)
+        return files_of_folder(folder, self.model, self.commit)
+
+    def _cache(self) -> Path:
+        return Path(constants.HF_HUB_CACHE) / self._folder()
+
+    def _other_caches(self) -> list[Path]:
+        own = cache_folder()
+        places = (own / "hub", own / "huggingface" / "hub", HOME_OF_ROOT)
+        return [place / self._folder() for place in places if place != Path(constants.HF_HUB_CACHE)]
+
+    def _folder(self) -> str:
+        return repo_folder_name(repo_id=self.repo, repo_type="model")
+
+    def _ref(self, cache: Path | None = None) -> Path:
+        return (cache or self._cache()) / "refs" / (self.revision or constants.DEFAULT_REVISION)
 
     def _names_a_commit(self) -> bool:
         return COMMIT.fullmatch(self.revision or "") is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -12,6 +13,14 @@ class Strict(BaseModel):
     """A part of the manifest: unknown fields are refused, and nothing is converted ("4096" is not 4096)."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        """A null is as good as a field that is left out: charts with unset values write them."""
+        if not isinstance(value, Mapping):
+            return value
+        return {key: each for key, each in value.items() if each is not None}
 
 
 LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # DNS-1123 label

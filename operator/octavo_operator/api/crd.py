@@ -6,6 +6,7 @@ once, in the types and in `rules`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ KEPT = (
 LIST_KEYS = {("Status", "conditions"): "type", ("Engine", "env"): "name"}
 
 UNSEEN = {"observedGeneration": -1}
+
+HAS = re.compile(r"has\(((?:self|oldSelf)\.[\w.]+)\)")  # true of a null, which is as good as left out
 
 NAME_RULES = (
     {
@@ -181,6 +184,7 @@ class _Types:
         }
         rules = [twin.validation() for rule in _rules(model) for twin in rule.twins]
         rules += CHANGES.get(model.__name__, ())
+        rules = [rule | {"rule": HAS.sub(r"(\g<0> && dyn(\1) != null)", rule["rule"])} for rule in rules]
         if rules:
             result["x-kubernetes-validations"] = rules
         return result
@@ -194,6 +198,10 @@ class _Types:
         result = self._value(node, description)
         if plain:
             result["default"] = default
+        elif issubclass(model, Strict) and not model.model_fields[_name(model, name)].is_required():
+            # Under server-side apply a null is kept, and refused where the schema does not allow it. A field with a
+            # default gets that.
+            result["nullable"] = True
         if key := LIST_KEYS.get((model.__name__, name)):
             result |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
         elif result.get("type") == "array":
@@ -206,7 +214,7 @@ class _Types:
             name = node["$ref"].rpartition("/")[2]
             return self._object(self.models[name], self.definitions[name], description or "")
         if "anyOf" in node and not node.get("x-kubernetes-int-or-string"):
-            # Or null: the API server drops nulls by itself before it validates.
+            # Or null, which `_field` allows.
             (inner,) = (branch for branch in node["anyOf"] if branch.get("type") != "null")
             return self._value(inner, description)
         result: Schema = said | {key: node[key] for key in KEPT if key in node}
@@ -224,6 +232,11 @@ class _Types:
             else:
                 result["x-kubernetes-preserve-unknown-fields"] = True
         return result
+
+
+def _name(model: type[BaseModel], alias: str) -> str:
+    """The field's name in Python."""
+    return next(name for name, field in model.model_fields.items() if (field.alias or name) == alias)
 
 
 def _rules(model: type[BaseModel]) -> tuple[Rule, ...]:

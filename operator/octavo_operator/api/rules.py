@@ -19,6 +19,7 @@ from octavo_operator.api.traffic import Autoscaling
 from octavo_operator.api.v1alpha1 import Spec
 
 Raw = Mapping[str, Any]
+REPLICAS = 1  # the schema's default, which cannot be told from what a manifest says
 Finding = tuple[str, str, str | None]  # the field within the mapping ("args.2"), what is wrong, what to do
 
 
@@ -51,7 +52,7 @@ def _min_and_max(raw: Raw) -> Iterator[Finding]:
 
 
 def _replicas_or_autoscaling(raw: Raw) -> Iterator[Finding]:
-    if raw.get("replicas") is not None and raw.get("autoscaling") is not None:
+    if raw.get("replicas") not in {None, REPLICAS} and raw.get("autoscaling") is not None:
         yield "replicas", "is set beside autoscaling, which decides it", "remove one of the two"
 
 
@@ -162,7 +163,7 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
             _replicas_or_autoscaling,
             (
                 Cel(
-                    "!(has(self.replicas) && has(self.autoscaling))",
+                    f"!(has(self.replicas) && self.replicas != {REPLICAS} && has(self.autoscaling))",
                     "replicas is set beside autoscaling, which decides it: remove one of the two",
                     "replicas",
                 ),
@@ -173,7 +174,7 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
             tuple(
                 Cel(
                     "!has(self.accelerator) || self.accelerator.vendor != 'cpu' || !has(self.engine)"
-                    f" || self.engine.{field} == 1",
+                    f" || !has(self.engine.{field}) || self.engine.{field} == 1",
                     f"{field} splits a model across cards, and vendor: cpu has none: remove one of the two",
                     f"engine.{field}",
                 )
@@ -229,7 +230,7 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
                     for field in ("size", "storageClassName", "accessMode")
                 ),
                 Cel(
-                    "!has(self.existingClaim) || !self.retain",
+                    "!has(self.existingClaim) || !has(self.retain) || !self.retain",
                     "retain is set beside existingClaim, which is never deleted: remove it",
                     "retain",
                 ),

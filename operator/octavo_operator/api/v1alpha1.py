@@ -44,8 +44,8 @@ class Spec(Strict):
     """Size of /dev/shm, held in memory; by default it follows from the number of cards."""
     cache: Cache | None = None
     """Volume that keeps the model between restarts."""
-    replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    """Replicas, without autoscaling; none given: one."""
+    replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+    """Replicas, without autoscaling."""
     autoscaling: Autoscaling | None = None
     """Scaling by the queue's depth, in place of `replicas`."""
     rollout: Rollout = Rollout()

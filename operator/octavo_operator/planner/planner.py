@@ -200,8 +200,7 @@ def _scale(service: LLMService) -> Scale:
     spec = service.spec
     auto = spec.autoscaling
     if auto is None:
-        replicas = 1 if spec.replicas is None else spec.replicas
-        return Scale(replicas, replicas, replicas, None)
+        return Scale(spec.replicas, spec.replicas, spec.replicas, None)
     return Scale(
         None,
         auto.min_replicas,
