@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,9 +23,11 @@ from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
 from octavo_models.safetensors_header import read_safetensors_header
 from octavo_models.stored_tensor import StoredTensor
 from octavo_operator.api.model import Model
-from octavo_operator.api.v1alpha1 import MODEL_CONFIG
+from octavo_operator.api.quantity import Quantity
+from octavo_operator.api.v1alpha1 import MODEL_CONFIG, MODEL_SIZE
 from octavo_operator.errors import ModelUnknownError
 from octavo_operator.hub import expanded, hub_home, user_cache
+from octavo_operator.model_size import size_of_files, size_of_folder
 
 RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched from a package, whole
 
@@ -36,16 +38,24 @@ class Description:
 
     spec: ModelSpec | None
     why_unknown: str = ""
+    size: int | None = None
+    """Bytes of the weights, where there is no spec and their files have a size."""
 
 
 def annotated(annotations: Mapping[str, str]) -> Description | None:
-    """By the manifest's own annotation; None where it has none."""
+    """By the manifest's own annotations; None where it has none."""
+    size = None
+    if (amount := annotations.get(MODEL_SIZE)) is not None:
+        try:
+            size = int(Quantity.parse(amount))
+        except ValueError as error:
+            return Description(None, f"the annotation {MODEL_SIZE}: {error}")
     if (text := annotations.get(MODEL_CONFIG)) is None:
-        return None
+        return None if size is None else Description(None, f"its size alone is annotated ({MODEL_SIZE})", size)
     try:
         return Description(_from_config(text, f"the annotation {MODEL_CONFIG}"))
     except ModelUnknownError as error:
-        return Description(None, str(error))
+        return Description(None, str(error), size)
 
 
 def describe(
@@ -67,11 +77,15 @@ def describe(
         return Description(_read(_main_file(folder, model.file)))
     if (told := annotated(annotations)) is not None:
         return told
+    found = None
     try:
         found = _find(model)
-        return Description(_from_hub(model, offline=offline) if found is None else _read(found))
+        return _from_hub(model, offline=offline) if found is None else Description(_read(found))
     except ModelUnknownError as error:
-        return Description(None, str(error))
+        size = None
+        if found is not None:
+            size = size_of_folder(found.parent, found.name if found.suffix == ".gguf" else model.file)
+        return Description(None, str(error), size)
 
 
 def _find(model: Model) -> Path | None:
@@ -223,11 +237,18 @@ def _in_hub_cache(name: str, model: Model) -> Path | None:
     return found if found.is_file() else None
 
 
-def _from_hub(model: Model, *, offline: bool) -> ModelSpec:
+def _from_hub(model: Model, *, offline: bool) -> Description:
     if offline or os.environ.get("HF_HUB_OFFLINE") in {"1", "true", "TRUE", "True"}:
         raise ModelUnknownError("its config.json is not on this machine; --config FILE tells it")
     if model.file is not None:
         raise ModelUnknownError(f"{model.file} is not on this machine; --model-dir FOLDER tells where it is")
-    from octavo_operator.hub import config_of  # noqa: PLC0415 — only a question to the hub pays for it
+    from octavo_operator.hub import config_of, sizes_of  # noqa: PLC0415 — only a question to the hub pays for it
 
-    return _from_config(config_of(model.uri.rest, model.revision), "the hub's config.json")
+    text = config_of(model.uri.rest, model.revision)
+    try:
+        return Description(_from_config(text, "the hub's config.json"))
+    except ModelUnknownError as error:
+        size = None
+        with suppress(ModelUnknownError):
+            size = size_of_files(sizes_of(model.uri.rest, model.revision))
+        return Description(None, str(error), size)

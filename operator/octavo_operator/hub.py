@@ -6,6 +6,7 @@ address.
 
 from __future__ import annotations
 
+import json
 import os
 from http.client import HTTPMessage
 from pathlib import Path
@@ -17,13 +18,27 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from octavo_operator.errors import ModelUnknownError
 
 TIMEOUT_S = 5.0
-LARGEST = 1 << 20
+LARGEST = 4 << 20
 NO_HOME = Path("/nonexistent")  # what Debian gives to users without a home
 
 
 def config_of(name: str, revision: str | None) -> str:
     """The text of the repository's config.json. Raises ModelUnknownError with the reason as half a sentence."""
-    url = f"{_endpoint()}/{quote(name)}/resolve/{quote(revision or 'main', safe='')}/config.json"
+    return _answer(f"{quote(name)}/resolve/{quote(revision or 'main', safe='')}/config.json", "its config.json")
+
+
+def sizes_of(name: str, revision: str | None) -> dict[str, int]:
+    """The repository's files with their bytes. Raises ModelUnknownError with the reason as half a sentence."""
+    path = f"api/models/{quote(name)}/revision/{quote(revision or 'main', safe='')}?blobs=true"
+    try:
+        siblings = json.loads(_answer(path, "its files"))["siblings"]
+        return {each["rfilename"]: int(each["size"]) for each in siblings if each.get("size") is not None}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelUnknownError("the hub's list of its files can't be read") from error
+
+
+def _answer(path: str, what: str) -> str:
+    url = f"{_endpoint()}/{path}"
     headers = {"User-Agent": "octavo"}
     if token := _token():
         headers["Authorization"] = f"Bearer {token}"
@@ -35,8 +50,8 @@ def config_of(name: str, revision: str | None) -> str:
         error.close()
         if error.code in {401, 403}:
             remedy = "accept the model's terms and set HF_TOKEN"
-            raise ModelUnknownError(f"the hub wants a token for its config.json; {remedy}") from error
-        raise ModelUnknownError(f"the hub answers {error.code} when asked for its config.json") from error
+            raise ModelUnknownError(f"the hub wants a token for {what}; {remedy}") from error
+        raise ModelUnknownError(f"the hub answers {error.code} when asked for {what}") from error
     except (URLError, OSError, ValueError) as error:
         raise ModelUnknownError("the hub can't be reached; --config FILE tells its config.json") from error
 

@@ -50,6 +50,7 @@ async def observe(cluster: Cluster, key: Key, service: LLMService | None, feed: 
     return Observed(
         model=described.spec,
         why_unknown=described.why_unknown,
+        model_bytes=described.size,
         free_cards=free,
         serving=any(_is_ready(pod) for pod in engines),
         service_monitors=monitors,

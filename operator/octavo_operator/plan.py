@@ -41,7 +41,7 @@ def _plan(service: LLMService, options: argparse.Namespace) -> Plan:
         annotations=service.metadata.annotations,
         offline=options.offline,
     )
-    return plan(service, Observed(found.spec, found.why_unknown), Settings())
+    return plan(service, Observed(found.spec, found.why_unknown, model_bytes=found.size), Settings())
 
 
 def _shown(plans: list[Plan], output: str) -> str:

@@ -47,7 +47,9 @@ def _plan(service: LLMService, options: argparse.Namespace) -> Plan:
         annotations=service.metadata.annotations,
         offline=options.offline,
     )
-    observed = Observed(found.spec, found.why_unknown, service_monitors=options.service_monitors)
+    observed = Observed(
+        found.spec, found.why_unknown, model_bytes=found.size, service_monitors=options.service_monitors
+    )
     return plan(service, observed, Settings())
 
 

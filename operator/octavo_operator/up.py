@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     service, remark = launch.for_this_machine(manifest.service(options.name), cpu=options.cpu, cards=cards)
     references = References.of(manifest, options.secret, options.config_map)
     found = describe(service.spec.model, folder=options.model_dir, offline=True)
-    made = plan(service, Observed(found.spec, found.why_unknown), settings)
+    made = plan(service, Observed(found.spec, found.why_unknown, model_bytes=found.size), settings)
     if made.refusal is not None and not (made.refusal.reason == "SchemeNotSupported" and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)

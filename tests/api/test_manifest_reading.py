@@ -151,5 +151,5 @@ spec: {model: {uri: hf://org/model}, accelerator: {vendor: cpu}}
 
 def test_a_null_within_the_pod_template_stays():
     """It removes what would be there, as in a strategic merge."""
-    text = ONE % "a" + "\n  podTemplate: {spec: {securityContext: null}}\n"
+    text = (ONE % "a").replace("}}", "}, podTemplate: {spec: {securityContext: null}}}")
     assert load_manifest(text).spec.pod_template == {"spec": {"securityContext": None}}

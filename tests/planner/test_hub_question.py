@@ -11,7 +11,7 @@ import pytest
 from planner_cases import SMALL, described
 
 from octavo_operator.api.model import Model
-from octavo_operator.description import describe
+from octavo_operator.description import annotated, describe
 
 MODEL = Model.model_validate({"uri": "hf://org/name", "revision": "refs/pr/1"})
 
@@ -22,19 +22,23 @@ class Hub:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
         self.status, self.body, self.location = 200, json.dumps(SMALL), None
+        self.files: dict[str, int] = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 hub.asked.append((self.path, self.headers.get("Authorization")))
                 location, hub.location = hub.location, None
+                body = hub.body
+                if self.path.startswith("/api/"):
+                    body = json.dumps({"siblings": [{"rfilename": n, "size": s} for n, s in hub.files.items()]})
                 self.send_response(307 if location else hub.status)
                 if location:
                     self.send_header("Location", location)
-                self.send_header("Content-Length", "0" if location else str(len(hub.body)))
+                self.send_header("Content-Length", "0" if location else str(len(body)))
                 self.end_headers()
                 if not location:
-                    self.wfile.write(hub.body.encode())
+                    self.wfile.write(body.encode())
 
             def log_message(self, *_):
                 pass
@@ -88,6 +92,43 @@ def test_a_refusal_is_half_a_sentence(hub, status, told):
 def test_an_answer_that_is_no_config_is_told(hub):
     hub.body = "<html>"
     assert describe(MODEL, offline=False).why_unknown.startswith("the hub's config.json is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        ({"model-00001-of-00002.safetensors": 5, "model-00002-of-00002.safetensors": 7, "README.md": 1}, 12),
+        ({"model.safetensors": 5, "consolidated.safetensors": 5}, 5),
+        ({"consolidated.safetensors": 6, "onnx/model.safetensors": 9}, 6),
+        ({"a-q4.gguf": 3}, 3),
+        ({"a-q4.gguf": 3, "a-q8.gguf": 6}, None),
+        ({"pytorch_model.bin": 5}, None),
+    ],
+)
+def test_a_model_that_no_page_describes_still_has_a_size(hub, files, size):
+    hub.body, hub.files = json.dumps({"architectures": ["PhiForCausalLM"]}), files
+    found = describe(MODEL, offline=False)
+    assert (found.spec, found.size) == (None, size)
+    assert "PhiForCausalLM" in found.why_unknown
+    assert [path for path, _ in hub.asked] == [
+        "/org/name/resolve/refs%2Fpr%2F1/config.json",
+        "/api/models/org/name/revision/refs%2Fpr%2F1?blobs=true",
+    ]
+
+
+def test_files_of_this_machine_have_a_size_too(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["PhiForCausalLM"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 9)
+    assert describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).size == 9
+    index = {"metadata": {"total_size": 5_000_000_000}, "weight_map": {}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).size == 5_000_000_000
+
+
+def test_an_annotated_size_serves_where_nobody_may_look():
+    found = annotated({"octavo.dev/model-size": "87Gi"})
+    assert (found.spec, found.size) == (None, 87 << 30)
+    assert "model-size" in annotated({"octavo.dev/model-size": "much"}).why_unknown
 
 
 def test_offline_nothing_is_asked(hub, monkeypatch):
