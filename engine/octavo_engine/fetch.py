@@ -1,7 +1,7 @@
 """Fetch a model and end: `python -m octavo_engine.fetch`, what the Job of a model cache runs.
 
-Fetches as `octavo serve` would, into the same folders, so that a server finds everything there. What is whole already
-is not fetched again, and what a killed fetch left is gone on with.
+Fetches as `octavo serve` would, into the same folders, so that a server finds everything there. What was whole once, by
+its marker (`weights/marker.py`), is not asked for again; what a killed fetch left is gone on with.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.marker import read_marker, write_marker
 from octavo_engine.weights.source import resolve
 
 PAUSE_S = 10.0  # between two lines of progress
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     model = ModelConfig(model=options.model, served_model_names=(), revision=options.revision, file=options.file)
     started = time.monotonic()
+    if (marker := read_marker(model)) is not None:
+        logging.getLogger(__name__).info("%s is whole on the volume already", model.model)
+        _report(options.report, marker["commit"], marker["bytes"])
+        return 0
     try:
         files = resolve(model, Progress().report)
     except ModelLoadError as error:
@@ -35,9 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = sum(path.stat().st_size for path in files.weights)
     seconds = time.monotonic() - started
     logging.getLogger(__name__).info("%s: %.1f MB are in %s (%.1f s)", model.model, size / 1e6, files.folder, seconds)
-    if options.report is not None:
-        options.report.write_text(json.dumps({"commit": files.commit, "bytes": size}), encoding="utf-8")
+    write_marker(model, files)
+    _report(options.report, files.commit, size)
     return 0
+
+
+def _report(path: Path | None, commit: str | None, size: int) -> None:
+    if path is not None:
+        path.write_text(json.dumps({"commit": commit, "bytes": size}), encoding="utf-8")
 
 
 class Progress:
