@@ -1,24 +1,29 @@
 """Makes the children what the plan says, and writes only where they are not.
 
 Knows what differs between kinds: a Job's template can't be changed, a Deployment's replicas may be the autoscaler's,
-an optional child goes when it is no longer wanted. One child that is refused does not hold up the others.
+an optional child goes when it is no longer wanted, a claim that holds data never does. Stopping comes first: neither a
+refused spec nor a download nor a child that is refused holds it up.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo_operator import downloads, replicas
+from octavo_operator.api.v1alpha1 import KIND
 from octavo_operator.children import Manifest
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
 from octavo_operator.cluster import Cluster, Object
-from octavo_operator.drift import differs, without_others
+from octavo_operator.drift import differs, same_template, without_others
 from octavo_operator.errors import ApiError, UnreachableError
+from octavo_operator.labels import COMPONENT, PRELOAD
 from octavo_operator.observed import Observed
-from octavo_operator.ownership import HANDOVER, others, ours, owns
+from octavo_operator.ownership import HANDOVER, ours, owns
 from octavo_operator.planner import Plan
-from octavo_operator.resources import BY_KIND, JOBS
+from octavo_operator.resources import AUTOSCALERS, BY_KIND, CLAIMS, DEPLOYMENTS, JOBS
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,8 @@ class Outcome:
     removed: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # fields that another manager holds
+    kept: list[str] = field(default_factory=list)  # claims that are no longer wanted and hold data
+    conflict: ApiError | None = None  # somebody was quicker: to be looked at again at once
 
     @property
     def wrote(self) -> bool:
@@ -53,37 +60,81 @@ class Outcome:
 class Applier:
     """For one service and one pass."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, observed: Observed, log_as: dict[str, dict[str, str]]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        plan: Plan,
+        observed: Observed,
+        log_as: dict[str, dict[str, str]],
+        named: Collection[str] = (),
+    ) -> None:
+        """`named` has the claims that the manifest refers to."""
         self._cluster = cluster
         self._plan = plan
         self._observed = observed
         self._log_as = log_as
+        self._named = {*named, *([plan.cache.claim] if plan.cache is not None else [])}
+        self._waits = downloads.waits(plan, observed)
+        self._deployment: Any = observed.child(DEPLOYMENTS.kind, plan.name)
         self.outcome = Outcome()
 
     async def run(self, desired: tuple[Manifest, ...]) -> Outcome:
-        """What the API server refuses, or does not answer in time, is part of the outcome.
-
-        Raises NotLeadingError, and ApiError where somebody was quicker (409).
-        """
+        """What the API server refuses, or does not answer in time, is part of the outcome. Raises NotLeadingError."""
+        await self._set_number()
         for manifest in desired:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             try:
                 await self._bring_about(manifest)
             except (ApiError, UnreachableError) as error:
                 self._refused(kind, name, error)
-        wanted = {(each["kind"], each["metadata"]["name"]) for each in desired}
-        for live in self._observed.children:
-            resource = BY_KIND[live["kind"]]
-            if resource.optional and (live["kind"], live["metadata"]["name"]) not in wanted and self._is_ours(live):
-                await self._remove(live)
+        if self._plan.refusal is None:
+            await self._remove_unwanted(desired)
         return self.outcome
+
+    async def _set_number(self) -> None:
+        """The number of replicas where it falls, or where the rest of the Deployment waits for a download.
+
+        An autoscaler that is no longer wanted goes before, or it would scale back what was stopped.
+        """
+        plan, live, wanted = self._plan, self._deployment, self._plan.scale.replicas
+        if wanted is None or live is None or self._is_going(live):
+            return
+        autoscaler: Any = self._observed.child(AUTOSCALERS.kind, plan.name)
+        if autoscaler is not None and self._is_ours(autoscaler):
+            await self._remove(autoscaler)
+        now = replicas.running(live)
+        held_up = plan.refusal is None and self._waits and now > 0
+        if replicas.is_autoscaled(plan, self._observed) or not (wanted < now or (held_up and wanted > now)):
+            return
+        try:
+            self._deployment = await replicas.set_number(self._cluster, live, wanted, self._log_as)
+        except (ApiError, UnreachableError) as error:
+            self._refused(DEPLOYMENTS.kind, plan.name, error)
+        else:
+            self.outcome.changed.append(f"{DEPLOYMENTS.kind} {plan.name}")
+
+    async def _remove_unwanted(self, desired: tuple[Manifest, ...]) -> None:
+        wanted = {(each["kind"], each["metadata"]["name"]) for each in desired}
+        live: Any
+        for live in self._observed.children:
+            kind, name = live["kind"], live["metadata"]["name"]
+            if not BY_KIND[kind].optional or (kind, name) in wanted or not self._is_ours(live):
+                continue
+            if kind != CLAIMS.kind:
+                await self._remove(live)
+            elif name in self._named:
+                continue
+            elif live.get("status", {}).get("phase") == "Pending":
+                await self._remove(live)
+            else:
+                self.outcome.kept.append(name)
 
     async def _bring_about(self, manifest: Manifest) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        live: Any = self._observed.child(kind, name)
+        live: Any = self._deployment if kind == DEPLOYMENTS.kind else self._observed.child(kind, name)
         if live is None:
             live = await self._cluster.get(BY_KIND[kind], manifest["metadata"]["namespace"], name)
-            if live is not None and not self._is_ours(live) and not self._is_unowned_of_ours(live):
+            if live is not None and not self._is_known(live):
                 words = f"{kind} {name} exists and belongs to somebody else; delete it, or name the service otherwise"
                 self.outcome.refused.append(Refused(kind, name, "NameTaken", words))
                 return
@@ -91,14 +142,14 @@ class Applier:
             words = f"{kind} {name} of a former service of that name is still being removed"
             self.outcome.refused.append(Refused(kind, name, "Terminating", words))
             return
-        if kind == "Job" and live is not None:
+        if kind == JOBS.kind:
             live = await self._settled_job(manifest, live)
             if live is manifest:
                 return
-        if kind == "Deployment":
-            if live is not None and live["spec"].get("replicas") and waits_for_model(self._plan, self._observed):
+        if kind == DEPLOYMENTS.kind:
+            if live is not None and replicas.running(live) and self._waits:
                 return  # what serves goes on serving until the new model is there
-            manifest = await self._with_replicas(manifest, live)
+            manifest = await self._with_replicas(self._with_strategy(manifest, live), live)
         if live is not None:
             manifest, held = without_others(manifest, live)
             self.outcome.held += [f"{kind} {name}: {field}" for field in held]
@@ -108,19 +159,39 @@ class Applier:
         (self.outcome.created if live is None else self.outcome.changed).append(f"{kind} {name}")
         log.info("%s %s %s", "created" if live is None else "changed", kind, name, extra=self._log_as)
 
-    async def _settled_job(self, manifest: Manifest, live: Object) -> Object | None:
-        """The manifest itself where the live Job does: it has done this download, or failed at this very template.
+    async def _settled_job(self, manifest: Manifest, live: Object | None) -> Object | None:
+        """The manifest itself where there is nothing to do: the download is done, is being done, or has failed at this
+        very template. None where the Job is to be created.
 
-        One that was made for something else is removed; None then, for the next to be made.
+        A Job for something else is removed, and the next one is created once no pod writes to the volume any more. One
+        for the same download is replaced only where its template has changed and no pod of it has come to run.
         """
-        wished, there = manifest["metadata"]["annotations"], live["metadata"].get("annotations", {})
-        state = finished(live)
-        if wished[DOWNLOAD] == there.get(DOWNLOAD) and state == "Complete":
-            return manifest
-        if wished[TEMPLATE] == there.get(TEMPLATE):
-            return manifest if state == "Failed" else live
+        if live is None:
+            busy = any(
+                pod["metadata"]["labels"].get(COMPONENT) == PRELOAD and downloads.is_at_work(pod)
+                for pod in self._observed.pods
+            )
+            return manifest if busy or not self._waits else None
+        wanted, there = manifest["metadata"]["annotations"], live["metadata"].get("annotations", {})
+        state = downloads.finished(live)
+        if wanted[DOWNLOAD] == there.get(DOWNLOAD):
+            if not self._waits:
+                return manifest
+            runs = any(
+                pod.get("status", {}).get("phase") == "Running" for pod in downloads.pods_of(live, self._observed)
+            )
+            if state != "Complete" and (wanted[TEMPLATE] == there.get(TEMPLATE) or (state is None and runs)):
+                return manifest if state == "Failed" or wanted[TEMPLATE] != there.get(TEMPLATE) else live
         await self._remove(live)
-        return None
+        return manifest
+
+    def _with_strategy(self, manifest: Manifest, live: Object | None) -> Manifest:
+        """GPUs come and go; which of them are free counts for a change that begins now."""
+        if live is None or not self._plan.rollout.momentary or self._observed.change is not None:
+            return manifest
+        if not same_template(manifest, live):
+            return manifest
+        return manifest | {"spec": manifest["spec"] | {"strategy": live["spec"]["strategy"]}}
 
     async def _with_replicas(self, manifest: Manifest, live: Object | None) -> Manifest:
         """No replica starts before the model is there; under autoscaling the number is the autoscaler's.
@@ -128,36 +199,29 @@ class Applier:
         Handed over without a dip: before we give `replicas` up, another manager of ours holds the number that is.
         """
         plan, spec = self._plan, dict(manifest["spec"])
-        running = int(live["spec"].get("replicas") or 0) if live is not None else 0
-        if not running and waits_for_model(plan, self._observed):
+        if self._waits:
             spec["replicas"] = 0
             return manifest | {"spec": spec}
-        if "replicas" in spec or plan.scale.replicas is not None:
+        if not replicas.is_autoscaled(plan, self._observed):
             return manifest
         if live is None:
-            spec["replicas"] = plan.scale.minimum  # given up in the next pass
+            spec.setdefault("replicas", plan.scale.minimum)  # given up in the next pass
             return manifest | {"spec": spec}
-        if owns(ours(live), "spec", "replicas") and not any(
-            owns(fields, "spec", "replicas") for _, fields in others(live)
-        ):
-            metadata = live["metadata"]
-            body = {
-                "apiVersion": manifest["apiVersion"],
-                "kind": manifest["kind"],
-                "metadata": {
-                    "name": metadata["name"],
-                    "namespace": metadata["namespace"],
-                    "resourceVersion": metadata["resourceVersion"],  # not a number that has changed meanwhile
-                },
-                "spec": {"replicas": running or plan.scale.minimum},
-            }
-            await self._cluster.apply(BY_KIND["Deployment"], body, manager=HANDOVER)
-            log.info("handed replicas over to the autoscaler", extra=self._log_as)
-        return manifest
+        now = replicas.running(live)
+        if now and spec.get("replicas", now) != now:
+            words = f"spec.replicas is set by the HorizontalPodAutoscaler {self._observed.autoscaler}"
+            self.outcome.held.append(f"{DEPLOYMENTS.kind} {plan.name}: {words}")
+        spec.pop("replicas", None)
+        # A zero of ours is ours to undo: at zero an autoscaler rests.
+        stopped = not now and (plan.scale.replicas is None or owns(ours(live, HANDOVER), "spec", "replicas"))
+        if stopped or owns(ours(live), "spec", "replicas"):
+            await replicas.set_number(self._cluster, live, now or plan.scale.minimum, self._log_as)
+            self.outcome.changed.append(f"{DEPLOYMENTS.kind} {plan.name}")
+        return manifest | {"spec": spec}
 
     async def _remove(self, live: Any) -> None:
         kind, name = live["kind"], live["metadata"]["name"]
-        if "deletionTimestamp" in live["metadata"]:
+        if "deletionTimestamp" in live["metadata"] or f"{kind} {name}" in self.outcome.removed:
             return
         try:
             await self._cluster.delete(BY_KIND[kind], live)
@@ -168,43 +232,31 @@ class Applier:
         log.info("removed %s %s", kind, name, extra=self._log_as)
 
     def _refused(self, kind: str, name: str, error: ApiError | UnreachableError) -> None:
-        if isinstance(error, ApiError) and error.status == 409:  # somebody was quicker: look again
-            raise error
+        if isinstance(error, ApiError) and error.status == 409:
+            self.outcome.conflict = error
+            return
         if isinstance(error, UnreachableError):  # a webhook may be slow; where the server is away, the status fails too
             refused = Refused(kind, name, "NoAnswer", str(error))
         else:
             refused = Refused(kind, name, error.reason, error.words, error.causes, error.status)
         self.outcome.refused.append(refused)
 
-    def _is_ours(self, live: Any) -> bool:
-        return any(
-            owner["uid"] == self._plan.uid and owner.get("controller")
-            for owner in live["metadata"].get("ownerReferences", ())
-        )
+    def _is_ours(self, live: Object) -> bool:
+        return self._owner(live) == self._plan.uid
 
-    def _is_unowned_of_ours(self, live: Any) -> bool:
-        """A claim that was retained, its labels lost: our own apply stands in its managed fields."""
-        return not live["metadata"].get("ownerReferences") and bool(ours(live))
+    def _is_known(self, live: Object) -> bool:
+        """Ours; or a former service's of that name, which goes; or one whose owner and labels were lost, such as a
+        claim that was retained: our own apply stands in its managed fields."""
+        owners = live["metadata"].get("ownerReferences", ())
+        if any(owner.get("kind") == KIND and owner["name"] == self._plan.name for owner in owners):
+            return True
+        return not owners and bool(ours(live))
 
-    def _is_going(self, live: Any) -> bool:
-        former = any(
-            owner.get("controller") and owner["uid"] != self._plan.uid
-            for owner in live["metadata"].get("ownerReferences", ())
-        )
-        return former or "deletionTimestamp" in live["metadata"]
+    def _is_going(self, live: Object) -> bool:
+        return self._owner(live) not in {None, self._plan.uid} or "deletionTimestamp" in live["metadata"]
 
-
-def finished(job: Any) -> str | None:
-    """Complete or Failed; None while it goes on."""
-    for condition in job.get("status", {}).get("conditions", ()):
-        if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
-            return str(condition["type"])
-    return None
-
-
-def waits_for_model(plan: Plan, observed: Observed) -> bool:
-    """The download comes first."""
-    if plan.cache is None or not plan.cache.preload:
-        return False
-    job = observed.child(JOBS.kind, f"{plan.name}-preload")
-    return job is None or finished(job) != "Complete"
+    @staticmethod
+    def _owner(live: Object) -> str | None:
+        """The UID of its controller."""
+        owners = live["metadata"].get("ownerReferences", ())
+        return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)

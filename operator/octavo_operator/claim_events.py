@@ -1,20 +1,29 @@
-"""Why a claim has no volume, from the Events that the storage's controllers post about it."""
+"""What controllers and kubelets complain of in Events: a claim without a volume, a Job without a pod, a pod that can't start."""
 
 from __future__ import annotations
 
 from octavo_operator.cluster import Cluster, Object
+from octavo_operator.observed import Complaint
 from octavo_operator.resources import EVENTS
 
 AT_IT = {"ExternalProvisioning", "Provisioning"}  # told again and again, between the complaints
+COMPLAINTS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
 
 
-async def words_about(cluster: Cluster, namespace: str, claim: str) -> str:
-    """The last complaint in its own words; empty where nobody complains, or no longer does."""
-    about = f"regarding.kind=PersistentVolumeClaim,regarding.name={claim}"
-    events = [each for each in await cluster.list(EVENTS, namespace, fields=about) if each.get("reason") not in AT_IT]
+async def complaint_about(cluster: Cluster, thing: Object) -> Complaint | None:
+    """The last Event, if it is a complaint; what was complained of before is over."""
+    metadata = thing["metadata"]
+    about = f"regarding.kind={thing['kind']},regarding.name={metadata['name']}"
+    found = await cluster.list(EVENTS, metadata["namespace"], fields=about)
+    events = [
+        each
+        for each in found
+        if each.get("reason") not in AT_IT and each.get("regarding", {}).get("uid") in {None, metadata["uid"]}
+    ]
     last = max(events, key=_when, default={})
-    complains = last.get("type") == "Warning" or last.get("reason") == "FailedBinding"
-    return str(last.get("note", "")) if complains else ""
+    if last.get("type") != "Warning" and last.get("reason") not in COMPLAINTS:
+        return None
+    return Complaint(str(last.get("reason", "")), str(last.get("note", "")))
 
 
 def _when(event: Object) -> str:

@@ -1,8 +1,10 @@
-"""Why the model's claim has no volume, and what to do. Pure."""
+"""Why the model's claim has no volume, or a replica does not get it, and what to do. Pure."""
 
 from __future__ import annotations
 
+from octavo_operator import room
 from octavo_operator.observed import Observed
+from octavo_operator.planner import Plan
 from octavo_operator.planner.plan import CachePlan
 from octavo_operator.pod_troubles import Trouble
 
@@ -24,3 +26,25 @@ def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
         remedy = "mark a storage class as the cluster's default, or remove spec.cache and set it anew with one"
         return Trouble("NoStorageClass", f"{said}; {remedy}", stuck=True, rank=0)
     return Trouble("ClaimPending", f"{said}; it is tried again by the storage class's provisioner", stuck=False, rank=0)
+
+
+def detained(plan: Plan, observed: Observed) -> Trouble | None:
+    """A replica that has a node and waits for a volume which is still attached to another one (Multi-Attach)."""
+    everyone = (*observed.pods, *observed.holders)
+    for pod in observed.pods:
+        for holder in room.detained_by(pod, everyone, plan.pod.exclusive):
+            (claim, *_) = sorted(room.claims_of(pod) & room.claims_of(holder) & set(plan.pod.exclusive))
+            node, name = holder["spec"]["nodeName"], holder["metadata"]["name"]
+            text = (
+                f"the claim {claim} is on one node at a time, and the pod {name} has it on {node}: the replica on "
+                f"{pod['spec']['nodeName']} starts once that pod has ended"
+            )
+            if "deletionTimestamp" in holder["metadata"]:
+                text += (
+                    f"; if {node} is down for good: kubectl taint node {node} "
+                    "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+                )
+            else:
+                text += "; a claim with accessMode ReadWriteMany would do for both"
+            return Trouble("MultiAttach", text, stuck=False, rank=6)
+    return None

@@ -35,8 +35,18 @@ def differs(desired: Object, live: Object) -> bool:
     return not _within(desired, live, ()) or not covers(ours(live), desired)
 
 
+def same_template(desired: Object, live: Object) -> bool:
+    """Whether the pods of a Deployment stay as they are: its template needs no apply."""
+    path = ("spec", "template")
+    wanted, there = desired["spec"]["template"], live["spec"]["template"]
+    owned: Any = ours(live)
+    for step in path:
+        owned = owned.get(f"f:{step}", {})
+    return _within(wanted, there, path) and covers(owned, wanted)
+
+
 def without_others(desired: Object, live: Object) -> tuple[Object, tuple[str, ...]]:
-    """`desired` without the fields that another manager applied with another value, and who holds which of them."""
+    """`desired` without the fields that another manager holds with another value, and who holds which of them."""
     result = deepcopy(desired)
     held: list[str] = []
     for manager, fields in others(live):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from octavo_models import ModelSpec
@@ -39,6 +40,8 @@ class Nodes:
     """Kinds of GPUs on the nodes that would do."""
     announced: bool = True
     """Some node announces the resource that counts the GPUs: its device plugin runs."""
+    names: tuple[str, ...] = ()
+    """Host names of the nodes that have enough GPUs for a replica and would do, be they free or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,25 @@ class Change:
     surges: bool
     """A new replica starts before an old one ends."""
     unready: int = 0
-    """Wished-for replicas that do not answer."""
+    """Desired replicas that do not answer, and that no node is about to make answer: a new one that has a node and
+    loads its model is not among them."""
     homeless_s: float | None = None
     """Seconds for which a new replica has found no node, with nothing about to end that would make room for it."""
     old_makes_room: bool | None = None
     """Such a replica would have a node if old replicas ended; None where nobody may look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A model that lies whole on a claim."""
+
+    digest: str
+    """Which download it was: model, revision, file and claim."""
+    claim: str
+    claim_uid: str
+    commit: str | None = None
+    size: int | None = None
+    """In bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +91,33 @@ class Observed:
     free_cards: int | None = None
     """Cards that are free on nodes that would do; None where nobody looked."""
     serving: bool = False
-    """Replicas of this service run already: a service that runs keeps its children."""
+    """Replicas of this service answer, and stay what they are: a service that runs keeps its children."""
     service_monitors: bool | None = None
     """The cluster knows ServiceMonitors; None where nobody looked."""
-    claim_access_mode: str | None = None
-    """Of the model's claim, where it exists: a claim keeps its mode, whatever would be chosen today."""
-    claim_size: str | None = None
-    """Of the model's claim, where it exists: what it has room for, whatever would be asked for today."""
     claim_waits: bool = False
     """The model's claim has no volume yet."""
     claim_words: str = ""
     """Where it waits: what the storage's controllers say about it, if they complain."""
+    claims: tuple[Object, ...] = ()
+    """Claims that the manifest refers to and that are not among the children."""
+    downloaded: Download | None = None
+    """The last download that the service's status remembers."""
+    job_waits: bool = False
+    """The download goes on and has no pod: it is not told when that changes."""
+    job_words: str = ""
+    """Where it waits: why the Job's controller could not create a pod."""
+    autoscaler: str | None = None
+    """The HorizontalPodAutoscaler that targets the Deployment, ours or another's."""
     children: tuple[Object, ...] = ()
     """Objects with the service's labels, as the API server has them."""
     pods: tuple[Object, ...] = ()
     """Pods of replicas and of the download."""
+    complaints: Mapping[str, Complaint] = field(default_factory=dict)
+    """About pods that have not started, by their UID."""
+    now: datetime | None = None
+    """The API server's time; None where nobody asked."""
+    holders: tuple[Object, ...] = ()
+    """Others' pods that have one of `claims` which is on one node at a time."""
     nodes: Nodes | None = None
     """None where nobody looked, or nobody may."""
     model_bytes: int | None = None
@@ -100,5 +129,12 @@ class Observed:
         """One of the children, if it is there."""
         for each in self.children:
             if each["kind"] == kind and each["metadata"]["name"] == name:
+                return each
+        return None
+
+    def claim(self, name: str) -> Object | None:
+        """A claim, the service's own or one that its manifest refers to."""
+        for each in (*self.children, *self.claims):
+            if each["kind"] == "PersistentVolumeClaim" and each["metadata"]["name"] == name:
                 return each
         return None

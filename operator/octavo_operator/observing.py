@@ -1,68 +1,155 @@
-"""From the API server to `Observed`: asked anew each time, nothing is remembered."""
+"""From the API server to `Observed`: asked for each time; only a download is remembered, by the status."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from octavo_operator import room
+from octavo_operator import downloads, room
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
 from octavo_operator.capacity_feed import CapacityFeed
-from octavo_operator.claim_events import words_about
+from octavo_operator.claim_events import complaint_about
 from octavo_operator.cluster import Cluster
 from octavo_operator.description import Description, annotated
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
-from octavo_operator.observed import Object, Observed
+from octavo_operator.observed import Complaint, Object, Observed
 from octavo_operator.planner.hardware import hardware_of
-from octavo_operator.resources import CHILDREN, MONITORS, PODS
+from octavo_operator.planner.storage import is_narrow, referenced
+from octavo_operator.replicas import autoscaler_of, running
+from octavo_operator.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS
 from octavo_operator.work_queue import Key
 
+MOST_ASKED = 4  # pods that are asked about at a time
 
-async def observe(cluster: Cluster, key: Key, service: LLMService | None, feed: CapacityFeed | None) -> Observed:
+
+async def observe(
+    cluster: Cluster, body: Mapping[str, Any], service: LLMService | None, feed: CapacityFeed | None
+) -> Observed:
     """What the API server has of a service; `service` is None where its spec can't be read, `feed` where no node may be.
 
+    What a former service of the same name owned is left out: it is about to go.
     Raises ApiError or UnreachableError: a snapshot with holes would be taken for the truth.
     """
+    key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
     selector = f"{SERVICE}={key.name}"
     monitors = await cluster.serves(MONITORS)
     kinds = (*CHILDREN, *([MONITORS] if monitors else []))
     found = await asyncio.gather(*(cluster.list(kind, key.namespace, selector) for kind in (*kinds, PODS)))
-    children = tuple(item for items in found[:-1] for item in items)
-    pods = tuple(sorted(found[-1], key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
-    engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    children = tuple(item for items in found[:-1] for item in items if not is_anothers(item, body["metadata"]["uid"]))
     seen = Observed(children=children)
-    deployment = seen.child("Deployment", key.name)
-    if deployment is not None and not room.is_under_way(deployment):
-        deployment = None
+    deployment: Any = seen.child("Deployment", key.name)
+    pods = tuple(sorted(found[-1], key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
+    pods = tuple(pod for pod in pods if not _is_a_formers(pod, deployment))
+    engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
+    exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
+    moves = deployment is not None and room.is_under_way(deployment)
     nodes, free = None, None
     capacity = None
     if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
         # All pods of a cluster are many: they are followed only where an answer depends on them.
-        if hardware.cards or (deployment is not None and room.seekers(engines)):
+        if hardware.cards or (moves and room.seekers(engines)):
             capacity = await feed.current()
         if capacity is not None and hardware.cards:
             nodes = room.nodes_for(hardware, template, capacity)
             free = room.nodes_for(hardware, template, capacity, room.ending(engines)).free
-    change = None if deployment is None else room.change_of(deployment, engines, capacity, cluster.now())
-    claim = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
+    change = None
+    if deployment is not None and moves:
+        change = room.change_of(deployment, engines, capacity, cluster.now(), exclusive)
+    claim: Any = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
+    job: Any = seen.child("Job", f"{key.name}-preload")
+    narrow = {each["metadata"]["name"] for each in claims if is_narrow(each)}
     described = _described(key, service)
     return Observed(
         model=described.spec,
         why_unknown=described.why_unknown,
         model_bytes=described.size,
         free_cards=free,
-        serving=any(_is_ready(pod) for pod in engines),
+        serving=deployment is not None and bool(deployment.get("status", {}).get("readyReplicas")),
         service_monitors=monitors,
-        claim_access_mode=None if claim is None else claim["spec"]["accessModes"][0],
-        claim_size=None if claim is None else claim["spec"]["resources"]["requests"]["storage"],
         claim_waits=waits,
-        claim_words=await words_about(cluster, key.namespace, f"{key.name}-cache") if waits else "",
+        claim_words=await _words(cluster, claim) if claim is not None and waits else "",
+        claims=claims,
+        downloaded=downloads.remembered(body.get("status")),
+        job_waits=job is not None and _has_no_pod(job),
+        job_words=await _words(cluster, job) if job is not None and _has_no_pod(job) else "",
+        autoscaler=await _autoscaler(cluster, service, deployment, children),
         children=children,
         pods=pods,
+        complaints=await _complaints(cluster, pods),
+        now=cluster.now(),
+        holders=await _holders(cluster, key, narrow) if narrow and any(map(room.is_loading, engines)) else (),
         nodes=nodes,
         change=change,
     )
+
+
+async def _words(cluster: Cluster, thing: Any) -> str:
+    complaint = await complaint_about(cluster, thing)
+    return "" if complaint is None else complaint.note
+
+
+async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Complaint]:
+    """Only about pods that have not started, and about a few of many: they are alike."""
+    waiting = [pod for pod in pods if room.has_not_started(pod)][-MOST_ASKED:]
+    found = await asyncio.gather(*(complaint_about(cluster, pod) for pod in waiting))
+    return {
+        pod["metadata"]["uid"]: complaint
+        for pod, complaint in zip(waiting, found, strict=True)
+        if complaint is not None
+    }
+
+
+async def _claims(cluster: Cluster, namespace: str, seen: Observed, names: Iterable[str]) -> tuple[Object, ...]:
+    """Those that the manifest names and that are not the service's own."""
+    others = [name for name in names if seen.child("PersistentVolumeClaim", name) is None]
+    found = await asyncio.gather(*(cluster.get(CLAIMS, namespace, name) for name in others))
+    return tuple(claim for claim in found if claim is not None)
+
+
+async def _holders(cluster: Cluster, key: Key, claims: set[str]) -> tuple[Object, ...]:
+    """Asked for only while a replica has not started: it may wait for a volume that another workload has."""
+    return tuple(
+        pod
+        for pod in await cluster.list(PODS, key.namespace)
+        if pod["metadata"].get("labels", {}).get(SERVICE) != key.name and room.claims_of(pod) & claims
+    )
+
+
+async def _autoscaler(
+    cluster: Cluster, service: LLMService | None, deployment: Any, children: Sequence[Any]
+) -> str | None:
+    """Another's is looked for only where the number is not the manifest's: it is of no consequence before."""
+    if service is None or deployment is None:
+        return None
+    name, spec = service.metadata.name, service.spec
+    autoscalers = [child for child in children if child["kind"] == AUTOSCALERS.kind]
+    if spec.autoscaling is None and running(deployment) != (1 if spec.replicas is None else spec.replicas):
+        autoscalers = await cluster.list(AUTOSCALERS, service.metadata.namespace)
+    return autoscaler_of(name, autoscalers)
+
+
+def is_anothers(child: Object, uid: str) -> bool:
+    """It has an owner, and that is not the service."""
+    return any(
+        owner.get("controller") and owner["uid"] != uid for owner in child["metadata"].get("ownerReferences", ())
+    )
+
+
+def _is_a_formers(pod: Object, deployment: Object | None) -> bool:
+    """A replica that is older than the Deployment was made by one that is gone."""
+    if pod["metadata"]["labels"].get(COMPONENT) != ENGINE:
+        return False
+    metadata = pod["metadata"]
+    return deployment is None or metadata["creationTimestamp"] < deployment["metadata"]["creationTimestamp"]
+
+
+def _has_no_pod(job: Object) -> bool:
+    """It goes on and has no pod: something refuses it."""
+    return downloads.finished(job) is None and not job.get("status", {}).get("active")
 
 
 def _described(key: Key, service: LLMService | None) -> Description:
@@ -74,7 +161,3 @@ def _described(key: Key, service: LLMService | None) -> Description:
         annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'
         why += f", and {annotate} tells the operator"
     return Description(None, why)
-
-
-def _is_ready(pod: Object) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))

@@ -1,9 +1,9 @@
 """Who owns which field of an object, from its `metadata.managedFields` (FieldsV1 of server-side apply).
 
 A path is a tuple of steps: `("f", "spec")` a field, `("k", {...})` an item of a list by its keys, `("v", …)` an item of
-a set. Ours are the fields of the manager `octavo`. Those of another *applying* manager, and replicas that an autoscaler
-wrote, are another's: they are left alone where they differ. What was written by an update (kubectl edit, kubectl scale)
-is a person's slip, and is restored.
+a set. Ours are the fields of the manager `octavo`. Those of another *applying* manager are another's: they are left
+alone where they differ. What was written by an update (kubectl edit, kubectl scale) is a person's slip, and is restored;
+of replicas that an autoscaler wrote managed fields tell too little (see `replicas`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ Object = dict[str, Any]
 Fields = Mapping[str, Any]
 HANDOVER = "octavo-handover"
 """Holds `replicas` between us and the autoscaler."""
-AUTOSCALER = "kube-controller-manager"
 
 
 def ours(live: Object, manager: str = FIELD_MANAGER) -> Fields:
@@ -33,10 +32,8 @@ def ours(live: Object, manager: str = FIELD_MANAGER) -> Fields:
 def others(live: Object) -> Iterator[tuple[str, Fields]]:
     """Managers whose fields are not ours to take, with their fields."""
     for entry in live["metadata"].get("managedFields", ()):
-        manager, subresource = str(entry.get("manager")), entry.get("subresource")
-        applied = entry.get("operation") == "Apply" and not subresource and manager not in {FIELD_MANAGER, HANDOVER}
-        scaled = subresource == "scale" and manager == AUTOSCALER
-        if applied or scaled:
+        manager, applied = str(entry.get("manager")), entry.get("operation") == "Apply"
+        if applied and not entry.get("subresource") and manager not in {FIELD_MANAGER, HANDOVER}:
             yield manager, entry.get("fieldsV1", {})
 
 

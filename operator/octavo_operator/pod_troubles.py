@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from octavo_operator.crashes import signature_of
-from octavo_operator.observed import Complaint, Nodes, Object
+from octavo_operator.observed import Complaint, Nodes, Object, Observed
 from octavo_operator.planner.plan import Plan
 from octavo_operator.redaction import redacted
 
@@ -93,6 +93,11 @@ def trouble_of(
     if complaint is not None and (trouble := _not_started(complaint)) is not None:
         return trouble
     return Trouble("Starting", "the pod is being started", stuck=False, rank=9)
+
+
+def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
+    """The same, by all that was observed."""
+    return trouble_of(pod, plan, observed.nodes, observed.complaints.get(pod["metadata"]["uid"]), observed.now)
 
 
 def _loading(plan: Plan) -> Trouble:

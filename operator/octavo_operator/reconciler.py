@@ -8,33 +8,41 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from octavo_operator import replicas
 from octavo_operator import status as statuses
 from octavo_operator.api.conditions import CONDITION_TYPES
-from octavo_operator.api.manifest import parse
-from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.applying import Applier, Outcome
+from octavo_operator.api.manifest import read
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
+from octavo_operator.applying import Applier
 from octavo_operator.capacity_feed import CapacityFeed
 from octavo_operator.children import render
 from octavo_operator.cluster import Cluster, Object
+from octavo_operator.drift import same_template
 from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.events import events_of
 from octavo_operator.metrics import Metrics
 from octavo_operator.metrics_source import SERVED, MetricsSource
+from octavo_operator.observed import Observed
 from octavo_operator.observing import observe
-from octavo_operator.planner import plan
-from octavo_operator.resources import EVENTS, SERVICES
+from octavo_operator.planner import Plan, plan
+from octavo_operator.planner.hardware import hardware_of
+from octavo_operator.planner.plan import ALREADY_SERVING
+from octavo_operator.planner.storage import referenced
+from octavo_operator.resources import DEPLOYMENTS, EVENTS, SERVICES
+from octavo_operator.room import has_not_started
 from octavo_operator.settings import Settings
 from octavo_operator.status import Said
+from octavo_operator.surges import Surges
 from octavo_operator.work_queue import Key
 
 log = logging.getLogger(__name__)
 
 Result = Literal["gone", "unchanged", "changed", "waiting"]
-"""`waiting`: for what nobody tells of when it comes, a permission or a volume, so it is looked at again."""
+"""`waiting`: for what no watch reports (a permission, a volume, an Event about a pod, a minute), so it is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Reconciler:
     identity: str
     feed: CapacityFeed | None  # None where nodes may not be seen
     metrics: Metrics
+    surges: Surges = field(default_factory=Surges)
     source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
 
     async def reconcile(self, key: Key) -> Result:
@@ -54,25 +63,54 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return "gone"  # the children follow their owner
         try:
-            service = parse(body)
+            service, unknown = read(body)
         except ManifestError as error:
-            observed = await observe(self.cluster, key, None, None)
-            wrote = await self._say(body, statuses.invalid(body, observed, error))
-            return "changed" if wrote else "unchanged"
-        observed = await observe(self.cluster, key, service, self.feed)
-        made = plan(service, observed, self.settings)
-        outcome = Outcome()
-        if made.refusal is None:
-            applier = Applier(self.cluster, made, observed, key.logged)
-            outcome = await applier.run(render(made))
-            if outcome.wrote:
-                observed = await observe(self.cluster, key, service, self.feed)
-        wrote = await self._say(body, statuses.summarize(service, made, observed, outcome, self.source()))
+            return await self._keep(key, body, error)
+        observed = await observe(self.cluster, body, service, self.feed)
+        made = self._plan(key, service, observed)
+        outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(render(made))
+        if outcome.wrote:
+            observed = await observe(self.cluster, body, service, self.feed)
+        said = statuses.summarize(service, made, observed, outcome, self.source(), unknown)
+        wrote = await self._say(body, said)
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
-        if outcome.refused or observed.claim_waits or made.rollout.waits:
+        if outcome.conflict is not None:
+            raise outcome.conflict
+        silent = observed.claim_waits or observed.job_waits or any(map(has_not_started, observed.pods))
+        if outcome.refused or made.rollout.waits or silent:
             return "waiting"
         return "changed" if wrote or outcome.wrote else "unchanged"
+
+    def _plan(self, key: Key, service: LLMService, observed: Observed) -> Plan:
+        """The plan beside what other services were promised a moment ago, and what is promised by it.
+
+        There is no await within, so that no two services are promised the same GPU.
+        """
+        resource = hardware_of(service.spec).resource_name or ""
+        if observed.free_cards is not None:
+            free = observed.free_cards - self.surges.promised(resource, key)
+            observed = replace(observed, free_cards=max(0, free))
+        made = plan(service, observed, self.settings)
+        if made.fit.reason == ALREADY_SERVING and not _stays(made, observed):
+            made = plan(service, replace(observed, serving=False), self.settings)
+        live: Any = observed.child(DEPLOYMENTS.kind, made.name)
+        if observed.change is not None:
+            if live is not None and live.get("status", {}).get("updatedReplicas"):
+                self.surges.settle(key)
+        elif made.rollout.momentary and made.rollout.strategy == "Surge" and live and not _stays(made, observed):
+            self.surges.promise(key, resource, made.hardware.cards)
+        return made
+
+    async def _keep(self, key: Key, body: Object, error: ManifestError) -> Result:
+        """What runs is kept, unless the spec says plainly that nothing is to run."""
+        observed = await observe(self.cluster, body, None, None)
+        live: Any = observed.child(DEPLOYMENTS.kind, key.name)
+        if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
+            await replicas.set_number(self.cluster, live, 0, key.logged)
+            observed = await observe(self.cluster, body, None, None)
+        wrote = await self._say(body, statuses.invalid(body, observed, error))
+        return "changed" if wrote else "unchanged"
 
     async def _say(self, body: Object, said: Said) -> bool:
         """Writes the status where it says something new, after the Events that tell so."""
@@ -111,6 +149,14 @@ class Reconciler:
             if error.status != 409:
                 about = {"namespace": event["metadata"]["namespace"], "name": event["regarding"]["name"]}
                 log.warning("an Event could not be posted: %s", error.words, extra={"about": about})
+
+
+def _stays(made: Plan, observed: Observed) -> bool:
+    """Whether the replicas that run are what the plan has: only those are kept although they would not fit."""
+    live: Any = observed.child(DEPLOYMENTS.kind, made.name)
+    return live is not None and all(
+        same_template(each, live) for each in render(made) if each["kind"] == DEPLOYMENTS.kind
+    )
 
 
 def _ours(before: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,35 @@
 """Where a replica has room: what nodes have, less what pods were promised. Pure.
 
-It knows what decides in practice (readiness, taints, selectors, cards, CPU, memory), not all that the scheduler knows:
-a surge that has no room after all is seen by its pod, which waits.
+It counts what decides in practice (readiness, taints, selectors, cards, CPU, memory), not all that the scheduler does:
+where a pod waits for something else (affinity, spread, ports, a volume), the scheduler's own words decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from octavo_operator.capacity import ClusterCapacity, NodeFacts, requests_of
+from octavo_operator.capacity import ENDED, ClusterCapacity, NodeFacts, requests_of
 from octavo_operator.observed import Change, Gpu, Nodes, Object
 from octavo_operator.planner.gpus import of_node
 from octavo_operator.planner.plan import Hardware
+from octavo_operator.planner.rollout import PATIENCE_S
 
 REVISION = "pod-template-hash"
 TOLD = 3  # nodes whose obstacles are named
+HOSTNAME = "kubernetes.io/hostname"
+COUNTED = "Insufficient "  # the scheduler's word for what is counted here
+# The scheduler's words for what an old replica takes along when it ends.
+FREED_BY_AN_END = (
+    COUNTED,
+    "anti-affinity",
+    "cannot allocate all claims",
+    "free ports",
+    "in-use by another pod",
+    "topology spread",
+    "Too many pods",
+)
 
 
 def nodes_for(
@@ -24,13 +37,14 @@ def nodes_for(
 ) -> Nodes:
     """Cards that a further replica could have, beside all pods but those of the uids in `without`.
 
-    `template` is the manifest's own for its pods.
+    `template` is the manifest's own for its pods. What pods without a node are about to get is not free.
     """
     name = hardware.resource_name
     assert name is not None
     spec: Mapping[str, Any] = template.get("spec") or {}
     tolerations = [*(spec.get("tolerations") or ()), *hardware.tolerations]
-    free, largest, products, announced = 0, 0, set(), False
+    seats = _seats(name, capacity, without)
+    free, largest, products, names, announced = 0, 0, set(), [], False
     obstacles: list[str] = []
     gpus: set[Gpu] = set()
     for node in capacity.nodes:
@@ -48,9 +62,30 @@ def nodes_for(
         if count and (gpu := of_node(node.labels)) is not None:
             gpus.add(gpu)
         largest = max(largest, count)
-        free = max(free, capacity.free(node, name, without) // 1000)
+        free = max(free, (capacity.free(node, name, without) - seats.get(node.name, 0)) // 1000)
+        if count >= hardware.cards and (host := node.labels.get(HOSTNAME)):
+            names.append(host)
+    told = tuple(obstacles) if not largest else ()
     kinds = tuple(sorted(gpus, key=lambda gpu: (gpu.product, gpu.memory or 0)))
-    return Nodes(free, largest, tuple(sorted(products)), tuple(obstacles) if not largest else (), kinds, announced)
+    return Nodes(free, largest, tuple(sorted(products)), told, kinds, announced, tuple(sorted(names)))
+
+
+def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> dict[str, int]:
+    """What waiting pods are about to take of a resource, by node: each on the first node that has room for it."""
+    seats: dict[str, int] = {}
+    for pod in capacity.waiting:
+        needed = pod.requests.get(name, 0)
+        if not needed or pod.gated or pod.uid in without:
+            continue
+        for node in capacity.nodes:
+            if (
+                node.ready
+                and node.schedulable
+                and capacity.free(node, name, without) - seats.get(node.name, 0) >= needed
+            ):
+                seats[node.name] = seats.get(node.name, 0) + needed
+                break
+    return seats
 
 
 def is_under_way(deployment: Object) -> bool:
@@ -68,29 +103,59 @@ def ending(own: Sequence[Object]) -> list[str]:
 
 
 def seekers(own: Sequence[Object]) -> list[Object]:
-    """Replicas that have no node, for want of room or of anything else; none while one is ending, which makes room."""
+    """Replicas for which the scheduler has found no node; none while one is ending, which makes room."""
     if any(_is_ending(pod) for pod in own):
         return []
-    return [pod for pod in own if _unscheduled(pod) is not None]
+    return [pod for pod in own if _is_waiting(pod) and _condition(pod, "PodScheduled").get("status") == "False"]
 
 
-def change_of(deployment: Object, own: Sequence[Object], capacity: ClusterCapacity | None, now: datetime) -> Change:
-    """The change that is under way. `capacity` is None where it is not known."""
+def change_of(
+    deployment: Object,
+    own: Sequence[Object],
+    capacity: ClusterCapacity | None,
+    now: datetime,
+    exclusive: Collection[str] = (),
+) -> Change:
+    """The change that is under way. `capacity` is None where it is not known; `exclusive` has the claims that are on one
+    node at a time."""
     surge = deployment["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge", 0)
     unready = int(deployment["spec"].get("replicas", 1)) - int(deployment.get("status", {}).get("readyReplicas", 0))
     surges = surge not in {0, "0", "0%"}
-    since, makes_room = None, False
+    lost: list[tuple[Object, bool | None]] = []  # with whether it would be at home if old replicas ended
     for pod in seekers(own):
-        if capacity is not None and _fits(pod, capacity):
+        fits, words = capacity is not None and _fits(pod, capacity), _words(pod)
+        if fits and (not words or COUNTED in words or _waited(pod, now) < PATIENCE_S):
             continue  # the scheduler has not looked again yet
-        began = datetime.fromisoformat(str(_unscheduled(pod)))
-        since = began if since is None else min(since, began)
+        helps = not words or any(each in words for each in FREED_BY_AN_END)
         former = [_uid(each) for each in own if _revision(each) != _revision(pod)]
-        makes_room = makes_room or (capacity is not None and _fits(pod, capacity, without=former))
-    if since is None:
+        lost.append((pod, None if capacity is None else helps and _fits(pod, capacity, without=former)))
+    for pod in own:
+        holders = detained_by(pod, own, exclusive)
+        if holders and not any(_is_ending(each) for each in holders):
+            lost.append((pod, all(_revision(each) != _revision(pod) for each in holders)))
+    # One that loads its model stands for the old one that made way for it: no further one does meanwhile.
+    ours, newest = {_uid(pod) for pod, _ in lost}, {_revision(pod) for pod, _ in lost}
+    unready -= sum(is_loading(pod) and _revision(pod) in newest and _uid(pod) not in ours for pod in own)
+    if not lost:
         return Change(surges, max(0, unready))
-    waited = max(0.0, (now - since).total_seconds())
-    return Change(surges, max(0, unready), waited, None if capacity is None else makes_room)
+    known = [helps for _, helps in lost if helps is not None]
+    return Change(surges, max(0, unready), max(_waited(pod, now) for pod, _ in lost), any(known) if known else None)
+
+
+def detained_by(pod: Object, pods: Iterable[Object], exclusive: Collection[str]) -> list[Object]:
+    """The pods on other nodes that hold a volume which this one waits for: it can be on one node at a time."""
+    node = pod["spec"].get("nodeName")
+    if not node or _is_ending(pod) or not is_loading(pod) or _has_started(pod):
+        return []
+    wanted = claims_of(pod) & set(exclusive)
+    return [
+        each
+        for each in pods
+        if each["spec"].get("nodeName") not in {None, node}
+        and each.get("status", {}).get("phase") not in ENDED
+        and (_has_started(each) or _is_ending(each))
+        and wanted & claims_of(each)
+    ]
 
 
 def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ()) -> bool:
@@ -145,12 +210,54 @@ def _has_product(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
     )
 
 
-def _unscheduled(pod: Object) -> str | None:
-    """Since when the scheduler has found no node for it, as RFC 3339."""
-    for condition in pod.get("status", {}).get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False" and not _is_ending(pod):
-            return str(condition.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"])
-    return None
+def _is_waiting(pod: Object) -> bool:
+    """For a node; not for a controller that holds it back by a scheduling gate."""
+    spec = pod["spec"]
+    ended = pod.get("status", {}).get("phase") in ENDED
+    return not (spec.get("nodeName") or spec.get("schedulingGates") or ended or _is_ending(pod))
+
+
+def _condition(pod: Object, kind: str) -> Mapping[str, Any]:
+    return next((each for each in pod.get("status", {}).get("conditions", ()) if each["type"] == kind), {})
+
+
+def _waited(pod: Object, now: datetime) -> float:
+    """Seconds since the scheduler has first found no node for it, or has found one."""
+    since = _condition(pod, "PodScheduled").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+    return 0.0 if since is None else max(0.0, (now - datetime.fromisoformat(str(since))).total_seconds())
+
+
+def _words(pod: Object) -> str:
+    """Why the scheduler has found no node, without what it says of preemption."""
+    return str(_condition(pod, "PodScheduled").get("message") or "").partition("preemption:")[0]
+
+
+def is_loading(pod: Object) -> bool:
+    """It has a node and does not answer yet."""
+    return bool(
+        pod["spec"].get("nodeName")
+        and not _is_ending(pod)
+        and pod.get("status", {}).get("phase") not in ENDED
+        and _condition(pod, "Ready").get("status") != "True"
+    )
+
+
+def _has_started(pod: Object) -> bool:
+    """Any of its containers has, so that its volumes are mounted."""
+    status = pod.get("status", {})
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    return any("running" in each.get("state", {}) or each.get("restartCount") for each in containers)
+
+
+def has_not_started(pod: Object) -> bool:
+    """It is not over, and none of its containers runs or has run."""
+    return not (pod.get("status", {}).get("phase") in ENDED or _is_ending(pod) or _has_started(pod))
+
+
+def claims_of(pod: Object) -> set[str]:
+    """Names of the claims that it mounts."""
+    volumes = pod["spec"].get("volumes", ())
+    return {str(each["persistentVolumeClaim"]["claimName"]) for each in volumes if "persistentVolumeClaim" in each}
 
 
 def _revision(pod: Object) -> Any:

@@ -11,18 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from octavo_operator import claim_troubles, refusals
-from octavo_operator.api.conditions import AUTOSCALING, FITS, MODEL_CACHED, PROGRESSING, READY, RECONCILING, STALLED
+from octavo_operator import claim_troubles, downloads, refusals, replicas
+from octavo_operator.api.conditions import (
+    AUTOSCALING,
+    FITS,
+    MODEL_CACHED,
+    PROGRESSING,
+    READY,
+    RECONCILING,
+    STALLED,
+    as_reason,
+)
 from octavo_operator.api.status import MemoryStatus, ModelStatus, PlanStatus, Status
 from octavo_operator.api.v1alpha1 import LLMService
-from octavo_operator.applying import Outcome, Refused, finished, waits_for_model
+from octavo_operator.applying import Outcome, Refused
+from octavo_operator.cache_state import download_trouble, memory_of, model_cached
 from octavo_operator.errors import ManifestError
-from octavo_operator.labels import COMPONENT, ENGINE, PRELOAD, selector_text
+from octavo_operator.labels import COMPONENT, ENGINE, selector_text
 from octavo_operator.metrics_source import SERVED, MetricsSource
-from octavo_operator.observed import Observed
+from octavo_operator.observed import Object, Observed
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import human
-from octavo_operator.pod_troubles import Trouble, trouble_of
+from octavo_operator.pod_troubles import Trouble, seen_trouble
 
 State = tuple[str, str, str]  # status, reason, message
 NOTHING = "nothing waits for anybody"
@@ -50,15 +60,20 @@ class Counts:
 
 
 def summarize(
-    service: LLMService, plan: Plan, observed: Observed, outcome: Outcome, source: MetricsSource = SERVED
+    service: LLMService,
+    plan: Plan,
+    observed: Observed,
+    outcome: Outcome,
+    source: MetricsSource = SERVED,
+    unknown: Sequence[str] = (),
 ) -> Said:
-    """Of a service whose spec can be read."""
-    counts = _counts(plan.name, observed)
-    cached = _cached(plan, observed)
+    """Summarizes a service whose spec can be read; `unknown` has the fields that this operator does not know."""
+    counts, fetched = _counts(plan.name, observed), downloads.done(plan, observed)
+    cached = model_cached(plan, observed, fetched)
     refused = sorted((refusals.trouble_of(each) for each in outcome.refused), key=lambda t: t.rank)
-    trouble = refused[0] if refused else _trouble(plan, observed, counts, cached)
+    trouble = refused[0] if refused else _trouble(plan, observed, counts)
     conditions = {
-        **_main(service, plan, counts, trouble, outcome),
+        **_main(service, plan, observed, counts, trouble, outcome),
         MODEL_CACHED: cached,
         AUTOSCALING: _autoscaling(service, plan, observed, source),
         FITS: _fits(plan),
@@ -69,7 +84,7 @@ def summarize(
             "replicas": counts.existing,
             "readyReplicas": counts.ready,
             "updatedReplicas": counts.updated,
-            "readiness": f"{counts.ready}/{_shown_wish(plan, counts)}",
+            "readiness": f"{counts.ready}/{_shown_wish(plan, observed, counts)}",
             "selector": selector_text(plan.name),
             "url": f"http://{plan.name}.{plan.namespace}.svc:{plan.service_port}/v1",
             "model": ModelStatus.model_validate(
@@ -77,14 +92,16 @@ def summarize(
                     "uri": str(service.spec.model.uri),
                     "displayName": service.spec.model.uri.rest.rstrip("/"),
                     "revision": service.spec.model.revision,
+                    "commit": None if fetched is None else fetched.commit,
                     "summary": plan.model_summary,
                     "servedNames": list(plan.served_names),
                 }
             ),
-            "plan": _plan(plan),
+            "cache": memory_of(fetched or observed.downloaded),
+            "plan": _plan(plan, _asides(plan, outcome, unknown)),
         }
     )
-    return Said(status, conditions, _shown_wish(plan, counts))
+    return Said(status, conditions, _shown_wish(plan, observed, counts))
 
 
 def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -> Said:
@@ -92,7 +109,9 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
     name, counts = body["metadata"]["name"], _counts(body["metadata"]["name"], observed)
     text = "; ".join(str(problem) for problem in error.problems[:5])
     kept = f"; what runs is kept ({counts.ready}/{counts.wished} answer)" if observed.children else ""
-    state = ("False", "InvalidSpec", text + kept)
+    answers = counts.ready >= counts.wished > 0
+    state = ("True", "Serving", f"{counts.ready} of {counts.wished} replicas answer, but a change is stuck: {text}")
+    state = state if answers else ("False", "InvalidSpec", text + kept)
     unknown = ("Unknown", "InvalidSpec", "the spec can't be read")
     spec = body.get("spec")
     model = spec.get("model") if isinstance(spec, dict) else None
@@ -108,11 +127,12 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
             "model": ModelStatus.model_validate({"uri": uri, "displayName": uri.partition("://")[2] or uri})
             if uri
             else None,
+            "cache": memory_of(observed.downloaded),
         }
     )
     conditions = {
         READY: state,
-        PROGRESSING: ("False", "InvalidSpec", "nothing is done until the spec is mended"),
+        PROGRESSING: ("False", "InvalidSpec", "reconciliation is paused until the spec is fixed"),
         STALLED: ("True", "InvalidSpec", text),
         **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS), unknown),
     }
@@ -120,10 +140,10 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
 
 
 def _main(
-    service: LLMService, plan: Plan, counts: Counts, trouble: Trouble | None, outcome: Outcome
+    service: LLMService, plan: Plan, observed: Observed, counts: Counts, trouble: Trouble | None, outcome: Outcome
 ) -> dict[str, State]:
     """Ready, Progressing and Stalled, which go together."""
-    wished = _shown_wish(plan, counts)
+    wished = _shown_wish(plan, observed, counts)
     # What the autoscaler asks for beyond the minimum is more capacity, not a service that is down until it is there.
     enough = wished if plan.scale.replicas is not None else min(wished, plan.scale.minimum)
     answers = counts.ready >= enough > 0
@@ -150,7 +170,9 @@ def _main(
     if service.spec.suspend or wished == 0:
         reason = "Suspended" if service.spec.suspend else "ScaledToZero"
         remedy = "suspend: false" if service.spec.suspend else "replicas: 1"
-        text = f"no replica is wished for; {remedy} starts it"
+        text = f"no replica is desired; {remedy} starts it"
+        if replicas.is_autoscaled(plan, observed):
+            text = f"the autoscaler {observed.autoscaler} has scaled it to zero, and starts it again"
         moves = ("True", reason, "replicas end") if counts.existing else ("False", reason, "no replica runs")
         return {READY: ("False", reason, text + held), PROGRESSING: moves, STALLED: ("False", reason, NOTHING)}
     rolling = not counts.observed or counts.updated < counts.wished or counts.existing > counts.wished
@@ -175,14 +197,15 @@ def _outage(plan: Plan) -> str:
     return f" in place ({plan.rollout.reason}): none answers until the new one has loaded its model"
 
 
-def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> Trouble | None:
+def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     """Why replicas are missing: the gravest of the claim's, the download's, the Deployment's and the pods'."""
-    pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
-    found = [trouble for pod in pods if (trouble := trouble_of(pod, plan, observed.nodes)) is not None]
+    found = [t for pod in _counting(observed) if (t := seen_trouble(pod, plan, observed)) is not None]
+    if (detained := claim_troubles.detained(plan, observed)) is not None:
+        found.append(detained)
     if plan.cache is not None and (claimed := claim_troubles.trouble_of(plan.cache, observed)) is not None:
         found.append(claimed)
-    elif waits_for_model(plan, observed) and plan.scale.maximum > 0:
-        found.append(Trouble(cached[1], cached[2], stuck=cached[1] in STUCK, rank=0))
+    elif downloads.waits(plan, observed) and plan.scale.maximum > 0:
+        found.append(download_trouble(plan, observed))
     deployment = observed.child("Deployment", plan.name)
     for condition in (deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
@@ -196,49 +219,12 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts, cached: State) -> T
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
 
-STUCK = {
-    "DownloadFailed",
-    "ClaimMissing",
-    "ImagePullBackOff",
-    "ModelAccessDenied",
-    "NoSuchCard",
-    "TooFewCards",
-    "CreateContainerConfigError",
-}
-
-
-def _cached(plan: Plan, observed: Observed) -> State:
-    cache = plan.cache
-    if plan.refusal is not None:
-        return ("Unknown", plan.refusal.reason, "nothing is made of a spec that is refused")
-    if cache is None:
-        return ("False", "NoCache", "no volume keeps the model; cache: {} gives it one")
-    if (lost := claim_troubles.trouble_of(cache, observed)) is not None:
-        return ("False", lost.reason, lost.message)
-    if not cache.preload:
-        return ("Unknown", "NotPreloaded", "replicas download what is missing when they start")
-    job = observed.child("Job", f"{plan.name}-preload")
-    state = None if job is None else finished(job)
-    if state == "Complete":
-        return ("True", "Preloaded", f"the model lies whole on {cache.claim}")
-    pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == PRELOAD]
-    if state == "Failed":
-        said = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
-        retry = f"mend the cause, then kubectl delete job {plan.name}-preload to try again"
-        return ("False", "DownloadFailed", f"the download failed: {said}; {retry}")
-    troubles = [t for pod in pods if (t := trouble_of(pod, plan, observed.nodes)) is not None and t.rank < 8]
-    if troubles:
-        worst = min(troubles, key=lambda trouble: trouble.rank)
-        return ("False", worst.reason, f"the download can't run: {worst.message}")
-    return ("False", "DownloadingModel", f"the model is being downloaded onto {cache.claim}; replicas start then")
-
-
-def _last_words(pod: Mapping[str, Any]) -> str:
-    for container in pod.get("status", {}).get("containerStatuses", ()):
-        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            return " ".join(str(ended.get("message") or f"exit code {ended['exitCode']}").split())[-400:]
-    return ""
+def _counting(observed: Observed) -> list[Object]:
+    """Replicas that still count. One that has failed for good is replaced, and its object may stay for long: it explains
+    something only while it is the newest."""
+    pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    newest = pods[-1:]  # they are sorted by age
+    return [pod for pod in pods if pod.get("status", {}).get("phase") not in {"Failed", "Succeeded"}] or newest
 
 
 def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: MetricsSource) -> State:
@@ -284,14 +270,27 @@ def _counts(name: str, observed: Observed) -> Counts:
     )
 
 
-def _shown_wish(plan: Plan, counts: Counts) -> int:
-    """What the spec wishes for; under autoscaling what the autoscaler wishes for, once it does."""
-    if plan.scale.replicas is not None:
-        return plan.scale.replicas
-    return counts.wished or plan.scale.minimum
+def _shown_wish(plan: Plan, observed: Observed, counts: Counts) -> int:
+    """What the spec asks for; under autoscaling what the autoscaler asks for, once it does."""
+    if not replicas.is_autoscaled(plan, observed):
+        return plan.scale.replicas or 0
+    return counts.wished if plan.scale.replicas is not None else counts.wished or plan.scale.minimum
 
 
-def _plan(plan: Plan) -> PlanStatus:
+def _asides(plan: Plan, outcome: Outcome, unknown: Sequence[str]) -> tuple[str, ...]:
+    """Warnings that follow from what is there rather than from the plan."""
+    kept = tuple(
+        f"the claim {name} is no longer used and is kept, for it holds data; "
+        f"kubectl delete pvc -n {plan.namespace} {name} deletes it"
+        for name in outcome.kept
+    )
+    if not unknown:
+        return kept
+    names = ", ".join(unknown)
+    return (*kept, f"{names}: not known to this version of the operator and without effect; upgrade the operator")
+
+
+def _plan(plan: Plan, asides: Sequence[str]) -> PlanStatus:
     budget = plan.fit.budget
     memory = None
     if budget is not None:
@@ -316,7 +315,7 @@ def _plan(plan: Plan) -> PlanStatus:
             "rollout": plan.rollout.strategy,
             "rolloutReason": plan.rollout.reason,
             "reasons": list(plan.reasons),
-            "warnings": list(plan.warnings),
+            "warnings": [*plan.warnings, *asides],
         }
     )
 
@@ -336,7 +335,7 @@ def conditions_of(
             "type": kind,
             "status": status,
             "lastTransitionTime": since or now,
-            "reason": reason,
+            "reason": as_reason(reason),
             "message": message[:32000],
         }
         if generation is not None:

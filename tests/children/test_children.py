@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from children_cases import engine_of, kinds, only, planned, pod_of, rendered
-from planner_cases import CPU, SMALL, service
+from planner_cases import CPU, SMALL, claim, service
 
 from octavo_operator.children import render
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
@@ -193,7 +193,7 @@ class TestTheCache:
 
     def test_a_claim_keeps_the_mode_that_it_was_made_with(self):
         """With a second replica another mode would be chosen, and a claim's can't be changed."""
-        children = rendered(cache={}, replicas=2, observed={"claim_access_mode": "ReadWriteOnce"})
+        children = rendered(cache={}, replicas=2, observed={"children": (claim(mode="ReadWriteOnce"),)})
         assert only(children, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteOnce"]
 
     def test_a_claim_that_is_retained_has_no_owner(self):
@@ -223,10 +223,32 @@ class TestTheCache:
     def test_pods_of_a_volume_for_one_node_go_to_that_node(self):
         for kind in ("Deployment", "Job"):
             pod = only(rendered(cache={"accessMode": "ReadWriteOnce"}), kind)["spec"]["template"]
-            (term,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-            assert term["topologyKey"] == "kubernetes.io/hostname"
-            # A pod that matches its own term is let in first: else none would ever be.
+            affinity = pod["spec"]["affinity"]["podAffinity"]
+            ((weight, term),) = [
+                (each["weight"], each["podAffinityTerm"])
+                for each in affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+            ]
+            assert (weight, term["topologyKey"]) == (100, "kubernetes.io/hostname")
             assert term["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+            assert "requiredDuringSchedulingIgnoredDuringExecution" not in affinity, "a dead node would tie it down"
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            {"cache": {"existingClaim": "theirs"}},
+            {"model": {"uri": "pvc://theirs/model"}},
+            {"podTemplate": {"spec": {"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "theirs"}}]}}},
+        ],
+    )
+    def test_a_claim_that_is_not_ours_decides_by_its_own_mode(self, spec):
+        """One node at a time: replicas go there, and with GPUs a change is made in place; many nodes: neither."""
+        narrow, wide = claim("theirs"), claim("theirs", mode="ReadWriteMany")
+        children = rendered(**spec, observed={"claims": (narrow,), "free_cards": 4})
+        assert "podAffinity" in pod_of(children)["affinity"]
+        assert only(children, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+        children = rendered(**spec, observed={"claims": (wide,), "free_cards": 4})
+        assert "affinity" not in pod_of(children)
+        assert only(children, "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
 
 
 class TestThePreload:

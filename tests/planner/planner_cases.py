@@ -71,6 +71,16 @@ def planned(config: dict[str, Any] | None = None, observed: dict[str, Any] | Non
     return plan(service(annotations, **spec), Observed(known, **(observed or {})), Settings())
 
 
+def claim(
+    name: str = "svc-cache", *, size: str = "100Gi", mode: str = "ReadWriteOnce", phase: str = "Bound", uid: str = "c"
+) -> dict[str, Any]:
+    """A claim as the API server has it."""
+    made = {"name": name, "namespace": "default", "uid": uid, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}}
+    kind = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    return {**kind, "metadata": made, "spec": spec, "status": {"phase": phase}}
+
+
 def on_a100(tensor_parallel: int = 1, **engine: Any) -> dict[str, Any]:
     return {
         "accelerator": {"products": [A100_40]},

@@ -17,16 +17,18 @@ from octavo_operator.planner.rollout import choose
 
 CARD = "nvidia.com/gpu"
 TICK_S = 5
-LOAD_TICKS = 3  # until a replica that has a node answers
+LOAD_TICKS = 3  # until a replica that has a node answers, where a test does not say longer
 DRAIN_TICKS = 4  # for which one that ends keeps its cards
 
 
 class Simulation:
     """Nodes with so many cards each; `step` lets five seconds pass."""
 
-    def __init__(self, nodes: list[int], *, replicas: int, cards: int = 1, strategy: str = "Auto") -> None:
+    def __init__(
+        self, nodes: list[int], *, replicas: int, cards: int = 1, strategy: str = "Auto", load_ticks: int = LOAD_TICKS
+    ) -> None:
         self.nodes = [_node(f"node-{number}", count) for number, count in enumerate(nodes)]
-        self.replicas, self.cards, self.strategy = replicas, cards, strategy
+        self.replicas, self.cards, self.strategy, self.load_ticks = replicas, cards, strategy, load_ticks
         self.pods: list[dict[str, Any]] = []
         self.others: list[dict[str, Any]] = []
         self.revision = 0
@@ -57,7 +59,7 @@ class Simulation:
         over = 0
         for tick in range(ticks):
             over = over + 1 if self.is_over else 0
-            if over > LOAD_TICKS:
+            if over > self.load_ticks:
                 return tick
             self.step()
         return ticks
@@ -92,7 +94,7 @@ class Simulation:
         if room.is_under_way(deployment):
             change = room.change_of(deployment, self.pods, capacity, self.now)
         observed = Observed(free_cards=None if nodes is None else nodes.free, change=change)
-        return choose(self.strategy, hardware, observed, Scale(self.replicas, self.replicas, self.replicas, None), None)
+        return choose(self.strategy, hardware, observed, Scale(self.replicas, self.replicas, self.replicas, None), {})
 
     def _capacity(self) -> ClusterCapacity:
         return ClusterCapacity(self.nodes, [*self.pods, *self.others])
@@ -143,7 +145,7 @@ class Simulation:
             capacity = self._capacity()
             for node in capacity.nodes:
                 if capacity.has_room(node, requests_of(pod)):
-                    pod["spec"]["nodeName"], pod["left"] = node.name, LOAD_TICKS
+                    pod["spec"]["nodeName"], pod["left"] = node.name, self.load_ticks
                     pod["status"]["conditions"] = []
                     break
             else:

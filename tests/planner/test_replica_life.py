@@ -1,7 +1,7 @@
 """A replica's start, end and replacement are one chain of deadlines, each with its reason."""
 
 import pytest
-from planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, on_a100, planned
+from planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, claim, on_a100, planned
 
 
 def test_the_start_up_budget_follows_the_models_size():
@@ -137,13 +137,32 @@ def test_a_cache_is_sized_by_its_model():
     assert planned(MISTRAL_7B, cache={"size": "50Gi"}, **on_a100()).cache.size == "50Gi"
 
 
-def test_a_claim_that_exists_keeps_its_size_unless_the_manifest_says_another():
-    """Its model may have become known since; a claim without a volume can't even grow."""
-    there = {"claim_size": "100Gi"}
+def test_a_claim_that_exists_keeps_its_size_unless_its_model_no_longer_fits():
+    """Its model may have become known since, or may be another one now."""
+    there = {"children": (claim(),)}
+    assert planned(LLAMA_70B, there, cache={}, **on_a100(4)).cache.size == "270Gi"
+    assert planned(MISTRAL_7B, there, cache={}, **on_a100()).cache.size == "100Gi"
+    assert planned(None, {"children": (claim(size="7Gi"),)}, cache={}).cache.size == "7Gi", "its size is not known"
+
+
+def test_a_claim_without_a_volume_cannot_grow():
+    there = {"children": (claim(phase="Pending"),)}
     assert planned(LLAMA_70B, there, cache={}, **on_a100(4)).cache.size == "100Gi"
     assert "cache.size: 270Gi is enough" in "".join(planned(LLAMA_70B, there, cache={}, **on_a100(4)).warnings)
-    assert planned(MISTRAL_7B, there, cache={}, **on_a100()).cache.size == "100Gi"
+
+
+def test_a_claim_is_the_larger_of_what_it_is_and_what_the_manifest_says():
+    """A claim cannot shrink: the API server would refuse every later change of it."""
+    there = {"children": (claim(),)}
     assert planned(MISTRAL_7B, there, cache={"size": "200Gi"}, **on_a100()).cache.size == "200Gi"
+    assert planned(MISTRAL_7B, there, cache={"size": "50Gi"}, **on_a100()).cache.size == "100Gi"
+
+
+def test_the_claim_that_the_service_made_stays_its_own_where_the_manifest_names_it():
+    """Else it would be another's, and be removed with the download in it; as an existing claim it has no owner."""
+    there = {"children": (claim(),)}
+    cache = planned(MISTRAL_7B, there, cache={"existingClaim": "svc-cache"}, **on_a100()).cache
+    assert (cache.claim, cache.create, cache.retain, cache.size) == ("svc-cache", True, True, "100Gi")
 
 
 def test_an_existing_claim_is_used_and_not_made():

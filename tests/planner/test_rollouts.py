@@ -43,6 +43,19 @@ def test_every_edit_goes_through(nodes, replicas, cards, least_ready):
     assert world.least_ready == min(least_ready, runs)
 
 
+@pytest.mark.parametrize(("nodes", "replicas", "serving"), [([2], 3, 2), ([4], 6, 4), ([2, 2], 6, 4), ([8], 10, 8)])
+def test_with_more_replicas_than_gpus_one_old_one_at_a_time_makes_way(nodes, replicas, serving):
+    """An autoscaler at its maximum, a node that was lost: a model that loads for longer than every patience is no
+    reason to end the next one."""
+    world = Simulation(nodes, replicas=replicas, load_ticks=3 * PATIENCE_S // 5)
+    world.deploy()
+    world.least_ready = world.ready
+    world.edit()
+    assert world.walk(ticks=2000) < 2000, world.plan
+    assert {pod["revision"] for pod in world.pods} == {1}
+    assert (world.ready, world.least_ready) == (serving, serving - 1)
+
+
 def test_a_surge_is_not_given_up_because_it_has_taken_the_card_that_was_free():
     """To change course then would end the only replica while the new one still loads."""
     world = Simulation([2], replicas=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -25,9 +25,12 @@ def node(name="a", cards=2, *, ready="True", labels=None, **spec):
     return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec, "status": status}
 
 
-def pod(uid, where=None, *, cards="1", cpu="1", phase="Running", ending=False, revision="new", since=SINCE, **spec):
+def pod(
+    uid, where=None, *, cards="1", cpu="1", phase="Running", ending=False, revision="new", since=SINCE, words="", **spec
+):
     metadata = {"uid": uid, "labels": {room.REVISION: revision}} | ({"deletionTimestamp": "now"} if ending else {})
-    conditions = [] if where else [{"type": "PodScheduled", "status": "False", "lastTransitionTime": since}]
+    status = "True" if where else "False"
+    conditions = [{"type": "PodScheduled", "status": status, "lastTransitionTime": since, "message": words}]
     containers = [{"resources": {"requests": {"cpu": cpu}, "limits": {CARD: cards, "cpu": "8"}}}]
     return {
         "metadata": metadata,
@@ -91,10 +94,10 @@ def test_a_change_is_under_way_while_replicas_differ_from_their_template(status,
     assert room.is_under_way(deployment | {"status": {"observedGeneration": 4} | status}) == expected
 
 
-def change(own, nodes, others=(), surge=1):
+def change(own, nodes, others=(), surge=1, now=NOW, exclusive=()):
     deployment = {"spec": {"replicas": 2, "strategy": {"rollingUpdate": {"maxSurge": surge}}}, "status": {}}
     capacity = ClusterCapacity(nodes, [*own, *others]) if nodes else None
-    return room.change_of(deployment, own, capacity, NOW)
+    return room.change_of(deployment, own, capacity, now, exclusive)
 
 
 def test_a_replica_that_seeks_a_node_is_told_with_its_time_and_whether_an_old_one_could_make_way():
@@ -132,6 +135,91 @@ def test_a_node_of_another_product_is_no_room():
     own = [pod(1, "a", revision="old"), pod(2, affinity=affinity)]
     assert change(own, [node(cards=1, labels={PRODUCT: "T4"})]).old_makes_room is False
     assert change(own, [node(cards=1, labels={PRODUCT: "L4"})]).old_makes_room
+
+
+def test_a_card_that_a_waiting_pod_is_about_to_get_is_not_free():
+    """Of several services that are edited at once, only as many surge as there are cards."""
+
+    def free(nodes, *waiting):
+        return room.nodes_for(CARDS, {}, ClusterCapacity(nodes, waiting)).free
+
+    assert free([node()], pod(7)) == 1
+    assert free([node()], pod(7), pod(8)) == 0
+    assert free([node()], pod(7, cards="4")) == 2, "it has room on no node, and takes none"
+    assert free([node()], pod(7, schedulingGates=[{"name": "kueue"}])) == 2
+    assert free([node("a"), node("b", 1)], pod(7, cards="2")) == 1
+
+
+def test_nodes_for_a_download_are_those_with_enough_cards_be_they_free_or_not():
+    nodes = [
+        node(name, count, labels={"kubernetes.io/hostname": name}) for name, count in (("a", 1), ("b", 2), ("c", 0))
+    ]
+    two = Hardware("nvidia", 2, CARD, (), PRODUCT)
+    assert room.nodes_for(two, {}, ClusterCapacity(nodes, [pod(1, "b"), pod(2, "b")])).names == ("b",)
+
+
+def test_a_pod_behind_a_scheduling_gate_is_not_homeless():
+    """Whoever gated it lets it go: old replicas that make way would not help."""
+    gated = pod(2, schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
+    assert change([pod(1, "a", revision="old"), gated], [node(cards=1)]).homeless_s is None
+
+
+UNKNOWN_HERE = (
+    "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. preemption: 0/1 nodes are available"
+)
+HOPELESS = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: Insufficient x"
+BOTH = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) didn't match pod anti-affinity rules."
+
+
+@pytest.mark.parametrize(
+    ("words", "minutes", "expected"),
+    [
+        (UNKNOWN_HERE, 0.9, (None, None)),
+        (UNKNOWN_HERE, 1.1, (66.0, True)),  # of which nothing is counted here
+        (HOPELESS, 1.1, (66.0, False)),  # told, and nothing ends for it
+        (BOTH, 9.0, (None, None)),  # the card may just have come free: the scheduler is about to look again
+    ],
+)
+def test_after_the_patience_the_schedulers_own_words_count(words, minutes, expected):
+    """It knows of affinity, spread, ports and volumes: a surge that waits for those would never end, and untold."""
+    own = [pod(1, "a", revision="old"), pod(2, words=words, since="2026-01-01T00:00:00Z")]
+    told = change(own, [node(cards=2)], now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
+    assert (told.homeless_s, told.old_makes_room) == expected
+
+
+def test_an_old_replica_makes_no_way_for_one_that_no_node_would_take_anyway():
+    """There would be a card; but a selector that no node has is a wrong edit, and ends nothing that serves."""
+    own = [pod(1, "a", revision="old"), pod(2, words=HOPELESS)]
+    assert change(own, [node(cards=1)]).old_makes_room is False
+
+
+VOLUME = [{"name": "cache", "persistentVolumeClaim": {"claimName": "c"}}]
+
+
+def started(made):
+    made["status"]["containerStatuses"] = [{"state": {"running": {}}}]
+    return made
+
+
+def test_a_surge_that_waits_for_a_volume_on_another_node_is_homeless():
+    """Multi-Attach: it has a node, and yet the old one has to end first."""
+    old, new = started(pod(1, "a", revision="old", volumes=VOLUME)), pod(2, "b", volumes=VOLUME)
+    told = change([old, new], [], exclusive={"c"})
+    assert (told.homeless_s, told.old_makes_room) == (60.0, True)
+    assert change([old, new], []).homeless_s is None, "a claim that many nodes can have"
+    assert change([old, pod(2, "a", volumes=VOLUME)], [], exclusive={"c"}).homeless_s is None, "the same node"
+    ending = started(pod(1, "a", revision="old", ending=True, volumes=VOLUME))
+    assert change([ending, new], [], exclusive={"c"}).homeless_s is None, "it makes way already"
+    same = started(pod(1, "a", volumes=VOLUME))
+    assert change([same, new], [], exclusive={"c"}).old_makes_room is False, "both follow the change"
+
+
+def test_a_replica_that_loads_stands_for_the_one_that_made_way():
+    """Until it answers, no further one is unready on its account."""
+    own = [pod(1, "a", revision="old"), pod(2, "a"), pod(3)]
+    assert change(own, [node(cards=2)]).unready == 1
+    crashed = started(pod(2, "a"))
+    assert change([own[0], crashed, own[2]], [node(cards=2)]).unready == 1, "a wrong edit ends no second one either"
 
 
 def test_sums_follow_pods_that_are_added_bound_changed_and_forgotten():

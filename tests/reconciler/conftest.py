@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,23 @@ def operator(installed, tmp_path_factory) -> Iterator[Operator]:
     """One operator for the tests of a module, as its ServiceAccount."""
     with running(installed, tmp_path_factory.mktemp("operator") / "operator.log") as process:
         yield process
+
+
+@pytest.fixture
+def lax_schema(installed):
+    """The CRD without rules and types for the spec: as if the object had been stored by another version."""
+    name = "llmservices.octavo.dev"
+    crd = installed.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
+    loose = json.loads(json.dumps(crd))
+    schema = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema.pop("x-kubernetes-validations", None)
+    schema["properties"]["spec"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    path = installed.api.path("apiextensions.k8s.io/v1", "CustomResourceDefinition", name=name)
+    installed.api.request("PUT", path, loose)
+    yield
+    now = installed.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
+    now["spec"] = crd["spec"]
+    installed.api.request("PUT", path, now)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -48,3 +48,30 @@ def test_an_annotation_that_describes_nothing_blocks_nothing(installed, operator
     message = wait_for(installed, "s", namespace, "Fits", "Unknown", "ModelUnknown")["message"]
     assert f"the annotation {CONFIG} is not JSON" in message
     until(lambda: installed.api.find("apps/v1", "Deployment", "s", namespace), 20)
+
+
+PODS = "octavo.dev/service=s,app.kubernetes.io/component=engine"
+TWO_CARDS = {"maxModelLen": 4096, "tensorParallelSize": 2}
+
+
+def test_an_edit_that_does_not_fit_ends_no_replica_that_serves(installed, operator, namespace, kubelet):
+    """What runs is kept as it is, and so is only what stays as it is: an edit would end it for one that cannot start."""
+    kubelet.add_node("n1", gpus=4, product=A100_40)
+    card, ignore = {"products": [A100_40]}, "octavo.dev/ignore-fit"
+    annotations = {CONFIG: json.dumps(LLAMA_70B), ignore: "true"}
+    create(installed, namespace, annotations, accelerator=card, engine=TWO_CARDS)
+    before = kubelet.mark_pods_ready(namespace, PODS)
+    wait_for(installed, "s", namespace, "Ready", "True", "Serving")
+    settled(installed, operator, namespace)
+    api = installed.api
+    api.patch(API, "LLMService", "s", namespace, {"metadata": {"annotations": {ignore: None}}})
+    wait_for(installed, "s", namespace, "Fits", "False", "AlreadyServing")
+    wait_for(installed, "s", namespace, "Stalled", "False")
+    api.patch(API, "LLMService", "s", namespace, {"spec": {"engine": {"maxNumSeqs": 7}}})
+    wait_for(installed, "s", namespace, "Stalled", "True", "DoesNotFit")
+    ready = wait_for(installed, "s", namespace, "Ready", "True", "DoesNotFit")
+    assert "what runs is kept: 1 of 1 replicas answer" in ready["message"]
+    settled(installed, operator, namespace)
+    assert [pod["metadata"]["name"] for pod in api.list("v1", "Pod", namespace, PODS)] == before
+    api.patch(API, "LLMService", "s", namespace, {"spec": {"engine": {"maxNumSeqs": None}}})
+    wait_for(installed, "s", namespace, "Stalled", "False")

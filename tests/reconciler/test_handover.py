@@ -80,12 +80,19 @@ def test_the_operator_does_not_fight_the_hpa(installed, operator, namespace):
     """What the autoscaler writes through `scale` stays, also where somebody else's scales a fixed number."""
     api = installed.api
     api.create(service("s", namespace, replicas=2))
+    target = {"apiVersion": APPS, "kind": "Deployment", "name": "s"}
+    theirs = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
+    theirs |= {"metadata": {"name": "theirs", "namespace": namespace}}
+    api.create({**theirs, "spec": {"scaleTargetRef": target, "maxReplicas": 9}})
     until(lambda: api.find(APPS, "Deployment", "s", namespace), 20)
     settled(installed, operator, namespace)
     query = {"fieldManager": "kube-controller-manager"}
     api.patch(APPS, "Deployment", "s", namespace, {"spec": {"replicas": 5}}, subresource="scale", **query)
     until(
-        lambda: "kube-controller-manager" in conditions(installed, "s", namespace).get("Ready", {}).get("message", ""),
+        lambda: (
+            "spec.replicas is set by the HorizontalPodAutoscaler theirs"
+            in conditions(installed, "s", namespace).get("Ready", {}).get("message", "")
+        ),
         15,
     )
     settled(installed, operator, namespace)

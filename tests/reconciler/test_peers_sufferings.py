@@ -44,8 +44,9 @@ def test_rollout_deadlock_on_one_gpu_with_surge(installed, operator, namespace, 
     old = kubelet.mark_pods_ready(namespace, PODS)
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
     settled(installed, operator, namespace)
-    assert deployment(installed, namespace)["strategy"]["type"] == "Recreate"
     installed.api.patch(API, "LLMService", "s", namespace, {"spec": {"engine": {"maxNumSeqs": 7}}})
+    until(lambda: "7" in deployment(installed, namespace)["template"]["spec"]["containers"][0]["args"], 20)
+    assert deployment(installed, namespace)["strategy"]["type"] == "Recreate", "chosen when the change begins"
 
     def replaced():
         pods = installed.api.list("v1", "Pod", namespace, PODS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api_client import until
-from operator_runs import API, conditions, service, wait_for
+from operator_runs import API, conditions, service, settled, wait_for
 
 LLMS = "LLMService"
 L4 = {"products": ["NVIDIA-L4"]}
@@ -70,3 +70,49 @@ def test_a_surge_whose_card_was_taken_waits_and_then_the_old_replica_makes_way(i
     until(lambda: old not in replicas(installed, namespace), 150, "the old one makes way")
     kubelet.mark_pods_ready(namespace, engines())
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
+
+
+def test_of_services_that_are_edited_at_once_only_as_many_surge_as_cards_are_free(
+    installed, operator, namespace, kubelet
+):
+    """A GitOps tool applies them in one second: all of them would count the same free card, and all but one wait."""
+    product = {"products": ["NVIDIA-L40S"]}
+    kubelet.add_node("n3", gpus=5, product="NVIDIA-L40S")
+    names = [f"s{number}" for number in range(4)]
+    for name in names:
+        installed.api.create(service(name, namespace, accelerator=product))
+    for name in names:
+        kubelet.mark_pods_ready(namespace, engines(name))
+    for name in names:
+        wait_for(installed, name, namespace, "Ready", "True", "Serving")
+    for name in names:
+        installed.api.patch(API, LLMS, name, namespace, {"spec": {"engine": {"maxNumSeqs": 17}}})
+
+    def followed():
+        found = [installed.api.get("apps/v1", "Deployment", name, namespace) for name in names]
+        words = [each["spec"]["template"]["spec"]["containers"][0]["args"] for each in found]
+        return found if all("17" in each for each in words) else None
+
+    deployments = until(followed, 30, "all follow the edit")
+    surging = [each for each in deployments if each["spec"]["strategy"]["type"] == "RollingUpdate"]
+    assert len(surging) == 1
+
+
+def test_cards_that_come_and_go_rewrite_no_idle_service(installed, operator, namespace, kubelet):
+    """How a change would be made is chosen when one begins; what others do meanwhile is no reason to write."""
+    kubelet.add_node("n2", gpus=2, product="NVIDIA-L4")
+    serve(installed, kubelet, namespace)
+    settled(installed, operator, namespace)
+    before = installed.api.get("apps/v1", "Deployment", "s", namespace)["metadata"]["generation"]
+    lose_a_card(kubelet)
+    labels = {"metadata": {"labels": {"seen": "yes"}}}
+    installed.api.patch(API, LLMS, "s", namespace, labels)
+    until(lambda: plan_of(installed, namespace)["rollout"] == "InPlace", 30, "the status tells what a change would be")
+    settled(installed, operator, namespace)
+    assert installed.api.get("apps/v1", "Deployment", "s", namespace)["metadata"]["generation"] == before
+    edit(installed, namespace)
+    until(
+        lambda: installed.api.get("apps/v1", "Deployment", "s", namespace)["spec"]["strategy"]["type"] == "Recreate",
+        30,
+        "and the change is made so",
+    )

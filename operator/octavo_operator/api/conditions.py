@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -26,6 +27,22 @@ RECONCILING = "Reconciling"
 CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, RECONCILING)
 
 
+REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"  # the Kubernetes API's own
+LONGEST_REASON = 128  # of an Event, which carries the same reason; a condition's may have 1024
+
+
+def as_reason(text: str) -> str:
+    """Turns anyone's word into a reason that the API server accepts: `OutOfnvidia.com/gpu` is OutOfnvidiaComGpu.
+
+    A status with one bad reason would be refused as a whole.
+    """
+    if re.fullmatch(REASON, text) and len(text) <= LONGEST_REASON:
+        return text
+    first, *rest = re.sub(r"[^A-Za-z0-9_]+", " ", text).split() or ["Unknown"]
+    joined = (first + "".join(word[0].upper() + word[1:] for word in rest)).lstrip("0123456789_")
+    return joined[:LONGEST_REASON] or "Unknown"
+
+
 class Condition(Strict):
     """One aspect of the service's state."""
 
@@ -37,7 +54,7 @@ class Condition(Strict):
     """The metadata.generation that this was said of."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When `status` last changed, as RFC 3339; a new reason or message alone does not move it."""
-    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=1024)]
+    reason: Annotated[str, Field(pattern=REASON, min_length=1, max_length=1024)]
     """Why, in one CamelCase word for programs."""
     message: Annotated[str, Field(max_length=32768)] = ""
     """Why, and what to do, for people."""

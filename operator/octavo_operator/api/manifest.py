@@ -1,6 +1,7 @@
 """A file of manifests: the LLMServices in it, and the Secrets and ConfigMaps that they may refer to.
 
-`parse` is also what the operator does with an object from the API server; everything else is for files.
+`read` is for an object from the API server, which may be newer than this program; everything else is for files, where a
+field that does not exist is a slip.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import base64
 import binascii
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -107,6 +109,39 @@ def parse(body: Mapping[str, Any], document: Document | None = None, source: str
         unique = {(problem.line or 0, problem.field): problem for problem in reversed(problems)}
         raise ManifestError(source, tuple(unique[key] for key in sorted(unique)))
     return service
+
+
+def read(body: Mapping[str, Any]) -> tuple[LLMService, tuple[str, ...]]:
+    """An object from the API server, and the fields of its spec that this version does not have.
+
+    The API server has validated it by a CRD that may be newer: what is unknown is passed over, not refused. Raises
+    ManifestError with every other problem.
+    """
+    known = deepcopy(dict(body))
+    unknown: list[str] = []
+    while True:
+        try:
+            LLMService.model_validate(known)
+        except ValidationError as error:
+            extra = [each["loc"] for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+            removed = [path for path in extra if _remove(known, path)]
+            if removed:
+                unknown += [dotted(path) for path in removed if path[0] != "metadata"]
+                continue
+        return parse(known), tuple(sorted(unknown))
+
+
+def _remove(value: Any, path: tuple[str | int, ...]) -> bool:
+    """Removes a field; False where the path leads elsewhere."""
+    for part in path[:-1]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    if not isinstance(value, dict) or path[-1] not in value:
+        return False
+    del value[path[-1]]
+    return True
 
 
 def _text_of(source: str | Path) -> tuple[str, str]:

@@ -75,6 +75,21 @@ class PlanStatus(Strict):
     """What to know of, each with what avoids it."""
 
 
+class CacheStatus(Strict):
+    """The model that was downloaded onto the claim: what is remembered when the Job is gone."""
+
+    claim: str
+    """Claim that holds it."""
+    claim_uid: Annotated[str, Field(alias="claimUID")]
+    """UID of that claim; one that was created again is empty."""
+    download: str
+    """Digest of which download it was, as in the Job's annotation octavo.dev/download."""
+    commit: str | None = None
+    """Commit that was downloaded, where it is known."""
+    bytes: Annotated[int, Field(ge=0)] | None = None
+    """Size of the weights, where it is known."""
+
+
 class Status(Strict):
     """What is; written by the operator alone."""
 
@@ -96,5 +111,7 @@ class Status(Strict):
     """Where clients within the cluster reach the service."""
     model: ModelStatus | None = None
     """The model that is served, as it was resolved."""
+    cache: CacheStatus | None = None
+    """The model that was downloaded."""
     plan: PlanStatus | None = None
     """What the manifest comes to, and why."""

@@ -23,6 +23,8 @@ def render(plan: Plan) -> tuple[Manifest, ...]:
     if plan.refusal is not None:
         return ()
     made = []
+    if plan.network is not None:  # first: no pod answers before it is in force
+        made.append(network_policy.render(plan, plan.network))
     if plan.cache is not None and plan.cache.create:
         made.append(pvc.render(plan, plan.cache))
     if plan.cache is not None and plan.cache.preload:
@@ -34,6 +36,4 @@ def render(plan: Plan) -> tuple[Manifest, ...]:
         made.append(pod_disruption.render(plan))
     if plan.service_monitor:
         made.append(service_monitor.render(plan))
-    if plan.network is not None:
-        made.append(network_policy.render(plan, plan.network))
     return tuple(made)

@@ -61,12 +61,15 @@ def placement(plan: Plan) -> Manifest:
         affinity["nodeAffinity"] = {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
         }
-    if plan.cache is not None and plan.cache.create and plan.cache.access_mode == "ReadWriteOnce":
-        # The volume attaches to one node: where one pod of the service is, the others must be, the download's too.
+    if plan.pod.exclusive:
+        # The volume attaches to one node: where one pod of the service is, the others had better be, the download's too.
+        # Not required: a pod that a dead node still has would tie its successor to that node.
+        beside: Manifest = {
+            "topologyKey": "kubernetes.io/hostname",
+            "labelSelector": {"matchLabels": {SERVICE: plan.name}},
+        }
         affinity["podAffinity"] = {
-            "requiredDuringSchedulingIgnoredDuringExecution": [
-                {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {SERVICE: plan.name}}}
-            ]
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": beside}]
         }
     if affinity:
         result["affinity"] = affinity

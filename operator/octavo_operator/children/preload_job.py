@@ -1,8 +1,11 @@
 """The Job that downloads the model once, onto the claim, before the first replica starts.
 
-Two annotations tell what it was made for, because a Job's template can't be changed: which download it is
-(`octavo.dev/download`), and the whole template (`octavo.dev/template`). A finished one is good as long as the download
-is the same; an unfinished one with another template is to be replaced.
+Two annotations state what it was made for, because a Job's template can't be changed: which download it is
+(`octavo.dev/download`), and the whole template (`octavo.dev/template`). A Job is good as long as its download is the
+same; another template matters only to one whose pod does not run.
+
+Its pod is a replica's with another container: what a cluster demands of a replica (limits, labels, a CA's volume,
+tolerations, a security context) it demands of the download, too.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ import hashlib
 import json
 from typing import Any
 
+from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import GROUP
 from octavo_operator.children.ownership import Manifest, child
-from octavo_operator.children.pod import RESTRICTED, cache_volume, pull_policy, pull_secrets, template, variables
+from octavo_operator.children.pod import CONTAINER as ENGINE_CONTAINER
+from octavo_operator.children.pod import RESTRICTED, cache_volume, pull_policy, template, variables
 from octavo_operator.labels import PRELOAD, labels
-from octavo_operator.planner.arguments import CACHE_PATH, OFFLINE
+from octavo_operator.planner.arguments import CACHE_PATH, OFFLINE, TEMPLATE_PATH
 from octavo_operator.planner.plan import CachePlan, Plan
 from octavo_operator.planner.runtimes import RUNTIMES
 
@@ -25,10 +30,20 @@ CONTAINER = "preload"
 COMMAND = ("python3", "-m", "octavo_engine.fetch")
 TRIES = 6
 REPORT = "/dev/termination-log"  # the kubelet keeps it as the container's last message
-WRONG = 2  # the engine's exit status for what trying again does not mend
-# What decides where a pod may run, and as whom: so that the volume lands where the replicas can be.
+WRONG = 2  # the engine's exit status for what trying again does not fix
+NEEDS = {"cpu": "250m", "memory": "1Gi"}
+MOUNTS = {"tmp": "/tmp", "cache": CACHE_PATH}  # noqa: S108 — a volume of the pod's own
+ONLY_A_REPLICAS = {"/dev/shm", TEMPLATE_PATH.rpartition("/")[0]}  # noqa: S108 — a volume of the pod's own
+HOSTNAME = "kubernetes.io/hostname"
+# Of a replica's pod spec: where it may run, as whom, and what it reaches. Sidecars are left out, for they never end.
 FROM_THE_REPLICAS = (
     "affinity",
+    "automountServiceAccountToken",
+    "dnsConfig",
+    "dnsPolicy",
+    "enableServiceLinks",
+    "hostAliases",
+    "hostNetwork",
     "imagePullSecrets",
     "nodeSelector",
     "priorityClassName",
@@ -42,7 +57,7 @@ FROM_THE_REPLICAS = (
 
 def render(plan: Plan, cache: CachePlan) -> Manifest:
     """The Job, named for the service."""
-    pod = _template(plan)
+    pod = _template(plan, cache)
     spec = {
         "backoffLimit": TRIES,
         "podFailurePolicy": {
@@ -54,52 +69,96 @@ def render(plan: Plan, cache: CachePlan) -> Manifest:
         "template": pod,
     }
     result = child(plan, "batch/v1", "Job", f"{plan.name}-preload", spec, component=PRELOAD)
-    download = [list(_arguments(plan)), cache.claim, plan.uid if cache.create else None]
-    result["metadata"]["annotations"] = {DOWNLOAD: _digest(download), TEMPLATE: _digest(pod)}
+    result["metadata"]["annotations"] = {DOWNLOAD: download_of(plan, cache), TEMPLATE: _digest(pod)}
     return result
 
 
-def _template(plan: Plan) -> Manifest:
-    given = template(plan).get("spec")
-    replica = given if isinstance(given, dict) else {}
-    not_its = {RUNTIMES[plan.engine.runtime].api_key, OFFLINE}
+def download_of(plan: Plan, cache: CachePlan) -> str:
+    """Which download it is: the files, and the volume that they are for."""
+    return _digest([list(_arguments(plan)), cache.claim, plan.uid if cache.create else None])
+
+
+def _template(plan: Plan, cache: CachePlan) -> Manifest:
+    replica = template(plan)
+    given = _mapping(replica.get("spec"))
+    metadata = _mapping(replica.get("metadata"))
+    own = {"name": ENGINE_CONTAINER, "env": variables(plan.engine.env)}  # where podTemplate leaves no engine
+    engine = next((each for each in _mappings(given.get("containers")) if each.get("name") == ENGINE_CONTAINER), own)
+    mounts = {path: {"name": name, "mountPath": path} for name, path in MOUNTS.items()}
+    for mount in _mappings(engine.get("volumeMounts")):
+        if mount.get("mountPath") not in ONLY_A_REPLICAS:
+            mounts[str(mount.get("mountPath"))] = mount
+    volumes = {"tmp": {"name": "tmp", "emptyDir": {}}, "cache": cache_volume(plan)}
+    for volume in _mappings(given.get("volumes")):
+        if volume.get("name") in {mount.get("name") for mount in mounts.values()}:
+            volumes[str(volume.get("name"))] = volume
     spec: Manifest = {
-        **{field: replica[field] for field in FROM_THE_REPLICAS if field in replica},
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        **{field: given[field] for field in FROM_THE_REPLICAS if field in given},
         "restartPolicy": "Never",
-        **pull_secrets(plan),
-        "containers": [
-            {
-                "name": CONTAINER,
-                "image": plan.preload_image,
-                **(pull_policy(plan) if plan.engine.runtime == "octavo" else {}),
-                "command": list(COMMAND),
-                "args": [*_arguments(plan), "--report", REPORT],
-                "env": variables(tuple(variable for variable in plan.engine.env if variable.name not in not_its)),
-                "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}},
-                "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": dict(RESTRICTED),
-                "volumeMounts": [
-                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 — a volume of the pod's own
-                    {"name": "cache", "mountPath": CACHE_PATH},
-                ],
-            }
-        ],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, cache_volume(plan)],
+        "containers": [_container(plan, engine, list(mounts.values()))],
+        "volumes": list(volumes.values()),
     }
-    if plan.hardware.cards and not plan.hardware.products:
-        spec["affinity"] = _near_cards(spec.get("affinity"))
-    return {"metadata": {"labels": labels(plan.name, PRELOAD)}, "spec": spec}
+    if plan.hardware.cards and (affinity := _near_cards(plan, cache, spec.get("affinity"))):
+        spec["affinity"] = affinity
+    annotations = {key: value for key, value in _mapping(metadata.get("annotations")).items() if "kubectl" not in key}
+    described: Manifest = {"labels": {**_mapping(metadata.get("labels")), **labels(plan.name, PRELOAD)}}
+    return {"metadata": described | ({"annotations": annotations} if annotations else {}), "spec": spec}
 
 
-def _near_cards(given: Any) -> Manifest:
-    """A volume is made in the zone of its first pod: rather one with cards, where their nodes are labelled."""
+def _container(plan: Plan, engine: Manifest, mounts: list[Manifest]) -> Manifest:
+    """The engine's container with another command: its environment without the API key, its limits without GPUs."""
+    not_its = {RUNTIMES[plan.engine.runtime].api_key, OFFLINE}
+    result: Manifest = {
+        "name": CONTAINER,
+        "image": plan.preload_image,
+        **(pull_policy(plan) if plan.engine.runtime == "octavo" else {}),
+        "command": list(COMMAND),
+        "args": [*_arguments(plan), "--report", REPORT],
+        "env": [each for each in _mappings(engine.get("env")) if each.get("name") not in not_its],
+        "resources": _resources(engine),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": engine.get("securityContext", dict(RESTRICTED)),
+        "volumeMounts": mounts,
+    }
+    if "envFrom" in engine:
+        result["envFrom"] = engine["envFrom"]
+    return result
+
+
+def _resources(engine: Manifest) -> Manifest:
+    """Little is asked for; the limits are the engine's, for a quota that counts them wants some."""
+    given = _mapping(_mapping(engine.get("resources")).get("limits"))
+    limits = {name: amount for name, amount in given.items() if name in {"cpu", "memory", "ephemeral-storage"}}
+    requests = {name: _least(amount, limits.get(name)) for name, amount in NEEDS.items()}
+    return {"requests": requests, **({"limits": limits} if limits else {})}
+
+
+def _least(amount: str, limit: Any) -> str:
+    try:
+        return amount if limit is None or Quantity(amount).value <= Quantity(str(limit)).value else str(limit)
+    except ValueError:
+        return amount  # what is no quantity the API server refuses in its own words
+
+
+def _near_cards(plan: Plan, cache: CachePlan, given: Any) -> Manifest | None:
+    """Where the replicas can run, for a volume is made at its first pod: on the node itself, or in its zone."""
+    affinity = _mapping(given)
+    nodes = _mapping(affinity.get("nodeAffinity"))
+    if cache.nodes:
+        own = {"key": HOSTNAME, "operator": "In", "values": list(cache.nodes)}
+        required = _mapping(nodes.get("requiredDuringSchedulingIgnoredDuringExecution"))
+        terms = _mappings(required.get("nodeSelectorTerms")) or [{}]
+        both = [{**term, "matchExpressions": [*_mappings(term.get("matchExpressions")), own]} for term in terms]
+        return affinity | {
+            "nodeAffinity": nodes | {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": both}}
+        }
+    if plan.hardware.products:
+        return None  # the replicas' own selector names them
     term = {"matchExpressions": [{"key": "nvidia.com/gpu.present", "operator": "Exists"}]}
-    wish = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]}
-    affinity = given if isinstance(given, dict) else {}
-    nodes = affinity.get("nodeAffinity")
-    return affinity | {"nodeAffinity": wish | (nodes if isinstance(nodes, dict) else {})}
+    rather = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]}
+    return affinity | {"nodeAffinity": rather | nodes}
 
 
 def _arguments(plan: Plan) -> tuple[str, ...]:
@@ -109,6 +168,15 @@ def _arguments(plan: Plan) -> tuple[str, ...]:
         if flag in plan.engine.arguments:
             words += [flag, plan.engine.arguments[plan.engine.arguments.index(flag) + 1]]
     return tuple(words)
+
+
+def _mapping(value: Any) -> Manifest:
+    """`podTemplate` may hold anything; what has the wrong shape the API server refuses in its own words."""
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: Any) -> list[Manifest]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _digest(value: Any) -> str:

@@ -12,6 +12,10 @@ def children_of(
     """In the order in which they are created."""
     spec, name = service.spec, service.metadata.name
     children = []
+    if spec.network_policy.enabled:
+        children.append(
+            Child("NetworkPolicy", name, f"{len(spec.network_policy.allow_from) or 'own namespace'} may connect")
+        )
     if cache is not None and cache.create:
         children.append(Child("PersistentVolumeClaim", cache.claim, f"{cache.size} {cache.access_mode}"))
     if cache is not None and cache.preload:
@@ -29,10 +33,6 @@ def children_of(
     if spec.monitoring.service_monitor != "Disabled":
         when = ", where its CRD exists" if spec.monitoring.service_monitor == "Auto" else ""
         children.append(Child("ServiceMonitor", name, f"every 15 s{when}"))
-    if spec.network_policy.enabled:
-        children.append(
-            Child("NetworkPolicy", name, f"{len(spec.network_policy.allow_from) or 'own namespace'} may connect")
-        )
     return tuple(children)
 
 

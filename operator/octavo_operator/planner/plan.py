@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+ALREADY_SERVING = "AlreadyServing"  # of a fit that is bad, and blocks nothing as long as the replicas stay as they are
+
 
 @dataclass(frozen=True, slots=True)
 class CardBudget:
@@ -157,6 +159,7 @@ class CachePlan:
     preload: bool
     retain: bool
     colocated: bool  # one node at a time may mount it: replicas share that node
+    nodes: tuple[str, ...] = ()  # host names of the nodes where replicas can run, for what fills the volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,7 @@ class RolloutPlan:
     recreate: bool  # Kubernetes' Recreate: all old ones end before a new one starts
     reason: str
     waits: bool = False  # for room, and not for ever: to be looked at again
+    momentary: bool = False  # by the GPUs that are free now: it counts for a change that begins now
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,7 @@ class PodPlan:
     pull_secrets: tuple[str, ...] = ()
     chat_template: tuple[str, str] | None = None  # ConfigMap and key
     model_claim: str | None = None  # a claim that holds the model, of pvc://
+    exclusive: tuple[str, ...] = ()  # claims that are on one node at a time: the replicas share that node
     template: dict[str, Any] = field(default_factory=dict)  # merged last
 
 

@@ -25,6 +25,7 @@ from octavo_operator.planner import (
 from octavo_operator.planner.children import children_of
 from octavo_operator.planner.demand import Demand, kv_bytes_on_cpu, kv_format
 from octavo_operator.planner.plan import (
+    ALREADY_SERVING,
     ContainerResources,
     EngineProcess,
     Fit,
@@ -53,12 +54,11 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     fit, refusal = _verdict(service, observed, fit, limits, place, settings)
 
     model_bytes = observed.model_bytes if observed.model is None else observed.model.weight_bytes()
-    cache = storage.plan_cache(
-        service.metadata.name, spec.cache, model_bytes, awake, observed.claim_access_mode, observed.claim_size
-    )
+    cache = storage.plan_cache(service.metadata.name, spec.cache, model_bytes, awake, observed)
     if cache is not None and spec.model.uri.scheme not in storage.FETCHED:
         cache = replace(cache, preload=False)
-    rolls = rollout.choose(spec.rollout.strategy, place, observed, awake, cache)
+    narrow = storage.narrow_modes(service, cache, observed)
+    rolls = rollout.choose(spec.rollout.strategy, place, observed, awake, narrow)
     downloads = spec.model.uri.scheme in storage.FETCHED and (cache is None or not cache.preload)
     startup = lifecycle.startup_budget(model_bytes, downloads=downloads, hardware=place, settings=settings)
     longest = lifecycle.longest_generation(limits.max_model_len, place, settings)
@@ -105,7 +105,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         warnings=advice.warnings(case),
         uid=service.metadata.uid,
         suspended=spec.suspend,
-        pod=_pod(service),
+        pod=_pod(service, tuple(narrow)),
         network=NetworkPlan(
             tuple(spec.network_policy.allow_from), settings.operator_namespace, spec.monitoring.namespace
         )
@@ -191,7 +191,7 @@ def _verdict(
     if service.metadata.annotations.get(IGNORE_FIT) == "true":
         return replace(fit, reason="OverriddenByAnnotation", message=f"{fit.message} ({IGNORE_FIT} overrides it)"), None
     if observed.serving:
-        return replace(fit, reason="AlreadyServing", message=f"{fit.message}; what runs already is kept"), None
+        return replace(fit, reason=ALREADY_SERVING, message=f"{fit.message}; what runs already is kept"), None
     remedy = fit.remedy or f"annotate it with {IGNORE_FIT}: true to try all the same"
     return fit, Refusal(fit.reason, fit.message, remedy)
 
@@ -211,14 +211,15 @@ def _scale(service: LLMService) -> Scale:
     )
 
 
-def _pod(service: LLMService) -> PodPlan:
+def _pod(service: LLMService, exclusive: tuple[str, ...]) -> PodPlan:
     spec = service.spec
-    image, template, uri = spec.engine.image, spec.model.chat_template, spec.model.uri
+    image, template = spec.engine.image, spec.model.chat_template
     return PodPlan(
         pull_policy=None if image is None else image.pull_policy,
         pull_secrets=() if image is None else tuple(image.pull_secrets),
         chat_template=None if template is None else (template.config_map_name, template.key),
-        model_claim=uri.rest.partition("/")[0] if uri.scheme == "pvc" else None,
+        model_claim=storage.model_claim(service),
+        exclusive=exclusive,
         template=dict(spec.pod_template),
     )
 

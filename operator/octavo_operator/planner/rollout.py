@@ -1,28 +1,35 @@
 """How a change reaches the replicas: with a surge where one has room, in place where none has, and never a deadlock.
 
-Chosen anew for each change. One that is under way goes on as it began, for its own surge has taken the card that was
+Chosen when a change begins. One that is under way goes on as it began, for its own surge has taken the card that was
 free; but a surge that finds no node for too long ends in place, and a replica that finds none although an old one made
-way for it has further old ones make way. Old replicas make way only where that helps: a change that no node could take
-leaves them be.
+way for it has further old ones make way: one at a time, the next once the last one's successor is ready. Old replicas
+make way only where that helps: a change that no node could take leaves them be.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from octavo_operator.observed import Change, Observed
-from octavo_operator.planner.plan import CachePlan, Hardware, RolloutPlan, Scale
+from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 
 PATIENCE_S = 60  # for a node that has room: others' pods end, the cluster autoscaler may add one
 
 
-def choose(strategy: str, hardware: Hardware, observed: Observed, scale: Scale, cache: CachePlan | None) -> RolloutPlan:
-    """The rollout. In place, one replica alone is recreated: nothing can answer meanwhile."""
+def choose(
+    strategy: str, hardware: Hardware, observed: Observed, scale: Scale, narrow: Mapping[str, str]
+) -> RolloutPlan:
+    """The rollout; `narrow` has the claims that are on one node at a time, with their modes.
+
+    In place, one replica alone is recreated: nothing can answer meanwhile.
+    """
     change = observed.change
     lost = change is not None and change.homeless_s is not None
-    surge, reason = _surge(strategy, hardware, observed.free_cards, cache)
+    surge, reason, momentary = _surge(strategy, hardware, observed.free_cards, narrow)
     if change is not None and strategy == "Auto" and surge != change.surges:
         surge, reason = change.surges, "a change that is under way ends as it began"
     if not lost:
-        return _rollout(scale, reason, surge=surge)
+        return _rollout(scale, reason, surge=surge, momentary=momentary)
     assert change is not None
     if change.old_makes_room is None:
         reason = "a new replica waits for a node; rollout.strategy: InPlace lets an old one make way first"
@@ -42,30 +49,36 @@ def choose(strategy: str, hardware: Hardware, observed: Observed, scale: Scale, 
     )
 
 
-def _rollout(scale: Scale, reason: str, *, surge: bool, max_unavailable: int = 1, waits: bool = False) -> RolloutPlan:
+def _rollout(
+    scale: Scale, reason: str, *, surge: bool, max_unavailable: int = 1, waits: bool = False, momentary: bool = False
+) -> RolloutPlan:
     if surge:
-        return RolloutPlan("Surge", max_surge=1, max_unavailable=0, recreate=False, reason=reason, waits=waits)
+        return RolloutPlan("Surge", 1, 0, recreate=False, reason=reason, waits=waits, momentary=momentary)
     alone = scale.maximum <= 1
-    return RolloutPlan("InPlace", 0, max_unavailable, recreate=alone, reason=reason, waits=waits)
+    return RolloutPlan("InPlace", 0, max_unavailable, alone, reason, waits=waits, momentary=momentary)
 
 
 def _is_too_long(change: Change) -> bool:
     return change.homeless_s is not None and change.homeless_s >= PATIENCE_S
 
 
-def _surge(strategy: str, hardware: Hardware, free_cards: int | None, cache: CachePlan | None) -> tuple[bool, str]:
-    if cache is not None and cache.access_mode == "ReadWriteOncePod":
-        return False, "cache.accessMode ReadWriteOncePod lets one pod at a time have the model"
+def _surge(
+    strategy: str, hardware: Hardware, free_cards: int | None, narrow: Mapping[str, str]
+) -> tuple[bool, str, bool]:
+    """Whether it surges, why, and whether that holds for this moment only."""
+    for claim, mode in narrow.items():
+        if mode == "ReadWriteOncePod":
+            return False, f"the claim {claim} is ReadWriteOncePod: one pod at a time may have it", False
     if strategy != "Auto":
-        return strategy == "Surge", f"rollout.strategy: {strategy}"
-    if cache is not None and cache.create and cache.colocated and hardware.cards:
-        return False, f"cache.accessMode {cache.access_mode} ties a surge to the node whose cards are taken"
+        return strategy == "Surge", f"rollout.strategy: {strategy}", False
     if hardware.cards == 0:
-        return True, "a CPU replica needs no card for a surge"
+        return True, "a CPU replica needs no card for a surge", False
+    for claim, mode in narrow.items():
+        return False, f"the claim {claim} is {mode}: it ties a surge to the node whose GPUs are taken", False
     needed = "a card" if hardware.cards == 1 else f"{hardware.cards} cards"
     if free_cards is None:
         free = "is" if hardware.cards == 1 else "are"
-        return False, f"whether {needed} {free} free for a surge is not known"
+        return False, f"whether {needed} {free} free for a surge is not known", True
     if free_cards >= hardware.cards:
-        return True, f"{needed} for a surge {'is' if hardware.cards == 1 else 'are'} free"
-    return False, f"no free cards for a surge: it needs {needed}"
+        return True, f"{needed} for a surge {'is' if hardware.cards == 1 else 'are'} free", True
+    return False, f"no free cards for a surge: it needs {needed}", True

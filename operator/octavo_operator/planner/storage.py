@@ -6,10 +6,15 @@ from fractions import Fraction
 
 from octavo_operator.api.placement import Cache
 from octavo_operator.api.quantity import Quantity
+from octavo_operator.api.v1alpha1 import LLMService
+from octavo_operator.observed import Object, Observed
 from octavo_operator.planner.plan import CachePlan, Scale
 from octavo_operator.planner.sizes import GIB, round_up
 
 UNKNOWN_SIZE = Quantity("100Gi")
+FITS_WITH = Fraction(21, 20)  # the model, its small files and a file system's own needs
+WIDEST_FIRST = ("ReadWriteMany", "ReadOnlyMany", "ReadWriteOnce", "ReadWriteOncePod")
+SHARED = {"ReadWriteMany", "ReadOnlyMany"}  # modes by which pods on several nodes mount a volume
 FETCHED = {"hf", "package", "s3", "gs", "oci", "http", "https"}  # schemes whose models are downloaded
 
 
@@ -25,35 +30,87 @@ def claim_size(model_bytes: int | None) -> Quantity:
 
 
 def plan_cache(
-    name: str,
-    cache: Cache | None,
-    model_bytes: int | None,
-    scale: Scale,
-    existing_mode: str | None = None,
-    existing_size: str | None = None,
+    name: str, cache: Cache | None, model_bytes: int | None, scale: Scale, observed: Observed
 ) -> CachePlan | None:
-    """The claim; None where the manifest has no cache. What it leaves open follows a claim that exists already."""
+    """The claim; None where the manifest has no cache. What it leaves open follows a claim that exists already.
+
+    A claim that this service made stays its own where the manifest names it as an existing one; it then has no owner,
+    for an existing claim outlasts the service.
+    """
     if cache is None:
         return None
-    mode = cache.access_mode or existing_mode or ("ReadWriteMany" if scale.maximum > 1 else "ReadWriteOnce")
-    if cache.existing_claim is not None:
-        return CachePlan(
-            claim=cache.existing_claim,
-            create=False,
-            size=None,
-            storage_class=None,
-            access_mode=mode,
-            preload=cache.preload,
-            retain=True,
-            colocated=False,
-        )
+    own, named = f"{name}-cache", cache.existing_claim
+    claim = named or own
+    live = observed.claim(claim)
+    create = named is None or (named == own and observed.child("PersistentVolumeClaim", own) is not None)
+    mode = cache.access_mode or mode_of(live) or ("ReadWriteMany" if scale.maximum > 1 else "ReadWriteOnce")
     return CachePlan(
-        claim=f"{name}-cache",
-        create=True,
-        size=str(cache.size or existing_size or claim_size(model_bytes)),
+        claim=claim,
+        create=create,
+        size=_size(cache, model_bytes, live) if create else None,
         storage_class=cache.storage_class_name,
         access_mode=mode,
         preload=cache.preload,
-        retain=cache.retain,
-        colocated=mode != "ReadWriteMany",
+        retain=named is not None or cache.retain,
+        # Of a claim that is not ours and that was not seen nothing is known, and nothing is ruled out.
+        colocated=mode not in SHARED and (create or live is not None),
+        nodes=() if observed.nodes is None or mode in SHARED else observed.nodes.names,
     )
+
+
+def referenced(service: LLMService) -> tuple[str, ...]:
+    """Claims that the manifest names: they are another's to create, and never ours to delete."""
+    spec = service.spec
+    names = [] if spec.cache is None or spec.cache.existing_claim is None else [spec.cache.existing_claim]
+    if (claim := model_claim(service)) is not None:
+        names.append(claim)
+    template = spec.pod_template.get("spec")
+    volumes = template.get("volumes") if isinstance(template, dict) else None
+    for volume in volumes if isinstance(volumes, list) else ():
+        source = volume.get("persistentVolumeClaim") if isinstance(volume, dict) else None
+        if isinstance(source, dict) and isinstance(source.get("claimName"), str):
+            names.append(source["claimName"])
+    return tuple(dict.fromkeys(names))
+
+
+def model_claim(service: LLMService) -> str | None:
+    """The claim of pvc://."""
+    uri = service.spec.model.uri
+    return uri.rest.partition("/")[0] if uri.scheme == "pvc" else None
+
+
+def narrow_modes(service: LLMService, cache: CachePlan | None, observed: Observed) -> dict[str, str]:
+    """Claims of a replica's that are on one node at a time, or in one pod, with their mode."""
+    modes = {} if cache is None or not cache.colocated else {cache.claim: cache.access_mode}
+    for name in referenced(service):
+        mode = mode_of(observed.claim(name))
+        if mode is not None and mode not in SHARED:
+            modes[name] = mode
+    return modes
+
+
+def is_narrow(thing: Object) -> bool:
+    """A claim that is on one node at a time."""
+    return thing["kind"] == "PersistentVolumeClaim" and mode_of(thing) not in {None, *SHARED}
+
+
+def mode_of(claim: Object | None) -> str | None:
+    """The mode by which pods share it: the widest of those that its volume has."""
+    if claim is None:
+        return None
+    modes = claim.get("status", {}).get("accessModes") or claim["spec"].get("accessModes") or ()
+    return next((mode for mode in WIDEST_FIRST if mode in modes), None)
+
+
+def _size(cache: Cache, model_bytes: int | None, live: Object | None) -> str:
+    """Claims do not shrink: where one is larger than the manifest asks for, it stays so. One without a size in the
+    manifest grows once the model no longer fits, unless it has no volume yet: then it can't."""
+    there = None if live is None else Quantity(str(live["spec"]["resources"]["requests"]["storage"]))
+    wanted = cache.size
+    if wanted is None and there is None:
+        wanted = claim_size(model_bytes)
+    elif wanted is None and there is not None and live is not None and model_bytes is not None:
+        bound = live.get("status", {}).get("phase") == "Bound"
+        wanted = claim_size(model_bytes) if bound and there.value < model_bytes * FITS_WITH else None
+    sizes = [size for size in (wanted, there) if size is not None]
+    return str(max(sizes, key=lambda size: size.value))

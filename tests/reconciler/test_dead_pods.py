@@ -1,0 +1,47 @@
+"""A pod that has failed for good is replaced, and its object may stay for long: it decides nothing."""
+
+from __future__ import annotations
+
+import pytest
+from api_client import until
+from operator_runs import conditions, service, settled, wait_for
+
+ENGINES = "octavo.dev/service=s,app.kubernetes.io/component=engine"
+
+
+def fail(plane, namespace, name, reason, message):
+    """As the kubelet does it: by eviction, or because it did not admit the pod."""
+    status = {"phase": "Failed", "reason": reason, "message": message, "containerStatuses": []}
+    ready = {"type": "Ready", "status": "False", "reason": "PodFailed"}
+    plane.api.patch("v1", "Pod", name, namespace, {"status": status | {"conditions": [ready]}}, subresource="status")
+
+
+@pytest.mark.parametrize("reason", ["Evicted", "OutOfnvidia.com/gpu", "UnexpectedAdmissionError", "1-bad reason."])
+def test_a_failed_pod_that_was_replaced_decides_nothing(installed, operator, namespace, kubelet, reason):
+    """Also with a word of the kubelet's that is no reason by the API's pattern."""
+    kubelet.add_node("n1")
+    installed.api.create(service("s", namespace, replicas=2))
+    names = kubelet.mark_pods_ready(namespace, ENGINES, 2)
+    wait_for(installed, "s", namespace, "Progressing", "False", "Serving")
+    fail(installed, namespace, names[0], reason, "The node was low on resource: memory.")
+    kubelet.pods(namespace, ENGINES, count=2)
+    kubelet.mark_pods_ready(namespace, ENGINES, 2)
+    until(lambda: "2 of 2" in conditions(installed, "s", namespace)["Ready"]["message"], 20)
+    settled(installed, operator, namespace)
+    found = conditions(installed, "s", namespace)
+    assert "Reconciling" not in found
+    assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("Serving", "False")
+    assert names[0] in {pod["metadata"]["name"] for pod in installed.api.list("v1", "Pod", namespace, ENGINES)}
+
+
+def test_a_kubelet_that_admits_no_pod_is_told(installed, operator, namespace, kubelet):
+    """While the newest one has failed, that is why replicas are missing; the status is written whatever the word."""
+    kubelet.add_node("n1")
+    installed.api.create(service("s", namespace))
+    kubelet.mark_pods_loading(namespace, ENGINES)
+    wait_for(installed, "s", namespace, "Ready", "False", "LoadingModel")
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace}}
+    installed.api.create({**quota, "spec": {"hard": {"pods": "1"}}})
+    (pod,) = kubelet.pods(namespace, ENGINES)
+    fail(installed, namespace, pod["metadata"]["name"], "OutOfnvidia.com/gpu", "Pod was rejected")
+    until(lambda: conditions(installed, "s", namespace)["Ready"]["reason"] != "LoadingModel", 30, "it is told")

@@ -1,0 +1,198 @@
+"""What the status says of pods, downloads and volumes, without an API server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from planner_cases import CPU, claim, service
+
+from octavo_operator import downloads, status
+from octavo_operator.api.conditions import REASON, as_reason
+from octavo_operator.api.manifest import parse, read
+from octavo_operator.applying import Outcome
+from octavo_operator.cache_state import memory_of
+from octavo_operator.children import render
+from octavo_operator.errors import ManifestError
+from octavo_operator.observed import Download, Observed
+from octavo_operator.planner import plan
+from octavo_operator.settings import Settings
+
+VOLUME = [{"name": "cache", "persistentVolumeClaim": {"claimName": "svc-cache"}}]
+
+
+def deployment(replicas=1, ready=1):
+    counts = {"replicas": replicas, "readyReplicas": ready, "updatedReplicas": replicas, "observedGeneration": 1}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "svc", "generation": 1},
+        "spec": {"replicas": replicas},
+        "status": counts,
+    }
+
+
+def pod(name, component="engine", node="n1", phase="Running", ready=False, owner="", **status):
+    labels = {"app.kubernetes.io/component": component, "octavo.dev/service": "svc"}
+    metadata = {"name": name, "uid": name, "labels": labels, "ownerReferences": [{"uid": owner}]}
+    conditions = [{"type": "Ready", "status": str(ready)}, {"type": "PodScheduled", "status": "True"}]
+    spec = {"nodeName": node, "volumes": VOLUME}
+    return {"metadata": metadata, "spec": spec, "status": {"phase": phase, "conditions": conditions, **status}}
+
+
+RUNS = {"containerStatuses": [{"name": "engine", "state": {"running": {}}}]}
+
+
+def summarized(observed, outcome=None, unknown=(), **spec):
+    made = service(accelerator=CPU, **spec)
+    return status.summarize(made, plan(made, observed, Settings()), observed, outcome or Outcome(), unknown=unknown)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("OutOfnvidia.com/gpu", "OutOfnvidiaComGpu"),
+        ("Evicted", "Evicted"),
+        ("1-bad reason.", "BadReason"),
+        ("", "Unknown"),
+        ("%%", "Unknown"),
+        ("Ünknown", "nknown"),
+        ("x" * 2000, "x" * 128),
+        ("A:", "A"),
+    ],
+)
+def test_any_word_becomes_a_reason_that_the_api_server_takes(word, reason):
+    assert as_reason(word) == reason
+    assert re.fullmatch(REASON, as_reason(word))
+
+
+def test_conditions_have_no_other_reasons():
+    """The one place that all conditions, and the Events that follow from them, go through."""
+    dead = pod("old", phase="Failed", reason="OutOfnvidia.com/gpu", message="rejected")
+    said = summarized(Observed(children=(deployment(ready=0),), pods=(dead,)))
+    found = status.conditions_of(said, 1, (), "2026-01-01T00:00:00Z")
+    assert {each["type"]: each["reason"] for each in found}["Ready"] == "OutOfnvidiaComGpu"
+    assert all(re.fullmatch(REASON, each["reason"]) for each in found)
+
+
+def test_a_failed_pod_explains_something_only_while_it_is_the_newest():
+    dead = pod("old", phase="Failed", reason="Evicted", message="low on memory")
+    loading, serving = pod("new", **RUNS), pod("new", ready=True, **RUNS)
+    assert summarized(Observed(children=(deployment(ready=0),), pods=(dead, loading))).conditions["Ready"][1] == (
+        "LoadingModel"
+    )
+    said = summarized(Observed(children=(deployment(),), pods=(dead, serving)))
+    assert said.conditions["Ready"][:2] == ("True", "Serving")
+    assert said.conditions["Progressing"][0] == "False"
+
+
+def test_a_volume_that_another_pod_has_on_another_node_is_told():
+    """With the pod, the node, and what to do where that node is dead."""
+    holder, waits = pod("old", node="n1", ready=True, **RUNS), pod("new", node="n2", phase="Pending")
+    there = Observed(children=(deployment(2, 1), claim()), pods=(holder, waits))
+    said = summarized(there, cache={"preload": False}, replicas=2)
+    reason, text = said.conditions["Ready"][1:]
+    assert reason == "MultiAttach"
+    assert "the pod old has it on n1: the replica on n2 starts once that pod has ended" in text
+    holder["metadata"]["deletionTimestamp"] = "now"
+    text = summarized(there, cache={"preload": False}, replicas=2).conditions["Ready"][2]
+    assert "kubectl taint node n1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in text
+    waits["spec"]["nodeName"] = "n1"
+    assert summarized(there, cache={"preload": False}, replicas=2).conditions["Ready"][1] != "MultiAttach"
+
+
+def job(made, *, finished="", **metadata):
+    (body,) = [each for each in render(made) if each["kind"] == "Job"]
+    conditions = [{"type": finished, "status": "True"}] if finished else []
+    body["metadata"] |= {"uid": "job", **metadata}
+    return body | {"status": {"conditions": conditions, "completionTime": "2026-01-02T00:00:00Z"}}
+
+
+def planned(**spec):
+    return plan(service(accelerator=CPU, cache={}, **spec), Observed(), Settings())
+
+
+def test_a_download_is_done_by_its_own_job_onto_the_claim_that_is_there():
+    """Not by one for another model, nor by one that is older than the claim."""
+    made, others = planned(), planned(model={"uri": "hf://org/other"})
+    done = job(made, finished="Complete")
+    assert downloads.done(made, Observed(children=(claim(), done))) is not None
+    assert downloads.waits(made, Observed(children=(claim(), job(made))))
+    assert downloads.waits(made, Observed(children=(claim(), job(others, finished="Complete"))))
+    younger = claim()
+    younger["metadata"]["creationTimestamp"] = "2026-01-03T00:00:00Z"
+    assert downloads.waits(made, Observed(children=(younger, done)))
+
+
+def test_a_download_is_remembered_with_its_claim():
+    """By the status, which a Job's removal leaves alone; a claim of that name that was made again is empty."""
+    made = planned()
+    fetched = downloads.done(made, Observed(children=(claim(), job(made, finished="Complete"))))
+    written = memory_of(fetched).model_dump(by_alias=True, exclude_none=True)
+    memory = downloads.remembered({"cache": written})
+    assert memory == fetched
+    assert downloads.done(made, Observed(children=(claim(),), downloaded=memory)) == fetched
+    assert downloads.waits(made, Observed(children=(claim(uid="another"),), downloaded=memory))
+    assert downloads.waits(made, Observed(downloaded=memory)), "the claim is gone"
+    assert downloads.waits(planned(model={"uri": "hf://org/other"}), Observed(children=(claim(),), downloaded=memory))
+    nameless = replace(fetched, claim_uid="")
+    assert memory_of(nameless) is None, "without a UID it would fit any claim"
+    assert downloads.remembered(None) is None
+
+
+def test_what_is_remembered_stays_while_another_model_is_downloaded():
+    """It lies there still: to go back to it needs no download."""
+    memory = Download("digest", "svc-cache", "c", "abc", 7)
+    said = summarized(Observed(children=(claim(),), downloaded=memory), cache={})
+    assert said.status.model_dump(by_alias=True, exclude_none=True)["cache"] == {
+        "claim": "svc-cache",
+        "claimUID": "c",
+        "download": "digest",
+        "commit": "abc",
+        "bytes": 7,
+    }
+
+
+def test_a_download_that_has_no_pod_is_told_in_its_jobs_words():
+    observed = Observed(
+        children=(claim(), deployment(0, 0), job(planned())),
+        job_words='error looking up service account x/y: serviceaccount "y" not found',
+    )
+    state = summarized(observed, cache={}).conditions["ModelCached"]
+    assert state[0] == "False"
+    assert state[1] != "DownloadingModel"
+    assert 'serviceaccount "y" not found' in state[2]
+
+
+def body(**spec):
+    metadata = {"name": "svc", "namespace": "a", "uid": "u"}
+    spec.setdefault("model", {"uri": "hf://org/name"})
+    return {"apiVersion": "octavo.dev/v1alpha1", "kind": "LLMService", "metadata": metadata, "spec": spec}
+
+
+def test_what_the_api_server_sends_may_be_newer():
+    """Fields of any depth, and of ObjectMeta; the object itself is not touched. A file's slip is refused as ever."""
+    sent = body(turbo=True, engine={"maxModelLen": 7, "turbo": {"a": 1}, "env": [{"name": "A", "value": "1", "x": 2}]})
+    sent["metadata"]["shiny"] = {"new": 1}
+    made, unknown = read(sent)
+    assert unknown == ("spec.engine.env[0].x", "spec.engine.turbo", "spec.turbo")
+    assert made.spec.engine.max_model_len == 7
+    assert sent["spec"]["engine"]["turbo"] == {"a": 1}
+    with pytest.raises(ManifestError):
+        parse(sent)
+
+
+def test_other_slips_are_refused_wherever_they_come_from():
+    with pytest.raises(ManifestError) as refused:
+        read(body(turbo=True, engine={"maxModelLen": "many"}))
+    assert [problem.field for problem in refused.value.problems] == ["spec.engine.maxModelLen"]
+
+
+def test_unknown_fields_and_kept_claims_are_warnings():
+    """Each with its remedy."""
+    kept = Outcome(kept=["svc-cache"])
+    said = summarized(Observed(children=(deployment(),)), kept, ["spec.turbo"])
+    *_, claims, fields = said.status.plan.warnings
+    assert claims.endswith("kubectl delete pvc -n default svc-cache deletes it")
+    assert fields == "spec.turbo: not known to this version of the operator and without effect; upgrade the operator"
