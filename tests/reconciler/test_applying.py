@@ -1,0 +1,69 @@
+"""One child's refusal is one child's; and what comes first."""
+
+from __future__ import annotations
+
+from planner_cases import CPU, claim, service
+
+from octavo_operator.applying import Applier
+from octavo_operator.children import render
+from octavo_operator.errors import ApiError
+from octavo_operator.observed import Observed
+from octavo_operator.planner import plan
+from octavo_operator.settings import Settings
+
+
+class Server:
+    """Answers as an API server without any object; `refuses` has the status with which it refuses a kind."""
+
+    def __init__(self, refuses=None):
+        self.refuses = refuses or {}
+        self.written = []
+
+    async def get(self, resource, namespace, name):
+        return None
+
+    async def apply(self, resource, body, **_):
+        if (status := self.refuses.get(body["kind"])) is not None:
+            raise ApiError("PATCH", body["kind"], status, {"reason": "Conflict", "message": "somebody was quicker"})
+        self.written.append(body["kind"])
+        return body
+
+    async def delete(self, resource, live):
+        self.written.append(f"-{live['kind']}")
+
+
+async def applied(server, observed=Observed(), **spec):  # noqa: B008 — frozen
+    body = service(accelerator=CPU, **spec)
+    body = body.model_copy(update={"metadata": body.metadata.model_copy(update={"uid": "u"})})
+    made = plan(body, observed, Settings())
+    return await Applier(server, made, observed, {}).run(render(made))
+
+
+async def test_a_conflict_about_one_child_leaves_the_others_to_be_made():
+    """And is passed on, so that the service is looked at again once its status is written."""
+    server = Server({"Service": 409})
+    outcome = await applied(server, replicas=2)
+    assert server.written == ["Deployment", "PodDisruptionBudget"]
+    assert outcome.conflict is not None
+    assert outcome.refused == []
+
+
+async def test_a_network_policy_is_in_force_before_any_pod_exists():
+    server = Server()
+    await applied(server, networkPolicy={"enabled": True}, cache={})
+    assert server.written[0] == "NetworkPolicy"
+    assert server.written.index("NetworkPolicy") < server.written.index("Job")
+
+
+async def test_a_claim_that_is_no_longer_named_is_kept_where_it_has_a_volume():
+    """One without a volume holds nothing, and goes."""
+    for phase, written, kept in (
+        ("Bound", [], ["svc-cache"]),
+        ("Lost", [], ["svc-cache"]),
+        ("Pending", ["-PersistentVolumeClaim"], []),
+    ):
+        server, owned = Server(), claim(phase=phase)
+        owned["metadata"]["ownerReferences"] = [{"uid": "u", "controller": True}]
+        outcome = await applied(server, Observed(children=(owned,)))
+        assert [each for each in server.written if each.startswith("-")] == written
+        assert outcome.kept == kept
