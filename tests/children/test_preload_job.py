@@ -59,14 +59,14 @@ def test_it_has_what_the_cluster_demands_of_a_replica():
 
 def test_it_has_the_replicas_limits_and_asks_for_little():
     """A quota that counts limits refuses a pod that has none; GPUs it has no use for."""
-    assert container()["resources"]["requests"] == {"cpu": "500m", "memory": "1Gi"}
+    assert container()["resources"]["requests"] == {"cpu": "250m", "memory": "1Gi"}
     resources = {"limits": {"cpu": "2", "memory": "4Gi"}}
     assert container(resources=resources)["resources"] == {
-        "requests": {"cpu": "500m", "memory": "1Gi"},
+        "requests": {"cpu": "250m", "memory": "1Gi"},
         "limits": {"cpu": "2", "memory": "4Gi"},
     }
-    small = {"limits": {"cpu": "250m"}}
-    assert container(resources=small)["resources"]["requests"]["cpu"] == "250m", "a request is never above its limit"
+    small = {"limits": {"cpu": "100m"}}
+    assert container(resources=small)["resources"]["requests"]["cpu"] == "100m", "a request is never above its limit"
     assert "nvidia.com/gpu" not in str(container(accelerator={})["resources"])
 
 

@@ -79,9 +79,8 @@ def download_of(plan: Plan, cache: CachePlan) -> str:
 
 
 def _template(plan: Plan, cache: CachePlan) -> Manifest:
-    replica = template(plan)
-    given = _mapping(replica.get("spec"))
-    metadata = _mapping(replica.get("metadata"))
+    given = _mapping(template(plan).get("spec"))
+    metadata = _mapping(plan.pod.template.get("metadata"))  # the manifest's own: a replica's labels are for replicas
     own = {"name": ENGINE_CONTAINER, "env": variables(plan.engine.env)}  # where podTemplate leaves no engine
     engine = next((each for each in _mappings(given.get("containers")) if each.get("name") == ENGINE_CONTAINER), own)
     mounts = {path: {"name": name, "mountPath": path} for name, path in MOUNTS.items()}
@@ -102,7 +101,7 @@ def _template(plan: Plan, cache: CachePlan) -> Manifest:
     }
     if plan.hardware.cards and (affinity := _near_cards(plan, cache, spec.get("affinity"))):
         spec["affinity"] = affinity
-    annotations = {key: value for key, value in _mapping(metadata.get("annotations")).items() if "kubectl" not in key}
+    annotations = _mapping(metadata.get("annotations"))
     described: Manifest = {"labels": {**_mapping(metadata.get("labels")), **labels(plan.name, PRELOAD)}}
     return {"metadata": described | ({"annotations": annotations} if annotations else {}), "spec": spec}
 
