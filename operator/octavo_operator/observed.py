@@ -65,6 +65,8 @@ class Change:
     """Seconds for which a new replica has found no node, with nothing about to end that would make room for it."""
     old_makes_room: bool | None = None
     """Such a replica would have a node if old replicas ended; None where nobody may look."""
+    old_serves: bool = True
+    """A replica of the former revision answers: it is worth some patience."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,13 @@ def change_of(
     if not lost:
         return Change(surges, max(0, unready))
     known = [helps for _, helps in lost if helps is not None]
-    return Change(surges, max(0, unready), max(_waited(pod, now) for pod, _ in lost), any(known) if known else None)
+    return Change(
+        surges,
+        max(0, unready),
+        max(_waited(pod, now) for pod, _ in lost),
+        any(known) if known else None,
+        old_serves=any(_is_ready(pod) and _revision(pod) not in newest for pod in own),
+    )
 
 
 def detained_by(pod: Object, pods: Iterable[Object], exclusive: Collection[str]) -> list[Object]:
@@ -238,8 +244,12 @@ def is_loading(pod: Object) -> bool:
         pod["spec"].get("nodeName")
         and not _is_ending(pod)
         and pod.get("status", {}).get("phase") not in ENDED
-        and _condition(pod, "Ready").get("status") != "True"
+        and not _is_ready(pod)
     )
+
+
+def _is_ready(pod: Object) -> bool:
+    return bool(_condition(pod, "Ready").get("status") == "True")
 
 
 def _has_started(pod: Object) -> bool:

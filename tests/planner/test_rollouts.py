@@ -150,6 +150,7 @@ def test_a_surge_that_was_asked_for_waits_as_long_as_it_takes():
         ({}, Change(True, 0, GIVES_UP, old_makes_room=True), ("InPlace", 0, 1, False)),
         ({}, Change(True, 0, GIVES_UP, old_makes_room=False), ("Surge", 1, 0, False)),
         ({}, Change(True, 0, GIVES_UP, old_makes_room=None), ("Surge", 1, 0, False)),
+        ({}, Change(True, 1, 0.0, old_makes_room=True, old_serves=False), ("InPlace", 0, 2, False)),
         ({}, Change(False, 1, WAITS, old_makes_room=True), ("InPlace", 0, 1, True)),
         ({}, Change(False, 1, GIVES_UP, old_makes_room=True), ("InPlace", 0, 2, False)),
         ({"rollout": {"strategy": "InPlace"}}, Change(surges=True), ("InPlace", 0, 1, False)),

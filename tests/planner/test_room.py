@@ -264,3 +264,15 @@ def test_ten_thousand_pods_on_five_hundred_nodes_take_a_few_mebibytes():
         tracemalloc.stop()
     assert len(capacity.nodes) == 500
     assert held < 6 << 20
+
+
+def test_a_former_replica_that_does_not_answer_is_worth_no_patience():
+    """A first revision that crash-loops holds the node's last card: the corrected one need not wait for it."""
+    serving = pod(1, "a", revision="old")
+    serving["status"]["conditions"] += [{"type": "Ready", "status": "True"}]
+    assert change([serving, pod(2)], [node(cards=1)]).old_serves
+    assert not change([started(pod(1, "a", revision="old")), pod(2)], [node(cards=1)]).old_serves
+    other = pod(3, "a")
+    other["status"]["conditions"] += [{"type": "Ready", "status": "True"}]
+    two = change([started(pod(1, "a", revision="old")), pod(2), other], [node()])
+    assert not two.old_serves, "one that follows the change is no former one"

@@ -41,6 +41,9 @@ def choose(
         return _rollout(scale, "rollout.strategy: Surge waits for a node with room", surge=True)
     if not _is_too_long(change):
         return _rollout(scale, "a new replica waits for a node with room", surge=surge, waits=True)
+    if not change.old_serves:
+        reason = "no node has room for a new replica, and no old one serves: one makes way at once"
+        return _rollout(scale, reason, surge=False, max_unavailable=change.unready + 1)
     return _rollout(
         scale,
         f"no node had room for a new replica within {PATIENCE_S} s: an old one makes way",
@@ -59,7 +62,7 @@ def _rollout(
 
 
 def _is_too_long(change: Change) -> bool:
-    return change.homeless_s is not None and change.homeless_s >= PATIENCE_S
+    return not change.old_serves or (change.homeless_s is not None and change.homeless_s >= PATIENCE_S)
 
 
 def _surge(
