@@ -30,6 +30,8 @@ def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
 
 def detained(plan: Plan, observed: Observed) -> Trouble | None:
     """A replica that has a node and waits for a volume which is still attached to another one (Multi-Attach)."""
+    if not plan.pod.exclusive:
+        return None
     everyone = (*observed.pods, *observed.holders)
     for pod in observed.pods:
         for holder in room.detained_by(pod, everyone, plan.pod.exclusive):

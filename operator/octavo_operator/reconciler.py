@@ -77,10 +77,11 @@ class Reconciler:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
         if outcome.conflict is not None:
             raise outcome.conflict
-        silent = observed.claim_waits or observed.job_waits or any(map(has_not_started, observed.pods))
-        if outcome.refused or made.rollout.waits or silent:
+        if outcome.refused or made.rollout.waits or observed.claim_waits:
             return "waiting"
-        return "changed" if wrote or outcome.wrote else "unchanged"
+        if wrote or outcome.wrote:
+            return "changed"  # which is an event: it is looked at again
+        return "waiting" if observed.job_waits or any(map(has_not_started, observed.pods)) else "unchanged"
 
     def _plan(self, key: Key, service: LLMService, observed: Observed) -> Plan:
         """The plan beside what other services were promised a moment ago, and what is promised by it.

@@ -79,7 +79,11 @@ def _observed(body: Object, children: tuple[Object, ...], seen: Seen) -> Observe
         metadata = {**child["metadata"], "generation": 1}
         live.append({**child, "metadata": metadata, "spec": spec, "status": given.get(child["kind"]) or {}})
     labels = {"octavo.dev/service": body["metadata"]["name"], "app.kubernetes.io/component": "engine"}
-    pods = () if seen.pod is None else ({"metadata": {"name": "s-0", "labels": labels}, "status": seen.pod},)
+    pods = (
+        ()
+        if seen.pod is None
+        else ({"metadata": {"name": "s-0", "uid": "p-0", "labels": labels}, "spec": {}, "status": seen.pod},)
+    )
     return Observed(children=tuple(live), pods=pods, nodes=seen.nodes)
 
 
