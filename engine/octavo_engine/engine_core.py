@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
@@ -225,6 +226,7 @@ class EngineCore:
     def _execute_isolated(self, step: SchedulerOutput) -> StepOutput:
         """Run a failed step's requests one at a time: those that fail alone end, the others go on."""
         merged = StepOutput(step.step_id, {})
+        undrawable: list[str] = []
         for alone in self._scheduler.isolated(step, merged.errors):
             (request_id,) = alone.num_scheduled_tokens
             try:
@@ -239,7 +241,8 @@ class EngineCore:
             merged.tokens.update(result.tokens)
             merged.logprobs.update(result.logprobs)
             merged.prompt_logprobs.update(result.prompt_logprobs)
-        return merged
+            undrawable += result.undrawable
+        return replace(merged, undrawable=tuple(undrawable))
 
     def _page_seconds(self) -> list[float]:
         """What a page of each group takes to host memory and back, measured on pages that nobody uses yet."""

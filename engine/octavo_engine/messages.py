@@ -58,6 +58,7 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     finish_reason: str | None = None  # stop | length | abort | error
     stop_token_id: int | None = None  # which token stopped it; None for EOS
     error: str | None = None  # with finish_reason "error"
+    refused: bool = False  # with `error`: the request is at fault, not the engine
     logprobs: list[TokenLogprob] | None = None  # one per new token
     prompt_logprobs: list[TokenLogprob | None] | None = None  # once, before or with the first token
     num_cached_tokens: int = 0  # of the prompt, from the prefix cache; valid with the first token

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+# Below it a draw is greedy: vLLM's _SAMPLING_EPS.
+LEAST_TEMPERATURE = 1e-5
+# Between these a penalized logit neither overflows a float32 nor becomes denormal, which some processors take for zero.
+LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-30, 1e30
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Already validated and complete: the server resolves defaults, seeds and limits before it sends one.
+
+    Extremes that floats cannot follow are settled here, so that every executor sees the same: a temperature below
+    LEAST_TEMPERATURE is 0, and the repetition penalty is held between its two bounds.
 
     Stop strings are not here: the frontend matches them on text and aborts the request in the core.
     """
@@ -29,3 +37,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()  # empty: all
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed
+
+    def __post_init__(self) -> None:
+        if 0.0 < self.temperature < LEAST_TEMPERATURE:
+            msgspec.structs.force_setattr(self, "temperature", 0.0)
+        if not LEAST_REPETITION_PENALTY <= self.repetition_penalty <= MOST_REPETITION_PENALTY:
+            held = min(max(self.repetition_penalty, LEAST_REPETITION_PENALTY), MOST_REPETITION_PENALTY)
+            msgspec.structs.force_setattr(self, "repetition_penalty", held)

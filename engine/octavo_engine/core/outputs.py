@@ -84,6 +84,7 @@ class SchedulerOutput:
 class StepOutput:
     """What one step made. `tokens[id]` has 0 to k+1 tokens; `errors[id]` ends that request alone.
 
+    `undrawable` are requests that ban every token: they end too, but what was computed of them is right.
     `prompt_logprobs[id]` has an entry for each position whose logits were wanted and whose next token is known
     from the prompt: the log-probability of that next token.
     """
@@ -95,3 +96,4 @@ class StepOutput:
     pooled: dict[str, list[float]] = field(default_factory=dict)
     drafts: dict[str, list[int]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    undrawable: tuple[str, ...] = ()

@@ -114,6 +114,7 @@ class Sequence:
         reason: str | None,
         *,
         error: str | None = None,
+        refused: bool = False,
         logprobs: list[TokenLogprob] | None = None,
         first: bool = False,
     ) -> EngineOutput:
@@ -127,6 +128,7 @@ class Sequence:
             finish_reason=reason,
             stop_token_id=stopped_by,
             error=error,
+            refused=refused,
             logprobs=logprobs,
             prompt_logprobs=(self.prompt_logprobs or None) if first else None,
             num_cached_tokens=self.num_cached_tokens,

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from octavo_models.spec import KVLayout
 
 MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
+EVERY_TOKEN_BANNED = (
+    "no token can be drawn: allowed_token_ids, bad_words and the stop tokens before min_tokens together ban every one; "
+    "allow more tokens or ban fewer"
+)
 ITERATIONS_KEPT = 10_000  # steps that nobody has asked `stats` about
 
 
@@ -83,7 +87,9 @@ class Scheduler(RequestBook):
         problem = problem or self._problem(request)
         if problem:
             self._outputs.append(
-                EngineOutput(request_id=request.request_id, new_token_ids=[], finish_reason="error", error=problem)
+                EngineOutput(
+                    request_id=request.request_id, new_token_ids=[], finish_reason="error", error=problem, refused=True
+                )
             )
             return
         self._arrivals += 1
@@ -226,7 +232,9 @@ class Scheduler(RequestBook):
             if not drawn:
                 if part.draws:
                     self._conclude(seq)
-                    outputs.append(seq.output([], "error", error="the model drew no token for this request"))
+                    refused = request_id in result.undrawable
+                    error = EVERY_TOKEN_BANNED if refused else "the model drew no token for this request"
+                    outputs.append(seq.output([], "error", error=error, refused=refused))
                 elif part.end == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
                     self._conclude(seq)
                     outputs.append(seq.output([], "length", first=True))

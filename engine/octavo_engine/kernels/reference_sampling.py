@@ -93,7 +93,7 @@ def process_logits(logits: Tensor, prompt: Sequence[int], output: Sequence[int],
     In this order: logit_bias is added; all but the allowed tokens are banned; stop tokens are banned until
     min_tokens; a token that would complete one of bad_words within the output is banned; then the penalties of
     repetition (over prompt and output: divides a positive logit, multiplies a negative one), frequency and presence
-    (over the output). A ban is -inf. Semantics are vLLM's.
+    (over the output). A ban is -inf. Semantics are vLLM's, except that a penalized logit stays finite.
     """
     x = logits.float().clone()
     vocab = x.shape[0]
@@ -130,7 +130,10 @@ def apply_penalties(
     frequency: float,
     presence: float,
 ) -> Tensor:
-    """The last step of `process_logits`. logits: [vocab] float32 -> a new one."""
+    """The last step of `process_logits`. logits: [vocab] float32 -> a new one.
+
+    What would overflow stops at the largest float32. Bans, and what is no number, stay what they are.
+    """
     x = logits.clone()
     vocab = x.shape[0]
     if repetition != 1.0:
@@ -142,7 +145,8 @@ def apply_penalties(
         ids = torch.tensor(list(output), dtype=torch.int64, device=x.device)
         counts = torch.bincount(ids, minlength=vocab).float()
         x -= frequency * counts + presence * (counts > 0)
-    return x
+    largest = torch.finfo(torch.float32).max
+    return torch.where(logits.isfinite(), x.clamp(-largest, largest), logits)
 
 
 def first_argmax(x: Tensor) -> int:
@@ -151,7 +155,7 @@ def first_argmax(x: Tensor) -> int:
 
 
 def candidates(logits: Tensor, params: Drawing) -> Tensor:
-    """Which tokens may be drawn at all: a mask [vocab] of logits already divided by temperature.
+    """Which tokens may be drawn at all: a mask [vocab] of logits already divided by temperature, bans -inf.
 
     min_p keeps tokens whose probability is at least min_p times the largest. Then top_k keeps the k best. Then
     top_p keeps, of the probabilities renormalised over what is left, the smallest set of the best whose sum reaches
@@ -181,7 +185,9 @@ def candidates(logits: Tensor, params: Drawing) -> Tensor:
 def sample(logits: Tensor, params: Drawing, position: int) -> int:
     """Draw from processed logits [vocab]: the argmax of logit / temperature + Gumbel noise over the candidates.
 
-    Temperature 0 is greedy. `position` is the drawn token's own: how many tokens come before it.
+    The largest logit is subtracted before the division, so that the best is finite at every temperature; what the
+    division takes to -inf has no chance. Temperature 0 is greedy. `position` is the drawn token's own: how many tokens
+    come before it.
 
     Raises:
         ValueError: no token can be drawn, because all are banned or the logits aren't numbers.
@@ -192,7 +198,7 @@ def sample(logits: Tensor, params: Drawing, position: int) -> int:
         raise ValueError(f"no token can be drawn: {why}")
     if params.temperature == 0.0:
         return first_argmax(logits)
-    scaled = logits / params.temperature
+    scaled = (logits - best) / params.temperature
     kept = candidates(scaled, params)
     noise = gumbel_noise(logits.shape[0], params.seed, position, logits.device)
     return first_argmax((scaled + noise).masked_fill(~kept, -torch.inf))

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import msgspec
 from aiohttp import web
 
-from octavo_engine.errors import EngineDeadError
+from octavo_engine.errors import EngineDeadError, RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.error_responses import json_response
 from octavo_engine.server.event_stream import EventStream
@@ -71,7 +71,7 @@ class AnswerWriter(ABC, Generic[Body]):
                         events.event(chunk)
                         piece.choice.begun = True
                 await events.flush()
-        except (GenerationError, EngineDeadError) as error:
+        except (RequestError, GenerationError, EngineDeadError) as error:
             if not events.begun:
                 raise
             return await events.fail(error)

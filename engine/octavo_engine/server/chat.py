@@ -54,7 +54,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         context.check_length(text, "messages")
     token_ids = await context.encode(text, add_special_tokens=body.add_special_tokens)
     token_ids = truncated(context, body, token_ids, asked)
-    prompt = Prompt(token_ids, with_room(context, params, len(token_ids), asked, "messages"), _echoed(body))
+    prompt = Prompt(token_ids, with_room(context, params, token_ids, asked, "messages"), _echoed(body))
     generation = start(context, body, [prompt], arrived)
     writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model)
     try:

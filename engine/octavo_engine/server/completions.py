@@ -67,7 +67,7 @@ async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]
         if body.echo:
             whole = isinstance(item, str) and len(token_ids) == num_given
             text = str(item) if whole else decoded_prompt(context.tokenizer, token_ids, continued=asked > 0)
-        prompts.append(Prompt(token_ids, with_room(context, params, len(token_ids), asked, "prompt"), text))
+        prompts.append(Prompt(token_ids, with_room(context, params, token_ids, asked, "prompt"), text))
     return prompts
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from octavo_engine.errors import OctavoError
+from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.frontend.engine_client import OutputStream
 from octavo_engine.frontend.text_stream import TextStream
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
@@ -92,6 +92,7 @@ class Generation:
         """All that has come since the last call, at least one piece; empty once every choice has finished.
 
         Raises:
+            RequestError: one of them can't be generated as the request is.
             GenerationError: the engine could not go on with one of them.
             EngineDeadError: the engine is gone.
             TimeoutError: nothing has come for `seconds`.
@@ -103,7 +104,8 @@ class Generation:
                 if choice.finished:
                     continue
                 if output.finish_reason == "error":
-                    raise GenerationError(output.error or "the engine could not run this request")
+                    reason = output.error or "the engine could not run this request"
+                    raise RequestError(reason) if output.refused else GenerationError(reason)
                 piece = choice.take(output)
                 self.num_completed += len(piece.token_ids)
                 piece.num_completed = self.num_completed

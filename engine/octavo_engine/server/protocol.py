@@ -15,7 +15,9 @@ from octavo_engine.errors import RequestError
 from octavo_engine.server.unserved_fields import refuse_unserved
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-NumLogprobs = Annotated[int, Field(ge=-1)] | None  # -1: of the whole vocabulary
+MOST = 2**63  # no count is so large; what is larger may have too many digits to be printed
+NumLogprobs = Annotated[int, Field(ge=-1, lt=MOST)] | None  # -1: of the whole vocabulary
+Positive = Annotated[int, Field(ge=1, lt=MOST)]
 Body = TypeVar("Body", bound="RequestBody")
 
 MAX_REPORTED_FIELDS = 5
@@ -51,7 +53,7 @@ class RequestBody(BaseModel):
 class SamplingBody(RequestBody):
     """How tokens are drawn and when they end; the same fields for completions and chats. None is the default."""
 
-    n: Annotated[int, Field(ge=1)] | None = None
+    n: Positive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
@@ -73,7 +75,7 @@ class SamplingBody(RequestBody):
     prompt_logprobs: NumLogprobs = None
     skip_special_tokens: Flag = True
     spaces_between_special_tokens: Flag = True
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=MOST)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31), NULL_IS_ABSENT] = 0
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -91,10 +93,10 @@ class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
     prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
-    max_tokens: Annotated[int, Field(ge=0), NULL_IS_ABSENT] = 16
+    max_tokens: Annotated[int, Field(ge=0, lt=MOST), NULL_IS_ABSENT] = 16
     logprobs: NumLogprobs = None
     echo: Flag = False
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Positive | None = None
     add_special_tokens: Flag = True
 
 
@@ -102,8 +104,8 @@ class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs = None
     tools: list[dict[str, Any]] | None = None

@@ -5,13 +5,13 @@ Everything that could ask for too much is bounded here, before anything is alloc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
 
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.protocol import SamplingBody
@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 SEED_MASK = 2**64 - 1
 MAX_BIASED_TOKENS = 1024
+MAX_TOKEN_ID_DIGITS = 20
 MAX_BAD_WORDS = 1024
 MAX_STOP_TOKEN_IDS = 1024
 MAX_STOP_CHARACTERS = 2**17  # of all sequences of a request together
@@ -56,19 +57,20 @@ def sampling_params(
         prompt_logprobs=_num_logprobs(context, "prompt_logprobs", prompt_logprobs),
         logit_bias=_logit_bias(context, body.logit_bias),
         allowed_token_ids=_allowed(context, body.allowed_token_ids),
-        bad_words=_bad_words(context.tokenizer, body.bad_words or ()),
+        bad_words=_bad_words(context, body.bad_words or ()),
     )
 
 
 def with_room(
-    context: ServerContext, params: SamplingParams, num_prompt_tokens: int, asked: int | None, prompt_param: str
+    context: ServerContext, params: SamplingParams, prompt: Sequence[int], asked: int | None, prompt_param: str
 ) -> SamplingParams:
-    """`params` with its `max_tokens`: `asked`, or what is left of the context after the prompt.
+    """`params` with its `max_tokens`: `asked`, or what is left of the context after the prompt's token ids.
 
     Raises:
-        RequestError: prompt and `asked` do not fit the model's context.
+        RequestError: prompt and `asked` do not fit the model's context, or the model has no embedding for a token.
     """
     limit = context.max_model_len
+    num_prompt_tokens = len(prompt)
     if not num_prompt_tokens:
         raise RequestError(f"{prompt_param} is empty: it needs at least one token", prompt_param)
     if num_prompt_tokens + min(1, 1 if asked is None else asked) > limit:
@@ -86,6 +88,7 @@ def with_room(
             "max_tokens",
             code="context_length_exceeded",
         )
+    context.check_token_ids(prompt, prompt_param)
     room = limit - num_prompt_tokens
     max_tokens = min(room, context.defaults.max_tokens or room) if asked is None else asked
     if params.min_tokens > max_tokens:
@@ -168,12 +171,14 @@ def _logit_bias(context: ServerContext, bias: dict[str, float] | None) -> dict[i
     if bias and len(bias) > MAX_BIASED_TOKENS:
         raise RequestError(f"logit_bias has {len(bias)} entries; at most {MAX_BIASED_TOKENS} are served", "logit_bias")
     for key, value in (bias or {}).items():
-        token_id = int(key) if key.isascii() and key.isdigit() else -1
+        token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= MAX_TOKEN_ID_DIGITS else -1
         if not 0 <= token_id < context.vocab_size:
+            shown = key if len(key) <= MAX_TOKEN_ID_DIGITS else key[:MAX_TOKEN_ID_DIGITS] + "…"
             raise RequestError(
-                f"logit_bias has the key {key!r}, which is no token id below {context.vocab_size}", f"logit_bias.{key}"
+                f"logit_bias has the key {shown!r}, which is no token id below {context.vocab_size}",
+                f"logit_bias.{shown}",
             )
-        if value != value:  # noqa: PLR0124 — NaN
+        if math.isnan(value):
             raise RequestError(f"logit_bias of {key} is not a number", f"logit_bias.{key}")
         result[token_id] = max(-BIAS_LIMIT, min(BIAS_LIMIT, value))
     return result
@@ -188,8 +193,12 @@ def _allowed(context: ServerContext, token_ids: Sequence[int] | None) -> tuple[i
     return tuple(token_ids)
 
 
-def _bad_words(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Each word's tokens at the start of a text and after a space, where that makes a token of its own."""
+def _bad_words(context: ServerContext, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Each word's tokens at the start of a text and after a space, where that makes a token of its own.
+
+    A word with a token that the model lacks is never drawn.
+    """
+    tokenizer = context.tokenizer
     if len(words) > MAX_BAD_WORDS:
         raise RequestError(f"bad_words has {len(words)} entries; at most {MAX_BAD_WORDS} are served", "bad_words")
     found: dict[tuple[int, ...], None] = {}
@@ -201,7 +210,7 @@ def _bad_words(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[tuple[int, .
         found[plain] = None
         if len(spaced) == len(plain) and spaced[0] != plain[0]:
             found[spaced] = None
-    return tuple(found)
+    return tuple(word for word in found if max(word) < context.vocab_size)
 
 
 def _first(*values: T | None) -> T:

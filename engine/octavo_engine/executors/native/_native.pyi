@@ -121,7 +121,11 @@ class Decoder:
     def sample(
         self, mask: bytes | None = None, mask_rows: Sequence[int] = ()
     ) -> tuple[
-        list[tuple[int, str]], list[tuple[int, int]], list[tuple[int, TokenLogprob]], list[tuple[int, TokenLogprob]]
+        list[tuple[int, str]],
+        list[int],
+        list[tuple[int, int]],
+        list[tuple[int, TokenLogprob]],
+        list[tuple[int, TokenLogprob]],
     ]: ...
     def logits(self) -> NDArray[np.float32]: ...
     def time_phases(self, on: bool) -> None: ...

@@ -170,9 +170,10 @@ class NativeExecutor(Executor):
         return StepHandle(step.step_id)
 
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
-        errors, drawn, logprobs, prompt = self._loaded().sample(grammar_mask, self._mask_rows)
+        errors, undrawable, drawn, logprobs, prompt = self._loaded().sample(grammar_mask, self._mask_rows)
         ids = self._ids
-        output = StepOutput(handle.step_id, {ids[i]: [token] for i, token in drawn})
+        tokens = {ids[i]: [token] for i, token in drawn}
+        output = StepOutput(handle.step_id, tokens, undrawable=tuple(ids[i] for i in undrawable))
         output.errors.update(self._errors)
         output.errors.update({ids[i]: reason for i, reason in errors})
         for i, logprob in logprobs:

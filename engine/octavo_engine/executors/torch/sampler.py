@@ -21,7 +21,7 @@ from octavo_engine.messages import TokenLogprob
 PROMPT_ROWS = 64  # a large vocabulary's logits of a whole prompt would take gigabytes
 NEVER = 1 << 62
 MOST_TOP = 32  # the kernels' limit of `num_top`
-WHY_NONE = {-1: "every token is banned", -2: "the largest logit is not a finite number"}
+EVERY_TOKEN_BANNED = -1  # what `Operations.sample` gives where nothing may be drawn; where nothing can be, it is -2
 
 
 class SamplingTable:
@@ -132,13 +132,18 @@ class Results:
 
     def read(self, step_id: int) -> StepOutput:
         """As the core wants it; drawn tokens become known to the host's states."""
-        out = StepOutput(step_id, {}, errors=dict(self.errors))
-        for state, position, token in zip(self.drawing, self.positions, self._tokens(), strict=True):
-            if token < 0:
-                state.error = out.errors[state.request_id] = f"no token can be drawn: {WHY_NONE[token]}"
+        drawn = list(zip(self.drawing, self.positions, self._tokens(), strict=True))
+        undrawable = tuple(s.request_id for s, _, token in drawn if token == EVERY_TOKEN_BANNED)
+        out = StepOutput(step_id, {}, errors=dict(self.errors), undrawable=undrawable)
+        for state, position, token in drawn:
+            if token >= 0:
+                state.take(position, token)
+                out.tokens[state.request_id] = [token]
                 continue
-            state.take(position, token)
-            out.tokens[state.request_id] = [token]
+            if token == EVERY_TOKEN_BANNED:
+                state.error = "every token is banned"
+            else:
+                state.error = out.errors[state.request_id] = "the model's logits are not finite numbers"
         for scored in self.scored:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 if state.request_id in out.tokens:

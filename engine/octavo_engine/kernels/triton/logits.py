@@ -18,6 +18,7 @@ from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
 from octavo_engine.kernels.triton.activation import tanh
 from octavo_engine.kernels.triton.launch import Launcher
 
+LARGEST = tl.constexpr(3.4028234663852886e38)  # float32
 TILE = 1024
 TOKENS = 512  # of a request, counted at a time
 
@@ -102,7 +103,8 @@ def penalize_kernel(
     divisor, per_use, once = tl.load(repetition + row), tl.load(frequency + row), tl.load(presence + row)
     if (divisor != 1.0) | (per_use != 0.0) | (once != 0.0):
         token = first + tl.arange(0, TILE)
-        x = tl.load(logits + row * vocab + token, mask=token < vocab, other=0.0)
+        raw = tl.load(logits + row * vocab + token, mask=token < vocab, other=0.0)
+        x = raw
         tokens = token_table + tl.load(rows + row).to(tl.int64) * stride
         prompt_end, end = tl.load(prompt_lens + row), tl.load(lengths + row)
         used = count(tokens, prompt_end, end, first, TILE, TOKENS)
@@ -110,6 +112,7 @@ def penalize_kernel(
             seen = used + count(tokens, 0, prompt_end, first, TILE, TOKENS)
             x = tl.where(seen > 0, tl.where(x > 0, tl.div_rn(x, tl.zeros_like(x) + divisor), x * divisor), x)
         x -= per_use * used.to(tl.float32) + tl.where(used > 0, once, 0.0)
+        x = tl.where(tl.abs(raw) <= LARGEST, tl.clamp(x, -LARGEST, LARGEST), raw)  # bans, and no numbers, stay
         tl.store(logits + row * vocab + token, x, mask=token < vocab)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import Logprobs
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_engine.kernels.triton.selection import LOWEST, key_of, kth_best, load_scaled, up_to
+from octavo_engine.kernels.triton.selection import LOWEST, key_of, kth_best, load_row, up_to
 
 TILE = 1024
 
@@ -28,7 +28,7 @@ def score_kernel(logits, drawn, own, ranks, normalizers, best_tokens, vocab, NUM
     value = tl.load(source + tl.where(inside, token, 0))
     largest, total, rank = float("-inf"), 0.0, tl.full([], 1, tl.int64)
     for first in range(0, vocab, TILE):
-        x = load_scaled(source, first + tl.arange(0, TILE), vocab, 1.0)
+        x = load_row(source, first + tl.arange(0, TILE), vocab)
         new = tl.maximum(largest, tl.max(x))
         # Of a row that starts with banned tokens: nothing is subtracted from itself while all is -inf.
         base = tl.where(new == float("-inf"), 0.0, new)
@@ -40,11 +40,11 @@ def score_kernel(logits, drawn, own, ranks, normalizers, best_tokens, vocab, NUM
     tl.store(ranks + row, rank)
     tl.store(normalizers + row, normalizer)
     if NUM_TOP > 0:
-        key, last = kth_best(source, vocab, 1.0, vocab * 0 + NUM_TOP, LOWEST, TILE)
+        key, last = kth_best(source, vocab, 0.0, 1.0, vocab * 0 + NUM_TOP, LOWEST, TILE)
         found = vocab * 0
         for first in range(0, vocab, TILE):
             tokens = first + tl.arange(0, TILE)
-            keys = key_of(load_scaled(source, tokens, vocab, 1.0))
+            keys = key_of(load_row(source, tokens, vocab))
             best = up_to(keys, tokens, key, last) & (tokens < vocab)
             place = found + tl.cumsum(best.to(tl.int32), 0) - 1
             tl.store(best_tokens + row * NUM_TOP + place, tokens, mask=best)

@@ -33,14 +33,20 @@ def up_to(keys, tokens, key, token):
 
 
 @triton.jit
-def load_scaled(row, tokens, vocab, temperature):
-    """row[tokens] / temperature, -inf outside the vocabulary. Rounded as the twin's division is."""
-    x = tl.load(row + tokens, mask=tokens < vocab, other=float("-inf"))
+def load_row(row, tokens, vocab):
+    """row[tokens], -inf outside the vocabulary."""
+    return tl.load(row + tokens, mask=tokens < vocab, other=float("-inf"))
+
+
+@triton.jit
+def load_scaled(row, tokens, vocab, largest, temperature):
+    """(row[tokens] - largest) / temperature, -inf outside the vocabulary. Rounded as the twin's division is."""
+    x = load_row(row, tokens, vocab) - largest
     return tl.div_rn(x, tl.zeros_like(x) + temperature)
 
 
 @triton.jit
-def kth_best(row, vocab, temperature, k, lowest, TILE: tl.constexpr):
+def kth_best(row, vocab, largest, temperature, k, lowest, TILE: tl.constexpr):
     """The place of the k-th best among keys >= lowest; where there are fewer, that of the last: (lowest, vocab).
 
     Radix selection: four histograms of 8 bits each, from the top, over the tokens that match so far. If more equals
@@ -56,7 +62,7 @@ def kth_best(row, vocab, temperature, k, lowest, TILE: tl.constexpr):
         counts = tl.zeros([256], tl.int32)
         for first in range(0, vocab, TILE):
             tokens = first + tl.arange(0, TILE)
-            keys = key_of(load_scaled(row, tokens, vocab, temperature))
+            keys = key_of(load_scaled(row, tokens, vocab, largest, temperature))
             digits = unsigned(keys) >> shift
             inside = (tokens < vocab) & (keys >= lowest) & (digits >> 8 == prefix)
             counts += tl.histogram((digits & 255).to(tl.int32), 256, mask=inside)
@@ -73,7 +79,7 @@ def kth_best(row, vocab, temperature, k, lowest, TILE: tl.constexpr):
         before = k * 0
         for first in range(0, vocab, TILE):
             tokens = first + tl.arange(0, TILE)
-            keys = key_of(load_scaled(row, tokens, vocab, temperature))
+            keys = key_of(load_scaled(row, tokens, vocab, largest, temperature))
             tied = (tokens < vocab) & (keys == key)
             place = before + tl.cumsum(tied.to(tl.int32), 0)
             last = tl.minimum(last, tl.min(tl.where(tied & (place == remaining), tokens, vocab)))

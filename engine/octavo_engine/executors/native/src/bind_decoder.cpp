@@ -94,16 +94,17 @@ void bind_requests(nb::module_& module) {
       .def_ro("top", &TokenLogprob::top);
 }
 
-// (errors, drawn, logprobs, prompt): each a list that begins with the index in the batch.
+// (errors, undrawable, drawn, logprobs, prompt): each entry is, or begins with, an index in the batch.
 nb::tuple as_tuple(StepResult&& result) {
-  nb::list errors, drawn, logprobs, prompt;
+  nb::list errors, undrawable, drawn, logprobs, prompt;
   for (auto& [index, reason] : result.errors) errors.append(nb::make_tuple(index, reason));
+  for (const int32_t index : result.undrawable) undrawable.append(index);
   for (auto& [index, token] : result.drawn) {
     drawn.append(nb::make_tuple(index, token.token));
     if (token.has_logprob) logprobs.append(nb::make_tuple(index, std::move(token.logprob)));
   }
   for (auto& [index, logprob] : result.prompt) prompt.append(nb::make_tuple(index, std::move(logprob)));
-  return nb::make_tuple(errors, drawn, logprobs, prompt);
+  return nb::make_tuple(errors, undrawable, drawn, logprobs, prompt);
 }
 
 void forward(Decoder& decoder, const std::vector<int32_t>& slots, const std::vector<int32_t>& computed,

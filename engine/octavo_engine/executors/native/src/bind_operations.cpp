@@ -158,6 +158,7 @@ nb::tuple draw(int32_t isa, const Vector& logits, const std::vector<int32_t>& pr
   const uint8_t* bits = mask.is_none() ? nullptr : reinterpret_cast<const uint8_t*>(nb::cast<nb::bytes>(mask).c_str());
   SamplerScratch scratch;
   Drawn result = Sampler(of(isa), vocab).draw(copy.data(), request, bits, scratch);
+  if (result.every_token_banned) throw std::invalid_argument("no token can be drawn: every token is banned");
   if (!result.error.empty()) throw std::invalid_argument(result.error);
   return nb::make_tuple(result.token, result.has_logprob ? nb::cast(result.logprob) : nb::none());
 }

@@ -41,6 +41,7 @@ struct GrammarMask {
 
 struct StepResult {
   std::vector<std::pair<int32_t, std::string>> errors;        // index in the batch, reason
+  std::vector<int32_t> undrawable;                            // indices in the batch: every token is banned
   std::vector<std::pair<int32_t, Drawn>> drawn;               // index in the batch
   std::vector<std::pair<int32_t, TokenLogprob>> prompt;       // index in the batch, in the order of positions
 };

@@ -70,11 +70,12 @@ void Sampler::process(float* x, const Request& request, const uint8_t* mask) con
   if (!s.penalizes()) return;
   for (const auto& [token, count] : request.counts) {
     float value = x[token];
+    if (value == kBanned) continue;
     if (s.repetition_penalty != 1.0F) {
       value = value > 0 ? value / s.repetition_penalty : value * s.repetition_penalty;
     }
     if (count > 0) value -= s.frequency_penalty * static_cast<float>(count) + s.presence_penalty;
-    x[token] = value;
+    x[token] = std::clamp(value, -FLT_MAX, FLT_MAX);
   }
 }
 
@@ -108,9 +109,9 @@ void Sampler::best(const float* x, float maximum, float floor, int64_t k, Sample
 
 int32_t Sampler::choose(float* x, const Request& request, BestToken likeliest, SamplerScratch& scratch) const {
   const Sampling& s = request.sampling;
-  if (s.temperature != 1.0F) ops_.divide(x, vocab_, s.temperature);
+  ops_.divide_below(x, vocab_, likeliest.value, s.temperature);
   const float maximum = x[likeliest.token];
-  float threshold = -FLT_MAX;  // below it lie only banned tokens
+  float threshold = -FLT_MAX;  // below it lie only banned tokens, and those that the division made impossible
   int32_t last_tie = std::numeric_limits<int32_t>::max();
   if (s.min_p > 0.0F) threshold = maximum + std::log(s.min_p);
   if (s.top_k > 0 && s.top_k < vocab_) {
@@ -159,8 +160,8 @@ Drawn Sampler::draw(float* logits, const Request& request, const uint8_t* mask, 
   }
   process(x, request, mask);
   const BestToken likeliest = ops_.argmax(x, vocab_);
-  if (likeliest.token < 0 || !(likeliest.value > kBanned) || !std::isfinite(likeliest.value)) {
-    drawn.error = "no token can be drawn: the request's biases and bans leave none";
+  if (!(likeliest.value > kBanned)) {
+    drawn.every_token_banned = true;
     return drawn;
   }
   drawn.token = request.sampling.temperature == 0.0F ? likeliest.token : choose(x, request, likeliest, scratch);

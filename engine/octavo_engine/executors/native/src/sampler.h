@@ -23,7 +23,8 @@ struct TokenLogprob {
 
 struct Drawn {
   int32_t token = -1;
-  std::string error;  // not empty: no token could be drawn
+  bool every_token_banned = false;  // by the request itself: nothing is drawn
+  std::string error;                // not empty: nothing is drawn, for the model's logits are wrong
   bool has_logprob = false;
   TokenLogprob logprob;
 };

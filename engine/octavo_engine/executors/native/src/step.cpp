@@ -270,7 +270,9 @@ StepResult Decoder::sample(const GrammarMask& mask) {
   plan_.errors.clear();
   for (size_t k = 0; k < plan_.drawn.size(); ++k) {
     const SequenceRows& sequence = plan_.sequences[static_cast<size_t>(plan_.drawn[k].sequence)];
-    if (drawn_[k].error.empty()) {
+    if (drawn_[k].every_token_banned) {
+      result.undrawable.push_back(sequence.index);
+    } else if (drawn_[k].error.empty()) {
       sequence.request->draw(drawn_[k].token);
       result.drawn.emplace_back(sequence.index, std::move(drawn_[k]));
     } else {

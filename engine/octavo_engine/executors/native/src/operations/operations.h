@@ -137,7 +137,8 @@ struct Operations {
   BestToken (*argmax)(const float* x, int64_t n);
   // The sum of exp(x - maximum) over those of x >= threshold.
   double (*exp_sum)(const float* x, int64_t n, float maximum, float threshold);
-  void (*divide)(float* x, int64_t n, float divisor);
+  // x = (x - maximum) / divisor: no finite x overflows, and the largest becomes 0.
+  void (*divide_below)(float* x, int64_t n, float maximum, float divisor);
   int64_t (*count_above)(const float* x, int64_t n, float threshold);
   // Indices of x >= threshold, ascending, at most `room`; returns how many there are in all.
   int64_t (*collect)(const float* x, int64_t n, float threshold, int32_t* out, int64_t room);

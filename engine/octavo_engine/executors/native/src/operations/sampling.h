@@ -75,9 +75,9 @@ inline double exp_sum_row(const float* x, int64_t n, float maximum, float thresh
   return total;
 }
 
-inline void divide_row(float* x, int64_t n, float divisor) {
-  const Vec d = set(divisor);
-  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, get(x + i) / d); });
+inline void divide_below_row(float* x, int64_t n, float maximum, float divisor) {
+  const Vec base = set(maximum), d = set(divisor);
+  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, (get(x + i) - base) / d); });
 }
 
 inline int64_t count_above_row(const float* x, int64_t n, float threshold) {

@@ -23,7 +23,7 @@ inline constexpr Operations table(const char* name) {
   k.finite = finite_row;
   k.argmax = argmax_row;
   k.exp_sum = exp_sum_row;
-  k.divide = divide_row;
+  k.divide_below = divide_below_row;
   k.count_above = count_above_row;
   k.collect = collect_row;
   k.gumbel_argmax = gumbel_argmax_row;
