@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from octavo_engine.kernels.reference_sampling import (
+    Filters,
+    apply_penalties,
     candidates,
     gumbel_noise,
     philox,
@@ -138,6 +140,23 @@ def test_penalties_count_as_vllm_counts_them():
     assert process_logits(logits, [0], [1, 1], params(repetition_penalty=2.0)).tolist() == [1.0, -4.0, 1.0, 1.0]
     p = params(frequency_penalty=0.5, presence_penalty=0.25)
     assert process_logits(logits, [0], [1, 1, 2], p).tolist() == [2.0, -3.25, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("repetition", [1e-45, 1e-30, 1e30])
+def test_a_penalized_logit_stays_finite_and_bans_stay(repetition):
+    logits = torch.tensor([30.0, -30.0, 0.0, -torch.inf, 5.0])
+    x = apply_penalties(logits, [0, 1, 2, 3], [0], repetition=repetition, frequency=-2.0, presence=-2.0)
+    assert x[[0, 1, 2, 4]].isfinite().all()
+    assert x[3] == -torch.inf
+    assert x[4] == 5.0
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-39, 1e-45])
+def test_tiny_temperatures_leave_the_best_and_its_equals(temperature):
+    """The largest logit is subtracted first, so that nothing overflows."""
+    logits = torch.tensor([30.0, 31.0, -3e38, 31.0, -torch.inf])
+    drawn = {sample(logits, Filters(temperature=temperature, seed=seed), 5) for seed in range(20)}
+    assert drawn == {1, 3}
 
 
 def test_nothing_to_draw_is_an_error_that_says_why():

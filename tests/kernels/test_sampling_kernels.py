@@ -21,6 +21,10 @@ FILTERS = {
     "min_p": {"min_p": 0.2},
     "all three": {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.02},
     "k and p": {"top_k": 20, "top_p": 0.5},
+    "almost greedy": {"temperature": 1e-5, "top_p": 0.9},
+    "denormal temperature": {"temperature": 1e-39, "top_k": 3, "min_p": 0.5},
+    "only the best": {"min_p": 1.0, "top_k": 4},
+    "denormal top_p": {"top_p": 1e-45, "temperature": 100.0},
 }
 
 
