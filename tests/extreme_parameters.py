@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from served import write_model
 
@@ -43,7 +43,7 @@ TOKEN_IDS = (
     *("[]", "[7]", "[7, 7]", "[210]", "[211]", "[257]", "[2147483647]", "[2147483648]", "[-1]", "[1e308]", "[1.5]"),
     *("[NaN]", "[true]", "null", f"[{MANY_DIGITS}]"),
 )
-EVERY_TOKEN = [str(token) for token in range(VOCABULARY)]
+EVERY_TOKEN = [f'"{token}"' for token in range(VOCABULARY)]
 PARAMETERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"), FLOATS
@@ -55,7 +55,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "logit_bias": (
         *(f'{{"7": {value}}}' for value in ("100", "-100", "1e39", "-1e308", "1e-45", "1e999", "NaN", "Infinity")),
         *(f'{{"{key}": 1}}' for key in ("210", "211", "-1", "1e3", "007", "\\u00b2", "9" * 400, MANY_DIGITS)),
-        *("{%s}" % ", ".join(f'"{token}": {bias}' for token in EVERY_TOKEN) for bias in ("100", "-100")),
+        *(f"{{{', '.join(f'{token}: {bias}' for token in EVERY_TOKEN)}}}" for bias in ("100", "-100")),
         *("{}", "null"),
     ),
     "bad_words": ('["a"]', '["ab", "c"]', '["<s>"]', "[]", "null"),
@@ -75,9 +75,8 @@ def pairs(context: ServerContext) -> Iterator[Case]:
     working = []
     for case in singles():
         (name,) = case
-        try:
-            params = compose(context, case)
-        except RequestError:
+        params = outcome(context, case)
+        if isinstance(params, RequestError):
             continue
         if params != plain and params not in seen.setdefault(name, []):
             seen[name].append(params)
@@ -100,7 +99,7 @@ def server_context(folder: Path) -> ServerContext:
         stages=[],
         vocab_size=VOCABULARY,
     )
-    unused = cast(Any, SimpleNamespace())
+    unused: Any = SimpleNamespace()
     return ServerContext(config, unused, tokenizer, unused, GenerationDefaults(eos_token_ids=(2,)), ready, unused)
 
 
@@ -118,6 +117,16 @@ def compose(context: ServerContext, case: Case) -> SamplingParams:
     return with_room(context, params, PROMPT, body.max_tokens, "prompt")
 
 
+def outcome(context: ServerContext, case: Case) -> SamplingParams | RequestError:
+    """The composed parameters, or why they are refused."""
+    try:
+        return compose(context, case)
+    except RequestError as error:
+        return error
+
+
 def shown(case: Case) -> str:
     """`case` as a person wants to read it."""
-    return ", ".join(f"{name}: {literal if len(literal) < 40 else literal[:20] + '…'}" for name, literal in case.items())
+    return ", ".join(
+        f"{name}: {literal if len(literal) < 40 else literal[:20] + '…'}" for name, literal in case.items()
+    )

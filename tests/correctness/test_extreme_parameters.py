@@ -10,11 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from engine_runs import Finished, engine_config, generate, interpreted, request, running_core
-from extreme_parameters import PARAMETERS, PROMPT, VOCABULARY, Case, compose, pairs, server_context, shown, singles
+from extreme_parameters import PARAMETERS, PROMPT, VOCABULARY, Case, outcome, pairs, server_context, shown, singles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make
@@ -33,10 +32,11 @@ from octavo_engine.kernels.reference_sampling import process_logits, sample
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 
+Taken = tuple[Case, SamplingParams]
 CPU = torch.device("cpu")
 OUTPUT = [5, 9, 9]
 TOGETHER = 100  # requests of a batch
-EVERY = 40  # of the pairs, one in so many is drawn by interpreted kernels
+SLOW, SLOWEST = 5, 40  # of the pairs, one in so many is run by plain torch, and by interpreted kernels
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,8 @@ def context(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taken(context):
     """Every case that is not refused, and its parameters: alone and in pairs."""
-    found = []
-    for case in (*singles(), *pairs(context)):
-        try:
-            found.append((case, compose(context, case)))
-        except RequestError:
-            continue
-    return found
+    outcomes = ((case, outcome(context, case)) for case in (*singles(), *pairs(context)))
+    return [(case, params) for case, params in outcomes if isinstance(params, SamplingParams)]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +56,11 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     make("llama", folder)
     return ModelConfig(model=str(folder), served_model_names=("tiny",), dtype="float32", max_model_len=64)
+
+
+def thinned(taken: list[Taken], every: int) -> list[Taken]:
+    """All that set one parameter, and one in `every` of the others."""
+    return [(case, params) for i, (case, params) in enumerate(taken) if len(case) == 1 or i % every == 0]
 
 
 def core_over(model: ModelConfig, executor: str):
@@ -76,23 +76,22 @@ def test_a_parameter_at_an_extreme_is_taken_or_refused_by_its_name(context):
     refused = 0
     for case in singles():
         (name,) = case
-        try:
-            params = compose(context, case)
-        except RequestError as error:
+        found = outcome(context, case)
+        if isinstance(found, RequestError):
             refused += 1
-            assert error.status == 400, shown(case)
-            assert error.param is None or error.param.startswith(name), shown(case)
-            assert len(str(error)) < 1000, shown(case)
+            assert found.status == 400, shown(case)
+            assert found.param is None or found.param.startswith(name), shown(case)
+            assert len(str(found)) < 1000, shown(case)
         else:
-            floats = (params.temperature, params.top_p, params.min_p, params.repetition_penalty)
-            assert all(map(math.isfinite, (*floats, *params.logit_bias.values()))), shown(case)
+            floats = (found.temperature, found.top_p, found.min_p, found.repetition_penalty)
+            assert all(map(math.isfinite, (*floats, *found.logit_bias.values()))), shown(case)
     assert refused > len(PARAMETERS)
 
 
 @pytest.mark.parametrize("executor", ["native", "torch", pytest.param("triton", marks=pytest.mark.slow)])
 def test_requests_at_extremes_end_well_and_their_neighbour_is_undisturbed(model, taken, executor):
-    """Through the engine core, a hundred at a time; interpreted kernels run those that set one parameter."""
-    cases = [(case, params) for case, params in taken if executor != "triton" or len(case) == 1]
+    """Through the engine core, a hundred at a time."""
+    cases = thinned(taken, {"native": 1, "torch": SLOW, "triton": len(taken)}[executor])
     with core_over(model, executor) as core:
         undisturbed = generate(core, [neighbour()])["neighbour"].tokens
         for first in range(0, len(cases), TOGETHER):
@@ -149,23 +148,23 @@ def bans_everything(params: SamplingParams) -> bool:
 
 
 def test_the_three_samplers_draw_alike_at_every_extreme(taken):
-    """From the same logits, all as `reference_sampling` says; interpreted kernels for a part of the pairs."""
-    params = [p for _, p in taken if not bans_everything(p)]
-    cases = [case for case, p in taken if not bans_everything(p)]
-    logits = torch.randn(len(params), VOCABULARY, generator=torch.Generator().manual_seed(5)) * 3
+    """From the same logits, all as `reference_sampling` says."""
+    cases = [(case, params) for case, params in thinned(taken, SLOW) if not bans_everything(params)]
+    logits = torch.randn(len(cases), VOCABULARY, generator=torch.Generator().manual_seed(5)) * 3
     logits[:, PROMPT] += 4  # so that penalties matter
-    expected = [drawn_by_twin(row, p) for row, p in zip(logits, params, strict=True)]
-    found = [drawn_by_native(row, p) for row, p in zip(logits, params, strict=True)]
-    assert differing(cases, found, expected) == []
-    assert differing(cases, drawn_by_torch(ReferenceOperations(), logits, params), expected) == []
-    few = [i for i, case in enumerate(cases) if len(case) == 1 or i % EVERY == 0]
-    some = [params[i] for i in few]
+    expected = [drawn_by_twin(row, params) for row, (_, params) in zip(logits, cases, strict=True)]
+    native = [drawn_by_native(row, params) for row, (_, params) in zip(logits, cases, strict=True)]
+    assert differing(cases, native, expected) == []
+    assert differing(cases, drawn_by_torch(ReferenceOperations(), logits, cases), expected) == []
+    few = [i for i, (case, _) in enumerate(cases) if len(case) == 1 or i % (SLOWEST // SLOW) == 0]
+    some = [cases[i] for i in few]
     drawn = drawn_by_torch(triton_operations_on(CPU), logits[few], some)
-    assert differing([cases[i] for i in few], drawn, [expected[i] for i in few]) == []
+    assert differing(some, drawn, [expected[i] for i in few]) == []
 
 
-def differing(cases: Sequence[Case], found: Sequence[int], expected: Sequence[int]) -> list[str]:
-    return [f"{shown(c)}: {f}, not {e}" for c, f, e in zip(cases, found, expected, strict=True) if f != e]
+def differing(cases: Sequence[Taken], found: Sequence[int], expected: Sequence[int]) -> list[str]:
+    compared = zip(cases, found, expected, strict=True)
+    return [f"{shown(case)}: {token}, not {wanted}" for (case, _), token, wanted in compared if token != wanted]
 
 
 def drawn_by_twin(logits: torch.Tensor, params: SamplingParams) -> int:
@@ -173,15 +172,14 @@ def drawn_by_twin(logits: torch.Tensor, params: SamplingParams) -> int:
 
 
 def drawn_by_native(logits: torch.Tensor, params: SamplingParams) -> int:
-    row = np.array(logits, np.float32)
-    return _native.draw(_native.best_isa(), row, PROMPT, OUTPUT, native_sampling(_native, params), None)[0]
+    return _native.draw(_native.best_isa(), logits.numpy(), PROMPT, OUTPUT, native_sampling(_native, params), None)[0]
 
 
-def drawn_by_torch(ops: Operations, logits: torch.Tensor, params: Sequence[SamplingParams]) -> list[int]:
+def drawn_by_torch(ops: Operations, logits: torch.Tensor, cases: Sequence[Taken]) -> list[int]:
     """The torch executor's own sampler, over these operations."""
-    n = len(params)
+    n = len(cases)
     known = [*PROMPT, *OUTPUT]
-    states = [RequestState(str(i), known[:], len(PROMPT), p, [], 0, row=i) for i, p in enumerate(params)]
+    states = [RequestState(str(i), known[:], len(PROMPT), p, [], 0, row=i) for i, (_, p) in enumerate(cases)]
     table = SamplingTable(n, CPU)
     table.update(states)
     token_ids = torch.zeros(n, 64, dtype=torch.int32)
@@ -273,13 +271,10 @@ def cores(model):
 @settings(max_examples=60, deadline=None)
 @given(drawn=st.lists(DRAWN_PARAMETERS, min_size=1, max_size=6))
 def test_any_parameters_are_refused_or_end_well_and_alike_on_both_executors(context, cores, drawn):
-    taken = []
-    for fields in drawn:
-        case = {name: json.dumps(value) for name, value in fields.items()}
-        try:
-            taken.append((case, compose(context, case)))
-        except RequestError as error:
-            assert error.status == 400, shown(case)
+    cases = [{name: json.dumps(value) for name, value in fields.items()} for fields in drawn]
+    outcomes = [(case, outcome(context, case)) for case in cases]
+    assert all(found.status == 400 for _, found in outcomes if isinstance(found, RequestError))
+    taken = [(case, params) for case, params in outcomes if isinstance(params, SamplingParams)]
     by_executor = [run_beside_neighbour(core, [p for _, p in taken], undisturbed) for core, undisturbed in cores]
     for (case, params), native, plain in zip(taken, *by_executor, strict=True):
         check(case, params, native)

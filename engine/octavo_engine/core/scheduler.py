@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from octavo_models.spec import KVLayout
 
 MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
-EVERY_TOKEN_BANNED = (
+NOTHING_TO_DRAW = (
     "no token can be drawn: allowed_token_ids, bad_words and the stop tokens before min_tokens together ban every one; "
     "allow more tokens or ban fewer"
 )
@@ -233,7 +233,7 @@ class Scheduler(RequestBook):
                 if part.draws:
                     self._conclude(seq)
                     refused = request_id in result.undrawable
-                    error = EVERY_TOKEN_BANNED if refused else "the model drew no token for this request"
+                    error = NOTHING_TO_DRAW if refused else "the model drew no token for this request"
                     outputs.append(seq.output([], "error", error=error, refused=refused))
                 elif part.end == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
                     self._conclude(seq)
