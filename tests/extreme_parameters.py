@@ -100,7 +100,16 @@ def server_context(folder: Path) -> ServerContext:
         vocab_size=VOCABULARY,
     )
     unused: Any = SimpleNamespace()
-    return ServerContext(config, unused, tokenizer, unused, GenerationDefaults(eos_token_ids=(2,)), ready, unused)
+    return ServerContext(
+        config=config,
+        client=unused,
+        tokenizer=tokenizer,
+        chat_template=unused,
+        defaults=GenerationDefaults(eos_token_ids=(2,)),
+        turn_ends=(),
+        ready=ready,
+        metrics=unused,
+    )
 
 
 def compose(context: ServerContext, case: Case) -> SamplingParams:
