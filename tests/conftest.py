@@ -54,6 +54,14 @@ def gemma3():
 
 
 @pytest.fixture(scope="session")
+def qwen_coder():
+    """Qwen2.5-Coder-1.5B-Instruct as a GGUF file in Q4_K_M, 1.1 GB: a `real_models.RealModel`."""
+    from real_models import fetch_qwen_coder
+
+    return fetch_qwen_coder()
+
+
+@pytest.fixture(scope="session")
 def smollm2_hf(smollm2) -> Path:
     """SmolLM2's same weights as a Hugging Face folder in float32."""
     from real_models import exported

@@ -98,8 +98,10 @@ MIXED_HIDDEN, MIXED_INNER, MIXED_VOCAB = 256, 288, 301
 PLAIN = {"f32": np.float32, "f16": np.float16}
 
 
-def write_mixed_gguf(path: Path) -> Path:
+def write_mixed_gguf(path: Path, embedding: str = "q6_k") -> Path:
     """A small Llama with a tied head whose matrices are random blocks of every format: eight heads, two KV heads.
+
+    Its Q6_K blocks have scales that are denormal as f16, as most of those in published files are.
 
     Two ranks cut `o` inside of K's blocks of 256, and `down`, rows of 288, between no groups of 32.
     """
@@ -119,7 +121,7 @@ def write_mixed_gguf(path: Path) -> Path:
         "llama.attention.head_count_kv": 2,
     }
     tensors = {
-        "token_embd.weight": ("q6_k", (MIXED_VOCAB, MIXED_HIDDEN)),
+        "token_embd.weight": (embedding, (MIXED_VOCAB, MIXED_HIDDEN)),
         "output_norm.weight": ("f32", (MIXED_HIDDEN,)),
     }
     for i, formats in enumerate(MIXED_LAYERS):

@@ -24,6 +24,7 @@ CLOSE = 1e-4  # where the two best logits are closer, rounding decides and a com
 CUTS = {"smollm2": (0, 1), "gemma3": (4, 5)}  # two layers of each; of Gemma one with a window and one without
 CUT_PROMPT, CUT_TOKENS = 19, 4
 PLAIN_TEXTS = ("harbour", "clocks")
+FEW_PROMPTS, FEW_TOKENS = (1, 6, 9, 14), 12  # what is compared of a model that is large for a CPU
 
 
 def beyond_doubt(gaps: Sequence[float], close: float = CLOSE) -> int:
@@ -84,6 +85,27 @@ class Asked:
 def asked(model: RealModel) -> Asked:
     encode = load_tokenizer(model.files).encode
     return Asked(prompts(encode), {name: encode(essay(name)) for name in PLAIN_TEXTS})
+
+
+def few_prompts(model: RealModel) -> list[list[int]]:
+    """What a large model is given."""
+    every = prompts(load_tokenizer(model.files).encode)
+    return [every[i] for i in FEW_PROMPTS]
+
+
+def key_of_few(model: RealModel, given: Sequence[Sequence[int]]) -> str:
+    """Another one for every change of prompts, tokenizer or model."""
+    return hashlib.sha256(json.dumps([given, model.gguf.stat().st_size, FEW_TOKENS]).encode()).hexdigest()[:16]
+
+
+def few_continuations(model: RealModel) -> list[Continuation]:
+    """A large model's, as they were written for exactly these prompts and this file."""
+    given = few_prompts(model)
+    stored = json.loads((FOLDER / f"{model.name}.json").read_text("utf-8"))
+    assert stored["key"] == key_of_few(model, given), (
+        "made for other prompts: run tests/correctness/transformers_reference.py"
+    )
+    return [Continuation(prompt, **each) for prompt, each in zip(given, stored["continuations"], strict=True)]
 
 
 @cache

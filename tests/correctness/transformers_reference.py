@@ -1,6 +1,6 @@
-"""Asks transformers for the references: `python tests/correctness/transformers_reference.py` writes them anew.
+"""Asks transformers for the references: `python tests/correctness/transformers_reference.py [MODEL …]` writes them.
 
-It takes minutes: transformers is slow to read a GGUF file, and decodes on a CPU.
+It takes minutes: transformers is slow to read a GGUF file, and decodes on a CPU. The 1.5B Qwen takes some 7 GB.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import torch
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from real_models import GEMMA3, SMOLLM2, RealModel, fetch, load_transformers, versions
-from references import CUT_TOKENS, CUTS, FOLDER, NUM_TOKENS, Asked, asked
+from real_models import GEMMA3, SMOLLM2, RealModel, fetch, fetch_qwen_coder, load_transformers, versions
+from references import CUT_TOKENS, CUTS, FEW_TOKENS, FOLDER, NUM_TOKENS, Asked, asked, few_prompts, key_of_few
 
 
 def compute(model: RealModel, given: Asked) -> dict[str, Any]:
@@ -38,13 +39,21 @@ def compute(model: RealModel, given: Asked) -> dict[str, Any]:
     return {"continuations": continuations, "losses": losses, "cut": cut}
 
 
+def compute_few(model: RealModel, given: list[list[int]]) -> dict[str, Any]:
+    """Of a large model, in float32: a few prompts together."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = load_transformers(model)
+        return {"continuations": [each for ids in given for each in greedy(loaded, [ids], FEW_TOKENS)]}
+
+
 @torch.inference_mode()
-def greedy(model: Any, ids: list[list[int]]) -> list[dict[str, Any]]:
+def greedy(model: Any, ids: list[list[int]], num_tokens: int = NUM_TOKENS) -> list[dict[str, Any]]:
     """Continue prompts of one length together, with transformers' own KV cache and no padding."""
     tokens: list[list[int]] = [[] for _ in ids]
     gaps: list[list[float]] = [[] for _ in ids]
     given, past = torch.tensor(ids), None
-    for _ in range(NUM_TOKENS):
+    for _ in range(num_tokens):
         out = model(given, past_key_values=past, use_cache=True, logits_to_keep=1)
         past = out.past_key_values
         best = out.logits[:, -1].topk(2)
@@ -86,15 +95,25 @@ def two_layers(model: Any, layers: tuple[int, ...], prompt: list[int]) -> dict[s
     return {"tokens": ids[len(prompt) :], "gaps": gaps, "logprobs": [round(float(value), 7) for value in own]}
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     for name, uri in (("smollm2", SMOLLM2), ("gemma3", GEMMA3)):
+        if names and name not in names:
+            continue
         model = fetch(name, uri)
         given = asked(model)
         print(f"· {name}: transformers reads, decodes and scores …", file=sys.stderr)
-        found = {"key": given.key(model), "made with": versions(), **compute(model, given)}
-        lines = json.dumps(found).replace(', {"tokens"', ',\n {"tokens"').replace(', "', ',\n "')
-        (FOLDER / f"{name}.json").write_text(lines + "\n", "utf-8")
+        write(name, {"key": given.key(model), "made with": versions(), **compute(model, given)})
+    if not names or "qwen-coder" in names:
+        model = fetch_qwen_coder()
+        few = few_prompts(model)
+        print(f"· {model.name}: transformers reads and decodes …", file=sys.stderr)
+        write(model.name, {"key": key_of_few(model, few), "made with": versions(), **compute_few(model, few)})
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    lines = json.dumps(found).replace(', {"tokens"', ',\n {"tokens"').replace(', "', ',\n "')
+    (FOLDER / f"{name}.json").write_text(lines + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
