@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from deep import DEEP
 from engine_runs import engine_config, generate, request, running_core
 from gguf_files import MIXED_HIDDEN, MIXED_INNER, MIXED_LAYERS, MIXED_VOCAB, write_mixed_gguf
 
@@ -26,6 +27,7 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 HEADS = {"attn_q": 8, "attn_k": 2}
+EMBEDDINGS = ("q8_0", "q4_k", "q6_k", *(("q4_0", "q4_1", "q5_0", "q5_1", "q5_k", "f16") if DEEP else ()))
 
 
 def in_transformers(path):
@@ -58,7 +60,7 @@ def in_transformers(path):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("auto", 0.05)])
-@pytest.mark.parametrize("embedding", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "f16"])
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_logprobs_equal_transformers(embedding, dtype, tolerance, executor_name, tmp_path):
     """Of a prompt and of what follows it, whatever format a row of the embedding is widened from.
 
