@@ -21,7 +21,7 @@ ATTEMPTS = 4
 PAUSE = 0.25  # seconds before the second attempt; each further one waits four times as long
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
-SPACE_CHECKED_EACH = 64 << 20  # bytes of a file whose size nobody states
+SPACE_CHECKED_EACH = 64 << 20  # bytes of a file whose size no one states
 LARGEST_PAGE = 64 << 20  # bytes; an index page of a project with thousands of files has a few
 
 
@@ -130,7 +130,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _copy(response: Any, file: IO[bytes], have: int, end: int | None, what: str, report: Report) -> None:
     report(what, have, end)
-    told = checked = have
+    reported = checked = have
     while chunk := response.read1(CHUNK):
         file.write(chunk)
         have += len(chunk)
@@ -139,9 +139,9 @@ def _copy(response: Any, file: IO[bytes], have: int, end: int | None, what: str,
         if end is None and have - checked >= SPACE_CHECKED_EACH:
             check_space(Path(file.name).parent, 0, what)
             checked = have
-        if have - told >= CHUNK or have == end:
+        if have - reported >= CHUNK or have == end:
             report(what, have, end)
-            told = have
+            reported = have
     if end is not None and have < end:
         raise http.client.HTTPException(f"the connection ended at {have} of {end} bytes")
 
