@@ -1,0 +1,40 @@
+"""What the status says where a pass could not be made because the API server refuses the operator. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from octavo_operator.api.conditions import PROGRESSING, STALLED
+from octavo_operator.errors import ApiError
+from octavo_operator.redaction import redacted
+
+REFUSALS = {401, 403, 405}
+
+
+def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str, Any] | None:
+    """The former status, with the refusal in it; None where nothing is to be said, or it is said already.
+
+    What was said of the replicas stands: they go on answering.
+    """
+    if error.status not in REFUSALS:
+        return None
+    former = body.get("status") or {}
+    text = f"the operator can't look after it: {redacted(error.words)}; give it the rights in config/rbac"
+    told = {
+        STALLED: ("True", "Forbidden", text),
+        PROGRESSING: ("False", "Forbidden", text),
+    }
+    known = {each.get("type"): each for each in former.get("conditions", ())}
+    for kind, (status, reason, message) in told.items():
+        last = known.get(kind, {})
+        known[kind] = {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": last["lastTransitionTime"] if last.get("status") == status else now,
+            **({"observedGeneration": body["metadata"]["generation"]} if body["metadata"].get("generation") else {}),
+        }
+    result = {**former, "conditions": list(known.values())}
+    return None if result == former else result
