@@ -57,6 +57,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     from octavo_operator.leader import LeaseThread  # noqa: PLC0415
     from octavo_operator.metrics import Metrics  # noqa: PLC0415
     from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
+    from octavo_operator.rivals import Rivals  # noqa: PLC0415
     from octavo_operator.scale_in import ScaleIn  # noqa: PLC0415
     from octavo_operator.watchers import Watchers  # noqa: PLC0415
     from octavo_operator.work_queue import WorkQueue  # noqa: PLC0415
@@ -87,7 +88,9 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
 
     source = NAMESPACED if options.namespace else DISABLED if options.metrics_api == "Disabled" else UNKNOWN
     announcement = Announcement(cluster, namespace, source, all_due, options.metrics_api_ca_file)
-    reconciler = Reconciler(cluster, settings, identity, feed, metrics, source=lambda: announcement.source)
+    reconciler = Reconciler(
+        cluster, settings, identity, feed, metrics, Rivals(namespace), source=lambda: announcement.source
+    )
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
     await web.TCPSite(server, options.metrics_address, options.metrics_port).start()

@@ -14,6 +14,7 @@ from typing import Any
 
 from octavo_operator.api.conditions import READY, STALLED
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.hands import editor
 from octavo_operator.resources import EVENTS
 
 Object = dict[str, Any]
@@ -37,6 +38,28 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
     for warning in (wished.get("plan") or {}).get("warnings", ()):
         if warning not in told:
             yield _event(body, "Normal", {"reason": "PlanWarning", "message": warning}, None, identity)
+
+
+def rivalry(body: Mapping[str, Any], rival: str, own: str, identity: str) -> Object:
+    """Two operators over one service: this one leaves it alone."""
+    text = (
+        f"the operators of the namespaces {own} and {rival} both reconcile this service, and that of {own} leaves it "
+        "alone: give each its own namespaces (watchNamespaces), or uninstall one"
+    )
+    return _event(body, "Warning", {"reason": "TwoOperators", "message": text}, None, identity)
+
+
+def restored(
+    body: Mapping[str, Any], before: Sequence[Mapping[str, Any]], changed: Sequence[str], identity: str
+) -> Iterator[Object]:
+    """Of children that were changed back although the manifest had not changed: whose edit was undone."""
+    for live in before:
+        name = f"{live['kind']} {live['metadata']['name']}"
+        if name in changed and (hand := editor(live)) is not None:
+            text = (
+                f"what {hand} changed in {name} was undone: change the LLMService (podTemplate has what no field has)"
+            )
+            yield _event(body, "Normal", {"reason": "Restored", "message": text}, None, identity)
 
 
 def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:

@@ -12,14 +12,16 @@ from octavo_operator.capacity_feed import CapacityFeed
 from octavo_operator.claim_events import complaint_about
 from octavo_operator.cluster import Cluster
 from octavo_operator.description import Description, annotated
+from octavo_operator.errors import ApiError
 from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
 from octavo_operator.observed import Complaint, Object, Observed
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.storage import is_narrow, referenced
 from octavo_operator.replicas import autoscaler_of, running
-from octavo_operator.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS
+from octavo_operator.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS, Resource
 from octavo_operator.work_queue import Key
 
+DISPENSABLE = {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor"}
 MOST_ASKED = 4  # pods that are asked about at a time
 
 
@@ -35,7 +37,7 @@ async def observe(
     selector = f"{SERVICE}={key.name}"
     monitors = await cluster.serves(MONITORS)
     kinds = (*CHILDREN, *([MONITORS] if monitors else []))
-    found = await asyncio.gather(*(cluster.list(kind, key.namespace, selector) for kind in (*kinds, PODS)))
+    found = await asyncio.gather(*(_listed(cluster, kind, key.namespace, selector) for kind in (*kinds, PODS)))
     children = tuple(item for items in found[:-1] for item in items if not is_anothers(item, body["metadata"]["uid"]))
     seen = Observed(children=children)
     deployment: Any = seen.child("Deployment", key.name)
@@ -85,6 +87,17 @@ async def observe(
         nodes=nodes,
         change=change,
     )
+
+
+async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: str) -> list[Any]:
+    """A kind that a service can do without, and that we may not look at, holds up none: where it is wanted, the API
+    server refuses its creation, and that is said."""
+    try:
+        return await cluster.list(kind, namespace, selector)
+    except ApiError as error:
+        if error.status == 403 and kind.kind in DISPENSABLE:
+            return []
+        raise
 
 
 async def _words(cluster: Cluster, thing: Any) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from octavo_operator import replicas
+from octavo_operator import failed_pass, replicas
 from octavo_operator import status as statuses
 from octavo_operator.api.conditions import CONDITION_TYPES
 from octavo_operator.api.manifest import read
@@ -23,7 +23,7 @@ from octavo_operator.children import render
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.drift import same_template
 from octavo_operator.errors import ApiError, ManifestError
-from octavo_operator.events import events_of
+from octavo_operator.events import events_of, restored, rivalry
 from octavo_operator.metrics import Metrics
 from octavo_operator.metrics_source import SERVED, MetricsSource
 from octavo_operator.observed import Observed
@@ -33,6 +33,7 @@ from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import ALREADY_SERVING
 from octavo_operator.planner.storage import referenced
 from octavo_operator.resources import DEPLOYMENTS, EVENTS, SERVICES
+from octavo_operator.rivals import Rivals
 from octavo_operator.room import has_not_started
 from octavo_operator.settings import Settings
 from octavo_operator.status import Said
@@ -54,6 +55,7 @@ class Reconciler:
     identity: str
     feed: CapacityFeed | None  # None where nodes may not be seen
     metrics: Metrics
+    rivals: Rivals
     surges: Surges = field(default_factory=Surges)
     source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
 
@@ -61,7 +63,19 @@ class Reconciler:
         """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
         body = await self.cluster.get(SERVICES, key.namespace, key.name)
         if body is None or "deletionTimestamp" in body["metadata"]:
+            self.rivals.forget(key)
             return "gone"  # the children follow their owner
+        if (rival := self.rivals.of(key, body.get("status"))) is not None:
+            log.warning("left alone: the operator of namespace %s reconciles it too", rival, extra=key.logged)
+            await self._post(rivalry(body, rival, self.rivals.own, self.identity))
+            return "unchanged"
+        try:
+            return await self._pass(key, body)
+        except ApiError as error:
+            await self._say_refused(body, error)
+            raise
+
+    async def _pass(self, key: Key, body: Object) -> Result:
         try:
             service, unknown = read(body)
         except ManifestError as error:
@@ -70,6 +84,9 @@ class Reconciler:
         made = self._plan(key, service, observed)
         outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(render(made))
         if outcome.wrote:
+            if (body.get("status") or {}).get("observedGeneration") == body["metadata"].get("generation"):
+                for event in restored(body, observed.children, outcome.changed, self.identity):
+                    await self._post(event)
             observed = await observe(self.cluster, body, service, self.feed)
         said = statuses.summarize(service, made, observed, outcome, self.source(), unknown)
         wrote = await self._say(body, said)
@@ -123,8 +140,9 @@ class Reconciler:
             {kind: state[0] for kind, state in said.conditions.items()},
         )
         before = body.get("status") or {}
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = self._now()
         wished = said.status.model_dump(by_alias=True, exclude_none=True)
+        wished["operator"] = self.rivals.own
         wished["conditions"] = statuses.conditions_of(
             said, metadata.get("generation"), before.get("conditions", ()), now
         )
@@ -132,8 +150,23 @@ class Reconciler:
             return False
         for event in events_of(body, wished, self.identity):
             await self._post(event)
+        return await self._write(body, wished)
+
+    async def _say_refused(self, body: Object, error: ApiError) -> None:
+        """A pass that the API server does not let us make is in the status, if that may still be written."""
+        if (status := failed_pass.status_after(body, error, self._now())) is not None:
+            try:
+                await self._write(body, status)
+            except ApiError as refusal:
+                log.warning("the status could not be written: %s", refusal)
+
+    def _now(self) -> str:
+        return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+    async def _write(self, body: Object, status: Mapping[str, Any]) -> bool:
+        metadata = body["metadata"]
         identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
-        manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": wished}
+        manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": status}
         try:
             await self.cluster.apply(SERVICES, manifest, subresource="status")
         except ApiError as error:

@@ -211,6 +211,9 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             refused = Refused("Pod", plan.name, condition["reason"], condition["message"], status=403)
             found.append(refusals.trouble_of(refused))
+        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+            text = f"no replica of the change became ready in time: {condition['message']}; see kubectl describe pod"
+            found.append(Trouble("ProgressDeadlineExceeded", text, stuck=True, rank=7))
     if deployment is None and plan.refusal is None:
         found.append(Trouble("Creating", "its objects are being made", stuck=False, rank=9))
     replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start

@@ -11,6 +11,7 @@ from octavo_operator.cluster import Cluster
 from octavo_operator.connection import Connection
 from octavo_operator.metrics import Metrics
 from octavo_operator.reconciler import Reconciler
+from octavo_operator.rivals import Rivals
 from octavo_operator.settings import Settings
 from octavo_operator.work_queue import Key
 
@@ -67,7 +68,7 @@ async def reconcile(installed, namespace):
     """One pass of the operator's reconcile, run to the end: until nothing is left to write."""
     endpoint = installed.endpoint()
     cluster = Cluster(Connection(endpoint.server, endpoint.authority, token=endpoint.token))
-    reconciler = Reconciler(cluster, Settings(), "tests", feed=None, metrics=Metrics())
+    reconciler = Reconciler(cluster, Settings(), "tests", feed=None, metrics=Metrics(), rivals=Rivals("tests"))
 
     async def run():
         for _ in range(5):

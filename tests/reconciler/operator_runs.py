@@ -33,7 +33,9 @@ class Operator:
         scope = [] if "--namespace" in arguments else ["--all-namespaces"]
         scope += [] if "--metrics-api" in arguments else ["--metrics-api", "Disabled"]
         command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "octavo_operator", *scope, *arguments]
-        command += ["--leader-election-namespace", "octavo-system", "--log-format", "json"]
+        if "--leader-election-namespace" not in arguments:
+            command += ["--leader-election-namespace", "octavo-system"]
+        command += ["--log-format", "json"]
         command += ["--metrics-port", str(self.port), "--metrics-address", "127.0.0.1"]
         with log.open("ab") as file:
             self.process = subprocess.Popen(

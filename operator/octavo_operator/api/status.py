@@ -115,3 +115,5 @@ class Status(Strict):
     """The model that was downloaded."""
     plan: PlanStatus | None = None
     """What the manifest comes to, and why."""
+    operator: str | None = None
+    """Namespace of the operator that wrote this; another one over the same service gives way."""
