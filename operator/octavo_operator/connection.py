@@ -106,8 +106,9 @@ def _from_kubeconfig() -> Connection:
 
     chosen = client.Configuration()
     try:
-        config.load_kube_config(client_configuration=chosen)  # type: ignore[no-untyped-call]
-        _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        file = os.environ.get("KUBECONFIG") or None
+        config.load_kube_config(file, client_configuration=chosen)  # type: ignore[no-untyped-call]
+        _, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError) as error:
         raise NoClusterError(f"no API server is known: {error}; set KUBECONFIG") from error
     bearer = chosen.get_api_key_with_prefix("BearerToken") or chosen.get_api_key_with_prefix("authorization")
