@@ -42,7 +42,7 @@ def test_created_edited_scaled_broken_repaired_suspended_deleted(installed, oper
             lambda: (
                 (c := conditions(installed, "s", namespace))
                 and (c["Ready"]["status"], c["Ready"]["observedGeneration"]) == ("True", generation)
-                and c["Progressing"]["status"] == "False"
+                and (c["Progressing"]["status"], c["Stalled"]["status"]) == ("False", "False")
                 and len(engines()) == replicas
             ),
             40,
