@@ -150,6 +150,23 @@ def test_limits_follow_the_device(monkeypatch, arguments, variable, defaults):
     assert config.cache.gpu_memory_utilization == defaults.gpu_memory_utilization
 
 
+def test_the_tutorials_raw_deployment_means_what_it_meant(monkeypatch):
+    """Its args under the -cuda image's own promise, with nothing but the image replaced."""
+    monkeypatch.setenv("OCTAVO_DEVICE", "cuda")
+    mistral = [
+        "--model",
+        "mistralai/Mistral-7B-Instruct-v0.2",
+        "--tensor-parallel-size",
+        "1",
+        "--max-model-len",
+        "4096",
+    ]
+    for line in (mistral, ["--model", "microsoft/phi-2", "--max-model-len", "2048"]):
+        config = parse(line)
+        assert (config.executor.device, config.server.port, config.server.host) == ("cuda", 8000, None)
+        assert (config.scheduler.max_num_seqs, config.cache.gpu_memory_utilization) == (256, 0.9)
+
+
 def test_a_flag_wins_over_the_device():
     config = parse(["m", "--device", "cuda", "--max-num-seqs", "9", "--gpu-memory-utilization", "0.5"])
     assert (config.scheduler.max_num_seqs, config.cache.gpu_memory_utilization) == (9, 0.5)

@@ -75,3 +75,20 @@ def test_the_largest_step_has_all_requests_and_all_tokens(tokens, seqs, max_len,
     assert step.samples == step.num_scheduled_tokens.keys()
     for request in step.new:
         assert [len(pages) for pages in request.block_ids] == [-(-len(request.token_ids) // 16)] * 2
+
+
+def test_the_swap_space_is_one_piece_of_host_memory():
+    """PyTorch pins the next power of two of each tensor: many would take up to twice the swap space."""
+    import torch
+    from planner_cases import SMALL
+
+    from octavo_engine.executors.torch.kv_cache import KVCache
+    from octavo_models import from_hf_config
+
+    spec = from_hf_config(SMALL | {"num_hidden_layers": 3})
+    layout = spec.kv_layout(16, "bf16")
+    cache = KVCache(spec, layout, (2,), "bf16", torch.device("cpu"), (5,))
+    tensors = [*cache._host_keys.values(), *cache._host_values.values()]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    assert tensors[0].untyped_storage().nbytes() == 5 * layout.groups[0].page_bytes
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) == 6

@@ -81,9 +81,9 @@ class Engine(Strict):
     max_model_len: Count | None = None
     """Longest sequence in tokens, prompt and answer together; by default the model's own limit."""
     max_num_seqs: Count | None = None
-    """Sequences that run at once; by default 256 on cards and 128 on a CPU."""
+    """Sequences that run at once; by default 256 on GPUs and 128 on a CPU."""
     max_num_batched_tokens: Count | None = None
-    """Tokens computed in one step; by default 8192 on cards and 2048 on a CPU."""
+    """Tokens computed in one step; by default 8192 on GPUs and 2048 on a CPU."""
     min_concurrency: Count = 1
     """Sequences of maxModelLen for which the KV cache must have room; fewer than that do not fit."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -91,15 +91,15 @@ class Engine(Strict):
     block_size: Literal[16, 32, 64, 128] = 16
     """Tokens in a page of the KV cache."""
     swap_space: Quantity = Quantity("4Gi")
-    """Host memory a card for the pages of preempted sequences."""
+    """Host memory a GPU for the KV blocks of preempted sequences; octavo on GPUs alone has it."""
     enforce_eager: bool = False
     """Run without CUDA graphs: for debugging, slower."""
     prefix_caching: bool = True
     """Reuse the KV pages of a prompt's beginning that was seen before."""
     quantization: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] | None = None
-    """Method by which the checkpoint is quantized, where the checkpoint does not say so itself."""
+    """Method by which the checkpoint is quantized, where it does not say so itself; vllm's, or gguf."""
     kv_cache_dtype: Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
-    """Type of the KV cache's elements."""
+    """Type of the KV cache's elements; octavo's are bfloat16, or float32 under dtype: float32."""
     args: Annotated[list[Argument], Field(max_length=64)] = []
     """Further arguments of the engine, verbatim. One that repeats a field of this API is refused."""
     env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []

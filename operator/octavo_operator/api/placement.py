@@ -11,7 +11,7 @@ from octavo_operator.api.quantity import Quantity
 
 
 class Accelerator(Strict):
-    """The kind of card, or `vendor: cpu`. How many follows from the parallel sizes."""
+    """The kind of GPU, or `vendor: cpu`. How many follows from the parallel sizes."""
 
     vendor: Literal["nvidia", "cpu"] = "nvidia"
     """Maker of the cards, or cpu to run without any."""
@@ -34,7 +34,7 @@ class Cache(Strict):
     """A volume that keeps the model, so that a restarted pod does not download it again."""
 
     size: Quantity | None = None
-    """Size of the claim; by default the model's size and a fifth more."""
+    """Size of the claim; by default room for two revisions of the model."""
     storage_class_name: ObjectName | None = None
     """Storage class; by default the cluster's."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] | None = None

@@ -5,6 +5,8 @@ Owns the memory; whoever schedules owns the pages' meaning. Knows nothing of req
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class KVCache:
         self._host_keys: dict[int, Tensor] = {}
         self._host_values: dict[int, Tensor] = {}
         dtype = KV_DTYPES[kv_format]
-        pinned = device.type == "cuda"
+        arena = _Arena(layout, num_host_blocks, dtype, pinned=device.type == "cuda")
         for g, group in enumerate(layout.groups):
             page_bytes = 0
             for i in group.layers:
@@ -49,8 +51,7 @@ class KVCache:
                 self.group_of_layer[i] = g
                 if num_host_blocks:
                     for cache, swapped in ((self.keys, self._host_keys), (self.values, self._host_values)):
-                        shape = (num_host_blocks[g], *cache[i].shape[1:])
-                        swapped[i] = torch.empty(shape, dtype=dtype, pin_memory=pinned)
+                        swapped[i] = arena.take((num_host_blocks[g], *cache[i].shape[1:]))
                 page_bytes += self.keys[i][0].nbytes + self.values[i][0].nbytes
             assert page_bytes == group.page_bytes, (page_bytes, group.page_bytes)
 
@@ -66,3 +67,24 @@ class KVCache:
                 for i in self.layout.groups[group].layers:
                     for old, new in zip(sources, targets, strict=True):
                         new[i][target].copy_(old[i][source], non_blocking=True)
+
+
+class _Arena:
+    """The swap space in one piece: PyTorch pins the next power of two of each tensor, up to twice as much for many."""
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        num_host_blocks: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        pinned: bool,
+    ) -> None:
+        size = sum(n * group.page_bytes for n, group in zip(num_host_blocks, layout.groups, strict=False))
+        self._elements = torch.empty(size // dtype.itemsize, dtype=dtype, pin_memory=pinned)
+        self._taken = 0
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """The next tensor of `shape`."""
+        start, self._taken = self._taken, self._taken + math.prod(shape)
+        return self._elements[start : self._taken].view(shape)
