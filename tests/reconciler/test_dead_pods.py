@@ -45,3 +45,27 @@ def test_a_kubelet_that_admits_no_pod_is_told(installed, operator, namespace, ku
     (pod,) = kubelet.pods(namespace, ENGINES)
     fail(installed, namespace, pod["metadata"]["name"], "OutOfnvidia.com/gpu", "Pod was rejected")
     until(lambda: conditions(installed, "s", namespace)["Ready"]["reason"] != "LoadingModel", 30, "it is told")
+
+
+def test_what_the_kubelet_complains_of_before_a_container_starts_is_told(installed, operator, namespace, kubelet):
+    """A pod's status says only that it is being created; the reason is an Event, which nothing watches."""
+    kubelet.add_node("n1")
+    installed.api.create(service("s", namespace))
+    (pod,) = kubelet.pods(namespace, ENGINES)
+    name = pod["metadata"]["name"]
+    installed.api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{name}.1", "namespace": namespace},
+            "involvedObject": {"kind": "Pod", "name": name, "namespace": namespace, "uid": pod["metadata"]["uid"]},
+            "type": "Warning",
+            "reason": "FailedMount",
+            "message": 'MountVolume.SetUp failed for volume "chat-template" : configmap "templates" not found',
+            "lastTimestamp": "2036-01-01T00:00:00Z",
+        }
+    )
+    message = wait_for(installed, "s", namespace, "Stalled", "True", "FailedMount", seconds=60)["message"]
+    assert 'configmap "templates" not found; create it' in message
+    kubelet.mark_pods_ready(namespace, ENGINES)
+    wait_for(installed, "s", namespace, "Ready", "True", "Serving")
