@@ -7,12 +7,12 @@ from fractions import Fraction
 from octavo_operator.api.placement import Accelerator, Resources
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import Spec
+from octavo_operator.planner.gpus import PRODUCT
 from octavo_operator.planner.plan import ContainerResources, Hardware
 from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB, MIB, round_up
 
 RESOURCE_NAME = "nvidia.com/gpu"
-PRODUCT_LABEL = "nvidia.com/gpu.product"  # set by GPU feature discovery
 # Two of them fit beside the pods that a one-node cluster of two cores brings along. A replica uses what is idle.
 CPU_ALONE = "400m"
 PROCESS_BESIDE_GPU = 3 * GIB  # API server and engine core
@@ -26,7 +26,7 @@ def hardware_of(spec: Spec) -> Hardware:
         return Hardware("cpu", 0, None, (), None)
     cards = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
     name = accelerator.resource_name or RESOURCE_NAME
-    return Hardware("nvidia", cards, name, tuple(accelerator.products), PRODUCT_LABEL)
+    return Hardware("nvidia", cards, name, tuple(accelerator.products), PRODUCT)
 
 
 def memory_limit(resources: Resources) -> int | None:
