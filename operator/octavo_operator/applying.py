@@ -85,7 +85,10 @@ class Applier:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             try:
                 await self._bring_about(manifest)
-            except (ApiError, UnreachableError) as error:
+            except UnreachableError as error:
+                self._refused(kind, name, error)
+                return self.outcome  # each further child might wait as long: the status first, then again from the start
+            except ApiError as error:
                 self._refused(kind, name, error)
         if self._plan.refusal is None:
             await self._remove_unwanted(desired)
