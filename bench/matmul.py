@@ -89,10 +89,11 @@ def main() -> None:
     parser.add_argument("--rows", default="1,4,16,32,128")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--isa", type=int, default=native.best_isa(), help="0 scalar, 1 avx2, 2 avx512, 3 amx")
+    parser.add_argument("--isa", choices=native.ISAS, help="default: the most that this CPU has")
     parser.add_argument("--prepare", action="store_true", help="count preparing the activations of each product too")
     parser.add_argument("--torch", action="store_true")
     args = parser.parse_args()
+    isa = native.best_isa() if args.isa is None else native.ISAS[args.isa]
 
     bandwidth = max(native.measure_bandwidth(256 << 20, args.threads, 30) for _ in range(3))
     peaks = [native.measure_peak(peak, args.threads) for peak in range(3)]
@@ -106,7 +107,7 @@ def main() -> None:
     )
     for name in args.formats.split(","):
         shapes = shapes_for(name)
-        matrices = make(name, shapes, args.isa)
+        matrices = make(name, shapes, isa)
         size = sum(matrix.bytes for matrix in matrices)
         macs = sum(n * k for n, k in shapes)
         peak = peaks[2 if name.startswith("q") else 1 if name == "bf16" else 0]
@@ -115,9 +116,9 @@ def main() -> None:
             for _ in range(args.repeats):
                 # The first pass of a turn finds the caches as the other left them. Short passes are taken often: the
                 # best of many is one that no neighbour interrupted.
-                first = native.time_pass(matrices, rows, args.threads, 1, args.prepare, args.isa)[0]
+                first = native.time_pass(matrices, rows, args.threads, 1, args.prepare, isa)[0]
                 turns = max(2, int(0.03 / first))
-                ours += native.time_pass(matrices, rows, args.threads, turns, args.prepare, args.isa)[1:]
+                ours += native.time_pass(matrices, rows, args.threads, turns, args.prepare, isa)[1:]
                 if torch_run is not None:
                     theirs += [torch_run(rows) for _ in range(max(2, turns // 2))][1:]
             best = min(ours)

@@ -5,8 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <thread>
-
 #include "decoder.h"
 
 namespace nb = nanobind;
@@ -137,7 +135,6 @@ StepResult sample(Decoder& decoder, const nb::object& mask, std::vector<int32_t>
 void bind_decoder(nb::module_& module) {
   bind_model(module);
   bind_requests(module);
-  module.def("available_cores", [] { return std::vector<int>(std::thread::hardware_concurrency()); });
   nb::class_<Decoder>(module, "Decoder")
       .def(
           "__init__",
