@@ -115,8 +115,10 @@ void run_panels(const Part& part, const Activations::Impl& x, int64_t panel, con
 template <class Type>
 void product(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
   int64_t panel = span.panel_begin;
-  for (; panel + 2 <= span.panel_end; panel += 2) run_panels<Type, 2>(part, x, panel, span, y, ldy);
-  if (panel < span.panel_end) run_panels<Type, 1>(part, x, panel, span, y, ldy);
+  // Up to four rows are read faster as one stream than as two.
+  const bool pairs = span.row_end - span.row_begin > 4;
+  for (; pairs && panel + 2 <= span.panel_end; panel += 2) run_panels<Type, 2>(part, x, panel, span, y, ldy);
+  for (; panel < span.panel_end; ++panel) run_panels<Type, 1>(part, x, panel, span, y, ldy);
 }
 
 }  // namespace
