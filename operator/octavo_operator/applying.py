@@ -215,10 +215,12 @@ class Applier:
             words = f"spec.replicas is set by the HorizontalPodAutoscaler {self._observed.autoscaler}"
             self.outcome.held.append(f"{DEPLOYMENTS.kind} {plan.name}: {words}")
         spec.pop("replicas", None)
-        # A zero of ours is ours to undo: at zero an autoscaler rests.
-        stopped = not now and (plan.scale.replicas is None or owns(ours(live, HANDOVER), "spec", "replicas"))
-        if stopped or owns(ours(live), "spec", "replicas"):
-            await replicas.set_number(self._cluster, live, now or plan.scale.minimum, self._log_as)
+        # A zero of ours is ours to undo, for at zero an autoscaler rests; in one write with the template, or pods of the
+        # former one would start. The number is given up in the next pass.
+        if not now and (plan.scale.replicas is None or owns(ours(live, HANDOVER), "spec", "replicas")):
+            spec["replicas"] = plan.scale.minimum
+        elif owns(ours(live), "spec", "replicas"):
+            await replicas.set_number(self._cluster, live, now, self._log_as)
             self.outcome.changed.append(f"{DEPLOYMENTS.kind} {plan.name}")
         return manifest | {"spec": spec}
 

@@ -66,7 +66,7 @@ def test_created_edited_scaled_broken_repaired_suspended_deleted(installed, oper
     kubelet.run_pods = True
     api.patch(API, "LLMService", "s", namespace, {"spec": {"engine": {"image": None}}})
     settles(5, 3)
-    assert "ImagePull" not in str(conditions(installed, "s", namespace))
+    until(lambda: "ImagePull" not in str(conditions(installed, "s", namespace)), 20, "nothing is left of it")
     api.patch(API, "LLMService", "s", namespace, {"spec": {"suspend": True}})
     wait_for(installed, "s", namespace, "Ready", "False", "Suspended")
     until(lambda: not engines(), 20, "no replica runs")
