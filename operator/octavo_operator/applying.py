@@ -87,7 +87,9 @@ class Applier:
                 await self._bring_about(manifest)
             except UnreachableError as error:
                 self._refused(kind, name, error)
-                return self.outcome  # each further child might wait as long: the status first, then again from the start
+                return (
+                    self.outcome
+                )  # each further child might wait as long: the status first, then again from the start
             except ApiError as error:
                 self._refused(kind, name, error)
         if self._plan.refusal is None:

@@ -140,7 +140,7 @@ async def _autoscaler(
         return None
     name, spec = service.metadata.name, service.spec
     autoscalers = [child for child in children if child["kind"] == AUTOSCALERS.kind]
-    if spec.autoscaling is None and running(deployment) != (1 if spec.replicas is None else spec.replicas):
+    if spec.autoscaling is None and running(deployment) != spec.replicas:
         autoscalers = await cluster.list(AUTOSCALERS, service.metadata.namespace)
     return autoscaler_of(name, autoscalers)
 
