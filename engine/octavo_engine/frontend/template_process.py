@@ -42,14 +42,9 @@ class TemplateProcess:
         body = json.dumps({**request, "seconds": self._seconds}).encode()
         with self._lock:
             process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
             deadline = time.monotonic() + self._seconds + KILL_AFTER
             try:
-                process.stdin.write(LENGTH.pack(len(body)) + body)
-                process.stdin.flush()
-                head = _read(process.stdout, LENGTH.size, deadline)
-                reply: dict[str, Any] = json.loads(_read(process.stdout, LENGTH.unpack(head)[0], deadline))
+                reply = _exchange(process, body, deadline)
             except (EOFError, BrokenPipeError, TimeoutError):
                 raise RequestError(self._epitaph(process), param) from None
         if "error" in reply:
@@ -64,6 +59,9 @@ class TemplateProcess:
                 self._process = None
 
     def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:  # it has died since: no request's fault
+            _end(self._process)
+            self._process = None
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), str(MEMORY_BYTES)],
@@ -81,6 +79,16 @@ class TemplateProcess:
         if process.returncode in {-signal.SIGALRM, -signal.SIGKILL}:
             return f"the chat template did not render within {self._seconds:g} s and was ended"
         return f"the chat template ended its process with status {process.returncode}"
+
+
+def _exchange(process: subprocess.Popen[bytes], body: bytes, deadline: float) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(LENGTH.pack(len(body)) + body)
+    process.stdin.flush()
+    head = _read(process.stdout, LENGTH.size, deadline)
+    reply: dict[str, Any] = json.loads(_read(process.stdout, LENGTH.unpack(head)[0], deadline))
+    return reply
 
 
 def _read(stream: IO[bytes], count: int, deadline: float) -> bytes:
