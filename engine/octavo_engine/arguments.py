@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
     scheduler.add_argument("--async-scheduling", action=switch, default=True, help="where the executor can")
     scheduler.add_argument("--max-num-queued-reqs", type=at_least(0), default=1024)
-    scheduler.add_argument("--max-num-queued-tokens", type=at_least(0))
+    scheduler.add_argument("--max-num-queued-tokens", type=at_least(0), default=2**20)
 
     executor = parser.add_argument_group("executor")
     executor.add_argument(
@@ -147,6 +147,9 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument("--shutdown-timeout", type=seconds, default=30.0, metavar="SECONDS")
     server.add_argument("--health-timeout", type=seconds, default=120.0, metavar="SECONDS")
     server.add_argument("--max-logprobs", type=max_logprobs, default=20)
+    server.add_argument(
+        "--max-body-bytes", type=at_least(1), metavar="BYTES", help="of a request; default: by context, 4 to 32 MiB"
+    )
     server.add_argument("--allowed-origins", type=strings, nargs="+", default=[], metavar="ORIGIN")
     server.add_argument("--root-path", default="", metavar="PREFIX")
     server.add_argument("--enable-log-requests", action=switch, default=False)
@@ -328,6 +331,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             shutdown_timeout=options.shutdown_timeout,
             health_timeout=options.health_timeout,
             max_logprobs=options.max_logprobs,
+            max_body_bytes=options.max_body_bytes,
             allow_request_chat_template=options.trust_request_chat_template,
             enable_log_requests=options.enable_log_requests,
             disable_log_stats=options.disable_log_stats,

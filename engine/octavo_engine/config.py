@@ -51,7 +51,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_chunked_prefill: bool = True
     async_scheduling: bool = True  # where the executor can: a step is launched before the last one's tokens are read
     max_num_queued_reqs: int | None = 1024  # waiting requests; beyond it: 429
-    max_num_queued_tokens: int | None = None  # prompt tokens that wait; beyond it: 429
+    max_num_queued_tokens: int | None = 2**20  # prompt tokens that wait; beyond it: 429
 
 
 class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     uds: str | None = None
     api_keys: tuple[str, ...] = ()
     shutdown_timeout: float = 30.0  # seconds that running requests have after SIGTERM
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int | None = None  # of a request's body; None: by the model's context, see server/limits.py
     max_n: int = 128  # choices of one request
     max_logprobs: int = 20  # -1: the whole vocabulary
     health_timeout: float = 120.0  # seconds that the core may be silent before /health says 503

@@ -18,7 +18,7 @@ class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_d
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
-    arrival_time: float  # time.time() in the API server
+    arrival_time: float  # time.monotonic() in the API server, which is the machine's
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # keeps one tenant's prefix cache from another's
     adapter_slot: int = 0  # 0: no adapter
@@ -63,7 +63,7 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     prompt_logprobs: list[TokenLogprob | None] | None = None  # once, before or with the first token
     num_cached_tokens: int = 0  # of the prompt, from the prefix cache; valid with the first token
     num_preemptions: int = 0
-    queued_at: float = 0.0  # time.time() in the core: when it was taken in
+    queued_at: float = 0.0  # time.monotonic() in the core: when it was taken in
     scheduled_at: float = 0.0  # when it first ran
 
 

@@ -57,7 +57,7 @@ def feed(stream: TextStream, ids: list[int], sizes: list[int]) -> tuple[list[Tex
 @given(small_texts, stops, st.lists(st.integers(0, 4), max_size=12), st.booleans())
 def test_a_stream_is_cut_where_the_plain_way_cuts(text, strings, sizes, include):
     """However the tokens come: the deltas are the text up to the stop string, or all of it."""
-    stream = TextStream(TOKENIZER, stop=strings, include_stop_str_in_output=include)
+    stream = TextStream(TOKENIZER, stop=StopStrings(strings), include_stop_str_in_output=include)
     deltas, counted = feed(stream, letters(text), sizes)
     said = "".join(delta.text for delta in deltas)
     found = first_stop(text, strings)
@@ -76,7 +76,7 @@ def test_a_stream_is_cut_where_the_plain_way_cuts(text, strings, sizes, include)
 @given(small_texts, stops)
 def test_no_more_is_held_back_than_could_become_a_stop_string(text, strings):
     """After each character: the longest end of the text that begins a stop string."""
-    stream = TextStream(TOKENIZER, stop=strings)
+    stream = TextStream(TOKENIZER, stop=StopStrings(strings))
     said = ""
     for end in range(1, len(text) + 1):
         delta = stream.add(letters(text[end - 1]))
@@ -91,7 +91,7 @@ def test_no_more_is_held_back_than_could_become_a_stop_string(text, strings):
 
 def test_the_end_releases_what_was_held():
     """A text that ends within the beginning of a stop string keeps it."""
-    stream = TextStream(TOKENIZER, stop=["</end>"])
+    stream = TextStream(TOKENIZER, stop=StopStrings(["</end>"]))
     assert stream.add(letters("ok</e")).text == "ok"
     assert stream.add([], finished=True).text == "</e"
 
@@ -107,24 +107,24 @@ def test_a_token_that_ended_the_sequence_is_counted_but_no_text():
 
 def test_a_stop_string_can_be_completed_by_the_last_token():
     """Then it is the stop string that ended the text."""
-    stream = TextStream(TOKENIZER, stop=["END"])
+    stream = TextStream(TOKENIZER, stop=StopStrings(["END"]))
     stream.add(letters("an EN"))
     assert stream.add(letters("D"), finished=True) == TextDelta("", 1, "END", (5,))
 
 
 def test_stop_strings_within_min_tokens_do_not_count():
     """One that ends later does, though it began before."""
-    stream = TextStream(TOKENIZER, stop=["ab"], min_tokens=3)
+    stream = TextStream(TOKENIZER, stop=StopStrings(["ab"]), min_tokens=3)
     deltas = [stream.add(letters(letter)) for letter in "abaab"]
     assert "".join(delta.text for delta in deltas) == "aba"
     assert [delta.stop for delta in deltas] == [None, None, None, None, "ab"]
-    stream = TextStream(TOKENIZER, stop=["ab"], min_tokens=1)
+    stream = TextStream(TOKENIZER, stop=StopStrings(["ab"]), min_tokens=1)
     assert [stream.add(letters(letter)).stop for letter in "ab"] == [None, "ab"]
 
 
 def test_offsets_are_where_each_tokens_text_begins():
     """In characters of the whole text, what is held back included."""
-    stream = TextStream(TOKENIZER, stop=["zz"])
+    stream = TextStream(TOKENIZER, stop=StopStrings(["zz"]))
     assert stream.add(letters("abz")).offsets == (0, 1, 2)
     assert stream.add(letters("éa")).offsets == (3, 3, 4)
 

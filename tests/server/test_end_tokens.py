@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from octavo_engine.config import ModelConfig
+from octavo_engine.config import EngineConfig, ModelConfig
 from octavo_engine.server.context import ServerContext
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 
 def context(tokenizer: tuple[int, ...], files: tuple[int, ...]) -> ServerContext:
     return ServerContext(
-        config=SimpleNamespace(model=ModelConfig(model="m", served_model_names=("m",))),
+        config=EngineConfig(model=ModelConfig(model="m", served_model_names=("m",))),
         client=None,
         tokenizer=SimpleNamespace(eos_token_ids=tokenizer, vocab_size=12),
         chat_template=None,

@@ -102,11 +102,11 @@ async def test_a_failure_before_the_stream_has_begun_has_a_status_of_its_own(eve
     """Clients and load balancers try again after a 503; an event within a 200 they do not see."""
     monkeypatch.setattr(answer_writer, "EventStream", lambda _request: events)
     body = CompletionBody(prompt="a", stream=True)
-    writer = CompletionWriter(SimpleNamespace(tokenizer=None), body, Generation(error, 0), "id", "model")
+    writer = CompletionWriter(SimpleNamespace(tokenizer=None, pools=None), body, Generation(error, 0), "id", "model")
     with pytest.raises(type(error)):
         await writer.stream(None)
     assert not events.begun
-    writer = CompletionWriter(SimpleNamespace(tokenizer=None), body, Generation(error, 2), "id", "model")
+    writer = CompletionWriter(SimpleNamespace(tokenizer=None, pools=None), body, Generation(error, 2), "id", "model")
     await writer.stream(None)
     comment, event, done, rest = events._response.written.split(b"\n\n")
     assert comment.startswith(b":")

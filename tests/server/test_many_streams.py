@@ -12,7 +12,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 from served import Served, until
 
-from octavo_engine.server import event_stream
+from octavo_engine.server import delivery
 from octavo_engine.server.event_stream import EventStream
 from octavo_engine.server.responses import Completion, CompletionChoice
 
@@ -110,7 +110,7 @@ async def test_a_reader_that_reads_nothing_stops_the_writer(monkeypatch):
         count = written
         await asyncio.sleep(0.2)
     assert count * 60_000 < 16 * 2**20, "only what the sockets' buffers hold was written"
-    monkeypatch.setattr(event_stream, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(delivery, "STALL_SECONDS", 0.2)
     await reader.readexactly(20 * 2**20)  # it goes on where it was
     await asyncio.wait_for(ended.wait(), 10)  # and one that has stopped for too long is cut off
     writer.close()

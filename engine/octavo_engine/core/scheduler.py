@@ -97,7 +97,7 @@ class Scheduler(RequestBook):
             request,
             order=(request.priority if self._by_priority else 0, self._arrivals),
             max_model_len=self._max_model_len,
-            queued_at=time.time(),
+            queued_at=time.monotonic(),
         )
         self._sequences[seq.request_id] = seq
         self._waiting.push(seq)
@@ -336,7 +336,7 @@ class Scheduler(RequestBook):
                 self._queries += len(seq.token_ids)
                 self._hits += prefix.num_tokens
                 seq.num_cached_tokens = prefix.num_tokens
-                seq.scheduled_at = time.time()
+                seq.scheduled_at = time.monotonic()
             seq.status = Status.RUNNING
             bisect.insort(self._running, seq, key=_order)
             found = self.blocks.pages_of(seq, 0, prefix.num_tokens)

@@ -36,18 +36,17 @@ class RankProcess:
     name: str  # for people
     process: subprocess.Popen[bytes]
     alive: int
+    words: bytes = b""
 
     def end(self) -> str | None:
-        """How it ended, in words; None if it lives, or ended only because it lost touch with another rank."""
-        try:
-            words = os.read(self.alive, MAX_LAST_WORDS)
-        except BlockingIOError:
+        """How it ended, in words; None if it has not yet, or only because it lost touch with another rank."""
+        with contextlib.suppress(BlockingIOError):
+            self.words += os.read(self.alive, MAX_LAST_WORDS)
+        code = self.process.poll()
+        if code is None or code == LOST_TOUCH:
             return None
-        code = self.process.wait()  # the pipe has spoken or ended: so will the process
-        if code == LOST_TOUCH:
-            return None
-        if words:
-            return f"{self.name}: {words.decode(errors='replace')}"
+        if self.words:
+            return f"{self.name}: {self.words.decode(errors='replace')}"
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         return f"{self.name} ended unexpectedly ({how})"
 

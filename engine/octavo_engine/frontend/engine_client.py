@@ -17,6 +17,7 @@ import zmq
 from octavo_engine.config import ModelFiles, SchedulerConfig, decode_files
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.frontend.core_handle import LOST_EACH_OTHER, CoreHandle, RankProcess
+from octavo_engine.frontend.queue_pace import QueuePace
 from octavo_engine.messages import (
     AbortRequests,
     EngineOutput,
@@ -39,7 +40,7 @@ CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies
 
 
 class Observer(Protocol):
-    """Told of what happens to requests, once an event; it must be quick. Times are `time.time()`."""
+    """Told of what happens to requests, once an event; it must be quick. Times are `time.monotonic()`."""
 
     def rejected(self, reason: str) -> None: ...
 
@@ -149,6 +150,7 @@ class EngineClient:
         self._observer: Observer
         self._streams: dict[str, OutputStream] = {}
         self._unstarted: dict[str, int] = {}  # request id to prompt tokens, until the first output; in order
+        self._pace = QueuePace()
         self._num_sent = 0
         self._num_received = 0
         self._encoder = msgspec.msgpack.Encoder()
@@ -200,8 +202,19 @@ class EngineClient:
         """Requests that wait for a place, counting those which the core has not mentioned yet."""
         return self._would_wait(0)
 
+    def check_room(self) -> None:
+        """Raises QueueFullError or EngineDeadError where not even the smallest request would be let in now.
+
+        Before anything is read of a request; `submit` decides.
+        """
+        if self.dead is not None:
+            raise self.dead
+        self._admit(1, 1)
+
     def submit(self, requests: Sequence[EngineRequest]) -> OutputStream:
         """Send requests that share a stream: all of them are admitted, or none.
+
+        A core that turns out to be gone shows in the stream, with the cause.
 
         Raises:
             QueueFullError: a bound of the queue is reached.
@@ -210,7 +223,7 @@ class EngineClient:
         """
         if self.dead is not None:
             raise self.dead
-        self._admit(requests)
+        self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
         stream = OutputStream(self, [request.request_id for request in requests])
         messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
         for request, message in zip(requests, messages, strict=True):
@@ -240,7 +253,7 @@ class EngineClient:
         known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
         if not known:
             return
-        now = time.time()
+        now = time.monotonic()
         for request_id in known:
             self._unstarted.pop(request_id, None)
             self._observer.finished(request_id, reason, now)
@@ -274,26 +287,31 @@ class EngineClient:
         for stream in streams:
             stream.fail(EngineDeadError(reason))
 
-    def _admit(self, requests: Sequence[EngineRequest]) -> None:
+    def _admit(self, count: int, tokens: int) -> None:
+        """Let in `count` requests of `tokens` prompt tokens. Raises QueueFullError, or RequestError for too many ever."""
         limit = self._limits.max_num_queued_reqs
         if limit is not None:
-            if len(requests) > limit + self._limits.max_num_seqs:
+            if count > limit + self._limits.max_num_seqs:
                 raise RequestError(
-                    f"{len(requests)} sequences in one request are more than this server runs and queues at once "
+                    f"{count} sequences in one request are more than this server runs and queues at once "
                     f"({self._limits.max_num_seqs} + {limit}); send fewer prompts or a smaller n"
                 )
-            if self._would_wait(len(requests)) > limit:
+            if self._would_wait(count) > limit:
                 self._observer.rejected("max_num_queued_reqs")
                 raise QueueFullError(
-                    f"the queue is full: {self.num_waiting} requests wait (max-num-queued-reqs {limit})"
+                    f"the queue is full: {self.num_waiting} requests wait (max-num-queued-reqs {limit})",
+                    retry_after=self._pace.seconds_for(self.num_waiting, time.monotonic()),
                 )
         bound = self._limits.max_num_queued_tokens
         waiting = self.num_waiting
         if bound is not None and waiting:
             queued = sum(list(self._unstarted.values())[-waiting:])
-            if queued + sum(len(request.prompt_token_ids) for request in requests) > bound:
+            if queued + tokens > bound:
                 self._observer.rejected("max_num_queued_tokens")
-                raise QueueFullError(f"the queue is full: {queued} prompt tokens wait (max-num-queued-tokens {bound})")
+                raise QueueFullError(
+                    f"the queue is full: {queued} prompt tokens wait (max-num-queued-tokens {bound})",
+                    retry_after=self._pace.seconds_for(waiting, time.monotonic()),
+                )
 
     def _would_wait(self, more: int) -> int:
         """How many requests would wait if `more` were sent now."""
@@ -309,7 +327,8 @@ class EngineClient:
         try:
             self._socket.send(message, zmq.NOBLOCK)
         except zmq.Again:
-            self._die("the engine core is not connected")
+            # Its end is on its way here, with the cause: whoever has a stream then hears of it.
+            self._find_cause(time.monotonic() + CAUSE_SECONDS)
 
     def _poke(self) -> None:
         """Sending may swallow the edge that told of something to read."""
@@ -326,7 +345,7 @@ class EngineClient:
                 self._started(message)
 
     def _dispatch(self, message: StepOutputs) -> None:
-        now = time.time()
+        now = time.monotonic()
         self.stats = message.stats
         self._num_received = message.num_received
         streams, unstarted, observer = self._streams, self._unstarted, self._observer
@@ -339,6 +358,7 @@ class EngineClient:
             observer.output(output, now)
             if request_id in unstarted:
                 del unstarted[request_id]
+                self._pace.started(now)
             if output.finish_reason is not None:
                 del streams[request_id]
                 observer.finished(request_id, output.finish_reason, now)
@@ -382,7 +402,7 @@ class EngineClient:
         error = self.dead = EngineDeadError(reason)
         for stream in set(self._streams.values()):
             stream.fail(error)
-        now = time.time()
+        now = time.monotonic()
         for request_id in self._streams:
             self._observer.finished(request_id, "error", now)
         self._streams.clear()

@@ -2,7 +2,7 @@
 
 An automaton over all stop strings (Aho and Corasick, 1975): each character is looked at once, and its state's depth
 is how much of the text's end could still become a stop string. The first to end wins, whatever the token borders;
-of several that end together, the longest.
+of several that end together, the longest. The automaton is built once a request; each of its texts has a search.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from octavo_engine.errors import RequestError
 
 MAX_STOP_STRINGS = 128
-MAX_STOP_CHARACTERS = 16384  # of all together: the automaton has a state a character
+MAX_STOP_CHARACTERS = 4096  # of all together: the automaton has a state a character
 
 
 class StopStrings:
-    """Feed it text with `find`; `held` characters at the text's end may still turn into a stop string."""
+    """The automaton, which never changes."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         """Raises RequestError for `stop`: an empty string, or more than the limits above."""
@@ -37,21 +37,15 @@ class StopStrings:
             self._insert(string)
         self._link()
         self._first = frozenset(self._next[0])
-        self._state = 0
 
-    @property
-    def held(self) -> int:
-        """How many characters at the end of the text so far are the beginning of a stop string."""
-        return self._depth[self._state]
+    def held(self, state: int) -> int:
+        """How many characters at the end of a text that led to `state` are the beginning of a stop string."""
+        return self._depth[state]
 
-    def find(self, text: str, *, ignore: bool = False) -> tuple[str, int] | None:
-        """The first stop string that ends within `text`, and where it ends (in characters of `text`).
-
-        It may have begun in an earlier text. With `ignore`, strings that end here do not count.
-        """
-        state = self._state
+    def find(self, text: str, state: int, *, ignore: bool) -> tuple[tuple[str, int] | None, int]:
+        """As `StopSearch.find`, from `state` on; and the state after `text`."""
         if not state and self._first.isdisjoint(text):
-            return None
+            return None, state
         for position, character in enumerate(text, 1):
             while state and character not in self._next[state]:
                 state = self._fail[state]
@@ -59,12 +53,10 @@ class StopStrings:
             found = self._match[state]
             if found is not None:
                 if not ignore:
-                    self._state = 0
-                    return found, position
+                    return (found, position), 0
                 while state and not self._next[state]:  # nothing longer can come of it
                     state = self._fail[state]
-        self._state = state
-        return None
+        return None, state
 
     def _insert(self, string: str) -> None:
         state = 0
@@ -92,3 +84,23 @@ class StopStrings:
                 if self._match[following] is None:
                     self._match[following] = self._match[fail]
                 queue.append(following)
+
+
+class StopSearch:
+    """One text's search. Feed it with `find`; `held` characters at its end may still turn into a stop string."""
+
+    def __init__(self, strings: StopStrings) -> None:
+        self._strings = strings
+        self._state = 0
+
+    @property
+    def held(self) -> int:
+        return self._strings.held(self._state)
+
+    def find(self, text: str, *, ignore: bool = False) -> tuple[str, int] | None:
+        """The first stop string that ends within `text`, and where it ends (in characters of `text`).
+
+        It may have begun in an earlier text. With `ignore`, strings that end here do not count.
+        """
+        found, self._state = self._strings.find(text, self._state, ignore=ignore)
+        return found

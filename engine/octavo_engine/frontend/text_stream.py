@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from octavo_engine.frontend.detokenizer import Detokenizer
-from octavo_engine.frontend.stop_strings import StopStrings
+from octavo_engine.frontend.stop_strings import StopSearch, StopStrings
 from octavo_engine.frontend.tokenizer import Tokenizer
 
 
@@ -23,8 +23,7 @@ class TextDelta:
 class TextStream:
     """The texts of all deltas, one after the other, are the choice's text.
 
-    `min_tokens`: stop strings that end within the first so many tokens do not count, as in vLLM. Raises RequestError
-    for a `stop` that can't be honoured.
+    `min_tokens`: stop strings that end within the first so many tokens do not count, as in vLLM.
     """
 
     def __init__(
@@ -32,13 +31,13 @@ class TextStream:
         tokenizer: Tokenizer,
         prompt_token_ids: Sequence[int] = (),
         *,
-        stop: Sequence[str] = (),
+        stop: StopStrings | None = None,
         include_stop_str_in_output: bool = False,
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer, prompt_token_ids, skip_special_tokens=skip_special_tokens)
-        self._stop = StopStrings(stop) if stop else None
+        self._stop = StopSearch(stop) if stop is not None else None
         self._include_stop = include_stop_str_in_output
         self._min_tokens = min_tokens
         self._num_tokens = 0

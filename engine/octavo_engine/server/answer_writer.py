@@ -15,6 +15,7 @@ from octavo_engine.server.context import ServerContext
 from octavo_engine.server.error_responses import json_response
 from octavo_engine.server.event_stream import EventStream
 from octavo_engine.server.generation import Generation, GenerationError, Piece
+from octavo_engine.server.limits import FEW_LOGPROBS, FEW_TOKENS
 from octavo_engine.server.logprobs import LogprobFormat
 from octavo_engine.server.protocol import ChatBody, CompletionBody
 from octavo_engine.server.responses import Usage
@@ -27,6 +28,7 @@ class AnswerWriter(ABC, Generic[Body]):
 
     def __init__(self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str) -> None:
         self._body: Body = body
+        self._pools = context.pools
         self._generation = generation
         self._id = id_
         self._model = model
@@ -51,7 +53,13 @@ class AnswerWriter(ABC, Generic[Body]):
         while pieces := await self._generation.take():
             for piece in pieces:
                 pieces_of.setdefault(piece.choice.index, []).append(piece)
-        return json_response(self._answer([_joined(pieces_of[index]) for index in sorted(pieces_of)]))
+        self._generation.share_prompt_logprobs()
+
+        def write() -> web.Response:
+            return json_response(self._answer([_joined(pieces_of[index]) for index in sorted(pieces_of)]))
+
+        pieces = [piece for some in pieces_of.values() for piece in some]
+        return await self._pools.run("format", write) if self._is_long(pieces) else write()
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The answer as events.
@@ -65,11 +73,10 @@ class AnswerWriter(ABC, Generic[Body]):
         continuous = options is not None and with_usage and options.continuous_usage_stats
         try:
             while pieces := await self._next(events):
-                for piece in pieces:
-                    usage = self._generation.usage(piece.num_completed) if continuous else None
-                    for chunk in self._chunks(piece, usage):
-                        events.event(chunk)
-                        piece.choice.begun = True
+                if self._is_long(pieces):
+                    await self._pools.run("format", self._collect, events, pieces, continuous)
+                else:
+                    self._collect(events, pieces, continuous)
                 await events.flush()
         except (RequestError, GenerationError, EngineDeadError) as error:
             if not events.begun:
@@ -78,6 +85,24 @@ class AnswerWriter(ABC, Generic[Body]):
         if with_usage:
             events.event(self._last_chunk(self._generation.usage()))
         return await events.end()
+
+    def _collect(self, events: EventStream, pieces: list[Piece], continuous: bool) -> None:
+        for piece in pieces:
+            usage = self._generation.usage(piece.num_completed) if continuous else None
+            for chunk in self._chunks(piece, usage):
+                events.event(chunk)
+                piece.choice.begun = True
+
+    def _is_long(self, pieces: list[Piece]) -> bool:
+        """Whether writing `pieces` takes longer than the event loop may."""
+        sampling = pieces[0].choice.prompt.sampling if pieces else None
+        if sampling is None:
+            return False
+        each = (sampling.logprobs or 0) + 1
+        numbers = sum(each * len(piece.logprobs) for piece in pieces if piece.logprobs)
+        unsaid = {id(piece.choice): piece.choice.prompt_logprobs or () for piece in pieces if not piece.choice.begun}
+        numbers += sum(map(len, unsaid.values())) * ((sampling.prompt_logprobs or 0) + 1)
+        return numbers > FEW_LOGPROBS or sum(len(piece.token_ids) for piece in pieces) > FEW_TOKENS
 
     async def _next(self, events: EventStream) -> list[Piece]:
         """The next pieces; the client sees meanwhile that the answer is on its way."""

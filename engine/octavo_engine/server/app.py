@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -10,10 +12,12 @@ from octavo_engine.server.chat import chat_completions
 from octavo_engine.server.completions import completions
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
-from octavo_engine.server.intake import REQUEST_ID, request_id
+from octavo_engine.server.delivery import send
+from octavo_engine.server.intake import COUNTED, REQUEST_ID, SHARE, request_id
 from octavo_engine.server.status import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.tokenization import detokenize, tokenize
 
+MAX_SHOWN_PATH = 64
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/health", health),
     ("GET", "/ping", health),
@@ -39,7 +43,7 @@ def build_app(context: ServerContext) -> web.Application:
         middlewares.append(cross_origin.middleware())
     if server.api_keys:
         middlewares.append(require_key(server.api_keys, server.root_path))
-    app = web.Application(middlewares=middlewares, client_max_size=server.max_body_bytes)
+    app = web.Application(middlewares=middlewares)
     app[CONTEXT] = context
     for prefix in dict.fromkeys(("", server.root_path)):
         for method, path, handler in ROUTES:
@@ -54,15 +58,28 @@ def build_app(context: ServerContext) -> web.Application:
 
 @web.middleware
 async def _count_load(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A request counts from its body's last byte, which may never come, to its answer's."""
     if request.method != "POST":
         return await handler(request)
     context = request.app[CONTEXT]
-    context.metrics.num_http_requests += 1
-    try:
-        return await handler(request)
-    finally:
-        context.metrics.num_http_requests -= 1
-        context.connections.request_ended()
+    _name_task(request)
+    with context.bodies.share() as request[SHARE]:
+        try:
+            response = await handler(request)
+            if isinstance(response, web.Response):
+                await send(request, response)
+            return response
+        finally:
+            if COUNTED in request:
+                context.metrics.num_http_requests -= 1
+                context.connections.request_ended()
+
+
+def _name_task(request: web.Request) -> None:
+    """So that the log can say which route has held up the event loop."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.set_name(f"{request.method} {request.path[:MAX_SHOWN_PATH]!r}")
 
 
 async def _echo_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from octavo_engine.errors import RequestError
 from octavo_engine.server.error_responses import error_response
 
+KEY: web.RequestKey[int] = web.RequestKey("key", int)  # which of the keys the request has brought
 OPEN_PATHS = ("/health", "/ping", "/version", "/metrics", "/load")
 
 
@@ -25,7 +26,10 @@ def require_key(keys: tuple[str, ...], root_path: str) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.raw_path.partition("?")[0] in open_paths or _known(request, digests):
+        known = _known(request, digests)
+        if known is not None:
+            request[KEY] = known
+        if known is not None or request.raw_path.partition("?")[0] in open_paths:
             return await handler(request)
         given = "Authorization" in request.headers
         problem = "the API key is wrong" if given else "an API key is needed: send Authorization: Bearer KEY"
@@ -34,9 +38,9 @@ def require_key(keys: tuple[str, ...], root_path: str) -> Middleware:
     return check
 
 
-def _known(request: web.Request, digests: list[bytes]) -> bool:
-    """Compares digests of equal length, and all of them, so that the time taken tells nothing."""
+def _known(request: web.Request, digests: list[bytes]) -> int | None:
+    """Which key the request has. Compares digests of equal length, and all of them, so that the time tells nothing."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     given = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
     matches = [hmac.compare_digest(given, digest) for digest in digests]
-    return scheme.lower() == "bearer" and any(matches)
+    return matches.index(True) if scheme.lower() == "bearer" and any(matches) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,8 @@ from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.generation import Piece, Prompt, start
-from octavo_engine.server.intake import answer_id, read_body
+from octavo_engine.server.intake import SHARE, answer_id, cache_salt, read_body
+from octavo_engine.server.limits import MAX_MESSAGES
 from octavo_engine.server.protocol import ChatBody, TokenizeBody
 from octavo_engine.server.responses import (
     ChatChoice,
@@ -28,12 +28,19 @@ from octavo_engine.server.responses import (
     Delta,
     Usage,
 )
-from octavo_engine.server.sampling import check_num_sequences, sampling_params, truncated, with_room
+from octavo_engine.server.sampling import (
+    bad_words,
+    check_num_sequences,
+    check_size,
+    sampling_params,
+    truncated,
+    with_room,
+)
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a chat: one choice for each of `n`."""
-    arrived = time.time()
+    arrived = time.monotonic()
     context = request.app[CONTEXT]
     body = await read_body(request, ChatBody)
     model = context.check_model(body.model)
@@ -44,18 +51,24 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         body,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
+        bad_words=await bad_words(context, body.bad_words or ()),
     )
     text = await render(context, body)
     if body.chat_template is not None:
-        ends = await asyncio.to_thread(turn_ends, context.chat_template, context.tokenizer, body.chat_template)
+        ends = await context.pools.run(
+            "render", turn_ends, context.chat_template, context.tokenizer, body.chat_template
+        )
         params = replace(params, eos_token_ids=context.ends(ends))
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if body.truncate_prompt_tokens is None:
         context.check_length(text, "messages")
-    token_ids = await context.encode(text, add_special_tokens=body.add_special_tokens)
+    (token_ids,) = await context.encode([text], "messages", add_special_tokens=body.add_special_tokens)
     token_ids = truncated(context, body, token_ids, asked)
     prompt = Prompt(token_ids, with_room(context, params, token_ids, asked, "messages"), _echoed(body))
-    generation = start(context, body, [prompt], arrived)
+    check_size(context, [token_ids], body.n or 1, params)
+    generation = start(context, body, [prompt], arrived, cache_salt(request, body))
+    body.messages, body.tools, body.documents, body.chat_template_kwargs = [], None, None, None  # the engine has it all
+    request[SHARE].give_back()
     writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model)
     try:
         return await (writer.stream(request) if body.stream else writer.whole())
@@ -75,13 +88,19 @@ async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
             "--trust-request-chat-template where every client is trusted",
             "chat_template",
         )
+    if body.messages is not None and len(body.messages) > MAX_MESSAGES:
+        raise RequestError(
+            f"messages has {len(body.messages)} entries; at most {MAX_MESSAGES} are served: leave out or join old ones",
+            "messages",
+        )
     variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
     documents = None
     if isinstance(body, ChatBody):
         documents = body.documents
         if body.reasoning_effort is not None:
             variables.setdefault("reasoning_effort", body.reasoning_effort)
-    return await asyncio.to_thread(
+    return await context.pools.run(
+        "render",
         context.chat_template.render,
         body.messages or [],
         tools=body.tools,

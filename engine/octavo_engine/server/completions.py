@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from aiohttp import web
 
@@ -12,22 +13,32 @@ from octavo_engine.frontend.detokenizer import decoded_prompt, token_offsets
 from octavo_engine.server.answer_writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.generation import Choice, Generation, Piece, Prompt, start
-from octavo_engine.server.intake import answer_id, read_body
+from octavo_engine.server.intake import SHARE, answer_id, cache_salt, read_body
+from octavo_engine.server.limits import FEW_TOKENS
 from octavo_engine.server.protocol import CompletionBody
 from octavo_engine.server.responses import Completion, CompletionChoice, CompletionLogprobs, Usage, WholeCompletion
-from octavo_engine.server.sampling import check_num_sequences, sampling_params, truncated, with_room
+from octavo_engine.server.sampling import (
+    bad_words,
+    check_num_sequences,
+    check_size,
+    sampling_params,
+    truncated,
+    with_room,
+)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue texts: one choice for each prompt and each of `n`."""
-    arrived = time.time()
+    arrived = time.monotonic()
     context = request.app[CONTEXT]
     body = await read_body(request, CompletionBody)
     model = context.check_model(body.model)
     if body.best_of not in {None, body.n or 1}:
         raise RequestError("best_of: choosing the best of several is not served yet; leave it out", "best_of")
     prompts = await _prompts(context, body)
-    generation = start(context, body, prompts, arrived)
+    generation = start(context, body, prompts, arrived, cache_salt(request, body))
+    body.prompt = ""  # the engine has it, as tokens: it need not wait here too
+    request[SHARE].give_back()
     writer = CompletionWriter(context, body, generation, answer_id(request, body, "cmpl"), model)
     try:
         return await (writer.stream(request) if body.stream else writer.whole())
@@ -37,38 +48,54 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]:
     given = body.prompt
-    texts_or_ids: list[str | list[int]] = []
-    if isinstance(given, str) or (given and isinstance(given[0], int)):
-        texts_or_ids.append(given)
-    else:
-        texts_or_ids.extend(given)  # type: ignore[arg-type]
-    if not texts_or_ids:
+    # What the first element is, all are: the body has been checked.
+    items: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    if not items:
         raise RequestError("prompt is empty: send at least one", "prompt")
-    check_num_sequences(context, len(texts_or_ids), body.n or 1)
+    check_num_sequences(context, len(items), body.n or 1)
     logprobs_of_prompt = body.prompt_logprobs
     if body.echo and body.logprobs is not None and logprobs_of_prompt is None:
         logprobs_of_prompt = body.logprobs
-    params = sampling_params(context, body, logprobs=body.logprobs, prompt_logprobs=logprobs_of_prompt)
+    banned = await bad_words(context, body.bad_words or ())
+    params = sampling_params(
+        context, body, logprobs=body.logprobs, prompt_logprobs=logprobs_of_prompt, bad_words=banned
+    )
     asked = body.max_tokens
     if asked == 0 and not body.echo:
         raise RequestError("max_tokens is 0, which only makes sense with echo: ask for 1 or more", "max_tokens")
-    prompts = []
-    for item in texts_or_ids:
-        if isinstance(item, str):
-            if body.truncate_prompt_tokens is None:
-                context.check_length(item, "prompt")
-            token_ids = await context.encode(item, add_special_tokens=body.add_special_tokens)
-        else:
-            token_ids = item
+    if isinstance(items[0], str):
+        if body.truncate_prompt_tokens is None:
+            for text in items:
+                context.check_length(text, "prompt")
+        encoded = await context.encode(items, "prompt", add_special_tokens=body.add_special_tokens)
+    else:
+        encoded = items
+        for token_ids in encoded:
             context.check_token_ids(token_ids, "prompt")
-        num_given = len(token_ids)
-        token_ids = truncated(context, body, token_ids, asked)
-        text = ""
-        if body.echo:
-            whole = isinstance(item, str) and len(token_ids) == num_given
-            text = str(item) if whole else decoded_prompt(context.tokenizer, token_ids, continued=asked > 0)
-        prompts.append(Prompt(token_ids, with_room(context, params, token_ids, asked, "prompt"), text))
-    return prompts
+    cut = [truncated(context, body, token_ids, asked) for token_ids in encoded]
+    fitted = [with_room(context, params, token_ids, asked, "prompt") for token_ids in cut]
+    check_size(context, cut, body.n or 1, params)
+    texts = [""] * len(cut)
+    if body.echo:
+        # A text is echoed as it was sent, unless it was cut.
+        known = [
+            item if isinstance(item, str) and len(kept) == len(all_) else None
+            for item, kept, all_ in zip(items, cut, encoded, strict=True)
+        ]
+        texts = await _echoed(context, known, cut, continued=asked > 0)
+    return [Prompt(*prompt) for prompt in zip(cut, fitted, texts, strict=True)]
+
+
+async def _echoed(
+    context: ServerContext, texts: list[str | None], prompts: list[list[int]], *, continued: bool
+) -> list[str]:
+    def work() -> list[str]:
+        return [
+            decoded_prompt(context.tokenizer, token_ids, continued=continued) if text is None else text
+            for text, token_ids in zip(texts, prompts, strict=True)
+        ]
+
+    return work() if sum(map(len, prompts)) <= FEW_TOKENS else await context.pools.run("decode", work)
 
 
 class CompletionWriter(AnswerWriter[CompletionBody]):

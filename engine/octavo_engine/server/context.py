@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 import time
@@ -18,10 +17,12 @@ from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.messages import Ready
 from octavo_engine.server.connections import Connections
+from octavo_engine.server.limits import FEW_TEXTS, FEW_TOKENS, SHORT_TEXT, Limits, limits_of
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.server.pools import Pools, give_memory_back
+from octavo_engine.server.request_body import BodyBudget
 from octavo_engine.weights.generation_config import GenerationDefaults
 
-SHORT_TEXT = 8192  # characters that are tokenized on the event loop: a few ms at most
 LONGEST_TOKEN = 128  # characters; vocabularies' longest tokens are runs of so many spaces
 
 
@@ -39,6 +40,9 @@ class ServerContext:
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))
     connections: Connections = field(default_factory=Connections)
+    pools: Pools = field(default_factory=Pools)
+    limits: Limits = field(init=False)
+    bodies: BodyBudget = field(init=False)
     draining: bool = False
     """Not ready any more; what arrives is answered, each answer the last of its connection."""
     refusing: bool = False
@@ -49,6 +53,8 @@ class ServerContext:
     """What ends an answer, unless its request brings a template of its own."""
 
     def __post_init__(self) -> None:
+        self.limits = limits_of(self.config, self.max_model_len)
+        self.bodies = BodyBudget(self.limits.all_body_bytes)
         self.seeds = random.Random(self.config.model.seed)
         self.eos_token_ids = self.ends(self.turn_ends)
 
@@ -79,11 +85,34 @@ class ServerContext:
             )
         return model
 
-    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`; a long one is tokenized in a thread, so that streams go on meanwhile."""
-        if len(text) <= SHORT_TEXT:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    async def encode(self, texts: Sequence[str], param: str, *, add_special_tokens: bool) -> list[list[int]]:
+        """Token ids of each text; what takes long together is tokenized in a thread, so that streams go on meanwhile.
+
+        Raises:
+            RequestError: the texts are longer than the server reads of one request.
+        """
+        length = sum(map(len, texts))
+        if length > self.limits.text_characters:
+            raise RequestError(
+                f"{param} has {length} characters; at most {self.limits.text_characters} are read of one request: "
+                "shorten it, or send several requests",
+                param,
+            )
+        if length <= SHORT_TEXT and len(texts) <= FEW_TEXTS:
+            return self._encoded(texts, add_special_tokens)
+        return await self.pools.run("encode", self._encoded, texts, add_special_tokens)
+
+    def _encoded(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        found = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+        if sum(map(len, texts)) > self.limits.text_characters // 4:
+            give_memory_back()
+        return found
+
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids; of many, in a thread."""
+        if len(token_ids) <= FEW_TOKENS:
+            return self.tokenizer.decode(token_ids)
+        return await self.pools.run("decode", self.tokenizer.decode, token_ids)
 
     def check_length(self, text: str, param: str) -> None:
         """Raises RequestError for a text that can't fit the context, before time goes into tokenizing it."""

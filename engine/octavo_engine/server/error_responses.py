@@ -13,7 +13,6 @@ from aiohttp.typedefs import Handler
 
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.server.generation import GenerationError
-from octavo_engine.server.request_body import too_large
 from octavo_engine.server.responses import Error, ErrorBody
 
 logger = logging.getLogger(__name__)
@@ -23,6 +22,7 @@ TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     413: "RequestTooLargeError",
     414: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
@@ -76,9 +76,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except (RequestError, EngineDeadError, GenerationError) as error:
-        return error_response(error)
-    except web.HTTPRequestEntityTooLarge:
-        return error_response(too_large(request.client_max_size))
+        response = error_response(error)
+        if not request.content.is_eof():
+            response.force_close()  # the rest of its body would come first
+        return response
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods - {"OPTIONS"}))
         refusal = RequestError(f"{request.method} is not possible here; use {allowed}", status=405)
@@ -95,6 +96,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except (web.RequestPayloadError, HttpProcessingError):
         response = error_response(RequestError("the body breaks off, or its chunks are malformed: send it again"))
         response.force_close()  # where the next request would begin is not known
+        request.content.feed_eof()  # so that aiohttp does not look for more of it
         return response
     except (asyncio.CancelledError, ConnectionResetError):
         raise  # the client has gone away

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 import msgspec
 from aiohttp import HttpVersion11, web
 
+from octavo_engine.server.delivery import deliver
 from octavo_engine.server.error_responses import error_body
 
 BEGIN_SECONDS = 0.5  # until an answer without a token begins anyway; an error before then still has its own status
 QUIET_SECONDS = 15.0  # without an event until a comment is sent: proxies end what is silent, nginx after 60 s
-STALL_SECONDS = 120.0  # a client that takes nothing for so long is gone
 FREE_BUFFER = 16 * 1024  # bytes in the transport's buffer below which a write never waits: asyncio's low-water mark
 
 COMMENT = b": waiting for the next token\n\n"
@@ -77,18 +76,13 @@ class EventStream:
         if transport is None or transport.get_write_buffer_size() + len(data) < FREE_BUFFER:
             await self._response.write(data)
             return
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                await self._response.write(data)
-        except TimeoutError:
-            transport.abort()
-            raise ConnectionResetError("the client has stopped reading") from None
+        await deliver(self._request, self._response.write(data))
 
     async def end(self) -> web.StreamResponse:
         """Write the rest and the mark of the end."""
         self._buffer += b"data: [DONE]\n\n"
         await self.flush()
-        await self._response.write_eof()
+        await deliver(self._request, self._response.write_eof())
         return self._response
 
     async def fail(self, error: Exception) -> web.StreamResponse:

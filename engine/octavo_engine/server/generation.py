@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.frontend.engine_client import OutputStream
+from octavo_engine.frontend.stop_strings import StopStrings
 from octavo_engine.frontend.text_stream import TextStream
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.protocol import SamplingBody
 from octavo_engine.server.responses import CachedTokens, Usage
-from octavo_engine.server.sampling import check_stop_strings, of_choice
+from octavo_engine.server.sampling import of_choice
 
 
 class GenerationError(OctavoError):
@@ -119,24 +120,33 @@ class Generation:
     def usage(self, num_completed: int | None = None) -> Usage:
         """What has been used; in the middle of an answer, up to a piece of it."""
         completion = self.num_completed if num_completed is None else num_completed
-        cached = sum({id(c.prompt): c.num_cached for c in self.choices.values()}.values())
+        # Of a prompt's first choice: the others find cached what that one has computed.
+        first = {id(choice.prompt): choice.num_cached for choice in reversed(self.choices.values())}
+        cached = sum(first.values())
         return Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
+
+    def share_prompt_logprobs(self) -> None:
+        """Give all choices of a prompt what only the first was asked for; once all have finished."""
+        first = {id(choice.prompt): choice.prompt_logprobs for choice in reversed(self.choices.values())}
+        for choice in self.choices.values():
+            choice.prompt_logprobs = first[id(choice.prompt)]
 
     def close(self) -> None:
         """Abort what still runs."""
         self.stream.close()
 
 
-def start(context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt], arrived: float) -> Generation:
-    """Submit `body.n` sequences for each prompt.
+def start(
+    context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt], arrived: float, salt: str
+) -> Generation:
+    """Submit `body.n` sequences for each prompt. They share cached prefixes with requests of the same `salt` only.
 
     Raises:
         RequestError: a stop string can't be honoured, or the queue is full.
         EngineDeadError: the engine is gone.
     """
     n = body.n or 1
-    stop = body.stop_strings
-    check_stop_strings(stop, len(prompts) * n)
+    stop = StopStrings(body.stop_strings) if body.stop_strings else None
     number = next(context.sequence)
     requests: list[EngineRequest] = []
     choices: dict[str, Choice] = {}
@@ -159,10 +169,10 @@ def start(context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt],
                 EngineRequest(
                     request_id=request_id,
                     prompt_token_ids=prompt.token_ids,
-                    sampling=of_choice(prompt.sampling, index),
+                    sampling=of_choice(prompt.sampling, index, prompt_logprobs=bool(body.stream) or not index),
                     arrival_time=arrived,
                     priority=body.priority,
-                    cache_salt=body.cache_salt or "",
+                    cache_salt=salt,
                 )
             )
     context.metrics.num_choices.observe(n)

@@ -74,6 +74,8 @@ class Server:
         try:
             return await self._serve(context)
         finally:
+            context.metrics.loop.stop()
+            context.pools.close()
             context.chat_template.close()
             self._client.close()
 
@@ -90,6 +92,7 @@ class Server:
             await runner.cleanup()
             return 1
         self._serving = True
+        context.metrics.loop.start()
         # What the start has made stays: collections need not look at it again.
         gc.collect()
         gc.freeze()

@@ -9,6 +9,7 @@ from typing import Any
 
 from octavo_engine.config import ServerConfig
 from octavo_engine.errors import ConfigError
+from octavo_engine.server.limits import VANISHED_SECONDS
 
 # Host, port and, for IPv6, flow and scope.
 Address = tuple[Any, ...]
@@ -22,6 +23,28 @@ def bind(server: ServerConfig) -> socket.socket:
     """
     if server.uds is not None:
         return _bind_unix(server.uds)
+    listener = _bind_tcp(server)
+    notice_vanished_clients(listener)
+    return listener
+
+
+def notice_vanished_clients(listener: socket.socket) -> None:
+    """Let the kernel end connections whose other side has gone without a word; those accepted have it from `listener`.
+
+    One that is written to ends by TCP_USER_TIMEOUT, an idle one by keep-alive (which aiohttp turns on).
+    """
+    options = (
+        ("TCP_USER_TIMEOUT", VANISHED_SECONDS * 1000),  # only Linux has it
+        ("TCP_KEEPIDLE", VANISHED_SECONDS // 2),
+        ("TCP_KEEPINTVL", VANISHED_SECONDS // 6),
+        ("TCP_KEEPCNT", 3),
+    )
+    for name, value in options:
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _bind_tcp(server: ServerConfig) -> socket.socket:
     address: Address
     if server.host is None and socket.has_dualstack_ipv6():
         family, address = socket.AddressFamily.AF_INET6, ("::", server.port)

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from octavo_engine.config import CacheConfig
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+from octavo_engine.server.loop_watch import LoopWatch
 from octavo_engine.server.series import Counter, Histogram, gauge, one_two_five
 
 # fmt: off
@@ -35,7 +36,7 @@ THROUGHPUT_SECONDS = 10.0  # the window of the avg_*_throughput gauges
 
 @dataclass(slots=True)
 class Flight:
-    """One sequence between its arrival and its end. Times are `time.time()`."""
+    """One sequence between its arrival and its end. Times are `time.monotonic()`."""
 
     arrived: float
     num_prompt_tokens: int
@@ -111,6 +112,7 @@ class Metrics:
         self._inference = Histogram("vllm:request_inference_time_seconds", "Spent running.", REQUEST_SECONDS)
         self._prefill = Histogram("vllm:request_prefill_time_seconds", "Spent in prefill.", REQUEST_SECONDS)
         self._decode = Histogram("vllm:request_decode_time_seconds", "Spent in decode.", REQUEST_SECONDS)
+        self.loop = LoopWatch()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -211,7 +213,7 @@ class Metrics:
         if not self._window:
             return 0.0, 0.0
         since, prompt, generation = self._window[0]
-        seconds = max(1.0, time.time() - since)
+        seconds = max(1.0, time.monotonic() - since)
         return (
             (self.prompt_tokens.values[""] - prompt) / seconds,
             (self.generation_tokens.values[""] - generation) / seconds,
@@ -265,6 +267,7 @@ class Metrics:
         yield self._rejections.family(self._model)
         for histogram in self._histograms():
             yield histogram.family(labels)
+        yield self.loop.delays.family(labels)
         yield from self._removed(stats)
 
     def _histograms(self) -> tuple[Histogram, ...]:

@@ -12,10 +12,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticUseDefault
 
 from octavo_engine.errors import RequestError
+from octavo_engine.server.limits import MAX_BIASED_TOKENS
 from octavo_engine.server.unserved_fields import refuse_unserved
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MOST = 2**63  # no count is so large; what is larger may have too many digits to be printed
+# A list ends at its first wrong element: an error for each of a million would cost more than the server has.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 NumLogprobs = Annotated[int, Field(ge=-1, lt=MOST)] | None  # -1: of the whole vocabulary
 Positive = Annotated[int, Field(ge=1, lt=MOST)]
 Body = TypeVar("Body", bound="RequestBody")
@@ -33,6 +38,15 @@ def _null_is_absent(value: Any) -> Any:
 # anyway; the others are marked with this.
 NULL_IS_ABSENT = BeforeValidator(_null_is_absent)
 Flag = Annotated[bool, NULL_IS_ABSENT]
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_BIASED_TOKENS:
+        raise ValueError(f"it has {len(value)} entries; at most {MAX_BIASED_TOKENS} are served")
+    return value
+
+
+Biases = Annotated[dict[str, float], BeforeValidator(_few)]  # objects have no fail_fast
 
 
 class StreamOptions(BaseModel):
@@ -64,14 +78,14 @@ class SamplingBody(RequestBody):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: Flag = False
     ignore_eos: Flag = False
     min_tokens: Annotated[int, Field(ge=0, lt=2**31), NULL_IS_ABSENT] = 0
-    logit_bias: dict[str, float] | None = None
-    allowed_token_ids: list[TokenId] | None = None
-    bad_words: list[str] | None = None
+    logit_bias: Biases | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Texts | None = None
     prompt_logprobs: NumLogprobs = None
     skip_special_tokens: Flag = True
     spaces_between_special_tokens: Flag = True
@@ -92,7 +106,7 @@ class SamplingBody(RequestBody):
 class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0, lt=MOST), NULL_IS_ABSENT] = 16
     logprobs: NumLogprobs = None
     echo: Flag = False
@@ -103,14 +117,14 @@ class CompletionBody(SamplingBody):
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]]
+    messages: Objects
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: Any = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Objects | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
@@ -124,24 +138,24 @@ class TokenizeBody(RequestBody):
     """POST /tokenize: a text or a chat."""
 
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Objects | None = None
     add_special_tokens: bool | None = None  # None: with a text, not with a chat
     return_token_strs: bool | None = None
     add_generation_prompt: Flag = True
     continue_final_message: Flag = False
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
 
 
 class DetokenizeBody(RequestBody):
     """POST /detokenize."""
 
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 def parse_body(kind: type[Body], data: bytes) -> Body:
-    """The body in `data`.
+    """The body in `data`, without the fields that it has beyond those of `kind`.
 
     Raises:
         RequestError: it isn't JSON, a field is wrong, or a field is not served; names the field.
@@ -152,12 +166,14 @@ def parse_body(kind: type[Body], data: bytes) -> Body:
         raise _refusal(error) from error
     if isinstance(body, SamplingBody) and body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is only for streams: set stream to true, or leave it out", "stream_options")
-    refuse_unserved(body.model_extra or {})
+    extra = body.model_extra or {}
+    refuse_unserved(extra)
+    extra.clear()  # it may be large, and is kept for as long as the request
     return body
 
 
 def _refusal(error: ValidationError) -> RequestError:
-    found = error.errors(include_url=False, include_context=False)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
     first = found[0]
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
@@ -166,6 +182,10 @@ def _refusal(error: ValidationError) -> RequestError:
     if first["loc"][0] == "prompt":  # a union: pydantic lists the complaint of every branch
         if first["type"] == "missing":
             return RequestError("prompt is missing", "prompt")
+        # The branch that was meant is the one that the elements before fit.
+        meant = max(found, key=lambda detail: [part for part in detail["loc"] if isinstance(part, int)])
+        if any(part for part in meant["loc"] if isinstance(part, int)):
+            return RequestError(f"{_path(meant)}: {meant['msg']}", "prompt")
         return RequestError("prompt must be a text, a list of token ids, or a list of either", "prompt")
     by_path = {_path(detail): detail["msg"] for detail in reversed(found)}
     told = [f"{path}: {message}" for path, message in reversed(by_path.items())]

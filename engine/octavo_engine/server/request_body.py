@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
-from octavo_engine.errors import RequestError
+from octavo_engine.errors import QueueFullError, RequestError
+from octavo_engine.server.limits import BODY_GRACE_SECONDS, SLOWEST_BODY, Limits
+from octavo_engine.server.pools import Pools
 
 MAX_MEMBERS = 16  # of a gzip body; each costs a copy of the rest
 # zlib's window bits: 31 reads gzip; deflate is zlib's format by the standard, and without its header in practice.
@@ -19,24 +24,117 @@ _SAME_AS_UTF8 = {"utf-8", "ascii"}
 _CHARSETS = {"iso8859-1", "utf-16", "utf-16-le", "utf-16-be"}  # what Java's and .NET's clients write unasked
 
 
-async def plain_body(request: web.Request, limit: int) -> bytes:
-    """The body of `request`, of at most `limit` bytes on the wire and decompressed.
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
+SHORT = 64 * 1024  # bytes that are looked at on the event loop
+
+
+class BodyBudget:
+    """The bytes of all bodies that are being read or worked on, until their requests are sent to the engine."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """One request's share, given back at the end at the latest."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            share.give_back()
+
+    def take(self, count: int) -> None:
+        if self.used + count > self._limit:
+            raise QueueFullError(
+                f"the server is busy with the bodies of other requests ({self._limit >> 20} MiB): send it again later"
+            )
+        self.used += count
+
+
+class Share:
+    """What one request holds of a `BodyBudget`."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    def take(self, count: int) -> None:
+        """Raises QueueFullError where all bodies together would be too large."""
+        self._budget.take(count)
+        self._taken += count
+
+    def give_back(self) -> None:
+        self._budget.used -= self._taken
+        self._taken = 0
+
+
+async def plain_body(request: web.Request, limits: Limits, pools: Pools, share: Share) -> bytes:
+    """The body of `request`: within `limits` on the wire and decompressed, and taken from `share`.
 
     Raises:
-        RequestError: its Content-Encoding or charset is unknown (415), it is damaged (400) or too large (413).
+        RequestError: its Content-Encoding or charset is unknown (415), it is damaged (400), too large (413), too slow
+            (408), or JSON of too many values (400).
+        QueueFullError: all bodies together are too large.
     """
+    limit = limits.body_bytes
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in _PLAIN | _COMPRESSED:
         raise RequestError(
             f"Content-Encoding {encoding[:40]!r} is not read here: send gzip, deflate, or the body as it is", status=415
         )
     charset = _charset(request.charset)
-    data = await request.read()
+    data = await _received(request, limit, share)
     if data and encoding in _COMPRESSED:
-        data = await asyncio.to_thread(_decompressed, data, encoding, limit)
+        share.take(limit)  # whatever comes out of it
+        data = await pools.run("read", _decompressed, data, encoding, limit)
     if charset not in _SAME_AS_UTF8:
-        data = await asyncio.to_thread(_as_utf8, data, charset)
+        data = await pools.run("read", _as_utf8, data, charset)
+    if len(data) > SHORT:
+        await pools.run("read", check_values, data, limits.body_values)
     return data.removeprefix(codecs.BOM_UTF8)
+
+
+async def _received(request: web.Request, limit: int, share: Share) -> bytes:
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(limit)
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_GRACE_SECONDS) as clock:
+            while piece := await request.content.readany():
+                if len(data) + len(piece) > limit:
+                    raise too_large(limit)
+                share.take(len(piece))
+                data += piece
+                end = clock.when()
+                assert end is not None
+                clock.reschedule(end + len(piece) / SLOWEST_BODY)
+    except TimeoutError:
+        raise RequestError(
+            f"the body came too slowly: after {BODY_GRACE_SECONDS:g} s, less than {SLOWEST_BODY // 1024} KiB a second; "
+            "send it again",
+            status=408,
+        ) from None
+    return bytes(data)
+
+
+def check_values(data: bytes, limit: int) -> None:
+    """Raises RequestError for JSON of more than `limit` values, before it is parsed: each costs far more than its text.
+
+    Counted are commas and opening brackets outside of strings.
+    """
+    rough = sum(map(data.count, (b",", b"[", b"{")))
+    if rough <= limit:
+        return
+    count, at = 0, 0
+    for string in _STRING.finditer(data):
+        count += sum(data.count(mark, at, string.start()) for mark in (b",", b"[", b"{"))
+        at = string.end()
+        if count > limit:
+            break
+    count += sum(data.count(mark, at) for mark in (b",", b"[", b"{"))
+    if count > limit:
+        raise RequestError(f"the body has more than {limit} values: send fewer at once")
 
 
 def too_large(limit: int) -> RequestError:

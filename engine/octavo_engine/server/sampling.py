@@ -14,23 +14,31 @@ import msgspec
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.limits import (
+    MAX_BAD_WORD_CHARACTERS,
+    MAX_BAD_WORDS,
+    MAX_BANS,
+    MAX_PROMPT_LOGPROBS,
+    MAX_STOP_TOKEN_IDS,
+)
 from octavo_engine.server.protocol import SamplingBody
 
 T = TypeVar("T")
 
 SEED_MASK = 2**64 - 1
-MAX_BIASED_TOKENS = 1024
 MAX_TOKEN_ID_DIGITS = 20
-MAX_BAD_WORDS = 1024
-MAX_STOP_TOKEN_IDS = 1024
-MAX_STOP_CHARACTERS = 2**17  # of all sequences of a request together
 BIAS_LIMIT = 100.0  # OpenAI's
 
 
 def sampling_params(
-    context: ServerContext, body: SamplingBody, *, logprobs: int | None, prompt_logprobs: int | None
+    context: ServerContext,
+    body: SamplingBody,
+    *,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
+    bad_words: tuple[tuple[int, ...], ...],
 ) -> SamplingParams:
-    """How `body` wants tokens drawn; `max_tokens` is 0 until `with_room` knows the prompt.
+    """How `body` wants tokens drawn; `bad_words` are its own as tokens, and `max_tokens` is 0 until `with_room` knows the prompt.
 
     Raises:
         RequestError: a field is out of bounds; names it.
@@ -57,8 +65,37 @@ def sampling_params(
         prompt_logprobs=_num_logprobs(context, "prompt_logprobs", prompt_logprobs),
         logit_bias=_logit_bias(context, body.logit_bias),
         allowed_token_ids=_allowed(context, body.allowed_token_ids),
-        bad_words=_bad_words(context, body.bad_words or ()),
+        bad_words=bad_words,
     )
+
+
+async def bad_words(context: ServerContext, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Each word's tokens at the start of a text and after a space, where that makes a token of its own.
+
+    A word with a token that the model lacks is never drawn.
+
+    Raises:
+        RequestError: there are too many, they are too long, or one is empty.
+    """
+    if not words:
+        return ()
+    length = sum(map(len, words))
+    if len(words) > MAX_BAD_WORDS or length > MAX_BAD_WORD_CHARACTERS:
+        raise RequestError(
+            f"bad_words has {len(words)} entries of {length} characters; at most {MAX_BAD_WORDS} of "
+            f"{MAX_BAD_WORD_CHARACTERS} are served",
+            "bad_words",
+        )
+    texts = [text for word in words for text in (word.lstrip(), " " + word.lstrip())]
+    encoded = await context.encode(texts, "bad_words", add_special_tokens=False)
+    found: dict[tuple[int, ...], None] = {}
+    for i, (plain, spaced) in enumerate(zip(encoded[::2], encoded[1::2], strict=True)):
+        if not plain:
+            raise RequestError(f"bad_words[{i}] is empty", f"bad_words[{i}]")
+        found[tuple(plain)] = None
+        if len(spaced) == len(plain) and spaced[0] != plain[0]:
+            found[tuple(spaced)] = None
+    return tuple(word for word in found if max(word) < context.vocab_size)
 
 
 def with_room(
@@ -96,9 +133,12 @@ def with_room(
     return msgspec.structs.replace(params, max_tokens=max_tokens)
 
 
-def of_choice(params: SamplingParams, index: int) -> SamplingParams:
-    """The parameters of one of `n` choices: its own seed, derived from the request's."""
-    return msgspec.structs.replace(params, seed=(params.seed + index) & SEED_MASK) if index else params
+def of_choice(params: SamplingParams, index: int, *, prompt_logprobs: bool) -> SamplingParams:
+    """The parameters of one of `n` choices: its own seed, derived from the request's; the prompt's only where asked."""
+    if not index:
+        return params
+    asked = params.prompt_logprobs if prompt_logprobs else None
+    return msgspec.structs.replace(params, seed=(params.seed + index) & SEED_MASK, prompt_logprobs=asked)
 
 
 def truncated(context: ServerContext, body: SamplingBody, token_ids: list[int], asked: int | None) -> list[int]:
@@ -124,26 +164,43 @@ def check_num_sequences(context: ServerContext, num_prompts: int, n: int) -> Non
     """Raises RequestError for more sequences than are served at once, before any is made."""
     if n > context.config.server.max_n:
         raise RequestError(f"n is {n}; at most {context.config.server.max_n} choices are served", "n")
-    scheduler = context.config.scheduler
-    queued = 4096 if scheduler.max_num_queued_reqs is None else scheduler.max_num_queued_reqs
-    bound = scheduler.max_num_seqs + queued
+    bound = context.limits.sequences
     if num_prompts * n > bound:
         param = "prompt" if num_prompts > 1 else "n"
         raise RequestError(
-            f"{num_prompts} prompts with n {n} are {num_prompts * n} sequences; at most {bound} run and wait here: "
+            f"{num_prompts} prompts with n {n} are {num_prompts * n} sequences; at most {bound} are served of one request: "
             "send them in several requests",
             param,
         )
 
 
-def check_stop_strings(strings: Sequence[str], num_sequences: int) -> None:
-    """Raises RequestError where the search for stop strings would take too much memory: each sequence has its own."""
-    size = sum(map(len, strings)) * num_sequences
-    if size > MAX_STOP_CHARACTERS:
+def check_size(context: ServerContext, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams) -> None:
+    """Raises RequestError for what is only too much for all of a request's sequences together."""
+    tokens, most = sum(map(len, prompts)) * n, context.limits.request_tokens
+    if tokens > most:
         raise RequestError(
-            f"stop has {size // num_sequences} characters, searched for in each of {num_sequences} sequences; "
-            f"{MAX_STOP_CHARACTERS} in all are possible: send shorter ones, or fewer sequences at once",
-            "stop",
+            f"the prompts have {tokens} tokens, those of each of n {n} choices counted; at most {most} are served at "
+            "once: send fewer or shorter prompts, or a smaller n",
+            "n" if n > 1 else "prompt",
+        )
+    if params.prompt_logprobs is not None and tokens * (params.prompt_logprobs + 1) > MAX_PROMPT_LOGPROBS:
+        raise RequestError(
+            f"prompt_logprobs {params.prompt_logprobs} of {tokens} tokens are {tokens * (params.prompt_logprobs + 1)} "
+            f"numbers; at most {MAX_PROMPT_LOGPROBS} are answered: ask for fewer, or send shorter prompts",
+            "prompt_logprobs",
+        )
+    bans = {
+        "allowed_token_ids": len(params.allowed_token_ids),
+        "bad_words": sum(map(len, params.bad_words)),
+        "logit_bias": len(params.logit_bias),
+    }
+    sequences = len(prompts) * n
+    if sum(bans.values()) * sequences > MAX_BANS:
+        name = max(bans, key=lambda name: bans[name])
+        raise RequestError(
+            f"{name} has {bans[name]} token ids, which each of {sequences} sequences gets; at most {MAX_BANS} in all "
+            "are possible: send fewer, or fewer sequences at once",
+            name,
         )
 
 
@@ -168,8 +225,6 @@ def _check_bounds(context: ServerContext, body: SamplingBody) -> None:
 
 def _logit_bias(context: ServerContext, bias: dict[str, float] | None) -> dict[int, float]:
     result: dict[int, float] = {}
-    if bias and len(bias) > MAX_BIASED_TOKENS:
-        raise RequestError(f"logit_bias has {len(bias)} entries; at most {MAX_BIASED_TOKENS} are served", "logit_bias")
     for key, value in (bias or {}).items():
         token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= MAX_TOKEN_ID_DIGITS else -1
         if not 0 <= token_id < context.vocab_size:
@@ -190,27 +245,7 @@ def _allowed(context: ServerContext, token_ids: Sequence[int] | None) -> tuple[i
     if not token_ids:
         raise RequestError("allowed_token_ids is empty: nothing could be drawn; leave it out", "allowed_token_ids")
     context.check_token_ids(token_ids, "allowed_token_ids")
-    return tuple(token_ids)
-
-
-def _bad_words(context: ServerContext, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Each word's tokens at the start of a text and after a space, where that makes a token of its own.
-
-    A word with a token that the model lacks is never drawn.
-    """
-    tokenizer = context.tokenizer
-    if len(words) > MAX_BAD_WORDS:
-        raise RequestError(f"bad_words has {len(words)} entries; at most {MAX_BAD_WORDS} are served", "bad_words")
-    found: dict[tuple[int, ...], None] = {}
-    for i, word in enumerate(words):
-        plain = tuple(tokenizer.encode(word.lstrip(), add_special_tokens=False))
-        spaced = tuple(tokenizer.encode(" " + word.lstrip(), add_special_tokens=False))
-        if not plain:
-            raise RequestError(f"bad_words[{i}] is empty", f"bad_words[{i}]")
-        found[plain] = None
-        if len(spaced) == len(plain) and spaced[0] != plain[0]:
-            found[spaced] = None
-    return tuple(word for word in found if max(word) < context.vocab_size)
+    return tuple(dict.fromkeys(token_ids))
 
 
 def _first(*values: T | None) -> T:

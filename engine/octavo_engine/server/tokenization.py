@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from octavo_engine.errors import RequestError
+from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.server.chat import render
 from octavo_engine.server.context import CONTEXT
 from octavo_engine.server.error_responses import json_response
@@ -38,11 +39,13 @@ async def tokenize(request: web.Request) -> web.Response:
     special = body.add_special_tokens
     if body.messages is not None:
         text = await render(context, body)
-        token_ids = await context.encode(text, add_special_tokens=bool(special))
+        (token_ids,) = await context.encode([text], "messages", add_special_tokens=bool(special))
     else:
         assert body.prompt is not None
-        token_ids = await context.encode(body.prompt, add_special_tokens=special is None or special)
-    pieces = [context.tokenizer.piece(index) or "" for index in token_ids] if body.return_token_strs else None
+        (token_ids,) = await context.encode([body.prompt], "prompt", add_special_tokens=special is None or special)
+    pieces = (
+        await context.pools.run("decode", _pieces, context.tokenizer, token_ids) if body.return_token_strs else None
+    )
     return json_response(Tokens(len(token_ids), context.max_model_len, token_ids, pieces))
 
 
@@ -52,4 +55,8 @@ async def detokenize(request: web.Request) -> web.Response:
     body = await read_body(request, DetokenizeBody)
     context.check_model(body.model)
     context.check_token_ids(body.tokens, "tokens")
-    return json_response(Text(context.tokenizer.decode(body.tokens)))
+    return json_response(Text(await context.decode(body.tokens)))
+
+
+def _pieces(tokenizer: Tokenizer, token_ids: list[int]) -> list[str]:
+    return [tokenizer.piece(index) or "" for index in token_ids]

@@ -1,0 +1,64 @@
+"""What a request may cost: every bound of the API process, each checked before memory or time goes into it.
+
+The one place for these numbers; `docs/reference/limits.md` lists them, and a test compares both. Knows nothing of
+how a bound is checked: whoever would spend the memory or the time does that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo_engine.config import EngineConfig
+
+MIB = 2**20
+
+# Lists of a request
+MAX_MESSAGES = 4096
+MAX_STOP_TOKEN_IDS = 1024
+MAX_BIASED_TOKENS = 1024
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_CHARACTERS = 16384  # of all of a request together
+MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, times the request's sequences
+MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
+
+# Clients
+BODY_GRACE_SECONDS = 30.0  # for a body, and a second more for each
+SLOWEST_BODY = 32 * 1024  # bytes of it
+STALL_SECONDS = 120.0  # a client that takes nothing of its answer for so long is gone
+VANISHED_SECONDS = 60  # until a client whose machine has gone without a word is noticed
+
+# What the event loop does itself; more goes to a pool
+SHORT_TEXT = 8192  # characters to tokenize: a few ms at most
+FEW_TEXTS = 64  # pieces they may come in
+FEW_TOKENS = 4096  # to decode
+FEW_LOGPROBS = 512  # to format
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that follow the model and the flags."""
+
+    body_bytes: int  # of one body, on the wire and decompressed
+    all_body_bytes: int  # of all requests that are not yet sent to the engine
+    body_values: int  # elements of lists and members of objects in one body
+    text_characters: int  # of one request's texts together
+    request_tokens: int  # of one request's prompts, times n
+    sequences: int  # prompts times n
+
+
+def limits_of(config: EngineConfig, max_model_len: int) -> Limits:
+    """The bounds of a server with `config` whose model has a context of `max_model_len` tokens."""
+    scheduler = config.scheduler
+    # 64 bytes a token hold any prompt that fits the context, escapes included.
+    derived = min(32 * MIB, max(4 * MIB, 64 * max_model_len))
+    body = derived if config.server.max_body_bytes is None else config.server.max_body_bytes
+    queued = 4096 if scheduler.max_num_queued_reqs is None else scheduler.max_num_queued_reqs
+    all_sequences = scheduler.max_num_seqs + queued
+    return Limits(
+        body_bytes=body,
+        all_body_bytes=max(64 * MIB, 2 * body),
+        body_values=max(2**17, max_model_len + 2**14),
+        text_characters=max(2**20, 16 * max_model_len),
+        request_tokens=max(2**20, max_model_len),
+        sequences=min(all_sequences, max(scheduler.max_num_seqs, all_sequences // 4)),
+    )
