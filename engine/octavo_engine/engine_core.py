@@ -284,7 +284,7 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
     container = container_limit()
     if container is None:
         return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
-    # Packed weights count as used already, mapped ones may not yet.
+    # The weights have been read and packed by now, but the control group's counter may lag behind.
     taken = max(container.used, capacity.weight_bytes)
     left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes * capacity.sharers
     if left <= 0:

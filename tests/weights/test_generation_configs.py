@@ -115,18 +115,19 @@ def test_the_end_tokens_of_all_files_hold_and_those_that_name_no_token_are_left_
     assert read(tmp_path, {"eos_token_id": 106}, inner).eos_token_ids == (106, 1)
 
 
-def test_a_gguf_file_names_its_end_tokens_and_those_that_its_template_ends_turns_with(tmp_path):
+def test_a_gguf_file_names_its_end_tokens(tmp_path):
+    """Of its template only what a rendered turn ends with does (`turn_end`): gpt-oss ends messages within a turn."""
     metadata = llama_metadata()
     tokens = metadata["tokenizer.ggml.tokens"]
-    tokens[7], tokens[8], tokens[9] = "<|im_end|>", "<|eot_id|>", "<end_of_turn>"
+    tokens[7], tokens[8] = "<|end|>", "<|return|>"
     metadata |= {
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.eot_token_id": 8,
-        "tokenizer.chat_template": "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+        "tokenizer.chat_template": "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}",
     }
     path = write_gguf(tmp_path / "m.gguf", {}, metadata)
     model = ModelConfig(model=str(path), served_model_names=("m",))
-    assert read_generation_defaults(model, resolve(model, lambda *_: None)).eos_token_ids == (2, 8, 7)
+    assert read_generation_defaults(model, resolve(model, lambda *_: None)).eos_token_ids == (2, 8)
 
 
 @pytest.mark.parametrize("nothing", [2**32 - 1, 100])

@@ -17,13 +17,9 @@ from octavo_engine.weights.describe import read_config
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
 from octavo_engine.weights.token_ids import known_ids
-from octavo_engine.weights.weight_file import naming
 from octavo_models.gguf_header import Strings
 
 logger = logging.getLogger(__name__)
-
-# GGUF files name one end token; chat models end a turn with these too, which their published configs list as well.
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +111,10 @@ def _eos_token_ids(generation_config: Mapping[str, Any], files: ModelFiles) -> t
 
 
 def _gguf_eos_token_ids(files: ModelFiles) -> tuple[int, ...]:
-    path = files.weights[0]
-    metadata = read_header(path).metadata
+    metadata = read_header(files.weights[0]).metadata
     tokens = metadata.get("tokenizer.ggml.tokens")
     num_tokens = len(tokens) if isinstance(tokens, Strings) else None
     # The tokenizer has warned of those that name no token.
     keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
-    ids = [i for key in keys for i in known_ids(metadata.get(key), num_tokens, key, warn=False)]
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str) and isinstance(tokens, Strings):
-        with naming(path):
-            vocabulary = tokens.decode()
-        known = [text for text in TURN_ENDS if text in template]
-        ids += [vocabulary.index(text) for text in known if text in vocabulary]
+    ids = (i for key in keys for i in known_ids(metadata.get(key), num_tokens, key, warn=False))
     return tuple(dict.fromkeys(ids))
