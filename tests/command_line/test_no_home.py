@@ -78,6 +78,31 @@ def test_a_model_of_the_hub_names_hf_home(stranger, home):
     assert "HF_HOME" in last
 
 
+def test_the_remedy_for_a_model_of_the_hub_is_enough(stranger, tmp_path):
+    """With HF_HOME set neither a home nor OCTAVO_CACHE is needed."""
+    with HubStandIn().running() as stand_in:
+        stand_in.add("org/name", {"config.json": b"{}", "model.safetensors": b"s", "tokenizer.json": b"{}"})
+        code, last = stranger(
+            None,
+            "octavo_engine.fetch",
+            "--model",
+            "hf://org/name",
+            HF_ENDPOINT=stand_in.url,
+            HF_HOME=str(tmp_path / "hub"),
+            NO_PROXY="127.0.0.1",
+        )
+    assert (code, last.rpartition(" are in ")[0].partition(": ")[2]) == (0, "0.0 MB"), last
+
+
+def test_a_folder_needs_no_cache(stranger, tmp_path):
+    """Nor does it need a mark that a download of it was whole."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"s")
+    code, last = stranger(None, "octavo_engine.fetch", "--model", str(tmp_path / "model"))
+    assert code == 0, last
+
+
 @pytest.mark.parametrize("path", ["~/model", "~nosuch/model"])
 def test_a_tilde_that_leads_nowhere_is_named(stranger, path):
     """By the path as it was written."""

@@ -165,7 +165,10 @@ class _Fetch:
         return Path(constants.HF_HUB_CACHE) / self._folder()
 
     def _other_caches(self) -> list[Path]:
-        own = cache_folder()
+        try:
+            own = cache_folder()
+        except ModelLoadError:  # no home; HF_HOME alone will do
+            return []
         places = (own / "hub", own / "huggingface" / "hub", HOME_OF_ROOT)
         return [place / self._folder() for place in places if place != Path(constants.HF_HUB_CACHE)]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
+from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.cache import cache_folder
 
 FOLDER = ".downloads"
@@ -24,12 +25,16 @@ def read_marker(model: ModelConfig) -> Mapping[str, Any] | None:
         marker = json.loads(_path(model).read_text(encoding="utf-8"))
         whole = all((cache_folder() / name).stat().st_size == size for name, size in marker["files"].items())
         return marker if whole and marker["digest"] == _digest(marker["files"]) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # absent, cut off or of another version: the download is looked at again
+    except (ModelLoadError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # no cache, absent, cut off or of another version: the download is looked at again
 
 
 def write_marker(model: ModelConfig, files: ModelFiles) -> None:
-    """Called once everything is there. A volume that cannot be written to goes without."""
+    """Called once everything is there. A volume that cannot be written to goes without, and so does a user without one."""
+    try:
+        path = _path(model)
+    except ModelLoadError:
+        return
     named = [files.config, *files.weights, files.tokenizer, files.chat_template, files.generation_config]
     sizes = {os.path.relpath(path, cache_folder()): path.stat().st_size for path in named if path is not None}
     marker = {
@@ -41,7 +46,6 @@ def write_marker(model: ModelConfig, files: ModelFiles) -> None:
         "files": sizes,
         "digest": _digest(sizes),
     }
-    path = _path(model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
