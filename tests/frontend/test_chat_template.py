@@ -12,6 +12,7 @@ import pytest
 from templates import ALL, CHATML, PARTS, TOOL, TOOLS
 
 from octavo_engine.errors import RequestError
+from octavo_engine.frontend import template_process
 from octavo_engine.frontend.chat_template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -288,6 +289,19 @@ def test_a_hostile_template_is_really_ended(template, make):
     assert refused.value.param == "chat_template"
     assert hostile._foreign._process is None
     assert hostile.render(USER, chat_template="fine") == "fine"
+
+
+def test_a_renderer_that_starts_slowly_is_waited_for(make, monkeypatch, tmp_path):
+    """Where the CPU is scarce, as under a small quota, the start of its process is no template's fault."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        f"import runpy, time\ntime.sleep(1)\nrunpy.run_path({str(template_process.WORKER)!r}, run_name='__main__')"
+    )
+    monkeypatch.setattr(template_process, "WORKER", slow)
+    monkeypatch.setattr(template_process, "KILL_AFTER", 0.0)
+    template = make({"default": CHATML}, seconds=0.5)
+    template.check()
+    assert template.render(USER) == make({"default": CHATML}).render(USER)
 
 
 def test_a_template_of_a_request_does_not_hold_up_the_models(make):

@@ -112,6 +112,13 @@ def test_a_template_that_fails_is_named_in_the_log(ends, caplog):
     assert "only the model's EOS ends an answer: the chat template refuses these messages" in caplog.text
 
 
+def test_a_requests_template_that_fails_is_not_the_logs_business(ends, caplog):
+    """Any client could fill the log with it."""
+    with caplog.at_level(logging.WARNING):
+        assert ends(CHATML, chat_template=REFUSING) == []
+    assert not caplog.text
+
+
 def test_the_flags_template_counts_in_place_of_the_files(ends):
     """`--chat-template`."""
     assert ends(HEADERS, override=CHATML) == ["<|im_end|>"]

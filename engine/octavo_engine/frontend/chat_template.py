@@ -133,7 +133,7 @@ class ChatTemplate:
             _, found, ending = text.rpartition(ANSWER_MARK)
             if found and ending.strip():
                 return ending.lstrip()
-        if failure is not None:
+        if failure is not None and process is self._own:  # a request's template is not the administrator's
             logger.warning("which token ends a turn is not known, only the model's EOS ends an answer: %s", failure)
         return ""
 

@@ -19,6 +19,7 @@ from octavo_engine.errors import RequestError
 WORKER = Path(__file__).with_name("template_worker.py")
 LENGTH = struct.Struct(">I")
 MEMORY_BYTES = 1 << 30  # of address space, jinja2 and the interpreter included
+START_SECONDS = 120.0  # for the interpreter and jinja2, where the CPU is scarce: no template's fault
 KILL_AFTER = 2.0  # seconds past the deadline: the worker ends itself, this is for one that was stopped
 # What a template has no use for, such as keys and tokens, is not handed on.
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
@@ -31,6 +32,7 @@ class TemplateProcess:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_up = False
 
     def start(self) -> None:
         """Start the process ahead of the first request, which then need not wait for it."""
@@ -42,9 +44,12 @@ class TemplateProcess:
         body = json.dumps({**request, "seconds": self._seconds}).encode()
         with self._lock:
             process = self._running()
-            deadline = time.monotonic() + self._seconds + KILL_AFTER
             try:
-                reply = _exchange(process, body, deadline)
+                if not self._is_up:
+                    assert process.stdout is not None
+                    _read(process.stdout, 1, time.monotonic() + START_SECONDS)
+                    self._is_up = True
+                reply = _exchange(process, body, time.monotonic() + self._seconds + KILL_AFTER)
             except (EOFError, BrokenPipeError, TimeoutError):
                 raise RequestError(self._epitaph(process), param) from None
         if "error" in reply:
@@ -63,6 +68,7 @@ class TemplateProcess:
             _end(self._process)
             self._process = None
         if self._process is None:
+            self._is_up = False
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), str(MEMORY_BYTES)],
                 stdin=subprocess.PIPE,

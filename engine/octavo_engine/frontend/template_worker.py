@@ -25,6 +25,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LENGTH = struct.Struct(">I")
+UP = b"+"  # written once the imports are done
 # Private-use characters, so that no message holds it by chance; the space at its end tells whether a template trims.
 CONTINUE_MARK = "\ue000continue here\ue001 "
 
@@ -199,7 +200,7 @@ def _read(stream: BinaryIO) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
+    """Say that it is up, then answer requests until stdin ends."""
     # Both are the server's, which drains and needs this process meanwhile: it ends with its stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -207,6 +208,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.buffer.write(UP)
+    sys.stdout.buffer.flush()
     while (request := _read(sys.stdin.buffer)) is not None:
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
         body = json.dumps(_answer(request)).encode()
