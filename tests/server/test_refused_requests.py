@@ -145,6 +145,28 @@ def test_a_body_that_is_no_object_is_refused(served, data):
     assert (status, error["param"]) == (400, None)
 
 
+@pytest.mark.parametrize(
+    "chat",
+    [
+        '{"messages": [{"role": "user", "content": "hello", "n": NUMBER}]}',
+        '{"messages": [{"role": "user", "content": [{"type": NUMBER}]}]}',
+        '{"messages": [{"role": "user", "content": "hello"}], "chat_template_kwargs": {"n": [NUMBER]}}',
+        '{"messages": [{"role": "user", "content": "hello"}], "documents": [{"n": NUMBER}]}',
+        '{"messages": [{"role": "user", "content": "hello"}], "tool_choice": "none", "tools": [{"n": NUMBER}]}',
+        '{"messages": [{"role": "user", "content": "hello"}], "response_format": NUMBER}',
+        '{"messages": [{"role": "user", "content": "hello"}], "unknown": NUMBER}',
+    ],
+)
+def test_a_number_that_can_not_be_printed_is_refused_wherever_it_lies(served, chat):
+    """5,000 digits are more than Python prints; 4,300 are not, and as text any are fine."""
+    status, error = refused(served, "/v1/chat/completions", chat.replace("NUMBER", "9" * 5000).encode())
+    assert (status, error["type"]) == (400, "BadRequestError")
+    assert "number out of range" in error["message"]
+    status, answer, _ = served.post("/v1/chat/completions", chat.replace("NUMBER", "9" * 4300).encode())
+    assert status in {200, 400}, answer
+    assert served.post("/v1/chat/completions", CHAT | {"chat_template_kwargs": {"n": "9" * 5000}})[0] == 200
+
+
 def test_unknown_paths_and_methods_have_the_same_shape(served):
     """404 and 405 too."""
     status, error = refused(served, "/v1/embeddings", {})
