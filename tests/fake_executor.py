@@ -8,6 +8,7 @@ engine core, which handles every ordinary exception.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -81,6 +82,7 @@ def core_over(
     spare_bytes: int = 1000,
     caching: bool = True,
     swap_bytes: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
     **scheduler,
 ) -> EngineCore:
     """An engine core whose pages hold one sequence of `max_model_len` and `spare_bytes` more."""
@@ -96,7 +98,7 @@ def core_over(
         ),
         scheduler=settings,
     )
-    return EngineCore(config, executor)
+    return EngineCore(config, executor, clock=clock)
 
 
 @dataclass(slots=True)

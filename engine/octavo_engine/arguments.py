@@ -108,6 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
     scheduler.add_argument(
         "--max-num-batched-tokens", type=at_least(1), metavar="TOKENS", help=by_device("max_num_batched_tokens")
     )
+    scheduler.add_argument(
+        "--max-step-seconds",
+        type=seconds,
+        default=0.5,
+        metavar="SECONDS",
+        help="prompts are cut so that no output waits longer for another's; 0: not by time",
+    )
     scheduler.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
     scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
     scheduler.add_argument("--async-scheduling", action=switch, default=True, help="where the executor can")
@@ -353,6 +360,7 @@ def _scheduler(options: argparse.Namespace, defaults: DeviceDefaults) -> Schedul
     return SchedulerConfig(
         max_num_seqs=seqs,
         max_num_batched_tokens=tokens,
+        max_step_seconds=options.max_step_seconds,
         policy=options.scheduling_policy,
         enable_chunked_prefill=options.enable_chunked_prefill,
         async_scheduling=options.async_scheduling,

@@ -47,6 +47,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     max_num_seqs: int = 128
     max_num_batched_tokens: int = 2048
+    max_step_seconds: float = 0.5  # that a step with prefills is cut to; 0: no bound but the tokens
     policy: Literal["fcfs", "priority"] = "fcfs"
     enable_chunked_prefill: bool = True
     async_scheduling: bool = True  # where the executor can: a step is launched before the last one's tokens are read

@@ -39,7 +39,7 @@ PROBED_PAGES = 16  # of each group, to learn what a swap takes
 class EngineCore:
     """A loaded model with its requests.
 
-    `on_stage(stage, seconds)` is told of each part of the start that has ended, in words for a person.
+    `on_stage(stage, seconds)` is called after each part of the start, with words for a person. `clock` measures steps.
 
     Raises:
         ConfigError: the KV cache can't be had, or the model's length does not fit.
@@ -52,8 +52,10 @@ class EngineCore:
         executor: Executor,
         spec: ModelSpec | None = None,
         on_stage: Callable[[str, float], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._executor = executor
+        self._clock = clock
         self._stages: list[tuple[str, float]] = []
         self._on_stage = on_stage
         self._vocab_size = spec.vocab_size if spec else None
@@ -173,7 +175,7 @@ class EngineCore:
         return None
 
     def _launch(self, step: SchedulerOutput) -> None:
-        start = time.perf_counter()
+        start = self._clock()
         handle = self._executor.submit(step)
         self._executor.sample(handle)
         self._in_flight.append((step, handle, start))
@@ -188,8 +190,10 @@ class EngineCore:
         except Exception:
             logger.exception("step %d failed as a whole", step.step_id)
             return self._give_up() if self._scheduler.in_flight > 1 else self._isolate(step)
-        now = time.perf_counter()
-        self._swap_rule.note_step(step.total_tokens, now - max(launched_at, self._landed_at))
+        now = self._clock()
+        seconds = now - max(launched_at, self._landed_at)
+        self._swap_rule.note_step(step.total_tokens, seconds)
+        self._scheduler.pace.note_step(step.total_tokens, len(step.num_scheduled_tokens), seconds)
         self._landed_at = now
         return self._scheduler.update(result)
 

@@ -21,6 +21,18 @@ from octavo_engine.sampling_params import SamplingParams
 VOCAB = 50
 
 
+class RandomClock:
+    """Every time that it is read, some milliseconds to seconds have gone by: steps of any duration."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        self._now += 10 ** self._random.uniform(-3, 1)
+        return self._now
+
+
 class Ledger:
     """What was asked of a core and what came out; asserts the rules that hold after every step."""
 
@@ -114,6 +126,8 @@ CONFIGS = st.fixed_dictionaries(
         "caching": st.sampled_from([True, True, True, False]),
         "max_num_seqs": st.sampled_from([1, 2, 3, 8]),
         "max_num_batched_tokens": st.sampled_from([1, 3, 8, 30]),
+        "max_step_seconds": st.sampled_from([0.0, 0.5]),
+        "clock": st.integers(0, 3).map(RandomClock),
         "policy": st.sampled_from(["fcfs", "priority"]),
         "enable_chunked_prefill": st.sampled_from([True, True, False]),
         "asynchronous": st.booleans(),

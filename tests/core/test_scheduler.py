@@ -18,7 +18,7 @@ def scheduler(*, pages: int = 100, max_model_len: int = 200, caching: bool = Tru
     """Pages of four tokens in one full group."""
     layout = KVLayout(4, (KVGroup("full", (0,), 1),))
     return Scheduler(
-        SchedulerConfig(**({"max_num_seqs": 8, "max_num_batched_tokens": 32} | config)),
+        SchedulerConfig(**({"max_num_seqs": 8, "max_num_batched_tokens": 32, "max_step_seconds": 0.0} | config)),
         layout,
         (pages + 1,),
         max_model_len=max_model_len,
@@ -72,6 +72,45 @@ def test_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
     made, _ = step(core)
     assert made.num_scheduled_tokens == {"a": 1, "b": 19}
     assert made.samples == {"a", "b"}
+
+
+def test_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
+    """It is computed in the next step, whole; the long one takes what it leaves."""
+    core = scheduler()
+    core.add(request("long", 150))
+    step(core)
+    core.add(request("short", 10))
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"long": 22, "short": 10}
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"long": 31, "short": 1}
+
+
+def test_no_prefill_takes_more_than_half_of_a_step_while_others_can_use_it() -> None:
+    """Be they running or waiting, and in whatever order they came."""
+    core = scheduler(pages=200)
+    core.add(request("a", 150))
+    step(core)
+    core.add(request("b", 150))
+    core.add(request("c", 150))
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
+
+
+def test_prefill_leaves_nothing_for_one_that_has_no_place_or_pages() -> None:
+    """Half of each step would be wasted until one of the others ends."""
+    core = scheduler(max_num_seqs=1)
+    core.add(request("a", 150))
+    core.add(request("b", 10))
+    assert step(core)[0].num_scheduled_tokens == {"a": 32}
+    assert step(core)[0].num_scheduled_tokens == {"a": 32}
+    core = scheduler(pages=50)
+    core.add(request("a", 150))
+    step(core)
+    core.add(request("b", 150))
+    assert step(core)[0].num_scheduled_tokens == {"a": 32}
 
 
 def test_without_chunks_a_prompt_waits_for_a_step_that_takes_it_whole() -> None:

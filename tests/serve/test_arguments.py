@@ -256,3 +256,9 @@ def test_help_lists_the_flags(capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "--max-model-len" in capsys.readouterr().out
+
+
+def test_longest_step_is_half_a_second_unless_said():
+    """0 leaves steps to their tokens."""
+    assert parse_with_notes(["m"])[0].scheduler.max_step_seconds == 0.5
+    assert parse_with_notes(["m", "--max-step-seconds", "0"])[0].scheduler.max_step_seconds == 0

@@ -140,6 +140,11 @@ class BlockManager:
         seq.next_fill = (seq.num_filled + 1) * block_size if self._caching else NEVER
         return True
 
+    def has_room(self, num_tokens: int) -> bool:
+        """Whether there are pages for a sequence of so many tokens, if none of it is cached."""
+        num_pages = -(-num_tokens // self.block_size)
+        return all(window is not None or pool.num_free >= num_pages for pool, window in self._groups)
+
     def extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
         """Room for tokens up to `end`: the new pages of each group, or None (and nothing taken) if one runs out.
 

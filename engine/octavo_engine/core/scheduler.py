@@ -21,6 +21,7 @@ from octavo_engine.core.in_flight import Flight, Part, taint
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.core.request import Sequence, Status
 from octavo_engine.core.request_book import RequestBook
+from octavo_engine.core.step_pace import StepPace
 from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class Scheduler(RequestBook):
         self._max_num_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
         self._chunked = config.enable_chunked_prefill
+        self.pace = StepPace(
+            config.max_step_seconds if self._chunked else 0.0,  # what may not be cut takes as long as it takes
+            max_tokens=config.max_num_batched_tokens,
+            block_size=layout.block_size,
+        )
         self._by_priority = config.policy == "priority"
         self._max_model_len = max_model_len
         self._arrivals = 0
@@ -107,7 +113,8 @@ class Scheduler(RequestBook):
         assert len(self._flights) < 2, "two steps are in flight"
         running, blocks = self._running, self.blocks
         parts: list[Part] = []
-        budget = self._max_tokens
+        alone = len(running) + len(self._waiting) == 1
+        budget = self.pace.tokens(len(running), alone=alone)
         num_scheduled: dict[str, int] = {}
         wanted: dict[str, int] = {}
         samples: list[str] = []
@@ -125,8 +132,8 @@ class Scheduler(RequestBook):
                 i += 1  # a step in flight does the last that there is to do
                 continue
             end = num_tokens
-            if end > computed + 1:  # one token each is kept for those behind: a long prompt does not halt their output
-                end = min(end, computed + max(1, budget - (len(running) - i - 1)))
+            if end > computed + 1:
+                end = min(end, computed + self._share(i, budget))
             added = unchanged
             if end > seq.capacity:
                 extended = self._extend(seq, end)
@@ -309,6 +316,19 @@ class Scheduler(RequestBook):
                 return None
         return added
 
+    def _share(self, i: int, budget: int) -> int:
+        """The most tokens of `budget` for the running sequence `i`, which prefills.
+
+        Those behind it keep a token each, so that a long prompt does not halt their output, and half of the budget if
+        they or the first that waits can use it, so that a short prompt does not wait for the end of a long one.
+        """
+        behind = self._running[i + 1 :]
+        wanted = sum(len(seq.token_ids) + seq.num_pending - seq.num_computed for seq in behind)
+        first = self._waiting.first() if len(self._running) < self._max_num_seqs else None
+        if first is not None and self.blocks.has_room(len(first.token_ids)):
+            wanted += len(first.token_ids)
+        return max(1, min(budget - len(behind), max(budget - wanted, budget // 2)))
+
     def _admit(self, budget: int) -> Iterator[Part]:
         """The parts of waiting sequences that start now.
 
@@ -324,6 +344,8 @@ class Scheduler(RequestBook):
                 if not self._chunked and budget < min(count, self._max_tokens):
                     return  # it waits for a step that takes it whole, or at least for a whole step
                 count = budget
+            if self._chunked and count > 1 and len(self._waiting) > 1 and len(self._running) + 1 < self._max_num_seqs:
+                count = min(count, -(-budget // 2))  # as in `_share`
             if not self.blocks.admit(seq, prefix, count):
                 if self._running or self._flights:
                     return

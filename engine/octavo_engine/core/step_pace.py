@@ -1,0 +1,51 @@
+"""How many tokens a step may take, so that it lasts about as long as a stream may wait behind another's prefill.
+
+Learns from measured steps and knows nothing of which requests are in them. Its only effect is where prompts are cut:
+what is drawn for a request depends neither on its chunks nor on its batch (`docs/decisions/0005-sampling.md`).
+"""
+
+from __future__ import annotations
+
+FIRST_TOKENS = 64  # of a step before any was measured: a slow machine's first one is no longer than it must be
+AIM = 0.8  # of the longest step: what is aimed for, since the next chunk's attention and a busy machine take longer
+LEAST_SHARE = 4  # prefills keep one token in so many, whatever the decodes beside them take
+ALONE = 4  # a prefill that nobody waits behind may take so many times as long: its weights are read less often
+
+
+class StepPace:
+    """The number of tokens that fit a step's time, adapted after each step that prefilled.
+
+    A step that took too long lowers it at once, so that one slow step is not followed by another. It grows to what a
+    step has shown, at most twofold at a time: neither a step of few tokens nor one disturbed step weighs for long.
+    Prefills get at least a block of `block_size` tokens, else a machine on which nothing fits would never end one.
+
+    `max_seconds` 0: every step may take `max_tokens`.
+    """
+
+    def __init__(self, max_seconds: float, *, max_tokens: int, block_size: int) -> None:
+        self._aim = max_seconds * AIM
+        self._max_tokens = max_tokens
+        self._block_size = block_size
+        self._limit = min(max_tokens, max(FIRST_TOKENS, block_size))
+
+    def tokens(self, num_running: int, *, alone: bool) -> int:
+        """The budget of the next step beside `num_running` sequences, each of which may want a token.
+
+        `alone`: there is one request in all.
+        """
+        if not self._aim:
+            return self._max_tokens
+        prefill = max(self._limit - num_running, self._limit // LEAST_SHARE, self._block_size)
+        return min(self._max_tokens, num_running + prefill * (ALONE if alone else 1))
+
+    def note_step(self, num_tokens: int, num_sequences: int, seconds: float) -> None:
+        """A step has computed `num_tokens` of `num_sequences` in `seconds`; for decodes alone it says nothing."""
+        if not self._aim or num_tokens == num_sequences:
+            return
+        limit = self._limit
+        fitting = int(num_tokens * self._aim / max(seconds, 1e-6))
+        if num_tokens >= limit or seconds > self._aim:
+            limit = min(fitting, 2 * limit)
+        else:  # a step of few tokens shows what it shows, and no limit of larger ones
+            limit = max(limit, min(fitting, 2 * num_tokens))
+        self._limit = max(min(limit, self._max_tokens), self._block_size)
