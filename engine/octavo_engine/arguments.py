@@ -39,6 +39,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; octavo serve --help tells more")
 
+    def format_help(self) -> str:
+        self.epilog = used_here()  # asks the driver, which takes a while: not at every start
+        return super().format_help()
+
 
 def parse(argv: Sequence[str]) -> EngineConfig:
     """The configuration that `argv` (without the program's name) asks for; remarks go to stderr, a line each.
@@ -68,12 +72,7 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the flags that are served; each destination is a field of the configuration."""
-    parser = _Parser(
-        prog="octavo serve",
-        allow_abbrev=False,
-        description="Serve a model over the OpenAI API.",
-        epilog=used_here(),
-    )
+    parser = _Parser(prog="octavo serve", allow_abbrev=False, description="Serve a model over the OpenAI API.")
     switch = argparse.BooleanOptionalAction
 
     model = parser.add_argument_group("model")

@@ -10,6 +10,7 @@ from templates import CHATML, GENERATION, HEADERS, INSTRUCTION_BRACKETS, PARTS, 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from octavo_engine.arguments import parse
 from octavo_engine.frontend.chat_template import ChatTemplate
 from octavo_engine.frontend.special_tokens import SpecialTokens
 from octavo_engine.frontend.tokenizer import Tokenizer
@@ -148,13 +149,13 @@ def test_a_turn_end_joins_the_models_own_eos(tokenizer):
     """A model of the hub whose EOS is <|endoftext|> and whose template ends turns with another token."""
     im_end, end, beyond = tokenizer.token_id("<|im_end|>"), tokenizer.token_id("<|end|>"), tokenizer.vocab_size
     context = ServerContext(
-        config=SimpleNamespace(model=SimpleNamespace(seed=0)),
+        config=parse(["m"]),
         client=None,
         tokenizer=tokenizer,
         chat_template=None,
         defaults=GenerationDefaults(eos_token_ids=(tokenizer.token_id("</s>"),)),
         turn_ends=(im_end, beyond),
-        ready=SimpleNamespace(vocab_size=tokenizer.vocab_size),
+        ready=SimpleNamespace(vocab_size=tokenizer.vocab_size, max_model_len=64),
         metrics=None,
     )
     assert [tokenizer.piece(index) for index in context.eos_token_ids] == ["<|endoftext|>", "</s>", "<|im_end|>"]

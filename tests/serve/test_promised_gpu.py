@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from octavo_engine import gpus
+from octavo_engine import device_defaults, gpus
 from octavo_engine.arguments import parse
 from octavo_engine.device_defaults import ON_CPU, ON_GPU
 from octavo_engine.errors import ConfigError, GpuUnavailableError
@@ -113,6 +113,15 @@ def test_without_torch_the_image_that_has_it_is_named(monkeypatch):
 def test_without_a_promise_a_machine_without_a_gpu_is_no_error():
     require_device(parse(["m"]))
     require_device(parse(["m", "--device", "cpu"]))
+
+
+@pytest.mark.parametrize(("arguments", "times"), [([], 1), (["--device", "cpu"], 0), (["--executor", "native"], 0)])
+def test_the_driver_is_asked_at_most_once_for_a_command_line(monkeypatch, arguments, times):
+    """On a machine with many GPUs its answer takes seconds, which every start would wait for."""
+    asked = []
+    monkeypatch.setattr(device_defaults, "has_gpu", lambda: asked.append(1))
+    parse(["m", *arguments])
+    assert len(asked) == times
 
 
 def test_help_says_what_is_used_here(driver):
