@@ -44,11 +44,14 @@ class Http:
 
     def open(self, url: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         """Raises urllib's and the socket's own errors; the caller knows what it wanted."""
-        scheme = urlsplit(url).scheme
-        if scheme not in {"http", "https"}:
-            raise urllib.error.URLError(f"{scheme or 'no'} scheme; http and https are served")
-        request = self._passwords.request(url, {"User-Agent": "octavo", **(headers or {})})
-        response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
+        try:
+            scheme = urlsplit(url).scheme
+            if scheme not in {"http", "https"}:
+                raise urllib.error.URLError(f"{scheme or 'no'} scheme; http and https are served")
+            request = self._passwords.request(url, {"User-Agent": "octavo", **(headers or {})})
+            response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
+        except ValueError as error:  # of a page's, or of a redirect's
+            raise urllib.error.URLError(f"it is no address, or leads to what is none: {error}") from error
         return response
 
     def page(self, url: str, accept: str) -> tuple[str, bytes, str]:
@@ -164,5 +167,8 @@ def sha256_of(path: Path) -> str:
 
 def shown(url: str) -> str:
     """The address without a password, for messages."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))

@@ -96,11 +96,12 @@ class PackageIndex:
         for filename, address, sha256, size, yanked in files:
             try:
                 found, version, _, tags = parse_wheel_filename(filename)
-            except InvalidWheelFilename:
+                url = urljoin(final, address)
+            except (InvalidWheelFilename, ValueError):
                 continue
             pure = any(tag.abi == "none" and tag.platform == "any" for tag in tags)
             if found == name and pure and sha256 is not None and SHA256.fullmatch(sha256):
-                yield Wheel(name, version, filename, urljoin(final, address), sha256, size, yanked)
+                yield Wheel(name, version, filename, url, sha256, size, yanked)
 
 
 File = tuple[str, str, str | None, int | None, bool]  # name, address, sha256, size, yanked
