@@ -36,19 +36,23 @@ class CapacityFeed:
         """As the API server has it now.
 
         Raises:
+            ApiError: the operator may not list or watch nodes or pods.
             UnreachableError: nodes or pods could not be listed, or their watch has fallen silent.
         """
         self._needed.set()
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._nodes.listed()
-                await self._pods.listed()
+                await self._nodes.answered()
+                await self._pods.answered()
         except TimeoutError:
             pass
         now = time.monotonic()
         for mirror, what in ((self._nodes, "nodes"), (self._pods, "pods")):
-            if not mirror.is_current(now):
-                raise UnreachableError(f"the cluster's {what} are not known at present: {mirror.trouble}")
+            if mirror.is_current(now):
+                continue
+            if mirror.refusal is not None:
+                raise mirror.refusal
+            raise UnreachableError(f"the cluster's {what} are not known at present: {mirror.trouble}")
         return self._capacity
 
     def _nodes_changed(self, changes: Sequence[Change[NodeFacts]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +17,13 @@ from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from octavo_operator.cluster import Cluster, Name, Object
-from octavo_operator.errors import OperatorError, UnreachableError
+from octavo_operator.errors import ApiError, UnreachableError
 from octavo_operator.resources import Resource
 
 RELIST_S = 1800.0
 SILENCE_S = 28.0
-RETRY_S = (0.2, 1.0, 2.0, 5.0)
+RETRY_S = (0.2, 1.0, 2.0, 5.0, 15.0)
+SETTLED_S = 1.0  # a watch that has lasted as long was answered
 DEFINITE = {"ADDED", "MODIFIED", "DELETED"}
 
 T = TypeVar("T")
@@ -51,17 +53,20 @@ class Mirror(Generic[T]):
         self._selector = selector
         self._fields = fields
         self._heard: float | None = None
-        self._listed = asyncio.Event()
+        self._listed = False
+        self._answered = asyncio.Event()
         self.known: dict[Name, T] = {}
         self.trouble = "not listed yet"
+        self.refusal: ApiError | None = None
+        """What the API server last said instead of an answer."""
 
     def is_current(self, now: float) -> bool:
         """Whether it has been listed, and the API server was heard lately (monotonic `now`)."""
-        return self._listed.is_set() and self._heard is not None and now - self._heard < SILENCE_S
+        return self._listed and self._heard is not None and now - self._heard < SILENCE_S
 
-    async def listed(self) -> None:
-        """Returns once everything was listed."""
-        await self._listed.wait()
+    async def answered(self) -> None:
+        """Returns once everything was listed, or the API server has refused to list it."""
+        await self._answered.wait()
 
     async def run(self) -> None:
         """Follows until it is cancelled."""
@@ -69,17 +74,22 @@ class Mirror(Generic[T]):
         version: str | None = None
         relist = 0.0
         while True:
+            watching = math.inf
             try:
                 if version is None or time.monotonic() > relist:
                     version = await self._list()
                     relist = time.monotonic() + RELIST_S * random.uniform(0.8, 1.2)
-                failures = 0
+                watching = time.monotonic()
                 version = await self._watch(version)
+                self.trouble = "the API server ends the watch at once"
             except UnreachableError as error:  # the watch resumes from the version that it had come to
                 self.trouble = str(error)
-            except OperatorError as error:
-                version, self.trouble = None, str(error)
-            else:
+            except ApiError as error:
+                version, self.trouble, self.refusal = None, str(error), error
+                self._answered.set()
+            # A list that succeeds before a watch that does not would otherwise be repeated without a pause.
+            if time.monotonic() - watching >= SETTLED_S:
+                failures = 0
                 continue
             if failures == 0:
                 log.warning("%s can't be followed: %s", self._resource.plural, self.trouble)
@@ -93,9 +103,10 @@ class Mirror(Generic[T]):
         async for items, version in pages:  # noqa: B007 — the last page's is returned
             seen.update(name_of(item) for item in items)
             self._tell([self._keep(item) for item in items])
-            self._heard = time.monotonic()
+            self._heard, self.refusal = time.monotonic(), None
         self._tell([(self.known.pop(name), None) for name in self.known.keys() - seen])
-        self._listed.set()
+        self._listed = True
+        self._answered.set()
         return version
 
     async def _watch(self, version: str) -> str | None:
