@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from octavo_operator.planner.plan import CardBudget, Plan
 from octavo_operator.planner.sizes import GIB, MIB, gib
 
-BAR = 25  # blocks that stand for a whole card
+BAR = 25  # blocks that stand for a whole GPU
 WIDTH = 100  # of the engine's command line, before it is broken
 INDENT = 12
 COMMANDS = {"octavo": "octavo serve", "vllm": "vllm serve"}
@@ -26,7 +26,7 @@ def text(plan: Plan) -> str:
     lines = [("model", plan.model_summary)]
     budget = plan.fit.budget
     if budget is not None:
-        lines.append(("a card" if plan.hardware.cards else "memory", bar(budget, plan.hardware.cards)))
+        lines.append(("a GPU" if plan.hardware.cards else "memory", bar(budget, plan.hardware.cards)))
     if plan.refusal is not None:
         lines += [("refused", f"{plan.refusal.reason}: {plan.refusal.message}"), ("remedy", plan.refusal.remedy)]
         return _laid_out(lines)

@@ -12,7 +12,7 @@ def test_gpu_memory_utilization_has_a_default_and_its_extremes_are_told():
     assert "--gpu-memory-utilization" in planned(MISTRAL_7B).engine.arguments
     assert not warned(planned(MISTRAL_7B, **on_a100()), "gpuMemoryUtilization")
     assert warned(
-        planned(MISTRAL_7B, **on_a100(gpuMemoryUtilization=0.5)), "leaves memory, 19.8 GiB of each card, unused"
+        planned(MISTRAL_7B, **on_a100(gpuMemoryUtilization=0.5)), "leaves memory, 19.8 GiB of each GPU, unused"
     )
     assert warned(planned(MISTRAL_7B, **on_a100(gpuMemoryUtilization=0.99)), "out-of-memory is likely")
 

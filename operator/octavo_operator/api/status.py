@@ -34,14 +34,14 @@ class ModelStatus(Strict):
 
 
 class MemoryStatus(Strict):
-    """How the memory of one card, or of the container without cards, is divided."""
+    """How the memory of one GPU, or of the container without GPUs, is divided."""
 
     capacity: str
     """All of it."""
     weights: str
     """The model's weights."""
     kv_cache: str
-    """Pages of the KV cache: what is left of the share that the engine may use."""
+    """Blocks of the KV cache: what is left of the share that the engine may use."""
     overhead: str
     """Context, workspace, and the activations of one step."""
 
@@ -50,9 +50,9 @@ class PlanStatus(Strict):
     """What the manifest comes to, and why; `octavo plan` prints the same."""
 
     cards: Natural | None = None
-    """Cards of each replica; 0 on a CPU."""
+    """GPUs of each replica; 0 on a CPU."""
     products: list[str] = []
-    """Cards that will do; none named: any."""
+    """GPUs that will do; none named: any."""
     image: str | None = None
     """Image that the engine runs from."""
     max_model_len: Natural | None = None
@@ -60,7 +60,7 @@ class PlanStatus(Strict):
     concurrent_sequences: Natural | None = None
     """Sequences of maxModelLen tokens that have room at once, where it is known."""
     memory: MemoryStatus | None = None
-    """How memory is divided, where the model and the card are known."""
+    """How memory is divided, where the model and the GPU are known."""
     startup_seconds: Natural | None = None
     """How long a replica may take until it answers."""
     drain_seconds: Natural | None = None

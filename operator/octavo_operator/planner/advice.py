@@ -95,7 +95,7 @@ def _context(case: Case) -> Iterator[str]:
 
 
 def _cards(case: Case) -> Iterator[str]:
-    """Cards that a smaller tensor-parallel size would free, with room for as many sequences as may run."""
+    """GPUs that a smaller tensor-parallel size would free, with room for as many sequences as may run."""
     engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
     if demand is None or budget is None or case.fit.state != "True" or engine.tensor_parallel_size == 1:
         return
@@ -104,7 +104,7 @@ def _cards(case: Case) -> Iterator[str]:
         if smaller.sequences >= max(8, engine.min_concurrency):
             yield (
                 f"tensorParallelSize {engine.tensor_parallel_size} where {size} has room for {smaller.sequences} "
-                f"sequences: it answers sooner, but replicas of {size} serve more with the same cards"
+                f"sequences: it answers sooner, but replicas of {size} serve more with the same GPUs"
             )
             return
 
@@ -114,7 +114,7 @@ def _utilization(case: Case) -> Iterator[str]:
     if not case.hardware.cards:
         return
     if share < 0.85:
-        idle = f", {gib(case.fit.budget.kept_free)} GiB of each card," if case.fit.budget else ""
+        idle = f", {gib(case.fit.budget.kept_free)} GiB of each GPU," if case.fit.budget else ""
         yield f"gpuMemoryUtilization {share:g} leaves memory{idle} unused; 0.85 to 0.95 is usual"
     elif share > 0.95:
         yield f"gpuMemoryUtilization {share:g} leaves nothing for peaks; out-of-memory is likely above 0.95"
@@ -123,7 +123,7 @@ def _utilization(case: Case) -> Iterator[str]:
 def _shared_memory(case: Case) -> Iterator[str]:
     given = case.service.spec.shared_memory
     if given is not None and case.hardware.cards > 1 and int(given) < GIB:
-        yield f"sharedMemory {given} is little for {case.hardware.cards} cards; NCCL crashes under load without room"
+        yield f"sharedMemory {given} is little for {case.hardware.cards} GPUs; NCCL crashes under load without room"
     if case.memory_limit is not None and case.shared_memory * 2 > case.memory_limit:
         yield (
             f"shared memory may take {human(case.shared_memory)} of the container's {human(case.memory_limit)}: "
