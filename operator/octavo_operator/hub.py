@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from http.client import HTTPMessage
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
@@ -44,15 +44,17 @@ def _answer(path: str, what: str) -> str:
         headers["Authorization"] = f"Bearer {token}"
     try:
         with build_opener(_SameHost).open(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-            text: str = response.read(LARGEST).decode()
-            return text
+            body: bytes = response.read(LARGEST + 1)
+            if len(body) > LARGEST:
+                raise ModelUnknownError(f"the hub's answer for {what} is larger than {LARGEST >> 20} MiB")
+            return body.decode()
     except HTTPError as error:
         error.close()
         if error.code in {401, 403}:
             remedy = "accept the model's terms and set HF_TOKEN"
             raise ModelUnknownError(f"the hub wants a token for {what}; {remedy}") from error
         raise ModelUnknownError(f"the hub answers {error.code} when asked for {what}") from error
-    except (URLError, OSError, ValueError) as error:
+    except (URLError, HTTPException, OSError, ValueError) as error:
         raise ModelUnknownError("the hub can't be reached; --config FILE tells its config.json") from error
 
 

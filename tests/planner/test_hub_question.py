@@ -94,6 +94,11 @@ def test_an_answer_that_is_no_config_is_told(hub):
     assert describe(MODEL, offline=False).why_unknown.startswith("the hub's config.json is not JSON")
 
 
+def test_an_answer_that_is_too_large_is_not_cut_and_then_read(hub):
+    hub.body = json.dumps({**SMALL, "filler": "x" * (4 << 20)})
+    assert describe(MODEL, offline=False).why_unknown == "the hub's answer for its config.json is larger than 4 MiB"
+
+
 @pytest.mark.parametrize(
     ("files", "size"),
     [

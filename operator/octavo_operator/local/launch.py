@@ -97,7 +97,8 @@ def launches(
 
 
 def divide_cores(replicas: int) -> Sequence[frozenset[int] | None]:
-    """The cores that this process may use, divided: engines that all bind to all of them would wait on each other."""
+    """The cores that this process may use, divided: an engine runs one thread for each core that it may use, and with
+    more threads than cores every operation of a model waits for the thread that has no core."""
     cores = sorted(os.sched_getaffinity(0))
     if replicas == 1:
         return [None]
