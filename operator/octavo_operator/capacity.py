@@ -21,6 +21,7 @@ from octavo_operator.observed import Object
 Amounts = Mapping[str, int]
 """Resources by name, in thousandths of their unit."""
 ENDED = {"Succeeded", "Failed"}
+RULES_OUT = ("nodeSelector", "tolerations", "affinity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class PodFacts:
     """Namespace and name of the LLMService that it belongs to, if any."""
     gated: bool
     """A scheduling gate holds it back: it is not waiting for room."""
-    priority: int
+    placement: Mapping[str, Any]
+    """Of a pod without a node: the fields of its spec that rule nodes out. Empty once it has one."""
 
 
 class ClusterCapacity:
@@ -141,7 +143,7 @@ def pod_facts(pod: Object) -> PodFacts | None:
         requests=requests_of(pod),
         service=None if service is None else (metadata.get("namespace", ""), service),
         gated=bool(spec.get("schedulingGates")),
-        priority=int(spec.get("priority") or 0),
+        placement={} if spec.get("nodeName") else {name: spec[name] for name in RULES_OUT if name in spec},
     )
 
 

@@ -71,18 +71,14 @@ def nodes_for(
 
 
 def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> dict[str, int]:
-    """What waiting pods are about to take of a resource, by node: each on the first node that has room for it."""
+    """What waiting pods are about to take of a resource, by node: each on the first node that takes it."""
     seats: dict[str, int] = {}
     for pod in capacity.waiting:
         needed = pod.requests.get(name, 0)
         if not needed or pod.gated or pod.uid in without:
             continue
         for node in capacity.nodes:
-            if (
-                node.ready
-                and node.schedulable
-                and capacity.free(node, name, without) - seats.get(node.name, 0) >= needed
-            ):
+            if capacity.free(node, name, without) - seats.get(node.name, 0) >= needed and _takes(node, pod.placement):
                 seats[node.name] = seats.get(node.name, 0) + needed
                 break
     return seats
@@ -171,12 +167,14 @@ def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ())
     return any(
         capacity.has_room(node, needed, without)
         for node in capacity.nodes
-        if _would_do(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ()) and _has_product(node, spec)
+        if _takes(node, spec)
     )
 
 
-def _would_do(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> bool:
-    return not _obstacle(node, selector, tolerations)
+def _takes(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
+    """Whether nothing in a pod's spec rules the node out."""
+    obstacle = _obstacle(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ())
+    return not obstacle and _has_product(node, spec)
 
 
 def _obstacle(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> str:

@@ -150,6 +150,23 @@ def test_a_card_that_a_waiting_pod_is_about_to_get_is_not_free():
     assert free([node("a"), node("b", 1)], pod(7, cards="2")) == 1
 
 
+def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():
+    """Another team's pod that no node here will ever take does not cost a service its surge."""
+    team = [{"key": "team", "value": "a", "effect": "NoSchedule"}]
+    terms = [{"matchExpressions": [{"key": PRODUCT, "operator": "In", "values": ["NVIDIA-H100"]}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+    def free(waiting, **spec):
+        template = {"spec": {"tolerations": team}}
+        return room.nodes_for(CARDS, template, ClusterCapacity([node(**spec)], [waiting])).free
+
+    assert free(pod(7, nodeSelector={PRODUCT: "NVIDIA-H100"}), labels={PRODUCT: "NVIDIA-L4"}) == 2
+    assert free(pod(7, affinity={"nodeAffinity": required}), labels={PRODUCT: "NVIDIA-L4"}) == 2
+    assert free(pod(7, affinity={"nodeAffinity": required}), labels={PRODUCT: "NVIDIA-H100"}) == 1
+    assert free(pod(7), taints=team) == 2
+    assert free(pod(7, tolerations=team), taints=team) == 1
+
+
 def test_nodes_for_a_download_are_those_with_enough_cards_be_they_free_or_not():
     nodes = [
         node(name, count, labels={"kubernetes.io/hostname": name}) for name, count in (("a", 1), ("b", 2), ("c", 0))
