@@ -1,7 +1,9 @@
 """A replica's start, end and replacement are one chain of deadlines, each with its reason."""
 
 import pytest
-from planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, claim, on_a100, planned
+from planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, claim, on_a100, planned, service
+
+from octavo_operator.planner.storage import referenced
 
 
 def test_the_start_up_budget_follows_the_models_size():
@@ -169,6 +171,13 @@ def test_an_existing_claim_is_used_and_not_made():
     plan = planned(MISTRAL_7B, cache={"existingClaim": "mine"}, **on_a100())
     assert (plan.cache.claim, plan.cache.create, plan.cache.retain) == ("mine", False, True)
     assert "PersistentVolumeClaim" not in {child.kind for child in plan.children}
+
+
+@pytest.mark.parametrize("name", ["", "../../secrets/token", "x?watch=true", "x/status", "Upper", 7, None])
+def test_what_is_no_name_of_a_claim_is_never_asked_for(name):
+    """podTemplate may hold anything, and the operator asks for what it names by a path of the API server."""
+    volumes = [{"name": "a", "persistentVolumeClaim": {"claimName": each}} for each in (name, "mine")]
+    assert referenced(service(podTemplate={"spec": {"volumes": volumes}})) == ("mine",)
 
 
 def test_several_replicas_share_a_cache_that_all_can_mount():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
+from octavo_operator.api.base import SUBDOMAIN
 from octavo_operator.api.placement import Cache
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
@@ -68,8 +70,10 @@ def referenced(service: LLMService) -> tuple[str, ...]:
     volumes = template.get("volumes") if isinstance(template, dict) else None
     for volume in volumes if isinstance(volumes, list) else ():
         source = volume.get("persistentVolumeClaim") if isinstance(volume, dict) else None
-        if isinstance(source, dict) and isinstance(source.get("claimName"), str):
-            names.append(source["claimName"])
+        name = source.get("claimName") if isinstance(source, dict) else None
+        # podTemplate may hold anything: what is no name would be another path when the claim is asked for.
+        if isinstance(name, str) and re.fullmatch(SUBDOMAIN, name):
+            names.append(name)
     return tuple(dict.fromkeys(names))
 
 
