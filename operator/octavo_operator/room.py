@@ -164,11 +164,7 @@ def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ())
     """Whether a node has what the pod asks for, once the pods of `without` have ended."""
     spec = pod["spec"]
     needed = requests_of(pod)
-    return any(
-        capacity.has_room(node, needed, without)
-        for node in capacity.nodes
-        if _takes(node, spec)
-    )
+    return any(capacity.has_room(node, needed, without) for node in capacity.nodes if _takes(node, spec))
 
 
 def _takes(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
