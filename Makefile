@@ -79,6 +79,10 @@ test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their 
 test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
 	@scripts/test-sanitize.sh
 
+.PHONY: test-stall
+test-stall: $(VENV)/.dev ## what each large request, slow client and signal costs 16 streams beside it: gaps, loop delay, memory
+	@$(BIN)/python bench/stall.py --seed 0
+
 # On a bare machine with a card: its own python3 with torch and triton; nothing is installed, no network.
 .PHONY: test-gpu
 test-gpu: ## the kernels and the engine over them against their twins, on this machine's card

@@ -14,6 +14,7 @@ from octavo_engine.arguments import parse
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.frontend.core_handle import CoreHandle
 from octavo_engine.frontend.engine_client import EngineClient, OutputStream
+from octavo_engine.frontend.queue_pace import QueuePace
 from octavo_engine.messages import EngineOutput, EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 
@@ -152,3 +153,25 @@ async def test_a_wait_that_takes_too_long_ends_and_loses_nothing(connected):
     assert await stream.get(0.01) == [output]
     stream.close()
     assert stream._timer is None
+
+
+async def test_a_request_sent_after_the_cores_end_hears_of_the_cause(connected):
+    """Before the loop has seen the end: its stream is woken, and by the cause, not by what the socket says."""
+    os.kill(connected._core.process.pid, signal.SIGKILL)
+    connected._core.process.wait()
+    time.sleep(0.5)  # noqa: ASYNC251 — the loop must not see it
+    stream = connected.submit([request("a")])
+    with pytest.raises(EngineDeadError, match="killed by signal 9"):
+        await asyncio.wait_for(drained(stream), 20)
+
+
+def test_a_client_comes_back_when_half_of_the_queue_has_started():
+    """Between a second and a minute."""
+    pace = QueuePace()
+    assert pace.seconds_for(100, now=0.0) == 1
+    for second in range(11):
+        pace.started(float(second))
+    assert pace.seconds_for(10, now=10.0) == 5
+    assert pace.seconds_for(1, now=10.0) == 1
+    assert pace.seconds_for(10, now=20.0) == 10, "a queue that has stopped is slower than it was"
+    assert pace.seconds_for(1000, now=10.0) == 60

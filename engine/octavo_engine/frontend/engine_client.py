@@ -226,12 +226,13 @@ class EngineClient:
         self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
         stream = OutputStream(self, [request.request_id for request in requests])
         messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
-        for request, message in zip(requests, messages, strict=True):
-            self._send_encoded(message)
-            self._num_sent += 1
+        for request in requests:  # known before they are sent: a send may find that the core is gone
             self._streams[request.request_id] = stream
             self._unstarted[request.request_id] = len(request.prompt_token_ids)
             self._observer.arrived(request)
+        for message in messages:
+            self._send_encoded(message)
+            self._num_sent += 1
         self._poke()
         return stream
 

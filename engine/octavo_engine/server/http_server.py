@@ -82,6 +82,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 — it quotes what was sent
     ) -> web.StreamResponse:
         """The answer to what is not HTTP, or to what went wrong outside of any handler."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has gone away in the middle of its answer
         if isinstance(exc, HttpProcessingError):
             refusal: Exception = refusal_of(exc)
             logger.info("refused a request from %s: %s", request.remote, refusal)

@@ -60,5 +60,5 @@ def limits_of(config: EngineConfig, max_model_len: int) -> Limits:
         body_values=max(2**17, max_model_len + 2**14),
         text_characters=max(2**20, 16 * max_model_len),
         request_tokens=max(2**20, max_model_len),
-        sequences=min(all_sequences, max(scheduler.max_num_seqs, all_sequences // 4)),
+        sequences=min(all_sequences, max(scheduler.max_num_seqs, config.server.max_n, all_sequences // 4)),
     )
