@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +197,14 @@ def test_a_git_lfs_pointer_is_named_as_one(tmp_path, name):
     model = ModelConfig(model=str(tmp_path), served_model_names=("m",))
     with pytest.raises(ModelLoadError, match=rf"{name}: it is a Git LFS pointer, .*git lfs pull"):
         read_generation_defaults(model, find(tmp_path))
+
+
+def test_a_folder_that_can_not_be_listed_is_said_in_one_sentence(tmp_path, monkeypatch):
+    """A volume of another user, as pods with an arbitrary uid meet it."""
+
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ModelLoadError, match="it can't be listed: Permission denied"):
+        find(tmp_path)

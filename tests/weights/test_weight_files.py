@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -30,6 +33,16 @@ def test_weights_are_read_into_memory_of_the_process_alone(file):
     data = file.read(0, file.size)
     assert data.nbytes == 16 << 20
     assert shared() - before < 1024
+
+
+def test_a_disk_that_fails_is_said_in_one_sentence(file):
+    """Wherever it fails: the header is read by itself."""
+
+    def fail(_stream: BinaryIO) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(ModelLoadError, match="weights: it can't be read: Input/output error"):
+        file.header(fail)
 
 
 def test_a_tensor_that_no_memory_can_hold_is_said_in_one_sentence(file):

@@ -74,7 +74,10 @@ def gguf_pieces(path: Path) -> tuple[Path, ...]:
 
 
 def _ggufs(folder: Path) -> list[Path]:
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    except OSError as error:
+        raise ModelLoadError(f"{folder}: it can't be listed: {error.strerror}") from error
     return [folder / name for name in first_pieces(names)]
 
 

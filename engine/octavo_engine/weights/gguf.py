@@ -7,7 +7,7 @@ from pathlib import Path
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import TensorInfo
-from octavo_engine.weights.weight_file import WeightFile, naming
+from octavo_engine.weights.weight_file import WeightFile
 from octavo_models import ModelError
 from octavo_models.gguf_header import MAGIC, GgufHeader, read_gguf_header
 from octavo_models.gguf_pieces import join
@@ -32,7 +32,7 @@ def read_header(path: Path) -> GgufHeader:
     """
     file = WeightFile(path)
     try:
-        return _header(file)
+        return file.header(read_gguf_header)
     finally:
         file.close()
 
@@ -50,7 +50,7 @@ class GgufCheckpoint:
             headers = {}
             for path in paths:
                 self._files.append(WeightFile(path))
-                headers[str(path)] = _header(self._files[-1])
+                headers[str(path)] = self._files[-1].header(read_gguf_header)
             self.header = _joined(headers)
         except ModelLoadError:
             self.close()
@@ -69,14 +69,6 @@ class GgufCheckpoint:
     def close(self) -> None:
         for file in self._files:
             file.close()
-
-
-def _header(file: WeightFile) -> GgufHeader:
-    with naming(file.path):
-        try:
-            return read_gguf_header(file.stream)
-        except OSError as error:
-            raise ModelLoadError(f"{file.path}: it can't be read: {error.strerror or error}") from error
 
 
 def _joined(headers: Mapping[str, GgufHeader]) -> GgufHeader:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import TensorInfo
-from octavo_engine.weights.weight_file import WeightFile, naming
+from octavo_engine.weights.weight_file import WeightFile
 from octavo_models.safetensors_header import read_safetensors_header
 from octavo_models.stored_tensor import StoredTensor
 
@@ -26,8 +27,7 @@ class SafetensorsCheckpoint:
             for piece, path in enumerate(paths):
                 file = WeightFile(path)
                 self._files.append(file)
-                with naming(path):
-                    found = read_safetensors_header(file.stream, piece)
+                found = file.header(partial(read_safetensors_header, piece=piece))
                 self._refuse_twins(path, found)
                 self.stored |= found
         except ModelLoadError:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from octavo_engine.errors import ModelLoadError
 from octavo_models import ModelError
 
 LONGEST_READ = 1 << 30  # bytes; Linux reads no more than 2 GiB at once
 HUGE_PAGE = 2 << 20  # bytes
+Header = TypeVar("Header")
 
 
 class WeightFile:
@@ -39,10 +40,17 @@ class WeightFile:
             self.close()
             raise ModelLoadError(f"{path}: the file is empty")
 
-    @property
-    def stream(self) -> BinaryIO:
-        """For readers of headers, from the file's beginning."""
-        return self._file
+    def header(self, read: Callable[[BinaryIO], Header]) -> Header:
+        """What `read` makes of the file from its beginning.
+
+        Raises:
+            ModelLoadError: the header is wrong, or can't be read; names the file.
+        """
+        with naming(self.path):
+            try:
+                return read(self._file)
+            except OSError as error:
+                raise ModelLoadError(f"{self.path}: it can't be read: {error.strerror or error}") from error
 
     def read(self, offset: int, count: int) -> memoryview:
         """A copy of `count` bytes at `offset`, which lie within the file's size as it was when it was opened.
