@@ -191,7 +191,7 @@ def _listen(parallel: ParallelConfig) -> socket.socket:
 
 def _private_folder() -> Path:
     """A new folder that only this user can enter, short enough for a socket's path."""
-    for base in dict.fromkeys((os.environ.get("TMPDIR", "/tmp"), "/tmp", "/dev/shm")):  # noqa: S108 — mkdtemp makes it private
+    for base in dict.fromkeys((os.environ.get("TMPDIR") or "/tmp", "/tmp", "/dev/shm")):  # noqa: S108 — mkdtemp makes it private
         if len(base) + len("/octavo-xxxxxxxx/") + len(SOCKET_NAME) > MAX_SOCKET_PATH:
             continue
         try:
