@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from octavo_operator.replicas import autoscaler_of, running
 from octavo_operator.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS, Resource
 from octavo_operator.work_queue import Key
 
-DISPENSABLE = {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor"}
+DISPENSABLE = {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"}
 MOST_ASKED = 4  # pods that are asked about at a time
 
 
@@ -35,13 +36,15 @@ async def observe(
     """
     key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
     selector = f"{SERVICE}={key.name}"
-    monitors = await cluster.serves(MONITORS)
-    kinds = (*CHILDREN, *([MONITORS] if monitors else []))
-    found = await asyncio.gather(*(_listed(cluster, kind, key.namespace, selector) for kind in (*kinds, PODS)))
-    children = tuple(item for items in found[:-1] for item in items if not is_anothers(item, body["metadata"]["uid"]))
+    monitors, *listed, found = await asyncio.gather(
+        _monitors(cluster, key.namespace, selector),
+        *(_listed(cluster, kind, key.namespace, selector) for kind in (*CHILDREN, PODS)),
+    )
+    items = itertools.chain(monitors or (), *listed)
+    children = tuple(item for item in items if not is_anothers(item, body["metadata"]["uid"]))
     seen = Observed(children=children)
     deployment: Any = seen.child("Deployment", key.name)
-    pods = tuple(sorted(found[-1], key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
+    pods = tuple(sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
     pods = tuple(pod for pod in pods if not _is_a_formers(pod, deployment))
     engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
@@ -71,7 +74,7 @@ async def observe(
         model_bytes=described.size,
         free_cards=free,
         serving=deployment is not None and bool(deployment.get("status", {}).get("readyReplicas")),
-        service_monitors=monitors,
+        service_monitors=monitors is not None,
         claim_waits=waits,
         claim_words=await _words(cluster, claim) if claim is not None and waits else "",
         claims=claims,
@@ -97,6 +100,18 @@ async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: st
     except ApiError as error:
         if error.status == 403 and kind.kind in DISPENSABLE:
             return []
+        raise
+
+
+async def _monitors(cluster: Cluster, namespace: str, selector: str) -> list[Any] | None:
+    """None where the cluster does not know the kind; whether it does, a list says as well as discovery."""
+    try:
+        return await cluster.list(MONITORS, namespace, selector)
+    except ApiError as error:
+        if error.status == 403:  # whether the kind is known or not
+            return [] if await cluster.serves(MONITORS) else None
+        if error.status == 404:
+            return None
         raise
 
 

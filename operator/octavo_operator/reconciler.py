@@ -65,7 +65,8 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.rivals.forget(key)
             return "gone"  # the children follow their owner
-        if (rival := self.rivals.of(key, body.get("status"))) is not None:
+        rival = self.rivals.of(key, body.get("status"))
+        if rival is not None and not await self.rivals.is_gone(self.cluster, rival):
             log.warning("left alone: the operator of namespace %s reconciles it too", rival, extra=key.logged)
             await self._post(rivalry(body, rival, self.rivals.own, self.identity))
             return "unchanged"

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from octavo_operator.errors import ApiError
 from octavo_operator.health import STUCK_S, UNAUTHORIZED_S, Health
 from octavo_operator.metrics import Metrics
-from octavo_operator.rivals import Rivals
+from octavo_operator.rivals import GONE_S, Rivals
 from octavo_operator.work_queue import Key, Seen, WorkQueue
 
 A, B = Key("n", "a"), Key("n", "b")
@@ -76,3 +77,34 @@ def test_the_operator_that_was_there_first_gives_way_to_a_rival():
     assert first.of(B, {"operator": "second"}) is None
     first.forget(A)
     assert first.of(A, {"operator": "second"}) is None
+
+
+@pytest.mark.parametrize(
+    ("later", "gone"),
+    [
+        (lambda _: None, True),
+        (lambda lease: lease, True),
+        (lambda lease: {**lease, "metadata": {"resourceVersion": "2"}}, False),
+    ],
+    ids=["its Lease was deleted", "its Lease is not renewed", "its Lease is renewed"],
+)
+async def test_a_rival_that_was_uninstalled_is_a_rival_no_longer(later, gone):
+    """The remedy is to uninstall one of two: the other then has its services back, without a restart."""
+    lease = {"metadata": {"resourceVersion": "1"}, "spec": {"holderIdentity": ""}}
+    answers, now = [lease, later(lease)], [0.0]
+
+    async def get(*_):
+        return answers.pop(0)
+
+    rivals = Rivals("first", clock=lambda: now[0])
+    cluster = SimpleNamespace(get=get)
+    assert not await rivals.is_gone(cluster, "second")
+    now[0] = GONE_S + 1
+    assert await rivals.is_gone(cluster, "second") is gone
+
+
+async def test_where_leases_may_not_be_read_a_rival_stays_one():
+    async def get(*_):
+        raise ApiError("GET", "/", 403, {})
+
+    assert not await Rivals("first").is_gone(SimpleNamespace(get=get), "second")
