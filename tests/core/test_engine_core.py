@@ -11,6 +11,7 @@ from fake_executor import FakeExecutor, core_over, lonely_run
 from octavo_engine import engine_core
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.memory_limit import MemoryLimit
+from octavo_engine.core.outputs import SchedulerOutput
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.errors import ConfigError, DeviceLostError
 from octavo_engine.messages import EngineOutput, EngineRequest
@@ -277,3 +278,22 @@ def test_container_with_nothing_left_says_so(monkeypatch) -> None:
     monkeypatch.setattr(engine_core, "container_limit", lambda: MemoryLimit(limit=GIB, used=GIB))
     with pytest.raises(ConfigError, match=r"limit is 1.00 GiB, of which --gpu-memory-utilization allows 92%"):
         EngineCore(config(), FakeExecutor())
+
+
+@pytest.mark.parametrize("swap_bytes", [0, 100])
+def test_sequence_that_was_preempted_while_its_step_failed_starts_again(swap_bytes: int) -> None:
+    """The last token of `a` is in flight, and `b`, beside it in that step, has lost its pages when the step is lost."""
+    executor = FakeExecutor(asynchronous=True)
+    core = core_over(executor, max_model_len=16, spare_bytes=0, swap_bytes=swap_bytes, max_num_batched_tokens=32)
+    core.add(request("a", [1, 2, 3, 4, 5], max_tokens=4))
+    core.add(request("b", [6, 7, 8, 9, 10], max_tokens=6))
+
+    def lose_the_last_of_a(step: SchedulerOutput) -> None:
+        if step.step_id == 4:
+            executor.fails["a"] = "collect"
+
+    executor.on_submit = lose_the_last_of_a
+    ended = run(core)
+    assert core.stats().num_preemptions == 1
+    assert ended["a"][1] == "error"
+    assert ended["b"] == alone([6, 7, 8, 9, 10])

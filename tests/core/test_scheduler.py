@@ -448,3 +448,27 @@ def test_decode_step_of_many_requests_costs_few_calls_each() -> None:
         finally:
             sys.setprofile(None)
     assert calls < 8 * 256 * 25
+
+
+def test_nobody_waits_when_a_preempted_one_ends_among_many_that_were_aborted() -> None:
+    """Its last token was in flight; the queue is rid of those that have ended at that very moment."""
+    core = scheduler(pages=4)
+    core.add(request("a", 7, 9))
+    core.add(request("b", 7, 2))
+    step(core)
+    last = core.schedule()
+    assert last is not None
+    ahead = core.schedule()
+    assert ahead is not None
+    assert set(ahead.num_scheduled_tokens) == {"a"}
+    assert core.stats().num_waiting == 1, "b, whose last token is on its way"
+    for i in range(65):
+        core.add(request(f"r{i}", 3))
+    for i in range(64):
+        core.abort(f"r{i}")
+    assert core.stats().num_waiting == 2
+    outputs = core.update(StepOutput(last.step_id, {r: [TOKEN] for r in last.samples}))
+    assert [(o.request_id, o.finish_reason) for o in outputs if o.finish_reason] == [("b", "length")]
+    assert core.stats().num_waiting == 1
+    core.abort("r64")
+    assert core.stats().num_waiting == 0

@@ -163,9 +163,10 @@ class RequestBook:
 
     def _conclude(self, seq: Sequence) -> None:
         """End a sequence that a step was for, whether it still runs or waits by now."""
-        if seq.status is not Status.RUNNING:
-            self._waiting.note_finished()
+        waited = seq.status is not Status.RUNNING
         self._end(seq)
+        if waited:
+            self._waiting.note_finished()
 
     def _settle(self) -> None:
         """After a step: pages of those that were aborted within one, and the list of those that run."""

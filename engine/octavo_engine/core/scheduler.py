@@ -199,11 +199,15 @@ class Scheduler(RequestBook):
         """
         (flight,) = self._flights
         self._doubtful = self._forget_swaps(flight.kv_ops)
+        for part in flight.parts:
+            if not part.seq.tables and not part.void:  # preempted meanwhile: there is nowhere to compute it again
+                self._doubtful.update(part.written)
+                self._start_afresh(part.seq)
         finished = flight.finished_ids
         for part in flight.parts:
             request_id = part.seq.request_id
             if not part.seq.tables or part.seq in taint([flight], errors, self._doubtful)[0]:
-                continue  # without pages it has ended, or starts afresh, by an earlier step
+                continue  # without pages it has ended, or starts afresh
             self._steps += 1
             yield SchedulerOutput(
                 self._steps,

@@ -33,7 +33,7 @@ class WaitingQueue:
         heapq.heappop(self._heap)
 
     def note_finished(self) -> None:
-        """One of those that wait has become FINISHED."""
+        """One of those that wait is FINISHED by now."""
         self._finished += 1
         if self._finished > 64 and self._finished > len(self):
             self._heap = [entry for entry in self._heap if entry[1].status is not Status.FINISHED]
