@@ -136,6 +136,7 @@ class FakeExecutor(Executor):
     closed: bool = False
     num_moved: int = 0
     asynchronous: bool = False
+    touched: bool = False
 
     def __post_init__(self) -> None:
         self.pages: list[dict[int, list[int]]] = []
@@ -167,6 +168,9 @@ class FakeExecutor(Executor):
         self.pages = [{} for _ in num_blocks]
         self.num_host_blocks = num_host_blocks
         self.host_pages = [{} for _ in num_host_blocks]
+
+    def touch_kv(self) -> None:
+        self.touched = True
 
     def move_pages(self, ops: KVOps) -> None:
         for moves, sources, targets, limits in (

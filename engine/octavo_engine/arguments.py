@@ -151,7 +151,13 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
     server.add_argument("--api-key", nargs="+", metavar="KEY", help="or OCTAVO_API_KEY, VLLM_API_KEY")
     server.add_argument("--shutdown-timeout", type=seconds, default=30.0, metavar="SECONDS")
-    server.add_argument("--health-timeout", type=seconds, default=120.0, metavar="SECONDS")
+    server.add_argument(
+        "--health-timeout",
+        type=seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="without any progress of the engine, also within a step, until /health is 503",
+    )
     server.add_argument("--max-logprobs", type=max_logprobs, default=20)
     server.add_argument(
         "--max-body-bytes", type=at_least(1), metavar="BYTES", help="of a request; default: by context, 4 to 32 MiB"

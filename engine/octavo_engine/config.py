@@ -97,7 +97,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int | None = None  # of a request's body; None: by the model's context, see server/limits.py
     max_n: int = 128  # choices of one request
     max_logprobs: int = 20  # -1: the whole vocabulary
-    health_timeout: float = 120.0  # seconds that the core may be silent before /health says 503
+    health_timeout: float = 10.0  # seconds without a message or a part of a step before /health says 503
     allow_request_chat_template: bool = False
     enable_log_requests: bool = False
     disable_log_stats: bool = False

@@ -27,6 +27,7 @@ import zmq
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import ExecutorError, OctavoError
+from octavo_engine.heartbeat import Heartbeat
 from octavo_engine.messages import (
     AbortRequests,
     EngineOutput,
@@ -44,6 +45,7 @@ from octavo_engine.messages import (
 from octavo_models.errors import ModelError
 
 HEARTBEAT_MS = 1000
+INTAKE_BYTES = 256 * 1024  # of requests between two steps: tens of thousands of prompt tokens, and one request at least
 # Plain ints: the enumerations cost more than the call.
 EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
@@ -56,6 +58,7 @@ class CoreBoot(msgspec.Struct, frozen=True):
 
     config: EngineConfig
     started_at: float  # time.time() when the process was asked for
+    heartbeat_fd: int
     loader: str = DEFAULT_LOADER
 
 
@@ -70,6 +73,8 @@ class SteppedEngine(Protocol):
     def abort(self, request_ids: list[str]) -> None: ...
 
     def reset_prefix_cache(self) -> None: ...
+
+    def beat_into(self, beats: memoryview) -> None: ...
 
     def step(self) -> list[EngineOutput]: ...
 
@@ -112,6 +117,7 @@ class CoreProcess:
             traceback.print_exc()
             self.send(Failed(f"the engine could not start: {type(error).__name__}: {error}"))
             return 1
+        engine.beat_into(Heartbeat(boot.heartbeat_fd).beats)
         self.send(ready)
         self._settle()
         gc.collect()
@@ -144,9 +150,12 @@ class CoreProcess:
             self.send(StepOutputs(outputs, engine.stats(), self._num_received))
 
     def _drain(self, engine: SteppedEngine) -> bool:
-        """Hand what has arrived to the engine; False when told to end."""
-        while int(self._socket.getsockopt(EVENTS)) & POLLIN:
-            request = self._decoder.decode(self._socket.recv())
+        """Hand what has arrived to the engine, as much as a step may wait for; False when told to end."""
+        left = INTAKE_BYTES
+        while left > 0 and int(self._socket.getsockopt(EVENTS)) & POLLIN:
+            message = self._socket.recv()
+            left -= len(message)
+            request = self._decoder.decode(message)
             if isinstance(request, EngineRequest):
                 self._num_received += 1
                 engine.add(request)

@@ -70,6 +70,9 @@ class EngineCore:
         self.num_blocks = _num_blocks(config, capacity, kv_bytes, self.max_model_len)
         self.num_host_blocks = _num_host_blocks(swap_bytes, self.num_blocks, self.kv_cache_bytes)
         executor.init_kv(self.num_blocks, self.num_host_blocks)
+        if capacity.kv_bytes is None and _is_promised(config):
+            _check_memory(self.kv_cache_bytes + swap_bytes, capacity)
+            executor.touch_kv()
         self._swap_rule = SwapRule(self._page_seconds())
         self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV pages", start)
         self._scheduler = Scheduler(
@@ -145,6 +148,10 @@ class EngineCore:
 
     def stats(self) -> SchedulerStats:
         return self._scheduler.stats()
+
+    def beat_into(self, beats: memoryview) -> None:
+        """Count `beats[0]` up as steps move on, for a process that has to know a slow step from the end."""
+        self._executor.beat_into(beats)
 
     def reset_prefix_cache(self) -> None:
         """Forget the cached pages that nothing uses."""
@@ -300,6 +307,30 @@ def _kv_bytes(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
             + ": raise the limit, or choose a smaller model"
         )
     return left // capacity.sharers
+
+
+def _is_promised(config: EngineConfig) -> bool:
+    """Whether the size of the KV cache was set, by flag or by the container's limit, rather than guessed."""
+    cache = config.cache
+    return (cache.kv_cache_memory_bytes or cache.num_gpu_blocks_override or container_limit()) is not None
+
+
+def _check_memory(kv_bytes: int, capacity: Capacity) -> None:
+    """Refuse KV blocks that this machine or container can't hold: touching them, the kernel would kill the process."""
+    container, here = container_limit(), kv_bytes * capacity.sharers
+    weights = capacity.weight_bytes * capacity.sharers
+    if container is not None and weights + here > container.limit:
+        there_is = (
+            f"the container's limit is {container.limit / GIB:.2f} GiB, and the weights take {weights / GIB:.2f} GiB"
+        )
+    elif 0 < (available := available_memory()) < here:
+        there_is = f"this machine has {available / GIB:.2f} GiB available"
+    else:
+        return
+    raise ConfigError(
+        f"the KV cache and swap space take {here / GIB:.2f} GiB, and {there_is}: set a smaller "
+        "--kv-cache-memory-bytes or --swap-space, or provide more memory"
+    )
 
 
 def _check_max_model_len(config: EngineConfig, spec: ModelSpec | None) -> None:

@@ -297,3 +297,27 @@ def test_sequence_that_was_preempted_while_its_step_failed_starts_again(swap_byt
     assert core.stats().num_preemptions == 1
     assert ended["a"][1] == "error"
     assert ended["b"] == alone([6, 7, 8, 9, 10])
+
+
+def test_blocks_that_were_promised_are_touched_at_the_start(monkeypatch) -> None:
+    """A size that was only guessed is taken as it is used: nobody counts on it."""
+    monkeypatch.setattr(engine_core, "container_limit", lambda: None)
+    guessed, said, limited = FakeExecutor(), FakeExecutor(), FakeExecutor()
+    EngineCore(config(), guessed)
+    EngineCore(config(kv_cache_memory_bytes=1000), said)
+    monkeypatch.setattr(engine_core, "container_limit", lambda: MemoryLimit(GIB, 0))
+    EngineCore(config(), limited)
+    assert (guessed.touched, said.touched, limited.touched) == (False, True, True)
+
+
+def test_blocks_that_no_memory_is_there_for_are_refused_before_they_are_touched(monkeypatch) -> None:
+    """The kernel would kill the process, and it would have no words for it."""
+    executor = FakeExecutor(page_bytes=GIB)
+    monkeypatch.setattr(engine_core, "container_limit", lambda: MemoryLimit(8 * GIB, 0))
+    with pytest.raises(ConfigError, match=r"container's limit is 8.00 GiB.*--kv-cache-memory-bytes"):
+        EngineCore(config(kv_cache_memory_bytes=40 * GIB), executor)
+    monkeypatch.setattr(engine_core, "container_limit", lambda: None)
+    monkeypatch.setattr(engine_core, "available_memory", lambda: 8 * GIB)
+    with pytest.raises(ConfigError, match=r"this machine has 8.00 GiB available"):
+        EngineCore(config(kv_cache_memory_bytes=40 * GIB), executor)
+    assert not executor.touched

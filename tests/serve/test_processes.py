@@ -269,3 +269,17 @@ def test_health_is_the_engines_heartbeat(model):
         assert "silent" in server.get("/health")[1]["status"]
         os.kill(core, signal.SIGCONT)
         until(lambda: server.get("/health")[0] == 200, 6)
+
+
+def test_health_takes_a_slow_step_for_alive(model):
+    """In the middle of a step that takes several times the timeout the core counts, and /health sees it."""
+    with Served(model, "--health-timeout", "1.5", step_seconds=5) as server:
+        answers = []
+        asking = threading.Thread(
+            target=lambda: answers.append(server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}, timeout=60))
+        )
+        asking.start()
+        while asking.is_alive():
+            assert server.get("/health")[0] == 200
+            time.sleep(0.2)
+        assert answers[0][0] == 200

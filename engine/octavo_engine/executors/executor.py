@@ -65,6 +65,12 @@ class Executor(ABC):
     @abstractmethod
     def capabilities(self) -> Capabilities: ...
 
+    def beat_into(self, beats: memoryview) -> None:  # noqa: B027 — steps of a GPU are short
+        """Count `beats[0]`, 64 bits, up from now on, also within a step, each time that a part of it is done.
+
+        Another process reads it, to know a slow executor from one that hangs. Parts take seconds at most.
+        """
+
     @abstractmethod
     def load(self) -> Capacity:
         """Read and pack the weights.
@@ -80,6 +86,9 @@ class Executor(ABC):
         it is never written, and nothing that is read from it counts. `num_host_blocks` are those to swap to, in host
         memory, where `capabilities.swapping` says so.
         """
+
+    def touch_kv(self) -> None:  # noqa: B027 — most have it already
+        """Have the system give the memory of all blocks now, if it would otherwise do so as they are first used."""
 
     @abstractmethod
     def move_pages(self, ops: KVOps) -> None:

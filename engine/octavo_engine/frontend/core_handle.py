@@ -21,6 +21,7 @@ import msgspec
 
 from octavo_engine.config import EngineConfig, ParallelConfig, ServerConfig
 from octavo_engine.errors import ConfigError
+from octavo_engine.heartbeat import Heartbeat
 from octavo_engine.messages import LOST_TOUCH
 
 SOCKET_NAME = "engine"
@@ -57,6 +58,7 @@ class CoreHandle:
     def __init__(self, ranks: list[RankProcess], folder: Path) -> None:
         self.ranks = ranks
         self.folder = folder
+        self.heartbeat = Heartbeat.create()
 
     @classmethod
     def start(cls, config: EngineConfig, loader: str | None = None) -> CoreHandle:
@@ -75,7 +77,7 @@ class CoreHandle:
             if config.parallel.world_size > 1 and config.parallel.node_rank == 0:
                 listener = _listen(config.parallel)
             for rank in config.parallel.ranks_here:
-                handle.ranks.append(_start(rank, _at(config, listener, rank), boot, handle.address))
+                handle.ranks.append(_start(rank, _at(config, listener, rank), boot, handle))
         except BaseException:
             handle.close(timeout=0)
             raise
@@ -131,7 +133,7 @@ class CoreHandle:
         return self.ranks[0].process.returncode if self.ranks else 0
 
 
-def _start(rank: int, config: EngineConfig, boot: dict[str, object], address: str) -> RankProcess:
+def _start(rank: int, config: EngineConfig, boot: dict[str, object], handle: CoreHandle) -> RankProcess:
     """Start one process; `boot` is what a core is told besides its configuration."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
@@ -139,8 +141,9 @@ def _start(rank: int, config: EngineConfig, boot: dict[str, object], address: st
     if config.parallel.listen_fd is not None:
         fds.append(config.parallel.listen_fd)
     if rank == 0:
-        arguments = ["octavo_engine.core_process", address, str(os.getpid())]
-        told = boot | {"config": config}
+        arguments = ["octavo_engine.core_process", handle.address, str(os.getpid())]
+        fds.append(handle.heartbeat.fd)
+        told = boot | {"config": config, "heartbeat_fd": handle.heartbeat.fd}
     else:
         arguments = ["octavo_engine.rank_process", str(os.getpid())]
         told = {"config": config, "rank": rank, "words": write_end}

@@ -36,6 +36,7 @@ from octavo_engine.messages import (
 # Plain ints: the enumerations cost more than the call.
 EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
+PULSE_SECONDS = 0.5  # between two looks at whether the core moves on within a step
 CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies on another machine
 
 
@@ -169,7 +170,8 @@ class EngineClient:
         self.stats = SchedulerStats(
             num_running=0, num_waiting=0, kv_usage=0.0, prefix_cache_queries=0, prefix_cache_hits=0, num_preemptions=0
         )
-        self.last_heard = time.monotonic()
+        self.last_heard = time.monotonic()  # from the core, or a beat of its heart
+        self._beats = 0
 
     def connect(self, observer: Observer, on_progress: Callable[[str, float], None]) -> None:
         """Listen on the running event loop; `on_progress` gets each stage of the core's start and its seconds."""
@@ -181,6 +183,7 @@ class EngineClient:
         self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._readable)  # type: ignore[arg-type]
         for rank in self._core.ranks:
             self._loop.add_reader(rank.alive, self._rank_ended, rank)
+        self._feel_pulse()
         self._loop.call_soon(self._readable)  # the descriptor is edge-triggered: what came before must be asked for
 
     async def model_files(self) -> ModelFiles:
@@ -335,6 +338,16 @@ class EngineClient:
         """Sending may swallow the edge that told of something to read."""
         if self._loop is not None and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._loop.call_soon(self._readable)
+
+    def _feel_pulse(self) -> None:
+        """In the middle of a step the core sends nothing, and counts."""
+        if self._socket.closed:
+            return
+        if self._beats != (beats := self._core.heartbeat.count):
+            self._beats = beats
+            self.last_heard = time.monotonic()
+        assert self._loop is not None
+        self._loop.call_later(PULSE_SECONDS, self._feel_pulse)
 
     def _readable(self) -> None:
         while not self._socket.closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:

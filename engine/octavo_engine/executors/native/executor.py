@@ -118,8 +118,14 @@ class NativeExecutor(Executor):
                 held.append(stored.data)
             return decoder.finalize()
 
+    def beat_into(self, beats: memoryview) -> None:
+        self._loaded().beat_into(beats)
+
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self._loaded().init_kv(list(num_blocks), list(num_host_blocks))
+
+    def touch_kv(self) -> None:
+        self._loaded().touch_kv()
 
     def move_pages(self, ops: KVOps) -> None:
         decoder = self._loaded()

@@ -122,6 +122,7 @@ class Decoder:
         if parallel.place.last_stage:
             self.head = self.embedding if spec.tied_head else weights.pop("head")  # [vocab, hidden]
             self.final_norm = self._norm(vector, "final_norm", spec.final_norm)
+        self.on_layer: Callable[[], None] | None = None  # called as each layer has been computed, or launched
         self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
 
     def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
@@ -146,6 +147,8 @@ class Decoder:
             else:
                 normed, x = self._enter(weights.pre_mlp_norm, x, attended)
             branch = self._leave(weights.post_mlp_norm, self._mlp(layer, weights, normed))
+            if self.on_layer is not None:
+                self.on_layer()
         if self.parallel.place.last_stage:
             return self._enter(self.final_norm, x, branch)[0]
         x = self._enter(None, x, branch)[0]

@@ -137,6 +137,12 @@ class TorchExecutor(Executor):
         kv_bytes = self._kv_bytes() if self.device.type == "cuda" else None
         return Capacity(self.layout, weight_bytes, kv_bytes)
 
+    def beat_into(self, beats: memoryview) -> None:
+        def beat() -> None:
+            beats[0] += 1
+
+        self._loaded()[0].on_layer = beat
+
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 

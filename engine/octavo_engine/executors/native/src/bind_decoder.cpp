@@ -159,6 +159,7 @@ void bind_decoder(nb::module_& module) {
       .def("finalize", &Decoder::finalize, nb::call_guard<nb::gil_scoped_release>())
       .def("page_bytes", &Decoder::page_bytes)
       .def("init_kv", &Decoder::init_kv)
+      .def("touch_kv", &Decoder::touch_kv, nb::call_guard<nb::gil_scoped_release>())
       .def("copy_block", &Decoder::copy_block)
       .def("swap_out", &Decoder::swap_out)
       .def("swap_in", &Decoder::swap_in)
@@ -188,6 +189,9 @@ void bind_decoder(nb::module_& module) {
              return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(d.logits(), {rows, vocab}, nb::handle());
            },
            nb::rv_policy::copy)
+      .def("beat_into", [](Decoder& d, nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu> beats) {
+        d.beat_into(beats.data());
+      }, nb::keep_alive<1, 2>())
       .def("time_phases", [](Decoder& d, bool on) { d.timer().enable(on); })
       .def("phase_seconds", [](Decoder& d) {
         nb::dict spent;

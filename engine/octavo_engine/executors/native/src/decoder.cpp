@@ -94,6 +94,20 @@ void Decoder::init_kv(const std::vector<int32_t>& num_blocks, const std::vector<
   }
 }
 
+void Decoder::touch_kv() {
+  constexpr int64_t kPage = 4096;
+  team_.run([this](Member& me) {
+    for (Group& group : groups_) {
+      for (MemoryMap* map : {&group.pages, &group.host_pages}) {
+        const auto bytes = static_cast<int64_t>(map->size());
+        team_.each(me, (bytes + kPage - 1) / kPage, 512, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) *static_cast<volatile uint8_t*>(map->data() + i * kPage) = 0;
+        });
+      }
+    }
+  });
+}
+
 uint8_t* Decoder::Group::page(int32_t number) const {
   if (number <= 0 || number >= num_blocks) throw std::out_of_range("a page outside of its KV group is moved");
   return pages.data() + number * page_bytes;

@@ -62,6 +62,8 @@ class Decoder {
   int64_t page_bytes(size_t group) const { return groups_.at(group).page_bytes; }
   // `num_host_blocks` are those to swap to; none, or one number a group.
   void init_kv(const std::vector<int32_t>& num_blocks, const std::vector<int32_t>& num_host_blocks);
+  // Has the system give all of that memory now: where there is less than was asked for, a start ends and not a request.
+  void touch_kv();
   void copy_block(size_t group, int32_t from, int32_t to);
   void swap_out(size_t group, int32_t page, int32_t host_page);
   void swap_in(size_t group, int32_t host_page, int32_t page);
@@ -69,6 +71,8 @@ class Decoder {
   RequestTable& requests() { return requests_; }
   Team& team() { return team_; }
   StepTimer& timer() { return timer_; }
+  // Counts up `beats`, which outlives this, as a step moves on; another process may read it.
+  void beat_into(uint64_t* beats) { beats_ = beats; }
 
   // Runs the batch up to the logits of the rows to draw from, which stay inside.
   void forward(const std::vector<Scheduled>& batch);
@@ -118,7 +122,11 @@ class Decoder {
   float* scratch(const Member& me) const { return scratch_.floats() + me.id * scratch_floats_; }
   // Time since the last mark goes to `what`; only the calling thread's clock counts.
   void mark(const Member& me, Phase what) {
-    if (me.id == 0) timer_.mark(what);
+    if (me.id == 0) mark(what);
+  }
+  void mark(Phase what) {
+    if (beats_ != nullptr) __atomic_fetch_add(beats_, 1, __ATOMIC_RELAXED);
+    timer_.mark(what);
   }
 
   DecoderModel model_;
@@ -126,6 +134,7 @@ class Decoder {
   const Operations& ops_;
   Team team_;
   StepTimer timer_;
+  uint64_t* beats_ = nullptr;
   ActivationPool pool_;
   RequestTable requests_;
   Sampler sampler_;

@@ -30,7 +30,7 @@ void Decoder::forward(const std::vector<Scheduled>& batch) {
   }
   prompt_logprobs_.resize(plan_.prompt.size());
   prompt_failed_.assign(plan_.prompt.size(), 0);
-  timer_.mark(Phase::Plan);
+  mark(Phase::Plan);
   if (plan_.rows() > 0) team_.run([this](Member& me) { step(me); });
 }
 
@@ -202,6 +202,7 @@ void Decoder::heads(Member& me, const Residual& residual) {
         prompt_failed_[at] = good ? 0 : 1;
       }
     });
+    mark(me, Phase::Head);
   }
   head_rows(me, residual, plan_.drawn.data(), static_cast<int64_t>(plan_.drawn.size()), logits_.floats());
   mark(me, Phase::Head);
@@ -287,7 +288,7 @@ StepResult Decoder::sample(const GrammarMask& mask) {
       result.prompt.emplace_back(index, std::move(prompt_logprobs_[k]));
     }
   }
-  timer_.mark(Phase::Sample);
+  mark(Phase::Sample);
   return result;
 }
 

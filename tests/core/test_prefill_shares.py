@@ -1,0 +1,70 @@
+"""How prompts share a step, and what is left of those that end while they wait."""
+
+from __future__ import annotations
+
+from test_scheduler import TOKEN, request, scheduler, step
+
+from octavo_engine.core.outputs import StepOutput
+
+
+def test_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
+    """It is computed in the next step, whole; the long one takes what it leaves."""
+    core = scheduler()
+    core.add(request("long", 150))
+    step(core)
+    core.add(request("short", 10))
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"long": 22, "short": 10}
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"long": 31, "short": 1}
+
+
+def test_no_prefill_takes_more_than_half_of_a_step_while_others_can_use_it() -> None:
+    """Be they running or waiting, and in whatever order they came."""
+    core = scheduler(pages=200)
+    core.add(request("a", 150))
+    step(core)
+    core.add(request("b", 150))
+    core.add(request("c", 150))
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
+    made, _ = step(core)
+    assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
+
+
+def test_prefill_leaves_nothing_for_one_that_has_no_place_or_pages() -> None:
+    """Half of each step would be wasted until one of the others ends."""
+    core = scheduler(max_num_seqs=1)
+    core.add(request("a", 150))
+    core.add(request("b", 10))
+    assert step(core)[0].num_scheduled_tokens == {"a": 32}
+    assert step(core)[0].num_scheduled_tokens == {"a": 32}
+    core = scheduler(pages=50)
+    core.add(request("a", 150))
+    step(core)
+    core.add(request("b", 150))
+    assert step(core)[0].num_scheduled_tokens == {"a": 32}
+
+
+def test_nobody_waits_when_a_preempted_one_ends_among_many_that_were_aborted() -> None:
+    """Its last token was in flight; the queue is rid of those that have ended at that very moment."""
+    core = scheduler(pages=4)
+    core.add(request("a", 7, 9))
+    core.add(request("b", 7, 2))
+    step(core)
+    last = core.schedule()
+    assert last is not None
+    ahead = core.schedule()
+    assert ahead is not None
+    assert set(ahead.num_scheduled_tokens) == {"a"}
+    assert core.stats().num_waiting == 1, "b, whose last token is on its way"
+    for i in range(65):
+        core.add(request(f"r{i}", 3))
+    for i in range(64):
+        core.abort(f"r{i}")
+    assert core.stats().num_waiting == 2
+    outputs = core.update(StepOutput(last.step_id, {r: [TOKEN] for r in last.samples}))
+    assert [(o.request_id, o.finish_reason) for o in outputs if o.finish_reason] == [("b", "length")]
+    assert core.stats().num_waiting == 1
+    core.abort("r64")
+    assert core.stats().num_waiting == 0
