@@ -36,7 +36,7 @@ OTHER_TYPES = {
     34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
 
-Value = Any  # bool, int, float, str, a tuple of numbers, or Strings
+Value = Any  # bool, int, float, str, a memoryview of numbers, or Strings
 
 
 class Strings(Sequence[str]):
@@ -237,8 +237,10 @@ class _Reader:
         code = SCALARS.get(kind)
         if code is None:
             raise InvalidConfigError(f"key {key!r} is an array of the unsupported type {kind}")
-        self.bound(count, struct.calcsize(code), f"elements in {key!r}")
-        return self.unpack(f"{count}{code}", f"the value of {key!r}")
+        size = struct.calcsize(code)
+        self.bound(count, size, f"elements in {key!r}")
+        # Not a tuple, which takes ten times the memory. Native order is little-endian wherever Octavo runs.
+        return memoryview(self.take(count * size, f"the value of {key!r}")).cast(code)  # type: ignore[call-overload]
 
     def bound(self, count: int, smallest: int, what: str) -> None:
         """Refuse a count of things of `smallest` bytes each that what is left of the file can't hold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -216,3 +217,16 @@ def test_reading_a_large_vocabulary_takes_a_fraction_of_a_second(gemma3):
     assert tokens.decode()[:4] == ["<pad>", "<eos>", "<bos>", "<unk>"]
     assert len(tokens) == len(metadata["tokenizer.ggml.scores"]) == 262144
     assert set(metadata["tokenizer.ggml.token_type"]) <= set(range(7))
+
+
+def test_an_array_of_numbers_takes_no_more_memory_than_its_bytes(tmp_path):
+    """A stranger's file may bring one of many millions."""
+    path = write_gguf(tmp_path / "m.gguf", {}, {"tokenizer.ggml.token_type": list(range(1 << 20))})
+    tracemalloc.start()
+    try:
+        header = read_header(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert list(header.metadata["tokenizer.ggml.token_type"][-2:]) == [(1 << 20) - 2, (1 << 20) - 1]
+    assert peak < 5 * 4 * (1 << 20)
