@@ -44,6 +44,7 @@ def test_the_page_has_every_number():
             f"{threads['read']} to read, {threads['encode']} to tokenize, {threads['render']} to render, "
             f"{threads['decode']} to decode, {threads['format']} to format"
         ),
+        "a new connection without a request": f"{limits.HEAD_SECONDS:g} s",
         "a client that takes nothing of its answer": f"{limits.STALL_SECONDS:g} s",
         "a client whose machine has gone": f"{limits.VANISHED_SECONDS} s",
     }

@@ -12,7 +12,7 @@ from aiohttp import ClientSession, web
 
 from octavo_engine.config import EngineConfig, ModelConfig, ServerConfig
 from octavo_engine.errors import QueueFullError, RequestError
-from octavo_engine.server import delivery, request_body
+from octavo_engine.server import delivery, http_server, request_body
 from octavo_engine.server.error_responses import errors_as_json
 from octavo_engine.server.limits import VANISHED_SECONDS, limits_of
 from octavo_engine.server.listener import bind
@@ -159,3 +159,29 @@ def test_the_kernel_ends_connections_whose_client_has_vanished():
                 timeout = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
                 assert timeout == VANISHED_SECONDS * 1000
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == VANISHED_SECONDS // 2
+
+
+async def test_a_connection_without_a_request_is_closed(monkeypatch):
+    """Half a head is none; one that has asked may wait for its next request."""
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.5)
+
+    async def handler(_request):
+        return web.Response(text="ok")
+
+    app = web.Application()
+    app.router.add_get("/", handler)
+    runner = web.AppRunner(app)
+    listener = bind(ServerConfig(host="127.0.0.1", port=0))
+    server = await http_server.listen(runner, listener)
+    address = listener.getsockname()
+    silent, writer = await asyncio.open_connection(*address)
+    writer.write(b"GET / HTTP/1.1\r\nHost:")
+    asking, other = await asyncio.open_connection(*address)
+    for _ in range(2):
+        other.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asking.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+        assert await asyncio.wait_for(silent.read(), 10) == b""
+    for each in (writer, other):
+        each.close()
+    server.close()
+    await runner.cleanup()

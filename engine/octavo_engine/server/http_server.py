@@ -25,6 +25,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.error_responses import error_response, errors_as_json
+from octavo_engine.server.limits import HEAD_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,22 @@ async def listen(runner: web.AppRunner, listener: socket.socket) -> asyncio.Serv
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ()
+    __slots__ = ("_asked",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As aiohttp's, but a client that asks for nothing does not keep its connection."""
+        super().connection_made(transport)
+        self._asked = False
+        asyncio.get_running_loop().call_later(HEAD_SECONDS, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if not self._asked:
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """As aiohttp's, but a request whose body turns out to be malformed does not wait for the rest of it."""
         super().data_received(data)
+        self._asked = self._asked or bool(self._messages)
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         request = self._current_request

@@ -22,6 +22,7 @@ MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, ti
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
 
 # Clients
+HEAD_SECONDS = 60.0  # until a new connection has sent the head of a request
 BODY_GRACE_SECONDS = 30.0  # for a body, and a second more for each
 SLOWEST_BODY = 32 * 1024  # bytes of it
 STALL_SECONDS = 120.0  # a client that takes nothing of its answer for so long is gone
