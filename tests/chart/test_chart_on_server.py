@@ -10,7 +10,7 @@ import yaml
 from api_client import until
 from chart_switches import SWITCHES
 from foreign_definitions import FOREIGN
-from helm_runs import ROOT, by_name, without_helm
+from helm_runs import CHART, ROOT, by_name, without_helm
 
 Objects = dict[tuple[str, str, str], dict[str, Any]]
 DRY = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -114,3 +114,18 @@ def test_the_namespaced_folder_has_the_same_objects_as_the_switch(helm):
     for each in written:
         chart = charts[each["kind"], "chat", each["metadata"]["name"]]
         assert chart | {"metadata": {"name": each["metadata"]["name"]}} == each
+
+
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["chat"]}], ids=["all namespaces", "single namespaces"])
+def test_the_notes_can_be_pasted(helm_on_server, values):
+    """A heredoc's end begins its line; a single namespace is named wherever a service is."""
+    said = helm_on_server.run("install", "octavo", CHART, "--dry-run=server", "--namespace", PLACE, values=values)
+    notes = said[said.index("NOTES:") :]
+    lines = notes.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith("<<'EOF'"))
+    manifest = yaml.safe_load("\n".join(lines[start + 1 : lines.index("EOF")]))
+    assert manifest["kind"] == "LLMService"
+    where = "-n chat " if values else ""
+    for words in ("apply -f -", f"wait --for=condition=Ready llms/{manifest['metadata']['name']}", "port-forward"):
+        assert f"\nkubectl {where}{words}" in notes
+    assert "\ncurl " in notes

@@ -91,3 +91,15 @@ def test_the_images_are_named_by_registry_tag_and_digest(helm):
         "--image=octavo-cuda=mine:2",
         "--image=vllm=vllm:2",
     ]
+
+
+def test_the_engines_environment_reaches_the_operator(helm):
+    """Each variable is one argument, whatever stands in its value; a number is refused, for pods have strings."""
+    env = {"HF_ENDPOINT": "http://hub.example:8080", "NO_PROXY": 'a, "b" = c', "EMPTY": ""}
+    deployment = next(each for each in helm.template({"engine": {"env": env}}) if each["kind"] == "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    said = [each.removeprefix("--engine-env=") for each in arguments if each.startswith("--engine-env=")]
+    assert dict(each.split("=", 1) for each in said) == env
+    for wrong in ({"THREADS": 2}, {"not a name": "x"}):
+        with pytest.raises(HelmError):
+            helm.template({"engine": {"env": wrong}})

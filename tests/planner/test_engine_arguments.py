@@ -263,3 +263,25 @@ def test_the_default_limits_keep_the_engines_rules():
     for spec in ({"maxNumSeqs": 9000}, {"maxNumBatchedTokens": 100}):
         limits = planned(MISTRAL_7B, engine=spec).limits
         assert limits.max_num_batched_tokens >= limits.max_num_seqs
+
+
+def test_the_installations_variables_reach_every_engine_and_yield_to_the_service():
+    """A package index or a hub of the cluster's own; the token is the service's, whatever the installation says."""
+    installed = {"PIP_INDEX_URL": "http://index.example", "HF_ENDPOINT": "http://hub.example", "HF_TOKEN": "installed"}
+    model = {"uri": "hf://org/name", "credentials": {"secretName": "mine"}}
+    env = [{"name": "HF_ENDPOINT", "value": "http://mine.example"}]
+    for runtime in ("octavo", "vllm"):
+        asked = service(model=model, engine={"runtime": runtime, "env": env})
+        found = plan(asked, Observed(None), Settings(engine_env=installed)).engine.env
+        names = [variable.name for variable in found]
+        assert len(names) == len(set(names)), "an environment is a map to the API server"
+        values = {variable.name: variable.value for variable in found}
+        assert values["PIP_INDEX_URL"] == "http://index.example"
+        assert values["HF_ENDPOINT"] == "http://mine.example"
+        token = next(variable for variable in found if variable.name == "HF_TOKEN")
+        assert token.value is None
+        assert token.value_from is not None
+    without = plan(service(), Observed(None), Settings(engine_env=installed)).engine.env
+    assert {"HF_ENDPOINT": "http://hub.example", "HF_TOKEN": "installed"}.items() <= {
+        v.name: v.value for v in without
+    }.items()

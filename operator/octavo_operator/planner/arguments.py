@@ -14,6 +14,7 @@ from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.plan import CachePlan, Env, Hardware, Limits
 from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB
+from octavo_operator.settings import Settings
 
 PORT = 8000
 CACHE_PATH = "/var/cache/octavo"
@@ -91,8 +92,8 @@ def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int
     return limits.max_model_len if hardware.products or not hardware.cards else "auto"
 
 
-def environment(service: LLMService, cache: CachePlan | None) -> tuple[Env, ...]:
-    """Secrets by reference, where caches lie, and the manifest's own variables, which win.
+def environment(service: LLMService, cache: CachePlan | None, settings: Settings) -> tuple[Env, ...]:
+    """Secrets by reference, where caches lie, the manifest's own variables, which win, and the installation's last.
 
     A claim that exists has the hub's cache at its root, as one does that was mounted at ~/.cache/huggingface. What a
     Job has downloaded is whole: nothing of the hub is asked for then, and nothing more fills the claim.
@@ -108,7 +109,10 @@ def environment(service: LLMService, cache: CachePlan | None) -> tuple[Env, ...]
         own.append(_from_secret("HF_TOKEN", model.credentials.secret_name, model.credentials.key))
     if auth.api_keys is not None:
         own.append(_from_secret(runtime_of(engine).api_key, auth.api_keys.secret_name, auth.api_keys.key))
-    return (*(variable for variable in own if variable.name not in names), *given)
+    result = [*(variable for variable in own if variable.name not in names), *given]
+    names = {variable.name for variable in result}
+    installed = [Env(name, value) for name, value in sorted(settings.engine_env.items()) if name not in names]
+    return (*installed, *result)
 
 
 def _from_secret(name: str, secret: str, key: str) -> Env:

@@ -89,7 +89,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
             model=arguments.model_argument(spec.model.uri),
             chat_template=arguments.TEMPLATE_PATH if spec.model.chat_template else None,
             arguments=arguments.arguments(service, limits, place, drain) if known_runtime else (),
-            env=arguments.environment(service, cache) if known_runtime else (),
+            env=arguments.environment(service, cache, settings) if known_runtime else (),
             port=arguments.PORT,
         ),
         hardware=place,
