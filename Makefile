@@ -167,6 +167,12 @@ images: ## the operator's and the engine's image, as OCI archives in ~/.cache/oc
 images-cuda: ## build the engine's image for GPUs too, with torch and Triton (5 GB of wheels to fetch)
 	@$(PYTHON) images/build.py engine-cuda
 
+# One without TLS is REGISTRY=http://HOST:PORT. Credentials are those of `buildah login` or `docker login`.
+.PHONY: push
+push: ## build and push both images to REGISTRY=registry.example/team; CUDA=1: the engine's for GPUs too
+	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=registry.example/team"; exit 2; }
+	@$(PYTHON) images/build.py operator engine $(if $(CUDA),engine-cuda) --push "$(REGISTRY)"
+
 .PHONY: test-images
 test-images: $(VENV)/.dev ## run both images as the strictest cluster would (root, runc)
 	@OCTAVO_TEST_IMAGES=1 $(BIN)/python -m pytest tests/images

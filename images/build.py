@@ -1,4 +1,4 @@
-"""Builds Octavo's images into OCI archives: `python3 images/build.py [operator] [engine] [engine-cuda]`.
+"""Builds Octavo's images into OCI archives: `python3 images/build.py [operator] [engine] [engine-cuda] [--push REGISTRY]`.
 
 Needs nothing but Python and either buildah (as root) or docker. An archive is named for everything that it is made
 from, so nothing is built twice: ~/.cache/octavo/images/NAME-VERSION-KEY.tar. What it is built on is $OCTAVO_BASE, or
@@ -77,6 +77,12 @@ def main() -> int:
     """Exit status: 0 the archives are there; 1 one could not be built; 2 usage."""
     parser = argparse.ArgumentParser(description="Build Octavo's images into OCI archives and report their sizes.")
     parser.add_argument("names", nargs="*", metavar="IMAGE", help=f"of {', '.join(IMAGES)}; by default the first two")
+    parser.add_argument(
+        "--push",
+        type=registry_of,
+        metavar="REGISTRY",
+        help="push them there: registry.example, registry.example/team, http://10.0.0.1:5000 without TLS",
+    )
     parser.add_argument("--paths", action="store_true", help="print the archives' paths and nothing else")
     parser.add_argument("--folder", type=Path, default=CACHE / "images", help="where they go (default: %(default)s)")
     options = parser.parse_args()
@@ -88,6 +94,8 @@ def main() -> int:
         with (options.folder.parent / "images.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one build at a time: the second finds what the first has made
             paths = {name: build(name, options.folder) for name in names}
+            for name in names if options.push else ():
+                push(IMAGES[name], paths[name], *options.push)
     except BuildError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
@@ -121,6 +129,26 @@ def build(name: str, folder: Path) -> Path:
         if other != path:
             other.unlink()
     return path
+
+
+def registry_of(text: str) -> tuple[str, bool]:
+    """A registry, with the folder in it, and whether it speaks TLS."""
+    scheme, separator, rest = text.rpartition("://")
+    name = rest.rstrip("/")
+    if scheme not in {"", "http", "https"} or (separator and not scheme) or not name or name != name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no registry; it is HOST[:PORT][/FOLDER]")
+    return name, scheme != "http"
+
+
+def push(image: Image, archive: Path, registry: str, tls: bool) -> None:
+    """Put one image there, under the name that the chart gives it with `image.registry`.
+
+    Raises:
+        BuildError: the registry refused; its words are on stderr.
+    """
+    reference = f"{registry}/{image.reference}"
+    print(f"· pushing {reference}", file=sys.stderr)
+    find_builder().push(archive, reference, tls=tls)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,10 @@ class Builder(Protocol):
         """Write it as an OCI archive."""
         ...
 
+    def push(self, archive: Path, reference: str, *, tls: bool) -> None:
+        """Put an archive's image into the registry that `reference` begins with."""
+        ...
+
 
 def find_builder() -> Builder:
     """The one that works here.
@@ -86,6 +90,10 @@ class Buildah:
     def save(self, reference: str, archive: Path) -> None:
         _run(["buildah", "push", "--quiet", "--format", "oci", reference, f"oci-archive:{archive}:{reference}"])
 
+    def push(self, archive: Path, reference: str, *, tls: bool) -> None:
+        image = _run(["buildah", "pull", "--quiet", f"oci-archive:{archive}"], capture=True)
+        _run(["buildah", "push", "--quiet", f"--tls-verify={str(tls).lower()}", image, f"docker://{reference}"])
+
 
 class Docker:
     name = "docker"
@@ -105,6 +113,12 @@ class Docker:
     def save(self, reference: str, archive: Path) -> None:
         # Since version 25 this is an OCI archive too.
         _run(["docker", "save", "-o", str(archive), reference])
+
+    def push(self, archive: Path, reference: str, *, tls: bool) -> None:
+        del tls  # the daemon's own list, insecure-registries, decides
+        image = _run(["docker", "load", "--quiet", "-i", str(archive)], capture=True).partition(": ")[2]
+        _run(["docker", "tag", image, reference])
+        _run(["docker", "push", reference])
 
 
 @contextmanager
