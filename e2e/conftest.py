@@ -16,7 +16,7 @@ from e2e.cluster import Cluster, MissingError, open_cluster
 from e2e.cluster.host_services import fetch_wheel
 from e2e.cluster.images import built_archives
 from e2e.traffic_pod import Ledger, TrafficPod
-from e2e.world import HOME, ROOT, SYSTEM, World, client_pod, outside
+from e2e.world import HOME, ROOT, SYSTEM, World, outside
 
 ORDER = (
     "test_install",
@@ -28,6 +28,7 @@ ORDER = (
     "test_prometheus",
     "test_deletion",
     "test_requests",
+    "test_first_steps",  # it installs Octavo as a person would
 )
 FOUND = ROOT / ".e2e"  # what a failure left to look at, and the measured runs
 
@@ -61,7 +62,7 @@ def world(cluster: Cluster) -> World:
     world.apply(*outside("package-index", cluster.urls.index), *outside("model-hub", cluster.urls.hub))
     world.kubectl("-n", HOME, "delete", "pod", "--all", "--force", "--grace-period=0")
     # On the node that no test drains.
-    client = client_pod("client", ["python", "-c", "import time; time.sleep(1e6)"], nodeName=cluster.nodes[0])
+    client = world.client_pod("client", ["python", "-c", "import time; time.sleep(1e6)"], nodeName=cluster.nodes[0])
     world.apply(client)
     world.kubectl("-n", HOME, "wait", "pod/client", "--for=condition=Ready", "--timeout=180s", seconds=200)
     return world
@@ -87,13 +88,14 @@ def helm(cluster: Cluster) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def install(world: World, helm: Callable[..., str]) -> Callable[..., str]:
+def install(world: World, cluster: Cluster, helm: Callable[..., str]) -> Callable[..., str]:
     """Install or upgrade the operator by its chart, as its README says; returns helm's words."""
 
     def run(*values: str) -> str:
-        # One tag names whatever was built last: nodes ask the registry again, and a new image makes new pods.
+        # One tag names whatever was built last: a new image makes new pods.
         made_from = ".".join(path.stem for path in built_archives())
-        values = ("image.pullPolicy=Always", f"podAnnotations.made-from={made_from}", *values)
+        images = (f"image.pullPolicy={cluster.pull_policy}", f"image.registry={cluster.image_registry}")
+        values = (*images, f"podAnnotations.made-from={made_from}", *values)
         options = [option for value in values for option in ("--set", value)]
         said = helm(
             "upgrade", "--install", "octavo", str(ROOT / "charts/octavo"), "-n", SYSTEM, "--create-namespace", *options

@@ -94,11 +94,9 @@ def test_a_model_that_lies_on_a_claim(octavo, namespace):
 
 def _on_claim(world, namespace, claim, code):
     """What Python says of a claim's files."""
-    from e2e.world import client_pod
-
     volumes = [{"name": "model", "persistentVolumeClaim": {"claimName": claim}}]
     mounts = {"volumeMounts": [{"name": "model", "mountPath": "/model"}]}
-    pod = client_pod("look", ["python", "-c", code], volumes=volumes, container=mounts)
+    pod = world.client_pod("look", ["python", "-c", code], volumes=volumes, container=mounts)
     pod["metadata"]["namespace"] = namespace
     world.apply(pod)
     world.until(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from e2e.world import HOME, World, client_pod
+from e2e.world import HOME, World
 
 DRIVER = Path(__file__).with_name("traffic.py")
 
@@ -72,7 +72,8 @@ class TrafficPod:
         mounts = [{"name": "driver", "mountPath": "/driver"}]
         where = {"nodeName": self._node} if self._node else {}
         driver = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "driver", "namespace": HOME}}
-        pod = client_pod(self.name, self._command, volumes=volumes, container={"volumeMounts": mounts}, **where)
+        container = {"volumeMounts": mounts}
+        pod = self._world.client_pod(self.name, self._command, volumes=volumes, container=container, **where)
         self._world.apply({**driver, "data": {"traffic.py": DRIVER.read_text()}}, pod)
         self._world.until(self._answers, 90, lambda: f"no request was answered:\n{self._world.tell(HOME)}{self.log()}")
 

@@ -33,6 +33,8 @@ class World:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.kubectl = cluster.kubectl
+        registry = cluster.image_registry
+        self.engine_image = f"{registry}/{ENGINE_IMAGE}" if registry else ENGINE_IMAGE
 
     # Objects
 
@@ -60,7 +62,7 @@ class World:
     def service(self, name: str, namespace: str, **spec: Any) -> Object:
         """An LLMService of SmolLM2 on a CPU, small enough for several on this node; `spec` adds to it."""
         engine = {
-            "image": {"pullPolicy": "Always"},  # one tag names whatever was built last
+            "image": {"pullPolicy": self.cluster.pull_policy},
             "maxModelLen": 512,
             "maxNumSeqs": 16,
             "args": ["--threads", "1"],
@@ -150,6 +152,30 @@ class World:
         """The Service's, as clients in the cluster spell it."""
         return f"http://{name}.{namespace}.svc:8000"
 
+    def client_pod(self, name: str, command: list[str], container: Object | None = None, **spec: Any) -> Object:
+        """A pod of the suite's own, in the engine's image: it has Python and aiohttp."""
+        own = {
+            "name": "client",
+            "image": self.engine_image,
+            "imagePullPolicy": self.cluster.pull_policy,
+            "command": command,
+            "securityContext": RESTRICTED,
+            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": HOME},
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": False,
+                "securityContext": POD_SECURITY,
+                **spec,
+                "containers": [{**own, **(container or {})}],
+            },
+        }
+
     # Waits
 
     def until(
@@ -181,30 +207,6 @@ class World:
         self.kubectl(
             "-n", SYSTEM, "rollout", "status", "deployment/octavo-operator", f"--timeout={seconds:.0f}s", seconds=seconds + 30
         )  # fmt: skip
-
-
-def client_pod(name: str, command: list[str], container: Object | None = None, **spec: Any) -> Object:
-    """A pod of the suite's own, in the engine's image: it has Python and aiohttp."""
-    own = {
-        "name": "client",
-        "image": ENGINE_IMAGE,
-        "command": command,
-        "securityContext": RESTRICTED,
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": HOME},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
-            "securityContext": POD_SECURITY,
-            **spec,
-            "containers": [{**own, **(container or {})}],
-        },
-    }
 
 
 def outside(name: str, url: str) -> list[Object]:

@@ -67,7 +67,9 @@ def _up(options: argparse.Namespace) -> int:
         f"  registry {cluster.urls.registry}   packages {cluster.urls.index}   hub {cluster.urls.hub}\n\n"
         f"  export KUBECONFIG=$PWD/{folder}/kubeconfig PATH=$PWD/{folder}/bin:$PATH\n"
         "  make cluster-images\n"
-        "  helm install octavo charts/octavo --namespace octavo-system --create-namespace"
+        # Pods have no way out: engines are given the index and the hub that the cluster brings.
+        "  helm install octavo charts/octavo -n octavo-system --create-namespace --wait"
+        f" --set engine.env.PIP_INDEX_URL={cluster.urls.index} --set engine.env.HF_ENDPOINT={cluster.urls.hub}"
     )
     return 0
 

@@ -24,6 +24,8 @@ HOST = "OCTAVO_E2E_HOST"  # this machine's address as pods reach it
 class GivenCluster(Cluster):
     """Index and hub stand-ins run in this process, on an address of this machine that pods reach."""
 
+    pull_policy = "Always"
+
     def __init__(self, kubeconfig: Path, registry: str, host: str) -> None:
         folder = Path(tempfile.mkdtemp(prefix="octavo-e2e-"))
         stack = ExitStack()
@@ -33,6 +35,7 @@ class GivenCluster(Cluster):
         for server in (index, hub):
             stack.enter_context(server.running())
         super().__init__(kubeconfig, Urls(registry, index.index_url, hub.url))
+        self.image_registry = registry
         self.folder = folder
         publish_defaults(folder)
 
@@ -53,6 +56,8 @@ class GivenCluster(Cluster):
 
 class KindCluster(GivenCluster):
     """kind's cluster: images are loaded into its nodes, not pulled."""
+
+    pull_policy = "IfNotPresent"
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -26,7 +26,7 @@ class MissingError(Exception):
 class Urls:
     """Where pods find what an air-gapped company would run. `registry` is a host and port, the others are URLs."""
 
-    registry: str  # 10.88.0.1:5000; nodes pull every image from it, so that names need no prefix
+    registry: str  # 10.88.0.1:5000; nodes of our own pull every image from it, so that names need no prefix
     index: str  # http://10.88.0.1:5001/simple, for package://
     hub: str  # http://10.88.0.1:5002, for hf:// as HF_ENDPOINT
 
@@ -35,6 +35,10 @@ class Cluster(ABC):
     """A cluster as an administrator of it."""
 
     is_ours = False
+    pull_policy = "IfNotPresent"
+    """With which nodes run what `push_image` gave them last, under a tag that they have pulled before."""
+    image_registry = ""
+    """What images are named by before `octavo/engine`: the chart's image.registry."""
 
     def __init__(self, kubeconfig: Path, urls: Urls) -> None:
         self.kubeconfig = kubeconfig

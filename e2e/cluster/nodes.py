@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kubernetes_binaries import build
@@ -17,6 +18,7 @@ from e2e.cluster.control_plane import last_lines, log_of
 from e2e.cluster.credentials import credentials_folder, kubeconfig_of
 from e2e.cluster.images import PAUSE
 from e2e.cluster.layout import DNS_SERVICE, DOMAIN, Layout, Node
+from e2e.cluster.registry import DOCKER_PREFIX
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 
 SOCKET = "/run/containerd/containerd.sock"
@@ -65,6 +67,11 @@ def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
     (node.folder / "containerd.toml").write_text(_containerd(node))
     for command, config in (("kubelet", _kubelet(layout, node)), ("kube-proxy", _kube_proxy(layout, node))):
         (node.folder / f"{command}.json").write_text(json.dumps(config, indent=1))
+
+
+def forget_images(sandbox: Sandbox, names: Sequence[str]) -> None:
+    """Let the next pod pull what was pushed under a tag that the node has pulled before. What runs is not touched."""
+    sandbox.run("ctr", "--address", SOCKET, "-n", "k8s.io", "images", "rm", *(DOCKER_PREFIX + name for name in names))
 
 
 def register(node: Node) -> dict[str, object]:

@@ -31,7 +31,10 @@ class OwnCluster(Cluster):
         return path
 
     def push_image(self, archive: Path) -> list[str]:
-        return Registry(self.urls.registry).push_archive(archive)
+        names = Registry(self.urls.registry).push_archive(archive)
+        for node in self.layout.nodes:
+            nodes.forget_images(self.sandbox(node.name), names)
+        return names
 
     def publish_model(self, name: str, folder: Path, token: str | None = None) -> None:
         host_services.publish_model(self.layout.folder, name, folder, token)
