@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
 from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.core.outputs import KVOps, StepOutput
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
     from octavo_engine.core.outputs import SchedulerOutput
     from octavo_engine.executors.executor import Capacity, Executor, StepHandle
+    from octavo_engine.sampling_params import SamplingParams
     from octavo_models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -88,6 +91,7 @@ class EngineCore:
         self._ahead = 1 if asynchronous else 0  # steps that may be in flight when `step` returns
         self._in_flight: deque[tuple[SchedulerOutput, StepHandle, float]] = deque()  # and when it was launched
         self._landed_at = 0.0
+        self._last_sampling: SamplingParams | None = None
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
 
     @property
@@ -112,7 +116,9 @@ class EngineCore:
 
     def add(self, request: EngineRequest) -> None:
         """Take a request in; if it can't be served, the next `step` says so."""
-        self._scheduler.add(request, self._problem(request))
+        problem = self._problem(request)
+        self._share_lists(request.sampling)
+        self._scheduler.add(request, problem)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` says so. Unknown ids are ignored."""
@@ -180,6 +186,14 @@ class EngineCore:
                 if ids and (max(ids) >= self._vocab_size or min(ids) < 0):
                     return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
         return None
+
+    def _share_lists(self, sampling: SamplingParams) -> None:
+        """Hold the long lists of the choices of one request, which come one after another, only once."""
+        last, self._last_sampling = self._last_sampling, sampling
+        for name in ("allowed_token_ids", "bad_words", "logit_bias") if last is not None else ():
+            held = getattr(last, name)
+            if held and held == getattr(sampling, name):
+                msgspec.structs.force_setattr(sampling, name, held)
 
     def _launch(self, step: SchedulerOutput) -> None:
         start = self._clock()

@@ -321,3 +321,18 @@ def test_blocks_that_no_memory_is_there_for_are_refused_before_they_are_touched(
     with pytest.raises(ConfigError, match=r"this machine has 8.00 GiB available"):
         EngineCore(config(kv_cache_memory_bytes=40 * GIB), executor)
     assert not executor.touched
+
+
+def test_choices_of_one_request_share_their_long_lists() -> None:
+    """Each choice comes as a request of its own, with a copy; a million ids are held once, not a hundred times."""
+    executor = FakeExecutor()
+    core = core_over(executor)
+    for name in "abc":
+        copies = {"allowed_token_ids": tuple(range(3, 6)), "bad_words": (tuple(range(2)),), "logit_bias": {7: 1.0}}
+        core.add(request(name, [1, 2, 3], sampling=copies if name != "c" else {**copies, "allowed_token_ids": (6,)}))
+    core.step()
+    a, b, c = (executor.states[name].sampling for name in "abc")
+    for name in copies:
+        assert getattr(a, name) is getattr(b, name)
+    assert c.allowed_token_ids == (6,)
+    assert c.bad_words is a.bad_words

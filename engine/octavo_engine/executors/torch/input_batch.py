@@ -35,6 +35,8 @@ class RequestState:
     num_computed_tokens: int
     error: str | None = None
     row: int | None = None  # of the device's tables
+    allowed: Tensor | None = None  # [ceil(vocab / 32)] int32, on the device once a step has drawn with it
+    bias: Tensor | None = None  # [2, n] float64: tokens and values, likewise
 
     def take(self, position: int, token: int) -> None:
         """The token drawn for `position`; what was drawn for it before, or after it, is void."""

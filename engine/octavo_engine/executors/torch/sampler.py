@@ -77,21 +77,15 @@ class Extras:
         cls, states: list[RequestState], seq_lens: list[int], vocab_size: int, device: torch.device
     ) -> Extras | None:
         """For requests that draw at these lengths; None if nobody asks for anything."""
-        bias = [(i, t, v) for i, s in enumerate(states) for t, v in s.sampling.logit_bias.items()]
+        biased = [(i, s) for i, s in enumerate(states) if s.sampling.logit_bias]
         bans = [ban for i, (s, n) in enumerate(zip(states, seq_lens, strict=True)) for ban in _bans(i, s, n)]
         bans = [ban for ban in bans if ban[1] < vocab_size]
         listed = any(s.sampling.allowed_token_ids for s in states)
         penalized = any(_penalized(s) for s in states)
-        if not (bias or bans or listed or penalized):
+        if not (biased or bans or listed or penalized):
             return None
-        biases = None
-        if bias:
-            rows, tokens, values = zip(*bias, strict=True)
-            at = sent([list(rows), list(tokens)], torch.int64, device)
-            biases = at[0], at[1], sent(list(values), torch.float32, device)
-        allowed = None
-        if listed:
-            allowed = sent([_mask(s.sampling.allowed_token_ids, vocab_size) for s in states], torch.int32, device)
+        biases = _biases(biased, device) if biased else None
+        allowed = _masks(states, vocab_size, device) if listed else None
         return cls(biases, allowed, _sent_bans(bans, device) if bans else None, penalized)
 
 
@@ -305,12 +299,37 @@ def _sent_bans(bans: list[tuple[int, int, tuple[int, ...]]], device: torch.devic
     return Bans(*torch.split(numbers, [n, n, n + 1, len(flat)]))
 
 
-def _mask(allowed: tuple[int, ...], vocab_size: int) -> list[int]:
+def _biases(biased: list[tuple[int, RequestState]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, tokens and values. A request's own are sent once."""
+    for _, state in biased:
+        if state.bias is None:
+            items = state.sampling.logit_bias
+            state.bias = sent([list(items), list(items.values())], torch.float64, device)
+    held = torch.cat([state.bias for _, state in biased if state.bias is not None], dim=1)
+    counts = sent([len(state.sampling.logit_bias) for _, state in biased], torch.int64, device)
+    rows = sent([row for row, _ in biased], torch.int64, device)
+    return rows.repeat_interleave(counts, output_size=held.shape[1]), held[0].long(), held[1].float()
+
+
+def _masks(states: list[RequestState], vocab_size: int, device: torch.device) -> Tensor:
+    """[n, ceil(vocab / 32)] int32. A mask is made once for a request, and once for all that share its list."""
+    masks: dict[int, Tensor] = {id(s.sampling.allowed_token_ids): s.allowed for s in states if s.allowed is not None}
+    for state in states:
+        if state.allowed is None:
+            listed = state.sampling.allowed_token_ids
+            if id(listed) not in masks:
+                masks[id(listed)] = _mask(listed, vocab_size).to(device)
+            state.allowed = masks[id(listed)]
+    return torch.stack([state.allowed for state in states if state.allowed is not None])
+
+
+def _mask(allowed: tuple[int, ...], vocab_size: int) -> Tensor:
     """Bit t % 32 of word t // 32 for each token that may be drawn; no list allows all."""
-    words = [0 if allowed else 0xFFFFFFFF] * -(-vocab_size // 32)
-    for token in allowed:
-        words[token // 32] |= 1 << token % 32
-    return [word - (1 << 32) if word >> 31 else word for word in words]
+    bits = torch.full((-(-vocab_size // 32) * 32,), not allowed)
+    if allowed:
+        bits[torch.tensor(allowed)] = True
+    words = (bits.view(-1, 32).long() << torch.arange(32)).sum(-1)
+    return torch.where(words >> 31 == 1, words - (1 << 32), words).int()
 
 
 def _signed(seed: int) -> int:

@@ -1,0 +1,40 @@
+"""What requests forbid and favour lies on the device: made once for each, not in every step."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo_engine.executors.torch import sampler
+from octavo_engine.executors.torch.input_batch import RequestState
+from octavo_engine.executors.torch.sampler import Extras
+from octavo_engine.sampling_params import SamplingParams
+
+VOCABULARY = 70
+
+
+def state(name: str, **sampling) -> RequestState:
+    return RequestState(name, [1, 2], 2, SamplingParams(max_tokens=9, **sampling), [], 0)
+
+
+def test_mask_is_made_once_for_all_that_share_a_list(monkeypatch) -> None:
+    """Whatever the number of steps, and of requests with the same list or none."""
+    made = []
+    mask = sampler._mask
+    monkeypatch.setattr(sampler, "_mask", lambda allowed, size: made.append(allowed) or mask(allowed, size))
+    allowed = tuple(range(0, VOCABULARY, 3))
+    states = [state(f"r{i}", allowed_token_ids=allowed, logit_bias={i: 0.5, 69: -1.0}) for i in range(3)]
+    states += [state("free"), state("free as well")]
+    for _ in range(4):
+        extras = Extras.of(states, [3] * 5, VOCABULARY, torch.device("cpu"))
+        assert extras is not None
+    assert made == [allowed, ()]
+    assert extras.allowed is not None
+    words = extras.allowed.long()
+    bits = torch.tensor([[bool(row[t // 32] >> t % 32 & 1) for t in range(VOCABULARY)] for row in words])
+    assert [row.nonzero().flatten().tolist() for row in bits[:3]] == [list(allowed)] * 3
+    assert bits[3:].all()
+    assert extras.biases is not None
+    rows, tokens, values = (column.tolist() for column in extras.biases)
+    assert list(zip(rows, tokens, values, strict=True)) == [
+        (i, token, value) for i in range(3) for token, value in ((i, 0.5), (69, -1.0))
+    ]
