@@ -14,6 +14,7 @@ import resource
 import sys
 from collections.abc import Callable
 
+MOST_FILES = 1 << 20
 CLOSED_PIPE = 141  # a shell's code for a program that SIGPIPE ended
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 ERRORS = "octavo-spelled-out"
@@ -79,12 +80,14 @@ def spelled_out(error: UnicodeError) -> tuple[str, int]:
 def _raise_descriptor_limit() -> None:
     """Each request in flight holds a connection or two, and the usual soft limit of 1024 is for programs that select().
 
-    The hard limit is the administrator's decision, and stays.
+    The hard limit is the administrator's decision, and stays. Some container runtimes set it to a billion, through which
+    programs that close every descriptor one by one, as children may, would walk.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):  # macOS states a hard limit that it does not grant
             return
 

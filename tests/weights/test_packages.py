@@ -198,3 +198,12 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_goes_on_from(index, g
     assert index.asked[-1].headers["Range"].startswith("bytes=")
     assert not (partial.parent / ".unpacking-killed").exists()
     assert json.loads((folder.parent / "octavo-fetched.json").read_text())["sha256"] == upload.sha256
+
+
+def test_a_small_volume_keeps_a_small_share_free(tmp_path, monkeypatch):
+    """A claim that is only a little larger than its model takes the model."""
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(total=2_000, free=1_500))
+    cache_module.check_space(tmp_path, 1_400, "the model")
+    with pytest.raises(ModelLoadError, match="of which 100 are left to others"):
+        cache_module.check_space(tmp_path, 1_401, "the model")

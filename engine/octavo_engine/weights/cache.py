@@ -13,6 +13,7 @@ from pathlib import Path
 from octavo_engine.errors import ModelLoadError
 
 RESERVE = 256 << 20  # bytes of the disk that no download takes: a full one ends whatever else runs on the machine
+RESERVED_SHARE = 20  # at most one part in so many of the disk: a volume made for one model holds it
 
 Report = Callable[[str, int, int | None], None]  # what is being done, bytes so far, bytes in all where known
 
@@ -43,11 +44,12 @@ def expanded(path: str) -> Path:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises ModelLoadError where `needed` bytes more would leave less than `RESERVE` of the disk free."""
-    free = shutil.disk_usage(folder).free
-    if needed + RESERVE > free:
+    """Raises ModelLoadError where `needed` bytes more would leave too little of the disk to others."""
+    disk = shutil.disk_usage(folder)
+    reserve = min(RESERVE, disk.total // RESERVED_SHARE)
+    if needed + reserve > disk.free:
         raise ModelLoadError(
-            f"{folder}: {what} needs {needed:,} bytes, and {free:,} are free, of which {RESERVE:,} are left to others: "
+            f"{folder}: {what} needs {needed:,} bytes, and {disk.free:,} are free, of which {reserve:,} are left to others: "
             "free some, or name another folder with OCTAVO_CACHE"
         )
 
