@@ -278,12 +278,14 @@ def serving(command: list[str]) -> Any:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:
+        said = []
         for line in process.stdout:
+            said.append(line)
             if " is served at " in line:
                 port = int(line.split(" is served at ")[1].split("/v1")[0].rpartition(":")[2])
                 break
         else:
-            raise SystemExit("the server did not start")
+            raise SystemExit("the server did not start:\n" + "".join(said))
         # What else it says is read, so that it never waits, and shown.
         drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=sys.stderr)
         yield Server(process, port)
