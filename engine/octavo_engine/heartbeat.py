@@ -17,7 +17,7 @@ class Heartbeat:
     def __init__(self, fd: int) -> None:
         """Take over a descriptor that `create` has made, here or in the parent process."""
         self.fd = fd
-        self.beats = memoryview(mmap.mmap(fd, SIZE)).cast("Q")
+        self.beats = memoryview(mmap.mmap(fd, SIZE)).cast("Q")[:1]
 
     @classmethod
     def create(cls) -> Heartbeat:
