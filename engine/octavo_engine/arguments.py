@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from octavo_engine import api_keys
 from octavo_engine.config import (
     CacheConfig,
     EngineConfig,
@@ -29,8 +29,6 @@ from octavo_engine.device_defaults import DEVICES, DeviceDefaults, by_device, de
 from octavo_engine.errors import ConfigError
 from octavo_engine.flag_values import at_least, fraction, max_logprobs, model_len, port, seconds, strings
 from octavo_engine.unserved_flags import UNSERVED_FLAGS, UnservedFlag
-
-API_KEY_VARIABLES = ("OCTAVO_API_KEY", "VLLM_API_KEY")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,6 +148,11 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument("--port", type=port, default=8000)
     server.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
     server.add_argument("--api-key", nargs="+", metavar="KEY", help="or OCTAVO_API_KEY, VLLM_API_KEY")
+    server.add_argument(
+        "--api-key-file",
+        metavar="PATH",
+        help="keys, one a line, read again when the file changes; or OCTAVO_API_KEY_FILE",
+    )
     server.add_argument("--shutdown-timeout", type=seconds, default=30.0, metavar="SECONDS")
     server.add_argument(
         "--health-timeout",
@@ -303,6 +306,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
     parallel = _parallel(options)
     device = device_of(options.device, options.executor)
     defaults = defaults_for(device, options.executor)
+    keys, key_file = api_keys.configured(options.api_key, options.api_key_file)
     names = tuple(options.served_model_name or [model])
     return EngineConfig(
         model=ModelConfig(
@@ -339,7 +343,8 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             host=options.host,
             port=options.port,
             uds=options.uds,
-            api_keys=_api_keys(options.api_key),
+            api_keys=keys,
+            api_key_file=key_file,
             shutdown_timeout=options.shutdown_timeout,
             health_timeout=options.health_timeout,
             max_logprobs=options.max_logprobs,
@@ -398,27 +403,6 @@ def _parallel(options: argparse.Namespace) -> ParallelConfig:
     if options.headless and parallel.node_rank == 0:
         raise ConfigError("--headless: node 0 serves HTTP; leave it out, or give this node another --node-rank")
     return parallel
-
-
-def _api_keys(given: Sequence[str] | None) -> tuple[str, ...]:
-    """The keys that clients may send: of the flag, else of the first environment variable that is set."""
-    if given:
-        return tuple(_sendable_key("--api-key", key) for key in given)
-    found = [(name, os.environ[name]) for name in API_KEY_VARIABLES if os.environ.get(name)]
-    return tuple(_sendable_key(name, key) for name, key in found[:1])
-
-
-def _sendable_key(where: str, key: str) -> str:
-    """`key` without the white space around it, such as a file's last newline, which no client can send."""
-    key = key.strip()
-    if not key:
-        raise ConfigError(f"{where} is empty or white space, which would guard nothing: give a key, or leave it out")
-    if not key.isprintable():
-        raise ConfigError(
-            f"{where} holds a line break or another control character in its middle, which no client can send in a "
-            "header: give a key of one line"
-        )
-    return key
 
 
 def _template(value: str | None) -> str | None:

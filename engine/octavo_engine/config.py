@@ -93,6 +93,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     uds: str | None = None
     api_keys: tuple[str, ...] = ()
+    api_key_file: str | None = None  # further keys, read again when it changes
     shutdown_timeout: float = 30.0  # seconds that running requests have after SIGTERM
     max_body_bytes: int | None = None  # of a request's body; None: by the model's context, see server/limits.py
     max_n: int = 128  # choices of one request

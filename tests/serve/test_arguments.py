@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from octavo_engine.arguments import API_KEY_VARIABLES, build_parser, parse, parse_with_notes
+from octavo_engine.api_keys import VARIABLES as API_KEY_VARIABLES
+from octavo_engine.arguments import build_parser, parse, parse_with_notes
 from octavo_engine.errors import ConfigError
 from octavo_engine.serve import main
 from octavo_engine.unserved_flags import UNSERVED_FLAGS
@@ -130,6 +131,14 @@ def test_the_environment_gives_the_key_where_no_flag_does(monkeypatch):
     monkeypatch.setenv("OCTAVO_API_KEY", "ours")
     assert config_of().server.api_keys == ("ours",)
     assert config_of("--api-key", "flag").server.api_keys == ("flag",)
+
+
+@pytest.mark.parametrize("text", [None, "", " \n\n", "a\tb\n", b"\xff\n"])
+def test_a_file_of_keys_that_would_guard_nothing_is_refused(tmp_path, text):
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert f"--api-key-file {file}" in refusal("model", "--api-key-file", str(file))
 
 
 def test_a_chat_template_is_a_path_or_a_text(tmp_path):

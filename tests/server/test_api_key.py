@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 from served import Served
 
+from octavo_engine.api_keys import PAUSE_S
 from octavo_engine.openai_client import OpenAIClient
 
 KEY = "sesame"
@@ -115,3 +117,37 @@ def test_a_preflight_is_answered_without_the_key_for_an_allowed_origin(fake_mode
         _, _, headers = server.get("/v1/models", headers={"Origin": "https://a.example"})
         assert headers["access-control-allow-origin"] == "https://a.example", "errors can be read too"
         assert "X-Request-Id" in headers["access-control-expose-headers"]
+
+
+def test_keys_of_a_file_are_replaced_while_it_is_served_from(fake_model, tmp_path):
+    """As a kubelet does it: a link is moved to another folder. A file that can't be used changes nothing."""
+
+    def put(name, text):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "keys").write_text(text)
+        (tmp_path / "next").symlink_to(name)
+        (tmp_path / "next").rename(tmp_path / "data")
+
+    def status(key):
+        return raw_status(server, "/v1/models", headers=f"Authorization: Bearer {key}\r\n")
+
+    put("first", "old\n")
+    with Served(fake_model, "--api-key-file", str(tmp_path / "data/keys")) as server:
+        assert (status("old"), status("new")) == (200, 401)
+        put("both", "old\nnew\n")
+        eventually(lambda: (status("old"), status("new")) == (200, 200))
+        put("second", "new\n")
+        eventually(lambda: (status("old"), status("new")) == (401, 200))
+        put("empty", "\n")
+        time.sleep(2 * PAUSE_S)
+        assert (status("old"), status("new"), status("")) == (401, 200, 401)
+        (tmp_path / "data").unlink()
+        time.sleep(2 * PAUSE_S)
+        assert (status("old"), status("new"), status("")) == (401, 200, 401)
+
+
+def eventually(holds):
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from octavo_engine.api_keys import ApiKeys
 from octavo_engine.server.auth import require_key
 from octavo_engine.server.chat import chat_completions
 from octavo_engine.server.completions import completions
@@ -41,8 +42,8 @@ def build_app(context: ServerContext) -> web.Application:
     cross_origin = CrossOrigin(server.allowed_origins)
     if server.allowed_origins:
         middlewares.append(cross_origin.middleware())
-    if server.api_keys:
-        middlewares.append(require_key(server.api_keys, server.root_path))
+    if keys := ApiKeys(server.api_keys, server.api_key_file):
+        middlewares.append(require_key(keys, server.root_path))
     app = web.Application(middlewares=middlewares)
     app[CONTEXT] = context
     for prefix in dict.fromkeys(("", server.root_path)):

@@ -12,6 +12,7 @@ import hmac
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from octavo_engine.api_keys import ApiKeys
 from octavo_engine.errors import RequestError
 from octavo_engine.server.error_responses import error_response
 
@@ -19,14 +20,13 @@ KEY: web.RequestKey[int] = web.RequestKey("key", int)  # which of the keys the r
 OPEN_PATHS = ("/health", "/ping", "/version", "/metrics", "/load")
 
 
-def require_key(keys: tuple[str, ...], root_path: str) -> Middleware:
+def require_key(keys: ApiKeys, root_path: str) -> Middleware:
     """A middleware that lets a request pass with one of `keys` as bearer, or to an open path."""
-    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
     open_paths = frozenset(prefix + path for path in OPEN_PATHS for prefix in ("", root_path))
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        known = _known(request, digests)
+        known = _known(request, keys.current())
         if known is not None:
             request[KEY] = known
         if known is not None or request.raw_path.partition("?")[0] in open_paths:
@@ -38,9 +38,13 @@ def require_key(keys: tuple[str, ...], root_path: str) -> Middleware:
     return check
 
 
-def _known(request: web.Request, digests: list[bytes]) -> int | None:
+def _known(request: web.Request, keys: tuple[str, ...]) -> int | None:
     """Which key the request has. Compares digests of equal length, and all of them, so that the time tells nothing."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-    matches = [hmac.compare_digest(given, digest) for digest in digests]
+    given = _digest(token.strip())
+    matches = [hmac.compare_digest(given, digest) for digest in map(_digest, keys)]
     return matches.index(True) if scheme.lower() == "bearer" and any(matches) else None
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -30,6 +30,7 @@ FIELD_OF_FLAG = {
     "-q": "spec.engine.quantization",
     "--kv-cache-dtype": "spec.engine.kvCacheDtype",
     "--api-key": "spec.auth.apiKeys",
+    "--api-key-file": "spec.auth.apiKeys",
     "--shutdown-timeout": "spec.rollout.drainTimeout",
     "--port": "spec.service.port",
 }

@@ -40,7 +40,8 @@ class ApiKeys(Strict):
     secret_name: ObjectName
     """Name of the Secret, in the service's namespace."""
     key: DataKey = "api-keys"
-    """Key within the Secret whose value is the API key."""
+    """Key within the Secret whose value is the API key. The octavo runtime follows a change of the Secret within a
+    minute or two, without a restart; vllm reads it when a replica starts."""
 
 
 class Auth(Strict):

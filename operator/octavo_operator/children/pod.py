@@ -7,7 +7,7 @@ from typing import Any
 from octavo_operator.children.merge import merged
 from octavo_operator.children.ownership import Manifest
 from octavo_operator.labels import SERVICE, labels, selector
-from octavo_operator.planner.arguments import CACHE_PATH, CLAIM_PATH, TEMPLATE_PATH
+from octavo_operator.planner.arguments import CACHE_PATH, CLAIM_PATH, KEYS_PATH, TEMPLATE_PATH
 from octavo_operator.planner.plan import Env, Plan, Probe
 
 CONTAINER = "engine"
@@ -165,6 +165,9 @@ def _mounts_of_files(plan: Plan) -> list[Manifest]:
     if plan.pod.chat_template is not None:
         folder = TEMPLATE_PATH.rpartition("/")[0]
         mounts.append({"name": "chat-template", "mountPath": folder, "readOnly": True})
+    if plan.pod.api_keys is not None:
+        # The folder, for a file that is mounted by itself stays as it was when the Secret changes.
+        mounts.append({"name": "api-keys", "mountPath": KEYS_PATH.rpartition("/")[0], "readOnly": True})
     return mounts
 
 
@@ -183,4 +186,8 @@ def _volumes(plan: Plan) -> list[Manifest]:
         volumes.append(
             {"name": "chat-template", "configMap": {"name": config_map, "items": [{"key": key, "path": file}]}}
         )
+    if plan.pod.api_keys is not None:
+        secret, key = plan.pod.api_keys
+        items = [{"key": key, "path": KEYS_PATH.rpartition("/")[2]}]
+        volumes.append({"name": "api-keys", "secret": {"secretName": secret, "items": items}})
     return volumes

@@ -20,7 +20,7 @@ from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.children.pod import CONTAINER as ENGINE_CONTAINER
 from octavo_operator.children.pod import RESTRICTED, cache_volume, pull_policy, template, variables
 from octavo_operator.labels import PRELOAD, labels
-from octavo_operator.planner.arguments import CACHE_PATH, OFFLINE, TEMPLATE_PATH
+from octavo_operator.planner.arguments import CACHE_PATH, KEYS_PATH, OFFLINE, TEMPLATE_PATH
 from octavo_operator.planner.plan import CachePlan, Plan
 from octavo_operator.planner.runtimes import RUNTIMES
 
@@ -33,7 +33,7 @@ REPORT = "/dev/termination-log"  # the kubelet keeps it as the container's last 
 WRONG = 2  # the engine's exit status for what trying again does not fix
 NEEDS = {"cpu": "250m", "memory": "1Gi"}
 MOUNTS = {"tmp": "/tmp", "cache": CACHE_PATH}  # noqa: S108 — a volume of the pod's own
-ONLY_A_REPLICAS = {"/dev/shm", TEMPLATE_PATH.rpartition("/")[0]}  # noqa: S108 — a volume of the pod's own
+ONLY_A_REPLICAS = {"/dev/shm", *(path.rpartition("/")[0] for path in (TEMPLATE_PATH, KEYS_PATH))}  # noqa: S108 — a volume of the pod's own
 HOSTNAME = "kubernetes.io/hostname"
 # Of a replica's pod spec: where it may run, as whom, and what it reaches. Sidecars are left out, for they never end.
 FROM_THE_REPLICAS = (
@@ -108,7 +108,8 @@ def _template(plan: Plan, cache: CachePlan) -> Manifest:
 
 def _container(plan: Plan, engine: Manifest, mounts: list[Manifest]) -> Manifest:
     """The engine's container with another command: its environment without the API key, its limits without GPUs."""
-    not_its = {RUNTIMES[plan.engine.runtime].api_key, OFFLINE}
+    runtime = RUNTIMES[plan.engine.runtime]
+    not_its = {runtime.api_key, runtime.api_key_file, OFFLINE}
     result: Manifest = {
         "name": CONTAINER,
         "image": plan.preload_image,

@@ -18,7 +18,12 @@ from octavo_operator.planner.plan import Env, Plan
 from octavo_operator.planner.runtimes import RUNTIMES
 
 LOOPBACK = "127.0.0.1"
-OF_THE_CONTAINER = {"HF_HOME", "OCTAVO_CACHE", OFFLINE}  # the pod's volume: this machine has its own cache
+OF_THE_CONTAINER = {
+    "HF_HOME",
+    "OCTAVO_CACHE",
+    OFFLINE,
+    RUNTIMES["octavo"].api_key_file,
+}  # the pod's volume: this machine has its own cache
 UTF8_MODE = {"PYTHONUTF8": "1"}  # whatever the locale: its arguments and lines are text of a manifest
 
 

@@ -20,6 +20,7 @@ PORT = 8000
 CACHE_PATH = "/var/cache/octavo"
 CLAIM_PATH = "/models"
 OFFLINE = "HF_HUB_OFFLINE"
+KEYS_PATH = "/etc/octavo/api-keys/keys"
 TEMPLATE_PATH = "/etc/octavo/chat-template/template.jinja"
 
 
@@ -108,11 +109,21 @@ def environment(service: LLMService, cache: CachePlan | None, settings: Settings
     if model.credentials is not None and model.uri.scheme == "hf":
         own.append(_from_secret("HF_TOKEN", model.credentials.secret_name, model.credentials.key))
     if auth.api_keys is not None:
+        # The file follows the Secret. The variable is for engines that are older than the file.
         own.append(_from_secret(runtime_of(engine).api_key, auth.api_keys.secret_name, auth.api_keys.key))
+        if mounts_keys(service) and (file := runtime_of(engine).api_key_file):
+            own.append(Env(file, KEYS_PATH))
     result = [*(variable for variable in own if variable.name not in names), *given]
     names = {variable.name for variable in result}
     installed = [Env(name, value) for name, value in sorted(settings.engine_env.items()) if name not in names]
     return (*installed, *result)
+
+
+def mounts_keys(service: LLMService) -> bool:
+    """Whether the engine reads its API keys from a file: a variable of the manifest's own comes first."""
+    engine, runtime = service.spec.engine, runtime_of(service.spec.engine)
+    given = {variable.name for variable in engine.env}
+    return service.spec.auth.api_keys is not None and bool(runtime.api_key_file) and runtime.api_key not in given
 
 
 def _from_secret(name: str, secret: str, key: str) -> Env:

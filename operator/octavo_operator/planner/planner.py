@@ -213,11 +213,12 @@ def _scale(service: LLMService) -> Scale:
 
 def _pod(service: LLMService, exclusive: tuple[str, ...]) -> PodPlan:
     spec = service.spec
-    image, template = spec.engine.image, spec.model.chat_template
+    image, template, keys = spec.engine.image, spec.model.chat_template, spec.auth.api_keys
     return PodPlan(
         pull_policy=None if image is None else image.pull_policy,
         pull_secrets=() if image is None else tuple(image.pull_secrets),
         chat_template=None if template is None else (template.config_map_name, template.key),
+        api_keys=(keys.secret_name, keys.key) if keys and arguments.mounts_keys(service) else None,
         model_claim=storage.model_claim(service),
         exclusive=exclusive,
         template=dict(spec.pod_template),

@@ -24,6 +24,8 @@ class Runtime:
     """Of the oldest GPU that it runs on."""
     api_key: str
     """Variable that holds the API keys."""
+    api_key_file: str | None
+    """Variable that names a file with them, which is read again when it changes; None where there is none."""
     takes_file: bool
     """It serves one file of several."""
     swaps: bool
@@ -43,6 +45,7 @@ RUNTIMES = {
         image={"nvidia": "octavo-cuda", "cpu": "octavo"},
         capability=(8, 0),  # octavo_engine.kernels.triton.launch
         api_key="OCTAVO_API_KEY",
+        api_key_file="OCTAVO_API_KEY_FILE",
         takes_file=True,
         swaps=True,
         promises=("--executor", "torch", "--device", "cuda"),
@@ -55,6 +58,7 @@ RUNTIMES = {
         image={"nvidia": "vllm", "cpu": "vllm-cpu"},
         capability=(7, 5),  # CUDA 13, for which its wheels are built, has no older target
         api_key="VLLM_API_KEY",
+        api_key_file=None,
         takes_file=False,
         swaps=False,
         promises=(),
