@@ -54,6 +54,17 @@ class Metrics:
             "When a reconcile succeeded last",
             registry=self.registry,
         )
+        self.upgrades = Gauge(
+            "octavo_operator_upgrades",
+            "Services that move to this release, and those that wait for their turn",
+            ["state"],
+            registry=self.registry,
+        )
+        self.upgrades_stopped = Gauge(
+            "octavo_operator_upgrades_stopped",
+            "1 while no service moves to this release, for three in a row did not serve it",
+            registry=self.registry,
+        )
         self.ready_replicas = Gauge(
             "octavo_llmservice_replicas_ready", "Replicas that answer", OF_SERVICE, registry=self.registry
         )

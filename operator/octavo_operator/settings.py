@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,13 @@ class Rates:
     """Of one sequence in a full batch."""
     tokens_per_s_on_cpu: float = 10
     """Of one sequence in a full batch."""
+
+
+def _own_version() -> str:
+    try:
+        return version("octavo")
+    except PackageNotFoundError:
+        return "0.0.0"  # run from a folder that was never installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,10 @@ class Settings:
     """What runs the engine on this machine, without a cluster."""
     first_restart_pause_s: float = 1.0
     """Before a replica that died is started again, on this machine; it doubles with each failure."""
+    version: str = field(default_factory=_own_version)
+    """Of the operator, and of the engine whose image is its default."""
+    max_concurrent_upgrades: int = 1
+    """Services whose replicas are replaced at a time because the operator was upgraded; with 0 none is."""
     rates: Rates = Rates()
     """For the start-up budget and the drain."""
     longest_drain_s: int = 600
@@ -51,3 +65,9 @@ class Settings:
     (its --max-graceful-termination-sec defaults to ten minutes)."""
     shortest_drain_s: int = 30
     """Kubernetes' own default grace period."""
+
+    @property
+    def release(self) -> str:
+        """What an upgrade changes: the operator's version and its default images, as a word for labels and people."""
+        images = json.dumps(self.images, sort_keys=True).encode()
+        return f"{self.version}-{hashlib.sha256(images).hexdigest()[:6]}"

@@ -21,10 +21,12 @@ AUTOSCALING = "Autoscaling"
 """The autoscaler sees its metrics and can act on them."""
 FITS = "Fits"
 """The model fits the cards, or the container's memory, that it was given; Unknown blocks nothing."""
+UP_TO_DATE = "UpToDate"
+"""The replicas have the image and the pod template of this release of the operator."""
 RECONCILING = "Reconciling"
 """What kstatus calls Progressing; by its convention there only while it is True."""
 
-CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, RECONCILING)
+CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE, RECONCILING)
 
 
 REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"  # the Kubernetes API's own
@@ -47,7 +49,7 @@ class Condition(Strict):
     """One aspect of the service's state."""
 
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=316)]
-    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits or Reconciling."""
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate or Reconciling."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None

@@ -17,8 +17,9 @@ class Metadata(Strict):
     labels: dict[str, str] = {}
     """Labels."""
     annotations: dict[str, str] = {}
-    """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for want of memory, and octavo.dev/model-config
-    holds the model's config.json for an operator that does not look for it."""
+    """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for want of memory, octavo.dev/model-config holds
+    the model's config.json for an operator that does not look for it, and octavo.dev/upgrade takes an upgrade that the
+    condition UpToDate offers."""
     uid: str | None = None
     """Written by the API server."""
     resource_version: str | None = None

@@ -90,13 +90,28 @@ class CacheStatus(Strict):
     """Size of the weights, where it is known."""
 
 
+class UpgradeStatus(Strict):
+    """What the replicas keep while the operator is upgraded, until the service's turn comes."""
+
+    release: str | None = None
+    """Release of the operator that rendered the replicas' pod template."""
+    image: str | None = None
+    """Default image that they are pinned to; none where spec.engine.image names one."""
+    variant: str | None = None
+    """Which of the operator's default images that is: octavo, octavo-cuda, vllm or vllm-cpu."""
+    version: str | None = None
+    """Version of the operator whose default image it was."""
+    available: str | None = None
+    """Release that the replicas do not have yet."""
+
+
 class Status(Strict):
     """What is; written by the operator alone."""
 
     observed_generation: Annotated[int, Field(ge=-1)] | None = None
     """The metadata.generation that all of this was said of; -1 until the operator has looked."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits and, while it progresses, Reconciling."""
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate and, while it progresses, Reconciling."""
     replicas: Replicas | None = None
     """Replicas that exist, ready or not."""
     ready_replicas: Replicas | None = None
@@ -117,3 +132,5 @@ class Status(Strict):
     """What the manifest comes to, and why."""
     operator: str | None = None
     """Namespace of the operator that wrote this; another one over the same service gives way."""
+    upgrade: UpgradeStatus | None = None
+    """What the replicas keep while the operator is upgraded, once they have served."""

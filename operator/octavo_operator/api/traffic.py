@@ -30,6 +30,8 @@ class Rollout(Strict):
 
     strategy: Literal["Auto", "Surge", "InPlace"] = "Auto"
     """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the cards that are free."""
+    upgrade_policy: Literal["Paced", "Manual"] = "Paced"
+    """What an upgrade of the operator does to the replicas: Paced replaces them when the service's turn comes; Manual leaves them until the service is annotated with octavo.dev/upgrade, as the condition UpToDate says."""
     drain_timeout: Duration | None = None
     """How long a replica that ends may finish its requests; by default as long as the longest admissible generation takes."""
 

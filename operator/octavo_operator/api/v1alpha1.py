@@ -27,6 +27,7 @@ SHORT_NAME = "llms"
 # Annotations
 IGNORE_FIT = f"{GROUP}/ignore-fit"  # "true" serves what does not fit
 MODEL_SIZE = f"{GROUP}/model-size"  # of its files, as a quantity, where its architecture is not described
+UPGRADE = f"{GROUP}/upgrade"  # the release of the operator that a person wants for this service
 MODEL_CONFIG = f"{GROUP}/model-config"  # the model's config.json, for plans where nobody may look for it
 
 

@@ -51,7 +51,7 @@ def served_names(service: LLMService) -> tuple[str, ...]:
 
 
 def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: int) -> tuple[str, ...]:
-    """Everything but the model, the chat template and the address (see `EngineProcess.line`)."""
+    """Everything but the manifest's own arguments, the model, the chat template and the address (see `EngineProcess.line`)."""
     model, engine, runtime = service.spec.model, service.spec.engine, runtime_of(service.spec.engine)
     line: list[str] = ["--served-model-name", *served_names(service)]
 
@@ -83,7 +83,7 @@ def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: in
     if not engine.prefix_caching:
         line.append("--no-enable-prefix-caching")
     say("--shutdown-timeout", drain)
-    return (*line, *engine.args)
+    return tuple(line)
 
 
 def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int | str | None:

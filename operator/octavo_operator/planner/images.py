@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from octavo_operator.api.engine import Engine
+from octavo_operator.api.engine import Engine, Image
 from octavo_operator.planner.plan import Hardware, Refusal
 from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.settings import Settings
@@ -56,6 +56,15 @@ def refusal(engine: Engine, hardware: Hardware, settings: Settings) -> Refusal |
         f"the operator has no default image of {engine.runtime} for {where}",
         f"set engine.image.repository and engine.image.tag, or the operator's --image {_key(engine, hardware)}=IMAGE",
     )
+
+
+def variant_of(engine: Engine, hardware: Hardware) -> str | None:
+    """Key of `Settings.images` of the default that the service takes; None where the manifest names its image."""
+    return None if engine.image is not None and _is_named(engine.image) else _key(engine, hardware)
+
+
+def _is_named(image: Image) -> bool:
+    return any(part is not None for part in (image.repository, image.tag, image.digest))
 
 
 def _default(engine: Engine, hardware: Hardware, settings: Settings) -> str:

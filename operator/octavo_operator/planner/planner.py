@@ -13,6 +13,7 @@ from octavo_operator.observed import Observed
 from octavo_operator.planner import (
     advice,
     arguments,
+    engine_flags,
     gpus,
     hardware,
     images,
@@ -74,6 +75,8 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
     case = advice.Case(service, demand, model_bytes, fit, place, scale, cache, rolls, drain, longest, shm, limit)
     known_runtime = engine.runtime in RUNTIMES
+    line = arguments.arguments(service, limits, place, drain) if known_runtime else ()
+    version = engine_flags.version_of(engine, place, settings)
     return Plan(
         name=service.metadata.name,
         namespace=service.metadata.namespace,
@@ -88,7 +91,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
             image=images.image_of(engine, place, settings),
             model=arguments.model_argument(spec.model.uri),
             chat_template=arguments.TEMPLATE_PATH if spec.model.chat_template else None,
-            arguments=arguments.arguments(service, limits, place, drain) if known_runtime else (),
+            arguments=(*engine_flags.known(line, version), *engine.args) if known_runtime else (),
             env=arguments.environment(service, cache, settings) if known_runtime else (),
             port=arguments.PORT,
         ),
@@ -102,7 +105,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         service_port=spec.service.port,
         children=() if refusal is not None else children_of(service, place, scale, rolls, cache),
         reasons=_reasons(service, observed, limits, resources, startup, drain, longest, downloads=downloads),
-        warnings=advice.warnings(case),
+        warnings=(*advice.warnings(case), *engine_flags.warnings(line, version)),
         uid=service.metadata.uid,
         suspended=spec.suspend,
         pod=_pod(service, tuple(narrow)),

@@ -1,0 +1,75 @@
+"""What is said of a service's upgrade: the condition UpToDate, and `status.upgrade`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from octavo_operator.api.status import UpgradeStatus
+from octavo_operator.api.v1alpha1 import UPGRADE
+from octavo_operator.upgrades.turn import Case, Step, approval_for
+from octavo_operator.work_queue import Key
+
+State = tuple[str, str, str]  # status, reason, message
+
+
+def condition(key: Key, case: Case, taken: Step, stopped: Sequence[Key], limit: int) -> State:
+    """Whether the replicas have what this release of the operator renders; if not, why, and what to do."""
+    new, old = _name(case, fresh=True), _name(case, fresh=False)
+    take = f"kubectl annotate llms -n {key.namespace} {key.name} --overwrite {UPGRADE}={approval_for(case)}"
+    match taken.phase:
+        case "Moving":
+            return ("False", "Upgrading", f"the replicas move to {new}; if they do not serve, they get {old} back")
+        case "PutBack" | "PassedOver":
+            attempt = taken.record.attempt
+            why = f": {attempt.why}" if attempt is not None else ""
+            text = f"{new} did not serve{why}; the replicas have {old} again. Fix the cause, then edit the spec or {take}"
+            return ("False", "UpgradeFailed", text)
+        case "Offered":
+            text = f"{new} is available, and rollout.upgradePolicy is Manual. To take it: {take}"
+            return ("False", "UpgradeAvailable", text)
+        case "Busy":
+            text = f"{new} waits until the replicas serve what they have ({old})"
+            return ("False", "UpgradePending", text)
+        case "Waiting" if stopped:
+            names = ", ".join("/".join(each) for each in stopped)
+            text = (
+                f"{new} is held back: {names} did not serve it, one after the other, and have their former images "
+                f"again. Fix the cause (their UpToDate says why); upgrades go on once one of them serves it, or with the "
+                f"operator's next release. To take it here: {take}"
+            )
+            return ("False", "UpgradesStopped", text)
+        case "Waiting":
+            services = "service moves" if limit == 1 else "services move"
+            text = f"{new} waits for its turn: {limit} {services} at a time (upgrades.maxConcurrent)"
+            return ("False", "UpgradePending", text)
+        case _ if taken.phase == "Edited" and taken.record.current.pin != case.fresh.pin:
+            return ("False", "UpgradePending", f"{new} waits until the replicas serve what they have ({old})")
+        case _:
+            return ("True", "UpToDate", "the replicas have what this release of the operator gives them")
+
+
+def status(case: Case, taken: Step, state: State) -> UpgradeStatus:
+    """The pin, for people and for a service whose Deployment is gone."""
+    current = taken.record.current
+    pin = current.pin
+    return UpgradeStatus.model_validate(
+        {
+            "release": current.release or None,
+            "image": None if pin is None else pin.image,
+            "variant": None if pin is None else pin.variant,
+            "version": None if pin is None else pin.version,
+            "available": None if state[0] == "True" else case.fresh.release,
+        }
+    )
+
+
+def _name(case: Case, *, fresh: bool) -> str:
+    """Of two renderings: their images where these differ, else their releases."""
+    record = case.record
+    proven = record.current if record.move is None else record.move.previous
+    one, other = (case.fresh, proven) if fresh else (proven, case.fresh)
+    if one.pin is not None and other.pin is not None and one.pin.image != other.pin.image:
+        return one.pin.image
+    if fresh:
+        return f"the pod template of release {one.release}"
+    return f"the pod template of release {one.release}" if one.release else "their former pod template"
