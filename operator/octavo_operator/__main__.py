@@ -59,6 +59,8 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
     from octavo_operator.rivals import Rivals  # noqa: PLC0415
     from octavo_operator.scale_in import ScaleIn  # noqa: PLC0415
+    from octavo_operator.upgrades.campaign import Campaign  # noqa: PLC0415
+    from octavo_operator.upgrades.upgrades import Upgrades  # noqa: PLC0415
     from octavo_operator.watchers import Watchers  # noqa: PLC0415
     from octavo_operator.work_queue import WorkQueue  # noqa: PLC0415
     from octavo_operator.workers import Workers  # noqa: PLC0415
@@ -82,6 +84,8 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     settings = Settings(operator_namespace=namespace)
     settings.images.update(options.image)
     settings.engine_env.update(options.engine_env)
+    campaign = Campaign(settings.release, options.max_concurrent_upgrades)
+    upgrades = Upgrades(cluster, campaign, metrics, queue.add, options.namespace)
 
     def all_due() -> None:
         for key in health.services:
@@ -90,7 +94,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     source = NAMESPACED if options.namespace else DISABLED if options.metrics_api == "Disabled" else UNKNOWN
     announcement = Announcement(cluster, namespace, source, all_due, options.metrics_api_ca_file)
     reconciler = Reconciler(
-        cluster, settings, identity, feed, metrics, Rivals(namespace), source=lambda: announcement.source
+        cluster, settings, identity, feed, metrics, Rivals(namespace), upgrades, source=lambda: announcement.source
     )
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
@@ -173,6 +177,13 @@ def _parser() -> argparse.ArgumentParser:
         "PIP_INDEX_URL or HTTPS_PROXY; may be repeated",
     )
     parser.add_argument(
+        "--max-concurrent-upgrades",
+        type=_natural,
+        default=1,
+        metavar="N",
+        help="services whose replicas are replaced at a time because this operator renders them otherwise; 0: none",
+    )
+    parser.add_argument(
         "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"
     )
     parser.add_argument("--metrics-port", type=int, default=8080, help="of /metrics, /healthz, /readyz and /livez")
@@ -191,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_flags(parser)
     return parser
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 def _image(text: str) -> tuple[str, str]:

@@ -56,6 +56,11 @@ class Outcome:
     def wrote(self) -> bool:
         return bool(self.created or self.changed or self.removed)
 
+    def refusal_of(self, kind: str) -> str:
+        """What the API server said of a child of this kind that it will not take as it is; empty where it took it."""
+        final = [each for each in self.refused if each.kind == kind and each.status in {400, 403, 422}]
+        return final[0].words if final else ""
+
 
 class Applier:
     """For one service and one pass."""

@@ -19,7 +19,7 @@ from octavo_operator.api.manifest import read
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
 from octavo_operator.applying import Applier
 from octavo_operator.capacity_feed import CapacityFeed
-from octavo_operator.children import render
+from octavo_operator.children import Manifest, render
 from octavo_operator.cluster import Cluster, Object
 from octavo_operator.drift import same_template
 from octavo_operator.errors import ApiError, ManifestError
@@ -38,6 +38,8 @@ from octavo_operator.room import has_not_started
 from octavo_operator.settings import Settings
 from octavo_operator.status import Said
 from octavo_operator.surges import Surges
+from octavo_operator.upgrades.paced import Paced, asked_before, live_deployment, paced, reported
+from octavo_operator.upgrades.upgrades import Upgrades
 from octavo_operator.work_queue import Key
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Reconciler:
     feed: CapacityFeed | None  # None where nodes may not be seen
     metrics: Metrics
     rivals: Rivals
+    upgrades: Upgrades
     surges: Surges = field(default_factory=Surges)
     source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
 
@@ -64,6 +67,7 @@ class Reconciler:
         body = await self.cluster.get(SERVICES, key.namespace, key.name)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.rivals.forget(key)
+            self.upgrades.leave(key)
             return "gone"  # the children follow their owner
         rival = self.rivals.of(key, body.get("status"))
         if rival is not None and not await self.rivals.is_gone(self.cluster, rival):
@@ -81,15 +85,22 @@ class Reconciler:
             service, unknown = read(body)
         except ManifestError as error:
             return await self._keep(key, body, error)
+        await self.upgrades.read()
         observed = await observe(self.cluster, body, service, self.feed)
-        made = self._plan(key, service, observed)
-        outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(render(made))
+        found = self._plan(key, body, service, observed)
+        made = found.plan
+        outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(found.desired)
+        if found.begins and (why := outcome.refusal_of(DEPLOYMENTS.kind)):
+            found = found.without_the_move(why)
+            applier = Applier(self.cluster, made, observed, key.logged, referenced(service))
+            outcome = await applier.run(found.desired)
         if outcome.wrote:
             if (body.get("status") or {}).get("observedGeneration") == body["metadata"].get("generation"):
                 for event in restored(body, observed.children, outcome.changed, self.identity):
                     await self._post(event)
             observed = await observe(self.cluster, body, service, self.feed)
-        said = statuses.summarize(service, made, observed, outcome, self.source(), unknown)
+        upgrade = reported(key, body, found, self.upgrades)
+        said = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
         wrote = await self._say(body, said)
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
@@ -101,28 +112,37 @@ class Reconciler:
             return "changed"  # which is an event: it is looked at again
         return "waiting" if observed.job_waits or any(map(has_not_started, observed.pods)) else "unchanged"
 
-    def _plan(self, key: Key, service: LLMService, observed: Observed) -> Plan:
+    def _plan(self, key: Key, body: Object, service: LLMService, observed: Observed) -> Paced:
         """The plan beside what other services were promised a moment ago, and what is promised by it.
 
-        There is no await within, so that no two services are promised the same GPU.
+        There is no await within, so that no two services are promised the same GPU, or take the same turn.
         """
         resource = hardware_of(service.spec).resource_name or ""
         if observed.free_cards is not None:
             free = observed.free_cards - self.surges.promised(resource, key)
             observed = replace(observed, free_cards=max(0, free))
-        made = plan(service, observed, self.settings)
-        if made.fit.reason == ALREADY_SERVING and not _stays(made, observed):
-            made = plan(service, replace(observed, serving=False), self.settings)
-        live: Any = observed.child(DEPLOYMENTS.kind, made.name)
+
+        def planned(settings: Settings) -> Plan:
+            made = plan(service, observed, settings)
+            kept = asked_before(body, observed) or _stays(render(made), observed)
+            if made.fit.reason == ALREADY_SERVING and not kept:
+                return plan(service, replace(observed, serving=False), settings)
+            return made
+
+        found = paced(key, body, service, observed, self.settings, self.upgrades, planned, self.cluster.now())
+        made, live = found.plan, live_deployment(body, observed)
         if observed.change is not None:
             if live is not None and live.get("status", {}).get("updatedReplicas"):
                 self.surges.settle(key)
-        elif made.rollout.momentary and made.rollout.strategy == "Surge" and live and not _stays(made, observed):
+        elif (
+            made.rollout.momentary and made.rollout.strategy == "Surge" and live and not _stays(found.desired, observed)
+        ):
             self.surges.promise(key, resource, made.hardware.cards)
-        return made
+        return found
 
     async def _keep(self, key: Key, body: Object, error: ManifestError) -> Result:
         """What runs is kept, unless the spec says plainly that nothing is to run."""
+        self.upgrades.leave(key)
         observed = await observe(self.cluster, body, None, None)
         live: Any = observed.child(DEPLOYMENTS.kind, key.name)
         if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
@@ -186,11 +206,12 @@ class Reconciler:
                 log.warning("an Event could not be posted: %s", error.words, extra={"about": about})
 
 
-def _stays(made: Plan, observed: Observed) -> bool:
-    """Whether the replicas that run are what the plan has: only those are kept although they would not fit."""
-    live: Any = observed.child(DEPLOYMENTS.kind, made.name)
-    return live is not None and all(
-        same_template(each, live) for each in render(made) if each["kind"] == DEPLOYMENTS.kind
+def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
+    """Whether the replicas that run are what is desired: only those are kept although they would not fit."""
+    return all(
+        (live := observed.child(each["kind"], each["metadata"]["name"])) is not None and same_template(each, dict(live))
+        for each in desired
+        if each["kind"] == DEPLOYMENTS.kind
     )
 
 

@@ -56,8 +56,6 @@ class Settings:
     """Before a replica that died is started again, on this machine; it doubles with each failure."""
     version: str = field(default_factory=_own_version)
     """Of the operator, and of the engine whose image is its default."""
-    max_concurrent_upgrades: int = 1
-    """Services whose replicas are replaced at a time because the operator was upgraded; with 0 none is."""
     rates: Rates = Rates()
     """For the start-up budget and the drain."""
     longest_drain_s: int = 600
@@ -68,6 +66,6 @@ class Settings:
 
     @property
     def release(self) -> str:
-        """What an upgrade changes: the operator's version and its default images, as a word for labels and people."""
-        images = json.dumps(self.images, sort_keys=True).encode()
-        return f"{self.version}-{hashlib.sha256(images).hexdigest()[:6]}"
+        """What an upgrade changes: the operator's version, its default images and variables, as a word for people."""
+        given = json.dumps([self.images, self.engine_env], sort_keys=True).encode()
+        return f"{self.version}-{hashlib.sha256(given).hexdigest()[:6]}"

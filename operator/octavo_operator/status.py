@@ -20,6 +20,7 @@ from octavo_operator.api.conditions import (
     READY,
     RECONCILING,
     STALLED,
+    UP_TO_DATE,
     as_reason,
 )
 from octavo_operator.api.status import MemoryStatus, ModelStatus, PlanStatus, Status
@@ -33,6 +34,8 @@ from octavo_operator.observed import Object, Observed
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import human
 from octavo_operator.pod_troubles import Trouble, seen_trouble
+from octavo_operator.upgrades.report import UP_TO_DATE as UP_TO_DATE_REPORT
+from octavo_operator.upgrades.report import Report
 
 State = tuple[str, str, str]  # status, reason, message
 NOTHING = "nothing waits for anybody"
@@ -64,6 +67,7 @@ def summarize(
     plan: Plan,
     observed: Observed,
     outcome: Outcome,
+    upgrade: Report = UP_TO_DATE_REPORT,
     source: MetricsSource = SERVED,
     unknown: Sequence[str] = (),
 ) -> Said:
@@ -77,6 +81,7 @@ def summarize(
         MODEL_CACHED: cached,
         AUTOSCALING: _autoscaling(service, plan, observed, source),
         FITS: _fits(plan),
+        UP_TO_DATE: upgrade.state,
     }
     status = Status.model_validate(
         {
@@ -99,6 +104,7 @@ def summarize(
             ),
             "cache": memory_of(fetched or observed.downloaded),
             "plan": _plan(plan, _asides(plan, outcome, unknown)),
+            "upgrade": upgrade.upgrade,
         }
     )
     return Said(status, conditions, _shown_wish(plan, observed, counts))
@@ -128,13 +134,14 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
             if uri
             else None,
             "cache": memory_of(observed.downloaded),
+            "upgrade": (body.get("status") or {}).get("upgrade"),
         }
     )
     conditions = {
         READY: state,
         PROGRESSING: ("False", "InvalidSpec", "reconciliation is paused until the spec is fixed"),
         STALLED: ("True", "InvalidSpec", text),
-        **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS), unknown),
+        **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE), unknown),
     }
     return Said(status, conditions, counts.wished)
 

@@ -68,7 +68,9 @@ async def reconcile(installed, namespace):
     """One pass of the operator's reconcile, run to the end: until nothing is left to write."""
     endpoint = installed.endpoint()
     cluster = Cluster(Connection(endpoint.server, endpoint.authority, token=endpoint.token))
-    reconciler = Reconciler(cluster, Settings(), "tests", feed=None, metrics=Metrics(), rivals=Rivals("tests"))
+    metrics, settings = Metrics(), Settings()
+    upgrades = Upgrades(cluster, Campaign(settings.release, 1), metrics, lambda key: None)
+    reconciler = Reconciler(cluster, settings, "tests", None, metrics, Rivals("tests"), upgrades)
 
     async def run():
         for _ in range(5):

@@ -70,10 +70,11 @@ def warnings(line: Sequence[str], version: Version | None, since: dict[str, Vers
         return ()
     needed = ".".join(map(str, max(since[flag] for flag in left_out)))
     flags = ", ".join(left_out)
-    return (
+    text = (
         f"the engine's version {'.'.join(map(str, version))} does not know {flags}, which came with {needed}: what "
-        "they stand for takes effect once the service has the newer image (see the condition UpToDate)",
+        "they stand for takes effect once the service has the newer image (see the condition UpToDate)"
     )
+    return (text,)
 
 
 def _parsed(text: str) -> Version | None:

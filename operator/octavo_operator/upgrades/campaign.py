@@ -38,14 +38,10 @@ class Campaign:
 
     def stopped(self, members: Mapping[Key, Member]) -> tuple[Key, ...]:
         """The services that stopped it, in the order in which they failed; none where it goes on."""
-        ended = sorted(
-            ((member.attempt.at, key, member.attempt.served) for key, member in members.items() if self._tried(member)),
-            reverse=True,
-        )
-        last = ended[:ROW]
-        if len(last) < ROW or any(served for _, _, served in last):
-            return ()
-        return tuple(key for _, key, _ in reversed(last))
+        tried = {key: each.attempt for key, each in members.items() if each.attempt is not None}
+        ended = sorted((each.at, key) for key, each in tried.items() if each.release == self.release)
+        last = tuple(key for _, key in ended[-ROW:])
+        return last if len(last) == ROW and not any(tried[key].served for key in last) else ()
 
     def may_move(self, key: Key, member: Member, members: Mapping[Key, Member]) -> bool:
         """Whether the service has its turn now."""
@@ -64,6 +60,3 @@ class Campaign:
             if member.waits and (member.asked_for or goes_on)
         )
         return tuple(key for _, key in waiting[:free])
-
-    def _tried(self, member: Member) -> bool:
-        return member.attempt is not None and member.attempt.release == self.release

@@ -144,9 +144,7 @@ def _rendering(values: Mapping[str, Any]) -> Rendering:
     pin, template = values["pin"], values["template"]
     if not isinstance(template, dict) or not template:
         raise TypeError
-    return Rendering(
-        str(values["asked"]), str(values["release"]), None if pin is None else Pin(**pin), template
-    )
+    return Rendering(str(values["asked"]), str(values["release"]), None if pin is None else Pin(**pin), template)
 
 
 def _template(deployment: Object) -> Manifest:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from octavo_operator.api.status import UpgradeStatus
 from octavo_operator.api.v1alpha1 import UPGRADE
 from octavo_operator.upgrades.turn import Case, Step, approval_for
 from octavo_operator.work_queue import Key
@@ -12,7 +13,34 @@ from octavo_operator.work_queue import Key
 State = tuple[str, str, str]  # status, reason, message
 
 
-def condition(key: Key, case: Case, taken: Step, stopped: Sequence[Key], limit: int) -> State:
+_UP_TO_DATE: State = ("True", "UpToDate", "the replicas have what this release of the operator gives them")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """For the status."""
+
+    state: State
+    """Of the condition UpToDate."""
+    upgrade: Mapping[str, Any] | None
+    """`status.upgrade`; None until the service has served."""
+
+
+UP_TO_DATE = Report(_UP_TO_DATE, None)
+
+
+def reported(key: Key, case: Case, taken: Step, stopped: Sequence[Key], limit: int, *, served: bool) -> Report:
+    """Reports one service's step; `served` is whether it ever has."""
+    state, current = _state(key, case, taken, stopped, limit), taken.record.current
+    if not served and not case.replicas.ready:
+        return Report(state, None)
+    pin = {} if current.pin is None else asdict(current.pin)
+    available = {} if state[0] == "True" else {"available": case.fresh.release}
+    values = {"release": current.release, **pin, **available}
+    return Report(state, {name: value for name, value in values.items() if value})
+
+
+def _state(key: Key, case: Case, taken: Step, stopped: Sequence[Key], limit: int) -> State:
     """Whether the replicas have what this release of the operator renders; if not, why, and what to do."""
     new, old = _name(case, fresh=True), _name(case, fresh=False)
     take = f"kubectl annotate llms -n {key.namespace} {key.name} --overwrite {UPGRADE}={approval_for(case)}"
@@ -22,7 +50,9 @@ def condition(key: Key, case: Case, taken: Step, stopped: Sequence[Key], limit: 
         case "PutBack" | "PassedOver":
             attempt = taken.record.attempt
             why = f": {attempt.why}" if attempt is not None else ""
-            text = f"{new} did not serve{why}; the replicas have {old} again. Fix the cause, then edit the spec or {take}"
+            text = (
+                f"{new} did not serve{why}; the replicas have {old} again. Fix the cause, then edit the spec or {take}"
+            )
             return ("False", "UpgradeFailed", text)
         case "Offered":
             text = f"{new} is available, and rollout.upgradePolicy is Manual. To take it: {take}"
@@ -45,22 +75,7 @@ def condition(key: Key, case: Case, taken: Step, stopped: Sequence[Key], limit: 
         case _ if taken.phase == "Edited" and taken.record.current.pin != case.fresh.pin:
             return ("False", "UpgradePending", f"{new} waits until the replicas serve what they have ({old})")
         case _:
-            return ("True", "UpToDate", "the replicas have what this release of the operator gives them")
-
-
-def status(case: Case, taken: Step, state: State) -> UpgradeStatus:
-    """The pin, for people and for a service whose Deployment is gone."""
-    current = taken.record.current
-    pin = current.pin
-    return UpgradeStatus.model_validate(
-        {
-            "release": current.release or None,
-            "image": None if pin is None else pin.image,
-            "variant": None if pin is None else pin.variant,
-            "version": None if pin is None else pin.version,
-            "available": None if state[0] == "True" else case.fresh.release,
-        }
-    )
+            return _UP_TO_DATE
 
 
 def _name(case: Case, *, fresh: bool) -> str:

@@ -48,17 +48,12 @@ class Upgrades:
     def limit(self) -> int:
         return self._campaign.limit
 
-    async def next_step(self, key: Key, case: Case) -> Step:
-        """Decides for one service, and keeps its place in the campaign.
-
-        Raises:
-            ApiError, UnreachableError: whether other services move could not be read.
-        """
-        if step(case).phase == "Waiting":
-            await self._read()
-        # There is no await below, so that no two services take the same turn.
+    def next_step(self, key: Key, case: Case) -> Step:
+        """Decides for one service, and keeps its place in the campaign; only once `read` has returned."""
         taken = step(case)
-        member = Member(is_moving(taken.record, case.replicas, case.fresh.release), taken.record.attempt, asked_for=taken.asked_for)
+        member = Member(
+            is_moving(taken.record, case.replicas, case.fresh.release), taken.record.attempt, asked_for=taken.asked_for
+        )
         if taken.phase == "Waiting":
             if self._campaign.may_move(key, member, self._members):
                 taken = moved(case)
@@ -98,7 +93,12 @@ class Upgrades:
         for key in due:
             self._wake(key)
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Returns once it is known which services move; at once from the second time on.
+
+        Raises:
+            ApiError, UnreachableError: the Deployments could not be listed.
+        """
         async with self._reading:
             if self._was_read:
                 return
@@ -112,4 +112,3 @@ class Upgrades:
                             self._members.setdefault(key, Member(moving, record.attempt))
             self._was_read = True
         self._look()
-
