@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from octavo_operator.api.conditions import READY, STALLED
+from octavo_operator.api.conditions import READY, STALLED, UP_TO_DATE
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.hands import editor
 from octavo_operator.resources import EVENTS
@@ -34,6 +34,11 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
         yield _event(body, "Warning" if grave else "Normal", ready, old.get(READY), identity)
     if stalled["status"] == "True" and ready["status"] == "True" and _changed(old.get(STALLED), stalled):
         yield _event(body, "Warning", stalled, old.get(STALLED), identity)
+    upgrade = new[UP_TO_DATE]
+    if UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_told(old[UP_TO_DATE], upgrade):
+        yield _event(
+            body, "Warning" if upgrade["reason"] == "UpgradeFailed" else "Normal", upgrade, old[UP_TO_DATE], identity
+        )
     told = set((before.get("plan") or {}).get("warnings", ()))
     for warning in (wished.get("plan") or {}).get("warnings", ()):
         if warning not in told:
@@ -60,6 +65,11 @@ def restored(
                 f"what {hand} changed in {name} was undone: change the LLMService (podTemplate has what no field has)"
             )
             yield _event(body, "Normal", {"reason": "Restored", "message": text}, None, identity)
+
+
+def _is_told(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """An upgrade's beginning and end; not that a service waits for its turn, which all do at once."""
+    return new["reason"] in {"Upgrading", "UpgradeFailed", "UpgradeAvailable"} or old["reason"] == "Upgrading"
 
 
 def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:

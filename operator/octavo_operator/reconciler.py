@@ -95,7 +95,8 @@ class Reconciler:
             applier = Applier(self.cluster, made, observed, key.logged, referenced(service))
             outcome = await applier.run(found.desired)
         if outcome.wrote:
-            if (body.get("status") or {}).get("observedGeneration") == body["metadata"].get("generation"):
+            edited = (body.get("status") or {}).get("observedGeneration") != body["metadata"].get("generation")
+            if found.steady and not edited:
                 for event in restored(body, observed.children, outcome.changed, self.identity):
                     await self._post(event)
             observed = await observe(self.cluster, body, service, self.feed)

@@ -13,6 +13,8 @@ from octavo_operator.metrics import Metrics
 from octavo_operator.reconciler import Reconciler
 from octavo_operator.rivals import Rivals
 from octavo_operator.settings import Settings
+from octavo_operator.upgrades.campaign import Campaign
+from octavo_operator.upgrades.upgrades import Upgrades
 from octavo_operator.work_queue import Key
 
 ROOT = Path(__file__).parents[2]

@@ -54,6 +54,11 @@ def test_a_template_too_long_for_an_annotation_is_not_recorded():
     [
         ({"observedGeneration": 3}, "3", Pin("octavo-cuda", "octavo/engine:0.0.9", "")),
         (None, "3", Pin("octavo-cuda", "octavo/engine:0.0.9", "")),  # a restored backup
+        (
+            {"observedGeneration": -1},
+            "3",
+            Pin("octavo-cuda", "octavo/engine:0.0.9", ""),
+        ),  # as the API server defaults it
         ({"observedGeneration": 2}, "", None),  # edited while no operator ran
     ],
 )

@@ -37,6 +37,8 @@ class Paced:
     case: Case | None = None
     """None where there is nothing to upgrade: a new service, or one whose plan is refused."""
     step: Step | None = None
+    steady: bool = False
+    """The Deployment has its record already: what is written to it undoes what others changed."""
 
     @property
     def begins(self) -> bool:
@@ -112,12 +114,13 @@ def paced(
         "upgrade" in status or all(each.get("type") != UP_TO_DATE for each in status.get("conditions", ())),
     )
     step = upgrades.next_step(key, case)
+    steady = recorded(live) == step.record
     if step.renders:
-        return _rendered(Paced(made, desired, case, step), step.record, pin, settings, planned)
+        return _rendered(Paced(made, desired, case, step, steady), step.record, pin, settings, planned)
     if step.record.current.pin != pin:
         made = planned(_with(settings, step.record.current.pin))
         desired = render(made)
-    return Paced(made, _given(desired, step.record), case, step)
+    return Paced(made, _given(desired, step.record), case, step, steady)
 
 
 def reported(key: Key, body: Object, found: Paced, upgrades: Upgrades) -> Report:

@@ -19,6 +19,7 @@ from octavo_operator.observed import Object
 
 ANNOTATION = f"{GROUP}/rendered"
 LONGEST = 100_000  # bytes; the API server takes 256 KiB of annotations in all
+NEVER = -1  # the default of status.observedGeneration
 UNKNOWN = ""  # is never what was asked for
 
 
@@ -119,8 +120,8 @@ def adopted(deployment: Object, body: Object, fresh: Rendering) -> Record:
 
     The service's status says of which generation; where the status is lost, of the last one.
     """
-    seen = (body.get("status") or {}).get("observedGeneration")
-    if seen not in {None, body["metadata"].get("generation")}:
+    seen = (body.get("status") or {}).get("observedGeneration", NEVER)
+    if seen not in {NEVER, body["metadata"].get("generation")}:
         return Record(Rendering(UNKNOWN, "", None, _template(deployment)))
     template = _template(deployment)
     pin = None if fresh.pin is None else Pin(fresh.pin.variant, _image(template), "")
