@@ -71,6 +71,7 @@ class Reconciler:
             return "gone"  # the children follow their owner
         rival = self.rivals.of(key, body.get("status"))
         if rival is not None and not await self.rivals.is_gone(self.cluster, rival):
+            self.upgrades.leave(key)
             log.warning("left alone: the operator of namespace %s reconciles it too", rival, extra=key.logged)
             await self._post(rivalry(body, rival, self.rivals.own, self.identity))
             return "unchanged"
