@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -208,36 +207,37 @@ def test_a_pin_that_is_lost_is_read_from_the_live_deployment(plane, operated, na
         assert [pod["metadata"]["uid"] for pod in plane.api.list("v1", "Pod", namespace, engines("a"))] == [uid]
 
 
-def test_what_another_operator_renders_otherwise_waits_as_an_image_does(plane, operated, namespace, kubelet):
-    """Here the record says that the former operator rendered a label that this one does not: the image is the same."""
-    with operated(OLD):
-        create(plane, kubelet, namespace, ["a", "b"])
-    for name in ("a", "b"):
-        deployment = plane.api.get("apps/v1", "Deployment", name, namespace)
-        record = json.loads(deployment["metadata"]["annotations"][ANNOTATION])
-        record["current"]["template"]["metadata"]["labels"]["former"] = "operator"
-        record["current"]["release"] = "0.0.9-ffffff"
-        change = {"metadata": {"annotations": {ANNOTATION: json.dumps(record)}}}
-        change["spec"] = {"template": {"metadata": {"labels": {"former": "operator"}}}}
-        plane.api.patch("apps/v1", "Deployment", name, namespace, change)
-        time.sleep(0.5)
-        kubelet.mark_pods_ready(namespace, engines(name))
+FORMER = """
+from octavo_operator import labels
+
+of_this_operator = labels.labels
+labels.labels = lambda *given: of_this_operator(*given) | {"former": "operator"}
+"""
+
+
+def test_what_another_operator_renders_otherwise_waits_as_an_image_does(
+    plane, operated, namespace, kubelet, tmp_path, monkeypatch
+):
+    """The image is the same; the former operator gave pods a label that this one does not give."""
+    (tmp_path / "sitecustomize.py").write_text(FORMER)
+    with monkeypatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(tmp_path))
+        with operated(OLD):
+            create(plane, kubelet, namespace, ["a", "b"])
 
     def formers():
         return [name for name in ("a", "b") if "former" in template(plane, namespace, name)["metadata"]["labels"]]
 
-    until(lambda: all(_serves(plane, namespace, name) for name in ("a", "b")), 30, "they serve it")
+    assert formers() == ["a", "b"]
     with operated(OLD) as operator:
         (waits,) = until(lambda: formers() if len(formers()) == 1 else None, 30, "one moves")
         settled(plane, operator, namespace)
         assert formers() == [waits]
         assert reason(plane, namespace, waits) == "UpgradePending"
-
-
-def _serves(plane, namespace, name):
-    deployment = plane.api.get("apps/v1", "Deployment", name, namespace)
-    status = deployment["status"]
-    return (status.get("readyReplicas"), status.get("updatedReplicas"), status.get("replicas")) == (1, 1, 1)
+        # What a hand changes meanwhile is undone, to what the service had.
+        change = {"spec": {"template": {"metadata": {"labels": {"former": "hand"}}}}}
+        plane.api.patch("apps/v1", "Deployment", waits, namespace, change)
+        until(lambda: template(plane, namespace, waits)["metadata"]["labels"]["former"] == "operator", 20, "undone")
 
 
 def test_a_service_that_does_not_run_or_names_its_image_is_not_held_back(plane, operated, namespace, kubelet):
@@ -245,7 +245,7 @@ def test_a_service_that_does_not_run_or_names_its_image_is_not_held_back(plane, 
         create(plane, kubelet, namespace, ["a", "b"])
         plane.api.patch(API, LLMS, "a", namespace, {"spec": {"suspend": True}})
         plane.api.create(service("never", namespace, accelerator=L4))
-        until(lambda: image(plane, namespace, "never") == OLD, 20, "its Deployment")
+        until(lambda: plane.api.find("apps/v1", "Deployment", "never", namespace), 20, "its Deployment")
         wait_for(plane, "a", namespace, "Ready", "False", "Suspended")
     with operated(NEW, "--max-concurrent-upgrades=0"):
         until(lambda: which(plane, namespace, ["a", "never"]) == ["a", "never"], 30, "what does not run moves")
