@@ -244,8 +244,8 @@ def test_a_service_that_does_not_run_or_names_its_image_is_not_held_back(plane, 
     with operated(OLD):
         create(plane, kubelet, namespace, ["a", "b"])
         plane.api.patch(API, LLMS, "a", namespace, {"spec": {"suspend": True}})
-        plane.api.create(service("never", namespace, accelerator=L4))
-        until(lambda: plane.api.find("apps/v1", "Deployment", "never", namespace), 20, "its Deployment")
+        plane.api.create(service("never", namespace, accelerator={"products": ["NVIDIA-H200"]}))
+        wait_for(plane, "never", namespace, "Ready", "False")
         wait_for(plane, "a", namespace, "Ready", "False", "Suspended")
     with operated(NEW, "--max-concurrent-upgrades=0"):
         until(lambda: which(plane, namespace, ["a", "never"]) == ["a", "never"], 30, "what does not run moves")
