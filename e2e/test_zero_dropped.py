@@ -134,6 +134,42 @@ def test_an_upgrade_of_the_operator_touches_no_replica(octavo, served, install, 
     assert octavo.lives(NAME, served) == before
 
 
+def test_an_upgrade_with_another_engine_image_moves_one_service_at_a_time(
+    octavo, served, install, traffic, record_property
+):
+    """`helm upgrade` with another default engine image under load: every replica is replaced, no request is dropped"""
+    octavo.apply(octavo.service("beside", served))
+    octavo.wait_ready("beside", served)
+    names = (NAME, "beside")
+    before = {name: octavo.lives(name, served) for name in names}
+    with traffic(NAME, served) as driver:
+        began = time.monotonic()
+        install("engine.images.octavo=docker.io/octavo/engine:0.1.0")  # the same bits by another name
+
+        def states():
+            return {name: octavo.condition(name, served, "UpToDate")["reason"] for name in names}
+
+        def moved():
+            now = states()
+            assert list(now.values()).count("Upgrading") <= 1, "one at a time"
+            return set(now.values()) == {"UpToDate"} and not any(
+                before[name].keys() & octavo.lives(name, served).keys() for name in names
+            )
+
+        octavo.until(moved, 600, "all follow the new image")
+        record_property("both services moved in", f"{time.monotonic() - began:.0f} s")
+        ends_well(driver, record_property)
+        install()  # and back, for the tests that follow
+        octavo.until(lambda: all(_image(octavo, name, served) == "octavo/engine:0.1.0" for name in names), 600, "back")
+        octavo.until(lambda: set(states().values()) == {"UpToDate"}, 600, "all follow the former image")
+    octavo.kubectl("-n", served, "delete", "llms", "beside", "--wait")
+
+
+def _image(world, name, namespace):
+    deployment = world.get("deployment", name, namespace)
+    return deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+
+
 def test_one_replica_is_replaced_without_a_gap(octavo, namespace, traffic, record_property):
     """A single replica with room for a surge: the new one first, and nothing is dropped"""
     octavo.apply(octavo.service("alone", namespace))
