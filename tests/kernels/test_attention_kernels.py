@@ -61,6 +61,13 @@ def test_prefills_alone_start_at_any_row(triton_operations, device, requests):
     compare(triton_operations, device, attention(6, 2), torch.float32, 16, requests)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 2, 80), (4, 2, 96)])
+def test_attention_of_large_heads_is_its_twins(triton_operations, device, heads, kv_heads, dim):
+    """Llama-3-8B's; and sizes that are no power of two."""
+    requests = [(20, 1), (300, 1), (33, 20)]
+    compare(triton_operations, device, attention(heads, kv_heads, dim), torch.bfloat16, 16, requests)
+
+
 def test_attention_in_float16_is_its_twins(triton_operations, device):
     compare(triton_operations, device, SHAPES["uneven"], torch.float16, 16, REQUESTS)
 
@@ -128,6 +135,9 @@ WRITES = {
     "gemma3": attention(4, 1, 64, qk_norm=Norm(offset=1.0), rotary=Rotary(64, 1e6)),
     "partial": attention(4, 4, 24, 20, rotary=Rotary(16)),
     "interleaved": attention(5, 1, 32, rotary=Rotary(32, interleaved=True), qk_norm=Norm("layer", 1e-5)),
+    "llama 3": attention(32, 8, 128),
+    "phi": attention(4, 2, 80, rotary=Rotary(32)),
+    "phi 3": attention(4, 4, 96),
     "no rotary": attention(4, 2, 48, rotary=None, qk_norm=Norm()),
 }
 

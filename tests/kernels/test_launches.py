@@ -21,12 +21,14 @@ from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 def run_module(name, *arguments, **environment):
     """A fresh interpreter in which kernels are compiled, with the engine on its path."""
     own = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    engine = str(Path(tune.__file__).parents[2])
-    path = os.pathsep.join([engine, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", name, *arguments]
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**own, "PYTHONPATH": path, **environment}
-    )
+    env = {**own, "PYTHONPATH": python_path(), **environment}
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+
+
+def python_path(*folders):
+    engine = Path(tune.__file__).parents[2]
+    return os.pathsep.join([*map(str, folders), str(engine), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.mark.slow
@@ -43,6 +45,32 @@ def test_every_kernel_compiles_for_every_card_within_its_limits():
     assert [cell.strip() for cell in rows["kernel"]] == [f"sm_{target}" for target in SHARED_LIMITS]
     assert all(cell.strip() != "–" for cell in rows["decode llama"])
     assert [cell.strip() == "–" for cell in rows["float8 64"]] == [True, False, False, False]
+
+
+COMPILE_FLOAT8 = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from octavo_engine.kernels.compile_report import source_of
+from octavo_engine.kernels.triton.float8_matmul import float8_kernel
+from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
+
+empty = lambda *shape, dtype=torch.float32: torch.empty(*shape, dtype=dtype, device="meta")
+chosen = dict(DEFAULTS[90]["float8.64"])
+options = {name: chosen.pop(name) for name in ("num_warps", "num_stages")}
+x, weight = (empty(64, 4096, dtype=torch.float8_e4m3fn) for _ in range(2))
+args = (x, weight, empty(64), empty(64), None, empty(2, 64, 64), 64, 64, 4096)
+source = source_of(float8_kernel, args, {"HAS_BIAS": False, **chosen})
+print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ttgir"])
+"""
+
+
+def test_float8_sums_on_sm_90_go_to_float32_every_128_products(tmp_path):
+    """Its matrix units add products of float8 up with some 13 bits; Triton lets them do so to the end of K."""
+    (tmp_path / "compile_float8.py").write_text(COMPILE_FLOAT8)
+    made = run_module("compile_float8", TRITON_CACHE_DIR=os.fspath(tmp_path), PYTHONPATH=python_path(tmp_path))
+    assert made.returncode == 0, made.stderr
+    assert "ttng.warp_group_dot" in made.stdout
+    assert "maxNumImpreciseAcc = 128 " in made.stdout
 
 
 def test_what_a_card_cannot_hold_is_a_fault():

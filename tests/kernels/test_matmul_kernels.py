@@ -47,7 +47,11 @@ def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows
         pytest.skip("this card has no float8")
     x = torch.randn(rows, columns, device=device).to(dtype)
     weight, bias = quantize_float8(torch.randn(out, columns, device=device)), torch.randn(out, device=device).to(dtype)
-    assert_product_close(triton_operations.matmul(x, weight, bias), REFERENCE.matmul(x, weight, bias), columns)
+    got, expected = triton_operations.matmul(x, weight, bias), REFERENCE.matmul(x, weight, bias)
+    if device.type == "cuda" and triton_operations.launch.card.capability == 90:  # sums of 128 products have 13 bits
+        torch.testing.assert_close(got, expected, atol=2**-10 * columns**0.5, rtol=2**-7)
+    else:
+        assert_product_close(got, expected, columns)
 
 
 def test_plain_products_are_left_to_torch(triton_operations, device):

@@ -270,4 +270,5 @@ class Operations(Protocol):
 
     def append_tokens(self, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
         """token_ids[rows[i], positions[i]] = drawn[i], in place, for drawn >= 0 and rows >= 0: the next step reads them
-        without the host. rows: [n] int32; positions, drawn: [n] int64."""
+        without the host. A position past the table, drawn after a sequence of full length, is dropped. rows: [n] int32;
+        positions, drawn: [n] int64."""

@@ -211,7 +211,7 @@ class ReferenceOperations(Operations):
         return StepInputs(tokens, positions, seq_lens, slots)
 
     def append_tokens(self, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
-        kept = (drawn >= 0) & (rows >= 0)
+        kept = (drawn >= 0) & (rows >= 0) & (positions < token_ids.shape[1])
         token_ids[rows[kept].long(), positions[kept]] = drawn[kept].int()
 
 

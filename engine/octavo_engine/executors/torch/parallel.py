@@ -80,7 +80,9 @@ class RankedParallel(Parallel):
         parts = x.new_empty(self.place.tensor_size, *x.shape)  # [tensor_size, n, rows]
         self.num_collectives += 1
         gather_into(parts.view(-1, x.shape[-1]), x.contiguous(), group=self.tensor_group)
-        return parts.movedim(0, 1).reshape(x.shape[0], -1)[:, :vocab_size]
+        rows = x.shape[1]  # the last ranks' are padded
+        held = (max(0, min(rows, vocab_size - rank * rows)) for rank in range(self.place.tensor_size))
+        return torch.cat([part[:, :width] for part, width in zip(parts, held, strict=True)], 1)
 
     def receive(self, x: Tensor) -> Tensor:
         dist.recv(x, group=self.device_group, group_src=self._rank - self.place.tensor_size)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import Float8Weight
+from octavo_engine.kernels.triton.arguments import FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.packed_matmul import joined, rows_of_tile
 
@@ -48,6 +49,8 @@ def float8_kernel(
     BLOCK_K: tl.constexpr,
     SPLIT_K: tl.constexpr,
 ):
+    # Products of sm_90 sum in some 13 bits: after so many, they are added up in float32.
+    IMPRECISE: tl.constexpr = BLOCK_K if BLOCK_K < 128 else 128
     part = tl.program_id(2)
     n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
     m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
@@ -57,7 +60,7 @@ def float8_kernel(
         k = first + tl.arange(0, BLOCK_K)
         rows = tl.load(x + m[:, None] * K + k[None, :], mask=held_m & (k < K)[None, :], other=0.0)
         columns = tl.load(weight + n[None, :] * K + k[:, None], mask=held_n & (k < K)[:, None], other=0.0)
-        acc = tl.dot(rows, columns, acc)
+        acc = tl.dot(rows, columns, acc, max_num_imprecise_acc=IMPRECISE)
     acc *= tl.load(x_scales + m, mask=m < M, other=0.0)[:, None]
     acc *= tl.load(weight_scales + n, mask=n < N, other=0.0)[None, :]
     if HAS_BIAS:
@@ -70,6 +73,10 @@ def matmul_float8(launch: Launcher, x: Tensor, weight: Float8Weight, bias: Tenso
     """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
     m, k = x.shape
     n = weight.shape[0]
+    expect(x, (m, k), *FLOATS)
+    expect(weight.values, (n, k), torch.float8_e4m3fn)
+    expect(weight.scales, (n,), torch.float32)
+    expect(bias, (n,), *FLOATS)
     values = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(k)

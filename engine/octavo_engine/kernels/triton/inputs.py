@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import StepInputs, StepRows
+from octavo_engine.kernels.triton.arguments import ANY, expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 BLOCK = 256
@@ -68,12 +69,14 @@ def slots_kernel(block_table, stride, rows, query_starts, num_computed, slots, P
 
 
 @triton.jit
-def append_kernel(token_table, stride, rows, positions, drawn, n, BLOCK: tl.constexpr):
+def append_kernel(token_table, stride, width, rows, positions, drawn, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(rows + i, mask=i < n, other=-1).to(tl.int64)
     token = tl.load(drawn + i, mask=i < n, other=-1)
     position = tl.load(positions + i, mask=i < n, other=0)
-    tl.store(token_table + row * stride + position, token.to(tl.int32), mask=(row >= 0) & (token >= 0))
+    tl.store(
+        token_table + row * stride + position, token.to(tl.int32), mask=(row >= 0) & (token >= 0) & (position < width)
+    )
 
 
 def build_inputs(
@@ -86,6 +89,15 @@ def build_inputs(
 ) -> StepInputs:
     """See `Operations.build_inputs`."""
     num_runs, num_requests = step.run_tables.shape[0], step.rows.shape[0]
+    for table in (token_ids, *block_tables):
+        expect(table, (ANY, ANY), torch.int32, strided=True)
+    for numbers in (step.run_tables, step.run_rows, step.run_columns):
+        expect(numbers, (num_runs,), torch.int32)
+    for numbers in (step.rows, step.num_computed):
+        expect(numbers, (num_requests,), torch.int32)
+    expect(step.query_starts, (num_requests + 1,), torch.int32)
+    expect(step.starts, (num_runs + 1,), torch.int32)
+    expect(step.values, (ANY,), torch.int32)
     for i, table in enumerate((token_ids, *block_tables)):
         launch(
             take_in_kernel,
@@ -116,6 +128,10 @@ def build_inputs(
 
 def append_tokens(launch: Launcher, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
     """See `Operations.append_tokens`."""
-    n = rows.shape[0]
-    grid = (triton.cdiv(n, BLOCK),)
-    launch(append_kernel, grid, token_ids, token_ids.stride(0), rows, positions, drawn, n, BLOCK=BLOCK, num_warps=1)
+    n, width = rows.shape[0], token_ids.shape[1]
+    expect(token_ids, (ANY, ANY), torch.int32, strided=True)
+    expect(rows, (n,), torch.int32)
+    for wide in (positions, drawn):
+        expect(wide, (n,), torch.int64)
+    tables = (token_ids, token_ids.stride(0), width)
+    launch(append_kernel, (triton.cdiv(n, BLOCK),), *tables, rows, positions, drawn, n, BLOCK=BLOCK, num_warps=1)

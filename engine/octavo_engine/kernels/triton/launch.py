@@ -16,6 +16,7 @@ import torch
 
 from octavo_engine.errors import ExecutorError, GpuUnavailableError
 from octavo_engine.gpus import NO_GPU
+from octavo_engine.kernels.triton.arguments import strides_are_known
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
 
 
@@ -100,5 +101,6 @@ class Launcher:
     def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         """kernel[grid](*args, **options), unless the grid is empty."""
         if all(grid):
+            assert strides_are_known(args), f"{kernel.__name__} would read a strided tensor as if it were dense"
             # Said because Triton 3.10 changes what it does unsaid.
             kernel[grid](*args, **options, enable_fp_fusion=True)

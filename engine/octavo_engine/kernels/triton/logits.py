@@ -16,6 +16,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
 from octavo_engine.kernels.triton.activation import tanh
+from octavo_engine.kernels.triton.arguments import ANY, FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 LARGEST = tl.constexpr(3.4028234663852886e38)  # float32
@@ -116,8 +117,16 @@ def penalize_kernel(
         tl.store(logits + row * vocab + token, x, mask=token < vocab)
 
 
+def expect_known(known: KnownTokens, n: int) -> None:
+    """Assert that `known` is of n rows."""
+    expect(known.token_ids, (ANY, ANY), torch.int32, strided=True)
+    for numbers in (known.rows, known.lengths, known.prompt_lens):
+        expect(numbers, (n,), torch.int32)
+
+
 def soft_cap_logits(launch: Launcher, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
     """See `Operations.soft_cap_logits`."""
+    expect(logits, logits.shape, *FLOATS)
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     grid = (triton.cdiv(logits.numel(), TILE),)
     capped = soft_cap is not None
@@ -139,10 +148,17 @@ def soft_cap_logits(launch: Launcher, logits: Tensor, multiplier: float, soft_ca
 def ban(launch: Launcher, logits: Tensor, bans: Bans | None, known: KnownTokens, allowed: Tensor | None) -> None:
     """See `Operations.ban`."""
     n, vocab = logits.shape
+    expect(logits, (n, vocab), torch.float32)
+    expect(allowed, (n, triton.cdiv(vocab, 32)), torch.int32)
     if allowed is not None:
         grid = (n, triton.cdiv(vocab, TILE))
         launch(allow_kernel, grid, logits, allowed, vocab, allowed.shape[1], TILE=TILE, num_warps=4)
     if bans is not None:
+        expect_known(known, n)
+        expect(bans.tokens, (ANY,), torch.int32)
+        expect(bans.rows, bans.tokens.shape, torch.int32)
+        expect(bans.prefix_starts, (bans.tokens.shape[0] + 1,), torch.int32)
+        expect(bans.prefixes, (ANY,), torch.int32)
         launch(
             ban_kernel,
             (bans.tokens.shape[0],),
@@ -165,6 +181,10 @@ def ban(launch: Launcher, logits: Tensor, bans: Bans | None, known: KnownTokens,
 def penalize(launch: Launcher, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
     """See `Operations.penalize`."""
     n, vocab = logits.shape
+    expect(logits, (n, vocab), torch.float32)
+    expect_known(known, n)
+    for amounts in (penalties.repetition, penalties.frequency, penalties.presence):
+        expect(amounts, (n,), torch.float32)
     launch(
         penalize_kernel,
         (n, triton.cdiv(vocab, TILE)),

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import Logprobs
+from octavo_engine.kernels.triton.arguments import expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.selection import LOWEST, key_of, kth_best, load_row, up_to
 
@@ -69,6 +70,8 @@ def order_kernel(logits, normalizers, best_tokens, top_ids, top, vocab, NUM_TOP:
 def logprobs(launch: Launcher, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:
     """See `Operations.logprobs`."""
     n, vocab = logits.shape
+    expect(logits, (n, vocab), torch.float32)
+    expect(tokens, (n,), torch.int64)
     num_top = min(num_top, vocab)
     device = logits.device
     own, normalizers = torch.empty(2, n, dtype=torch.float32, device=device).unbind()

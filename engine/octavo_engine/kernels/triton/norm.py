@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.kernels.triton.arguments import FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Norm
 
@@ -56,6 +57,10 @@ def norm(
 ) -> tuple[Tensor, Tensor]:
     """The norm and what was normed: `x`, or its sum with `residual`. x: [..., dim]."""
     dim = x.shape[-1]
+    expect(x, x.shape, *FLOATS)
+    expect(residual, x.shape, x.dtype)
+    expect(weight, (dim,), *FLOATS)
+    expect(bias, (dim,), *FLOATS)
     out = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)
     block = triton.next_power_of_2(dim)

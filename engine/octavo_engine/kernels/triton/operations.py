@@ -26,6 +26,7 @@ from octavo_engine.kernels.operations import (
     Weight,
 )
 from octavo_engine.kernels.triton.activation import activation
+from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
 from octavo_engine.kernels.triton.decode_attention import decode_attention
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
@@ -114,6 +115,12 @@ class TritonOperations(Operations):
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
         self._check_cache(k_cache)
+        expect(q, (ANY, spec.num_heads, spec.head_dim_k), *FLOATS)
+        expect(k_cache, (ANY, ANY, spec.num_kv_heads, spec.head_dim_k), *CACHED, strided=True)
+        expect(v_cache, (*k_cache.shape[:2], spec.num_kv_heads, spec.head_dim_v), k_cache.dtype, strided=True)
+        for numbers in (batch.rows, batch.query_starts, batch.seq_lens):
+            expect(numbers, (ANY,), torch.int32)
+        expect(batch.block_tables, (ANY, ANY), torch.int32, strided=True)
         out = torch.empty(q.shape[0], spec.num_heads, spec.head_dim_v, dtype=q.dtype, device=q.device)
         if batch.num_decodes > 0:
             decode_attention(self.launch, q, k_cache, v_cache, out, batch, spec, kv_scales)

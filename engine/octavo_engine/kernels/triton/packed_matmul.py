@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PackedWeight
+from octavo_engine.kernels.triton.arguments import FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 
@@ -99,6 +100,11 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
     """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
     m, k = x.shape
     n = weight.shape[0]
+    expect(x, (m, k), *FLOATS)
+    expect(weight.quants, (n, k * weight.bits // 8), torch.uint8)
+    for numbers in (weight.scales, weight.minima):
+        expect(numbers, (n, k // weight.group), *FLOATS)
+    expect(bias, (n,), *FLOATS)
     chosen = launch.parameters(f"packed.{rows_of_tile(m)}")
     split = chosen["SPLIT_K"]
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Attention
 
@@ -153,10 +154,19 @@ def write_qkv(
     kv_scales: tuple[float, float],
 ) -> Tensor:
     """See `Operations.write_qkv`. Pages of a cache may lie apart; a page itself is contiguous."""
-    num_tokens = qkv.shape[0]
+    num_tokens, kv_heads, d, dv = qkv.shape[0], spec.num_kv_heads, spec.head_dim_k, spec.head_dim_v
+    expect(qkv, (num_tokens, spec.q_size + spec.k_size + spec.v_size), *FLOATS)
+    expect(k_cache, (ANY, ANY, kv_heads, d), *CACHED, strided=True)
+    expect(v_cache, (*k_cache.shape[:2], kv_heads, dv), k_cache.dtype, strided=True)
+    expect(slots, (num_tokens,), torch.int64)
+    for norm in (q_norm, k_norm):
+        expect(norm, (d,), *FLOATS)
     q = torch.empty(num_tokens, spec.num_heads, spec.head_dim_k, dtype=qkv.dtype, device=qkv.device)
     rotary = 0 if spec.rotary is None or turn is None else spec.rotary.dim
     cos, sin = (slots, slots) if turn is None else turn  # not read without rotary
+    if rotary:
+        for angles in (cos, sin):
+            expect(angles, (num_tokens, rotary // 2), torch.float32)
     heads = 4
     launch(
         qkv_kernel,

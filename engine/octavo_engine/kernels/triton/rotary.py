@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.kernels.triton.arguments import expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 
@@ -27,6 +28,8 @@ def rotary_kernel(positions, frequencies, cos, sin, factor, HALF: tl.constexpr, 
 def rotary_table(launch: Launcher, frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:
     """positions: [num_tokens]; frequencies: [dim / 2] float32 -> cos, sin: [num_tokens, dim / 2] float32 each."""
     n, half = positions.shape[0], frequencies.shape[0]
+    expect(positions, (n,), torch.int64)
+    expect(frequencies, (half,), torch.float32)
     cos = torch.empty(n, half, dtype=torch.float32, device=positions.device)
     sin = torch.empty_like(cos)
     block = triton.next_power_of_2(half)

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import SamplingBatch
+from octavo_engine.kernels.triton.arguments import expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.selection import MINUS_INFINITY, key_of, kth_best, load_row, load_scaled, up_to
 
@@ -177,6 +178,12 @@ def finish_kernel(
 def sample(launch: Launcher, logits: Tensor, batch: SamplingBatch) -> Tensor:
     """See `Operations.sample`."""
     n, vocab = logits.shape
+    expect(logits, (n, vocab), torch.float32)
+    for floating in (batch.temperature, batch.top_p, batch.min_p):
+        expect(floating, (n,), torch.float32)
+    expect(batch.top_k, (n,), torch.int32)
+    for wide in (batch.seeds, batch.positions):
+        expect(wide, (n,), torch.int64)
     num_parts = min(MOST_PARTS, triton.next_power_of_2(triton.cdiv(vocab, TILE)))
     floats = torch.empty(2, n, num_parts, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(n, num_parts, dtype=torch.int32, device=logits.device)
