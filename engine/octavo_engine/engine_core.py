@@ -17,17 +17,16 @@ import msgspec
 
 from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
 from octavo_engine.core.memory_limit import available_memory, container_limit
-from octavo_engine.core.outputs import KVOps, StepOutput
+from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
 from octavo_engine.errors import ConfigError, DeviceLostError
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+from octavo_engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
-    from octavo_engine.core.outputs import SchedulerOutput
     from octavo_engine.executors.executor import Capacity, Executor, StepHandle
-    from octavo_engine.sampling_params import SamplingParams
     from octavo_models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ GIB = 1 << 30
 MODEST_KV_BYTES = 4 * GIB  # what is taken at most where nobody said how much
 MODEST_SHARE = 0.25  # and at most this share of what the machine has to spare
 CARD_SWAP_GIB = 4.0  # beside a card; on a CPU swap space is memory that the pages themselves could have had
+NOBODY = ""  # no request's id
 PROBED_PAGES = 16  # of each group, to learn what a swap takes
 
 
@@ -137,14 +137,8 @@ class EngineCore:
         scheduler = self._scheduler
         step = scheduler.schedule()
         outputs: list[EngineOutput] = []
-        if step is not None:
-            try:
-                self._launch(step)
-            except DeviceLostError:
-                raise
-            except Exception:
-                logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
-                outputs += self._isolate(step)
+        if step is not None and not self._launched(step):
+            outputs += self._isolate(step)
         if self._careful:
             self._careful = {request_id for request_id in self._careful if scheduler.knows(request_id)}
         ahead = self._ahead if step is not None and not self._careful else 0
@@ -195,21 +189,31 @@ class EngineCore:
             if held and held == getattr(sampling, name):
                 msgspec.structs.force_setattr(sampling, name, held)
 
-    def _launch(self, step: SchedulerOutput) -> None:
+    def _launched(self, step: SchedulerOutput) -> bool:
+        """Launch a step; False if it failed. By then its exception is gone, and the memory that its frames held."""
         start = self._clock()
-        handle = self._executor.submit(step)
-        self._executor.sample(handle)
+        try:
+            handle = self._executor.submit(step)
+            self._executor.sample(handle)
+        except DeviceLostError:
+            raise
+        except Exception:
+            logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
+            return False
         self._in_flight.append((step, handle, start))
+        return True
 
     def _land(self) -> list[EngineOutput]:
         """Wait for the oldest step in flight and book what it made."""
         step, handle, launched_at = self._in_flight.popleft()
+        result = None
         try:
             result = self._executor.collect(handle)
         except DeviceLostError:
             raise
         except Exception:
             logger.exception("step %d failed as a whole", step.step_id)
+        if result is None:  # here, not above: an exception's frames hold memory
             return self._give_up() if self._scheduler.in_flight > 1 else self._isolate(step)
         now = self._clock()
         seconds = now - max(launched_at, self._landed_at)
@@ -252,6 +256,7 @@ class EngineCore:
         """Run a failed step's requests one at a time: those that fail alone end, the others go on."""
         merged = StepOutput(step.step_id, {})
         undrawable: list[str] = []
+        num_run = num_failed = 0
         for alone in self._scheduler.isolated(step, merged.errors):
             (request_id,) = alone.num_scheduled_tokens
             try:
@@ -260,14 +265,35 @@ class EngineCore:
                 raise
             except Exception as error:  # noqa: BLE001 — whatever it was, it ends this request alone
                 logger.error("request %s failed alone, and ends: %r", request_id, error)  # noqa: TRY400 — traced above
+                num_failed += 1
                 merged.errors[request_id] = f"the model could not run this request: {type(error).__name__}: {error}"
                 continue
+            num_run += 1
             merged.errors.update(result.errors)
             merged.tokens.update(result.tokens)
             merged.logprobs.update(result.logprobs)
             merged.prompt_logprobs.update(result.prompt_logprobs)
             undrawable += result.undrawable
+        if num_failed and not num_run:
+            self._run_nothing()
         return replace(merged, undrawable=tuple(undrawable))
+
+    def _run_nothing(self) -> None:
+        """Run a token of nobody's request over the null block, once each request of a step has failed alone.
+
+        Raises:
+            DeviceLostError: that fails too, so no request can be served.
+        """
+        null = tuple([0] for _ in self._layout.groups)
+        new = NewRequest(NOBODY, [0], SamplingParams(max_tokens=1, temperature=0.0), null, 0)
+        one = {NOBODY: 1}
+        try:
+            self._execute(SchedulerOutput(-1, (new,), (), one, one, frozenset(one)))
+            self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(NOBODY,)))
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            raise DeviceLostError(f"no request can be run any more: {type(error).__name__}: {error}") from error
 
     def _page_seconds(self) -> list[float]:
         """What a page of each group takes to host memory and back, measured on pages that nobody uses yet."""

@@ -146,15 +146,68 @@ def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
     assert without._executor._graphs is None, "--enforce-eager turns them off"
 
 
-def test_a_size_that_can_not_be_recorded_runs_without(tmp_path, caplog):
-    """No memory for it, perhaps: said once, and the tokens are the same."""
+class Refusing(Replay):
+    """A recorder that raises what CUDA raises."""
 
-    class Refusing(Replay):
-        def record(self, run):
-            raise RuntimeError("out of memory")
+    def __init__(self, error) -> None:
+        super().__init__()
+        self.error = error
+        self.asked = 0
 
+    def record(self, run):
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "all_off"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: operation failed due to a previous error during capture"), True),
+        (RuntimeError("CUDA error: operation not permitted when stream is capturing"), True),
+    ],
+)
+def test_a_size_that_can_not_be_recorded_runs_without(tmp_path, caplog, error, all_off):
+    """No memory for it: this size alone. Anything else would come again: none is recorded any more."""
     make("llama", tmp_path)
-    got = generate(core(tmp_path, Refusing()), requests()[:2])
+    refusing = Refusing(error)
+    got = generate(core(tmp_path, refusing), requests()[:2])
     expected = generate(core(tmp_path, Replay(), enforce_eager=True), requests()[:2])
     assert {n: r.tokens for n, r in got.items()} == {n: r.tokens for n, r in expected.items()}
     assert "can't be captured" in caplog.text
+    assert (refusing.asked == 1) == all_off
+
+
+@pytest.mark.parametrize("elsewhere", [0, 1, 2])
+def test_ranks_replay_a_graph_together_or_none_does(elsewhere):
+    """What another rank could not capture is not replayed here: its collectives would wait."""
+    asked = []
+
+    def worst(own):
+        asked.append(own)
+        return max(own, elsewhere)
+
+    computed = []
+    made = DecodeGraphs(
+        lambda *_: computed.append(0),
+        Recorded(),
+        max_requests=4,
+        max_len=64,
+        num_groups=1,
+        device=torch.device("cpu"),
+        worst=worst,
+    )
+    key = made.key(batch([5]), draws=True)
+    for _ in range(3):
+        made.run(key, batch([5]))
+    assert asked == [0]
+    assert (made.num_recorded, len(computed)) == ((1, 1) if elsewhere == 0 else (0, 3))
+    assert (made.key(batch([5]), draws=True) is None) == (elsewhere == 2)
+
+
+class Recorded(Replay):
+    """A recorder of nothing."""
+
+    def record(self, run):
+        return object(), lambda: None

@@ -11,7 +11,7 @@ from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
 from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch.decoder import refuse_unsupported
-from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.executor import TorchExecutor, dtypes_of
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepLayout
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.kernels.reference_operations import ReferenceOperations
@@ -207,17 +207,31 @@ def changed(layer, **fields):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantization", "computed", "kv_format"),
+    ("asked", "stored", "quantization", "on_gpu", "computed", "kv_format"),
     [
-        ("auto", None, torch.float32, "f32"),
-        ("auto", "gguf", torch.float32, "bf16"),
-        ("float32", "gguf", torch.float32, "f32"),
-        ("bfloat16", "gguf", torch.bfloat16, "bf16"),
-        ("float16", None, torch.float16, "bf16"),
+        ("auto", "float32", None, False, torch.float32, "f32"),
+        ("auto", "float32", None, True, torch.bfloat16, "bf16"),
+        ("auto", "float32", "gguf", False, torch.float32, "bf16"),
+        ("auto", "float32", "gguf", True, torch.bfloat16, "bf16"),
+        ("auto", "float16", None, True, torch.float16, "f16"),
+        ("auto", "bfloat16", None, True, torch.bfloat16, "bf16"),
+        ("float32", "float32", "gguf", False, torch.float32, "f32"),
+        ("float32", "bfloat16", None, True, torch.float32, "f32"),
+        ("bfloat16", "float32", "gguf", False, torch.bfloat16, "bf16"),
+        ("float16", "float32", None, False, torch.float16, "f16"),
     ],
 )
-def test_dtype_decides_weights_and_pages(spec, dtype, quantization, computed, kv_format, tmp_path):
-    model = ModelConfig(model="tiny", served_model_names=("tiny",), dtype=dtype)
+def test_dtype_decides_weights_and_kv_blocks(spec, asked, stored, quantization, on_gpu, computed, kv_format):
+    """No GPU computes in float32 unless asked; float16 keeps its three bits more in the cache."""
+    spec = dataclasses.replace(spec, dtype=stored, quantization=quantization)
+    assert dtypes_of(asked, spec, on_gpu=on_gpu) == (computed, kv_format)
+
+
+def test_a_float16_model_reads_what_it_wrote_to_float16_blocks(spec, tmp_path):
+    model = ModelConfig(model="tiny", served_model_names=("tiny",), load_format="dummy", seed=4, dtype="float16")
     files = ModelFiles(folder=tmp_path, config=None, weights=(), weights_format="dummy", tokenizer=None)
-    executor = TorchExecutor(EngineConfig(model=model), dataclasses.replace(spec, quantization=quantization), files)
-    assert (executor.dtype, executor.kv_format) == (computed, kv_format)
+    executor = TorchExecutor(EngineConfig(model=model), spec, files, torch.device("cpu"))
+    executor.init_kv((8,) * len(executor.load().layout.groups))
+    new = NewRequest("a", [5, 9, 13], GREEDY, ([1], [1]), 0)
+    assert run(executor, step(1, new=[new], counts={"a": 3})).tokens["a"]
+    assert {keys.dtype for keys in executor._cache.keys.values()} == {torch.float16}

@@ -7,20 +7,20 @@ device, and `collect` alone waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from octavo_engine.config import EngineConfig, ModelFiles
+from octavo_engine.config import DType, EngineConfig, ModelFiles
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
-from octavo_engine.errors import DeviceLostError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.device import device_of
+from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepBatch, StepLayout, to_device
 from octavo_engine.executors.torch.kv_cache import KVCache
@@ -32,7 +32,7 @@ from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packing import Stored
 from octavo_models.partition import kv_layout, part
-from octavo_models.spec import ModelSpec
+from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -71,6 +71,7 @@ class TorchExecutor(Executor):
         operations: Operations | None = None,
         recorder: Recorder | None = None,
         weights: Callable[[], dict[str, Stored]] | None = None,
+        faults: FaultWatch | None = None,
     ) -> None:
         refuse_unsupported(spec)
         self.config = config
@@ -81,12 +82,10 @@ class TorchExecutor(Executor):
         self.device = device or device_of(config.executor.device)
         on_card = self.device.type == "cuda"
         self.ops = operations or operations_on(self.device)
+        self._faults = faults or FaultWatch.of(self.device)
         as_stored = config.model.dtype == "auto" and spec.quantization is not None
-        # `spec.dtype` is float32 beside quantized weights, which no card is made for.
-        auto = "bfloat16" if as_stored and on_card else spec.dtype
-        self.dtype = DTYPES[auto if config.model.dtype == "auto" else config.model.dtype]
+        self.dtype, self.kv_format = dtypes_of(config.model.dtype, spec, on_gpu=on_card)
         self.packed = as_stored and self.ops.prefers_packed
-        self.kv_format = "f32" if self.dtype == torch.float32 and not as_stored else "bf16"
         self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
         max_len = config.model.max_model_len or spec.max_position
         max_requests = config.scheduler.max_num_seqs
@@ -115,6 +114,7 @@ class TorchExecutor(Executor):
                 max_len=max_len,
                 num_groups=len(self.layout.groups),
                 device=self.device,
+                worst=parallel.worst,
             )
 
     @property
@@ -128,6 +128,10 @@ class TorchExecutor(Executor):
             flag = self.config.executor.threads
             threads = number_of_threads(flag)
             torch.set_num_threads(threads if flag is not None else min(threads, torch.get_num_threads()))
+        with self._faults.watching():
+            return self._load()
+
+    def _load(self) -> Capacity:
         weights = self._weights()
         weight_bytes = sum(weight.nbytes for weight in weights.values())
         decoder = Decoder(self.spec, weights, self.ops, self.dtype, self.parallel)
@@ -144,21 +148,22 @@ class TorchExecutor(Executor):
         self._loaded()[0].on_layer = beat
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
-        self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
+        with self._faults.watching():
+            self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 
     @torch.inference_mode()
     def move_pages(self, ops: KVOps) -> None:
         assert self._cache is not None, "init_kv comes before move_pages"
-        self._cache.apply(ops)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        with self._faults.watching():
+            self._cache.apply(ops)
+            self._faults.synchronize()
 
     @torch.inference_mode()
     def submit(self, step: SchedulerOutput) -> StepHandle:
         decoder, sampler, cache = self._loaded()
-        batch = self.requests.apply(step)
-        sampler.table.update(batch.states)
-        with self._watching_device():
+        with self._faults.watching():
+            batch = self.requests.apply(step)
+            sampler.table.update(batch.states)
             cache.apply(step.kv_ops)
             key = None if self._graphs is None else self._graphs.key(batch, draws=sampler.table.is_plain(batch))
             flight = self._eager(step, batch, decoder, cache) if key is None else self._replayed(step, batch, key)
@@ -170,10 +175,10 @@ class TorchExecutor(Executor):
     @torch.inference_mode()
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         assert grammar_mask is None, "this executor takes no grammar masks"
-        flight = self._flights[handle.step_id]
+        flight = self._flights.pop(handle.step_id)  # a draw that fails leaves nothing of its step
         _, sampler, _ = self._loaded()
         results = flight.results
-        with self._watching_device():
+        with self._faults.watching():
             if flight.drawn is None:
                 flight.drawn, scored = sampler.draw_step(
                     flight.batch, flight.hidden, flight.query_starts, flight.rows, flight.seq_lens, flight.drawing
@@ -186,10 +191,11 @@ class TorchExecutor(Executor):
             if self.device.type == "cuda":
                 flight.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 flight.done.record()
+        self._flights[handle.step_id] = flight
 
     def collect(self, handle: StepHandle) -> StepOutput:
         flight = self._flights.pop(handle.step_id)
-        with self._watching_device():
+        with self._faults.watching():
             if flight.done is not None:
                 flight.done.synchronize()
             return flight.results.read(handle.step_id)
@@ -199,14 +205,24 @@ class TorchExecutor(Executor):
         """Instead of `sample` and `collect`, on a stage that draws nothing: what the last stage made of the step."""
         flight = self._flights.pop(handle.step_id)
         results = flight.results
+        with self._faults.watching():
+            self._append(flight, output)
+        results.read(handle.step_id)
+
+    def _append(self, flight: Flight, output: StepOutput) -> None:
+        results = flight.results
         drawn = [output.tokens.get(s.request_id, [-1])[0] for s in results.drawing]
         if drawn:
             results.drawn = torch.tensor(drawn, dtype=torch.int64)
             rows, seq_lens = flight.rows[flight.drawing], flight.seq_lens[flight.drawing].long()
             self.ops.append_tokens(self.requests.token_ids, rows, seq_lens, results.drawn.to(self.device))
-        results.read(handle.step_id)
 
     def close(self) -> None:
+        """Wait for the device and drop the graphs: what they have captured of others' must outlive them."""
+        with suppress(Exception):  # a lost device has nothing to wait for
+            self._faults.synchronize()
+        if self._graphs is not None:
+            self._graphs.forget()
         self._decoder = self._sampler = self._cache = self._graphs = None
         self._flights.clear()
         self.requests.clear()
@@ -266,7 +282,10 @@ class TorchExecutor(Executor):
             0 if graphs is None else graphs.most,
         )
         self._cache = None
-        return measured.kv_bytes(self.config.cache.gpu_memory_utilization)
+        cache = self.config.cache
+        given = cache.kv_cache_memory_bytes is not None or cache.num_gpu_blocks_override is not None
+        share = cache.gpu_memory_utilization
+        return max(0, measured.left(share)) if given else measured.kv_bytes(share)
 
     def _largest_step(self) -> None:
         step = largest_step(self.config.scheduler, self.layout, self.requests.token_ids.shape[1])
@@ -283,11 +302,14 @@ class TorchExecutor(Executor):
         assert self._cache is not None, "init_kv comes before submit"
         return self._decoder, self._sampler, self._cache
 
-    @staticmethod
-    @contextmanager
-    def _watching_device() -> Iterator[None]:
-        """A CUDA error leaves the context unusable; running out of memory is no such error."""
-        try:
-            yield
-        except torch.AcceleratorError as error:
-            raise DeviceLostError(f"the device's context is corrupt: {error}") from error
+
+def dtypes_of(asked: DType, spec: ModelSpec, *, on_gpu: bool) -> tuple[torch.dtype, str]:
+    """What a model is computed in, and the format of its KV blocks.
+
+    GPUs are not made for float32: `auto` takes bfloat16 there for checkpoints of it, and beside quantized weights.
+    """
+    name = asked
+    if name == "auto":
+        name = "bfloat16" if on_gpu and spec.dtype == "float32" else spec.dtype
+    widened = asked == "auto" and spec.quantization is not None and name == "float32"
+    return DTYPES[name], "bf16" if widened else FORMAT_OF_DTYPE[name]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 import torch
@@ -48,6 +50,14 @@ class DecodeOutputs:
     drawn: Tensor | None  # [num_requests] int64
 
 
+class Outcome(IntEnum):
+    """Of a capture; the worst of all ranks' counts."""
+
+    CAPTURED = 0
+    NO_MEMORY = 1  # this size runs without
+    FAILED = 2  # all run without
+
+
 Compute = Callable[[GraphKey, StepLayout, Tensor], DecodeOutputs]
 
 
@@ -75,9 +85,16 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()  # PyTorch takes none up again whose graphs are gone
 
     def record(self, run: Callable[[], DecodeOutputs]) -> tuple[DecodeOutputs, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = run()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                outputs = run()
+        except BaseException:
+            # A capture that ends badly leaves its stream current and the allocator in its pool.
+            torch.cuda.set_stream(stream)
+            with suppress(RuntimeError):  # or it had left it
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)  # noqa: SLF001
+            raise
         return outputs, graph.replay
 
 
@@ -101,6 +118,7 @@ class DecodeGraphs:
         max_len: int,
         num_groups: int,
         device: torch.device,
+        worst: Callable[[int], int] = lambda outcome: outcome,
     ) -> None:
         self.ladder = ladder(max_requests)
         self._compute = compute
@@ -108,12 +126,14 @@ class DecodeGraphs:
         self._max_len = max_len
         self._num_groups = num_groups
         self._device = device
+        self._worst = worst
         self._graphs: dict[GraphKey, _Graph] = {}
+        self._off = False
 
     def key(self, batch: StepBatch, *, draws: bool) -> GraphKey | None:
         """The graph that serves a step; None if it must run without."""
         n = batch.num_requests
-        if not n or batch.num_decodes < n:
+        if self._off or not n or batch.num_decodes < n:
             return None
         size = next((size for size in self.ladder if size >= n), None)
         length = SHORTEST
@@ -175,12 +195,24 @@ class DecodeGraphs:
         if self.num_recorded >= self.most:
             graph.eager = True
             return
+        outcome = Outcome.CAPTURED
         try:
             graph.outputs, graph.replay = self._recorder.record(lambda: self._compute(key, layout, graph.buffer))
-        except RuntimeError:  # out of memory among them; a lost device shows again at the next operation
-            logger.warning("a CUDA graph of %d decodes can't be captured: they run without", key.num_requests)
-            logger.debug("why it can't", exc_info=True)
-            graph.eager = True
+        except RuntimeError as error:  # a lost device shows again at the next operation
+            short = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+            outcome = Outcome.NO_MEMORY if short else Outcome.FAILED
+            logger.warning(
+                "a CUDA graph of %d decodes can't be captured: %s without it: %s",
+                key.num_requests,
+                "they run" if short else "all decodes run, more slowly,",
+                error,
+            )
+        outcome = Outcome(self._worst(outcome))
+        if outcome != Outcome.CAPTURED:
+            graph.outputs, graph.replay, graph.eager = None, None, True
+        if outcome == Outcome.FAILED:
+            self._off = True
+            self.forget()
 
     @property
     def num_recorded(self) -> int:

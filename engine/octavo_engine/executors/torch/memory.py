@@ -100,13 +100,17 @@ class Measured:
     activations: int  # what the largest step takes beside it, for as long as it runs
     graphs: int  # what all graphs take: their pool once, and the driver's part of each
 
+    def left(self, utilization: float) -> int:
+        """Bytes beside everything else; negative where it takes more than `utilization`."""
+        return int(self.total * utilization) - self.used - self.activations - self.graphs
+
     def kv_bytes(self, utilization: float) -> int:
         """What pages may take, so that no more than `utilization` of the device is ever used.
 
         Raises:
             ExecutorError: nothing is left.
         """
-        left = int(self.total * utilization) - self.used - self.activations - self.graphs
+        left = self.left(utilization)
         if left <= 0:
             raise ExecutorError(
                 f"no memory is left for the KV cache: --gpu-memory-utilization allows {utilization:.0%} of "

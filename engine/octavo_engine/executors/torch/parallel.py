@@ -39,6 +39,10 @@ class Parallel:
         del vocab_size
         return x
 
+    def worst(self, outcome: int) -> int:
+        """The largest of all ranks' outcomes, which they then act upon alike."""
+        return outcome
+
     def receive(self, x: Tensor) -> Tensor:
         """The hidden rows that the stage before has sent, in `x`."""
         raise AssertionError(f"the first stage receives nothing, no {x.shape}")
@@ -83,6 +87,11 @@ class RankedParallel(Parallel):
         rows = x.shape[1]  # the last ranks' are padded
         held = (max(0, min(rows, vocab_size - rank * rows)) for rank in range(self.place.tensor_size))
         return torch.cat([part[:, :width] for part, width in zip(parts, held, strict=True)], 1)
+
+    def worst(self, outcome: int) -> int:
+        outcomes = torch.tensor([outcome])
+        dist.all_reduce(outcomes, op=dist.ReduceOp.MAX)  # over gloo: the device may be short of memory
+        return int(outcomes)
 
     def receive(self, x: Tensor) -> Tensor:
         dist.recv(x, group=self.device_group, group_src=self._rank - self.place.tensor_size)

@@ -138,7 +138,9 @@ class LeadExecutor(Executor):
                 RuntimeError, DeviceLostError
             ):  # a rank is gone: the others find out by themselves
                 self._tell(Close())
+                self._rank.executor.close()  # NCCL waits for ever for a group whose collectives a graph holds
                 self._group.close()
+                return
         self._rank.executor.close()
 
     def _tell(self, command: Command) -> None:
@@ -232,8 +234,8 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
             except Exception as error:  # noqa: BLE001 — rank 0 tells, and goes on: so do the others
                 logger.debug("a step failed on all ranks: %r", error)
         else:
-            group.close()
             rank.executor.close()
+            group.close()
             return
 
 

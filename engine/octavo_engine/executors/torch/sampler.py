@@ -41,16 +41,16 @@ class SamplingTable:
         if not new:
             return
         params = [s.sampling for s in new]
-        for state in new:
-            assert state.row is not None
-            self._held[state.row] = state
-            self._plain_from[state.row] = _plain_from(state)
         rows = self._sent([s.row for s in new], torch.int64)
         names = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
         self.floats[:, rows] = self._sent([[getattr(p, name) for p in params] for name in names], torch.float32)
         ints = [[max(p.top_k, 0) for p in params], [s.num_prompt_tokens for s in new]]
         self.ints[:, rows] = self._sent(ints, torch.int32)
         self.seeds[rows] = self._sent([_signed(p.seed) for p in params], torch.int64)
+        for state in new:  # only now: a step that fails before is tried again, and sends them again
+            assert state.row is not None
+            self._held[state.row] = state
+            self._plain_from[state.row] = _plain_from(state)
 
     def is_plain(self, batch: StepBatch) -> bool:
         """Whether every request draws, from raw logits, and wants nothing but the token."""

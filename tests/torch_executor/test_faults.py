@@ -1,0 +1,250 @@
+"""Errors as CUDA, Triton, cuBLAS and NCCL raise them, at every call that may: the offender fails, or the engine ends.
+
+Messages are those of PyTorch 2.13's and Triton 3.9's sources. Whether the device is lost is what it says itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import msgspec
+import pytest
+import torch
+import torch.distributed as dist
+from engine_runs import engine_config, generate, request
+from test_decode_graphs import Replay
+from tiny_models import make
+
+from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
+from octavo_engine.engine_core import EngineCore
+from octavo_engine.errors import DeviceLostError
+from octavo_engine.executors.torch import parallel_executor
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.faults import FaultWatch
+from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+ERRORS = {
+    "torch": torch.AcceleratorError(f"{ILLEGAL}\nSearch for `cudaErrorIllegalAddress' in the CUDA documentation"),
+    "triton": RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(handle, opa, opb)`"),
+    "pinned": RuntimeError("CUDA error: out of memory"),
+    "oom": torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"
+    ),
+    "module": RuntimeError("Triton Error [CUDA]: out of memory"),
+}
+# Where a step may meet one: (what is called, as an attribute of the executor)
+CALLS = ["requests.apply", "_sampler.table.update", "_cache.apply", "_decoder.forward", "_sampler.draw_step"]
+POISON = 13
+
+
+class Gpu:
+    """A device that is lost once `corrupt` is set, and says so from then on."""
+
+    def __init__(self) -> None:
+        self.corrupt = False
+
+    def synchronize(self) -> None:
+        if self.corrupt:
+            raise ERRORS["torch"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make("llama", folder)
+    config = engine_config(
+        ModelConfig(model=str(folder), served_model_names=("tiny",), dtype="float32"),
+        "torch",
+        cache=CacheConfig(num_gpu_blocks_override=64),
+        scheduler=SchedulerConfig(max_num_batched_tokens=48, max_num_seqs=6),
+    )
+    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=True))
+    files = resolve(config.model, lambda *_: None)
+    return config, describe(config.model, files), files
+
+
+@pytest.fixture
+def engine(model):
+    """(engine, its executor, its device)."""
+    config, spec, files = model
+    gpu = Gpu()
+    executor = TorchExecutor(config, spec, files, torch.device("cpu"), faults=FaultWatch(gpu.synchronize))
+    return EngineCore(config, executor, spec), executor, gpu
+
+
+def break_call(executor, name, error, *, when=lambda: True):
+    """From now on the call raises `error` where `when()`."""
+    *path, last = name.split(".")
+    owner = executor
+    for part in path:
+        owner = getattr(owner, part)
+    whole = getattr(owner, last)
+
+    def broken(*args, **options):
+        result = whole(*args, **options) if last == "apply" else None
+        if when():
+            raise error
+        return result if last == "apply" else whole(*args, **options)
+
+    if hasattr(type(owner), "__slots__") and not hasattr(owner, "__dict__"):
+        raise AssertionError(f"{name} can't be replaced")
+    setattr(owner, last, broken)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("call", CALLS)
+def test_an_error_that_the_device_survives_once_fails_no_request(engine, call, kind):
+    """The step is tried again, a request at a time."""
+    core, executor, _ = engine
+    times = iter([True])
+    break_call(executor, call, ERRORS[kind], when=lambda: next(times, False))
+    got = generate(core, [request("a", [3, 4, 5], 3), request("b", [6, 7], 3)])
+    assert {name: len(result.tokens) for name, result in got.items()} == {"a": 3, "b": 3}
+    assert not executor._flights
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("call", CALLS)
+def test_an_error_that_corrupts_the_device_ends_the_engine(engine, call, kind):
+    """Whatever its type is: the device refuses to be waited for."""
+    core, executor, gpu = engine
+
+    def lost():
+        gpu.corrupt = True
+        return True
+
+    break_call(executor, call, ERRORS[kind], when=lost)
+    with pytest.raises(DeviceLostError, match=r"CUDA"):
+        generate(core, [request("a", [3, 4, 5], 3)])
+
+
+@pytest.mark.parametrize("call", CALLS[3:])
+def test_an_engine_that_can_run_nothing_any_more_ends(engine, call):
+    """The device answers, and yet every step fails, that of nobody's request included."""
+    core, executor, _ = engine
+    break_call(executor, call, RuntimeError("Triton Error [CUDA]: invalid device image"))
+    with pytest.raises(DeviceLostError, match="no request can be run any more: RuntimeError: Triton Error"):
+        generate(core, [request("a", [3, 4, 5], 3)])
+
+
+def test_a_request_that_always_fails_ends_alone(engine):
+    """And is not taken for the engine's end, though no other runs beside it."""
+    core, executor, _ = engine
+    running = []
+    apply = executor.requests.apply
+
+    def noted(step):
+        batch = apply(step)
+        running[:] = [state.token_ids[0] for state in batch.states]
+        return batch
+
+    executor.requests.apply = noted
+    break_call(executor, "_decoder.forward", ERRORS["oom"], when=lambda: POISON in running)
+    got = generate(core, [request("bad", [POISON, 1], 3)])
+    assert "OutOfMemoryError" in got["bad"].error
+    got = generate(core, [request("bad", [POISON, 1], 3), request("good", [5, 1], 3)])
+    assert "OutOfMemoryError" in got["bad"].error
+    assert len(got["good"].tokens) == 3
+
+
+def test_failed_collectives_end_the_engine(engine):
+    """A communicator is of no use after an error, though the device is well."""
+    core, executor, _ = engine
+    error = dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error")
+    break_call(executor, "_decoder.forward", error)
+    with pytest.raises(DeviceLostError, match="NCCL error in"):
+        generate(core, [request("a", [3, 4, 5], 3)])
+
+
+def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine):
+    """Its tensors, and the frames that hold them, are gone by then."""
+    core, executor, _ = engine
+    held, alive = [], []
+    forward = executor._decoder.forward
+
+    def short(inputs, cache):
+        alive.append(sum(ref() is not None for ref in held))
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        if len(held) == 1:
+            raise ERRORS["oom"].with_traceback(None)
+        return forward(inputs, cache)
+
+    executor._decoder.forward = short
+    gc.disable()
+    try:
+        generate(core, [request("a", [3, 4, 5], 2), request("b", [6, 7], 2)])
+    finally:
+        gc.enable()
+        ERRORS["oom"].__traceback__ = None
+    assert alive[1] == 0
+
+
+class NcclGroup:
+    """Ranks as NCCL has them: a group that a graph still holds is waited for without end."""
+
+    def __init__(self, graphs, gpu_idle) -> None:
+        self.graphs, self.gpu_idle = graphs, gpu_idle
+        self.closed = False
+
+    def broadcast(self, data, source=0):
+        return parallel_executor.ENCODER.encode(parallel_executor.Close()) if data is None else data
+
+    def close(self):
+        assert not any(graph() is not None for graph in self.graphs), "NCCL waits for a graph that holds the group"
+        assert self.gpu_idle(), "NCCL waits for a collective that runs"
+        self.closed = True
+
+
+class Held(Replay):
+    """Its graphs can be seen to go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphs = []
+
+    def record(self, run):
+        class Graph:
+            def __init__(self, replay) -> None:
+                self.replay = replay
+
+        outputs, replay = super().record(run)
+        graph = Graph(replay)
+        self.graphs.append(weakref.ref(graph))
+        return outputs, lambda: graph.replay()
+
+
+@pytest.mark.parametrize("role", ["lead", "follower"])
+def test_graphs_go_before_the_groups_that_they_captured(model, monkeypatch, role):
+    config, spec, files = model
+    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
+    recorder, waits = Held(), []
+    executor = TorchExecutor(
+        config, spec, files, torch.device("cpu"), recorder=recorder, faults=FaultWatch(lambda: waits.append(1))
+    )
+    core = EngineCore(config, executor, spec)
+    generate(core, [request("a", [3, 4, 5], 8)])
+    assert recorder.graphs
+    waits.clear()
+    group = NcclGroup(recorder.graphs, lambda: bool(waits))
+
+    class Rank:
+        def __init__(self, *_):
+            self.executor = executor
+
+        def load(self):
+            return []
+
+    if role == "lead":
+        lead = LeadExecutor.__new__(LeadExecutor)
+        lead._group, lead._rank, lead._reachable = group, Rank(), True
+        lead.close()
+    else:
+        monkeypatch.setattr(parallel_executor, "Rank", Rank)
+        follow(config, spec, files, group)
+    assert group.closed
