@@ -16,6 +16,7 @@ from engine_runs import engine_config, generate, request
 from test_decode_graphs import Replay
 from tiny_models import make
 
+from octavo_engine import engine_core
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.errors import DeviceLostError
@@ -25,6 +26,7 @@ from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
+from octavo_models.partition import Place
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 ERRORS = {
@@ -161,8 +163,9 @@ def test_failed_collectives_end_the_engine(engine):
         generate(core, [request("a", [3, 4, 5], 3)])
 
 
-def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine):
+def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monkeypatch):
     """Its tensors, and the frames that hold them, are gone by then."""
+    monkeypatch.setattr(engine_core.logger, "exception", lambda *_: None)  # pytest keeps what is logged
     core, executor, _ = engine
     held, alive = [], []
     forward = executor._decoder.forward
@@ -172,7 +175,7 @@ def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine):
         activations = torch.zeros(8)
         held.append(weakref.ref(activations))
         if len(held) == 1:
-            raise ERRORS["oom"].with_traceback(None)
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(inputs, cache)
 
     executor._decoder.forward = short
@@ -181,7 +184,6 @@ def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine):
         generate(core, [request("a", [3, 4, 5], 2), request("b", [6, 7], 2)])
     finally:
         gc.enable()
-        ERRORS["oom"].__traceback__ = None
     assert alive[1] == 0
 
 
@@ -191,6 +193,7 @@ class NcclGroup:
     def __init__(self, graphs, gpu_idle) -> None:
         self.graphs, self.gpu_idle = graphs, gpu_idle
         self.closed = False
+        self.place = Place()
 
     def broadcast(self, data, source=0):
         return parallel_executor.ENCODER.encode(parallel_executor.Close()) if data is None else data
@@ -216,7 +219,7 @@ class Held(Replay):
         outputs, replay = super().record(run)
         graph = Graph(replay)
         self.graphs.append(weakref.ref(graph))
-        return outputs, lambda: graph.replay()
+        return outputs, lambda: graph.replay()  # noqa: PLW0108 — which holds the graph
 
 
 @pytest.mark.parametrize("role", ["lead", "follower"])

@@ -308,7 +308,7 @@ def dtypes_of(asked: DType, spec: ModelSpec, *, on_gpu: bool) -> tuple[torch.dty
 
     GPUs are not made for float32: `auto` takes bfloat16 there for checkpoints of it, and beside quantized weights.
     """
-    name = asked
+    name: str = asked
     if name == "auto":
         name = "bfloat16" if on_gpu and spec.dtype == "float32" else spec.dtype
     widened = asked == "auto" and spec.quantization is not None and name == "float32"

@@ -182,6 +182,8 @@ class DecodeGraphs:
 
     def forget(self) -> None:
         """Drop all graphs and their memory."""
+        for graph in self._graphs.values():  # at once, whatever refers to it yet
+            graph.outputs = graph.replay = None
         self._graphs.clear()
         self._recorder.forget()
 
