@@ -9,6 +9,8 @@ import importlib.util
 import os
 import sys
 
+import pytest
+
 _path = os.environ.get("OCTAVO_NATIVE_MODULE")
 if _path:
     import octavo_engine.executors.native as _package
@@ -17,6 +19,23 @@ if _path:
     _spec = importlib.util.spec_from_file_location(_name, _path)
     sys.modules[_name] = _package._native = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
+
+from native_executors import SPECS, start  # noqa: E402  after the module above is in its place
+
+from octavo_engine.executors.native.executor import NativeExecutor  # noqa: E402
+from octavo_models import from_hf_config  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=list(SPECS))
+def spec(request):
+    return from_hf_config(SPECS[request.param])
+
+
+@pytest.fixture
+def executor(spec, tmp_path):
+    executor = start(NativeExecutor, spec, tmp_path)
+    yield executor
+    executor.close()
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

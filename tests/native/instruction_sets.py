@@ -16,6 +16,10 @@ def available(name: str) -> bool:
     return _native.isa_available(_native.ISAS[name])
 
 
+def name_of(isa: int) -> str:
+    return next(name for name, number in _native.ISAS.items() if number == isa)
+
+
 def _parameters(names: tuple[str, ...]) -> list:
     return [
         pytest.param(

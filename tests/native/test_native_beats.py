@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from test_native_executor import SPECS, Sequences, config_of, files_of, request, start
+from native_executors import SPECS, Sequences, config_of, files_of, request, start
 
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_models import from_hf_config

@@ -3,146 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from instruction_sets import every_isa
+from instruction_sets import every_isa, name_of
+from native_executors import GREEDY, Sequences, config_of, files_of, request, start, tokens_of
 
-from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
-from octavo_engine.errors import ConfigError, ExecutorError
-from octavo_engine.executors.native import _native
 from octavo_engine.executors.native import executor as native_executor
 from octavo_engine.executors.native.executor import NativeExecutor
-from octavo_engine.executors.native.model import describe
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.load import load_weights
-from octavo_models import from_hf_config
-from octavo_models.spec import Experts, Mlp
-
-COMMON = {
-    "vocab_size": 211,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "dtype": "float32",
-    "rms_norm_eps": 1e-6,
-}
-SPECS = {
-    "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False, **COMMON},
-    "gemma3": {
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
-        "sliding_window": 24,
-        "query_pre_attn_scalar": 16,
-        **COMMON,
-    },
-}
-GREEDY = SamplingParams(max_tokens=64, temperature=0.0)
-
-
-def config_of(threads: int = 2, dtype: str = "auto") -> EngineConfig:
-    return EngineConfig(
-        model=ModelConfig(model="tiny", served_model_names=("tiny",), load_format="dummy", seed=4, dtype=dtype),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=256),
-        executor=ExecutorConfig(threads=threads),
-    )
-
-
-def files_of(folder) -> ModelFiles:
-    return ModelFiles(folder=folder, config=None, weights=(), weights_format="dummy", tokenizer=None)
-
-
-@pytest.fixture(scope="module", params=list(SPECS))
-def spec(request):
-    return from_hf_config(SPECS[request.param])
-
-
-def start(kind, spec, folder, **fields):
-    executor = kind(config_of(**fields), spec, files_of(folder))
-    groups = executor.load().layout.groups
-    executor.init_kv((64,) * len(groups))
-    return executor
-
-
-@pytest.fixture
-def executor(spec, tmp_path):
-    executor = start(NativeExecutor, spec, tmp_path)
-    yield executor
-    executor.close()
-
-
-class Sequences:
-    """Requests with pages in a random order; each `step` is what a scheduler would say."""
-
-    def __init__(self, executor, groups: int, seed: int = 0) -> None:
-        self.executor, self.groups = executor, groups
-        self.random = random.Random(seed)
-        self.pages = [self.random.sample(range(1, 64), 63) for _ in range(groups)]
-        self.known: dict[str, list[int]] = {}
-        self.computed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-        self.logits: list[np.ndarray] = []
-        self.steps = 0
-
-    def _blocks(self, request_id: str, end: int) -> tuple[list[int], ...]:
-        more = -(-end // 16) - self.held.get(request_id, 0)
-        self.held[request_id] = self.held.get(request_id, 0) + more
-        return tuple([pages.pop() for _ in range(more)] for pages in self.pages)
-
-    def step(self, counts: dict[str, int], new: dict[str, NewRequest] | None = None, **fields):
-        self.steps += 1
-        news, continued, samples = [], [], []
-        for request_id, count in counts.items():
-            if new and request_id in new:
-                self.known[request_id] = [*new[request_id].token_ids, *new[request_id].output_token_ids]
-                self.computed[request_id] = 0
-            end = self.computed[request_id] + count
-            blocks = self._blocks(request_id, end)
-            if new and request_id in new:
-                news.append(dataclasses.replace(new[request_id], block_ids=blocks))
-            else:
-                continued.append(ContinuedRequest(request_id, blocks, self.computed[request_id]))
-            self.computed[request_id] = end
-            if end == len(self.known[request_id]):
-                samples.append(request_id)
-        out = self.run(
-            SchedulerOutput(
-                self.steps,
-                tuple(news),
-                tuple(continued),
-                counts,
-                dict.fromkeys(samples, 1),
-                frozenset(samples),
-                **fields,
-            )
-        )
-        for request_id, tokens in out.tokens.items():
-            self.known[request_id] += tokens
-        return out
-
-    def run(self, scheduled):
-        handle = self.executor.submit(scheduled)
-        if isinstance(self.executor, NativeExecutor):
-            self.logits.append(self.executor.logits().copy())
-        self.executor.sample(handle)
-        return self.executor.collect(handle)
-
-
-def request(request_id: str, tokens: list[int], sampling: SamplingParams = GREEDY, **fields) -> dict[str, NewRequest]:
-    return {request_id: NewRequest(request_id, tokens, sampling, (), 0, **fields)}
-
-
-def tokens_of(count: int, seed: int) -> list[int]:
-    return random.Random(seed).choices(range(211), k=count)
 
 
 def mixed_run(sequences: Sequences) -> None:
@@ -381,10 +252,6 @@ def test_nan_is_an_error_of_the_request_that_met_it(spec, with_caps, dtype, isa,
     executor.close()
 
 
-def name_of(isa: int) -> str:
-    return next(name for name, number in _native.ISAS.items() if number == isa)
-
-
 def test_each_request_has_its_own_row_of_a_mask(spec, executor):
     """Rows follow the step's requests, the ones that were refused included: a refusal does not shift the others'."""
     groups = len(spec.kv_layout(16, "f32").groups)
@@ -412,116 +279,3 @@ def test_a_mask_that_is_too_short_is_refused(spec, executor):
     handle = executor.submit(SchedulerOutput(1, (new,), (), {"a": 1}, {"a": 1}, frozenset({"a"})))
     with pytest.raises(ValueError, match="a grammar mask of 27 bytes has no row 0 of 28"):
         executor.sample(handle, bytes(27))
-
-
-def decoder_of(model, **fields):
-    options = {"threads": 1, "isa": 0, "kv_bf16": False, "block_size": 16, "max_rows": 16, "max_drawn": 4, "widen": -1}
-    return _native.Decoder(model, **{**options, **fields})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"head_dim_k": 0}, "heads of 0 and 16"),
-        ({"head_dim_v": -16}, "heads of 16 and -16"),
-        ({"num_heads": 0}, "0 heads"),
-        ({"rotary": 9}, "rotary is missing"),
-        ({"kv_group": 9}, "KV group is missing"),
-        ({"head_dim_k": 8}, "rotary over 16 elements of 6 heads of 8"),
-        ({"activation": 99}, "activation of kind 99"),
-        ({"window": -3}, "window of -3"),
-        ({"intermediate_size": 0}, "MLP of 0"),
-    ],
-)
-def test_a_description_that_contradicts_itself_is_refused(spec, change, message):
-    """By the native module itself: it must not read beyond what it was given."""
-    model = describe(_native, spec, spec.kv_layout(16, "f32"))
-    layers = model.layers
-    for name, value in change.items():
-        setattr(layers[0], name, value)
-    model.layers = layers
-    with pytest.raises(ValueError, match=message):
-        decoder_of(model)
-
-
-def test_kinds_and_sizes_out_of_range_are_refused(spec):
-    """A norm that does not exist, an instruction set that does not exist, a step of no tokens."""
-    model = describe(_native, spec, spec.kv_layout(16, "f32"))
-    for isa in (-1, 99):
-        with pytest.raises(ValueError, match="lacks the instruction set"):
-            decoder_of(model, isa=isa)
-    with pytest.raises(ValueError, match="a step of 0 tokens"):
-        decoder_of(model, max_rows=0)
-    norm = model.final_norm
-    norm.kind = 5
-    model.final_norm = norm
-    with pytest.raises(ValueError, match="norm of kind 5"):
-        decoder_of(model)
-
-
-def test_too_few_threads_are_one_sentence_with_the_flag():
-    """The system's limit on processes or memory ends the start with what to do, not with an abort."""
-    program = f"""
-import resource
-from pathlib import Path
-from octavo_engine.config import *
-from octavo_engine.errors import ExecutorError
-from octavo_engine.executors.native.executor import NativeExecutor
-from octavo_models import from_hf_config
-files = ModelFiles(folder=Path("/"), config=None, weights=(), weights_format="dummy", tokenizer=None)
-config = EngineConfig(model=ModelConfig(model="m", served_model_names=("m",), load_format="dummy"),
-                      executor=ExecutorConfig(threads=400))
-executor = NativeExecutor(config, from_hf_config({SPECS["llama"]!r}), files)
-size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20),) * 2)
-try:
-    executor.load()
-except ExecutorError as error:
-    print(error)
-"""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert "of 400 threads could be started" in run.stdout, run
-    assert run.stdout.strip().endswith("set --threads to fewer")
-
-
-@pytest.mark.parametrize("value", ["avx1024", "AVX2"])
-def test_an_unknown_instruction_set_is_refused_with_the_names(spec, tmp_path, monkeypatch, value):
-    """OCTAVO_NATIVE_ISA is a person's: a typing error is answered with what there is."""
-    monkeypatch.setenv("OCTAVO_NATIVE_ISA", value)
-    with pytest.raises(ConfigError, match=rf'"{value}"; set it to one of scalar, avx2, avx512-vnni, avx512-bf16, amx'):
-        NativeExecutor(config_of(), spec, files_of(tmp_path))
-
-
-@every_isa
-def test_an_instruction_set_runs_under_its_own_name(spec, tmp_path, monkeypatch, isa):
-    """AVX-512 without bf16 is not called AVX2, nor AVX2 run as something more."""
-    monkeypatch.setenv("OCTAVO_NATIVE_ISA", name_of(isa))
-    executor = NativeExecutor(config_of(), spec, files_of(tmp_path))
-    assert executor.capabilities.name == f"native {name_of(isa)}, 2 threads"
-
-
-def test_what_is_not_run_is_refused_by_name(spec, tmp_path):
-    """Experts, sinks and the like end the start with the feature's name."""
-    mlp = Mlp(32)
-    layer = dataclasses.replace(spec.layers[0], mlp=Experts(4, 2, mlp))
-    with pytest.raises(ExecutorError, match="mixture of experts"):
-        NativeExecutor(config_of(), dataclasses.replace(spec, layers=(layer,)), files_of(tmp_path))
-
-
-def test_no_threads_are_refused(spec, tmp_path):
-    with pytest.raises(ConfigError, match="--threads 0"):
-        NativeExecutor(config_of(threads=0), spec, files_of(tmp_path))
-
-
-def test_a_missing_extension_says_what_to_do(spec, tmp_path, monkeypatch):
-    """An install without a compiler starts with one sentence, not a traceback."""
-    import_module = importlib.import_module
-
-    def without(name, *args):
-        if name.endswith("._native"):
-            raise ImportError("No module named '_native'")
-        return import_module(name, *args)
-
-    monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(ExecutorError, match=r"isn't built.*compiler.*--executor torch"):
-        NativeExecutor(config_of(), spec, files_of(tmp_path))

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 from gguf_files import write_mixed_gguf
-from test_native_executor import SPECS, config_of, files_of
+from native_executors import SPECS, config_of, files_of
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.native import executor as native
