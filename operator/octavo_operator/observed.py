@@ -122,6 +122,8 @@ class Observed:
     """Others' pods that have one of `claims` which is on one node at a time."""
     nodes: Nodes | None = None
     """None where nobody looked, or nobody may."""
+    room: Mapping[str, int] = field(default_factory=dict)
+    """CPU and memory that the node with most of each has left, in thousandths; empty where no replica seeks a node."""
     model_bytes: int | None = None
     """Size of the model's files, where only that is known."""
     change: Change | None = None

@@ -50,13 +50,16 @@ async def observe(
     claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
     exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
     moves = deployment is not None and room.is_under_way(deployment)
-    nodes, free = None, None
+    nodes, free, left = None, None, {}
     capacity = None
     if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
         # All pods of a cluster are many: they are followed only where an answer depends on them.
-        if hardware.cards or (moves and room.seekers(engines)):
+        seeking = bool(room.seekers(engines))
+        if hardware.cards or seeking:
             capacity = await feed.current()
+        if capacity is not None and seeking:
+            left = room.most_free(template, capacity)
         if capacity is not None and hardware.cards:
             nodes = room.nodes_for(hardware, template, capacity)
             free = room.nodes_for(hardware, template, capacity, room.ending(engines)).free
@@ -88,6 +91,7 @@ async def observe(
         now=cluster.now(),
         holders=await _holders(cluster, key, narrow) if narrow and any(map(room.is_loading, engines)) else (),
         nodes=nodes,
+        room=left,
         change=change,
     )
 

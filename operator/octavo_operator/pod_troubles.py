@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from octavo_operator.crashes import signature_of
 from octavo_operator.observed import Complaint, Nodes, Object, Observed
 from octavo_operator.planner.plan import Plan
+from octavo_operator.planner.sizes import MIB
 from octavo_operator.redaction import redacted
 
 LONGEST_WORDS = 400
@@ -64,9 +66,15 @@ class Trouble:
 
 
 def trouble_of(
-    pod: Object, plan: Plan, nodes: Nodes | None, complaint: Complaint | None = None, now: datetime | None = None
+    pod: Object,
+    plan: Plan,
+    nodes: Nodes | None,
+    complaint: Complaint | None = None,
+    now: datetime | None = None,
+    room: Mapping[str, int] = MappingProxyType({}),
 ) -> Trouble | None:
-    """None where it is ready, or on its way out. `complaint` is the last Warning about it, `now` the server's time."""
+    """None where it is ready, or on its way out. `complaint` is the last Warning about it, `now` the server's time,
+    `room` what nodes have left (`Observed.room`)."""
     status: Mapping[str, Any] = pod.get("status", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     ready = conditions.get("Ready", {})
@@ -79,7 +87,7 @@ def trouble_of(
             text = f"held back by {gates}: see the queue (Kueue) or controller that removes it"
             return Trouble("SchedulingGated", text, stuck=False, rank=6)
         waited = _seconds_since(scheduled.get("lastTransitionTime"), now)
-        return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited)
+        return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited, room)
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeShutdown: a new pod takes its place
         text = f"a pod failed: {_short(str(status.get('message', '')))}"
         return Trouble(str(status["reason"]), text, stuck=False, rank=6)
@@ -97,7 +105,8 @@ def trouble_of(
 
 def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
     """The same, by all that was observed."""
-    return trouble_of(pod, plan, observed.nodes, observed.complaints.get(pod["metadata"]["uid"]), observed.now)
+    complaint = observed.complaints.get(pod["metadata"]["uid"])
+    return trouble_of(pod, plan, observed.nodes, complaint, observed.now, observed.room)
 
 
 def _loading(plan: Plan) -> Trouble:
@@ -185,7 +194,12 @@ def crash_of(ended: Mapping[str, Any], plan: Plan) -> Trouble:
 
 
 def _unscheduled(
-    words: str, plan: Plan, nodes: Nodes | None, complaint: Complaint | None, waited: float | None
+    words: str,
+    plan: Plan,
+    nodes: Nodes | None,
+    complaint: Complaint | None,
+    waited: float | None,
+    room: Mapping[str, int],
 ) -> Trouble:
     """The scheduler's own words count nodes, and so change by themselves: they are reported only where no better is known.
 
@@ -228,7 +242,7 @@ def _unscheduled(
         text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
         return Trouble("VolumeNotBound", text, stuck=False, rank=7)
     return Trouble(
-        "Unschedulable", f"no node will do: {_short(words)}{_asked(words, plan)}{refusal}", stuck=late, rank=5
+        "Unschedulable", f"no node will do: {_short(words)}{_asked(words, plan, room)}{refusal}", stuck=late, rank=5
     )
 
 
@@ -238,14 +252,21 @@ def _seconds_since(time: Any, now: datetime | None) -> float | None:
     return (now - datetime.fromisoformat(str(time))).total_seconds()
 
 
-def _asked(words: str, plan: Plan) -> str:
-    """What the pod requests of what the scheduler finds too little of, and the field that lowers it."""
+def _asked(words: str, plan: Plan, room: Mapping[str, int]) -> str:
+    """What the pod requests of what the scheduler finds too little of, what is free, and the field that lowers it."""
     short = [name for name in ("cpu", "memory", "ephemeral-storage") if f"Insufficient {name}" in words]
     asked = [f"{name} {plan.resources.requests[name]}" for name in short if name in plan.resources.requests]
     if not asked:
         return ""
     fields = " and ".join(f"resources.requests.{name}" for name in short)
-    return f"; a replica requests {' and '.join(asked)}: lower {fields}, or add a node with more"
+    free = " and ".join(f"{name} {_amount(name, room[name])}" for name in short if name in room)
+    left = f", the freest node has {free}" if free else ""
+    return f"; a replica requests {' and '.join(asked)}{left}: lower {fields}, or add a node with more"
+
+
+def _amount(name: str, thousandths: int) -> str:
+    """As kubectl writes it, memory rounded down."""
+    return f"{thousandths}m" if name == "cpu" else f"{thousandths // 1000 // MIB}Mi"
 
 
 def _short(words: str) -> str:

@@ -98,6 +98,17 @@ def ending(own: Sequence[Object]) -> list[str]:
     return [_uid(pod) for pod in own if _is_ending(pod)]
 
 
+def most_free(template: Mapping[str, Any], capacity: ClusterCapacity) -> dict[str, int]:
+    """What the node with most of each has left, of those that would take such a pod; empty where none would."""
+    spec: Mapping[str, Any] = template.get("spec") or {}
+    would = [
+        node
+        for node in capacity.nodes
+        if not _obstacle(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ())
+    ]
+    return {name: max(max(0, capacity.free(node, name)) for node in would) for name in ("cpu", "memory") if would}
+
+
 def seekers(own: Sequence[Object]) -> list[Object]:
     """Replicas for which the scheduler has found no node; none while one is ending, which makes room."""
     if any(_is_ending(pod) for pod in own):

@@ -171,6 +171,16 @@ def test_a_node_that_is_too_small_is_told_with_the_field_that_asks_for_less():
     )
 
 
+def test_what_the_freest_node_has_left_is_told_beside_what_is_requested():
+    left = {"cpu": 230, "memory": 900 * 2**20 * 1000 + 1}
+    for words, told in (
+        ("1 Insufficient cpu", "requests cpu 400m, the freest node has cpu 230m: lower resources.requests.cpu, or"),
+        ("1 Insufficient cpu, 1 Insufficient memory", ", the freest node has cpu 230m and memory 900Mi: lower"),
+    ):
+        pod = unscheduled(f"0/1 nodes are available: {words}.")
+        assert told in trouble_of(pod, planned(SMALL, accelerator={"vendor": "cpu"}), None, room=left).message
+
+
 def test_an_engine_that_ended_for_want_of_a_gpu_is_classified():
     """The marker is the engine's own (octavo_engine.gpus)."""
     from octavo_engine.gpus import NO_GPU

@@ -293,3 +293,14 @@ def test_a_former_replica_that_does_not_answer_is_worth_no_patience():
     other["status"]["conditions"] += [{"type": "Ready", "status": "True"}]
     two = change([started(pod(1, "a", revision="old")), pod(2), other], [node()])
     assert not two.old_serves, "one that follows the change is no former one"
+
+
+def test_the_most_free_is_of_nodes_that_would_take_the_pod():
+    """Of each resource on its own; never less than nothing, and nothing where no node would do."""
+    nodes = [node("a"), node("b"), node("cordoned", unschedulable=True), node("down", ready="False")]
+    pods = [pod("1", "a", cpu="3"), pod("2", "b", cpu="3700m"), pod("3", "a", cpu="200m")]
+    capacity = ClusterCapacity(nodes, pods)
+    assert room.most_free({}, capacity) == {"cpu": 800, "memory": 8 * 2**30 * 1000}
+    assert room.most_free({"spec": {"nodeSelector": {"pool": "x"}}}, capacity) == {}
+    full = ClusterCapacity([node("a")], [pod("1", "a", cpu="5")])
+    assert room.most_free({}, full)["cpu"] == 0
