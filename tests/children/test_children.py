@@ -104,6 +104,11 @@ class TestReplicas:
         starts = probe["periodSeconds"] * probe["failureThreshold"]
         assert {each["periodSeconds"] for each in upwards["policies"]} == {starts}
 
+    def test_replicas_on_cpus_grow_at_the_autoscalers_own_pace(self):
+        """A minute after a queue has formed there may be three, where the start of one may take half an hour at most."""
+        children = rendered(autoscaling=AUTO, accelerator={"vendor": "cpu"})
+        assert set(only(children, "HorizontalPodAutoscaler")["spec"]["behavior"]) == {"scaleDown"}
+
     def test_metrics_and_behaviour_are_handed_on_verbatim(self):
         metric = {
             "type": "Resource",

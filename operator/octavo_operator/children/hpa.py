@@ -25,8 +25,9 @@ def render(plan: Plan) -> Manifest:
     sequences. Its use is measured rather than estimated from `maxModelLen`, which few requests come near.
 
     Nor does a lull that is shorter than a replica takes to load; and one replica ends at a time, so that the others are
-    seen to bear its load first. Upwards the replicas at most double within the time that one takes to start: a burst
-    that the next replica will absorb does not start all of them. `behavior` replaces what it names.
+    seen to bear its load first. Upwards replicas with GPUs at most double within the time that one takes to start: a
+    burst that the next replica will absorb does not take all GPUs. On CPUs a replica starts within seconds, and what its
+    start may take at most says little: there Kubernetes' own pace holds. `behavior` replaces what it names.
     """
     scale = plan.scale
     running = max(1, int(plan.limits.max_num_seqs * BUSY))
@@ -46,14 +47,16 @@ def render(plan: Plan) -> Manifest:
         "stabilizationWindowSeconds": lull,
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
     }
-    step = min(max(plan.lifecycle.startup.budget, SHORTEST_STEP_S), LONGEST_STEP_S)
-    scale_up = {
-        "policies": [
-            {"type": "Percent", "value": 100, "periodSeconds": step},
-            {"type": "Pods", "value": 1, "periodSeconds": step},
-        ],
-    }
-    spec["behavior"] = {"scaleUp": scale_up, "scaleDown": scale_down, **(scale.behavior or {})}
+    behavior: Manifest = {}
+    if plan.hardware.cards:
+        step = min(max(plan.lifecycle.startup.budget, SHORTEST_STEP_S), LONGEST_STEP_S)
+        behavior["scaleUp"] = {
+            "policies": [
+                {"type": "Percent", "value": 100, "periodSeconds": step},
+                {"type": "Pods", "value": 1, "periodSeconds": step},
+            ],
+        }
+    spec["behavior"] = {**behavior, "scaleDown": scale_down, **(scale.behavior or {})}
     return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.name, spec)
 
 
