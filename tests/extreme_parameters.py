@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from octavo_engine.messages import Ready
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.protocol import CompletionBody, parse_body
-from octavo_engine.server.sampling import check_num_sequences, sampling_params, with_room
+from octavo_engine.server.sampling import bad_words, check_num_sequences, sampling_params, with_room
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 Case = dict[str, str]  # a JSON literal for each parameter
@@ -122,7 +123,10 @@ def compose(context: ServerContext, case: Case) -> SamplingParams:
     literals = ", ".join(f'"{name}": {literal}' for name, literal in fields.items())
     body = parse_body(CompletionBody, f'{{"prompt": {PROMPT}, {literals}}}'.encode())
     check_num_sequences(context, 1, body.n or 1)
-    params = sampling_params(context, body, logprobs=body.logprobs, prompt_logprobs=body.prompt_logprobs)
+    banned = asyncio.run(bad_words(context, body.bad_words or ()))
+    params = sampling_params(
+        context, body, logprobs=body.logprobs, prompt_logprobs=body.prompt_logprobs, bad_words=banned
+    )
     return with_room(context, params, PROMPT, body.max_tokens, "prompt")
 
 

@@ -34,8 +34,8 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
         yield _event(body, "Warning" if grave else "Normal", ready, old.get(READY), identity)
     if stalled["status"] == "True" and ready["status"] == "True" and _changed(old.get(STALLED), stalled):
         yield _event(body, "Warning", stalled, old.get(STALLED), identity)
-    upgrade = new[UP_TO_DATE]
-    if UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_told(old[UP_TO_DATE], upgrade):
+    upgrade = new.get(UP_TO_DATE)
+    if upgrade and UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_told(old[UP_TO_DATE], upgrade):
         yield _event(
             body, "Warning" if upgrade["reason"] == "UpgradeFailed" else "Normal", upgrade, old[UP_TO_DATE], identity
         )
