@@ -97,9 +97,9 @@ def installed(cluster, notes):
 
 
 def answer(said):
-    """What the model says, in what curl has printed."""
-    line = next(line for line in reversed(said.splitlines()) if line.startswith('{"'))
-    return json.loads(line)["choices"][0]["message"]["content"]
+    """What the model says, in what curl has printed: no line break follows it."""
+    start = said.index('{"id"')
+    return json.JSONDecoder().raw_decode(said[start:])[0]["choices"][0]["message"]["content"]
 
 
 def test_the_notes_lead_to_an_answer(paste, printed, notes, ended, record_property):
