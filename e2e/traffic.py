@@ -166,7 +166,7 @@ class Traffic:
                 data = line.strip().removeprefix(b"data: ")
                 if data == b"[DONE]":
                     done = True
-                elif data:
+                elif data and not data.startswith(b":"):  # a comment keeps a stream alive while it waits for its turn
                     event = json.loads(data)
                     if "error" in event:
                         raise BrokenAnswerError(f"the stream ends with an error: {event['error']}")
