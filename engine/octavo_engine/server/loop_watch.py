@@ -1,7 +1,8 @@
 """Watches the event loop: how late it is, and what held it up.
 
 A thread looks at the loop's heartbeat, because while the loop is held up nothing on it can look; it notes which task
-runs then. Tasks are named after the route that they serve.
+runs then. Tasks are named after the route that they serve. A delay while no route is served, as at the start or on a
+machine that gives the process no time, is counted and not logged.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class LoopWatch:
         delay = max(0.0, now - self._due)
         self.delays.observe(delay)
         self.longest = max(self.longest, delay)
-        if delay > LATE_SECONDS and now - self._logged > LOG_SECONDS:
+        if delay > LATE_SECONDS and self._culprit is not None and now - self._logged > LOG_SECONDS:
             self._logged = now
-            logger.warning("the event loop was held up for %.2f s by %s", delay, self._culprit or "no request")
+            logger.warning("the event loop was held up for %.2f s by %s", delay, self._culprit)
         if not self._ended.is_set():
             self._plan()
 
@@ -65,4 +66,5 @@ class LoopWatch:
         while not self._ended.wait(BEAT_SECONDS):
             if self._culprit is None and time.monotonic() > self._due + BEAT_SECONDS:
                 task = asyncio.tasks.current_task(self._loop)
-                self._culprit = None if task is None else task.get_name()
+                if task is not None and not task.get_name().startswith("Task-"):  # asyncio's own name for one
+                    self._culprit = task.get_name()
