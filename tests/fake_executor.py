@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
-from octavo_engine.engine_core import NOBODY, EngineCore
+from octavo_engine.engine_core import PROBE, EngineCore
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
@@ -306,7 +306,7 @@ class FakeExecutor(Executor):
             for group, table in enumerate(state.tables):
                 _require(index < len(table), f"{request_id}: no page for position {position} in group {group}")
                 page = table[index]
-                if request_id == NOBODY and page == 0:
+                if request_id == PROBE and page == 0:
                     continue  # the engine tries whether anything runs: the null block holds nothing
                 _require(0 < page < self.num_blocks[group], f"{request_id}: writes to page {page}")
                 _require((group, page, offset) not in written, f"{request_id}: page {page} has two writers in a step")
@@ -316,7 +316,7 @@ class FakeExecutor(Executor):
 
     def _read(self, request_id: str, count: int) -> None:
         """Read all that this step's queries see, through the tables; nobody's request reads the null block."""
-        if request_id == NOBODY:
+        if request_id == PROBE:
             return
         state = self.states[request_id]
         values = digests(state.token_ids, state.adapter_slot)

@@ -35,7 +35,7 @@ GIB = 1 << 30
 MODEST_KV_BYTES = 4 * GIB  # what is taken at most where nobody said how much
 MODEST_SHARE = 0.25  # and at most this share of what the machine has to spare
 CARD_SWAP_GIB = 4.0  # beside a card; on a CPU swap space is memory that the pages themselves could have had
-NOBODY = ""  # no request's id
+PROBE = ""  # the id of the core's own request: no client's is empty
 PROBED_PAGES = 16  # of each group, to learn what a swap takes
 
 
@@ -279,17 +279,17 @@ class EngineCore:
         return replace(merged, undrawable=tuple(undrawable))
 
     def _run_nothing(self) -> None:
-        """Run a token of nobody's request over the null block, once each request of a step has failed alone.
+        """Run a token of the core's own request over the null block, once each request of a step has failed alone.
 
         Raises:
             DeviceLostError: that fails too, so no request can be served.
         """
         null = tuple([0] for _ in self._layout.groups)
-        new = NewRequest(NOBODY, [0], SamplingParams(max_tokens=1, temperature=0.0), null, 0)
-        one = {NOBODY: 1}
+        new = NewRequest(PROBE, [0], SamplingParams(max_tokens=1, temperature=0.0), null, 0)
+        one = {PROBE: 1}
         try:
             self._execute(SchedulerOutput(-1, (new,), (), one, one, frozenset(one)))
-            self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(NOBODY,)))
+            self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(PROBE,)))
         except DeviceLostError:
             raise
         except Exception as error:

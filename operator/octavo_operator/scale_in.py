@@ -56,7 +56,7 @@ class ScaleIn:
         # One that hangs costs its own deadline; connections are not kept, for the next look is far off.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
-            what = "which replica a scale-in should take can't be told"
+            what = "which replica a scale-in should take can't be determined"
             await repeat(partial(self._look, session), lambda: PERIOD_S, what, begin_after=PERIOD_S)
 
     async def _look(self, session: aiohttp.ClientSession) -> None:
@@ -69,7 +69,7 @@ class ScaleIn:
                     await self._mark(session, namespace, service)
                 except OperatorError as error:
                     about = {"about": {"namespace": namespace, "name": service}}
-                    log.warning("which replica a scale-in should take can't be told: %s", error, extra=about)
+                    log.warning("which replica a scale-in should take can't be determined: %s", error, extra=about)
 
         async with asyncio.TaskGroup() as group:
             for namespace in self._namespaces:

@@ -10,7 +10,7 @@ import msgspec
 from fake_executor import FakeExecutor
 
 from octavo_engine.config import encode_files
-from octavo_engine.engine_core import NOBODY, EngineCore
+from octavo_engine.engine_core import PROBE, EngineCore
 from octavo_engine.errors import DeviceLostError, ModelLoadError
 from octavo_engine.messages import Progress, Resolved
 from octavo_engine.weights.source import resolve
@@ -32,7 +32,7 @@ class TroubledExecutor(FakeExecutor):
 
     def submit(self, step):
         for new in step.new:
-            trouble = None if new.request_id == NOBODY else TROUBLE.get(new.token_ids[0])
+            trouble = None if new.request_id == PROBE else TROUBLE.get(new.token_ids[0])
             if trouble == "lost":
                 raise DeviceLostError("the device is lost: a test asked for it")
             if trouble:
