@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from octavo_engine.arguments import build_parser
+from octavo_engine.serve_flags import build_parser
 from octavo_engine.unserved_flags import UNSERVED_FLAGS
 from octavo_operator.api.descriptions import descriptions
 from octavo_operator.api.v1alpha1 import Spec
@@ -30,7 +30,11 @@ def flags_page() -> str:
     for group in build_parser()._action_groups:  # noqa: SLF001
         actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]  # noqa: SLF001
         if actions:
-            lines += [f"## {(group.title or '').capitalize()}\n", "| flag | default | |", "|-|-|-|"]
+            lines += [
+                f"## {(group.title or '')[:1].upper()}{(group.title or '')[1:]}\n",
+                "| flag | default | |",
+                "|-|-|-|",
+            ]
             lines += [flag_row(action) for action in actions]
             lines.append("")
     lines += ["## vLLM's flags that are not served\n", "| flags | what is so, and what to do |", "|-|-|"]
@@ -43,12 +47,13 @@ def flags_page() -> str:
 
 def flag_row(action: argparse.Action) -> str:
     names = ", ".join(f"`{o}`" for o in action.option_strings if not o.startswith("--no-")) or f"`{action.metavar}`"
-    value = action.metavar or ("\\|".join(map(str, action.choices)) if action.choices else "")
+    value = str(action.metavar or "|".join(map(str, action.choices or ()))).replace("|", "\\|")
     if value and action.option_strings:
         names += f" {value}"
-    default = "" if action.default in (None, [], "") else f"`{action.default}`"
-    help_text = "" if action.help in (None, argparse.SUPPRESS) else action.help.replace("|", "\\|")
-    return f"| {names} | {default} | {help_text} |"
+    meaning, _, default = (action.help or "").replace("|", "\\|").partition("default: ")
+    if not default and action.default not in (None, [], ""):
+        default = f"`{action.default}`" if action.default is not False else "off"
+    return f"| {names} | {default} | {meaning.rstrip('; ')} |"
 
 
 def manifest_page() -> str:

@@ -1,7 +1,7 @@
 """The command line of `octavo serve`: vLLM's spelling, parsed into an `EngineConfig`.
 
-Owns which flags there are, and the environment variables that stand for flags. What a value means is said in
-`config`, how it is written in `flag_values`; vLLM's flags that are not served are named in `unserved_flags`, and none is swallowed.
+Owns the environment variables that stand for flags, `--config` and what becomes of vLLM's other flags. The flags are in
+`serve_flags`, their meaning in `config`; those that are not served are named in `unserved_flags`, and none is swallowed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from octavo_engine import api_keys
 from octavo_engine.config import (
@@ -25,21 +24,10 @@ from octavo_engine.config import (
     SchedulerConfig,
     ServerConfig,
 )
-from octavo_engine.device_defaults import DEVICES, DeviceDefaults, by_device, defaults_for, device_of, used_here
+from octavo_engine.device_defaults import DeviceDefaults, defaults_for, device_of
 from octavo_engine.errors import ConfigError
-from octavo_engine.flag_values import at_least, fraction, max_logprobs, model_len, port, seconds, strings
+from octavo_engine.serve_flags import build_parser
 from octavo_engine.unserved_flags import UNSERVED_FLAGS, UnservedFlag
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is a ConfigError for the caller instead of an exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; octavo serve --help tells more")
-
-    def format_help(self) -> str:
-        self.epilog = used_here()  # asks the driver, which takes a while: not at every start
-        return super().format_help()
 
 
 def parse(argv: Sequence[str]) -> EngineConfig:
@@ -66,111 +54,6 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
     if rest:
         raise ConfigError(_unknown(rest[0], parser))
     return _compose(options), notes
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the flags that are served; each destination is a field of the configuration."""
-    parser = _Parser(prog="octavo serve", allow_abbrev=False, description="Serve a model over the OpenAI API.")
-    switch = argparse.BooleanOptionalAction
-
-    model = parser.add_argument_group("model")
-    model.add_argument("model_positional", metavar="MODEL", nargs="?", help="a path, org/name, hf://…, package://…")
-    model.add_argument("--model", help="the same, as a flag")
-    model.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names it answers to; MODEL otherwise")
-    model.add_argument("--revision", help="branch, tag or commit on the hub")
-    model.add_argument("--file", help="one file of several, such as a GGUF")
-    model.add_argument("--tokenizer", help="take the tokenizer from here")
-    model.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16", "half", "float"), default="auto")
-    model.add_argument("--load-format", choices=("auto", "hf", "safetensors", "gguf", "dummy"), default="auto")
-    model.add_argument("--max-model-len", type=model_len, metavar="TOKENS", help="-1 or auto: what the memory holds")
-    model.add_argument("--seed", type=at_least(0), default=0)
-    model.add_argument("--chat-template", metavar="PATH_OR_TEXT")
-    model.add_argument("--chat-template-content-format", choices=("auto", "string", "openai"), default="auto")
-    model.add_argument("--generation-config", default="auto", help="auto: the model's; vllm: none; or a folder")
-    model.add_argument("--trust-remote-code", action=switch, default=False, help="refused: no remote code is run")
-    model.add_argument("--trust-request-chat-template", action=switch, default=False)
-
-    cache = parser.add_argument_group("KV cache")
-    cache.add_argument("--block-size", type=at_least(1), default=16, metavar="TOKENS")
-    cache.add_argument("--kv-cache-memory-bytes", type=at_least(1), metavar="BYTES")
-    cache.add_argument(
-        "--gpu-memory-utilization", type=fraction, metavar="FRACTION", help=by_device("gpu_memory_utilization")
-    )
-    cache.add_argument("--num-gpu-blocks-override", type=at_least(2), metavar="PAGES")
-    cache.add_argument("--enable-prefix-caching", action=switch, default=True)
-    cache.add_argument("--swap-space", type=seconds, metavar="GIB", help="host memory for preempted sequences")
-
-    scheduler = parser.add_argument_group("scheduler")
-    scheduler.add_argument("--max-num-seqs", type=at_least(1), metavar="N", help=by_device("max_num_seqs"))
-    scheduler.add_argument(
-        "--max-num-batched-tokens", type=at_least(1), metavar="TOKENS", help=by_device("max_num_batched_tokens")
-    )
-    scheduler.add_argument(
-        "--max-step-seconds",
-        type=seconds,
-        default=0.5,
-        metavar="SECONDS",
-        help="prompts are cut so that no output waits longer for another's; 0: not by time",
-    )
-    scheduler.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
-    scheduler.add_argument("--enable-chunked-prefill", action=switch, default=True)
-    scheduler.add_argument("--async-scheduling", action=switch, default=True, help="where the executor can")
-    scheduler.add_argument("--max-num-queued-reqs", type=at_least(0), default=1024)
-    scheduler.add_argument("--max-num-queued-tokens", type=at_least(0), default=2**20)
-
-    executor = parser.add_argument_group("executor")
-    executor.add_argument(
-        "--executor", choices=("native", "torch"), help="default: torch if an NVIDIA GPU is present, else native"
-    )
-    executor.add_argument(
-        "--device",
-        choices=DEVICES,
-        help="cuda: exit if no GPU can be used; default: OCTAVO_DEVICE, else auto",
-    )
-    executor.add_argument(
-        "--threads",
-        type=at_least(1),
-        help="of all ranks here; default: OMP_NUM_THREADS, else the cores that affinity and CPU limit allow",
-    )
-    executor.add_argument("--enforce-eager", action=switch, default=False)
-
-    ranks = parser.add_argument_group("ranks")
-    ranks.add_argument("--tensor-parallel-size", "-tp", type=at_least(1), default=1, help="ranks that share each layer")
-    ranks.add_argument("--pipeline-parallel-size", "-pp", type=at_least(1), default=1, help="stages of layers")
-    ranks.add_argument("--nnodes", "-n", type=at_least(1), default=1, help="machines, each with as many of the ranks")
-    ranks.add_argument("--node-rank", "-r", type=at_least(0), default=0, help="0 serves HTTP; the others join it")
-    ranks.add_argument("--master-addr", default="127.0.0.1", help="of node 0, where its ranks wait for the others")
-    ranks.add_argument("--master-port", type=port, default=29501)
-    ranks.add_argument("--headless", action=switch, default=False, help="as every node but node 0 is anyway")
-
-    server = parser.add_argument_group("server")
-    server.add_argument("--host", help="otherwise all interfaces")
-    server.add_argument("--port", type=port, default=8000)
-    server.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
-    server.add_argument("--api-key", nargs="+", metavar="KEY", help="or OCTAVO_API_KEY, VLLM_API_KEY")
-    server.add_argument(
-        "--api-key-file",
-        metavar="PATH",
-        help="keys, one a line, read again when the file changes; or OCTAVO_API_KEY_FILE",
-    )
-    server.add_argument("--shutdown-timeout", type=seconds, default=30.0, metavar="SECONDS")
-    server.add_argument(
-        "--health-timeout",
-        type=seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="without any progress of the engine, also within a step, until /health is 503",
-    )
-    server.add_argument("--max-logprobs", type=max_logprobs, default=20)
-    server.add_argument(
-        "--max-body-bytes", type=at_least(1), metavar="BYTES", help="of a request; default: by context, 4 to 32 MiB"
-    )
-    server.add_argument("--allowed-origins", type=strings, nargs="+", default=[], metavar="ORIGIN")
-    server.add_argument("--root-path", default="", metavar="PREFIX")
-    server.add_argument("--enable-log-requests", action=switch, default=False)
-    server.add_argument("--disable-log-stats", action=switch, default=False)
-    server.add_argument("--config", metavar="FILE", help="YAML of flags; the command line wins over it")
-    return parser
 
 
 def _dashed(token: str) -> str:

@@ -49,7 +49,7 @@ def defaults_for(device: Device, executor: str | None) -> DeviceDefaults:
 
 
 def by_device(field: str) -> str:
-    """The default of one flag, for its line in --help."""
+    """Return the default of one flag, for its line in --help."""
     return f"default: {getattr(ON_GPU, field)} on a GPU, {getattr(ON_CPU, field)} on a CPU"
 
 

@@ -44,13 +44,13 @@ def max_logprobs(text: str) -> int:
 
 
 def fraction(text: str) -> float:
-    value = seconds(text)
+    value = non_negative(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
     return value
 
 
-def seconds(text: str) -> float:
+def non_negative(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -190,7 +190,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "io-processor-plugin",
     ),
     **_refuse(
-        "KV pages stay on their device for now, preempted sequences are recomputed; leave it out",
+        "KV blocks are not offloaded; leave it out, --swap-space keeps preempted sequences in host memory",
         "cpu-offload-gb=0",
         "cpu-offload-params",
         "kv-offloading-size",

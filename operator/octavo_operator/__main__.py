@@ -73,7 +73,9 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     metrics, queue = Metrics(), WorkQueue()
     lease = LeaseThread(connection, namespace, identity)
     leader = lease.leader
-    cluster = Cluster(connection, write_s=leader.fence)
+    cluster = Cluster(
+        connection, write_s=leader.fence, on_write=lambda kind, verb: metrics.writes.labels(kind, verb).inc()
+    )
     feed = None if options.namespace else CapacityFeed(cluster)
 
     def due(seen: Seen) -> None:

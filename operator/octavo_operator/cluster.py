@@ -32,21 +32,31 @@ PAGE = 100  # objects: a page of pods is a megabyte of JSON, and ten times that 
 WATCH_S = 20  # then the server ends a watch, and it is asked for again: one that has fallen silent is noticed
 SILENT_S = 4.0  # beyond it, nothing is waited for any longer
 LINE = 4 << 20  # of a watch: an object may have 1.5 MiB
+METHODS = {"apply": "PATCH", "create": "POST", "update": "PUT", "delete": "DELETE"}
 BUSY = {429, 503}  # with Retry-After, the server asks for a pause rather than refusing
 Name = tuple[str, str]
 """Namespace and name."""
 
 
 class Cluster:
-    """A session with the API server; close it. All methods raise ApiError or UnreachableError, and nothing else."""
+    """A session with the API server; close it. All methods raise ApiError or UnreachableError, and nothing else.
+
+    `on_write` is called with kind and verb (apply, create, update, delete) after each write that succeeded.
+    """
 
     def __init__(
-        self, connection: Connection, *, write_s: Callable[[], float] = lambda: LEASE_CALL_S, read_s: float = READ_S
+        self,
+        connection: Connection,
+        *,
+        write_s: Callable[[], float] = lambda: LEASE_CALL_S,
+        read_s: float = READ_S,
+        on_write: Callable[[str, str], None] = lambda _kind, _verb: None,
     ) -> None:
         self._credentials = Credentials(connection)
         self._server = connection.server
         self._write_s = write_s
         self._read_s = read_s
+        self._on_write = on_write
         self._skew = timedelta()
         self._tls = connection.tls()
         self._session = aiohttp.ClientSession(
@@ -139,15 +149,15 @@ class Cluster:
         metadata = body["metadata"]
         path = resource.path(metadata.get("namespace"), metadata["name"]) + (f"/{subresource}" if subresource else "")
         query = {"fieldManager": manager, "force": str(force).lower()}
-        return await self._write("PATCH", path, body, query=query, content_type=APPLY)
+        return await self._write("apply", resource, path, body, query=query, content_type=APPLY)
 
     async def create(self, resource: Resource, body: Object) -> Object:
-        return await self._write("POST", resource.path(body.get("metadata", {}).get("namespace")), body)
+        return await self._write("create", resource, resource.path(body.get("metadata", {}).get("namespace")), body)
 
     async def replace(self, resource: Resource, body: Object) -> Object:
         """Only if it still has the resourceVersion of `body`."""
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
-        return await self._write("PUT", path, body)
+        return await self._write("update", resource, path, body)
 
     async def delete(self, resource: Resource, live: Object) -> None:
         """This very object, if it is still as it was seen; its own children follow by themselves."""
@@ -159,15 +169,17 @@ class Cluster:
             "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
         }
         try:
-            await self._write("DELETE", resource.path(metadata.get("namespace"), metadata["name"]), body)
+            await self._write("delete", resource, resource.path(metadata.get("namespace"), metadata["name"]), body)
         except ApiError as error:
             if error.status != 404:
                 raise
 
-    async def _write(self, method: str, path: str, body: Object, **more: Any) -> Object:
+    async def _write(self, verb: str, resource: Resource, path: str, body: Object, **more: Any) -> Object:
         if (seconds := self._write_s()) <= 0:
             raise NotLeadingError("another replica may hold the Lease by now: nothing is written")
-        return await self._request(method, path, body, timeout=seconds, **more)
+        answer = await self._request(METHODS[verb], path, body, timeout=seconds, **more)
+        self._on_write(resource.kind, verb)
+        return answer
 
     async def _request(
         self,

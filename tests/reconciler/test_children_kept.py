@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
+from collections import Counter
 
 from api_client import until
 from operator_runs import API, conditions, service, settled, wait_for, writes
@@ -107,6 +109,30 @@ def test_a_second_reconcile_writes_nothing(installed, operator, namespace):
     until(lambda: reconciles(operator) > before, 10, "a reconcile")
     time.sleep(2)
     assert writes(installed, mark, namespace) == []
+
+
+def counted_writes(operator):
+    """`octavo_operator_writes_total` by verb, over all kinds but the Lease, whose session is the Lease's own."""
+    counts = Counter()
+    for line in operator.ask("/metrics")[1].splitlines():
+        if found := re.fullmatch(r'octavo_operator_writes_total\{kind="(\w+)",verb="(\w+)"\} (\S+)', line):
+            counts[found[2]] += int(float(found[3]))
+    return counts
+
+
+def test_every_write_is_counted(installed, operator, namespace):
+    """The metric grows by what the audit log has of this operator: verb by verb, refusals left out."""
+    mark = settled(installed, operator)
+    before = counted_writes(operator)
+    made(installed, operator, namespace)
+    installed.api.patch(API, "LLMService", "s", namespace, {"spec": {"replicas": 2}})
+    settled(installed, operator)
+    installed.api.delete(API, "LLMService", "s", namespace)
+    settled(installed, operator)
+    verbs = {"patch": "apply"}
+    seen = Counter(verbs.get(a.verb, a.verb) for a in writes(installed, mark) if a.status < 300)
+    assert seen["apply"] > 3
+    assert counted_writes(operator) - before == seen
 
 
 def test_an_idle_operator_writes_nothing(installed, operator, namespace):

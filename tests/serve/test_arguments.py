@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+
 import pytest
 
 from octavo_engine.api_keys import VARIABLES as API_KEY_VARIABLES
@@ -271,3 +274,16 @@ def test_longest_step_is_half_a_second_unless_said():
     """0 leaves steps to their tokens."""
     assert parse_with_notes(["m"])[0].scheduler.max_step_seconds == 0.5
     assert parse_with_notes(["m", "--max-step-seconds", "0"])[0].scheduler.max_step_seconds == 0
+
+
+@pytest.mark.parametrize(
+    "action", [a for a in build_parser()._actions if a.option_strings], ids=lambda a: a.option_strings[0]
+)
+def test_every_flag_says_what_it_does_and_its_own_default(action):
+    """A number, `on` or `off` that the help gives as the default is the parser's."""
+    assert action.help
+    said = re.search(r"default: (on|off|\d+(?:\.\d+)?|\w+)$", action.help)
+    if said is None or action.default in (None, argparse.SUPPRESS, []):  # by device, by the model, or in words
+        return
+    written = {True: "on", False: "off"}.get(action.default) if isinstance(action.default, bool) else action.default
+    assert said[1] == f"{written:g}" if isinstance(written, float) else said[1] == str(written)

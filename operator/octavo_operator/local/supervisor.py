@@ -125,8 +125,8 @@ class Supervisor:
     def _say_url(self) -> None:
         names = " or ".join(self.plan.served_names)
         key = " (with an API key)" if any(v.name == "OCTAVO_API_KEY" for v in self.plan.engine.env) else ""
-        self.display.say(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
         self.display.say("Ctrl-C lets it finish its requests and stops it; a second one stops it at once")
+        self.display.say(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
 
     def _interrupt(self) -> None:
         self._interrupts += 1
