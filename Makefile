@@ -14,7 +14,7 @@ UV := UV_LINK_MODE=copy $(BIN)/uv pip install -q --python $(BIN)/python
 
 .PHONY: help
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Set-up: each stamp says what is installed, and is renewed when what it depends on changes.
 $(BIN)/uv:
@@ -27,9 +27,8 @@ $(BIN)/uv:
 $(VENV)/.run: pyproject.toml $(NATIVE) | $(BIN)/uv
 	@echo "· octavo with engine and operator; the native executor is compiled (about a minute the first time)"
 	@$(UV) --compile-bytecode -e '.[engine,operator]'
-	@$(BIN)/python -c 'import octavo_engine.executors.native._native' 2>/dev/null || \
-	    echo "  no native executor: install a C++17 compiler and run make again, or use --executor torch"
-	@touch $@
+	@if $(BIN)/python -c 'import octavo_engine.executors.native._native' 2>/dev/null; then touch $@; else \
+	    echo "  no native executor: install a C++17 compiler and run make again, or use --executor torch"; fi
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "· linters, test tools and torch (test oracle only)"
@@ -57,7 +56,7 @@ KUBERNETES := $(if $(KUBECONFIG),:,$(BUILD) >/dev/null || :)
 AGAIN := { echo "· once more, alone: what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none
 
 .PHONY: test
-test: $(VENV)/.dev ## every test that needs neither a node nor a card
+test: $(VENV)/.dev ## every test that needs neither a node nor a GPU
 	@$(KUBERNETES)
 	@$(BUILD) helm >/dev/null || :
 	@others="--ignore=tests/gitops"; $(PYTEST) $(SIDE_BY_SIDE) $$others || $(AGAIN) $$others; }
@@ -83,19 +82,19 @@ test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
 test-stall: $(VENV)/.dev ## what each large request, slow client and signal costs 16 streams beside it: gaps, loop delay, memory
 	@$(BIN)/python bench/stall.py --seed 0
 
-# On a bare machine with a card: its own python3 with torch and triton; nothing is installed, no network.
+# On a bare machine with a GPU: its own python3 with torch and triton; nothing is installed, no network.
 .PHONY: test-gpu
-test-gpu: ## the kernels and the engine over them against their twins, on this machine's card
+test-gpu: ## the kernels and the engine over them against their twins, on this machine's GPU
 	@$(PYTHON) bench/gpu.py --check-only
 	@$(PYTHON) -c 'import pytest' 2>/dev/null || { echo "the kernels' own tests need pytest: pip install pytest"; exit 1; }
 	@PYTHONPATH=engine:. $(PYTHON) -m pytest -c tests/kernels/card.ini --rootdir tests/kernels tests/kernels
 
 .PHONY: bench-gpu
-bench-gpu: ## tokens/s of Llama-3-8B and Qwen3-0.6B shapes and each kernel's roofline, on this machine's card
+bench-gpu: ## tokens/s of Llama-3-8B and Qwen3-0.6B shapes and each kernel's roofline, on this machine's GPU
 	@$(PYTHON) bench/gpu.py
 
 .PHONY: kernels-report
-kernels-report: $(VENV)/.dev ## registers, spills and shared memory of every kernel on every card, without one
+kernels-report: $(VENV)/.dev ## registers, spills and shared memory of every kernel on every GPU, without one
 	@PYTHONPATH=engine $(BIN)/python -W ignore -m octavo_engine.kernels.compile_report
 
 .PHONY: lint

@@ -45,7 +45,7 @@ def require_gpus(ranks: int) -> None:
     if find_spec("torch") is None:
         raise GpuUnavailableError(
             f"{NO_GPU}torch is not installed here, and without it no GPU can be used; take the image whose tag ends in "
-            "-cuda, or pip install 'octavo[cuda]'; --device cpu runs on the CPU"
+            "-cuda, or pip install torch triton; --device cpu runs on the CPU"
         )
 
 

@@ -154,7 +154,7 @@ async def _first(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Tas
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="octavo-operator", description="Reconciles LLMServices.")
+    parser = argparse.ArgumentParser(prog="python -m octavo_operator", description="Reconciles LLMServices.")
     scope = parser.add_mutually_exclusive_group(required=True)
     scope.add_argument(
         "--namespace", "-n", action="append", default=[], metavar="NAME", help="watch this one; may be repeated"

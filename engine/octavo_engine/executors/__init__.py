@@ -60,7 +60,7 @@ def require_torch() -> None:
     if find_spec("torch") is None:
         raise ExecutorError(
             "the torch executor, which runs models over several ranks and on GPUs, needs torch, and it is not "
-            "installed: take the image whose tag ends in -cuda, or pip install 'octavo[cuda]', or torch alone for a CPU"
+            "installed: take the image whose tag ends in -cuda, or pip install torch triton, for a CPU torch alone"
         )
     if has_gpu():
         _find_kernel_cache()
@@ -108,7 +108,7 @@ def _suiting() -> str:
     if find_spec("torch") is None:
         logger.warning(
             "there is a GPU, and no torch to use it: the model runs on the CPU; take the image whose tag ends in "
-            "-cuda, or install octavo[cuda]"
+            "-cuda, or pip install torch triton"
         )
         return "native"
     return "torch"

@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="octavo-metrics-api", description="Serves custom.metrics.k8s.io: queue, batch and KV use of each engine."
+        prog="python -m octavo_operator.metrics_api",
+        description="Serves custom.metrics.k8s.io: queue, batch and KV use of each engine.",
     )
     parser.add_argument("--secure-port", type=int, default=10250, help="of the API over TLS, /healthz, /livez, /readyz")
     parser.add_argument("--bind-address", default=None, help="address of the same; by default all")
