@@ -49,7 +49,7 @@ def test_two_cards_both_taken_and_an_edit_goes_through(octavo, cards, namespace,
     octavo.apply(on_cards(octavo, "both", namespace, replicas=2))
     octavo.wait_ready("both", namespace)
     plan = rollout_of(octavo, "both", namespace)
-    assert (plan["rollout"], plan["rolloutReason"]) == ("InPlace", "no free cards for a surge: it needs a card")
+    assert (plan["rollout"], plan["rolloutReason"]) == ("InPlace", "no free GPUs for a surge: it needs a card")
     before = octavo.lives("both", namespace)
     with traffic("both", namespace) as driver:
         octavo.patch("both", namespace, {"engine": {"maxNumSeqs": 17}})
@@ -108,7 +108,7 @@ def test_a_replica_without_a_card_waits_and_says_so(octavo, cards, namespace, re
         lambda: octavo.tell(namespace),
     )
     said = octavo.condition("three", namespace)
-    assert said["reason"] == "NoFreeCard"
+    assert said["reason"] == "NoFreeGpu"
     record_property("told", said["message"])
     before = octavo.lives("three", namespace)
     octavo.patch("three", namespace, {"engine": {"maxNumSeqs": 17}})

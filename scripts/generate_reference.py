@@ -37,7 +37,7 @@ def flags_page() -> str:
             ]
             lines += [flag_row(action) for action in actions]
             lines.append("")
-    lines += ["## vLLM's flags that are not served\n", "| flags | what is so, and what to do |", "|-|-|"]
+    lines += ["## vLLM's flags that are not served\n", "| flags | the state, and what to do |", "|-|-|"]
     for key, flags in groupby(UNSERVED_FLAGS.items(), key=lambda item: (item[1].refused, item[1].why)):
         refused, why = key
         names = ", ".join(f"`{'-' if len(name) == 1 else '--'}{name}`" for name, _ in flags)

@@ -21,7 +21,7 @@ EXTRAS = {"octavo_engine": "engine", "octavo_operator": "operator"}
 
 def usage() -> str:
     lines = [f"  {verb:<7} {summary}" for verb, (_, summary) in VERBS.items()]
-    return "\n".join(["usage: octavo VERB [ARGUMENT ...]", "", *lines, "", "octavo VERB --help tells more."])
+    return "\n".join(["usage: octavo VERB [ARGUMENT ...]", "", *lines, "", "octavo VERB --help lists its flags."])
 
 
 def main(argv: list[str] | None = None) -> int:

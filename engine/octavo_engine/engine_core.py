@@ -77,7 +77,7 @@ class EngineCore:
             _check_memory(self.kv_cache_bytes + swap_bytes, capacity)
             executor.touch_kv()
         self._swap_rule = SwapRule(self._page_seconds())
-        self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV pages", start)
+        self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
         self._scheduler = Scheduler(
             config.scheduler,
             self._layout,
@@ -398,7 +398,7 @@ def _max_model_len(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec
         fits = longest if layout.groups[0].window is not None else min(longest, (override - 1) * layout.block_size)
     if 0 < fits < longest:
         logger.warning(
-            "the model's context is %d tokens, and KV pages for %d fit: --max-model-len is %d; "
+            "the model's context is %d tokens, and KV blocks for %d fit: --max-model-len is %d; "
             "give it more memory with --kv-cache-memory-bytes",
             longest,
             fits,

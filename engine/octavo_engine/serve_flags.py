@@ -20,7 +20,7 @@ class FlagParser(argparse.ArgumentParser):
     """argparse, but a mistake is a ConfigError for the caller instead of an exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; octavo serve --help tells more")
+        raise ConfigError(f"{message}; octavo serve --help lists the flags")
 
     def format_help(self) -> str:
         self.epilog = used_here()  # asks the driver, which takes a while: not at every start

@@ -91,7 +91,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         switches="allow-deprecated-quantization",
     ),
     **_refuse(
-        "KV pages are bfloat16, or float32 under --dtype float32; leave it out",
+        "KV blocks are bfloat16, or float32 under --dtype float32; leave it out",
         "kv-cache-dtype=auto",
         "kv-cache-dtype-skip-layers",
         "mamba-cache-dtype=auto",
@@ -232,7 +232,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         switches="enable-force-include-usage return-tokens-as-token-ids",
     ),
     **_refuse(
-        "only tokens the model's tokenizer tells are shown; leave it out", switches="enable-tokenizer-info-endpoint"
+        "the endpoint is not served; leave it out", switches="enable-tokenizer-info-endpoint"
     ),
     **_refuse("it is not served yet; leave it out", "override-generation-config", "logprobs-mode=raw_logprobs"),
     **_refuse("it is not served yet; --enable-log-requests logs what comes in", switches="enable-log-outputs"),

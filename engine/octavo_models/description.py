@@ -100,7 +100,7 @@ def _layer(layer: Layer, hidden: int) -> Iterator[Part]:
         yield "o_bias", (hidden,), 0
     yield from _norm("post_attention_norm", layer.post_attention_norm, hidden)
     yield from _norm("pre_mlp_norm", layer.pre_mlp_norm, hidden)
-    assert not isinstance(layer.mlp, Experts), "no page describes experts yet"
+    assert not isinstance(layer.mlp, Experts), "mixtures of experts are not supported yet"
     yield from _mlp(layer.mlp, hidden)
     yield from _norm("post_mlp_norm", layer.post_mlp_norm, hidden)
 

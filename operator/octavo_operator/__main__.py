@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics-api",
         choices=("Auto", "Disabled"),
         default="Auto",
-        help="announce custom.metrics.k8s.io where nobody else serves it; never done with --namespace",
+        help="announce custom.metrics.k8s.io where no one else serves it; never done with --namespace",
     )
     parser.add_argument(
         "--metrics-api-ca-file",

@@ -145,7 +145,7 @@ class Applier:
         if live is None:
             live = await self._cluster.get(BY_KIND[kind], manifest["metadata"]["namespace"], name)
             if live is not None and not self._is_known(live):
-                words = f"{kind} {name} exists and belongs to somebody else; delete it, or name the service otherwise"
+                words = f"{kind} {name} exists and belongs to another owner; delete it, or rename the service"
                 self.outcome.refused.append(Refused(kind, name, "NameTaken", words))
                 return
         if live is not None and self._is_going(live):

@@ -13,17 +13,17 @@ def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
     """None where it has one, or where nobody complains: many volumes are made only once a pod is placed."""
     claim = observed.child("PersistentVolumeClaim", cache.claim)
     if claim is not None and claim.get("status", {}).get("phase") == "Lost":
-        text = f"the volume of {cache.claim} is lost; delete the claim, and it is made anew"
+        text = f"the volume of {cache.claim} is lost; delete the claim, and it is created again"
         return Trouble("ClaimLost", text, stuck=True, rank=0)
     words = observed.claim_words
     if not words:
         return None
     said = f"the claim {cache.claim} has no volume: {words}"
     if "storageclass" in words and "not found" in words:
-        remedy = "create that storage class, or remove spec.cache and set it anew with one of kubectl get storageclass"
+        remedy = "create that storage class, or remove spec.cache and set it again with one of kubectl get storageclass"
         return Trouble("StorageClassMissing", f"{said}; {remedy}", stuck=True, rank=0)
     if "no storage class is set" in words:
-        remedy = "mark a storage class as the cluster's default, or remove spec.cache and set it anew with one"
+        remedy = "mark a storage class as the cluster's default, or remove spec.cache and set it again with one"
         return Trouble("NoStorageClass", f"{said}; {remedy}", stuck=True, rank=0)
     return Trouble("ClaimPending", f"{said}; it is tried again by the storage class's provisioner", stuck=False, rank=0)
 

@@ -102,9 +102,9 @@ def _find(model: Model) -> Path | None:
         case "hf":
             return _in_hub_cache(uri.rest, model)
         case "pvc":
-            raise ModelUnknownError("the model lies on a volume of the cluster; --config FILE tells its config.json")
+            raise ModelUnknownError("the model lies on a volume of the cluster; give it with --config FILEs config.json")
         case _:
-            raise ModelUnknownError(f"{uri} is not asked for its description; --config FILE tells its config.json")
+            raise ModelUnknownError(f"{uri} is not asked for its description; give it with --config FILEs config.json")
 
 
 def _read(path: Path) -> ModelSpec:
@@ -239,9 +239,9 @@ def _in_hub_cache(name: str, model: Model) -> Path | None:
 
 def _from_hub(model: Model, *, offline: bool) -> Description:
     if offline or os.environ.get("HF_HUB_OFFLINE") in {"1", "true", "TRUE", "True"}:
-        raise ModelUnknownError("its config.json is not on this machine; --config FILE tells it")
+        raise ModelUnknownError("its config.json is not on this machine; give it with --config FILE")
     if model.file is not None:
-        raise ModelUnknownError(f"{model.file} is not on this machine; --model-dir FOLDER tells where it is")
+        raise ModelUnknownError(f"{model.file} is not on this machine; give its folder with --model-dir FOLDER")
     from octavo_operator.hub import config_of, sizes_of  # noqa: PLC0415 — only a question to the hub pays for it
 
     text = config_of(model.uri.rest, model.revision)

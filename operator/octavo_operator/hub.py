@@ -52,10 +52,10 @@ def _answer(path: str, what: str) -> str:
         error.close()
         if error.code in {401, 403}:
             remedy = "accept the model's terms and set HF_TOKEN"
-            raise ModelUnknownError(f"the hub wants a token for {what}; {remedy}") from error
+            raise ModelUnknownError(f"the hub requires a token for {what}; {remedy}") from error
         raise ModelUnknownError(f"the hub answers {error.code} when asked for {what}") from error
     except (URLError, HTTPException, OSError, ValueError) as error:
-        raise ModelUnknownError("the hub can't be reached; --config FILE tells its config.json") from error
+        raise ModelUnknownError("the hub can't be reached; give its config.json with --config FILE") from error
 
 
 def _endpoint() -> str:

@@ -47,7 +47,7 @@ class Metrics:
             registry=self.registry,
         )
         self.watcher_restarts = Counter(
-            "octavo_operator_watcher_restarts", "Times the watchers were started anew", registry=self.registry
+            "octavo_operator_watcher_restarts", "Times the watchers were restarted", registry=self.registry
         )
         self.last_success = Gauge(
             "octavo_operator_last_successful_reconcile_timestamp_seconds",
@@ -69,7 +69,7 @@ class Metrics:
             "octavo_llmservice_replicas_ready", "Replicas that answer", OF_SERVICE, registry=self.registry
         )
         self.desired_replicas = Gauge(
-            "octavo_llmservice_replicas_desired", "Replicas that are wished for", OF_SERVICE, registry=self.registry
+            "octavo_llmservice_replicas_desired", "Desired replicas", OF_SERVICE, registry=self.registry
         )
         self.condition = Gauge(
             "octavo_llmservice_condition",

@@ -191,5 +191,5 @@ def _described(key: Key, service: LLMService | None) -> Description:
     why = "the operator asks no hub for it; octavo plan -f FILE does"
     if service is not None and service.spec.model.uri.scheme not in {"package", "file"}:
         annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'
-        why += f", and {annotate} tells the operator"
+        why += f", and {annotate} gives it to the operator"
     return Description(None, why)

@@ -214,27 +214,27 @@ def _unscheduled(
         if not nodes.largest and nodes.obstacles:
             text = f"the nodes with {wanted} take no replica now: {'; '.join(nodes.obstacles)}"
             remedy = "tolerate the taint in podTemplate.spec.tolerations, or free the node"
-            return Trouble("NoFreeCard", f"{text}; {remedy}{refusal}", stuck=late, rank=5)
+            return Trouble("NoFreeGpu", f"{text}; {remedy}{refusal}", stuck=late, rank=5)
         if not nodes.announced:
             text = (
                 f"no node announces {hardware.resource_name}: add a node with GPUs, or install NVIDIA's GPU Operator or "
                 "device plugin where there is one, or set accelerator.vendor: cpu"
             )
-            return Trouble("NoSuchCard", text + patience + refusal, stuck=late, rank=5)
+            return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
         if not nodes.largest:
             have = f"nodes have {', '.join(nodes.products)}" if nodes.products else "no node has any GPU"
             text = f"no node has {wanted}; {have}: add such a node, or change accelerator.products"
-            return Trouble("NoSuchCard", text + patience + refusal, stuck=late, rank=5)
+            return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
         if nodes.largest < hardware.cards:
             text = (
                 f"a replica takes {hardware.cards} GPUs of one node; the largest has {nodes.largest}: "
                 "lower engine.tensorParallelSize, or add a larger node"
             )
-            return Trouble("TooFewCards", text + patience + refusal, stuck=late, rank=5)
+            return Trouble("TooFewGpus", text + patience + refusal, stuck=late, rank=5)
         if nodes.free < hardware.cards:
             count = "a free GPU" if hardware.cards == 1 else f"{hardware.cards} free GPUs on one node"
             text = f"waits for {count} ({wanted}); fewer replicas elsewhere, or another node, would help{refusal}"
-            return Trouble("NoFreeCard", text, stuck=False, rank=5)
+            return Trouble("NoFreeGpu", text, stuck=False, rank=5)
     if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
         if missing := MISSING_CLAIM.search(words):
             text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"

@@ -239,7 +239,7 @@ def _counting(observed: Observed) -> list[Object]:
 
 def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: MetricsSource) -> State:
     if service.spec.autoscaling is None:
-        return ("False", "NotWished", "spec.autoscaling is not set")
+        return ("False", "NotConfigured", "spec.autoscaling is not set")
     if plan.scale.replicas is not None:
         return ("False", "Suspended", "suspended: nothing is scaled")
     autoscaler = observed.child("HorizontalPodAutoscaler", plan.name)

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="which LLMService, where the file holds several")
     parser.add_argument("--port", type=int, metavar="N", help="port in place of the Service's")
     parser.add_argument("--replicas", type=int, metavar="N", help="replicas in place of the manifest's")
-    parser.add_argument("--cpu", action="store_true", help="run on the CPU what asks for cards")
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU a service that requests GPUs")
     parser.add_argument("--model-dir", type=Path, metavar="FOLDER", help="folder that holds the model")
     parser.add_argument("--secret", action="append", default=[], metavar="NAME=FILE", help="a Secret's value")
     parser.add_argument("--config-map", action="append", default=[], metavar="NAME=FILE", help="a ConfigMap's value")

@@ -116,7 +116,7 @@ class Watchers:
                 return
             self.restarts += 1
             self._metrics.watcher_restarts.inc()
-            log.warning("the watchers ended and start anew in %g s: %s", pause, self.why)
+            log.warning("the watchers ended and restart in %g s: %s", pause, self.why)
             await asyncio.sleep(pause)
 
     def stop(self) -> None:

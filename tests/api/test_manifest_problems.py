@@ -75,7 +75,7 @@ def test_a_wrong_field_is_told_with_its_remedy(rest, told):
         ),
         (
             "  resources: {limits: {nvidia.com/gpu: 1}}",
-            'spec.resources.limits["nvidia.com/gpu"]: the number of cards follows from the parallel sizes',
+            'spec.resources.limits["nvidia.com/gpu"]: the number of GPUs follows from the parallel sizes',
         ),
         ("  engine: {maxNumSeqs: 64, maxNumBatchedTokens: 32}", "raise it to 64 at least"),
         (
@@ -89,11 +89,11 @@ def test_a_wrong_field_is_told_with_its_remedy(rest, told):
         ("  engine: {args: ['--seed 5']}", 'write "--seed" and "5" apart'),
         (
             "  accelerator: {vendor: cpu, products: [A]}",
-            "spec.accelerator.products: names cards, and vendor: cpu has none",
+            "spec.accelerator.products: names GPUs, and vendor: cpu has none",
         ),
         (
             "  accelerator: {vendor: cpu}\n  engine: {tensorParallelSize: 2}",
-            "spec.engine.tensorParallelSize: splits a model across cards",
+            "spec.engine.tensorParallelSize: splits a model across GPUs",
         ),
         ("  engine: {env: [{name: A, value: b, valueFrom: {fieldRef: {}}}]}", "valueFrom: is set beside value"),
         ("  engine: {env: [{name: A, valueFrom: {}}]}", "needs exactly one of secretKeyRef"),

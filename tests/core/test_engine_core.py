@@ -203,7 +203,7 @@ def test_start_tells_its_stages_and_what_it_came_to() -> None:
         config(kv_cache_memory_bytes=1 << 30), executor, on_stage=lambda stage, seconds: told.append(stage)
     )
     ready = core.ready()
-    assert told == [stage for stage, _ in ready.stages] == ["loaded the weights", "allocated 0.13 GiB of KV pages"]
+    assert told == [stage for stage, _ in ready.stages] == ["loaded the weights", "allocated 0.13 GiB of KV blocks"]
     assert ready.num_blocks == list(executor.num_blocks) == [129]  # eight sequences of 16 pages, and the null page
     assert ready.kv_cache_bytes == 129 << 20
     assert (ready.block_size, ready.max_model_len, ready.executor) == (4, 64, "fake")
@@ -224,7 +224,7 @@ def test_length_that_does_not_fit_is_cut_and_said(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         core = EngineCore(config(kv_cache_memory_bytes=11, max_model_len=None), FakeExecutor(), spec)
     assert core.max_model_len == 40
-    assert "context is 100 tokens, and KV pages for 40 fit" in caplog.text
+    assert "context is 100 tokens, and KV blocks for 40 fit" in caplog.text
 
 
 def test_length_beyond_the_models_own_is_refused() -> None:

@@ -224,7 +224,7 @@ class RandomSchedules(RuleBasedStateMachine):
         tails=st.lists(st.integers(0, 14), max_size=3),
     )
     def fail_the_first_of_many_alike(self, request, how, tails) -> None:
-        """The others find pages of it in the very step in which it fails to fill them."""
+        """The others find blocks of it in the very step in which it fails to fill them."""
         self.arrive([request, *(request | {"prompt_token_ids": request["prompt_token_ids"] + [t]} for t in tails)])
         victim = f"r{self.count - len(tails)}"
         self.ledger.undisturbed = False

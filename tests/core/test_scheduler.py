@@ -195,7 +195,7 @@ def test_request_that_alone_outgrows_the_pages_ends_with_the_reason() -> None:
     core.add(request("b", 3, 2))
     last = run(core)
     assert last["a"].finish_reason == "error"
-    assert "9 tokens do not fit the KV cache, which has [2] pages of 4 tokens" in last["a"].error
+    assert "9 tokens do not fit the KV cache, which has [2] blocks of 4 tokens" in last["a"].error
     assert last["b"].finish_reason == "length"
 
 

@@ -69,7 +69,7 @@ def test_without_swap_space_it_is_computed_again() -> None:
 
 
 def test_a_full_swap_space_leaves_the_rest_to_be_computed_again() -> None:
-    """Two pages of host memory hold nobody; all end well all the same."""
+    """Two blocks of host memory hold nobody; all end well all the same."""
     core, executor = scarce((None,), swap_bytes=2)
     before = executor.num_moved
     run(core, executor)
@@ -130,7 +130,7 @@ def test_the_rule_swaps_what_is_quicker_to_move_than_to_compute() -> None:
 
 
 def test_host_pages_are_given_whole_or_not_at_all() -> None:
-    """A holder gets pages of all groups or of none."""
+    """A holder gets blocks of all groups or of none."""
     host = HostPages((4, 3))
     assert host.take([3, 3]) is None
     held = host.take([3, 2])

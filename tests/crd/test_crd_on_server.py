@@ -201,7 +201,7 @@ def test_kubectl_scale_is_refused_where_the_autoscaler_decides(api, namespace, c
 
 def test_kubectl_explain_reads_like_documentation(api, control_plane):
     told = control_plane.kubectl("explain", "llms.spec.engine")
-    assert "Cards that each layer is split across. It must divide the model's attention" in told
+    assert "GPUs that each layer is split across. It must divide the model's attention" in told
     assert "enum: octavo, vllm" in told
     assert "<no description>" not in told
 

@@ -116,7 +116,7 @@ def test_padding_is_zero_and_disturbs_nobody(triton_operations, device):
 @pytest.mark.parametrize("name", ["smollm2", "window"])
 def test_attention_over_float8_pages_is_its_twins(triton_operations, device, name, dtype):
     if triton_operations.launch.card.capability < 89:
-        pytest.skip("this card has no float8")
+        pytest.skip("this GPU has no float8")
     compare(
         triton_operations,
         device,
@@ -148,7 +148,7 @@ WRITES = {
 def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, device, name, dtype, cached):
     spec, scales, tokens = WRITES[name], (0.25, 2.0), 4
     if cached == "float8" and triton_operations.launch.card.capability < 89:
-        pytest.skip("this card has no float8")
+        pytest.skip("this GPU has no float8")
     qkv = torch.randn(tokens, spec.q_size + spec.k_size + spec.v_size, device=device).to(dtype)
     q_norm, k_norm = (torch.randn(spec.head_dim_k, device=device).to(dtype) for _ in range(2))
     turn = spec.rotary and REFERENCE.rotary_table(spec.rotary, torch.randint(0, 3000, (tokens,), device=device))

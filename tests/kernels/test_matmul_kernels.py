@@ -44,7 +44,7 @@ def test_products_with_packed_weights_are_the_twins(triton_operations, device, d
 @pytest.mark.parametrize(("rows", "out", "columns"), SHAPES)
 def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows, out, columns):
     if triton_operations.launch.card.capability < 89:
-        pytest.skip("this card has no float8")
+        pytest.skip("this GPU has no float8")
     x = torch.randn(rows, columns, device=device).to(dtype)
     weight, bias = quantize_float8(torch.randn(out, columns, device=device)), torch.randn(out, device=device).to(dtype)
     got, expected = triton_operations.matmul(x, weight, bias), REFERENCE.matmul(x, weight, bias)
@@ -89,5 +89,5 @@ def test_packed_blocks_are_the_numbers_of_the_file(name):
 
 def test_float8_is_refused_on_older_cards_with_the_reason():
     operations = TritonOperations(Launcher(Card(86, 82)))
-    with pytest.raises(ExecutorError, match=r"a matrix product in float8 needs .* 8.9 or newer; this card has 8.6"):
+    with pytest.raises(ExecutorError, match=r"a matrix product in float8 needs .* 8.9 or newer; this GPU has 8.6"):
         operations.matmul(torch.zeros(1, 16), quantize_float8(torch.ones(16, 16)))

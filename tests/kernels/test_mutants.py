@@ -86,7 +86,7 @@ def test_a_wrong_kernel_fails_its_parity_test(device, tmp_path, monkeypatch, tes
     monkeypatch.syspath_prepend(tmp_path)
     wrong = mutated(tmp_path, module, old, new).TritonOperations.on(device)
     if module == "float8_matmul" and wrong.launch.card.capability < 89:
-        pytest.skip("this card has no float8")
+        pytest.skip("this GPU has no float8")
     with pytest.raises(AssertionError):
         check(wrong, device, *arguments)
     for name in [name for name in sys.modules if name.startswith("mutant_")]:

@@ -29,7 +29,7 @@ def four_cards(tmp_path: Path) -> dict[str, str]:
 def test_a_replica_gets_the_cards_that_its_ranks_need(up, four_cards):
     run = up(ON_CARDS.replace("maxModelLen", "tensorParallelSize: 2, maxModelLen"), env=four_cards)
     run.wait_for("svc answers at")
-    assert "it runs on NVIDIA cards of this machine: 2 of 4 a replica" in run.log.read_text()
+    assert "it runs on NVIDIA GPUs of this machine: 2 of 4 a replica" in run.log.read_text()
     about = run.about()
     assert about["cards"] == "4,5"
     assert "--tensor-parallel-size" in about["rest"]
@@ -51,8 +51,8 @@ def test_who_asks_for_the_cpu_sees_no_card(up, four_cards, text, flags):
 @pytest.mark.parametrize(
     ("size", "replicas", "told"),
     [
-        (8, 1, "svc asks for 8 NVIDIA cards, and octavo up finds 4; --cpu runs it"),
-        (2, 3, "3 replicas of 2 NVIDIA cards need 6, and this machine has 4; --replicas 2 fits"),
+        (8, 1, "svc asks for 8 NVIDIA GPUs, and octavo up finds 4; --cpu runs it"),
+        (2, 3, "3 replicas of 2 NVIDIA GPUs need 6, and this machine has 4; --replicas 2 fits"),
     ],
 )
 def test_too_few_cards_are_told(up, four_cards, size, replicas, told):
@@ -65,5 +65,5 @@ def test_too_few_cards_are_told(up, four_cards, size, replicas, told):
 def test_replicas_share_out_the_cards():
     assert divide_cards("abcd", 2, 2) == [{"CUDA_VISIBLE_DEVICES": "a,b"}, {"CUDA_VISIBLE_DEVICES": "c,d"}]
     assert divide_cards((), 2, 0) == [{"CUDA_VISIBLE_DEVICES": ""}] * 2
-    with pytest.raises(LocalError, match="2 replicas of 1 NVIDIA card need 2, and this machine has 1; --replicas 1"):
+    with pytest.raises(LocalError, match="2 replicas of 1 NVIDIA GPU need 2, and this machine has 1; --replicas 1"):
         divide_cards("a", 2, 1)

@@ -208,11 +208,11 @@ def test_a_manifest_for_a_card_is_refused_here_unless_told_to_use_the_cpu(up):
     text = manifest().replace("vendor: cpu", "vendor: nvidia, products: [NVIDIA-L4]")
     refused = up(text)
     assert refused.process.wait(20) == 1
-    told = "svc asks for an NVIDIA card, and octavo up finds none here that torch could use; --cpu runs it"
+    told = "svc asks for an NVIDIA GPU, and octavo up finds none here that torch could use; --cpu runs it"
     assert told in refused.log.read_text()
     run = up(text.replace("maxModelLen", "tensorParallelSize: 2, maxModelLen"), "--cpu")
     run.wait_for("svc answers at")
-    assert "it runs on the CPU: --cpu, undivided: the manifest's 2 ranks are for cards" in run.log.read_text()
+    assert "it runs on the CPU: --cpu, undivided: the manifest's 2 ranks are for GPUs" in run.log.read_text()
     assert "--tensor-parallel-size" not in run.about()["rest"]
 
 

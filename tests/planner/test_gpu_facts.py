@@ -121,8 +121,8 @@ def cluster(*nodes: dict[str, str], count: str = "1") -> Nodes:
             "set accelerator.products: [NVIDIA-A100-SXM4-80GB, NVIDIA-L4]",
         ),
         ([labels("NVIDIA-New", 65536, "11.0")], "True", "Fits", None),
-        ([{"nvidia.com/gpu.count": "1"}], "Unknown", "CardUnknown", None),
-        ([], "Unknown", "CardUnknown", None),
+        ([{"nvidia.com/gpu.count": "1"}], "Unknown", "GpuUnknown", None),
+        ([], "Unknown", "GpuUnknown", None),
     ],
 )
 def test_for_any_gpu_the_verdict_is_what_the_nodes_have(nodes, state, reason, remedy):
@@ -158,7 +158,7 @@ def test_without_a_device_plugin_the_remedy_is_the_operator_that_installs_it():
             planned(SMALL, accelerator=accelerator),
             cluster(L4, count=""),
         )
-        assert trouble.reason == "NoSuchCard"
+        assert trouble.reason == "NoSuchGpu"
         assert "install NVIDIA's GPU Operator or device plugin" in trouble.message
 
 

@@ -123,7 +123,7 @@ def test_an_unknown_model_blocks_nothing():
 @pytest.mark.parametrize("products", [[], ["NVIDIA-Unheard-Of"], [A100_40, "NVIDIA-Unheard-Of"]])
 def test_an_unknown_card_blocks_nothing_and_tells_what_is_needed(products):
     plan = planned(MISTRAL_7B, accelerator={"products": products}, engine={"maxModelLen": 4096})
-    assert (plan.fit.state, plan.fit.reason) == ("Unknown", "CardUnknown")
+    assert (plan.fit.state, plan.fit.reason) == ("Unknown", "GpuUnknown")
     assert plan.fit.message.startswith("each GPU needs 15.")
     assert plan.refusal is None
 

@@ -209,10 +209,10 @@ def test_a_card_that_no_node_has_is_told_with_those_that_nodes_have(installed, o
     kubelet.add_node("n1", gpus=1, product="NVIDIA-L4")
     card = {"products": ["NVIDIA-H100-80GB-HBM3"]}
     create(installed, namespace, accelerator=card)
-    message = wait_for(installed, "s", namespace, "Ready", "False", "NoSuchCard")["message"]
+    message = wait_for(installed, "s", namespace, "Ready", "False", "NoSuchGpu")["message"]
     assert "no node has NVIDIA-H100-80GB-HBM3; nodes have NVIDIA-L4" in message
     create(installed, namespace, "waits", accelerator={"products": ["NVIDIA-L4"]}, replicas=2)
-    assert "waits for a free GPU" in wait_for(installed, "waits", namespace, "Ready", "False", "NoFreeCard")["message"]
+    assert "waits for a free GPU" in wait_for(installed, "waits", namespace, "Ready", "False", "NoFreeGpu")["message"]
 
 
 def test_the_download_is_told_and_starts_the_replicas(installed, operator, namespace, kubelet):

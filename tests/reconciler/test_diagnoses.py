@@ -199,9 +199,9 @@ def unscheduled(words="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
 @pytest.mark.parametrize(
     ("nodes", "reason", "words"),
     [
-        (Nodes(0, 0), "NoSuchCard", "add such a node"),
-        (Nodes(0, 0, ("Tesla-T4",)), "NoSuchCard", "nodes have Tesla-T4"),
-        (Nodes(0, 0, ("NVIDIA-L4",), ("gpu-1 has the taint team=a:NoSchedule",)), "NoFreeCard", "gpu-1 has the taint team=a:NoSchedule"),
+        (Nodes(0, 0), "NoSuchGpu", "add such a node"),
+        (Nodes(0, 0, ("Tesla-T4",)), "NoSuchGpu", "nodes have Tesla-T4"),
+        (Nodes(0, 0, ("NVIDIA-L4",), ("gpu-1 has the taint team=a:NoSchedule",)), "NoFreeGpu", "gpu-1 has the taint team=a:NoSchedule"),
     ],
 )  # fmt: skip
 def test_an_autoscaler_has_time_to_add_a_node_and_then_it_takes_a_person(nodes, reason, words):
@@ -212,7 +212,7 @@ def test_an_autoscaler_has_time_to_add_a_node_and_then_it_takes_a_person(nodes, 
     assert late is not None
     assert (early.reason, early.stuck, late.reason, late.stuck) == (reason, False, reason, True)
     assert words in early.message
-    assert ("15 minutes" in early.message) == (reason == "NoSuchCard")
+    assert ("15 minutes" in early.message) == (reason == "NoSuchGpu")
     assert "15 minutes" not in late.message
 
 

@@ -249,7 +249,7 @@ def test_flags_that_vllm_has_removed_or_that_change_nothing_get_a_line(argv, tol
         (["m", "--port", "99999"], "--port"),
         (["m", "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
         (["m", "--max-num-seqs", "300", "--max-num-batched-tokens", "100"], "--max-num-batched-tokens 100 is less"),
-        (["m", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8: KV pages are"),
+        (["m", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8: KV blocks are"),
         (["m", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"], "--enable-auto-tool-choice: tool calls"),
     ],
 )

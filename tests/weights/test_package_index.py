@@ -110,7 +110,7 @@ def test_a_page_that_ends_early_is_said_in_one_sentence(index, gguf_bytes, monke
         raise http.client.IncompleteRead(b"")
 
     monkeypatch.setattr(http.client.HTTPResponse, "read", cut)
-    with pytest.raises(ModelLoadError, match=r"can't be reached: the page ends early"):
+    with pytest.raises(ModelLoadError, match=r"can't be reached: the answer ends early"):
         fetch_package("tiny-model", silent)
 
 
@@ -119,7 +119,7 @@ def test_a_page_that_is_no_index_is_said_in_one_sentence(index, monkeypatch, pag
     monkeypatch.setattr(
         index, "answer", lambda _asked: (200, Body(page, {"Content-Type": "application/vnd.pypi.simple.v1+json"}))
     )
-    with pytest.raises(ModelLoadError, match="is no page of a package index"):
+    with pytest.raises(ModelLoadError, match="is not an answer of a package index"):
         fetch_package("tiny-model", silent)
 
 

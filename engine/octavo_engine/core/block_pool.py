@@ -100,15 +100,15 @@ class BlockPool:
         """Assert that free + cached + in use == total, page by page. O(total): for tests and debugging."""
         free, cached = set(self._free), set(self._evictable)
         used = {page for page in range(1, self.total + 1) if self._references[page]}
-        assert len(free) == len(self._free), "a page is free twice"
-        assert len(free | cached | used) == len(free) + len(cached) + len(used), "a page is in two states"
-        assert len(free) + len(cached) + len(used) == self.total, "a page is lost"
-        assert all(self._references[page] > 0 for page in used), "a page was released too often"
-        assert self._references[NULL_PAGE] == 0, "the null page has a user"
-        assert all(self._digests[page] is None for page in free), "a free page has a digest"
+        assert len(free) == len(self._free), "a block is free twice"
+        assert len(free | cached | used) == len(free) + len(cached) + len(used), "a block is in two states"
+        assert len(free) + len(cached) + len(used) == self.total, "a block is lost"
+        assert all(self._references[page] > 0 for page in used), "a block was released too often"
+        assert self._references[NULL_PAGE] == 0, "the null block has a user"
+        assert all(self._digests[page] is None for page in free), "a free block has a digest"
         digests = {digest: page for page, digest in enumerate(self._digests) if digest is not None}
-        assert digests == self._page_of, "digests and pages disagree"
-        assert all(self._digests[page] is not None for page in cached), "a cached page has no digest"
+        assert digests == self._page_of, "digests and blocks disagree"
+        assert all(self._digests[page] is not None for page in cached), "a cached block has no digest"
 
     def _drop_digest(self, page: int) -> None:
         digest = self._digests[page]

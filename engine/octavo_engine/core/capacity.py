@@ -34,7 +34,7 @@ def split_capacity(
     max_num_batched_tokens: int,
     max_num_seqs: int | None = None,
 ) -> tuple[int, ...]:
-    """Pages of each group, the null page included, so that all groups run out together.
+    """Pages of each group, the null block included, so that all groups run out together.
 
     They run out together for sequences of `max_model_len`; never more than `max_num_seqs` of those can use.
 
@@ -66,7 +66,7 @@ def split_pages(layout: KVLayout, num_blocks: int, max_model_len: int, max_num_b
     if num_blocks < first.steady + first.once:
         raise ConfigError(
             f"--num-gpu-blocks-override {num_blocks} is too small: one sequence of {max_model_len} tokens takes "
-            f"{first.steady + first.once} pages of {layout.block_size} tokens, the null page included; set at least "
+            f"{first.steady + first.once} blocks of {layout.block_size} tokens, the null block included; set at least "
             "that, or a smaller --max-model-len"
         )
     return _pages(demands, Fraction(num_blocks - first.once, first.steady), None)

@@ -403,6 +403,6 @@ def never_fits(seq: Sequence, blocks: BlockManager) -> str:
     """What is told of a sequence that no pages are enough for, even alone."""
     pages = [pool.total for pool in blocks.pools]
     return (
-        f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} pages of "
+        f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} blocks of "
         f"{blocks.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
     )

@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="such as decode.128; default: all")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.error("there is no CUDA card to tune for")
+        parser.error("there is no CUDA GPU to tune for")
     device = torch.device("cuda")
     card = Card.of(device)
     launcher = Launcher(card)
@@ -135,7 +135,7 @@ def main() -> int:
         time = time_on(launcher, name, workload(name, device))
         best = fastest(candidates(name, default), time)
         if best is None:
-            print(f"{name}: no candidate fits this card", file=sys.stderr)  # noqa: T201
+            print(f"{name}: no candidate fits this GPU", file=sys.stderr)  # noqa: T201
             continue
         chosen[name] = dict(best[0])
         print(f"{name}: {time(default) or float('nan'):.3f} → {best[1]:.3f} ms {best[0]}")  # noqa: T201

@@ -117,7 +117,7 @@ def _check(body: ChatBody) -> None:
         raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
     if body.tools and body.tool_choice != "none":
         raise RequestError(
-            "tools: tool calls are not parsed yet, so the model's answer could not be told from one; leave tools out, "
+            "tools: tool calls are not parsed yet, so a call would reach the client as text; leave tools out, "
             "or send tool_choice 'none' to have them in the prompt only",
             "tool_choice" if body.tool_choice is not None else "tools",
         )

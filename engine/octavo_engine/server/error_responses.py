@@ -47,7 +47,7 @@ def error_body(error: Exception) -> Error:
     """The body of `error`; of a bug it tells no more than that there is one."""
     status = status_of(error)
     known = isinstance(error, RequestError | EngineDeadError | GenerationError)
-    message = str(error) if known else "the server has met a bug in itself; its log tells more"
+    message = str(error) if known else "internal error; the server's log has the traceback"
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) and error.code else status
     return Error(ErrorBody(message, TYPES.get(status, "InternalServerError"), param, code))

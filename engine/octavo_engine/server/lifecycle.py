@@ -166,7 +166,7 @@ async def _log_load(context: ServerContext) -> None:
         busy = bool(prompt or generation or stats.num_running or stats.num_waiting)
         if busy or told:
             logger.info(
-                "prompt %.1f tokens/s, generation %.1f tokens/s, running %d, waiting %d, KV pages in use %.1f%%",
+                "prompt %.1f tokens/s, generation %.1f tokens/s, running %d, waiting %d, KV cache in use %.1f%%",
                 prompt,
                 generation,
                 stats.num_running,

@@ -249,7 +249,7 @@ class Metrics:
             sleep.add_metric([*labels.values(), state], 0)  # type: ignore[attr-defined]
         yield sleep
         for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
-            yield gauge(f"vllm:{name}", "KV pages in use, 0 to 1.", stats.kv_usage, labels)
+            yield gauge(f"vllm:{name}", "KV blocks in use, 0 to 1.", stats.kv_usage, labels)
         if self._cache_info is not None:
             yield gauge("vllm:cache_config_info", "The KV cache.", 1, {**self._cache_info, "engine": "0"})
         for prefix in ("prefix_cache", "gpu_prefix_cache"):
@@ -285,8 +285,8 @@ class Metrics:
         yield gauge("vllm:avg_prompt_throughput_toks_per_s", "Prompt tokens a second, of 10 s.", prompt, labels)
         yield gauge("vllm:avg_generation_throughput_toks_per_s", "Tokens a second, of 10 s.", generation, labels)
         yield gauge("vllm:gpu_prefix_cache_hit_rate", "Prefix cache hits by queries.", rate, labels)
-        yield gauge("vllm:num_requests_swapped", "Requests whose pages are swapped out.", stats.num_swapped, labels)
-        yield gauge("vllm:cpu_cache_usage_perc", "Pages in use in host memory, 0 to 1.", stats.swap_usage, labels)
+        yield gauge("vllm:num_requests_swapped", "Requests whose KV blocks are swapped out.", stats.num_swapped, labels)
+        yield gauge("vllm:cpu_cache_usage_perc", "KV blocks in use in host memory, 0 to 1.", stats.swap_usage, labels)
         yield gauge("vllm:cpu_prefix_cache_hit_rate", "Prefix cache hits in host memory: none.", 0, labels)
         old = Histogram("vllm:time_per_output_token_seconds", self._between.documentation, self._between.bounds)
         old.counts, old.total = self._between.counts, self._between.total

@@ -60,9 +60,9 @@ class Http:
             try:
                 body = response.read(LARGEST_PAGE + 1)
             except http.client.HTTPException as error:
-                raise urllib.error.URLError(f"the page ends early: {error}") from error
+                raise urllib.error.URLError(f"the answer ends early: {error}") from error
             if len(body) > LARGEST_PAGE:
-                raise urllib.error.URLError(f"the page is larger than {LARGEST_PAGE} bytes")
+                raise urllib.error.URLError(f"the answer is larger than {LARGEST_PAGE} bytes")
             return response.headers.get_content_type(), body, response.url
 
     def fetch(self, url: str, target: Path, *, sha256: str, size: int | None, what: str, report: Report) -> None:

@@ -57,7 +57,7 @@ NAME_RULES = (
 )
 
 _FIXED = "can't be changed on a claim that exists: {}"
-_OTHER = "remove spec.cache, apply, and set it anew, or name another claim in existingClaim"
+_OTHER = "remove spec.cache, apply, and set it again, or name another claim in existingClaim"
 CHANGES: dict[str, tuple[dict[str, str], ...]] = {
     "Cache": (
         {
@@ -107,8 +107,8 @@ def definition() -> Schema:
                     "storage": True,
                     "additionalPrinterColumns": [
                         _column("Model", ".status.model.displayName", "The model that is served."),
-                        _column("Ready", f"{ready}.status", "Whether the wished-for replicas answer."),
-                        _column("Replicas", ".status.readiness", "Replicas that answer, of those wished for."),
+                        _column("Ready", f"{ready}.status", "Whether the desired replicas are ready."),
+                        _column("Replicas", ".status.readiness", "Ready and desired replicas."),
                         _column("Reason", f"{ready}.reason", "Why it is ready, or why not."),
                         _column(
                             "Fits",
@@ -117,7 +117,7 @@ def definition() -> Schema:
                             wide=True,
                         ),
                         _column("URL", ".status.url", "Where clients within the cluster reach it.", wide=True),
-                        _column("Message", f"{ready}.message", "What is so, and what to do.", wide=True),
+                        _column("Message", f"{ready}.message", "The state, and what to do.", wide=True),
                         _column("Age", ".metadata.creationTimestamp", "Since when it exists.", kind="date"),
                     ],
                     "subresources": {
@@ -154,7 +154,7 @@ def _root() -> Schema:
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
             "kind": {"type": "string", "description": f"{KIND}."},
             "metadata": {"type": "object"},
-            "spec": _Types(Spec).schema("What is wished for."),
+            "spec": _Types(Spec).schema("Desired state."),
             # Without it kstatus, and so Flux, would take an object that nobody has looked at yet for a finished one.
             "status": _Types(Status).schema("What is; written by the operator.") | {"default": UNSEEN},
         },

@@ -73,9 +73,9 @@ class Engine(Strict):
     image: Image | None = None
     """Container image in place of the operator's default."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
-    """Cards that each layer is split across. It must divide the model's attention heads."""
+    """GPUs that each layer is split across. It must divide the model's attention heads."""
     pipeline_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
-    """Stages that the layers are split into, each with its own cards."""
+    """Stages that the layers are split into, each with its own GPUs."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Type of the weights in memory; auto keeps what the checkpoint holds, quantized weights included."""
     max_model_len: Count | None = None
@@ -87,15 +87,15 @@ class Engine(Strict):
     min_concurrency: Count = 1
     """Sequences of maxModelLen for which the KV cache must have room; fewer than that do not fit."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of a card's memory that the engine uses for weights, KV cache and overheads together."""
+    """Share of a GPU's memory that the engine uses for weights, KV cache and overheads together."""
     block_size: Literal[16, 32, 64, 128] = 16
-    """Tokens in a page of the KV cache."""
+    """Tokens per block of the KV cache."""
     swap_space: Quantity = Quantity("4Gi")
     """Host memory a GPU for the KV blocks of preempted sequences; octavo on GPUs alone has it."""
     enforce_eager: bool = False
     """Run without CUDA graphs: for debugging, slower."""
     prefix_caching: bool = True
-    """Reuse the KV pages of a prompt's beginning that was seen before."""
+    """Reuse the KV blocks of prompts that begin alike."""
     quantization: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] | None = None
     """Method by which the checkpoint is quantized, where it does not say so itself; vllm's, or gguf."""
     kv_cache_dtype: Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"

@@ -14,15 +14,15 @@ class Accelerator(Strict):
     """The kind of GPU, or `vendor: cpu`. How many follows from the parallel sizes."""
 
     vendor: Literal["nvidia", "cpu"] = "nvidia"
-    """Maker of the cards, or cpu to run without any."""
+    """Vendor of the GPUs, or cpu to run without any."""
     products: Annotated[list[Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=MAX_ITEMS)] = []
-    """Cards that will do, as in the node label nvidia.com/gpu.product; none: any."""
+    """Acceptable GPU products, as in the node label nvidia.com/gpu.product; none: any."""
     resource_name: ResourceName | None = None
-    """Extended resource that counts the cards; by default nvidia.com/gpu."""
+    """Extended resource that counts the GPUs; by default nvidia.com/gpu."""
 
 
 class Resources(Strict):
-    """CPU and memory of a replica. Cards do not belong here: they follow from the parallel sizes."""
+    """CPU and memory of a replica. GPUs do not belong here: they follow from the parallel sizes."""
 
     requests: Annotated[dict[ResourceName, Quantity], Field(max_length=MAX_ITEMS)] = {}
     """What the scheduler sets aside for the container."""

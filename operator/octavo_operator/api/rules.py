@@ -96,7 +96,7 @@ def _no_cards(raw: Raw) -> Iterator[Finding]:
             if "/gpu" in name:
                 yield (
                     f"{part}.{name}",
-                    "the number of cards follows from the parallel sizes",
+                    "the number of GPUs follows from the parallel sizes",
                     "set spec.engine.tensorParallelSize instead",
                 )
 
@@ -105,7 +105,7 @@ def _no_products_of_a_cpu(raw: Raw) -> Iterator[Finding]:
     if raw.get("vendor") == "cpu":
         for field in ("products", "resourceName"):
             if raw.get(field):
-                yield field, "names cards, and vendor: cpu has none", "remove one of the two"
+                yield field, "names GPUs, and vendor: cpu has none", "remove one of the two"
 
 
 def _no_split_on_a_cpu(raw: Raw) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ def _no_split_on_a_cpu(raw: Raw) -> Iterator[Finding]:
         return
     for field in ("tensorParallelSize", "pipelineParallelSize"):
         if (raw.get("engine") or {}).get(field, 1) > 1:
-            yield f"engine.{field}", "splits a model across cards, and vendor: cpu has none", "remove one of the two"
+            yield f"engine.{field}", "splits a model across GPUs, and vendor: cpu has none", "remove one of the two"
 
 
 def _value_or_source(raw: Raw) -> Iterator[Finding]:
@@ -175,7 +175,7 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
                 Cel(
                     "!has(self.accelerator) || self.accelerator.vendor != 'cpu' || !has(self.engine)"
                     f" || !has(self.engine.{field}) || self.engine.{field} == 1",
-                    f"{field} splits a model across cards, and vendor: cpu has none: remove one of the two",
+                    f"{field} splits a model across GPUs, and vendor: cpu has none: remove one of the two",
                     f"engine.{field}",
                 )
                 for field in ("tensorParallelSize", "pipelineParallelSize")
@@ -252,12 +252,12 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
             (
                 Cel(
                     "self.vendor != 'cpu' || !has(self.products) || size(self.products) == 0",
-                    "products names cards, and vendor: cpu has none: remove one of the two",
+                    "products names GPUs, and vendor: cpu has none: remove one of the two",
                     "products",
                 ),
                 Cel(
                     "self.vendor != 'cpu' || !has(self.resourceName)",
-                    "resourceName names cards, and vendor: cpu has none: remove one of the two",
+                    "resourceName names GPUs, and vendor: cpu has none: remove one of the two",
                     "resourceName",
                 ),
             ),

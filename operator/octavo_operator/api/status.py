@@ -119,7 +119,7 @@ class Status(Strict):
     updated_replicas: Replicas | None = None
     """Replicas that follow the current spec."""
     readiness: str | None = None
-    """Replicas that answer, of those wished for: 1/2, as kubectl get shows it."""
+    """Ready and desired replicas: 1/2, as kubectl get shows it."""
     selector: str | None = None
     """Label selector of the replicas' pods, as the scale subresource needs it."""
     url: str | None = None

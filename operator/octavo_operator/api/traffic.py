@@ -29,7 +29,7 @@ class Rollout(Strict):
     """How a change reaches the replicas."""
 
     strategy: Literal["Auto", "Surge", "InPlace"] = "Auto"
-    """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the cards that are free."""
+    """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the GPUs that are free."""
     upgrade_policy: Literal["Paced", "Manual"] = "Paced"
     """What an upgrade of the operator does to the replicas: Paced replaces them when the service's turn comes; Manual leaves them until the service is annotated with octavo.dev/upgrade, as the condition UpToDate says."""
     drain_timeout: Duration | None = None

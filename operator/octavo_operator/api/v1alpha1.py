@@ -39,11 +39,11 @@ class Spec(Strict):
     engine: Engine = Engine()
     """The engine and its limits."""
     accelerator: Accelerator | None = None
-    """The cards that a replica runs on; by default any of NVIDIA's."""
+    """The GPUs that a replica runs on; by default any of NVIDIA's."""
     resources: Resources = Resources()
     """CPU and memory of a replica; what is left out follows from the model's size."""
     shared_memory: Quantity | None = None
-    """Size of /dev/shm, held in memory; by default it follows from the number of cards."""
+    """Size of /dev/shm, held in memory; by default it follows from the number of GPUs."""
     cache: Cache | None = None
     """Volume that keeps the model between restarts."""
     replicas: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1

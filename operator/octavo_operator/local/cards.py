@@ -1,4 +1,4 @@
-"""The NVIDIA cards of this machine, and which replica has which."""
+"""The NVIDIA GPUs of this machine, and which replica has which."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def divide_cards(cards: Sequence[str], replicas: int, each: int) -> list[dict[st
     if replicas * each > len(cards):
         fitting = len(cards) // each
         raise LocalError(
-            f"{replicas} replicas of {each} NVIDIA card{'s' if each > 1 else ''} need {replicas * each}, and this "
+            f"{replicas} replicas of {each} NVIDIA GPU{'s' if each > 1 else ''} need {replicas * each}, and this "
             f"machine has {len(cards)}; --replicas {fitting} fits"
         )
     return [{VISIBLE: ",".join(cards[i * each : (i + 1) * each])} for i in range(replicas)]

@@ -58,17 +58,17 @@ def for_this_machine(service: LLMService, *, cpu: bool, cards: Sequence[str]) ->
         return service, None
     ranks = hardware_of(spec).cards
     if len(cards) >= ranks and not cpu:
-        return service, f"it runs on NVIDIA cards of this machine: {ranks} of {len(cards)} a replica"
+        return service, f"it runs on NVIDIA GPUs of this machine: {ranks} of {len(cards)} a replica"
     if asked is not None and not cpu:
-        number = "an NVIDIA card" if ranks == 1 else f"{ranks} NVIDIA cards"
+        number = "an NVIDIA GPU" if ranks == 1 else f"{ranks} NVIDIA GPUs"
         has = f"octavo up finds {len(cards)}" if cards else "octavo up finds none here that torch could use"
         raise LocalError(
-            f"{service.metadata.name} asks for {number}, and {has}; --cpu runs it on this machine's CPU all the same"
+            f"{service.metadata.name} asks for {number}, and {has}; --cpu runs it on this machine's CPU anyway"
         )
     engine = spec.engine.model_copy(update={"tensor_parallel_size": 1, "pipeline_parallel_size": 1})
     changed = spec.model_copy(update={"accelerator": Accelerator(vendor="cpu"), "engine": engine})
     why = "the manifest names no accelerator" if asked is None else "--cpu"
-    divided = "" if ranks == 1 else f", undivided: the manifest's {ranks} ranks are for cards"
+    divided = "" if ranks == 1 else f", undivided: the manifest's {ranks} ranks are for GPUs"
     return service.model_copy(update={"spec": changed}), f"it runs on the CPU: {why}{divided}"
 
 
@@ -84,7 +84,7 @@ def launches(
     uri = service.spec.model.uri
     if uri.scheme == "pvc" and model is None:
         raise LocalError(
-            f"{uri} is a volume of the cluster; --model-dir FOLDER tells where its model is on this machine"
+            f"{uri} is a volume of the cluster; give the model's folder on this machine with --model-dir FOLDER"
         )
     template = None
     if service.spec.model.chat_template is not None:

@@ -192,7 +192,7 @@ def _gpu_unknown(demand: Demand | None, size: int | None, engine: Engine, found:
         why = "the memory of the products named is not known"
     else:
         why = "no product is named, and no node with labels of GPU feature discovery is seen"
-    return Fit("Unknown", "CardUnknown", f"each GPU needs {amount}; whether it has that is not known: {why}")
+    return Fit("Unknown", "GpuUnknown", f"each GPU needs {amount}; whether it has that is not known: {why}")
 
 
 def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:

@@ -49,7 +49,7 @@ class Fit:
     """Whether the model fits its GPUs, as the condition `Fits` will say it."""
 
     state: Literal["True", "False", "Unknown"]
-    # Fits, DoesNotFit, Borderline, DependsOnNode, CannotBeDivided, GpuTooOld, ModelUnknown, CardUnknown,
+    # Fits, DoesNotFit, Borderline, DependsOnNode, CannotBeDivided, GpuTooOld, ModelUnknown, GpuUnknown,
     # OverriddenByAnnotation, AlreadyServing
     reason: str
     message: str

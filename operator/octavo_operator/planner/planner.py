@@ -195,7 +195,7 @@ def _verdict(
         return replace(fit, reason="OverriddenByAnnotation", message=f"{fit.message} ({IGNORE_FIT} overrides it)"), None
     if observed.serving:
         return replace(fit, reason=ALREADY_SERVING, message=f"{fit.message}; what runs already is kept"), None
-    remedy = fit.remedy or f"annotate it with {IGNORE_FIT}: true to try all the same"
+    remedy = fit.remedy or f"annotate it with {IGNORE_FIT}: true to try anyway"
     return fit, Refusal(fit.reason, fit.message, remedy)
 
 

@@ -75,13 +75,13 @@ def _surge(
     if strategy != "Auto":
         return strategy == "Surge", f"rollout.strategy: {strategy}", False
     if hardware.cards == 0:
-        return True, "a CPU replica needs no card for a surge", False
+        return True, "a CPU replica needs no GPU for a surge", False
     for claim, mode in narrow.items():
         return False, f"the claim {claim} is {mode}: it ties a surge to the node whose GPUs are taken", False
-    needed = "a card" if hardware.cards == 1 else f"{hardware.cards} cards"
+    needed = "a GPU" if hardware.cards == 1 else f"{hardware.cards} cards"
     if free_cards is None:
         free = "is" if hardware.cards == 1 else "are"
         return False, f"whether {needed} {free} free for a surge is not known", True
     if free_cards >= hardware.cards:
         return True, f"{needed} for a surge {'is' if hardware.cards == 1 else 'are'} free", True
-    return False, f"no free cards for a surge: it needs {needed}", True
+    return False, f"no free GPUs for a surge: it needs {needed}", True

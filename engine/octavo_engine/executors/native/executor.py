@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AS_STORED = -1
-UNKNOWN = "the executor was never told of this request"
+UNKNOWN = "the executor has no such request"
 
 
 class NativeExecutor(Executor):

@@ -54,12 +54,12 @@ class Card:
 
     def require_float8(self, what: str) -> None:
         """Raises:
-        ExecutorError: this card has no float8.
+        ExecutorError: this GPU has no float8.
         """
         if self.capability < 89:
             raise ExecutorError(
                 f"{what} needs float8 arithmetic, compute capability 8.9 or newer; "
-                f"this card has {self.capability // 10}.{self.capability % 10}"
+                f"this GPU has {self.capability // 10}.{self.capability % 10}"
             )
 
 

@@ -1,0 +1,91 @@
+"""User-visible strings use the glossary's words, and none of those that it replaces."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+GLOSSARY = ROOT / "docs" / "glossary.md"
+SOURCES = sorted(
+    path
+    for package in ("engine/octavo", "engine/octavo_engine", "engine/octavo_models", "operator/octavo_operator")
+    for path in (ROOT / package).rglob("*.py")
+)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "images/README.md", "charts/octavo/templates/NOTES.txt")),
+    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in {"LOG.md", "glossary.md"}),
+]
+ALLOWED = {  # words in another sense, with the place that needs them
+    "page": re.compile(r"(package|index|web|memory|man|this|its) page|page (size|[0-9k])|huge pages?|One page each|new\n? *page", re.I),
+}
+
+
+def banned() -> list[str]:
+    """The words of the glossary's last table."""
+    table = GLOSSARY.read_text(encoding="utf-8").split("## Words that are not used")[1]
+    cells = re.findall(r"^\| ([^|]+) \|", table, flags=re.MULTILINE)[1:]
+    words = [word.strip() for cell in cells for word in re.sub(r"\(.*?\)", "", cell).split(",")]
+    assert len(words) > 15
+    return words
+
+
+BANNED = re.compile(r"\b(" + "|".join(map(re.escape, banned())) + r")\b", re.IGNORECASE)
+
+
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    """Texts of more than one word in a module, docstrings left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+            if " " in node.value.strip():
+                yield node.lineno, node.value
+
+
+def wrong(text: str) -> list[str]:
+    for pattern in ALLOWED.values():
+        text = pattern.sub("", text)
+    return BANNED.findall(text)
+
+
+def test_messages_use_the_glossarys_words():
+    """Every string of more than one word in the sources counts as something that a user may read."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}: {text!r:.100}"
+        for path in SOURCES
+        for line, text in strings(path)
+        if (words := wrong(text))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_field_descriptions_use_the_glossarys_words():
+    crd = yaml.safe_load(next((ROOT / "config" / "crd").glob("*llmservices.yaml")).read_text(encoding="utf-8"))
+    found: list[str] = []
+
+    def look(node: object, where: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key in {"description", "message"} and isinstance(value, str) and wrong(value):
+                    found.append(f"{where}: {value}")
+                look(value, f"{where}.{key}")
+        elif isinstance(node, list):
+            for item in node:
+                look(item, where)
+
+    look(crd, "")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_use_the_glossarys_words(path):
+    found = [
+        f"{i}: {line}" for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if wrong(line)
+    ]
+    assert not found, "\n".join(found)
