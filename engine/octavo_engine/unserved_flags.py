@@ -231,9 +231,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "default-chat-template-kwargs",
         switches="enable-force-include-usage return-tokens-as-token-ids",
     ),
-    **_refuse(
-        "the endpoint is not served; leave it out", switches="enable-tokenizer-info-endpoint"
-    ),
+    **_refuse("the endpoint is not served; leave it out", switches="enable-tokenizer-info-endpoint"),
     **_refuse("it is not served yet; leave it out", "override-generation-config", "logprobs-mode=raw_logprobs"),
     **_refuse("it is not served yet; --enable-log-requests logs what comes in", switches="enable-log-outputs"),
     **_always("this is always on", "enable-request-id-headers enable-prompt-tokens-details disable-fastapi-docs"),

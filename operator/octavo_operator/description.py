@@ -102,7 +102,9 @@ def _find(model: Model) -> Path | None:
         case "hf":
             return _in_hub_cache(uri.rest, model)
         case "pvc":
-            raise ModelUnknownError("the model lies on a volume of the cluster; give it with --config FILEs config.json")
+            raise ModelUnknownError(
+                "the model lies on a volume of the cluster; give it with --config FILEs config.json"
+            )
         case _:
             raise ModelUnknownError(f"{uri} is not asked for its description; give it with --config FILEs config.json")
 

@@ -82,7 +82,8 @@ def test_a_token_that_was_logged_in_with_is_used(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(401, "requires a token"), (403, "requires a token"), (404, "answers 404"), (500, "answers 500")]
+    ("status", "told"),
+    [(401, "requires a token"), (403, "requires a token"), (404, "answers 404"), (500, "answers 500")],
 )
 def test_a_refusal_is_half_a_sentence(hub, status, told):
     hub.status = status

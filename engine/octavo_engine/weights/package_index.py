@@ -92,7 +92,9 @@ class PackageIndex:
                 "PIP_INDEX_URL names another, and a model that was fetched before needs none"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelLoadError(f"package {name}: {shown(page)} is not an answer of a package index: {error}") from error
+            raise ModelLoadError(
+                f"package {name}: {shown(page)} is not an answer of a package index: {error}"
+            ) from error
         for filename, address, sha256, size, yanked in files:
             try:
                 found, version, _, tags = parse_wheel_filename(filename)
