@@ -48,19 +48,16 @@ def test_every_kernel_compiles_for_every_card_within_its_limits():
 
 
 COMPILE_FLOAT8 = """
-import torch, triton
-from triton.backends.compiler import GPUTarget
-from octavo_engine.kernels.compile_report import source_of
+import torch
 from octavo_engine.kernels.triton.float8_matmul import float8_kernel
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
+from octavo_engine.kernels.triton.variants import Variant, compiled_for
 
 empty = lambda *shape, dtype=torch.float32: torch.empty(*shape, dtype=dtype, device="meta")
-chosen = dict(DEFAULTS[90]["float8.64"])
-options = {name: chosen.pop(name) for name in ("num_warps", "num_stages")}
 x, weight = (empty(64, 4096, dtype=torch.float8_e4m3fn) for _ in range(2))
 args = (x, weight, empty(64), empty(64), None, empty(2, 64, 64), 64, 64, 4096)
-source = source_of(float8_kernel, args, {"HAS_BIAS": False, **chosen})
-print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ttgir"])
+options = {"HAS_BIAS": False, **DEFAULTS[90]["float8.64"]}
+print(compiled_for(90, Variant.of(float8_kernel, args, options)).asm["ttgir"])
 """
 
 

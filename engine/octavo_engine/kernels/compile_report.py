@@ -8,25 +8,23 @@ registers, or more than a few of them spilled to memory. What is compiled stays 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import triton
-from torch import Tensor
-from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
-from triton.compiler import ASTSource
 
 from octavo_engine.kernels.shapes import launches_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.variants import Variant, compiled_for
 
 # Shared memory that one program may take, in bytes: CUDA C++ Programming Guide, "Technical Specifications per Compute
 # Capability".
@@ -34,17 +32,6 @@ SHARED_LIMITS = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10}
 REGISTERS = 64 << 10  # an SM's, and so a program's
 SPILL_LIMIT = 16  # bytes a thread: a few words outside the loops cost nothing; a spilled tile costs the kernel
 NUM_SMS = {80: 108, 89: 58, 90: 132, 100: 148}  # A100, L4, H100, B200: grids depend on it, code doesn't
-
-POINTERS = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.float8_e4m3fn: "*fp8e4nv",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    torch.uint8: "*u8",
-}
-LAUNCH_OPTIONS = {"num_warps", "num_stages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,47 +59,23 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Recorder(Launcher):
-    """Keeps launches instead of running them; the same kernel for the same types once."""
+    """Keeps what launches would be compiled for, in their order, instead of running them."""
 
-    recorded: dict[str, tuple[ASTSource, dict[str, int]]] = field(default_factory=dict)
+    recorded: dict[Variant, None] = field(default_factory=dict)
 
     def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-        del grid
-        launch = {name: value for name, value in options.items() if name in LAUNCH_OPTIONS}
-        constants = {name: value for name, value in options.items() if name not in LAUNCH_OPTIONS}
-        source = source_of(kernel, args, constants)
-        key = f"{kernel.__name__} {source.hash()} {launch}"
-        self.recorded.setdefault(key, (source, launch))
+        if all(grid):
+            self.recorded.setdefault(Variant.of(kernel, args, options))
 
 
-def source_of(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> ASTSource:
-    """The kernel specialised as Triton would at this call: multiples of 16 are known, 1 and None are constants."""
-    names = kernel.arg_names
-    values = dict(zip(names, args, strict=False)) | constants
-    signature, constexprs, attributes = {}, {}, {}
-    for i, name in enumerate(names):
-        value = values[name]
-        if isinstance(value, Tensor):
-            signature[name] = POINTERS[value.dtype]
-        elif name in constants or value is None or (isinstance(value, int) and value == 1):
-            signature[name], constexprs[(i,)] = "constexpr", value
-        elif isinstance(value, int):
-            signature[name] = "i32" if abs(value) < 2**31 else "i64"
-        else:
-            signature[name] = "fp32"
-        if isinstance(value, Tensor) or (signature[name] in {"i32", "i64"} and value % 16 == 0):
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    return ASTSource(kernel, signature, constexprs, attributes)
-
-
-def compile_for(target: int, name: str, source: ASTSource, launch: dict[str, int]) -> Compiled:
+def compile_for(target: int, name: str, variant: Variant) -> Compiled:
     """Raises:
     RuntimeError: it can't be compiled; the cause is Triton's.
     """
     try:
-        made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch | {"enable_fp_fusion": True})
-    except Exception as error:  # the compiler's passes raise what they like
-        raise RuntimeError(f"sm_{target} {name} does not compile") from error
+        made = compiled_for(target, variant)
+    except Exception as error:  # noqa: BLE001 — the passes raise what they like, and not all of it can be pickled
+        raise RuntimeError(f"sm_{target} {name} does not compile: {type(error).__name__}: {error}") from None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -140,17 +103,16 @@ def spilled(ptx: str, target: int) -> int:
 
 def compile_all(targets: list[int], workers: int) -> Iterator[Compiled]:
     """Every kernel for every target, kernel by kernel."""
-    with ThreadPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         waiting = []
         for target in targets:
             recorder = Recorder(Card(target, NUM_SMS[target]))
             for shape, launch in launches_of(recorder):
-                before = set(recorder.recorded)
+                before = len(recorder.recorded)
                 launch()
-                for key in recorder.recorded.keys() - before:
-                    source, options = recorder.recorded[key]
-                    name = f"{source.name.removesuffix('_kernel')} {shape}".strip()
-                    waiting.append(pool.submit(compile_for, target, name, source, options))
+                for variant in list(recorder.recorded)[before:]:
+                    name = f"{variant.name.removesuffix('_kernel')} {shape}".strip()
+                    waiting.append(pool.submit(compile_for, target, name, variant))
         for future in waiting:
             yield future.result()
 

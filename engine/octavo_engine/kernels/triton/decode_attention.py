@@ -23,6 +23,8 @@ from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.prefill_attention import LOG2_E
 from octavo_models.spec import Attention
 
+FEW_REQUESTS = 16
+
 
 @triton.jit
 def first_run(seq_len, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):
@@ -43,7 +45,10 @@ def count_runs(seq_lens, num_requests, REQUESTS: tl.constexpr, SPLIT: tl.constex
     return runs, tl.cumsum(runs, 0)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_requests", "table_stride"],
+    do_not_specialize_on_alignment=["partial_max", "partial_sum", "rows", "seq_lens", "block_tables"],
+)
 def decode_kernel(
     q,
     k_cache,
@@ -120,7 +125,10 @@ def decode_kernel(
             tl.store(partial_sum + at_row, row_sum, mask=held)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_requests"],
+    do_not_specialize_on_alignment=["partial_max", "partial_sum", "seq_lens"],
+)
 def join_kernel(
     partial,
     partial_max,
@@ -181,7 +189,8 @@ def decode_attention(
     max_runs = n * triton.cdiv(reach, split)
     stats = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device)
     partial = torch.empty(max_runs, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
-    requests = triton.next_power_of_2(max(1, n))
+    # One of two sizes: one for each power of two would be compiled while serving.
+    requests = FEW_REQUESTS if n <= FEW_REQUESTS else triton.next_power_of_2(max(n, batch.block_tables.shape[0]))
     tiles = {"num_warps": chosen["num_warps"], "num_stages": chosen["num_stages"]}
     launch(
         decode_kernel,

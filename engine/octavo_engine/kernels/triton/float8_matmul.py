@@ -20,7 +20,7 @@ from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.packed_matmul import joined, rows_of_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["scales"])
 def round_rows_kernel(x, values, scales, K, BLOCK: tl.constexpr):
     """values = x / scale in float8, the row's largest magnitude at 448."""
     row = tl.program_id(0).to(tl.int64)
@@ -32,7 +32,7 @@ def round_rows_kernel(x, values, scales, K, BLOCK: tl.constexpr):
     tl.store(scales + row, scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"], do_not_specialize_on_alignment=["x_scales", "bias"])
 def float8_kernel(
     x,
     weight,

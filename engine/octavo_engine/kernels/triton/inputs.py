@@ -18,13 +18,14 @@ from octavo_engine.kernels.triton.launch import Launcher
 BLOCK = 256
 
 
-@triton.jit
-def take_in_kernel(
-    table, stride, run_tables, run_rows, run_columns, starts, values, TABLE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Write run j's values where they belong, if they belong in this table."""
+@triton.jit(
+    do_not_specialize=["stride", "number"],
+    do_not_specialize_on_alignment=["table", "run_tables", "run_rows", "run_columns", "starts", "values"],
+)
+def take_in_kernel(table, stride, number, run_tables, run_rows, run_columns, starts, values, BLOCK: tl.constexpr):
+    """Write run j's values where they belong, if they belong in this table, which is `number`."""
     j = tl.program_id(0)
-    if tl.load(run_tables + j) == TABLE:
+    if tl.load(run_tables + j) == number:
         start, end = tl.load(starts + j), tl.load(starts + j + 1)
         target = table + tl.load(run_rows + j).to(tl.int64) * stride + tl.load(run_columns + j)
         for at in range(start, end, BLOCK):
@@ -32,7 +33,18 @@ def take_in_kernel(
             tl.store(target + i - start, tl.load(values + i, mask=i < end), mask=i < end)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride"],
+    do_not_specialize_on_alignment=[
+        "token_table",
+        "rows",
+        "query_starts",
+        "num_computed",
+        "token_ids",
+        "positions",
+        "seq_lens",
+    ],
+)
 def rows_kernel(
     token_table, stride, rows, query_starts, num_computed, token_ids, positions, seq_lens, BLOCK: tl.constexpr
 ):
@@ -52,7 +64,10 @@ def rows_kernel(
         tl.store(seq_lens + r, first + end - start)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride"],
+    do_not_specialize_on_alignment=["block_table", "rows", "query_starts", "num_computed", "slots"],
+)
 def slots_kernel(block_table, stride, rows, query_starts, num_computed, slots, PAGE: tl.constexpr, BLOCK: tl.constexpr):
     """slot = block * PAGE + offset of a request's tokens, in one KV group."""
     r = tl.program_id(0)
@@ -68,7 +83,10 @@ def slots_kernel(block_table, stride, rows, query_starts, num_computed, slots, P
             tl.store(slots + i, page * PAGE + position % PAGE, mask=i < end)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride", "width", "n"],
+    do_not_specialize_on_alignment=["token_table", "rows", "positions", "drawn"],
+)
 def append_kernel(token_table, stride, width, rows, positions, drawn, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(rows + i, mask=i < n, other=-1).to(tl.int64)
@@ -104,12 +122,12 @@ def build_inputs(
             (num_runs,),
             table,
             table.stride(0),
+            i,
             step.run_tables,
             step.run_rows,
             step.run_columns,
             step.starts,
             step.values,
-            TABLE=i,
             BLOCK=BLOCK,
             num_warps=1,
         )

@@ -7,17 +7,24 @@ Owns the choice; the kernels own what the numbers mean. Nothing is tuned at a us
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
 
 from octavo_engine.errors import ExecutorError, GpuUnavailableError
 from octavo_engine.gpus import NO_GPU
 from octavo_engine.kernels.triton.arguments import strides_are_known
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
+from octavo_engine.kernels.triton.variants import ALIGNED, Variant, compiled, unspecialized
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,20 @@ def read_tuning(path: Path) -> dict[str, Parameters]:
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Runs kernels on one card. `tuned` wins over the defaults, name by name."""
+    """Runs kernels on one card. `tuned` wins over the defaults, name by name.
+
+    Triton's own launch costs the host tens of microseconds, most of them to find out which code serves it. Here that is
+    found once for each combination of types, constants and fixed numbers, and kept: a launch that was met before packs
+    its arguments and goes.
+    """
 
     card: Card
     tuned: Mapping[str, Parameters] = field(default_factory=dict)
+    prepared: dict[Variant, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is compiled and, on a GPU, loaded. What is met beside it stalls a step: the log names it."""
+    _met: dict[tuple[Any, ...], Callable[[tuple[int, ...], list[Any]], None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def parameters(self, name: str) -> Parameters:
         """Block sizes by their names in the kernel, num_warps and num_stages. `name` is a kernel and a shape, such as
@@ -99,8 +116,51 @@ class Launcher:
         return chosen
 
     def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-        """kernel[grid](*args, **options), unless the grid is empty."""
-        if all(grid):
-            assert strides_are_known(args), f"{kernel.__name__} would read a strided tensor as if it were dense"
-            # Said because Triton 3.10 changes what it does unsaid.
-            kernel[grid](*args, **options, enable_fp_fusion=True)
+        """Launch kernel[grid] with args by position and constants by name, unless the grid is empty."""
+        if not all(grid):
+            return
+        assert strides_are_known(args), f"{kernel.__name__} would read a strided tensor as if it were dense"
+        if not isinstance(kernel, JITFunction):  # interpreted
+            kernel[grid](*args, **options)
+            return
+        free_numbers, free_pointers = unspecialized(kernel)
+        values: list[Any] = []
+        key: list[Any] = [kernel, *options.items()]
+        for i, arg in enumerate(args):
+            if isinstance(arg, Tensor):
+                at = arg.data_ptr()
+                values.append(at)
+                key.append(arg.dtype)
+                if at % ALIGNED and i not in free_pointers:
+                    key.append(i)
+            else:
+                values.append(arg)
+                if i not in free_numbers:
+                    key.append(arg)
+        run = self._met.get(tuple(key))
+        if run is None:
+            self._met[tuple(key)] = run = self._bound(kernel, args, options)
+        run(grid, values)
+
+    def _bound(
+        self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Callable[[tuple[int, ...], list[Any]], None]:
+        """A launch of the code for such arguments: (grid, addresses and numbers in the order of `args`)."""
+        variant = Variant.of(kernel, args, options)
+        code = self.prepared.get(variant)
+        if code is None:
+            if self.prepared:
+                logger.warning("a step waits for %s, which was not compiled before", variant)
+            self.prepared[variant] = code = compiled(variant)
+        names = kernel.arg_names[len(args) :]
+        constants = [options[name] for name in names]
+        launch, function, metadata = code.run, code.function, code.packed_metadata
+        active = driver.active
+        device = active.get_current_device()
+        stream_of = active.get_current_stream
+
+        def run(grid: tuple[int, ...], values: list[Any]) -> None:
+            x, y, z = (*grid, 1, 1)[:3]
+            launch(x, y, z, stream_of(device), function, metadata, None, None, None, *values, *constants)
+
+        return run

@@ -25,15 +25,16 @@ TOKENS = 512  # of a request, counted at a time
 
 
 @triton.jit
-def soft_cap_kernel(logits, out, size, multiplier, soft_cap, SOFT_CAP: tl.constexpr, TILE: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    x = tl.load(logits + at, mask=at < size, other=0.0).to(tl.float32) * multiplier
+def soft_cap_kernel(logits, out, vocab, multiplier, soft_cap, SOFT_CAP: tl.constexpr, TILE: tl.constexpr):
+    row, token = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE + tl.arange(0, TILE)
+    at, held = row * vocab + token, token < vocab
+    x = tl.load(logits + at, mask=held, other=0.0).to(tl.float32) * multiplier
     if SOFT_CAP:
         x = soft_cap * tanh(x / soft_cap)
-    tl.store(out + at, x, mask=at < size)
+    tl.store(out + at, x, mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["allowed"])
 def allow_kernel(logits, allowed, vocab, words, TILE: tl.constexpr):
     """Ban what `allowed` has no bit for."""
     row = tl.program_id(0).to(tl.int64)
@@ -43,7 +44,20 @@ def allow_kernel(logits, allowed, vocab, words, TILE: tl.constexpr):
     tl.store(logits + row * vocab + token, float("-inf"), mask=banned & (token < vocab))
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride"],
+    do_not_specialize_on_alignment=[
+        "logits",
+        "ban_rows",
+        "tokens",
+        "prefix_starts",
+        "prefixes",
+        "token_table",
+        "rows",
+        "lengths",
+        "prompt_lens",
+    ],
+)
 def ban_kernel(
     logits,
     vocab,
@@ -85,7 +99,18 @@ def count(tokens, start, end, first, TILE: tl.constexpr, TOKENS: tl.constexpr):
     return counts
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["stride"],
+    do_not_specialize_on_alignment=[
+        "repetition",
+        "frequency",
+        "presence",
+        "token_table",
+        "rows",
+        "lengths",
+        "prompt_lens",
+    ],
+)
 def penalize_kernel(
     logits,
     vocab,
@@ -126,16 +151,17 @@ def expect_known(known: KnownTokens, n: int) -> None:
 
 def soft_cap_logits(launch: Launcher, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
     """See `Operations.soft_cap_logits`."""
-    expect(logits, logits.shape, *FLOATS)
-    out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    grid = (triton.cdiv(logits.numel(), TILE),)
+    n, vocab = logits.shape
+    expect(logits, (n, vocab), *FLOATS)
+    out = torch.empty(n, vocab, dtype=torch.float32, device=logits.device)
+    grid = (n, triton.cdiv(vocab, TILE))
     capped = soft_cap is not None
     launch(
         soft_cap_kernel,
         grid,
         logits,
         out,
-        logits.numel(),
+        vocab,
         float(multiplier),
         soft_cap or 1.0,
         SOFT_CAP=capped,

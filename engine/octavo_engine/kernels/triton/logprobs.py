@@ -18,9 +18,12 @@ from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.selection import LOWEST, key_of, kth_best, load_row, up_to
 
 TILE = 1024
+MOST_TOP = 32
+# How many of the best are sought: a kernel for each number that could be asked for would be compiled while serving.
+TOP_SIZES = (0, 1, 8, MOST_TOP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["drawn", "own", "ranks", "normalizers", "best_tokens"])
 def score_kernel(logits, drawn, own, ranks, normalizers, best_tokens, vocab, NUM_TOP: tl.constexpr, TILE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     source = logits + row * vocab
@@ -52,7 +55,7 @@ def score_kernel(logits, drawn, own, ranks, normalizers, best_tokens, vocab, NUM
             found += tl.sum(best.to(tl.int32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["normalizers", "best_tokens", "top_ids", "top"])
 def order_kernel(logits, normalizers, best_tokens, top_ids, top, vocab, NUM_TOP: tl.constexpr, BLOCK: tl.constexpr):
     """Put a row's best in order: each one's place is how many come before it."""
     row = tl.program_id(0).to(tl.int64)
@@ -72,7 +75,8 @@ def logprobs(launch: Launcher, logits: Tensor, tokens: Tensor, num_top: int) -> 
     n, vocab = logits.shape
     expect(logits, (n, vocab), torch.float32)
     expect(tokens, (n,), torch.int64)
-    num_top = min(num_top, vocab)
+    wanted = min(num_top, vocab)
+    num_top = min(next(size for size in TOP_SIZES if size >= wanted), vocab)
     device = logits.device
     own, normalizers = torch.empty(2, n, dtype=torch.float32, device=device).unbind()
     ranks = torch.empty(n, dtype=torch.int64, device=device)
@@ -108,4 +112,4 @@ def logprobs(launch: Launcher, logits: Tensor, tokens: Tensor, num_top: int) -> 
             BLOCK=block,
             num_warps=1,
         )
-    return Logprobs(own, ranks, top_ids, top)
+    return Logprobs(own, ranks, top_ids[:, :wanted], top[:, :wanted])

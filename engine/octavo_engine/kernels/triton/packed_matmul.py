@@ -32,7 +32,7 @@ def by_group(quants, scale, minimum, HAS_MINIMA: tl.constexpr):
     return tl.reshape(w, quants.shape)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"], do_not_specialize_on_alignment=["bias"])
 def packed_kernel(
     x,
     quants,

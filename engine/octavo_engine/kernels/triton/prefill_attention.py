@@ -39,7 +39,10 @@ def find_request(query_starts, tile, first_request, num_requests, BLOCK_Q: tl.co
     return low, tile - ((tl.load(query_starts + low) - first_row) // BLOCK_Q + low - first_request)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["first_request", "num_requests", "table_stride"],
+    do_not_specialize_on_alignment=["rows", "query_starts", "seq_lens", "block_tables"],
+)
 def prefill_kernel(
     q,
     k_cache,

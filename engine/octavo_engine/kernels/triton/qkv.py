@@ -81,7 +81,7 @@ def turn_heads(
     tl.store(out + r[None, :], stored(rest, scale, target), mask=store_rest)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots"])
 def qkv_kernel(
     qkv,
     cos,
@@ -163,7 +163,7 @@ def write_qkv(
         expect(norm, (d,), *FLOATS)
     q = torch.empty(num_tokens, spec.num_heads, spec.head_dim_k, dtype=qkv.dtype, device=qkv.device)
     rotary = 0 if spec.rotary is None or turn is None else spec.rotary.dim
-    cos, sin = (slots, slots) if turn is None else turn  # not read without rotary
+    cos, sin = (qkv, qkv) if turn is None else turn  # not read without rotary
     if rotary:
         for angles in (cos, sin):
             expect(angles, (num_tokens, rotary // 2), torch.float32)

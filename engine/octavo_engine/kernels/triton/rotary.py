@@ -15,7 +15,7 @@ from octavo_engine.kernels.triton.arguments import expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions"])
 def rotary_kernel(positions, frequencies, cos, sin, factor, HALF: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)

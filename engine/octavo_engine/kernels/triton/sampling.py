@@ -55,7 +55,7 @@ def first_best(x, tokens):
     return best, tl.min(tl.where(x == best, tokens, 2147483647))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["part_max"])
 def largest_kernel(logits, part_max, vocab, part_size, PARTS: tl.constexpr, TILE: tl.constexpr):
     """Of one stretch of one row: the largest logit (NaN counts as infinite)."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -67,7 +67,9 @@ def largest_kernel(logits, part_max, vocab, part_size, PARTS: tl.constexpr, TILE
     tl.store(part_max + row * PARTS + part, largest)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize_on_alignment=["temperature", "seeds", "positions", "part_max", "part_best", "part_token"],
+)
 def draw_kernel(
     logits,
     temperature,
@@ -127,7 +129,20 @@ def redraw(row, vocab, largest, heat, seed, position, key, last, TILE: tl.conste
     return mass, token, best_key
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize_on_alignment=[
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "seeds",
+        "positions",
+        "part_max",
+        "part_best",
+        "part_token",
+        "drawn",
+    ],
+)
 def finish_kernel(
     logits,
     temperature,
