@@ -6,9 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch
 
 from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
+from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.spec import Attention, Norm, Rotary
 
 REFERENCE = ReferenceOperations()
@@ -49,11 +54,45 @@ def test_pages_of_any_size_serve(triton_operations, device, block_size):
     compare(triton_operations, device, SHAPES["window"], torch.float32, block_size, REQUESTS[:5])
 
 
-@pytest.mark.parametrize("requests", [[(700, 1)], [(1, 1)] * 5, [(513, 1), (512, 1), (257, 1), (256, 1)]])
+@pytest.mark.parametrize("requests", [[(4200, 1)], [(1, 1)] * 5, [(1025, 1), (1024, 1), (257, 1), (256, 1)]])
 @pytest.mark.parametrize("window", [None, 300])
 def test_decodes_alone_are_joined_from_their_runs(triton_operations, device, requests, window):
     """One long context over several programs, many short ones, lengths at the edges of runs."""
     compare(triton_operations, device, attention(4, 2, window=window), torch.float32, 16, requests)
+
+
+@pytest.mark.parametrize(("length", "window", "kernels"), [(256, None, 1), (257, None, 2), (5000, 200, 1)])
+def test_runs_are_joined_only_where_something_was_split(length, window, kernels):
+    """By the host's bound on lengths: no request of a step has more keys in reach."""
+    launched = []
+
+    class Counting(Launcher):
+        def __call__(self, kernel, grid, *args, **options):
+            launched.append((kernel.__name__, grid))
+
+    operations = TritonOperations(Counting(Card(90, 132)))
+    q, k_cache, v_cache, batch = paged_batch(attention(window=window), [(30, 1)] * 3, 16, torch.float32, "cpu")
+    batch = dataclasses.replace(batch, max_seq_len=length)
+    operations.attention(q, k_cache, v_cache, batch, attention(window=window))
+    assert [name for name, _ in launched] == ["decode_kernel", "join_kernel"][:kernels]
+
+
+@pytest.mark.parametrize("split", [256, 512])
+def test_no_context_has_more_runs_than_the_host_allows_for(device, split):
+    """Scratch is sized by the bound: of every length up to it, over the edges where runs change their length."""
+    for bound in (1, split, split + 1, 3 * split, 4 * split, 4 * split + 1, 9 * split + 7):
+        lengths = torch.arange(1, bound + 1, dtype=torch.int32, device=device)
+        counted = torch.empty_like(lengths)
+        count_runs_of[(triton.cdiv(bound, 1024),)](lengths, counted, bound, split)
+        assert counted.max() <= most_runs(bound, split)
+        assert counted[:split].eq(1).all()
+
+
+@triton.jit
+def count_runs_of(lengths, counted, n, split: tl.constexpr):
+    i = tl.program_id(0) * 1024 + tl.arange(0, 1024)
+    _, _, _, runs = runs_of(tl.load(lengths + i, mask=i < n, other=1), split, 64, 0)
+    tl.store(counted + i, runs, mask=i < n)
 
 
 @pytest.mark.parametrize("requests", [[(200, 200)], [(3, 3), (1, 1), (300, 5)], [(90, 45), (45, 45)]])

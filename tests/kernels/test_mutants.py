@@ -28,6 +28,7 @@ turns = (rows.test_turns_of_far_positions_are_their_twins, Rotary(48))
 writes = (attention.test_heads_are_normed_turned_and_written_as_by_the_twin, "partial", F32, "as computed")
 mixed = (attention.test_attention_of_a_mixed_batch_is_its_twins, "window", F32)
 runs = (attention.test_decodes_alone_are_joined_from_their_runs, [(513, 1), (256, 1)], None)
+many_runs = (attention.test_decodes_alone_are_joined_from_their_runs, [(4200, 1)], None)
 draws = (sampling.test_draws_are_the_twins, 33, 1.0)
 ties = (sampling.test_equals_are_drawn_as_by_the_twin, "top_k")
 nucleus = (sampling.test_equals_are_drawn_as_by_the_twin, "tiny top_p")
@@ -49,8 +50,11 @@ MUTANTS = [
     (mixed, "attention_tile", "query_at[:, None] - WINDOW", "query_at[:, None] - WINDOW + 1"),
     (mixed, "attention_tile", "(keys >= first_key) & ", ""),
     (mixed, "prefill_attention", "if begin <= tile", "if begin < tile"),
-    (runs, "decode_attention", "tl.minimum(begin + SPLIT, seq_len)", "tl.minimum(begin + SPLIT - 1, seq_len)"),
-    (runs, "decode_attention", "total = total * shrink", "total = total"),
+    (runs, "decode_attention", "tl.minimum(begin + split, seq_len)", "tl.minimum(begin + split - 1, seq_len)"),
+    (mixed, "prefill_attention", "keys + BLOCK_N, first_key", "keys, first_key"),
+    (runs, "decode_attention", "keys + BLOCK_N, first_key", "keys, first_key"),
+    (runs, "decode_attention", "held = (run < end)[:, None]", "held = (run < end - 1)[:, None]"),
+    (many_runs, "decode_attention", "total = total * shrink", "total = total"),
     (draws, "sampling", "tl.interleave(a, c), tl.interleave(b, d)", "tl.interleave(a, b), tl.interleave(c, d)"),
     (ties, "selection", "remaining < equal", "remaining < 0"),
     (nucleus, "sampling", "(before >= limit)", "(before > mass)"),

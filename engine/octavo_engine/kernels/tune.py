@@ -28,13 +28,13 @@ from octavo_models.spec import Attention
 BLOCK_SIZE = 16
 # What is tried, per kind of launch; a program that doesn't fit the card is left out when it says so.
 CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
-    "prefill": {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2, 3)},
+    "prefill": {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4, 5)},
     "decode": {
         "BLOCK_N": (16, 32, 64, 128),
         "SPLIT": (256, 512),
         "PROGRAMS_PER_SM": (2, 3, 4),
         "num_warps": (2, 4),
-        "num_stages": (2, 3),
+        "num_stages": (2, 3, 4, 5),
     },
     "packed": {
         "BLOCK_N": (32, 64, 128),

@@ -1,7 +1,9 @@
 """One tile of keys and values under a running softmax: the inner step that prefill and decode attention share.
 
-Online softmax as in FlashAttention (Dao et al. 2022), in base 2; pages are gathered key by key, so that any page size
-serves. Knows nothing of requests: the caller says which keys lie in reach.
+Online softmax as in FlashAttention (Dao et al. 2022), in base 2; blocks are gathered key by key, so that any block size
+serves. Their ids are loaded a tile ahead and carried through the caller's loop: a tile's keys and values then depend on
+nothing that is loaded in the same round, and Triton copies them num_stages - 1 rounds ahead. Knows nothing of requests:
+the caller says which keys lie in reach.
 """
 
 from __future__ import annotations
@@ -19,13 +21,19 @@ def load_query(source, row, heads, held, D: tl.constexpr, BLOCK_D: tl.constexpr,
 
 
 @triton.jit
+def load_blocks(table, keys, first_key, end_key, PAGE: tl.constexpr):
+    """The block ids of `keys`, [BLOCK_N] int32; the null block outside first_key … end_key - 1, where none is read."""
+    return tl.load(table + keys // PAGE, mask=(keys < end_key) & (keys >= first_key), other=0)
+
+
+@triton.jit
 def attend(
     q,
     keys,
+    blocks,
     first_key,
     end_key,
     query_at,
-    table,
     k_head,
     v_head,
     k_page_stride,
@@ -47,12 +55,12 @@ def attend(
 ):
     """Take the keys first_key … end_key - 1 of `keys` [BLOCK_N] into (row_max, row_sum, acc), which are returned.
 
-    q: [BLOCK_M, BLOCK_D] at positions query_at [BLOCK_M]; `scale` and `soft_cap` are in units of log2.
-    Keys outside are never read: null pages may hold anything, NaN included.
+    blocks: of `load_blocks` for the same keys; q: [BLOCK_M, BLOCK_D] at positions query_at [BLOCK_M]; `scale` and `soft_cap` are in units of log2.
+    Keys outside are never read: null blocks may hold anything, NaN included.
     """
     d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     held = (keys >= first_key) & (keys < end_key)
-    pages = tl.load(table + keys // PAGE, mask=held, other=0).to(tl.int64)
+    pages = blocks.to(tl.int64)
     in_page = keys % PAGE
     k_at = k_head + pages * k_page_stride + in_page * (KV_HEADS * D)
     k = tl.load(k_at[None, :] + d[:, None], mask=held[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_N]

@@ -1,13 +1,15 @@
 """Attention of one query a request over long paged contexts. Twin: `reference.paged_attention`.
 
-Keys are split into runs of SPLIT, one work item a run and KV head; a grid of as many programs as the card holds at
-once walks the items, whatever the lengths are, and a second kernel joins the runs of a request by their maxima (as in
-FlashDecoding). Where runs begin depends on the request alone, so its result doesn't change with the batch.
+Keys are split into runs, one work item a run and KV head; a grid of as many programs as the GPU holds at once walks
+the items, whatever the lengths are. Where something was split a second kernel joins the runs of a request by their
+maxima (as in FlashDecoding), tiles of runs and several heads a program. How long runs are and where they begin depends
+on the request's length alone, so its result doesn't change with the batch.
 Which item is whose is found in registers from all seq_lens, so that a captured graph needs no host and no scan.
 Arithmetic intensity: `group` FLOP a byte of KV (4 · group · D FLOP for 4 · D bytes, bf16), 4 to 8 for most models:
-bound by memory; the matrix units work on 16 rows of which `group` count. Shared memory: num_stages tiles of K and V:
-BLOCK_N · (D + DV) · 2 · stages bytes, 96 KiB for 64 keys, D 128 and 3 stages. Registers: the accumulator is
-16 · DV / (32 · num_warps), 16 with 4 warps; 70 to 150 in all (docs/LOG.md), so that three or four programs share an SM.
+bound by memory; the matrix units work on 16 rows of which `group` count. Shared memory: num_stages - 1 tiles of K and
+V, BLOCK_N · (D + DV) · 2 bytes each: 64 KiB for 64 keys, D 128 and 3 stages. Registers: the accumulator is
+16 · DV / (32 · num_warps), 16 with 4 warps; 80 to 150 in all (`make kernels-report`), so that two to four programs share
+an SM.
 """
 
 from __future__ import annotations
@@ -18,21 +20,38 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
-from octavo_engine.kernels.triton.attention_tile import attend, load_query
+from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.prefill_attention import LOG2_E
 from octavo_models.spec import Attention
 
 FEW_REQUESTS = 16
+JOINED_RUNS = 16  # at a time
+JOINED_COLUMNS = 256  # of a join's program: heads · their size
+SHORT = tl.constexpr(4)  # runs: up to so many a request has twice as many, of half the length
 
 
 @triton.jit
-def first_run(seq_len, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):
-    """The first key in reach of the newest query, and the tile's edge at or before it, where runs begin."""
+def runs_of(seq_len, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):
+    """Of a request: the first key in reach of its newest query, the tile's edge at or before it, where runs begin, the
+    keys of a run, and the number of runs, at least one.
+
+    A few runs would leave most SMs idle when the request is alone, so they are halved; a context that fits one run stays
+    whole, and needs no join.
+    """
     first_key = seq_len * 0
     if WINDOW > 0:
         first_key = tl.maximum(seq_len - WINDOW, 0)
-    return first_key, first_key // BLOCK_N * BLOCK_N
+    begin = first_key // BLOCK_N * BLOCK_N
+    reach = seq_len - begin
+    split = tl.where((reach > SPLIT) & (reach <= SHORT * SPLIT), SPLIT // 2, SPLIT)
+    return first_key, begin, split, tl.maximum((reach + split - 1) // split, 1)
+
+
+def most_runs(reach: int, split: int) -> int:
+    """The most runs of a request with up to `reach` keys in reach: an upper bound of `runs_of`."""
+    halved = -(-min(reach, SHORT.value * split) // (split // 2)) if reach > split else 1
+    return int(max(halved, -(-reach // split)))
 
 
 @triton.jit
@@ -40,8 +59,8 @@ def count_runs(seq_lens, num_requests, REQUESTS: tl.constexpr, SPLIT: tl.constex
     """How many runs each request has, and how many the requests up to it have together: [REQUESTS] each."""
     r = tl.arange(0, REQUESTS)
     lengths = tl.load(seq_lens + r, mask=r < num_requests, other=0)
-    _, begin = first_run(lengths, BLOCK_N, WINDOW)
-    runs = (lengths - begin + SPLIT - 1) // SPLIT
+    _, _, _, runs = runs_of(lengths, SPLIT, BLOCK_N, WINDOW)
+    runs = tl.where(r < num_requests, runs, 0)
     return runs, tl.cumsum(runs, 0)
 
 
@@ -95,9 +114,9 @@ def decode_kernel(
         runs_of_r = tl.sum(tl.where(is_r, runs, 0))
         part = run - (tl.sum(tl.where(is_r, runs_until, 0)) - runs_of_r)
         seq_len = tl.load(seq_lens + r)
-        first_key, begin = first_run(seq_len, BLOCK_N, WINDOW)
-        begin += part * SPLIT
-        end = tl.minimum(begin + SPLIT, seq_len)
+        first_key, begin, split, _ = runs_of(seq_len, SPLIT, BLOCK_N, WINDOW)
+        begin += part * split
+        end = tl.minimum(begin + split, seq_len)
         held = m < GROUP
         heads = kv_head * GROUP + m
         row = r.to(tl.int64) + tl.zeros([BLOCK_M], tl.int64)
@@ -107,17 +126,23 @@ def decode_kernel(
         row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
         row_sum = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+        blocks = load_blocks(table, begin + tl.arange(0, BLOCK_N), first_key, end, PAGE)
         for at in range(begin, end, BLOCK_N):
+            keys = at + tl.arange(0, BLOCK_N)
+            coming = load_blocks(table, keys + BLOCK_N, first_key, end, PAGE)
             row_max, row_sum, acc = attend(
-                q_tile, at + tl.arange(0, BLOCK_N), first_key, end, query_at, table,
+                q_tile, keys, blocks, first_key, end, query_at,
                 k_cache + kv_head * D, v_cache + kv_head * DV, k_page_stride, v_page_stride, scale, soft_cap,
                 row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, PAGE, 0, SOFT_CAP, PRECISION,
             )  # fmt: skip
+            blocks = coming
         mask = held[:, None] & (dv < DV)[None, :]
         acc *= v_scale
         if runs_of_r == 1:
             at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
-            tl.store(out + at_out, (acc / tl.where(held, row_sum, 1.0)[:, None]).to(out.dtype.element_ty), mask=mask)
+            tl.store(
+                out + at_out, (acc / tl.where(row_sum > 0, row_sum, 1.0)[:, None]).to(out.dtype.element_ty), mask=mask
+            )
         else:
             at_row = (wide + run) * HEADS + heads
             tl.store(partial + at_row[:, None] * DV + dv[None, :], acc, mask=mask)
@@ -143,31 +168,37 @@ def join_kernel(
     REQUESTS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,
+    RUNS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
 ):
-    """out[r, head] of request r's runs; padding requests get zeros."""
-    r, head = tl.program_id(0), tl.program_id(1)
+    """out[r, heads] of request r's runs, where it has several: RUNS are loaded at once, and joined in their order."""
+    r = tl.program_id(0)
     runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW)
     is_r = tl.arange(0, REQUESTS) == r
     count = tl.sum(tl.where(is_r, runs, 0))
     if count == 1:
         return
     end = tl.sum(tl.where(is_r, runs_until, 0))
-    dv = tl.arange(0, BLOCK_DV)
-    best = float("-inf")
-    total = 0.0
-    acc = tl.zeros([BLOCK_DV], tl.float32)
-    wide = tl.full([], 0, tl.int64)
-    for run in range(end - count, end):
-        at = (wide + run) * HEADS + head
-        own = tl.load(partial_max + at)
-        new = tl.maximum(best, own)
-        shrink, weight = tl.exp2(best - new), tl.exp2(own - new)
-        total = total * shrink + weight * tl.load(partial_sum + at)
-        acc = acc * shrink + weight * tl.load(partial + at * DV + dv, mask=dv < DV, other=0.0)
+    heads, dv = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS), tl.arange(0, BLOCK_DV)
+    best = tl.full([BLOCK_HEADS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_HEADS], tl.float32)
+    acc = tl.zeros([BLOCK_HEADS, BLOCK_DV], tl.float32)
+    for first in range(end - count, end, RUNS):
+        run = first + tl.arange(0, RUNS)
+        held = (run < end)[:, None] & (heads < HEADS)[None, :]
+        at = run.to(tl.int64)[:, None] * HEADS + heads[None, :]  # [RUNS, BLOCK_HEADS]
+        own = tl.load(partial_max + at, mask=held, other=float("-inf"))
+        new = tl.maximum(best, tl.max(own, 0))
+        base = tl.where(new == float("-inf"), 0.0, new)  # of heads that there are not
+        shrink, weight = tl.exp2(best - base), tl.exp2(own - base[None, :])
+        total = total * shrink + tl.sum(weight * tl.load(partial_sum + at, mask=held, other=0.0), 0)
+        columns = held[:, :, None] & (dv < DV)[None, None, :]
+        values = tl.load(partial + at[:, :, None] * DV + dv[None, None, :], mask=columns, other=0.0)
+        acc = acc * shrink[:, None] + tl.sum(weight[:, :, None] * values, 0)
         best = new
-    result = acc / tl.where(total > 0, total, 1.0)
-    at_out = (r.to(tl.int64) * HEADS + head) * DV + dv
-    tl.store(out + at_out, result.to(out.dtype.element_ty), mask=dv < DV)
+    result = acc / tl.where(total > 0, total, 1.0)[:, None]
+    at_out = (r.to(tl.int64) * HEADS + heads)[:, None] * DV + dv[None, :]
+    tl.store(out + at_out, result.to(out.dtype.element_ty), mask=(heads < HEADS)[:, None] & (dv < DV)[None, :])
 
 
 def decode_attention(
@@ -186,12 +217,15 @@ def decode_attention(
     chosen = launch.tiles(f"decode.{max(64, block_d)}", q.element_size())
     window, split, block_n = spec.window or 0, chosen["SPLIT"], chosen["BLOCK_N"]
     reach = batch.max_seq_len if spec.window is None else min(batch.max_seq_len, spec.window + block_n)
-    max_runs = n * triton.cdiv(reach, split)
+    runs = most_runs(reach, split)
+    max_runs = n * runs
     stats = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device)
     partial = torch.empty(max_runs, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
     # One of two sizes: one for each power of two would be compiled while serving.
     requests = FEW_REQUESTS if n <= FEW_REQUESTS else triton.next_power_of_2(max(n, batch.block_tables.shape[0]))
-    tiles = {"num_warps": chosen["num_warps"], "num_stages": chosen["num_stages"]}
+    # A tile of float8 is half as large: one more is on its way.
+    stages = chosen["num_stages"] + (k_cache.element_size() == 1)
+    tiles = {"num_warps": chosen["num_warps"], "num_stages": stages}
     launch(
         decode_kernel,
         (min(max_runs * spec.num_kv_heads, launch.card.num_sms * chosen["PROGRAMS_PER_SM"]),),
@@ -228,9 +262,12 @@ def decode_attention(
         SPLIT=split,
         **tiles,
     )
+    if runs == 1:
+        return
+    block_heads = max(1, JOINED_COLUMNS // block_dv)
     launch(
         join_kernel,
-        (n, spec.num_heads),
+        (n, triton.cdiv(spec.num_heads, block_heads)),
         partial,
         stats[0],
         stats[1],
@@ -244,5 +281,7 @@ def decode_attention(
         REQUESTS=requests,
         BLOCK_N=block_n,
         SPLIT=split,
-        num_warps=1,
+        RUNS=JOINED_RUNS,
+        BLOCK_HEADS=block_heads,
+        num_warps=4,
     )

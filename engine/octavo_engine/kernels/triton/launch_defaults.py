@@ -3,12 +3,12 @@
 A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by head size, "packed.M" and "float8.M" by
 the number of rows that a tile takes. What the limits say:
 
+All: with three stages a tile of keys and values is on its way while the one before it is used; with two nothing is.
 sm_80 (A100): 164 KiB of shared memory an SM, 163 a program; loads are asynchronous copies, so depth comes from stages.
-    In prefill registers decide: 128 rows by 32 keys of size 128 take all 255 that 8 warps have.
-sm_89 (L4, L40S, RTX 40): 100 KiB an SM, 99 a program: tiles are halved or stages dropped. Memory is slow beside
-    arithmetic (L4: 300 GB/s), so decode wants fewer, longer runs and its two programs an SM are enough.
+sm_89 (L4, L40S, RTX 40): 100 KiB an SM, 99 a program: tiles are halved. Memory is slow beside arithmetic (L4:
+    300 GB/s), so decode wants fewer, longer runs and its two programs an SM are enough.
 sm_90 (H100, H200): 228 KiB an SM, 227 a program; products of 64 rows by 4 warps are the unit of its matrix
-    instruction, so 128 rows take 8 warps. Memory wants about 40 KiB in flight an SM: three stages.
+    instruction, so 128 rows take 8 warps. Memory wants 32 to 48 KiB in flight an SM (`residency`): three stages.
 sm_100 (B200): as sm_90 in size. Products' accumulators leave the register file, so 4 warps feed 128 rows of them; that
     of attention comes back to be rescaled, and spills on 4 warps.
 """
@@ -45,31 +45,31 @@ _STREAMING = {
 
 DEFAULTS: Mapping[int, Table] = {
     80: {
-        "prefill.64": _prefill(128, 64, 8, 2),
-        "prefill.128": _prefill(128, 32, 8, 2),
-        "prefill.256": _prefill(64, 32, 8, 2),
+        "prefill.64": _prefill(128, 64, 8, 3),
+        "prefill.128": _prefill(128, 32, 8, 3),
+        "prefill.256": _prefill(64, 32, 8, 3),
         "decode.64": _decode(64, 256, 4, 3),
-        "decode.128": _decode(64, 256, 3, 2),
-        "decode.256": _decode(32, 256, 2, 2),
+        "decode.128": _decode(64, 256, 2, 3),
+        "decode.256": _decode(32, 256, 2, 3),
         **_STREAMING,
         "packed.128": _product(128, 64, 64, 1, 8, 3),
         "float8.128": _product(128, 64, 64, 1, 8, 3),  # for its twin's sake only: refused before it is launched
     },
     89: {
-        "prefill.64": _prefill(128, 64, 8, 2),
-        "prefill.128": _prefill(64, 32, 4, 2),
-        "prefill.256": _prefill(32, 32, 4, 1),
-        "decode.64": _decode(64, 512, 2, 2),
-        "decode.128": _decode(32, 512, 2, 2),
-        "decode.256": _decode(16, 512, 2, 2),
+        "prefill.64": _prefill(128, 64, 8, 3),
+        "prefill.128": _prefill(128, 32, 8, 3),
+        "prefill.256": _prefill(64, 16, 8, 3),
+        "decode.64": _decode(64, 512, 2, 3),
+        "decode.128": _decode(32, 512, 2, 3),
+        "decode.256": _decode(16, 512, 2, 3),
         **_STREAMING,
         "packed.128": _product(128, 64, 64, 1, 8, 2),
         "float8.128": _product(128, 128, 64, 1, 8, 3),
     },
     90: {
-        "prefill.64": _prefill(128, 128, 8, 2),
-        "prefill.128": _prefill(128, 64, 8, 2),
-        "prefill.256": _prefill(64, 64, 8, 2),
+        "prefill.64": _prefill(128, 64, 8, 3),
+        "prefill.128": _prefill(128, 64, 8, 3),
+        "prefill.256": _prefill(64, 32, 8, 3),
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),
         "decode.256": _decode(32, 256, 2, 3),
@@ -78,9 +78,9 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 128, 128, 1, 8, 3),
     },
     100: {
-        "prefill.64": _prefill(128, 128, 8, 2),
-        "prefill.128": _prefill(128, 64, 8, 2),
-        "prefill.256": _prefill(64, 64, 8, 2),
+        "prefill.64": _prefill(128, 64, 8, 3),
+        "prefill.128": _prefill(128, 64, 8, 3),
+        "prefill.256": _prefill(64, 32, 8, 3),
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),
         "decode.256": _decode(32, 256, 2, 3),

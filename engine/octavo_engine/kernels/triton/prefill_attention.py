@@ -4,9 +4,9 @@ A program takes BLOCK_M rows: BLOCK_M // group queries of one request by the `gr
 that keys and values are read once for all of them. It walks from the window's start to its last query.
 Arithmetic intensity: BLOCK_M FLOP a byte of KV (bf16: 4 · BLOCK_M · D FLOP for 4 · D bytes a key): with 128 rows
 compute-bound on an A100 (156 FLOP/B) only together with L2, where a request's KV is shared by its tiles.
-Shared memory: num_stages tiles of K and V plus Q, BLOCK_N · (D + DV) · 2 · stages + BLOCK_M · D · 2 bytes: 96 KiB
-for 128 rows, 64 keys, D 128, 2 stages. Registers: the accumulator, BLOCK_M · DV / (32 · num_warps) float32, 64 with 8
-warps, and as many for scores and weights: 170 to 255 in all (docs/LOG.md), one program an SM.
+Shared memory: up to num_stages tiles of K and V plus Q, BLOCK_N · (D + DV) · 2 · stages + BLOCK_M · D · 2 bytes:
+128 KiB for 128 rows, 64 keys, D 128, 3 stages. Registers: the accumulator, BLOCK_M · DV / (32 · num_warps) float32, 64
+with 8 warps, and as many for scores and weights: under 255 in all (`make kernels-report`), one program an SM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
-from octavo_engine.kernels.triton.attention_tile import attend, load_query
+from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Attention
 
@@ -75,7 +75,8 @@ def prefill_kernel(
 ):
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     HEADS: tl.constexpr = KV_HEADS * GROUP
-    tile, kv_head = tl.program_id(0), tl.program_id(1)
+    # A request's last tiles see the most keys: they start first, and the short ones fill up what is left.
+    tile, kv_head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
     r, part = find_request(query_starts, tile, first_request, num_requests, BLOCK_Q)
     start = tl.load(query_starts + r)
     num_queries = tl.load(query_starts + r + 1) - start
@@ -98,12 +99,17 @@ def prefill_kernel(
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    for at in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
+    begin = first_key // BLOCK_N * BLOCK_N
+    blocks = load_blocks(table, begin + tl.arange(0, BLOCK_N), first_key, end, PAGE)
+    for at in range(begin, end, BLOCK_N):
+        keys = at + tl.arange(0, BLOCK_N)
+        coming = load_blocks(table, keys + BLOCK_N, first_key, end, PAGE)
         row_max, row_sum, acc = attend(
-            q_tile, at + tl.arange(0, BLOCK_N), first_key, end, query_at, table,
+            q_tile, keys, blocks, first_key, end, query_at,
             k_cache + kv_head * D, v_cache + kv_head * DV, k_page_stride, v_page_stride, scale, soft_cap,
             row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, PAGE, WINDOW, SOFT_CAP, PRECISION,
         )  # fmt: skip
+        blocks = coming
     result = acc * (v_scale / tl.where(row_sum > 0, row_sum, 1.0))[:, None]
     dv = tl.arange(0, BLOCK_DV)
     at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
