@@ -54,7 +54,7 @@ MUTANTS = [
     (mixed, "prefill_attention", "keys + BLOCK_N, first_key", "keys, first_key"),
     (runs, "decode_attention", "keys + BLOCK_N, first_key", "keys, first_key"),
     (runs, "decode_attention", "held = (run < end)[:, None]", "held = (run < end - 1)[:, None]"),
-    (many_runs, "decode_attention", "total = total * shrink", "total = total"),
+    (many_runs, "decode_attention", "total = total * shrink + tl.sum", "total = tl.sum"),
     (draws, "sampling", "tl.interleave(a, c), tl.interleave(b, d)", "tl.interleave(a, b), tl.interleave(c, d)"),
     (ties, "selection", "remaining < equal", "remaining < 0"),
     (nucleus, "sampling", "(before >= limit)", "(before > mass)"),
