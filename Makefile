@@ -46,25 +46,33 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 
 # Files side by side, each worker with a control plane of its own, for much of it is waiting. A person's cluster is one
 # alone. What failed is run once more by itself: real processes on a machine with other work can miss a deadline, a
-# mistake fails twice.
+# mistake fails twice. CONTRIBUTING.md says what each target proves.
 WORKERS ?= $(if $(KUBECONFIG),0,4)
 PYTEST := $(BIN)/python -m pytest
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Before the tests, whose time limits know nothing of minutes of building; one that fails is told by those that need it.
 BUILD := $(BIN)/python scripts/kubernetes/build.py
 KUBERNETES := $(if $(KUBECONFIG),:,$(BUILD) >/dev/null || :)
-AGAIN := { echo "· once more, alone: what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none
+TESTS = $(PYTEST) $(SIDE_BY_SIDE) $(1) || \
+	    { echo "· once more, alone: what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none $(1); }
 
 .PHONY: test
 test: $(VENV)/.dev ## every test that needs neither a node nor a GPU
 	@$(KUBERNETES)
 	@$(BUILD) helm >/dev/null || :
-	@others="--ignore=tests/gitops"; $(PYTEST) $(SIDE_BY_SIDE) $$others || $(AGAIN) $$others; }
+	@$(call TESTS,--ignore=tests/gitops -m 'not slow')
+
+.PHONY: test-all
+test-all: $(VENV)/.dev ## what `make test` leaves out: slow comparisons, every kernel compiled, faults; as root the images too
+	@$(KUBERNETES)
+	@$(BUILD) helm >/dev/null || :
+	@$(call TESTS,--ignore=tests/gitops -m slow)
+	@if test $$(id -u) = 0; then $(MAKE) test-images; else echo "· not root: the images are not run"; fi
 
 .PHONY: test-operator
-test-operator: $(VENV)/.dev ## of these, reconcile and metrics API against a real control plane, faults and kills included
+test-operator: $(VENV)/.dev ## reconcile and metrics API against a real control plane, faults and kills included
 	@$(KUBERNETES)
-	@parts="tests/reconciler tests/metrics_api"; $(PYTEST) $(SIDE_BY_SIDE) $$parts || $(AGAIN) $$parts; }
+	@$(call TESTS,tests/reconciler tests/metrics_api)
 
 .PHONY: test-deep
 test-deep: $(VENV)/.dev ## the comparisons with transformers whole, kernels interpreted for longer, more random schedules
