@@ -131,11 +131,11 @@ verify: generate ## fail if what is generated differs from what is committed
 	@git diff --exit-code -- $(GENERATED) || { echo "stale: commit what 'make generate' wrote"; exit 1; }
 	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git status --short -- $(GENERATED); exit 1; }
 
-# $OCTAVO_CLUSTER names another cluster than `octavo`. NODES=2, GPUS=2, PRODUCT=NVIDIA-A100-SXM4-40GB.
+# $OCTAVO_CLUSTER names another cluster than `octavo`. NODES=2, GPUS=2, PRODUCT=NVIDIA-A100-SXM4-40GB, IPV6=1.
 CLUSTER := $(BIN)/python -m e2e.cluster
 .PHONY: cluster
 cluster: cluster-packages | $(BIN)/uv ## a real Kubernetes in namespaces of this machine (Linux, root); NODES=2 GPUS=2
-	@$(CLUSTER) up $(addprefix --nodes=,$(NODES)) $(addprefix --gpus=,$(GPUS)) $(addprefix --product=,$(PRODUCT))
+	@$(CLUSTER) up $(addprefix --nodes=,$(NODES)) $(if $(IPV6),--ipv6) $(addprefix --gpus=,$(GPUS)) $(addprefix --product=,$(PRODUCT))
 
 E2E := $(PYTEST) e2e --timeout=900 -p no:cacheprovider
 .PHONY: e2e

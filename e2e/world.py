@@ -225,7 +225,7 @@ def outside(name: str, url: str) -> list[Object]:
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": name, "namespace": HOME, "labels": labels},
-            "addressType": "IPv4",
+            "addressType": "IPv6" if ":" in str(there.hostname) else "IPv4",
             "ports": [{"port": port}],
             "endpoints": [{"addresses": [there.hostname]}],
         },

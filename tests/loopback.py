@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -72,13 +73,15 @@ class LoopbackServer:
                 """Nothing is printed."""
 
         class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
             daemon_threads = True
 
             def handle_error(self, *_: Any) -> None:
                 """A client that goes away is part of the tests."""
 
         self._server = Server((address, port), Handler)
-        self.url = f"http://{address}:{self._server.server_address[1]}"
+        host = f"[{address}]" if ":" in address else address
+        self.url = f"http://{host}:{self._server.server_address[1]}"
 
     @contextmanager
     def running(self) -> Iterator[Any]:

@@ -29,6 +29,7 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="bring the cluster up, or complete it")
     up.add_argument("--nodes", type=int, default=1, choices=range(1, MOST_NODES + 1), help="at least")
+    up.add_argument("--ipv6", action="store_true", help="a new cluster has IPv6 addresses and no others")
     up.add_argument("--gpus", type=int, default=None, help="pretended GPUs on each node")
     up.add_argument("--product", default=PRODUCT, help="what they are called: %(default)s")
     verbs.add_parser("down", help="remove the cluster, and check that nothing is left")
@@ -57,7 +58,7 @@ def main() -> int:
 
 def _up(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    cluster = bring_up(chosen_name(), options.nodes)
+    cluster = bring_up(chosen_name(), options.nodes, ipv6=options.ipv6)
     if options.gpus is not None:
         for node in cluster.nodes:
             cluster.set_gpus(node, options.gpus, options.product)

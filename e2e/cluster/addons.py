@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from e2e.cluster.images import BUSYBOX, COREDNS, PROVISIONER
-from e2e.cluster.layout import DNS_SERVICE, DOMAIN
+from e2e.cluster.layout import DOMAIN
 
 Manifest = dict[str, Any]
 DEPLOYMENTS = (("kube-system", "coredns"), ("local-path-storage", "local-path-provisioner"))
@@ -18,7 +18,7 @@ COREFILE = f""".:53 {{
         lameduck 5s
     }}
     ready :8181
-    kubernetes {DOMAIN} in-addr.arpa {{
+    kubernetes {DOMAIN} in-addr.arpa ip6.arpa {{
         pods insecure
     }}
     cache 30
@@ -31,12 +31,12 @@ SETUP = '#!/bin/sh\nset -eu\nmkdir -m 0777 -p "$VOL_DIR"\n'
 TEARDOWN = '#!/bin/sh\nset -eu\nrm -rf "$VOL_DIR"\n'
 
 
-def manifests() -> list[Manifest]:
-    """In the order in which they can be applied."""
-    return [*_coredns(), *_provisioner()]
+def manifests(dns_service: str) -> list[Manifest]:
+    """In the order in which they can be applied; `dns_service`: the address that pods ask for names."""
+    return [*_coredns(dns_service), *_provisioner()]
 
 
-def _coredns() -> list[Manifest]:
+def _coredns(dns_service: str) -> list[Manifest]:
     name, namespace = "coredns", "kube-system"
     # A Service that is called kube-dns and the label k8s-app are what others look for.
     labels = {"k8s-app": "kube-dns", "app.kubernetes.io/name": name}
@@ -76,7 +76,7 @@ def _coredns() -> list[Manifest]:
         _namespaced("v1", "ConfigMap", name, namespace, data={"Corefile": COREFILE}),
         _deployment(name, namespace, labels, pod),
         _namespaced(
-            "v1", "Service", "kube-dns", namespace, spec={"clusterIP": DNS_SERVICE, "selector": labels, "ports": ports}
+            "v1", "Service", "kube-dns", namespace, spec={"clusterIP": dns_service, "selector": labels, "ports": ports}
         ),
     ]
 

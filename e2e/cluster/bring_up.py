@@ -35,8 +35,8 @@ READY_SECONDS = 180
 READY = "{.status.conditions[?(@.type=='Ready')].status}"
 
 
-def bring_up(name: str, count: int) -> OwnCluster:
-    """The cluster of this name with at least `count` nodes: the one that runs, or a new one.
+def bring_up(name: str, count: int, *, ipv6: bool = False) -> OwnCluster:
+    """The cluster of this name with at least `count` nodes: the one that runs, or a new one, with `ipv6` of that alone.
 
     Whatever an earlier `up` that was broken off has left is removed first. Raises MissingError where no node can run,
     BuildError and SandboxError with the last words of what failed.
@@ -46,17 +46,17 @@ def bring_up(name: str, count: int) -> OwnCluster:
         raise MissingError(*lacking)
     build.ensure(BINARIES)
     with locked(name):
-        return _bring_up(name, count)
+        return _bring_up(name, count, ipv6)
 
 
-def _bring_up(name: str, count: int) -> OwnCluster:
+def _bring_up(name: str, count: int, ipv6: bool) -> OwnCluster:
     layout = known(name)
     if (clusters() / name).exists() and not (layout and _is_whole(layout)):
         with step("removing what an earlier one has left"):
             tear_down(name)
         layout = None
     if layout is None:
-        layout = claim(name)
+        layout = claim(name, ipv6=ipv6)
         _create(layout)
     cluster = OwnCluster(layout)
     _restart(layout, cluster)
@@ -101,7 +101,7 @@ def _create(layout: Layout) -> None:
         for name, image in cluster_images().items():
             registry.push(name, image)
     with step("node-1, CoreDNS, storage"):
-        manifests = {"apiVersion": "v1", "kind": "List", "items": addons.manifests()}
+        manifests = {"apiVersion": "v1", "kind": "List", "items": addons.manifests(layout.dns_service)}
         cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifests))
         _wait_for_node(layout, node, cluster)
         _wait_for_addons(cluster)

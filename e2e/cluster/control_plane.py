@@ -12,7 +12,7 @@ from audit_log import POLICY
 from kubernetes_binaries import build
 
 from e2e.cluster.credentials import credentials_folder, kubeconfig_of
-from e2e.cluster.layout import DOMAIN, SERVICES, Layout
+from e2e.cluster.layout import DOMAIN, Layout
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 
 ETCD = "http://127.0.0.1:2379"
@@ -103,13 +103,14 @@ def _api_server(layout: Layout) -> list[str]:
     return [
         f"--etcd-servers={ETCD}",
         f"--advertise-address={layout.node(1).address}",
+        f"--bind-address={layout.any_address}",
         "--secure-port=6443",
         f"--tls-cert-file={keys}/apiserver.crt",
         f"--tls-private-key-file={keys}/apiserver.key",
         f"--client-ca-file={keys}/ca.crt",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction,PodSecurity",  # with the default ones
-        f"--service-cluster-ip-range={SERVICES}",
+        f"--service-cluster-ip-range={layout.services}",
         f"--service-account-issuer=https://kubernetes.default.svc.{DOMAIN}",
         f"--service-account-key-file={keys}/service-accounts.key",
         f"--service-account-signing-key-file={keys}/service-accounts.key",

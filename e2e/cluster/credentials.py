@@ -8,7 +8,7 @@ from pathlib import Path
 
 from certificates import Authority, Issued, Key
 
-from e2e.cluster.layout import API_SERVICE, DOMAIN, MOST_NODES, Layout
+from e2e.cluster.layout import DOMAIN, MOST_NODES, Layout
 
 SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{DOMAIN}")
 USERS = {  # who has a kubeconfig -> user name and groups, which RBAC's own rules know
@@ -34,7 +34,7 @@ def write_credentials(layout: Layout) -> None:
     _write(folder / "ca.crt", authority.certificate)
     _write(folder / "front-proxy-ca.crt", front_proxy.certificate)
     _write(folder / "service-accounts.key", Key().pem)
-    addresses = [layout.node(1).address, API_SERVICE, "127.0.0.1", "localhost"]
+    addresses = [layout.node(1).address, layout.api_service, "127.0.0.1", "localhost"]
     _write_pair(folder / "apiserver", authority.issue("kube-apiserver", [*addresses, *SERVICE_NAMES]))
     for file, (name, groups) in CLIENTS.items():
         issuer = front_proxy if file == "front-proxy" else authority

@@ -19,16 +19,13 @@ from e2e.cluster.handles import MissingError, Urls
 ROOT = Path(__file__).resolve().parents[2]
 HANDED_OUT = ".cluster"
 MOST_NODES = 2
-SERVICES = "10.96.0.0/16"
-API_SERVICE = "10.96.0.1"
-DNS_SERVICE = "10.96.0.10"
 DOMAIN = "cluster.local"
 REGISTRY_PORT, INDEX_PORT, HUB_PORT = 5000, 5001, 5002
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node. Its address lies in 10.88.N.0/24, those of its pods in half of 10.89.N.0/24."""
+    """One node. Its address lies in 10.88.N.0/24, those of its pods in half of 10.89.N.0/24; or fd88:N:: and fd89:N::."""
 
     name: str
     address: str
@@ -38,10 +35,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A cluster by its name and its number N, of which no other cluster of this machine has the same."""
+    """A cluster by its name and its number N, of which no other cluster of this machine has the same.
+
+    Its nodes, pods and Services have addresses of one family: IPv4, or IPv6 where `ipv6` is set.
+    """
 
     name: str
     number: int
+    ipv6: bool = False
 
     @property
     def folder(self) -> Path:
@@ -55,18 +56,43 @@ class Layout:
 
     @property
     def host(self) -> str:
-        return f"10.88.{self.number}.1"
+        return f"fd88:{self.number}::1" if self.ipv6 else f"10.88.{self.number}.1"
+
+    @property
+    def any_address(self) -> str:
+        """Where daemons listen that others reach."""
+        return "::" if self.ipv6 else "0.0.0.0"
+
+    @property
+    def network_bits(self) -> int:
+        """The prefix length of the network of host and nodes."""
+        return 64 if self.ipv6 else 24
 
     @property
     def pods(self) -> str:
-        return f"10.89.{self.number}.0/24"
+        return f"fd89:{self.number}::/64" if self.ipv6 else f"10.89.{self.number}.0/24"
+
+    @property
+    def services(self) -> str:
+        return "fd96::/112" if self.ipv6 else "10.96.0.0/16"
+
+    @property
+    def api_service(self) -> str:
+        """The address that the API server gives its own Service: the first."""
+        return "fd96::1" if self.ipv6 else "10.96.0.1"
+
+    @property
+    def dns_service(self) -> str:
+        return "fd96::a" if self.ipv6 else "10.96.0.10"
 
     def node(self, index: int) -> Node:
         """The node with this index, from 1."""
-        half = 128 * (index - 1)
         name = f"node-{index}"
-        address = f"10.88.{self.number}.{10 + index}"
-        return Node(name, address, f"10.89.{self.number}.{half}/25", self.folder / name)
+        if self.ipv6:
+            address, pods = f"fd88:{self.number}::{10 + index}", f"fd89:{self.number}::{index}:0:0:0/80"
+        else:
+            address, pods = f"10.88.{self.number}.{10 + index}", f"10.89.{self.number}.{128 * (index - 1)}/25"
+        return Node(name, address, pods, self.folder / name)
 
     @property
     def nodes(self) -> list[Node]:
@@ -75,13 +101,12 @@ class Layout:
 
     @property
     def server(self) -> str:
-        return f"https://{self.node(1).address}:6443"
+        return f"https://{in_url(self.node(1).address)}:6443"
 
     @property
     def urls(self) -> Urls:
-        return Urls(
-            f"{self.host}:{REGISTRY_PORT}", f"http://{self.host}:{INDEX_PORT}/simple", f"http://{self.host}:{HUB_PORT}"
-        )
+        host = in_url(self.host)
+        return Urls(f"{host}:{REGISTRY_PORT}", f"http://{host}:{INDEX_PORT}/simple", f"http://{host}:{HUB_PORT}")
 
     @property
     def cgroup(self) -> str:
@@ -107,6 +132,11 @@ class Layout:
         return self.folder / "complete"
 
 
+def in_url(address: str) -> str:
+    """An address as URLs and HOST:PORT spell it."""
+    return f"[{address}]" if ":" in address else address
+
+
 def clusters() -> Path:
     folder: Path = build.cache_folder() / "clusters"
     return folder
@@ -124,22 +154,24 @@ def chosen_name() -> str:
 
 def known(name: str) -> Layout | None:
     """The cluster of this name, if it has left anything in its folder."""
-    number = clusters() / name / "number"
+    folder = clusters() / name
     try:
-        return Layout(name, int(number.read_text()))
+        return Layout(name, int((folder / "number").read_text()), (folder / "ipv6").exists())
     except (FileNotFoundError, ValueError):
         return None
 
 
-def claim(name: str) -> Layout:
+def claim(name: str, *, ipv6: bool = False) -> Layout:
     """The cluster of this name with its folder; a new one gets the first number that is free."""
     with locked(" numbers"):  # no cluster's name has a blank
         found = known(name)
         if found:
             return found
         taken = {layout.number for layout in everyone()}
-        layout = Layout(name, next(number for number in range(256) if number not in taken))
+        layout = Layout(name, next(number for number in range(256) if number not in taken), ipv6)
         layout.folder.mkdir(parents=True, exist_ok=True)
+        if ipv6:
+            (layout.folder / "ipv6").touch()
         (layout.folder / "number").write_text(f"{layout.number}\n")
         return layout
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 
-from e2e.cluster.layout import SERVICES, Layout, Node
+from e2e.cluster.layout import Layout, Node
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 
 BRIDGE = "cluster"
@@ -19,11 +19,11 @@ def connect_first(layout: Layout, sandbox: Sandbox) -> None:
     node = layout.node(1)
     pid = sandbox.start()
     _ip(f"link add {layout.link} type veth peer name host netns {pid}")
-    _ip(f"address add {layout.host}/24 dev {layout.link}")
+    _ip(_address(layout, layout.host, layout.link))
     _ip(f"link set {layout.link} up")
     sandbox.run("ip", "link", "add", BRIDGE, "type", "bridge")
     sandbox.run("ip", "link", "set", "host", "master", BRIDGE, "up")
-    _configure(node, sandbox, BRIDGE)
+    _configure(layout, node, sandbox, BRIDGE)
     _ip(f"route add {node.pods} via {node.address}")
 
 
@@ -31,25 +31,31 @@ def connect_next(layout: Layout, node: Node, sandbox: Sandbox, first: Sandbox) -
     """Join another node to the first one's bridge, and tell both where the other's pods are."""
     _ip(f"link add {node.name} netns {first.start()} type veth peer name eth0 netns {sandbox.start()}")
     first.run("ip", "link", "set", node.name, "master", BRIDGE, "up")
-    _configure(node, sandbox, "eth0")
+    _configure(layout, node, sandbox, "eth0")
     one = layout.node(1)
     first.run("ip", "route", "add", node.pods, "via", node.address)
     sandbox.run("ip", "route", "add", one.pods, "via", one.address)
     _ip(f"route add {node.pods} via {node.address}")
 
 
-def _configure(node: Node, sandbox: Sandbox, device: str) -> None:
+def _configure(layout: Layout, node: Node, sandbox: Sandbox, device: str) -> None:
     for words in (
         "link set lo up",
-        f"address add {node.address}/24 dev {device}",
+        _address(layout, node.address, device),
         f"link set {device} up",
         # kube-proxy translates the addresses of Services, but a process on the node needs a route to try.
-        f"route add {SERVICES} dev {device}",
+        f"route add {layout.services} dev {device}",
     ):
         sandbox.run("ip", *words.split())
     # Pods have a veth each and are routed, so frames on the bridge need not pass through iptables.
-    sandbox.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-    sandbox.run("sh", "-c", "cd /proc/sys/net/bridge 2>/dev/null && echo 0 > bridge-nf-call-iptables || true")
+    forward, filtered = ("ipv6/conf/all/forwarding", "ip6tables") if layout.ipv6 else ("ipv4/ip_forward", "iptables")
+    sandbox.run("sh", "-c", f"echo 1 > /proc/sys/net/{forward}")
+    sandbox.run("sh", "-c", f"cd /proc/sys/net/bridge 2>/dev/null && echo 0 > bridge-nf-call-{filtered} || true")
+
+
+def _address(layout: Layout, address: str, device: str) -> str:
+    # Without duplicate address detection, during which a daemon could not listen there yet.
+    return f"address add {address}/{layout.network_bits} dev {device}{' nodad' if layout.ipv6 else ''}"
 
 
 def _ip(words: str) -> None:

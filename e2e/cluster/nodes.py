@@ -17,7 +17,7 @@ from e2e.cluster import cgroups
 from e2e.cluster.control_plane import last_lines, log_of
 from e2e.cluster.credentials import credentials_folder, kubeconfig_of
 from e2e.cluster.images import PAUSE
-from e2e.cluster.layout import DNS_SERVICE, DOMAIN, Layout, Node
+from e2e.cluster.layout import DOMAIN, Layout, Node
 from e2e.cluster.registry import DOCKER_PREFIX
 from e2e.cluster.sandboxes import Sandbox, SandboxError
 
@@ -63,7 +63,7 @@ def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
     (mirror / "hosts.toml").write_text(f'server = "{registry}"\n[host."{registry}"]\n')
     cni = node.folder / "cni"
     cni.mkdir(exist_ok=True)
-    (cni / "10-octavo.conflist").write_text(json.dumps(_cni(node), indent=1))
+    (cni / "10-octavo.conflist").write_text(json.dumps(_cni(layout, node), indent=1))
     (node.folder / "containerd.toml").write_text(_containerd(node))
     for command, config in (("kubelet", _kubelet(layout, node)), ("kube-proxy", _kube_proxy(layout, node))):
         (node.folder / f"{command}.json").write_text(json.dumps(config, indent=1))
@@ -159,12 +159,16 @@ oom_score = 0
 """
 
 
-def _cni(node: Node) -> dict[str, object]:
+def _cni(layout: Layout, node: Node) -> dict[str, object]:
     # ptp and not bridge: what is routed passes the node's iptables, also from pod to pod through a Service.
     ptp = {
         "type": "ptp",
         "ipMasq": False,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]},
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": node.pods}]],
+            "routes": [{"dst": "::/0" if layout.ipv6 else "0.0.0.0/0"}],
+        },
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
     return {"cniVersion": "0.4.0", "name": "octavo", "plugins": [ptp, portmap]}
@@ -175,13 +179,14 @@ def _kubelet(layout: Layout, node: Node) -> dict[str, object]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
+        "address": layout.any_address,
         "authentication": {"anonymous": {"enabled": False}, "x509": {"clientCAFile": f"{keys}/ca.crt"}},
         "tlsCertFile": f"{keys}/{node.name}.crt",
         "tlsPrivateKeyFile": f"{keys}/{node.name}.key",
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{_cgroup(layout, node)}",
-        "clusterDNS": [DNS_SERVICE],
+        "clusterDNS": [layout.dns_service],
         "clusterDomain": DOMAIN,
         "resolvConf": f"{node.folder}/resolv.conf",
         "protectKernelDefaults": True,  # it reads KERNEL_SETTINGS and must not write them
@@ -198,6 +203,7 @@ def _kube_proxy(layout: Layout, node: Node) -> dict[str, object]:
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
+        "bindAddress": layout.any_address,
         "clientConnection": {"kubeconfig": str(kubeconfig_of(layout, "kube-proxy"))},
         "hostnameOverride": node.name,
         "mode": "iptables",

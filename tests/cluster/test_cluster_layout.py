@@ -24,8 +24,9 @@ def test_a_cluster_keeps_its_number_and_no_other_gets_it():
     assert claim("three").number == 1
 
 
-def test_no_two_clusters_and_no_two_nodes_share_an_address():
-    layouts = [Layout("a", 0), Layout("b", 1)]
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_no_two_clusters_and_no_two_nodes_share_an_address(ipv6):
+    layouts = [Layout("a", 0, ipv6), Layout("b", 1, ipv6)]
     pods = [ipaddress.ip_network(layout.node(index).pods) for layout in layouts for index in (1, 2)]
     assert not any(one.overlaps(other) for one in pods for other in pods if one is not other)
     addresses = [layout.node(index).address for layout in layouts for index in (1, 2)] + [x.host for x in layouts]
@@ -33,6 +34,14 @@ def test_no_two_clusters_and_no_two_nodes_share_an_address():
     for layout in layouts:
         whole = ipaddress.ip_network(layout.pods)
         assert all(ipaddress.ip_network(layout.node(index).pods).subnet_of(whole) for index in (1, 2))
+        services = ipaddress.ip_network(layout.services)
+        assert all(ipaddress.ip_address(each) in services for each in (layout.api_service, layout.dns_service))
+
+
+def test_a_cluster_keeps_its_family():
+    assert claim("six", ipv6=True).ipv6
+    assert claim("six").ipv6
+    assert known("six").urls.registry == "[fd88:0::1]:5000"
 
 
 def test_names_of_devices_are_short_enough():
