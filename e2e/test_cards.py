@@ -20,8 +20,14 @@ def cards(octavo):
 
 
 def on_cards(world, name, namespace, **spec):
-    """A service of one card a replica. The engine finds no device and runs on the CPU: the scheduling is what is real."""
-    engine = {"maxNumSeqs": 16, **spec.pop("engine", {})}
+    """A service of one GPU a replica. Its engine runs on the CPU, for the GPU is pretended: the scheduling is what is real.
+
+    The operator would give it the image for GPUs, whose engine exits where there is none.
+    """
+    repository, _, tag = world.engine_image.rpartition(":")
+    image = {"repository": repository, "tag": tag, "pullPolicy": world.cluster.pull_policy}
+    args = ["--threads", "1", "--executor", "native", "--device", "cpu"]
+    engine = {"image": image, "args": args, **spec.pop("engine", {})}
     accelerator = {"products": [PRODUCT]}
     return world.service(name, namespace, accelerator=accelerator, sharedMemory="64Mi", engine=engine, **spec)
 

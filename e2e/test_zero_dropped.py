@@ -144,7 +144,7 @@ def test_an_upgrade_with_another_engine_image_moves_one_service_at_a_time(
     octavo.wait_ready("beside", served)
     names = (NAME, "beside")
     before = {name: octavo.lives(name, served) for name in names}
-    with traffic(NAME, served) as driver:
+    with traffic(NAME, served) as driver, traffic("beside", served, clients=4) as other:
         began = time.monotonic()
         install(f"engine.images.octavo=docker.io/{ENGINE_IMAGE}")  # the same bits by another name
 
@@ -164,6 +164,7 @@ def test_an_upgrade_with_another_engine_image_moves_one_service_at_a_time(
         install()  # and back, for the tests that follow
         octavo.until(lambda: all(_image(octavo, name, served) == ENGINE_IMAGE for name in names), 600, "back")
         octavo.until(lambda: set(states().values()) == {"UpToDate"}, 600, "all follow the former image")
+        ends_well(other, record_property, 200)
     octavo.kubectl("-n", served, "delete", "llms", "beside", "--wait")
 
 
