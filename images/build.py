@@ -15,6 +15,8 @@ import shutil
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,11 +93,9 @@ def main() -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     names = options.names or ["operator", "engine"]
     try:
-        with (options.folder.parent / "images.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one build at a time: the second finds what the first has made
-            paths = {name: build(name, options.folder) for name in names}
-            for name in names if options.push else ():
-                push(IMAGES[name], paths[name], *options.push)
+        paths = {name: build(name, options.folder) for name in names}
+        for name in names if options.push else ():
+            push(IMAGES[name], paths[name], *options.push)
     except BuildError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
@@ -112,8 +112,9 @@ def build(name: str, folder: Path) -> Path:
     """
     image = IMAGES[name]
     builder = find_builder()
-    base = find_base(builder, CACHE)
-    with tempfile.TemporaryDirectory() as temporary:
+    with locked(folder.parent / "base.lock"):
+        base = find_base(builder, CACHE)
+    with locked(folder.parent / f"{name}.lock"), tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary)
         image.copy_inputs(context)
         path = folder / f"{name}-{VERSION}-{image.key(base, context)}.tar"
@@ -125,10 +126,18 @@ def build(name: str, folder: Path) -> Path:
             builder.build(context, image.containerfile, image.reference, arguments)
             builder.save(image.reference, partial)
             partial.rename(path)
-    for other in folder.glob(f"{name}-[0-9]*.tar"):
-        if other != path:
-            other.unlink()
+        for other in folder.glob(f"{name}-[0-9]*.tar"):
+            if other != path:
+                other.unlink()
     return path
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One builder of a thing at a time: the second finds what the first has made."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def registry_of(text: str) -> tuple[str, bool]:
