@@ -24,6 +24,7 @@ ORDER = (
     "test_scale",
     "test_zero_dropped",
     "test_cards",
+    "test_remedies",
     "test_tutorial",
     "test_prometheus",
     "test_deletion",
