@@ -84,7 +84,7 @@ class TorchExecutor(Executor):
         self.ops = operations or operations_on(self.device)
         self._faults = faults or FaultWatch.of(self.device)
         as_stored = config.model.dtype == "auto" and spec.quantization is not None
-        self.dtype, self.kv_format = dtypes_of(config.model.dtype, spec, on_gpu=on_card)
+        self.dtype, self.kv_format = dtypes_of(config.model.dtype, spec, on_gpu=self.device.type != "cpu")
         self.packed = as_stored and self.ops.prefers_packed
         self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
         max_len = config.model.max_model_len or spec.max_position

@@ -1,0 +1,207 @@
+"""Every kernel that an engine may launch, found by running the engine itself without data.
+
+A rehearsal is a `TorchExecutor` whose tensors lie nowhere (PyTorch's meta device) and whose launches are written down:
+steps of few and many requests, long and short ones, with all that a request may ask for. Neither a GPU nor weights are
+needed, only the model's description, so that kernels can be compiled where an image is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from octavo_engine.config import EngineConfig, ModelFiles
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.graphs import DecodeOutputs
+from octavo_engine.executors.torch.parallel import ALONE, Parallel
+from octavo_engine.kernels import operations
+from octavo_engine.kernels.operations import Logprobs, SamplingBatch
+from octavo_engine.kernels.packing import Stored, pack_blocks
+from octavo_engine.kernels.triton.launch import Launcher
+from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_engine.kernels.triton.variants import Variant
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models.formats import FORMATS, stays_packed
+from octavo_models.partition import Place, shards
+from octavo_models.spec import ModelSpec, Weight
+
+NOWHERE = torch.device("meta")
+MOST_REQUESTS, MOST_TOKENS = 128, 512  # of a step that is rehearsed: kernels know no classes beyond
+PLAIN = SamplingParams(max_tokens=2)
+EVERYTHING = SamplingParams(
+    max_tokens=2,
+    top_p=0.9,
+    top_k=50,
+    min_p=0.01,
+    presence_penalty=0.1,
+    repetition_penalty=1.1,
+    min_tokens=9,
+    eos_token_ids=(0,),
+    logit_bias={0: 1.0},
+    allowed_token_ids=(0, 1),
+    bad_words=((0, 1),),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder(Launcher):
+    """Keeps what launches would be compiled for, in their order, instead of running them."""
+
+    recorded: dict[Variant, None] = field(default_factory=dict)
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        if all(grid):
+            self.recorded.setdefault(Variant.of(kernel, args, options))
+
+
+class UncomputedOperations(TritonOperations):
+    """Triton's operations over a launcher that runs nothing: what the host reads of them is zeros."""
+
+    def matmul(self, x: Tensor, weight: operations.Weight, bias: Tensor | None = None) -> Tensor:
+        if isinstance(weight, Tensor):
+            return x.new_empty(x.shape[0], weight.shape[0])
+        return super().matmul(x, weight, bias)
+
+    def sample(self, logits: Tensor, batch: SamplingBatch) -> Tensor:
+        return torch.zeros(super().sample(logits, batch).shape, dtype=torch.int64)
+
+    def logprobs(self, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:
+        found = super().logprobs(logits, tokens, num_top)
+        parts = (found.own, found.ranks, found.top_ids, found.top)
+        return Logprobs(*(torch.zeros(x.shape, dtype=x.dtype) for x in parts))
+
+
+class Unshared(Parallel):
+    """A rank whose neighbours are not there: shapes are as with them."""
+
+    def gather_logits(self, x: Tensor, vocab_size: int) -> Tensor:
+        return x.new_empty(x.shape[0], vocab_size)
+
+    def receive(self, x: Tensor) -> Tensor:
+        return x
+
+    def send(self, x: Tensor) -> None:
+        pass
+
+
+class Replay:
+    """A recorder of graphs that records nothing: a replay runs the function again."""
+
+    def record(self, run: Any) -> tuple[DecodeOutputs, Any]:
+        return run(), run
+
+    def forget(self) -> None:
+        pass
+
+
+def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE) -> list[Variant]:
+    """What the rank at `parallel.place` of the model `spec` may launch under `config`, on `launcher`'s kind of GPU."""
+    recorder = Recorder(launcher.card, launcher.tuned)
+    place = parallel.place
+    spec = _distinct(spec, place.num_stages)
+    files = ModelFiles(folder=Path(), config=None, weights=(), weights_format="dummy", tokenizer=None)
+    executor = TorchExecutor(
+        config,
+        spec,
+        files,
+        NOWHERE,
+        Unshared(place),
+        operations=UncomputedOperations(recorder),
+        recorder=Replay(),
+        weights=lambda: described_weights(spec, place, executor.dtype, packed=executor.packed),
+    )
+    executor.load()
+    executor.init_kv((2,) * len(executor.layout.groups))
+    most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
+    longest = executor.requests.token_ids.shape[1]
+    for step in _steps(most, min(config.scheduler.max_num_batched_tokens, MOST_TOKENS), longest, executor):
+        handle = executor.submit(step)
+        if place.last_stage:
+            executor.sample(handle)
+            output = executor.collect(handle)
+            assert not output.errors, output.errors
+        else:
+            executor.take_drawn(handle, _drawn(step))
+        executor.requests.clear()
+    executor.close()
+    return list(recorder.recorded)
+
+
+def described_weights(spec: ModelSpec, place: Place, dtype: torch.dtype, *, packed: bool) -> dict[str, Stored]:
+    """What `weights.read_weights` gives, nowhere: the same layouts, without a file."""
+    return {
+        shard.weight.name: _nowhere(shard.whole.format, shard.weight.shape, dtype, packed=packed and not shard.zero)
+        for shard in shards(spec, place)
+    }
+
+
+def _nowhere(format_: str, shape: tuple[int, ...], dtype: torch.dtype, *, packed: bool) -> Stored:
+    if not packed or len(shape) == 1 or not stays_packed(format_, shape):
+        return torch.empty(shape, dtype=dtype, device=NOWHERE)
+    row_bytes = shape[1] // FORMATS[format_].block_size * FORMATS[format_].bytes_per_block
+    return pack_blocks(format_, torch.empty(shape[0], row_bytes, dtype=torch.uint8, device=NOWHERE))
+
+
+def _distinct(spec: ModelSpec, times: int) -> ModelSpec:
+    """The model with one layer of each kind, `times` over: its other layers launch what these do."""
+    weights: dict[int, list[Weight]] = {}
+    for weight in spec.weights:
+        if weight.layer is not None:
+            weights.setdefault(weight.layer, []).append(weight)
+    kinds: dict[object, int] = {}
+    for i, layer in enumerate(spec.layers):
+        kinds.setdefault((layer, tuple((w.format, w.shape) for w in weights[i])), i)
+    kept = [*kinds.values()] * times
+    moved = [
+        replace(weight, name=f"layers.{at}.{weight.name.split('.', 2)[2]}")
+        for at, i in enumerate(kept)
+        for weight in weights[i]
+    ]
+    outside = [weight for weight in spec.weights if weight.layer is None]
+    return replace(spec, layers=tuple(spec.layers[i] for i in kept), weights=(*outside, *moved))
+
+
+def _steps(most: int, most_tokens: int, longest: int, executor: TorchExecutor) -> Iterator[SchedulerOutput]:
+    """Steps of every kind: kernels tell numbers of requests, rows and best tokens apart at powers of two."""
+    counts = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
+    for n in counts:
+        yield _step(executor, [(min(2, longest), 1)] * n, PLAIN)
+    for n in {1, most}:
+        yield _step(executor, [(longest, 1)] * n, PLAIN)
+        yield _step(executor, [(min(300, longest), 1)] * n, EVERYTHING)
+    for num_best in (0, 1, 8, 32):
+        scored = msgspec.structs.replace(EVERYTHING, logprobs=num_best, prompt_logprobs=num_best)
+        yield _step(executor, [(min(5, longest), min(5, longest))], scored)
+    tokens = 2
+    while tokens <= min(most_tokens, longest):
+        yield _step(executor, [(tokens, tokens)], PLAIN)
+        tokens *= 2
+
+
+def _step(executor: TorchExecutor, requests: list[tuple[int, int]], sampling: SamplingParams) -> SchedulerOutput:
+    """Requests of (tokens, scheduled tokens), all of which draw. Their blocks are block 1: there is nothing in it."""
+    block_size = executor.layout.block_size
+    new = tuple(
+        NewRequest(
+            str(i),
+            [0] * length,
+            sampling,
+            tuple([1] * -(-length // block_size) for _ in executor.layout.groups),
+            length - scheduled,
+        )
+        for i, (length, scheduled) in enumerate(requests)
+    )
+    counts = {request.request_id: scheduled for request, (_, scheduled) in zip(new, requests, strict=True)}
+    wanted = counts if sampling.prompt_logprobs is not None else dict.fromkeys(counts, 1)
+    return SchedulerOutput(0, new, (), counts, wanted, frozenset(counts))
+
+
+def _drawn(step: SchedulerOutput) -> StepOutput:
+    return StepOutput(step.step_id, {request_id: [0] for request_id in step.samples})
