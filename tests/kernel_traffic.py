@@ -14,14 +14,24 @@ import torch
 from engine_runs import generate, request
 from torch import Tensor
 
-from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.config import (
+    CacheConfig,
+    DType,
+    EngineConfig,
+    ExecutorConfig,
+    ModelConfig,
+    ModelFiles,
+    SchedulerConfig,
+)
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
-from octavo_engine.kernels.operations import Logprobs, PackedWeight, Weight
+from octavo_engine.executors.torch.parallel import WHOLE
+from octavo_engine.executors.torch.rehearsal import Replay, UncomputedOperations, Unshared, described_weights
+from octavo_engine.kernels.packing import Stored
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.messages import EngineRequest
 from octavo_models import from_hf_config
+from octavo_models.partition import Place
 from octavo_models.spec import ModelSpec
 
 LLAMA_3_8B = {
@@ -73,51 +83,40 @@ def shallow(config: dict, layers: int) -> ModelSpec:
     return from_hf_config(config | {"num_hidden_layers": layers})
 
 
-class UncomputedOperations(TritonOperations):
-    """Triton's operations over a launcher that runs nothing: what the host reads of them is zeros."""
-
-    def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        if isinstance(weight, Tensor):
-            return torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
-        return super().matmul(x, weight, bias)
-
-    def sample(self, logits: Tensor, batch: object) -> Tensor:
-        return super().sample(logits, batch).zero_()
-
-    def logprobs(self, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:
-        found = super().logprobs(logits, tokens, num_top)
-        return Logprobs(*(torch.zeros_like(x) for x in (found.own, found.ranks, found.top_ids, found.top)))
+def untouched(weight: Stored) -> Stored:
+    """Memory of the layout of a weight that lies nowhere."""
+    if isinstance(weight, Tensor):
+        return torch.empty(weight.shape, dtype=weight.dtype)
+    return weight.map(lambda x: torch.empty(x.shape, dtype=x.dtype))
 
 
-class Replay:
-    """A recorder of graphs whose replays run the function again, over the same buffers."""
-
-    def forget(self) -> None:
-        pass
-
-    def record(self, run):
-        return run(), run
-
-
-def empty_weights(executor: TorchExecutor) -> dict[str, Tensor | PackedWeight]:
-    return {w.name: torch.empty(w.shape, dtype=executor.dtype) for w in executor.spec.weights}
-
-
-def core_over(launcher: Launcher, spec: ModelSpec, folder: Path, **scheduler: int) -> EngineCore:
-    """An engine of `spec` over `launcher`, with graphs."""
-    model = ModelConfig(model="random", served_model_names=("random",), load_format="dummy")
-    config = EngineConfig(
-        model=model,
+def config_for(max_num_seqs: int = 256, dtype: DType = "auto") -> EngineConfig:
+    return EngineConfig(
+        model=ModelConfig(model="random", served_model_names=("random",), load_format="dummy", dtype=dtype),
         cache=CacheConfig(num_gpu_blocks_override=20_000),
-        scheduler=SchedulerConfig(**({"max_num_seqs": 256, "max_num_batched_tokens": 2048} | scheduler)),
+        scheduler=SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=2048),
         executor=ExecutorConfig(executor="torch", threads=1),
     )
-    files = ModelFiles(folder=folder, config=None, weights=(), weights_format="dummy", tokenizer=None)
-    cpu = torch.device("cpu")
+
+
+def core_over(launcher: Launcher, config: EngineConfig, spec: ModelSpec, place: Place = WHOLE) -> EngineCore:
+    """An engine of `spec`, or one rank of it, over `launcher`, with graphs."""
+    files = ModelFiles(folder=Path(), config=None, weights=(), weights_format="dummy", tokenizer=None)
+
+    def weights() -> dict[str, Stored]:
+        described = described_weights(spec, place, executor.dtype, packed=executor.packed)
+        return {name: untouched(weight) for name, weight in described.items()}
+
     executor = TorchExecutor(
-        config, spec, files, cpu, operations=UncomputedOperations(launcher), recorder=Replay(), weights=lambda: made
+        config,
+        spec,
+        files,
+        torch.device("cpu"),
+        Unshared(place),
+        operations=UncomputedOperations(launcher),
+        recorder=Replay(),
+        weights=weights,
     )
-    made = empty_weights(executor)
     return EngineCore(config, executor, spec)
 
 
@@ -148,7 +147,7 @@ def random_request(name: str, spec: ModelSpec, chance: random.Random) -> EngineR
 def traffic(core: EngineCore, spec: ModelSpec, seed: int) -> Iterator[int]:
     """Serve bursts of 1, 2, 3, 32 and 256 requests, and of odd numbers; the size of each when it has ended."""
     chance = random.Random(seed)
-    for burst in (1, 2, 3, 32, 256, *(chance.randint(1, 90) for _ in range(4))):
+    for burst in (1, 2, 3, 32, 256, *(chance.randint(1, 90) for _ in range(2))):
         results = generate(core, (random_request(f"{seed} {burst} {i}", spec, chance) for i in range(burst)))
         assert all(r.error is None for r in results.values()), [r.error for r in results.values() if r.error][:3]
         yield burst

@@ -220,6 +220,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             device=device,
             threads=options.threads,
             enforce_eager=options.enforce_eager,
+            kernel_parameters=options.kernel_parameters,
         ),
         parallel=parallel,
         server=ServerConfig(

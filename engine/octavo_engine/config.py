@@ -62,6 +62,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: Device = "auto"  # cuda: a promise; the start ends where no GPU can be used
     threads: int | None = None  # None: see executors/cores.py
     enforce_eager: bool = False
+    kernel_parameters: str | None = None  # a file of `kernels.tune`'s; None: those that ship
 
 
 class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):

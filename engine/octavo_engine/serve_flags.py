@@ -185,6 +185,12 @@ def _executor(group: argparse._ArgumentGroup) -> None:
         "limit allow",
     )
     add("--enforce-eager", action=SWITCH, default=False, help="run without CUDA graphs; default: off")
+    add(
+        "--kernel-parameters",
+        metavar="FILE",
+        help="launch parameters that `python -m octavo_engine.kernels.tune` found on a GPU of this kind; default: those "
+        "that ship",
+    )
 
 
 def _ranks(group: argparse._ArgumentGroup) -> None:

@@ -107,23 +107,77 @@ def test_every_generation_has_every_launch():
     assert len(names) == 1
 
 
+def tuned_file(folder, launches, capability=90):
+    file = folder / "tuned.json"
+    file.write_text(json.dumps({"card": "x", "capability": capability, "triton": "3.9", "launches": launches}))
+    return file
+
+
 def test_tuned_launches_win_name_by_name(tmp_path):
     chosen = dict(DEFAULTS[90]["decode.128"], BLOCK_N=16)
-    file = tmp_path / "tuned.json"
-    file.write_text(json.dumps({"card": "x", "triton": "3.9", "launches": {"decode.128": chosen}}))
-    launcher = Launcher(Card(90, 10), read_tuning(file))
+    card = Card(90, 10)
+    launcher = Launcher(card, read_tuning(tuned_file(tmp_path, {"decode.128": chosen}), card))
     assert launcher.parameters("decode.128") == chosen
     assert launcher.parameters("decode.64") == DEFAULTS[90]["decode.64"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"launches": {"decode.128": 3}}', '{"launches": {"decode.128": {"a": "b"}}}']
-)
+    "text",
+    ["", "[]", '{"capability": 90, "launches": {"decode.128": 3}}', '{"capability": 90}', '{"launches": {}}',
+     '{"capability": 90, "launches": {"decode.128": {"a": "b"}}}'],
+)  # fmt: skip
 def test_a_file_without_launches_is_refused_by_name(tmp_path, text):
     file = tmp_path / "tuned.json"
     file.write_text(text)
-    with pytest.raises(ExecutorError, match=r"tuned.json holds no launch parameters: .*; write it with"):
-        read_tuning(file)
+    with pytest.raises(ExecutorError, match=r"--kernel-parameters .*tuned.json holds no launch parameters: .*; write"):
+        read_tuning(file, Card(90, 10))
+
+
+def test_launches_of_another_gpu_or_another_version_are_refused(tmp_path):
+    """Their tiles may take more shared memory than this one has, or lack what the kernels read."""
+    chosen = DEFAULTS[90]["decode.128"]
+    file = tuned_file(tmp_path, {"decode.128": chosen})
+    with pytest.raises(ExecutorError, match=r"is for compute capability 9\.0, and this GPU has 8\.9"):
+        read_tuning(file, Card(89, 10))
+    for launches in ({"decode.100": chosen}, {"decode.128": {"BLOCK_N": 16}}, {"decode.128": {**chosen, "DEPTH": 1}}):
+        with pytest.raises(ExecutorError, match=r"for the kernels of another version: decode\.1[02][08] takes"):
+            read_tuning(tuned_file(tmp_path, launches), Card(90, 10))
+
+
+class CompilerError(Exception):
+    """As the passes raise: of any type, of many lines."""
+
+
+@pytest.mark.parametrize("error", [CompilerError("PassManager::run failed\nmore"), RuntimeError("ptxas"), ValueError()])
+def test_tuning_goes_on_after_a_candidate_that_does_not_compile(monkeypatch, capsys, error):
+    def bench(run, **_):
+        run()
+        return 1.0
+
+    def run(ops):
+        if ops.launch.parameters("decode.128")["BLOCK_N"] == 128:
+            raise error
+
+    monkeypatch.setattr(tune.triton.testing, "do_bench", bench)
+    monkeypatch.setattr(tune.torch.cuda, "synchronize", lambda: None)
+    time = tune.time_on(Launcher(Card(90, 10)), "decode.128", run)
+    default = DEFAULTS[90]["decode.128"]
+    assert time({**default, "BLOCK_N": 128}) is None
+    assert time({**default, "BLOCK_N": 32}) == 1.0
+    said = capsys.readouterr().err
+    assert said.count("does not run") == 1
+    assert said.count("\n") == 1
+
+
+def test_tuning_ends_where_a_candidate_took_the_gpu_along(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(tune.triton.testing, "do_bench", fail)
+    monkeypatch.setattr(tune.torch.cuda, "synchronize", fail)
+    time = tune.time_on(Launcher(Card(90, 10)), "decode.128", lambda ops: None)
+    with pytest.raises(ExecutorError, match=r"decode\.128 with .* corrupted the GPU's context"):
+        time(DEFAULTS[90]["decode.128"])
 
 
 def test_tuning_takes_the_fastest_that_fits():

@@ -10,7 +10,7 @@ from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 
 
-def operations_on(device: torch.device, tuning: Path | None = None) -> Operations:
+def operations_on(device: torch.device, tuning: str | None = None) -> Operations:
     """Triton's kernels on a card, plain torch on a CPU. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
 
     Raises:
@@ -21,7 +21,7 @@ def operations_on(device: torch.device, tuning: Path | None = None) -> Operation
     return triton_operations_on(device, tuning)
 
 
-def triton_operations_on(device: torch.device, tuning: Path | None = None) -> Operations:
+def triton_operations_on(device: torch.device, tuning: str | None = None) -> Operations:
     """Triton's kernels, on a CPU too: there its interpreter runs them, if TRITON_INTERPRET was set before its import.
 
     Raises:
@@ -33,4 +33,4 @@ def triton_operations_on(device: torch.device, tuning: Path | None = None) -> Op
         from octavo_engine.kernels.triton.interpreter import mend  # noqa: PLC0415
 
         mend()
-    return TritonOperations.on(device, tuning)
+    return TritonOperations.on(device, None if tuning is None else Path(tuning))

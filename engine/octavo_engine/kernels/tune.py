@@ -1,7 +1,8 @@
 """Finds launch parameters for this machine's card: `python -m octavo_engine.kernels.tune --output parameters.json`.
 
 Times each candidate of each launch on a shape that stands for its kind, and writes the fastest, some minutes in all. The
-file is for the torch executor's start; nothing is tuned there.
+file is for `octavo serve --kernel-parameters`; nothing is tuned there. A candidate that does not compile or run is
+left out, with a line that says why.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import torch
 import triton
-from triton.runtime.errors import OutOfResources
 
+from octavo_engine.errors import ExecutorError
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.launch import Card, Launcher
@@ -112,10 +113,20 @@ def time_on(
         ops = TritonOperations(replace(launcher, tuned={name: candidate}))
         try:
             return float(triton.testing.do_bench(lambda: run(ops), return_mode="median"))
-        except OutOfResources:
+        except Exception as error:  # noqa: BLE001 — as the compiler's passes raise
+            # Too much shared memory or too many registers, a pass or ptxas that gives up: each says so in its own way.
+            try:
+                torch.cuda.synchronize()
+            except Exception:  # noqa: BLE001 — whatever it says
+                raise ExecutorError(f"{name} with {dict(candidate)} corrupted the GPU's context: {error}") from error
+            print(f"{name}: {dict(candidate)} does not run: {_first_line(error)}", file=sys.stderr)  # noqa: T201
             return None
 
     return time
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def main() -> int:
@@ -139,7 +150,12 @@ def main() -> int:
             continue
         chosen[name] = dict(best[0])
         print(f"{name}: {time(default) or float('nan'):.3f} → {best[1]:.3f} ms {best[0]}")  # noqa: T201
-    written = {"card": torch.cuda.get_device_name(), "triton": triton.__version__, "launches": chosen}
+    written = {
+        "card": torch.cuda.get_device_name(),
+        "capability": card.capability,
+        "triton": triton.__version__,
+        "launches": chosen,
+    }
     arguments.output.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
     return 0
 

@@ -81,7 +81,7 @@ class TorchExecutor(Executor):
         self.files = files
         self.device = device or device_of(config.executor.device)
         on_card = self.device.type == "cuda"
-        self.ops = operations or operations_on(self.device)
+        self.ops = operations or operations_on(self.device, config.executor.kernel_parameters)
         self._faults = faults or FaultWatch.of(self.device)
         as_stored = config.model.dtype == "auto" and spec.quantization is not None
         self.dtype, self.kv_format = dtypes_of(config.model.dtype, spec, on_gpu=self.device.type != "cpu")

@@ -29,7 +29,7 @@ from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Variant
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models.formats import FORMATS, stays_packed
-from octavo_models.partition import Place, shards
+from octavo_models.partition import Place, Shard, shards
 from octavo_models.spec import ModelSpec, Weight
 
 NOWHERE = torch.device("meta")
@@ -136,17 +136,17 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
 
 def described_weights(spec: ModelSpec, place: Place, dtype: torch.dtype, *, packed: bool) -> dict[str, Stored]:
     """What `weights.read_weights` gives, nowhere: the same layouts, without a file."""
-    return {
-        shard.weight.name: _nowhere(shard.whole.format, shard.weight.shape, dtype, packed=packed and not shard.zero)
-        for shard in shards(spec, place)
-    }
+    return {shard.weight.name: _nowhere(shard, dtype, packed=packed) for shard in shards(spec, place)}
 
 
-def _nowhere(format_: str, shape: tuple[int, ...], dtype: torch.dtype, *, packed: bool) -> Stored:
-    if not packed or len(shape) == 1 or not stays_packed(format_, shape):
+def _nowhere(shard: Shard, dtype: torch.dtype, *, packed: bool) -> Stored:
+    format_, shape = shard.whole.format, shard.weight.shape
+    if not packed or shard.zero or len(shape) == 1 or not stays_packed(format_, shape):
         return torch.empty(shape, dtype=dtype, device=NOWHERE)
-    row_bytes = shape[1] // FORMATS[format_].block_size * FORMATS[format_].bytes_per_block
-    return pack_blocks(format_, torch.empty(shape[0], row_bytes, dtype=torch.uint8, device=NOWHERE))
+    columns = shard.whole.shape[1]  # blocks may be wider than a rank's part
+    row_bytes = columns // FORMATS[format_].block_size * FORMATS[format_].bytes_per_block
+    whole = pack_blocks(format_, torch.empty(shape[0], row_bytes, dtype=torch.uint8, device=NOWHERE))
+    return whole.map(lambda matrix: matrix.new_empty(shape[0], matrix.shape[1] * shape[1] // columns))
 
 
 def _distinct(spec: ModelSpec, times: int) -> ModelSpec:

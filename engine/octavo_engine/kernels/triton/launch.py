@@ -70,19 +70,34 @@ class Card:
             )
 
 
-def read_tuning(path: Path) -> dict[str, Parameters]:
-    """What `tune` wrote: launch name -> parameters.
+def read_tuning(path: Path, card: Card) -> dict[str, Parameters]:
+    """What `tune` wrote for a GPU like `card`: launch name -> parameters.
 
     Raises:
-        ExecutorError: the file is not such a one.
+        ExecutorError: the file is not such a one, is for another kind of GPU, or for kernels of another version.
     """
     try:
-        read = json.loads(path.read_text("utf-8"))["launches"]
-        return {str(name): {str(k): int(v) for k, v in chosen.items()} for name, chosen in read.items()}
+        document = json.loads(path.read_text("utf-8"))
+        capability = int(document["capability"])
+        read = {str(name): {str(k): int(v) for k, v in p.items()} for name, p in document["launches"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ExecutorError(
-            f"{path} holds no launch parameters: {error}; write it with octavo_engine.kernels.tune"
+            f"--kernel-parameters {path} holds no launch parameters: {why}; write it with octavo_engine.kernels.tune"
         ) from error
+    if capability != card.capability:
+        raise ExecutorError(
+            f"--kernel-parameters {path} is for compute capability {capability / 10:.1f}, and this GPU has "
+            f"{card.capability / 10:.1f}; run octavo_engine.kernels.tune on it, or leave the flag out"
+        )
+    defaults = DEFAULTS[card.family]
+    wrong = [name for name, chosen in read.items() if name not in defaults or chosen.keys() != defaults[name].keys()]
+    if wrong:
+        raise ExecutorError(
+            f"--kernel-parameters {path} is for the kernels of another version: {', '.join(wrong)} takes other "
+            "parameters here; run octavo_engine.kernels.tune again"
+        )
+    return read
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ class TritonOperations(Operations):
         Raises:
             ExecutorError: the card is too old, or the file is none.
         """
-        return cls(Launcher(Card.of(device), {} if tuning is None else read_tuning(tuning)))
+        card = Card.of(device)
+        return cls(Launcher(card, {} if tuning is None else read_tuning(tuning, card)))
 
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return norm(self.launch, x, None, weight, spec, bias)[0]

@@ -1,0 +1,102 @@
+"""The kernels that a rehearsal finds are all that an engine launches, whatever it is asked; and they are few."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+import torch
+from gguf_files import write_mixed_gguf
+from kernel_traffic import MODELS, config_for, core_over, shallow, traffic
+
+from octavo_engine.config import ModelConfig
+from octavo_engine.executors.torch.parallel import Parallel
+from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of
+from octavo_engine.executors.torch.weights import read_weights
+from octavo_engine.kernels.operations import PackedWeight
+from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+from octavo_models import from_hf_config
+from octavo_models.partition import Place
+
+MOST_VARIANTS = 150
+CARD = Card(90, 132)
+LAYERS = {"Llama-3-8B": 1, "Gemma 3 270M": 6, "SmolLM2-135M": 1}  # all kinds of layers are among the first so many
+CASES = [
+    ("Llama-3-8B", {}, "auto", Place(), 256),
+    ("Gemma 3 270M", {}, "float16", Place(), 64),
+    ("SmolLM2-135M", {}, "auto", Place(), 7),
+    ("SmolLM2-135M", {"vocab_size": 50_257, "intermediate_size": 1530}, "float32", Place(), 100),
+    ("Llama-3-8B", {"vocab_size": 128_257}, "auto", Place(1, 2), 33),
+]
+
+
+@pytest.mark.parametrize(("model", "fields", "dtype", "place", "max_num_seqs"), CASES)
+def test_random_traffic_meets_no_kernel_beyond_those_rehearsed(model, fields, dtype, place, max_num_seqs):
+    """1, 2, 3, 32 and 256 requests of odd lengths with anything asked of them, over the executor's own buffers."""
+    config = config_for(max_num_seqs, dtype)
+    spec = shallow(MODELS[model] | fields, LAYERS[model])
+    rehearsed = set(kernels_of(config, spec, Launcher(CARD), Parallel(place)))
+    assert len(rehearsed) < MOST_VARIANTS
+    recorder = Recorder(CARD)
+    core = core_over(recorder, config, spec, place)
+    for burst in traffic(core, spec, seed=len(fields) + max_num_seqs):
+        beyond = recorder.recorded.keys() - rehearsed
+        assert not beyond, f"met among {burst} requests: {[str(v) for v in beyond]}"
+    core.close()
+    unmet = {variant.name for variant in rehearsed - recorder.recorded.keys()}
+    assert not unmet, "what no traffic meets need not be compiled"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A model whose matrices are of every format."""
+    path = write_mixed_gguf(tmp_path_factory.mktemp("mixed") / "mixed.gguf")
+    model = ModelConfig(model=str(path), served_model_names=("mixed",))
+    files = resolve(model, lambda *_: None)
+    return describe(model, files), files
+
+
+@pytest.mark.parametrize("place", [Place(), Place(1, 2), Place(0, 1, 1, 2)])
+def test_described_weights_are_laid_out_as_those_that_are_read(mixed, place):
+    spec, files = mixed
+    dtype = torch.bfloat16
+    described = described_weights(spec, place, dtype, packed=True)
+    read = read_weights(spec, files, dtype, torch.device("cpu"), 0, place, packed=True)
+    assert described.keys() == read.keys()
+    assert any(isinstance(weight, PackedWeight) for weight in read.values())
+    for name, weight in read.items():
+        assert layout(described[name]) == layout(weight), name
+
+
+def layout(weight):
+    if isinstance(weight, torch.Tensor):
+        return weight.shape, weight.dtype
+    fields = (getattr(weight, field.name) for field in dataclasses.fields(weight))
+    return [layout(value) if isinstance(value, torch.Tensor) else value for value in fields]
+
+
+def test_packed_weights_of_every_format_meet_no_kernel_beyond_those_rehearsed(mixed):
+    spec = dataclasses.replace(mixed[0], dtype="bfloat16")  # as a GPU takes it; a CPU keeps to the file's float32
+    rehearsed = set(kernels_of(config_for(100), spec, Launcher(CARD)))
+    assert len(rehearsed) < MOST_VARIANTS
+    recorder = Recorder(CARD)
+    core = core_over(recorder, config_for(100), spec)
+    for burst in traffic(core, spec, seed=3):
+        beyond = recorder.recorded.keys() - rehearsed
+        assert not beyond, f"met among {burst} requests: {[str(v) for v in beyond]}"
+    core.close()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_longest_sequence_adds_no_kernels(model):
+    """A pod with another --max-model-len finds what the last one compiled."""
+    spec = from_hf_config(MODELS[model])
+    config = config_for()
+    found = []
+    for n in (1000, 4097):
+        shorter = msgspec.structs.replace(config.model, max_model_len=n)
+        found.append(set(kernels_of(msgspec.structs.replace(config, model=shorter), spec, Launcher(CARD))))
+    assert found[0] == found[1]
