@@ -108,7 +108,8 @@ def generate(core: EngineCore, requests: Iterable[EngineRequest]) -> dict[str, F
             result = results[output.request_id]
             result.tokens += output.new_token_ids
             result.logprobs += output.logprobs or []
-            result.prompt_logprobs = output.prompt_logprobs or result.prompt_logprobs
+            if output.prompt_logprobs is not None:  # in parts
+                result.prompt_logprobs = [*(result.prompt_logprobs or ()), *output.prompt_logprobs]
             result.finish_reason = output.finish_reason
             result.error = output.error
             result.num_cached_tokens = max(result.num_cached_tokens, output.num_cached_tokens)

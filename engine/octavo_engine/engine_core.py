@@ -76,7 +76,7 @@ class EngineCore:
         if capacity.kv_bytes is None and _is_promised(config):
             _check_memory(self.kv_cache_bytes + swap_bytes, capacity)
             executor.touch_kv()
-        self._swap_rule = SwapRule(self._page_seconds())
+        self._swap_rule = SwapRule(self._page_seconds(), config.scheduler.max_step_seconds)
         self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
         self._scheduler = Scheduler(
             config.scheduler,
@@ -91,6 +91,7 @@ class EngineCore:
         self._ahead = 1 if asynchronous else 0  # steps that may be in flight when `step` returns
         self._in_flight: deque[tuple[SchedulerOutput, StepHandle, float]] = deque()  # and when it was launched
         self._landed_at = 0.0
+        self._busy = False  # there has been work ever since
         self._last_sampling: SamplingParams | None = None
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
 
@@ -135,15 +136,18 @@ class EngineCore:
             DeviceLostError: the process must end.
         """
         scheduler = self._scheduler
+        # A step takes all the time since the last one's results, in which these were booked, sent, and requests taken in.
+        start = self._landed_at if self._busy else self._clock()
         step = scheduler.schedule()
         outputs: list[EngineOutput] = []
-        if step is not None and not self._launched(step):
+        if step is not None and not self._launched(step, start):
             outputs += self._isolate(step)
         if self._careful:
             self._careful = {request_id for request_id in self._careful if scheduler.knows(request_id)}
         ahead = self._ahead if step is not None and not self._careful else 0
         while len(self._in_flight) > ahead:
             outputs += self._land()
+        self._busy = self.has_work
         return scheduler.take_outputs() + outputs
 
     def stats(self) -> SchedulerStats:
@@ -189,9 +193,11 @@ class EngineCore:
             if held and held == getattr(sampling, name):
                 msgspec.structs.force_setattr(sampling, name, held)
 
-    def _launched(self, step: SchedulerOutput) -> bool:
-        """Launch a step; False if it failed. By then its exception is gone, and the memory that its frames held."""
-        start = self._clock()
+    def _launched(self, step: SchedulerOutput, start: float) -> bool:
+        """Launch a step that began at `start`; False if it failed.
+
+        By then its exception is gone, and the memory that its frames held.
+        """
         try:
             handle = self._executor.submit(step)
             self._executor.sample(handle)
@@ -218,7 +224,9 @@ class EngineCore:
         now = self._clock()
         seconds = now - max(launched_at, self._landed_at)
         self._swap_rule.note_step(step.total_tokens, seconds)
-        self._scheduler.pace.note_step(step.total_tokens, len(step.num_scheduled_tokens), seconds)
+        self._scheduler.pace.note_step(
+            step.total_tokens, len(step.num_scheduled_tokens), seconds, step.num_scored_tokens
+        )
         self._landed_at = now
         return self._scheduler.update(result)
 

@@ -41,7 +41,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 Request = EngineRequest | AbortRequests | ResetPrefixCache | Shutdown
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A token's log-probability; `rank` is 1 for the most likely; `top` the best k as (token id, logprob)."""
 
     token_id: int
@@ -60,7 +60,8 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     error: str | None = None  # with finish_reason "error"
     refused: bool = False  # with `error`: the request is at fault, not the engine
     logprobs: list[TokenLogprob] | None = None  # one per new token
-    prompt_logprobs: list[TokenLogprob | None] | None = None  # once, before or with the first token
+    # Of the prompt's next tokens, None for its first: in parts, before and with the first token.
+    prompt_logprobs: list[TokenLogprob | None] | None = None
     num_cached_tokens: int = 0  # of the prompt, from the prefix cache; valid with the first token
     num_preemptions: int = 0
     queued_at: float = 0.0  # time.monotonic() in the core: when it was taken in

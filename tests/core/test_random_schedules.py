@@ -70,8 +70,7 @@ class Ledger:
             assert rid not in self.reasons, f"{rid} speaks after its end"
             self.tokens[rid] += output.new_token_ids
             if output.prompt_logprobs is not None:
-                assert rid not in self.prompt_logprobs, "prompt logprobs come once"
-                self.prompt_logprobs[rid] = output.prompt_logprobs
+                self.prompt_logprobs[rid] = self.prompt_logprobs.get(rid, []) + output.prompt_logprobs
             if output.logprobs is not None:
                 assert [entry.token_id for entry in output.logprobs] == output.new_token_ids
             if output.finish_reason:

@@ -270,7 +270,7 @@ def test_request_for_no_token_ends_with_its_prompt() -> None:
 
 
 def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
-    """A recomputed prompt starts its list again, and the list comes once, with the first token."""
+    """They come in parts, a step's each, and what is computed again after a preemption does not come again."""
     core = scheduler(pages=5, caching=False, max_num_batched_tokens=6)
     core.add(request("a", 3, 10))
     core.add(request("b", 16, 3, prompt_logprobs=0))
@@ -288,7 +288,9 @@ def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
                     chunks["b"] = [TokenLogprob(p, -1.0, 1, []) for p in known]
         outputs = core.update(StepOutput(made.step_id, {r: [TOKEN] for r in made.samples}, prompt_logprobs=chunks))
         seen += [o.prompt_logprobs for o in outputs if o.prompt_logprobs is not None]
-    (entries,) = seen
+    assert len(seen) > 2
+    assert max(map(len, seen)) <= 7, "those of a step, and None for the first token"
+    entries = [entry for part in seen for entry in part]
     assert [entry and entry.token_id for entry in entries] == [None, *range(1, 16)]
     assert core.stats().num_preemptions == 1
     assert not core.has_work

@@ -22,10 +22,14 @@ LONGEST = 0.5
 
 @dataclass
 class SlowExecutor(FakeExecutor):
-    """A machine whose steps take `overhead` and `per_token` seconds, times what `disturbance` says of a step."""
+    """A machine whose steps take `overhead` and `per_token` seconds, times what `disturbance` says of a step.
+
+    Each token whose log-probability is wanted takes `per_scored` more.
+    """
 
     overhead: float = 0.0
     per_token: float = 0.0
+    per_scored: float = 0.0
     disturbance: dict[int, float] = field(default_factory=dict)
     now: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -33,7 +37,8 @@ class SlowExecutor(FakeExecutor):
     _free_at: float = 0.0
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
-        took = (self.overhead + self.per_token * step.total_tokens) * self.disturbance.get(len(self.steps), 1.0)
+        took = self.overhead + self.per_token * step.total_tokens + self.per_scored * step.num_scored_tokens
+        took *= self.disturbance.get(len(self.steps), 1.0)
         self.seconds.append(took)
         self._free_at = max(self.now, self._free_at) + took
         self._ready_at[step.step_id] = self._free_at
@@ -58,11 +63,11 @@ def core_of(executor: SlowExecutor, *, max_num_batched_tokens: int = 2048, **sch
     )
 
 
-def request(name: str, prompt: int, max_tokens: int = 10_000) -> EngineRequest:
+def request(name: str, prompt: int, max_tokens: int = 10_000, prompt_logprobs: int | None = None) -> EngineRequest:
     return EngineRequest(
         request_id=name,
         prompt_token_ids=[(ord(name[-1]) + i * i) % 50 for i in range(prompt)],
-        sampling=SamplingParams(max_tokens=max_tokens, ignore_eos=True),
+        sampling=SamplingParams(max_tokens=max_tokens, ignore_eos=True, prompt_logprobs=prompt_logprobs),
         arrival_time=0.0,
     )
 
@@ -110,6 +115,38 @@ def test_fast_machine_takes_whole_steps_after_a_few(asynchronous: bool) -> None:
     assert 511 in chunks[: 4 * (1 + asynchronous)]
     core.add(request("b", 3000))
     assert prefill(core, "b")[:5] == [510] * 5
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("per_scored", [0.0002, 0.01])
+def test_log_probabilities_of_a_prompt_count_as_work(per_scored: float, asynchronous: bool) -> None:
+    """A prompt that wants them is cut shorter than one that does not, also right after one that showed a fast machine."""
+    executor = SlowExecutor(per_token=0.0001, per_scored=per_scored, overhead=0.01, asynchronous=asynchronous)
+    core = core_of(executor)
+    core.add(request("stream", 20))
+    core.add(request("plain", 5000, 1))
+    assert max(prefill(core, "plain")) > 1000
+    first = len(executor.seconds)
+    core.add(request("scored", 2500, 1, prompt_logprobs=0))
+    core.add(request("other", 2500, 1))
+    prefill(core, "scored")
+    slow = [seconds for seconds in executor.seconds[first:] if seconds > LONGEST]
+    assert len(slow) <= 1 + asynchronous, slow
+    between = [step for step in executor.steps[first:] if "scored" in step.num_scheduled_tokens]
+    assert all("stream" in step.samples for step in between)
+    assert len(between) < 4 * 2500 * (per_scored + 0.0001) / (LONGEST / 2) + 12, "and not needlessly short"
+
+
+def test_what_is_done_between_steps_counts_as_the_next_ones_time() -> None:
+    """Outputs are converted and sent, requests are taken in: a stream waits for that as well."""
+    executor = SlowExecutor(per_token=0.001)
+    core = core_of(executor)
+    core.add(request("stream", 20))
+    core.add(request("long", 4000))
+    for _ in range(10):
+        core.step()
+        executor.now += 0.3
+    assert 50 < executor.steps[-1].num_scheduled_tokens["long"] < 200, "0.1 s are left of it"
 
 
 def test_disturbed_step_is_forgotten_within_a_few() -> None:

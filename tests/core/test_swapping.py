@@ -129,6 +129,22 @@ def test_the_rule_swaps_what_is_quicker_to_move_than_to_compute() -> None:
     assert not rule.pays(100, [10, 5])  # 60 ms against 10
 
 
+def test_a_step_moves_no_more_than_it_may() -> None:
+    """What would take longer is computed again, in chunks; what comes back waits for the next step."""
+    rule = SwapRule([0.001, 0.01], max_step_seconds=0.5)
+    assert rule.fits([100, 40])
+    assert not rule.fits([100, 41])
+    assert SwapRule([1.0]).fits([10_000]), "without a bound on steps"
+    most = []
+    for longest in (0.0, 0.5):
+        core, executor = scarce((None,), swap_bytes=200)
+        core._scheduler.blocks._rule = SwapRule([0.1], max_step_seconds=longest)
+        tokens = run(core, executor)
+        most.append(max(len(step.kv_ops.swap_in) + len(step.kv_ops.swap_out) for step in executor.steps))
+        assert all(len(found) == MAX_TOKENS for found in tokens.values())
+    assert most[0] > 5 >= most[1] > 0, most
+
+
 def test_host_pages_are_given_whole_or_not_at_all() -> None:
     """A holder gets blocks of all groups or of none."""
     host = HostPages((4, 3))

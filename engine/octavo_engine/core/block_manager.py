@@ -203,6 +203,8 @@ class BlockManager:
         counts = [end - at for at in first]
         if self._rule is not None and not self._rule.pays(seq.num_computed, counts):
             return False
+        if not self._may_move(counts):
+            return False
         pages = self.host.take(counts)
         if pages is None:
             return False
@@ -213,6 +215,16 @@ class BlockManager:
             for k, page in enumerate(held)
         )
         return True
+
+    def may_move(self, seq: Sequence) -> bool:
+        """Whether what was swapped out of `seq` can come back in the step that is being scheduled."""
+        return seq.swapped is None or self._may_move([len(pages) for pages in seq.swapped.pages])
+
+    def _may_move(self, counts: list[int]) -> bool:
+        moved = [0] * len(counts)
+        for group, _, _ in (*self._swap_in, *self._swap_out):
+            moved[group] += 1
+        return self._rule is None or self._rule.fits([a + b for a, b in zip(counts, moved, strict=True)])
 
     def drop_swapped(self, seq: Sequence) -> None:
         """Give its pages in host memory back, if it has any."""

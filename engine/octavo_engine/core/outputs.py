@@ -76,6 +76,11 @@ class SchedulerOutput:
     pooling: frozenset[str] = frozenset()
 
     @property
+    def num_scored_tokens(self) -> int:
+        """Tokens of prompts whose log-probabilities are wanted."""
+        return sum(count for request_id, count in self.logits_wanted.items() if count > 1 or request_id not in self.samples)
+
+    @property
     def total_tokens(self) -> int:
         return sum(self.num_scheduled_tokens.values())
 

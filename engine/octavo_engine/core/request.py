@@ -57,7 +57,9 @@ class Sequence:
     swapped: Swapped | None = None  # while preempted: what of it is in host memory
     known: bool = False  # the executor has it
     wants_prompt_logprobs: bool = False
-    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)  # that no output has brought yet
+    num_scored: int = 0  # log-probabilities of its prompt that were computed since it started or started again
+    num_kept: int = 0  # the most of them ever: what is computed again is not sent again
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     queued_at: float = 0.0
@@ -108,6 +110,17 @@ class Sequence:
                 return drawn[:used], "length"
         return drawn, None
 
+    def score(self, entries: list[TokenLogprob]) -> None:
+        """Note what a step has computed of the log-probabilities of its prompt."""
+        self.prompt_logprobs += entries[max(0, self.num_kept - self.num_scored) :]
+        self.num_scored += len(entries)
+        self.num_kept = max(self.num_kept, self.num_scored)
+
+    def take_prompt_logprobs(self) -> list[TokenLogprob | None] | None:
+        """Those that no output has brought yet, for the next one."""
+        taken, self.prompt_logprobs = self.prompt_logprobs, []
+        return taken or None
+
     def output(
         self,
         token_ids: list[int],
@@ -130,7 +143,7 @@ class Sequence:
             error=error,
             refused=refused,
             logprobs=logprobs,
-            prompt_logprobs=(self.prompt_logprobs or None) if first else None,
+            prompt_logprobs=self.take_prompt_logprobs() if first else None,
             num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
             queued_at=self.queued_at,

@@ -142,7 +142,7 @@ class RequestBook:
 
     def _restart_prompt(self, seq: Sequence) -> None:
         if seq.wants_prompt_logprobs:
-            seq.prompt_logprobs = [None]
+            seq.num_scored = 0
             seq.disown()  # else a step in flight would add to them
 
     def _fail(self, errors: dict[str, str]) -> list[EngineOutput]:

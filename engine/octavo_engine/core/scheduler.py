@@ -11,6 +11,7 @@ Deterministic: the same calls give the same schedule. Knows nothing of clocks ex
 from __future__ import annotations
 
 import bisect
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ class Scheduler(RequestBook):
         preemptions = self._preemptions
 
         i = 0
-        while i < len(running) and budget:
+        while i < len(running) and budget > 0:
             seq = running[i]
             computed = seq.num_computed
             num_tokens = len(seq.token_ids) + seq.num_pending
@@ -133,7 +134,7 @@ class Scheduler(RequestBook):
                 continue
             end = num_tokens
             if end > computed + 1:
-                end = min(end, computed + self._share(i, budget))
+                end = min(end, computed + self._fitting(seq, self._share(i, budget)))
             added = unchanged
             if end > seq.capacity:
                 extended = self._extend(seq, end)
@@ -144,7 +145,7 @@ class Scheduler(RequestBook):
                 self._fill(seq, end)
             request_id = seq.request_id
             count = end - computed
-            budget -= count
+            budget -= self._cost(seq, count)
             num_scheduled[request_id] = count
             continued.append(ContinuedRequest(request_id, added, computed))
             part = self._part(seq, count)
@@ -238,7 +239,8 @@ class Scheduler(RequestBook):
             if part.draws:
                 seq.num_pending -= 1
             if seq.wants_prompt_logprobs:
-                self._collect_prompt_logprobs(seq, part.end, result)
+                seq.score(result.prompt_logprobs.get(request_id, []))
+                seq.wants_prompt_logprobs = part.end < seq.num_prompt_tokens
             drawn = tokens_of.get(request_id)
             if not drawn:
                 if part.draws:
@@ -249,6 +251,9 @@ class Scheduler(RequestBook):
                 elif part.end == seq.max_num_tokens:  # max_tokens 0: only the prompt was wanted
                     self._conclude(seq)
                     outputs.append(seq.output([], "length", first=True))
+                elif seq.prompt_logprobs and seq.num_scored:  # in parts: all of them would hold up the server
+                    entries = seq.take_prompt_logprobs()
+                    outputs.append(EngineOutput(request_id=request_id, new_token_ids=[], prompt_logprobs=entries))
                 continue
             first = len(seq.token_ids) == seq.num_prompt_tokens
             drawn, reason = seq.take(drawn)
@@ -333,12 +338,20 @@ class Scheduler(RequestBook):
             wanted += len(first.token_ids)
         return max(1, min(budget - len(behind), max(budget - wanted, budget // 2)))
 
+    def _fitting(self, seq: Sequence, count: int) -> int:
+        """How many of the next `count` tokens of `seq` take the time of `count` tokens without log-probabilities."""
+        return max(1, int(count / self.pace.scored_cost)) if seq.wants_prompt_logprobs else count
+
+    def _cost(self, seq: Sequence, count: int) -> int:
+        """How many tokens of a step's budget the next `count` of `seq` take."""
+        return math.ceil(count * self.pace.scored_cost) if seq.wants_prompt_logprobs else count
+
     def _admit(self, budget: int) -> Iterator[Part]:
         """The parts of waiting sequences that start now.
 
         None overtakes the first that must wait.
         """
-        while budget and len(self._running) < self._max_num_seqs:
+        while budget > 0 and len(self._running) < self._max_num_seqs:
             seq = self._waiting.first()
             if seq is None:
                 return
@@ -350,6 +363,10 @@ class Scheduler(RequestBook):
                 count = budget
             if self._chunked and count > 1 and len(self._waiting) > 1 and len(self._running) + 1 < self._max_num_seqs:
                 count = min(count, -(-budget // 2))  # as in `_share`
+            if self._chunked:
+                count = self._fitting(seq, count)
+            if prefix.swapped and self._running and not self.blocks.may_move(seq):
+                return  # this step moves as much as it may
             if not self.blocks.admit(seq, prefix, count):
                 if self._running or self._flights:
                     return
@@ -367,7 +384,7 @@ class Scheduler(RequestBook):
             bisect.insort(self._running, seq, key=_order)
             found = self.blocks.pages_of(seq, 0, prefix.num_tokens)
             self._fill(seq, prefix.num_tokens + count)
-            budget -= count
+            budget -= self._cost(seq, count)
             part = self._part(seq, count)
             part.shared = frozenset(found)
             yield part
@@ -387,12 +404,6 @@ class Scheduler(RequestBook):
         known = min(end, len(seq.token_ids))
         if known >= seq.next_fill:
             self.blocks.fill(seq, known)
-
-    @staticmethod
-    def _collect_prompt_logprobs(seq: Sequence, end: int, result: StepOutput) -> None:
-        seq.prompt_logprobs.extend(result.prompt_logprobs.get(seq.request_id, ()))
-        if end >= seq.num_prompt_tokens:
-            seq.wants_prompt_logprobs = False
 
 
 def _order(seq: Sequence) -> tuple[int, int]:

@@ -19,6 +19,9 @@ class StepPace:
     step has shown, at most twofold at a time: neither a step of few tokens nor one disturbed step weighs for long.
     Prefills get at least a block of `block_size` tokens, else a machine on which nothing fits would never end one.
 
+    Tokens of a prompt whose log-probabilities are wanted take longer, since each has a row of logits: a limit of their
+    own says how many of them fit a step, and `scored_cost` what one of them takes of a budget.
+
     `max_seconds` 0: every step may take `max_tokens`.
     """
 
@@ -26,7 +29,12 @@ class StepPace:
         self._aim = max_seconds * AIM
         self._max_tokens = max_tokens
         self._block_size = block_size
-        self._limit = min(max_tokens, max(FIRST_TOKENS, block_size))
+        self._limit = self._scored_limit = min(max_tokens, max(FIRST_TOKENS, block_size))
+
+    @property
+    def scored_cost(self) -> float:
+        """How many tokens take as long as one of a prompt whose log-probabilities are wanted; at least 1."""
+        return max(1.0, self._limit / self._scored_limit) if self._aim else 1.0
 
     def tokens(self, num_running: int, *, alone: bool) -> int:
         """The budget of the next step beside `num_running` sequences, each of which may want a token.
@@ -38,14 +46,24 @@ class StepPace:
         prefill = max(self._limit - num_running, self._limit // LEAST_SHARE, self._block_size)
         return min(self._max_tokens, num_running + prefill * (ALONE if alone else 1))
 
-    def note_step(self, num_tokens: int, num_sequences: int, seconds: float) -> None:
-        """A step has computed `num_tokens` of `num_sequences` in `seconds`; for decodes alone it says nothing."""
+    def note_step(self, num_tokens: int, num_sequences: int, seconds: float, num_scored: int = 0) -> None:
+        """Learn from a step of `num_tokens` of `num_sequences` in `seconds`; decodes alone show nothing.
+
+        `num_scored` of the tokens were of prompts whose log-probabilities are wanted.
+        """
         if not self._aim or num_tokens == num_sequences:
             return
-        limit = self._limit
+        if num_scored:
+            others = int((num_tokens - num_scored) / self.scored_cost)
+            limit = self._adapted(self._scored_limit, num_scored + others, seconds)
+            self._scored_limit = max(limit, 1)
+        else:
+            self._limit = max(self._adapted(self._limit, num_tokens, seconds), self._block_size)
+
+    def _adapted(self, limit: int, num_tokens: int, seconds: float) -> int:
         fitting = int(num_tokens * self._aim / max(seconds, 1e-6))
         if num_tokens >= limit or seconds > self._aim:
             limit = min(fitting, 2 * limit)
         else:  # a step of few tokens shows what it shows, and no limit of larger ones
             limit = max(limit, min(fitting, 2 * num_tokens))
-        self._limit = max(min(limit, self._max_tokens), self._block_size)
+        return min(limit, self._max_tokens)

@@ -60,10 +60,14 @@ class SwapRule:
 
     `page_seconds[g]`: one page of group g out and in again. Until a step was seen that tells, swapping is taken to be
     the quicker: a copy costs microseconds a token, a forward rarely less than ten times as much.
+
+    What would take longer than `max_step_seconds` is computed again: a prefill is cut into steps, a move is not.
+    0: it may take as long as it takes.
     """
 
-    def __init__(self, page_seconds: Sequence[float]) -> None:
+    def __init__(self, page_seconds: Sequence[float], max_step_seconds: float = 0.0) -> None:
         self._page_seconds = tuple(page_seconds)
+        self._longest = max_step_seconds or float("inf")
         self._token_seconds: float | None = None
 
     def note_step(self, num_tokens: int, seconds: float) -> None:
@@ -74,9 +78,13 @@ class SwapRule:
         known = self._token_seconds
         self._token_seconds = rate if known is None else known + SMOOTHING * (rate - known)
 
+    def fits(self, num_pages: Sequence[int]) -> bool:
+        """Whether a step may move `num_pages[g]` blocks of each group, in either direction."""
+        return self._seconds(num_pages) <= self._longest
+
     def pays(self, num_tokens: int, num_pages: Sequence[int]) -> bool:
-        """Whether to move `num_pages[g]` pages of each group rather than to compute `num_tokens` again."""
-        if self._token_seconds is None:
-            return True
-        move = sum(n * seconds for n, seconds in zip(num_pages, self._page_seconds, strict=True))
-        return move < num_tokens * self._token_seconds
+        """Whether to move `num_pages[g]` blocks of each group rather than to compute `num_tokens` again."""
+        return self._token_seconds is None or self._seconds(num_pages) < num_tokens * self._token_seconds
+
+    def _seconds(self, num_pages: Sequence[int]) -> float:
+        return sum(n * seconds for n, seconds in zip(num_pages, self._page_seconds, strict=True))

@@ -65,8 +65,6 @@ class Choice:
         reason = output.finish_reason
         if output.num_cached_tokens:
             self.num_cached = output.num_cached_tokens
-        if output.prompt_logprobs is not None:
-            self.prompt_logprobs = output.prompt_logprobs
         token_ids = output.new_token_ids
         delta = self.text_stream.add(token_ids, finished=reason is not None, ended_by_token=reason == "stop")
         logprobs = output.logprobs
@@ -98,7 +96,8 @@ class Generation:
             EngineDeadError: the engine is gone.
             TimeoutError: nothing has come for `seconds`.
         """
-        while outputs := await self.stream.get(seconds):
+        end = None if seconds is None else time.monotonic() + seconds
+        while outputs := await self.stream.get(None if end is None else max(0.0, end - time.monotonic())):
             pieces = []
             for output in outputs:
                 choice = self.choices[output.request_id]
@@ -107,6 +106,10 @@ class Generation:
                 if output.finish_reason == "error":
                     reason = output.error or "the engine could not run this request"
                     raise RequestError(reason) if output.refused else GenerationError(reason)
+                if output.prompt_logprobs is not None:
+                    choice.prompt_logprobs = [*(choice.prompt_logprobs or ()), *output.prompt_logprobs]
+                    if not output.new_token_ids and output.finish_reason is None:
+                        continue  # a part of them, which the first token follows
                 piece = choice.take(output)
                 self.num_completed += len(piece.token_ids)
                 piece.num_completed = self.num_completed
