@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from octavo_engine.errors import RequestError
 from octavo_engine.frontend.template_process import TemplateProcess
 
 ASKED = {"do": "format", "template": "{{ messages }}"}
@@ -27,6 +30,29 @@ def test_a_renderer_that_died_idle_is_started_again(process):
     running.wait()
     assert process.ask(ASKED, "messages") == {"format": "string"}
     assert process._process is not running
+
+
+def test_a_renderer_that_is_killed_at_work_is_replaced_and_asked_again(process):
+    """As the kernel does where memory is short: the request is rendered by the next one."""
+    assert process.ask(ASKED, "messages") == {"format": "string"}
+    running = process._process
+    os.kill(running.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(process.ask, ASKED, "messages")
+        time.sleep(0.2)
+        os.kill(running.pid, signal.SIGKILL)
+        assert asked.result(60) == {"format": "string"}
+    assert process._process is not running
+
+
+def test_a_template_that_ends_its_process_each_time_is_refused(process):
+    """It is asked a second time and no more."""
+    started = []
+    run = process._running
+    process._running = lambda: started.append(run()) or os.kill(started[-1].pid, signal.SIGKILL) or started[-1]
+    with pytest.raises(RequestError, match="status -9"):
+        process.ask(ASKED, "messages")
+    assert len(started) == 2
 
 
 def test_a_renderer_outlives_the_signal_that_begins_a_drain(process):

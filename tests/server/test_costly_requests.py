@@ -121,6 +121,8 @@ def test_what_only_all_sequences_together_make_too_much_is_refused(paced):
         ({"prompt": ["x"] * 289}, "prompt"),
         ({"prompt": ["x"] * 3, "n": 100}, "prompt"),
         ({"allowed_token_ids": list(range(2, 258)), "prompt": ["x"] * 200, "n": 1}, None),
+        ({"prompt": ["x"] * 256, "logprobs": 20, "max_tokens": 200}, "max_tokens"),
+        ({"prompt": ["x"] * 256, "logprobs": 20, "max_tokens": 2}, None),
         ({"prompt": "x" * 250, "prompt_logprobs": 20, "n": 26, "max_tokens": 1}, "prompt_logprobs"),
     ):
         status, answer, _ = paced.post(COMPLETIONS, {**COMPLETION, **fields})

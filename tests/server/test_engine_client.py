@@ -15,7 +15,7 @@ from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.frontend.core_handle import CoreHandle
 from octavo_engine.frontend.engine_client import EngineClient, OutputStream
 from octavo_engine.frontend.queue_pace import QueuePace
-from octavo_engine.messages import EngineOutput, EngineRequest
+from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 
 
@@ -175,3 +175,29 @@ def test_a_client_comes_back_when_half_of_the_queue_has_started():
     assert pace.seconds_for(1, now=10.0) == 1
     assert pace.seconds_for(10, now=20.0) == 10, "a queue that has stopped is slower than it was"
     assert pace.seconds_for(1000, now=10.0) == 60
+
+
+def test_what_nobody_reads_is_joined():
+    """A stream holds tokens, not a message for each: a request of n choices may run for long beside a client that reads nothing."""
+    stream = OutputStream(None, ["a", "b"])
+
+    def put(name, *tokens, **more):
+        logprobs = [TokenLogprob(token, -1.0, 1, []) for token in tokens]
+        stream.put(EngineOutput(request_id=name, new_token_ids=list(tokens), logprobs=logprobs, **more))
+
+    put("a", 1, prompt_logprobs=[None], num_cached_tokens=7)
+    for token in range(2, 1000):
+        put("a", token)
+        put("b", token)
+    put("a", 1000, finish_reason="length")
+    put("b", 1000, finish_reason="stop")
+    held = asyncio.run(stream.get())
+    assert [(o.request_id, len(o.new_token_ids), o.finish_reason) for o in held] == [
+        ("a", 999, None),
+        ("b", 998, None),
+        ("a", 1, "length"),
+        ("b", 1, "stop"),
+    ]
+    assert held[0].num_cached_tokens == 7
+    assert [entry.token_id for entry in held[0].logprobs] == held[0].new_token_ids == list(range(1, 1000))
+    assert asyncio.run(stream.get()) == []

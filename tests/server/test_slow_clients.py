@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from aiohttp import ClientSession, web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octavo_engine.config import EngineConfig, ModelConfig, ServerConfig
 from octavo_engine.errors import QueueFullError, RequestError
@@ -147,6 +151,25 @@ def test_values_are_counted_outside_of_strings():
     for data in (b"[" + b"1," * 10 + b"1]", b"[{}]" * 6, b'["a,","b"' + b',"c"' * 10 + b"]"):
         with pytest.raises(RequestError, match="more than 10 values"):
             check_values(data, 10)
+
+
+@given(texts=st.lists(st.text(alphabet='a\\\\",:[{ é', max_size=9), min_size=1, max_size=9), chunk=st.integers(1, 40))
+def test_strings_are_passed_over_wherever_a_stretch_of_the_body_ends(texts, chunk):
+    """Escapes and quotes may lie on both sides of it."""
+    body = json.dumps({"prompt": texts, "n": [1, 2, {"a": []}]}).encode()
+    plain = json.dumps({"prompt": ["" for _ in texts], "n": [1, 2, {"a": []}]}).encode()
+    values = sum(plain.count(mark) for mark in (b",", b"[", b"{")) + 3 * plain.count(b":")
+    with patch.object(request_body, "SHORT", chunk):
+        check_values(body, values)
+        with pytest.raises(RequestError, match=f"more than {values - 1} values"):
+            check_values(body, values - 1)
+
+
+def test_members_of_objects_count_for_more():
+    """Each costs four times as much as an element of a list."""
+    check_values(json.dumps({str(i): i for i in range(100)}).encode(), 401)
+    with pytest.raises(RequestError, match="more than 390 values"):
+        check_values(json.dumps({str(i): i for i in range(100)}).encode(), 390)
 
 
 def test_the_kernel_ends_connections_whose_client_has_vanished():

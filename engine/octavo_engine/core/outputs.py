@@ -78,7 +78,9 @@ class SchedulerOutput:
     @property
     def num_scored_tokens(self) -> int:
         """Tokens of prompts whose log-probabilities are wanted."""
-        return sum(count for request_id, count in self.logits_wanted.items() if count > 1 or request_id not in self.samples)
+        return sum(
+            count for request_id, count in self.logits_wanted.items() if count > 1 or request_id not in self.samples
+        )
 
     @property
     def total_tokens(self) -> int:

@@ -46,7 +46,7 @@ class ChatTemplate:
         self._templates = {"default": override} if override is not None else dict(templates)
         self._special_tokens = dict(special_tokens or {})
         self._content_format = FORCED_FORMATS.get(content_format)
-        self._max_characters = max_characters
+        self.max_characters = max_characters
         self._formats: dict[str, ContentFormat] = {}
         self._own = TemplateProcess(seconds)
         self._foreign = TemplateProcess(seconds)
@@ -151,7 +151,7 @@ class ChatTemplate:
             "template": template,
             "variables": variables,
             "continue_final_message": continue_final_message,
-            "max_characters": self._max_characters,
+            "max_characters": self.max_characters,
         }
         text: str = process.ask(request, param)["text"]
         return text

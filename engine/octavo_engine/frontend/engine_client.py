@@ -57,13 +57,15 @@ class Observer(Protocol):
 class OutputStream:
     """The outputs of requests that were submitted together, in the order they come; what waits is handed out at once.
 
-    It holds at most what the requests may still generate. `close` aborts whatever has not finished.
+    What a request adds while its last output still waits is joined to that: a client that does not read costs its
+    tokens, not a message for each. `close` aborts whatever has not finished.
     """
 
     def __init__(self, client: EngineClient, request_ids: Iterable[str]) -> None:
         self._client = client
         self.unfinished = set(request_ids)
         self._pending: list[EngineOutput] = []
+        self._open: dict[str, EngineOutput] = {}  # of `_pending`: the last one of each request that goes on
         self._waiter: asyncio.Future[bool] | None = None  # its result: whether something has come
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None  # one for many waits: most end long before their deadline
@@ -93,6 +95,7 @@ class OutputStream:
             finally:
                 self._waiter = None
         pending, self._pending = self._pending, []
+        self._open.clear()
         return pending
 
     async def __aiter__(self) -> AsyncIterator[EngineOutput]:
@@ -112,13 +115,23 @@ class OutputStream:
             self._client.end(list(self.unfinished), "abort")
             self.unfinished.clear()
         self._pending.clear()
+        self._open.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def put(self, output: EngineOutput) -> None:
+        last = self._open.get(output.request_id)
         if output.finish_reason is not None:
             self.unfinished.discard(output.request_id)
+            self._open.pop(output.request_id, None)
+        elif last is not None and output.prompt_logprobs is None and (last.logprobs is None) == (output.logprobs is None):
+            last.new_token_ids.extend(output.new_token_ids)
+            if last.logprobs is not None:
+                last.logprobs.extend(output.logprobs or ())
+            return
+        else:
+            self._open[output.request_id] = output
         self._pending.append(output)
         self._wake()
 

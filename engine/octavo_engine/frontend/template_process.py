@@ -43,18 +43,27 @@ class TemplateProcess:
         """The worker's reply. Raises RequestError naming `param` for a template that fails or takes too long."""
         body = json.dumps({**request, "seconds": self._seconds}).encode()
         with self._lock:
-            process = self._running()
-            try:
-                if not self._is_up:
-                    assert process.stdout is not None
-                    _read(process.stdout, 1, time.monotonic() + START_SECONDS)
-                    self._is_up = True
-                reply = _exchange(process, body, time.monotonic() + self._seconds + KILL_AFTER)
-            except (EOFError, BrokenPipeError, TimeoutError):
-                raise RequestError(self._epitaph(process), param) from None
+            reply = self._reply(body, param, again=True)
         if "error" in reply:
             raise RequestError(reply["error"], param)
         return reply
+
+    def _reply(self, body: bytes, param: str, *, again: bool) -> dict[str, Any]:
+        """The process's answer. Asks another one, once, where it was ended from outside: that is no request's fault."""
+        process = self._running()
+        try:
+            if not self._is_up:
+                assert process.stdout is not None
+                _read(process.stdout, 1, time.monotonic() + START_SECONDS)
+                self._is_up = True
+            return _exchange(process, body, time.monotonic() + self._seconds + KILL_AFTER)
+        except TimeoutError:
+            epitaph = self._epitaph(process, late=True)
+        except (EOFError, BrokenPipeError):
+            epitaph = self._epitaph(process, late=False)
+            if again and process.returncode != -signal.SIGALRM:
+                return self._reply(body, param, again=False)
+        raise RequestError(epitaph, param)
 
     def close(self) -> None:
         """End the process; a later request would start it anew."""
@@ -79,10 +88,10 @@ class TemplateProcess:
             )
         return self._process
 
-    def _epitaph(self, process: subprocess.Popen[bytes]) -> str:
+    def _epitaph(self, process: subprocess.Popen[bytes], *, late: bool) -> str:
         _end(process)
         self._process = None
-        if process.returncode in {-signal.SIGALRM, -signal.SIGKILL}:
+        if late or process.returncode == -signal.SIGALRM:
             return f"the chat template did not render within {self._seconds:g} s and was ended"
         return f"the chat template ended its process with status {process.returncode}"
 

@@ -64,7 +64,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         context.check_length(text, "messages")
     (token_ids,) = await context.encode([text], "messages", add_special_tokens=body.add_special_tokens)
     token_ids = truncated(context, body, token_ids, asked)
-    prompt = Prompt(token_ids, with_room(context, params, token_ids, asked, "messages"), _echoed(body))
+    fitted = with_room(context, params, token_ids, asked, "messages", body.n or 1)
+    prompt = Prompt(token_ids, fitted, _echoed(body))
     check_size(context, [token_ids], body.n or 1, params)
     generation = start(context, body, [prompt], arrived, cache_salt(request, body))
     body.messages, body.tools, body.documents, body.chat_template_kwargs = [], None, None, None  # the engine has it all

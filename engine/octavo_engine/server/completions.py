@@ -73,7 +73,8 @@ async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]
         for token_ids in encoded:
             context.check_token_ids(token_ids, "prompt")
     cut = [truncated(context, body, token_ids, asked) for token_ids in encoded]
-    fitted = [with_room(context, params, token_ids, asked, "prompt") for token_ids in cut]
+    sequences = len(cut) * (body.n or 1)
+    fitted = [with_room(context, params, token_ids, asked, "prompt", sequences) for token_ids in cut]
     check_size(context, cut, body.n or 1, params)
     texts = [""] * len(cut)
     if body.echo:

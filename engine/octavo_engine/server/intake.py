@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from typing import TypeVar
@@ -12,7 +13,7 @@ from octavo_engine.errors import EngineDeadError
 from octavo_engine.server.auth import KEY
 from octavo_engine.server.context import CONTEXT
 from octavo_engine.server.protocol import RequestBody, SamplingBody, parse_body
-from octavo_engine.server.request_body import Share, plain_body
+from octavo_engine.server.request_body import SHORT, Share, plain_body
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     request[COUNTED] = True
     context.metrics.num_http_requests += 1
     body = parse_body(kind, data)
+    if len(data) > SHORT:  # the loop has been held long enough: others first
+        await asyncio.sleep(0)
     if context.config.server.enable_log_requests:
         logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
     return body

@@ -20,6 +20,7 @@ MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_CHARACTERS = 16384  # of all of a request together
 MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, times the request's sequences
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
+MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
 
 # Clients
 HEAD_SECONDS = 60.0  # until a new connection has sent the head of a request

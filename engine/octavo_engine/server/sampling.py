@@ -18,6 +18,7 @@ from octavo_engine.server.limits import (
     MAX_BAD_WORD_CHARACTERS,
     MAX_BAD_WORDS,
     MAX_BANS,
+    MAX_LOGPROBS,
     MAX_PROMPT_LOGPROBS,
     MAX_STOP_TOKEN_IDS,
 )
@@ -99,9 +100,16 @@ async def bad_words(context: ServerContext, words: Sequence[str]) -> tuple[tuple
 
 
 def with_room(
-    context: ServerContext, params: SamplingParams, prompt: Sequence[int], asked: int | None, prompt_param: str
+    context: ServerContext,
+    params: SamplingParams,
+    prompt: Sequence[int],
+    asked: int | None,
+    prompt_param: str,
+    sequences: int = 1,
 ) -> SamplingParams:
     """`params` with its `max_tokens`: `asked`, or what is left of the context after the prompt's token ids.
+
+    Of log-probabilities, all `sequences` of the request together have a bound, which shortens what is not `asked` for.
 
     Raises:
         RequestError: prompt and `asked` do not fit the model's context, or the model has no embedding for a token.
@@ -127,6 +135,15 @@ def with_room(
         )
     context.check_token_ids(prompt, prompt_param)
     room = limit - num_prompt_tokens
+    if params.logprobs is not None:
+        each = (params.logprobs + 1) * sequences
+        if asked is not None and asked * each > MAX_LOGPROBS:
+            raise RequestError(
+                f"logprobs {params.logprobs} of up to {asked} tokens in each of {sequences} sequences are "
+                f"{asked * each} numbers; at most {MAX_LOGPROBS} are answered: lower max_tokens, n or logprobs",
+                "max_tokens",
+            )
+        room = min(room, max(1, MAX_LOGPROBS // each))
     max_tokens = min(room, context.defaults.max_tokens or room) if asked is None else asked
     if params.min_tokens > max_tokens:
         raise RequestError(f"min_tokens {params.min_tokens} is more than max_tokens {max_tokens}", "min_tokens")
