@@ -13,7 +13,8 @@ import pytest
 from octavo_engine.arguments import parse
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.frontend.core_handle import CoreHandle
-from octavo_engine.frontend.engine_client import EngineClient, OutputStream
+from octavo_engine.frontend.engine_client import EngineClient
+from octavo_engine.frontend.output_stream import OutputStream
 from octavo_engine.frontend.queue_pace import QueuePace
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
@@ -137,7 +138,7 @@ async def test_the_cores_end_reaches_everyone_who_waits(connected):
 
 async def test_a_wait_that_takes_too_long_ends_and_loses_nothing(connected):
     """Each wait has its own seconds, and what comes later is there for the next one."""
-    stream = OutputStream(connected, ["a"])
+    stream = OutputStream(connected.end, ["a"])
     loop = asyncio.get_running_loop()
     output = EngineOutput(request_id="a", new_token_ids=[1])
     for seconds in (0.01, 0.05, 0.02):

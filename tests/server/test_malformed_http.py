@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import socket
 
@@ -196,3 +198,23 @@ def test_every_answer_names_its_request(served):
         assert headers["x-request-id"] != unfit
     _, text, headers = served.post("/v1/completions", {**COMPLETION, "stream": True})
     assert f'"id":"cmpl-{headers["x-request-id"]}"' in text
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"1\r\n \r\n" * 100_000, 400),
+        (b"1;" + b"a" * 500_000, 400),
+        (b"10\r\n" + b" " * 16 + b"\r\n", 200),
+        (b"1\r\n \r\n" * 5_000, 200),
+    ],
+)
+def test_a_body_that_is_mostly_framing_is_refused_before_its_end(served, sent, status):
+    """A tiny chunk costs as much as a large one; a client that sends some is served."""
+    body = json.dumps(COMPLETION).encode()
+    end = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if status == 200 else b""
+    with connect(served) as connection:
+        connection.sendall(chunked()[0].replace(b"Host: x\r\n", CLOSE))
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(sent + end)
+        assert connection.recv(100).startswith(b"HTTP/1.1 %d " % status)

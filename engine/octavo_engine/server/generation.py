@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from octavo_engine.errors import OctavoError, RequestError
-from octavo_engine.frontend.engine_client import OutputStream
+from octavo_engine.frontend.output_stream import OutputStream
 from octavo_engine.frontend.stop_strings import StopStrings
 from octavo_engine.frontend.text_stream import TextStream
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
