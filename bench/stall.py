@@ -20,6 +20,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -155,6 +156,76 @@ def pipelined(server: Server) -> Answer:
         return connection.recv(100).split(b"\r\n")[0].decode()[9:12], True
 
 
+def tiny_chunks(server: Server) -> Answer:
+    """A body of 300,000 chunks of a byte."""
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with server.connect() as connection:
+        try:
+            connection.sendall(head + b"1\r\n \r\n" * 300_000)
+            return connection.recv(100).split(b"\r\n")[0].decode()[9:12], True
+        except OSError as error:
+            return type(error).__name__, True
+
+
+def thousands(server: Server) -> Answer:
+    """As many connections as this process may hold, 10,000 at most, half of which trickle a head."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(10_000, hard - 200)
+    try:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(server.connect()) for _ in range(count)]
+            for byte in (b"G", b"E", b"T", b" "):
+                for connection in connections[::2]:
+                    connection.sendall(byte)
+                time.sleep(0.5)
+            return f"{count} held", True
+    except OSError as error:
+        return type(error).__name__, True
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def stopped_clients(server: Server) -> Answer:
+    """20 clients in a process that is stopped in the middle of their streams."""
+    body = json.dumps({"prompt": "hello", "max_tokens": 300, "stream": True}).encode()
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    child = os.fork()
+    if child == 0:
+        held = [server.connect() for _ in range(20)]
+        for connection in held:
+            connection.sendall(head + body)
+        while True:
+            time.sleep(60)
+    time.sleep(1)
+    os.kill(child, signal.SIGSTOP)
+    time.sleep(4)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "held", True
+
+
+def endless(*fields: bytes) -> Callable[[Server], Answer]:
+    """A body of a gigabyte by its headers, which is sent until it is refused."""
+
+    def attempt(server: Server) -> Answer:
+        with server.connect() as connection:
+            connection.sendall(
+                f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\n".encode() + b"\r\n".join([*fields, b"", b""])
+            )
+            try:
+                for _ in range(64):
+                    connection.sendall(b" " * 2**20)
+            except OSError:
+                pass
+            try:
+                return connection.recv(100).split(b"\r\n")[0].decode()[9:12] or "closed", True
+            except OSError as error:
+                return type(error).__name__, True
+
+    return attempt
+
+
 def stopped_renderer(server: Server) -> Answer:
     """The renderer's process stops while a chat is rendered, and another follows."""
     for pid in [pid for pid, name in server.pids.items() if name == "renderer"]:
@@ -200,7 +271,17 @@ def cases(rng: random.Random) -> dict[str, Callable[[Server], Answer]]:
         "16 million ids to /detokenize": raw("/detokenize", b'{"tokens": [' + b"9," * 16_000_000 + b"9]}"),
         "100,000 ids to /detokenize": raw("/detokenize", json.dumps({"tokens": million[:100_000]}).encode()),
         "a body without an end": unbounded,
+        "a body of 1 GB": endless(b"Content-Length: 1000000000"),
+        "a body of tiny chunks": tiny_chunks,
+        "members of objects, 4 MB": chat(messages=[{str(i): i for i in range(300_000)}]),
+        "4,000 messages of 15 parts": chat(
+            messages=[{"role": "user", "content": [{"type": "text", "text": "a"}] * 15}] * 4000
+        ),
+        "a text of escapes, 4 MB": completion(prompt=chr(233) * 650_000),
+        "log-probabilities of 288 answers of 400 tokens": completion(prompt=["a"] * 288, logprobs=20, max_tokens=400),
         "slow connections": many_slow,
+        "10,000 connections": thousands,
+        "clients that are stopped": stopped_clients,
         "readers that do not read": deaf,
         "300 pipelined requests": pipelined,
         "a renderer that was killed": stopped_renderer,

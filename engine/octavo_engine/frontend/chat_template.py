@@ -41,20 +41,26 @@ class ChatTemplate:
         content_format: str = "auto",
         seconds: float = RENDER_SECONDS,
         max_characters: int = MAX_CHARACTERS,
+        renderer: TemplateProcess | None = None,
     ) -> None:
-        """`templates` are the tokenizer's by name, `override` is the server's own; `special_tokens` are variables."""
+        """`templates` are the tokenizer's by name, `override` is the server's own; `special_tokens` are variables.
+
+        `renderer` is a process that may have been started already; it is closed with this.
+        """
         self._templates = {"default": override} if override is not None else dict(templates)
         self._special_tokens = dict(special_tokens or {})
         self._content_format = FORCED_FORMATS.get(content_format)
         self.max_characters = max_characters
         self._formats: dict[str, ContentFormat] = {}
-        self._own = TemplateProcess(seconds)
+        self._own = renderer or TemplateProcess(seconds)
         self._foreign = TemplateProcess(seconds)
 
     def start(self) -> None:
-        """Start the renderer ahead of the first chat."""
+        """Start the renderer ahead of the first chat; end it where there will be none."""
         if self._templates:
             self._own.start()
+        else:
+            self._own.close()
 
     def check(self) -> None:
         """Raises RequestError, naming the template, for one of the server's or the model's that is not valid Jinja."""

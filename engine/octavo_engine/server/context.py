@@ -55,7 +55,6 @@ class ServerContext:
     def __post_init__(self) -> None:
         self.limits = limits_of(self.config, self.max_model_len)
         self.bodies = BodyBudget(self.limits.all_body_bytes)
-        self.chat_template.max_characters = self.limits.text_characters  # no more would be tokenized
         self.seeds = random.Random(self.config.model.seed)
         self.eos_token_ids = self.ends(self.turn_ends)
 

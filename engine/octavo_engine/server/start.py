@@ -11,11 +11,13 @@ from pathlib import Path
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
 from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
 from octavo_engine.frontend.byte_tokenizer import byte_tokenizer
-from octavo_engine.frontend.chat_template import ChatTemplate
+from octavo_engine.frontend.chat_template import RENDER_SECONDS, ChatTemplate
 from octavo_engine.frontend.engine_client import EngineClient
+from octavo_engine.frontend.template_process import TemplateProcess
 from octavo_engine.frontend.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
 from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.limits import limits_of
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.weights.cache import expanded
 from octavo_engine.weights.generation_config import read_generation_defaults
@@ -36,6 +38,8 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     """
     metrics = Metrics(config.model.served_model_names[0])
     client.connect(metrics, on_stage)
+    renderer = TemplateProcess(RENDER_SECONDS)
+    renderer.start()  # its interpreter starts while the core finds the model
     files = await client.model_files()
     start = time.perf_counter()
     tokenizer = await asyncio.to_thread(tokenizer_of, config.model, files)
@@ -45,6 +49,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         tokenizer.special_tokens,
         override=config.model.chat_template,
         content_format=config.model.chat_template_content_format,
+        renderer=renderer,
     )
     template.start()
     on_stage("loaded the tokenizer", time.perf_counter() - start)
@@ -52,6 +57,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     ends = await asyncio.to_thread(turn_ends, template, tokenizer) if usable else ()
     ready = await client.ready()
     metrics.configure(config.cache, ready)
+    template.max_characters = limits_of(config, ready.max_model_len).text_characters  # no more would be tokenized
     return ServerContext(
         config=config,
         client=client,
