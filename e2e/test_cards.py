@@ -27,7 +27,8 @@ def on_cards(world, name, namespace, **spec):
     repository, _, tag = world.engine_image.rpartition(":")
     image = {"repository": repository, "tag": tag, "pullPolicy": world.cluster.pull_policy}
     args = ["--threads", "1", "--executor", "native", "--device", "cpu"]
-    engine = {"image": image, "args": args, **spec.pop("engine", {})}
+    memory = {"gpuMemoryUtilization": 0.5, "swapSpace": "0Gi"}  # of the container, in place of the GPU
+    engine = {"image": image, "args": args, **memory, **spec.pop("engine", {})}
     accelerator = {"products": [PRODUCT]}
     return world.service(name, namespace, accelerator=accelerator, sharedMemory="64Mi", engine=engine, **spec)
 

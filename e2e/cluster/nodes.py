@@ -60,7 +60,8 @@ def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
     mirror.mkdir(parents=True, exist_ok=True)
     # Both lines: containerd 1.6 wants a host, and without a server would turn to the internet for what it lacks.
     registry = f"http://{layout.urls.registry}"
-    (mirror / "hosts.toml").write_text(f'server = "{registry}"\n[host."{registry}"]\n')
+    # An inline table: in a table's header its TOML reader takes the bracket of an IPv6 address for the end.
+    (mirror / "hosts.toml").write_text(f'server = "{registry}"\n[host]\n"{registry}" = {{}}\n')
     cni = node.folder / "cni"
     cni.mkdir(exist_ok=True)
     (cni / "10-octavo.conflist").write_text(json.dumps(_cni(layout, node), indent=1))
