@@ -20,18 +20,20 @@ class Gpu:
     product: str
     """As in the node label nvidia.com/gpu.product."""
     memory: int | None
-    """Bytes that CUDA has."""
+    """Bytes that CUDA has, a pod's share of them where several share the GPU."""
     capability: Capability | None
+    shares: int = 1
+    """Pods that take turns on it (time-slicing, MPS)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The nodes with cards, as they are now."""
+    """The nodes with GPUs, as they are now."""
 
     free: int
-    """Cards that are free on the node that has most of them, among those that would do."""
+    """GPUs that are free on the node that has most of them, among those that would do."""
     largest: int
-    """Cards that the largest of the nodes that would do has in all."""
+    """GPUs that the largest of the nodes that would do has in all."""
     products: tuple[str, ...] = ()
     """Products that nodes have, whether they would do or not."""
     obstacles: tuple[str, ...] = ()
@@ -40,6 +42,10 @@ class Nodes:
     """Kinds of GPUs on the nodes that would do."""
     announced: bool = True
     """Some node announces the resource that counts the GPUs: its device plugin runs."""
+    unlabelled: tuple[str, ...] = ()
+    """Some nodes that have GPUs and no label that says which."""
+    shared: tuple[Gpu, ...] = ()
+    """Kinds of GPUs that pods share, on nodes that would not do."""
     names: tuple[str, ...] = ()
     """Host names of the nodes that have enough GPUs for a replica and would do, be they free or not."""
 

@@ -222,8 +222,7 @@ def _unscheduled(
             )
             return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
         if not nodes.largest:
-            have = f"nodes have {', '.join(nodes.products)}" if nodes.products else "no node has any GPU"
-            text = f"no node has {wanted}; {have}: add such a node, or change accelerator.products"
+            text = f"no node has {wanted}; {_what_nodes_have(nodes)}: add such a node, or change accelerator.products"
             return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
         if nodes.largest < hardware.cards:
             text = (
@@ -244,6 +243,18 @@ def _unscheduled(
     return Trouble(
         "Unschedulable", f"no node will do: {_short(words)}{_asked(words, plan, room)}{refusal}", stuck=late, rank=5
     )
+
+
+def _what_nodes_have(nodes: Nodes) -> str:
+    known = f"nodes have {', '.join(nodes.products)}" if nodes.products else ""
+    if not nodes.unlabelled:
+        return known or "no node has any GPU"
+    silent = (
+        f"{', '.join(nodes.unlabelled)} {'has' if len(nodes.unlabelled) == 1 else 'have'} GPUs and no label that names "
+        "them (install NVIDIA's GPU feature discovery, or set accelerator.productLabel, or leave accelerator.products "
+        "out)"
+    )
+    return f"{known}, {silent}" if known else silent
 
 
 def _seconds_since(time: Any, now: datetime | None) -> float | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from octavo_operator.capacity import ENDED, ClusterCapacity, NodeFacts, requests_of
 from octavo_operator.observed import Change, Gpu, Nodes, Object
-from octavo_operator.planner.gpus import of_node
-from octavo_operator.planner.plan import Hardware
+from octavo_operator.planner.gpus import is_shared, of_node
+from octavo_operator.planner.node_labels import matches
+from octavo_operator.planner.plan import Hardware, Requirement
 from octavo_operator.planner.rollout import PATIENCE_S
 
 REVISION = "pod-template-hash"
@@ -46,28 +47,49 @@ def nodes_for(
     seats = _seats(name, capacity, without)
     free, largest, products, names, announced = 0, 0, set(), [], False
     obstacles: list[str] = []
+    unlabelled: list[str] = []
     gpus: set[Gpu] = set()
+    shared: set[Gpu] = set()
     for node in capacity.nodes:
         count = node.allocatable.get(name, 0) // 1000
-        product = node.labels.get(hardware.product_label or "")
+        gpu = of_node(node.labels, name)
         announced = announced or count > 0
-        if count and product:
-            products.add(product)
-        if hardware.products and product not in hardware.products:
+        if count and gpu is not None:
+            products.add(gpu.product)
+        elif count and len(unlabelled) < TOLD:
+            unlabelled.append(node.name)
+        if not matches(hardware.selection, node.labels):
+            if count and gpu is not None and is_shared(gpu):
+                shared.add(gpu)
+            continue
+        if not _has_affinity(node, spec):
             continue
         if obstacle := _obstacle(node, spec.get("nodeSelector") or {}, tolerations):
             if count and len(obstacles) < TOLD:
                 obstacles.append(f"{node.name} {obstacle}")
             continue
-        if count and (gpu := of_node(node.labels)) is not None:
+        if count and gpu is not None:
             gpus.add(gpu)
         largest = max(largest, count)
         free = max(free, (capacity.free(node, name, without) - seats.get(node.name, 0)) // 1000)
         if count >= hardware.cards and (host := node.labels.get(HOSTNAME)):
             names.append(host)
     told = tuple(obstacles) if not largest else ()
-    kinds = tuple(sorted(gpus, key=lambda gpu: (gpu.product, gpu.memory or 0)))
-    return Nodes(free, largest, tuple(sorted(products)), told, kinds, announced, tuple(sorted(names)))
+    return Nodes(
+        free=free,
+        largest=largest,
+        products=tuple(sorted(products)),
+        obstacles=told,
+        gpus=_in_order(gpus),
+        announced=announced,
+        names=tuple(sorted(names)),
+        unlabelled=tuple(unlabelled),
+        shared=_in_order(shared),
+    )
+
+
+def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    return tuple(sorted(gpus, key=lambda gpu: (gpu.product, gpu.memory or 0)))
 
 
 def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> dict[str, int]:
@@ -181,7 +203,7 @@ def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ())
 def _takes(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
     """Whether nothing in a pod's spec rules the node out."""
     obstacle = _obstacle(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ())
-    return not obstacle and _has_product(node, spec)
+    return not obstacle and _has_affinity(node, spec)
 
 
 def _obstacle(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> str:
@@ -210,15 +232,17 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     return (toleration.get("key"), toleration.get("value", "")) == (taint["key"], taint.get("value", ""))
 
 
-def _has_product(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
-    """By the node affinity that we render ourselves: one term, values of a label."""
-    required = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
-    terms = (required or {}).get("nodeSelectorTerms", ())
-    labels = node.labels
-    return not terms or any(
-        all(e["operator"] != "In" or labels.get(e["key"]) in e["values"] for e in term.get("matchExpressions", ()))
-        for term in terms
+def _has_affinity(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
+    """Whether the labels meet what the pod requires; by fields of a node, nothing is ruled out."""
+    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
     )
+    terms = [
+        tuple(Requirement(e["key"], e["operator"], tuple(e.get("values") or ())) for e in term["matchExpressions"])
+        for term in (required or {}).get("nodeSelectorTerms") or ()
+        if term.get("matchExpressions")
+    ]
+    return matches(terms, node.labels)
 
 
 def _is_waiting(pod: Object) -> bool:

@@ -63,6 +63,12 @@ def pod_of(children: tuple[Manifest, ...]) -> Manifest:
     return only(children, "Deployment")["spec"]["template"]["spec"]
 
 
+def terms_of(pod: Manifest) -> list[list[Manifest]]:
+    """What a node must meet: one of these lists of expressions."""
+    required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return [term["matchExpressions"] for term in required["nodeSelectorTerms"]]
+
+
 def engine_of(children: tuple[Manifest, ...]) -> Manifest:
     (container,) = [each for each in pod_of(children)["containers"] if each["name"] == "engine"]
     return container

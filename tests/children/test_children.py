@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from children_cases import engine_of, kinds, only, planned, pod_of, rendered
+from children_cases import engine_of, kinds, only, planned, pod_of, rendered, terms_of
 from planner_cases import CPU, SMALL, claim, service
 
 from octavo_operator.children import render
@@ -154,16 +154,59 @@ class TestRollouts:
 
 
 class TestNodes:
-    def test_one_product_is_selected(self):
+    def test_one_product_is_selected_by_whichever_label_a_node_has(self):
+        """The whole of one: feature discovery's label, and each platform's where that one is not."""
         pod = pod_of(rendered(accelerator={"products": ["NVIDIA-L4"]}))
-        assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+        assert "nodeSelector" not in pod
+        first, *others = terms_of(pod)
+        assert first == [
+            {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4", "NVIDIA-L4-SHARED"]}
+        ]
+        keys = [each[0]["key"] for each in others]
+        assert keys == [
+            "cloud.google.com/gke-accelerator",
+            "karpenter.k8s.aws/instance-gpu-name",
+            "eks.amazonaws.com/instance-gpu-name",
+            "node.kubernetes.io/instance-type",
+        ]
+        assert all({"key": "nvidia.com/gpu.product", "operator": "DoesNotExist"} in each for each in others)
 
     def test_any_of_several_products_will_do(self):
-        pod = pod_of(rendered(accelerator={"products": ["NVIDIA-L4", "NVIDIA-L40S"]}))
-        assert "nodeSelector" not in pod
-        terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-        (expression,) = terms[0]["matchExpressions"]
-        assert expression == {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4", "NVIDIA-L40S"]}
+        first, google, *_ = terms_of(pod_of(rendered(accelerator={"products": ["NVIDIA-L4", "NVIDIA-H200"]})))
+        assert first[0]["values"] == ["NVIDIA-L4", "NVIDIA-L4-SHARED", "NVIDIA-H200", "NVIDIA-H200-SHARED"]
+        assert set(google[0]["values"]) == {"nvidia-l4", "nvidia-h200-141gb"}
+
+    def test_a_platforms_own_word_or_a_label_of_ones_own_selects_by_that_label_alone(self):
+        own = pod_of(rendered(accelerator={"products": ["L4"], "productLabel": "example.com/gpu"}))
+        assert own["nodeSelector"] == {"example.com/gpu": "L4"}
+        azure = pod_of(rendered(accelerator={"products": ["Standard_NC24ads_A100_v4"]}))
+        assert azure["nodeSelector"] == {"node.kubernetes.io/instance-type": "Standard_NC24ads_A100_v4"}
+        (google,) = terms_of(pod_of(rendered(accelerator={"products": ["nvidia-l4"]})))
+        assert google[0] == {"key": "cloud.google.com/gke-accelerator", "operator": "In", "values": ["nvidia-l4"]}
+
+    def test_the_manifests_own_affinity_holds_beside_the_products(self):
+        zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a"]}
+        required = {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [zone]}]}
+        }
+        template = {"spec": {"affinity": {"nodeAffinity": required}}}
+        alone = terms_of(pod_of(rendered(accelerator={"products": ["NVIDIA-L4"]})))
+        both = terms_of(pod_of(rendered(accelerator={"products": ["NVIDIA-L4"]}, podTemplate=template)))
+        assert both == [[*term, zone] for term in alone]
+
+    def test_gpus_that_work_together_are_whole_ones(self):
+        config = SMALL | {"num_attention_heads": 8, "num_key_value_heads": 4}
+
+        def terms_for(**spec):
+            two = service(engine={"tensorParallelSize": 2}, **spec)
+            return terms_of(pod_of(render(planned(two, config))))
+
+        terms = terms_for(accelerator={"products": ["NVIDIA-L4"]})
+        assert terms[0][0]["values"] == ["NVIDIA-L4"]
+        strategy = {"key": "nvidia.com/gpu.sharing-strategy", "operator": "NotIn", "values": ["time-slicing", "mps"]}
+        assert all(strategy in term for term in terms)
+        (any_gpu,) = terms_for()
+        assert strategy in any_gpu
 
     def test_nodes_that_keep_others_off_their_cards_take_it(self):
         taint, azure = pod_of(rendered())["tolerations"]
@@ -274,7 +317,7 @@ class TestThePreload:
 
     def test_it_runs_where_the_replicas_can_and_asks_for_no_card(self):
         pod = self.job()["spec"]["template"]["spec"]
-        assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+        assert terms_of(pod) == terms_of(pod_of(rendered(**self.spec)))
         assert pod["tolerations"]
         assert not [name for name in pod["containers"][0]["resources"]["requests"] if "gpu" in name]
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from children_cases import engine_of, kinds, only, pod_of, rendered_sample
+from children_cases import engine_of, kinds, only, pod_of, rendered_sample, terms_of
 
 from octavo_operator.api.quantity import Quantity
+from octavo_operator.planner.node_labels import matches
+from octavo_operator.planner.plan import Requirement
 
 
 def flag(children, name: str) -> str:
@@ -82,7 +84,18 @@ class TestMistralOnAnA100:
         assert mounts(self.children)["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
 
     def test_it_runs_on_that_card_alone(self):
-        assert pod_of(self.children)["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
+        """The tutorial's node selector, and the same GPU by the labels of platforms without feature discovery."""
+        nodes = {
+            "NVIDIA-A100-SXM4-40GB": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"},
+            "GKE's": {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100"},
+            "NVIDIA-L4": {"nvidia.com/gpu.product": "NVIDIA-L4"},
+            "GKE's 80 GB": {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"},
+        }
+        terms = [
+            tuple(Requirement(e["key"], e["operator"], tuple(e.get("values", ()))) for e in term)
+            for term in terms_of(pod_of(self.children))
+        ]
+        assert [name for name, labels in nodes.items() if matches(terms, labels)] == ["NVIDIA-A100-SXM4-40GB", "GKE's"]
 
     def test_the_service_is_within_the_cluster_on_port_8000(self):
         spec = only(self.children, "Service")["spec"]

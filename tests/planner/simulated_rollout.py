@@ -87,7 +87,7 @@ class Simulation:
         self.least_ready = min(self.least_ready, self.ready)
 
     def _choose(self) -> RolloutPlan:
-        hardware = Hardware("nvidia", self.cards, CARD, (), "product") if self.cards else _CPU
+        hardware = Hardware("nvidia", self.cards, CARD, ()) if self.cards else _CPU
         capacity = self._capacity()
         nodes = room.nodes_for(hardware, {}, capacity, room.ending(self.pods)) if self.cards else None
         deployment, change = self._deployment(), None
@@ -175,7 +175,7 @@ class Simulation:
         }
 
 
-_CPU = Hardware("cpu", 0, None, (), None)
+_CPU = Hardware("cpu", 0, None, ())
 
 
 def _node(name: str, cards: int) -> dict[str, Any]:

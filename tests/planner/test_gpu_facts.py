@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import MISTRAL_7B, SMALL, planned
+from planner_cases import MISTRAL_7B, SMALL, planned, service
 
 from octavo_operator import room
 from octavo_operator.capacity import ClusterCapacity
 from octavo_operator.observed import Gpu, Nodes
 from octavo_operator.planner.gpus import PRODUCTS, of_cuda, of_node
+from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Hardware
 from octavo_operator.planner.sizes import MIB
 from octavo_operator.pod_troubles import trouble_of
@@ -75,13 +76,14 @@ def labels(product: str, memory: int, capability: str, **more: str) -> dict[str,
     [
         (labels("NVIDIA-L4", 23034, "8.9"), Gpu("NVIDIA-L4", of_cuda(23034 * MIB), (8, 9))),
         (labels("NVIDIA-New", 65536, "11.0"), Gpu("NVIDIA-New", of_cuda(65536 * MIB), (11, 0))),
-        (labels("NVIDIA-L4", 23034, "8.9", replicas="4"), Gpu("NVIDIA-L4", of_cuda(23034 * MIB) // 4, (8, 9))),
+        (labels("NVIDIA-L4", 23034, "8.9", replicas="4"), Gpu("NVIDIA-L4", of_cuda(23034 * MIB) // 4, (8, 9), 4)),
         (
             labels("NVIDIA-H200-MIG-1g.18gb", 16384, "9.0", replicas="1"),
             Gpu("NVIDIA-H200-MIG-1g.18gb", 16384 * MIB, (9, 0)),
         ),
         ({"nvidia.com/gpu.product": "Tesla-T4"}, Gpu("Tesla-T4", of_cuda(15360 * MIB), (7, 5))),
         ({"nvidia.com/gpu.product": "NVIDIA-New", "nvidia.com/gpu.memory": "?"}, Gpu("NVIDIA-New", None, None)),
+        ({"nvidia.com/gpu.product": "NVIDIA-L4-SHARED"}, Gpu("NVIDIA-L4-SHARED", None, (8, 9))),
         ({"nvidia.com/gpu.count": "1"}, None),
     ],
 )
@@ -89,7 +91,7 @@ def test_a_node_says_what_gpu_it_has(given, gpu):
     assert of_node(given) == gpu
 
 
-ANY = Hardware("nvidia", 1, "nvidia.com/gpu", (), "nvidia.com/gpu.product")
+ANY = Hardware("nvidia", 1, "nvidia.com/gpu", ())
 L4, T4 = labels("NVIDIA-L4", 23034, "8.9"), labels("Tesla-T4", 15360, "7.5")
 A100 = labels("NVIDIA-A100-SXM4-80GB", 81920, "8.0")
 
@@ -133,7 +135,7 @@ def test_for_any_gpu_the_verdict_is_what_the_nodes_have(nodes, state, reason, re
 
 def test_a_named_product_that_no_table_knows_is_known_by_its_node():
     nodes = room.nodes_for(
-        Hardware("nvidia", 1, "nvidia.com/gpu", ("NVIDIA-New",), "nvidia.com/gpu.product"),
+        hardware_of(service(accelerator={"products": ["NVIDIA-New"]}).spec),
         {},
         ClusterCapacity([{
             "metadata": {"name": "n", "labels": labels("NVIDIA-New", 65536, "11.0")},

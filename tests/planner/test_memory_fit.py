@@ -152,7 +152,7 @@ def test_of_several_products_the_smallest_has_to_do():
     [
         (A100_40, of_cuda(40960 * MIB), (8, 0)),
         ("NVIDIA-H100-80GB-HBM3", of_cuda(81559 * MIB), (9, 0)),
-        ("NVIDIA-H100-80GB-HBM3-SHARED", of_cuda(81559 * MIB), (9, 0)),
+        ("NVIDIA-H100-80GB-HBM3-SHARED", None, (9, 0)),
         ("NVIDIA-A100-SXM4-80GB-MIG-2g.20gb", int(20 * GIB * 0.95), (8, 0)),
         ("NVIDIA-H100-80GB-HBM3-MIG-1c.3g.40gb", int(40 * GIB * 0.95), (9, 0)),
         ("NVIDIA-H200-MIG-1g.18gb", int(18 * GIB * 0.88), (9, 0)),

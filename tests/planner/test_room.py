@@ -10,11 +10,12 @@ import pytest
 from octavo_operator import room
 from octavo_operator.capacity import ClusterCapacity, pod_facts, requests_of
 from octavo_operator.observed import Gpu, Nodes
+from octavo_operator.planner.node_labels import selection
 from octavo_operator.planner.plan import Hardware
 
 CARD = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
-CARDS = Hardware("nvidia", 1, CARD, (), PRODUCT)
+CARDS = Hardware("nvidia", 1, CARD, ())
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 SINCE = "2026-01-01T00:00:00Z"
 
@@ -67,7 +68,7 @@ def test_cards_are_counted_where_a_replica_could_run(nodes, pods, template, free
 
 def test_only_the_products_that_were_named_count_and_all_are_told():
     """So that a person learns what there is."""
-    wanted = Hardware("nvidia", 1, CARD, ("L4",), PRODUCT)
+    wanted = Hardware("nvidia", 1, CARD, ("L4",), selection(["L4"], None, CARD, together=False))
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
     assert room.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
         free=1, largest=1, products=("L4", "T4"), gpus=(Gpu("L4", None, None),)
@@ -171,7 +172,7 @@ def test_nodes_for_a_download_are_those_with_enough_cards_be_they_free_or_not():
     nodes = [
         node(name, count, labels={"kubernetes.io/hostname": name}) for name, count in (("a", 1), ("b", 2), ("c", 0))
     ]
-    two = Hardware("nvidia", 2, CARD, (), PRODUCT)
+    two = Hardware("nvidia", 2, CARD, ())
     assert room.nodes_for(two, {}, ClusterCapacity(nodes, [pod(1, "b"), pod(2, "b")])).names == ("b",)
 
 

@@ -16,7 +16,10 @@ class Accelerator(Strict):
     vendor: Literal["nvidia", "cpu"] = "nvidia"
     """Vendor of the GPUs, or cpu to run without any."""
     products: Annotated[list[Annotated[str, Field(min_length=1, max_length=63)]], Field(max_length=MAX_ITEMS)] = []
-    """Acceptable GPU products, as in the node label nvidia.com/gpu.product; none: any."""
+    """Acceptable GPU products, as in the node label nvidia.com/gpu.product (NVIDIA-L4), which is also translated for nodes that
+    only have a platform's own label, or as in such a label (nvidia-l4 on GKE, an instance type); none: any."""
+    product_label: ResourceName | None = None
+    """Node label that names the GPU, where it is another; products are then its values."""
     resource_name: ResourceName | None = None
     """Extended resource that counts the GPUs; by default nvidia.com/gpu."""
 

@@ -8,10 +8,11 @@ from octavo_operator.children.merge import merged
 from octavo_operator.children.ownership import Manifest
 from octavo_operator.labels import SERVICE, labels, selector
 from octavo_operator.planner.arguments import CACHE_PATH, CLAIM_PATH, KEYS_PATH, TEMPLATE_PATH
-from octavo_operator.planner.plan import Env, Plan, Probe
+from octavo_operator.planner.plan import Env, Plan, Probe, Requirement, Term
 
 CONTAINER = "engine"
 PORT_NAME = "http"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 USER = 65532  # as distroless images have it: any that is not root will do
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -40,6 +41,7 @@ def template(plan: Plan) -> Manifest:
         },
     }
     result = merged(own, plan.pod.template)
+    _keep_selection(own["spec"], result.get("spec"))
     # The selectors of Deployment, Services and budget rely on these. What else may be wrong, the API server tells.
     metadata = result.get("metadata")
     if not isinstance(metadata, dict):
@@ -49,18 +51,35 @@ def template(plan: Plan) -> Manifest:
     return result
 
 
+def _keep_selection(own: Manifest, result: Any) -> None:
+    """The manifest's node affinity beside ours; of what has the wrong shape the API server says so."""
+    ours = _terms(own)
+    given = _terms(result)
+    if ours and given and ours != given and all(isinstance(each, dict) for each in given):
+        both = [
+            {**theirs, "matchExpressions": [*each["matchExpressions"], *(theirs.get("matchExpressions") or ())]}
+            for each in ours
+            for theirs in given
+        ]
+        result["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"] = both
+
+
+def _terms(spec: Any) -> list[Any]:
+    for key in ("affinity", "nodeAffinity", REQUIRED, "nodeSelectorTerms"):
+        spec = spec.get(key) if isinstance(spec, dict) else None
+    return spec if isinstance(spec, list) else []
+
+
 def placement(plan: Plan) -> Manifest:
-    """Which nodes will do: those with the cards that were named, and where the model's volume can be."""
+    """Which nodes will do: those with the GPUs that were named, and where the model's volume can be."""
     hardware = plan.hardware
     result: Manifest = {}
     affinity: Manifest = {}
-    if hardware.cards and hardware.product_label is not None and len(hardware.products) == 1:
-        result["nodeSelector"] = {hardware.product_label: hardware.products[0]}
-    elif hardware.cards and hardware.products:
-        term = {"key": hardware.product_label, "operator": "In", "values": list(hardware.products)}
-        affinity["nodeAffinity"] = {
-            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
-        }
+    if (label := _one_label(hardware.selection)) is not None:
+        result["nodeSelector"] = dict([label])
+    elif hardware.selection:
+        terms = [{"matchExpressions": [_expression(each) for each in term]} for term in hardware.selection]
+        affinity["nodeAffinity"] = {REQUIRED: {"nodeSelectorTerms": terms}}
     if plan.pod.exclusive:
         # The volume attaches to one node: where one pod of the service is, the others had better be, the download's too.
         # Not required: a pod that a dead node still has would tie its successor to that node.
@@ -76,6 +95,19 @@ def placement(plan: Plan) -> Manifest:
     if hardware.cards:
         result["tolerations"] = [dict(each) for each in hardware.tolerations]
     return result
+
+
+def _one_label(selection: tuple[Term, ...]) -> tuple[str, str] | None:
+    """Key and value, where nothing else is asked of a node."""
+    match selection:
+        case ((Requirement(key=key, operator="In", values=(value,)),),):
+            return key, value
+    return None
+
+
+def _expression(requirement: Requirement) -> Manifest:
+    values = {"values": list(requirement.values)} if requirement.values else {}
+    return {"key": requirement.key, "operator": requirement.operator, **values}
 
 
 def security() -> Manifest:

@@ -6,6 +6,7 @@ size, /dev/shm, the model cache, the context's length, the single replica.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -110,11 +111,19 @@ def _cards(case: Case) -> Iterator[str]:
 
 
 def _utilization(case: Case) -> Iterator[str]:
-    share = case.service.spec.engine.gpu_memory_utilization
+    share, budget = case.service.spec.engine.gpu_memory_utilization, case.fit.budget
     if not case.hardware.cards:
         return
+    if budget is not None and budget.shares > 1:
+        if share * budget.shares > 1:
+            yield (
+                f"{budget.product} is shared by {budget.shares} pods, and engine.gpuMemoryUtilization {share:g} counts "
+                f"of the whole GPU: set engine.gpuMemoryUtilization: {math.floor(100 / budget.shares) / 100:g}, or other "
+                "pods on it run out of memory"
+            )
+        return
     if share < 0.85:
-        idle = f", {gib(case.fit.budget.kept_free)} GiB of each GPU," if case.fit.budget else ""
+        idle = f", {gib(budget.kept_free)} GiB of each GPU," if budget else ""
         yield f"gpuMemoryUtilization {share:g} leaves memory{idle} unused; 0.85 to 0.95 is usual"
     elif share > 0.95:
         yield f"gpuMemoryUtilization {share:g} leaves nothing for peaks; out-of-memory is likely above 0.95"

@@ -90,7 +90,9 @@ class Demand:
         """Context, tables, and the activations of one full step."""
         return self._context(tensor_parallel) + self._tables() + self._activations(tensor_parallel)
 
-    def budget(self, capacity: int, utilization: float, tensor_parallel: int, product: str | None) -> CardBudget:
+    def budget(
+        self, capacity: int, utilization: float, tensor_parallel: int, product: str | None, shares: int = 1
+    ) -> CardBudget:
         return CardBudget(
             capacity=capacity,
             usable=int(capacity * utilization),
@@ -100,6 +102,7 @@ class Demand:
             kv_once=self.kv_once(tensor_parallel),
             error=self.error,
             product=product,
+            shares=shares,
         )
 
     def least_kv(self, tensor_parallel: int) -> int:

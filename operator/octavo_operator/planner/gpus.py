@@ -8,10 +8,19 @@ CUDA has of it. Compute capabilities are NVIDIA's (developer.nvidia.com/cuda-gpu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from octavo_operator.observed import Capability, Gpu, Nodes
+from octavo_operator.planner.node_labels import (
+    MIG_RESOURCE,
+    SHARED,
+    SLICE,
+    known_as,
+    memory_of,
+    product_of,
+    shares_of,
+)
 from octavo_operator.planner.plan import Hardware
 from octavo_operator.planner.sizes import GIB, MIB
 
@@ -58,18 +67,12 @@ PRODUCTS: Mapping[str, tuple[int, Capability]] = {
     "Tesla-V100-SXM2-32GB": (32768, (7, 0)),
     "Tesla-V100-SXM3-32GB": (32768, (7, 0)),
 }
-SHARED = "-SHARED"  # the suffix of a time-sliced GPU's product
-SLICE = re.compile(r"^(?P<whole>.+)-MIG-\d+c?\.?\d*g\.(?P<size>\d+)gb")
 SIZE = re.compile(r"-(\d+)GB\b")
 # A slice has less than its name says, so much less at most.
 SLICE_SHARE, SLICE_SHARES = 0.95, {"NVIDIA-H200": 0.88, "NVIDIA-H200-NVL": 0.88}
 # The driver keeps a part of what nvidia-smi reports: CUDA, by whose total engines divide, has this much less.
 DRIVER_SHARE, DRIVER_LEAST = 0.01, 400 * MIB
-
-PRODUCT = "nvidia.com/gpu.product"  # labels of nodes, set by GPU feature discovery
-MEMORY = "nvidia.com/gpu.memory"  # MiB
-MAJOR, MINOR = "nvidia.com/gpu.compute.major", "nvidia.com/gpu.compute.minor"
-REPLICAS = "nvidia.com/gpu.replicas"  # pods that share one GPU by turns
+MAJOR, MINOR = "nvidia.com/gpu.compute.major", "nvidia.com/gpu.compute.minor"  # set by GPU feature discovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,50 +87,54 @@ class Candidates:
 
 
 def of_product(product: str) -> Gpu:
-    """By its name alone; what neither table nor name says is None.
-
-    A time-sliced GPU counts whole: what its other users take is not known here.
-    """
+    """By its name alone; what neither table nor name says is None, and so is a share of a time-sliced GPU."""
     name = product.removesuffix(SHARED)
     if part := SLICE.match(name):
         whole = of_product(part["whole"])
         share = SLICE_SHARES.get(part["whole"], SLICE_SHARE)
-        return Gpu(product, int(int(part["size"]) * GIB * share), whole.capability)
+        return Gpu(product, int(int(part["size"]) * GIB * share) if name == product else None, whole.capability)
     if name in PRODUCTS:
-        memory, capability = PRODUCTS[name]
-        return Gpu(product, of_cuda(memory * MIB), capability)
+        total, capability = PRODUCTS[name]
+        return Gpu(product, of_cuda(total * MIB) if name == product else None, capability)
     size = SIZE.search(name)
-    return Gpu(product, None if size is None else of_cuda(int(size[1]) * GIB), None)
+    return Gpu(product, of_cuda(int(size[1]) * GIB) if size is not None and name == product else None, None)
 
 
-def of_node(labels: Mapping[str, str]) -> Gpu | None:
+def of_node(labels: Mapping[str, str], resource: str = "nvidia.com/gpu") -> Gpu | None:
     """By the labels of a node, and where these are silent by the product; None without a product."""
-    if (product := labels.get(PRODUCT)) is None:
+    if (product := product_of(labels, resource)) is None:
         return None
-    known = of_product(product)
+    product = _sliced(product, resource)
+    shares = shares_of(labels, resource)
+    known = of_product(product.removesuffix(SHARED))
     memory, capability = known.memory, known.capability
-    if (total := labels.get(MEMORY, "")).isdigit():
-        shares = labels.get(REPLICAS, "")
-        whole = int(total) * MIB
-        memory = (whole if SLICE.match(product) else of_cuda(whole)) // max(1, int(shares) if shares.isdigit() else 1)
+    if (total := memory_of(labels, resource)) is not None:
+        whole = total * MIB
+        memory = whole if SLICE.match(product) else of_cuda(whole)
+    elif product.endswith(SHARED) and shares == 1:
+        memory = None  # shared among a number that is not known
     if (major := labels.get(MAJOR, "")).isdigit():
         minor = labels.get(MINOR, "")
         capability = (int(major), int(minor) if minor.isdigit() else 0)
-    return Gpu(product, memory, capability)
+    return Gpu(product, None if memory is None else memory // shares, capability, shares)
 
 
 def candidates(hardware: Hardware, nodes: Nodes | None) -> Candidates:
     """Those of the products that the manifest names, or else of the nodes that would do."""
-    seen = () if nodes is None else nodes.gpus
+    seen, shared = ((), ()) if nodes is None else (nodes.gpus, nodes.shared if hardware.cards > 1 else ())
     if not hardware.products:
-        return Candidates(tuple(gpu for gpu in seen if gpu.memory is not None), named=False)
+        return Candidates(tuple(gpu for gpu in seen or shared if gpu.memory is not None), named=False)
     found, unknown = [], []
     for product in hardware.products:
-        gpus = [gpu for gpu in seen if gpu.product == product] or [of_product(product)]
+        names = known_as(product)
+        # By a label of the manifest's own, a node's GPU may have any name.
+        gpus = [gpu for gpu in seen if hardware.product_label or _is_any(gpu, names)]
+        gpus = gpus or [gpu for gpu in shared if _is_any(gpu, names)]
+        gpus = gpus or [of_product(_sliced(name, hardware.resource_name or "")) for name in names]
         known = [gpu for gpu in gpus if gpu.memory is not None or gpu.capability is not None]
         found += known
         unknown += [gpu.product for gpu in gpus if gpu.memory is None]
-    return Candidates(tuple(found), tuple(unknown))
+    return Candidates(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(unknown)))
 
 
 def of_cuda(total: int) -> int:
@@ -138,6 +145,28 @@ def of_cuda(total: int) -> int:
 def is_slice(product: str | None) -> bool:
     """Whether it is a part of a GPU (MIG); NCCL joins none of these."""
     return product is not None and SLICE.match(product) is not None
+
+
+def is_shared(gpu: Gpu) -> bool:
+    """Whether pods take turns on it."""
+    return gpu.shares > 1 or gpu.product.endswith(SHARED)
+
+
+def _is_any(gpu: Gpu, names: Collection[str]) -> bool:
+    return gpu.product in names or _plain(gpu.product) in names
+
+
+def _plain(product: str) -> str:
+    """The GPU of which it is a share or a slice."""
+    name = product.removesuffix(SHARED)
+    part = SLICE.match(name)
+    return part["whole"] if part else name
+
+
+def _sliced(product: str, resource: str) -> str:
+    """A slice's name, where the resource is the slice and the product the whole GPU."""
+    profile = MIG_RESOURCE.match(resource.removesuffix(".shared"))
+    return product if profile is None or SLICE.match(product) else f"{product}-MIG-{profile['profile']}"
 
 
 def capability_text(capability: Capability) -> str:

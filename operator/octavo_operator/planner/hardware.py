@@ -7,7 +7,7 @@ from fractions import Fraction
 from octavo_operator.api.placement import Accelerator, Resources
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import Spec
-from octavo_operator.planner.gpus import PRODUCT
+from octavo_operator.planner.node_labels import selection
 from octavo_operator.planner.plan import ContainerResources, Hardware
 from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB, MIB, round_up
@@ -23,10 +23,11 @@ def hardware_of(spec: Spec) -> Hardware:
     """The GPUs that the parallel sizes ask for."""
     accelerator = spec.accelerator or Accelerator()
     if accelerator.vendor == "cpu":
-        return Hardware("cpu", 0, None, (), None)
+        return Hardware("cpu", 0, None, ())
     cards = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
     name = accelerator.resource_name or RESOURCE_NAME
-    return Hardware("nvidia", cards, name, tuple(accelerator.products), PRODUCT)
+    terms = selection(accelerator.products, accelerator.product_label, name, together=cards > 1)
+    return Hardware("nvidia", cards, name, tuple(accelerator.products), terms, accelerator.product_label)
 
 
 def memory_limit(resources: Resources) -> int | None:

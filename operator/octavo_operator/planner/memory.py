@@ -13,7 +13,7 @@ from octavo_models.sharding import obstacle, possible_sizes
 from octavo_operator.api.engine import Engine
 from octavo_operator.observed import Capability, Gpu
 from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
-from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_slice, of_product
+from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_shared, is_slice, of_product
 from octavo_operator.planner.plan import CardBudget, Fit, Hardware
 from octavo_operator.planner.runtimes import RUNTIMES, oldest
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
@@ -33,7 +33,9 @@ def fit_on_gpus(
     why_unknown: str,
 ) -> Fit:
     """The verdict for GPUs. `model_bytes` is the size of the files, for a model that nothing more is known of."""
-    needed = oldest(engine)
+    needed, apart = oldest(engine), _parts(found, engine)
+    if apart is not None:
+        return apart
     young = tuple(gpu for gpu in found.gpus if gpu.capability is None or gpu.capability >= needed)
     old = tuple(gpu for gpu in found.gpus if gpu not in young)
     if old and (found.named or not young):
@@ -52,8 +54,8 @@ def fit_on_gpus(
         assert gpu.memory is not None
         if demand is None:
             assert model_bytes is not None
-            return _by_size(model_bytes, engine, hardware, gpu.product, gpu.memory, why_unknown)
-        return _on(demand, engine, hardware, gpu.product, gpu.memory)
+            return _by_size(model_bytes, engine, hardware, gpu, why_unknown)
+        return _on(demand, engine, hardware, gpu)
 
     smallest = verdict(min(known, key=_memory))
     if found.named:
@@ -110,28 +112,52 @@ def longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | N
     return length if 512 <= length < demand.max_model_len else None
 
 
-def _on(demand: Demand, engine: Engine, hardware: Hardware, product: str, capacity: int) -> Fit:
-    """The verdict for one product."""
-    budget = demand.budget(capacity, engine.gpu_memory_utilization, engine.tensor_parallel_size, product)
+def _parts(found: Candidates, engine: Engine) -> Fit | None:
+    """Several GPUs for one replica, of which each is a share or a slice: two of them may be the same GPU."""
+    ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    parts = [gpu for gpu in found.gpus if is_shared(gpu) or is_slice(gpu.product)]
+    if ranks == 1 or not parts or (len(parts) < len(found.gpus) and not found.named):
+        return None
+    names = ", ".join(sorted({gpu.product for gpu in parts}))
+    why = "parts of a GPU (MIG) can't work together" if is_slice(parts[0].product) else "pods take turns on it"
+    message = f"a replica takes {ranks} GPUs, and {names} is no whole one: {why}"
+    remedy = "set engine.tensorParallelSize: 1"
+    if engine.pipeline_parallel_size > 1:
+        remedy += " and engine.pipelineParallelSize: 1"
+    return Fit("False", "GpuShared", message, f"{remedy}, or use nodes with whole GPUs")
+
+
+def _utilization(engine: Engine, gpu: Gpu) -> float:
+    """The share of a pod's memory that the engine takes: on a GPU that several share, it takes of the whole."""
+    return min(1.0, engine.gpu_memory_utilization * gpu.shares)
+
+
+def _on(demand: Demand, engine: Engine, hardware: Hardware, gpu: Gpu) -> Fit:
+    """The verdict for one kind of GPU."""
+    product, capacity = gpu.product, gpu.memory
+    assert capacity is not None
+    budget = demand.budget(capacity, _utilization(engine, gpu), engine.tensor_parallel_size, product, gpu.shares)
     least = demand.least_kv(engine.tensor_parallel_size)
     if budget.kv >= least:
         return Fit("True", "Fits", _room(budget, demand), None, budget)
     where = "" if hardware.cards == 1 else f" on each of {hardware.cards}"
+    shared = f" ÷ {gpu.shares}" if gpu.shares > 1 else ""
     message = (
         f"weights {in_gib(budget.weights)} + overhead {in_gib(budget.overhead)} + "
         f"{_kv_words(demand, budget, in_gib)} do not fit"
-        f" 1 × {gib(budget.usable).removesuffix('.0')} GiB{where} ({product} × {engine.gpu_memory_utilization:.2f})"
+        f" 1 × {gib(budget.usable).removesuffix('.0')} GiB{where} ({product}{shared} × {_utilization(engine, gpu):.2f})"
     )
-    remedy = _remedy(demand, engine, budget)
+    remedy = _remedy(demand, engine, budget, whole=gpu.shares == 1 and not is_slice(product))
     if budget.kv + budget.error >= least:
         close = f"{message}; short of {in_gib(least - budget.kv)}, which is within the estimate's {_error(budget)}"
         return Fit("Unknown", "Borderline", close, remedy, budget)
     return Fit("False", "DoesNotFit", message, remedy, budget)
 
 
-def _by_size(size: int, engine: Engine, hardware: Hardware, product: str, capacity: int, why_unknown: str) -> Fit:
+def _by_size(size: int, engine: Engine, hardware: Hardware, gpu: Gpu, why_unknown: str) -> Fit:
     """A lower bound: the files alone against the memory."""
-    usable = int(capacity * engine.gpu_memory_utilization)
+    assert gpu.memory is not None
+    product, usable = gpu.product, int(gpu.memory * _utilization(engine, gpu))
     share = -(-size // hardware.cards)
     where = "each GPU" if hardware.cards > 1 else "the GPU"
     if share + CONTEXT_ON_GPU <= usable:
@@ -140,7 +166,7 @@ def _by_size(size: int, engine: Engine, hardware: Hardware, product: str, capaci
         return Fit("Unknown", "ModelUnknown", f"{message}; whether that is enough is not known: {why_unknown}")
     message = f"the weights alone, {in_gib(share)} of {where}, do not fit {in_gib(usable)} ({product})"
     stages = engine.pipeline_parallel_size
-    sizes = [1] if is_slice(product) else [1, 2, 4, 8, 16]
+    sizes = [1] if is_slice(product) or gpu.shares > 1 else [1, 2, 4, 8, 16]
     more = next((s for s in sizes if size / (s * stages) + CONTEXT_ON_GPU <= usable * 0.95), None)
     if more is not None:
         return Fit("False", "DoesNotFit", message, f"set engine.tensorParallelSize: {more} or more")
@@ -204,9 +230,9 @@ def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:
     return f"set engine.tensorParallelSize: {near}"
 
 
-def _remedy(demand: Demand, engine: Engine, budget: CardBudget) -> str:
+def _remedy(demand: Demand, engine: Engine, budget: CardBudget, *, whole: bool) -> str:
     usable, remedies = budget.usable, []
-    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, 1 if is_slice(budget.product) else MOST_GPUS)
+    sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_GPUS if whole else 1)
     more = next((s for s in sizes if s > engine.tensor_parallel_size and demand.needed(s) <= usable), None)
     if shorter := longest(demand, budget, engine.tensor_parallel_size):
         remedies.append(f"engine.maxModelLen: {shorter}")

@@ -20,6 +20,7 @@ class CardBudget:
     kv_once: int  # KV blocks that must be there, whichever sequence runs
     error: int = 0  # by which overhead may be more or less
     product: str | None = None
+    shares: int = 1  # pods that take turns on the GPU; `capacity` is what one may have
 
     @property
     def kv(self) -> int:
@@ -49,7 +50,7 @@ class Fit:
     """Whether the model fits its GPUs, as the condition `Fits` will say it."""
 
     state: Literal["True", "False", "Unknown"]
-    # Fits, DoesNotFit, Borderline, DependsOnNode, CannotBeDivided, GpuTooOld, ModelUnknown, GpuUnknown,
+    # Fits, DoesNotFit, Borderline, DependsOnNode, CannotBeDivided, GpuTooOld, GpuShared, ModelUnknown, GpuUnknown,
     # OverriddenByAnnotation, AlreadyServing
     reason: str
     message: str
@@ -115,14 +116,28 @@ class EngineProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """What a node's label must be, as in a node affinity's `matchExpressions`."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+    values: tuple[str, ...] = ()
+
+
+Term = tuple[Requirement, ...]
+"""Requirements that a node must meet all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hardware:
-    """The cards of one replica."""
+    """The GPUs of one replica."""
 
     vendor: Literal["nvidia", "cpu"]
     cards: int  # tensor × pipeline; 0 on a CPU
     resource_name: str | None
     products: tuple[str, ...]
-    product_label: str | None  # the node label that names the product
+    selection: tuple[Term, ...] = ()  # of which a node must meet one; any node will do where there is none
+    product_label: str | None = None  # the manifest's own: products are its values
 
     @property
     def tolerations(self) -> tuple[dict[str, str], ...]:
