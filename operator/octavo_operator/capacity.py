@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.labels import SERVICE
@@ -21,7 +21,11 @@ from octavo_operator.observed import Object
 Amounts = Mapping[str, int]
 """Resources by name, in thousandths of their unit."""
 ENDED = {"Succeeded", "Failed"}
+MOST_KEPT = 100  # kinds of services that are looked at in turn
 RULES_OUT = ("nodeSelector", "tolerations", "affinity")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class ClusterCapacity:
         self._pods: dict[str, PodFacts] = {}
         self._waiting: dict[str, PodFacts] = {}
         self._promised: dict[str, dict[str, int]] = {}
+        self._of_nodes: dict[Hashable, Any] = {}
         for node in nodes:
             self.keep_node(node_facts(node))
         for pod in pods:
@@ -88,11 +93,22 @@ class ClusterCapacity:
         """Whether a pod with these requests fits on the node."""
         return all(self.free(node, name, without) >= amount for name, amount in requests.items() if amount)
 
+    def of_nodes(self, key: Hashable, found: Callable[[], T]) -> T:
+        """What follows from the nodes alone, found once for each key until a node changes."""
+        if key not in self._of_nodes:
+            if len(self._of_nodes) >= MOST_KEPT:
+                self._of_nodes.clear()
+            self._of_nodes[key] = found()
+        result: T = self._of_nodes[key]
+        return result
+
     def keep_node(self, facts: NodeFacts) -> None:
         self._nodes[facts.name] = facts
+        self._of_nodes.clear()
 
     def forget_node(self, name: str) -> None:
         self._nodes.pop(name, None)
+        self._of_nodes.clear()
 
     def keep_pod(self, facts: PodFacts) -> None:
         self.forget_pod(facts.uid)

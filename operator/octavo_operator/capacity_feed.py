@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from octavo_operator.capacity import ClusterCapacity, NodeFacts, PodFacts, node_facts, pod_facts
 from octavo_operator.cluster import Cluster
-from octavo_operator.errors import UnreachableError
+from octavo_operator.errors import NotListedYetError, UnreachableError
 from octavo_operator.mirror import Change, Mirror
 from octavo_operator.resources import NODES, PODS
 
@@ -24,6 +24,7 @@ class CapacityFeed:
         self._nodes = Mirror(cluster, NODES, node_facts, self._nodes_changed)
         self._pods = Mirror(cluster, PODS, pod_facts, self._pods_changed, fields=UNENDED)
         self._needed = asyncio.Event()
+        self._tried = asyncio.Event()
 
     async def run(self) -> None:
         """Follows nodes and pods once `current` has been asked for."""
@@ -31,21 +32,23 @@ class CapacityFeed:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._nodes.run())
             group.create_task(self._pods.run())
+            group.create_task(self._await_lists())
 
-    async def current(self) -> ClusterCapacity:
+    async def tried(self) -> None:
+        """Returns once nodes and pods have been listed for the first time, or could not be."""
+        await self._tried.wait()
+
+    def current(self) -> ClusterCapacity:
         """As the API server has it now.
 
         Raises:
+            NotListedYetError: the first lists are not complete: try again after `tried`.
             ApiError: the operator may not list or watch nodes or pods.
             UnreachableError: nodes or pods could not be listed, or their watch has fallen silent.
         """
         self._needed.set()
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._nodes.answered()
-                await self._pods.answered()
-        except TimeoutError:
-            pass
+        if not self._tried.is_set():
+            raise NotListedYetError("the cluster's nodes and pods are being listed")
         now = time.monotonic()
         for mirror, what in ((self._nodes, "nodes"), (self._pods, "pods")):
             if mirror.is_current(now):
@@ -54,6 +57,15 @@ class CapacityFeed:
                 raise mirror.refusal
             raise UnreachableError(f"the cluster's {what} are not known at present: {mirror.trouble}")
         return self._capacity
+
+    async def _await_lists(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._nodes.answered()
+                await self._pods.answered()
+        except TimeoutError:
+            pass
+        self._tried.set()
 
     def _nodes_changed(self, changes: Sequence[Change[NodeFacts]]) -> None:
         for before, after in changes:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from octavo_operator.errors import NoClusterError
 
+FRESH_S = 10.0  # a token's file is read again
 RENEWAL_PAUSE_S = 10.0  # a plugin that hands out tokens may take seconds, and ask a person
 
 log = logging.getLogger(__name__)
@@ -54,17 +55,32 @@ class Credentials:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._headers: tuple[float, dict[str, str]] = (-FRESH_S, {})  # monotonic
         self._renewed = -RENEWAL_PAUSE_S  # monotonic
         self._lock = asyncio.Lock()
 
     def headers(self) -> dict[str, str]:
-        """Raises OSError where the token's file can't be read."""
-        return self._connection.headers()
+        """Raises OSError where the token's file can't be read.
+
+        The kubelet replaces that file long before the token in it expires.
+        """
+        now = time.monotonic()
+        if now - self._headers[0] >= FRESH_S:
+            self._headers = now, self._connection.headers()
+        return self._headers[1]
+
+    def _read_again(self) -> bool:
+        """Whether the token's file has another token by now."""
+        before, self._headers = self._headers[1], (-FRESH_S, {})
+        try:
+            return self.headers() != before
+        except OSError:
+            return False
 
     async def renew(self, tls: ssl.SSLContext) -> bool:
         """After a 401: whether there may be others now. A client certificate is loaded into `tls`."""
         if self._connection.renewed is None:
-            return False
+            return self._read_again()
         asked = time.monotonic()
         async with self._lock:
             if self._renewed > asked:
@@ -79,6 +95,7 @@ class Credentials:
             finally:
                 self._renewed = time.monotonic()
             self._connection = found
+            self._headers = (-FRESH_S, {})
             if found.client_certificate is not None:
                 tls.load_cert_chain(found.client_certificate, found.client_key)
             log.info("the credentials were refused and have been renewed")

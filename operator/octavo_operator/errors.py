@@ -6,6 +6,7 @@ OperatorError
 ├── LocalError           `octavo up` can't run this manifest on this machine; exit status 1
 ├── NoClusterError       no API server is known to this process; exit status 2
 ├── UnreachableError     the API server does not answer, or not in time
+│   └── NotListedYetError  nodes and pods are still being listed for the first time
 ├── ApiError             the API server says no, in its own words
 └── NotLeadingError      the Lease may be another's: nothing is written
 """
@@ -62,6 +63,10 @@ class NoClusterError(OperatorError):
 
 class UnreachableError(OperatorError):
     """The API server does not answer, or not in time."""
+
+
+class NotListedYetError(UnreachableError):
+    """The cluster's nodes and pods are still being listed for the first time."""
 
 
 class ApiError(OperatorError):

@@ -7,7 +7,7 @@ reconcile looks for itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -39,6 +39,19 @@ def register(registry: kopf.OperatorRegistry, watched: Iterable[Resource], due: 
             labels={SERVICE: kopf.PRESENT},
             id=resource.kind,
         )(of_child)
+
+
+class NoHistory(kopf.DiffBaseStorage):
+    """Keeps no former state: kopf would copy each object several times over to find out what has changed."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return cast("kopf.BodyEssence", {})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
 
 
 def select(settings: kopf.OperatorSettings, watched: Iterable[Resource]) -> None:

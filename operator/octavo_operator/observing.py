@@ -35,6 +35,8 @@ async def observe(
     Raises ApiError or UnreachableError: a snapshot with holes would be taken for the truth.
     """
     key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+    # Before anything else is asked for: where nodes and pods are still being listed, this pass comes too early.
+    capacity = feed.current() if feed is not None and service is not None and hardware_of(service.spec).cards else None
     selector = f"{SERVICE}={key.name}"
     monitors, *listed, found = await asyncio.gather(
         _monitors(cluster, key.namespace, selector),
@@ -51,18 +53,18 @@ async def observe(
     exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
     moves = deployment is not None and room.is_under_way(deployment)
     nodes, free, left = None, None, {}
-    capacity = None
     if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
         # All pods of a cluster are many: they are followed only where an answer depends on them.
         seeking = bool(room.seekers(engines))
-        if hardware.cards or seeking:
-            capacity = await feed.current()
+        if seeking and capacity is None:
+            capacity = feed.current()
         if capacity is not None and seeking:
             left = room.most_free(template, capacity)
         if capacity is not None and hardware.cards:
             nodes = room.nodes_for(hardware, template, capacity)
-            free = room.nodes_for(hardware, template, capacity, room.ending(engines)).free
+            ending = room.ending(engines)
+            free = room.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
     change = None
     if deployment is not None and moves:
         change = room.change_of(deployment, engines, capacity, cluster.now(), exclusive)

@@ -1,16 +1,17 @@
 """Where a replica has room: what nodes have, less what pods were promised. Pure.
 
-It counts what decides in practice (readiness, taints, selectors, cards, CPU, memory), not all that the scheduler does:
+It counts what decides in practice (readiness, taints, selectors, GPUs, CPU, memory), not all that the scheduler does:
 where a pod waits for something else (affinity, spread, ports, a volume), the scheduler's own words decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from octavo_operator.capacity import ENDED, ClusterCapacity, NodeFacts, requests_of
+from octavo_operator.capacity import ENDED, RULES_OUT, ClusterCapacity, NodeFacts, requests_of
 from octavo_operator.observed import Change, Gpu, Nodes, Object
 from octavo_operator.planner.gpus import is_shared, of_node
 from octavo_operator.planner.node_labels import matches
@@ -36,56 +37,67 @@ FREED_BY_AN_END = (
 def nodes_for(
     hardware: Hardware, template: Mapping[str, Any], capacity: ClusterCapacity, without: Collection[str] = ()
 ) -> Nodes:
-    """Cards that a further replica could have, beside all pods but those of the uids in `without`.
+    """GPUs that a further replica could have, beside all pods but those of the uids in `without`.
 
     `template` is the manifest's own for its pods. What pods without a node are about to get is not free.
     """
     name = hardware.resource_name
     assert name is not None
-    spec: Mapping[str, Any] = template.get("spec") or {}
-    tolerations = [*(spec.get("tolerations") or ()), *hardware.tolerations]
+    given: Mapping[str, Any] = template.get("spec") or {}
+    spec = {field: given[field] for field in RULES_OUT if given.get(field)}
+    found, suitable = capacity.of_nodes((hardware, repr(spec)), lambda: _suitable(hardware, spec, capacity.nodes))
     seats = _seats(name, capacity, without)
-    free, largest, products, names, announced = 0, 0, set(), [], False
-    obstacles: list[str] = []
-    unlabelled: list[str] = []
-    gpus: set[Gpu] = set()
-    shared: set[Gpu] = set()
-    for node in capacity.nodes:
+    free = max(((capacity.free(node, name, without) - seats.get(node.name, 0)) // 1000 for node in suitable), default=0)
+    return replace(found, free=max(0, free))
+
+
+def _suitable(
+    hardware: Hardware, spec: Mapping[str, Any], nodes: Iterable[NodeFacts]
+) -> tuple[Nodes, tuple[NodeFacts, ...]]:
+    """What `nodes_for` says of nodes whatever pods they have, and the nodes with GPUs that would do."""
+    name = hardware.resource_name
+    assert name is not None
+    tolerations = [*spec.get("tolerations", ()), *hardware.tolerations]
+    products, obstacles, unlabelled, gpus, shared = set(), [], [], set(), set()
+    suitable: list[NodeFacts] = []
+    announced = False
+    for node in nodes:
         count = node.allocatable.get(name, 0) // 1000
+        if not count:
+            continue
         gpu = of_node(node.labels, name)
-        announced = announced or count > 0
-        if count and gpu is not None:
+        announced = True
+        if gpu is not None:
             products.add(gpu.product)
-        elif count and len(unlabelled) < TOLD:
+        elif len(unlabelled) < TOLD:
             unlabelled.append(node.name)
         if not matches(hardware.selection, node.labels):
-            if count and gpu is not None and is_shared(gpu):
+            if gpu is not None and is_shared(gpu):
                 shared.add(gpu)
             continue
         if not _has_affinity(node, spec):
             continue
-        if obstacle := _obstacle(node, spec.get("nodeSelector") or {}, tolerations):
-            if count and len(obstacles) < TOLD:
+        if obstacle := _obstacle(node, spec.get("nodeSelector", {}), tolerations):
+            if len(obstacles) < TOLD:
                 obstacles.append(f"{node.name} {obstacle}")
             continue
-        if count and gpu is not None:
+        if gpu is not None:
             gpus.add(gpu)
-        largest = max(largest, count)
-        free = max(free, (capacity.free(node, name, without) - seats.get(node.name, 0)) // 1000)
-        if count >= hardware.cards and (host := node.labels.get(HOSTNAME)):
-            names.append(host)
-    told = tuple(obstacles) if not largest else ()
-    return Nodes(
-        free=free,
-        largest=largest,
+        suitable.append(node)
+    counts = {node.name: node.allocatable[name] // 1000 for node in suitable}
+    hosts = [node.labels.get(HOSTNAME) for node in suitable if counts[node.name] >= hardware.cards]
+    found = Nodes(
+        free=0,
+        largest=max(counts.values(), default=0),
         products=tuple(sorted(products)),
-        obstacles=told,
+        obstacles=() if suitable else tuple(obstacles),
         gpus=_in_order(gpus),
         announced=announced,
-        names=tuple(sorted(names)),
+        names=tuple(sorted(host for host in hosts if host)),
         unlabelled=tuple(unlabelled),
         shared=_in_order(shared),
     )
+    return found, tuple(suitable)
 
 
 def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
@@ -95,11 +107,12 @@ def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
 def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> dict[str, int]:
     """What waiting pods are about to take of a resource, by node: each on the first node that takes it."""
     seats: dict[str, int] = {}
+    have = capacity.of_nodes(name, lambda: [node for node in capacity.nodes if node.allocatable.get(name)])
     for pod in capacity.waiting:
         needed = pod.requests.get(name, 0)
         if not needed or pod.gated or pod.uid in without:
             continue
-        for node in capacity.nodes:
+        for node in have:
             if capacity.free(node, name, without) - seats.get(node.name, 0) >= needed and _takes(node, pod.placement):
                 seats[node.name] = seats.get(node.name, 0) + needed
                 break

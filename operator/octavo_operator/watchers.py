@@ -22,7 +22,7 @@ import kopf
 from octavo_operator.cluster import PAGE, Cluster
 from octavo_operator.connection import Connection
 from octavo_operator.errors import NoClusterError, OperatorError
-from octavo_operator.handlers import Due, register, select
+from octavo_operator.handlers import Due, NoHistory, register, select
 from octavo_operator.metrics import Metrics
 from octavo_operator.resources import CHILDREN, MONITORS, PODS, SERVICES, Resource
 
@@ -191,6 +191,7 @@ class Watchers:
 
         settings = kopf.OperatorSettings()
         select(settings, watched)
+        settings.persistence.diffbase_storage = NoHistory()
         settings.posting.enabled = False
         settings.peering.standalone = True
         settings.scanning.disabled = True

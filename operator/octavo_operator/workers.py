@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
+from octavo_operator.errors import ApiError, NotLeadingError, NotListedYetError, UnreachableError
 from octavo_operator.health import Health
 from octavo_operator.reconciler import Reconciler
 from octavo_operator.repeating import repeat
@@ -39,11 +39,13 @@ class Workers:
         self._reconciler = reconciler
         self._queue = queue
         self._health = health
+        self._early: set[Key] = set()  # services whose pass came before nodes and pods were listed
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
                 group.create_task(self._work())
+            group.create_task(self._resume())
             for look, seconds, what in (
                 (self._resync, RESYNC_S, "the services could not be made due again"),
                 (self._find_lost, LISTING_S, "the services could not be listed to find lost events"),
@@ -61,6 +63,11 @@ class Workers:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 result = await self._reconciler.reconcile(key)
+        except NotListedYetError:
+            self._early.add(key)
+            self._health.services.add(key)
+            self._queue.done(key)
+            return
         except (UnreachableError, NotLeadingError, TimeoutError) as error:
             log.warning("not reconciled: %s", error, extra=named)
         except ApiError as error:
@@ -89,6 +96,14 @@ class Workers:
             self._queue.done(key)
             if result == "changed":
                 log.info("reconciled", extra={**named, "seconds": round(time.monotonic() - began, 3)})
+
+    async def _resume(self) -> None:
+        """Make due what came too early: it holds up no worker while ten thousand pods are listed."""
+        if self._reconciler.feed is not None:
+            await self._reconciler.feed.tried()
+        for key in self._early:
+            self._queue.add(key)
+        self._early.clear()
 
     async def _resync(self) -> None:
         """Make every known service due: events of children that were lost, and what is not watched, show then."""
