@@ -19,7 +19,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests/control_plane"), str(ROOT / "tests/reconciler")]
 
-from api_client import ApiError, until
+from api_client import ApiClient, ApiError, until
 from control_plane import ControlPlane
 from fake_kubelet import FakeKubelet
 from operator_runs import ACCOUNT, API, USER, Operator, service
@@ -71,13 +73,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="octavo-crowd-") as folder, ControlPlane(Path(folder)) as plane:
         plane.kubectl("apply", "-f", ROOT / "crds", "-f", ROOT / "config/rbac")
         plane.kubectl("wait", "--for=condition=Established", "crd/llmservices.octavo.dev", "--timeout=30s")
-        with FakeKubelet(plane) as kubelet:
+        with ServicesKubelet(plane) as kubelet:
             kubelet.run_pods = True
             began = time.monotonic()
             fill(plane, nodes, pods)
             print(f"the crowd was written in {time.monotonic() - began:.0f} s")
             measure(plane, Path(folder) / "operator.log", services, options)
     return 0
+
+
+class ServicesKubelet(FakeKubelet):
+    """Runs the services' pods; the crowd's are bound, which is all that counts of them."""
+
+    def _handle_pod(self, api: ApiClient, pod: Object) -> None:
+        if pod["metadata"].get("ownerReferences"):
+            super()._handle_pod(api, pod)
 
 
 def fill(plane: ControlPlane, nodes: int, pods: int) -> None:
@@ -132,7 +142,7 @@ def names(services: int) -> list[tuple[str, str]]:
 def measure(plane: ControlPlane, log: Path, services: int, options: argparse.Namespace) -> None:
     for namespace, name in names(services):
         body = service(name, namespace, accelerator={"products": [PRODUCT]})
-        plane.api.create(body)
+        patiently(partial(plane.api.create, body))
     if source := options.operator:
         # An editable installation comes before PYTHONPATH, and site's own hook before that.
         (log.parent / "sitecustomize.py").write_text(OTHER_VERSION.format(source=str(Path(source).resolve())))
@@ -142,14 +152,17 @@ def measure(plane: ControlPlane, log: Path, services: int, options: argparse.Nam
     try:
         operator.wait_ready()
         began, first = time.monotonic(), cpu_s(operator)
-        bring_up(plane, operator, services, options.patience)
+        bring_up(operator, services, options.patience)
         report("bringing up", operator, first, 0)
-        if count_ready(plane) == services:
+        if count_ready(operator) == services:
             operator.wait_idle(600)
             time.sleep(5)
         cpu, looks, began = cpu_s(operator), reconciles(operator), time.monotonic()
         for namespace, name in names(services):
-            plane.api.patch(API, "LLMService", name, namespace, {"metadata": {"labels": {"round": "1"}}})
+            touch = partial(
+                plane.api.patch, API, "LLMService", name, namespace, {"metadata": {"labels": {"round": "1"}}}
+            )
+            patiently(touch)
         until(lambda: reconciles(operator) - looks >= services, 1800, "every service was looked at", pause=0.5)
         print(f"a round of {services} looks in {time.monotonic() - began:.0f} s")
         report("a round", operator, cpu, looks)
@@ -164,10 +177,10 @@ def measure(plane: ControlPlane, log: Path, services: int, options: argparse.Nam
         operator.stop()
 
 
-def bring_up(plane: ControlPlane, operator: Operator, services: int, patience: float) -> None:
+def bring_up(operator: Operator, services: int, patience: float) -> None:
     """Until all are ready, or patience is over; says once a minute where it has come to."""
     began, said = time.monotonic(), 0.0
-    while (ready := count_ready(plane)) < services and (passed := time.monotonic() - began) < patience:
+    while (ready := count_ready(operator)) < services and (passed := time.monotonic() - began) < patience:
         if passed - said >= 60:
             said = passed
             print(
@@ -221,20 +234,33 @@ def cpu_s(operator: Operator) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def metric(operator: Operator, name: str) -> float:
+    """The sum over all labels, as soon as the operator answers: a list of the services would load the API server."""
+    while not (text := operator.ask("/metrics")[1]):
+        time.sleep(1)
+    return sum(float(value) for value in re.findall(rf"^{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE))
+
+
 def reconciles(operator: Operator) -> float:
-    text = operator.ask("/metrics")[1]
-    return sum(
-        float(value) for value in re.findall(r"^octavo_operator_reconciles_total{[^}]*} (\S+)$", text, re.MULTILINE)
-    )
+    return metric(operator, "octavo_operator_reconciles_total")
 
 
-def count_ready(plane: ControlPlane) -> int:
-    found = plane.api.list(API, "LLMService")
-    return sum(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for each in found
-        for condition in each.get("status", {}).get("conditions", ())
-    )
+def count_ready(operator: Operator) -> int:
+    return int(metric(operator, "octavo_llmservice_replicas_ready"))
+
+
+def patiently(call: Callable[[], Any]) -> None:
+    """Again, while the API server is too busy to answer in time."""
+    for _ in range(20):
+        try:
+            call()
+        except OSError:
+            time.sleep(1)
+            continue
+        except ApiError as error:
+            if error.status != 409:  # what timed out was done nevertheless
+                raise
+        return
 
 
 class LeaseGaps:

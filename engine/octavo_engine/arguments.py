@@ -231,6 +231,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             api_key_file=key_file,
             shutdown_timeout=options.shutdown_timeout,
             health_timeout=options.health_timeout,
+            start_timeout=options.start_timeout,
             max_logprobs=options.max_logprobs,
             max_body_bytes=options.max_body_bytes,
             allow_request_chat_template=options.trust_request_chat_template,

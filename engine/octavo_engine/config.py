@@ -100,6 +100,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_n: int = 128  # choices of one request
     max_logprobs: int = 20  # -1: the whole vocabulary
     health_timeout: float = 10.0  # seconds without a message or a part of a step before /health says 503
+    start_timeout: float = 600.0  # seconds without any progress of the start before it ends; 0: never
     allow_request_chat_template: bool = False
     enable_log_requests: bool = False
     disable_log_stats: bool = False

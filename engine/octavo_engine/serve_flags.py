@@ -230,6 +230,14 @@ def _server(group: argparse._ArgumentGroup) -> None:
         help="time without progress of the engine, also within a step, after which /health is 503; default: 10",
     )
     add(
+        "--start-timeout",
+        type=non_negative,
+        default=600.0,
+        metavar="SECONDS",
+        help="time without progress of the start (bytes read or written, a stage done) after which it ends; 0: never; "
+        "default: 600",
+    )
+    add(
         "--max-logprobs",
         type=max_logprobs,
         default=20,

@@ -110,7 +110,7 @@ def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
 
 
 def _loading(plan: Plan) -> Trouble:
-    budget = plan.lifecycle.startup.budget
+    budget = plan.lifecycle.expected
     return Trouble("LoadingModel", f"the model is being loaded; it may take {budget} s", stuck=False, rank=8)
 
 

@@ -320,7 +320,7 @@ def _plan(plan: Plan, asides: Sequence[str]) -> PlanStatus:
             "maxModelLen": plan.limits.max_model_len,
             "concurrentSequences": None if budget is None else budget.sequences,
             "memory": memory,
-            "startupSeconds": plan.lifecycle.startup.budget,
+            "startupSeconds": plan.lifecycle.expected,
             "drainSeconds": plan.lifecycle.drain,
             "rollout": plan.rollout.strategy,
             "rolloutReason": plan.rollout.reason,

@@ -33,6 +33,7 @@ class Run:
         self.log = io.StringIO()
         self.port = free_port()
         lifecycle = Lifecycle(
+            expected=30,
             startup=Probe("/health", startup, 1, 1),
             readiness=Probe("/health", 1, 0.3, 1),
             liveness=Probe("/health", liveness / 2, 1, 2),

@@ -187,9 +187,9 @@ def test_a_size_alone_bounds_the_verdict_the_claim_and_the_start():
     plan = planned(None, known, accelerator={"products": [A100_80]}, engine=V | {"tensorParallelSize": 2}, cache={})
     assert plan.fit.message.startswith("the weights take 43.5 GiB of each GPU and leave 27.3 GiB for the KV cache")
     assert plan.cache.size == "190Gi"
-    assert plan.lifecycle.startup.budget == 1240  # five minutes, and 87 GiB at 100 MB/s
+    assert plan.lifecycle.expected == 1240  # five minutes, and 87 GiB at 100 MB/s
     downloading = planned(None, known, accelerator={"products": [A100_80]}, engine=V | {"tensorParallelSize": 2})
-    assert downloading.lifecycle.startup.budget == 3110  # and at 50 MB/s
+    assert downloading.lifecycle.expected == 3110  # and at 50 MB/s
     assert downloading.resources.requests["ephemeral-storage"] == "96Gi"
     assert any("each new pod downloads 87.0 GiB again" in warning for warning in downloading.warnings)
 

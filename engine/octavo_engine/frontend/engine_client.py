@@ -7,6 +7,7 @@ here, exactly, from what the core last said and what was sent since. Knows nothi
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
@@ -19,6 +20,7 @@ from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.frontend.core_handle import LOST_EACH_OTHER, CoreHandle, RankProcess
 from octavo_engine.frontend.output_stream import OutputStream
 from octavo_engine.frontend.queue_pace import QueuePace
+from octavo_engine.frontend.start_watch import bytes_moved
 from octavo_engine.messages import (
     AbortRequests,
     EngineOutput,
@@ -109,6 +111,10 @@ class EngineClient:
         """Wait until the core serves. Raises EngineDeadError, with the core's reason, if it never will."""
         assert self._ready is not None, "connect first"
         return await self._ready
+
+    def bytes_moved(self) -> int | None:
+        """Bytes that this process and the ranks have read and written; None where the system does not say."""
+        return bytes_moved([os.getpid(), *(rank.process.pid for rank in self._core.ranks)])
 
     @property
     def num_unfinished(self) -> int:

@@ -22,6 +22,7 @@ from aiohttp import web
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import EngineDeadError, OctavoError
 from octavo_engine.frontend.engine_client import EngineClient
+from octavo_engine.frontend.start_watch import StartWatch
 from octavo_engine.server.app import build_app
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.http_server import listen
@@ -66,7 +67,8 @@ class Server:
             loop.add_signal_handler(number, self._on_signal, number)
         self._client.on_death = lambda _error: self._stop.set()
         try:
-            context = await build_context(self._config, self._client, _print_stage)
+            watch = StartWatch(self._client.bytes_moved, self._config.server.start_timeout)
+            context = await watch.until(build_context(self._config, self._client, watch.noting(_print_stage)))
         except OctavoError as error:
             self._client.close()  # before the last words: whatever else it says comes first
             _complain(error)

@@ -17,7 +17,7 @@ def render(plan: Plan) -> Manifest:
         "selector": {"matchLabels": selector(plan.name)},
         "strategy": _strategy(plan),
         # A model that loads for half an hour is no failed rollout; in place, an old replica drains before that.
-        "progressDeadlineSeconds": plan.lifecycle.startup.budget + plan.lifecycle.grace + PULL_S,
+        "progressDeadlineSeconds": plan.lifecycle.expected + plan.lifecycle.grace + PULL_S,
         "revisionHistoryLimit": KEPT_REVISIONS,
         "template": template(plan),
     }

@@ -42,14 +42,14 @@ def render(plan: Plan) -> Manifest:
             *(dict(metric) for metric in scale.metrics),
         ],
     }
-    lull = min(max(plan.lifecycle.startup.budget, SHORTEST_LULL_S), LONGEST_LULL_S)
+    lull = min(max(plan.lifecycle.expected, SHORTEST_LULL_S), LONGEST_LULL_S)
     scale_down = {
         "stabilizationWindowSeconds": lull,
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
     }
     behavior: Manifest = {}
     if plan.hardware.cards:
-        step = min(max(plan.lifecycle.startup.budget, SHORTEST_STEP_S), LONGEST_STEP_S)
+        step = min(max(plan.lifecycle.expected, SHORTEST_STEP_S), LONGEST_STEP_S)
         behavior["scaleUp"] = {
             "policies": [
                 {"type": "Percent", "value": 100, "periodSeconds": step},

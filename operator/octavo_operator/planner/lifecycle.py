@@ -1,6 +1,7 @@
 """From start to end of a replica: the start-up budget, the probes, and drain and grace as one chain.
 
-start-up   start + size ÷ load rate (+ size ÷ download rate, where the pod itself downloads); 30 min if unknown
+expected   start + size ÷ load rate (+ size ÷ download rate, where the pod itself downloads); 30 min if unknown
+start-up   a day, where the engine ends a start that makes no progress by itself; else what is expected
 drain      rollout.drainTimeout, else maxModelLen ÷ the slowest tokens/s of a sequence, within 30 s and 10 min
 grace      pre-stop + drain + margin
 """
@@ -16,13 +17,14 @@ from octavo_operator.settings import Settings
 HEALTH = "/health"
 UNKNOWN_STARTUP_S = 1800
 SHORTEST_STARTUP_S = 120
+LONGEST_STARTUP_S = 24 * 3600
 UNKNOWN_LENGTH = 4096
 PRE_STOP_S = 5  # endpoints and their watchers learn within a second or two; proxies a little later
 MARGIN_S = 10  # between the engine's own deadline and the kubelet's SIGKILL
 
 
-def startup_budget(model_bytes: int | None, *, downloads: bool, hardware: Hardware, settings: Settings) -> int:
-    """Seconds that a replica may take until it answers."""
+def expected_startup(model_bytes: int | None, *, downloads: bool, hardware: Hardware, settings: Settings) -> int:
+    """Seconds that a replica is expected to take until it answers."""
     if model_bytes is None:
         return UNKNOWN_STARTUP_S
     rates = settings.rates
@@ -46,13 +48,15 @@ def drain_time(longest: int, wanted: float | None, settings: Settings) -> int:
     return min(max(longest, settings.shortest_drain_s), settings.longest_drain_s)
 
 
-def lifecycle(startup: int, drain: int) -> Lifecycle:
-    """The probes and the chain of deadlines.
+def lifecycle(expected: int, drain: int, *, watched: bool) -> Lifecycle:
+    """The probes and the chain of deadlines; `watched` starts are left to the engine, which sees their progress.
 
     Liveness waits a minute: /health is the engine's heartbeat, and a restart costs a whole load.
     """
-    period = 5 if startup <= 600 else 10
+    period = 5 if expected <= 600 else 10
+    startup = LONGEST_STARTUP_S if watched else expected
     return Lifecycle(
+        expected=expected,
         startup=Probe(HEALTH, period, 5, math.ceil(startup / period)),
         readiness=Probe(HEALTH, 5, 5, 2),
         liveness=Probe(HEALTH, 10, 10, 6),

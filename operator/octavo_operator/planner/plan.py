@@ -195,6 +195,7 @@ class Probe:
 class Lifecycle:
     """From start to end of a replica, one chain: grace = pre-stop + drain + margin."""
 
+    expected: int  # seconds until it serves, by the model's size
     startup: Probe
     readiness: Probe
     liveness: Probe

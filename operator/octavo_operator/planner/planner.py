@@ -61,7 +61,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     narrow = storage.narrow_modes(service, cache, observed)
     rolls = rollout.choose(spec.rollout.strategy, place, observed, awake, narrow)
     downloads = spec.model.uri.scheme in storage.FETCHED and (cache is None or not cache.preload)
-    startup = lifecycle.startup_budget(model_bytes, downloads=downloads, hardware=place, settings=settings)
+    startup = lifecycle.expected_startup(model_bytes, downloads=downloads, hardware=place, settings=settings)
     longest = lifecycle.longest_generation(limits.max_model_len, place, settings)
     wanted = spec.rollout.drain_timeout
     drain = lifecycle.drain_time(longest, None if wanted is None else float(wanted.seconds), settings)
@@ -98,7 +98,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         hardware=place,
         resources=resources,
         cache=cache,
-        lifecycle=lifecycle.lifecycle(startup, drain),
+        lifecycle=lifecycle.lifecycle(startup, drain, watched=runtimes.runtime_of(engine).watches_start),
         rollout=rolls,
         scale=scale,
         service_type=spec.service.type,
@@ -265,7 +265,8 @@ def _reasons(
         reasons.append(asked)
     size = "its size unknown" if observed.model is None and observed.model_bytes is None else "the model's size"
     fetch = ", download included" if downloads else ""
-    reasons.append(f"a replica may take {startup} s to start: {size}{fetch}")
+    verb = "is expected to take" if runtimes.runtime_of(spec.engine).watches_start else "may take"
+    reasons.append(f"a replica {verb} {startup} s to start: {size}{fetch}")
     if spec.rollout.drain_timeout is not None:
         reasons.append(f"a replica that ends drains for {drain} s: rollout.drainTimeout")
     else:

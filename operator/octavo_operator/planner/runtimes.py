@@ -38,6 +38,8 @@ class Runtime:
     """Taken from the KV cache's share for CUDA graphs."""
     cpu_bytes: int
     """Of a process on a CPU, before the model."""
+    watches_start: bool
+    """A start that makes no progress ends by itself (`--start-timeout`)."""
 
 
 RUNTIMES = {
@@ -53,6 +55,7 @@ RUNTIMES = {
         graph_bytes=300 * MIB,
         # API server, engine core and template worker, without torch: 115 MiB measured, and as much again for clients.
         cpu_bytes=256 * MIB,
+        watches_start=True,
     ),
     "vllm": Runtime(
         image={"nvidia": "vllm", "cpu": "vllm-cpu"},
@@ -65,6 +68,7 @@ RUNTIMES = {
         widens=False,
         graph_bytes=0,
         cpu_bytes=4096 * MIB,
+        watches_start=False,
     ),
 }
 
