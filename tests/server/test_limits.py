@@ -42,7 +42,8 @@ def test_the_page_has_every_number():
         "prompt tokens that wait": f"`--max-num-queued-tokens`, {scheduler.max_num_queued_tokens:,}",
         "bodies that are not yet sent to the engine": f"{small.all_body_bytes // MIB} MiB, or two of the largest",
         "threads": (
-            f"{threads['read']} to read, {threads['encode']} to tokenize, {threads['render']} to render, "
+            f"{threads['read']} to read, {threads['encode']} to tokenize and {threads['encode_long']} for more than "
+            f"{limits.LONG_TEXT:,} characters, {threads['render']} to render, "
             f"{threads['decode']} to decode, {threads['format']} to format"
         ),
         "a new connection without a request": f"{limits.HEAD_SECONDS:g} s",

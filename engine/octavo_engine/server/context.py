@@ -17,9 +17,9 @@ from octavo_engine.frontend.engine_client import EngineClient
 from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.messages import Ready
 from octavo_engine.server.connections import Connections
-from octavo_engine.server.limits import FEW_TEXTS, FEW_TOKENS, SHORT_TEXT, Limits, limits_of
+from octavo_engine.server.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT, SHORT_TEXT, Limits, limits_of
 from octavo_engine.server.metrics import Metrics
-from octavo_engine.server.pools import Pools, give_memory_back
+from octavo_engine.server.pools import Kind, Pools, give_memory_back
 from octavo_engine.server.request_body import BodyBudget
 from octavo_engine.weights.generation_config import GenerationDefaults
 
@@ -100,7 +100,8 @@ class ServerContext:
             )
         if length <= SHORT_TEXT and len(texts) <= FEW_TEXTS:
             return self._encoded(texts, add_special_tokens)
-        return await self.pools.run("encode", self._encoded, texts, add_special_tokens)
+        kind: Kind = "encode_long" if length > LONG_TEXT else "encode"
+        return await self.pools.run(kind, self._encoded, texts, add_special_tokens)
 
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         found = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]

@@ -31,6 +31,7 @@ VANISHED_SECONDS = 60  # until a client whose machine has gone without a word is
 
 # What the event loop does itself; more goes to a pool
 SHORT_TEXT = 8192  # characters to tokenize: a few ms at most
+LONG_TEXT = 2**17  # characters of which one request's are tokenized at a time
 FEW_TEXTS = 64  # pieces they may come in
 FEW_TOKENS = 4096  # to decode
 FEW_LOGPROBS = 512  # to format

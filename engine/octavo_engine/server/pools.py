@@ -14,9 +14,10 @@ from typing import Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Kind = Literal["read", "encode", "render", "decode", "format"]
+Kind = Literal["read", "encode", "encode_long", "render", "decode", "format"]
 
-THREADS: dict[Kind, int] = {"read": 2, "encode": 2, "render": 4, "decode": 1, "format": 2}
+# A long text takes hundreds of MiB while it is tokenized: one at a time.
+THREADS: dict[Kind, int] = {"read": 2, "encode": 2, "encode_long": 1, "render": 4, "decode": 1, "format": 2}
 
 
 class Pools:

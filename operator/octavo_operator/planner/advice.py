@@ -48,6 +48,7 @@ def warnings(case: Case) -> tuple[str, ...]:
         _cards,
         _utilization,
         _shared_memory,
+        _largest_requests,
         _volume,
         _drain,
         _open,
@@ -138,6 +139,17 @@ def _shared_memory(case: Case) -> Iterator[str]:
             f"shared memory may take {human(case.shared_memory)} of the container's {human(case.memory_limit)}: "
             "it counts as the container's own"
         )
+
+
+def _largest_requests(case: Case) -> Iterator[str]:
+    demand = case.demand
+    if demand is None or demand.limits.request_bytes >= demand.request_peak:
+        return
+    kept, peak = demand.limits.request_bytes, demand.request_peak
+    yield (
+        f"the container's memory leaves {human(kept)} for the largest requests that the server admits, which may take "
+        f"{human(peak)}: one that does would end the pod; raise resources.limits.memory by {human(peak - kept)}"
+    )
 
 
 def _volume(case: Case) -> Iterator[str]:

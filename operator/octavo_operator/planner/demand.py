@@ -13,6 +13,7 @@ from octavo_models.sharding import kv_on_card, kv_once_on_card, weights_on_card
 from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.plan import CardBudget, Limits
+from octavo_operator.planner.request_memory import request_bytes
 from octavo_operator.planner.runtimes import float32_kv, runtime_of
 from octavo_operator.planner.sizes import MIB, round_up
 
@@ -105,6 +106,19 @@ class Demand:
             shares=shares,
         )
 
+    def request_reserve(self, memory: int | None) -> int:
+        """Host memory that is kept for the largest requests: of a CPU's, as much as the KV cache can do without."""
+        if memory is None:
+            return self.request_peak
+        left = memory - self.weights(1) - self.overhead(1) - self.least_kv(1)
+        return max(0, min(self.request_peak, left))
+
+    @property
+    def request_peak(self) -> int:
+        """What the largest requests may take of a CPU's memory."""
+        bounded = not self.on_gpu and runtime_of(self.engine).bounds_requests
+        return request_bytes(self.max_model_len) if bounded else 0
+
     def least_kv(self, tensor_parallel: int) -> int:
         """KV bytes below which it does not fit."""
         one = self.kv(self.max_model_len, tensor_parallel)
@@ -120,7 +134,7 @@ class Demand:
     def _context(self, tensor_parallel: int) -> int:
         runtime = runtime_of(self.engine)
         if not self.on_gpu:
-            return runtime.cpu_bytes
+            return runtime.cpu_bytes + self.limits.request_bytes
         collectives = COLLECTIVES if self._ranks(tensor_parallel) > 1 else 0
         graphs = 0 if self.engine.enforce_eager else runtime.graph_bytes
         return CONTEXT_ON_GPU + collectives + graphs

@@ -8,14 +8,16 @@ from octavo_operator.api.placement import Accelerator, Resources
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import Spec
 from octavo_operator.planner.node_labels import selection
-from octavo_operator.planner.plan import ContainerResources, Hardware
+from octavo_operator.planner.plan import ContainerResources, Hardware, Limits
+from octavo_operator.planner.request_memory import request_bytes
 from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB, MIB, round_up
 
 RESOURCE_NAME = "nvidia.com/gpu"
 # Two of them fit beside the pods that a one-node cluster of two cores brings along. A replica uses what is idle.
 CPU_ALONE = "400m"
-PROCESS_BESIDE_GPU = 3 * GIB  # API server and engine core
+PROCESS_BESIDE_GPU = 2 * GIB  # API server and engine core, when idle
+REQUESTS_OF_OTHERS = GIB  # of a runtime whose bounds are not known
 RANK_BESIDE_GPU = 2 * GIB  # torch, the driver's own, and a shard of the weights on its way
 
 
@@ -48,7 +50,7 @@ def shared_memory(spec: Spec, hardware: Hardware) -> Quantity:
 
 
 def container_resources(
-    spec: Spec, hardware: Hardware, memory_needed: int | None, downloaded: int | None
+    spec: Spec, hardware: Hardware, memory_needed: int | None, downloaded: int | None, limits: Limits
 ) -> ContainerResources:
     """Requests and limits, the manifest's first.
 
@@ -58,25 +60,31 @@ def container_resources(
     """
     shm = shared_memory(spec, hardware)
     requests = {name: str(amount) for name, amount in spec.resources.requests.items()}
-    limits = {name: str(amount) for name, amount in spec.resources.limits.items()}
+    bounds = {name: str(amount) for name, amount in spec.resources.limits.items()}
     if hardware.cards:
         assert hardware.resource_name is not None
         swap = pinned(int(spec.engine.swap_space)) if runtime_of(spec.engine).swaps else 0
-        memory = PROCESS_BESIDE_GPU + hardware.cards * (swap + RANK_BESIDE_GPU)
-        requests.setdefault("cpu", limits.get("cpu", str(1 + hardware.cards)))
-        requests.setdefault("memory", limits.get("memory", str(Quantity.of_bytes(round_up(memory, GIB)))))
-        requests[hardware.resource_name] = limits[hardware.resource_name] = str(hardware.cards)
+        bounded = runtime_of(spec.engine).bounds_requests
+        largest = request_bytes(limits.max_model_len or 0) if bounded else REQUESTS_OF_OTHERS
+        memory = PROCESS_BESIDE_GPU + largest + hardware.cards * (swap + RANK_BESIDE_GPU)
+        requests.setdefault("cpu", bounds.get("cpu", str(1 + hardware.cards)))
+        requests.setdefault("memory", bounds.get("memory", str(Quantity.of_bytes(round_up(memory, GIB)))))
+        requests[hardware.resource_name] = bounds[hardware.resource_name] = str(hardware.cards)
     else:
-        requests.setdefault("cpu", limits.get("cpu", CPU_ALONE))
+        requests.setdefault("cpu", bounds.get("cpu", CPU_ALONE))
         if memory_needed is not None:
-            needed = Quantity.of_bytes(round_up(memory_needed + int(shm), 64 * MIB))
-            requests.setdefault("memory", limits.get("memory", str(needed)))
-            # What the KV cache was sized by is also the bound: a leak ends this pod, not its neighbours.
-            limits.setdefault("memory", requests["memory"])
+            # What the KV cache was sized by is also the bound: a leak ends this pod, not its neighbours. The largest
+            # requests are rare, so that what they take is not set aside.
+            asked, most = (
+                str(Quantity.of_bytes(round_up(amount + int(shm), 64 * MIB)))
+                for amount in (memory_needed - limits.request_bytes, memory_needed)
+            )
+            bounds.setdefault("memory", requests.get("memory", most))
+            requests.setdefault("memory", asked if "memory" not in spec.resources.limits else bounds["memory"])
     if downloaded is not None:
         disk = str(Quantity.of_bytes(round_up(downloaded * Fraction(11, 10), GIB)))
-        requests.setdefault("ephemeral-storage", limits.get("ephemeral-storage", disk))
-    return ContainerResources(requests, limits, str(shm))
+        requests.setdefault("ephemeral-storage", bounds.get("ephemeral-storage", disk))
+    return ContainerResources(requests, bounds, str(shm))
 
 
 def pinned(count: int) -> int:

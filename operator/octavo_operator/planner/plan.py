@@ -76,6 +76,7 @@ class Limits:
     max_num_batched_tokens: int
     kv_format: str  # a key of octavo_models.formats.FORMATS
     kv_cache_bytes: int | None  # for a CPU; on a GPU it follows from its memory
+    request_bytes: int = 0  # for a CPU: host memory kept for the largest requests
     shortened: bool = False  # `max_model_len` is less than the model's own, for want of memory
 
 

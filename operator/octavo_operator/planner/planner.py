@@ -70,7 +70,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     if not place.cards and demand is not None and limits.kv_cache_bytes is not None:
         needed = demand.weights(1) + demand.overhead(1) + limits.kv_cache_bytes
     downloaded = model_bytes if downloads and cache is None else None
-    resources = hardware.container_resources(spec, place, needed, downloaded)
+    resources = hardware.container_resources(spec, place, needed, downloaded, limits)
     shm = int(hardware.shared_memory(spec, place))
     limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
     case = advice.Case(service, demand, model_bytes, fit, place, scale, cache, rolls, drain, longest, shm, limit)
@@ -148,6 +148,9 @@ def _fitted(
         if place.cards:
             fit = memory.fit_on_gpus(demand, observed.model_bytes, engine, place, found, observed.why_unknown)
             return limits, demand, fit
+        if demand is not None:
+            limits = replace(limits, request_bytes=demand.request_reserve(given_memory))
+            demand = replace(demand, limits=limits)
         limits = replace(limits, kv_cache_bytes=kv_bytes_on_cpu(demand, given_memory))
         demand = None if demand is None else replace(demand, limits=limits)
         return limits, demand, memory.fit_in_memory(demand, observed.model_bytes, given_memory, observed.why_unknown)
@@ -156,7 +159,11 @@ def _fitted(
     if demand is None or fit.budget is None or fit.state == "True" or engine.max_model_len is not None:
         return limits, demand, fit
     length = memory.longest(demand, fit.budget, engine.tensor_parallel_size)
-    return (limits, demand, fit) if length is None else judged(replace(limits, max_model_len=length, shortened=True))
+    return (
+        (limits, demand, fit)
+        if length is None
+        else judged(replace(limits, max_model_len=length, request_bytes=0, shortened=True))
+    )
 
 
 def _limits(service: LLMService, spec: ModelSpec | None, place: Hardware) -> Limits:

@@ -38,6 +38,8 @@ class Runtime:
     """Taken from the KV cache's share for CUDA graphs."""
     cpu_bytes: int
     """Of a process on a CPU, before the model."""
+    bounds_requests: bool
+    """Its API server's bounds are known: `planner.request_memory`."""
     watches_start: bool
     """A start that makes no progress ends by itself (`--start-timeout`)."""
 
@@ -55,6 +57,7 @@ RUNTIMES = {
         graph_bytes=300 * MIB,
         # API server, engine core and template worker, without torch: 115 MiB measured, and as much again for clients.
         cpu_bytes=256 * MIB,
+        bounds_requests=True,
         watches_start=True,
     ),
     "vllm": Runtime(
@@ -68,6 +71,7 @@ RUNTIMES = {
         widens=False,
         graph_bytes=0,
         cpu_bytes=4096 * MIB,
+        bounds_requests=False,
         watches_start=False,
     ),
 }
