@@ -58,7 +58,11 @@ def _suitable(
     name = hardware.resource_name
     assert name is not None
     tolerations = [*spec.get("tolerations", ()), *hardware.tolerations]
-    products, obstacles, unlabelled, gpus, shared = set(), [], [], set(), set()
+    products: set[str] = set()
+    gpus: set[Gpu] = set()
+    shared: set[Gpu] = set()
+    obstacles: list[str] = []
+    unlabelled: list[str] = []
     suitable: list[NodeFacts] = []
     announced = False
     for node in nodes:
