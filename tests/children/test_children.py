@@ -97,12 +97,10 @@ class TestReplicas:
 
     def test_a_burst_at_most_doubles_the_replicas_while_one_starts(self):
         """Whether the next one is enough shows once it has loaded; until then no further ones are started."""
-        children = rendered(autoscaling=AUTO)
-        upwards = only(children, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleUp"]
-        probe = only(children, "Deployment")["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        made = planned(service(autoscaling=AUTO), SMALL)
+        upwards = only(render(made), "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleUp"]
         assert [(each["type"], each["value"]) for each in upwards["policies"]] == [("Percent", 100), ("Pods", 1)]
-        starts = probe["periodSeconds"] * probe["failureThreshold"]
-        assert {each["periodSeconds"] for each in upwards["policies"]} == {starts}
+        assert {each["periodSeconds"] for each in upwards["policies"]} == {made.lifecycle.expected}
 
     def test_replicas_on_cpus_grow_at_the_autoscalers_own_pace(self):
         """A minute after a queue has formed there may be three, where the start of one may take half an hour at most."""
@@ -141,9 +139,8 @@ class TestRollouts:
         assert spec["strategy"] == {"type": "Recreate"}
 
     def test_a_model_that_loads_long_is_no_failed_rollout(self):
-        spec = only(rendered(), "Deployment")["spec"]
-        probe = engine_of(rendered())["startupProbe"]
-        assert spec["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
+        made = planned(service(), SMALL)
+        assert only(render(made), "Deployment")["spec"]["progressDeadlineSeconds"] > made.lifecycle.expected
 
     def test_the_grace_period_is_longer_than_pre_stop_and_drain(self):
         children = rendered(rollout={"drainTimeout": "200s"})
