@@ -199,9 +199,10 @@ def main(argv: list[str] | None = None) -> int:
     """Be the core process of the API server `PARENT`, which listens at `ADDRESS`."""
     address, parent = sys.argv[1:] if argv is None else argv
     folder = Path(address.removeprefix("ipc://")).parent
-    # Both reach the whole process group from a terminal; the server decides when the core ends.
+    # All reach the whole process group from a terminal; the server decides when the core ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     die_with_parent(int(parent), folder)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stdin = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # polling it then tells the truth

@@ -53,9 +53,10 @@ def run(boot: RankBoot) -> None:
 
 def main() -> int:
     """Be a rank of the process `PARENT`."""
-    # Both reach the whole process group from a terminal; the parent decides when its ranks end.
+    # All reach the whole process group from a terminal; the parent decides when its ranks end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     kill_with_parent(int(sys.argv[1]))
     boot = msgspec.msgpack.decode(read_boot(sys.stdin.buffer), type=RankBoot)
     try:

@@ -206,7 +206,7 @@ def test_every_answer_names_its_request(served):
         (b"1\r\n \r\n" * 100_000, 400),
         (b"1;" + b"a" * 500_000, 400),
         (b"10\r\n" + b" " * 16 + b"\r\n", 200),
-        (b"1\r\n \r\n" * 5_000, 200),
+        (b"1\r\n \r\n" * 2_000, 200),
     ],
 )
 def test_a_body_that_is_mostly_framing_is_refused_before_its_end(served, sent, status):

@@ -35,8 +35,8 @@ MAX_HEADER = 64 * 1024  # bytes of one header, name and value: tokens of identit
 MAX_HEADERS = 128
 KEEPALIVE_SECONDS = 3630.0  # longer than a proxy's (Envoy's hour): who closes an idle connection should be the client
 BACKLOG = 2048
-STRETCH = 16 * 1024  # bytes that are parsed at once
-MAX_FRAMING = 64 * 1024  # bytes received of a body in chunks beyond MOST_FRAMED times its own
+STRETCH = 8 * 1024  # bytes that are parsed at once
+MAX_FRAMING = 16 * 1024  # bytes received of a body in chunks beyond MOST_FRAMED times its own
 MOST_FRAMED = 4
 OPTIONS: dict[str, Any] = {
     "access_log": None,

@@ -63,8 +63,16 @@ class Server:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            ends.append(signal.SIGHUP)
+        for number in ends:
             loop.add_signal_handler(number, self._on_signal, number)
+        for number in (
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ):  # other servers reload or reopen logs: here nothing is to be done
+            loop.add_signal_handler(number, logger.info, "%s is ignored", number.name)
         self._client.on_death = lambda _error: self._stop.set()
         try:
             watch = StartWatch(self._client.bytes_moved, self._config.server.start_timeout)
@@ -147,7 +155,7 @@ class Server:
     def _on_signal(self, number: int) -> None:
         """The first one drains; the second one, or one while nothing is served yet, ends at once.
 
-        Ctrl-C comes from a person who waits; SIGTERM from what may still send requests here.
+        Ctrl-C comes from a person who waits, SIGHUP from a terminal that is gone; SIGTERM from what may still send requests.
         """
         if self._serving and not self._stop.is_set():
             self._quiet = QUIET_SECONDS if number == signal.SIGTERM else 0.0
