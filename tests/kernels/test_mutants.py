@@ -33,6 +33,8 @@ draws = (sampling.test_draws_are_the_twins, 33, 1.0)
 ties = (sampling.test_equals_are_drawn_as_by_the_twin, "top_k")
 nucleus = (sampling.test_equals_are_drawn_as_by_the_twin, "tiny top_p")
 logprobs = (sampling.test_logprobs_are_the_twins, 5, 20)
+parts = (sampling.test_parts_of_a_row_are_collected_in_the_order_of_tokens,)
+padding = (sampling.test_rows_of_padding_draw_nothing,)
 penalties = (sampling.test_penalties_are_the_twins,)
 bans = (sampling.test_bans_hold_where_the_output_ends_as_they_say,)
 four_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *SHAPE)
@@ -57,6 +59,10 @@ MUTANTS = [
     (many_runs, "decode_attention", "total = total * shrink + tl.sum", "total = tl.sum"),
     (draws, "sampling", "tl.interleave(a, c), tl.interleave(b, d)", "tl.interleave(a, b), tl.interleave(c, d)"),
     (ties, "selection", "remaining < equal", "remaining < 0"),
+    (parts, "sampling", "tl.where(parts < part, of_parts, 0)", "tl.where(parts <= part, of_parts, 0)"),
+    (parts, "sampling", "behind > (1.0 - share)", "behind > share"),
+    (parts, "sampling", "tl.cumsum(counts, 0) >= k", "tl.cumsum(counts, 0) >= 1"),
+    (padding, "sampling", "tl.store(drawn + row, -1)", "tl.store(drawn + row, 1)"),
     (nucleus, "sampling", "(before >= limit)", "(before > mass)"),
     (logprobs, "logprobs", "x > value", "x >= value"),
     (penalties, "logits", "tl.where(x > 0, tl.div_rn", "tl.where(x < 0, tl.div_rn"),

@@ -7,6 +7,7 @@ import torch
 
 from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties, SamplingBatch
 from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.kernels.triton import sampling as sampling_kernels
 
 REFERENCE = ReferenceOperations()
 FILTERS = {
@@ -60,6 +61,34 @@ def test_draws_are_the_twins(triton_operations, device, vocab, spread):
     logits = torch.randn(len(FILTERS), vocab, device=device) * spread
     logits[torch.rand(logits.shape, device=device) < 0.3] = -torch.inf
     assert triton_operations.sample(logits, batch).tolist() == REFERENCE.sample(logits, batch).tolist()
+
+
+def test_rows_too_flat_to_be_collected_draw_alike(triton_operations, device, monkeypatch):
+    """More candidates than there is a place for: the row is filtered where it lies."""
+    monkeypatch.setattr(sampling_kernels, "MOST_KEPT", 32)
+    batch = sampling_batch([{"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1, "top_p": 0.8}, {"top_k": 20}], device)
+    logits = torch.randn(4, 1500, device=device)
+    assert triton_operations.sample(logits, batch).tolist() == REFERENCE.sample(logits, batch).tolist()
+
+
+def test_parts_of_a_row_are_collected_in_the_order_of_tokens(triton_operations, device):
+    """Over several parts, some of them beyond the vocabulary; equals at every edge."""
+    filters = [{"top_k": 700}, {"top_p": 0.9}, {"top_p": 0.999}, {"min_p": 0.3}, {"top_k": 300, "top_p": 0.5}, {}]
+    batch = sampling_batch(filters, device)
+    logits = (torch.randn(len(filters), 2200, device=device) * 4).round() / 2
+    assert triton_operations.sample(logits, batch).tolist() == REFERENCE.sample(logits, batch).tolist()
+
+
+def test_rows_of_padding_draw_nothing(triton_operations, device):
+    """Position 0: a request has a token before each that it draws. Whatever else their rows hold."""
+    filters = [{"top_p": 0.9}, {"top_k": 3}, {}, {"temperature": 0.0}]
+    batch = sampling_batch(filters, device)
+    batch.positions[:] = torch.tensor([0, 5, 0, 0], device=device)
+    logits = torch.randn(4, 100, device=device)
+    logits[2] = torch.nan
+    drawn = triton_operations.sample(logits, batch).tolist()
+    assert drawn == REFERENCE.sample(logits, batch).tolist()
+    assert [token >= 0 for token in drawn] == [False, True, False, False]
 
 
 @pytest.mark.parametrize("name", FILTERS)

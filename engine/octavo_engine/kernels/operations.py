@@ -94,7 +94,7 @@ class SamplingBatch:
     top_p: Tensor  # [n] float32; 1: off
     min_p: Tensor  # [n] float32; 0: off
     seeds: Tensor  # [n] int64
-    positions: Tensor  # [n] int64: the drawn token's own, which is how many tokens come before it
+    positions: Tensor  # [n] int64: the drawn token's own, which is how many tokens come before it; 0: padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class Operations(Protocol):
         """Draw from processed float32 logits [n, vocab], as `reference_sampling.sample` does -> [n] int64.
 
         A row from which nothing can be drawn gives -1 where every token is banned, -2 where the largest logit is
-        not a finite number.
+        not a finite number. Padding gives -1, whatever its logits are.
         """
 
     def logprobs(self, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:

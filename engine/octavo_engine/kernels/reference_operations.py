@@ -156,8 +156,8 @@ class ReferenceOperations(Operations):
         drawn = []
         for i, row in enumerate(logits):
             best = row.max()
-            if not torch.isfinite(best):
-                drawn.append(-1 if best == -torch.inf else -2)
+            if batch.positions[i] == 0 or not torch.isfinite(best):
+                drawn.append(-1 if batch.positions[i] == 0 or best == -torch.inf else -2)
                 continue
             filters = Filters(
                 temperature=batch.temperature[i].item(),

@@ -44,7 +44,7 @@ def score_kernel(logits, drawn, own, ranks, normalizers, best_tokens, vocab, NUM
     tl.store(ranks + row, rank)
     tl.store(normalizers + row, normalizer)
     if NUM_TOP > 0:
-        key, last = kth_best(source, vocab, 0.0, 1.0, vocab * 0 + NUM_TOP, LOWEST, TILE)
+        key, last = kth_best(source, source, drawn, False, vocab, 0.0, 1.0, vocab * 0 + NUM_TOP, LOWEST, vocab, TILE)
         found = vocab * 0
         for first in range(0, vocab, TILE):
             tokens = first + tl.arange(0, TILE)

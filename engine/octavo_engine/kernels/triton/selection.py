@@ -46,8 +46,21 @@ def load_scaled(row, tokens, vocab, largest, temperature):
 
 
 @triton.jit
-def kth_best(row, vocab, largest, temperature, k, lowest, TILE: tl.constexpr):
-    """The place of the k-th best among keys >= lowest; where there are fewer, that of the last: (lowest, vocab).
+def load_ordered(row, kept, kept_tokens, collected, at, size, largest, temperature):
+    """Scaled logits and tokens at `at`: of what was collected of the row, in the order of tokens, or of the row itself.
+
+    -inf from `size` on, which is how many were collected, or the vocabulary.
+    """
+    if collected:
+        x, tokens = load_row(kept, at, size), tl.load(kept_tokens + at, mask=at < size, other=0)
+    else:
+        x, tokens = load_scaled(row, at, size, largest, temperature), at
+    return x, tokens
+
+
+@triton.jit
+def kth_best(row, kept, kept_tokens, collected, size, largest, temperature, k, lowest, last, TILE: tl.constexpr):
+    """The place of the k-th best of `load_ordered` among keys >= lowest; where there are fewer: (lowest, last).
 
     Radix selection: four histograms of 8 bits each, from the top, over the tokens that match so far. If more equals
     than fit tie for the k-th place, one more pass finds the token id up to which they fit.
@@ -60,11 +73,12 @@ def kth_best(row, vocab, largest, temperature, k, lowest, TILE: tl.constexpr):
     for level in range(4):
         shift = 24 - 8 * level
         counts = tl.zeros([256], tl.int32)
-        for first in range(0, vocab, TILE):
-            tokens = first + tl.arange(0, TILE)
-            keys = key_of(load_scaled(row, tokens, vocab, largest, temperature))
+        for first in range(0, size, TILE):
+            at = first + tl.arange(0, TILE)
+            x, _ = load_ordered(row, kept, kept_tokens, collected, at, size, largest, temperature)
+            keys = key_of(x)
             digits = unsigned(keys) >> shift
-            inside = (tokens < vocab) & (keys >= lowest) & (digits >> 8 == prefix)
+            inside = (at < size) & (keys >= lowest) & (digits >> 8 == prefix)
             counts += tl.histogram((digits & 255).to(tl.int32), 256, mask=inside)
         above = tl.sum(counts) - tl.cumsum(counts, 0)
         chosen = tl.max(tl.where(above + counts >= remaining, bins, -1))
@@ -74,14 +88,14 @@ def kth_best(row, vocab, largest, temperature, k, lowest, TILE: tl.constexpr):
         remaining -= tl.sum(tl.where(is_chosen, above, 0))
         prefix = (prefix << 8) | chosen.to(tl.uint32)
     key = unsigned(prefix).to(tl.int32, bitcast=True)
-    last = k * 0 + vocab
+    last += k * 0
     if exists & (remaining < equal):
         before = k * 0
-        for first in range(0, vocab, TILE):
-            tokens = first + tl.arange(0, TILE)
-            keys = key_of(load_scaled(row, tokens, vocab, largest, temperature))
-            tied = (tokens < vocab) & (keys == key)
+        for first in range(0, size, TILE):
+            at = first + tl.arange(0, TILE)
+            x, tokens = load_ordered(row, kept, kept_tokens, collected, at, size, largest, temperature)
+            tied = (at < size) & (key_of(x) == key)
             place = before + tl.cumsum(tied.to(tl.int32), 0)
-            last = tl.minimum(last, tl.min(tl.where(tied & (place == remaining), tokens, vocab)))
+            last = tl.minimum(last, tl.min(tl.where(tied & (place == remaining), tokens, last)))
             before += tl.sum(tied.to(tl.int32))
     return tl.where(exists, key, lowest), last
