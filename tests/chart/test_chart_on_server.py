@@ -26,7 +26,7 @@ def server(control_plane) -> Iterator[Any]:
         if api.find(*DEFINITION, name) is None:
             api.create(each)
             made.append(name)
-    control_plane.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in made), "--timeout=30s")
+    control_plane.wait_established(*made)
     yield control_plane
     for name in made:
         api.delete(*DEFINITION, name)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ class Cluster:
         if check and done.returncode:
             raise AssertionError(f"kubectl {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}")
         return done.stdout + done.stderr
+
+    def wait_established(self, *definitions: str, seconds: float = 60) -> None:
+        """Until CustomResourceDefinitions are served: `kubectl wait` fails on one that has no status yet."""
+        end = time.monotonic() + seconds
+        for name in definitions:
+            while not self._is_established(name):
+                assert time.monotonic() < end, f"{name} is not established"
+                time.sleep(0.1)
+
+    def _is_established(self, name: str) -> bool:
+        found = self.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
+        conditions = found.get("status", {}).get("conditions") or ()
+        return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
 
     def client(self, user: str = "admin") -> Any:
         """A `kubernetes.dynamic.DynamicClient`; the caller closes its `.client`."""

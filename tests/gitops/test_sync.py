@@ -61,7 +61,7 @@ def manifest(namespace, case, **spec):
 @pytest.fixture(scope="session")
 def installed(control_plane):
     control_plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/llmservices.octavo.dev", "--timeout=30s")
+    control_plane.wait_established("llmservices.octavo.dev")
     return control_plane
 
 

@@ -126,7 +126,7 @@ def install(plane: Any) -> None:
     """The definition, the rights and the Services of config/."""
     parts = ("crds", "config/rbac", "config/operator/services.yaml")
     plane.kubectl("apply", *(word for part in parts for word in ("-f", str(ROOT / part))))
-    plane.kubectl("wait", "--for=condition=Established", "crd/llmservices.octavo.dev", "--timeout=30s")
+    plane.wait_established("llmservices.octavo.dev")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from operator_runs import ROOT, Operator, running
 def installed(control_plane):
     """The control plane with what `kubectl apply -f crds -f config/rbac` installs."""
     control_plane.kubectl("apply", "-f", ROOT / "crds", "-f", ROOT / "config/rbac")
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/llmservices.octavo.dev", "--timeout=30s")
+    control_plane.wait_established("llmservices.octavo.dev")
     return control_plane
 
 

@@ -27,7 +27,7 @@ def service_monitors(plane: Any) -> Iterator[None]:
     """Inside, the API server knows them."""
     plane.api.create(DEFINITION)
     try:
-        plane.kubectl("wait", "--for=condition=Established", f"crd/{NAME}")
+        plane.wait_established(NAME)
         yield
     finally:
         plane.api.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", NAME)
