@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from octavo_operator.api.conditions import READY, STALLED, UP_TO_DATE
+from octavo_operator import rivals
+from octavo_operator.api.conditions import READY, STALLED, TWO_OPERATORS, UP_TO_DATE
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.hands import editor
 from octavo_operator.resources import EVENTS
@@ -47,11 +48,8 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
 
 def rivalry(body: Mapping[str, Any], rival: str, own: str, identity: str) -> Object:
     """Two operators over one service: this one leaves it alone."""
-    text = (
-        f"the operators of the namespaces {own} and {rival} both reconcile this service, and that of {own} leaves it "
-        "alone: give each its own namespaces (watchNamespaces), or uninstall one"
-    )
-    return _event(body, "Warning", {"reason": "TwoOperators", "message": text}, None, identity)
+    what = {"reason": TWO_OPERATORS, "message": rivals.in_words(rival, own)}
+    return _event(body, "Warning", what, None, identity)
 
 
 def restored(

@@ -1,11 +1,12 @@
-"""What the status says where a pass could not be made because the API server refuses the operator. Pure."""
+"""What the status says where no pass is made: the API server refuses the operator, or another one is there. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from octavo_operator.api.conditions import PROGRESSING, STALLED
+from octavo_operator import rivals
+from octavo_operator.api.conditions import PROGRESSING, STALLED, TWO_OPERATORS
 from octavo_operator.errors import ApiError
 from octavo_operator.redaction import redacted
 
@@ -19,12 +20,24 @@ def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str
     """
     if error.status not in REFUSALS:
         return None
-    former = body.get("status") or {}
     text = f"the operator can't look after it: {redacted(error.words)}; give it the rights in config/rbac"
     told = {
         STALLED: ("True", "Forbidden", text),
         PROGRESSING: ("False", "Forbidden", text),
     }
+    return _with(body, told, {}, now)
+
+
+def status_beside(body: Mapping[str, Any], rival: str, own: str, now: str) -> dict[str, Any] | None:
+    """The former status, which the rival goes on writing, with who has given way; None where that is said already."""
+    told = {TWO_OPERATORS: ("True", TWO_OPERATORS, rivals.in_words(rival, own))}
+    return _with(body, told, {"otherOperator": own}, now)
+
+
+def _with(
+    body: Mapping[str, Any], told: Mapping[str, tuple[str, str, str]], fields: Mapping[str, Any], now: str
+) -> dict[str, Any] | None:
+    former = body.get("status") or {}
     known = {each.get("type"): each for each in former.get("conditions", ())}
     for kind, (status, reason, message) in told.items():
         last = known.get(kind, {})
@@ -36,5 +49,5 @@ def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str
             "lastTransitionTime": last["lastTransitionTime"] if last.get("status") == status else now,
             **({"observedGeneration": body["metadata"]["generation"]} if body["metadata"].get("generation") else {}),
         }
-    result = {**former, "conditions": list(known.values())}
+    result = {**former, **fields, "conditions": list(known.values())}
     return None if result == former else result

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from octavo_operator import failed_pass, replicas
 from octavo_operator import status as statuses
-from octavo_operator.api.conditions import CONDITION_TYPES
+from octavo_operator.api.conditions import CONDITION_TYPES, TWO_OPERATORS
 from octavo_operator.api.manifest import read
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
 from octavo_operator.applying import Applier
@@ -33,7 +33,7 @@ from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import ALREADY_SERVING
 from octavo_operator.planner.storage import referenced
 from octavo_operator.resources import DEPLOYMENTS, EVENTS, SERVICES
-from octavo_operator.rivals import Rivals
+from octavo_operator.rivals import OTHER, Rivals, in_words
 from octavo_operator.room import has_not_started
 from octavo_operator.settings import Settings
 from octavo_operator.status import Said
@@ -74,6 +74,8 @@ class Reconciler:
             self.upgrades.leave(key)
             log.warning("left alone: the operator of namespace %s reconciles it too", rival, extra=key.logged)
             await self._post(rivalry(body, rival, self.rivals.own, self.identity))
+            if (status := failed_pass.status_beside(body, rival, self.rivals.own, self._now())) is not None:
+                await self._write(body, status, only_as_seen=True)
             return "unchanged"
         try:
             return await self._pass(key, body)
@@ -156,8 +158,9 @@ class Reconciler:
     async def _say(self, body: Object, said: Said) -> bool:
         """Writes the status where it says something new, after the Events that tell so."""
         metadata = body["metadata"]
+        key = Key(metadata["namespace"], metadata["name"])
         self.metrics.tell(
-            Key(metadata["namespace"], metadata["name"]),
+            key,
             said.status.ready_replicas or 0,
             said.wished,
             {kind: state[0] for kind, state in said.conditions.items()},
@@ -166,6 +169,10 @@ class Reconciler:
         now = self._now()
         wished = said.status.model_dump(by_alias=True, exclude_none=True)
         wished["operator"] = self.rivals.own
+        if (other := await self.rivals.gave_way(self.cluster, key, before)) is not None:
+            wished[OTHER] = other
+            words = in_words(self.rivals.own, other)
+            said = replace(said, conditions={**said.conditions, TWO_OPERATORS: ("True", TWO_OPERATORS, words)})
         wished["conditions"] = statuses.conditions_of(
             said, metadata.get("generation"), before.get("conditions", ()), now
         )
@@ -186,9 +193,11 @@ class Reconciler:
     def _now(self) -> str:
         return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
-    async def _write(self, body: Object, status: Mapping[str, Any]) -> bool:
+    async def _write(self, body: Object, status: Mapping[str, Any], *, only_as_seen: bool = False) -> bool:
+        """`only_as_seen`: a 409 where another has written meanwhile."""
         metadata = body["metadata"]
-        identity = {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+        names = ("name", "namespace", "uid", *(["resourceVersion"] if only_as_seen else []))
+        identity = {name: metadata[name] for name in names}
         manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": status}
         try:
             await self.cluster.apply(SERVICES, manifest, subresource="status")

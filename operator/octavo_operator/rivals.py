@@ -2,8 +2,10 @@
 
 Which one wrote last is in the status (`operator`). One that finds another's name where its own had been has a rival,
 for nothing else changes it; one that finds another's name at first takes over from an installation that is gone.
+The one that gives way writes the condition TwoOperators and its name (`otherOperator`); the other one keeps both in the
+status that it goes on writing.
 
-The rival may be uninstalled later. Then nothing renews its Lease: the service is taken back.
+Either may be uninstalled later. Then nothing renews its Lease: the service is taken back, or the condition ends.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from octavo_operator.leader import LEASE_S, NAME
 from octavo_operator.resources import LEASES
 from octavo_operator.work_queue import Key
 
+OTHER = "otherOperator"
 GONE_S = 4.0 * LEASE_S  # longer than an upgrade of the rival leaves its Lease without a holder
 
 
@@ -29,6 +32,8 @@ class Rivals:
     own: str
     clock: Callable[[], float] = time.monotonic
     _ours: set[Key] = field(default_factory=set)
+    _alone: set[Key] = field(default_factory=set)
+    """Whose status this process has seen without another operator: what is in it since was written by a living one."""
     _leases: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By namespace: the resourceVersion of a rival's Lease, and when it was first seen."""
 
@@ -40,6 +45,21 @@ class Rivals:
         elif last is not None and key in self._ours:
             return str(last)
         return None
+
+    async def gave_way(self, cluster: Cluster, key: Key, status: Mapping[str, Any]) -> str | None:
+        """The other operator that has given way to this one, as the status says; None where there is none any more.
+
+        One that ran before this process did has to say so again, for where its Lease may not be read nothing else shows
+        that it runs.
+        """
+        other = status.get(OTHER)
+        if other in {None, self.own}:
+            self._alone.add(key)
+            return None
+        if key not in self._alone or await self.is_gone(cluster, str(other)):
+            self._alone.add(key)  # it is written so in this pass
+            return None
+        return str(other)
 
     async def is_gone(self, cluster: Cluster, rival: str) -> bool:
         """Whether the Lease of a rival is not there, or was not renewed between two looks.
@@ -62,3 +82,12 @@ class Rivals:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._ours.discard(key)
+        self._alone.discard(key)
+
+
+def in_words(rival: str, gives_way: str) -> str:
+    """What happens, and what to do, for a condition and an Event."""
+    return (
+        f"the operators of the namespaces {gives_way} and {rival} both reconcile this service, and that of {gives_way} "
+        "leaves it alone: give each its own namespaces (watchNamespaces), or uninstall one"
+    )

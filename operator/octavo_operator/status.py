@@ -8,7 +8,7 @@ enters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo_operator import claim_troubles, downloads, refusals, replicas
@@ -39,6 +39,8 @@ from octavo_operator.upgrades.report import Report
 
 State = tuple[str, str, str]  # status, reason, message
 NOTHING = "nothing waits for anybody"
+LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
+TOO_LATE = "no replica of the change became ready in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +221,10 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
             refused = Refused("Pod", plan.name, condition["reason"], condition["message"], status=403)
             found.append(refusals.trouble_of(refused))
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            text = f"no replica of the change became ready in time: {condition['message']}; see kubectl describe pod"
-            found.append(Trouble("ProgressDeadlineExceeded", text, stuck=True, rank=7))
+            # Whatever was waited for until now did not come within the Deployment's deadline.
+            found = [replace(t, stuck=True, message=f"{t.message}; {TOO_LATE}") for t in found if t.rank < LATE_RANK]
+            text = f"{TOO_LATE}: {condition['message']}; see kubectl describe pod, and kubectl logs of the newest one"
+            found.append(Trouble("ProgressDeadlineExceeded", text, stuck=True, rank=LATE_RANK))
     if deployment is None and plan.refusal is None:
         found.append(Trouble("Creating", "its objects are being made", stuck=False, rank=9))
     replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start

@@ -69,3 +69,44 @@ def test_what_the_kubelet_complains_of_before_a_container_starts_is_told(install
     assert 'configmap "templates" not found; create it' in message
     kubelet.mark_pods_ready(namespace, ENGINES)
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
+
+
+def miss_the_deadline(plane, namespace):
+    """The Deployment's controller itself finds that it has passed: its last progress lies two hours back."""
+    then = "2020-01-01T00:00:00Z"
+    progress = {"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated", "message": "is progressing"}
+    status = {"conditions": [progress | {"lastUpdateTime": then, "lastTransitionTime": then}]}
+    plane.api.patch("apps/v1", "Deployment", "s", namespace, {"status": status}, subresource="status")
+
+    def late():
+        found = plane.api.get("apps/v1", "Deployment", "s", namespace)["status"]["conditions"]
+        return any(each.get("reason") == "ProgressDeadlineExceeded" for each in found)
+
+    until(late, 60, "the deadline passes")
+
+
+def test_a_change_that_misses_its_deadline_is_stalled_until_a_replica_is_ready(installed, operator, namespace, kubelet):
+    """A model that loads for ever crashes nothing: without the deadline it would be Progressing for ever."""
+    kubelet.add_node("n1")
+    installed.api.create(service("s", namespace))
+    kubelet.mark_pods_loading(namespace, ENGINES)
+    wait_for(installed, "s", namespace, "Ready", "False", "LoadingModel")
+    miss_the_deadline(installed, namespace)
+    message = wait_for(installed, "s", namespace, "Stalled", "True", "ProgressDeadlineExceeded")["message"]
+    assert "kubectl logs" in message
+    kubelet.mark_pods_ready(namespace, ENGINES)
+    wait_for(installed, "s", namespace, "Ready", "True", "Serving")
+    assert conditions(installed, "s", namespace)["Stalled"]["status"] == "False"
+
+
+def test_what_a_late_change_waited_for_stays_the_reason(installed, operator, namespace, kubelet):
+    """ "No node will do" for an hour is no progress, and says more than that time has passed."""
+    kubelet.add_node("n1")
+    large = {"resources": {"requests": {"cpu": "4000"}}}
+    installed.api.create(service("s", namespace, **large))
+    wait_for(installed, "s", namespace, "Ready", "False", "Unschedulable")
+    assert conditions(installed, "s", namespace)["Stalled"]["status"] == "False"
+    miss_the_deadline(installed, namespace)
+    message = wait_for(installed, "s", namespace, "Stalled", "True", "Unschedulable")["message"]
+    assert "resources.requests.cpu" in message
+    assert "in time" in message

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from octavo_operator.errors import ApiError
+from octavo_operator.failed_pass import status_beside
 from octavo_operator.health import STUCK_S, UNAUTHORIZED_S, Health
 from octavo_operator.metrics import Metrics
 from octavo_operator.rivals import GONE_S, Rivals
@@ -108,3 +109,32 @@ async def test_where_leases_may_not_be_read_a_rival_stays_one():
         raise ApiError("GET", "/", 403, {})
 
     assert not await Rivals("first").is_gone(SimpleNamespace(get=get), "second")
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+async def test_the_operator_that_stays_says_of_another_while_that_one_runs(renewed):
+    """A condition that outlives the second installation would send people after nothing."""
+    versions, now = iter("123456789"), [0.0]
+
+    async def get(*_):
+        return {"metadata": {"resourceVersion": next(versions) if renewed else "1"}}
+
+    rivals, cluster = Rivals("second", clock=lambda: now[0]), SimpleNamespace(get=get)
+    beside = {"operator": "second", "otherOperator": "first"}
+    assert await rivals.gave_way(cluster, A, beside) is None, "written before this process began: to be said again"
+    assert await rivals.gave_way(cluster, A, beside) == "first"
+    now[0] = GONE_S + 1
+    assert await rivals.gave_way(cluster, A, beside) == ("first" if renewed else None)
+    assert await rivals.gave_way(cluster, A, {"operator": "second"}) is None
+    assert await rivals.gave_way(cluster, A, {"operator": "second", "otherOperator": "second"}) is None
+
+
+def test_the_operator_that_gives_way_leaves_the_rest_of_the_status_alone():
+    ready = {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "lastTransitionTime": "t"}
+    body = {"metadata": {"generation": 3}, "status": {"operator": "second", "readyReplicas": 1, "conditions": [ready]}}
+    status = status_beside(body, "second", "first", "now")
+    assert status["conditions"][0] == ready
+    assert (status["readyReplicas"], status["operator"], status["otherOperator"]) == (1, "second", "first")
+    (told,) = [each for each in status["conditions"] if each["type"] == "TwoOperators"]
+    assert (told["status"], told["observedGeneration"]) == ("True", 3)
+    assert status_beside({**body, "status": status}, "second", "first", "later") is None, "said once"

@@ -42,11 +42,15 @@ def test_of_two_operators_over_a_service_the_first_gives_way(installed, operator
         (text,) = until(lambda: events(installed, namespace, "TwoOperators"), 60, "an Event")
         assert "octavo-system" in text
         assert "default" in text
-        assert installed.api.get(API, LLMS, "s", namespace)["status"]["operator"] == "default"
+        message = wait_for(installed, "s", namespace, "TwoOperators", "True")["message"]
+        assert "that of octavo-system leaves it alone: give each its own namespaces" in message
+        status = installed.api.get(API, LLMS, "s", namespace)["status"]
+        assert (status["operator"], status["otherOperator"]) == ("default", "octavo-system")
         mark = installed.audit.mark()
         installed.api.patch(API, LLMS, "s", namespace, {"spec": {"engine": {"maxModelLen": 256}}})
         until(lambda: installed.api.get(API, LLMS, "s", namespace)["status"].get("observedGeneration") == 2, 30)
         assert [each for each in writes(installed, mark, namespace) if each.resource != "events"] == []
+        assert conditions(installed, "s", namespace)["TwoOperators"]["status"] == "True", "the other one keeps it"
     finally:
         rival.stop()
 

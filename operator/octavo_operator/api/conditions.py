@@ -23,10 +23,12 @@ FITS = "Fits"
 """The model fits the GPUs, or the container's memory, that it was given; Unknown blocks nothing."""
 UP_TO_DATE = "UpToDate"
 """The replicas have the image and the pod template of this release of the operator."""
+TWO_OPERATORS = "TwoOperators"
+"""Two operators reconcile the service, and one of them has given way; there only while it is so."""
 RECONCILING = "Reconciling"
 """What kstatus calls Progressing; by its convention there only while it is True."""
 
-CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE, RECONCILING)
+CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE, TWO_OPERATORS, RECONCILING)
 
 
 REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"  # the Kubernetes API's own
@@ -49,7 +51,7 @@ class Condition(Strict):
     """One aspect of the service's state."""
 
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=316)]
-    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate or Reconciling."""
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate, TwoOperators or Reconciling."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None

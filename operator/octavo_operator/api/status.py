@@ -111,7 +111,7 @@ class Status(Strict):
     observed_generation: Annotated[int, Field(ge=-1)] | None = None
     """The metadata.generation that all of this was said of; -1 until the operator has looked."""
     conditions: list[Condition] = []
-    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate and, while it progresses, Reconciling."""
+    """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate and, while they hold, TwoOperators and Reconciling."""
     replicas: Replicas | None = None
     """Replicas that exist, ready or not."""
     ready_replicas: Replicas | None = None
@@ -132,5 +132,7 @@ class Status(Strict):
     """What the manifest comes to, and why."""
     operator: str | None = None
     """Namespace of the operator that wrote this; another one over the same service gives way."""
+    other_operator: str | None = None
+    """Namespace of that other one, while it runs."""
     upgrade: UpgradeStatus | None = None
     """What the replicas keep while the operator is upgraded, once they have served."""
