@@ -59,6 +59,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
     from octavo_operator.rivals import Rivals  # noqa: PLC0415
     from octavo_operator.scale_in import ScaleIn  # noqa: PLC0415
+    from octavo_operator.turns import Turns  # noqa: PLC0415
     from octavo_operator.upgrades.campaign import Campaign  # noqa: PLC0415
     from octavo_operator.upgrades.upgrades import Upgrades  # noqa: PLC0415
     from octavo_operator.watchers import Watchers  # noqa: PLC0415
@@ -96,7 +97,15 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     source = NAMESPACED if options.namespace else DISABLED if options.metrics_api == "Disabled" else UNKNOWN
     announcement = Announcement(cluster, namespace, source, all_due, options.metrics_api_ca_file)
     reconciler = Reconciler(
-        cluster, settings, identity, feed, metrics, Rivals(namespace), upgrades, source=lambda: announcement.source
+        cluster,
+        settings,
+        identity,
+        feed,
+        metrics,
+        Rivals(namespace),
+        upgrades,
+        Turns(queue.add),
+        lambda: announcement.source,
     )
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()

@@ -80,6 +80,7 @@ class Applier:
         self._log_as = log_as
         self._named = {*named, *([plan.cache.claim] if plan.cache is not None else [])}
         self._waits = downloads.waits(plan, observed)
+        self._held = self._waits or bool(plan.rollout.held)
         self._deployment: Any = observed.child(DEPLOYMENTS.kind, plan.name)
         self.outcome = Outcome()
 
@@ -102,7 +103,7 @@ class Applier:
         return self.outcome
 
     async def _set_number(self) -> None:
-        """The number of replicas where it falls, or where the rest of the Deployment waits for a download.
+        """The number of replicas where it falls, or where the rest of the Deployment has to wait.
 
         An autoscaler that is no longer wanted goes before, or it would scale back what was stopped.
         """
@@ -113,7 +114,7 @@ class Applier:
         if autoscaler is not None and self._is_ours(autoscaler):
             await self._remove(autoscaler)
         now = replicas.running(live)
-        held_up = plan.refusal is None and self._waits and now > 0
+        held_up = plan.refusal is None and self._held and now > 0
         if replicas.is_autoscaled(plan, self._observed) or not (wanted < now or (held_up and wanted > now)):
             return
         try:
@@ -157,8 +158,8 @@ class Applier:
             if live is manifest:
                 return
         if kind == DEPLOYMENTS.kind:
-            if live is not None and replicas.running(live) and self._waits:
-                return  # what serves goes on serving until the new model is there
+            if live is not None and replicas.running(live) and self._held:
+                return  # what serves goes on serving until the new model is there, or the service has its turn
             manifest = await self._with_replicas(self._with_strategy(manifest, live), live)
         if live is not None:
             manifest, held = without_others(manifest, live)

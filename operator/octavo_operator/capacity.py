@@ -54,6 +54,8 @@ class PodFacts:
     """A scheduling gate holds it back: it is not waiting for room."""
     placement: Mapping[str, Any]
     """Of a pod without a node: the fields of its spec that rule nodes out. Empty once it has one."""
+    name: str = ""
+    """Namespace and name of a pod without a node. Empty once it has one."""
 
 
 class ClusterCapacity:
@@ -160,6 +162,7 @@ def pod_facts(pod: Object) -> PodFacts | None:
         service=None if service is None else (metadata.get("namespace", ""), service),
         gated=bool(spec.get("schedulingGates")),
         placement={} if spec.get("nodeName") else {name: spec[name] for name in RULES_OUT if name in spec},
+        name="" if spec.get("nodeName") else f"{metadata.get('namespace', '')}/{metadata.get('name', '')}",
     )
 
 

@@ -8,6 +8,7 @@ from octavo_operator.resources import EVENTS
 
 AT_IT = {"ExternalProvisioning", "Provisioning"}  # told again and again, between the complaints
 COMPLAINTS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
+NODE_COMES = {"TriggeredScaleUp", "Nominated"}  # by the cluster autoscaler, by Karpenter
 
 
 async def complaint_about(cluster: Cluster, thing: Object) -> Complaint | None:
@@ -21,9 +22,11 @@ async def complaint_about(cluster: Cluster, thing: Object) -> Complaint | None:
         if each.get("reason") not in AT_IT and each.get("regarding", {}).get("uid") in {None, metadata["uid"]}
     ]
     last = max(events, key=_when, default={})
-    if last.get("type") != "Warning" and last.get("reason") not in COMPLAINTS:
+    scaled = [each for each in events if each.get("reason") in {*NODE_COMES, "NotTriggerScaleUp"}]
+    comes = max(scaled, key=_when, default={}).get("reason") in NODE_COMES
+    if not comes and last.get("type") != "Warning" and last.get("reason") not in COMPLAINTS:
         return None
-    return Complaint(str(last.get("reason", "")), str(last.get("note", "")))
+    return Complaint(str(last.get("reason", "")), str(last.get("note", "")), comes)
 
 
 def _when(event: Object) -> str:

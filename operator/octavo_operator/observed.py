@@ -56,6 +56,8 @@ class Complaint:
 
     reason: str
     note: str
+    node_comes: bool = False
+    """An autoscaler has announced a node for the pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ class Change:
     """Such a replica would have a node if old replicas ended; None where nobody may look."""
     old_serves: bool = True
     """A replica of the former revision answers: it is worth some patience."""
+    contender: str = ""
+    """What else waits for a node and would take what an old replica frees; empty where nothing would."""
+    node_comes: bool = False
+    """An autoscaler has announced a node for such a replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class Observed:
     """Claims that the manifest refers to and that are not among the children."""
     downloaded: Download | None = None
     """The last download that the service's status remembers."""
+    contender: str = ""
+    """What else waits for a GPU and would take the one that a replica frees; empty where nothing would."""
     job_waits: bool = False
     """The download goes on and has no pod: it is not told when that changes."""
     job_words: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from octavo_operator import downloads, room
@@ -52,7 +53,7 @@ async def observe(
     claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
     exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
     moves = deployment is not None and room.is_under_way(deployment)
-    nodes, free, left = None, None, {}
+    nodes, free, left, other = None, None, {}, None
     if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
         # All pods of a cluster are many: they are followed only where an answer depends on them.
@@ -65,9 +66,15 @@ async def observe(
             nodes = room.nodes_for(hardware, template, capacity)
             ending = room.ending(engines)
             free = room.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
+            needed = room.most_asked(engines)
+            if free < hardware.cards and needed:
+                other = room.contender(needed, engines, engines, capacity)
+    complaints = await _complaints(cluster, pods)
     change = None
     if deployment is not None and moves:
         change = room.change_of(deployment, engines, capacity, cluster.now(), exclusive)
+        comes = any(complaints[uid].node_comes for uid in room.uids(room.seekers(engines)) if uid in complaints)
+        change = replace(change, node_comes=comes)
     claim: Any = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
     job: Any = seen.child("Job", f"{key.name}-preload")
@@ -84,12 +91,13 @@ async def observe(
         claim_words=await _words(cluster, claim) if claim is not None and waits else "",
         claims=claims,
         downloaded=downloads.remembered(body.get("status")),
+        contender="" if other is None else other.name,
         job_waits=job is not None and _has_no_pod(job),
         job_words=await _words(cluster, job) if job is not None and _has_no_pod(job) else "",
         autoscaler=await _autoscaler(cluster, service, deployment, children),
         children=children,
         pods=pods,
-        complaints=await _complaints(cluster, pods),
+        complaints=complaints,
         now=cluster.now(),
         holders=await _holders(cluster, key, narrow) if narrow and any(map(room.is_loading, engines)) else (),
         nodes=nodes,

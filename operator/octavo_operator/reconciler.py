@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from octavo_operator import failed_pass, replicas
+from octavo_operator import downloads, failed_pass, replicas
 from octavo_operator import status as statuses
-from octavo_operator.api.conditions import CONDITION_TYPES, TWO_OPERATORS
+from octavo_operator.api.conditions import CONDITION_TYPES, STALLED, TWO_OPERATORS
 from octavo_operator.api.manifest import read
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
 from octavo_operator.applying import Applier
@@ -37,7 +37,7 @@ from octavo_operator.rivals import OTHER, Rivals, in_words
 from octavo_operator.room import has_not_started
 from octavo_operator.settings import Settings
 from octavo_operator.status import Said
-from octavo_operator.surges import Surges
+from octavo_operator.turns import Turns
 from octavo_operator.upgrades.paced import Paced, asked_before, live_deployment, paced, reported
 from octavo_operator.upgrades.upgrades import Upgrades
 from octavo_operator.work_queue import Key
@@ -59,7 +59,7 @@ class Reconciler:
     metrics: Metrics
     rivals: Rivals
     upgrades: Upgrades
-    surges: Surges = field(default_factory=Surges)
+    turns: Turns = field(default_factory=Turns)
     source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
 
     async def reconcile(self, key: Key) -> Result:
@@ -67,6 +67,7 @@ class Reconciler:
         body = await self.cluster.get(SERVICES, key.namespace, key.name)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.rivals.forget(key)
+            self.turns.leave(key)
             self.upgrades.leave(key)
             return "gone"  # the children follow their owner
         rival = self.rivals.of(key, body.get("status"))
@@ -105,25 +106,26 @@ class Reconciler:
             observed = await observe(self.cluster, body, service, self.feed)
         upgrade = reported(key, body, found, self.upgrades)
         said = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
+        self._settle(key, service, found, observed, said)
         wrote = await self._say(body, said)
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
         if outcome.conflict is not None:
             raise outcome.conflict
-        if outcome.refused or made.rollout.waits or observed.claim_waits:
+        if outcome.refused or made.rollout.waits or found.held or observed.claim_waits:
             return "waiting"
         if wrote or outcome.wrote:
             return "changed"  # which is an event: it is looked at again
         return "waiting" if observed.job_waits or any(map(has_not_started, observed.pods)) else "unchanged"
 
     def _plan(self, key: Key, body: Object, service: LLMService, observed: Observed) -> Paced:
-        """The plan beside what other services were promised a moment ago, and what is promised by it.
+        """The plan beside what other services are about to take, and its turn where it needs one.
 
         There is no await within, so that no two services are promised the same GPU, or take the same turn.
         """
-        resource = hardware_of(service.spec).resource_name or ""
+        hardware = hardware_of(service.spec)
         if observed.free_cards is not None:
-            free = observed.free_cards - self.surges.promised(resource, key)
+            free = observed.free_cards - self.turns.promised(hardware, key)
             observed = replace(observed, free_cards=max(0, free))
 
         def planned(settings: Settings) -> Plan:
@@ -135,17 +137,58 @@ class Reconciler:
 
         found = paced(key, body, service, observed, self.settings, self.upgrades, planned, self.cluster.now())
         made, live = found.plan, live_deployment(body, observed)
-        if observed.change is not None:
-            if live is not None and live.get("status", {}).get("updatedReplicas"):
-                self.surges.settle(key)
-        elif (
-            made.rollout.momentary and made.rollout.strategy == "Surge" and live and not _stays(found.desired, observed)
-        ):
-            self.surges.promise(key, resource, made.hardware.cards)
+        if not _takes_turns(service) or made.refusal is not None or live is None or observed.change is not None:
+            return found
+        if _stays(found.desired, observed) or downloads.waits(made, observed) or not _serves(live, made):
+            return found
+        if why := self._held(key, made, observed):
+            self.turns.wait(key, hardware)
+            if found.begins:
+                self.upgrades.leave(key)  # which has its own words for it
+                return found.held_back(why)
+            return replace(found, plan=replace(made, rollout=replace(made.rollout, waits=True, reason=why, held=why)))
+        self.turns.take(key, hardware)
         return found
+
+    def _held(self, key: Key, made: Plan, observed: Observed) -> str:
+        """Why the replicas are not to be replaced yet; empty where they may be."""
+        if made.rollout.strategy == "Surge":
+            return ""
+        remedy = "rollout.strategy: InPlace does not wait for it"
+        if (other := self.turns.other(key, made.hardware)) is not None:
+            name = other.name if other.namespace == key.namespace else "a service of another namespace"
+            return (
+                f"no GPU is free for a surge, and {name} replaces its replicas on GPUs of the same kind; this change "
+                f"begins when that one is over; {remedy}"
+            )
+        if observed.contender:
+            namespace, _, pod = observed.contender.partition("/")
+            name = f"the pod {pod}" if namespace == key.namespace else "a pod of another namespace"
+            return (
+                f"no GPU is free for a surge, and {name} waits for one: it would take the GPU that this change frees; "
+                f"add a node, or end what waits; {remedy}"
+            )
+        return ""
+
+    def _settle(self, key: Key, service: LLMService, found: Paced, observed: Observed, said: Said) -> None:
+        """Keeps the turn while the change moves on, and passes it on where it does not."""
+        made, live = found.plan, observed.child(DEPLOYMENTS.kind, key.name)
+        if made.rollout.held or found.held:
+            return
+        if (
+            live is None
+            or observed.change is None
+            or not _takes_turns(service)
+            or said.conditions[STALLED][0] == "True"
+        ):
+            self.turns.leave(key)
+            return
+        placed = bool(live.get("status", {}).get("updatedReplicas"))
+        self.turns.keep(key, made.hardware, live["spec"]["progressDeadlineSeconds"], placed=placed)
 
     async def _keep(self, key: Key, body: Object, error: ManifestError) -> Result:
         """What runs is kept, unless the spec says plainly that nothing is to run."""
+        self.turns.leave(key)
         self.upgrades.leave(key)
         observed = await observe(self.cluster, body, None, None)
         live: Any = observed.child(DEPLOYMENTS.kind, key.name)
@@ -224,6 +267,16 @@ def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
         for each in desired
         if each["kind"] == DEPLOYMENTS.kind
     )
+
+
+def _takes_turns(service: LLMService) -> bool:
+    """With GPUs, and not where a person has decided how a change is made."""
+    return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).cards > 0
+
+
+def _serves(live: Object, made: Plan) -> bool:
+    """Whether there is something to lose: a replica answers, and is to go on doing so."""
+    return bool(live.get("status", {}).get("readyReplicas")) and made.scale.replicas != 0
 
 
 def _ours(before: Mapping[str, Any]) -> dict[str, Any]:

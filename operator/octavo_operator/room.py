@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from octavo_operator.capacity import ENDED, RULES_OUT, ClusterCapacity, NodeFacts, requests_of
+from octavo_operator.capacity import ENDED, RULES_OUT, ClusterCapacity, NodeFacts, PodFacts, requests_of
 from octavo_operator.observed import Change, Gpu, Nodes, Object
 from octavo_operator.planner.gpus import is_shared, of_node
 from octavo_operator.planner.node_labels import matches
@@ -132,6 +132,15 @@ def is_under_way(deployment: Object) -> bool:
     return wished > 0 and (stale or updated < wished or int(status.get("replicas", 0)) > updated)
 
 
+def uids(pods: Iterable[Object]) -> list[str]:
+    return [str(_uid(pod)) for pod in pods]
+
+
+def most_asked(pods: Sequence[Object]) -> Mapping[str, int]:
+    """What the newest of them asks for, as its successor will, or nearly so; nothing where there is none."""
+    return requests_of(pods[-1]) if pods else {}
+
+
 def ending(own: Sequence[Object]) -> list[str]:
     """The uids of the pods that are about to end: a surge may wait for their cards."""
     return [_uid(pod) for pod in own if _is_ending(pod)]
@@ -167,14 +176,21 @@ def change_of(
     surge = deployment["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxSurge", 0)
     unready = int(deployment["spec"].get("replicas", 1)) - int(deployment.get("status", {}).get("readyReplicas", 0))
     surges = surge not in {0, "0", "0%"}
+    taken_by = ""
     lost: list[tuple[Object, bool | None]] = []  # with whether it would be at home if old replicas ended
     for pod in seekers(own):
         fits, words = capacity is not None and _fits(pod, capacity), _words(pod)
         if fits and (not words or COUNTED in words or _waited(pod, now) < PATIENCE_S):
             continue  # the scheduler has not looked again yet
         helps = not words or any(each in words for each in FREED_BY_AN_END)
-        former = [_uid(each) for each in own if _revision(each) != _revision(pod)]
-        lost.append((pod, None if capacity is None else helps and _fits(pod, capacity, without=former)))
+        former = [each for each in own if _revision(each) != _revision(pod)]
+        if capacity is None:
+            lost.append((pod, None))
+            continue
+        helps = helps and _fits(pod, capacity, without=[_uid(each) for each in former])
+        other = contender(requests_of(pod), former, own, capacity) if helps else None
+        taken_by = taken_by or ("" if other is None else other.name)
+        lost.append((pod, helps and other is None))
     for pod in own:
         holders = detained_by(pod, own, exclusive)
         if holders and not any(_is_ending(each) for each in holders):
@@ -191,7 +207,34 @@ def change_of(
         max(_waited(pod, now) for pod, _ in lost),
         any(known) if known else None,
         old_serves=any(_is_ready(pod) and _revision(pod) not in newest for pod in own),
+        contender=taken_by if not any(known) else "",
     )
+
+
+def contender(
+    needed: Mapping[str, int], old: Sequence[Object], own: Sequence[Object], capacity: ClusterCapacity
+) -> PodFacts | None:
+    """A pod that waits, and that would take the place of one of `old` if that one ended: a successor which asks for
+    `needed` would find no room then. None where there is no such pod.
+
+    `own` has the service's pods, which do not compete. One that any node could take at once is about to have it.
+    """
+    ours = {_uid(pod) for pod in own}
+    places = {pod["spec"].get("nodeName"): _uid(pod) for pod in old if not _is_ending(pod)}
+    nodes = [(node, [places[node.name]]) for node in capacity.nodes if node.name in places]
+    for waiting in capacity.waiting:
+        if waiting.gated or waiting.uid in ours:
+            continue
+        for node, without in nodes:
+            asked = waiting.requests
+            takes = capacity.has_room(node, asked, without) and _takes(node, waiting.placement)
+            if not takes or all(
+                capacity.free(node, name, without) - asked.get(name, 0) >= amount for name, amount in needed.items()
+            ):
+                continue
+            if not any(capacity.has_room(each, asked) and _takes(each, waiting.placement) for each in capacity.nodes):
+                return waiting
+    return None
 
 
 def detained_by(pod: Object, pods: Iterable[Object], exclusive: Collection[str]) -> list[Object]:

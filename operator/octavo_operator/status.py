@@ -215,6 +215,8 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
         found.append(claimed)
     elif downloads.waits(plan, observed) and plan.scale.maximum > 0:
         found.append(download_trouble(plan, observed))
+    if plan.rollout.held:
+        found.append(Trouble("RolloutPending", f"the change has not begun: {plan.rollout.held}", stuck=False, rank=8))
     deployment = observed.child("Deployment", plan.name)
     for condition in (deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":

@@ -15,7 +15,6 @@ from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.demand import Demand
 from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, Scale
-from octavo_operator.planner.rollout import PATIENCE_S
 from octavo_operator.planner.sizes import GIB, gib, human
 from octavo_operator.planner.storage import FETCHED, claim_size
 
@@ -68,10 +67,10 @@ def _one_replica(case: Case) -> Iterator[str]:
 
 def _making_way(case: Case) -> Iterator[str]:
     """Said while there is still time to make room otherwise."""
-    if case.rollout.waits:
+    if case.rollout.waits and not case.rollout.held:
         outage = ", an outage until the new one has loaded its model" if case.scale.maximum == 1 else ""
         yield (
-            f"no node has room for a new replica: if none has within {PATIENCE_S} s, an old one makes way{outage}; "
+            f"no node has room for a new replica: if none has within {case.rollout.patience} s, an old one makes way{outage}; "
             "fewer replicas elsewhere, or another node, would avoid it"
         )
 

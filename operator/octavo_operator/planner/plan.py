@@ -216,6 +216,8 @@ class RolloutPlan:
     reason: str
     waits: bool = False  # for room, and not for ever: to be looked at again
     momentary: bool = False  # by the GPUs that are free now: it counts for a change that begins now
+    patience: int = 60  # seconds for which an old replica does not make way for one that waits for a node
+    held: str = ""  # why a change does not begin yet, though replicas are to be replaced
 
 
 @dataclass(frozen=True, slots=True)

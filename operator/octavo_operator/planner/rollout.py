@@ -3,17 +3,20 @@
 Chosen when a change begins. One that is under way goes on as it began, for its own surge has taken the card that was
 free; but a surge that finds no node for too long ends in place, and a replica that finds none although an old one made
 way for it has further old ones make way: one at a time, the next once the last one's successor is ready. Old replicas
-make way only where that helps: a change that no node could take leaves them be.
+make way only where that helps: a change that no node could take leaves them be, and so does one whose GPU another pod
+would take that waits as well. When a change begins is decided beside all services (`turns.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from octavo_operator.observed import Change, Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 
-PATIENCE_S = 60  # for a node that has room: others' pods end, the cluster autoscaler may add one
+PATIENCE_S = 60  # for a node that has room: others' pods end
+NODE_S = 900  # for one that an autoscaler adds: its own limit
 
 
 def choose(
@@ -35,18 +38,21 @@ def choose(
         reason = "a new replica waits for a node; rollout.strategy: InPlace lets an old one make way first"
         return _rollout(scale, reason, surge=surge)
     if not change.old_makes_room:
-        reason = "a new replica waits for a node; no old one makes way, for that would not help"
+        why = f"{change.contender} would take its GPU" if change.contender else "that would not help"
+        reason = f"a new replica waits for a node; no old one makes way, for {why}"
         return _rollout(scale, reason, surge=surge)
     if surge and strategy == "Surge":
         return _rollout(scale, "rollout.strategy: Surge waits for a node with room", surge=True)
     if not _is_too_long(change):
-        return _rollout(scale, "a new replica waits for a node with room", surge=surge, waits=True)
+        came = ", which an autoscaler adds" if change.node_comes else ""
+        waits = _rollout(scale, f"a new replica waits for a node with room{came}", surge=surge, waits=True)
+        return replace(waits, patience=_patience(change))
     if not change.old_serves:
         reason = "no node has room for a new replica, and no old one serves: one makes way at once"
         return _rollout(scale, reason, surge=False, max_unavailable=change.unready + 1)
     return _rollout(
         scale,
-        f"no node had room for a new replica within {PATIENCE_S} s: an old one makes way",
+        f"no node had room for a new replica within {_patience(change)} s: an old one makes way",
         surge=False,
         max_unavailable=change.unready + 1,
     )
@@ -62,7 +68,11 @@ def _rollout(
 
 
 def _is_too_long(change: Change) -> bool:
-    return not change.old_serves or (change.homeless_s is not None and change.homeless_s >= PATIENCE_S)
+    return not change.old_serves or (change.homeless_s is not None and change.homeless_s >= _patience(change))
+
+
+def _patience(change: Change) -> int:
+    return NODE_S if change.node_comes else PATIENCE_S
 
 
 def _surge(

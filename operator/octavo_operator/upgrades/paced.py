@@ -39,6 +39,8 @@ class Paced:
     step: Step | None = None
     steady: bool = False
     """The Deployment has its record already: what is written to it undoes what others changed."""
+    held: str = ""
+    """Why a move that has its turn does not begin: GPUs are scarce."""
 
     @property
     def begins(self) -> bool:
@@ -48,6 +50,12 @@ class Paced:
             and self.step is not None
             and (self.step.record.move is not None and self.case.record.move is None)
         )
+
+    def held_back(self, why: str) -> Paced:
+        """Where a move has its turn, and GPUs are scarce: it is asked again in the next pass."""
+        assert self.case is not None
+        step = Step("Waiting", self.case.record)
+        return replace(self, desired=_given(self.desired, step.record), step=step, held=why)
 
     def without_the_move(self, why: str) -> Paced:
         """Where the API server did not take what a move would have begun with."""
