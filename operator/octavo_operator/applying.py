@@ -155,8 +155,11 @@ class Applier:
             return
         if kind == JOBS.kind:
             live = await self._settled_job(manifest, live)
-            if live is manifest:
-                return
+            if live is not None:
+                return  # its template can't be changed, and what an admission webhook added to it is no drift
+        if kind == CLAIMS.kind and live is not None and _must_be_made_again(manifest, live):
+            await self._remove(live)  # created in the next pass
+            return
         if kind == DEPLOYMENTS.kind:
             if live is not None and replicas.running(live) and self._held:
                 return  # what serves goes on serving until the new model is there, or the service has its turn
@@ -171,8 +174,8 @@ class Applier:
         log.info("%s %s %s", "created" if live is None else "changed", kind, name, extra=self._log_as)
 
     async def _settled_job(self, manifest: Manifest, live: Object | None) -> Object | None:
-        """The manifest itself where there is nothing to do: the download is done, is being done, or has failed at this
-        very template. None where the Job is to be created.
+        """The Job that stays, or the manifest where there is nothing to do: the download is done, is being done, or has
+        failed at this very template. None where the Job is to be created.
 
         A Job for something else is removed, and the next one is created once no pod writes to the volume any more. One
         for the same download is replaced only where its template has changed and no pod of it has come to run.
@@ -273,3 +276,15 @@ class Applier:
         """The UID of its controller."""
         owners = live["metadata"].get("ownerReferences", ())
         return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
+
+
+def _must_be_made_again(manifest: Manifest, live: Object) -> bool:
+    """A claim that has no volume yet and asks for another kind of one: neither can be changed, and nothing is lost."""
+    if live.get("status", {}).get("phase") != "Pending":
+        return False
+    wanted, there = manifest["spec"], live["spec"]
+    storage_class = wanted.get("storageClassName", there.get("storageClassName"))
+    return bool(
+        list(wanted["accessModes"]) != list(there.get("accessModes", ()))
+        or storage_class != there.get("storageClassName")
+    )

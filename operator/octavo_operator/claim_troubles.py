@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from octavo_operator import room
 from octavo_operator.observed import Observed
 from octavo_operator.planner import Plan
 from octavo_operator.planner.plan import CachePlan
 from octavo_operator.pod_troubles import Trouble
+
+# As the provisioners of local-path, EBS, GCE PD, Azure Disk, Ceph RBD and others word it.
+ACCESS_MODE = re.compile(
+    r"access ?modes?\b.*\b(?:support|allow|invalid)|\bsupports?\b.*access ?modes?|multi.?(?:node.?multi.?)?writer"
+    r"|volume ?capabilit(?:y|ies)\b.*(?:not supported|invalid)",
+    re.IGNORECASE,
+)
 
 
 def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
@@ -25,6 +34,13 @@ def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
     if "no storage class is set" in words:
         remedy = "mark a storage class as the cluster's default, or remove spec.cache and set it again with one"
         return Trouble("NoStorageClass", f"{said}; {remedy}", stuck=True, rank=0)
+    if ACCESS_MODE.search(words):
+        remedy = (
+            f"{cache.access_mode} is more than that class can do: set cache.accessMode: ReadWriteOnce, which keeps all "
+            "replicas on one node, or cache.storageClassName of one that shares files (NFS, EFS, Filestore, Azure Files); "
+            "the claim is then made again"
+        )
+        return Trouble("AccessModeNotSupported", f"{said}; {remedy}", stuck=True, rank=0)
     return Trouble("ClaimPending", f"{said}; it is tried again by the storage class's provisioner", stuck=False, rank=0)
 
 

@@ -30,8 +30,13 @@ def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str
 
 def status_beside(body: Mapping[str, Any], rival: str, own: str, now: str) -> dict[str, Any] | None:
     """The former status, which the rival goes on writing, with who has given way; None where that is said already."""
-    told = {TWO_OPERATORS: ("True", TWO_OPERATORS, rivals.in_words(rival, own))}
-    return _with(body, told, {"otherOperator": own}, now)
+    text = rivals.in_words(rival, own)
+    former = body.get("status") or {}
+    said = any(each.get("message") == text for each in former.get("conditions", ()))
+    if said and former.get(rivals.OTHER) == own:
+        return None  # the rival keeps it, with the generation that it has looked at
+    told = {TWO_OPERATORS: ("True", TWO_OPERATORS, text)}
+    return _with(body, told, {rivals.OTHER: own}, now)
 
 
 def _with(

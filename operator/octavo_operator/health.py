@@ -39,6 +39,7 @@ class Health:
     """The newest generation that a watch or a list has shown of each service."""
     leading: bool = False
     last_success: float | None = None  # monotonic
+    was_well: bool = False
 
     def take(self, seen: Seen) -> bool:
         """Make a service due that was seen; whether its generation is news."""
@@ -90,7 +91,7 @@ class Health:
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/metrics", self._metrics)
         return app
@@ -98,6 +99,13 @@ class Health:
     async def _healthz(self, _: web.Request) -> web.Response:
         well, said = self.report()
         return web.json_response(said, status=200 if well else 503)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Ready once it was well: what ails it later is /healthz' and an alert's. The pod also serves the metrics API,
+        which goes on answering while a watch or the Lease is in trouble; were it unready, nothing would be scaled."""
+        well, said = self.report()
+        self.was_well = self.was_well or well
+        return web.json_response(said, status=200 if self.was_well else 503)
 
     async def _livez(self, _: web.Request) -> web.Response:
         found = {"stuckSeconds": round(self.queue.stuck(), 1), "unauthorizedSeconds": 0.0}

@@ -16,12 +16,13 @@ QUIET = "OS signals are ignored"  # they are taken by the main thread, on purpos
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, then what the record carries."""
+    """One object a line: time, level, severity, logger, message, then what the record carries."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
+            "severity": record.levelname,  # as Cloud Logging reads it
             "logger": record.name,
             "message": record.getMessage(),
             **extras(record),
@@ -55,7 +56,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def set_up(form: str, level: str) -> None:
     """For the whole process, kopf's records included."""
-    handler = logging.StreamHandler(sys.stderr)
+    # JSON to stdout: what a container writes to stderr is an error to log collectors, whatever it says.
+    handler = logging.StreamHandler(sys.stdout if form == "json" else sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(lambda record: QUIET not in record.getMessage())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -28,6 +28,10 @@ MISSING_OBJECT = re.compile(
 
 IMAGES = (
     (
+        re.compile(r"short[- ]name", re.IGNORECASE),
+        "name its registry, such as docker.io/…: engine.image.repository, or the chart's image.registry for the defaults",
+    ),
+    (
         re.compile(r"no matching manifest for|no match for platform", re.IGNORECASE),
         "name an image for the nodes' CPUs, or choose nodes by podTemplate.spec.nodeSelector (kubernetes.io/arch)",
     ),
@@ -52,6 +56,17 @@ IMAGES = (
         "check engine.image, and engine.image.pullSecrets for a private registry",
     ),
 )
+# The kubelet's own, of pkg/kubelet/images: the image can't be had, or not be read.
+IMAGE_REASONS = {
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+}
+PASSING = {"ErrImagePull", "RegistryUnavailable"}  # tried again at once; ImagePullBackOff follows
 ANY_IMAGE = "check engine.image, and engine.image.pullSecrets for a private registry"
 
 
@@ -155,17 +170,11 @@ def _of_container(container: Mapping[str, Any], plan: Plan) -> Trouble | None:
     state = container.get("state", {})
     waiting = state.get("waiting", {})
     reason, words = str(waiting.get("reason", "")), _short(str(waiting.get("message", "")))
-    if reason in {
-        "ImagePullBackOff",
-        "ErrImagePull",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "SignatureValidationFailed",
-    }:
+    if reason in IMAGE_REASONS:
         image = container.get("image") or plan.engine.image
         remedy = next((remedy for pattern, remedy in IMAGES if pattern.search(words)), ANY_IMAGE)
         text = f"the image {image} can't be pulled; {remedy}" + (f" ({words})" if words else "")
-        return Trouble("ImagePullBackOff", text, stuck=reason != "ErrImagePull", rank=1)
+        return Trouble("ImagePullBackOff", text, stuck=reason not in PASSING, rank=1)
     if reason in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
         remedy = "create what is missing; the pod then starts by itself" if "not found" in words else "fix the spec"
         return Trouble(reason, f"{words or 'the container can not be created'}; {remedy}", stuck=True, rank=2)

@@ -72,6 +72,7 @@ class Reconciler:
             return "gone"  # the children follow their owner
         rival = self.rivals.of(key, body.get("status"))
         if rival is not None and not await self.rivals.is_gone(self.cluster, rival):
+            self.turns.leave(key)
             self.upgrades.leave(key)
             log.warning("left alone: the operator of namespace %s reconciles it too", rival, extra=key.logged)
             await self._post(rivalry(body, rival, self.rivals.own, self.identity))
@@ -147,7 +148,7 @@ class Reconciler:
                 self.upgrades.leave(key)  # which has its own words for it
                 return found.held_back(why)
             return replace(found, plan=replace(made, rollout=replace(made.rollout, waits=True, reason=why, held=why)))
-        self.turns.take(key, hardware)
+        self.turns.take(key, hardware, int(live["status"]["readyReplicas"]))
         return found
 
     def _held(self, key: Key, made: Plan, observed: Observed) -> str:
@@ -175,22 +176,19 @@ class Reconciler:
         made, live = found.plan, observed.child(DEPLOYMENTS.kind, key.name)
         if made.rollout.held or found.held:
             return
-        if (
-            live is None
-            or observed.change is None
-            or not _takes_turns(service)
-            or said.conditions[STALLED][0] == "True"
-        ):
+        if live is None or not _takes_turns(service) or said.conditions[STALLED][0] == "True":
             self.turns.leave(key)
-            return
-        placed = bool(live.get("status", {}).get("updatedReplicas"))
-        self.turns.keep(key, made.hardware, live["spec"]["progressDeadlineSeconds"], placed=placed)
+        elif observed.change is not None:
+            placed = bool(live.get("status", {}).get("updatedReplicas"))
+            self.turns.keep(key, made.hardware, live["spec"].get("progressDeadlineSeconds", 600), placed=placed)
+        elif not self.turns.loads(key, said.status.ready_replicas or 0, said.wished):
+            self.turns.leave(key)
 
     async def _keep(self, key: Key, body: Object, error: ManifestError) -> Result:
         """What runs is kept, unless the spec says plainly that nothing is to run."""
         self.turns.leave(key)
-        self.upgrades.leave(key)
         observed = await observe(self.cluster, body, None, None)
+        self.upgrades.leave(key, live_deployment(body, observed))
         live: Any = observed.child(DEPLOYMENTS.kind, key.name)
         if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
             await replicas.set_number(self.cluster, live, 0, key.logged)
@@ -274,7 +272,7 @@ def _takes_turns(service: LLMService) -> bool:
     return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).cards > 0
 
 
-def _serves(live: Object, made: Plan) -> bool:
+def _serves(live: Mapping[str, Any], made: Plan) -> bool:
     """Whether there is something to lose: a replica answers, and is to go on doing so."""
     return bool(live.get("status", {}).get("readyReplicas")) and made.scale.replicas != 0
 

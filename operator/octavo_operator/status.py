@@ -39,6 +39,7 @@ from octavo_operator.upgrades.report import Report
 
 State = tuple[str, str, str]  # status, reason, message
 NOTHING = "nothing waits for anybody"
+EVICTIONS = 2  # for want of disk: the first may be a neighbour's fault
 LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
 TOO_LATE = "no replica of the change became ready in time"
 
@@ -209,6 +210,8 @@ def _outage(plan: Plan) -> str:
 def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     """Why replicas are missing: the gravest of the claim's, the download's, the Deployment's and the pods'."""
     found = [t for pod in _counting(observed) if (t := seen_trouble(pod, plan, observed)) is not None]
+    if (full := _disk_is_full(plan, observed, counts)) is not None:
+        found.append(full)
     if (detained := claim_troubles.detained(plan, observed)) is not None:
         found.append(detained)
     if plan.cache is not None and (claimed := claim_troubles.trouble_of(plan.cache, observed)) is not None:
@@ -241,6 +244,26 @@ def _counting(observed: Observed) -> list[Object]:
     pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     newest = pods[-1:]  # they are sorted by age
     return [pod for pod in pods if pod.get("status", {}).get("phase") not in {"Failed", "Succeeded"}] or newest
+
+
+def _disk_is_full(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
+    """A replica downloads its model onto the node's disk, is evicted for it, and the next one does the same again."""
+    evicted = [
+        pod
+        for pod in observed.pods
+        if pod.get("status", {}).get("reason") == "Evicted"
+        and any(each in str(pod["status"].get("message", "")) for each in ("ephemeral", "EmptyDir", "inodes"))
+    ]
+    if len(evicted) < EVICTIONS or counts.ready >= counts.wished:
+        return None
+    asked = plan.resources.requests.get("ephemeral-storage")
+    asks = f"requests {asked} of it" if asked else "requests none of it"
+    remedy = "cache: {} keeps the model on a volume" if plan.cache is None else "see what else fills it"
+    text = (
+        f"replicas are evicted again and again, for the disk of their node is full; a replica {asks}: {remedy}, "
+        "resources.requests.ephemeral-storage chooses a node with more"
+    )
+    return Trouble("DiskFull", text, stuck=True, rank=3)
 
 
 def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: MetricsSource) -> State:

@@ -29,6 +29,8 @@ class Turn:
     """By the own clock: a service that is not looked at again holds up no other for ever."""
     amount: int
     """GPUs that its new replica is about to take; 0 once its pod exists and is counted as all pods are."""
+    ready: int = 0
+    """Replicas that answered when it began: it is over when as many do again."""
 
 
 @dataclass(slots=True)
@@ -49,15 +51,21 @@ class Turns:
         """The service whose change is under way on the same kind of GPU; None where there is none."""
         return next((each for each, turn in self._current(key).items() if _meet(turn.hardware, hardware)), None)
 
-    def take(self, key: Key, hardware: Hardware) -> None:
-        """Its change begins in this pass."""
+    def take(self, key: Key, hardware: Hardware, ready: int) -> None:
+        """Its change begins in this pass, with so many replicas that answer."""
         self._waiting.pop(key, None)
-        self._turns[key] = Turn(hardware, self.clock() + PROMISE_S, hardware.cards)
+        self._turns[key] = Turn(hardware, self.clock() + PROMISE_S, hardware.cards, ready)
 
     def keep(self, key: Key, hardware: Hardware, seconds: float, *, placed: bool) -> None:
-        """Its change is under way, for so long at most; `placed` once its first new pod exists."""
+        """Replicas still differ from their template, for so long at most; `placed` once its first new pod exists."""
         self._waiting.pop(key, None)
-        self._turns[key] = Turn(hardware, self.clock() + seconds, 0 if placed else hardware.cards)
+        ready = self._turns[key].ready if key in self._turns else 0
+        self._turns[key] = Turn(hardware, self.clock() + seconds, 0 if placed else hardware.cards, ready)
+
+    def loads(self, key: Key, ready: int, desired: int) -> bool:
+        """Whether all its replicas are new ones, of which fewer answer than did before, or than are desired by now."""
+        turn = self._turns.get(key)
+        return turn is not None and ready < min(turn.ready, desired)
 
     def wait(self, key: Key, hardware: Hardware) -> None:
         """Its change has not begun."""

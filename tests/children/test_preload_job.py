@@ -46,7 +46,7 @@ def test_it_has_what_the_cluster_demands_of_a_replica():
     made = pod(podTemplate=CA)
     assert made["metadata"]["labels"]["team"] == "a"
     assert made["metadata"]["labels"]["app.kubernetes.io/component"] == "preload"
-    assert made["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+    assert made["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
     assert made["spec"]["dnsPolicy"] == "None"
     assert made["spec"]["hostAliases"][0]["hostnames"] == ["hub"]
     assert made["spec"]["securityContext"]["runAsUser"] == 1000
@@ -111,3 +111,28 @@ def test_what_only_an_engine_needs_is_left_out():
     made = only(children, "Job")["spec"]["template"]["spec"]
     assert [each["name"] for each in made["volumes"]] == ["tmp", "cache"]
     assert [each["mountPath"] for each in made["containers"][0]["volumeMounts"]] == ["/tmp", "/var/cache/octavo"]
+
+
+def test_no_meshs_sidecar_and_no_autoscaler_of_nodes_comes_in_its_way():
+    """A sidecar would never end, and with it the Job; a download that is moved to save a node begins again."""
+    metadata = pod()["metadata"]
+    assert metadata["labels"]["sidecar.istio.io/inject"] == "false"
+    assert metadata["annotations"]["linkerd.io/inject"] == "disabled"
+    assert metadata["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
+    assert metadata["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    meshed = pod(podTemplate={"metadata": {"labels": {"sidecar.istio.io/inject": "true"}}})["metadata"]
+    assert meshed["labels"]["sidecar.istio.io/inject"] == "true", "a person knows better"
+
+
+def test_volumes_of_the_pods_own_keep_no_node():
+    """The cluster autoscaler leaves a node alone whose pods have volumes on it, unless told that nothing is lost."""
+    key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+
+    def named(**spec):
+        template = only(rendered(accelerator=CPU, **spec), "Deployment")["spec"]["template"]
+        volumes = template["spec"]["volumes"]
+        on_disk = {v["name"] for v in volumes if "emptyDir" in v and v["emptyDir"].get("medium") != "Memory"}
+        return set(template["metadata"]["annotations"][key].split(",")), on_disk
+
+    assert named() == ({"tmp", "cache"},) * 2
+    assert named(cache={}) == ({"tmp"},) * 2

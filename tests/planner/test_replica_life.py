@@ -49,7 +49,7 @@ def test_liveness_outlasts_readiness_and_asks_the_heartbeat():
     ("spec", "drain"),
     [
         (on_a100(), 205),  # 4096 tokens at 20/s
-        (on_a100(maxModelLen=32768), 600),  # bounded
+        (on_a100(maxModelLen=32768), 585),  # bounded
         (on_a100(maxModelLen=100), 30),
         ({"accelerator": CPU, "engine": {"maxModelLen": 2048}}, 205),  # 10/s
         (on_a100() | {"rollout": {"drainTimeout": "45m"}}, 2700),
@@ -64,7 +64,7 @@ def test_the_drain_is_the_longest_admissible_generation_within_bounds(spec, drai
 
 def test_a_drain_that_cuts_answers_off_is_told():
     plan = planned(MISTRAL_7B, **on_a100(maxModelLen=32768))
-    assert any("cuts off answers after 600 s; the longest may take 1639 s" in w for w in plan.warnings)
+    assert any("cuts off answers after 585 s; the longest may take 1639 s" in w for w in plan.warnings)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from planner_cases import CPU, on_a100, planned
 from simulated_rollout import LOAD_TICKS, Simulation
 
 from octavo_operator.observed import Change, Observed
-from octavo_operator.planner.rollout import PATIENCE_S
+from octavo_operator.planner.rollout import NODE_S, PATIENCE_S
 
 WAITS, GIVES_UP = PATIENCE_S - 1.0, PATIENCE_S + 1.0
 
@@ -149,6 +149,14 @@ def test_a_surge_that_was_asked_for_waits_as_long_as_it_takes():
         ({}, Change(True, 0, WAITS, old_makes_room=True), ("Surge", 1, 0, True)),
         ({}, Change(True, 0, GIVES_UP, old_makes_room=True), ("InPlace", 0, 1, False)),
         ({}, Change(True, 0, GIVES_UP, old_makes_room=False), ("Surge", 1, 0, False)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_room=False, contender="n/x"), ("Surge", 1, 0, False)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_room=True, node_comes=True), ("Surge", 1, 0, True)),
+        ({}, Change(True, 0, NODE_S + 1.0, old_makes_room=True, node_comes=True), ("InPlace", 0, 1, False)),
+        (
+            {"rollout": {"strategy": "InPlace"}},
+            Change(True, 0, 1.0, old_makes_room=False, contender="n/x"),
+            ("InPlace", 0, 1, False),
+        ),
         ({}, Change(True, 0, GIVES_UP, old_makes_room=None), ("Surge", 1, 0, False)),
         ({}, Change(True, 1, 0.0, old_makes_room=True, old_serves=False), ("InPlace", 0, 2, False)),
         ({}, Change(False, 1, WAITS, old_makes_room=True), ("InPlace", 0, 1, True)),
@@ -172,6 +180,13 @@ def test_that_an_old_replica_will_make_way_is_said_beforehand(replicas, outage):
     (warning,) = [w for w in _warnings({"change": change}, replicas) if "makes way" in w]
     assert warning.startswith("no node has room for a new replica: if none has within 60 s, an old one makes way")
     assert ("an outage until the new one has loaded" in warning) == outage
+
+
+def test_a_node_that_an_autoscaler_adds_is_worth_its_own_patience():
+    """It takes minutes to come, and a replica that serves would have ended for nothing."""
+    change = Change(True, 0, 1.0, old_makes_room=True, node_comes=True)
+    (warning,) = [w for w in _warnings({"change": change}, 1) if "makes way" in w]
+    assert "if none has within 900 s" in warning
 
 
 def test_that_a_change_will_be_an_outage_is_said_before_anything_changes():

@@ -305,3 +305,32 @@ def test_the_most_free_is_of_nodes_that_would_take_the_pod():
     assert room.most_free({"spec": {"nodeSelector": {"pool": "x"}}}, capacity) == {}
     full = ClusterCapacity([node("a")], [pod("1", "a", cpu="5")])
     assert room.most_free({}, full)["cpu"] == 0
+
+
+def contended(old, *waiting, nodes=(), needed=None):
+    capacity = ClusterCapacity([node("a", 1), *nodes], [*old, *waiting])
+    found = room.contender(needed or requests_of(pod(0)), old, old, capacity)
+    return None if found is None else found.uid
+
+
+def test_a_pod_that_waits_would_take_the_gpu_that_a_replica_frees():
+    """A service that serves would be left without: its successor comes later."""
+    old = [pod(1, "a")]
+    assert contended(old, pod(9)) == 9
+    assert contended(old) is None
+    assert contended(old, pod(9, cards="0", cpu="1")) is None, "there is room for both"
+    assert contended(old, pod(9, cards="0", cpu="4")) == 9, "of CPUs there is not"
+    assert contended(old, pod(9, cards="2")) is None, "one GPU is too few for it"
+    assert contended(old, pod(9, nodeSelector={"zone": "x"})) is None, "it waits for another node"
+    assert contended(old, pod(9, schedulingGates=[{"name": "kueue"}])) is None, "it waits for its queue"
+    assert contended(old, pod(9), nodes=[node("b", 1)]) is None, "it is about to have another node"
+    assert contended([*old, pod(2)]) is None, "a replica of one's own takes nothing away"
+    assert contended([pod(1, "a", ending=True)], pod(9)) is None, "that one ends anyway"
+
+
+def test_no_old_replica_makes_way_where_another_pod_would_take_its_place():
+    old, seeks = pod(1, "a", revision="old"), pod(2)
+    assert change([old, seeks], [node(cards=1)]).old_makes_room
+    other = pod(9) | {"metadata": {"uid": 9, "namespace": "them", "name": "theirs", "labels": {}}}
+    told = change([old, seeks], [node(cards=1)], [other])
+    assert (told.old_makes_room, told.contender) == (False, "them/theirs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from planner_cases import CPU, claim, service
 
 from octavo_operator.applying import Applier
@@ -67,3 +68,36 @@ async def test_a_claim_that_is_no_longer_named_is_kept_where_it_has_a_volume():
         outcome = await applied(server, Observed(children=(owned,)))
         assert [each for each in server.written if each.startswith("-")] == written
         assert outcome.kept == kept
+
+
+@pytest.mark.parametrize(
+    ("phase", "cache", "again"),
+    [
+        ("Pending", {"accessMode": "ReadWriteOnce"}, True),
+        ("Pending", {"storageClassName": "files"}, True),
+        ("Pending", {}, False),
+        ("Bound", {"storageClassName": "files"}, False),
+    ],
+)
+async def test_a_claim_without_a_volume_is_made_again_where_it_asks_for_another_kind(phase, cache, again):
+    """The API server changes neither its mode nor its class; without a volume there is nothing to lose."""
+    server, live = Server(), claim(phase=phase, mode="ReadWriteMany")
+    live["metadata"]["ownerReferences"] = [{"uid": "u", "controller": True}]
+    live["spec"]["storageClassName"] = "disks"
+    await applied(server, Observed(children=(live,)), cache=cache, replicas=2)
+    assert ("-PersistentVolumeClaim" in server.written) == again
+
+
+async def test_a_job_that_exists_is_never_applied():
+    """What an admission webhook added to its template is no drift, and the template can't be changed: 422 while it
+    downloads."""
+    server = Server()
+    await applied(server, cache={})
+    body = service(accelerator=CPU, cache={})
+    body = body.model_copy(update={"metadata": body.metadata.model_copy(update={"uid": "u"})})
+    (job,) = [each for each in render(plan(body, Observed(), Settings())) if each["kind"] == "Job"]
+    job["spec"]["template"]["spec"]["tolerations"] = [{"key": "added", "operator": "Exists"}]
+    server = Server()
+    await applied(server, Observed(children=(job,)), cache={})
+    assert "Job" not in server.written
+    assert "-Job" not in server.written

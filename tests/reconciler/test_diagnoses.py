@@ -138,6 +138,9 @@ IMAGES = [
     ("ErrImagePull", "429 Too Many Requests - Server message: toomanyrequests: You have reached your unauthenticated pull rate limit.", "limits pulls"),
     ("ErrImagePull", "no match for platform in manifest: not found", "kubernetes.io/arch"),
     ("ErrImagePull", 'Head "https://r.example/v2/e/manifests/1": tls: failed to verify certificate: x509: certificate signed by unknown authority', "trust that registry"),
+    ("ImageInspectError", 'rpc error: code = Unknown desc = short-name "octavo/engine:9" did not resolve to an alias and no unqualified-search registries are defined', "name its registry"),
+    ("ErrImagePull", "short name mode is enforcing, but image name octavo/engine:9 returns ambiguous list", "image.registry"),
+    ("RegistryUnavailable", "the registry r.example is not available", "check engine.image"),
     ("ErrImagePull", 'Head "https://r.example/v2/e/manifests/1": dial tcp: lookup r.example: no such host', "let the nodes reach"),
 ]  # fmt: skip
 

@@ -72,30 +72,103 @@ def test_a_surge_whose_card_was_taken_waits_and_then_the_old_replica_makes_way(i
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
 
 
-def test_of_services_that_are_edited_at_once_only_as_many_surge_as_cards_are_free(
+def serving(plane, kubelet, namespace, product, gpus):
+    """A service on a GPU each, by name, all of them ready."""
+    for name, count in gpus.items():
+        accelerator = {"products": [product]}
+        plane.api.create(service(name, namespace, accelerator=accelerator, engine={"tensorParallelSize": count}))
+    for name in gpus:
+        kubelet.mark_pods_ready(namespace, engines(name))
+        wait_for(plane, name, namespace, "Ready", "True", "Serving")
+
+
+def change(plane, namespace, name, **spec):
+    plane.api.patch(API, LLMS, name, namespace, {"spec": spec or {"engine": {"maxNumSeqs": 17}}})
+
+
+def followers(plane, namespace, names):
+    """Those whose Deployment has the edit."""
+    found = {name: plane.api.get("apps/v1", "Deployment", name, namespace) for name in names}
+    return {n: d for n, d in found.items() if "17" in d["spec"]["template"]["spec"]["containers"][0]["args"]}
+
+
+def answering(plane, namespace, name):
+    return plane.api.get("apps/v1", "Deployment", name, namespace).get("status", {}).get("readyReplicas", 0)
+
+
+def test_services_that_are_edited_at_once_surge_one_after_the_other_for_one_free_gpu(
     installed, operator, namespace, kubelet
 ):
-    """A GitOps tool applies them in one second: all of them would count the same free card, and all but one wait."""
-    product = {"products": ["NVIDIA-L40S"]}
-    kubelet.add_node("n3", gpus=5, product="NVIDIA-L40S")
-    names = [f"s{number}" for number in range(4)]
+    """A GitOps tool applies them in one second. All surging at once would wait for one GPU; in place each is an outage."""
+    names = ["s0", "s1", "s2"]
+    kubelet.add_node("n3", gpus=4, product="NVIDIA-L40S")
+    serving(installed, kubelet, namespace, "NVIDIA-L40S", dict.fromkeys(names, 1))
     for name in names:
-        installed.api.create(service(name, namespace, accelerator=product))
-    for name in names:
-        kubelet.mark_pods_ready(namespace, engines(name))
-    for name in names:
-        wait_for(installed, name, namespace, "Ready", "True", "Serving")
-    for name in names:
-        installed.api.patch(API, LLMS, name, namespace, {"spec": {"engine": {"maxNumSeqs": 17}}})
+        change(installed, namespace, name)
+    done = []
+    while len(done) < len(names):
+        now = until(lambda: followers(installed, namespace, set(names) - set(done)), 40, "the next one follows")
+        ((name, deployment),) = now.items()
+        assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
+        if not done:
+            for waits in set(names) - {name}:
+                message = wait_for(installed, waits, namespace, "Progressing", "True", "RolloutPending")["message"]
+                assert f"{name} replaces its replicas" in message
+                assert "rollout.strategy: InPlace" in message
+                assert conditions(installed, waits, namespace)["Ready"]["status"] == "True"
+        settled(installed, operator, namespace)
+        assert followers(installed, namespace, set(names) - set(done)).keys() == {name}, "one at a time"
+        assert all(answering(installed, namespace, each) == 1 for each in names)
+        kubelet.mark_pods_ready(namespace, engines(name), count=2)
+        wait_for(installed, name, namespace, "Progressing", "False", "Serving")
+        done.append(name)
 
-    def followed():
-        found = [installed.api.get("apps/v1", "Deployment", name, namespace) for name in names]
-        words = [each["spec"]["template"]["spec"]["containers"][0]["args"] for each in found]
-        return found if all("17" in each for each in words) else None
 
-    deployments = until(followed, 30, "all follow the edit")
-    surging = [each for each in deployments if each["spec"]["strategy"]["type"] == "RollingUpdate"]
-    assert len(surging) == 1
+def test_of_services_on_full_gpus_one_at_a_time_ends_its_replica(installed, operator, namespace, kubelet):
+    """Of two GPUs that one frees the other's new replica would take one; then neither fits, and one never serves again."""
+    kubelet.add_node("n4", gpus=3, product="NVIDIA-L20")
+    serving(installed, kubelet, namespace, "NVIDIA-L20", {"one": 1, "two": 2})
+    for name in ("two", "one"):
+        change(installed, namespace, name)
+    first = until(lambda: list(followers(installed, namespace, ["one", "two"])), 30, "one begins")
+    (first,) = first
+    (other,) = {"one", "two"} - {first}
+    wait_for(installed, other, namespace, "Progressing", "True", "RolloutPending")
+    settled(installed, operator, namespace)
+    assert list(followers(installed, namespace, ["one", "two"])) == [first]
+    assert answering(installed, namespace, other) == 1
+    kubelet.mark_pods_ready(namespace, engines(first))
+    until(lambda: len(followers(installed, namespace, ["one", "two"])) == 2, 40, "the other one's turn")
+    kubelet.mark_pods_ready(namespace, engines(other))
+    wait_for(installed, other, namespace, "Ready", "True", "Serving")
+
+
+def test_no_replica_ends_for_a_gpu_that_a_waiting_pod_would_take(installed, operator, namespace, kubelet):
+    """An autoscaler that asks for more than there is: its pod would have the GPU first, and the service none."""
+    kubelet.add_node("n5", gpus=2, product="NVIDIA-A16")
+    serving(installed, kubelet, namespace, "NVIDIA-A16", {"edited": 1, "grows": 1})
+    change(installed, namespace, "grows", replicas=2)
+    until(lambda: len(kubelet.pods(namespace, engines("grows"))) == 2, 20, "a pod waits")
+    wait_for(installed, "grows", namespace, "Progressing", "True", "NoFreeCard")
+    change(installed, namespace, "edited")
+    message = wait_for(installed, "edited", namespace, "Progressing", "True", "RolloutPending")["message"]
+    assert "the pod grows-" in message
+    settled(installed, operator, namespace)
+    assert not followers(installed, namespace, ["edited"])
+    assert answering(installed, namespace, "edited") == 1
+    change(installed, namespace, "grows", replicas=1)
+    until(lambda: followers(installed, namespace, ["edited"]), 90, "nothing waits any more")
+
+
+def test_a_person_may_decide_that_a_change_does_not_wait_for_its_turn(installed, operator, namespace, kubelet):
+    kubelet.add_node("n6", gpus=2, product="NVIDIA-A2")
+    serving(installed, kubelet, namespace, "NVIDIA-A2", {"a": 1, "b": 1})
+    change(installed, namespace, "a")
+    until(lambda: followers(installed, namespace, ["a"]), 30, "a begins")
+    change(installed, namespace, "b")
+    wait_for(installed, "b", namespace, "Progressing", "True", "RolloutPending")
+    change(installed, namespace, "b", rollout={"strategy": "InPlace"})
+    until(lambda: followers(installed, namespace, ["b"]), 30, "b does not wait")
 
 
 def test_cards_that_come_and_go_rewrite_no_idle_service(installed, operator, namespace, kubelet):

@@ -196,3 +196,55 @@ def test_unknown_fields_and_kept_claims_are_warnings():
     *_, claims, fields = said.status.plan.warnings
     assert claims.endswith("kubectl delete pvc -n default svc-cache deletes it")
     assert fields == "spec.turbo: not known to this version of the operator and without effect; upgrade the operator"
+
+
+def test_replicas_that_are_evicted_for_want_of_disk_again_and_again_are_stalled():
+    """Each new one downloads the model onto the same disk, and is evicted for it."""
+    evicted = {
+        "phase": "Failed",
+        "reason": "Evicted",
+        "message": "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 1Gi.",
+    }
+    loads = pod("c", **RUNS)
+
+    def stalled(*pods, ready=0):
+        found = summarized(Observed(children=(deployment(ready=ready),), pods=pods))
+        return found.conditions["Stalled"][:2], found.conditions["Stalled"][2]
+
+    assert stalled(pod("a", **evicted), loads)[0] == ("False", "Progressing"), "once may be a neighbour's fault"
+    told, message = stalled(pod("a", **evicted), pod("b", **evicted), loads)
+    assert told == ("True", "DiskFull")
+    assert "cache: {}" in message
+    assert "resources.requests.ephemeral-storage" in message
+    assert stalled(pod("a", **evicted), pod("b", **evicted), pod("c", ready=True), ready=1)[0][0] == "False"
+    other = evicted | {"message": "The node was low on resource: memory."}
+    assert stalled(pod("a", **other), pod("b", **other), loads)[0][0] == "False"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        'failed to provision volume with StorageClass "local-path": NodePath only supports ReadWriteOnce and '
+        "ReadWriteOncePod (1.22+) access modes",
+        'failed to provision volume with StorageClass "gp3": rpc error: code = InvalidArgument desc = Volume capabilities '
+        "MULTI_NODE_MULTI_WRITER not supported. Only AccessModes[ReadWriteOnce] supported.",
+        'failed to provision volume with StorageClass "standard-rwo": rpc error: code = InvalidArgument desc = '
+        "VolumeCapabilities is invalid: specified multi writer with mount access type",
+        "rpc error: code = InvalidArgument desc = Volume capability not supported",
+        "rpc error: code = InvalidArgument desc = mountVolume is not supported for access mode: MULTI_NODE_MULTI_WRITER",
+    ],
+)
+def test_a_class_that_can_not_share_a_volume_is_stalled_with_the_field(words):
+    """As provisioners word it: tried again for ever, it never succeeds."""
+    pending = claim(phase="Pending", mode="ReadWriteMany")
+    observed = Observed(children=(pending, deployment(2, 0)), claim_waits=True, claim_words=words)
+    told = summarized(observed, cache={}, replicas=2).conditions["Stalled"]
+    assert told[:2] == ("True", "AccessModeNotSupported")
+    assert "cache.accessMode: ReadWriteOnce" in told[2]
+
+
+def test_other_troubles_of_a_provisioner_are_waited_for():
+    words = "failed to provision volume: rpc error: code = ResourceExhausted desc = quota exceeded"
+    pending = claim(phase="Pending")
+    observed = Observed(children=(pending, deployment(1, 0)), claim_waits=True, claim_words=words)
+    assert summarized(observed, cache={}).conditions["Progressing"][1] == "ClaimPending"

@@ -98,7 +98,7 @@ def definition() -> Schema:
                 "plural": PLURAL,
                 "singular": KIND.lower(),
                 "shortNames": [SHORT_NAME],
-                "categories": ["all", "octavo"],
+                "categories": ["octavo"],
             },
             "versions": [
                 {

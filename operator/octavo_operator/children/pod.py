@@ -14,6 +14,7 @@ CONTAINER = "engine"
 PORT_NAME = "http"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 USER = 65532  # as distroless images have it: any that is not root will do
+LOCAL_VOLUMES = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -26,7 +27,11 @@ def template(plan: Plan) -> Manifest:
     own = {
         "metadata": {
             "labels": labels(plan.name),
-            "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
+            "annotations": {
+                "kubectl.kubernetes.io/default-container": CONTAINER,
+                # Volumes of the pod's own hold nothing that is missed: they are no reason to keep a node that is empty else.
+                LOCAL_VOLUMES: ",".join(_on_disk(plan)),
+            },
         },
         "spec": {
             **placement(plan),
@@ -201,6 +206,11 @@ def _mounts_of_files(plan: Plan) -> list[Manifest]:
         # The folder, for a file that is mounted by itself stays as it was when the Secret changes.
         mounts.append({"name": "api-keys", "mountPath": KEYS_PATH.rpartition("/")[0], "readOnly": True})
     return mounts
+
+
+def _on_disk(plan: Plan) -> list[str]:
+    """Names of the volumes that are folders of the node."""
+    return ["tmp", *(["cache"] if plan.cache is None else [])]
 
 
 def _volumes(plan: Plan) -> list[Manifest]:

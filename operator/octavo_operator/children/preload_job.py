@@ -34,6 +34,14 @@ WRONG = 2  # the engine's exit status for what trying again does not fix
 NEEDS = {"cpu": "250m", "memory": "1Gi"}
 MOUNTS = {"tmp": "/tmp", "cache": CACHE_PATH}  # noqa: S108 — a volume of the pod's own
 ONLY_A_REPLICAS = {"/dev/shm", *(path.rpartition("/")[0] for path in (TEMPLATE_PATH, KEYS_PATH))}  # noqa: S108 — a volume of the pod's own
+# A mesh's sidecar would never end, and with it the Job; one that does not hold traffic back at the start is not needed.
+ALONE_LABELS = {"sidecar.istio.io/inject": "false"}
+# To move a download so that a node can be saved means to begin it again.
+ALONE_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+    "linkerd.io/inject": "disabled",
+}
 HOSTNAME = "kubernetes.io/hostname"
 # Of a replica's pod spec: where it may run, as whom, and what it reaches. Sidecars are left out, for they never end.
 FROM_THE_REPLICAS = (
@@ -101,9 +109,9 @@ def _template(plan: Plan, cache: CachePlan) -> Manifest:
     }
     if plan.hardware.cards and (affinity := _near_cards(plan, cache, spec.get("affinity"))):
         spec["affinity"] = affinity
-    annotations = _mapping(metadata.get("annotations"))
-    described: Manifest = {"labels": {**_mapping(metadata.get("labels")), **labels(plan.name, PRELOAD)}}
-    return {"metadata": described | ({"annotations": annotations} if annotations else {}), "spec": spec}
+    annotations = {**ALONE_ANNOTATIONS, **_mapping(metadata.get("annotations"))}
+    described = {**ALONE_LABELS, **_mapping(metadata.get("labels")), **labels(plan.name, PRELOAD)}
+    return {"metadata": {"labels": described, "annotations": annotations}, "spec": spec}
 
 
 def _container(plan: Plan, engine: Manifest, mounts: list[Manifest]) -> Manifest:

@@ -7,7 +7,7 @@ import logging
 
 from octavo_operator.api_service import NAMES, serving, withdraw
 from octavo_operator.cluster import Cluster
-from octavo_operator.errors import OperatorError
+from octavo_operator.errors import ApiError, OperatorError
 
 SETTLE_S = 5.0  # until the endpoints have forgotten who ends, others that end at the same moment included
 
@@ -18,7 +18,7 @@ async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
     """Goes on serving until nobody asks any more, and withdraws the APIServices if no other pod serves."""
     await asyncio.sleep(SETTLE_S)
     try:
-        others = [name for name in (await serving(cluster, namespace)).pods if name != pod]
+        others = [name for name in await _serving(cluster, namespace) if name != pod]
         if not others:
             await withdraw(cluster, namespace)
     except OperatorError as error:
@@ -28,3 +28,14 @@ async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
             error,
             " ".join(NAMES),
         )
+
+
+async def _serving(cluster: Cluster, namespace: str) -> tuple[str, ...]:
+    """None where that may no longer be asked: the namespace goes, and its Role before the pods. What stayed announced
+    would then hold up the end of every namespace, this one's too."""
+    try:
+        return tuple((await serving(cluster, namespace)).pods)
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        return ()

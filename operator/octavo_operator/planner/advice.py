@@ -18,6 +18,8 @@ from octavo_operator.planner.plan import CachePlan, Fit, Hardware, RolloutPlan, 
 from octavo_operator.planner.sizes import GIB, gib, human
 from octavo_operator.planner.storage import FETCHED, claim_size
 
+SCALE_UP_DELAY = "cluster-autoscaler.kubernetes.io/pod-scale-up-delay"
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -32,6 +34,7 @@ class Case:
     cache: CachePlan | None
     rollout: RolloutPlan
     drain: int
+    grace: int
     longest_generation: int
     shared_memory: int
     memory_limit: int | None
@@ -42,6 +45,7 @@ def warnings(case: Case) -> tuple[str, ...]:
     checks = (
         _one_replica,
         _making_way,
+        _nodes_for_a_drain,
         _downloads_again,
         _context,
         _cards,
@@ -62,7 +66,20 @@ def _one_replica(case: Case) -> Iterator[str]:
     if case.scale.replicas is None and case.scale.maximum == 1:
         field = "autoscaling.minReplicas and maxReplicas"
     rollout = " and so is each change" if case.rollout.strategy == "InPlace" else ""
-    yield f"one replica: an eviction is an outage{rollout}; {field}: 2 would avoid it"
+    pool = ""
+    if rollout and case.rollout.momentary:
+        pool = ", and in a pool of nodes that grows rollout.strategy: Surge"
+    yield f"one replica: an eviction is an outage{rollout}; {field}: 2 would avoid it{pool}"
+
+
+def _nodes_for_a_drain(case: Case) -> Iterator[str]:
+    """A successor waits from when its predecessor begins to drain: see docs/decisions/0017."""
+    if case.hardware.cards and case.rollout.strategy == "InPlace" and case.scale.maximum > 1:
+        yield (
+            f"in place, a new replica is Pending while an old one drains, up to {case.grace} s: an autoscaler may add a "
+            f"node for it; podTemplate.metadata.annotations: {{{SCALE_UP_DELAY}: {case.grace}s}} tells the cluster "
+            "autoscaler to wait, rollout.strategy: Surge uses the node instead"
+        )
 
 
 def _making_way(case: Case) -> Iterator[str]:
@@ -161,6 +178,12 @@ def _volume(case: Case) -> Iterator[str]:
             "ReadWriteMany spreads them"
         )
     asked = case.service.spec.cache
+    if cache.create and asked is not None and asked.access_mode is None and cache.access_mode == "ReadWriteMany":
+        yield (
+            f"cache.accessMode is not set, and ReadWriteMany is claimed for {case.scale.maximum} replicas, which disks (EBS, "
+            "GCE PD, Azure Disk, local-path) refuse: name a class that shares files in cache.storageClassName, or set "
+            "cache.accessMode: ReadWriteOnce to keep the replicas on one node"
+        )
     if case.model_bytes is not None and cache.size is not None:
         size = case.model_bytes
         if int(Quantity(cache.size)) < size:

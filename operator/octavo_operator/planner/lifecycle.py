@@ -2,7 +2,7 @@
 
 expected   start + size ÷ load rate (+ size ÷ download rate, where the pod itself downloads); 30 min if unknown
 start-up   a day, where the engine ends a start that makes no progress by itself; else what is expected
-drain      rollout.drainTimeout, else maxModelLen ÷ the slowest tokens/s of a sequence, within 30 s and 10 min
+drain      rollout.drainTimeout, else maxModelLen ÷ the slowest tokens/s of a sequence, within 30 s and 585 s: the grace is 10 min
 grace      pre-stop + drain + margin
 """
 

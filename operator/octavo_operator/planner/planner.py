@@ -66,6 +66,8 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     wanted = spec.rollout.drain_timeout
     drain = lifecycle.drain_time(longest, None if wanted is None else float(wanted.seconds), settings)
 
+    ends = lifecycle.lifecycle(startup, drain, watched=runtimes.runtime_of(engine).watches_start)
+
     needed = None
     if not place.cards and demand is not None and limits.kv_cache_bytes is not None:
         needed = demand.weights(1) + demand.overhead(1) + limits.kv_cache_bytes
@@ -73,7 +75,9 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     resources = hardware.container_resources(spec, place, needed, downloaded, limits)
     shm = int(hardware.shared_memory(spec, place))
     limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
-    case = advice.Case(service, demand, model_bytes, fit, place, scale, cache, rolls, drain, longest, shm, limit)
+    case = advice.Case(
+        service, demand, model_bytes, fit, place, scale, cache, rolls, drain, ends.grace, longest, shm, limit
+    )
     known_runtime = engine.runtime in RUNTIMES
     line = arguments.arguments(service, limits, place, drain) if known_runtime else ()
     version = engine_flags.version_of(engine, place, settings)
@@ -98,7 +102,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         hardware=place,
         resources=resources,
         cache=cache,
-        lifecycle=lifecycle.lifecycle(startup, drain, watched=runtimes.runtime_of(engine).watches_start),
+        lifecycle=ends,
         rollout=rolls,
         scale=scale,
         service_type=spec.service.type,

@@ -93,7 +93,7 @@ def paced(
     made = planned(settings)
     desired = render(made)
     if made.refusal is not None:
-        upgrades.leave(key)
+        upgrades.leave(key, live_deployment(body, observed))
         return Paced(made, desired)
     variant = variant_of(service.spec.engine, made.hardware)
     pin = None if variant is None else Pin(variant, settings.images[variant], settings.version)

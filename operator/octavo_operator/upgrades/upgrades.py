@@ -9,12 +9,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from octavo_operator.cluster import Cluster
+from octavo_operator.cluster import Cluster, Object
 from octavo_operator.labels import OF_CHILDREN, SERVICE
 from octavo_operator.metrics import Metrics
 from octavo_operator.resources import DEPLOYMENTS
 from octavo_operator.upgrades.campaign import Campaign, Member
-from octavo_operator.upgrades.rendering import recorded
+from octavo_operator.upgrades.rendering import Record, recorded
 from octavo_operator.upgrades.replicas import replicas_of
 from octavo_operator.upgrades.turn import Case, Step, is_moving, moved, step
 from octavo_operator.work_queue import Key
@@ -67,9 +67,19 @@ class Upgrades:
         self._keep(key, member)
         return taken
 
-    def leave(self, key: Key) -> None:
-        """The service is gone, or nothing can be done for it at present."""
-        if self._members.pop(key, None) is not None:
+    def leave(self, key: Key, live: Object | None = None) -> None:
+        """The service is gone, or nothing can be done for it at present.
+
+        How it fared goes on to count: a stopped campaign does not go on because a failed service was deleted. Nor is its
+        turn over while its replicas (of the Deployment `live`) are still being replaced.
+        """
+        former = self._members.pop(key, None)
+        record = None if live is None else recorded(live)
+        moving = live is not None and record is not None and _still_moves(record, live, self._campaign.release)
+        attempt = former.attempt if former is not None else None
+        if moving or attempt is not None:
+            self._members[key] = Member(moving, attempt)
+        if self._members.get(key) != former:
             self._look()
 
     def _keep(self, key: Key, member: Member) -> None:
@@ -112,3 +122,9 @@ class Upgrades:
                             self._members.setdefault(key, Member(moving, record.attempt))
             self._was_read = True
         self._look()
+
+
+def _still_moves(record: Record, live: Object, release: str) -> bool:
+    replicas = replicas_of(live)
+    served = record.move is not None and replicas.serve(record.move.ready)
+    return is_moving(record, replicas, release) and not served and not replicas.stuck
