@@ -224,12 +224,9 @@ def test_replicas_that_are_evicted_for_want_of_disk_again_and_again_are_stalled(
 @pytest.mark.parametrize(
     "words",
     [
-        'failed to provision volume with StorageClass "local-path": NodePath only supports ReadWriteOnce and '
-        "ReadWriteOncePod (1.22+) access modes",
-        'failed to provision volume with StorageClass "gp3": rpc error: code = InvalidArgument desc = Volume capabilities '
-        "MULTI_NODE_MULTI_WRITER not supported. Only AccessModes[ReadWriteOnce] supported.",
-        'failed to provision volume with StorageClass "standard-rwo": rpc error: code = InvalidArgument desc = '
-        "VolumeCapabilities is invalid: specified multi writer with mount access type",
+        "NodePath only supports ReadWriteOnce and ReadWriteOncePod (1.22+) access modes",
+        "Volume capabilities MULTI_NODE_MULTI_WRITER not supported. Only AccessModes[ReadWriteOnce] supported.",
+        "desc = VolumeCapabilities is invalid: specified multi writer with mount access type",
         "rpc error: code = InvalidArgument desc = Volume capability not supported",
         "rpc error: code = InvalidArgument desc = mountVolume is not supported for access mode: MULTI_NODE_MULTI_WRITER",
     ],
