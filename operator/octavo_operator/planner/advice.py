@@ -77,8 +77,8 @@ def _nodes_for_a_drain(case: Case) -> Iterator[str]:
     if case.hardware.cards and case.rollout.strategy == "InPlace" and case.scale.maximum > 1:
         yield (
             f"in place, a new replica is Pending while an old one drains, up to {case.grace} s: an autoscaler may add a "
-            f"node for it; podTemplate.metadata.annotations: {{{SCALE_UP_DELAY}: {case.grace}s}} tells the cluster "
-            "autoscaler to wait, rollout.strategy: Surge uses the node instead"
+            f"node for it; podTemplate.metadata.annotations: {{{SCALE_UP_DELAY}: {case.grace}s}} has the cluster "
+            "autoscaler wait, rollout.strategy: Surge uses the node instead"
         )
 
 
