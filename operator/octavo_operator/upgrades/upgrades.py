@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from octavo_operator.cluster import Cluster, Object
+from octavo_operator.cluster import Cluster
 from octavo_operator.labels import OF_CHILDREN, SERVICE
 from octavo_operator.metrics import Metrics
+from octavo_operator.observed import Object
 from octavo_operator.resources import DEPLOYMENTS
 from octavo_operator.upgrades.campaign import Campaign, Member
 from octavo_operator.upgrades.rendering import Record, recorded
