@@ -22,7 +22,6 @@ from aiohttp.http_exceptions import (
     TransferEncodingError,
 )
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.error_responses import error_response, errors_as_json
@@ -35,9 +34,6 @@ MAX_HEADER = 64 * 1024  # bytes of one header, name and value: tokens of identit
 MAX_HEADERS = 128
 KEEPALIVE_SECONDS = 3630.0  # longer than a proxy's (Envoy's hour): who closes an idle connection should be the client
 BACKLOG = 2048
-STRETCH = 8 * 1024  # bytes that are parsed at once
-MAX_FRAMING = 16 * 1024  # bytes received of a body in chunks beyond MOST_FRAMED times its own
-MOST_FRAMED = 4
 OPTIONS: dict[str, Any] = {
     "access_log": None,
     "keepalive_timeout": KEEPALIVE_SECONDS,
@@ -66,14 +62,12 @@ async def listen(runner: web.AppRunner, listener: socket.socket) -> asyncio.Serv
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_asked", "_body", "_received", "_refused")
+    __slots__ = ("_asked",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As aiohttp's, but a client that asks for nothing does not keep its connection."""
         super().connection_made(transport)
-        self._asked = self._refused = False
-        self._body: StreamReader | None = None  # the one that is being received
-        self._received = 0  # bytes of it, with what frames its chunks
+        self._asked = False
         asyncio.get_running_loop().call_later(HEAD_SECONDS, self._end_if_silent)
 
     def _end_if_silent(self) -> None:
@@ -81,35 +75,14 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp's, but a request whose body turns out to be malformed does not wait for the rest of it.
-
-        Parsed a stretch at a time: a body of tiny chunks costs far more than its bytes, and is malformed here.
-        """
-        for at in range(0, len(data), STRETCH):
-            if self._refused:
-                return
-            piece = data[at : at + STRETCH]
-            super().data_received(piece)
-            self._asked = self._asked or bool(self._messages)
-            if (self._messages and not isinstance(self._messages[-1][0], RawRequestMessage)) or self._is_mostly_framing(
-                len(piece)
-            ):
-                self._refuse()
-
-    def _bodies(self) -> list[StreamReader]:
+        """As aiohttp's, but a request whose body turns out to be malformed does not wait for the rest of it."""
+        super().data_received(data)
+        self._asked = self._asked or bool(self._messages)
+        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
+            return
         request = self._current_request
-        return ([request.content] if request is not None else []) + [payload for _, payload in self._messages]
-
-    def _is_mostly_framing(self, received: int) -> bool:
-        body = next((body for body in reversed(self._bodies()) if not body.is_eof()), None)
-        if body is not self._body:
-            self._body, self._received = body, 0
-        self._received += received
-        return body is not None and self._received > MAX_FRAMING + MOST_FRAMED * body.total_bytes
-
-    def _refuse(self) -> None:
-        self._refused = True
-        for body in self._bodies():
+        bodies = [payload for _, payload in self._messages] + ([request.content] if request is not None else [])
+        for body in bodies:
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError("malformed"))
 
