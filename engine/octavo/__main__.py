@@ -9,6 +9,7 @@ from octavo import process
 
 VERBS = {
     "serve": ("octavo_engine.serve", "serve a model over the OpenAI API"),
+    "compile": ("octavo_engine.compile", "compile a model's kernels where there is no GPU"),
     "chat": ("octavo_engine.chat", "talk to a served model in the terminal"),
     "bench": ("octavo_engine.bench", "load a server and report throughput and latency"),
     "up": ("octavo_operator.up", "run an LLMService manifest as local processes"),

@@ -164,3 +164,83 @@ launch(kernel, (3,), {view}, *args[1:], **options)
         check=False,
     )
     assert "norm_kernel would read a strided tensor as if it were dense" in result.stderr
+
+
+PREPARED = """
+import sys
+from pathlib import Path
+
+from triton import knobs
+
+from octavo_engine.kernels.triton.kernel_cache import prepare, use_kernel_cache
+
+made = []  # (kernel, whether the cache had it)
+knobs.compilation.listener = lambda *, src, cache_hit, **_: made.append((src.name, cache_hit))
+calls = [norm_call(), norm_call(dim=61), take_in_call()]
+variants = [Variant.of(*call) for call in calls]
+said = []
+
+
+def prepared(capability=90, **where):
+    made.clear(), said.clear()
+    codes = prepare(variants, capability, 2, lambda *progress: said.append(progress), **where)
+    assert set(codes) == set(variants)
+    return codes
+"""
+
+
+def test_kernels_compiled_without_a_gpu_are_those_that_its_launches_look_for(tmp_path):
+    """Each process that compiles stands for another kind of GPU; the folder may then lie anywhere, and is only read."""
+    run(
+        PREPARED
+        + """
+if __name__ == "__main__":
+    prepared(on_gpu=False)
+    assert said == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert not [name for name, hit in made if not hit], "other processes compile"
+    prepared(on_gpu=False)
+    assert not said
+    prepared(80, on_gpu=False)
+    assert len(said) == 4, "another capability is other code"
+""",
+        tmp_path,
+    )
+    (tmp_path / "cache").rename(tmp_path / "brought along")
+    run(
+        COUNTING
+        + PREPARED
+        + f"""
+os_environ = __import__("os").environ
+os_environ["OCTAVO_KERNELS"] = {os.fspath(tmp_path / "brought along")!r}
+if __name__ == "__main__":
+    use_kernel_cache()
+    for kernel, args, options in calls:
+        launch(kernel, (1,), *args, **options)
+    assert made and all(hit for _, hit in made), made
+    assert len(launched) == 3
+    codes = prepared()
+    launch.hold(codes)
+    assert not said and len(launch.prepared) == 3
+    kernel, args, options = norm_call(dtype=torch.float16)
+    launch(kernel, (1,), *args, **options)
+    assert made[-1] == ("norm_kernel", False), "nothing prepared it"
+""",
+        tmp_path,
+    )
+
+
+def test_a_kernel_that_cannot_be_compiled_ends_the_start_and_is_named(tmp_path):
+    result = run(
+        PREPARED
+        + """
+from dataclasses import replace
+
+if __name__ == "__main__":
+    variants[0] = replace(variants[0], options=tuple({**dict(variants[0].options), "BLOCK": 63}.items()))
+    prepared(on_gpu=False)
+""",
+        tmp_path,
+        check=False,
+    )
+    assert "ExecutorError: norm_kernel(" in result.stderr
+    assert "can't be compiled for compute capability 9.0" in result.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from octavo_engine.kernels.operations import Operations
@@ -33,4 +31,4 @@ def triton_operations_on(device: torch.device, tuning: str | None = None) -> Ope
         from octavo_engine.kernels.triton.interpreter import mend  # noqa: PLC0415
 
         mend()
-    return TritonOperations.on(device, None if tuning is None else Path(tuning))
+    return TritonOperations.on(device, tuning)

@@ -132,6 +132,10 @@ class TorchExecutor(Executor):
             return self._load()
 
     def _load(self) -> Capacity:
+        if self.device.type == "cuda":
+            from octavo_engine.executors.torch.rehearsal import prepare_kernels  # noqa: PLC0415 — it runs an executor
+
+            prepare_kernels(self)
         weights = self._weights()
         weight_bytes = sum(weight.nbytes for weight in weights.values())
         decoder = Decoder(self.spec, weights, self.ops, self.dtype, self.parallel)

@@ -7,6 +7,8 @@ needed, only the model's description, so that kernels can be compiled where an i
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +20,14 @@ from torch import Tensor
 
 from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.graphs import DecodeOutputs
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels import operations
 from octavo_engine.kernels.operations import Logprobs, SamplingBatch
 from octavo_engine.kernels.packing import Stored, pack_blocks
+from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Variant
@@ -31,6 +35,8 @@ from octavo_engine.sampling_params import SamplingParams
 from octavo_models.formats import FORMATS, stays_packed
 from octavo_models.partition import Place, Shard, shards
 from octavo_models.spec import ModelSpec, Weight
+
+logger = logging.getLogger(__name__)
 
 NOWHERE = torch.device("meta")
 MOST_REQUESTS, MOST_TOKENS = 128, 512  # of a step that is rehearsed: kernels know no classes beyond
@@ -132,6 +138,30 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
         executor.requests.clear()
     executor.close()
     return list(recorder.recorded)
+
+
+def kernels_of_all_ranks(config: EngineConfig, spec: ModelSpec, launcher: Launcher) -> list[Variant]:
+    """`kernels_of` any rank: their parts of a layer differ where sizes do not divide."""
+    tensor_size, num_stages = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
+    places = (Place.of(rank, tensor_size, num_stages) for rank in range(tensor_size * num_stages))
+    found = (kernels_of(config, spec, launcher, Parallel(place)) for place in places)
+    return list(dict.fromkeys(variant for variants in found for variant in variants))
+
+
+def prepare_kernels(executor: TorchExecutor) -> None:
+    """Compile and load all kernels that `executor` may launch. The cache has them after a pod's first start.
+
+    Raises:
+        ExecutorError: a kernel can't be compiled.
+    """
+    if not isinstance(executor.ops, TritonOperations):
+        return
+    start, launcher = time.perf_counter(), executor.ops.launch
+    variants = kernels_of(executor.config, executor.whole, launcher, executor.parallel)
+    capability = launcher.card.capability
+    workers = max(1, number_of_threads(executor.config.executor.threads) // len(executor.config.parallel.ranks_here))
+    launcher.hold(prepare(variants, capability, workers, ProgressLine(capability).report))
+    logger.info("%d kernels are ready (%.1f s)", len(variants), time.perf_counter() - start)
 
 
 def described_weights(spec: ModelSpec, place: Place, dtype: torch.dtype, *, packed: bool) -> dict[str, Stored]:

@@ -100,6 +100,11 @@ def read_tuning(path: Path, card: Card) -> dict[str, Parameters]:
     return read
 
 
+def tuned_launcher(card: Card, tuning: str | None) -> Launcher:
+    """For `card`, with the launches of `tuning`, a file of `tune`'s. Raises ExecutorError: see `read_tuning`."""
+    return Launcher(card, {} if tuning is None else read_tuning(Path(tuning), card))
+
+
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """Runs kernels on one card. `tuned` wins over the defaults, name by name.
@@ -156,6 +161,12 @@ class Launcher:
         if run is None:
             self._met[tuple(key)] = run = self._bound(kernel, args, options)
         run(grid, values)
+
+    def hold(self, codes: Mapping[Variant, Any]) -> None:
+        """Load compiled kernels onto the GPU, so that their first launches need not."""
+        for variant, code in codes.items():
+            _ = code.run  # loads it
+            self.prepared[variant] = code
 
     def _bound(
         self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]

@@ -5,8 +5,6 @@ Owns which kernel serves which operation and what a card is refused; shapes and 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -30,7 +28,7 @@ from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
 from octavo_engine.kernels.triton.decode_attention import decode_attention
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
-from octavo_engine.kernels.triton.launch import Card, Launcher, read_tuning
+from octavo_engine.kernels.triton.launch import Card, Launcher, tuned_launcher
 from octavo_engine.kernels.triton.logits import ban, penalize, soft_cap_logits
 from octavo_engine.kernels.triton.logprobs import logprobs
 from octavo_engine.kernels.triton.norm import norm
@@ -52,14 +50,13 @@ class TritonOperations(Operations):
         self._frequencies: dict[Rotary, Tensor] = {}
 
     @classmethod
-    def on(cls, device: torch.device, tuning: Path | None = None) -> TritonOperations:
+    def on(cls, device: torch.device, tuning: str | None = None) -> TritonOperations:
         """For a device. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
 
         Raises:
             ExecutorError: the card is too old, or the file is none.
         """
-        card = Card.of(device)
-        return cls(Launcher(card, {} if tuning is None else read_tuning(tuning, card)))
+        return cls(tuned_launcher(Card.of(device), tuning))
 
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return norm(self.launch, x, None, weight, spec, bias)[0]
