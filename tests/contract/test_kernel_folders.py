@@ -1,0 +1,29 @@
+"""What an engine compiles outlives its pod: the image keeps kernels in the volume that the operator mounts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from octavo_engine.kernels.triton.kernel_cache import READ_FROM
+from octavo_operator.planner.arguments import CACHE_PATH
+
+ROOT = Path(__file__).parents[2]
+
+
+def variable(name: str) -> str:
+    """What the engine's image sets it to."""
+    found = re.search(rf"{name}=(\S+)", (ROOT / "images/engine.Containerfile").read_text())
+    assert found is not None
+    return found[1]
+
+
+def test_compiled_kernels_lie_in_the_cache_volume():
+    assert variable("TRITON_CACHE_DIR").startswith(f"{CACHE_PATH}/")
+
+
+def test_kernels_that_an_image_brings_lie_beside_it():
+    """A volume that is mounted there would hide them."""
+    assert not variable(READ_FROM).startswith(f"{CACHE_PATH}/")
+    documented = (ROOT / "docs/kernels.md").read_text()
+    assert f'"--output", "{variable(READ_FROM)}"' in documented
