@@ -70,7 +70,7 @@ class Card:
             )
 
 
-def read_tuning(path: Path, card: Card) -> dict[str, Parameters]:
+def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
     """What `tune` wrote for a GPU like `card`: launch name -> parameters.
 
     Raises:
