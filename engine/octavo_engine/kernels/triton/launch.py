@@ -79,7 +79,9 @@ def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
     try:
         document = json.loads(path.read_text("utf-8"))
         capability = int(document["capability"])
-        read = {str(name): {str(k): int(v) for k, v in p.items()} for name, p in document["launches"].items()}
+        read: dict[str, Parameters] = {
+            str(name): {str(k): int(v) for k, v in p.items()} for name, p in document["launches"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ExecutorError(
