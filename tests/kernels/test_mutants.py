@@ -69,6 +69,7 @@ MUTANTS = [
     (bans, "logits", "+ length - end", "+ length - end - 1"),
     (four_bits, "packed_matmul", "high = low + 16", "high = low + 15"),
     (four_bits, "packed_matmul", "tl.arange(0, BLOCK_K // GROUP)", "tl.arange(0, BLOCK_K // GROUP) // 2 * 2"),
+    (four_bits, "packed_matmul", "tl.static_range(1, SPLIT_K)", "tl.static_range(1, SPLIT_K - 1)"),
     (eight_bits, "packed_matmul", "- 128.0", "- 127.0"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
     (made, "inputs", "position % PAGE", "(position + 1) % PAGE"),

@@ -99,4 +99,4 @@ def matmul_float8(launch: Launcher, x: Tensor, weight: Float8Weight, bias: Tenso
         HAS_BIAS=bias is not None and split == 1,
         **chosen,
     )
-    return joined(out, bias, x.dtype)
+    return joined(launch, out, bias, x.dtype)

@@ -1,7 +1,7 @@
 """Products with weights of four or eight bits, widened in registers. Twin: `reference_quantized.unpack` and a product.
 
 A program makes BLOCK_M × BLOCK_N outputs over its share of K; with few rows K is split over SPLIT_K programs, whose
-sums are added afterwards in one order. A byte of four-bit weights holds elements 16 apart: a tile is two products, of
+sums a second kernel adds in one order, with bias and cast. A byte of four-bit weights holds elements 16 apart: a tile is two products, of
 low and of high nibbles with their columns of x, and nothing is shuffled. Scales are loaded once a group: what is loaded
 for each element waits in shared memory like the quants, at up to eight times their size.
 Arithmetic intensity: 2 · rows FLOP a weight of 0.625 bytes (four bits, scale and minimum a group of 32): 3.2 · rows
@@ -20,6 +20,8 @@ from torch import Tensor
 from octavo_engine.kernels.operations import PackedWeight
 from octavo_engine.kernels.triton.arguments import FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
+
+JOINED = 1024  # columns of a program that joins parts
 
 
 @triton.jit
@@ -127,12 +129,29 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
         PRECISION="ieee" if x.element_size() == 4 else "tf32",
         **chosen,
     )
-    return joined(out, bias, x.dtype)
+    return joined(launch, out, bias, x.dtype)
 
 
-def joined(parts: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The sum of a product's parts [split, m, n], bias included, as dtype."""
-    if parts.shape[0] == 1:
+@triton.jit(do_not_specialize=["M"], do_not_specialize_on_alignment=["bias"])
+def join_parts_kernel(parts, bias, out, M, N, SPLIT_K: tl.constexpr, HAS_BIAS: tl.constexpr, TILE: tl.constexpr):
+    """out[m, n] = the sum of parts[:, m, n] in their order, bias[n] included: float32 until it is stored."""
+    n = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    at = tl.program_id(1).to(tl.int64) * N + n
+    total = tl.load(parts + at, mask=n < N, other=0.0)
+    for part in tl.static_range(1, SPLIT_K):
+        total += tl.load(parts + part * M.to(tl.int64) * N + at, mask=n < N, other=0.0)
+    if HAS_BIAS:
+        total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=n < N)
+
+
+def joined(launch: Launcher, parts: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The sum of a product's parts [split, m, n], bias included, as dtype; a single part has it already."""
+    split, m, n = parts.shape
+    if split == 1:
         return parts[0]
-    total = parts.sum(0)
-    return (total if bias is None else total + bias).to(dtype)
+    out = torch.empty(m, n, dtype=dtype, device=parts.device)
+    grid = (triton.cdiv(n, JOINED), m)
+    options = {"SPLIT_K": split, "HAS_BIAS": bias is not None, "TILE": JOINED, "num_warps": 4}
+    launch(join_parts_kernel, grid, parts, bias, out, m, n, **options)
+    return out
