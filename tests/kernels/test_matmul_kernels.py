@@ -12,6 +12,7 @@ from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8, unpack
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_engine.kernels.triton.packed_matmul import parts_of, rows_of_tile
 from octavo_models.formats import FORMATS, packed_nbytes
 
 REFERENCE = ReferenceOperations()
@@ -52,6 +53,16 @@ def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows
         torch.testing.assert_close(got, expected, atol=2**-10 * columns**0.5, rtol=2**-7)
     else:
         assert_product_close(got, expected, columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "parts"), [(4096, 1, 4), (28672, 1, 1), (8448, 16, 2), (64, 40, 2), (64, 200, 1)]
+)
+def test_k_is_split_only_as_far_as_the_columns_leave_sms_idle(columns, rows, parts):
+    """On 132 SMs; by the weight and the size of a tile, so that no step asks for a kernel of its own."""
+    launcher = Launcher(Card(90, 132))
+    chosen = launcher.parameters(f"packed.{rows_of_tile(rows)}")
+    assert parts_of(launcher, chosen, columns) == parts
 
 
 def test_plain_products_are_left_to_torch(triton_operations, device):

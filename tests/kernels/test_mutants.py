@@ -38,6 +38,7 @@ padding = (sampling.test_rows_of_padding_draw_nothing,)
 penalties = (sampling.test_penalties_are_the_twins,)
 bans = (sampling.test_bans_hold_where_the_output_ends_as_they_say,)
 four_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *SHAPE)
+split_k = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *matmul.SHAPES[0])
 eight_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 8, 16, *SHAPE)
 float8 = (matmul.test_products_in_float8_are_the_twins, F32, *SHAPE)
 made = (inputs.test_inputs_are_the_twins, 1, 3)
@@ -69,7 +70,7 @@ MUTANTS = [
     (bans, "logits", "+ length - end", "+ length - end - 1"),
     (four_bits, "packed_matmul", "high = low + 16", "high = low + 15"),
     (four_bits, "packed_matmul", "tl.arange(0, BLOCK_K // GROUP)", "tl.arange(0, BLOCK_K // GROUP) // 2 * 2"),
-    (four_bits, "packed_matmul", "tl.static_range(1, SPLIT_K)", "tl.static_range(1, SPLIT_K - 1)"),
+    (split_k, "packed_matmul", "tl.static_range(1, SPLIT_K)", "tl.static_range(1, SPLIT_K - 1)"),
     (eight_bits, "packed_matmul", "- 128.0", "- 127.0"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
     (made, "inputs", "position % PAGE", "(position + 1) % PAGE"),

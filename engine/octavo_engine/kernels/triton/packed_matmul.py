@@ -20,8 +20,10 @@ from torch import Tensor
 from octavo_engine.kernels.operations import PackedWeight
 from octavo_engine.kernels.triton.arguments import FLOATS, expect
 from octavo_engine.kernels.triton.launch import Launcher
+from octavo_engine.kernels.triton.launch_defaults import Parameters
 
 JOINED = 1024  # columns of a program that joins parts
+PROGRAMS_PER_SM = 2  # that a product of few rows should have
 
 
 @triton.jit
@@ -98,6 +100,14 @@ def rows_of_tile(num_rows: int) -> int:
     return 16 if num_rows <= 16 else 64 if num_rows <= 64 else 128
 
 
+def parts_of(launch: Launcher, chosen: Parameters, columns: int) -> int:
+    """Into how many parts K is split: enough for PROGRAMS_PER_SM by the columns alone, which the weight decides, and no
+    more than the launch's SPLIT_K. A wide weight keeps every SM at work unsplit, and saves the join."""
+    tiles = triton.cdiv(columns, chosen["BLOCK_N"])
+    wanted = triton.next_power_of_2(triton.cdiv(launch.card.num_sms * PROGRAMS_PER_SM, tiles))
+    return int(min(chosen["SPLIT_K"], wanted))
+
+
 def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
     """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
     m, k = x.shape
@@ -107,8 +117,8 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
     for numbers in (weight.scales, weight.minima):
         expect(numbers, (n, k // weight.group), *FLOATS)
     expect(bias, (n,), *FLOATS)
-    chosen = launch.parameters(f"packed.{rows_of_tile(m)}")
-    split = chosen["SPLIT_K"]
+    chosen = dict(launch.parameters(f"packed.{rows_of_tile(m)}"))
+    split = chosen["SPLIT_K"] = parts_of(launch, chosen, n)
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
     launch(
         packed_kernel,
