@@ -154,9 +154,14 @@ class Applier:
             self.outcome.refused.append(Refused(kind, name, "Terminating", words))
             return
         if kind == JOBS.kind:
-            live = await self._settled_job(manifest, live)
-            if live is not None:
-                return  # its template can't be changed, and what an admission webhook added to it is no drift
+            stays = await self._settled_job(manifest, live)
+            if stays is not None and (live is None or stays is not live):
+                return
+            if (
+                stays is not None
+            ):  # its template can't be changed, and what an admission webhook added to it is no drift
+                manifest = manifest | {"spec": stays["spec"]}
+            live = stays
         if kind == CLAIMS.kind and live is not None and _must_be_made_again(manifest, live):
             await self._remove(live)  # created in the next pass
             return

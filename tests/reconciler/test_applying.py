@@ -88,16 +88,18 @@ async def test_a_claim_without_a_volume_is_made_again_where_it_asks_for_another_
     assert ("-PersistentVolumeClaim" in server.written) == again
 
 
-async def test_a_job_that_exists_is_never_applied():
+@pytest.mark.parametrize(("labels", "applied_again"), [({}, False), ({"app.kubernetes.io/name": "edited"}, True)])
+async def test_a_job_that_exists_keeps_its_template(labels, applied_again):
     """What an admission webhook added to its template is no drift, and the template can't be changed: 422 while it
-    downloads."""
+    downloads. A label that someone edited is restored."""
     server = Server()
     await applied(server, cache={})
     body = service(accelerator=CPU, cache={})
     body = body.model_copy(update={"metadata": body.metadata.model_copy(update={"uid": "u"})})
     (job,) = [each for each in render(plan(body, Observed(), Settings())) if each["kind"] == "Job"]
     job["spec"]["template"]["spec"]["tolerations"] = [{"key": "added", "operator": "Exists"}]
+    job["metadata"]["labels"] |= labels
     server = Server()
     await applied(server, Observed(children=(job,)), cache={})
-    assert "Job" not in server.written
+    assert ("Job" in server.written) == applied_again
     assert "-Job" not in server.written

@@ -199,7 +199,7 @@ def test_an_object_of_that_name_which_is_somebody_elses_is_not_taken(installed, 
         }
     )
     api.create(service("s", namespace))
-    assert "belongs to somebody else" in wait_for(installed, "s", namespace, "Stalled", "True", "NameTaken")["message"]
+    assert "belongs to another owner" in wait_for(installed, "s", namespace, "Stalled", "True", "NameTaken")["message"]
     assert api.get("v1", "Service", "s", namespace)["spec"]["ports"][0]["port"] == 1234
     api.delete("v1", "Service", "s", namespace)
     until(lambda: conditions(installed, "s", namespace)["Stalled"]["status"] == "False", 70, "it heals by itself")
