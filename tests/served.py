@@ -57,8 +57,9 @@ class Served:
         temporary: Path | None = None,
         env: dict[str, str] | None = None,
         real: bool = False,
+        script: Path | None = None,
     ) -> None:
-        """`real`: the model has weights, and its own engine runs it."""
+        """`real`: the model has weights, and its own engine runs it; `script` starts another."""
         paths = [str(TESTS), str(TESTS / "server"), *(str(Path(path).resolve()) for path in sys.path if path)]
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
@@ -73,7 +74,9 @@ class Served:
         self._ready = threading.Event()
         argv = [str(model), "--host", "127.0.0.1", "--port", "0"]
         program = ["-m", "octavo_engine"]
-        if not real:
+        if script is not None:
+            program = [str(script)]
+        elif not real:
             argv += ["--load-format", "dummy", "--max-model-len", "256"]
             program = [str(TESTS / "server" / "serve_fake.py")]
         self.process = subprocess.Popen(

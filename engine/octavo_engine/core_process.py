@@ -26,7 +26,7 @@ import msgspec
 import zmq
 
 from octavo_engine.config import EngineConfig
-from octavo_engine.errors import ExecutorError, OctavoError
+from octavo_engine.errors import ExecutorError, OctavoError, described
 from octavo_engine.heartbeat import Heartbeat
 from octavo_engine.messages import (
     AbortRequests,
@@ -115,7 +115,7 @@ class CoreProcess:
             return 1
         except Exception as error:  # noqa: BLE001 — a bug: the person gets a sentence, the log the traceback
             traceback.print_exc()
-            self.send(Failed(f"the engine could not start: {type(error).__name__}: {error}"))
+            self.send(Failed(f"the engine could not start: {described(error)}"))
             return 1
         engine.beat_into(Heartbeat(boot.heartbeat_fd).beats)
         self.send(ready)
@@ -129,7 +129,7 @@ class CoreProcess:
             return 1
         except Exception as error:  # noqa: BLE001 — as above
             traceback.print_exc()
-            self.send(Failed(f"the engine failed in a step: {type(error).__name__}: {error}"))
+            self.send(Failed(f"the engine failed in a step: {described(error)}"))
             return 1
         finally:
             engine.close()

@@ -20,7 +20,7 @@ from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
-from octavo_engine.errors import ConfigError, DeviceLostError
+from octavo_engine.errors import ConfigError, DeviceLostError, described
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
 from octavo_engine.sampling_params import SamplingParams
 
@@ -274,7 +274,7 @@ class EngineCore:
             except Exception as error:  # noqa: BLE001 — whatever it was, it ends this request alone
                 logger.error("request %s failed alone, and ends: %r", request_id, error)  # noqa: TRY400 — traced above
                 num_failed += 1
-                merged.errors[request_id] = f"the model could not run this request: {type(error).__name__}: {error}"
+                merged.errors[request_id] = f"the model could not run this request: {described(error)}"
                 continue
             num_run += 1
             merged.errors.update(result.errors)
@@ -301,7 +301,7 @@ class EngineCore:
         except DeviceLostError:
             raise
         except Exception as error:
-            raise DeviceLostError(f"no request can be run any more: {type(error).__name__}: {error}") from error
+            raise DeviceLostError(f"no request can be run any more: {described(error)}") from error
 
     def _page_seconds(self) -> list[float]:
         """What a page of each group takes to host memory and back, measured on pages that nobody uses yet."""

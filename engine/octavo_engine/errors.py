@@ -58,3 +58,13 @@ class QueueFullError(RequestError):
 
 class EngineDeadError(OctavoError):
     """The engine core ended; the message carries its reason."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows in further lines, such as the advice for debugging in CUDA's errors."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def described(error: BaseException) -> str:
+    """An unforeseen error in one line: its type, and what it says."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -16,7 +16,7 @@ import msgspec
 from octavo_engine.config import EngineConfig, encode_files
 from octavo_engine.core_process import kill_with_parent, read_boot
 from octavo_engine.engine_loader import find_files, read_description
-from octavo_engine.errors import OctavoError
+from octavo_engine.errors import OctavoError, described
 from octavo_engine.executors import require_device, require_torch
 from octavo_models.errors import ModelError
 
@@ -65,7 +65,7 @@ def main() -> int:
         reason = str(error)
     except Exception as error:  # noqa: BLE001 — a bug: the person gets a sentence, the log the traceback
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
+        reason = described(error)
     else:
         return 0
     os.write(boot.words, reason.encode())

@@ -29,11 +29,11 @@ class RankPool:
         self.workers: list[subprocess.Popen[str]] = []
 
     def run(
-        self, config: EngineConfig, requests: Sequence[EngineRequest], *, packed: bool = False
+        self, config: EngineConfig, requests: Sequence[EngineRequest], *, packed: bool = False, triton: bool = False
     ) -> dict[str, dict[str, Any]]:
         """What became of each request: tokens, finish_reason, logprobs and so on.
 
-        `packed`: the ranks keep a quantized file's blocks as cards do.
+        `packed`: the ranks keep a quantized file's blocks as GPUs do. `triton`: they run Triton's kernels, interpreted.
         """
         size = config.parallel.world_size
         while len(self.workers) < size:
@@ -42,15 +42,13 @@ class RankPool:
         watchdog = threading.Timer(SECONDS, self.close)
         watchdog.start()
         try:
-            self._tell(
-                ranks[0],
-                {"config": _encoded(config), "requests": _encoded(list(requests)), "rank": 0, "packed": packed},
-            )
+            how = {"packed": packed, "triton": triton}
+            self._tell(ranks[0], how | {"config": _encoded(config), "requests": _encoded(list(requests)), "rank": 0})
             port = self._answer(ranks[0])["port"]
             parallel = msgspec.structs.replace(config.parallel, master_port=port)
             for rank in range(1, size):
                 there = msgspec.structs.replace(config, parallel=parallel)
-                self._tell(ranks[rank], {"config": _encoded(there), "rank": rank, "packed": packed})
+                self._tell(ranks[rank], how | {"config": _encoded(there), "rank": rank})
             answer = self._answer(ranks[0])
             for rank in ranks[1:]:
                 self._answer(rank)

@@ -16,7 +16,9 @@ from engine_runs import generate, running_core
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.core.outputs import SchedulerOutput
+from octavo_engine.executors.torch import executor
 from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.kernels.backends import operations_on, triton_operations_on
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.messages import EngineRequest
 from octavo_engine.rank_process import RankBoot, run
@@ -62,6 +64,7 @@ def main() -> None:
         job = json.loads(line)
         config = msgspec.msgpack.decode(base64.b64decode(job["config"]), type=EngineConfig)
         ReferenceOperations.prefers_packed = job["packed"]
+        executor.operations_on = triton_operations_on if job["triton"] else operations_on
         try:
             if job["rank"] == 0:
                 requests = msgspec.msgpack.decode(base64.b64decode(job["requests"]), type=list[EngineRequest])

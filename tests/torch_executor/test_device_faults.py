@@ -19,7 +19,8 @@ from tiny_models import make
 from octavo_engine import engine_core
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine_core import EngineCore
-from octavo_engine.errors import DeviceLostError
+from octavo_engine.errors import DeviceLostError, ExecutorError
+from octavo_engine.executors.torch import executor as torch_executor
 from octavo_engine.executors.torch import parallel_executor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
@@ -123,6 +124,85 @@ def test_an_error_that_corrupts_the_device_ends_the_engine(engine, call, kind):
     break_call(executor, call, ERRORS[kind], when=lost)
     with pytest.raises(DeviceLostError, match=r"CUDA"):
         generate(core, [request("a", [3, 4, 5], 3)])
+
+
+class Refusing:
+    """An event of a stream whose wait reports `error`, and the device lost if `lost`."""
+
+    def __init__(self, error, gpu, *, lost):
+        self.error, self.gpu, self.lost = error, gpu, lost
+
+    def synchronize(self):
+        self.gpu.corrupt = self.lost
+        raise self.error
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_that_shows_when_a_step_is_waited_for(model, kind, lost, asynchronous):
+    """Kernels fail after their launch: the wait meets it, when the next step has been launched already."""
+    config, spec, files = model
+    scheduler = msgspec.structs.replace(config.scheduler, async_scheduling=asynchronous)
+    config = msgspec.structs.replace(config, scheduler=scheduler)
+    gpu = Gpu()
+    executor = TorchExecutor(config, spec, files, torch.device("cpu"), faults=FaultWatch(gpu.synchronize))
+    core = EngineCore(config, executor, spec)
+    sample, third = executor.sample, iter([False, False, True])
+
+    def sampled(handle, grammar_mask=None):
+        sample(handle, grammar_mask)
+        if next(third, False):
+            executor._flights[handle.step_id].done = Refusing(ERRORS[kind], gpu, lost=lost)
+
+    executor.sample = sampled
+    asked = [request("a", [3, 4, 5], 6), request("b", [6, 7], 6)]
+    if lost:
+        with pytest.raises(DeviceLostError, match="CUDA"):
+            generate(core, asked)
+        return
+    got = generate(core, asked)
+    assert next(third, None) is None, "the error was met"
+    expected = generate(EngineCore(config, TorchExecutor(config, spec, files, torch.device("cpu")), spec), asked)
+    assert {name: r.tokens for name, r in got.items()} == {name: r.tokens for name, r in expected.items()}
+
+
+STARTS = ["the weights", "the KV cache", "moves"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("stage", STARTS)
+def test_an_error_at_the_start_ends_it_with_the_reason(model, monkeypatch, stage, kind, lost):
+    """No request is to blame: nothing is tried again. Out of memory names the flags that help."""
+    config, spec, files = model
+    config = msgspec.structs.replace(config, cache=CacheConfig(num_gpu_blocks_override=64, swap_space_gib=0.001))
+    gpu = Gpu()
+
+    def broken(*_, **__):
+        gpu.corrupt = lost
+        raise ERRORS[kind]
+
+    weights = broken if stage == "the weights" else None
+    executor = TorchExecutor(
+        config, spec, files, torch.device("cpu"), weights=weights, faults=FaultWatch(gpu.synchronize)
+    )
+    if stage == "the KV cache":
+        monkeypatch.setattr(torch_executor, "KVCache", broken)
+    elif stage == "moves":
+        monkeypatch.setattr(torch_executor.KVCache, "apply", broken)
+    with pytest.raises(Exception, match=r"CUDA|CUBLAS") as caught:
+        EngineCore(config, executor, spec)
+    short = "out of memory" in str(ERRORS[kind])
+    if lost:
+        assert isinstance(caught.value, DeviceLostError)
+    elif short:
+        assert type(caught.value) is ExecutorError
+        assert "not enough memory for" in str(caught.value)
+        assert "; choose a smaller" in str(caught.value) or "; lower --kv-cache-memory-bytes" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    else:
+        assert caught.value is ERRORS[kind]
 
 
 @pytest.mark.parametrize("call", CALLS[3:])

@@ -32,7 +32,7 @@ from huggingface_hub.file_download import repo_folder_name
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from octavo_engine.config import ModelConfig, ModelFiles
-from octavo_engine.errors import ModelLoadError
+from octavo_engine.errors import ModelLoadError, first_line
 from octavo_engine.weights.cache import Report, cache_folder
 from octavo_engine.weights.folder import INDEX, files_of_folder, files_of_gguf, names_gguf
 from octavo_engine.weights.json_files import read_shard_names
@@ -126,7 +126,7 @@ class _Fetch:
                 "hf://%s: %s can't be asked (%s): the copy in its cache is served, commit %s",
                 self.repo,
                 constants.ENDPOINT,
-                _first_line(error),
+                first_line(error),
                 self.commit,
             )
         return files
@@ -268,7 +268,7 @@ class _Fetch:
         if isinstance(error, HFValidationError):
             return f"{where}: this is no name of a model on the hub; write hf://ORG/NAME"
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return f"{where}: a file that the hub lists is missing there: {_first_line(error)}"
+            return f"{where}: a file that the hub lists is missing there: {first_line(error)}"
         if isinstance(error, HfHubHTTPError):
             status = _status(error)
             remedy = {
@@ -276,14 +276,14 @@ class _Fetch:
                 403: "; the token in HF_TOKEN may not read it",
                 429: "; it limits how often it is asked: wait, or set HF_TOKEN for a higher limit",
             }.get(status or 0, "")
-            return f"{where}: {constants.ENDPOINT} answers {status or ''} {_first_line(error)}{remedy}".replace(
+            return f"{where}: {constants.ENDPOINT} answers {status or ''} {first_line(error)}{remedy}".replace(
                 "  ", " "
             )
         if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
             return f"{error.filename}: {error.strerror}; HF_HOME names the folder that the hub's cache lies in"
         return (
             f"{where}: it is not in the cache at {constants.HF_HUB_CACHE}, "
-            f"and {constants.ENDPOINT} can't be reached: {_first_line(error)}"
+            f"and {constants.ENDPOINT} can't be reached: {first_line(error)}"
         )
 
 
@@ -331,7 +331,3 @@ def _is_outage(error: Exception) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(str(PurePosixPath(name)) for name in names) or "none"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,8 +7,8 @@ device, and `collect` alone waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from octavo_engine.config import DType, EngineConfig, ModelFiles
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
+from octavo_engine.errors import ExecutorError, first_line
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.device import device_of
-from octavo_engine.executors.torch.faults import FaultWatch
+from octavo_engine.executors.torch.faults import FaultWatch, is_out_of_memory
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepBatch, StepLayout, to_device
 from octavo_engine.executors.torch.kv_cache import KVCache
@@ -34,6 +35,11 @@ from octavo_engine.kernels.packing import Stored
 from octavo_models.partition import kv_layout, part
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 
+LOAD_REMEDY = (
+    "choose a smaller or a quantized model, spread it with --tensor-parallel-size, or lower --max-num-batched-tokens "
+    "or --max-num-seqs"
+)
+KV_REMEDY = "lower --kv-cache-memory-bytes, --gpu-memory-utilization or --swap-space"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -128,7 +134,7 @@ class TorchExecutor(Executor):
             flag = self.config.executor.threads
             threads = number_of_threads(flag)
             torch.set_num_threads(threads if flag is not None else min(threads, torch.get_num_threads()))
-        with self._faults.watching():
+        with self._faults.watching(), _starting("the model and its largest step", LOAD_REMEDY):
             return self._load()
 
     def _load(self) -> Capacity:
@@ -152,13 +158,13 @@ class TorchExecutor(Executor):
         self._loaded()[0].on_layer = beat
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
-        with self._faults.watching():
+        with self._faults.watching(), _starting("the KV cache and its swap space", KV_REMEDY):
             self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 
     @torch.inference_mode()
     def move_pages(self, ops: KVOps) -> None:
         assert self._cache is not None, "init_kv comes before move_pages"
-        with self._faults.watching():
+        with self._faults.watching(), _starting("moving KV blocks", KV_REMEDY):
             self._cache.apply(ops)
             self._faults.synchronize()
 
@@ -193,7 +199,8 @@ class TorchExecutor(Executor):
             if flight.drawn is not None:
                 results.drawn = flight.drawn.to("cpu", non_blocking=True, copy=True)
             if self.device.type == "cuda":
-                flight.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                # A spinning wait would take a core a rank.
+                flight.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 flight.done.record()
         self._flights[handle.step_id] = flight
 
@@ -305,6 +312,17 @@ class TorchExecutor(Executor):
         assert self._sampler is not None
         assert self._cache is not None, "init_kv comes before submit"
         return self._decoder, self._sampler, self._cache
+
+
+@contextmanager
+def _starting(what: str, remedy: str) -> Iterator[None]:
+    """Raises ExecutorError in place of an out of memory error, which ends the start: no request is to blame for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ExecutorError(f"there is not enough memory for {what}: {first_line(error)}; {remedy}") from error
 
 
 def dtypes_of(asked: DType, spec: ModelSpec, *, on_gpu: bool) -> tuple[torch.dtype, str]:

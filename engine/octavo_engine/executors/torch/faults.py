@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from octavo_engine.errors import DeviceLostError
+from octavo_engine.errors import DeviceLostError, first_line
 
 
 class FaultWatch:
@@ -42,10 +42,15 @@ class FaultWatch:
         except DeviceLostError:
             raise
         except dist.DistBackendError as error:
-            raise DeviceLostError(f"the ranks can't exchange numbers any more: {error}") from error
+            raise DeviceLostError(f"the ranks can't exchange numbers any more: {first_line(error)}") from error
         except Exception as error:
             try:
                 self.synchronize()
             except Exception:  # noqa: BLE001 — whatever it says
-                raise DeviceLostError(f"the GPU's context is corrupt: {error}") from error
+                raise DeviceLostError(f"the GPU's context is corrupt: {first_line(error)}") from error
             raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the device's or the host's page-locked one: libraries say so by message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from octavo_engine.executors.torch.faults import is_out_of_memory
 from octavo_engine.executors.torch.input_batch import StepBatch, StepLayout
 from octavo_engine.kernels.operations import StepRows
 
@@ -201,7 +202,7 @@ class DecodeGraphs:
         try:
             graph.outputs, graph.replay = self._recorder.record(lambda: self._compute(key, layout, graph.buffer))
         except RuntimeError as error:  # a lost device shows again at the next operation
-            short = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+            short = is_out_of_memory(error)
             outcome = Outcome.NO_MEMORY if short else Outcome.FAILED
             logger.warning(
                 "a CUDA graph of %d decodes can't be captured: %s without it: %s",

@@ -24,7 +24,7 @@ import msgspec
 
 from octavo_engine.config import EngineConfig, ModelFiles, decode_files, encode_files
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
-from octavo_engine.errors import DeviceLostError
+from octavo_engine.errors import DeviceLostError, described
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.executor import TorchExecutor
@@ -199,8 +199,7 @@ class Rank:
             if self._group.all_failed_alike(_place_of(error, self._group.parallel.num_collectives)):
                 raise
             raise DeviceLostError(
-                f"rank {self._group.rank} failed in a step, and the ranks are no longer in step: "
-                f"{type(error).__name__}: {error}"
+                f"rank {self._group.rank} failed in a step, and the ranks are no longer in step: {described(error)}"
             ) from error
 
 

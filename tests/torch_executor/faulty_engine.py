@@ -1,0 +1,97 @@
+"""An engine over a GPU that fails: a loader for `octavo serve`, in place of the one that reads the model.
+
+OCTAVO_TEST_FAULT names the fault. Those of a step begin with the first request whose prompt begins with POISON.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from octavo_engine import engine_loader
+from octavo_engine.arguments import parse
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.faults import FaultWatch
+from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.serve import serve
+
+POISON = 13
+ILLEGAL = torch.AcceleratorError(
+    "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress' in its documentation"
+)
+IMAGE = RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
+SHORT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB")
+NCCL = dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error")
+
+
+class Gpu(ReferenceOperations):
+    """One that does as `fault` says once a poisoned request is there."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.poisoned = self.corrupt = False
+
+    def synchronize(self) -> None:
+        if self.corrupt:
+            raise ILLEGAL
+
+    def matmul(self, *args: Any) -> Any:
+        if self.poisoned and self.fault == "illegal address":
+            self.corrupt = True
+            raise ILLEGAL
+        if self.poisoned and self.fault == "no kernel runs":
+            raise IMAGE
+        if self.poisoned and self.fault == "collectives":
+            raise NCCL
+        if self.poisoned and self.fault == "hang":
+            threading.Event().wait()
+        if self.poisoned and self.fault == "once":
+            self.fault = "none any more"
+            raise SHORT
+        return super().matmul(*args)
+
+
+def load(config: Any, send: Any) -> Any:
+    """The real loader, over such a GPU."""
+    gpu = Gpu(os.environ["OCTAVO_TEST_FAULT"])
+
+    def create(config: Any, spec: Any, files: Any) -> TorchExecutor:
+        weights = partial(_raise, ILLEGAL) if gpu.fault == "weights" else None
+        executor = TorchExecutor(
+            config,
+            spec,
+            files,
+            torch.device("cpu"),
+            operations=gpu,
+            weights=weights,
+            faults=FaultWatch(gpu.synchronize),
+        )
+        if gpu.fault == "memory":
+            executor._kv_bytes = executor._read_weights = partial(_raise, SHORT)
+            executor._weights = executor._read_weights
+        submit = executor.submit
+
+        def poisoned(step: Any) -> Any:
+            gpu.poisoned |= any(new.token_ids[0] == POISON for new in step.new)
+            return submit(step)
+
+        executor.submit = poisoned
+        return executor
+
+    engine_loader.create_executor = create
+    return engine_loader.load(config, send)
+
+
+def _raise(error: Exception, *_: Any, **__: Any) -> Any:
+    raise error
+
+
+if __name__ == "__main__":
+    sys.exit(serve(parse(sys.argv[1:]), loader="faulty_engine:load"))
