@@ -42,14 +42,18 @@ def tiny(tmp_path_factory):
 
 
 def start(model, fault, *arguments, wait=True):
-    return Served(
+    server = Served(
         model,
         *("--load-format", "dummy", "--executor", "torch", "--kv-cache-memory-bytes", "16M"),
         *arguments,
         script=Path(__file__).with_name("faulty_engine.py"),
         env={"OCTAVO_TEST_FAULT": fault},
-        wait=wait,
+        wait=False,
     )
+    if wait and not server.wait_until_served(180):
+        server.close()
+        raise AssertionError(server.output)
+    return server
 
 
 class HealthWatch:
@@ -112,7 +116,7 @@ def test_a_gpu_that_fails_for_good_ends_the_server(tiny, fault):
 def test_a_gpu_that_fails_at_the_start_ends_it(tiny, fault):
     """It was never ready."""
     with start(tiny, fault, wait=False) as server, HealthWatch(server) as watch:
-        assert server.wait(60) == 1, server.output
+        assert server.wait(180) == 1, server.output
         assert STARTS[fault] in server.lines[-1]
         assert not watch.well
 

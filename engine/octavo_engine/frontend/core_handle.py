@@ -58,6 +58,7 @@ class CoreHandle:
     def __init__(self, ranks: list[RankProcess], folder: Path) -> None:
         self.ranks = ranks
         self.folder = folder
+        self._ended: list[RankProcess] = []
         self.heartbeat = Heartbeat.create()
 
     @classmethod
@@ -95,8 +96,19 @@ class CoreHandle:
     def address(self) -> str:
         return f"ipc://{self.folder / SOCKET_NAME}"
 
+    def note_end(self, rank: RankProcess) -> None:
+        """The pipe of `rank` has ended. To be called in the order in which pipes do: epoll reports it."""
+        self._ended.append(rank)
+
     def cause(self) -> str | None:
-        """Why the engine is ending: the rank that ended by itself, in words. None while none is known to have."""
+        """Why the engine is ending: the rank that ended by itself before any other, in words. None while none has.
+
+        The survivors of a rank end soon after it, and some of them by an abort that looks like a cause.
+        """
+        for rank in self._ended:
+            how = rank.end()
+            if how is not None or rank.process.poll() is None:  # its pipe ends a moment before the process does
+                return how
         return next((how for rank in self.ranks if (how := rank.end()) is not None), None)
 
     def remove_folder(self) -> None:

@@ -252,7 +252,8 @@ class EngineClient:
             self._socket.send(message, zmq.NOBLOCK)
         except zmq.Again:
             # Its end is on its way here, with the cause: whoever has a stream then hears of it.
-            self._find_cause(time.monotonic() + CAUSE_SECONDS)
+            assert self._loop is not None
+            self._loop.call_soon(self._find_cause, time.monotonic() + CAUSE_SECONDS)
 
     def _poke(self) -> None:
         """Sending may swallow the edge that told of something to read."""
@@ -315,6 +316,7 @@ class EngineClient:
         """The pipe has ended, and with it the process; what the core said last may still be in the socket."""
         assert self._loop is not None
         self._loop.remove_reader(rank.alive)
+        self._core.note_end(rank)
         self._readable()
         if self.dead is None:
             self._find_cause(time.monotonic() + CAUSE_SECONDS)
