@@ -20,7 +20,7 @@ from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
-from octavo_engine.errors import ConfigError, DeviceLostError, described
+from octavo_engine.errors import ConfigError, DeviceLostError, OutOfMemoryError, described
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
 from octavo_engine.sampling_params import SamplingParams
 
@@ -203,8 +203,9 @@ class EngineCore:
             self._executor.sample(handle)
         except DeviceLostError:
             raise
-        except Exception:
+        except Exception as error:
             logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
+            self._note_failure(step, error)
             return False
         self._in_flight.append((step, handle, start))
         return True
@@ -217,8 +218,9 @@ class EngineCore:
             result = self._executor.collect(handle)
         except DeviceLostError:
             raise
-        except Exception:
+        except Exception as error:
             logger.exception("step %d failed as a whole", step.step_id)
+            self._note_failure(step, error)
         if result is None:  # here, not above: an exception's frames hold memory
             return self._give_up() if self._scheduler.in_flight > 1 else self._isolate(step)
         now = self._clock()
@@ -229,6 +231,16 @@ class EngineCore:
         )
         self._landed_at = now
         return self._scheduler.update(result)
+
+    def _note_failure(self, step: SchedulerOutput, error: Exception) -> None:
+        """After a step that did not fit into memory, the next ones are shorter: as long a one would fail again."""
+        if isinstance(error, (OutOfMemoryError, MemoryError)):
+            logger.warning(
+                "a step of %d tokens ran out of memory: later ones take at most %d; lower --max-num-batched-tokens, "
+                "--max-num-seqs or --gpu-memory-utilization",
+                step.total_tokens,
+                self._scheduler.shorten(step.total_tokens),
+            )
 
     def _isolate(self, step: SchedulerOutput) -> list[EngineOutput]:
         """Run a failed step's requests one at a time, once the step before it has been booked."""

@@ -5,6 +5,7 @@ OctavoError
 ├── ModelLoadError          a file, tensor, tokenizer or download; ends the start with one sentence
 ├── ExecutorError           the executor can't run this model or this machine; ends the start
 │   ├── GpuUnavailableError a GPU was promised, and none can be used; ends the start
+│   ├── OutOfMemoryError    a step does not fit into the device's memory; shorter ones follow
 │   └── DeviceLostError     the device's context is corrupt; ends the process
 ├── RequestError            a client's request is wrong: HTTP 4xx, names the field
 │   └── QueueFullError      the bounded queue is full: HTTP 429 with Retry-After
@@ -32,6 +33,10 @@ class ExecutorError(OctavoError):
 
 class GpuUnavailableError(ExecutorError):
     """A GPU was promised (--device cuda), and there is none that can be used."""
+
+
+class OutOfMemoryError(ExecutorError):
+    """A step, or the start, took more memory than the device has; what was there before is whole."""
 
 
 class DeviceLostError(ExecutorError):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
-from octavo_engine.core.step_pace import ALONE, FIRST_TOKENS, StepPace
+from octavo_engine.core.step_pace import ALONE, FIRST_TOKENS, STEPS_UNTIL_LONGER, StepPace
 from octavo_engine.engine_core import EngineCore
+from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.executor import StepHandle
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
@@ -256,3 +257,56 @@ def test_pace_stays_within_its_bounds(steps, running, max_tokens, block_size) ->
         pace.note_step(max(num_tokens, num_sequences), num_sequences, seconds)
         for alone in (False, True):
             assert min(max_tokens, running + block_size) <= pace.tokens(running, alone=alone) <= max_tokens
+
+
+def test_a_step_that_ran_out_of_memory_is_followed_by_shorter_ones():
+    """Half as long, and again if need be, down to a block; longer ones come back once many have fitted."""
+    pace = StepPace(0.0, max_tokens=2048, block_size=16)
+    assert pace.tokens(10, alone=False) == 2048
+    assert pace.shorten(2000) == 1000
+    assert pace.tokens(10, alone=True) == 1000
+    assert pace.shorten(1000) == 500
+    for _ in range(STEPS_UNTIL_LONGER):
+        assert pace.tokens(10, alone=False) == 500
+        pace.note_step(500, 500, 0.01)
+    assert pace.tokens(10, alone=False) == 1000
+    for _ in range(5 * STEPS_UNTIL_LONGER):
+        pace.note_step(500, 500, 0.01)
+    assert pace.tokens(10, alone=False) == 2048
+    assert [pace.shorten(20) for _ in range(2)] == [16, 16]
+
+
+def test_a_paced_step_that_ran_out_of_memory_is_followed_by_shorter_ones():
+    """Whatever the clock would allow."""
+    pace = StepPace(LONGEST, max_tokens=2048, block_size=16)
+    for _ in range(8):
+        pace.note_step(2048, 1, 0.001)
+    assert pace.tokens(0, alone=False) == 2048
+    pace.shorten(2048)
+    pace.note_step(1024, 1, 0.001)
+    assert pace.tokens(0, alone=False) == 1024
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_requests_of_a_step_that_did_not_fit_end_well_in_shorter_ones(error):
+    """A machine that holds steps of 40 tokens: nothing fails, and what is drawn is what fits anyway."""
+
+    tried = []
+
+    class Small(FakeExecutor):
+        def submit(self, step: SchedulerOutput) -> StepHandle:
+            tried.append(step.total_tokens)
+            if step.total_tokens > 40:
+                raise error
+            return super().submit(step)
+
+    core = core_over(Small(), spare_bytes=4000, max_num_seqs=8, max_num_batched_tokens=64, max_step_seconds=0.0)
+    ends = {}
+    for i in range(6):
+        core.add(request(f"r{i}", 30, 8))
+    while core.has_work:
+        for output in core.step():
+            if output.finish_reason:
+                ends[output.request_id] = output.finish_reason
+    assert ends == {f"r{i}": "length" for i in range(6)}
+    assert sum(tokens > 40 for tokens in tried) == 1, "the first one alone"

@@ -19,7 +19,7 @@ from tiny_models import make
 from octavo_engine import engine_core
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine_core import EngineCore
-from octavo_engine.errors import DeviceLostError, ExecutorError
+from octavo_engine.errors import DeviceLostError, OutOfMemoryError
 from octavo_engine.executors.torch import executor as torch_executor
 from octavo_engine.executors.torch import parallel_executor
 from octavo_engine.executors.torch.executor import TorchExecutor
@@ -197,7 +197,7 @@ def test_an_error_at_the_start_ends_it_with_the_reason(model, monkeypatch, stage
     if lost:
         assert isinstance(caught.value, DeviceLostError)
     elif short:
-        assert type(caught.value) is ExecutorError
+        assert type(caught.value) is OutOfMemoryError
         assert "not enough memory for" in str(caught.value)
         assert "; choose a smaller" in str(caught.value) or "; lower --kv-cache-memory-bytes" in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
+from planner_cases import SMALL
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from octavo_engine.config import SchedulerConfig
+from octavo_engine.core.outputs import KVOps
 from octavo_engine.errors import ExecutorError
+from octavo_engine.executors.torch import kv_cache as module
+from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.memory import GIB, Measured, largest_step, measure
+from octavo_models import from_hf_config
 from octavo_models.spec import KVGroup, KVLayout
 
 LAYOUT = KVLayout(16, (KVGroup("full", (0,), 64), KVGroup("window", (1,), 64, 32)))
@@ -77,18 +86,85 @@ def test_the_largest_step_has_all_requests_and_all_tokens(tokens, seqs, max_len,
         assert [len(pages) for pages in request.block_ids] == [-(-len(request.token_ids) // 16)] * 2
 
 
-def test_the_swap_space_is_one_piece_of_host_memory():
-    """PyTorch pins the next power of two of each tensor: many would take up to twice the swap space."""
-    import torch
-    from planner_cases import SMALL
+SWAPPING = {"num_hidden_layers": 3}
+WIDE_KEYS = 24  # of heads whose values are narrower, as in DeepSeek's attention: two sizes of matrices
 
-    from octavo_engine.executors.torch.kv_cache import KVCache
-    from octavo_models import from_hf_config
 
-    spec = from_hf_config(SMALL | {"num_hidden_layers": 3})
+def kv_cache(num_blocks, num_host_blocks, *, wide=False, lock=None):
+    spec = from_hf_config(SMALL | SWAPPING)
+    if wide:
+        layers = tuple(
+            replace(layer, attention=replace(layer.attention, head_dim_k=WIDE_KEYS, rotary=None))
+            for layer in spec.layers
+        )
+        spec = replace(spec, layers=layers)
     layout = spec.kv_layout(16, "bf16")
-    cache = KVCache(spec, layout, (2,), "bf16", torch.device("cpu"), (5,))
-    tensors = [*cache._host_keys.values(), *cache._host_values.values()]
+    return KVCache(spec, layout, (num_blocks,), "bf16", torch.device("cpu"), (num_host_blocks,), lock), layout
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
+    """Of the device and of the host: PyTorch rounds each of its own up, pinned ones to powers of two."""
+    locked, unlocked = [], []
+
+    def lock(memory):
+        locked.append((memory.data_ptr(), memory.nbytes))
+        return lambda: unlocked.append(memory.data_ptr())
+
+    cache, layout = kv_cache(7, 5, wide=wide, lock=lock)
+    tensors = [*cache.keys.values(), *cache.values.values()]
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
-    assert tensors[0].untyped_storage().nbytes() == 5 * layout.groups[0].page_bytes
+    assert tensors[0].untyped_storage().nbytes() == 7 * layout.groups[0].page_bytes
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) == 6
+    hosts = [stack.host for stack in cache._stacks[0]]
+    assert {host.untyped_storage().data_ptr() for host in hosts} == {locked[0][0]}
+    assert [size for _, size in locked] == [5 * layout.groups[0].page_bytes]
+    assert sum(host.nbytes for host in hosts) == locked[0][1]
+    cache.close()
+    assert unlocked == [locked[0][0]]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("staging_blocks", [1, 2, 100])
+def test_swapped_blocks_come_back_as_they_were(monkeypatch, wide, staging_blocks):
+    """However many fit into the staging buffers; out, then copies, then in, and into other blocks."""
+    _, layout = kv_cache(1, 1, wide=wide)
+    monkeypatch.setattr(module, "STAGING_BYTES", staging_blocks * layout.groups[0].page_bytes)
+    cache, _ = kv_cache(12, 9, wide=wide)
+    for tensor in (*cache.keys.values(), *cache.values.values()):
+        tensor.copy_(torch.randn(tensor.shape))
+    before = {i: (cache.keys[i].clone(), cache.values[i].clone()) for i in cache.keys}
+    out = [(0, 3, 1), (0, 4, 2), (0, 5, 3), (0, 9, 7), (0, 10, 8), (0, 2, 5)]
+    cache.apply(KVOps(swap_out=tuple(out), copies=((0, 3, 5), (0, 1, 10)), swap_in=((0, 7, 4), (0, 8, 11), (0, 1, 1))))
+    expected = {5: 3, 10: 1, 4: 9, 11: 10, 1: 3}  # block: whose it has now
+    for i, (keys, values) in before.items():
+        for block in range(12):
+            assert torch.equal(cache.keys[i][block], keys[expected.get(block, block)])
+            assert torch.equal(cache.values[i][block], values[expected.get(block, block)])
+    cache.apply(KVOps(swap_in=tuple((group, host, block) for group, block, host in out)))
+    for i, (keys, values) in before.items():
+        for _, block, _ in out:
+            assert torch.equal(cache.keys[i][block], keys[block])
+            assert torch.equal(cache.values[i][block], values[block])
+
+
+def test_a_swap_takes_few_copies(monkeypatch):
+    """Not two a layer and block: one gather, and one copy a run of blocks."""
+    cache, _ = kv_cache(40, 40)
+    copies = []
+    with Copies(copies):
+        cache.apply(KVOps(swap_out=tuple((0, 39 - i, 1 + i) for i in range(32))))
+    assert copies.count("index_select") == 1
+    assert copies.count("copy_") == 1
+
+
+class Copies(TorchDispatchMode):
+    """Notes what is called."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))

@@ -272,6 +272,10 @@ class Scheduler(RequestBook):
         self._settle()
         return outputs
 
+    def shorten(self, num_tokens: int) -> int:
+        """A step of `num_tokens` ran out of memory: the most that later ones take. Whole prompts stay whole."""
+        return self.pace.shorten(num_tokens) if self._chunked else self._max_tokens
+
     def stats(self) -> SchedulerStats:
         """Gauges of the moment and counters since start; hands over the steps' token counts since the last call."""
         iteration_tokens = list(self._iteration_tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 FIRST_TOKENS = 64  # of a step before any was measured: a slow machine's first one is no longer than it must be
 AIM = 0.8  # of the longest step: what is aimed for, since the next chunk's attention and a busy machine take longer
+STEPS_UNTIL_LONGER = 1024  # that have fitted, after one that did not fit into memory
 LEAST_SHARE = 4  # prefills keep one token in so many, whatever the decodes beside them take
 ALONE = 4  # a prefill that nobody waits behind may take so many times as long: its weights are read less often
 
@@ -27,7 +28,8 @@ class StepPace:
 
     def __init__(self, max_seconds: float, *, max_tokens: int, block_size: int) -> None:
         self._aim = max_seconds * AIM
-        self._max_tokens = max_tokens
+        self._most = self._max_tokens = max_tokens
+        self._fitted = 0  # steps since one ran out of memory
         self._block_size = block_size
         self._limit = self._scored_limit = min(max_tokens, max(FIRST_TOKENS, block_size))
 
@@ -51,6 +53,9 @@ class StepPace:
 
         `num_scored` of the tokens were of prompts whose log-probabilities are wanted.
         """
+        self._fitted += 1
+        if self._max_tokens < self._most and self._fitted >= STEPS_UNTIL_LONGER:
+            self._max_tokens, self._fitted = min(2 * self._max_tokens, self._most), 0
         if not self._aim or num_tokens == num_sequences:
             return
         if num_scored:
@@ -67,3 +72,11 @@ class StepPace:
         else:  # a step of few tokens shows what it shows, and no limit of larger ones
             limit = max(limit, min(fitting, 2 * num_tokens))
         return min(limit, self._max_tokens)
+
+    def shorten(self, num_tokens: int) -> int:
+        """A step of `num_tokens` ran out of memory: the most that the next ones may take, half of it."""
+        self._max_tokens = max(min(num_tokens // 2, self._max_tokens), self._block_size)
+        self._limit = min(self._limit, self._max_tokens)
+        self._scored_limit = min(self._scored_limit, self._max_tokens)
+        self._fitted = 0
+        return self._max_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from octavo_engine.config import Device
 from octavo_engine.errors import GpuUnavailableError
@@ -25,3 +26,8 @@ def device_of(promised: Device) -> torch.device:
             "--device cpu runs on the CPU"
         )
     return torch.device(promised)
+
+
+def moved(host: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on the device, without waiting: page-locked memory is kept until the copy is done."""
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)

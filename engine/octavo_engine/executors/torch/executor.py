@@ -16,12 +16,12 @@ from torch import Tensor
 
 from octavo_engine.config import DType, EngineConfig, ModelFiles
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
-from octavo_engine.errors import ExecutorError, first_line
+from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.device import device_of
-from octavo_engine.executors.torch.faults import FaultWatch, is_out_of_memory
+from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepBatch, StepLayout, to_device
 from octavo_engine.executors.torch.kv_cache import KVCache
@@ -134,7 +134,7 @@ class TorchExecutor(Executor):
             flag = self.config.executor.threads
             threads = number_of_threads(flag)
             torch.set_num_threads(threads if flag is not None else min(threads, torch.get_num_threads()))
-        with self._faults.watching(), _starting("the model and its largest step", LOAD_REMEDY):
+        with _starting("the model and its largest step", LOAD_REMEDY), self._faults.watching():
             return self._load()
 
     def _load(self) -> Capacity:
@@ -158,13 +158,13 @@ class TorchExecutor(Executor):
         self._loaded()[0].on_layer = beat
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
-        with self._faults.watching(), _starting("the KV cache and its swap space", KV_REMEDY):
+        with _starting("the KV cache and its swap space", KV_REMEDY), self._faults.watching():
             self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 
     @torch.inference_mode()
     def move_pages(self, ops: KVOps) -> None:
         assert self._cache is not None, "init_kv comes before move_pages"
-        with self._faults.watching(), _starting("moving KV blocks", KV_REMEDY):
+        with _starting("moving KV blocks", KV_REMEDY), self._faults.watching():
             self._cache.apply(ops)
             self._faults.synchronize()
 
@@ -234,6 +234,8 @@ class TorchExecutor(Executor):
             self._faults.synchronize()
         if self._graphs is not None:
             self._graphs.forget()
+        if self._cache is not None:
+            self._cache.close()
         self._decoder = self._sampler = self._cache = self._graphs = None
         self._flights.clear()
         self.requests.clear()
@@ -316,13 +318,11 @@ class TorchExecutor(Executor):
 
 @contextmanager
 def _starting(what: str, remedy: str) -> Iterator[None]:
-    """Raises ExecutorError in place of an out of memory error, which ends the start: no request is to blame for it."""
+    """Add to an out of memory error at the start what helps: no request is to blame for it."""
     try:
         yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ExecutorError(f"there is not enough memory for {what}: {first_line(error)}; {remedy}") from error
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"there is not enough memory for {what}: {error}; {remedy}") from error
 
 
 def dtypes_of(asked: DType, spec: ModelSpec, *, on_gpu: bool) -> tuple[torch.dtype, str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from octavo_engine.errors import DeviceLostError, first_line
+from octavo_engine.errors import DeviceLostError, OutOfMemoryError, first_line
 
 
 class FaultWatch:
@@ -36,6 +36,7 @@ class FaultWatch:
 
         Raises:
             DeviceLostError: it was the device's.
+            OutOfMemoryError: memory ran out, whichever library says so.
         """
         try:
             yield
@@ -48,6 +49,8 @@ class FaultWatch:
                 self.synchronize()
             except Exception:  # noqa: BLE001 — whatever it says
                 raise DeviceLostError(f"the GPU's context is corrupt: {first_line(error)}") from error
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(first_line(error)) from error
             raise
 
 

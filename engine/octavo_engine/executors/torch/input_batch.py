@@ -17,6 +17,7 @@ from torch import Tensor
 
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput
 from octavo_engine.executors.torch.decoder import DecoderInputs
+from octavo_engine.executors.torch.device import moved
 from octavo_engine.kernels.operations import Operations, PagedBatch, StepRows
 from octavo_engine.sampling_params import SamplingParams
 
@@ -261,6 +262,5 @@ def _sums(counts: list[int]) -> list[int]:
 
 
 def to_device(numbers: array[int], device: torch.device) -> Tensor:
-    """A flat int32 tensor, without waiting: page-locked memory is kept until the copy is done."""
-    host = torch.frombuffer(numbers, dtype=torch.int32)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    """A flat int32 tensor, without waiting."""
+    return moved(torch.frombuffer(numbers, dtype=torch.int32), device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+from octavo_engine.executors.torch.device import moved
 from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
 from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties, SamplingBatch
 from octavo_engine.messages import TokenLogprob
@@ -248,9 +249,8 @@ def all_logprobs(logits: Tensor, tokens: Tensor) -> Logprobs:
 
 
 def sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """To the device without waiting for it: page-locked memory is kept until the copy is done."""
-    host = torch.tensor(values, dtype=dtype)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+    """To the device, without waiting for it."""
+    return moved(torch.tensor(values, dtype=dtype), device)
 
 
 def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
