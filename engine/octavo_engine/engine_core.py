@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 MODEST_KV_BYTES = 4 * GIB  # what is taken at most where nobody said how much
 MODEST_SHARE = 0.25  # and at most this share of what the machine has to spare
-CARD_SWAP_GIB = 4.0  # beside a card; on a CPU swap space is memory that the pages themselves could have had
+GPU_SWAP_GIB = 4.0  # beside a GPU; on a CPU swap space is memory that the pages themselves could have had
 PROBE = ""  # the id of the core's own request: no client's is empty
 PROBED_PAGES = 16  # of each group, to learn what a swap takes
 
@@ -72,6 +72,7 @@ class EngineCore:
         self.max_model_len = _max_model_len(config, capacity, kv_bytes, spec)
         self.num_blocks = _num_blocks(config, capacity, kv_bytes, self.max_model_len)
         self.num_host_blocks = _num_host_blocks(swap_bytes, self.num_blocks, self.kv_cache_bytes)
+        executor.limit_length(self.max_model_len)
         executor.init_kv(self.num_blocks, self.num_host_blocks)
         if capacity.kv_bytes is None and _is_promised(config):
             _check_memory(self.kv_cache_bytes + swap_bytes, capacity)
@@ -336,10 +337,30 @@ class EngineCore:
 
 
 def _swap_bytes(config: EngineConfig, capacity: Capacity) -> int:
-    """Bytes of host memory for swapped pages: what the user said, else as much as vLLM takes beside a card."""
+    """Bytes of host memory for swapped blocks, of each rank.
+
+    What the user set, else as much as vLLM takes beside a GPU, but no more than half of what the container has left.
+
+    Raises:
+        ConfigError: the container, or the machine, has no room for what was set.
+    """
     asked = config.cache.swap_space_gib
+    if capacity.kv_bytes is None:  # on a CPU it is counted with the KV blocks
+        return int((asked or 0.0) * GIB)
+    container = container_limit()
+    left = available_memory() if container is None else max(0, container.limit - container.used)
     if asked is None:
-        asked = 0.0 if capacity.kv_bytes is None else CARD_SWAP_GIB
+        most = left // 2 // capacity.sharers
+        return min(int(GPU_SWAP_GIB * GIB), most) if left or container else int(GPU_SWAP_GIB * GIB)
+    wanted = int(asked * GIB) * capacity.sharers
+    if wanted > left and (left or container):
+        raise ConfigError(
+            f"--swap-space {asked:g} takes {wanted / GIB:.2f} GiB of host memory"
+            + (f" over {capacity.sharers} ranks" if capacity.sharers > 1 else "")
+            + f", and {left / GIB:.2f} GiB are left of "
+            + ("this machine's" if container is None else f"the container's limit of {container.limit / GIB:.2f} GiB")
+            + ": lower it, or provide more memory"
+        )
     return int(asked * GIB)
 
 

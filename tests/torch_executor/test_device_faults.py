@@ -109,6 +109,7 @@ def test_an_error_that_the_device_survives_once_fails_no_request(engine, call, k
     got = generate(core, [request("a", [3, 4, 5], 3), request("b", [6, 7], 3)])
     assert {name: len(result.tokens) for name, result in got.items()} == {"a": 3, "b": 3}
     assert not executor._flights
+    assert not executor._drawn
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -153,7 +154,7 @@ def test_an_error_that_shows_when_a_step_is_waited_for(model, kind, lost, asynch
     def sampled(handle, grammar_mask=None):
         sample(handle, grammar_mask)
         if next(third, False):
-            executor._flights[handle.step_id].done = Refusing(ERRORS[kind], gpu, lost=lost)
+            executor._drawn[handle.step_id].done = Refusing(ERRORS[kind], gpu, lost=lost)
 
     executor.sample = sampled
     asked = [request("a", [3, 4, 5], 6), request("b", [6, 7], 6)]

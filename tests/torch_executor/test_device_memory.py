@@ -14,7 +14,7 @@ from octavo_engine.core.outputs import KVOps
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch import kv_cache as module
 from octavo_engine.executors.torch.kv_cache import KVCache
-from octavo_engine.executors.torch.memory import GIB, Measured, largest_step, measure
+from octavo_engine.executors.torch.memory import GIB, LargestGraph, Measured, largest_step, longest_of_step, measure
 from octavo_models import from_hf_config
 from octavo_models.spec import KVGroup, KVLayout
 
@@ -46,6 +46,9 @@ class Card:
     def step(self) -> None:
         self.libraries = GIB  # loaded by the first step, and there to stay
 
+    def run_graph(self) -> None:
+        self.libraries = 2 * GIB  # what its sizes load and compile beside it, once
+
     def record(self) -> None:
         self.graphs = 2 * GIB
 
@@ -56,14 +59,22 @@ class Card:
 def test_pages_get_what_the_largest_step_and_the_graphs_leave():
     """The pool of all graphs once, the driver's part as often as there may be graphs, and not a byte twice."""
     card = Card()
-    measured = measure(card, card.step, card.record, card.forget, 10)
-    assert measured == Measured(total=80 * GIB, used=18 * GIB, activations=3 * GIB, graphs=2 * GIB + 10 * (GIB // 8))
-    assert measured.kv_bytes(0.9) == 72 * GIB - 18 * GIB - 3 * GIB - 2 * GIB - 10 * (GIB // 8)
+    measured = measure(card, card.step, 0, LargestGraph(10, card.run_graph, card.record, card.forget))
+    assert measured == Measured(total=80 * GIB, used=19 * GIB, activations=3 * GIB, graphs=2 * GIB + 10 * (GIB // 8))
+    assert measured.kv_bytes(0.9) == 72 * GIB - 19 * GIB - 3 * GIB - 2 * GIB - 10 * (GIB // 8)
 
 
 def test_without_graphs_nothing_is_kept_for_them():
     card = Card()
-    assert measure(card, card.step, None, card.forget, 0).graphs == 0
+    assert measure(card, card.step, 0).graphs == 0
+
+
+@pytest.mark.parametrize(("computed", "warns"), [(5 * GIB, False), (3 * GIB, False), (GIB, True)])
+def test_steps_get_the_larger_of_what_is_computed_and_what_is_measured(caplog, computed, warns):
+    """The largest step confirms the figure: where it takes more, the log shows it."""
+    card = Card()
+    assert measure(card, card.step, computed).activations == max(computed, 3 * GIB)
+    assert ("more than the" in caplog.text) == warns
 
 
 def test_a_card_that_is_too_small_says_what_takes_its_room():
@@ -80,6 +91,9 @@ def test_a_card_that_is_too_small_says_what_takes_its_room():
 def test_the_largest_step_has_all_requests_and_all_tokens(tokens, seqs, max_len, lengths):
     """Every one of them draws, and every position of it is scored."""
     step = largest_step(SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=tokens), LAYOUT, max_len)
+    assert max(lengths) == min(
+        longest_of_step(SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=tokens)), max_len
+    )
     assert list(step.num_scheduled_tokens.values()) == list(step.logits_wanted.values()) == lengths
     assert step.samples == step.num_scheduled_tokens.keys()
     for request in step.new:

@@ -141,7 +141,11 @@ def inputs(requests, batch):
     layout = StepLayout.of(batch)
     rows, _ = layout.split(torch.frombuffer(layout.pack(batch), dtype=torch.int32))
     made, seq_lens = requests.inputs(
-        rows, num_tokens=batch.num_tokens, num_decodes=batch.num_decodes, max_query_len=9, max_seq_len=32
+        rows,
+        num_tokens=batch.num_tokens,
+        decode_lens=tuple(batch.seq_lens[: batch.num_decodes]),
+        max_query_len=9,
+        max_seq_len=32,
     )
     return made, seq_lens.tolist(), rows.query_starts.tolist()
 

@@ -80,6 +80,9 @@ class Executor(ABC):
             ExecutorError: the machine lacks what this executor or this model needs.
         """
 
+    def limit_length(self, max_len: int) -> None:  # noqa: B027 — most have no tables as wide as a sequence is long
+        """No sequence is longer than `max_len` tokens: said between `load` and `init_kv`, once it is settled."""
+
     @abstractmethod
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         """Allocate pages: `num_blocks[g]` of `layout.groups[g].page_bytes` each. Page 0 of a group is the null page:

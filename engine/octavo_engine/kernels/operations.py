@@ -34,6 +34,7 @@ class PagedBatch:
     num_decodes: int  # the first so many requests have exactly one row each, at the row of their own number
     max_query_len: int  # of the others
     max_seq_len: int
+    decode_lens: tuple[int, ...] = ()  # of the decodes, or bounds of them; none: each may be `max_seq_len`
 
     @property
     def num_requests(self) -> int:
@@ -233,6 +234,9 @@ class Operations(Protocol):
 
         q: [num_tokens, num_heads, head_dim_k]; caches as in `write_qkv` -> [num_tokens, num_heads, head_dim_v].
         """
+
+    def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
+        """The most bytes that `attention` takes beside its result, for requests of up to `max_len` tokens."""
 
     # --- sampling ---
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:

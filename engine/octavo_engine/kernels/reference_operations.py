@@ -124,6 +124,10 @@ class ReferenceOperations(Operations):
             )
         return out
 
+    def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
+        del num_decodes, max_len, spec
+        return 0  # a CPU's memory is not divided beforehand
+
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
         return reference.soft_cap_logits(logits, multiplier, soft_cap)
 

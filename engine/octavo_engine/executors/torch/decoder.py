@@ -139,6 +139,7 @@ class Decoder:
                 turns[rotary] = self.ops.rotary_table(rotary, inputs.positions)
             turn = None if rotary is None else turns[rotary]
             normed, x = self._enter(weights.pre_attention_norm, x, branch)
+            branch = None  # its memory, before attention takes more
             attended = self._attention(i, layer.attention, weights, normed, turn, inputs, cache)
             attended = self._leave(weights.post_attention_norm, attended)
             if layer.parallel_residual:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.config import DType, EngineConfig, ModelFiles
+from octavo_engine.core.capacity import longest_sequence
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
@@ -23,11 +24,19 @@ from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
 from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
-from octavo_engine.executors.torch.input_batch import PersistentBatch, StepBatch, StepLayout, to_device
-from octavo_engine.executors.torch.kv_cache import KVCache
-from octavo_engine.executors.torch.memory import CudaCounters, largest_step, measure
+from octavo_engine.executors.torch.input_batch import MOST_VALUES, PersistentBatch, StepBatch, StepLayout, to_device
+from octavo_engine.executors.torch.kv_cache import KVCache, swap_buffer_bytes
+from octavo_engine.executors.torch.memory import (
+    Counters,
+    CudaCounters,
+    LargestGraph,
+    largest_step,
+    longest_of_step,
+    measure,
+)
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.sampler import Results, Sampler, SamplingTable
+from octavo_engine.executors.torch.step_memory import step_bytes, table_bytes
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
@@ -56,6 +65,13 @@ class Flight:
     drawing: Tensor  # [requests that draw]: their numbers
     drawn: Tensor | None = None  # where the forward has drawn already
     results: Results = field(default_factory=lambda: Results([], [], {}))
+
+
+@dataclass(slots=True)
+class Drawn:
+    """A step between `sample` and `collect`: of its tensors on the device none is held any more."""
+
+    results: Results
     done: torch.cuda.Event | None = None
 
 
@@ -63,7 +79,8 @@ class TorchExecutor(Executor):
     """One model on one device, or one rank's part of it.
 
     `operations` and `recorder` are the device's own unless said: a recorder makes a CPU run decodes as graphs do.
-    `weights` gives the tensors by their canonical names, on the device, where they are not read from `files`.
+    `weights` gives the tensors by their canonical names, on the device, where they are not read from `files`; `counters`
+    tell of the device's memory, which is divided by them.
     """
 
     def __init__(
@@ -78,6 +95,7 @@ class TorchExecutor(Executor):
         recorder: Recorder | None = None,
         weights: Callable[[], dict[str, Stored]] | None = None,
         faults: FaultWatch | None = None,
+        counters: Counters | None = None,
     ) -> None:
         refuse_unsupported(spec)
         self.config = config
@@ -88,40 +106,25 @@ class TorchExecutor(Executor):
         self.device = device or device_of(config.executor.device)
         on_card = self.device.type == "cuda"
         self.ops = operations or operations_on(self.device, config.executor.kernel_parameters)
+        self._counters = counters or (CudaCounters(self.device) if on_card else None)
         self._faults = faults or FaultWatch.of(self.device)
         as_stored = config.model.dtype == "auto" and spec.quantization is not None
         self.dtype, self.kv_format = dtypes_of(config.model.dtype, spec, on_gpu=self.device.type != "cpu")
         self.packed = as_stored and self.ops.prefers_packed
         self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
-        max_len = config.model.max_model_len or spec.max_position
-        max_requests = config.scheduler.max_num_seqs
-        self.requests = PersistentBatch(
-            self.ops,
-            vocab_size=spec.vocab_size,
-            block_size=self.layout.block_size,
-            num_groups=len(self.layout.groups),
-            max_requests=max_requests,
-            max_len=max_len,
-            device=self.device,
-        )
+        self._max_len = config.model.max_model_len or spec.max_position
+        self.requests = self._tables(min(self._max_len, longest_of_step(config.scheduler)))
         self._weights = weights or self._read_weights
         self._decoder: Decoder | None = None
         self._sampler: Sampler | None = None
         self._cache: KVCache | None = None
         self._flights: dict[int, Flight] = {}
+        self._drawn: dict[int, Drawn] = {}
         self._graphs: DecodeGraphs | None = None
         if recorder is None and on_card:
             recorder = CudaRecorder()
-        if recorder is not None and not config.executor.enforce_eager and parallel.place.num_stages == 1:
-            self._graphs = DecodeGraphs(
-                self._decode,
-                recorder,
-                max_requests=max_requests,
-                max_len=max_len,
-                num_groups=len(self.layout.groups),
-                device=self.device,
-                worst=parallel.worst,
-            )
+        self._recorder = recorder
+        self._make_graphs()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -145,10 +148,9 @@ class TorchExecutor(Executor):
         weights = self._weights()
         weight_bytes = sum(weight.nbytes for weight in weights.values())
         decoder = Decoder(self.spec, weights, self.ops, self.dtype, self.parallel)
-        table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
         self._decoder = decoder
-        self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
-        kv_bytes = self._kv_bytes() if self.device.type == "cuda" else None
+        self._make_sampler(decoder)
+        kv_bytes = None if self._counters is None else self._kv_bytes(self._counters)
         return Capacity(self.layout, weight_bytes, kv_bytes)
 
     def beat_into(self, beats: memoryview) -> None:
@@ -157,7 +159,20 @@ class TorchExecutor(Executor):
 
         self._loaded()[0].on_layer = beat
 
+    def limit_length(self, max_len: int) -> None:
+        assert self._decoder is not None, "load comes first"
+        self._max_len = max_len
+        with _starting("the tables of requests", LOAD_REMEDY), self._faults.watching():
+            self.requests = self._tables(max_len)
+            self._make_sampler(self._decoder)
+            self._make_graphs()
+
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
+        if self.requests.max_len < self._max_len:
+            self.limit_length(self._max_len)
+        self._allocate(num_blocks, num_host_blocks)
+
+    def _allocate(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         with _starting("the KV cache and its swap space", KV_REMEDY), self._faults.watching():
             self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 
@@ -187,29 +202,28 @@ class TorchExecutor(Executor):
         assert grammar_mask is None, "this executor takes no grammar masks"
         flight = self._flights.pop(handle.step_id)  # a draw that fails leaves nothing of its step
         _, sampler, _ = self._loaded()
-        results = flight.results
+        drawn = Drawn(flight.results)
+        results = drawn.results
         with self._faults.watching():
             if flight.drawn is None:
-                flight.drawn, scored = sampler.draw_step(
+                flight.drawn, results.scored = sampler.draw_step(
                     flight.batch, flight.hidden, flight.query_starts, flight.rows, flight.seq_lens, flight.drawing
                 )
-                prompts = sampler.score_prompts(flight.step, flight.batch, flight.hidden)
-                results.scored = [s.to_host() for s in scored]
-                results.prompts = [s.to_host() for s in prompts]
+                results.prompts = sampler.score_prompts(flight.step, flight.batch, flight.hidden)
             if flight.drawn is not None:
                 results.drawn = flight.drawn.to("cpu", non_blocking=True, copy=True)
             if self.device.type == "cuda":
                 # A spinning wait would take a core a rank.
-                flight.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-                flight.done.record()
-        self._flights[handle.step_id] = flight
+                drawn.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                drawn.done.record()
+        self._drawn[handle.step_id] = drawn
 
     def collect(self, handle: StepHandle) -> StepOutput:
-        flight = self._flights.pop(handle.step_id)
+        drawn = self._drawn.pop(handle.step_id)
         with self._faults.watching():
-            if flight.done is not None:
-                flight.done.synchronize()
-            return flight.results.read(handle.step_id)
+            if drawn.done is not None:
+                drawn.done.synchronize()
+            return drawn.results.read(handle.step_id)
 
     @torch.inference_mode()
     def take_drawn(self, handle: StepHandle, output: StepOutput) -> None:
@@ -238,13 +252,48 @@ class TorchExecutor(Executor):
             self._cache.close()
         self._decoder = self._sampler = self._cache = self._graphs = None
         self._flights.clear()
+        self._drawn.clear()
         self.requests.clear()
+
+    def _tables(self, max_len: int) -> PersistentBatch:
+        """Those of requests of up to `max_len` tokens."""
+        return PersistentBatch(
+            self.ops,
+            vocab_size=self.whole.vocab_size,
+            block_size=self.layout.block_size,
+            num_groups=len(self.layout.groups),
+            max_requests=self.config.scheduler.max_num_seqs,
+            max_len=max_len,
+            device=self.device,
+        )
+
+    def _make_sampler(self, decoder: Decoder) -> None:
+        table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
+        self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
+
+    def _make_graphs(self) -> None:
+        """None are recorded yet: those of other tables are gone."""
+        if self._graphs is not None:
+            self._graphs.forget()
+        if self._recorder is None or self.config.executor.enforce_eager or self.parallel.place.num_stages > 1:
+            return
+        self._graphs = DecodeGraphs(
+            self._decode,
+            self._recorder,
+            max_requests=self.config.scheduler.max_num_seqs,
+            max_len=self._max_len,
+            num_groups=len(self.layout.groups),
+            device=self.device,
+            worst=self.parallel.worst,
+        )
 
     def _read_weights(self) -> dict[str, Stored]:
         seed, place = self.config.model.seed, self.parallel.place
         return read_weights(self.whole, self.files, self.dtype, self.device, seed, place, packed=self.packed)
 
     def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> Flight:
+        if batch.num_values > MOST_VALUES:
+            self.requests.send(batch.runs)
         layout = StepLayout.of(batch)
         rows, drawing = layout.split(to_device(layout.pack(batch), self.device))
         if not batch.num_requests:
@@ -254,7 +303,7 @@ class TorchExecutor(Executor):
         inputs, seq_lens = self.requests.inputs(
             rows,
             num_tokens=batch.num_tokens,
-            num_decodes=batch.num_decodes,
+            decode_lens=tuple(batch.seq_lens[: batch.num_decodes]),
             max_query_len=max(batch.counts),
             max_seq_len=max(batch.seq_lens),
         )
@@ -264,9 +313,7 @@ class TorchExecutor(Executor):
     def _replayed(self, step: SchedulerOutput, batch: StepBatch, key: GraphKey) -> Flight:
         assert self._graphs is not None
         if not self._graphs.fits(key, batch):
-            layout = StepLayout.of(batch)
-            self.requests.take_in(layout.split(to_device(layout.pack(batch), self.device))[0])
-            batch.runs.clear()
+            self.requests.send(batch.runs)
         made = self._graphs.run(key, batch)
         rows, drawing = made.rows, made.drawing[: len(batch.drawing)]
         return Flight(step, batch, made.hidden, rows.rows, rows.query_starts, made.seq_lens, drawing, made.drawn)
@@ -277,36 +324,52 @@ class TorchExecutor(Executor):
         rows, drawing = layout.split(buffer)
         n = key.num_requests
         inputs, seq_lens = self.requests.inputs(
-            rows, num_tokens=n, num_decodes=n, max_query_len=1, max_seq_len=key.max_seq_len
+            rows, num_tokens=n, decode_lens=(key.max_seq_len,) * n, max_query_len=1, max_seq_len=key.max_seq_len
         )
         hidden = decoder.forward(inputs, cache)
         drawn = sampler.draw(decoder.logits(hidden), rows.rows, seq_lens) if key.draws else None
         return DecodeOutputs(rows, drawing, hidden, seq_lens, drawn)
 
-    def _kv_bytes(self) -> int:
-        """What the card has left for pages beside the largest step, which is run to know."""
-        self.init_kv((2,) * len(self.layout.groups))  # page 1 is written by everybody: nobody reads the result
-        graphs = self._graphs
+    def _kv_bytes(self, counters: Counters) -> int:
+        """What the GPU has left for blocks beside the largest step, which is run to know, and all that is not yet there."""
+        self._allocate((2,) * len(self.layout.groups))  # all write block 1, and the result is read by none
+        config, graphs = self.config, self._graphs
+        computed = step_bytes(
+            self.spec,
+            config.scheduler,
+            self.layout,
+            self.parallel.place,
+            self.ops,
+            element_size=self.dtype.itemsize,
+            max_len=self._max_len,
+            packed=self.packed,
+        )
         measured = measure(
-            CudaCounters(self.device),
+            counters,
             self._largest_step,
-            None if graphs is None else graphs.record_largest,
-            (lambda: None) if graphs is None else graphs.forget,
-            0 if graphs is None else graphs.most,
+            computed,
+            None
+            if graphs is None
+            else LargestGraph(graphs.most, graphs.run_largest, graphs.run_largest, graphs.forget),
         )
         self._cache = None
-        cache = self.config.cache
+        cache = config.cache
         given = cache.kv_cache_memory_bytes is not None or cache.num_gpu_blocks_override is not None
         share = cache.gpu_memory_utilization
-        return max(0, measured.left(share)) if given else measured.kv_bytes(share)
+        left = max(0, measured.left(share)) if given else measured.kv_bytes(share)
+        if cache.swap_space_gib != 0:
+            left -= swap_buffer_bytes(self.layout)
+        longest = longest_sequence(self.layout, left, self._max_len, config.scheduler.max_num_batched_tokens)
+        return max(0, left - table_bytes(config.scheduler, self.layout, longest))
 
     def _largest_step(self) -> None:
-        step = largest_step(self.config.scheduler, self.layout, self.requests.token_ids.shape[1])
+        step = largest_step(self.config.scheduler, self.layout, self.requests.max_len)
         handle = self.submit(step)
         if self.parallel.place.last_stage:
             self.sample(handle)
             self.collect(handle)
         self._flights.clear()
+        self._drawn.clear()
         self.requests.clear()
 
     def _loaded(self) -> tuple[Decoder, Sampler, KVCache]:

@@ -21,6 +21,7 @@ from octavo_engine.executors.torch.device import moved
 from octavo_engine.kernels.operations import Operations, PagedBatch, StepRows
 from octavo_engine.sampling_params import SamplingParams
 
+MOST_VALUES = 1 << 22  # new numbers that a step brings along; more of them go ahead of it
 TOKENS = 0  # the table of tokens; that of KV group g is 1 + g
 
 
@@ -70,6 +71,11 @@ class StepBatch:
         return len(self.states)
 
     @property
+    def num_values(self) -> int:
+        """New numbers for the tables."""
+        return sum(len(run.values) for run in self.runs)
+
+    @property
     def num_tokens(self) -> int:
         return sum(self.counts)
 
@@ -98,7 +104,7 @@ class StepLayout:
     @classmethod
     def of(cls, batch: StepBatch) -> StepLayout:
         """The smallest that holds `batch`."""
-        return cls(batch.num_requests, len(batch.runs), sum(len(r.values) for r in batch.runs), len(batch.drawing))
+        return cls(batch.num_requests, len(batch.runs), batch.num_values, len(batch.drawing))
 
     def pack(self, batch: StepBatch) -> array[int]:
         """The numbers of `batch`, padded to this layout."""
@@ -146,6 +152,7 @@ class PersistentBatch:
         self.states: dict[str, RequestState] = {}
         self._owners: list[RequestState | None] = [None] * max_requests
         self._free = list(range(max_requests - 1, -1, -1))
+        self.max_len = max_len
         self.token_ids = torch.zeros(max_requests, max_len, dtype=torch.int32, device=device)
         pages = -(-max_len // block_size)
         self.block_tables = tuple(
@@ -186,6 +193,22 @@ class PersistentBatch:
         lengths = [s.num_computed_tokens + counts[s.request_id] for s in runnable]
         return StepBatch(runnable, [counts[s.request_id] for s in runnable], lengths, runs, drawing, errors)
 
+    def send(self, runs: list[Run]) -> None:
+        """Take in new numbers ahead of a step, a bounded number of them at a time."""
+        first, total = 0, 0
+        for i, run in enumerate(runs):
+            if total + len(run.values) > MOST_VALUES and i > first:
+                self._send(runs[first:i])
+                first, total = i, 0
+            total += len(run.values)
+        self._send(runs[first:])
+        runs.clear()
+
+    def _send(self, runs: list[Run]) -> None:
+        batch = StepBatch([], [], [], runs, [], {})
+        layout = StepLayout.of(batch)
+        self.take_in(layout.split(to_device(layout.pack(batch), self.device))[0])
+
     def take_in(self, rows: StepRows) -> None:
         """Write the runs of `rows` to the tables, and nothing else."""
         none = rows.rows[:0]
@@ -193,13 +216,24 @@ class PersistentBatch:
         self._ops.build_inputs(self.token_ids, self.block_tables, alone, self._block_size, 0)
 
     def inputs(
-        self, rows: StepRows, *, num_tokens: int, num_decodes: int, max_query_len: int, max_seq_len: int
+        self, rows: StepRows, *, num_tokens: int, decode_lens: tuple[int, ...], max_query_len: int, max_seq_len: int
     ) -> tuple[DecoderInputs, Tensor]:
-        """What the decoder reads, made on the device, and the requests' lengths: [num_requests] int32."""
+        """What the decoder reads, made on the device, and the requests' lengths: [num_requests] int32.
+
+        decode_lens: of the requests with one token each, which come first, or bounds of them.
+        """
         made = self._ops.build_inputs(self.token_ids, self.block_tables, rows, self._block_size, num_tokens)
         groups = tuple(
             PagedBatch(
-                rows.rows, rows.query_starts, made.seq_lens, table, slots, num_decodes, max_query_len, max_seq_len
+                rows.rows,
+                rows.query_starts,
+                made.seq_lens,
+                table,
+                slots,
+                len(decode_lens),
+                max_query_len,
+                max_seq_len,
+                decode_lens,
             )
             for table, slots in zip(self.block_tables, made.slots, strict=True)
         )

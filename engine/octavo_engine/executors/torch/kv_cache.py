@@ -179,6 +179,11 @@ def _copy(stack: _Stack, pairs: list[Move]) -> None:
         stack.device[:, target].copy_(stack.device[:, source])
 
 
+def swap_buffer_bytes(layout: KVLayout) -> int:
+    """What swaps keep on the device: two buffers for each stack of matrices, of which a group has two at most."""
+    return sum(2 * max(2 * STAGING_BYTES, group.page_bytes) for group in layout.groups if group.layers)
+
+
 def runs_of(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
     """(place, first number, how many) of each stretch of numbers that count up by one."""
     first = 0

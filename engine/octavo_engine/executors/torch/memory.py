@@ -5,6 +5,7 @@ Owns what the largest step is, and the arithmetic; the executor runs it. Knows n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,8 @@ from octavo_engine.core.outputs import NewRequest, SchedulerOutput
 from octavo_engine.errors import ExecutorError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models.spec import KVLayout
+
+logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 EVERYTHING = SamplingParams(
@@ -33,6 +36,12 @@ EVERYTHING = SamplingParams(
     logit_bias={0: 1.0},
     allowed_token_ids=(0, 1),
 )
+
+
+def longest_of_step(scheduler: SchedulerConfig) -> int:
+    """Tokens of the longest request of `largest_step`."""
+    total = scheduler.max_num_batched_tokens
+    return -(-total // min(scheduler.max_num_seqs, total))
 
 
 def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> SchedulerOutput:
@@ -92,12 +101,22 @@ class CudaCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class LargestGraph:
+    """The graph that takes most memory. `most`: how many there may be, of all sizes."""
+
+    most: int
+    run: Callable[[], object]  # without recording it
+    record: Callable[[], object]
+    forget: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Bytes of a device before it has pages."""
 
     total: int
     used: int  # weights, tables, compiled kernels, libraries; and whatever else runs on it
-    activations: int  # what the largest step takes beside it, for as long as it runs
+    activations: int  # what steps take beside it, for as long as they run
     graphs: int  # what all graphs take: their pool once, and the driver's part of each
 
     def left(self, utilization: float) -> int:
@@ -124,26 +143,34 @@ class Measured:
 def measure(
     counters: Counters,
     largest_step: Callable[[], object],
-    record_largest: Callable[[], object] | None,
-    forget_graphs: Callable[[], object],
-    num_graphs: int,
+    computed: int,
+    graphs: LargestGraph | None = None,
 ) -> Measured:
     """Run the largest step and, where there are graphs, record the largest one; they share its pool.
 
-    `largest_step` is run once before it is measured: kernels are compiled and libraries loaded by then.
+    Each is run once before it is measured: kernels are compiled and libraries loaded by then. `computed` is what
+    `step_memory.step_bytes` says of steps: the larger of both counts.
     """
     largest_step()
     peak = counters.peak(largest_step)
     free = counters.free()
     activations = peak - counters.held()
-    graphs = 0
-    if record_largest is not None:
-        held = counters.held()
-        record_largest()
+    if activations > computed:
+        logger.warning(
+            "the largest step takes %.2f GiB, more than the %.2f that its configuration comes to: the allocator's "
+            "reserve, or a library's buffers",
+            activations / GIB,
+            computed / GIB,
+        )
+    recorded = 0
+    if graphs is not None:
+        graphs.run()
+        free, held = counters.free(), counters.held()
+        graphs.record()
         taken = free - counters.free()
         pool = counters.held() - held
-        graphs = pool + max(0, taken - pool) * num_graphs
-        forget_graphs()
+        recorded = pool + max(0, taken - pool) * graphs.most
+        graphs.forget()
         free = counters.free()
     total = counters.total()
-    return Measured(total, total - free, max(0, activations), graphs)
+    return Measured(total, total - free, max(activations, computed), recorded)

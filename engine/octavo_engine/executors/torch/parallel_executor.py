@@ -32,6 +32,12 @@ from octavo_engine.executors.torch.parallel_group import RankGroup
 from octavo_models.spec import KVLayout, ModelSpec
 
 
+class LimitLength(msgspec.Struct, frozen=True, tag="limit_length"):
+    """No sequence is longer."""
+
+    max_len: int
+
+
 class InitKV(msgspec.Struct, frozen=True, tag="init_kv"):
     """Allocate pages."""
 
@@ -55,7 +61,7 @@ class Close(msgspec.Struct, frozen=True, tag="close"):
     """The engine ends in good order."""
 
 
-Command = InitKV | MovePages | Step | Close
+Command = LimitLength | InitKV | MovePages | Step | Close
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -109,6 +115,10 @@ class LeadExecutor(Executor):
             min(kv_bytes, default=None),
             sharers=len(here),
         )
+
+    def limit_length(self, max_len: int) -> None:
+        self._tell(LimitLength(max_len))
+        self._rank.executor.limit_length(max_len)
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self._tell(InitKV(num_blocks, num_host_blocks))
@@ -216,7 +226,9 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
     running: deque[StepHandle] = deque()
     while True:
         command = COMMANDS.decode(group.broadcast(None))
-        if isinstance(command, InitKV):
+        if isinstance(command, LimitLength):
+            rank.executor.limit_length(command.max_len)
+        elif isinstance(command, InitKV):
             rank.executor.init_kv(command.num_blocks, command.num_host_blocks)
         elif isinstance(command, MovePages):
             rank.executor.move_pages(command.ops)

@@ -208,8 +208,11 @@ class Sampler:
         for some in _alike([(i, states[i].sampling.logprobs or 0) for i in wanting]):
             at = sent([i for i, _ in some], torch.int64, hidden.device)
             tokens = drawn[at]
-            found = self._logprobs(raw[at], tokens, some)
-            scored.append(Scored([states[i] for i, _ in some], tokens, found))
+            at_once = self._rows_at_once(some)
+            for first in range(0, len(some), at_once):
+                part = slice(first, first + at_once)
+                found = self._logprobs(raw[at[part]], tokens[part], some[part])
+                scored.append(Scored([states[i] for i, _ in some[part]], tokens[part], found).to_host())
         return drawn, scored
 
     def score_prompts(self, step: SchedulerOutput, batch: StepBatch, hidden: Tensor) -> list[Scored]:
@@ -230,8 +233,13 @@ class Sampler:
                 logits = self._logits_of(hidden[row : row + len(positions)])
                 tokens = sent(state.token_ids[at + 1 : positions.stop + 1], torch.int64, hidden.device)
                 found = self._logprobs(logits, tokens, [(at, state.sampling.prompt_logprobs)])
-                scored.append(Scored([state] * len(positions), tokens, found))
+                scored.append(Scored([state] * len(positions), tokens, found).to_host())
         return scored
+
+    @staticmethod
+    def _rows_at_once(wanted: list[tuple[int, int]]) -> int:
+        """Rows that are sorted whole take many times their logits' memory."""
+        return len(wanted) if all(0 <= n <= MOST_TOP for _, n in wanted) else PROMPT_ROWS
 
     def _logprobs(self, logits: Tensor, tokens: Tensor, wanted: list[tuple[int, int]]) -> Logprobs:
         num_top = max(n for _, n in wanted)

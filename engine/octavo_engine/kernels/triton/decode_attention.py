@@ -29,6 +29,7 @@ FEW_REQUESTS = 16
 JOINED_RUNS = 16  # at a time
 JOINED_COLUMNS = 256  # of a join's program: heads · their size
 SHORT = tl.constexpr(4)  # runs: up to so many a request has twice as many, of half the length
+MOST_RUNS = 1 << 14  # of a launch, whose results wait in memory to be joined: 4 million keys
 
 
 @triton.jit
@@ -211,14 +212,58 @@ def decode_attention(
     spec: Attention,
     kv_scales: tuple[float, float],
 ) -> None:
-    """Attend for the first `batch.num_decodes` requests, into the first as many rows of `out`."""
-    n, group = batch.num_decodes, spec.num_heads // spec.num_kv_heads
-    block_d, block_dv = (triton.next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
+    """Attend for the first `batch.num_decodes` requests, into the first as many rows of `out`.
+
+    As many at a time as MOST_RUNS allows; no request's result depends on which they are.
+    """
+    lens = batch.decode_lens or (batch.max_seq_len,) * batch.num_decodes
+    chosen = launch.tiles(f"decode.{max(64, _block(spec.head_dim_k))}", q.element_size())
+    reach = batch.max_seq_len if spec.window is None else spec.window + chosen["BLOCK_N"]
+    runs = [most_runs(min(length, reach), chosen["SPLIT"]) for length in lens]
+    first, num_runs = 0, 0
+    for last, more in enumerate(runs):
+        if num_runs + more > MOST_RUNS and last > first:
+            _attend_some(launch, q, k_cache, v_cache, out, batch, spec, kv_scales, first, last, num_runs)
+            first, num_runs = last, 0
+        num_runs += more
+    _attend_some(launch, q, k_cache, v_cache, out, batch, spec, kv_scales, first, len(lens), num_runs)
+
+
+def scratch_bytes(launch: Launcher, num_requests: int, max_len: int, spec: Attention) -> int:
+    """The most that a launch for requests of up to `max_len` takes beside its output, whatever its elements are."""
+    most = 0
+    for element_size in (2, 4):
+        chosen = launch.tiles(f"decode.{max(64, _block(spec.head_dim_k))}", element_size)
+        reach = max_len if spec.window is None else min(max_len, spec.window + chosen["BLOCK_N"])
+        longest = most_runs(reach, chosen["SPLIT"])
+        runs = min(num_requests * longest, max(MOST_RUNS, longest))
+        most = max(most, 4 * runs * spec.num_heads * (spec.head_dim_v + 2))
+    return most
+
+
+def _block(dim: int) -> int:
+    return int(triton.next_power_of_2(max(16, dim)))
+
+
+def _attend_some(
+    launch: Launcher,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    out: Tensor,
+    batch: PagedBatch,
+    spec: Attention,
+    kv_scales: tuple[float, float],
+    first: int,
+    last: int,
+    max_runs: int,
+) -> None:
+    """Attend for the requests first … last - 1, which have at most `max_runs` runs."""
+    n, group = last - first, spec.num_heads // spec.num_kv_heads
+    q, out, rows, seq_lens = q[first:], out[first:], batch.rows[first:], batch.seq_lens[first:]
+    block_d, block_dv = _block(spec.head_dim_k), _block(spec.head_dim_v)
     chosen = launch.tiles(f"decode.{max(64, block_d)}", q.element_size())
     window, split, block_n = spec.window or 0, chosen["SPLIT"], chosen["BLOCK_N"]
-    reach = batch.max_seq_len if spec.window is None else min(batch.max_seq_len, spec.window + block_n)
-    runs = most_runs(reach, split)
-    max_runs = n * runs
     stats = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device)
     partial = torch.empty(max_runs, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
     # One of two sizes: one for each power of two would be compiled while serving.
@@ -236,8 +281,8 @@ def decode_attention(
         partial,
         stats[0],
         stats[1],
-        batch.rows,
-        batch.seq_lens,
+        rows,
+        seq_lens,
         batch.block_tables,
         n,
         batch.block_tables.stride(0),
@@ -262,7 +307,7 @@ def decode_attention(
         SPLIT=split,
         **tiles,
     )
-    if runs == 1:
+    if max_runs == n:  # nothing was split
         return
     block_heads = max(1, JOINED_COLUMNS // block_dv)
     launch(
@@ -272,7 +317,7 @@ def decode_attention(
         stats[0],
         stats[1],
         out,
-        batch.seq_lens,
+        seq_lens,
         n,
         HEADS=spec.num_heads,
         DV=spec.head_dim_v,

@@ -25,7 +25,7 @@ from octavo_engine.kernels.operations import (
 )
 from octavo_engine.kernels.triton.activation import activation
 from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
-from octavo_engine.kernels.triton.decode_attention import decode_attention
+from octavo_engine.kernels.triton.decode_attention import decode_attention, scratch_bytes
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
 from octavo_engine.kernels.triton.launch import Card, Launcher, tuned_launcher
@@ -125,6 +125,9 @@ class TritonOperations(Operations):
         if batch.num_decodes < batch.num_requests:
             prefill_attention(self.launch, q, k_cache, v_cache, out, batch, spec, kv_scales)
         return out
+
+    def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
+        return scratch_bytes(self.launch, num_decodes, max_len, spec)
 
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
         return soft_cap_logits(self.launch, logits, multiplier, soft_cap)

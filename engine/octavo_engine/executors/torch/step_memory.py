@@ -1,0 +1,86 @@
+"""How many bytes of a device any step of a configuration may take beside weights, tables and KV blocks.
+
+One function of the configuration: a step is bounded by its tokens and requests, whatever their lengths and parameters.
+Profiling confirms it at the start (`memory.measure`), and tests hold random steps to it by counting every allocation.
+Owns the arithmetic; what is allocated is the decoder's, the sampler's and the kernels'. Knows no device.
+"""
+
+from __future__ import annotations
+
+from octavo_engine.config import SchedulerConfig
+from octavo_engine.executors.torch.input_batch import MOST_VALUES
+from octavo_engine.executors.torch.sampler import PROMPT_ROWS
+from octavo_engine.kernels.operations import Operations
+from octavo_models.partition import Place
+from octavo_models.spec import KVLayout, Layer, Mlp, ModelSpec
+
+REQUEST_BYTES = 128 << 10  # of one request's biases, bans and parameters, all as many as the server lets through
+SAMPLING_BYTES = 64 << 10  # of one row's draw, beside its logits
+PACKED_ROWS = (
+    64 * 9
+)  # of float32: what a product of packed weights adds up, for as many rows as are split among programs
+SORTED_BYTES = 36  # of one logit of a row that is sorted whole: itself, its place, and room to sort them
+ROUNDING = 1 << 20  # 2,000 small tensors, each a multiple of 512 bytes
+
+
+def step_bytes(
+    spec: ModelSpec,
+    scheduler: SchedulerConfig,
+    layout: KVLayout,
+    place: Place,
+    ops: Operations,
+    *,
+    element_size: int,
+    max_len: int,
+    packed: bool = False,
+) -> int:
+    """The most that a step allocates at once. `spec` and `layout` are the rank's own; `element_size`: of activations."""
+    num_tokens = scheduler.max_num_batched_tokens
+    n = min(scheduler.max_num_seqs, num_tokens)
+    inputs = num_tokens * (8 * (2 + len(layout.groups)) + sum(4 * dim for dim in _rotary_dims(spec)))
+    numbers = 4 * (max(MOST_VALUES, max_len) + n * (6 + 4 * (1 + len(layout.groups))))
+    forward = element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
+    forward += max(ops.attention_scratch(n, max_len, layer.attention) for layer in spec.layers)
+    if packed:
+        forward += 4 * PACKED_ROWS * max(weight.shape[0] for weight in spec.weights)
+    hidden = element_size * num_tokens * spec.hidden_size
+    draw = hidden + _draw_bytes(spec, place, n, element_size) if place.last_stage else hidden
+    return numbers + max(inputs + forward, draw) + n * (REQUEST_BYTES + SAMPLING_BYTES) + ROUNDING
+
+
+def table_bytes(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> int:
+    """The tables of tokens and blocks, for requests of up to `max_len` tokens."""
+    width = max_len + len(layout.groups) * -(-max_len // layout.block_size)
+    return 4 * scheduler.max_num_seqs * width
+
+
+def _layer_width(spec: ModelSpec, layer: Layer) -> int:
+    """Elements a token at the widest moment of a layer: the residual stream's rows, and what is beside them."""
+    assert isinstance(layer.mlp, Mlp)
+    h, attention, mlp = spec.hidden_size, layer.attention, layer.mlp
+    qkv = attention.q_size + attention.k_size + attention.v_size
+    # Where q, k and v, or gate and up, are stored in several formats, their products are put side by side.
+    attending = 2 * h + max(2 * qkv, qkv + attention.q_size + attention.o_size + h)
+    up = mlp.intermediate_size * (2 if mlp.gated else 1)
+    feeding = 3 * h + max(2 * up, up + mlp.intermediate_size + h)
+    more = sum(norm is not None for norm in (layer.post_attention_norm, layer.post_mlp_norm))
+    more += (spec.residual_multiplier != 1.0) + layer.parallel_residual
+    return max(attending, feeding, 5 * h) + more * h
+
+
+def _rotary_dims(spec: ModelSpec) -> list[int]:
+    return [rotary.dim for rotary in {layer.attention.rotary for layer in spec.layers} if rotary is not None]
+
+
+def _draw_bytes(spec: ModelSpec, place: Place, n: int, element_size: int) -> int:
+    """From hidden rows to tokens, where everything is asked for that can be."""
+    vocab = spec.vocab_size
+    rows = -(-vocab // place.tensor_size)
+    gathered = rows * place.tensor_size + vocab if place.tensor_size > 1 else 0
+    projected = element_size * (spec.hidden_size + rows + gathered)  # of a row
+    capped = element_size * (spec.hidden_size + (vocab if place.tensor_size > 1 else rows)) + 4 * vocab
+    processed = 3 * 4 * vocab + vocab // 4  # the logits, a copy as they were, those whose tops are wanted, masks
+    draw = n * max(projected, capped, processed)
+    scored = min(n, PROMPT_ROWS) * SORTED_BYTES * vocab + n * 2 * 4 * vocab
+    prompts = PROMPT_ROWS * (max(projected, capped) + SORTED_BYTES * vocab)
+    return max(draw, scored, prompts)

@@ -1,0 +1,220 @@
+"""No step takes more memory than its configuration comes to, counted by every allocation of random steps.
+
+Shapes are those of Llama 3's models on one GPU and on eight; tensors have no memory, and kernels are not run.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from allocations import META, Allocations
+
+from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput
+from octavo_engine.executors.torch import parallel
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.memory import EVERYTHING, largest_step
+from octavo_engine.executors.torch.parallel import ALONE, RankedParallel
+from octavo_engine.executors.torch.step_memory import step_bytes, table_bytes
+from octavo_engine.kernels.triton import decode_attention
+from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models import from_hf_config
+from octavo_models.partition import Place
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128_256,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+}
+LLAMA_8B = LLAMA | {
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+LLAMA_70B = LLAMA | {
+    "hidden_size": 8192,
+    "intermediate_size": 28_672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+GEMMA = LLAMA | {
+    "architectures": ["Gemma3ForCausalLM"],
+    "vocab_size": 262_144,
+    "hidden_size": 2560,
+    "intermediate_size": 10_240,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "sliding_window": 1024,
+    "tie_word_embeddings": True,
+}
+CASES = [("8B", LLAMA_8B, 1), ("8B", LLAMA_8B, 8), ("70B", LLAMA_70B, 1), ("70B", LLAMA_70B, 8), ("Gemma", GEMMA, 1)]
+SCHEDULERS = [(256, 8192), (128, 2048), (16, 16)]
+
+
+class Unlaunched(Launcher):
+    """Kernels do nothing."""
+
+    def __call__(self, kernel, grid, *args, **options):
+        assert all(n > 0 for n in grid) or not all(grid)
+
+
+def executor_of(config, ranks, scheduler, monkeypatch):
+    """The first rank's, of a model with weights of no memory; its layers are cut to three, for all are alike."""
+    monkeypatch.setattr(parallel, "gather_into", lambda out, own, group: None)
+    monkeypatch.setattr(parallel.dist, "all_reduce", lambda x, group: None)
+    spec = from_hf_config(config | {"num_hidden_layers": 3})
+    place = Place.of(0, ranks, 1)
+    engine = EngineConfig(
+        model=ModelConfig(model="random", served_model_names=("random",)),
+        cache=CacheConfig(kv_cache_memory_bytes=1 << 30),
+        scheduler=SchedulerConfig(max_num_seqs=scheduler[0], max_num_batched_tokens=scheduler[1]),
+    )
+
+    def weights():
+        return {w.name: torch.empty(w.shape, dtype=torch.bfloat16, device=META) for w in executor.spec.weights}
+
+    executor = TorchExecutor(
+        engine,
+        spec,
+        ModelFiles(folder="", config=None, weights=(), weights_format="dummy", tokenizer=None),
+        META,
+        ALONE if ranks == 1 else RankedParallel(place),
+        operations=TritonOperations(Unlaunched(Card(90, 132))),
+        weights=weights,
+    )
+    return executor
+
+
+def bound_of(executor):
+    return step_bytes(
+        executor.spec,
+        executor.config.scheduler,
+        executor.layout,
+        executor.parallel.place,
+        executor.ops,
+        element_size=2,
+        max_len=131_072,
+    )
+
+
+def parameters(rng):
+    """Of one request: nothing beside a choice, everything at once, or tops of the whole vocabulary."""
+    return rng.choice(
+        [
+            SamplingParams(max_tokens=2),
+            SamplingParams(max_tokens=2, temperature=0.0),
+            EVERYTHING,
+            SamplingParams(max_tokens=2, logprobs=rng.choice([0, 20, -1])),
+            SamplingParams(max_tokens=2, bad_words=((1, 2), (3,)), logit_bias=dict.fromkeys(range(300), 1.0)),
+        ]
+    )
+
+
+def random_step(rng, layout, scheduler, step_id):
+    """New requests alone, as after a failure: decodes of any length, chunks of prompts, prompts to be scored."""
+    num_seqs, num_tokens = scheduler
+    n = rng.choice([1, 2, num_seqs // 2, num_seqs])
+    left, new, counts, wanted, samples = num_tokens, [], {}, {}, set()
+    alike = parameters(rng)
+    longest = rng.choice([64, 2048, 131_072])
+    for i in range(n):
+        count = 1 if rng.random() < 0.8 or left <= n else rng.randint(1, left - n + 1)
+        count = min(count, left, longest)
+        if not count:
+            break
+        length = rng.choice([count, rng.randint(count, longest), longest])
+        sampling = alike if rng.random() < 0.8 else parameters(rng)
+        name = f"{step_id}-{i}"
+        blocks = tuple([1] * -(-length // layout.block_size) for _ in layout.groups)
+        # What the prefix cache holds of a long context is only named, and the device has it already.
+        known = [0] * length
+        new.append(NewRequest(name, known, sampling, blocks, length - count))
+        counts[name], left = count, left - count
+        if rng.random() < 0.9:
+            samples.add(name)
+            wanted[name] = count if sampling.prompt_logprobs is not None else 1
+    return SchedulerOutput(step_id, tuple(new), (), counts, wanted, frozenset(samples), finished_ids=())
+
+
+def run(executor, step):
+    handle = executor.submit(step)
+    executor.sample(handle)
+    executor.collect(handle)
+    executor.requests.clear()
+    executor._flights.clear()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(("name", "config", "ranks"), CASES)
+def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks, scheduler, monkeypatch):
+    """Of any lengths, with any parameters; and the largest one comes near to it, so the figure is no guess."""
+    executor = executor_of(config, ranks, scheduler, monkeypatch)
+    with Allocations() as device:
+        executor.load()
+        executor.init_kv((64,) * len(executor.layout.groups))
+        bound = bound_of(executor)
+        before = device.live
+        rng = random.Random(f"{name} {ranks} {scheduler}")
+        most = 0
+        for step_id in range(8):
+            device.restart()
+            run(executor, random_step(rng, executor.layout, scheduler, step_id))
+            assert device.live == before, "a step leaves nothing behind"
+            assert device.most - before <= bound
+            most = max(most, device.most - before)
+        device.restart()
+        run(executor, largest_step(executor.config.scheduler, executor.layout, 4096))
+        assert device.most - before <= bound
+        assert max(most, device.most - before) > 0.5 * bound
+
+
+def test_short_decodes_beside_a_long_one_take_scratch_for_what_they_are(monkeypatch):
+    """Not for as many as there are of the longest: 2.2 GB, for 255 short ones beside one of 128k."""
+    executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
+    lengths = [200] * 255 + [131_072]
+    blocks = [tuple([1] * -(-length // 16) for _ in executor.layout.groups) for length in lengths]
+    new = tuple(
+        NewRequest(str(i), [0] * length, SamplingParams(max_tokens=2, temperature=0.0), blocks[i], length - 1)
+        for i, length in enumerate(lengths)
+    )
+    counts = {request.request_id: 1 for request in new}
+    with Allocations() as device:
+        executor.load()
+        executor.init_kv((64,))
+        before = device.live
+        device.restart()
+        executor.submit(SchedulerOutput(0, new, (), counts, {}, frozenset()))
+    assert device.most - before < 64 << 20
+
+
+def test_tables_are_as_wide_as_the_length_that_was_settled(monkeypatch):
+    """Not as the model's longest context, which may be settled to less once the memory for blocks is known."""
+    executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
+    with Allocations() as device:
+        executor.load()
+        loaded = device.live
+        tables = table_bytes(executor.config.scheduler, executor.layout, 8192 // 256)
+        executor.limit_length(4096)
+        assert executor.requests.token_ids.shape == (256, 4096)
+        grown = table_bytes(executor.config.scheduler, executor.layout, 4096) - tables
+        assert grown <= device.live - loaded <= grown + 4096
+        executor.init_kv((64,))
+        assert executor.requests.token_ids.shape == (256, 4096)
+
+
+def test_a_launch_takes_no_more_runs_than_are_reserved(monkeypatch):
+    """However many keys the requests of a step have together, as where they share a long prefix."""
+    executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
+    attention = executor.spec.layers[0].attention
+    scratch = executor.ops.attention_scratch(256, 131_072, attention)
+    assert scratch == 4 * decode_attention.MOST_RUNS * attention.num_heads * (attention.head_dim_v + 2)
