@@ -92,14 +92,13 @@ test-stall: $(VENV)/.dev ## what each large request, slow client and signal cost
 
 # On a bare machine with a GPU: its own python3 with torch and triton; nothing is installed, no network.
 .PHONY: test-gpu
-test-gpu: ## the kernels and the engine over them against their twins, on this machine's GPU
-	@$(PYTHON) bench/gpu.py --check-only
+test-gpu: ## kernels and engine against their twins on this machine's GPU, what is doubtful first: gpu-report.md
 	@$(PYTHON) -c 'import pytest' 2>/dev/null || { echo "the kernels' own tests need pytest: pip install pytest"; exit 1; }
-	@PYTHONPATH=engine:. $(PYTHON) -m pytest -c tests/kernels/card.ini --rootdir tests/kernels tests/kernels
+	@PYTHONPATH=engine:. $(PYTHON) bench/gpu_first.py test
 
 .PHONY: bench-gpu
-bench-gpu: ## tokens/s of Llama-3-8B and Qwen3-0.6B shapes and each kernel's roofline, on this machine's GPU
-	@$(PYTHON) bench/gpu.py
+bench-gpu: ## each kernel's roofline, and tokens/s of Llama-3-8B and Qwen3-0.6B shapes on this GPU: gpu-report.md
+	@$(PYTHON) bench/gpu_first.py bench
 
 KERNELS_BASELINE := tests/kernels/compiled.json
 .PHONY: kernels-report

@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,19 +20,21 @@ try:
     import torch
 except ModuleNotFoundError:
     sys.exit(
-        "no torch: this needs a machine with a card, torch 2.11 and triton 3.6 or newer; set PYTHON to one that has"
+        "no torch: this needs a machine with a GPU, torch 2.11 and triton 3.6 or newer; set PYTHON to one that has"
     )
 from bench.bare_msgspec import stand_in
 
 stand_in()
 
-from bench.gpu_kernels import Shape, table
+from bench.gpu_kernels import KINDS, Shape, table
 from bench.gpu_limits import Limits, measure_limits
 from bench.whole_engine import SMALL, engine, expected, random_weights, request, run, small_engine, small_requests
 
 from octavo_engine.config import CacheConfig, SchedulerConfig
 from octavo_engine.engine_core import EngineCore
+from octavo_engine.errors import DeviceLostError
 from octavo_engine.kernels.backends import operations_on
+from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_models import from_hf_config
 from octavo_models.spec import ModelSpec
 
@@ -65,6 +68,7 @@ MODELS = {
     },
 }
 IN_FLIGHT = (1, 32, 256)
+DECODES = (1, 2, 3, 256)  # each another launch: one program, a padded graph, an odd number, many
 PROMPT, OUTPUT = 512, 128  # tokens of a request that is decoded
 PREFILL, NUM_PREFILLS = 1024, 32  # tokens of a prompt, and prompts, where prefill is measured
 STEP_TOKENS = 8192
@@ -91,6 +95,63 @@ def check(device: torch.device, num_tokens: int = 24) -> Iterator[str]:
                 wrong = next(name for name in wanted if got[name] != wanted[name])
                 raise SystemExit(f"{kind} {how}: request {wrong} got {got[wrong]}, and should {wanted[wrong]}")
             yield f"{kind} {how}: {sum(map(len, got.values()))} tokens as on the CPU"
+
+
+def machine(device: torch.device) -> Iterator[str]:
+    """Versions, and what the GPU allows by its own copies and products."""
+    properties = torch.cuda.get_device_properties(device)
+    driver = torch._C._cuda_getDriverVersion()  # noqa: SLF001 — no public name
+    yield f"python {sys.version.split()[0]}, torch {torch.__version__}, triton {version('triton')}"
+    yield f"built for CUDA {torch.version.cuda}; the driver serves CUDA {driver // 1000}.{driver % 1000 // 10}"
+    yield (
+        f"{torch.cuda.device_count()} x {properties.name}, compute capability {properties.major}.{properties.minor}, "
+        f"{properties.multi_processor_count} SMs, {properties.total_memory / (1 << 30):.1f} GiB"
+    )
+    yield measure_limits(device).describe()
+
+
+def decodes(device: torch.device, num_tokens: int = 6) -> Iterator[str]:
+    """As many requests at a time as make other launches, against the plain operations on the CPU.
+
+    Raises:
+        SystemExit: a token is not the one.
+    """
+    for n in DECODES:
+        asked = [request(str(i), [(5 * i + j) % 97 for j in range(3 + i % 40)], num_tokens) for i in range(n)]
+        options = {"max_num_seqs": max(DECODES), "cache": CacheConfig(num_gpu_blocks_override=2048)}
+        cpu = torch.device("cpu")
+        wanted = run(small_engine("llama", cpu, operations=ReferenceOperations(), **options), asked)
+        for eager in (True, False):
+            got = run(small_engine("llama", device, eager=eager, **options), asked)
+            wrong = [name for name in wanted if got[name] != wanted[name]]
+            how = "without graphs" if eager else "with graphs"
+            if wrong:
+                name = wrong[0]
+                raise SystemExit(
+                    f"{n} decodes {how}: {len(wrong)} differ; request {name} got {got[name]}, and should {wanted[name]}"
+                )
+            yield f"{n} decodes {how}: as on the CPU"
+
+
+def fault(device: torch.device) -> Iterator[str]:
+    """Corrupt the context in the middle of a request: the engine must say that the GPU is lost, not blame the request.
+
+    Raises:
+        SystemExit: it goes on as if nothing had happened.
+    """
+    core = small_engine("llama", device, eager=True)
+    for r in small_requests(4):
+        core.add(r)
+    core.step()
+    torch.zeros(8, device=device)[torch.full((1,), 1 << 40, device=device)]  # a read of what is not there
+    start = time.perf_counter()
+    try:
+        while core.has_work:
+            core.step()
+    except DeviceLostError as error:
+        yield f"after {time.perf_counter() - start:.2f} s: {error}"
+        return
+    raise SystemExit("the context was corrupted, and the engine took it for its requests' fault")
 
 
 def decode_rate(core: EngineCore, in_flight: int, prompt: int, output: int, vocab: int) -> float:
@@ -159,30 +220,38 @@ def measure(name: str, spec: ModelSpec, device: torch.device, limits: Limits) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["all", *CHECKS, "kernels", "rates"], nargs="?", default="all")
     parser.add_argument("--model", choices=MODELS, action="append", help="otherwise all")
-    parser.add_argument("--check-only", action="store_true", help="that it is right, and no more")
+    parser.add_argument("--only", choices=KINDS, help="of the kernels, otherwise all")
     arguments = parser.parse_args()
+    part = arguments.part
     if not torch.cuda.is_available():
-        print("this machine has no card that torch can use: torch.cuda.is_available() is false")
+        print("this machine has no GPU that torch can use: torch.cuda.is_available() is false")
         return 1
     device = torch.device("cuda")
-    for line in check(device):
-        print(line, flush=True)
-    if arguments.check_only:
+    for name, run_check in CHECKS.items():
+        if part == name or (part == "all" and name != "fault"):  # nothing runs after a fault
+            for line in run_check(device):
+                print(line, flush=True)
+    if part in CHECKS:
         return 0
     limits = measure_limits(device)
-    print(f"\n{limits.describe()}; torch {torch.__version__}\n")
-    print("| model | what | measured | of the card's limit |\n|---|---|--:|--:|")
+    print(f"\n{limits.describe()}; torch {torch.__version__}")
     specs = {name: from_hf_config(MODELS[name]) for name in arguments.model or MODELS}
-    for name, spec in specs.items():
+    for name, spec in specs.items() if part != "rates" else ():
+        print(f"\n{name}")
+        only = None if arguments.only is None else KINDS[arguments.only]
+        for line in table(operations_on(device), spec, SHAPES, torch.bfloat16, device, limits, only=only):
+            print(line, flush=True)
+    print("\n| model | what | measured | of the GPU's limit |\n|---|---|--:|--:|" if part != "kernels" else "")
+    for name, spec in specs.items() if part != "kernels" else ():
         for line in measure(name, spec, device, limits):
             print(line, flush=True)
         torch.cuda.empty_cache()
-    for name, spec in specs.items():
-        print(f"\n{name}")
-        for line in table(operations_on(device), spec, SHAPES, torch.bfloat16, device, limits):
-            print(line, flush=True)
     return 0
+
+
+CHECKS = {"machine": machine, "decodes": decodes, "fault": fault, "check": check}
 
 
 if __name__ == "__main__":

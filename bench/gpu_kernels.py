@@ -5,7 +5,7 @@ Owns what each operation must read, write and multiply at least; the operations 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,17 @@ from bench.gpu_limits import Limits, seconds_of
 from torch import Tensor
 
 from octavo_engine.kernels.operations import Operations, PagedBatch, SamplingBatch
+from octavo_engine.kernels.packing import pack_blocks
+from octavo_models.formats import FORMATS
 from octavo_models.spec import Mlp, ModelSpec
 
 BLOCK_SIZE = 16
+PACKED = "q4_k"  # the format of most files
+KINDS = {
+    "draws": {"greedy", "draw", "top-k, top-p", "log-probabilities, 5 best"},
+    "attention": {"norm, rotary, KV write", "attention"},
+    "products": {"qkv projection", "o projection", "gate and up", "down", "head", f"gate and up, {PACKED}"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +102,22 @@ def works(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, de
     )
     yield product("o projection", attention.o_size, hidden)
     yield product("gate and up", hidden, 2 * mlp.intermediate_size)
+    if ops.prefers_packed and hidden % 256 == 0:
+        yield _packed_product(ops, rows(n, hidden), 2 * mlp.intermediate_size)
     gate_up = rows(n, 2 * mlp.intermediate_size)
     yield Work("gated", lambda: ops.gated(gate_up, mlp.activation), size * 3 * n * mlp.intermediate_size)
     yield product("down", mlp.intermediate_size, hidden)
     yield from _draws(ops, spec, shape, dtype, device)
+
+
+def _packed_product(ops: Operations, x: Tensor, outer: int) -> Work:
+    """Of random blocks; bytes are those of the file."""
+    n, inner = x.shape
+    row = FORMATS[PACKED].bytes_per_block * inner // FORMATS[PACKED].block_size
+    stored = torch.randint(0, 256, (outer, row), dtype=torch.uint8)
+    packed = pack_blocks(PACKED, stored).map(lambda t: t.to(x.device))
+    moved = x.element_size() * n * (inner + outer) + stored.nbytes
+    return Work(f"gate and up, {PACKED}", lambda: ops.matmul(x, packed), moved, 2.0 * n * inner * outer)
 
 
 def _draws(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, device: torch.device) -> Iterator[Work]:
@@ -146,14 +166,23 @@ def paged(shape: Shape, device: torch.device) -> PagedBatch:
 
 
 def table(
-    ops: Operations, spec: ModelSpec, shapes: list[Shape], dtype: torch.dtype, device: torch.device, limits: Limits
+    ops: Operations,
+    spec: ModelSpec,
+    shapes: list[Shape],
+    dtype: torch.dtype,
+    device: torch.device,
+    limits: Limits,
+    *,
+    only: Collection[str] | None = None,
 ) -> Iterator[str]:
-    """Rows in Markdown: operation, step, microseconds, share of the roofline."""
+    """Rows in Markdown: operation, step, microseconds, share of the roofline. `only`: of these operations."""
     yield "| operation | step | µs | of the roofline |"
     yield "|---|---|--:|--:|"
     flush = 256 << 20 if device.type == "cuda" else 0  # more than any card's cache
     for shape in shapes:
         for work in works(ops, spec, shape, dtype, device):
+            if only is not None and work.name not in only:
+                continue
             seconds = seconds_of(work.call, device, flush=flush)
             share = limits.share(work.num_bytes, work.num_flops, seconds)
             yield f"| {work.name} | {shape.name} | {seconds * 1e6:.1f} | {share:.0%} |"

@@ -118,7 +118,7 @@ def small_requests(num_tokens: int) -> list[EngineRequest]:
     ]
 
 
-def small_engine(kind: str, device: torch.device, **options: Any) -> EngineCore:
+def small_engine(kind: str, device: torch.device, *, max_num_seqs: int = 4, **options: Any) -> EngineCore:
     """One of SMALL, with the same weights on every device; steps are small, so that prompts are cut."""
     spec = from_hf_config(SMALL[kind])
     cpu = torch.device("cpu")
@@ -127,7 +127,7 @@ def small_engine(kind: str, device: torch.device, **options: Any) -> EngineCore:
         made = random_weights(spec, torch.float32, cpu, 1.5 / math.sqrt(spec.hidden_size))
         return {name: tensor.to(device) for name, tensor in made.items()}
 
-    scheduler = SchedulerConfig(max_num_batched_tokens=40, max_num_seqs=4)
+    scheduler = SchedulerConfig(max_num_batched_tokens=max(40, max_num_seqs), max_num_seqs=max_num_seqs)
     return engine(spec, weights, device, dtype="float32", max_model_len=256, scheduler=scheduler, **options)
 
 

@@ -47,8 +47,8 @@ sys.exit(gpu.main())
 """
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-def test_a_bare_machine_runs_the_engine_and_says_that_it_has_no_card():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_bare_machine_runs_the_engine_and_says_that_it_has_no_gpu():
     """Structs are dataclasses there. In one sentence, and not as if all were well."""
     code = f"ROOT = {str(ROOT)!r}\n{BARE}"
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "TRITON_INTERPRET"}}
@@ -56,7 +56,7 @@ def test_a_bare_machine_runs_the_engine_and_says_that_it_has_no_card():
     assert ended.returncode == 1, ended.stderr
     told = ended.stdout.splitlines()
     assert told[0] == "{'0': 3, '1': 4, '2': 5, '3': 6, '4': 7}"
-    assert told[1:] == ["this machine has no card that torch can use: torch.cuda.is_available() is false"]
+    assert told[1:] == ["this machine has no GPU that torch can use: torch.cuda.is_available() is false"]
 
 
 def test_what_is_checked_first_fails_on_a_wrong_token(monkeypatch):

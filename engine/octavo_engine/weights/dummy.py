@@ -1,6 +1,6 @@
 """A checkpoint made up from a spec: deterministic small random weights, norms that pass their input through.
 
-For measuring and testing without a download. Tensors are made when they are read and not kept.
+For measuring and testing without a download. Tensors are made when they are read; the last one is kept.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class DummyCheckpoint:
 
     def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
         self._seed = seed
+        self._last: tuple[str, NDArray[np.uint8]] | None = None
         self._norm_value = 1.0 - spec.final_norm.offset
         self._weights = {weight.sources[0]: weight for weight in spec.weights}
         self.tensors: Mapping[str, TensorInfo] = {
@@ -51,11 +52,14 @@ class DummyCheckpoint:
         weight = self._weights.get(name)
         if weight is None:
             raise ModelLoadError(f"dummy weights: there is no tensor {name}")
-        made = self._make(weight)
+        if self._last is None or self._last[0] != name:  # its next rows are asked for next
+            self._last = None
+            self._last = (name, self._make(weight))
+        made = self._last[1]
         return (made if rows is None else made.reshape(weight.shape[0], -1)[rows[0] : rows[1]]).reshape(-1).data
 
     def close(self) -> None:
-        """Nothing is held."""
+        self._last = None
 
     def _make(self, weight: Weight) -> NDArray[np.uint8]:
         if weight.name.endswith("norm"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,44 @@ def load_weights(
     where = _where(checkpoint)
     for weight in spec.weights:
         yield weight, _load(weight, checkpoint, where, rows.get(weight.name) if rows else None)
+
+
+def load_pieces(
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    rows: Mapping[str, tuple[int, int]],
+    most_elements: int,
+    whole: Collection[str] = (),
+) -> Iterator[tuple[Weight, Iterator[LoadedWeight]]]:
+    """As `load_weights`, with the matrices not in `whole` read some rows at a time: host memory holds no more of them.
+
+    The pieces of a weight are consumed before the next weight is asked for. A matrix whose rows move while it is read
+    is cut afterwards.
+    """
+    where = _where(checkpoint)
+    for weight in spec.weights:
+        most = None if weight.name in whole or len(weight.shape) == 1 else most_elements
+        yield weight, _pieces(weight, checkpoint, where, rows.get(weight.name), most)
+
+
+def _pieces(
+    weight: Weight, checkpoint: Checkpoint, where: str, wanted: tuple[int, int] | None, most: int | None
+) -> Iterator[LoadedWeight]:
+    if most is None:
+        yield _load(weight, checkpoint, where, wanted)
+        return
+    step = max(1, most // weight.shape[1])
+    if len(weight.sources) > 1 or weight.transform != "none":
+        loaded = _load(weight, checkpoint, where, wanted)
+        for at in range(0, len(loaded.data), step):
+            part = loaded.data[at : at + step]
+            yield LoadedWeight(loaded.format, (len(part), *weight.shape[1:]), part)
+        return
+    _source(weight, weight.sources[0], checkpoint.tensors, where)
+    first, last = wanted or (0, weight.shape[0])
+    last = min(last, weight.shape[0])
+    for at in range(first, last, step):
+        yield _load(weight, checkpoint, where, (at, min(at + step, last)))
 
 
 def _load(weight: Weight, checkpoint: Checkpoint, where: str, wanted: tuple[int, int] | None) -> LoadedWeight:

@@ -133,10 +133,9 @@ class TorchExecutor(Executor):
 
     @torch.inference_mode()
     def load(self) -> Capacity:
-        if self.device.type == "cpu":
-            flag = self.config.executor.threads
-            threads = number_of_threads(flag)
-            torch.set_num_threads(threads if flag is not None else min(threads, torch.get_num_threads()))
+        flag = self.config.executor.threads
+        threads = number_of_threads(flag)  # beside GPUs too: each rank's host converts weights as they are read
+        torch.set_num_threads(threads if flag is not None else min(threads, torch.get_num_threads()))
         with _starting("the model and its largest step", LOAD_REMEDY), self._faults.watching():
             return self._load()
 
