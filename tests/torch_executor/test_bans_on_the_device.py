@@ -6,7 +6,8 @@ import torch
 
 from octavo_engine.executors.torch import sampler
 from octavo_engine.executors.torch.input_batch import RequestState
-from octavo_engine.executors.torch.sampler import Extras
+from octavo_engine.executors.torch.sampler import Extras, Sampler, SamplingTable
+from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
 
 VOCABULARY = 70
@@ -38,3 +39,35 @@ def test_mask_is_made_once_for_all_that_share_a_list(monkeypatch) -> None:
     assert list(zip(rows, tokens, values, strict=True)) == [
         (i, token, value) for i in range(3) for token, value in ((i, 0.5), (69, -1.0))
     ]
+
+
+def test_what_is_asked_for_is_sent_when_the_batch_changes_alone(monkeypatch) -> None:
+    """Bad words, masks and biases stay on the device while the same requests draw, in their order."""
+    sent = []
+    send = sampler.sent
+    monkeypatch.setattr(sampler, "sent", lambda *args: sent.append(args) or send(*args))
+    token_ids = torch.zeros(4, 16, dtype=torch.int32)
+    made = Sampler(ReferenceOperations(), SamplingTable(4, torch.device("cpu")), token_ids, lambda hidden: hidden)
+    states = [state("words", bad_words=((3, 4), (5,))), state("early", min_tokens=2, eos_token_ids=(9,)), state("free")]
+
+    def at(lengths, some=states):
+        sent.clear()
+        extras = made._extras(some, lengths, VOCABULARY)
+        assert extras is not None
+        expected = Extras.of(some, lengths, VOCABULARY, torch.device("cpu"))
+        assert expected is not None
+        for got, wanted in zip(vars_of(extras.bans), vars_of(expected.bans), strict=True):
+            assert torch.equal(got, wanted)
+        return len(sent) > 1  # the comparison's own
+
+    assert at([2, 2, 2])
+    assert not at([3, 3, 3])
+    assert at([4, 4, 4]), "a request has its min_tokens: its stop tokens may be drawn"
+    assert not at([5, 5, 5])
+    assert at([6, 6, 6], states[::-1]), "rows have moved"
+    assert at([6, 6], states[:2])
+    assert at([6, 6], [state("words", bad_words=((3, 4),)), states[1]]), "another request, of the same name"
+
+
+def vars_of(bans):
+    return (bans.rows, bans.tokens, bans.prefix_starts, bans.prefixes)

@@ -90,6 +90,15 @@ class Extras:
         return cls(biases, allowed, _sent_bans(bans, device) if bans else None, penalized)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A step's extras, and for whom they are: requests in their order, `early` where stop tokens are yet banned."""
+
+    states: list[RequestState]
+    early: list[bool]
+    extras: Extras | None
+
+
 @dataclass(slots=True)
 class Scored:
     """Log-probabilities on their way to the host: those of `states[i]` are rows i, for these of their tokens."""
@@ -164,6 +173,7 @@ class Sampler:
         self.table = table
         self._token_ids = token_ids
         self._logits_of = logits_of
+        self._known: Known | None = None
 
     def draw(self, logits: Tensor, rows: Tensor, seq_lens: Tensor, extras: Extras | None = None) -> Tensor:
         """Draw, and append what is drawn to the device's tokens. Changes `logits` if there are extras.
@@ -201,7 +211,7 @@ class Sampler:
         states, lengths = [batch.states[i] for i in batch.drawing], [batch.seq_lens[i] for i in batch.drawing]
         vocab_logits = self._logits_of(hidden[query_starts[1:][drawing] - 1])
         wanting = [i for i, s in enumerate(states) if s.sampling.logprobs is not None]
-        extras = Extras.of(states, lengths, vocab_logits.shape[1], hidden.device)
+        extras = self._extras(states, lengths, vocab_logits.shape[1])
         raw = vocab_logits.clone() if wanting and extras is not None else vocab_logits
         drawn = self.draw(vocab_logits, rows[drawing], seq_lens[drawing], extras)
         scored = []
@@ -235,6 +245,15 @@ class Sampler:
                 found = self._logprobs(logits, tokens, [(at, state.sampling.prompt_logprobs)])
                 scored.append(Scored([state] * len(positions), tokens, found).to_host())
         return scored
+
+    def _extras(self, states: list[RequestState], lengths: list[int], vocab_size: int) -> Extras | None:
+        """Those of the last step where the same requests draw and none has passed its min_tokens: nothing is sent."""
+        early = [n - s.num_prompt_tokens < s.sampling.min_tokens for s, n in zip(states, lengths, strict=True)]
+        known = self._known
+        if known is None or known.states != states or known.early != early:
+            extras = Extras.of(states, lengths, vocab_size, self._token_ids.device)
+            self._known = known = Known(states, early, extras)
+        return known.extras
 
     @staticmethod
     def _rows_at_once(wanted: list[tuple[int, int]]) -> int:

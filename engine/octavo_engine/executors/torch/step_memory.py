@@ -44,7 +44,9 @@ def step_bytes(
     if packed:
         forward += 4 * PACKED_ROWS * max(weight.shape[0] for weight in spec.weights)
     hidden = element_size * num_tokens * spec.hidden_size
-    draw = hidden + _draw_bytes(spec, place, n, element_size) if place.last_stage else hidden
+    draw = (
+        hidden + _draw_bytes(spec, place, n, min(PROMPT_ROWS, num_tokens), element_size) if place.last_stage else hidden
+    )
     return numbers + max(inputs + forward, draw) + n * (REQUEST_BYTES + SAMPLING_BYTES) + ROUNDING
 
 
@@ -72,8 +74,8 @@ def _rotary_dims(spec: ModelSpec) -> list[int]:
     return [rotary.dim for rotary in {layer.attention.rotary for layer in spec.layers} if rotary is not None]
 
 
-def _draw_bytes(spec: ModelSpec, place: Place, n: int, element_size: int) -> int:
-    """From hidden rows to tokens, where everything is asked for that can be."""
+def _draw_bytes(spec: ModelSpec, place: Place, n: int, scored_rows: int, element_size: int) -> int:
+    """From n hidden rows to tokens, where everything is asked for that can be; prompts are scored some rows at a time."""
     vocab = spec.vocab_size
     rows = -(-vocab // place.tensor_size)
     gathered = rows * place.tensor_size + vocab if place.tensor_size > 1 else 0
@@ -82,5 +84,5 @@ def _draw_bytes(spec: ModelSpec, place: Place, n: int, element_size: int) -> int
     processed = 3 * 4 * vocab + vocab // 4  # the logits, a copy as they were, those whose tops are wanted, masks
     draw = n * max(projected, capped, processed)
     scored = min(n, PROMPT_ROWS) * SORTED_BYTES * vocab + n * 2 * 4 * vocab
-    prompts = PROMPT_ROWS * (max(projected, capped) + SORTED_BYTES * vocab)
+    prompts = scored_rows * (max(projected, capped) + SORTED_BYTES * vocab)
     return max(draw, scored, prompts)

@@ -1,0 +1,138 @@
+"""What a step costs the host of a GPU: everything but the launches, which are left out. Needs no GPU.
+
+The executor runs over tensors of a CPU, small enough to compute in no time; kernels are not launched and graphs replay
+nothing. Prints medians in milliseconds: to be run in turns with what it is compared with, on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "engine")]
+
+import torch
+from bench.whole_engine import random_weights
+
+from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
+from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
+from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_engine.sampling_params import SamplingParams
+from octavo_models import from_hf_config
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "float32",
+}
+REQUESTS, CONTEXT, CHUNK = 128, 256, 64
+ASKED = {
+    "plain": SamplingParams(max_tokens=1000, ignore_eos=True),
+    "allowed ids": SamplingParams(max_tokens=1000, ignore_eos=True, allowed_token_ids=tuple(range(0, 512, 3))),
+    "bad words": SamplingParams(max_tokens=1000, ignore_eos=True, bad_words=tuple((i, i + 1) for i in range(64))),
+    "penalties": SamplingParams(max_tokens=1000, ignore_eos=True, repetition_penalty=1.1),
+}
+
+
+class Unlaunched(Launcher):
+    """Kernels do nothing."""
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        """Nothing."""
+
+
+class Unreplayed:
+    """Graphs that replay nothing."""
+
+    def record(self, run: Any) -> Any:
+        return run(), lambda: None
+
+    def forget(self) -> None:
+        """Nothing is held."""
+
+
+def executor_of() -> TorchExecutor:
+    spec = from_hf_config(LLAMA)
+    cpu = torch.device("cpu")
+    config = EngineConfig(
+        model=ModelConfig(model="random", served_model_names=("random",), dtype="float32"),
+        cache=CacheConfig(kv_cache_memory_bytes=1 << 26),
+        scheduler=SchedulerConfig(max_num_seqs=REQUESTS, max_num_batched_tokens=REQUESTS + CHUNK),
+        executor=ExecutorConfig(executor="torch", threads=1),
+    )
+    files = ModelFiles(folder=Path(), config=None, weights=(), weights_format="dummy", tokenizer=None)
+    made = TorchExecutor(
+        config,
+        spec,
+        files,
+        cpu,
+        operations=TritonOperations(Unlaunched(Card(90, 132))),
+        recorder=Unreplayed(),
+        weights=lambda: random_weights(spec, torch.float32, cpu, 0.02),
+    )
+    made.load()
+    made.init_kv((4096,))
+    return made
+
+
+def seconds_of(executor: TorchExecutor, sampling: SamplingParams, steps: int, *, mixed: bool) -> float:
+    """The median step of REQUESTS decodes, a chunk of a prompt beside them where `mixed`."""
+    blocks = [[1 + i] * (CONTEXT // 16) for i in range(REQUESTS)]
+    names = [str(i) for i in range(REQUESTS - mixed)]
+    new = tuple(NewRequest(name, [5] * CONTEXT, sampling, (blocks[int(name)],), CONTEXT - 1) for name in names)
+    counts = dict.fromkeys(names, 1)
+    _run(executor, SchedulerOutput(0, new, (), counts, counts, frozenset(counts)))
+    taken = []
+    for step_id in range(1, steps + 1):
+        at = CONTEXT - 1 + step_id
+        added: tuple[list[int], ...] = ([7],) if at % 16 == 0 else ([],)
+        continued = tuple(ContinuedRequest(name, added, at) for name in names)
+        come: tuple[NewRequest, ...] = ()
+        scheduled = counts
+        if mixed:
+            come = (NewRequest("p", [5] * CHUNK, sampling, ([9] * (CHUNK // 16),), 0),)
+            scheduled = counts | {"p": CHUNK}
+        step = SchedulerOutput(step_id, come, continued, scheduled, scheduled, frozenset(counts))
+        start = time.perf_counter()
+        _run(executor, step)
+        taken.append(time.perf_counter() - start)
+    executor.requests.clear()
+    return statistics.median(taken[len(taken) // 4 :])
+
+
+def _run(executor: TorchExecutor, step: SchedulerOutput) -> None:
+    handle = executor.submit(step)
+    executor.sample(handle)
+    executor.collect(handle)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=60)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    executor = executor_of()
+    for name, sampling in ASKED.items():
+        for mixed in (False, True):
+            if mixed and name != "plain":
+                continue
+            seconds = seconds_of(executor, sampling, arguments.steps, mixed=mixed)
+            print(f"{REQUESTS} requests, {'mixed' if mixed else 'decodes'}, {name}: {seconds * 1e3:.2f} ms", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
