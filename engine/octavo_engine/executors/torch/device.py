@@ -29,5 +29,5 @@ def device_of(promised: Device) -> torch.device:
 
 
 def moved(host: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device, without waiting: page-locked memory is kept until the copy is done."""
-    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+    """A host tensor on a GPU, without waiting: page-locked memory is kept until the copy is done. Else as it is."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
