@@ -26,7 +26,7 @@ from octavo_engine.config import (
 from octavo_engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.parallel import WHOLE
-from octavo_engine.executors.torch.rehearsal import Replay, UncomputedOperations, Unshared, described_weights
+from octavo_engine.executors.torch.rehearsal import UncomputedOperations, Unshared, described_weights
 from octavo_engine.kernels.packing import Stored
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.messages import EngineRequest
@@ -81,6 +81,16 @@ MODELS = {"Llama-3-8B": LLAMA_3_8B, "Gemma 3 270M": GEMMA_3_270M, "SmolLM2-135M"
 def shallow(config: dict, layers: int) -> ModelSpec:
     """The model of `config` with its first few layers: all kinds of layers come among the first seven."""
     return from_hf_config(config | {"num_hidden_layers": layers})
+
+
+class Replay:
+    """A recorder of graphs that records nothing: a replay runs the function again."""
+
+    def record(self, run):
+        return run(), run
+
+    def forget(self) -> None:
+        pass
 
 
 def untouched(weight: Stored) -> Stored:

@@ -54,9 +54,11 @@ def batch(lengths, counts=None, runs=()):
     return StepBatch(states, counts or [1] * len(lengths), lengths, list(runs), list(range(len(lengths))), {})
 
 
-def graphs(**fields):
-    sizes = {"max_requests": 24, "max_len": 100_000, "num_groups": 2} | fields
-    return DecodeGraphs(lambda *_: None, Replay(), device=torch.device("cpu"), **sizes)
+def graphs(recorder=None, **fields):
+    sizes = {"max_requests": 24, "num_groups": 2} | fields
+    made = DecodeGraphs(lambda *_: None, recorder or Recorded(), device=torch.device("cpu"), **sizes)
+    made.capture()
+    return made
 
 
 def test_the_ladder_pads_by_a_third_at_most():
@@ -70,25 +72,35 @@ def test_the_ladder_pads_by_a_third_at_most():
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        (batch([5]), (1, 1024)),
-        (batch([5, 1025, 7, 8, 9]), (6, 4096)),
-        (batch([9] * 24), (24, 1024)),
-        (batch([70_000]), (1, 100_000)),
-        (batch([70_000] * 24), (24, 100_000)),
+        (batch([5]), 1),
+        (batch([5, 1025, 7, 8, 9]), 6),
+        (batch([9] * 24), 24),
+        (batch([500_000]), 1),
+        (batch([9] * 23 + [500_000]), 24),
         (batch([9] * 25), None),
         (batch([5, 9], [1, 3]), None),
         (batch([]), None),
+        (batch([25_000] * 22), None),
     ],
 )
 def test_a_step_of_decodes_alone_has_a_graph(step, expected):
-    """Of the next size, for lengths up to the next bound; a step with a prefill has none."""
-    key = graphs().key(step, draws=True)
-    assert (key and (key.num_requests, key.max_seq_len)) == expected
+    """Of the next size, however long one of them is; not with a prefill, and not where all are long together: reading
+    their keys takes longer than launching, and attention's scratch would be large."""
+    for draws in (True, False):
+        key = graphs().key(step, draws=draws)
+        assert (key and (key.num_requests, key.draws)) == (expected and (expected, draws))
 
 
-def test_many_long_requests_run_without():
-    """Reading their keys takes longer than launching; and attention's scratch would be large."""
-    assert graphs(max_requests=256).key(batch([70_000] * 200), draws=True) is None
+def test_all_sizes_are_captured_at_load_the_largest_first():
+    """So that no step waits for one; and ranks, which must agree, have one order."""
+    keys = []
+    made = DecodeGraphs(
+        lambda key, *_: keys.append(key), Recorded(), max_requests=6, num_groups=1, device=torch.device("cpu")
+    )
+    assert made.key(batch([5]), draws=True) is None, "nothing is captured while serving"
+    made.capture()
+    assert [(key.num_requests, key.draws) for key in keys] == [(n, d) for n in (6, 4, 3, 2, 1) for d in (True, False)]
+    assert made.num_recorded == len(made.keys) == 10
 
 
 def test_news_beyond_the_buffer_do_not_fit():
@@ -176,7 +188,7 @@ def test_a_size_that_can_not_be_recorded_runs_without(tmp_path, caplog, error, a
     expected = generate(core(tmp_path, Replay(), enforce_eager=True), requests()[:2])
     assert {n: r.tokens for n, r in got.items()} == {n: r.tokens for n, r in expected.items()}
     assert "can't be captured" in caplog.text
-    assert (refusing.asked == 1) == all_off
+    assert refusing.asked == (1 if all_off else len(ladder(6)) * 2)
 
 
 @pytest.mark.parametrize("elsewhere", [0, 1, 2])
@@ -188,22 +200,10 @@ def test_ranks_replay_a_graph_together_or_none_does(elsewhere):
         asked.append(own)
         return max(own, elsewhere)
 
-    computed = []
-    made = DecodeGraphs(
-        lambda *_: computed.append(0),
-        Recorded(),
-        max_requests=4,
-        max_len=64,
-        num_groups=1,
-        device=torch.device("cpu"),
-        worst=worst,
-    )
-    key = made.key(batch([5]), draws=True)
-    for _ in range(3):
-        made.run(key, batch([5]))
-    assert asked == [0]
-    assert (made.num_recorded, len(computed)) == ((1, 1) if elsewhere == 0 else (0, 3))
-    assert (made.key(batch([5]), draws=True) is None) == (elsewhere == 2)
+    made = graphs(max_requests=4, worst=worst)
+    assert asked == [0] * (1 if elsewhere == 2 else len(made.keys))
+    assert made.num_recorded == (len(made.keys) if elsewhere == 0 else 0)
+    assert (made.key(batch([5]), draws=True) is None) == (elsewhere > 0)
 
 
 class Recorded(Replay):

@@ -7,6 +7,8 @@ device, and `collect` alone waits for it.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,6 +45,8 @@ from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packing import Stored
 from octavo_models.partition import kv_layout, part
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
+
+logger = logging.getLogger(__name__)
 
 LOAD_REMEDY = (
     "choose a smaller or a quantized model, spread it with --tensor-parallel-size, or lower --max-num-batched-tokens "
@@ -166,10 +170,16 @@ class TorchExecutor(Executor):
             self._make_sampler(self._decoder)
             self._make_graphs()
 
+    @torch.inference_mode()
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         if self.requests.max_len < self._max_len:
             self.limit_length(self._max_len)
         self._allocate(num_blocks, num_host_blocks)
+        if self._graphs is not None:
+            start = time.perf_counter()
+            with self._faults.watching():
+                self._graphs.capture()
+            logger.info("captured %d CUDA graphs (%.1f s)", self._graphs.num_recorded, time.perf_counter() - start)
 
     def _allocate(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         with _starting("the KV cache and its swap space", KV_REMEDY), self._faults.watching():
@@ -280,7 +290,6 @@ class TorchExecutor(Executor):
             self._decode,
             self._recorder,
             max_requests=self.config.scheduler.max_num_seqs,
-            max_len=self._max_len,
             num_groups=len(self.layout.groups),
             device=self.device,
             worst=self.parallel.worst,
@@ -321,9 +330,9 @@ class TorchExecutor(Executor):
         """A step of decodes out of `buffer`: what a graph records."""
         decoder, sampler, cache = self._loaded()
         rows, drawing = layout.split(buffer)
-        n = key.num_requests
+        n, longest = key.num_requests, self.requests.max_len
         inputs, seq_lens = self.requests.inputs(
-            rows, num_tokens=n, decode_lens=(key.max_seq_len,) * n, max_query_len=1, max_seq_len=key.max_seq_len
+            rows, num_tokens=n, decode_lens=(longest,) * n, max_query_len=1, max_seq_len=longest
         )
         hidden = decoder.forward(inputs, cache)
         drawn = sampler.draw(decoder.logits(hidden), rows.rows, seq_lens) if key.draws else None
@@ -349,7 +358,9 @@ class TorchExecutor(Executor):
             computed,
             None
             if graphs is None
-            else LargestGraph(graphs.most, graphs.run_largest, graphs.run_largest, graphs.forget),
+            else LargestGraph(
+                len(graphs.keys), graphs.run_largest, lambda: graphs.capture(graphs.keys[:1]), graphs.forget
+            ),
         )
         self._cache = None
         cache = config.cache

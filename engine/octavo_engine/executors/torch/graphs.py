@@ -1,15 +1,15 @@
 """Steps of nothing but decodes, captured once for each size and then replayed: a step costs the host one launch.
 
-Owns the choice of sizes and the buffers whose addresses a graph keeps; what is computed is the caller's. Graphs are
-captured when a size is met for the second time, so that a start does not wait for them; the first time runs the same
-function over the same buffers, which compiles what it launches. How a card records is `Recorder`'s: tests replay the
-function itself.
+Owns the choice of sizes and the buffers whose addresses a graph keeps; what is computed is the caller's. All graphs are
+captured at load, the largest first, so that no step waits for one and none has to make way for another. Lengths are no
+part of a graph: it holds for all of up to MOST_TOKENS tokens together. How a GPU records is `Recorder`'s: tests replay
+the function itself.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,11 +24,8 @@ from octavo_engine.kernels.operations import StepRows
 
 logger = logging.getLogger(__name__)
 
-SHORTEST = 1024  # tokens: graphs are for requests of up to this length, four times, sixteen times … as many
-# Requests × length: beyond it reading the keys takes so long that launches hide behind it, and attention's scratch,
-# which a graph sizes by its bounds, would be large.
-MOST_TOKENS = 1 << 22
-MOST_GRAPHS = 64  # memory is reserved for so many
+# Of all requests of a step together. Beyond it reading the keys takes so long that launches hide behind it.
+MOST_TOKENS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,6 @@ class GraphKey:
     """What a graph is captured for. `draws`: all of its requests draw a token, and nothing more is asked."""
 
     num_requests: int
-    max_seq_len: int
     draws: bool
 
 
@@ -59,6 +55,7 @@ class Outcome(IntEnum):
     FAILED = 2  # all run without
 
 
+NOTHING = StepBatch([], [], [], [], [], {})
 Compute = Callable[[GraphKey, StepLayout, Tensor], DecodeOutputs]
 
 
@@ -102,13 +99,12 @@ class CudaRecorder:
 @dataclass(slots=True)
 class _Graph:
     buffer: Tensor  # the step's numbers
-    outputs: DecodeOutputs | None = None
-    replay: Callable[[], None] | None = None
-    eager: bool = False  # it could not be recorded
+    outputs: DecodeOutputs
+    replay: Callable[[], None]
 
 
 class DecodeGraphs:
-    """The graphs of one model. `max_len`: the longest sequence; `num_groups`: of the KV layout."""
+    """The graphs of one model. `num_groups`: of the KV layout."""
 
     def __init__(
         self,
@@ -116,32 +112,27 @@ class DecodeGraphs:
         recorder: Recorder,
         *,
         max_requests: int,
-        max_len: int,
         num_groups: int,
         device: torch.device,
         worst: Callable[[int], int] = lambda outcome: outcome,
     ) -> None:
-        self.ladder = ladder(max_requests)
+        # The largest first: the others then fit into what it leaves in the pool.
+        sizes = reversed(ladder(max_requests))
+        self.keys = tuple(GraphKey(size, draws) for size in sizes for draws in (True, False))
         self._compute = compute
         self._recorder = recorder
-        self._max_len = max_len
         self._num_groups = num_groups
         self._device = device
         self._worst = worst
         self._graphs: dict[GraphKey, _Graph] = {}
-        self._off = False
 
     def key(self, batch: StepBatch, *, draws: bool) -> GraphKey | None:
-        """The graph that serves a step; None if it must run without."""
+        """The graph that serves a step: the smallest of those that were captured; None if it must run without."""
         n = batch.num_requests
-        if self._off or not n or batch.num_decodes < n:
+        if not n or batch.num_decodes < n or sum(batch.seq_lens) > MOST_TOKENS:
             return None
-        size = next((size for size in self.ladder if size >= n), None)
-        length = SHORTEST
-        while length < max(batch.seq_lens):
-            length *= 4
-        length = min(length, self._max_len)
-        return None if size is None or size * length > MOST_TOKENS else GraphKey(size, length, draws)
+        fitting = (key for key in self._graphs if key.draws == draws and key.num_requests >= n)
+        return min(fitting, key=lambda key: key.num_requests, default=None)
 
     def layout(self, key: GraphKey) -> StepLayout:
         """Of its buffer: as many runs as each request has tables of pages, each of one page on average."""
@@ -155,50 +146,45 @@ class DecodeGraphs:
 
     def run(self, key: GraphKey, batch: StepBatch) -> DecodeOutputs:
         """Compute a step whose news fit. The outputs hold until the next step."""
-        layout = self.layout(key)
-        numbers = torch.frombuffer(layout.pack(batch), dtype=torch.int32)
-        graph = self._graphs.get(key)
-        met = graph is not None
-        if graph is None:
-            self._graphs[key] = graph = _Graph(torch.empty_like(numbers, device=self._device))
+        graph = self._graphs[key]
+        numbers = self._numbers(key, batch)
         if self._device.type == "cuda":
             numbers = numbers.pin_memory()
         graph.buffer.copy_(numbers, non_blocking=True)
-        if met and graph.replay is None and not graph.eager:
-            self._record(key, layout, graph)
-        if graph.replay is None:
-            return self._compute(key, layout, graph.buffer)
-        assert graph.outputs is not None
         graph.replay()
         return graph.outputs
 
+    def capture(self, keys: Sequence[GraphKey] | None = None) -> None:
+        """Capture all sizes, or those of `keys`, over padding alone. Ranks do so in the same order.
+
+        One that there is no memory for runs without from then on, and after any other failure all do.
+        """
+        for key in self.keys if keys is None else keys:
+            if self._capture(key) == Outcome.FAILED:
+                self.forget()
+                return
+
     def run_largest(self) -> None:
-        """Run the graph that takes most memory, over padding alone: what is met for the second time is recorded."""
-        size, length = self.ladder[-1], self._max_len
-        while size * length > MOST_TOKENS:
-            length //= 4
-        self.run(GraphKey(size, length, draws=True), StepBatch([], [], [], [], [], {}))
+        """Compute what the largest graph would, over padding alone."""
+        key = self.keys[0]
+        self._compute(key, self.layout(key), self._numbers(key, NOTHING).to(self._device))
 
     def forget(self) -> None:
         """Drop all graphs and their memory."""
-        for graph in self._graphs.values():  # at once, whatever refers to it yet
-            graph.outputs = graph.replay = None
         self._graphs.clear()
         self._recorder.forget()
 
-    @property
-    def most(self) -> int:
-        """How many graphs there may be."""
-        lengths = 1 + sum(1 for k in range(16) if SHORTEST * 4**k < self._max_len)
-        return min(MOST_GRAPHS, 2 * len(self.ladder) * lengths)
+    def _capture(self, key: GraphKey) -> Outcome:
+        layout = self.layout(key)
+        buffer = self._numbers(key, NOTHING).to(self._device)
 
-    def _record(self, key: GraphKey, layout: StepLayout, graph: _Graph) -> None:
-        if self.num_recorded >= self.most:
-            graph.eager = True
-            return
-        outcome = Outcome.CAPTURED
+        def compute() -> DecodeOutputs:
+            return self._compute(key, layout, buffer)
+
+        outcome, recorded = Outcome.CAPTURED, None
         try:
-            graph.outputs, graph.replay = self._recorder.record(lambda: self._compute(key, layout, graph.buffer))
+            compute()  # libraries choose their ways, and load what they need
+            recorded = self._recorder.record(compute)
         except RuntimeError as error:  # a lost device shows again at the next operation
             short = is_out_of_memory(error)
             outcome = Outcome.NO_MEMORY if short else Outcome.FAILED
@@ -209,15 +195,16 @@ class DecodeGraphs:
                 error,
             )
         outcome = Outcome(self._worst(outcome))
-        if outcome != Outcome.CAPTURED:
-            graph.outputs, graph.replay, graph.eager = None, None, True
-        if outcome == Outcome.FAILED:
-            self._off = True
-            self.forget()
+        if outcome == Outcome.CAPTURED and recorded is not None:
+            self._graphs[key] = _Graph(buffer, *recorded)
+        return outcome
+
+    def _numbers(self, key: GraphKey, batch: StepBatch) -> Tensor:
+        return torch.frombuffer(self.layout(key).pack(batch), dtype=torch.int32)
 
     @property
     def num_recorded(self) -> int:
-        return sum(graph.replay is not None for graph in self._graphs.values())
+        return len(self._graphs)
 
 
 def ladder(max_requests: int) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.torch.executor import TorchExecutor
-from octavo_engine.executors.torch.graphs import DecodeOutputs
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels import operations
 from octavo_engine.kernels.operations import Logprobs, SamplingBatch
@@ -97,16 +96,6 @@ class Unshared(Parallel):
         pass
 
 
-class Replay:
-    """A recorder of graphs that records nothing: a replay runs the function again."""
-
-    def record(self, run: Any) -> tuple[DecodeOutputs, Any]:
-        return run(), run
-
-    def forget(self) -> None:
-        pass
-
-
 def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE) -> list[Variant]:
     """What the rank at `parallel.place` of the model `spec` may launch under `config`, on `launcher`'s kind of GPU."""
     recorder = Recorder(launcher.card, launcher.tuned)
@@ -120,7 +109,6 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
         NOWHERE,
         Unshared(place),
         operations=UncomputedOperations(recorder),
-        recorder=Replay(),
         weights=lambda: described_weights(spec, place, executor.dtype, packed=executor.packed),
     )
     executor.load()
