@@ -15,26 +15,31 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
-from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
-from octavo_engine.errors import ConfigError, DeviceLostError, OutOfMemoryError, described
+from octavo_engine.errors import DeviceLostError, OutOfMemoryError, described
+from octavo_engine.kv_sizing import (
+    GIB,
+    check_max_model_len,
+    check_memory,
+    is_promised,
+    kv_bytes_of,
+    max_model_len_of,
+    num_blocks_of,
+    num_host_blocks_of,
+    swap_bytes_of,
+)
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
 from octavo_engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
-    from octavo_engine.executors.executor import Capacity, Executor, StepHandle
+    from octavo_engine.executors.executor import Executor, StepHandle
     from octavo_models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
-GIB = 1 << 30
-MODEST_KV_BYTES = 4 * GIB  # what is taken at most where nobody said how much
-MODEST_SHARE = 0.25  # and at most this share of what the machine has to spare
-GPU_SWAP_GIB = 4.0  # beside a GPU; on a CPU swap space is memory that the pages themselves could have had
 PROBE = ""  # the id of the core's own request: no client's is empty
 PROBED_PAGES = 16  # of each group, to learn what a swap takes
 
@@ -63,19 +68,19 @@ class EngineCore:
         self._on_stage = on_stage
         self._vocab_size = spec.vocab_size if spec else None
         start = time.perf_counter()
-        _check_max_model_len(config, spec)
+        check_max_model_len(config, spec)
         capacity = executor.load()
         start = self._stage("loaded the weights", start)
         self._layout = capacity.layout
-        swap_bytes = _swap_bytes(config, capacity) if executor.capabilities.swapping else 0
-        kv_bytes = _kv_bytes(config, capacity, swap_bytes)
-        self.max_model_len = _max_model_len(config, capacity, kv_bytes, spec)
-        self.num_blocks = _num_blocks(config, capacity, kv_bytes, self.max_model_len)
-        self.num_host_blocks = _num_host_blocks(swap_bytes, self.num_blocks, self.kv_cache_bytes)
+        swap_bytes = swap_bytes_of(config, capacity) if executor.capabilities.swapping else 0
+        kv_bytes = kv_bytes_of(config, capacity, swap_bytes)
+        self.max_model_len = max_model_len_of(config, capacity, kv_bytes, spec)
+        self.num_blocks = num_blocks_of(config, capacity, kv_bytes, self.max_model_len)
+        self.num_host_blocks = num_host_blocks_of(swap_bytes, self.num_blocks, self.kv_cache_bytes)
         executor.limit_length(self.max_model_len)
         executor.init_kv(self.num_blocks, self.num_host_blocks)
-        if capacity.kv_bytes is None and _is_promised(config):
-            _check_memory(self.kv_cache_bytes + swap_bytes, capacity)
+        if capacity.kv_bytes is None and is_promised(config):
+            check_memory(self.kv_cache_bytes + swap_bytes, capacity)
             executor.touch_kv()
         self._swap_rule = SwapRule(self._page_seconds(), config.scheduler.max_step_seconds)
         self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
@@ -334,133 +339,3 @@ class EngineCore:
         if self._on_stage:
             self._on_stage(stage, now - start)
         return now
-
-
-def _swap_bytes(config: EngineConfig, capacity: Capacity) -> int:
-    """Bytes of host memory for swapped blocks, of each rank.
-
-    What the user set, else as much as vLLM takes beside a GPU, but no more than half of what the container has left.
-
-    Raises:
-        ConfigError: the container, or the machine, has no room for what was set.
-    """
-    asked = config.cache.swap_space_gib
-    if capacity.kv_bytes is None:  # on a CPU it is counted with the KV blocks
-        return int((asked or 0.0) * GIB)
-    container = container_limit()
-    left = available_memory() if container is None else max(0, container.limit - container.used)
-    if asked is None:
-        most = left // 2 // capacity.sharers
-        return min(int(GPU_SWAP_GIB * GIB), most) if left or container else int(GPU_SWAP_GIB * GIB)
-    wanted = int(asked * GIB) * capacity.sharers
-    if wanted > left and (left or container):
-        raise ConfigError(
-            f"--swap-space {asked:g} takes {wanted / GIB:.2f} GiB of host memory"
-            + (f" over {capacity.sharers} ranks" if capacity.sharers > 1 else "")
-            + f", and {left / GIB:.2f} GiB are left of "
-            + ("this machine's" if container is None else f"the container's limit of {container.limit / GIB:.2f} GiB")
-            + ": lower it, or provide more memory"
-        )
-    return int(asked * GIB)
-
-
-def _kv_bytes(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
-    """Bytes for KV pages: what the user said, what the executor found, or a share of the container's memory."""
-    cache = config.cache
-    if cache.num_gpu_blocks_override is not None:
-        return 0  # pages are counted instead
-    if cache.kv_cache_memory_bytes is not None:
-        return cache.kv_cache_memory_bytes
-    if capacity.kv_bytes is not None:
-        return capacity.kv_bytes
-    container = container_limit()
-    if container is None:
-        return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
-    # The weights have been read and packed by now, but the control group's counter may lag behind.
-    taken = max(container.used, capacity.weight_bytes)
-    left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes * capacity.sharers
-    if left <= 0:
-        raise ConfigError(
-            f"no memory is left for the KV cache: the container's limit is {container.limit / GIB:.2f} GiB, of which "
-            f"--gpu-memory-utilization allows {cache.gpu_memory_utilization:.0%}, and {taken / GIB:.2f} GiB are taken "
-            "(weights included)"
-            + (f", and {swap_bytes * capacity.sharers / GIB:.2f} GiB are --swap-space" if swap_bytes else "")
-            + ": raise the limit, or choose a smaller model"
-        )
-    return left // capacity.sharers
-
-
-def _is_promised(config: EngineConfig) -> bool:
-    """Whether the size of the KV cache was set, by flag or by the container's limit, rather than guessed."""
-    cache = config.cache
-    return (cache.kv_cache_memory_bytes or cache.num_gpu_blocks_override or container_limit()) is not None
-
-
-def _check_memory(kv_bytes: int, capacity: Capacity) -> None:
-    """Refuse KV blocks that this machine or container can't hold: touching them, the kernel would kill the process."""
-    container, here = container_limit(), kv_bytes * capacity.sharers
-    weights = capacity.weight_bytes * capacity.sharers
-    if container is not None and weights + here > container.limit:
-        there_is = (
-            f"the container's limit is {container.limit / GIB:.2f} GiB, and the weights take {weights / GIB:.2f} GiB"
-        )
-    elif 0 < (available := available_memory()) < here:
-        there_is = f"this machine has {available / GIB:.2f} GiB available"
-    else:
-        return
-    raise ConfigError(
-        f"the KV cache and swap space take {here / GIB:.2f} GiB, and {there_is}: set a smaller "
-        "--kv-cache-memory-bytes or --swap-space, or provide more memory"
-    )
-
-
-def _check_max_model_len(config: EngineConfig, spec: ModelSpec | None) -> None:
-    """What can be refused before the weights are read."""
-    asked = config.model.max_model_len
-    longest = spec.max_position if spec else None
-    if asked is None and longest is None:
-        raise ConfigError("the model's context length is unknown: give it with --max-model-len")
-    if asked is not None and longest is not None and asked > longest:
-        raise ConfigError(f"--max-model-len {asked} is more than the {longest} tokens that this model was made for")
-
-
-def _max_model_len(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec: ModelSpec | None) -> int:
-    """The length asked for, or the model's own, or as much of it as fits."""
-    asked = config.model.max_model_len
-    longest = spec.max_position if spec else None
-    if asked is not None:
-        return asked
-    assert longest is not None, "checked before the weights were loaded"
-    layout, batched = capacity.layout, config.scheduler.max_num_batched_tokens
-    override = config.cache.num_gpu_blocks_override
-    if override is None:
-        fits = longest_sequence(layout, kv_bytes, longest, batched)
-    else:
-        fits = longest if layout.groups[0].window is not None else min(longest, (override - 1) * layout.block_size)
-    if 0 < fits < longest:
-        logger.warning(
-            "the model's context is %d tokens, and KV blocks for %d fit: --max-model-len is %d; "
-            "give it more memory with --kv-cache-memory-bytes",
-            longest,
-            fits,
-            fits,
-        )
-        return fits
-    return longest
-
-
-def _num_blocks(config: EngineConfig, capacity: Capacity, kv_bytes: int, max_model_len: int) -> tuple[int, ...]:
-    scheduler = config.scheduler
-    override = config.cache.num_gpu_blocks_override
-    if override is not None:
-        return split_pages(capacity.layout, override, max_model_len, scheduler.max_num_batched_tokens)
-    return split_capacity(
-        capacity.layout, kv_bytes, max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs
-    )
-
-
-def _num_host_blocks(swap_bytes: int, num_blocks: tuple[int, ...], kv_bytes: int) -> tuple[int, ...]:
-    """Pages of each group in host memory, in the device's proportions; none where nothing is swapped."""
-    if not swap_bytes:
-        return ()
-    return tuple(n * swap_bytes // kv_bytes + 1 for n in num_blocks)  # and page 0, which is nobody's

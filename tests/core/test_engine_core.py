@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from fake_executor import FakeExecutor, core_over, lonely_run
 
-from octavo_engine import engine_core
+from octavo_engine import kv_sizing
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.memory_limit import MemoryLimit
 from octavo_engine.core.outputs import SchedulerOutput
@@ -266,16 +266,16 @@ def test_executors_capacity_counts_where_the_user_said_nothing() -> None:
 )
 def test_memory_on_a_cpu_is_the_containers_or_modest(monkeypatch, limit, available, ranks, expected) -> None:
     """A container's limit counts without what is taken and each rank's swap space, and its ranks share it."""
-    monkeypatch.setattr(engine_core, "container_limit", lambda: limit)
-    monkeypatch.setattr(engine_core, "available_memory", lambda: available)
+    monkeypatch.setattr(kv_sizing, "container_limit", lambda: limit)
+    monkeypatch.setattr(kv_sizing, "available_memory", lambda: available)
     weights = 5 * GIB if limit and not limit.used else 0
     capacity = SimpleNamespace(kv_bytes=None, weight_bytes=weights, sharers=ranks)
-    assert engine_core._kv_bytes(config(), capacity, 1 * GIB) == expected
+    assert kv_sizing.kv_bytes_of(config(), capacity, 1 * GIB) == expected
 
 
 def test_container_with_nothing_left_says_so(monkeypatch) -> None:
     """With the numbers and what to do."""
-    monkeypatch.setattr(engine_core, "container_limit", lambda: MemoryLimit(limit=GIB, used=GIB))
+    monkeypatch.setattr(kv_sizing, "container_limit", lambda: MemoryLimit(limit=GIB, used=GIB))
     with pytest.raises(ConfigError, match=r"limit is 1.00 GiB, of which --gpu-memory-utilization allows 92%"):
         EngineCore(config(), FakeExecutor())
 
@@ -301,11 +301,11 @@ def test_sequence_that_was_preempted_while_its_step_failed_starts_again(swap_byt
 
 def test_blocks_that_were_promised_are_touched_at_the_start(monkeypatch) -> None:
     """A size that was only guessed is taken as it is used: nobody counts on it."""
-    monkeypatch.setattr(engine_core, "container_limit", lambda: None)
+    monkeypatch.setattr(kv_sizing, "container_limit", lambda: None)
     guessed, said, limited = FakeExecutor(), FakeExecutor(), FakeExecutor()
     EngineCore(config(), guessed)
     EngineCore(config(kv_cache_memory_bytes=1000), said)
-    monkeypatch.setattr(engine_core, "container_limit", lambda: MemoryLimit(GIB, 0))
+    monkeypatch.setattr(kv_sizing, "container_limit", lambda: MemoryLimit(GIB, 0))
     EngineCore(config(), limited)
     assert (guessed.touched, said.touched, limited.touched) == (False, True, True)
 
@@ -313,11 +313,11 @@ def test_blocks_that_were_promised_are_touched_at_the_start(monkeypatch) -> None
 def test_blocks_that_no_memory_is_there_for_are_refused_before_they_are_touched(monkeypatch) -> None:
     """The kernel would kill the process, and it would have no words for it."""
     executor = FakeExecutor(page_bytes=GIB)
-    monkeypatch.setattr(engine_core, "container_limit", lambda: MemoryLimit(8 * GIB, 0))
+    monkeypatch.setattr(kv_sizing, "container_limit", lambda: MemoryLimit(8 * GIB, 0))
     with pytest.raises(ConfigError, match=r"container's limit is 8.00 GiB.*--kv-cache-memory-bytes"):
         EngineCore(config(kv_cache_memory_bytes=40 * GIB), executor)
-    monkeypatch.setattr(engine_core, "container_limit", lambda: None)
-    monkeypatch.setattr(engine_core, "available_memory", lambda: 8 * GIB)
+    monkeypatch.setattr(kv_sizing, "container_limit", lambda: None)
+    monkeypatch.setattr(kv_sizing, "available_memory", lambda: 8 * GIB)
     with pytest.raises(ConfigError, match=r"this machine has 8.00 GiB available"):
         EngineCore(config(kv_cache_memory_bytes=40 * GIB), executor)
     assert not executor.touched
