@@ -25,6 +25,7 @@ from typing import IO, Protocol
 import msgspec
 import zmq
 
+from octavo_engine import signals
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import ExecutorError, OctavoError, described
 from octavo_engine.heartbeat import Heartbeat
@@ -176,14 +177,15 @@ def die_with_parent(parent: int, folder: Path) -> None:
     """
     import ctypes  # noqa: PLC0415
 
-    def end(_signal: int = 0, _frame: FrameType | None = None) -> None:
+    def end_if_orphan(_signal: int = 0, _frame: FrameType | None = None) -> None:
+        if os.getppid() == parent:  # the signal is someone else's
+            return
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
-    signal.signal(signal.SIGUSR1, end)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
-    if os.getppid() != parent:
-        end()
+    signal.signal(signal.SIGUSR2, end_if_orphan)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
+    end_if_orphan()
 
 
 def kill_with_parent(parent: int) -> None:
@@ -199,10 +201,8 @@ def main(argv: list[str] | None = None) -> int:
     """Be the core process of the API server `PARENT`, which listens at `ADDRESS`."""
     address, parent = sys.argv[1:] if argv is None else argv
     folder = Path(address.removeprefix("ipc://")).parent
-    # All reach the whole process group from a terminal; the server decides when the core ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.leave_to_server()
+    signals.dump_stacks_at_sigusr1()
     die_with_parent(int(parent), folder)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stdin = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # polling it then tells the truth

@@ -7,12 +7,12 @@ standard input. Its last words, if it has any, go to the pipe that it was given;
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 
 import msgspec
 
+from octavo_engine import signals
 from octavo_engine.config import EngineConfig, encode_files
 from octavo_engine.core_process import kill_with_parent, read_boot
 from octavo_engine.engine_loader import find_files, read_description
@@ -53,10 +53,8 @@ def run(boot: RankBoot) -> None:
 
 def main() -> int:
     """Be a rank of the process `PARENT`."""
-    # All reach the whole process group from a terminal; the parent decides when its ranks end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.leave_to_server()
+    signals.dump_stacks_at_sigusr1()
     kill_with_parent(int(sys.argv[1]))
     boot = msgspec.msgpack.decode(read_boot(sys.stdin.buffer), type=RankBoot)
     try:

@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 
+from octavo_engine import signals
 from octavo_engine.arguments import parse
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import ConfigError, EngineDeadError
@@ -33,6 +34,8 @@ def serve(config: EngineConfig, *, loader: str | None = None, started: float | N
     """Serve `config` until told to stop; the exit code. `loader` names another engine, for tests."""
     started = time.perf_counter() if started is None else started
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    signals.ignore_strays()
+    signals.dump_stacks_at_sigusr1()
     core = None
     try:
         if config.parallel.node_rank > 0:

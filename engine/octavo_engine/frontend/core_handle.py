@@ -23,6 +23,7 @@ from octavo_engine.config import EngineConfig, ParallelConfig, ServerConfig
 from octavo_engine.errors import ConfigError
 from octavo_engine.heartbeat import Heartbeat
 from octavo_engine.messages import LOST_TOUCH
+from octavo_engine.signals import sigusr1_held_back
 
 SOCKET_NAME = "engine"
 MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes on Linux
@@ -159,7 +160,8 @@ def _start(rank: int, config: EngineConfig, boot: dict[str, object], handle: Cor
     else:
         arguments = ["octavo_engine.rank_process", str(os.getpid())]
         told = {"config": config, "rank": rank, "words": write_end}
-    process = subprocess.Popen([sys.executable, "-P", "-m", *arguments], stdin=subprocess.PIPE, pass_fds=fds)
+    with sigusr1_held_back():
+        process = subprocess.Popen([sys.executable, "-P", "-m", *arguments], stdin=subprocess.PIPE, pass_fds=fds)
     os.close(write_end)
     assert process.stdin is not None
     data = msgspec.msgpack.encode(told)

@@ -11,13 +11,14 @@ import time
 from octavo_engine.config import EngineConfig, ParallelConfig
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.frontend.core_handle import LOST_EACH_OTHER, CoreHandle
+from octavo_engine.signals import hangup_ends
 
 RETRY_SECONDS = 1.0
 CAUSE_SECONDS = 3.0  # after the first rank's end, until it is clear that the cause lies elsewhere
 
 
 class _ToldToEndError(Exception):
-    """SIGTERM or SIGINT."""
+    """SIGTERM, SIGINT or SIGHUP."""
 
 
 def run(config: EngineConfig) -> int:
@@ -33,6 +34,8 @@ def run(config: EngineConfig) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    if hangup_ends():
+        signal.signal(signal.SIGHUP, on_signal)
     core = None
     try:
         _wait_for_master(config.parallel)

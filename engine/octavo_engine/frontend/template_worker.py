@@ -24,6 +24,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+OTHERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 LENGTH = struct.Struct(">I")
 UP = b"+"  # written once the imports are done
 # Private-use characters, so that no message holds it by chance; the space at its end tells whether a template trims.
@@ -201,9 +202,9 @@ def _read(stream: BinaryIO) -> dict[str, Any] | None:
 
 def main() -> None:
     """Say that it is up, then answer requests until stdin ends."""
-    # Both are the server's, which drains and needs this process meanwhile: it ends with its stdin.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # All are the server's, which drains and needs this process meanwhile: it ends with its stdin.
+    for number in OTHERS:
+        signal.signal(number, signal.SIG_IGN)
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -211,9 +212,11 @@ def main() -> None:
     sys.stdout.buffer.write(UP)
     sys.stdout.buffer.flush()
     while (request := _read(sys.stdin.buffer)) is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever it is in the middle of
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
         body = json.dumps(_answer(request)).encode()
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         sys.stdout.buffer.write(LENGTH.pack(len(body)) + body)
         sys.stdout.buffer.flush()
 

@@ -8,6 +8,7 @@ moment, or with `shutdown_timeout`; in the second half of that nothing new is le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -28,6 +29,7 @@ from octavo_engine.server.context import ServerContext
 from octavo_engine.server.http_server import listen
 from octavo_engine.server.listener import url_of
 from octavo_engine.server.start import build_context
+from octavo_engine.signals import hangup_ends
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +66,10 @@ class Server:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         ends = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        if hangup_ends():
             ends.append(signal.SIGHUP)
         for number in ends:
             loop.add_signal_handler(number, self._on_signal, number)
-        for number in (
-            signal.SIGUSR1,
-            signal.SIGUSR2,
-        ):  # other servers reload or reopen logs: here nothing is to be done
-            loop.add_signal_handler(number, logger.info, "%s is ignored", number.name)
         self._client.on_death = lambda _error: self._stop.set()
         try:
             watch = StartWatch(self._client.bytes_moved, self._config.server.start_timeout)
@@ -123,7 +120,8 @@ class Server:
         context.draining = True
         metrics, timeout = context.metrics, self._config.server.shutdown_timeout
         if metrics.num_http_requests and self._client.dead is None:
-            print(f"draining: {metrics.num_http_requests} requests have {timeout:g} s to finish", flush=True)  # noqa: T201
+            with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
+                print(f"draining: {metrics.num_http_requests} requests have {timeout:g} s to finish", flush=True)  # noqa: T201
         await self._until_quiet(context, timeout / 2)
         context.refusing = True
         await self._until_answered(context, timeout / 2)
@@ -155,14 +153,18 @@ class Server:
     def _on_signal(self, number: int) -> None:
         """The first one drains; the second one, or one while nothing is served yet, ends at once.
 
-        Ctrl-C comes from a person who waits, SIGHUP from a terminal that is gone; SIGTERM from what may still send requests.
+        Ctrl-C comes from a person who waits, SIGHUP from a terminal that is gone;
+        SIGTERM from what may still send requests.
         """
         if self._serving and not self._stop.is_set():
             self._quiet = QUIET_SECONDS if number == signal.SIGTERM else 0.0
             self._stop.set()
             return
+        if self._serving and number == signal.SIGHUP:
+            return  # a terminal that goes sends several: its shell does, and the kernel
         self._client.kill()
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(128 + number)
 
 

@@ -6,6 +6,7 @@ With one replica the engine itself listens on the Service's port; with more, a f
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 from collections.abc import Sequence
 
@@ -57,6 +58,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+        for number in (signal.SIGUSR2, signal.SIGALRM):
+            signal.signal(number, signal.SIG_IGN)
         async with session() as client:
             front = await self._start_front(client)
             watching = asyncio.ensure_future(self._watch(client))
@@ -127,6 +133,11 @@ class Supervisor:
         key = " (with an API key)" if any(v.name == "OCTAVO_API_KEY" for v in self.plan.engine.env) else ""
         self.display.say("Ctrl-C lets it finish its requests and stops it; a second one stops it at once")
         self.display.say(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
+
+    def _hang_up(self) -> None:
+        """The terminal is gone: it, its shell and the kernel send several signals, none of which is a second Ctrl-C."""
+        if not self._interrupts:
+            self._interrupt()
 
     def _interrupt(self) -> None:
         self._interrupts += 1

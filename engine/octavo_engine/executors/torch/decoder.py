@@ -122,7 +122,7 @@ class Decoder:
         if parallel.place.last_stage:
             self.head = self.embedding if spec.tied_head else weights.pop("head")  # [vocab, hidden]
             self.final_norm = self._norm(vector, "final_norm", spec.final_norm)
-        self.on_layer: Callable[[], None] | None = None  # called as each layer has been computed, or launched
+        self.on_part: Callable[[], None] = lambda: None  # called as each layer, or logits, were computed, or launched
         self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
 
     def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
@@ -148,8 +148,7 @@ class Decoder:
             else:
                 normed, x = self._enter(weights.pre_mlp_norm, x, attended)
             branch = self._leave(weights.post_mlp_norm, self._mlp(layer, weights, normed))
-            if self.on_layer is not None:
-                self.on_layer()
+            self.on_part()
         if self.parallel.place.last_stage:
             return self._enter(self.final_norm, x, branch)[0]
         x = self._enter(None, x, branch)[0]
@@ -159,7 +158,9 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [n, hidden_size], normed -> [n, vocab], float32, multiplier and soft cap included."""
         logits = self.parallel.gather_logits(self.ops.matmul(hidden, self.head), self.spec.vocab_size)
-        return self.ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
+        capped = self.ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
+        self.on_part()
+        return capped
 
     def _embedded(self, inputs: DecoderInputs) -> Tensor:
         x = self.parallel.embed(self.embedding, inputs.token_ids, self.dtype)  # [num_tokens, hidden]

@@ -160,7 +160,8 @@ class TorchExecutor(Executor):
         def beat() -> None:
             beats[0] += 1
 
-        self._loaded()[0].on_layer = beat
+        decoder, _, cache = self._loaded()
+        decoder.on_part = cache.on_part = beat
 
     def limit_length(self, max_len: int) -> None:
         assert self._decoder is not None, "load comes first"

@@ -47,6 +47,7 @@ class KVCache:
     ) -> None:
         assert len(num_blocks) == len(layout.groups)
         self.layout = layout
+        self.on_part: Callable[[], None] = lambda: None  # called as each piece was moved, or launched
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.group_of_layer: dict[int, int] = {}
@@ -79,7 +80,7 @@ class KVCache:
 
     def apply(self, ops: KVOps) -> None:
         """Swap out, copy, swap in, each in order; on a GPU in the order of its stream, without waiting."""
-        for moves, move in ((ops.swap_out, self._swap_out), (ops.copies, _copy), (ops.swap_in, self._swap_in)):
+        for moves, move in ((ops.swap_out, self._swap_out), (ops.copies, self._copy), (ops.swap_in, self._swap_in)):
             for group, some in groupby(moves, key=lambda m: m[0]):
                 pairs = [(source, target) for _, source, target in some]
                 for stack in self._stacks[group]:
@@ -98,6 +99,7 @@ class KVCache:
                 with self._swaps.beside():
                     for at, first, count in runs_of([target for _, target in some]):
                         stack.host[first : first + count].copy_(staging[at : at + count], non_blocking=True)
+            self.on_part()
 
     def _swap_in(self, stack: _Stack, pairs: list[Move]) -> None:
         for some in stack.chunks(pairs):
@@ -106,6 +108,12 @@ class KVCache:
                     for at, first, count in runs_of([source for source, _ in some]):
                         staging[at : at + count].copy_(stack.host[first : first + count], non_blocking=True)
                 stack.device.transpose(0, 1).index_copy_(0, stack.numbers(b for _, b in some), staging[: len(some)])
+            self.on_part()
+
+    def _copy(self, stack: _Stack, pairs: list[Move]) -> None:
+        for source, target in pairs:
+            stack.device[:, target].copy_(stack.device[:, source])
+            self.on_part()
 
 
 class _Stack:
@@ -172,11 +180,6 @@ def _cut(memory: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The beginning of flat memory in that shape, and the rest."""
     size = math.prod(shape)
     return memory[:size].view(shape), memory[size:]
-
-
-def _copy(stack: _Stack, pairs: list[Move]) -> None:
-    for source, target in pairs:
-        stack.device[:, target].copy_(stack.device[:, source])
 
 
 def swap_buffer_bytes(layout: KVLayout) -> int:

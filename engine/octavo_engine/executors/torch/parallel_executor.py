@@ -120,6 +120,10 @@ class LeadExecutor(Executor):
         self._tell(LimitLength(max_len))
         self._rank.executor.limit_length(max_len)
 
+    def beat_into(self, beats: memoryview) -> None:
+        """Count this rank's parts: the others compute theirs at the same time."""
+        self._rank.executor.beat_into(beats)
+
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self._tell(InitKV(num_blocks, num_host_blocks))
         self._rank.executor.init_kv(num_blocks, num_host_blocks)
