@@ -144,7 +144,8 @@ def compare(name: str, run: Callable[[Operations], object], operations: Operatio
 
 def test_every_operation_is_called_here(device):
     called = {name.split()[0] for name, _ in calls(device)}
-    assert called == {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
+    public = {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
+    assert called == public - {"attention_scratch"}  # a size: it takes no tensor
 
 
 @pytest.mark.parametrize("change", [lambda x: x, unaligned], ids=["dense", "unaligned"])
