@@ -28,10 +28,10 @@ from typing import Any, Self
 from stall import Answer, Server, chat, completion, raw, words
 
 from octavo_operator.api.manifest import parse
+from octavo_operator.api.observed import Observed
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.description import describe
-from octavo_operator.observed import Observed
+from octavo_operator.description.sources import describe
 from octavo_operator.planner import Plan, plan
 from octavo_operator.planner.sizes import MIB
 from octavo_operator.settings import Settings

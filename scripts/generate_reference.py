@@ -19,7 +19,7 @@ from octavo_engine.server.metrics import Metrics as EngineMetrics
 from octavo_engine.unserved_flags import UNSERVED_FLAGS
 from octavo_operator.api.descriptions import descriptions
 from octavo_operator.api.v1alpha1 import Spec
-from octavo_operator.metrics import Metrics as OperatorMetrics
+from octavo_operator.reconcile.metrics import Metrics as OperatorMetrics
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"

@@ -21,7 +21,9 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "images/README.md", "charts/octavo/templates/NOTES.txt")),
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in {"LOG.md", "glossary.md"}),
 ]
-OTHERWISE = re.compile(r"(package|index|web|memory) page|page[- ](size|locked)|huge pages?|One page each", re.IGNORECASE)
+OTHERWISE = re.compile(
+    r"(package|index|web|memory) page|page[- ](size|locked)|huge pages?|One page each", re.IGNORECASE
+)
 """Banned words in another sense."""
 
 

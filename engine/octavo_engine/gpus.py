@@ -1,7 +1,7 @@
 """The GPUs that the NVIDIA driver shows this process, asked without torch, whose import takes seconds.
 
 Owns the one sentence with which a start ends where a GPU was promised and there is none: `NO_GPU` begins it, and the
-operator classifies the end of a pod by it (octavo_operator.pod_troubles).
+operator classifies the end of a pod by it (octavo_operator.reconcile.diagnosis.pods).
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ if os.getpid() == 1:
     # A container's first process has no default action: until the loop listens to signals, one would be lost.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
-from octavo_operator.connection import Connection, connect
+from octavo_operator.api.metrics_source import DISABLED, NAMESPACED, UNKNOWN
+from octavo_operator.cluster.connection import Connection, connect
+from octavo_operator.controller.work_queue import Seen
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import add_flags, set_up
-from octavo_operator.metrics_source import DISABLED, NAMESPACED, UNKNOWN
 from octavo_operator.planner.runtimes import RUNTIMES
 from octavo_operator.settings import Settings
-from octavo_operator.work_queue import Seen
 
 log = logging.getLogger("octavo_operator")
 
@@ -50,21 +50,21 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     # aiohttp, kopf and what they bring along: --help need not wait for them.
     from aiohttp import web  # noqa: PLC0415
 
-    from octavo_operator.api_service import Announcement  # noqa: PLC0415
-    from octavo_operator.capacity_feed import CapacityFeed  # noqa: PLC0415
-    from octavo_operator.cluster import Cluster  # noqa: PLC0415
-    from octavo_operator.health import Health  # noqa: PLC0415
-    from octavo_operator.leader import LeaseThread  # noqa: PLC0415
-    from octavo_operator.metrics import Metrics  # noqa: PLC0415
-    from octavo_operator.reconciler import Reconciler  # noqa: PLC0415
-    from octavo_operator.rivals import Rivals  # noqa: PLC0415
-    from octavo_operator.scale_in import ScaleIn  # noqa: PLC0415
-    from octavo_operator.turns import Turns  # noqa: PLC0415
-    from octavo_operator.upgrades.campaign import Campaign  # noqa: PLC0415
-    from octavo_operator.upgrades.upgrades import Upgrades  # noqa: PLC0415
-    from octavo_operator.watchers import Watchers  # noqa: PLC0415
-    from octavo_operator.work_queue import WorkQueue  # noqa: PLC0415
-    from octavo_operator.workers import Workers  # noqa: PLC0415
+    from octavo_operator.cluster.client import Cluster  # noqa: PLC0415
+    from octavo_operator.cluster.leader import LeaseThread  # noqa: PLC0415
+    from octavo_operator.controller.health import Health  # noqa: PLC0415
+    from octavo_operator.controller.scale_in import ScaleIn  # noqa: PLC0415
+    from octavo_operator.controller.watchers import Watchers  # noqa: PLC0415
+    from octavo_operator.controller.work_queue import WorkQueue  # noqa: PLC0415
+    from octavo_operator.controller.workers import Workers  # noqa: PLC0415
+    from octavo_operator.metrics_api.announcement import Announcement  # noqa: PLC0415
+    from octavo_operator.reconcile.capacity_feed import CapacityFeed  # noqa: PLC0415
+    from octavo_operator.reconcile.metrics import Metrics  # noqa: PLC0415
+    from octavo_operator.reconcile.reconciler import Reconciler  # noqa: PLC0415
+    from octavo_operator.reconcile.rivals import Rivals  # noqa: PLC0415
+    from octavo_operator.reconcile.turns import Turns  # noqa: PLC0415
+    from octavo_operator.reconcile.upgrades.campaign import Campaign  # noqa: PLC0415
+    from octavo_operator.reconcile.upgrades.upgrades import Upgrades  # noqa: PLC0415
 
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

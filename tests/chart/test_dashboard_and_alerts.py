@@ -15,8 +15,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from octavo_engine.server.metrics import Metrics as EngineMetrics
-from octavo_operator.metrics import Metrics as OperatorMetrics
-from octavo_operator.work_queue import Key
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.reconcile.metrics import Metrics as OperatorMetrics
 
 MONITORING = ROOT / "config" / "monitoring"
 OF_TARGETS = {"namespace", "pod", "job", "instance"}  # that Prometheus adds to each series
@@ -33,7 +33,7 @@ ALERTS = [
 def exposed() -> dict[str, set[str]]:
     """The series of an engine and of an operator that knows one service, each with its labels."""
     operator = OperatorMetrics()
-    operator.tell(Key("ns", "chat"), 1, 2, {"Ready": "False", "Progressing": "True", "Stalled": "False"})
+    operator.tell(NamespacedName("ns", "chat"), 1, 2, {"Ready": "False", "Progressing": "True", "Stalled": "False"})
     operator.watcher_up.labels("pods").set(1)
     operator.api_errors.labels("503").inc()
     operator.writes.labels("Deployment", "apply").inc()

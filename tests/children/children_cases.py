@@ -8,9 +8,9 @@ from typing import Any
 from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL, described, service
 
 from octavo_operator.api.manifest import read_manifest
+from octavo_operator.api.observed import Observed
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.children import Manifest, render
-from octavo_operator.observed import Observed
 from octavo_operator.planner import Plan, plan
 from octavo_operator.settings import Settings
 

@@ -10,9 +10,9 @@ import yaml
 from children_cases import engine_of, kinds, only, planned, pod_of, rendered, terms_of
 from planner_cases import CPU, SMALL, claim, service
 
+from octavo_operator.api.labels import selector_text
 from octavo_operator.children import render
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
-from octavo_operator.labels import selector_text
 
 ROOT = Path(__file__).parents[2]
 AUTO = {"minReplicas": 2, "maxReplicas": 5}

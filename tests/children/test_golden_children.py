@@ -9,7 +9,7 @@ import pytest
 import yaml
 from children_cases import CASES, rendered_sample
 
-from octavo_operator.printout import as_yaml
+from octavo_operator.verbs.printout import as_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 

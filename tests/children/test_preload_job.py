@@ -5,8 +5,8 @@ from __future__ import annotations
 from children_cases import engine_of, only, pod_of, rendered
 from planner_cases import CPU
 
+from octavo_operator.api.observed import Nodes
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
-from octavo_operator.observed import Nodes
 
 CA = {
     "metadata": {"labels": {"team": "a"}, "annotations": {"sidecar.istio.io/inject": "false"}},

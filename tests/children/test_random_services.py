@@ -12,7 +12,7 @@ from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
 from octavo_operator.api.manifest import parse
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.children import render
-from octavo_operator.printout import as_yaml
+from octavo_operator.verbs.printout import as_yaml
 
 
 def optional(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -11,7 +11,7 @@ from children_cases import CASES, SAMPLES, planned, rendered, rendered_sample
 from planner_cases import SMALL, service
 
 from octavo_operator.children import render
-from octavo_operator.render import main
+from octavo_operator.verbs.render import main
 
 FILES = sorted(SAMPLES.glob("*.yaml"))
 FIELD_MANAGER = "octavo"

@@ -14,8 +14,8 @@ from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights import describe as engine
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
-from octavo_operator import description as planner
 from octavo_operator.api.model import Model
+from octavo_operator.description import sources as planner
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

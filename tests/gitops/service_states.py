@@ -12,14 +12,14 @@ from typing import Any
 from planner_cases import MISTRAL_7B
 
 from octavo_models import from_hf_config
-from octavo_operator import status as statuses
 from octavo_operator.api.manifest import parse
+from octavo_operator.api.observed import Nodes, Observed
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.applying import Outcome, Refused
 from octavo_operator.children import render
 from octavo_operator.errors import ManifestError
-from octavo_operator.observed import Nodes, Observed
 from octavo_operator.planner import plan
+from octavo_operator.reconcile import status as statuses
+from octavo_operator.reconcile.applying import Outcome, Refused
 from octavo_operator.settings import Settings
 
 Object = dict[str, Any]

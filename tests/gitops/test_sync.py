@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from argocd_binary import ArgoCD
 
-from octavo_operator.cluster import Cluster
-from octavo_operator.connection import Connection
-from octavo_operator.metrics import Metrics
-from octavo_operator.reconciler import Reconciler
-from octavo_operator.rivals import Rivals
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.cluster.client import Cluster
+from octavo_operator.cluster.connection import Connection
+from octavo_operator.reconcile.metrics import Metrics
+from octavo_operator.reconcile.reconciler import Reconciler
+from octavo_operator.reconcile.rivals import Rivals
+from octavo_operator.reconcile.upgrades.campaign import Campaign
+from octavo_operator.reconcile.upgrades.upgrades import Upgrades
 from octavo_operator.settings import Settings
-from octavo_operator.upgrades.campaign import Campaign
-from octavo_operator.upgrades.upgrades import Upgrades
-from octavo_operator.work_queue import Key
 
 ROOT = Path(__file__).parents[2]
 API = "octavo.dev/v1alpha1"
@@ -76,7 +76,7 @@ async def reconcile(installed, namespace):
 
     async def run():
         for _ in range(5):
-            if await reconciler.reconcile(Key(namespace, NAME)) != "changed":
+            if await reconciler.reconcile(NamespacedName(namespace, NAME)) != "changed":
                 return
         raise AssertionError("the reconcile does not come to rest")
 

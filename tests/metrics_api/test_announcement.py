@@ -24,7 +24,7 @@ from metrics_api_runs import (
 )
 from operator_runs import ACCOUNT, Operator, conditions, service, wait_for
 
-from octavo_operator.serving_certificate import ServingCertificate, current, from_data
+from octavo_operator.metrics_api.serving_certificate import ServingCertificate, current, from_data
 
 SECRET = "octavo-metrics-api-tls"
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from octavo_operator.api.resources import API_SERVICES
 from octavo_operator.errors import ApiError
 from octavo_operator.metrics_api import departure
-from octavo_operator.resources import API_SERVICES
 
 
 @pytest.mark.parametrize(("status", "withdrawn"), [(403, True), (500, False)])

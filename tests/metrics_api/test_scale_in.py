@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from octavo_operator.api.resources import AUTOSCALERS
+from octavo_operator.controller.scale_in import AT_ONCE, ScaleIn, candidate
 from octavo_operator.errors import UnreachableError
-from octavo_operator.resources import AUTOSCALERS
-from octavo_operator.scale_in import AT_ONCE, ScaleIn, candidate
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from octavo_operator.serving_certificate import ServingCertificate, current, from_data
+from octavo_operator.metrics_api.serving_certificate import ServingCertificate, current, from_data
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOSTS = ("octavo-metrics-api.octavo-system.svc", "octavo-metrics-api")

@@ -6,8 +6,8 @@ from typing import Any
 
 from octavo_models import ModelSpec, from_hf_config
 from octavo_operator.api.manifest import parse
+from octavo_operator.api.observed import Observed
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
-from octavo_operator.observed import Observed
 from octavo_operator.planner import Plan, plan
 from octavo_operator.settings import Settings
 

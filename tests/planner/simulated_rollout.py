@@ -9,11 +9,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from octavo_operator import room
-from octavo_operator.capacity import ClusterCapacity, requests_of
-from octavo_operator.observed import Observed
+from octavo_operator.api.observed import Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import choose
+from octavo_operator.reconcile import room
+from octavo_operator.reconcile.capacity import ClusterCapacity, requests_of
 
 CARD = "nvidia.com/gpu"
 TICK_S = 5

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from planner_cases import CPU, service
 
-from octavo_operator.observed import Observed
+from octavo_operator.api.observed import Observed
 from octavo_operator.planner import arguments, engine_flags, plan
 from octavo_operator.planner.engine_flags import SINCE, known, version_of, warnings
 from octavo_operator.planner.hardware import hardware_of

@@ -10,8 +10,8 @@ from octavo_engine.core.capacity import longest_sequence, sequence_bytes, split_
 from octavo_engine.weights.describe import describe as describe_for_engine
 from octavo_models import from_hf_config
 from octavo_operator.api.model import Model
-from octavo_operator.description import describe
-from octavo_operator.observed import Observed
+from octavo_operator.api.observed import Observed
+from octavo_operator.description.sources import describe
 from octavo_operator.planner import plan
 from octavo_operator.planner.sizes import MIB
 from octavo_operator.settings import Settings

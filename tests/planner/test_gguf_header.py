@@ -10,7 +10,7 @@ import pytest
 from octavo_models import InvalidConfigError, UnsupportedModelError
 from octavo_models.gguf_header import read_gguf_header
 from octavo_operator.api.model import Model
-from octavo_operator.description import describe
+from octavo_operator.description.sources import describe
 
 
 def gguf(path, *, factors: bool = False):

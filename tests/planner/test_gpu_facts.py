@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from planner_cases import MISTRAL_7B, SMALL, planned, service
 
-from octavo_operator import room
-from octavo_operator.capacity import ClusterCapacity
-from octavo_operator.observed import Gpu, Nodes
+from octavo_operator.api.observed import Gpu, Nodes
 from octavo_operator.planner.gpus import PRODUCTS, of_cuda, of_node
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Hardware
 from octavo_operator.planner.sizes import MIB
-from octavo_operator.pod_troubles import trouble_of
+from octavo_operator.reconcile import room
+from octavo_operator.reconcile.capacity import ClusterCapacity
+from octavo_operator.reconcile.diagnosis.pods import trouble_of
 
 # A model of 0.3 GiB: memory decides nothing, so what is refused is too old.
 TOO_OLD = {

@@ -11,7 +11,7 @@ import pytest
 from planner_cases import SMALL, described
 
 from octavo_operator.api.model import Model
-from octavo_operator.description import annotated, describe
+from octavo_operator.description.sources import annotated, describe
 
 MODEL = Model.model_validate({"uri": "hf://org/name", "revision": "refs/pr/1"})
 

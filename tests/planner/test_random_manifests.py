@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL, described
 
-from octavo_operator import printout
 from octavo_operator.api.manifest import read_manifest
+from octavo_operator.api.observed import Observed
 from octavo_operator.errors import ManifestError
-from octavo_operator.observed import Observed
 from octavo_operator.planner import plan
 from octavo_operator.settings import Settings
+from octavo_operator.verbs import printout
 
 FULL = yaml.safe_load("""
 apiVersion: octavo.dev/v1alpha1

@@ -6,7 +6,7 @@ import pytest
 from planner_cases import CPU, on_a100, planned
 from simulated_rollout import LOAD_TICKS, Simulation
 
-from octavo_operator.observed import Change, Observed
+from octavo_operator.api.observed import Change, Observed
 from octavo_operator.planner.rollout import NODE_S, PATIENCE_S
 
 WAITS, GIVES_UP = PATIENCE_S - 1.0, PATIENCE_S + 1.0

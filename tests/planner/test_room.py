@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from octavo_operator import room
-from octavo_operator.capacity import ClusterCapacity, pod_facts, requests_of
-from octavo_operator.observed import Gpu, Nodes
+from octavo_operator.api.observed import Gpu, Nodes
 from octavo_operator.planner.node_labels import selection
 from octavo_operator.planner.plan import Hardware
+from octavo_operator.reconcile import room
+from octavo_operator.reconcile.capacity import ClusterCapacity, pod_facts, requests_of
 
 CARD = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"

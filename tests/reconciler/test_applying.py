@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from planner_cases import CPU, claim, service
 
-from octavo_operator.applying import Applier
+from octavo_operator.api.observed import Observed
 from octavo_operator.children import render
 from octavo_operator.errors import ApiError
-from octavo_operator.observed import Observed
 from octavo_operator.planner import plan
+from octavo_operator.reconcile.applying import Applier
 from octavo_operator.settings import Settings
 
 

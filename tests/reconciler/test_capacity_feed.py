@@ -10,13 +10,14 @@ import pytest
 from aiohttp import web
 from test_cluster_client import answering, listed
 
-from octavo_operator.capacity_feed import CapacityFeed
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.api.resources import NODES
+from octavo_operator.cluster.mirror import Mirror
+from octavo_operator.controller.work_queue import WorkQueue
+from octavo_operator.controller.workers import WORKERS, Workers
 from octavo_operator.errors import ApiError, NotListedYetError
-from octavo_operator.metrics import Metrics
-from octavo_operator.mirror import Mirror
-from octavo_operator.resources import NODES
-from octavo_operator.work_queue import Key, WorkQueue
-from octavo_operator.workers import WORKERS, Workers
+from octavo_operator.reconcile.capacity_feed import CapacityFeed
+from octavo_operator.reconcile.metrics import Metrics
 
 
 def forbidden():
@@ -89,10 +90,10 @@ async def test_services_with_gpus_hold_up_no_other_while_pods_are_listed_for_the
     health = SimpleNamespace(metrics=Metrics(), services=set(), forget=lambda _: None, last_success=0.0)
     workers = Workers(reconciler, queue, health)
     for index in range(3 * WORKERS):
-        queue.add(Key(f"n{index}", f"gpu{index}"))
+        queue.add(NamespacedName(f"n{index}", f"gpu{index}"))
     async with during(feed.run()), during(workers.run()), asyncio.timeout(20):
         await reconciler.have_looked(3 * WORKERS)
-        queue.add(Key("n", "cpu"))
+        queue.add(NamespacedName("n", "cpu"))
         await reconciler.have_looked(3 * WORKERS + 1)
         assert reconciler.looked[-1] == "cpu"
         release.set()

@@ -12,10 +12,10 @@ from email.utils import format_datetime
 import pytest
 from aiohttp import web
 
-from octavo_operator.cluster import Cluster
-from octavo_operator.connection import Connection, connect
+from octavo_operator.api.resources import NODES
+from octavo_operator.cluster.client import Cluster
+from octavo_operator.cluster.connection import Connection, connect
 from octavo_operator.errors import ApiError, OperatorError, UnreachableError
-from octavo_operator.resources import NODES
 
 
 @asynccontextmanager

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from octavo_operator.api.observed import Complaint, Nodes, Observed
 from octavo_operator.api.v1alpha1 import LLMService
-from octavo_operator.applying import Refused
-from octavo_operator.observed import Complaint, Nodes, Observed
 from octavo_operator.planner import plan
-from octavo_operator.pod_troubles import PATIENCE_S, trouble_of
-from octavo_operator.redaction import redacted
-from octavo_operator.refusals import trouble_of as trouble_of_refusal
+from octavo_operator.reconcile.applying import Refused
+from octavo_operator.reconcile.diagnosis.pods import PATIENCE_S, trouble_of
+from octavo_operator.reconcile.diagnosis.redaction import redacted
+from octavo_operator.reconcile.diagnosis.rejections import trouble_of as trouble_of_refusal
 from octavo_operator.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 
-from octavo_operator.drift import differs, without_others
+from octavo_operator.cluster.drift import differs, without_others
 
 DESIRED = {
     "apiVersion": "apps/v1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octavo_operator.events import events_of
+from octavo_operator.reconcile.events import events_of
 
 BODY = {"metadata": {"name": "s", "namespace": "n", "uid": "u", "generation": 1, "resourceVersion": "1"}}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from octavo_operator.hands import editor
+from octavo_operator.cluster.editors import editor
 
 
 def entry(manager, at, operation="Update", subresource=None):

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.controller.health import STUCK_S, UNAUTHORIZED_S, Health
+from octavo_operator.controller.work_queue import Seen, WorkQueue
 from octavo_operator.errors import ApiError
-from octavo_operator.failed_pass import status_beside
-from octavo_operator.health import STUCK_S, UNAUTHORIZED_S, Health
-from octavo_operator.metrics import Metrics
-from octavo_operator.rivals import GONE_S, Rivals
-from octavo_operator.work_queue import Key, Seen, WorkQueue
+from octavo_operator.reconcile.failed_pass import status_beside
+from octavo_operator.reconcile.metrics import Metrics
+from octavo_operator.reconcile.rivals import GONE_S, Rivals
 
-A, B = Key("n", "a"), Key("n", "b")
+A, B = NamespacedName("n", "a"), NamespacedName("n", "b")
 
 
 def health(**leader):
@@ -33,7 +34,7 @@ async def test_an_operator_that_is_merely_behind_is_alive():
     """A thousand services at seconds each are due for many minutes; a restart would begin all over again."""
     told = health()
     for index in range(1000):
-        told.queue.add(Key("n", str(index)), -3600)
+        told.queue.add(NamespacedName("n", str(index)), -3600)
     told.queue.done(await told.queue.get())
     assert told.queue.overdue() > STUCK_S
     assert (await livez(told))[0] == 200

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from planner_cases import CPU, claim, service
 
-from octavo_operator import downloads, status
 from octavo_operator.api.conditions import REASON, as_reason
 from octavo_operator.api.manifest import parse, read
-from octavo_operator.applying import Outcome
-from octavo_operator.cache_state import memory_of
+from octavo_operator.api.observed import Download, Observed
 from octavo_operator.children import render
 from octavo_operator.errors import ManifestError
-from octavo_operator.observed import Download, Observed
 from octavo_operator.planner import plan
+from octavo_operator.reconcile import downloads, status
+from octavo_operator.reconcile.applying import Outcome
+from octavo_operator.reconcile.cache_state import memory_of
 from octavo_operator.settings import Settings
 
 VOLUME = [{"name": "cache", "persistentVolumeClaim": {"claimName": "svc-cache"}}]

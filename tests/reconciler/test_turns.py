@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from octavo_operator.api.names import NamespacedName
 from octavo_operator.planner.plan import Hardware
-from octavo_operator.turns import PROMISE_S, Turns
-from octavo_operator.work_queue import Key
+from octavo_operator.reconcile.turns import PROMISE_S, Turns
 
-A, B = Key("ns", "a"), Key("ns", "b")
+A, B = NamespacedName("ns", "a"), NamespacedName("ns", "b")
 GPU, AMD = "nvidia.com/gpu", "amd.com/gpu"
 
 
@@ -49,7 +49,7 @@ def test_those_that_wait_are_looked_at_when_a_change_is_over():
     turns = Turns(woken.append)
     turns.take(A, gpus(1, "L4"), 1)
     turns.wait(B, gpus(1, "L4"))
-    turns.wait(Key("ns", "c"), gpus(1, "A10"))
+    turns.wait(NamespacedName("ns", "c"), gpus(1, "A10"))
     assert woken == []
     turns.leave(A)
     assert woken == [B]

@@ -9,7 +9,7 @@ from api_client import until
 from fake_kubelet import Ended, State
 from operator_runs import API, conditions, running, service, settled, wait_for
 
-from octavo_operator.upgrades.rendering import ANNOTATION
+from octavo_operator.reconcile.upgrades.rendering import ANNOTATION
 
 LLMS = "LLMService"
 OLD, NEW = "octavo/engine:0.1.0-cuda", "octavo/engine:0.2.0-cuda"

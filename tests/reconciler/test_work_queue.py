@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from octavo_operator.work_queue import A_NAMESPACE, SLOW_S, Key, WorkQueue
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.controller.work_queue import A_NAMESPACE, SLOW_S, WorkQueue
 
-A, B = Key("n", "a"), Key("n", "b")
+A, B = NamespacedName("n", "a"), NamespacedName("n", "b")
 
 
 async def nothing_is_due(queue: WorkQueue, seconds: float = 0.15) -> bool:
@@ -79,14 +80,14 @@ async def test_a_key_that_nobody_takes_is_told():
     assert queue.depth == 1
 
 
-async def taken(queue: WorkQueue, count: int) -> list[Key]:
+async def taken(queue: WorkQueue, count: int) -> list[NamespacedName]:
     return [await asyncio.wait_for(queue.get(), 1) for _ in range(count)]
 
 
 async def test_what_a_person_has_changed_goes_before_a_flood():
     """An edit does not wait for a thousand services that a restart or a resync has made due."""
     queue = WorkQueue()
-    flood = [Key(f"n{index}", "x") for index in range(100)]
+    flood = [NamespacedName(f"n{index}", "x") for index in range(100)]
     for key in flood:
         queue.add(key, 0)
     assert await taken(queue, 1) == [flood[0]]
@@ -99,7 +100,7 @@ async def test_what_a_person_has_changed_goes_before_a_flood():
 async def test_no_namespace_has_all_workers_to_itself():
     queue = WorkQueue()
     for index in range(20):
-        queue.add(Key("bad", str(index)), 0)
+        queue.add(NamespacedName("bad", str(index)), 0)
     assert {key.namespace for key in await taken(queue, A_NAMESPACE)} == {"bad"}
     assert await nothing_is_due(queue)
     queue.add(A, 0)
@@ -108,7 +109,7 @@ async def test_no_namespace_has_all_workers_to_itself():
 
 async def test_a_namespace_whose_passes_are_slow_has_one_worker_until_one_is_quick(monkeypatch):
     queue = WorkQueue()
-    keys = [Key("bad", str(index)) for index in range(4)]
+    keys = [NamespacedName("bad", str(index)) for index in range(4)]
     for key in keys:
         queue.add(key, 0)
     (first,) = await taken(queue, 1)

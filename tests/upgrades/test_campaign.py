@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from upgrade_cases import NEW, OLD, World
 
-from octavo_operator.upgrades.campaign import Campaign, Member
-from octavo_operator.upgrades.rendering import Attempt
-from octavo_operator.work_queue import Key
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.reconcile.upgrades.campaign import Campaign, Member
+from octavo_operator.reconcile.upgrades.rendering import Attempt
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
@@ -68,7 +68,7 @@ def test_a_stopped_campaign_goes_on_once_a_service_that_was_edited_serves():
     world.restart(NEW)
     world.walk()
     world.broken = "a"
-    world.asked[Key("n", "b")] = "2"
+    world.asked[NamespacedName("n", "b")] = "2"
     world.walk(4)
     assert world.moves == ["a", "b", "c", "b"]
     world.walk()
@@ -79,7 +79,7 @@ def test_a_stopped_campaign_stays_stopped_while_what_was_edited_fails_again():
     world = World("abcdef", broken="abc")
     world.restart(NEW)
     world.walk()
-    world.asked[Key("n", "b")] = "2"
+    world.asked[NamespacedName("n", "b")] = "2"
     world.walk()
     assert world.moves == ["a", "b", "c", "b"]
     assert set(world.versions().values()) == {"0.1.0"}
@@ -120,11 +120,11 @@ def test_an_operator_may_be_killed_anywhere(tick):
 
 
 def test_what_a_person_asks_for_comes_first_and_the_rest_by_name():
-    members = {Key("n", name): Member(waits=True) for name in "abc"}
-    members[Key("n", "c")] = replace(members[Key("n", "c")], asked_for=True)
-    assert Campaign(NEW, 2).next(members) == (Key("n", "c"), Key("n", "a"))
-    members[Key("m", "z")] = Member(moving=True)
-    assert Campaign(NEW, 2).next(members) == (Key("n", "c"),)
+    members = {NamespacedName("n", name): Member(waits=True) for name in "abc"}
+    members[NamespacedName("n", "c")] = replace(members[NamespacedName("n", "c")], asked_for=True)
+    assert Campaign(NEW, 2).next(members) == (NamespacedName("n", "c"), NamespacedName("n", "a"))
+    members[NamespacedName("m", "z")] = Member(moving=True)
+    assert Campaign(NEW, 2).next(members) == (NamespacedName("n", "c"),)
     assert Campaign(NEW, 1).next(members) == ()
 
 
@@ -132,7 +132,7 @@ def test_only_failures_of_this_release_that_are_the_last_count():
     def failed(second, release=NEW, served=False):
         return Member(attempt=Attempt(release, "1", "", served, f"2026-01-01T00:00:0{second}Z"))
 
-    keys = [Key("n", name) for name in "abcd"]
+    keys = [NamespacedName("n", name) for name in "abcd"]
     row = dict(zip(keys, [failed(1), failed(2), failed(3), Member()], strict=True))
     campaign = Campaign(NEW, 1)
     assert campaign.stopped(row) == tuple(keys[:3])

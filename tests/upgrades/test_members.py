@@ -7,28 +7,28 @@ from types import SimpleNamespace
 import pytest
 from upgrade_cases import NEW, OLD, at, rendering
 
+from octavo_operator.api.names import NamespacedName
 from octavo_operator.children import Manifest
-from octavo_operator.metrics import Metrics
-from octavo_operator.upgrades.campaign import Campaign, Member
-from octavo_operator.upgrades.rendering import Attempt, Move, Record, annotated
-from octavo_operator.upgrades.upgrades import Upgrades
-from octavo_operator.work_queue import Key
+from octavo_operator.reconcile.metrics import Metrics
+from octavo_operator.reconcile.upgrades.campaign import Campaign, Member
+from octavo_operator.reconcile.upgrades.rendering import Attempt, Move, Record, annotated
+from octavo_operator.reconcile.upgrades.upgrades import Upgrades
 
-A, B, C, D = (Key("n", name) for name in "abcd")
+A, B, C, D = (NamespacedName("n", name) for name in "abcd")
 
 
-def deployment(key: Key, record: Record, ready: int = 1, **status) -> Manifest:
+def deployment(key: NamespacedName, record: Record, ready: int = 1, **status) -> Manifest:
     labels = {"octavo.dev/service": key.name}
     made = {"metadata": {"namespace": key.namespace, "name": key.name, "labels": labels}, "spec": {"replicas": 1}}
     counts = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": ready, "observedGeneration": 1}
     return annotated(made, record) | {"status": counts | status}
 
 
-async def campaign(*deployments: Manifest, limit: int = 1) -> tuple[Upgrades, list[Key]]:
+async def campaign(*deployments: Manifest, limit: int = 1) -> tuple[Upgrades, list[NamespacedName]]:
     async def pages(*_, **__):
         yield list(deployments), None
 
-    woken: list[Key] = []
+    woken: list[NamespacedName] = []
     upgrades = Upgrades(SimpleNamespace(pages=pages), Campaign(NEW, limit), Metrics(), woken.append)
     await upgrades.read()
     return upgrades, woken

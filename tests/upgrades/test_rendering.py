@@ -7,7 +7,7 @@ import json
 import pytest
 from upgrade_cases import at, rendering
 
-from octavo_operator.upgrades.rendering import (
+from octavo_operator.reconcile.upgrades.rendering import (
     ANNOTATION,
     LONGEST,
     Attempt,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from upgrade_cases import CRASHES, LOADS, NEW, OLD, SERVES, at, case, rendering
 
-from octavo_operator.upgrades.rendering import Attempt, Move, Record
-from octavo_operator.upgrades.replicas import Replicas
-from octavo_operator.upgrades.turn import approval_for, moved, refused, step
+from octavo_operator.reconcile.upgrades.rendering import Attempt, Move, Record
+from octavo_operator.reconcile.upgrades.replicas import Replicas
+from octavo_operator.reconcile.upgrades.turn import approval_for, moved, refused, step
 
 PENDING = Replicas(desired=1, ready=0, under_way=False)
 STOPPED = Replicas(desired=0, ready=0, under_way=False)

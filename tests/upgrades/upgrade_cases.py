@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from octavo_operator.upgrades.campaign import Campaign, Member
-from octavo_operator.upgrades.rendering import Pin, Record, Rendering
-from octavo_operator.upgrades.replicas import Replicas
-from octavo_operator.upgrades.turn import Case, Step, is_moving, moved, step
-from octavo_operator.work_queue import Key
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.reconcile.upgrades.campaign import Campaign, Member
+from octavo_operator.reconcile.upgrades.rendering import Pin, Record, Rendering
+from octavo_operator.reconcile.upgrades.replicas import Replicas
+from octavo_operator.reconcile.upgrades.turn import Case, Step, is_moving, moved, step
 
 OLD, NEW = "0.1.0-aaaaaa", "0.2.0-bbbbbb"
 SERVES = Replicas(desired=1, ready=1, under_way=False)
@@ -45,16 +45,16 @@ class World:
     limit: int = 1
     release: str = NEW
     seconds: int = 0
-    records: dict[Key, Record] = field(default_factory=dict)
-    loading: dict[Key, int] = field(default_factory=dict)
-    members: dict[Key, Member] = field(default_factory=dict)
-    asked: dict[Key, str] = field(default_factory=dict)
+    records: dict[NamespacedName, Record] = field(default_factory=dict)
+    loading: dict[NamespacedName, int] = field(default_factory=dict)
+    members: dict[NamespacedName, Member] = field(default_factory=dict)
+    asked: dict[NamespacedName, str] = field(default_factory=dict)
     moves: list[str] = field(default_factory=list)
     most: int = 0
     """Services that moved at once."""
 
     def __post_init__(self) -> None:
-        self.records = {Key("n", name): Record(rendering()) for name in self.names}
+        self.records = {NamespacedName("n", name): Record(rendering()) for name in self.names}
 
     def restart(self, release: str) -> None:
         """Another operator: it remembers nothing."""
@@ -63,17 +63,17 @@ class World:
             key: Member(self.moves_now(key, record), record.attempt) for key, record in self.records.items()
         }
 
-    def moves_now(self, key: Key, record: Record) -> bool:
+    def moves_now(self, key: NamespacedName, record: Record) -> bool:
         changes = record.current.template != self.records[key].current.template
         return is_moving(record, LOADS if changes else self.replicas(key), self.release)
 
-    def replicas(self, key: Key) -> Replicas:
+    def replicas(self, key: NamespacedName) -> Replicas:
         bad = key.name in self.broken and self.versions()[key.name] == "0.2.0"
         if self.loading.get(key):
             return LOADS
         return CRASHES if bad else SERVES
 
-    def look(self, key: Key) -> Step:
+    def look(self, key: NamespacedName) -> Step:
         """A pass over one service."""
         record = self.records[key]
         fresh = rendering(self.release, self.asked.get(key, "1"))

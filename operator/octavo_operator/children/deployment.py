@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from octavo_operator.api.labels import selector
 from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.children.pod import template
-from octavo_operator.labels import selector
 from octavo_operator.planner.plan import Plan
 
 PULL_S = 600  # for the image, before a start-up budget even begins

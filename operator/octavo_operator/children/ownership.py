@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from octavo_operator.api.labels import ENGINE, INSTANCE, labels
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.labels import ENGINE, INSTANCE, labels
 from octavo_operator.planner.plan import Marks, Plan
 
 Manifest = dict[str, Any]

@@ -18,7 +18,7 @@ if os.getpid() == 1:
     # A container's first process has no default action: until the loop listens to signals, one would be lost.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
-from octavo_operator.connection import connect
+from octavo_operator.cluster.connection import connect
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import add_flags, set_up
 

@@ -15,7 +15,7 @@ from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.metrics_api.documents import GROUP, Document
 from octavo_operator.metrics_api.engines import Engine
 from octavo_operator.metrics_api.figures import Figure
-from octavo_operator.metrics_api.scraper import Key
+from octavo_operator.metrics_api.scraper import PodName
 from octavo_operator.metrics_api.selectors import Selector
 from octavo_operator.metrics_api.series import Series, Value, combined
 
@@ -36,7 +36,7 @@ class Snapshot:
     """What is known at `now`, monotonic."""
 
     engines: Iterable[Engine]
-    series: Mapping[Key, Series]
+    series: Mapping[PodName, Series]
     now: float
 
     def value(self, engine: Engine, figure: Figure, chosen: Selector) -> Value | None:

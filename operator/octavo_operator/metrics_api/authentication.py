@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from octavo_operator.cluster import Cluster, Object
-from octavo_operator.resources import TOKEN_REVIEWS
+from octavo_operator.api.resources import TOKEN_REVIEWS
+from octavo_operator.cluster.client import Cluster, Object
 
 CONFIG_NAMESPACE, CONFIG_NAME = "kube-system", "extension-apiserver-authentication"
 TOKEN_S = 10.0

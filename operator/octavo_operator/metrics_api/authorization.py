@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from octavo_operator.cluster import Cluster
+from octavo_operator.api.resources import ACCESS_REVIEWS
+from octavo_operator.cluster.client import Cluster
 from octavo_operator.metrics_api.authentication import User
-from octavo_operator.resources import ACCESS_REVIEWS
 
 KEPT_S = 10.0
 KEPT = 4096

@@ -9,13 +9,13 @@ import logging
 import ssl
 from pathlib import Path
 
-from octavo_operator.api_service import SECRET
-from octavo_operator.cluster import Cluster
+from octavo_operator.api.resources import CONFIG_MAPS, SECRETS
+from octavo_operator.cluster.client import Cluster
 from octavo_operator.errors import OperatorError
+from octavo_operator.metrics_api.announcement import SECRET
 from octavo_operator.metrics_api.authentication import CONFIG_NAME, CONFIG_NAMESPACE, Authenticator, front_proxy
+from octavo_operator.metrics_api.serving_certificate import current
 from octavo_operator.metrics_api.tls import ServingTls
-from octavo_operator.resources import CONFIG_MAPS, SECRETS
-from octavo_operator.serving_certificate import current
 
 PERIOD_S = 10.0
 STARTING_S = 1.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from octavo_operator.api_service import NAMES, serving, withdraw
-from octavo_operator.cluster import Cluster
+from octavo_operator.cluster.client import Cluster
 from octavo_operator.errors import ApiError, OperatorError
+from octavo_operator.metrics_api.announcement import NAMES, serving, withdraw
 
 SETTLE_S = 5.0  # until the endpoints have forgotten who ends, others that end at the same moment included
 

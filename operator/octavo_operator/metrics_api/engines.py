@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from octavo_operator.api.labels import COMPONENT, ENGINE, SERVICE
+from octavo_operator.api.resources import PODS
 from octavo_operator.children.pod import CONTAINER, PORT_NAME
-from octavo_operator.cluster import Cluster, Name, Object
-from octavo_operator.labels import COMPONENT, ENGINE, SERVICE
-from octavo_operator.mirror import Change, Mirror
-from octavo_operator.resources import PODS
+from octavo_operator.cluster.client import Cluster, Name, Object
+from octavo_operator.cluster.mirror import Change, Mirror
 
 SELECTOR = f"{SERVICE},{COMPONENT}={ENGINE}"
 DEFAULT_PORT = 8000

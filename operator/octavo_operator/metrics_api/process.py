@@ -12,8 +12,8 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from octavo_operator.cluster import Cluster
-from octavo_operator.connection import Connection
+from octavo_operator.cluster.client import Cluster
+from octavo_operator.cluster.connection import Connection
 from octavo_operator.metrics_api.authentication import Authenticator
 from octavo_operator.metrics_api.authorization import Authorizer
 from octavo_operator.metrics_api.credentials import Credentials

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from octavo_operator.cluster import Name
+from octavo_operator.cluster.client import Name
 from octavo_operator.errors import OperatorError
 from octavo_operator.metrics_api.engines import Engine
 from octavo_operator.metrics_api.exposition import parse
@@ -24,7 +24,7 @@ WELL_S = 60.0  # an engine that answered so lately is asked as often as ever: th
 HOST = "X-Octavo-Host"
 JITTER = 0.1
 
-Key = tuple[str, str]
+PodName = tuple[str, str]
 """Of an engine: `Engine.key`."""
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class Scraper:
     def __init__(self, session: aiohttp.ClientSession, period: float) -> None:
         self._session = session
         self._period = period
-        self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self.series: dict[Key, Series] = {}
+        self._tasks: dict[PodName, asyncio.Task[None]] = {}
+        self.series: dict[PodName, Series] = {}
 
     def follow(self, engines: Mapping[Name, Engine]) -> None:
         """Scrape these from now on, and no others; one that is new at once."""

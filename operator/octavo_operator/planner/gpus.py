@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from octavo_operator.observed import Capability, Gpu, Nodes
+from octavo_operator.api.observed import Capability, Gpu, Nodes
 from octavo_operator.planner.node_labels import (
     MIG_RESOURCE,
     SHARED,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from octavo_models.sharding import obstacle, possible_sizes
 from octavo_operator.api.engine import Engine
-from octavo_operator.observed import Capability, Gpu
+from octavo_operator.api.observed import Capability, Gpu
 from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
 from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_shared, is_slice, of_product
 from octavo_operator.planner.plan import CardBudget, Fit, Hardware

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from octavo_models import ModelSpec
+from octavo_operator.api.observed import Observed
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, LLMService
-from octavo_operator.observed import Observed
 from octavo_operator.planner import (
     advice,
     arguments,

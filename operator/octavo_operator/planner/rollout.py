@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from octavo_operator.observed import Change, Observed
+from octavo_operator.api.observed import Change, Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 
 PATIENCE_S = 60  # for a node that has room: others' pods end

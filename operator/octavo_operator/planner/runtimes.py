@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from octavo_models import ModelSpec
 from octavo_operator.api.engine import Engine
-from octavo_operator.observed import Capability
+from octavo_operator.api.observed import Capability
 from octavo_operator.planner.plan import Hardware, Refusal
 from octavo_operator.planner.sizes import MIB
 

@@ -6,10 +6,10 @@ import re
 from fractions import Fraction
 
 from octavo_operator.api.base import SUBDOMAIN
+from octavo_operator.api.observed import Object, Observed
 from octavo_operator.api.placement import Cache
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import LLMService
-from octavo_operator.observed import Object, Observed
 from octavo_operator.planner.plan import CachePlan, Scale
 from octavo_operator.planner.sizes import GIB, round_up
 

@@ -1,0 +1,78 @@
+"""What the status says of the model's download: the condition ModelCached, and what is remembered of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from octavo_operator.api.observed import Download, Observed
+from octavo_operator.api.status import CacheStatus
+from octavo_operator.planner import Plan
+from octavo_operator.reconcile import downloads
+from octavo_operator.reconcile.applying import Refused
+from octavo_operator.reconcile.diagnosis import claims as claim_troubles
+from octavo_operator.reconcile.diagnosis import rejections as refusals
+from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
+
+State = tuple[str, str, str]  # status, reason, message
+
+
+def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> State:
+    """The condition ModelCached: status, reason, message."""
+    cache = plan.cache
+    if plan.refusal is not None:
+        return ("Unknown", plan.refusal.reason, "nothing is made of a spec that is refused")
+    if cache is None:
+        return ("False", "NoCache", "no volume keeps the model; cache: {} gives it one")
+    if (lost := claim_troubles.trouble_of(cache, observed)) is not None:
+        return ("False", lost.reason, lost.message)
+    if not cache.preload:
+        return ("Unknown", "NotPreloaded", "replicas download what is missing when they start")
+    if fetched is not None:
+        return ("True", "Preloaded", f"the model lies whole on {cache.claim}")
+    waits = download_trouble(plan, observed)
+    return ("False", waits.reason, waits.message)
+
+
+def download_trouble(plan: Plan, observed: Observed) -> Trouble:
+    """Why a model that is to be downloaded is not there yet."""
+    job, name = downloads.job_of(plan, observed), f"{plan.name}-preload"
+    pods = [] if job is None else downloads.pods_of(job, observed)
+    if job is not None and downloads.finished(job) == "Failed":
+        said = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
+        retry = f"fix the cause, then kubectl delete job {name} to try again"
+        return Trouble("DownloadFailed", f"the download failed: {said}; {retry}", stuck=True, rank=0)
+    if job is not None and not pods and observed.job_words:
+        refused = refusals.trouble_of(Refused("Pod", f"of Job {name}", "FailedCreate", observed.job_words, (), 403))
+        return replace(refused, message=f"the download can't run: {refused.message}")
+    troubles = [t for pod in pods if (t := seen_trouble(pod, plan, observed)) is not None and t.rank < 8]
+    if troubles:
+        worst = min(troubles, key=lambda trouble: trouble.rank)
+        return replace(worst, message=f"the download can't run: {worst.message}", rank=0)
+    claim = "its volume" if plan.cache is None else plan.cache.claim
+    text = f"the model is being downloaded onto {claim}; replicas start then"
+    return Trouble("DownloadingModel", text, stuck=False, rank=0)
+
+
+def _last_words(pod: Mapping[str, Any]) -> str:
+    for container in pod.get("status", {}).get("containerStatuses", ()):
+        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return " ".join(str(ended.get("message") or f"exit code {ended['exitCode']}").split())[-400:]
+    return ""
+
+
+def memory_of(fetched: Download | None) -> CacheStatus | None:
+    """What is remembered of a download; nothing without its claim's UID, for then it could not be told from another."""
+    if fetched is None or not fetched.claim_uid:
+        return None
+    return CacheStatus.model_validate(
+        {
+            "claim": fetched.claim,
+            "claimUID": fetched.claim_uid,
+            "download": fetched.digest,
+            "commit": fetched.commit,
+            "bytes": fetched.size,
+        }
+    )

@@ -1,0 +1,33 @@
+"""What controllers and kubelets complain of in Events: a claim without a volume, a Job without a pod, a pod that can't start."""
+
+from __future__ import annotations
+
+from octavo_operator.api.observed import Complaint
+from octavo_operator.api.resources import EVENTS
+from octavo_operator.cluster.client import Cluster, Object
+
+AT_IT = {"ExternalProvisioning", "Provisioning"}  # told again and again, between the complaints
+COMPLAINTS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
+NODE_COMES = {"TriggeredScaleUp", "Nominated"}  # by the cluster autoscaler, by Karpenter
+
+
+async def complaint_about(cluster: Cluster, thing: Object) -> Complaint | None:
+    """The last Event, if it is a complaint; what was complained of before is over."""
+    metadata = thing["metadata"]
+    about = f"regarding.kind={thing['kind']},regarding.name={metadata['name']}"
+    found = await cluster.list(EVENTS, metadata["namespace"], fields=about)
+    events = [
+        each
+        for each in found
+        if each.get("reason") not in AT_IT and each.get("regarding", {}).get("uid") in {None, metadata["uid"]}
+    ]
+    last = max(events, key=_when, default={})
+    scaled = [each for each in events if each.get("reason") in {*NODE_COMES, "NotTriggerScaleUp"}]
+    comes = max(scaled, key=_when, default={}).get("reason") in NODE_COMES
+    if not comes and last.get("type") != "Warning" and last.get("reason") not in COMPLAINTS:
+        return None
+    return Complaint(str(last.get("reason", "")), str(last.get("note", "")), comes)
+
+
+def _when(event: Object) -> str:
+    return str(event.get("deprecatedLastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])

@@ -1,0 +1,295 @@
+"""Why a pod does not answer, by its status and the Events about it: what happened, and what to do. Pure.
+
+A pod that crashes flickers between running and waiting; it counts as crashing until it is ready, so that the status
+does not flicker with it. Nothing that counts up by itself (restarts, times) is reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+from octavo_operator.api.observed import Complaint, Nodes, Object, Observed
+from octavo_operator.planner.plan import Plan
+from octavo_operator.planner.sizes import MIB
+from octavo_operator.reconcile.diagnosis.crashes import signature_of
+from octavo_operator.reconcile.diagnosis.redaction import redacted
+
+LONGEST_WORDS = 400
+PATIENCE_S = 900  # the cluster autoscaler's own limit for a node that it has asked for
+MISSING_CLAIM = re.compile(r'persistentvolumeclaim "[^"]+" not found')
+MISSING_OBJECT = re.compile(
+    r'(?:configmap|secret) "[^"]+" not found|references non-existent (?:config|secret) key: \S+'
+)
+
+IMAGES = (
+    (
+        re.compile(r"short[- ]name", re.IGNORECASE),
+        "name its registry, such as docker.io/…: engine.image.repository, or the chart's image.registry for the defaults",
+    ),
+    (
+        re.compile(r"no matching manifest for|no match for platform", re.IGNORECASE),
+        "name an image for the nodes' CPUs, or choose nodes by podTemplate.spec.nodeSelector (kubernetes.io/arch)",
+    ),
+    (
+        re.compile(r"toomanyrequests|429 Too Many Requests|pull QPS exceeded", re.IGNORECASE),
+        "the registry limits pulls: set engine.image.pullSecrets, or use a mirror; it is tried again",
+    ),
+    (
+        re.compile(r"x509:|certificate signed by unknown authority|server gave HTTP response to HTTPS", re.IGNORECASE),
+        "have the node's container runtime trust that registry",
+    ),
+    (
+        re.compile(r"no such host|i/o timeout|connection refused|network is unreachable|TLS handshake timeout"),
+        "let the nodes reach that registry, or use a mirror in engine.image.repository",
+    ),
+    (
+        re.compile(r"not found|manifest unknown|name unknown|NAME_UNKNOWN", re.IGNORECASE),
+        "check engine.image: there is no such image or tag",
+    ),
+    (
+        re.compile(r"unauthorized|authentication required|denied|no basic auth|forbidden|401|403", re.IGNORECASE),
+        "check engine.image, and engine.image.pullSecrets for a private registry",
+    ),
+)
+# The kubelet's own, of pkg/kubelet/images: the image can't be had, or not be read.
+IMAGE_REASONS = {
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+}
+PASSING = {"ErrImagePull", "RegistryUnavailable"}  # tried again at once; ImagePullBackOff follows
+ANY_IMAGE = "check engine.image, and engine.image.pullSecrets for a private registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not answer. `stuck`: it takes a person."""
+
+    reason: str
+    message: str
+    stuck: bool
+    rank: int  # the gravest first
+
+
+def trouble_of(
+    pod: Object,
+    plan: Plan,
+    nodes: Nodes | None,
+    complaint: Complaint | None = None,
+    now: datetime | None = None,
+    room: Mapping[str, int] = MappingProxyType({}),
+) -> Trouble | None:
+    """None where it is ready, or on its way out. `complaint` is the last Warning about it, `now` the server's time,
+    `room` what nodes have left (`Observed.room`)."""
+    status: Mapping[str, Any] = pod.get("status", {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    ready = conditions.get("Ready", {})
+    if "deletionTimestamp" in pod["metadata"] or ready.get("status") == "True":
+        return None
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False" and not status.get("containerStatuses"):
+        if scheduled.get("reason") == "SchedulingGated":
+            gates = ", ".join(str(gate.get("name")) for gate in pod["spec"].get("schedulingGates", ())) or "a gate"
+            text = f"held back by {gates}: see the queue (Kueue) or controller that removes it"
+            return Trouble("SchedulingGated", text, stuck=False, rank=6)
+        waited = _seconds_since(scheduled.get("lastTransitionTime"), now)
+        return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited, room)
+    if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeShutdown: a new pod takes its place
+        text = f"a pod failed: {_short(str(status.get('message', '')))}"
+        return Trouble(str(status["reason"]), text, stuck=False, rank=6)
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    found = [trouble for container in containers if (trouble := _of_container(container, plan)) is not None]
+    if found:
+        return min(found, key=lambda trouble: trouble.rank)
+    running = [each for each in status.get("containerStatuses", ()) if "running" in each.get("state", {})]
+    if running:
+        return _unresponsive(running, ready, plan) or _loading(plan)
+    if complaint is not None and (trouble := _not_started(complaint)) is not None:
+        return trouble
+    return Trouble("Starting", "the pod is being started", stuck=False, rank=9)
+
+
+def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
+    """The same, by all that was observed."""
+    complaint = observed.complaints.get(pod["metadata"]["uid"])
+    return trouble_of(pod, plan, observed.nodes, complaint, observed.now, observed.room)
+
+
+def _loading(plan: Plan) -> Trouble:
+    budget = plan.lifecycle.expected
+    return Trouble("LoadingModel", f"the model is being loaded; it may take {budget} s", stuck=False, rank=8)
+
+
+def _unresponsive(running: list[Mapping[str, Any]], ready: Mapping[str, Any], plan: Plan) -> Trouble | None:
+    """One that was ready since its containers started, and is no longer."""
+    since = ready.get("lastTransitionTime")
+    started = max(str(each["state"]["running"].get("startedAt", "")) for each in running)
+    if since is None or not started or str(since) <= started:
+        return None
+    liveness = plan.lifecycle.liveness
+    text = (
+        f"a replica that served no longer answers {liveness.path}; the kubelet restarts it once that has lasted for "
+        f"{liveness.budget} s: see kubectl logs, and kubectl logs -p after a restart"
+    )
+    return Trouble("Unresponsive", text, stuck=False, rank=5)
+
+
+def _not_started(complaint: Complaint) -> Trouble | None:
+    """What the kubelet or the storage's controllers say while no container has started."""
+    words = _short(complaint.note)
+    if "Multi-Attach error" in words:
+        text = f"its volume is attached to another node: {words}; end the pod that has it, or use a ReadWriteMany claim"
+        return Trouble("MultiAttach", text, stuck=False, rank=4)
+    if complaint.reason in {"FailedMount", "FailedAttachVolume", "FailedMapVolume"}:
+        if missing := MISSING_OBJECT.search(words):
+            text = (
+                f"a volume can't be mounted: {missing[0]}; create it, or name another in the spec; the pod then starts"
+            )
+            return Trouble("FailedMount", text, stuck=True, rank=2)
+        text = f"a volume can't be mounted: {words}; see the storage's driver on that node"
+        return Trouble(complaint.reason, text, stuck=False, rank=5)
+    if complaint.reason in {"FailedCreatePodSandBox", "NetworkNotReady", "FailedPreStopHook", "FailedKillPod"}:
+        text = f"the node can't start the pod: {words}; see its network plugin and container runtime"
+        return Trouble(complaint.reason, text, stuck=False, rank=5)
+    if complaint.reason in {"FailedPrepareDynamicResources", "UnexpectedAdmissionError", "NodeAffinity"}:
+        text = f"the node can't give the pod its devices: {words}; see the device plugin there"
+        return Trouble(complaint.reason, text, stuck=False, rank=5)
+    return None
+
+
+def _of_container(container: Mapping[str, Any], plan: Plan) -> Trouble | None:
+    state = container.get("state", {})
+    waiting = state.get("waiting", {})
+    reason, words = str(waiting.get("reason", "")), _short(str(waiting.get("message", "")))
+    if reason in IMAGE_REASONS:
+        image = container.get("image") or plan.engine.image
+        remedy = next((remedy for pattern, remedy in IMAGES if pattern.search(words)), ANY_IMAGE)
+        text = f"the image {image} can't be pulled; {remedy}" + (f" ({words})" if words else "")
+        return Trouble("ImagePullBackOff", text, stuck=reason not in PASSING, rank=1)
+    if reason in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
+        remedy = "create what is missing; the pod then starts by itself" if "not found" in words else "fix the spec"
+        return Trouble(reason, f"{words or 'the container can not be created'}; {remedy}", stuck=True, rank=2)
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
+    if ended is not None and (ended.get("exitCode") or container.get("restartCount")):
+        return crash_of(ended, plan)
+    return None
+
+
+def crash_of(ended: Mapping[str, Any], plan: Plan) -> Trouble:
+    """How a container ended, of its `terminated` state."""
+    words, code = _short(str(ended.get("message", ""))), int(ended.get("exitCode") or 0)
+    if ended.get("reason") == "OOMKilled":
+        limit = plan.resources.limits.get("memory")
+        has = f"its limit of {limit}" if limit else "the node's memory"
+        text = f"the container used more than {has} and was killed; raise resources.limits.memory"
+        return Trouble("OOMKilled", f"{text}, or lower engine.maxNumSeqs", stuck=True, rank=3)
+    if (signature := signature_of(code, f"{ended.get('reason', '')} {words}")) is not None:
+        text = f"{words or f'the engine exited with code {code}'}; {signature.remedy}"
+        return Trouble(signature.reason, text, stuck=True, rank=3)
+    if code in {137, 143} and not words:
+        text = f"the engine was killed (exit code {code}) before it answered; see kubectl logs -p"
+        return Trouble("EngineCrashed", text, stuck=True, rank=4)
+    text = f"the engine exited with code {code}" + (f": {words}" if words else "") + "; see kubectl logs -p"
+    return Trouble("EngineCrashed", text, stuck=True, rank=4)
+
+
+def _unscheduled(
+    words: str,
+    plan: Plan,
+    nodes: Nodes | None,
+    complaint: Complaint | None,
+    waited: float | None,
+    room: Mapping[str, int],
+) -> Trouble:
+    """The scheduler's own words count nodes, and so change by themselves: they are reported only where no better is known.
+
+    What an autoscaler may still change is waited for, until a stated time.
+    """
+    hardware = plan.hardware
+    late = waited is not None and waited >= PATIENCE_S
+    patience = "" if late else f"; an autoscaler has {PATIENCE_S // 60} minutes to add one"
+    refusal = f"; it says: {_short(complaint.note)}" if complaint and complaint.reason == "NotTriggerScaleUp" else ""
+    if hardware.cards and nodes is not None:
+        wanted = " or ".join(hardware.products) or hardware.resource_name or "GPUs"
+        if not nodes.largest and nodes.obstacles:
+            text = f"the nodes with {wanted} take no replica now: {'; '.join(nodes.obstacles)}"
+            remedy = "tolerate the taint in podTemplate.spec.tolerations, or free the node"
+            return Trouble("NoFreeGpu", f"{text}; {remedy}{refusal}", stuck=late, rank=5)
+        if not nodes.announced:
+            text = (
+                f"no node announces {hardware.resource_name}: add a node with GPUs, or install NVIDIA's GPU Operator or "
+                "device plugin where there is one, or set accelerator.vendor: cpu"
+            )
+            return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
+        if not nodes.largest:
+            text = f"no node has {wanted}; {_what_nodes_have(nodes)}: add such a node, or change accelerator.products"
+            return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
+        if nodes.largest < hardware.cards:
+            text = (
+                f"a replica takes {hardware.cards} GPUs of one node; the largest has {nodes.largest}: "
+                "lower engine.tensorParallelSize, or add a larger node"
+            )
+            return Trouble("TooFewGpus", text + patience + refusal, stuck=late, rank=5)
+        if nodes.free < hardware.cards:
+            count = "a free GPU" if hardware.cards == 1 else f"{hardware.cards} free GPUs on one node"
+            text = f"waits for {count} ({wanted}); fewer replicas elsewhere, or another node, would help{refusal}"
+            return Trouble("NoFreeGpu", text, stuck=False, rank=5)
+    if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
+        if missing := MISSING_CLAIM.search(words):
+            text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"
+            return Trouble("ClaimMissing", text, stuck=True, rank=5)
+        text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
+        return Trouble("VolumeNotBound", text, stuck=False, rank=7)
+    return Trouble(
+        "Unschedulable", f"no node will do: {_short(words)}{_asked(words, plan, room)}{refusal}", stuck=late, rank=5
+    )
+
+
+def _what_nodes_have(nodes: Nodes) -> str:
+    known = f"nodes have {', '.join(nodes.products)}" if nodes.products else ""
+    if not nodes.unlabelled:
+        return known or "no node has any GPU"
+    silent = (
+        f"{', '.join(nodes.unlabelled)} {'has' if len(nodes.unlabelled) == 1 else 'have'} GPUs and no label that names "
+        "them (install NVIDIA's GPU feature discovery, or set accelerator.productLabel, or leave accelerator.products "
+        "out)"
+    )
+    return f"{known}, {silent}" if known else silent
+
+
+def _seconds_since(time: Any, now: datetime | None) -> float | None:
+    if now is None or not time:
+        return None
+    return (now - datetime.fromisoformat(str(time))).total_seconds()
+
+
+def _asked(words: str, plan: Plan, room: Mapping[str, int]) -> str:
+    """What the pod requests of what the scheduler finds too little of, what is free, and the field that lowers it."""
+    short = [name for name in ("cpu", "memory", "ephemeral-storage") if f"Insufficient {name}" in words]
+    asked = [f"{name} {plan.resources.requests[name]}" for name in short if name in plan.resources.requests]
+    if not asked:
+        return ""
+    fields = " and ".join(f"resources.requests.{name}" for name in short)
+    free = " and ".join(f"{name} {_amount(name, room[name])}" for name in short if name in room)
+    left = f", the freest node has {free}" if free else ""
+    return f"; a replica requests {' and '.join(asked)}{left}: lower {fields}, or add a node with more"
+
+
+def _amount(name: str, thousandths: int) -> str:
+    """As kubectl writes it, memory rounded down."""
+    return f"{thousandths}m" if name == "cpu" else f"{thousandths // 1000 // MIB}Mi"
+
+
+def _short(words: str) -> str:
+    """The end of what was said, where engines say what was wrong, without credentials."""
+    words = redacted(" ".join(words.split()))
+    return words if len(words) <= LONGEST_WORDS else f"…{words[-LONGEST_WORDS:]}"

@@ -1,0 +1,159 @@
+"""What the API server's refusals mean for a person: a reason, its own words, and the remedy. Pure.
+
+One table, by the words of the admission plugin that refused; the status code decides only where no plugin is known. A
+403 is RBAC's only if RBAC says so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from octavo_operator.reconcile.applying import Refused
+from octavo_operator.reconcile.diagnosis.pods import Trouble
+from octavo_operator.reconcile.diagnosis.redaction import redacted
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`stuck`: it takes a person; otherwise it is tried again and may pass."""
+
+    reason: str
+    words: re.Pattern[str]
+    remedy: str
+    stuck: bool = True
+
+
+def _rule(reason: str, words: str, remedy: str, *, stuck: bool = True) -> Rule:
+    return Rule(reason, re.compile(words), remedy, stuck)
+
+
+RULES = (
+    _rule(
+        "WebhookFailed",
+        r"failed calling webhook|failed to call webhook",
+        "fix the webhook's service, or exempt the namespace from it; it is tried again",
+        stuck=False,
+    ),
+    _rule("NamespaceTerminating", r"because it is being terminated", "nothing can be created in it any more"),
+    _rule(
+        "QuotaNeedsValues",
+        r"failed quota: .*must specify",
+        "set in resources.requests and resources.limits what it lists",
+    ),
+    _rule("QuotaExceeded", r"exceeded quota", "raise the ResourceQuota, or ask for less"),
+    _rule(
+        "QuotaExceeded", r"insufficient quota to match these scopes", "allow this priority class in the ResourceQuota"
+    ),
+    _rule(
+        "LimitRangeViolated",
+        r"(?:maximum|minimum) (?:\S+ usage|\S+ to \S+ ratio|limit to request ratio|storage size)\b|max limit to request ratio",
+        "change resources to what the namespace's LimitRange allows, or the LimitRange",
+    ),
+    _rule(
+        "PriorityClassMissing",
+        r"no PriorityClass with name",
+        "create it, or change podTemplate.spec.priorityClassName",
+    ),
+    _rule(
+        "RuntimeClassMissing", r"RuntimeClass \S+ not found", "create it, or change podTemplate.spec.runtimeClassName"
+    ),
+    _rule(
+        "ServiceAccountMissing",
+        r"error looking up service account|serviceaccount \S+ not found",
+        "create it, or change podTemplate.spec.serviceAccountName",
+    ),
+    _rule(
+        "SecretNotAllowed",
+        r"is not referenced by service account",
+        "add the Secret to that ServiceAccount",
+    ),
+    _rule(
+        "ClaimCannotGrow",
+        r"only dynamically provisioned pvc can be resized|must support resize|does not support volume expansion",
+        "take cache.size back, or allow the storage class to expand volumes (allowVolumeExpansion: true)",
+    ),
+    _rule(
+        "NodeSelectorConflict",
+        r"node label selector conflicts|conflicts with its namespace",
+        "change podTemplate.spec.nodeSelector to what the namespace allows",
+    ),
+    _rule(
+        "SecurityContextRefused",
+        r"unable to validate against any (?:pod )?security (?:context constraint|policy)",
+        "let the platform assign the user (podTemplate.spec.securityContext), or grant the ServiceAccount an SCC",
+    ),
+    _rule(
+        "PodSecurityViolated",
+        r'violates PodSecurity "',
+        "change podTemplate to what that level allows, or the namespace's level",
+    ),
+    _rule(
+        "AdmissionDenied",
+        r"denied the request|denied request|image policy webhook|Unauthorized by .* policy",
+        "satisfy the policy, or have the service exempted from it",
+    ),
+    _rule(
+        "UnknownField",
+        r"field not declared in schema|unknown field \"|strict decoding error",
+        "correct the field's name in podTemplate",
+    ),
+    _rule(
+        "FieldManagerConflict",
+        r"Apply failed with \d+ conflict",
+        "see who else applies these fields: kubectl get --show-managed-fields",
+        stuck=False,
+    ),
+    _rule(
+        "ServerBusy",
+        r"etcdserver: |too many requests|the server is currently unable to handle the request|leader changed",
+        "it is tried again",
+        stuck=False,
+    ),
+    _rule(
+        "Forbidden",
+        r"User \"[^\"]*\" cannot \S+ resource|cannot set blockOwnerDeletion",
+        "give the operator the rights in config/rbac",
+    ),
+)
+
+
+def trouble_of(refused: Refused) -> Trouble:
+    """Why a child is missing or is not what it should be."""
+    what = f"{refused.kind} {refused.name}"
+    words = redacted(refused.words)
+    if refused.reason == "NameTaken":
+        return Trouble("NameTaken", words, stuck=True, rank=0)
+    if refused.reason == "Terminating":
+        return Trouble("FormerServiceRemoved", words, stuck=False, rank=0)
+    if refused.reason == "NoAnswer":
+        text = f"{what}: {words}; see whether an admission webhook is slow (it may take ten seconds); it is tried again"
+        return Trouble("NoAnswer", text, stuck=False, rank=0)
+    if "NamespaceTerminating" in refused.causes:
+        return Trouble(
+            "NamespaceTerminating", f"{what}: {words}; nothing can be created in it any more", stuck=True, rank=0
+        )
+    for rule in RULES:
+        if rule.words.search(words):
+            return Trouble(rule.reason, f"{what}: {words}; {rule.remedy}", rule.stuck, rank=0)
+    reason, remedy, stuck = _by_status(refused)
+    return Trouble(reason, f"{what}: {words}; {remedy}", stuck, rank=0)
+
+
+def _by_status(refused: Refused) -> tuple[str, str, bool]:
+    """Where no admission plugin is known by its words."""
+    if refused.status == 401:
+        return "Unauthorized", "the operator's credentials are not accepted: see its log", False
+    if refused.status == 403:
+        return (
+            "AdmissionDenied",
+            "an admission plugin of the cluster refuses it: satisfy it, or change podTemplate",
+            True,
+        )
+    if refused.status == 404:
+        return "KindUnknown", "install its CustomResourceDefinition", True
+    if refused.status == 422 and refused.kind == "PersistentVolumeClaim":
+        return "ClaimImmutable", "this field of a claim can't be changed: take the change back", True
+    if refused.status in {400, 422}:
+        return "ChildInvalid", "fix the field of the spec that it came from", True
+    return "ApplyFailed", "it is tried again", refused.status < 500 and refused.status not in {408, 409, 429}

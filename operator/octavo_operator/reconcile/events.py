@@ -1,0 +1,107 @@
+"""Events: what a person would want to know of, when it changes; never one a pass.
+
+Whether something changed is told by the status that the object had, not by memory. The name follows from what is told,
+so one that was posted just before a crash is not posted twice. A Warning is for what takes a person or ends answers: an
+alert on Warnings stays quiet while a plan only advises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from octavo_operator.api.conditions import READY, STALLED, TWO_OPERATORS, UP_TO_DATE
+from octavo_operator.api.resources import EVENTS
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.cluster.editors import editor
+from octavo_operator.reconcile import rivals
+
+Object = dict[str, Any]
+CONTROLLER = "octavo.dev/operator"
+LONGEST_NOTE = 1000  # bytes; the API server refuses more than 1024
+
+
+def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str) -> Iterator[Object]:
+    """The events that lead from the status of `body` to the `wished` one."""
+    before = body.get("status") or {}
+    old, new = _by_type(before.get("conditions", ())), _by_type(wished.get("conditions", ()))
+    ready, stalled = new[READY], new[STALLED]
+    if _changed(old.get(READY), ready):
+        grave = stalled["status"] == "True" or (
+            ready["status"] == "False" and old.get(READY, {}).get("status") == "True"
+        )
+        yield _event(body, "Warning" if grave else "Normal", ready, old.get(READY), identity)
+    if stalled["status"] == "True" and ready["status"] == "True" and _changed(old.get(STALLED), stalled):
+        yield _event(body, "Warning", stalled, old.get(STALLED), identity)
+    upgrade = new.get(UP_TO_DATE)
+    if upgrade and UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_told(old[UP_TO_DATE], upgrade):
+        yield _event(
+            body, "Warning" if upgrade["reason"] == "UpgradeFailed" else "Normal", upgrade, old[UP_TO_DATE], identity
+        )
+    told = set((before.get("plan") or {}).get("warnings", ()))
+    for warning in (wished.get("plan") or {}).get("warnings", ()):
+        if warning not in told:
+            yield _event(body, "Normal", {"reason": "PlanWarning", "message": warning}, None, identity)
+
+
+def rivalry(body: Mapping[str, Any], rival: str, own: str, identity: str) -> Object:
+    """Two operators over one service: this one leaves it alone."""
+    what = {"reason": TWO_OPERATORS, "message": rivals.in_words(rival, own)}
+    return _event(body, "Warning", what, None, identity)
+
+
+def restored(
+    body: Mapping[str, Any], before: Sequence[Mapping[str, Any]], changed: Sequence[str], identity: str
+) -> Iterator[Object]:
+    """Of children that were changed back although the manifest had not changed: whose edit was undone."""
+    for live in before:
+        name = f"{live['kind']} {live['metadata']['name']}"
+        if name in changed and (hand := editor(live)) is not None:
+            text = (
+                f"what {hand} changed in {name} was undone: change the LLMService (podTemplate has what no field has)"
+            )
+            yield _event(body, "Normal", {"reason": "Restored", "message": text}, None, identity)
+
+
+def _is_told(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """An upgrade's beginning and end; not that a service waits for its turn, which all do at once."""
+    return new["reason"] in {"Upgrading", "UpgradeFailed", "UpgradeAvailable"} or old["reason"] == "Upgrading"
+
+
+def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    return old is None or (old["status"], old["reason"]) != (new["status"], new["reason"])
+
+
+def _by_type(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {condition["type"]: condition for condition in conditions}
+
+
+def _event(
+    body: Mapping[str, Any], kind: str, what: Mapping[str, Any], before: Mapping[str, Any] | None, identity: str
+) -> Object:
+    metadata = body["metadata"]
+    since = (before or {}).get("lastTransitionTime"), (before or {}).get("reason")
+    told = (metadata["uid"], metadata.get("generation"), what["reason"], what["message"], what.get("status"), since)
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {"name": f"{metadata['name']}.{digest}", "namespace": metadata["namespace"]},
+        "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "type": kind,
+        "reason": what["reason"],
+        "note": what["message"].encode()[:LONGEST_NOTE].decode(errors="ignore"),
+        "action": "Reconcile",
+        "regarding": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "reportingController": CONTROLLER,
+        "reportingInstance": identity[:128],
+    }

@@ -1,0 +1,58 @@
+"""What the status says where no pass is made: the API server refuses the operator, or another one is there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from octavo_operator.api.conditions import PROGRESSING, STALLED, TWO_OPERATORS
+from octavo_operator.errors import ApiError
+from octavo_operator.reconcile import rivals
+from octavo_operator.reconcile.diagnosis.redaction import redacted
+
+REFUSALS = {401, 403, 405}
+
+
+def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str, Any] | None:
+    """The former status, with the refusal in it; None where nothing is to be said, or it is said already.
+
+    What was said of the replicas stands: they go on answering.
+    """
+    if error.status not in REFUSALS:
+        return None
+    text = f"the operator can't look after it: {redacted(error.words)}; give it the rights in config/rbac"
+    told = {
+        STALLED: ("True", "Forbidden", text),
+        PROGRESSING: ("False", "Forbidden", text),
+    }
+    return _with(body, told, {}, now)
+
+
+def status_beside(body: Mapping[str, Any], rival: str, own: str, now: str) -> dict[str, Any] | None:
+    """The former status, which the rival goes on writing, with who has given way; None where that is said already."""
+    text = rivals.in_words(rival, own)
+    former = body.get("status") or {}
+    said = any(each.get("message") == text for each in former.get("conditions", ()))
+    if said and former.get(rivals.OTHER) == own:
+        return None  # the rival keeps it, with the generation that it has looked at
+    told = {TWO_OPERATORS: ("True", TWO_OPERATORS, text)}
+    return _with(body, told, {rivals.OTHER: own}, now)
+
+
+def _with(
+    body: Mapping[str, Any], told: Mapping[str, tuple[str, str, str]], fields: Mapping[str, Any], now: str
+) -> dict[str, Any] | None:
+    former = body.get("status") or {}
+    known = {each.get("type"): each for each in former.get("conditions", ())}
+    for kind, (status, reason, message) in told.items():
+        last = known.get(kind, {})
+        known[kind] = {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": last["lastTransitionTime"] if last.get("status") == status else now,
+            **({"observedGeneration": body["metadata"]["generation"]} if body["metadata"].get("generation") else {}),
+        }
+    result = {**former, **fields, "conditions": list(known.values())}
+    return None if result == former else result

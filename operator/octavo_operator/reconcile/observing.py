@@ -1,0 +1,205 @@
+"""From the API server to `Observed`: asked for each time; only a download is remembered, by the status."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from octavo_operator.api.labels import COMPONENT, ENGINE, SERVICE
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.api.observed import Complaint, Object, Observed
+from octavo_operator.api.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS, Resource
+from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
+from octavo_operator.cluster.client import Cluster
+from octavo_operator.description.sources import Description, annotated
+from octavo_operator.errors import ApiError
+from octavo_operator.planner.hardware import hardware_of
+from octavo_operator.planner.storage import is_narrow, referenced
+from octavo_operator.reconcile import downloads, room
+from octavo_operator.reconcile.capacity_feed import CapacityFeed
+from octavo_operator.reconcile.diagnosis.claim_events import complaint_about
+from octavo_operator.reconcile.replicas import autoscaler_of, running
+
+DISPENSABLE = {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"}
+MOST_ASKED = 4  # pods that are asked about at a time
+
+
+async def observe(
+    cluster: Cluster, body: Mapping[str, Any], service: LLMService | None, feed: CapacityFeed | None
+) -> Observed:
+    """What the API server has of a service; `service` is None where its spec can't be read, `feed` where no node may be.
+
+    What a former service of the same name owned is left out: it is about to go.
+    Raises ApiError or UnreachableError: a snapshot with holes would be taken for the truth.
+    """
+    key = NamespacedName(body["metadata"]["namespace"], body["metadata"]["name"])
+    # Before anything else is asked for: where nodes and pods are still being listed, this pass comes too early.
+    capacity = feed.current() if feed is not None and service is not None and hardware_of(service.spec).cards else None
+    selector = f"{SERVICE}={key.name}"
+    monitors, *listed, found = await asyncio.gather(
+        _monitors(cluster, key.namespace, selector),
+        *(_listed(cluster, kind, key.namespace, selector) for kind in (*CHILDREN, PODS)),
+    )
+    items = itertools.chain(monitors or (), *listed)
+    children = tuple(item for item in items if not is_anothers(item, body["metadata"]["uid"]))
+    seen = Observed(children=children)
+    deployment: Any = seen.child("Deployment", key.name)
+    pods = tuple(sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
+    pods = tuple(pod for pod in pods if not _is_a_formers(pod, deployment))
+    engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
+    exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
+    moves = deployment is not None and room.is_under_way(deployment)
+    nodes, free, left, other = None, None, {}, None
+    if service is not None and feed is not None:
+        hardware, template = hardware_of(service.spec), service.spec.pod_template
+        # All pods of a cluster are many: they are followed only where an answer depends on them.
+        seeking = bool(room.seekers(engines))
+        if seeking and capacity is None:
+            capacity = feed.current()
+        if capacity is not None and seeking:
+            left = room.most_free(template, capacity)
+        if capacity is not None and hardware.cards:
+            nodes = room.nodes_for(hardware, template, capacity)
+            ending = room.ending(engines)
+            free = room.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
+            needed = room.most_asked(engines)
+            if free < hardware.cards and needed:
+                other = room.contender(needed, engines, engines, capacity)
+    complaints = await _complaints(cluster, pods)
+    change = None
+    if deployment is not None and moves:
+        change = room.change_of(deployment, engines, capacity, cluster.now(), exclusive)
+        comes = any(complaints[uid].node_comes for uid in room.uids(room.seekers(engines)) if uid in complaints)
+        change = replace(change, node_comes=comes)
+    claim: Any = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
+    waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
+    job: Any = seen.child("Job", f"{key.name}-preload")
+    narrow = {each["metadata"]["name"] for each in claims if is_narrow(each)}
+    described = _described(key, service)
+    return Observed(
+        model=described.spec,
+        why_unknown=described.why_unknown,
+        model_bytes=described.size,
+        free_cards=free,
+        serving=deployment is not None and bool(deployment.get("status", {}).get("readyReplicas")),
+        service_monitors=monitors is not None,
+        claim_waits=waits,
+        claim_words=await _words(cluster, claim) if claim is not None and waits else "",
+        claims=claims,
+        downloaded=downloads.remembered(body.get("status")),
+        contender="" if other is None else other.name,
+        job_waits=job is not None and _has_no_pod(job),
+        job_words=await _words(cluster, job) if job is not None and _has_no_pod(job) else "",
+        autoscaler=await _autoscaler(cluster, service, deployment, children),
+        children=children,
+        pods=pods,
+        complaints=complaints,
+        now=cluster.now(),
+        holders=await _holders(cluster, key, narrow) if narrow and any(map(room.is_loading, engines)) else (),
+        nodes=nodes,
+        room=left,
+        change=change,
+    )
+
+
+async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: str) -> list[Any]:
+    """A kind that a service can do without, and that we may not look at, holds up none: where it is wanted, the API
+    server refuses its creation, and that is said."""
+    try:
+        return await cluster.list(kind, namespace, selector)
+    except ApiError as error:
+        if error.status == 403 and kind.kind in DISPENSABLE:
+            return []
+        raise
+
+
+async def _monitors(cluster: Cluster, namespace: str, selector: str) -> list[Any] | None:
+    """None where the cluster does not know the kind; whether it does, a list says as well as discovery."""
+    try:
+        return await cluster.list(MONITORS, namespace, selector)
+    except ApiError as error:
+        if error.status == 403:  # whether the kind is known or not
+            return [] if await cluster.serves(MONITORS) else None
+        if error.status == 404:
+            return None
+        raise
+
+
+async def _words(cluster: Cluster, thing: Any) -> str:
+    complaint = await complaint_about(cluster, thing)
+    return "" if complaint is None else complaint.note
+
+
+async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Complaint]:
+    """Only about pods that have not started, and about a few of many: they are alike."""
+    waiting = [pod for pod in pods if room.has_not_started(pod)][-MOST_ASKED:]
+    found = await asyncio.gather(*(complaint_about(cluster, pod) for pod in waiting))
+    return {
+        pod["metadata"]["uid"]: complaint
+        for pod, complaint in zip(waiting, found, strict=True)
+        if complaint is not None
+    }
+
+
+async def _claims(cluster: Cluster, namespace: str, seen: Observed, names: Iterable[str]) -> tuple[Object, ...]:
+    """Those that the manifest names and that are not the service's own."""
+    others = [name for name in names if seen.child("PersistentVolumeClaim", name) is None]
+    found = await asyncio.gather(*(cluster.get(CLAIMS, namespace, name) for name in others))
+    return tuple(claim for claim in found if claim is not None)
+
+
+async def _holders(cluster: Cluster, key: NamespacedName, claims: set[str]) -> tuple[Object, ...]:
+    """Asked for only while a replica has not started: it may wait for a volume that another workload has."""
+    return tuple(
+        pod
+        for pod in await cluster.list(PODS, key.namespace)
+        if pod["metadata"].get("labels", {}).get(SERVICE) != key.name and room.claims_of(pod) & claims
+    )
+
+
+async def _autoscaler(
+    cluster: Cluster, service: LLMService | None, deployment: Any, children: Sequence[Any]
+) -> str | None:
+    """Another's is looked for only where the number is not the manifest's: it is of no consequence before."""
+    if service is None or deployment is None:
+        return None
+    name, spec = service.metadata.name, service.spec
+    autoscalers = [child for child in children if child["kind"] == AUTOSCALERS.kind]
+    if spec.autoscaling is None and running(deployment) != spec.replicas:
+        autoscalers = await cluster.list(AUTOSCALERS, service.metadata.namespace)
+    return autoscaler_of(name, autoscalers)
+
+
+def is_anothers(child: Object, uid: str) -> bool:
+    """It has an owner, and that is not the service."""
+    return any(
+        owner.get("controller") and owner["uid"] != uid for owner in child["metadata"].get("ownerReferences", ())
+    )
+
+
+def _is_a_formers(pod: Object, deployment: Object | None) -> bool:
+    """A replica that is older than the Deployment was made by one that is gone."""
+    if pod["metadata"]["labels"].get(COMPONENT) != ENGINE:
+        return False
+    metadata = pod["metadata"]
+    return deployment is None or metadata["creationTimestamp"] < deployment["metadata"]["creationTimestamp"]
+
+
+def _has_no_pod(job: Object) -> bool:
+    """It goes on and has no pod: something refuses it."""
+    return downloads.finished(job) is None and not job.get("status", {}).get("active")
+
+
+def _described(key: NamespacedName, service: LLMService | None) -> Description:
+    """By the manifest alone: the operator asks no hub, and has no right to the token of a gated model."""
+    if service is not None and (told := annotated(service.metadata.annotations)) is not None:
+        return told
+    why = "the operator asks no hub for it; octavo plan -f FILE does"
+    if service is not None and service.spec.model.uri.scheme not in {"package", "file"}:
+        annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'
+        why += f", and {annotate} gives it to the operator"
+    return Description(None, why)

@@ -1,0 +1,284 @@
+"""The order of steps, nothing else: parse → observe → plan → render → apply → observe → summarize → patch status.
+
+One function for a creation, an edit, a restart, a child's event and the resync alike. It is told a name and looks for
+itself; it may be killed anywhere and run again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from octavo_operator.api.conditions import CONDITION_TYPES, STALLED, TWO_OPERATORS
+from octavo_operator.api.manifest import read
+from octavo_operator.api.metrics_source import SERVED, MetricsSource
+from octavo_operator.api.names import NamespacedName
+from octavo_operator.api.observed import Observed
+from octavo_operator.api.resources import DEPLOYMENTS, EVENTS, SERVICES
+from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
+from octavo_operator.children import Manifest, render
+from octavo_operator.cluster.client import Cluster, Object
+from octavo_operator.cluster.drift import same_template
+from octavo_operator.errors import ApiError, ManifestError
+from octavo_operator.planner import Plan, plan
+from octavo_operator.planner.hardware import hardware_of
+from octavo_operator.planner.plan import ALREADY_SERVING
+from octavo_operator.planner.storage import referenced
+from octavo_operator.reconcile import downloads, failed_pass, replicas
+from octavo_operator.reconcile import status as statuses
+from octavo_operator.reconcile.applying import Applier
+from octavo_operator.reconcile.capacity_feed import CapacityFeed
+from octavo_operator.reconcile.events import events_of, restored, rivalry
+from octavo_operator.reconcile.metrics import Metrics
+from octavo_operator.reconcile.observing import observe
+from octavo_operator.reconcile.rivals import OTHER, Rivals, in_words
+from octavo_operator.reconcile.room import has_not_started
+from octavo_operator.reconcile.status import Said
+from octavo_operator.reconcile.turns import Turns
+from octavo_operator.reconcile.upgrades.paced import Paced, asked_before, live_deployment, paced, reported
+from octavo_operator.reconcile.upgrades.upgrades import Upgrades
+from octavo_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Result = Literal["gone", "unchanged", "changed", "waiting"]
+"""`waiting`: for what no watch reports (a permission, a volume, an Event about a pod, a minute), so it is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """What does not change from one pass to the next."""
+
+    cluster: Cluster
+    settings: Settings
+    identity: str
+    feed: CapacityFeed | None  # None where nodes may not be seen
+    metrics: Metrics
+    rivals: Rivals
+    upgrades: Upgrades
+    turns: Turns = field(default_factory=Turns)
+    source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
+
+    async def reconcile(self, key: NamespacedName) -> Result:
+        """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
+        body = await self.cluster.get(SERVICES, key.namespace, key.name)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self.rivals.forget(key)
+            self.turns.leave(key)
+            self.upgrades.leave(key)
+            return "gone"  # the children follow their owner
+        rival = self.rivals.of(key, body.get("status"))
+        if rival is not None and not await self.rivals.is_gone(self.cluster, rival):
+            self.turns.leave(key)
+            self.upgrades.leave(key)
+            log.warning("left alone: the operator of namespace %s reconciles it too", rival, extra=key.logged)
+            await self._post(rivalry(body, rival, self.rivals.own, self.identity))
+            if (status := failed_pass.status_beside(body, rival, self.rivals.own, self._now())) is not None:
+                await self._write(body, status, only_as_seen=True)
+            return "unchanged"
+        try:
+            return await self._pass(key, body)
+        except ApiError as error:
+            await self._say_refused(body, error)
+            raise
+
+    async def _pass(self, key: NamespacedName, body: Object) -> Result:
+        try:
+            service, unknown = read(body)
+        except ManifestError as error:
+            return await self._keep(key, body, error)
+        await self.upgrades.read()
+        observed = await observe(self.cluster, body, service, self.feed)
+        found = self._plan(key, body, service, observed)
+        made = found.plan
+        outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(found.desired)
+        if found.begins and (why := outcome.refusal_of(DEPLOYMENTS.kind)):
+            found = found.without_the_move(why)
+            applier = Applier(self.cluster, made, observed, key.logged, referenced(service))
+            outcome = await applier.run(found.desired)
+        if outcome.wrote:
+            edited = (body.get("status") or {}).get("observedGeneration") != body["metadata"].get("generation")
+            if found.steady and not edited:
+                for event in restored(body, observed.children, outcome.changed, self.identity):
+                    await self._post(event)
+            observed = await observe(self.cluster, body, service, self.feed)
+        upgrade = reported(key, body, found, self.upgrades)
+        said = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
+        self._settle(key, service, found, observed, said)
+        wrote = await self._say(body, said)
+        for each in outcome.refused:
+            log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
+        if outcome.conflict is not None:
+            raise outcome.conflict
+        if outcome.refused or made.rollout.waits or found.held or observed.claim_waits:
+            return "waiting"
+        if wrote or outcome.wrote:
+            return "changed"  # which is an event: it is looked at again
+        return "waiting" if observed.job_waits or any(map(has_not_started, observed.pods)) else "unchanged"
+
+    def _plan(self, key: NamespacedName, body: Object, service: LLMService, observed: Observed) -> Paced:
+        """The plan beside what other services are about to take, and its turn where it needs one.
+
+        There is no await within, so that no two services are promised the same GPU, or take the same turn.
+        """
+        hardware = hardware_of(service.spec)
+        if observed.free_cards is not None:
+            free = observed.free_cards - self.turns.promised(hardware, key)
+            observed = replace(observed, free_cards=max(0, free))
+
+        def planned(settings: Settings) -> Plan:
+            made = plan(service, observed, settings)
+            kept = asked_before(body, observed) or _stays(render(made), observed)
+            if made.fit.reason == ALREADY_SERVING and not kept:
+                return plan(service, replace(observed, serving=False), settings)
+            return made
+
+        found = paced(key, body, service, observed, self.settings, self.upgrades, planned, self.cluster.now())
+        made, live = found.plan, live_deployment(body, observed)
+        if not _takes_turns(service) or made.refusal is not None or live is None or observed.change is not None:
+            return found
+        if _stays(found.desired, observed) or downloads.waits(made, observed) or not _serves(live, made):
+            return found
+        if why := self._held(key, made, observed):
+            self.turns.wait(key, hardware)
+            if found.begins:
+                self.upgrades.leave(key)  # which has its own words for it
+                return found.held_back(why)
+            return replace(found, plan=replace(made, rollout=replace(made.rollout, waits=True, reason=why, held=why)))
+        self.turns.take(key, hardware, int(live["status"]["readyReplicas"]))
+        return found
+
+    def _held(self, key: NamespacedName, made: Plan, observed: Observed) -> str:
+        """Why the replicas are not to be replaced yet; empty where they may be."""
+        if made.rollout.strategy == "Surge":
+            return ""
+        remedy = "rollout.strategy: InPlace does not wait for it"
+        if (other := self.turns.other(key, made.hardware)) is not None:
+            name = other.name if other.namespace == key.namespace else "a service of another namespace"
+            return (
+                f"no GPU is free for a surge, and {name} replaces its replicas on GPUs of the same kind; this change "
+                f"begins when that one is over; {remedy}"
+            )
+        if observed.contender:
+            namespace, _, pod = observed.contender.partition("/")
+            name = f"the pod {pod}" if namespace == key.namespace else "a pod of another namespace"
+            return (
+                f"no GPU is free for a surge, and {name} waits for one: it would take the GPU that this change frees; "
+                f"add a node, or end what waits; {remedy}"
+            )
+        return ""
+
+    def _settle(self, key: NamespacedName, service: LLMService, found: Paced, observed: Observed, said: Said) -> None:
+        """Keeps the turn while the change moves on, and passes it on where it does not."""
+        made, live = found.plan, observed.child(DEPLOYMENTS.kind, key.name)
+        if made.rollout.held or found.held:
+            return
+        if live is None or not _takes_turns(service) or said.conditions[STALLED][0] == "True":
+            self.turns.leave(key)
+        elif observed.change is not None:
+            placed = bool(live.get("status", {}).get("updatedReplicas"))
+            self.turns.keep(key, made.hardware, live["spec"].get("progressDeadlineSeconds", 600), placed=placed)
+        elif not self.turns.loads(key, said.status.ready_replicas or 0, said.wished):
+            self.turns.leave(key)
+
+    async def _keep(self, key: NamespacedName, body: Object, error: ManifestError) -> Result:
+        """What runs is kept, unless the spec says plainly that nothing is to run."""
+        self.turns.leave(key)
+        observed = await observe(self.cluster, body, None, None)
+        self.upgrades.leave(key, live_deployment(body, observed))
+        live: Any = observed.child(DEPLOYMENTS.kind, key.name)
+        if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
+            await replicas.set_number(self.cluster, live, 0, key.logged)
+            observed = await observe(self.cluster, body, None, None)
+        wrote = await self._say(body, statuses.invalid(body, observed, error))
+        return "changed" if wrote else "unchanged"
+
+    async def _say(self, body: Object, said: Said) -> bool:
+        """Writes the status where it says something new, after the Events that tell so."""
+        metadata = body["metadata"]
+        key = NamespacedName(metadata["namespace"], metadata["name"])
+        self.metrics.tell(
+            key,
+            said.status.ready_replicas or 0,
+            said.wished,
+            {kind: state[0] for kind, state in said.conditions.items()},
+        )
+        before = body.get("status") or {}
+        now = self._now()
+        wished = said.status.model_dump(by_alias=True, exclude_none=True)
+        wished["operator"] = self.rivals.own
+        if (other := await self.rivals.gave_way(self.cluster, key, before)) is not None:
+            wished[OTHER] = other
+            words = in_words(self.rivals.own, other)
+            said = replace(said, conditions={**said.conditions, TWO_OPERATORS: ("True", TWO_OPERATORS, words)})
+        wished["conditions"] = statuses.conditions_of(
+            said, metadata.get("generation"), before.get("conditions", ()), now
+        )
+        if wished == _ours(before):
+            return False
+        for event in events_of(body, wished, self.identity):
+            await self._post(event)
+        return await self._write(body, wished)
+
+    async def _say_refused(self, body: Object, error: ApiError) -> None:
+        """A pass that the API server does not let us make is in the status, if that may still be written."""
+        if (status := failed_pass.status_after(body, error, self._now())) is not None:
+            try:
+                await self._write(body, status)
+            except ApiError as refusal:
+                log.warning("the status could not be written: %s", refusal)
+
+    def _now(self) -> str:
+        return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+    async def _write(self, body: Object, status: Mapping[str, Any], *, only_as_seen: bool = False) -> bool:
+        """`only_as_seen`: a 409 where another has written meanwhile."""
+        metadata = body["metadata"]
+        names = ("name", "namespace", "uid", *(["resourceVersion"] if only_as_seen else []))
+        identity = {name: metadata[name] for name in names}
+        manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": status}
+        try:
+            await self.cluster.apply(SERVICES, manifest, subresource="status")
+        except ApiError as error:
+            if error.status == 404:
+                return False  # deleted meanwhile
+            raise
+        return True
+
+    async def _post(self, event: Object) -> None:
+        """An Event that can't be posted holds up nothing."""
+        try:
+            await self.cluster.create(EVENTS, event)
+        except ApiError as error:
+            if error.status != 409:
+                about = {"namespace": event["metadata"]["namespace"], "name": event["regarding"]["name"]}
+                log.warning("an Event could not be posted: %s", error.words, extra={"about": about})
+
+
+def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
+    """Whether the replicas that run are what is desired: only those are kept although they would not fit."""
+    return all(
+        (live := observed.child(each["kind"], each["metadata"]["name"])) is not None and same_template(each, dict(live))
+        for each in desired
+        if each["kind"] == DEPLOYMENTS.kind
+    )
+
+
+def _takes_turns(service: LLMService) -> bool:
+    """With GPUs, and not where a person has decided how a change is made."""
+    return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).cards > 0
+
+
+def _serves(live: Mapping[str, Any], made: Plan) -> bool:
+    """Whether there is something to lose: a replica answers, and is to go on doing so."""
+    return bool(live.get("status", {}).get("readyReplicas")) and made.scale.replicas != 0
+
+
+def _ours(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The status without the conditions of others."""
+    conditions = [c for c in before.get("conditions", ()) if c.get("type") in CONDITION_TYPES]
+    order = {kind: index for index, kind in enumerate(CONDITION_TYPES)}
+    return {**before, "conditions": sorted(conditions, key=lambda c: order[c["type"]])}

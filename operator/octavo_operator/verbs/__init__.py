@@ -1,0 +1,1 @@
+"""`octavo plan`, `octavo render` and `octavo up`: the commands that need no cluster."""
