@@ -31,7 +31,7 @@ from bench.gpu_limits import Limits, measure_limits
 from bench.whole_engine import SMALL, engine, expected, random_weights, request, run, small_engine, small_requests
 
 from octavo_engine.config import CacheConfig, SchedulerConfig
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import DeviceLostError
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.reference_operations import ReferenceOperations

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.graphs import Recorder
 from octavo_engine.kernels.operations import Operations

@@ -14,9 +14,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel
 
-from octavo_engine.serve_flags import build_parser
+from octavo_engine.cli.serve_flags import build_parser
+from octavo_engine.cli.unserved_flags import UNSERVED_FLAGS
 from octavo_engine.server.metrics import Metrics as EngineMetrics
-from octavo_engine.unserved_flags import UNSERVED_FLAGS
 from octavo_operator.api.descriptions import descriptions
 from octavo_operator.api.v1alpha1 import Spec
 from octavo_operator.reconcile.metrics import Metrics as OperatorMetrics

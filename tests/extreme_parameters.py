@@ -16,12 +16,12 @@ from served import write_model
 
 from octavo_engine.config import EngineConfig, ModelConfig
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.tokenizer import load_tokenizer_json
 from octavo_engine.messages import Ready
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
-from octavo_engine.server.protocol import CompletionBody, parse_body
-from octavo_engine.server.sampling import bad_words, check_num_sequences, sampling_params, with_room
+from octavo_engine.server.intake.protocol import CompletionBody, parse_body
+from octavo_engine.server.intake.sampling import bad_words, check_num_sequences, sampling_params, with_room
+from octavo_engine.text.tokenizer import load_tokenizer_json
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 Case = dict[str, str]  # a JSON literal for each parameter

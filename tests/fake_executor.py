@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
-from octavo_engine.engine_core import PROBE, EngineCore
+from octavo_engine.engine.engine_core import PROBE, EngineCore
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams

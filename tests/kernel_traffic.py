@@ -23,7 +23,7 @@ from octavo_engine.config import (
     ModelFiles,
     SchedulerConfig,
 )
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.parallel import WHOLE
 from octavo_engine.executors.torch.rehearsal import UncomputedOperations, Unshared, described_weights

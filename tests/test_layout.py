@@ -107,10 +107,10 @@ def engine_modules(*folders: str) -> list[str]:
 
 def test_serving_on_a_cpu_never_imports_torch_or_the_operator():
     """All that the API server's process and the core's process can import with the native executor."""
-    server = ["octavo.__main__", "octavo_engine.serve", *engine_modules("server", "frontend")]
+    server = ["octavo.__main__", "octavo_engine.cli.serve", *engine_modules("server", "frontend")]
     core = [
-        "octavo_engine.core_process",
-        "octavo_engine.engine_core",
+        "octavo_engine.engine.core_process",
+        "octavo_engine.engine.engine_core",
         "octavo_engine.executors.native.executor",
         *engine_modules("core", "weights"),
     ]

@@ -8,10 +8,10 @@ from importlib import import_module
 from octavo import process
 
 VERBS = {
-    "serve": ("octavo_engine.serve", "serve a model over the OpenAI API"),
-    "compile": ("octavo_engine.compile", "compile a model's kernels where there is no GPU"),
-    "chat": ("octavo_engine.chat", "talk to a served model in the terminal"),
-    "bench": ("octavo_engine.bench", "load a server and report throughput and latency"),
+    "serve": ("octavo_engine.cli.serve", "serve a model over the OpenAI API"),
+    "compile": ("octavo_engine.cli.compile", "compile a model's kernels where there is no GPU"),
+    "chat": ("octavo_engine.cli.chat", "talk to a served model in the terminal"),
+    "bench": ("octavo_engine.cli.bench", "load a server and report throughput and latency"),
     "up": ("octavo_operator.verbs.up", "run an LLMService manifest as local processes"),
     "plan": ("octavo_operator.verbs.plan", "show what a manifest would create, and why"),
     "render": ("octavo_operator.verbs.render", "print the Kubernetes objects that a manifest becomes"),

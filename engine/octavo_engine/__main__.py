@@ -11,6 +11,6 @@ if os.getpid() == 1:
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 from octavo.process import run
-from octavo_engine.serve import main
+from octavo_engine.cli.serve import main
 
 sys.exit(run("octavo serve", main))

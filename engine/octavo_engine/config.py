@@ -1,6 +1,6 @@
 """The engine's configuration: composed once from flags, environment and the model, then never patched.
 
-Knows the values and their meaning; `octavo_engine.arguments` knows how they are spelled on a command line.
+Knows the values and their meaning; `octavo_engine.cli.arguments` knows how they are spelled on a command line.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from octavo_engine import bench
+from octavo_engine.cli import bench
 
 
 def run(server, capsys, *args: str) -> tuple[int, str, str]:
@@ -194,7 +194,7 @@ def test_a_narrow_terminal_breaks_lines_and_cuts_no_figure(server, capsys, monke
 def spawned(server, **options) -> subprocess.CompletedProcess[bytes]:
     options = {"stdout": subprocess.PIPE} | options
     return subprocess.run(
-        [sys.executable, "-m", "octavo_engine.bench", "--base-url", server.url, "--num-prompts", "1"],
+        [sys.executable, "-m", "octavo_engine.cli.bench", "--base-url", server.url, "--num-prompts", "1"],
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"},
         timeout=60,

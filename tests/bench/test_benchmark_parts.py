@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo_engine.benchmark import report
-from octavo_engine.benchmark.load import Outcome
-from octavo_engine.benchmark.summary import distribution, percentile, summarize
-from octavo_engine.benchmark.workload import WORDS, Workload
-from octavo_engine.openai_client import EventParser
+from octavo_engine.client.benchmark import report
+from octavo_engine.client.benchmark.load import Outcome
+from octavo_engine.client.benchmark.summary import distribution, percentile, summarize
+from octavo_engine.client.benchmark.workload import WORDS, Workload
+from octavo_engine.client.openai_client import EventParser
 
 finite = st.floats(-1e6, 1e6)
 

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from octavo_engine import chat
+from octavo_engine.cli import chat
 
 
 def run(server, capsys, monkeypatch, *args: str, lines: str = "") -> tuple[int, str, str]:
@@ -99,7 +99,7 @@ class Terminal:
         self.master, slave = pty.openpty()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "dumb"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "octavo_engine.chat", *args],
+            [sys.executable, "-m", "octavo_engine.cli.chat", *args],
             stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
@@ -187,7 +187,7 @@ def test_an_answer_is_printed_whatever_the_terminal_writes(server, encoding):
     """What its encoding lacks is escaped, and the prompt was read as UTF-8."""
     server.words = ("größer", " → ", "日本")
     done = subprocess.run(
-        [sys.executable, "-m", "octavo_engine.chat", "--base-url", server.url],
+        [sys.executable, "-m", "octavo_engine.cli.chat", "--base-url", server.url],
         input="wie groß?\n".encode(encoding if encoding == "latin-1" else "utf-8"),
         capture_output=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding},

@@ -15,7 +15,7 @@ import pytest
 from hub_stand_in import HubStandIn
 
 from octavo_engine import executors
-from octavo_engine.frontend import core_handle
+from octavo_engine.core_client import core_handle
 from octavo_operator.description import hub
 
 SAMPLES = Path(__file__).parents[2] / "config" / "samples"

@@ -8,7 +8,7 @@ import os
 import pytest
 from kernel_traffic import LLAMA_3_8B
 
-from octavo_engine.compile import main
+from octavo_engine.cli.compile import main
 from octavo_engine.kernels.triton import kernel_cache
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 

@@ -12,7 +12,7 @@ import pytest
 from children_cases import CASES, engine_of, kinds, only, rendered, rendered_sample
 
 from octavo_engine import fetch
-from octavo_engine.arguments import parse
+from octavo_engine.cli.arguments import parse
 from octavo_engine.server.app import ROUTES
 from octavo_engine.server.auth import OPEN_PATHS
 from octavo_engine.server.metrics import Metrics

@@ -6,7 +6,8 @@ import pytest
 from planner_cases import CPU, SMALL, planned
 
 from octavo_engine.config import EngineConfig, ModelConfig
-from octavo_engine.server import limits, pools
+from octavo_engine.server import pools
+from octavo_engine.server.intake import limits
 from octavo_operator.planner import hardware, request_memory
 from octavo_operator.planner.sizes import GIB, MIB
 

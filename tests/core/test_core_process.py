@@ -7,7 +7,7 @@ import io
 import msgspec
 import pytest
 
-from octavo_engine.core_process import INTAKE_BYTES, POLLIN, CoreProcess
+from octavo_engine.engine.core_process import INTAKE_BYTES, POLLIN, CoreProcess
 from octavo_engine.messages import AbortRequests, EngineRequest, Request, Shutdown
 from octavo_engine.sampling_params import SamplingParams
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from fake_executor import FakeExecutor, core_over, lonely_run
 
-from octavo_engine import kv_sizing
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.memory_limit import MemoryLimit
 from octavo_engine.core.outputs import SchedulerOutput
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine import kv_sizing
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import ConfigError, DeviceLostError
 from octavo_engine.messages import EngineOutput, EngineRequest
 from octavo_engine.sampling_params import SamplingParams

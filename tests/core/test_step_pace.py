@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
 from octavo_engine.core.step_pace import ALONE, FIRST_TOKENS, STEPS_UNTIL_LONGER, StepPace
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.executor import StepHandle
 from octavo_engine.messages import EngineRequest

@@ -6,7 +6,7 @@ import pytest
 from fake_executor import FakeExecutor, core_over, lonely_run
 
 from octavo_engine.core.swapping import HostPages, SwapRule
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from prompts import essay, prompts
 from real_models import RealModel
 
-from octavo_engine.frontend.tokenizer import load_tokenizer
+from octavo_engine.text.tokenizer import load_tokenizer
 
 FOLDER = Path(__file__).parent / "references"
 NUM_TOKENS = 64

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiny_models import make
 
 from octavo_engine.config import CacheConfig, ModelConfig
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import RequestError
 from octavo_engine.executors.native import _native
 from octavo_engine.executors.native.executor import native_sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 from real_models import SMOLLM2, fetch
 
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, SchedulerConfig
-from octavo_engine.engine_loader import load
+from octavo_engine.engine.loader import load
 from octavo_engine.executors.native import _native
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams

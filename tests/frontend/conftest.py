@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from octavo_engine.frontend.tokenizer import load_tokenizer
+from octavo_engine.text.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import pytest
 from templates import ALL, CHATML, PARTS, TOOL, TOOLS
 
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend import template_process
-from octavo_engine.frontend.chat_template import ChatTemplate
+from octavo_engine.text import template_process
+from octavo_engine.text.chat_template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = [{"role": "user", "content": "Hi"}]

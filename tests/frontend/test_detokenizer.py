@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import byte_level, octavo, sentencepiece
 
-from octavo_engine.frontend.detokenizer import Detokenizer, decoded_prompt, token_offsets
+from octavo_engine.text.detokenizer import Detokenizer, decoded_prompt, token_offsets
 
 TOKENIZERS = {
     "byte-level": octavo(byte_level()),

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from octavo_engine.frontend.core_handle import CoreHandle, RankProcess
+from octavo_engine.core_client.core_handle import CoreHandle, RankProcess
 from octavo_engine.messages import LOST_TOUCH
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from vocabularies import byte_level, octavo, sentencepiece
 
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.frontend import merges
-from octavo_engine.frontend.gguf_tokenizer import chat_templates
+from octavo_engine.text import merges
+from octavo_engine.text.gguf_tokenizer import chat_templates
 
 property_settings = settings(max_examples=150, deadline=None)
 OWN = "<s>a<tool>b</s> <s> </s>x"

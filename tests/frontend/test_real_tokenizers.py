@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from tokenizers import pre_tokenizers
 
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.tokenizer import load_tokenizer
+from octavo_engine.text.tokenizer import load_tokenizer
 
 property_settings = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -11,9 +11,9 @@ import time
 import pytest
 from served import Served, write_model
 
+from octavo_engine.core_client import start_watch
+from octavo_engine.core_client.start_watch import LEAST_BYTES, StartWatch, bytes_moved
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.frontend import start_watch
-from octavo_engine.frontend.start_watch import LEAST_BYTES, StartWatch, bytes_moved
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.template_process import TemplateProcess
+from octavo_engine.text.template_process import TemplateProcess
 
 ASKED = {"do": "format", "template": "{{ messages }}"}
 

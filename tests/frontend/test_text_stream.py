@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from vocabularies import byte_level, octavo
 
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.stop_strings import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS, StopStrings
-from octavo_engine.frontend.text_stream import TextDelta, TextStream
+from octavo_engine.text.stop_strings import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS, StopStrings
+from octavo_engine.text.text_stream import TextDelta, TextStream
 
 TOKENIZER = octavo(byte_level())
 small_texts = st.text(st.sampled_from("ab.é🙂\n"), max_size=40)
@@ -22,7 +22,7 @@ def letters(text: str) -> list[int]:
 
 
 def _spelling(byte: int) -> str:
-    from octavo_engine.frontend.pieces import BYTE_OF_CHARACTER
+    from octavo_engine.text.pieces import BYTE_OF_CHARACTER
 
     return next(character for character, value in BYTE_OF_CHARACTER.items() if value == byte)
 

@@ -10,8 +10,8 @@ from vocabularies import byte_level, octavo, sentencepiece
 
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.frontend.gguf_tokenizer import build_tokenizer
-from octavo_engine.frontend.tokenizer import load_tokenizer, load_tokenizer_json
+from octavo_engine.text.gguf_tokenizer import build_tokenizer
+from octavo_engine.text.tokenizer import load_tokenizer, load_tokenizer_json
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from templates import CHATML, GENERATION, HEADERS, INSTRUCTION_BRACKETS, PARTS, 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from octavo_engine.arguments import parse
-from octavo_engine.frontend.chat_template import ChatTemplate
-from octavo_engine.frontend.special_tokens import SpecialTokens
-from octavo_engine.frontend.tokenizer import Tokenizer
-from octavo_engine.frontend.turn_end import turn_ends
+from octavo_engine.cli.arguments import parse
 from octavo_engine.server.context import ServerContext
+from octavo_engine.text.chat_template import ChatTemplate
+from octavo_engine.text.special_tokens import SpecialTokens
+from octavo_engine.text.tokenizer import Tokenizer
+from octavo_engine.text.turn_end import turn_ends
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 SPECIAL = (

@@ -8,8 +8,8 @@ from typing import Any
 from corpus import NUMBERS, TEXTS
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from octavo_engine.frontend.gguf_tokenizer import build_tokenizer
-from octavo_engine.frontend.tokenizer import Tokenizer as OctavoTokenizer
+from octavo_engine.text.gguf_tokenizer import build_tokenizer
+from octavo_engine.text.tokenizer import Tokenizer as OctavoTokenizer
 
 CONTROL, USER_DEFINED, BYTE, NORMAL = 3, 4, 6, 1
 EXTRA = ("12 123 2024 1999 don't won't the them then there they're", "hello hello world worlds", "über élan café")

@@ -16,12 +16,12 @@ from engine_runs import generate, running_core
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.core.outputs import SchedulerOutput
+from octavo_engine.engine.rank_process import RankBoot, run
 from octavo_engine.executors.torch import executor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.kernels.backends import operations_on, triton_operations_on
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.messages import EngineRequest
-from octavo_engine.rank_process import RankBoot, run
 
 POISON = 13  # a prompt that begins with it makes every rank fail in the step
 

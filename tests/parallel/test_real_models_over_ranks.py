@@ -7,7 +7,7 @@ from engine_runs import engine_config, request
 from rank_pool import spread
 
 from octavo_engine.config import CacheConfig
-from octavo_engine.engine_loader import read_description
+from octavo_engine.engine.loader import read_description
 from octavo_engine.errors import ConfigError
 from octavo_models.sharding import possible_sizes
 

@@ -3,7 +3,7 @@
 import pytest
 from planner_cases import CPU, MISTRAL_7B, SMALL, described, planned, service
 
-from octavo_engine.arguments import parse_with_notes
+from octavo_engine.cli.arguments import parse_with_notes
 from octavo_operator.api.observed import Observed
 from octavo_operator.planner import plan
 from octavo_operator.planner.images import Reference

@@ -8,10 +8,10 @@ import re
 import pytest
 
 from octavo_engine.api_keys import VARIABLES as API_KEY_VARIABLES
-from octavo_engine.arguments import build_parser, parse, parse_with_notes
+from octavo_engine.cli.arguments import build_parser, parse, parse_with_notes
+from octavo_engine.cli.serve import main
+from octavo_engine.cli.unserved_flags import UNSERVED_FLAGS
 from octavo_engine.errors import ConfigError
-from octavo_engine.serve import main
-from octavo_engine.unserved_flags import UNSERVED_FLAGS
 
 
 def config_of(*argv):

@@ -79,12 +79,10 @@ def test_the_start_tells_each_stage_with_its_time_and_then_the_url(model, tempor
 def test_no_torch_is_imported_in_either_process(model):
     """Nor anything else that the path over the native executor does not need."""
     code = (
-        "import sys, octavo_engine.serve, octavo_engine.server.lifecycle, octavo_engine.frontend.engine_client;"
+        "import sys, octavo_engine.cli.serve, octavo_engine.server.lifecycle, octavo_engine.core_client.engine_client;"
         "print([m for m in ('torch', 'transformers', 'kopf', 'kubernetes', 'huggingface_hub') if m in sys.modules])"
     )
-    core = (
-        "import sys, octavo_engine.core_process; print([m for m in ('torch','pydantic','aiohttp') if m in sys.modules])"
-    )
+    core = "import sys, octavo_engine.engine.core_process; print([m for m in ('torch','pydantic','aiohttp') if m in sys.modules])"
     for program in (code, core):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout.strip() == "[]"

@@ -12,9 +12,10 @@ import sys
 
 import pytest
 
-from octavo_engine import device_defaults, gpus
-from octavo_engine.arguments import parse
-from octavo_engine.device_defaults import ON_CPU, ON_GPU
+from octavo_engine import gpus
+from octavo_engine.cli import device_defaults
+from octavo_engine.cli.arguments import parse
+from octavo_engine.cli.device_defaults import ON_CPU, ON_GPU
 from octavo_engine.errors import ConfigError, GpuUnavailableError
 from octavo_engine.executors import require_device
 

@@ -10,7 +10,7 @@ import msgspec
 from fake_executor import FakeExecutor
 
 from octavo_engine.config import encode_files
-from octavo_engine.engine_core import PROBE, EngineCore
+from octavo_engine.engine.engine_core import PROBE, EngineCore
 from octavo_engine.errors import DeviceLostError, ModelLoadError
 from octavo_engine.messages import Progress, Resolved
 from octavo_engine.weights.source import resolve

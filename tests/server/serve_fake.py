@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from octavo_engine.arguments import parse
+from octavo_engine.cli.arguments import parse
+from octavo_engine.cli.serve import serve
 from octavo_engine.errors import ConfigError
-from octavo_engine.serve import serve
 
 if __name__ == "__main__":
     try:

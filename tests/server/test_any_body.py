@@ -7,8 +7,8 @@ import json
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from octavo_engine.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from octavo_engine.server.unserved_fields import UNSERVED_FIELDS
+from octavo_engine.server.intake.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from octavo_engine.server.intake.unserved_fields import UNSERVED_FIELDS
 
 BASES = {
     "/v1/completions": (CompletionBody, {"prompt": "hello", "max_tokens": 2}),

@@ -9,7 +9,7 @@ import pytest
 from served import Served
 
 from octavo_engine.api_keys import PAUSE_S
-from octavo_engine.openai_client import OpenAIClient
+from octavo_engine.client.openai_client import OpenAIClient
 
 KEY = "sesame"
 

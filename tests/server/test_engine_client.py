@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from octavo_engine.arguments import parse
+from octavo_engine.cli.arguments import parse
+from octavo_engine.core_client.core_handle import CoreHandle
+from octavo_engine.core_client.engine_client import EngineClient
+from octavo_engine.core_client.output_stream import OutputStream
+from octavo_engine.core_client.queue_pace import QueuePace
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
-from octavo_engine.frontend.core_handle import CoreHandle
-from octavo_engine.frontend.engine_client import EngineClient
-from octavo_engine.frontend.output_stream import OutputStream
-from octavo_engine.frontend.queue_pace import QueuePace
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 

@@ -11,12 +11,13 @@ from served import Served
 
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.server import answer_writer, event_stream
-from octavo_engine.server.completions import CompletionWriter
-from octavo_engine.server.event_stream import EventStream
+from octavo_engine.server.answer import event_stream
+from octavo_engine.server.answer import writer as answer_writer
+from octavo_engine.server.answer.event_stream import EventStream
+from octavo_engine.server.answer.responses import Delta
 from octavo_engine.server.generation import Choice, GenerationError, Prompt
-from octavo_engine.server.protocol import CompletionBody
-from octavo_engine.server.responses import Delta
+from octavo_engine.server.intake.protocol import CompletionBody
+from octavo_engine.server.routes.completions import CompletionWriter
 
 STREAM = {"prompt": "hello", "max_tokens": 2, "stream": True}
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

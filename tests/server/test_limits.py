@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, SchedulerConfig, ServerConfig
-from octavo_engine.frontend import chat_template, stop_strings
-from octavo_engine.server import limits, pools
-from octavo_engine.server.limits import MIB, limits_of
+from octavo_engine.server import pools
+from octavo_engine.server.intake import limits
+from octavo_engine.server.intake.limits import MIB, limits_of
+from octavo_engine.text import chat_template, stop_strings
 
 PAGE = Path(__file__).parents[2] / "docs/reference/limits.md"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from octavo_engine.server.intake import LOGGED, _summary
-from octavo_engine.server.protocol import ChatBody, CompletionBody
+from octavo_engine.server.intake.admission import LOGGED, _summary
+from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 
 SECRET = "SECRET"
 SAID = {

@@ -6,9 +6,9 @@ import pytest
 from raw_http import chunks_of
 from served import Served
 
-from octavo_engine.frontend.byte_tokenizer import byte_tokenizer
 from octavo_engine.messages import TokenLogprob
-from octavo_engine.server.logprobs import LogprobFormat
+from octavo_engine.server.answer.logprobs import LogprobFormat
+from octavo_engine.text.byte_tokenizer import byte_tokenizer
 
 
 @pytest.fixture(scope="module")

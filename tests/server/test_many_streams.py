@@ -12,9 +12,9 @@ from aiohttp import web
 from openai import AsyncOpenAI
 from served import Served, until
 
-from octavo_engine.server import delivery
-from octavo_engine.server.event_stream import EventStream
-from octavo_engine.server.responses import Completion, CompletionChoice
+from octavo_engine.server.answer import delivery
+from octavo_engine.server.answer.event_stream import EventStream
+from octavo_engine.server.answer.responses import Completion, CompletionChoice
 
 MESSAGES = [{"role": "user", "content": "tell me something long"}]
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from pydantic import BaseModel
 
-from octavo_engine.server import protocol
-from octavo_engine.server.protocol import (
+from octavo_engine.server.intake import protocol
+from octavo_engine.server.intake.protocol import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
@@ -16,7 +16,7 @@ from octavo_engine.server.protocol import (
     TokenizeBody,
     parse_body,
 )
-from octavo_engine.server.unserved_fields import UNSERVED_FIELDS
+from octavo_engine.server.intake.unserved_fields import UNSERVED_FIELDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 # Every body, a least one of its kind, and the path that takes it.

@@ -6,8 +6,8 @@ import pytest
 
 from octavo_engine.config import EngineConfig, ModelConfig
 from octavo_engine.errors import EngineDeadError
-from octavo_engine.frontend.template_process import TemplateProcess
 from octavo_engine.server.start import build_context
+from octavo_engine.text.template_process import TemplateProcess
 
 
 async def test_the_renderer_starts_while_the_core_finds_the_model(monkeypatch):

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from octavo_engine.config import EngineConfig, ModelConfig, ServerConfig
 from octavo_engine.errors import QueueFullError, RequestError
-from octavo_engine.server import delivery, http_server, request_body
-from octavo_engine.server.error_responses import errors_as_json
-from octavo_engine.server.limits import VANISHED_SECONDS, limits_of
+from octavo_engine.server import http_server
+from octavo_engine.server.answer import delivery
+from octavo_engine.server.answer.error_responses import errors_as_json
+from octavo_engine.server.intake import request_body
+from octavo_engine.server.intake.limits import VANISHED_SECONDS, limits_of
+from octavo_engine.server.intake.request_body import BodyBudget, check_values, plain_body
 from octavo_engine.server.listener import bind
 from octavo_engine.server.pools import Pools
-from octavo_engine.server.request_body import BodyBudget, check_values, plain_body
 
 LIMITS = limits_of(EngineConfig(model=ModelConfig(model="m", served_model_names=("m",))), 64)
 

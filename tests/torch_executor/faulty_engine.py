@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from octavo_engine import engine_loader
-from octavo_engine.arguments import parse
+from octavo_engine.cli.arguments import parse
+from octavo_engine.cli.serve import serve
+from octavo_engine.engine import loader as engine_loader
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.serve import serve
 
 POISON = 13
 ILLEGAL = torch.AcceleratorError(

@@ -13,7 +13,7 @@ from engine_runs import engine_config, generate, request
 from tiny_models import make
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.graphs import DecodeGraphs, ladder
 from octavo_engine.executors.torch.input_batch import RequestState, Run, StepBatch

@@ -16,9 +16,9 @@ from engine_runs import engine_config, generate, request
 from test_decode_graphs import Replay
 from tiny_models import make
 
-from octavo_engine import engine_core
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
-from octavo_engine.engine_core import EngineCore
+from octavo_engine.engine import engine_core
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import DeviceLostError, OutOfMemoryError
 from octavo_engine.executors.torch import executor as torch_executor
 from octavo_engine.executors.torch import parallel_executor

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.frontend.tokenizer import load_tokenizer
+from octavo_engine.text.tokenizer import load_tokenizer
 from octavo_engine.weights.gguf import GgufCheckpoint, read_header
 from octavo_engine.weights.weight_file import naming
 from octavo_models import InvalidConfigError

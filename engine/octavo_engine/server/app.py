@@ -8,15 +8,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from octavo_engine.api_keys import ApiKeys
+from octavo_engine.server.answer.delivery import send
 from octavo_engine.server.auth import require_key
-from octavo_engine.server.chat import chat_completions
-from octavo_engine.server.completions import completions
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
-from octavo_engine.server.delivery import send
-from octavo_engine.server.intake import COUNTED, REQUEST_ID, SHARE, request_id
-from octavo_engine.server.status import health, load, model, models, show_metrics, show_version
-from octavo_engine.server.tokenization import detokenize, tokenize
+from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
+from octavo_engine.server.routes.chat import chat_completions
+from octavo_engine.server.routes.completions import completions
+from octavo_engine.server.routes.status import health, load, model, models, show_metrics, show_version
+from octavo_engine.server.routes.tokenization import detokenize, tokenize
 
 MAX_SHOWN_PATH = 64
 ROUTES: tuple[tuple[str, str, Handler], ...] = (

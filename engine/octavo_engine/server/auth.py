@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from octavo_engine.api_keys import ApiKeys
 from octavo_engine.errors import RequestError
-from octavo_engine.server.error_responses import error_response
+from octavo_engine.server.answer.error_responses import error_response
 
 KEY: web.RequestKey[int] = web.RequestKey("key", int)  # which of the keys the request has brought
 OPEN_PATHS = ("/health", "/ping", "/version", "/metrics", "/load")

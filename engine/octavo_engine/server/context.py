@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from octavo_engine.config import EngineConfig
+from octavo_engine.core_client.engine_client import EngineClient
 from octavo_engine.errors import RequestError
-from octavo_engine.frontend.chat_template import ChatTemplate
-from octavo_engine.frontend.engine_client import EngineClient
-from octavo_engine.frontend.tokenizer import Tokenizer
 from octavo_engine.messages import Ready
 from octavo_engine.server.connections import Connections
-from octavo_engine.server.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT, SHORT_TEXT, Limits, limits_of
+from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT, SHORT_TEXT, Limits, limits_of
+from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
-from octavo_engine.server.request_body import BodyBudget
+from octavo_engine.text.chat_template import ChatTemplate
+from octavo_engine.text.tokenizer import Tokenizer
 from octavo_engine.weights.generation_config import GenerationDefaults
 
 LONGEST_TOKEN = 128  # characters; vocabularies' longest tokens are runs of so many spaces

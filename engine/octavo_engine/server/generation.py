@@ -9,16 +9,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.errors import OctavoError, RequestError
-from octavo_engine.frontend.output_stream import OutputStream
-from octavo_engine.frontend.stop_strings import StopStrings
-from octavo_engine.frontend.text_stream import TextStream
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.server.answer.responses import CachedTokens, Usage
 from octavo_engine.server.context import ServerContext
-from octavo_engine.server.protocol import SamplingBody
-from octavo_engine.server.responses import CachedTokens, Usage
-from octavo_engine.server.sampling import of_choice
+from octavo_engine.server.intake.protocol import SamplingBody
+from octavo_engine.server.intake.sampling import of_choice
+from octavo_engine.text.stop_strings import StopStrings
+from octavo_engine.text.text_stream import TextStream
 
 
 class GenerationError(OctavoError):

@@ -24,8 +24,8 @@ from aiohttp.http_exceptions import (
 from aiohttp.http_parser import RawRequestMessage
 
 from octavo_engine.errors import RequestError
-from octavo_engine.server.error_responses import error_response, errors_as_json
-from octavo_engine.server.limits import HEAD_SECONDS
+from octavo_engine.server.answer.error_responses import error_response, errors_as_json
+from octavo_engine.server.intake.limits import HEAD_SECONDS
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from aiohttp import web
 
 from octavo_engine.config import EngineConfig
+from octavo_engine.core_client.engine_client import EngineClient
+from octavo_engine.core_client.start_watch import StartWatch
 from octavo_engine.errors import EngineDeadError, OctavoError
-from octavo_engine.frontend.engine_client import EngineClient
-from octavo_engine.frontend.start_watch import StartWatch
 from octavo_engine.server.app import build_app
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.http_server import listen

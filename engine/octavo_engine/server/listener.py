@@ -9,7 +9,7 @@ from typing import Any
 
 from octavo_engine.config import ServerConfig
 from octavo_engine.errors import ConfigError
-from octavo_engine.server.limits import VANISHED_SECONDS
+from octavo_engine.server.intake.limits import VANISHED_SECONDS
 
 # Host, port and, for IPv6, flow and scope.
 Address = tuple[Any, ...]

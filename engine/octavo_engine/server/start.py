@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
+from octavo_engine.core_client.engine_client import EngineClient
 from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
-from octavo_engine.frontend.byte_tokenizer import byte_tokenizer
-from octavo_engine.frontend.chat_template import RENDER_SECONDS, ChatTemplate
-from octavo_engine.frontend.engine_client import EngineClient
-from octavo_engine.frontend.template_process import TemplateProcess
-from octavo_engine.frontend.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
-from octavo_engine.frontend.turn_end import turn_ends
 from octavo_engine.server.context import ServerContext
-from octavo_engine.server.limits import limits_of
+from octavo_engine.server.intake.limits import limits_of
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.text.byte_tokenizer import byte_tokenizer
+from octavo_engine.text.chat_template import RENDER_SECONDS, ChatTemplate
+from octavo_engine.text.template_process import TemplateProcess
+from octavo_engine.text.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
+from octavo_engine.text.turn_end import turn_ends
 from octavo_engine.weights.cache import expanded
 from octavo_engine.weights.generation_config import read_generation_defaults
 from octavo_engine.weights.source import resolve

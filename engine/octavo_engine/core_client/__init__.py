@@ -1,0 +1,1 @@
+"""The API process's link to the core process."""

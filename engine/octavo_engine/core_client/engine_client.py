@@ -1,0 +1,358 @@
+"""The asyncio side of the engine core: sends requests, hands each its outputs, and knows whether the core lives.
+
+asyncio stops here: the core is another process behind a ZeroMQ pair socket. Admission to the bounded queue is decided
+here, exactly, from what the core last said and what was sent since. Knows nothing of text or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import zmq
+
+from octavo_engine.config import ModelFiles, SchedulerConfig, decode_files
+from octavo_engine.core_client.core_handle import LOST_EACH_OTHER, CoreHandle, RankProcess
+from octavo_engine.core_client.output_stream import OutputStream
+from octavo_engine.core_client.queue_pace import QueuePace
+from octavo_engine.core_client.start_watch import bytes_moved
+from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.messages import (
+    AbortRequests,
+    EngineOutput,
+    EngineRequest,
+    Failed,
+    Progress,
+    Ready,
+    Reply,
+    ResetPrefixCache,
+    Resolved,
+    SchedulerStats,
+    Shutdown,
+    StepOutputs,
+)
+
+# Plain ints: the enumerations cost more than the call.
+EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
+PULSE_SECONDS = 0.5  # between two looks at whether the core moves on within a step
+CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies on another machine
+
+
+class Observer(Protocol):
+    """Told of what happens to requests, once an event; it must be quick. Times are `time.monotonic()`."""
+
+    def rejected(self, reason: str) -> None: ...
+
+    def arrived(self, request: EngineRequest) -> None: ...
+
+    def output(self, output: EngineOutput, now: float) -> None: ...
+
+    def finished(self, request_id: str, reason: str, now: float) -> None: ...
+
+    def stepped(self, stats: SchedulerStats, now: float) -> None: ...
+
+
+class EngineClient:
+    """One engine core, as the server sees it. Every method is called on the event loop that `connect` ran on."""
+
+    def __init__(self, core: CoreHandle, limits: SchedulerConfig) -> None:
+        """Bind the socket that the core connects to; `connect` does the rest."""
+        self._core = core
+        self._limits = limits
+        self._observer: Observer
+        self._streams: dict[str, OutputStream] = {}
+        self._unstarted: dict[str, int] = {}  # request id to prompt tokens, until the first output; in order
+        self._pace = QueuePace()
+        self._num_sent = 0
+        self._num_received = 0
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Reply)
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.linger = 0
+        self._socket.bind(core.address)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_progress: Callable[[str, float], None] = lambda _stage, _seconds: None
+        self._files: asyncio.Future[ModelFiles] | None = None
+        self._ready: asyncio.Future[Ready] | None = None
+        self.dead: EngineDeadError | None = None
+        self.on_death: Callable[[EngineDeadError], None] = lambda _error: None
+        self.stats = SchedulerStats(
+            num_running=0, num_waiting=0, kv_usage=0.0, prefix_cache_queries=0, prefix_cache_hits=0, num_preemptions=0
+        )
+        self.last_heard = time.monotonic()  # from the core, or a beat of its heart
+        self._beats = 0
+
+    def connect(self, observer: Observer, on_progress: Callable[[str, float], None]) -> None:
+        """Listen on the running event loop; `on_progress` gets each stage of the core's start and its seconds."""
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+        self._on_progress = on_progress
+        self._files = self._loop.create_future()
+        self._ready = self._loop.create_future()
+        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._readable)  # type: ignore[arg-type]
+        for rank in self._core.ranks:
+            self._loop.add_reader(rank.alive, self._rank_ended, rank)
+        self._feel_pulse()
+        self._loop.call_soon(self._readable)  # the descriptor is edge-triggered: what came before must be asked for
+
+    async def model_files(self) -> ModelFiles:
+        """Where the model lies, as soon as the core has resolved it. Raises EngineDeadError if it can't."""
+        assert self._files is not None, "connect first"
+        return await self._files
+
+    async def ready(self) -> Ready:
+        """Wait until the core serves. Raises EngineDeadError, with the core's reason, if it never will."""
+        assert self._ready is not None, "connect first"
+        return await self._ready
+
+    def bytes_moved(self) -> int | None:
+        """Bytes that this process and the ranks have read and written; None where the system does not say."""
+        return bytes_moved([os.getpid(), *(rank.process.pid for rank in self._core.ranks)])
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._streams)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place, counting those which the core has not mentioned yet."""
+        return self._would_wait(0)
+
+    def check_room(self) -> None:
+        """Raises QueueFullError or EngineDeadError where not even the smallest request would be let in now.
+
+        Before anything is read of a request; `submit` decides.
+        """
+        if self.dead is not None:
+            raise self.dead
+        self._admit(1, 1)
+
+    def submit(self, requests: Sequence[EngineRequest]) -> OutputStream:
+        """Send requests that share a stream: all of them are admitted, or none.
+
+        A core that turns out to be gone shows in the stream, with the cause.
+
+        Raises:
+            QueueFullError: a bound of the queue is reached.
+            RequestError: they could never be admitted together.
+            EngineDeadError: the core is gone.
+        """
+        if self.dead is not None:
+            raise self.dead
+        self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
+        stream = OutputStream(self.end, [request.request_id for request in requests])
+        messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
+        for request in requests:  # known before they are sent: a send may find that the core is gone
+            self._streams[request.request_id] = stream
+            self._unstarted[request.request_id] = len(request.prompt_token_ids)
+            self._observer.arrived(request)
+        for message in messages:
+            self._send_encoded(message)
+            self._num_sent += 1
+        self._poke()
+        return stream
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """One request's outputs; leaving the iteration early aborts it. Raises as `submit` and `OutputStream.get`."""
+        stream = self.submit([request])
+        try:
+            async for output in stream:
+                yield output
+        finally:
+            stream.close()
+
+    def abort(self, request_ids: list[str]) -> None:
+        """Finish these now, as a client that has gone away does; unknown ids are ignored."""
+        self.end(request_ids, "abort")
+
+    def end(self, request_ids: list[str], reason: str) -> None:
+        """Finish requests for a reason of this side; the core frees their pages."""
+        known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
+        if not known:
+            return
+        now = time.monotonic()
+        for request_id in known:
+            self._unstarted.pop(request_id, None)
+            self._observer.finished(request_id, reason, now)
+        if self.dead is None:
+            self._send(AbortRequests(known))
+            self._poke()
+
+    def reset_prefix_cache(self) -> None:
+        if self.dead is None:
+            self._send(ResetPrefixCache())
+            self._poke()
+
+    def close(self) -> int:
+        """Tell the core to end and wait for it; its exit code."""
+        if self.dead is None:
+            self.dead = EngineDeadError("the engine is shutting down")
+            self._send(Shutdown())
+        self._stop_listening()
+        self._socket.close(linger=1000)
+        self._context.term()
+        return self._core.close()
+
+    def kill(self) -> None:
+        """End the core at once, whatever it does, and leave nothing behind."""
+        self._core.kill()
+
+    def drop_all(self, reason: str) -> None:
+        """Abort every request; whoever waits for one gets an EngineDeadError with `reason`."""
+        streams = set(self._streams.values())
+        self.end(list(self._streams), "abort")
+        for stream in streams:
+            stream.fail(EngineDeadError(reason))
+
+    def _admit(self, count: int, tokens: int) -> None:
+        """Let in `count` requests of `tokens` prompt tokens. Raises QueueFullError, or RequestError for too many ever."""
+        limit = self._limits.max_num_queued_reqs
+        if limit is not None:
+            if count > limit + self._limits.max_num_seqs:
+                raise RequestError(
+                    f"{count} sequences in one request are more than this server runs and queues at once "
+                    f"({self._limits.max_num_seqs} + {limit}); send fewer prompts or a smaller n"
+                )
+            if self._would_wait(count) > limit:
+                self._observer.rejected("max_num_queued_reqs")
+                raise QueueFullError(
+                    f"the queue is full: {self.num_waiting} requests wait (max-num-queued-reqs {limit})",
+                    retry_after=self._pace.seconds_for(self.num_waiting, time.monotonic()),
+                )
+        bound = self._limits.max_num_queued_tokens
+        waiting = self.num_waiting
+        if bound is not None and waiting:
+            queued = sum(list(self._unstarted.values())[-waiting:])
+            if queued + tokens > bound:
+                self._observer.rejected("max_num_queued_tokens")
+                raise QueueFullError(
+                    f"the queue is full: {queued} prompt tokens wait (max-num-queued-tokens {bound})",
+                    retry_after=self._pace.seconds_for(waiting, time.monotonic()),
+                )
+
+    def _would_wait(self, more: int) -> int:
+        """How many requests would wait if `more` were sent now."""
+        unmentioned = self._num_sent - self._num_received
+        free = 0 if self.stats.num_waiting else self._limits.max_num_seqs - self.stats.num_running
+        waiting = self.stats.num_waiting + max(0, unmentioned + more - free)
+        return min(waiting, len(self._unstarted) + more)  # those that were ended since then wait no longer
+
+    def _send(self, message: msgspec.Struct) -> None:
+        self._send_encoded(self._encoder.encode(message))
+
+    def _send_encoded(self, message: bytes) -> None:
+        try:
+            self._socket.send(message, zmq.NOBLOCK)
+        except zmq.Again:
+            # Its end is on its way here, with the cause: whoever has a stream then hears of it.
+            assert self._loop is not None
+            self._loop.call_soon(self._find_cause, time.monotonic() + CAUSE_SECONDS)
+
+    def _poke(self) -> None:
+        """Sending may swallow the edge that told of something to read."""
+        if self._loop is not None and int(self._socket.getsockopt(EVENTS)) & POLLIN:
+            self._loop.call_soon(self._readable)
+
+    def _feel_pulse(self) -> None:
+        """In the middle of a step the core sends nothing, and counts."""
+        if self._socket.closed:
+            return
+        if self._beats != (beats := self._core.heartbeat.count):
+            self._beats = beats
+            self.last_heard = time.monotonic()
+        assert self._loop is not None
+        self._loop.call_later(PULSE_SECONDS, self._feel_pulse)
+
+    def _readable(self) -> None:
+        while not self._socket.closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
+            message = self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
+            self.last_heard = time.monotonic()
+            if isinstance(message, StepOutputs):
+                self._dispatch(message)
+            else:
+                self._started(message)
+
+    def _dispatch(self, message: StepOutputs) -> None:
+        now = time.monotonic()
+        self.stats = message.stats
+        self._num_received = message.num_received
+        streams, unstarted, observer = self._streams, self._unstarted, self._observer
+        observer.stepped(message.stats, now)
+        for output in message.outputs:
+            request_id = output.request_id
+            stream = streams.get(request_id)
+            if stream is None:
+                continue  # it was ended from this side
+            observer.output(output, now)
+            if request_id in unstarted:
+                del unstarted[request_id]
+                self._pace.started(now)
+            if output.finish_reason is not None:
+                del streams[request_id]
+                observer.finished(request_id, output.finish_reason, now)
+            stream.put(output)
+
+    def _started(self, message: Ready | Progress | Resolved | Failed) -> None:
+        assert self._files is not None
+        assert self._ready is not None
+        self._core.remove_folder()  # connected: the socket's name is needed no longer
+        if isinstance(message, Progress):
+            self._on_progress(message.stage, message.seconds)
+        elif isinstance(message, Resolved):
+            self._files.set_result(decode_files(message.files))
+        elif isinstance(message, Ready):
+            self._ready.set_result(message)
+        else:
+            self._die(message.reason)
+
+    def _rank_ended(self, rank: RankProcess) -> None:
+        """The pipe has ended, and with it the process; what the core said last may still be in the socket."""
+        assert self._loop is not None
+        self._loop.remove_reader(rank.alive)
+        self._core.note_end(rank)
+        self._readable()
+        if self.dead is None:
+            self._find_cause(time.monotonic() + CAUSE_SECONDS)
+
+    def _find_cause(self, end: float) -> None:
+        """When one rank ends, the others follow: until `end`, look for the one that was first."""
+        if self.dead is not None:
+            return
+        cause = self._core.cause()
+        if cause is None and time.monotonic() < end:
+            assert self._loop is not None
+            self._loop.call_later(0.05, self._find_cause, end)
+            return
+        self._die(cause or LOST_EACH_OTHER)
+
+    def _die(self, reason: str) -> None:
+        if self.dead is not None:
+            return
+        error = self.dead = EngineDeadError(reason)
+        for stream in set(self._streams.values()):
+            stream.fail(error)
+        now = time.monotonic()
+        for request_id in self._streams:
+            self._observer.finished(request_id, "error", now)
+        self._streams.clear()
+        self._unstarted.clear()
+        for future in (self._files, self._ready):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # not everyone waits for both
+        self._stop_listening()
+        self.on_death(error)
+
+    def _stop_listening(self) -> None:
+        if self._loop is not None and not self._socket.closed:
+            self._loop.remove_reader(self._socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
+            for rank in self._core.ranks:
+                if rank.alive >= 0:
+                    self._loop.remove_reader(rank.alive)

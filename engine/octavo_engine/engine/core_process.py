@@ -1,0 +1,256 @@
+"""The engine core's own process: loads the model, then steps for as long as there is work.
+
+Started by `frontend.core_handle` as `python -m octavo_engine.engine.core_process ADDRESS PARENT`, with a `CoreBoot` as
+msgpack on its standard input, which then stays open: its end is the parent's end. Speaks `messages` over a ZeroMQ
+pair socket at ADDRESS. Knows nothing of HTTP or text, and imports neither.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from io import RawIOBase
+from pathlib import Path
+from types import FrameType
+from typing import IO, Protocol
+
+import msgspec
+import zmq
+
+from octavo_engine import signals
+from octavo_engine.config import EngineConfig
+from octavo_engine.errors import ExecutorError, OctavoError, described
+from octavo_engine.heartbeat import Heartbeat
+from octavo_engine.messages import (
+    AbortRequests,
+    EngineOutput,
+    EngineRequest,
+    Failed,
+    Progress,
+    Ready,
+    Reply,
+    Request,
+    ResetPrefixCache,
+    SchedulerStats,
+    Shutdown,
+    StepOutputs,
+)
+from octavo_models.errors import ModelError
+
+HEARTBEAT_MS = 1000
+INTAKE_BYTES = 256 * 1024  # of requests between two steps: tens of thousands of prompt tokens, and one request at least
+# Plain ints: the enumerations cost more than the call.
+EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+DEFAULT_LOADER = "octavo_engine.engine.loader:load"
+
+
+class CoreBoot(msgspec.Struct, frozen=True):
+    """What a core process is told at its start; `loader` is `module:function`, a `Loader`."""
+
+    config: EngineConfig
+    started_at: float  # time.time() when the process was asked for
+    heartbeat_fd: int
+    loader: str = DEFAULT_LOADER
+
+
+class SteppedEngine(Protocol):
+    """What this loop drives: `EngineCore`, or a stand-in of the tests."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def add(self, request: EngineRequest) -> None: ...
+
+    def abort(self, request_ids: list[str]) -> None: ...
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def beat_into(self, beats: memoryview) -> None: ...
+
+    def step(self) -> list[EngineOutput]: ...
+
+    def stats(self) -> SchedulerStats: ...
+
+    def close(self) -> None: ...
+
+
+Send = Callable[[Reply], None]
+Loader = Callable[[EngineConfig, Send], tuple[SteppedEngine, Ready]]  # sends Progress and Resolved as it goes
+
+
+class CoreProcess:
+    """The loop between the socket and the engine."""
+
+    def __init__(self, socket: zmq.Socket[bytes], parent: RawIOBase, settle: Callable[[], None]) -> None:
+        self._socket = socket
+        self._parent = parent
+        self._settle = settle
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Request)
+        self._num_received = 0
+
+    def send(self, reply: Reply) -> None:
+        self._socket.send(self._encoder.encode(reply))
+
+    def run(self, boot: CoreBoot) -> int:
+        """Load and serve until told to end; the process's exit code."""
+        try:
+            module, _, function = boot.loader.partition(":")
+            load: Loader = getattr(import_module(module), function)
+            engine, ready = load(boot.config, self.send)
+        except (OctavoError, ModelError) as error:
+            self.send(Failed(str(error)))
+            return 1
+        except MemoryError:
+            self.send(Failed("there is not enough memory to load the model; use a smaller one, or give it more"))
+            return 1
+        except Exception as error:  # noqa: BLE001 — a bug: the person gets a sentence, the log the traceback
+            traceback.print_exc()
+            self.send(Failed(f"the engine could not start: {described(error)}"))
+            return 1
+        engine.beat_into(Heartbeat(boot.heartbeat_fd).beats)
+        self.send(ready)
+        self._settle()
+        gc.collect()
+        gc.freeze()  # what the start has made stays: collections between steps need not look at it
+        try:
+            self._serve(engine)
+        except ExecutorError as error:
+            self.send(Failed(str(error)))
+            return 1
+        except Exception as error:  # noqa: BLE001 — as above
+            traceback.print_exc()
+            self.send(Failed(f"the engine failed in a step: {described(error)}"))
+            return 1
+        finally:
+            engine.close()
+        return 0
+
+    def _serve(self, engine: SteppedEngine) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._parent, zmq.POLLIN)
+        while True:
+            if not engine.has_work:
+                ready = dict(poller.poll(HEARTBEAT_MS))
+                if self._parent.fileno() in ready:
+                    return  # end of file: the API server is gone
+            if not self._drain(engine):
+                return
+            outputs = engine.step() if engine.has_work else []
+            self.send(StepOutputs(outputs, engine.stats(), self._num_received))
+
+    def _drain(self, engine: SteppedEngine) -> bool:
+        """Hand what has arrived to the engine, as much as a step may wait for; False when told to end."""
+        left = INTAKE_BYTES
+        while left > 0 and int(self._socket.getsockopt(EVENTS)) & POLLIN:
+            message = self._socket.recv()
+            left -= len(message)
+            request = self._decoder.decode(message)
+            if isinstance(request, EngineRequest):
+                self._num_received += 1
+                engine.add(request)
+            elif isinstance(request, AbortRequests):
+                engine.abort(request.request_ids)
+            elif isinstance(request, ResetPrefixCache):
+                engine.reset_prefix_cache()
+            else:
+                assert isinstance(request, Shutdown), request
+                return False
+        return True
+
+
+def die_with_parent(parent: int, folder: Path) -> None:
+    """End when process `parent` does, however it ends, and leave its folder with the socket to nobody.
+
+    The kernel sends the signal; a parent that was gone before it was asked for is told by its id.
+    """
+    import ctypes  # noqa: PLC0415
+
+    def end_if_orphan(_signal: int = 0, _frame: FrameType | None = None) -> None:
+        if os.getppid() == parent:  # the signal is someone else's
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    signal.signal(signal.SIGUSR2, end_if_orphan)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGUSR2, 0, 0, 0)
+    end_if_orphan()
+
+
+def kill_with_parent(parent: int) -> None:
+    """From now on the parent's end is this process's, even inside a long native call: nothing is left to tidy up."""
+    import ctypes  # noqa: PLC0415
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Be the core process of the API server `PARENT`, which listens at `ADDRESS`."""
+    address, parent = sys.argv[1:] if argv is None else argv
+    folder = Path(address.removeprefix("ipc://")).parent
+    signals.leave_to_server()
+    signals.dump_stacks_at_sigusr1()
+    die_with_parent(int(parent), folder)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stdin = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # polling it then tells the truth
+    boot = msgspec.msgpack.decode(read_boot(stdin), type=CoreBoot)
+    context = zmq.Context()
+    socket = context.socket(zmq.PAIR)
+    try:
+        socket.set_hwm(0)  # what is queued is bounded by the requests in flight
+        socket.reconnect_ivl = 5  # ms; until the server, which starts at the same time, has bound its end
+        socket.linger = 1000
+        socket.connect(address)
+
+        def settle() -> None:
+            _wait_until_removed(folder, stdin)
+            kill_with_parent(int(parent))
+
+        core = CoreProcess(socket, stdin, settle)
+        core.send(Progress("started the engine process", time.time() - boot.started_at))
+        return core.run(boot)
+    finally:
+        socket.close()
+        context.term()
+
+
+def _wait_until_removed(folder: Path, stdin: RawIOBase) -> None:
+    """The server removes the folder once this process is connected: nothing is then left behind by a kill."""
+    poller = zmq.Poller()
+    poller.register(stdin, zmq.POLLIN)
+    while folder.exists():
+        if poller.poll(2):
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+
+def read_boot(stream: IO[bytes] | RawIOBase) -> bytes:
+    """What the parent has to say first: four bytes with the length, then that many."""
+    return _read(stream, int.from_bytes(_read(stream, 4), "big"))
+
+
+def _read(stream: IO[bytes] | RawIOBase, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = stream.read(size - len(data))
+        if not part:
+            sys.exit("octavo: the engine core is started by octavo serve")
+        data += part
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())

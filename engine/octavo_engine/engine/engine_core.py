@@ -1,0 +1,341 @@
+"""The engine core: load, then step after step: schedule → submit → sample → collect → update.
+
+Owns the executor and the scheduler; one thread calls it. Knows nothing of sockets, text or asyncio. Whatever is wrong
+with a request comes out of `step` as that request's last output, never as an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.core.scheduler import Scheduler
+from octavo_engine.core.swapping import SwapRule
+from octavo_engine.engine.kv_sizing import (
+    GIB,
+    check_max_model_len,
+    check_memory,
+    is_promised,
+    kv_bytes_of,
+    max_model_len_of,
+    num_blocks_of,
+    num_host_blocks_of,
+    swap_bytes_of,
+)
+from octavo_engine.errors import DeviceLostError, OutOfMemoryError, described
+from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+from octavo_engine.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from octavo_engine.config import EngineConfig
+    from octavo_engine.executors.executor import Executor, StepHandle
+    from octavo_models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+PROBE = ""  # the id of the core's own request: no client's is empty
+PROBED_PAGES = 16  # of each group, to learn what a swap takes
+
+
+class EngineCore:
+    """A loaded model with its requests.
+
+    `on_stage(stage, seconds)` is called after each part of the start, with words for a person. `clock` measures steps.
+
+    Raises:
+        ConfigError: the KV cache can't be had, or the model's length does not fit.
+        ModelLoadError, ExecutorError: from the executor's `load`.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        spec: ModelSpec | None = None,
+        on_stage: Callable[[str, float], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._executor = executor
+        self._clock = clock
+        self._stages: list[tuple[str, float]] = []
+        self._on_stage = on_stage
+        self._vocab_size = spec.vocab_size if spec else None
+        start = time.perf_counter()
+        check_max_model_len(config, spec)
+        capacity = executor.load()
+        start = self._stage("loaded the weights", start)
+        self._layout = capacity.layout
+        swap_bytes = swap_bytes_of(config, capacity) if executor.capabilities.swapping else 0
+        kv_bytes = kv_bytes_of(config, capacity, swap_bytes)
+        self.max_model_len = max_model_len_of(config, capacity, kv_bytes, spec)
+        self.num_blocks = num_blocks_of(config, capacity, kv_bytes, self.max_model_len)
+        self.num_host_blocks = num_host_blocks_of(swap_bytes, self.num_blocks, self.kv_cache_bytes)
+        executor.limit_length(self.max_model_len)
+        executor.init_kv(self.num_blocks, self.num_host_blocks)
+        if capacity.kv_bytes is None and is_promised(config):
+            check_memory(self.kv_cache_bytes + swap_bytes, capacity)
+            executor.touch_kv()
+        self._swap_rule = SwapRule(self._page_seconds(), config.scheduler.max_step_seconds)
+        self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
+        self._scheduler = Scheduler(
+            config.scheduler,
+            self._layout,
+            self.num_blocks,
+            max_model_len=self.max_model_len,
+            enable_prefix_caching=config.cache.enable_prefix_caching,
+            num_host_blocks=self.num_host_blocks,
+            swap_rule=self._swap_rule,
+        )
+        asynchronous = executor.capabilities.asynchronous and config.scheduler.async_scheduling
+        self._ahead = 1 if asynchronous else 0  # steps that may be in flight when `step` returns
+        self._in_flight: deque[tuple[SchedulerOutput, StepHandle, float]] = deque()  # and when it was launched
+        self._landed_at = 0.0
+        self._busy = False  # there has been work ever since
+        self._last_sampling: SamplingParams | None = None
+        self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return sum(n * group.page_bytes for n, group in zip(self.num_blocks, self._layout.groups, strict=True))
+
+    def ready(self) -> Ready:
+        """What the start came to, for the API server."""
+        return Ready(
+            num_blocks=list(self.num_blocks),
+            block_size=self._layout.block_size,
+            kv_cache_bytes=self.kv_cache_bytes,
+            max_model_len=self.max_model_len,
+            executor=self._executor.capabilities.name,
+            stages=self._stages,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do or say anything."""
+        return self._scheduler.has_work or bool(self._in_flight)
+
+    def add(self, request: EngineRequest) -> None:
+        """Take a request in; if it can't be served, the next `step` says so."""
+        problem = self._problem(request)
+        self._share_lists(request.sampling)
+        self._scheduler.add(request, problem)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """End these requests now; the next `step` says so. Unknown ids are ignored."""
+        for request_id in request_ids:
+            self._scheduler.abort(request_id)
+
+    def step(self) -> list[EngineOutput]:
+        """Launch a step, if there is anything to compute; what came of it, or of the one before, for each request.
+
+        Where the executor is asynchronous a step is launched before the last one's tokens are read, so the device
+        never waits for the host; outputs come one call later.
+
+        Raises:
+            DeviceLostError: the process must end.
+        """
+        scheduler = self._scheduler
+        # A step takes all the time since the last one's results, in which these were booked, sent, and requests taken in.
+        start = self._landed_at if self._busy else self._clock()
+        step = scheduler.schedule()
+        outputs: list[EngineOutput] = []
+        if step is not None and not self._launched(step, start):
+            outputs += self._isolate(step)
+        if self._careful:
+            self._careful = {request_id for request_id in self._careful if scheduler.knows(request_id)}
+        ahead = self._ahead if step is not None and not self._careful else 0
+        while len(self._in_flight) > ahead:
+            outputs += self._land()
+        self._busy = self.has_work
+        return scheduler.take_outputs() + outputs
+
+    def stats(self) -> SchedulerStats:
+        return self._scheduler.stats()
+
+    def beat_into(self, beats: memoryview) -> None:
+        """Count `beats[0]` up as steps move on, for a process that has to know a slow step from the end."""
+        self._executor.beat_into(beats)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the cached pages that nothing uses."""
+        self._scheduler.blocks.forget_unused()
+
+    def check(self) -> None:
+        """Assert the books of the pages: free + cached + in use == total. For tests."""
+        self._scheduler.blocks.check()
+
+    def close(self) -> None:
+        self._executor.close()
+
+    def _problem(self, request: EngineRequest) -> str | None:
+        """What this model can't do, in a sentence for the request's sender."""
+        if request.adapter_slot and not self._executor.capabilities.adapters:
+            return "this engine serves no adapters: ask for the base model"
+        if self._vocab_size is not None:
+            sampling = request.sampling
+            for field, ids in (
+                ("the prompt", request.prompt_token_ids),
+                ("logit_bias", sampling.logit_bias),
+                ("allowed_token_ids", sampling.allowed_token_ids),
+                ("stop_token_ids", sampling.stop_token_ids),
+                ("bad_words", [token for word in sampling.bad_words for token in word]),
+            ):
+                if ids and (max(ids) >= self._vocab_size or min(ids) < 0):
+                    return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
+        return None
+
+    def _share_lists(self, sampling: SamplingParams) -> None:
+        """Hold the long lists of the choices of one request, which come one after another, only once."""
+        last, self._last_sampling = self._last_sampling, sampling
+        for name in ("allowed_token_ids", "bad_words", "logit_bias") if last is not None else ():
+            held = getattr(last, name)
+            if held and held == getattr(sampling, name):
+                msgspec.structs.force_setattr(sampling, name, held)
+
+    def _launched(self, step: SchedulerOutput, start: float) -> bool:
+        """Launch a step that began at `start`; False if it failed.
+
+        By then its exception is gone, and the memory that its frames held.
+        """
+        try:
+            handle = self._executor.submit(step)
+            self._executor.sample(handle)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
+            self._note_failure(step, error)
+            return False
+        self._in_flight.append((step, handle, start))
+        return True
+
+    def _land(self) -> list[EngineOutput]:
+        """Wait for the oldest step in flight and book what it made."""
+        step, handle, launched_at = self._in_flight.popleft()
+        result = None
+        try:
+            result = self._executor.collect(handle)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            logger.exception("step %d failed as a whole", step.step_id)
+            self._note_failure(step, error)
+        if result is None:  # here, not above: an exception's frames hold memory
+            return self._give_up() if self._scheduler.in_flight > 1 else self._isolate(step)
+        now = self._clock()
+        seconds = now - max(launched_at, self._landed_at)
+        self._swap_rule.note_step(step.total_tokens, seconds)
+        self._scheduler.pace.note_step(
+            step.total_tokens, len(step.num_scheduled_tokens), seconds, step.num_scored_tokens
+        )
+        self._landed_at = now
+        return self._scheduler.update(result)
+
+    def _note_failure(self, step: SchedulerOutput, error: Exception) -> None:
+        """After a step that did not fit into memory, the next ones are shorter: as long a one would fail again."""
+        if isinstance(error, (OutOfMemoryError, MemoryError)):
+            logger.warning(
+                "a step of %d tokens ran out of memory: later ones take at most %d; lower --max-num-batched-tokens, "
+                "--max-num-seqs or --gpu-memory-utilization",
+                step.total_tokens,
+                self._scheduler.shorten(step.total_tokens),
+            )
+
+    def _isolate(self, step: SchedulerOutput) -> list[EngineOutput]:
+        """Run a failed step's requests one at a time, once the step before it has been booked."""
+        outputs = []
+        while self._in_flight:
+            outputs += self._land()
+        if self._scheduler.in_flight:  # else the step before it has failed too, and both were given up
+            outputs += self._scheduler.update(self._execute_isolated(step))
+        return outputs
+
+    def _give_up(self) -> list[EngineOutput]:
+        """A step failed when the next one had been scheduled: all requests of both are recomputed.
+
+        Until they have ended, no step is launched before the last one has landed, so that the guilty one is found.
+        """
+        self._careful |= self._scheduler.abandon()
+        while self._in_flight:
+            _, handle, _ = self._in_flight.popleft()
+            try:
+                self._executor.collect(handle)
+            except DeviceLostError:
+                raise
+            except Exception:  # nobody waits for it any more
+                logger.debug("the step after it failed too", exc_info=True)
+        return []
+
+    def _execute(self, step: SchedulerOutput) -> StepOutput:
+        handle = self._executor.submit(step)
+        self._executor.sample(handle)
+        return self._executor.collect(handle)
+
+    def _execute_isolated(self, step: SchedulerOutput) -> StepOutput:
+        """Run a failed step's requests one at a time: those that fail alone end, the others go on."""
+        merged = StepOutput(step.step_id, {})
+        undrawable: list[str] = []
+        num_run = num_failed = 0
+        for alone in self._scheduler.isolated(step, merged.errors):
+            (request_id,) = alone.num_scheduled_tokens
+            try:
+                result = self._execute(alone)
+            except DeviceLostError:
+                raise
+            except Exception as error:  # noqa: BLE001 — whatever it was, it ends this request alone
+                logger.error("request %s failed alone, and ends: %r", request_id, error)  # noqa: TRY400 — traced above
+                num_failed += 1
+                merged.errors[request_id] = f"the model could not run this request: {described(error)}"
+                continue
+            num_run += 1
+            merged.errors.update(result.errors)
+            merged.tokens.update(result.tokens)
+            merged.logprobs.update(result.logprobs)
+            merged.prompt_logprobs.update(result.prompt_logprobs)
+            undrawable += result.undrawable
+        if num_failed and not num_run:
+            self._run_nothing()
+        return replace(merged, undrawable=tuple(undrawable))
+
+    def _run_nothing(self) -> None:
+        """Run a token of the core's own request over the null block, once each request of a step has failed alone.
+
+        Raises:
+            DeviceLostError: that fails too, so no request can be served.
+        """
+        null = tuple([0] for _ in self._layout.groups)
+        new = NewRequest(PROBE, [0], SamplingParams(max_tokens=1, temperature=0.0), null, 0)
+        one = {PROBE: 1}
+        try:
+            self._execute(SchedulerOutput(-1, (new,), (), one, one, frozenset(one)))
+            self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(PROBE,)))
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            raise DeviceLostError(f"no request can be run any more: {described(error)}") from error
+
+    def _page_seconds(self) -> list[float]:
+        """What a page of each group takes to host memory and back, measured on pages that nobody uses yet."""
+        seconds = []
+        for group, counts in enumerate(zip(self.num_blocks, self.num_host_blocks, strict=False)):
+            moves = tuple((group, page, page) for page in range(1, min(*counts, PROBED_PAGES + 1)))
+            there_and_back = KVOps(swap_in=moves, swap_out=moves)
+            self._executor.move_pages(there_and_back)  # touches the memory for the first time
+            start = time.perf_counter()
+            self._executor.move_pages(there_and_back)
+            seconds.append((time.perf_counter() - start) / max(1, len(moves)))
+        return seconds
+
+    def _stage(self, stage: str, start: float) -> float:
+        now = time.perf_counter()
+        self._stages.append((stage, now - start))
+        if self._on_stage:
+            self._on_stage(stage, now - start)
+        return now

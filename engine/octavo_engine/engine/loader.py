@@ -1,0 +1,104 @@
+"""From a configuration to an engine core that can step: find the files, read what they describe, load.
+
+The order of the start, and nothing else. Each stage that ends is told with its seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from octavo_engine.config import EngineConfig, ModelFiles, encode_files
+from octavo_engine.engine.engine_core import EngineCore
+from octavo_engine.errors import ConfigError
+from octavo_engine.executors import create_executor, require_device
+from octavo_engine.messages import Progress, Ready, Reply, Resolved
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+from octavo_models.sharding import OF_THE_COMMAND_LINE, obstacle, possible_sizes
+from octavo_models.spec import ModelSpec
+
+
+def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCore, Ready]:
+    """The engine of `config`, loaded; `send` gets each stage, and where the model's files are as soon as it is known.
+
+    Raises:
+        OctavoError: what can't be had or can't be run, in one sentence.
+    """
+    require_device(config)
+    start = time.perf_counter()
+    files, fetched = find_files(config)
+    send(Resolved(encode_files(files)))
+    send(Progress("downloaded the model" if fetched else "found the model", time.perf_counter() - start))
+    start = time.perf_counter()
+    spec = read_description(config, files)
+    send(Progress(f"read its description: {spec.architecture}", time.perf_counter() - start))
+    start = time.perf_counter()
+    executor = create_executor(config, spec, files)
+    kind = executor.capabilities.name.partition(" ")[0]
+    send(Progress(f"prepared the {kind} executor", time.perf_counter() - start))
+    engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
+    return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
+
+
+def find_files(config: EngineConfig) -> tuple[ModelFiles, bool]:
+    """Where the model's files are on this machine, and whether they had to be fetched. Raises ModelLoadError."""
+    shown = DownloadLine()
+    files = resolve(config.model, shown.report)
+    shown.end()
+    return files, shown.used
+
+
+def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
+    """The model that the files describe.
+
+    Raises:
+        ConfigError: it can't be divided among as many ranks as the configuration says.
+        ModelLoadError, ModelError: they can't be read, or describe what isn't supported.
+    """
+    spec = describe(config.model, files)
+    parallel = config.parallel
+    hindrance = obstacle(
+        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=OF_THE_COMMAND_LINE
+    )
+    if hindrance is not None:
+        most = max(parallel.tensor_parallel_size, 64)
+        sizes = possible_sizes(spec, min(parallel.pipeline_parallel_size, len(spec.layers)), most)
+        raise ConfigError(f"{hindrance}: {', '.join(map(str, sizes))} would do" if "tensor" in hindrance else hindrance)
+    return spec
+
+
+class DownloadLine:
+    """A download's progress on stderr: one line that moves in a terminal, one line each five seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.used = False
+        self._tty = sys.stderr.isatty()
+        self._last = 0.0
+        self._open = False
+
+    def report(self, what: str, done: int, total: int | None) -> None:
+        """`what` is being fetched: `done` bytes of `total`, if that is known."""
+        self.used = True
+        now = time.monotonic()
+        complete = total is not None and done >= total
+        if now - self._last < (0.1 if self._tty else 5.0) and not complete:
+            return
+        self._last = now
+        share = f" of {total / 1e6:,.1f} MB ({done / total:.0%})" if total else ""
+        text = f"  fetching {what}: {done / 1e6:,.1f} MB{share}"
+        if self._tty:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            self._open = True
+        else:
+            sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._open:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._open = False

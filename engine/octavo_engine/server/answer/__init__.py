@@ -1,0 +1,1 @@
+"""From outputs to HTTP: whole answers, streams, log-probabilities, errors."""

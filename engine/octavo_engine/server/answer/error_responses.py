@@ -1,0 +1,105 @@
+"""Errors in the OpenAI shape: whatever is raised becomes a status and a body; nothing that is raised ends the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+
+from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.server.answer.responses import Error, ErrorBody
+from octavo_engine.server.generation import GenerationError
+
+logger = logging.getLogger(__name__)
+
+TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
+    413: "RequestTooLargeError",
+    414: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    417: "ExpectationFailedError",
+    429: "RateLimitError",
+    431: "RequestTooLargeError",
+    503: "ServiceUnavailableError",
+}
+_encode = msgspec.json.encode
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that stands for `error`."""
+    if isinstance(error, RequestError):
+        return error.status
+    if isinstance(error, EngineDeadError):
+        return 503
+    return 500
+
+
+def error_body(error: Exception) -> Error:
+    """The body of `error`; of a bug it tells no more than that there is one."""
+    status = status_of(error)
+    known = isinstance(error, RequestError | EngineDeadError | GenerationError)
+    message = str(error) if known else "internal error; the server's log has the traceback"
+    param = error.param if isinstance(error, RequestError) else None
+    code = error.code if isinstance(error, RequestError) and error.code else status
+    return Error(ErrorBody(message, TYPES.get(status, "InternalServerError"), param, code))
+
+
+def error_response(error: Exception, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A whole answer for `error`."""
+    status = status_of(error)
+    all_headers = dict(headers or {})
+    if isinstance(error, QueueFullError):
+        all_headers["Retry-After"] = str(error.retry_after)
+    elif status == 503:
+        all_headers.setdefault("Retry-After", "1")
+    if status == 401:
+        all_headers["WWW-Authenticate"] = "Bearer"
+    return json_response(error_body(error), status=status, headers=all_headers)
+
+
+def json_response(body: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """`body` as JSON."""
+    return web.Response(body=_encode(body), status=status, headers=headers, content_type="application/json")
+
+
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Around all else: every error leaves in the OpenAI shape."""
+    try:
+        return await handler(request)
+    except (RequestError, EngineDeadError, GenerationError) as error:
+        response = error_response(error)
+        if not request.content.is_eof():
+            response.force_close()  # the rest of its body would come first
+        return response
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods - {"OPTIONS"}))
+        refusal = RequestError(f"{request.method} is not possible here; use {allowed}", status=405)
+        return error_response(refusal, {"Allow": allowed})
+    except web.HTTPNotFound:
+        refusal = RequestError(f"this server has no {request.method} {request.path}", status=404)
+        return error_response(refusal)
+    except web.HTTPExpectationFailed:
+        return error_response(RequestError("Expect: only 100-continue is understood; leave it out", status=417))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return error_response(RequestError(error.reason, status=error.status))
+    except (web.RequestPayloadError, HttpProcessingError):
+        response = error_response(RequestError("the body breaks off, or its chunks are malformed: send it again"))
+        response.force_close()  # where the next request would begin is not known
+        request.content.feed_eof()  # so that aiohttp does not look for more of it
+        return response
+    except (asyncio.CancelledError, ConnectionResetError):
+        raise  # the client has gone away
+    except Exception as error:
+        logger.exception("a bug while answering %s %s", request.method, request.path)
+        return error_response(error)

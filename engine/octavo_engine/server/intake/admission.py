@@ -1,0 +1,97 @@
+"""How a request comes in: its body, its names, and whether it is let in at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import TypeVar
+
+from aiohttp import web
+
+from octavo_engine.errors import EngineDeadError
+from octavo_engine.server.auth import KEY
+from octavo_engine.server.context import CONTEXT
+from octavo_engine.server.intake.protocol import RequestBody, SamplingBody, parse_body
+from octavo_engine.server.intake.request_body import SHORT, Share, plain_body
+
+logger = logging.getLogger(__name__)
+
+Body = TypeVar("Body", bound=RequestBody)
+REQUEST_ID = "X-Request-Id"
+MAX_REQUEST_ID = 256
+SHARE: web.RequestKey[Share] = web.RequestKey("share", Share)  # of the room for bodies
+COUNTED: web.RequestKey[bool] = web.RequestKey("counted", bool)  # whether it counts as a request that is being answered
+# What the log may say of a request: numbers and switches, nothing that a user has said or named.
+LOGGED = (
+    *("n", "stream", "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p"),
+    *("seed", "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs"),
+    *("prompt_logprobs", "echo", "best_of", "ignore_eos", "priority", "truncate_prompt_tokens"),
+)
+
+
+async def read_body(request: web.Request, kind: type[Body]) -> Body:
+    """The request's body, read and parsed within the server's limits; refused first where it could not be let in.
+
+    Raises:
+        RequestError: it is wrong (400), too large (413) or too slow (408).
+        QueueFullError: the queue, or the room for bodies, is full (429).
+        EngineDeadError: the server is about to end, or its engine is gone (503).
+    """
+    context = request.app[CONTEXT]
+    if context.refusing:
+        raise EngineDeadError("the server is shutting down; ask another replica")
+    if issubclass(kind, SamplingBody):
+        context.client.check_room()
+    elif context.client.dead is not None:
+        raise context.client.dead
+    data = await plain_body(request, context.limits, context.pools, request[SHARE])
+    request[COUNTED] = True
+    context.metrics.num_http_requests += 1
+    body = parse_body(kind, data)
+    if len(data) > SHORT:  # the loop has been held long enough: others first
+        await asyncio.sleep(0)
+    if context.config.server.enable_log_requests:
+        logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
+    return body
+
+
+def cache_salt(request: web.Request, body: SamplingBody) -> str:
+    """What keeps the request's cached prefixes apart from others': the client's key, and what the client adds.
+
+    `cached_tokens` and the time to the first token show what was cached, so no key may find what another has sent.
+    """
+    key = request.get(KEY)
+    salt = body.cache_salt or ""
+    return salt if key is None else f"{key}:{salt}"
+
+
+def answer_id(request: web.Request, body: SamplingBody, prefix: str) -> str:
+    """The answer's id: the name that the client gave the request, in the header or in the body, or a fresh one."""
+    if body.request_id and not _is_fit(request.headers.get(REQUEST_ID, "")):
+        if _is_fit(body.request_id):
+            request[REQUEST_ID] = body.request_id
+        return f"{prefix}-{body.request_id}"
+    return f"{prefix}-{request_id(request)}"
+
+
+def request_id(request: web.Request) -> str:
+    """The request's name, by which both sides' logs can be matched: the client's, or one that is made here once."""
+    known: str | None = request.get(REQUEST_ID)
+    if known is None:
+        own = request.headers.get(REQUEST_ID, "")
+        known = request[REQUEST_ID] = own if _is_fit(own) else uuid.uuid4().hex
+    return known
+
+
+def _is_fit(name: str) -> bool:
+    """Whether a client's name for its request can be sent back in a header."""
+    return 0 < len(name) <= MAX_REQUEST_ID and name.isprintable() and name.isascii()
+
+
+def _summary(body: RequestBody) -> str:
+    """Those of the fields that were sent which are LOGGED, and how many others there were."""
+    sent = body.model_fields_set
+    shown = [f"{name}={getattr(body, name)!r}" for name in LOGGED if name in sent]
+    others = len(sent) - len(shown)
+    return ", ".join([*shown, f"and {others} more fields"] if others else shown)

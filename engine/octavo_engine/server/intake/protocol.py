@@ -1,0 +1,206 @@
+"""The bodies of requests, as strangers write them: OpenAI's fields and vLLM's further ones.
+
+Unknown fields are accepted silently, as OpenAI and vLLM do. Fields that vLLM knows, that are not served yet and that
+would change the answer are in `unserved_fields`, and refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticUseDefault
+
+from octavo_engine.errors import RequestError
+from octavo_engine.server.intake.limits import MAX_BIASED_TOKENS
+from octavo_engine.server.intake.unserved_fields import refuse_unserved
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+MOST = 2**63  # no count is so large; what is larger may have too many digits to be printed
+# A list ends at its first wrong element: an error for each of a million would cost more than the server has.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+NumLogprobs = Annotated[int, Field(ge=-1, lt=MOST)] | None  # -1: of the whole vocabulary
+Positive = Annotated[int, Field(ge=1, lt=MOST)]
+Body = TypeVar("Body", bound="RequestBody")
+
+MAX_REPORTED_FIELDS = 5
+
+
+def _null_is_absent(value: Any) -> Any:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+# Many clients write every field that they know, with null for what is not set. Fields whose default is None take it
+# anyway; the others are marked with this.
+NULL_IS_ABSENT = BeforeValidator(_null_is_absent)
+Flag = Annotated[bool, NULL_IS_ABSENT]
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_BIASED_TOKENS:
+        raise ValueError(f"it has {len(value)} entries; at most {MAX_BIASED_TOKENS} are served")
+    return value
+
+
+Biases = Annotated[dict[str, float], BeforeValidator(_few)]  # objects have no fail_fast
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: Flag = False
+    continuous_usage_stats: Flag = False
+
+
+class RequestBody(BaseModel):
+    """What every body may have."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: str | None = None
+
+
+class SamplingBody(RequestBody):
+    """How tokens are drawn and when they end; the same fields for completions and chats. None is the default."""
+
+    n: Positive | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: TokenIds | None = None
+    include_stop_str_in_output: Flag = False
+    ignore_eos: Flag = False
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), NULL_IS_ABSENT] = 0
+    logit_bias: Biases | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Texts | None = None
+    prompt_logprobs: NumLogprobs = None
+    skip_special_tokens: Flag = True
+    spaces_between_special_tokens: Flag = True
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=MOST)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31), NULL_IS_ABSENT] = 0
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    request_id: Annotated[str, Field(max_length=256)] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    user: str | None = None
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class CompletionBody(SamplingBody):
+    """POST /v1/completions."""
+
+    prompt: str | TokenIds | Texts | Annotated[list[TokenIds], Field(fail_fast=True)]
+    max_tokens: Annotated[int, Field(ge=0, lt=MOST), NULL_IS_ABSENT] = 16
+    logprobs: NumLogprobs = None
+    echo: Flag = False
+    best_of: Positive | None = None
+    add_special_tokens: Flag = True
+
+
+class ChatBody(SamplingBody):
+    """POST /v1/chat/completions."""
+
+    messages: Objects
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: NumLogprobs = None
+    tools: Objects | None = None
+    tool_choice: Any = None
+    documents: Objects | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: Flag = True
+    continue_final_message: Flag = False
+    add_special_tokens: Flag = False
+    echo: Flag = False
+
+
+class TokenizeBody(RequestBody):
+    """POST /tokenize: a text or a chat."""
+
+    prompt: str | None = None
+    messages: Objects | None = None
+    add_special_tokens: bool | None = None  # None: with a text, not with a chat
+    return_token_strs: bool | None = None
+    add_generation_prompt: Flag = True
+    continue_final_message: Flag = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: Objects | None = None
+
+
+class DetokenizeBody(RequestBody):
+    """POST /detokenize."""
+
+    tokens: TokenIds
+
+
+def parse_body(kind: type[Body], data: bytes) -> Body:
+    """The body in `data`, without the fields that it has beyond those of `kind`.
+
+    Raises:
+        RequestError: it isn't JSON, a field is wrong, or a field is not served; names the field.
+    """
+    try:
+        body = kind.model_validate_json(data)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    if isinstance(body, SamplingBody) and body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options is only for streams: set stream to true, or leave it out", "stream_options")
+    extra = body.model_extra or {}
+    refuse_unserved(extra)
+    extra.clear()  # it may be large, and is kept for as long as the request
+    return body
+
+
+def _refusal(error: ValidationError) -> RequestError:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return RequestError(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if not first["loc"]:
+        return RequestError("the body must be a JSON object")
+    if first["loc"][0] == "prompt":  # a union: pydantic lists the complaint of every branch
+        if first["type"] == "missing":
+            return RequestError("prompt is missing", "prompt")
+        # The branch that was meant is the one that the elements before fit.
+        meant = max(found, key=lambda detail: [part for part in detail["loc"] if isinstance(part, int)])
+        if any(part for part in meant["loc"] if isinstance(part, int)):
+            return RequestError(f"{_path(meant)}: {meant['msg']}", "prompt")
+        return RequestError("prompt must be a text, a list of token ids, or a list of either", "prompt")
+    by_path = {_path(detail): detail["msg"] for detail in reversed(found)}
+    told = [f"{path}: {message}" for path, message in reversed(by_path.items())]
+    more = f"; and {len(told) - MAX_REPORTED_FIELDS} more" if len(told) > MAX_REPORTED_FIELDS else ""
+    return RequestError("; ".join(told[:MAX_REPORTED_FIELDS]) + more, _path(first))
+
+
+def _path(detail: ErrorDetails) -> str:
+    """`messages[0].role`; the names that pydantic gives to the branches of a union are left out."""
+    path = ""
+    for part in detail["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in {"str", "int", "float", "bool"}:
+            path += f".{part}" if path else part
+        elif not path:
+            path = part
+    return path

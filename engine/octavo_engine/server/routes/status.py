@@ -1,0 +1,105 @@
+"""What the server tells about itself: models, health, version, load, metrics."""
+
+from __future__ import annotations
+
+import socket
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+from aiohttp import web
+
+from octavo_engine.server.answer.error_responses import json_response
+from octavo_engine.server.context import CONTEXT, ServerContext
+
+
+class ModelCard(msgspec.Struct):
+    """One name that the server answers to."""
+
+    id: str
+    created: int
+    root: str
+    max_model_len: int
+    object: str = "model"
+    owned_by: str = "octavo"
+    parent: str | None = None
+    permission: list[dict[str, str]] = []
+
+
+class ModelList(msgspec.Struct):
+    """The answer of /v1/models."""
+
+    data: list[ModelCard]
+    object: str = "list"
+
+
+class Health(msgspec.Struct):
+    """Why the server is or isn't healthy."""
+
+    status: str
+
+
+class Version(msgspec.Struct):
+    """The answer of /version."""
+
+    version: str
+
+
+class Load(msgspec.Struct):
+    """The answer of /load."""
+
+    server_load: int
+
+
+def _card(context: ServerContext, name: str) -> ModelCard:
+    return ModelCard(name, context.started, context.config.model.model, context.max_model_len)
+
+
+async def models(request: web.Request) -> web.Response:
+    """All names of the model."""
+    context = request.app[CONTEXT]
+    return json_response(ModelList([_card(context, name) for name in context.names]))
+
+
+async def model(request: web.Request) -> web.Response:
+    """One name of the model."""
+    context = request.app[CONTEXT]
+    return json_response(_card(context, context.check_model(request.match_info["model"])))
+
+
+def health_of(context: ServerContext) -> str | None:
+    """What keeps the engine from serving new requests; None if nothing does."""
+    if context.client.dead is not None:
+        return f"the engine is gone: {context.client.dead}"
+    if context.draining:
+        return "draining: the server is shutting down"
+    silent = time.monotonic() - context.client.last_heard
+    if silent > context.config.server.health_timeout:
+        return f"the engine has been silent for {silent:.0f} s"
+    return None
+
+
+async def health(request: web.Request) -> web.Response:
+    """The engine's heartbeat: 200, or 503 if it is dead, silent for too long, or draining."""
+    problem = health_of(request.app[CONTEXT])
+    return json_response(Health(problem or "ok"), status=503 if problem else 200)
+
+
+async def show_version(_request: web.Request) -> web.Response:
+    """Octavo's version."""
+    try:
+        number = version("octavo")
+    except PackageNotFoundError:
+        number = "0+unknown"
+    return json_response(Version(number))
+
+
+async def load(request: web.Request) -> web.Response:
+    """Requests that are being answered now."""
+    return json_response(Load(request.app[CONTEXT].metrics.num_http_requests))
+
+
+async def show_metrics(request: web.Request) -> web.Response:
+    """Prometheus' exposition. The host's name, which is a pod's, tells a scraper that it asked whom it meant to."""
+    data, content_type = request.app[CONTEXT].metrics.render(request.headers.get("Accept", ""))
+    return web.Response(body=data, headers={"Content-Type": content_type, "X-Octavo-Host": socket.gethostname()})

@@ -1,0 +1,62 @@
+"""POST /tokenize and /detokenize, in vLLM's shapes."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from octavo_engine.errors import RequestError
+from octavo_engine.server.answer.error_responses import json_response
+from octavo_engine.server.context import CONTEXT
+from octavo_engine.server.intake.admission import read_body
+from octavo_engine.server.intake.protocol import DetokenizeBody, TokenizeBody
+from octavo_engine.server.routes.chat import render
+from octavo_engine.text.tokenizer import Tokenizer
+
+
+class Tokens(msgspec.Struct):
+    """The answer of /tokenize."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Text(msgspec.Struct):
+    """The answer of /detokenize."""
+
+    prompt: str
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """The token ids of a text, or of a chat as the model would read it."""
+    context = request.app[CONTEXT]
+    body = await read_body(request, TokenizeBody)
+    context.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise RequestError("send either prompt or messages", "prompt")
+    special = body.add_special_tokens
+    if body.messages is not None:
+        text = await render(context, body)
+        (token_ids,) = await context.encode([text], "messages", add_special_tokens=bool(special))
+    else:
+        assert body.prompt is not None
+        (token_ids,) = await context.encode([body.prompt], "prompt", add_special_tokens=special is None or special)
+    pieces = (
+        await context.pools.run("decode", _pieces, context.tokenizer, token_ids) if body.return_token_strs else None
+    )
+    return json_response(Tokens(len(token_ids), context.max_model_len, token_ids, pieces))
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """The text of token ids."""
+    context = request.app[CONTEXT]
+    body = await read_body(request, DetokenizeBody)
+    context.check_model(body.model)
+    context.check_token_ids(body.tokens, "tokens")
+    return json_response(Text(await context.decode(body.tokens)))
+
+
+def _pieces(tokenizer: Tokenizer, token_ids: list[int]) -> list[str]:
+    return [tokenizer.piece(index) or "" for index in token_ids]

@@ -1,0 +1,102 @@
+"""Token ids to text as they come, one at a time.
+
+Works on the bytes of tokens, so each token costs the same however long the text has grown; a character whose bytes
+are spread over several tokens comes with the last of them. Neither kind of vocabulary puts spaces between tokens by
+itself, so `spaces_between_special_tokens` changes nothing here, as in vLLM with a fast tokenizer.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from octavo_engine.text.tokenizer import Tokenizer
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
+
+
+class Detokenizer:
+    """The text of one sequence. All that `add` returned plus what `flush` returns is the decoded text.
+
+    `prompt_token_ids` are not part of it, but a character that they leave incomplete is completed, and a
+    SentencePiece tokenizer's leading space is dropped only where nothing stands before it.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        self._decoder = _utf8(errors="replace")
+        self._drop_space = tokenizer.strips_space
+        self.offset = 0  # characters returned so far
+        tail = b""
+        for index in reversed(prompt_token_ids):
+            if index in self._skipped:
+                continue
+            tail = self._token_bytes(index) + tail
+            if len(tail) >= _LONGEST_CHARACTER:
+                break
+        if tail:
+            self._drop_space = False
+            self._decoder.decode(tail)
+
+    def begin(self, token_id: int) -> int:
+        """Where the text of `token_id` begins if it comes next, in characters.
+
+        A token that goes on with a character begins with it; one that leaves a character incomplete begins after the
+        U+FFFD which that amounts to.
+        """
+        pending = self._decoder.getstate()[0]
+        if pending and token_id not in self._skipped:
+            both = pending + self._token_bytes(token_id)[:1]
+            try:
+                both.decode()
+            except UnicodeDecodeError as error:
+                if error.end < len(both):  # otherwise it is still incomplete
+                    return self.offset + len(pending.decode("utf-8", "replace"))
+        return self.offset
+
+    def add(self, token_id: int) -> str:
+        """The text that became certain with this token; empty while a character is incomplete."""
+        if token_id in self._skipped:
+            return ""
+        return self._returned(self._decoder.decode(self._token_bytes(token_id)))
+
+    def flush(self) -> str:
+        """What an incomplete character at the end amounts to: U+FFFD or nothing. Ends the text."""
+        return self._returned(self._decoder.decode(b"", final=True))
+
+    def _returned(self, text: str) -> str:
+        if self._drop_space and text:
+            self._drop_space = False
+            text = text.removeprefix(" ")
+        self.offset += len(text)
+        return text
+
+
+def decoded_prompt(tokenizer: Tokenizer, token_ids: Sequence[int], *, continued: bool) -> str:
+    """The text of a prompt; if it is `continued`, a character that its last tokens leave incomplete is the answer's."""
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    text = "".join([detokenizer.add(token_id) for token_id in token_ids])
+    return text if continued else text + detokenizer.flush()
+
+
+def token_offsets(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> list[int]:
+    """Where in `text`, of which `token_ids` are the tokens, each of them begins, in characters.
+
+    What the tokenizer put in by itself takes no place in the text: special tokens, SentencePiece's space after them.
+    """
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    offsets, end = [], 0
+    for token_id in token_ids:
+        offset = end + detokenizer.begin(token_id) - detokenizer.offset
+        offsets.append(min(offset, len(text)))
+        if token_id in tokenizer.special_token_ids and not text.startswith(tokenizer.token_text(token_id), offset):
+            continue
+        added = detokenizer.add(token_id)
+        if added.startswith(" ") and not text.startswith(" ", end):
+            added = added[1:]
+        end += len(added)
+    return offsets
