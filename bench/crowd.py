@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests/control_plane"), str(ROOT / "tests/reconciler")]
+sys.path.insert(0, str(ROOT / "testing"))
 
-from api_client import ApiClient, ApiError, until
-from control_plane import ControlPlane
-from fake_kubelet import FakeKubelet
-from operator_runs import ACCOUNT, API, USER, Operator, service
+from octavo_testing.api_client import ApiClient, ApiError, until
+from octavo_testing.control_plane import ControlPlane
+from octavo_testing.fake_kubelet import FakeKubelet
+from octavo_testing.operator_runs import ACCOUNT, API, USER, Operator, service
 
 NODES, PODS, SERVICES = 500, 10_000, 1_000
 NAMESPACES = 20

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e import prometheus
 from e2e.world import ROOT, free_port

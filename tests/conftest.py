@@ -10,7 +10,7 @@ import pytest
 if not Path("/dev/nvidiactl").exists():  # no card: kernels are interpreted, and Triton reads this when first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-pytest_plugins = ["control_plane_fixtures"]
+pytest_plugins = ["octavo_testing.control_plane_fixtures"]
 EXECUTORS = ("native", "torch")
 LONG = {"correctness", "reconciler", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
 
@@ -40,7 +40,7 @@ def executor_name(request) -> str:
 @pytest.fixture(scope="session")
 def smollm2():
     """SmolLM2-135M-Instruct as a GGUF file in Q4_1: a `real_models.RealModel`."""
-    from real_models import SMOLLM2, fetch
+    from octavo_testing.real_models import SMOLLM2, fetch
 
     return fetch("smollm2", SMOLLM2)
 
@@ -48,7 +48,7 @@ def smollm2():
 @pytest.fixture(scope="session")
 def gemma3():
     """Gemma 3 270M, the base model, as a GGUF file of mixed formats: a `real_models.RealModel`."""
-    from real_models import GEMMA3, fetch
+    from octavo_testing.real_models import GEMMA3, fetch
 
     return fetch("gemma3", GEMMA3)
 
@@ -56,7 +56,7 @@ def gemma3():
 @pytest.fixture(scope="session")
 def qwen_coder():
     """Qwen2.5-Coder-1.5B-Instruct as a GGUF file in Q4_K_M, 1.1 GB: a `real_models.RealModel`."""
-    from real_models import fetch_qwen_coder
+    from octavo_testing.real_models import fetch_qwen_coder
 
     return fetch_qwen_coder()
 
@@ -64,6 +64,6 @@ def qwen_coder():
 @pytest.fixture(scope="session")
 def smollm2_hf(smollm2) -> Path:
     """SmolLM2's same weights as a Hugging Face folder in float32."""
-    from real_models import exported
+    from octavo_testing.real_models import exported
 
     return exported(smollm2)

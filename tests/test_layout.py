@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("engine", "operator", "tests", "scripts", "bench", "e2e")
+SOURCES = ("engine", "operator", "testing", "tests", "scripts", "bench", "e2e")
 LONGEST = 450
 MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 

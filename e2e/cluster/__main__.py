@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster.bring_up import bring_up, step
 from e2e.cluster.handles import MissingError

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster import addons, control_plane, host_services, nodes
 from e2e.cluster.credentials import kubeconfig_of, write_credentials

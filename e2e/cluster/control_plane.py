@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_client import ApiClient, ApiError, Endpoint
-from audit_log import POLICY
-from kubernetes_binaries import build
+from octavo_testing.api_client import ApiClient, ApiError, Endpoint
+from octavo_testing.audit_log import POLICY
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster.credentials import credentials_folder, kubeconfig_of
 from e2e.cluster.layout import DOMAIN, Layout

@@ -6,7 +6,7 @@ import base64
 import json
 from pathlib import Path
 
-from certificates import Authority, Issued, Key
+from octavo_testing.certificates import Authority, Issued, Key
 
 from e2e.cluster.layout import DOMAIN, MOST_NODES, Layout
 

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster.handles import Cluster, MissingError, Urls
 from e2e.cluster.host_services import FolderHub, FolderIndex, publish_defaults, publish_model, publish_package

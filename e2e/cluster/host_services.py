@@ -22,10 +22,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from hub_stand_in import HubStandIn
-from kubernetes_binaries import build
-from loopback import Asked, Body
-from package_index_stand_in import PackageIndexStandIn
+from octavo_testing.hub_stand_in import HubStandIn
+from octavo_testing.kubernetes_binaries import build
+from octavo_testing.loopback import Asked, Body
+from octavo_testing.package_index_stand_in import PackageIndexStandIn
 
 from e2e.cluster.control_plane import last_lines, log_of
 from e2e.cluster.layout import HUB_PORT, INDEX_PORT, REGISTRY_PORT, ROOT, Layout

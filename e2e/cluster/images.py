@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 BUSYBOX = "octavo/busybox:1"
 PAUSE = BUSYBOX  # a pod's sandbox sleeps

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster.handles import MissingError, Urls
 

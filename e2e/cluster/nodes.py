@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster import cgroups
 from e2e.cluster.control_plane import last_lines, log_of

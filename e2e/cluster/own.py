@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 from e2e.cluster import control_plane, host_services, nodes
 from e2e.cluster.credentials import kubeconfig_of

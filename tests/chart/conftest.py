@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cluster import Cluster
-from control_plane_fixtures import started
 from helm_runs import Helm
-from kubernetes_binaries import build
+from octavo_testing.cluster import Cluster
+from octavo_testing.control_plane_fixtures import started
+from octavo_testing.kubernetes_binaries import build
 
 BUILD_ERROR = pytest.StashKey[build.BuildError]()
 

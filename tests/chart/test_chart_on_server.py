@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from api_client import until
 from chart_switches import SWITCHES
 from foreign_definitions import FOREIGN
 from helm_runs import CHART, ROOT, by_name, without_helm
+from octavo_testing.api_client import until
 
 Objects = dict[tuple[str, str, str], dict[str, Any]]
 DRY = {"dryRun": "All", "fieldValidation": "Strict"}

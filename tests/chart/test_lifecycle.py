@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
-from api_client import ApiError, until
-from child_processes import free_port
-from cluster import write_kubeconfig
 from helm_runs import CHART, PREVIOUS, ROOT, Helm, HelmError
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.child_processes import free_port
+from octavo_testing.cluster import write_kubeconfig
 
 API = "octavo.dev/v1alpha1"
 DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "llmservices.octavo.dev")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from children_cases import engine_of, kinds, only, planned, pod_of, rendered, terms_of
-from planner_cases import CPU, SMALL, claim, service
+from octavo_testing.children_cases import engine_of, kinds, only, planned, pod_of, rendered, terms_of
+from octavo_testing.planner_cases import CPU, SMALL, claim, service
 
 from octavo_operator.api.labels import selector_text
 from octavo_operator.children import render

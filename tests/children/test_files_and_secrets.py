@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from children_cases import engine_of, pod_of, rendered
+from octavo_testing.children_cases import engine_of, pod_of, rendered
 
 
 def test_the_api_key_comes_from_its_secret():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from children_cases import CASES, rendered_sample
+from octavo_testing.children_cases import CASES, rendered_sample
 
 from octavo_operator.verbs.printout import as_yaml
 

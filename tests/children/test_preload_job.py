@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from children_cases import engine_of, only, pod_of, rendered
-from planner_cases import CPU
+from octavo_testing.children_cases import engine_of, only, pod_of, rendered
+from octavo_testing.planner_cases import CPU
 
 from octavo_operator.api.observed import Nodes
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE

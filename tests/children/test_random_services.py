@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from children_cases import kinds, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
+from octavo_testing.children_cases import kinds, planned
+from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
 
 from octavo_operator.api.manifest import parse
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import yaml
-from api_client import ApiError
-from children_cases import CASES, SAMPLES, planned, rendered, rendered_sample
-from planner_cases import SMALL, service
+from octavo_testing.api_client import ApiError
+from octavo_testing.children_cases import CASES, SAMPLES, planned, rendered, rendered_sample
+from octavo_testing.planner_cases import SMALL, service
 
 from octavo_operator.children import render
 from octavo_operator.verbs.render import main

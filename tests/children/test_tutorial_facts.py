@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from children_cases import engine_of, kinds, only, pod_of, rendered_sample, terms_of
+from octavo_testing.children_cases import engine_of, kinds, only, pod_of, rendered_sample, terms_of
 
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.planner.node_labels import matches

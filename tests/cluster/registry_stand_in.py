@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from loopback import serving
+from octavo_testing.loopback import serving
 
 
 class RegistryStandIn:

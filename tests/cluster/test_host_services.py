@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from e2e.cluster.host_services import FolderHub, FolderIndex, publish_model, publish_package
-from package_index_stand_in import wheel
+from octavo_testing.package_index_stand_in import wheel
 
 
 def ask(url: str, **headers: str) -> bytes:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hub_stand_in import HubStandIn
+from octavo_testing.hub_stand_in import HubStandIn
 
 from octavo_engine import executors
 from octavo_engine.core_client import core_handle

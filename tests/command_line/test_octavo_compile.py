@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from kernel_traffic import LLAMA_3_8B
+from octavo_testing.kernel_traffic import LLAMA_3_8B
 
 from octavo_engine.cli.compile import main
 from octavo_engine.kernels.triton import kernel_cache

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from gguf_files import llama_arrays, llama_metadata, write_gguf
+from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
 from safetensors.numpy import save_file
 
 from octavo_engine.config import ModelConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children_cases import CASES, engine_of, kinds, only, rendered, rendered_sample
+from octavo_testing.children_cases import CASES, engine_of, kinds, only, rendered, rendered_sample
 
 from octavo_engine import fetch
 from octavo_engine.cli.arguments import parse

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import CPU, SMALL, planned
+from octavo_testing.planner_cases import CPU, SMALL, planned
 
 from octavo_engine.config import EngineConfig, ModelConfig
 from octavo_engine.server import pools

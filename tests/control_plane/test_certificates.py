@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from certificates import Authority
+from octavo_testing.certificates import Authority
 
 
 @pytest.fixture(scope="module")

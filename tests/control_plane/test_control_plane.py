@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from api_client import ApiError, until
-from control_plane import ControlPlane
-from kubernetes_binaries import binaries
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.control_plane import ControlPlane
+from octavo_testing.kubernetes_binaries import binaries
 
 PAUSE = {
     "name": "pause",
@@ -130,7 +130,7 @@ def test_nothing_is_left_when_the_tests_are_killed(control_plane, tmp_path):
     if sys.platform != "linux":
         pytest.skip("only Linux tells a process of its parent's death")
     script = (
-        "import sys, time; from pathlib import Path; from control_plane import ControlPlane\n"
+        "import sys, time; from pathlib import Path; from octavo_testing.control_plane import ControlPlane\n"
         "plane = ControlPlane(Path(sys.argv[1])); plane.start(); print(*plane.pids.values(), flush=True); time.sleep(99)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api_client import until
-from fake_kubelet import Ended, name_of
+from octavo_testing.api_client import until
+from octavo_testing.fake_kubelet import Ended, name_of
 from test_control_plane import deployment, pod_template
 
 GPU = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}

@@ -8,8 +8,8 @@ import time
 from http.client import HTTPException
 
 import pytest
-from api_client import ApiClient, ApiError, until
-from fault_proxy import FaultProxy, verb_of
+from octavo_testing.api_client import ApiClient, ApiError, until
+from octavo_testing.fault_proxy import FaultProxy, verb_of
 
 BROKEN = (OSError, HTTPException)
 

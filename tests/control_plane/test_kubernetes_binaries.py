@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kubernetes_binaries import BUILDER, build
+from octavo_testing.kubernetes_binaries import BUILDER, build
 
 # Writes what it was asked for where it was asked to; `FAKE_GO_FAILS` names what can't be built.
 FAKE_GO = """#!/bin/sh

@@ -6,7 +6,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from fake_executor import FakeExecutor, core_over, lonely_run
+from octavo_testing.fake_executor import FakeExecutor, core_over, lonely_run
 
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.memory_limit import MemoryLimit

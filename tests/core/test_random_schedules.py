@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from deep import DEEP
-from fake_executor import FakeExecutor, core_over, lonely_run
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from octavo_testing.deep import DEEP
+from octavo_testing.fake_executor import FakeExecutor, core_over, lonely_run
 
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.messages import EngineRequest

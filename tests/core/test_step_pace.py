@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from fake_executor import FakeExecutor, core_over, lonely_run
 from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.fake_executor import FakeExecutor, core_over, lonely_run
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
 from octavo_engine.core.step_pace import ALONE, FIRST_TOKENS, STEPS_UNTIL_LONGER, StepPace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_executor import FakeExecutor, core_over, lonely_run
+from octavo_testing.fake_executor import FakeExecutor, core_over, lonely_run
 
 from octavo_engine.core.swapping import HostPages, SwapRule
 from octavo_engine.engine.engine_core import EngineCore

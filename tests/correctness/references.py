@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from octavo_testing.real_models import RealModel
 from prompts import essay, prompts
-from real_models import RealModel
 
 from octavo_engine.text.tokenizer import load_tokenizer
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_runs import engine_config, generate, request, running_core
-from tiny_models import MODELS, make
+from octavo_testing.engine_runs import engine_config, generate, request, running_core
+from octavo_testing.tiny_models import MODELS, make
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
 

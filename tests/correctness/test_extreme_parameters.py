@@ -12,11 +12,21 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import pytest
 import torch
-from engine_runs import Finished, engine_config, generate, interpreted, request, running_core
-from extreme_parameters import PARAMETERS, PROMPT, VOCABULARY, Case, outcome, pairs, server_context, shown, singles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import make
+from octavo_testing.engine_runs import Finished, engine_config, generate, interpreted, request, running_core
+from octavo_testing.extreme_parameters import (
+    PARAMETERS,
+    PROMPT,
+    VOCABULARY,
+    Case,
+    outcome,
+    pairs,
+    server_context,
+    shown,
+    singles,
+)
+from octavo_testing.tiny_models import make
 
 from octavo_engine.config import CacheConfig, ModelConfig
 from octavo_engine.engine.engine_core import EngineCore

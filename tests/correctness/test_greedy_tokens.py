@@ -11,8 +11,8 @@ import random
 from collections.abc import Mapping
 
 import pytest
-from deep import DEEP
-from engine_runs import Finished, engine_config, generate, request, running_core
+from octavo_testing.deep import DEEP
+from octavo_testing.engine_runs import Finished, engine_config, generate, request, running_core
 from references import NUM_TOKENS, Continuation, reference
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from deep import DEEP
-from engine_runs import engine_config, generate, request, running_core
+from octavo_testing.deep import DEEP
+from octavo_testing.engine_runs import engine_config, generate, request, running_core
 from references import FEW_TOKENS, few_continuations
 
 pytestmark = [

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from deep import DEEP
-from engine_runs import engine_config, generate, request, running_core
-from gguf_files import MIXED_HIDDEN, MIXED_INNER, MIXED_LAYERS, MIXED_VOCAB, write_mixed_gguf
+from octavo_testing.deep import DEEP
+from octavo_testing.engine_runs import engine_config, generate, request, running_core
+from octavo_testing.gguf_files import MIXED_HIDDEN, MIXED_INNER, MIXED_LAYERS, MIXED_VOCAB, write_mixed_gguf
 
 from octavo_engine.config import ModelConfig
 

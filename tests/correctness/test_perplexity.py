@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from engine_runs import engine_config, generate, running_core
-from engine_runs import request as ask
-from packed_reference import packed_executor
+from octavo_testing.engine_runs import engine_config, generate, running_core
+from octavo_testing.engine_runs import request as ask
+from octavo_testing.packed_reference import packed_executor
 from references import reference
 
 from octavo_engine.executors import create_executor

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from engine_runs import engine_config, generate, request, running_core
-from tiny_models import make
+from octavo_testing.engine_runs import engine_config, generate, request, running_core
+from octavo_testing.tiny_models import make
 
 from octavo_engine.config import ModelConfig
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from deep import DEEP
+from octavo_testing.deep import DEEP
 from references import CUT_TOKENS, NUM_TOKENS, as_reference, asked, beyond_doubt, reference
 from transformers_reference import compute
 

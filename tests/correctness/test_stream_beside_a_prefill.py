@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from real_models import SMOLLM2, fetch
+from octavo_testing.real_models import SMOLLM2, fetch
 
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, SchedulerConfig
 from octavo_engine.engine.loader import load

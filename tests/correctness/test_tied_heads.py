@@ -7,10 +7,10 @@ import json
 import gguf
 import numpy as np
 import pytest
-from engine_runs import engine_config, generate, request, running_core
-from gguf_files import HIDDEN, VOCAB, llama_arrays, llama_metadata, write_gguf
+from octavo_testing.engine_runs import engine_config, generate, request, running_core
+from octavo_testing.gguf_files import HIDDEN, VOCAB, llama_arrays, llama_metadata, write_gguf
+from octavo_testing.tiny_models import make
 from safetensors.numpy import load_file, save_file
-from tiny_models import make
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.weights.describe import describe

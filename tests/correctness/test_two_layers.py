@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from deep import DEEP
-from engine_runs import engine_config, generate, interpreted, running_core
-from engine_runs import request as ask
+from octavo_testing.deep import DEEP
+from octavo_testing.engine_runs import engine_config, generate, interpreted, running_core
+from octavo_testing.engine_runs import request as ask
 from references import CLOSE, CUT_TOKENS, CUTS, beyond_doubt, reference
 
 from octavo_engine.executors import create_executor

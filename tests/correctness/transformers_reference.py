@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "testing"))
 
-from real_models import GEMMA3, SMOLLM2, RealModel, fetch, fetch_qwen_coder, load_transformers, versions
+from octavo_testing.real_models import GEMMA3, SMOLLM2, RealModel, fetch, fetch_qwen_coder, load_transformers, versions
 from references import CUT_TOKENS, CUTS, FEW_TOKENS, FOLDER, NUM_TOKENS, Asked, asked, few_prompts, key_of_few
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from api_client import ApiError, until
 from invalid_objects import BEYOND_THE_SCHEMA, INVALID
+from octavo_testing.api_client import ApiError, until
 
 from octavo_operator.api.crd import definition
 from octavo_operator.api.engine import Engine

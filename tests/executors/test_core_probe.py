@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_runs import engine_config, generate, request, running_core
+from octavo_testing.engine_runs import engine_config, generate, request, running_core
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.errors import DeviceLostError

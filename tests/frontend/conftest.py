@@ -24,7 +24,7 @@ def saved_by_transformers(model) -> Path:
     """The folder that transformers saves the GGUF's tokenizer to; kept, since reading Gemma's takes it 15 s."""
     import warnings
 
-    from real_models import kept
+    from octavo_testing.real_models import kept
 
     def write(folder: Path) -> None:
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from served import Served, write_model
+from octavo_testing.served import Served, write_model
 
 from octavo_engine.core_client import start_watch
 from octavo_engine.core_client.start_watch import LEAST_BYTES, StartWatch, bytes_moved

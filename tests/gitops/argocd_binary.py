@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kubernetes_binaries import build
+from octavo_testing.kubernetes_binaries import build
 
 SOURCES = Path(__file__).parent / "argocd"
 Object = dict[str, Any]

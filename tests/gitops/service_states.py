@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from planner_cases import MISTRAL_7B
+from octavo_testing.planner_cases import MISTRAL_7B
 
 from octavo_models import from_hf_config
 from octavo_operator.api.manifest import parse

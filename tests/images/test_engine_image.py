@@ -6,7 +6,7 @@ import json
 
 import pytest
 from containers import Container
-from real_models import SMOLLM2, fetch
+from octavo_testing.real_models import SMOLLM2, fetch
 
 HEALTH = ("octavo-health", "--port", "8000", "/health")
 CHAT = """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from child_processes import free_port
+from octavo_testing.child_processes import free_port
 
 LABELS = 'model_name="m",engine="0"'
 

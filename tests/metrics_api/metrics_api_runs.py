@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import until
-from child_processes import free_port
 from fake_engines import FakeEngine
-from fake_kubelet import State
-from operator_runs import ACCOUNT, ROOT, Operator
+from octavo_testing.api_client import until
+from octavo_testing.child_processes import free_port
+from octavo_testing.fake_kubelet import State
+from octavo_testing.operator_runs import ACCOUNT, ROOT, Operator
 
 NAMESPACE = "octavo-system"
 SERVICE = "octavo-metrics-api"

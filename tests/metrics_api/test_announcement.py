@@ -8,7 +8,6 @@ import socket
 import time
 
 import pytest
-from api_client import ApiError, until
 from metrics_api_runs import (
     APISERVICES,
     NAMES,
@@ -22,7 +21,8 @@ from metrics_api_runs import (
     serving,
     set_endpoint,
 )
-from operator_runs import ACCOUNT, Operator, conditions, service, wait_for
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.operator_runs import ACCOUNT, Operator, conditions, service, wait_for
 
 from octavo_operator.metrics_api.serving_certificate import ServingCertificate, current, from_data
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from api_client import until
 from metrics_api_runs import be_engine, values
+from octavo_testing.api_client import until
 
 HPA = ("autoscaling/v2", "HorizontalPodAutoscaler")
 WAITING = "vllm_num_requests_waiting"

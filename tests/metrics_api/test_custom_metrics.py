@@ -6,9 +6,9 @@ import json
 import time
 
 import pytest
-from api_client import ApiError, until
-from certificates import Authority
 from metrics_api_runs import PERIOD_S, SERVICE, be_engine, get, said, values
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.certificates import Authority
 
 WAITING, RUNNING = "vllm_num_requests_waiting", "octavo_requests_running"
 STALE_S = 3 * PERIOD_S

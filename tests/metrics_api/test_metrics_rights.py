@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import yaml
-from api_client import until
 from metrics_api_runs import NAMES, NAMESPACE, be_engine, get, serving
-from operator_runs import ACCOUNT, ROOT, service
-from test_rights import METRICS_API, METRICS_API_GROUPS, METRICS_API_ROLE
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import ACCOUNT, METRICS_API, METRICS_API_GROUPS, METRICS_API_ROLE, ROOT, service
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
 SHARED = {("", "pods", "list"), ("", "pods", "watch")}  # the reconcile's own rights as well

@@ -7,7 +7,7 @@ import re
 import promql_parser
 import pytest
 import yaml
-from operator_runs import ROOT
+from octavo_testing.operator_runs import ROOT
 
 from octavo_operator.children.hpa import RUNNING, WAITING
 from octavo_operator.metrics_api.figures import COUNTERS, FIGURES, GAUGES

@@ -6,8 +6,8 @@ import gc
 import weakref
 
 import pytest
-from gguf_files import write_mixed_gguf
 from native_executors import SPECS, config_of, files_of
+from octavo_testing.gguf_files import write_mixed_gguf
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.native import executor as native

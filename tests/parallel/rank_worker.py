@@ -12,7 +12,7 @@ import traceback
 from typing import Any
 
 import msgspec
-from engine_runs import generate, running_core
+from octavo_testing.engine_runs import generate, running_core
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.core.outputs import SchedulerOutput

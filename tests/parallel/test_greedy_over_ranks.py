@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_runs import engine_config, request
-from gguf_files import write_mixed_gguf
+from octavo_testing.engine_runs import engine_config, request
+from octavo_testing.gguf_files import write_mixed_gguf
 from rank_pool import spread
 from rank_worker import POISON
 

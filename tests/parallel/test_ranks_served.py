@@ -10,8 +10,8 @@ import socket
 import threading
 
 import pytest
+from octavo_testing.served import Served, alive, command_of, until
 from openai import OpenAI
-from served import Served, alive, command_of, until
 
 SECONDS = 10.0  # in which the death of a rank ends everything
 TINY = {

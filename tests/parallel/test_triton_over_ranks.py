@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_runs import engine_config, request
+from octavo_testing.engine_runs import engine_config, request
 from rank_pool import spread
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig

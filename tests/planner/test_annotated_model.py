@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from planner_cases import A100_40, LLAMA_70B
+from octavo_testing.planner_cases import A100_40, LLAMA_70B
 
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG
 from octavo_operator.description.sources import annotated

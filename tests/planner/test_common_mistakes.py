@@ -1,7 +1,7 @@
 """Each common mistake of a first deployment is answered: by a default that avoids it, or by a warning."""
 
 import pytest
-from planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, on_a100, planned
+from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, on_a100, planned
 
 
 def warned(plan, words: str) -> bool:

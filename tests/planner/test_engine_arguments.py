@@ -1,7 +1,7 @@
 """The engine's command line says what the manifest says, in flags that the engine takes, and no secret."""
 
 import pytest
-from planner_cases import CPU, MISTRAL_7B, SMALL, described, planned, service
+from octavo_testing.planner_cases import CPU, MISTRAL_7B, SMALL, described, planned, service
 
 from octavo_engine.cli.arguments import parse_with_notes
 from octavo_operator.api.observed import Observed

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planner_cases import CPU, service
+from octavo_testing.planner_cases import CPU, service
 
 from octavo_operator.api.observed import Observed
 from octavo_operator.planner import arguments, engine_flags, plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import CPU, SMALL, service
+from octavo_testing.planner_cases import CPU, SMALL, service
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.core.capacity import longest_sequence, sequence_bytes, split_capacity

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from planner_cases import LLAMA, LLAMA_70B, MISTRAL_7B, SMALL, planned
+from octavo_testing.planner_cases import LLAMA, LLAMA_70B, MISTRAL_7B, SMALL, planned
 
 from octavo_operator.planner.sizes import GIB
 

@@ -8,7 +8,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from planner_cases import SMALL, described
+from octavo_testing.planner_cases import SMALL, described
 
 from octavo_operator.api.model import Model
 from octavo_operator.description.sources import annotated, describe

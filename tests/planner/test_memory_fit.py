@@ -1,7 +1,7 @@
 """What fits is known before a pod exists, and what does not is told with what would."""
 
 import pytest
-from planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
+from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
 
 from octavo_models import from_gguf
 from octavo_models.sharding import kv_on_card, obstacle, weights_on_card

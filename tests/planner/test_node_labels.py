@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import MISTRAL_7B, SMALL, planned, service
+from octavo_testing.planner_cases import MISTRAL_7B, SMALL, planned, service
 
 from octavo_operator.api.observed import Gpu, Nodes
 from octavo_operator.planner import node_labels

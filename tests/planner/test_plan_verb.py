@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
+from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
 
 from octavo_operator.settings import Settings
 from octavo_operator.verbs.plan import main

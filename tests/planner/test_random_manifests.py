@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL, described
+from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL, described
 
 from octavo_operator.api.manifest import read_manifest
 from octavo_operator.api.observed import Observed

@@ -1,7 +1,7 @@
 """A replica's start, end and replacement are one chain of deadlines, each with its reason."""
 
 import pytest
-from planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, claim, on_a100, planned, service
+from octavo_testing.planner_cases import CPU, LLAMA_70B, MISTRAL_7B, SMALL, claim, on_a100, planned, service
 
 from octavo_operator.planner.storage import referenced
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import CPU, on_a100, planned
+from octavo_testing.planner_cases import CPU, on_a100, planned
 from simulated_rollout import LOAD_TICKS, Simulation
 
 from octavo_operator.api.observed import Change, Observed

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from operator_runs import ROOT, Operator, running
+from octavo_testing.operator_runs import ROOT, Operator, running
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planner_cases import CPU, claim, service
+from octavo_testing.planner_cases import CPU, claim, service
 
 from octavo_operator.api.observed import Observed
 from octavo_operator.children import render

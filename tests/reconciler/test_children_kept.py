@@ -8,8 +8,8 @@ import re
 import time
 from collections import Counter
 
-from api_client import until
-from operator_runs import API, conditions, service, settled, wait_for, writes
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import API, conditions, service, settled, wait_for, writes
 
 APPS = "apps/v1"
 EDITS = int(os.environ.get("OCTAVO_TEST_EDITS", "24"))

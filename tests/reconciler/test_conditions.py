@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from api_client import ApiError, until
-from fake_kubelet import Ended
-from operator_runs import API, conditions, service, settled, wait_for
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.fake_kubelet import Ended
+from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
 APPS = "apps/v1"
 

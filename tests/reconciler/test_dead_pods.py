@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from api_client import until
-from operator_runs import conditions, service, settled, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import conditions, service, settled, wait_for
 
 ENGINES = "octavo.dev/service=s,app.kubernetes.io/component=engine"
 

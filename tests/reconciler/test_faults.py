@@ -9,9 +9,9 @@ import os
 import time
 
 import pytest
-from api_client import until
-from fault_proxy import FaultProxy
-from operator_runs import ACCOUNT, API, running, service, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.fault_proxy import FaultProxy
+from octavo_testing.operator_runs import ACCOUNT, API, running, service, wait_for
 
 FAULT_S = float(os.environ.get("OCTAVO_TEST_FAULT_S", "2"))
 LONG = FAULT_S > 10

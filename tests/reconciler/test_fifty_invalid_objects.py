@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api_client import ApiError, until
-from operator_runs import conditions, service
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.operator_runs import conditions, service
 
 WRONG = [
     ("model", None),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from api_client import until
-from operator_runs import API, service, settled, wait_for
-from planner_cases import A100_40, LLAMA_70B
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import API, service, settled, wait_for
+from octavo_testing.planner_cases import A100_40, LLAMA_70B
 
 CONFIG = "octavo.dev/model-config"
 

@@ -10,8 +10,8 @@ from difflib import ndiff
 from pprint import pformat
 
 import pytest
-from api_client import until
-from operator_runs import ACCOUNT, API, Operator, conditions, running, service, settled
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import ACCOUNT, API, Operator, conditions, running, service, settled
 
 KILLS = int(os.environ.get("OCTAVO_TEST_KILLS", "4"))
 LEASE = ("coordination.k8s.io/v1", "Lease", "octavo-operator", "octavo-system")

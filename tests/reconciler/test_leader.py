@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from api_client import until
-from operator_runs import ACCOUNT, USER, Operator, service
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import ACCOUNT, USER, Operator, service
 
 LEASE = ("coordination.k8s.io/v1", "Lease", "octavo-operator", "octavo-system")
 

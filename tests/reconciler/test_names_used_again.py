@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api_client import until
-from operator_runs import API, conditions, service, settled, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
 APPS = "apps/v1"
 ENGINES = "octavo.dev/service=s,app.kubernetes.io/component=engine"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from api_client import until
-from operator_runs import API, conditions, service, settled, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
 LLMS = "LLMService"
 ENGINES = "octavo.dev/service=s,app.kubernetes.io/component=engine"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from api_client import until
-from operator_runs import ACCOUNT, API, ROOT, Operator, conditions, service, wait_for, writes
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import ACCOUNT, API, ROOT, Operator, conditions, service, wait_for, writes
 
 APPS, LLMS = "apps/v1", "LLMService"
 RBAC = ("rbac.authorization.k8s.io/v1", "ClusterRole", "octavo-operator")

@@ -5,9 +5,9 @@ An operator that fights the HPA, and replicas reset by a defaulted field, are in
 
 from __future__ import annotations
 
-from api_client import until
-from fake_kubelet import Ended
-from operator_runs import API, conditions, service, settled, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.fake_kubelet import Ended
+from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
 APPS = "apps/v1"
 PODS = "octavo.dev/service=s,app.kubernetes.io/component=engine"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from api_client import until
-from operator_runs import API, conditions, service, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import API, conditions, service, wait_for
 
 ENGINES = "octavo.dev/service=s,app.kubernetes.io/component=engine"
 GKE = {"cloud.google.com/gke-accelerator": "nvidia-l4"}

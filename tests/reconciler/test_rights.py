@@ -5,17 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from api_client import until
-from operator_runs import ACCOUNT, API, ROOT, conditions, running, service, settled
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import (
+    ACCOUNT,
+    API,
+    METRICS_API,
+    METRICS_API_GROUPS,
+    METRICS_API_ROLE,
+    ROOT,
+    conditions,
+    running,
+    service,
+    settled,
+)
 from service_monitor_crd import MONITOR, service_monitors
 
 APPS = "apps/v1"
 RBAC = ROOT / "config/rbac"
 LEADER = {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")}
-# What is asked for on the metrics API's account; tests/metrics_api/test_metrics_rights.py has that.
-METRICS_API_ROLE = "octavo-operator-metrics-api"
-METRICS_API_GROUPS = {"apiregistration.k8s.io", "authentication.k8s.io", "authorization.k8s.io"}
-METRICS_API = {("", "pods", "patch"), ("rbac.authorization.k8s.io", "clusterroles", "get")}
 
 
 def granted(file: Path) -> set[tuple[str, str, str]]:

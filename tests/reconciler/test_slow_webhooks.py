@@ -10,10 +10,10 @@ from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from api_client import until
-from certificates import Authority
-from child_processes import free_port
-from operator_runs import service, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.certificates import Authority
+from octavo_testing.child_processes import free_port
+from octavo_testing.operator_runs import service, wait_for
 
 GROUP = "admissionregistration.k8s.io/v1"
 

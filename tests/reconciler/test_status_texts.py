@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from planner_cases import CPU, claim, service
+from octavo_testing.planner_cases import CPU, claim, service
 
 from octavo_operator.api.conditions import REASON, as_reason
 from octavo_operator.api.manifest import parse, read

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from api_client import ApiError, until
-from operator_runs import API, conditions, service, settled, wait_for
+from octavo_testing.api_client import ApiError, until
+from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
 APPS, HPA = "apps/v1", "autoscaling/v2"
 LLMS = "LLMService"

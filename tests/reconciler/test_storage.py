@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from api_client import until
-from operator_runs import service, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.operator_runs import service, wait_for
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from api_client import until
-from fake_kubelet import Ended, State
-from operator_runs import API, conditions, running, service, settled, wait_for
+from octavo_testing.api_client import until
+from octavo_testing.fake_kubelet import Ended, State
+from octavo_testing.operator_runs import API, conditions, running, service, settled, wait_for
 
 from octavo_operator.reconcile.upgrades.rendering import ANNOTATION
 

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from served import Served, until, write_model
+from octavo_testing.served import Served, until, write_model
 
 TIMEOUT = 10.0  # the default of --health-timeout
 LATE = 1.0  # the server looks at the heartbeat twice a second

@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 from aiohttp import web
 from e2e.traffic import Traffic
-from served import Served, until, write_model
+from octavo_testing.served import Served, until, write_model
 
 from octavo_engine.server import connections
 from octavo_engine.server.app import _close_in_time

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from served import Served, write_model
-from tiny_models import make
+from octavo_testing.served import Served, write_model
+from octavo_testing.tiny_models import make
 
 MANY_DIGITS = "9" * 5000
 ANSWERED = (

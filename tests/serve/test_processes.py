@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from served import Served, alive, until, write_model
+from octavo_testing.served import Served, alive, until, write_model
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_kill_while_the_model_loads_leaves_nothing_either(model, temporary, vi
 
 
 def _command(pid):
-    from served import command_of
+    from octavo_testing.served import command_of
 
     return command_of(pid)
 

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from octavo_testing.served import Served
 from openai import AsyncOpenAI, OpenAI
-from served import Served
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from served import Served
+from octavo_testing.served import Served
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from octavo_testing.served import Served, write_model
 from openai import OpenAI
-from served import Served, write_model
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import time
 from array import array
 
 import msgspec
-from fake_executor import FakeExecutor
+from octavo_testing.fake_executor import FakeExecutor
 
 from octavo_engine.config import encode_files
 from octavo_engine.engine.engine_core import PROBE, EngineCore

@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from served import Served
+from octavo_testing.served import Served
 
 from octavo_engine.api_keys import PAUSE_S
 from octavo_engine.client.openai_client import OpenAIClient

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from served import Served
+from octavo_testing.served import Served
 
 SYNTAX = "{% for m in messages %}{{ m.content }"
 

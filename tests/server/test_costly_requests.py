@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from served import Served, until
+from octavo_testing.served import Served, until
 
 MIB = 2**20
 COMPLETION = {"prompt": "hello", "max_tokens": 2}

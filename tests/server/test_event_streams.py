@@ -6,8 +6,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from octavo_testing.served import Served
 from raw_http import connect, post
-from served import Served
 
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.sampling_params import SamplingParams

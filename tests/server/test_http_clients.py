@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 import requests
+from octavo_testing.served import Served, until
 from raw_http import chunks_of, connect, exchange, parse, post
-from served import Served, until
 
 COMPLETION = {"prompt": "hello", "max_tokens": 8, "seed": 1}
 STREAM = {**COMPLETION, "stream": True}

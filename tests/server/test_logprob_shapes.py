@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from octavo_testing.served import Served
 from raw_http import chunks_of
-from served import Served
 
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.server.answer.logprobs import LogprobFormat

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 from aiohttp import web
+from octavo_testing.served import Served
 from raw_http import connect, exchange, post, read_answer
-from served import Served
 
 from octavo_engine.server.http_server import listen
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 from aiohttp import web
+from octavo_testing.served import Served, until
 from openai import AsyncOpenAI
-from served import Served, until
 
 from octavo_engine.server.answer import delivery
 from octavo_engine.server.answer.event_stream import EventStream

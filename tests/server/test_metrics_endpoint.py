@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from octavo_testing.served import Served
 from prometheus_client.parser import text_string_to_metric_families
-from served import Served
 
 GAUGES = [
     "num_requests_running",

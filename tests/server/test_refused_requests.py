@@ -7,7 +7,7 @@ import json
 import socket
 
 import pytest
-from served import Served
+from octavo_testing.served import Served
 
 COMPLETION = {"model": "fake", "prompt": "hello", "max_tokens": 4}
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from served import Served, alive, command_of, until
+from octavo_testing.served import Served, alive, command_of, until
 
 BODY = {"prompt": "hello", "max_tokens": 60, "ignore_eos": True}
 CHAT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from served import Served
+from octavo_testing.served import Served
 
 
 def tokens(served, **body):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 import torch
-from engine_runs import engine_config, generate, request
-from tiny_models import make
+from octavo_testing.engine_runs import engine_config, generate, request
+from octavo_testing.tiny_models import make
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
 from octavo_engine.engine.engine_core import EngineCore

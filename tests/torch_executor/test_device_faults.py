@@ -12,9 +12,9 @@ import msgspec
 import pytest
 import torch
 import torch.distributed as dist
-from engine_runs import engine_config, generate, request
+from octavo_testing.engine_runs import engine_config, generate, request
+from octavo_testing.tiny_models import make
 from test_decode_graphs import Replay
-from tiny_models import make
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine import engine_core

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from planner_cases import SMALL
+from octavo_testing.planner_cases import SMALL
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from octavo_engine.config import SchedulerConfig

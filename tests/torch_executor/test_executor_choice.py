@@ -16,7 +16,7 @@ from octavo_engine.weights.source import resolve
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from tiny_models import make
+    from octavo_testing.tiny_models import make
 
     folder = tmp_path_factory.mktemp("tiny")
     make("llama", folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faulty_engine import POISON
-from served import Served
+from octavo_testing.served import Served
 
 SECONDS = 8.0  # from a fault to the end of the process
 TINY = {

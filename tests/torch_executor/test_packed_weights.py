@@ -8,9 +8,9 @@ from itertools import pairwise
 import msgspec
 import pytest
 import torch
-from engine_runs import engine_config, generate, interpreted, request, running_core
-from gguf_files import MIXED_LAYERS, write_mixed_gguf
-from packed_reference import PackedReference, packed_executor
+from octavo_testing.engine_runs import engine_config, generate, interpreted, request, running_core
+from octavo_testing.gguf_files import MIXED_LAYERS, write_mixed_gguf
+from octavo_testing.packed_reference import PackedReference, packed_executor
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.executors import create_executor

@@ -7,8 +7,8 @@ import dataclasses
 import msgspec
 import pytest
 import torch
-from gguf_files import write_mixed_gguf
-from kernel_traffic import MODELS, config_for, core_over, shallow, traffic
+from octavo_testing.gguf_files import write_mixed_gguf
+from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow, traffic
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch.parallel import Parallel

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from served import Served
+from octavo_testing.served import Served
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gguf_files import llama_arrays, llama_metadata, write_gguf
-from package_index_stand_in import INDEX_VARIABLES, PackageIndexStandIn
+from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
+from octavo_testing.package_index_stand_in import INDEX_VARIABLES, PackageIndexStandIn
 
 from octavo_engine.weights import download
 

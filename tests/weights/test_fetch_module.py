@@ -6,7 +6,7 @@ import json
 
 import msgspec
 import pytest
-from gguf_files import llama_arrays, llama_metadata, write_gguf
+from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.fetch import main

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from gguf_files import llama_metadata, write_gguf
+from octavo_testing.gguf_files import llama_metadata, write_gguf
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError

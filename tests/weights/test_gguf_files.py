@@ -9,9 +9,9 @@ from pathlib import Path
 
 import gguf
 import pytest
-from gguf_files import llama_arrays, llama_metadata, write_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
 
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError

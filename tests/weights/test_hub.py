@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from gguf_files import llama_arrays, llama_metadata, write_gguf
-from hub_stand_in import HubStandIn
 from huggingface_hub import constants
-from loopback import Body
+from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
+from octavo_testing.hub_stand_in import HubStandIn
+from octavo_testing.loopback import Body
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError

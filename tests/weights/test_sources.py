@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from gguf_files import llama_arrays, llama_metadata, write_gguf
+from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
 from tokenizers import Tokenizer, decoders, models
 
 from octavo_engine.config import ModelConfig, ModelFiles

@@ -7,7 +7,7 @@ import io
 import zipfile
 
 import pytest
-from package_index_stand_in import model_wheel, silent, upload_parts, wheel
+from octavo_testing.package_index_stand_in import model_wheel, silent, upload_parts, wheel
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import ApiClient, Endpoint
-from kubernetes_binaries import binaries
+
+from octavo_testing.api_client import ApiClient, Endpoint
+from octavo_testing.kubernetes_binaries import binaries
 
 TOKEN_SECONDS = 6 * 3600
 

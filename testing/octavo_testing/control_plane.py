@@ -33,12 +33,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from api_client import ApiClient, ApiError, Endpoint, until
-from audit_log import POLICY, AuditLog
-from certificates import Authority, Key
-from child_processes import ChildProcess, free_port
-from cluster import Cluster, write_kubeconfig
-from kubernetes_binaries import binaries
+from octavo_testing.api_client import ApiClient, ApiError, Endpoint, until
+from octavo_testing.audit_log import POLICY, AuditLog
+from octavo_testing.certificates import Authority, Key
+from octavo_testing.child_processes import ChildProcess, free_port
+from octavo_testing.cluster import Cluster, write_kubeconfig
+from octavo_testing.kubernetes_binaries import binaries
 
 HOSTS = ("127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 TOKENS = {"admin": "system:masters", "nobody": "", "controllers": "system:masters", "scheduler": "system:masters"}
@@ -298,7 +298,7 @@ def username(user: str) -> str:
 
 
 def main() -> None:
-    """Run a control plane until interrupted: python tests/control_plane/control_plane.py"""
+    """Run a control plane until interrupted: PYTHONPATH=testing python -m octavo_testing.control_plane"""
     import tempfile
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it puts in the background deaf to the first

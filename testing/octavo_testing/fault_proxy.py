@@ -31,8 +31,9 @@ from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
-from api_client import tls_context
-from control_plane import HOSTS, ControlPlane
+
+from octavo_testing.api_client import tls_context
+from octavo_testing.control_plane import HOSTS, ControlPlane
 
 REASONS = {
     401: "Unauthorized",

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from api_client import MERGE, ApiClient, ApiError, Object, until
-from cluster import Cluster
+from octavo_testing.api_client import MERGE, ApiClient, ApiError, Object, until
+from octavo_testing.cluster import Cluster
 
 RECONNECT_SECONDS = 0.2
 

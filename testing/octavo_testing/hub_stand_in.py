@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from loopback import Asked, Body, LoopbackServer
+from octavo_testing.loopback import Asked, Body, LoopbackServer
 
 
 @dataclass

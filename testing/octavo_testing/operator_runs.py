@@ -15,12 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from api_client import PATIENCE, until
-from child_processes import free_port
+from octavo_testing.api_client import PATIENCE, until
+from octavo_testing.child_processes import free_port
 
 ACCOUNT = "octavo-system/octavo-operator"
 USER = "system:serviceaccount:octavo-system:octavo-operator"
 ROOT = Path(__file__).parents[2]
+# What is asked for on the metrics API's account; tests/metrics_api/test_metrics_rights.py has that.
+METRICS_API_ROLE = "octavo-operator-metrics-api"
+METRICS_API_GROUPS = {"apiregistration.k8s.io", "authentication.k8s.io", "authorization.k8s.io"}
+METRICS_API = {("", "pods", "patch"), ("rbac.authorization.k8s.io", "clusterroles", "get")}
 API = "octavo.dev/v1alpha1"
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from planner_cases import LLAMA_70B, MISTRAL_7B, SMALL, described, service
-
 from octavo_operator.api.manifest import read_manifest
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.children import Manifest, render
 from octavo_operator.planner import Plan, plan
 from octavo_operator.settings import Settings
+from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL, described, service
 
 SAMPLES = Path(__file__).parents[2] / "config" / "samples"
 CASES = {

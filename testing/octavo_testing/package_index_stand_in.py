@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loopback import Asked, Body, LoopbackServer
+from octavo_testing.loopback import Asked, Body, LoopbackServer
 
 JSON_PAGE = "application/vnd.pypi.simple.v1+json"
 INDEX_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_CERT", "PIP_CONFIG_FILE")

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[2] / "tests"
 PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ"]  # a space, as byte-level vocabularies spell it
 TURN_END = len(PRINTABLE) + 1 + (256 - len(PRINTABLE))
 TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"

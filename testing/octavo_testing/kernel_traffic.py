@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from engine_runs import generate, request
 from torch import Tensor
 
 from octavo_engine.config import (
@@ -33,6 +32,7 @@ from octavo_engine.messages import EngineRequest
 from octavo_models import from_hf_config
 from octavo_models.partition import Place
 from octavo_models.spec import ModelSpec
+from octavo_testing.engine_runs import generate, request
 
 LLAMA_3_8B = {
     "architectures": ["LlamaForCausalLM"],

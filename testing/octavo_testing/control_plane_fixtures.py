@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from api_client import until
-from cluster import Cluster, UserCluster
-from control_plane import ControlPlane
-from fake_kubelet import FakeKubelet
-from kubernetes_binaries import binaries, build
+
+from octavo_testing.api_client import until
+from octavo_testing.cluster import Cluster, UserCluster
+from octavo_testing.control_plane import ControlPlane
+from octavo_testing.fake_kubelet import FakeKubelet
+from octavo_testing.kubernetes_binaries import binaries, build
 
 _running: list[ControlPlane] = []
 BUILD_ERROR = pytest.StashKey[build.BuildError]()

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from served import write_model
-
 from octavo_engine.config import EngineConfig, ModelConfig
 from octavo_engine.errors import RequestError
 from octavo_engine.messages import Ready
@@ -23,6 +21,7 @@ from octavo_engine.server.intake.protocol import CompletionBody, parse_body
 from octavo_engine.server.intake.sampling import bad_words, check_num_sequences, sampling_params, with_room
 from octavo_engine.text.tokenizer import load_tokenizer_json
 from octavo_engine.weights.generation_config import GenerationDefaults
+from octavo_testing.served import write_model
 
 Case = dict[str, str]  # a JSON literal for each parameter
 
