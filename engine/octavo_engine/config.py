@@ -96,7 +96,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None  # further keys, read again when it changes
     shutdown_timeout: float = 30.0  # seconds that running requests have after SIGTERM
-    max_body_bytes: int | None = None  # of a request's body; None: by the model's context, see server/limits.py
+    max_body_bytes: int | None = None  # of a request's body; None: by the model's context, see server/intake/limits.py
     max_n: int = 128  # choices of one request
     max_logprobs: int = 20  # -1: the whole vocabulary
     health_timeout: float = 10.0  # seconds without a message or a part of a step before /health says 503

@@ -8,13 +8,13 @@ import pytest
 
 from octavo_operator.api.resources import API_SERVICES
 from octavo_operator.errors import ApiError
-from octavo_operator.metrics_api import departure
+from octavo_operator.metrics_api import deregistration
 
 
 @pytest.mark.parametrize(("status", "withdrawn"), [(403, True), (500, False)])
 async def test_where_the_namespace_goes_and_its_role_with_it_the_announcement_goes_too(monkeypatch, status, withdrawn):
     """An API that is announced and that no pod serves holds up the end of every namespace, this one's too."""
-    monkeypatch.setattr(departure, "SETTLE_S", 0)
+    monkeypatch.setattr(deregistration, "SETTLE_S", 0)
     deleted = []
 
     async def get(resource, namespace, name):
@@ -31,5 +31,5 @@ async def test_where_the_namespace_goes_and_its_role_with_it_the_announcement_go
         deleted.append(live["metadata"]["name"])
 
     cluster = SimpleNamespace(get=get, list=refuse, delete=delete)
-    await departure.leave(cluster, "octavo-system", "pod")
+    await deregistration.leave(cluster, "octavo-system", "pod")
     assert bool(deleted) == withdrawn

@@ -10,7 +10,7 @@ import yaml
 from octavo_testing.operator_runs import ROOT
 
 from octavo_operator.children.hpa import RUNNING, WAITING
-from octavo_operator.metrics_api.figures import COUNTERS, FIGURES, GAUGES
+from octavo_operator.metrics_api.catalog import COUNTERS, FIGURES, GAUGES
 
 SAMPLES = ROOT / "config/autoscaling"
 RULES = yaml.safe_load((SAMPLES / "prometheus-adapter.yaml").read_text())["rules"]["custom"]

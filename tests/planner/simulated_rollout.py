@@ -12,7 +12,7 @@ from typing import Any
 from octavo_operator.api.observed import Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import choose
-from octavo_operator.reconcile import room
+from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity, requests_of
 
 CARD = "nvidia.com/gpu"
@@ -89,10 +89,10 @@ class Simulation:
     def _choose(self) -> RolloutPlan:
         hardware = Hardware("nvidia", self.cards, CARD, ()) if self.cards else _CPU
         capacity = self._capacity()
-        nodes = room.nodes_for(hardware, {}, capacity, room.ending(self.pods)) if self.cards else None
+        nodes = free_gpus.nodes_for(hardware, {}, capacity, free_gpus.ending(self.pods)) if self.cards else None
         deployment, change = self._deployment(), None
-        if room.is_under_way(deployment):
-            change = room.change_of(deployment, self.pods, capacity, self.now)
+        if free_gpus.is_under_way(deployment):
+            change = free_gpus.change_of(deployment, self.pods, capacity, self.now)
         observed = Observed(free_cards=None if nodes is None else nodes.free, change=change)
         return choose(self.strategy, hardware, observed, Scale(self.replicas, self.replicas, self.replicas, None), {})
 
@@ -168,7 +168,7 @@ class Simulation:
         self._count += 1
         requests = {CARD: str(cards), "cpu": "1"} if cards else {"cpu": "1"}
         return {
-            "metadata": {"uid": self._count, "labels": {room.REVISION: str(revision)}},
+            "metadata": {"uid": self._count, "labels": {free_gpus.REVISION: str(revision)}},
             "spec": {"containers": [{"resources": {"requests": requests}}], **({"nodeName": node} if node else {})},
             "status": {"conditions": []},
             "revision": revision,

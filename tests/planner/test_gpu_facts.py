@@ -10,7 +10,7 @@ from octavo_operator.planner.gpus import PRODUCTS, of_cuda, of_node
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Hardware
 from octavo_operator.planner.sizes import MIB
-from octavo_operator.reconcile import room
+from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity
 from octavo_operator.reconcile.diagnosis.pods import trouble_of
 
@@ -105,7 +105,7 @@ def cluster(*nodes: dict[str, str], count: str = "1") -> Nodes:
         }
         for i, given in enumerate(nodes)
     ]
-    return room.nodes_for(ANY, {}, ClusterCapacity(made, []))
+    return free_gpus.nodes_for(ANY, {}, ClusterCapacity(made, []))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_for_any_gpu_the_verdict_is_what_the_nodes_have(nodes, state, reason, re
 
 
 def test_a_named_product_that_no_table_knows_is_known_by_its_node():
-    nodes = room.nodes_for(
+    nodes = free_gpus.nodes_for(
         hardware_of(service(accelerator={"products": ["NVIDIA-New"]}).spec),
         {},
         ClusterCapacity([{

@@ -11,7 +11,7 @@ from octavo_operator.planner.gpus import PRODUCTS, of_cuda, of_node
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Requirement
 from octavo_operator.planner.sizes import GIB, MIB
-from octavo_operator.reconcile import room
+from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity
 from octavo_operator.reconcile.diagnosis.pods import trouble_of
 
@@ -59,7 +59,7 @@ def node(labels: dict[str, str], *, name: str = "n", gpus: int = 1, resource: st
 
 def seen(*nodes: dict, template: dict | None = None, **spec) -> Nodes:
     """What a service finds on nodes."""
-    return room.nodes_for(hardware_of(service(**spec).spec), template or {}, ClusterCapacity(nodes, []))
+    return free_gpus.nodes_for(hardware_of(service(**spec).spec), template or {}, ClusterCapacity(nodes, []))
 
 
 @pytest.mark.parametrize(("labels", "product"), NODES)

@@ -10,7 +10,7 @@ import pytest
 from octavo_operator.api.observed import Gpu, Nodes
 from octavo_operator.planner.node_labels import selection
 from octavo_operator.planner.plan import Hardware
-from octavo_operator.reconcile import room
+from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity, pod_facts, requests_of
 
 CARD = "nvidia.com/gpu"
@@ -29,7 +29,7 @@ def node(name="a", cards=2, *, ready="True", labels=None, **spec):
 def pod(
     uid, where=None, *, cards="1", cpu="1", phase="Running", ending=False, revision="new", since=SINCE, words="", **spec
 ):
-    metadata = {"uid": uid, "labels": {room.REVISION: revision}} | ({"deletionTimestamp": "now"} if ending else {})
+    metadata = {"uid": uid, "labels": {free_gpus.REVISION: revision}} | ({"deletionTimestamp": "now"} if ending else {})
     status = "True" if where else "False"
     conditions = [{"type": "PodScheduled", "status": status, "lastTransitionTime": since, "message": words}]
     containers = [{"resources": {"requests": {"cpu": cpu}, "limits": {CARD: cards, "cpu": "8"}}}]
@@ -63,21 +63,21 @@ def pod(
     ],
 )
 def test_cards_are_counted_where_a_replica_could_run(nodes, pods, template, free):
-    assert room.nodes_for(CARDS, template, ClusterCapacity(nodes, pods)).free == free
+    assert free_gpus.nodes_for(CARDS, template, ClusterCapacity(nodes, pods)).free == free
 
 
 def test_only_the_products_that_were_named_count_and_all_are_told():
     """So that a person learns what there is."""
     wanted = Hardware("nvidia", 1, CARD, ("L4",), selection(["L4"], None, CARD, together=False))
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
-    assert room.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
+    assert free_gpus.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
         free=1, largest=1, products=("L4", "T4"), gpus=(Gpu("L4", None, None),)
     )
 
 
 def test_cards_of_own_pods_that_are_ending_are_as_good_as_free():
     everybody = [mine := pod(1, "a", ending=True), pod(2, "a", ending=True)]
-    assert room.nodes_for(CARDS, {}, ClusterCapacity([node()], everybody), room.ending([mine])).free == 1
+    assert free_gpus.nodes_for(CARDS, {}, ClusterCapacity([node()], everybody), free_gpus.ending([mine])).free == 1
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_cards_of_own_pods_that_are_ending_are_as_good_as_free():
 )
 def test_a_change_is_under_way_while_replicas_differ_from_their_template(status, replicas, expected):
     deployment = {"metadata": {"generation": 4}, "spec": {"replicas": replicas}}
-    assert room.is_under_way(deployment | {"status": {"observedGeneration": 4} | status}) == expected
+    assert free_gpus.is_under_way(deployment | {"status": {"observedGeneration": 4} | status}) == expected
 
 
 def change(own, nodes, others=(), surge=1, now=NOW, exclusive=()):
     deployment = {"spec": {"replicas": 2, "strategy": {"rollingUpdate": {"maxSurge": surge}}}, "status": {}}
     capacity = ClusterCapacity(nodes, [*own, *others]) if nodes else None
-    return room.change_of(deployment, own, capacity, now, exclusive)
+    return free_gpus.change_of(deployment, own, capacity, now, exclusive)
 
 
 def test_a_replica_that_seeks_a_node_is_told_with_its_time_and_whether_an_old_one_could_make_way():
@@ -142,7 +142,7 @@ def test_a_card_that_a_waiting_pod_is_about_to_get_is_not_free():
     """Of several services that are edited at once, only as many surge as there are cards."""
 
     def free(nodes, *waiting):
-        return room.nodes_for(CARDS, {}, ClusterCapacity(nodes, waiting)).free
+        return free_gpus.nodes_for(CARDS, {}, ClusterCapacity(nodes, waiting)).free
 
     assert free([node()], pod(7)) == 1
     assert free([node()], pod(7), pod(8)) == 0
@@ -159,7 +159,7 @@ def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():
 
     def free(waiting, **spec):
         template = {"spec": {"tolerations": team}}
-        return room.nodes_for(CARDS, template, ClusterCapacity([node(**spec)], [waiting])).free
+        return free_gpus.nodes_for(CARDS, template, ClusterCapacity([node(**spec)], [waiting])).free
 
     assert free(pod(7, nodeSelector={PRODUCT: "NVIDIA-H100"}), labels={PRODUCT: "NVIDIA-L4"}) == 2
     assert free(pod(7, affinity={"nodeAffinity": required}), labels={PRODUCT: "NVIDIA-L4"}) == 2
@@ -173,7 +173,7 @@ def test_nodes_for_a_download_are_those_with_enough_cards_be_they_free_or_not():
         node(name, count, labels={"kubernetes.io/hostname": name}) for name, count in (("a", 1), ("b", 2), ("c", 0))
     ]
     two = Hardware("nvidia", 2, CARD, ())
-    assert room.nodes_for(two, {}, ClusterCapacity(nodes, [pod(1, "b"), pod(2, "b")])).names == ("b",)
+    assert free_gpus.nodes_for(two, {}, ClusterCapacity(nodes, [pod(1, "b"), pod(2, "b")])).names == ("b",)
 
 
 def test_a_pod_behind_a_scheduling_gate_is_not_homeless():
@@ -301,15 +301,15 @@ def test_the_most_free_is_of_nodes_that_would_take_the_pod():
     nodes = [node("a"), node("b"), node("cordoned", unschedulable=True), node("down", ready="False")]
     pods = [pod("1", "a", cpu="3"), pod("2", "b", cpu="3700m"), pod("3", "a", cpu="200m")]
     capacity = ClusterCapacity(nodes, pods)
-    assert room.most_free({}, capacity) == {"cpu": 800, "memory": 8 * 2**30 * 1000}
-    assert room.most_free({"spec": {"nodeSelector": {"pool": "x"}}}, capacity) == {}
+    assert free_gpus.most_free({}, capacity) == {"cpu": 800, "memory": 8 * 2**30 * 1000}
+    assert free_gpus.most_free({"spec": {"nodeSelector": {"pool": "x"}}}, capacity) == {}
     full = ClusterCapacity([node("a")], [pod("1", "a", cpu="5")])
-    assert room.most_free({}, full)["cpu"] == 0
+    assert free_gpus.most_free({}, full)["cpu"] == 0
 
 
 def contended(old, *waiting, nodes=(), needed=None):
     capacity = ClusterCapacity([node("a", 1), *nodes], [*old, *waiting])
-    found = room.contender(needed or requests_of(pod(0)), old, old, capacity)
+    found = free_gpus.contender(needed or requests_of(pod(0)), old, old, capacity)
     return None if found is None else found.uid
 
 

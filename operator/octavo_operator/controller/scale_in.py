@@ -18,8 +18,8 @@ from octavo_operator.api.labels import OF_CHILDREN, SERVICE, selector_text
 from octavo_operator.api.resources import AUTOSCALERS, PODS
 from octavo_operator.cluster.client import Cluster, Object
 from octavo_operator.errors import ApiError, OperatorError
+from octavo_operator.metrics_api.catalog import RUNNING, WAITING
 from octavo_operator.metrics_api.engines import Engine, engine_of
-from octavo_operator.metrics_api.figures import RUNNING, WAITING
 from octavo_operator.metrics_api.scraper import ScrapeError, scrape
 from octavo_operator.repeating import repeat
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from octavo_operator.api.v1alpha1 import GROUP as OWN_GROUP
 from octavo_operator.api.v1alpha1 import PLURAL
-from octavo_operator.metrics_api.figures import FIGURES
+from octavo_operator.metrics_api.catalog import FIGURES
 
 Document = dict[str, Any]
 

@@ -17,7 +17,7 @@ from octavo_operator.cluster.connection import Connection
 from octavo_operator.metrics_api.authentication import Authenticator
 from octavo_operator.metrics_api.authorization import Authorizer
 from octavo_operator.metrics_api.credentials import Credentials
-from octavo_operator.metrics_api.departure import leave
+from octavo_operator.metrics_api.deregistration import leave
 from octavo_operator.metrics_api.engines import Engines
 from octavo_operator.metrics_api.scraper import Scraper
 from octavo_operator.metrics_api.server import Api

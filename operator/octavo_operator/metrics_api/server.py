@@ -12,14 +12,14 @@ from aiohttp import web
 
 from octavo_operator.errors import OperatorError
 from octavo_operator.metrics_api import documents
-from octavo_operator.metrics_api.answers import Snapshot, document, of_pod, of_pods, of_service
 from octavo_operator.metrics_api.authentication import Authenticator
 from octavo_operator.metrics_api.authorization import Attempt, Authorizer
+from octavo_operator.metrics_api.catalog import FIGURES
 from octavo_operator.metrics_api.documents import GROUP, SERVICES, VERSIONS
 from octavo_operator.metrics_api.engines import Engines
-from octavo_operator.metrics_api.figures import FIGURES
 from octavo_operator.metrics_api.scraper import Scraper
 from octavo_operator.metrics_api.selectors import SelectorError, parse
+from octavo_operator.metrics_api.values import Snapshot, document, of_pod, of_pods, of_service
 
 OPEN = frozenset({"/healthz", "/livez", "/readyz"})
 ALL = "*"

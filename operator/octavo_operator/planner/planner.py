@@ -11,7 +11,6 @@ from octavo_models import ModelSpec
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, LLMService
 from octavo_operator.planner import (
-    advice,
     arguments,
     engine_flags,
     gpus,
@@ -22,6 +21,7 @@ from octavo_operator.planner import (
     rollout,
     runtimes,
     storage,
+    warnings,
 )
 from octavo_operator.planner.children import children_of
 from octavo_operator.planner.demand import Demand, kv_bytes_on_cpu, kv_format
@@ -75,7 +75,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     resources = hardware.container_resources(spec, place, needed, downloaded, limits)
     shm = int(hardware.shared_memory(spec, place))
     limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
-    case = advice.Case(
+    case = warnings.Case(
         service, demand, model_bytes, fit, place, scale, cache, rolls, drain, ends.grace, longest, shm, limit
     )
     known_runtime = engine.runtime in RUNTIMES
@@ -109,7 +109,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         service_port=spec.service.port,
         children=() if refusal is not None else children_of(service, place, scale, rolls, cache),
         reasons=_reasons(service, observed, limits, resources, startup, drain, longest, downloads=downloads),
-        warnings=(*advice.warnings(case), *engine_flags.warnings(line, version)),
+        warnings=(*warnings.warnings(case), *engine_flags.warnings(line, version)),
         uid=service.metadata.uid,
         suspended=spec.suspend,
         pod=_pod(service, tuple(narrow)),

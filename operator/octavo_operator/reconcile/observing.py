@@ -18,7 +18,7 @@ from octavo_operator.description.sources import Description, annotated
 from octavo_operator.errors import ApiError
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.storage import is_narrow, referenced
-from octavo_operator.reconcile import downloads, room
+from octavo_operator.reconcile import downloads, free_gpus
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.diagnosis.claim_events import complaint_about
 from octavo_operator.reconcile.replicas import autoscaler_of, running
@@ -52,28 +52,30 @@ async def observe(
     engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
     exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
-    moves = deployment is not None and room.is_under_way(deployment)
+    moves = deployment is not None and free_gpus.is_under_way(deployment)
     nodes, free, left, other = None, None, {}, None
     if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
         # All pods of a cluster are many: they are followed only where an answer depends on them.
-        seeking = bool(room.seekers(engines))
+        seeking = bool(free_gpus.seekers(engines))
         if seeking and capacity is None:
             capacity = feed.current()
         if capacity is not None and seeking:
-            left = room.most_free(template, capacity)
+            left = free_gpus.most_free(template, capacity)
         if capacity is not None and hardware.cards:
-            nodes = room.nodes_for(hardware, template, capacity)
-            ending = room.ending(engines)
-            free = room.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
-            needed = room.most_asked(engines)
+            nodes = free_gpus.nodes_for(hardware, template, capacity)
+            ending = free_gpus.ending(engines)
+            free = free_gpus.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
+            needed = free_gpus.most_asked(engines)
             if free < hardware.cards and needed:
-                other = room.contender(needed, engines, engines, capacity)
+                other = free_gpus.contender(needed, engines, engines, capacity)
     complaints = await _complaints(cluster, pods)
     change = None
     if deployment is not None and moves:
-        change = room.change_of(deployment, engines, capacity, cluster.now(), exclusive)
-        comes = any(complaints[uid].node_comes for uid in room.uids(room.seekers(engines)) if uid in complaints)
+        change = free_gpus.change_of(deployment, engines, capacity, cluster.now(), exclusive)
+        comes = any(
+            complaints[uid].node_comes for uid in free_gpus.uids(free_gpus.seekers(engines)) if uid in complaints
+        )
         change = replace(change, node_comes=comes)
     claim: Any = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
@@ -99,7 +101,7 @@ async def observe(
         pods=pods,
         complaints=complaints,
         now=cluster.now(),
-        holders=await _holders(cluster, key, narrow) if narrow and any(map(room.is_loading, engines)) else (),
+        holders=await _holders(cluster, key, narrow) if narrow and any(map(free_gpus.is_loading, engines)) else (),
         nodes=nodes,
         room=left,
         change=change,
@@ -136,7 +138,7 @@ async def _words(cluster: Cluster, thing: Any) -> str:
 
 async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Complaint]:
     """Only about pods that have not started, and about a few of many: they are alike."""
-    waiting = [pod for pod in pods if room.has_not_started(pod)][-MOST_ASKED:]
+    waiting = [pod for pod in pods if free_gpus.has_not_started(pod)][-MOST_ASKED:]
     found = await asyncio.gather(*(complaint_about(cluster, pod) for pod in waiting))
     return {
         pod["metadata"]["uid"]: complaint
@@ -157,7 +159,7 @@ async def _holders(cluster: Cluster, key: NamespacedName, claims: set[str]) -> t
     return tuple(
         pod
         for pod in await cluster.list(PODS, key.namespace)
-        if pod["metadata"].get("labels", {}).get(SERVICE) != key.name and room.claims_of(pod) & claims
+        if pod["metadata"].get("labels", {}).get(SERVICE) != key.name and free_gpus.claims_of(pod) & claims
     )
 
 

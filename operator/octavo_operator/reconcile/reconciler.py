@@ -32,10 +32,10 @@ from octavo_operator.reconcile import status as statuses
 from octavo_operator.reconcile.applying import Applier
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.events import events_of, restored, rivalry
+from octavo_operator.reconcile.free_gpus import has_not_started
 from octavo_operator.reconcile.metrics import Metrics
 from octavo_operator.reconcile.observing import observe
 from octavo_operator.reconcile.rivals import OTHER, Rivals, in_words
-from octavo_operator.reconcile.room import has_not_started
 from octavo_operator.reconcile.status import Said
 from octavo_operator.reconcile.turns import Turns
 from octavo_operator.reconcile.upgrades.paced import Paced, asked_before, live_deployment, paced, reported

@@ -1,0 +1,1 @@
+"""The kernels for GPUs, one file an operation, each with a twin in `reference` or `reference_operations`."""

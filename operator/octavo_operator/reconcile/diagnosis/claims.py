@@ -7,7 +7,7 @@ import re
 from octavo_operator.api.observed import Observed
 from octavo_operator.planner import Plan
 from octavo_operator.planner.plan import CachePlan
-from octavo_operator.reconcile import room
+from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.diagnosis.pods import Trouble
 
 # As the provisioners of local-path, EBS, GCE PD, Azure Disk, Ceph RBD and others word it.
@@ -50,8 +50,8 @@ def detained(plan: Plan, observed: Observed) -> Trouble | None:
         return None
     everyone = (*observed.pods, *observed.holders)
     for pod in observed.pods:
-        for holder in room.detained_by(pod, everyone, plan.pod.exclusive):
-            (claim, *_) = sorted(room.claims_of(pod) & room.claims_of(holder) & set(plan.pod.exclusive))
+        for holder in free_gpus.detained_by(pod, everyone, plan.pod.exclusive):
+            (claim, *_) = sorted(free_gpus.claims_of(pod) & free_gpus.claims_of(holder) & set(plan.pod.exclusive))
             node, name = holder["spec"]["nodeName"], holder["metadata"]["name"]
             text = (
                 f"the claim {claim} is on one node at a time, and the pod {name} has it on {node}: the replica on "

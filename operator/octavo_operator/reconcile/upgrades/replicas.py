@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo_operator.api.observed import Object
 from octavo_operator.reconcile.diagnosis.pods import Trouble
-from octavo_operator.reconcile.room import is_under_way
+from octavo_operator.reconcile.free_gpus import is_under_way
 
 RESTARTS = 2
 """Crashes after which an engine is not waited for any longer: the first may be a file or a peer that came late."""

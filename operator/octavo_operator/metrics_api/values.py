@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
+from octavo_operator.metrics_api.catalog import Figure
 from octavo_operator.metrics_api.documents import GROUP, Document
 from octavo_operator.metrics_api.engines import Engine
-from octavo_operator.metrics_api.figures import Figure
 from octavo_operator.metrics_api.scraper import PodName
 from octavo_operator.metrics_api.selectors import Selector
 from octavo_operator.metrics_api.series import Series, Value, combined
