@@ -133,7 +133,7 @@ def test_nothing_is_left_when_the_tests_are_killed(control_plane, tmp_path):
         "import sys, time; from pathlib import Path; from octavo_testing.control_plane import ControlPlane\n"
         "plane = ControlPlane(Path(sys.argv[1])); plane.start(); print(*plane.pids.values(), flush=True); time.sleep(99)"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "testing")}
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=env, text=True
     ) as process:

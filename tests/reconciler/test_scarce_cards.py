@@ -149,7 +149,7 @@ def test_no_replica_ends_for_a_gpu_that_a_waiting_pod_would_take(installed, oper
     serving(installed, kubelet, namespace, "NVIDIA-A16", {"edited": 1, "grows": 1})
     change(installed, namespace, "grows", replicas=2)
     until(lambda: len(kubelet.pods(namespace, engines("grows"))) == 2, 20, "a pod waits")
-    wait_for(installed, "grows", namespace, "Progressing", "True", "NoFreeCard")
+    wait_for(installed, "grows", namespace, "Progressing", "True", "NoFreeGpu")
     change(installed, namespace, "edited")
     message = wait_for(installed, "edited", namespace, "Progressing", "True", "RolloutPending")["message"]
     assert "the pod grows-" in message

@@ -208,7 +208,7 @@ def test_a_pin_that_is_lost_is_read_from_the_live_deployment(plane, operated, na
 
 
 FORMER = """
-from octavo_operator import labels
+from octavo_operator.api import labels
 
 of_this_operator = labels.labels
 labels.labels = lambda *given: of_this_operator(*given) | {"former": "operator"}

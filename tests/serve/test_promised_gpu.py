@@ -127,7 +127,7 @@ def test_the_driver_is_asked_at_most_once_for_a_command_line(monkeypatch, argume
 
 def test_help_says_what_is_used_here(driver):
     here = " ".join(served("--help").stdout.split())
-    assert "--max-num-seqs N default: 256 on a GPU, 128 on a CPU" in here
+    assert "--max-num-seqs N sequences per step; default: 256 on a GPU, 128 on a CPU" in here
     assert here.endswith(
         "Without flags, here: the CPU, --max-num-seqs 128, --max-num-batched-tokens 2048, --gpu-memory-utilization 0.92."
     )

@@ -57,7 +57,8 @@ async def drained(stream):
 async def connected(fake_model, monkeypatch):
     """A client of a core of its own."""
     here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]))
+    kit = here.parents[1] / "testing"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(kit), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0.005")
     limits = ["--max-num-seqs", "2", "--max-num-queued-reqs", "2"]
     config = parse([str(fake_model), "--load-format", "dummy", "--max-model-len", "256", *limits])
