@@ -133,7 +133,10 @@ def core_over(launcher: Launcher, config: EngineConfig, spec: ModelSpec, place: 
 def random_request(name: str, spec: ModelSpec, chance: random.Random) -> EngineRequest:
     """Of any length, plain or with any of what a request may ask for."""
     longest = min(spec.max_position - 64, 3000)
-    prompt = [chance.randrange(spec.vocab_size) for _ in range(chance.choice([1, 2, 3, 15, 16, 17, 100, 511, longest]))]
+    prompt = [
+        chance.randrange(spec.vocab_size)
+        for _ in range(chance.choice([1, 2, 3, 15, 16, 17, 100, min(511, longest), longest]))
+    ]
     fields: dict = {"temperature": chance.choice([0.0, 0.7]), "seed": chance.randrange(1 << 62)}
     extras = {
         "logprobs": chance.randint(0, 20),

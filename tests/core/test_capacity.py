@@ -60,7 +60,7 @@ def test_override_counts_pages_of_the_first_group() -> None:
 
 def test_override_too_small_for_one_sequence_is_refused() -> None:
     """With the number that would do."""
-    with pytest.raises(ConfigError, match=r"--num-gpu-blocks-override 4 is too small.*takes 5 pages"):
+    with pytest.raises(ConfigError, match=r"--num-gpu-blocks-override 4 is too small.*takes 5 blocks"):
         split_pages(KVLayout(16, (FULL,)), 4, 64, 2048)
 
 

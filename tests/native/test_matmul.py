@@ -61,11 +61,14 @@ def test_more_rows_than_the_cache_holds_are_taken_in_chunks(name, rng):
     k = 2048
     rows = twin.random_rows(name, 40, k, rng)
     x = rng.normal(0, 1, (301, k)).astype(np.float32)
-    expected, room = twin.product(name, rows, x)
     isa = native.best_isa()
-    if isa == AMX and name in twin.QUANTIZED:
-        expected, room = twin.product_widened(name, rows, x)
-    assert np.all(np.abs(multiply(pack([(name, rows)], k, isa), x, isa, threads=2) - expected) <= room)
+    out = multiply(pack([(name, rows)], k, isa), x, isa, threads=2)
+    products = [twin.product(name, rows, x)]
+    if isa == AMX and name in twin.QUANTIZED:  # fewer than 32 rows of a chunk are left to the other product
+        products.append(twin.product_widened(name, rows, x))
+    near = [np.all(np.abs(out - expected) <= room, axis=1) for expected, room in products]
+    assert np.all(np.logical_or.reduce(near))
+    assert len(near) == 1 or np.mean(near[1]) > 0.9
 
 
 @every_isa
