@@ -23,10 +23,10 @@ DEADLINE = 170.0  # seconds: the first run downloads the model
 
 
 class Progress:
-    """Passes a server's lines on to standard error, until `url` is in one of them; the later ones wait for `release`."""
+    """Passes a server's lines on to standard error, until one says that it serves (`sign`); the later ones wait for `release`."""
 
-    def __init__(self, lines: IO[str], url: str) -> None:
-        self._lines, self._url, self._served = lines, url, False
+    def __init__(self, lines: IO[str], sign: str) -> None:
+        self._lines, self._sign, self._served = lines, sign, False
         self._decided, self._released = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -35,7 +35,7 @@ class Progress:
         for line in self._lines:
             sys.stderr.write(line)
             sys.stderr.flush()
-            if self._url in line:
+            if self._sign in line:
                 self._served = True
                 self._decided.set()
                 self._released.wait()
@@ -70,7 +70,7 @@ def served(port: int) -> Iterator[None]:
     print(f"$ {' '.join(up)}", flush=True)
     server = subprocess.Popen([str(BIN / up[0]), *up[1:]], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
-    progress = Progress(server.stderr, f"http://127.0.0.1:{port}/")
+    progress = Progress(server.stderr, f" answers at http://127.0.0.1:{port}/")
     try:
         progress.wait(server)
         yield
