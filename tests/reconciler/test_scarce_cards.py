@@ -151,8 +151,12 @@ def test_no_replica_ends_for_a_gpu_that_a_waiting_pod_would_take(installed, oper
     until(lambda: len(kubelet.pods(namespace, engines("grows"))) == 2, 20, "a pod waits")
     wait_for(installed, "grows", namespace, "Progressing", "True", "NoFreeGpu")
     change(installed, namespace, "edited")
-    message = wait_for(installed, "edited", namespace, "Progressing", "True", "RolloutPending")["message"]
-    assert "grows" in message
+    wait_for(installed, "edited", namespace, "Progressing", "True", "RolloutPending")
+
+    def waits_for_that_pod():
+        return "the pod grows-" in conditions(installed, "edited", namespace)["Progressing"]["message"]
+
+    until(waits_for_that_pod, 30, "the message names the pod")
     settled(installed, operator, namespace)
     assert not followers(installed, namespace, ["edited"])
     assert answering(installed, namespace, "edited") == 1

@@ -155,7 +155,7 @@ class Applier:
             return
         if kind == JOBS.kind:
             stays = await self._settled_job(manifest, live)
-            if stays is not None and (live is None or stays is not live):
+            if stays is manifest:
                 return
             if (
                 stays is not None
