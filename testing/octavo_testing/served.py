@@ -26,6 +26,18 @@ PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ"]  # a space, as byte-
 TURN_END = len(PRINTABLE) + 1 + (256 - len(PRINTABLE))
 TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
+TINY_CONFIG = {  # of a decoder that is made in no time; its weights are `--load-format dummy`
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "torch_dtype": "float32",
+}
+
 
 def write_model(folder: Path) -> Path:
     """A folder with what the server itself reads: config, tokenizer, chat template. It has no weights."""

@@ -10,21 +10,11 @@ import socket
 import threading
 
 import pytest
-from octavo_testing.served import Served, alive, command_of, until
+from octavo_testing.served import TINY_CONFIG, Served, alive, command_of, until
 from openai import OpenAI
 
 SECONDS = 10.0  # in which the death of a rank ends everything
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 384,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "float32",
-}
+TINY = TINY_CONFIG | {"max_position_embeddings": 4096}
 
 
 @pytest.fixture(scope="module")

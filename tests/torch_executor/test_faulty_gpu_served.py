@@ -9,20 +9,9 @@ from pathlib import Path
 
 import pytest
 from faulty_engine import POISON
-from octavo_testing.served import Served
+from octavo_testing.served import TINY_CONFIG, Served
 
 SECONDS = 8.0  # from a fault to the end of the process
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 384,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "torch_dtype": "float32",
-}
 ENDS = {
     "illegal address": "the GPU's context is corrupt: CUDA error: an illegal memory access was encountered",
     "no kernel runs": "no request can be run any more: RuntimeError: Triton Error [CUDA]: device kernel image is invalid",
@@ -37,7 +26,7 @@ STARTS = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "config.json").write_text(json.dumps(TINY))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG))
     return folder
 
 
