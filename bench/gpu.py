@@ -186,11 +186,11 @@ def prefill_rate(core: EngineCore, num_prompts: int, prompt: int, vocab: int) ->
 
 
 def bounds(spec: ModelSpec, limits: Limits, in_flight: int, length: int) -> tuple[float, float]:
-    """(decode, prefill) in tokens a second, if weights and pages were read at the device's rate and nothing else cost."""
+    """(decode, prefill) in tokens a second, if weights and blocks were read at the device's rate and nothing else cost."""
     weights = spec.weight_bytes("bfloat16")
-    pages = sum(2 * (layer.attention.k_size + layer.attention.v_size) for layer in spec.layers) * length * in_flight
+    blocks = sum(2 * (layer.attention.k_size + layer.attention.v_size) for layer in spec.layers) * length * in_flight
     flops = 2.0 * spec.num_parameters
-    decode = in_flight / max((weights + pages) / limits.bandwidth, in_flight * flops / limits.flops)
+    decode = in_flight / max((weights + blocks) / limits.bandwidth, in_flight * flops / limits.flops)
     return decode, limits.flops / flops
 
 
@@ -205,7 +205,7 @@ def measure(name: str, spec: ModelSpec, device: torch.device, limits: Limits) ->
         cache=CacheConfig(),
         scheduler=SchedulerConfig(max_num_seqs=max(IN_FLIGHT), max_num_batched_tokens=STEP_TOKENS),
     )
-    yield f"| {name} | KV pages | {core.kv_cache_bytes / (1 << 30):.1f} GiB | |"
+    yield f"| {name} | KV blocks | {core.kv_cache_bytes / (1 << 30):.1f} GiB | |"
     for in_flight in IN_FLIGHT:
         for _ in range(2):  # the first time graphs are captured
             rate = decode_rate(core, in_flight, PROMPT, OUTPUT, spec.vocab_size)

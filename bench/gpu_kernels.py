@@ -77,9 +77,9 @@ def works(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, de
     batch = paged(shape, device)
     positions = torch.arange(n, device=device) % shape.length
     turn = ops.rotary_table(attention.rotary, positions)
-    pages = 1 + shape.num_requests * -(-shape.length // BLOCK_SIZE)
-    k_cache = rows(pages, BLOCK_SIZE, attention.num_kv_heads, attention.head_dim_k)
-    v_cache = rows(pages, BLOCK_SIZE, attention.num_kv_heads, attention.head_dim_v)
+    blocks = 1 + shape.num_requests * -(-shape.length // BLOCK_SIZE)
+    k_cache = rows(blocks, BLOCK_SIZE, attention.num_kv_heads, attention.head_dim_k)
+    v_cache = rows(blocks, BLOCK_SIZE, attention.num_kv_heads, attention.head_dim_v)
     qkv = rows(n, qkv_size)
     heads = None if attention.qk_norm is None else rows(attention.head_dim_k)
     yield Work(
@@ -146,18 +146,18 @@ def _draws(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, d
 
 
 def paged(shape: Shape, device: torch.device) -> PagedBatch:
-    """Requests of one length, their pages scattered."""
+    """Requests of one length, their blocks scattered."""
     n, per_request = shape.num_requests, -(-shape.length // BLOCK_SIZE)
     generator = torch.Generator().manual_seed(1)
-    pages = (torch.randperm(n * per_request, generator=generator) + 1).int().reshape(n, per_request)
+    blocks = (torch.randperm(n * per_request, generator=generator) + 1).int().reshape(n, per_request)
     positions = torch.arange(shape.length - shape.queries, shape.length)
-    slots = pages[:, positions // BLOCK_SIZE].long() * BLOCK_SIZE + positions % BLOCK_SIZE
+    slots = blocks[:, positions // BLOCK_SIZE].long() * BLOCK_SIZE + positions % BLOCK_SIZE
     decodes = shape.queries == 1
     return PagedBatch(
         rows=torch.arange(n, dtype=torch.int32, device=device),
         query_starts=torch.arange(n + 1, dtype=torch.int32, device=device) * shape.queries,
         seq_lens=torch.full((n,), shape.length, dtype=torch.int32, device=device),
-        block_tables=pages.to(device),
+        block_tables=blocks.to(device),
         slots=slots.flatten().to(device),
         num_decodes=n if decodes else 0,
         max_query_len=shape.queries,

@@ -46,13 +46,13 @@ class Driver:
         self.random = random.Random(0)
 
     def add(self, lengths: dict[str, int]) -> tuple[NewRequest, ...]:
-        """Requests of random tokens with pages for 320 more."""
+        """Requests of random tokens with blocks for 320 more."""
         news, block = [], 1
         for name, length in lengths.items():
-            pages = list(range(block, block + (length + 320) // BLOCK + 1))
-            block = pages[-1] + 1
+            blocks = list(range(block, block + (length + 320) // BLOCK + 1))
+            block = blocks[-1] + 1
             tokens = [self.random.randrange(self.spec.vocab_size) for _ in range(length)]
-            news.append(NewRequest(name, tokens, self.sampling, tuple(list(pages) for _ in range(self.groups)), 0))
+            news.append(NewRequest(name, tokens, self.sampling, tuple(list(blocks) for _ in range(self.groups)), 0))
         return tuple(news)
 
     def run(self, step: SchedulerOutput) -> float:

@@ -104,7 +104,7 @@ def run(core: EngineCore, requests: list[EngineRequest]) -> dict[str, list[int]]
 
 
 def small_requests(num_tokens: int) -> list[EngineRequest]:
-    """Greedy and drawn, short and past a window and a page, with every filter and penalty somewhere."""
+    """Greedy and drawn, short and past a window and a block, with every filter and penalty somewhere."""
     asked: list[dict[str, Any]] = [
         {},
         {"temperature": 1.0, "top_p": 0.8},

@@ -32,7 +32,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """KV pages."""
+    """KV blocks."""
 
     block_size: int = 16
     kv_cache_memory_bytes: int | None = None

@@ -25,13 +25,13 @@ class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_d
 
 
 class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
-    """Finish these now and free their pages; unknown ids are ignored."""
+    """Finish these now and free their blocks; unknown ids are ignored."""
 
     request_ids: list[str]
 
 
 class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
-    """Forget all cached pages that nothing uses."""
+    """Forget all cached blocks that nothing uses."""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -73,19 +73,19 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
 
     num_running: int
     num_waiting: int
-    kv_usage: float  # pages in use / all, 0–1; cached but unused pages count as free
+    kv_usage: float  # blocks in use / all, 0–1; cached but unused blocks count as free
     prefix_cache_queries: int  # tokens looked up
     prefix_cache_hits: int  # tokens found
     num_preemptions: int
-    num_swapped: int = 0  # waiting requests whose pages are in host memory
-    swap_usage: float = 0.0  # pages of host memory in use / all, 0–1
+    num_swapped: int = 0  # waiting requests whose blocks are in host memory
+    swap_usage: float = 0.0  # blocks of host memory in use / all, 0–1
     iteration_tokens: list[int] = []  # tokens scheduled in each step since the last message
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     """The core has loaded the model and serves."""
 
-    num_blocks: list[int]  # pages of each KV group
+    num_blocks: list[int]  # blocks of each KV group
     block_size: int
     kv_cache_bytes: int
     max_model_len: int

@@ -1,4 +1,4 @@
-"""What a family's page says of one model, and the ModelSpec that follows from it: every weight, named and sized."""
+"""What a family's file says of one model, and the ModelSpec that follows from it: every weight, named and sized."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADAPTER_TARGETS = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate",
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One model as its family's page describes it, before it is known how each weight is stored.
+    """One model as its family's file describes it, before it is known how each weight is stored.
 
     `names` maps the last part of a weight's name to the checkpoint's; `{i}` stands for the layer's number.
     `permuted` says that the rows of q and k lie as GGUF files of the Llama family keep them.
@@ -35,48 +35,48 @@ class Description:
     vision_parameters: int = 0
 
 
-def build(page: Description, format_of: Callable[[str, str], str], dtype: str, quantization: str | None) -> ModelSpec:
+def build(made: Description, format_of: Callable[[str, str], str], dtype: str, quantization: str | None) -> ModelSpec:
     """The spec. `format_of(weight name, source name)` tells how a tensor is stored, a key of `FORMATS`."""
     return ModelSpec(
-        architecture=page.architecture,
-        vocab_size=page.vocab_size,
-        hidden_size=page.hidden_size,
-        layers=page.layers,
-        final_norm=page.final_norm,
-        weights=tuple(_weights(page, format_of)),
-        max_position=page.max_position,
-        tied_head=page.tied_head,
+        architecture=made.architecture,
+        vocab_size=made.vocab_size,
+        hidden_size=made.hidden_size,
+        layers=made.layers,
+        final_norm=made.final_norm,
+        weights=tuple(_weights(made, format_of)),
+        max_position=made.max_position,
+        tied_head=made.tied_head,
         dtype=dtype,
         quantization=quantization,
-        embedding_multiplier=page.embedding_multiplier,
-        logits_soft_cap=page.logits_soft_cap,
-        vision_parameters=page.vision_parameters,
+        embedding_multiplier=made.embedding_multiplier,
+        logits_soft_cap=made.logits_soft_cap,
+        vision_parameters=made.vision_parameters,
     )
 
 
-def _weights(page: Description, format_of: Callable[[str, str], str]) -> Iterator[Weight]:
+def _weights(made: Description, format_of: Callable[[str, str], str]) -> Iterator[Weight]:
     def weight(name: str, shape: tuple[int, ...], layer: int | None = None, heads: int = 0) -> Weight:
         last = name.rpartition(".")[2]
-        source = page.names[last] if layer is None else page.names[last].replace("{i}", str(layer))
+        source = made.names[last] if layer is None else made.names[last].replace("{i}", str(layer))
         return Weight(
             name,
             shape,
             (source,),
             format_of(name, source),
-            transform="unpermute" if page.permuted and heads else "none",
+            transform="unpermute" if made.permuted and heads else "none",
             heads=heads,
             shard_axis=SHARD_AXIS.get(last),
             adapter_target=ADAPTER_TARGETS.get(last),
         )
 
-    yield weight("embedding", (page.vocab_size, page.hidden_size))
-    for i, layer in enumerate(page.layers):
-        for last, shape, heads in _layer(layer, page.hidden_size):
+    yield weight("embedding", (made.vocab_size, made.hidden_size))
+    for i, layer in enumerate(made.layers):
+        for last, shape, heads in _layer(layer, made.hidden_size):
             yield weight(f"layers.{i}.{last}", shape, i, heads)
-    for last, shape, _ in _norm("final_norm", page.final_norm, page.hidden_size):
+    for last, shape, _ in _norm("final_norm", made.final_norm, made.hidden_size):
         yield weight(last, shape)
-    if not page.tied_head:
-        yield weight("head", (page.vocab_size, page.hidden_size))
+    if not made.tied_head:
+        yield weight("head", (made.vocab_size, made.hidden_size))
 
 
 Part = tuple[str, tuple[int, ...], int]  # last part of the name, shape, heads where rows may be permuted

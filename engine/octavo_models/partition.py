@@ -90,9 +90,9 @@ def shards(spec: ModelSpec, place: Place) -> Iterator[Shard]:
 
 
 def kv_layout(spec: ModelSpec, place: Place, block_size: int, kv_format: str) -> KVLayout:
-    """The rank's share of the model's pages: the same groups for all ranks, with the rank's own layers and bytes.
+    """The rank's share of the model's blocks: the same groups for all ranks, with the rank's own layers and bytes.
 
-    A stage that has no layer of a group has pages of no bytes in it: block tables are the same everywhere.
+    A stage that has no layer of a group has blocks of no bytes in it: block tables are the same everywhere.
     """
     own = {group.window: group for group in part(spec, place).kv_layout(block_size, kv_format).groups}
     groups = spec.kv_layout(block_size, kv_format).groups

@@ -1,4 +1,4 @@
-"""From a config or GGUF metadata to a ModelSpec: finds the family's page and says how each weight is stored."""
+"""From a config or GGUF metadata to a ModelSpec: finds the family and says how each weight is stored."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_
             f"quantization_config: weights quantized as {method!r} are not supported; use the plain model or a GGUF file"
         )
     own = _dtype(fields)
-    page = BY_HF_CLASS[name].from_hf(HfSource(fields, dtype or own))
+    family = BY_HF_CLASS[name].from_hf(HfSource(fields, dtype or own))
     if tied_head is not None:
-        page = replace(page, tied_head=tied_head)
-    return build(replace(page, architecture=name), lambda _name, _source: FORMAT_OF_DTYPE[own], own, None)
+        family = replace(family, tied_head=tied_head)
+    return build(replace(family, architecture=name), lambda _name, _source: FORMAT_OF_DTYPE[own], own, None)
 
 
 def from_gguf_header(header: GgufHeader) -> ModelSpec:
@@ -70,15 +70,15 @@ def from_gguf(
         InvalidConfigError: a key or tensor is missing, of the wrong type, or contradicts another.
     """
     name = Fields(metadata).text("general.architecture")
-    page = BY_GGUF_NAME.get(name)
-    if page is None or page.from_gguf is None:
+    family = BY_GGUF_NAME.get(name)
+    if family is None or family.from_gguf is None:
         raise UnsupportedModelError(
             f"GGUF architecture {name!r} is not supported; supported are {', '.join(BY_GGUF_NAME)}"
         )
     if ROPE_FACTORS in tensors and rope_factors is None:
         raise InvalidConfigError(f"the values of tensor {ROPE_FACTORS} are needed to describe the rotary embedding")
     known = {key: (format_, tuple(shape)) for key, (format_, shape) in tensors.items()}
-    description = page.from_gguf(GgufSource(Fields(metadata, f"{name}."), known, rope_factors))
+    description = family.from_gguf(GgufSource(Fields(metadata, f"{name}."), known, rope_factors))
 
     def format_of(_name: str, source: str) -> str:
         if source not in known:

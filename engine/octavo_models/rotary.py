@@ -27,21 +27,21 @@ def rotary_from_hf(
     """
     parameters = _parameters(config, layer_type)
     scaling = parameters if parameters is not None else (config.mapping("rope_scaling") if scaled else None)
-    page = Fields(scaling or {})
-    if parameters is not None and page.has("rope_theta"):
-        base = page.number("rope_theta")
+    fields = Fields(scaling or {})
+    if parameters is not None and fields.has("rope_theta"):
+        base = fields.number("rope_theta")
     else:
         base = theta if theta is not None else config.number("rope_theta", 10000.0)
-    fraction = page if page.has("partial_rotary_factor") else config
+    fraction = fields if fields.has("partial_rotary_factor") else config
     dim = int(head_dim * fraction.number("partial_rotary_factor", 1.0))
     if not 0 < dim <= head_dim or dim % 2:
         raise config.error(
             "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even share must"
         )
     _check_base(config, base)
-    if _kind(page) == "dynamic":
-        return Rotary(dim, _dynamic_base(base, page.number("factor"), dim))
-    return Rotary(dim, base, scaling=_scaling(config, page, dim))
+    if _kind(fields) == "dynamic":
+        return Rotary(dim, _dynamic_base(base, fields.number("factor"), dim))
+    return Rotary(dim, base, scaling=_scaling(config, fields, dim))
 
 
 def longest_from_hf(config: Fields) -> int:
@@ -52,16 +52,16 @@ def longest_from_hf(config: Fields) -> int:
     """
     own = config.integer("max_position_embeddings")
     parameters = _parameters(config, None)
-    page = Fields((parameters if parameters is not None else config.mapping("rope_scaling")) or {})
-    match _kind(page):
+    fields = Fields((parameters if parameters is not None else config.mapping("rope_scaling")) or {})
+    match _kind(fields):
         case "linear" | "dynamic":
-            longest = own * page.number("factor")
+            longest = own * fields.number("factor")
         case "yarn":
-            scaling = _yarn(config, page)
+            scaling = _yarn(config, fields)
             longest = scaling.original_max_position * scaling.factor
         case _:
             longest = own
-    return _length(page, longest)
+    return _length(fields, longest)
 
 
 def longest_from_gguf(metadata: Fields) -> int:
@@ -125,15 +125,15 @@ def _parameters(config: Fields, layer_type: str | None) -> Mapping[str, Any] | N
     if not by_layer:
         return parameters
     name = layer_type or "full_attention"
-    page = parameters.get(name)
-    if not isinstance(page, Mapping):
+    fields = parameters.get(name)
+    if not isinstance(fields, Mapping):
         raise config.error("rope_parameters", f"has no mapping for {name} (it has {', '.join(map(str, by_layer))})")
-    return page
+    return fields
 
 
-def _length(page: Fields, tokens: float) -> int:
+def _length(fields: Fields, tokens: float) -> int:
     if tokens > LARGEST:
-        raise page.error("factor", f"lengthens the model to {tokens:g} tokens, which is out of all proportion")
+        raise fields.error("factor", f"lengthens the model to {tokens:g} tokens, which is out of all proportion")
     return max(1, int(tokens))
 
 
@@ -152,48 +152,48 @@ def _check_base(source: Fields, base: float) -> None:
         raise source.error("rope_theta", f"is {base:g}; a rotary base lies above 1")
 
 
-def _kind(page: Fields) -> str:
-    return page.text("rope_type", page.text("type", "default"))
+def _kind(fields: Fields) -> str:
+    return fields.text("rope_type", fields.text("type", "default"))
 
 
-def _scaling(config: Fields, page: Fields, dim: int) -> RotaryScaling | None:
-    kind = _kind(page)
+def _scaling(config: Fields, fields: Fields, dim: int) -> RotaryScaling | None:
+    kind = _kind(fields)
     match kind:
         case "default":
             return None
         case "linear":
-            return RotaryScaling("linear", page.number("factor"))
+            return RotaryScaling("linear", fields.number("factor"))
         case "llama3":
-            low, high = page.number("low_freq_factor"), page.number("high_freq_factor")
+            low, high = fields.number("low_freq_factor"), fields.number("high_freq_factor")
             if high <= low:
-                raise page.error("high_freq_factor", f"is {high:g}; it must be above low_freq_factor, {low:g}")
-            return RotaryScaling("llama3", page.number("factor"), _original(config, page), low, high)
+                raise fields.error("high_freq_factor", f"is {high:g}; it must be above low_freq_factor, {low:g}")
+            return RotaryScaling("llama3", fields.number("factor"), _original(config, fields), low, high)
         case "yarn":
-            return _yarn(config, page)
+            return _yarn(config, fields)
         case "longrope" | "su":
-            return _longrope(config, page, dim)
+            return _longrope(config, fields, dim)
     raise UnsupportedModelError(f"rope_type is {kind!r}; supported are {', '.join(ROPE_KINDS)}")
 
 
-def _original(config: Fields, page: Fields) -> int:
+def _original(config: Fields, fields: Fields) -> int:
     name = "original_max_position_embeddings"
     # Its logarithm divides, so 1 is no length.
-    if page.has(name):
-        return page.integer(name, minimum=2)
+    if fields.has(name):
+        return fields.integer(name, minimum=2)
     return config.integer(name, config.integer("max_position_embeddings", minimum=2), minimum=2)
 
 
-def _yarn(config: Fields, page: Fields) -> RotaryScaling:
-    factor = page.number("factor", 1.0 if page.has("original_max_position_embeddings") else None)
-    if page.raw("truncate") is False:
+def _yarn(config: Fields, fields: Fields) -> RotaryScaling:
+    factor = fields.number("factor", 1.0 if fields.has("original_max_position_embeddings") else None)
+    if fields.raw("truncate") is False:
         raise UnsupportedModelError("rope_scaling: yarn with truncate: false is not supported")
-    attention = page.number("attention_factor") if page.has("attention_factor") else None
-    if attention is None and page.has("mscale") and page.has("mscale_all_dim"):
-        scale, scale_all = (_yarn_temperature(factor, page.number(m)) for m in ("mscale", "mscale_all_dim"))
+    attention = fields.number("attention_factor") if fields.has("attention_factor") else None
+    if attention is None and fields.has("mscale") and fields.has("mscale_all_dim"):
+        scale, scale_all = (_yarn_temperature(factor, fields.number(m)) for m in ("mscale", "mscale_all_dim"))
         attention = scale / scale_all
-    fast, slow = page.number("beta_fast", 32.0), page.number("beta_slow", 1.0)
+    fast, slow = fields.number("beta_fast", 32.0), fields.number("beta_slow", 1.0)
     return RotaryScaling(
-        "yarn", factor, _original(config, page), beta_fast=fast, beta_slow=slow, attention_factor=attention
+        "yarn", factor, _original(config, fields), beta_fast=fast, beta_slow=slow, attention_factor=attention
     )
 
 
@@ -201,13 +201,13 @@ def _yarn_temperature(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _longrope(config: Fields, page: Fields, dim: int) -> RotaryScaling:
+def _longrope(config: Fields, fields: Fields, dim: int) -> RotaryScaling:
     # Which of the two lists holds depends on the length of a sequence; a served model is described at its full length.
-    original, longest = _original(config, page), config.integer("max_position_embeddings")
+    original, longest = _original(config, fields), config.integer("max_position_embeddings")
     name = "long_factor" if longest > original else "short_factor"
-    factors = page.numbers(name, dim // 2)
+    factors = fields.numbers(name, dim // 2)
     if factors is None:
-        raise page.error(name, "is missing")
-    factor = page.number("factor", longest / original)
-    attention = page.number("attention_factor") if page.has("attention_factor") else None
+        raise fields.error(name, "is missing")
+    factor = fields.number("factor", longest / original)
+    attention = fields.number("attention_factor") if fields.has("attention_factor") else None
     return RotaryScaling("longrope", factor, original, attention_factor=attention, factors=factors)

@@ -85,18 +85,18 @@ def kv_once_on_card(
 ) -> int:
     """KV bytes that must be there once, whoever runs.
 
-    They are each group's null page, and where a window moves over a prompt, the pages of the `chunk` that a step
+    They are each group's null block, and where a window moves over a prompt, the blocks of the `chunk` that a step
     computes beside the window.
     """
     total = 0
     for group in spec.kv_layout(block_size, kv_format).groups:
-        pages = 1
+        blocks = 1
         if group.window is not None:
             whole = -(-tokens // block_size)
             steady = min(whole, -(-(group.window + block_size) // block_size))
             peak = min(whole, -(-(group.window + min(chunk, tokens) + block_size) // block_size))
-            pages += peak - steady
-        total += pages * group.page_bytes
+            blocks += peak - steady
+        total += blocks * group.block_bytes
     return _share_of_kv(spec, total, tensor_parallel, pipeline_parallel)
 
 

@@ -220,11 +220,11 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class KVGroup:
-    """Layers whose KV pages share one block table. `page_bytes` is one page across all layers of the group."""
+    """Layers whose KV blocks share one block table. `block_bytes` is one block across all layers of the group."""
 
     kind: Literal["full", "window", "latent", "state"]
     layers: tuple[int, ...]
-    page_bytes: int
+    block_bytes: int
     window: int | None = None
 
 
@@ -269,7 +269,7 @@ class ModelSpec:
         return sum(nbytes(FORMAT_OF_DTYPE[dtype], w.shape) for w in self.weights)
 
     def kv_layout(self, block_size: int, kv_format: str) -> KVLayout:
-        """Pages of `block_size` tokens in `kv_format` ("f32", "bf16", "f16" …), one group a kind of attention."""
+        """Blocks of `block_size` tokens in `kv_format` ("f32", "bf16", "f16" …), one group a kind of attention."""
         element = FORMATS[kv_format].bytes_per_block
         by_window: dict[int | None, list[int]] = {}
         for i, layer in enumerate(self.layers):
@@ -287,7 +287,7 @@ class ModelSpec:
         total = 0
         for group in self.kv_layout(block_size, kv_format).groups:
             kept = num_tokens if group.window is None else min(num_tokens, group.window + block_size)
-            total += -(-kept // block_size) * group.page_bytes
+            total += -(-kept // block_size) * group.block_bytes
         return total
 
 

@@ -42,7 +42,7 @@ def engine_config(
     cache: CacheConfig | None = None,
     scheduler: SchedulerConfig | None = None,
 ) -> EngineConfig:
-    """A configuration with half a GiB of pages, unless said otherwise.
+    """A configuration with half a GiB of blocks, unless said otherwise.
 
     The twin gets one thread: its many small operations gain nothing from a second, and lose much to a busy machine.
     The native executor gets two, but one where pytest's workers share the cores.
@@ -96,7 +96,7 @@ def running_core(
 
 
 def generate(core: EngineCore, requests: Iterable[EngineRequest]) -> dict[str, Finished]:
-    """Step until all of `requests` have ended; the books of the pages are checked after every step."""
+    """Step until all of `requests` have ended; the books of the blocks are checked after every step."""
     results: dict[str, Finished] = {}
     for r in requests:
         core.add(r)

@@ -1,7 +1,7 @@
-"""An executor without a model that keeps real books of its pages, so that a scheduler's mistake shows as a wrong token.
+"""An executor without a model that keeps real books of its blocks, so that a scheduler's mistake shows as a wrong token.
 
-A token's "KV" is a digest of everything up to it. It is written to the page and slot that the step names, in every
-group; a drawn token is computed from what is read back through the block tables, within each group's window. A page
+A token's "KV" is a digest of everything up to it. It is written to the block and slot that the step names, in every
+group; a drawn token is computed from what is read back through the block tables, within each group's window. A block
 that was freed early, shared wrongly or never filled is noticed at once: `ContractViolation` passes through the
 engine core, which handles every ordinary exception.
 """
@@ -85,7 +85,7 @@ def core_over(
     clock: Callable[[], float] = time.perf_counter,
     **scheduler,
 ) -> EngineCore:
-    """An engine core whose pages hold one sequence of `max_model_len` and `spare_bytes` more."""
+    """An engine core whose blocks hold one sequence of `max_model_len` and `spare_bytes` more."""
     settings = SchedulerConfig(**scheduler)
     needed = sequence_bytes(executor.layout, max_model_len, settings.max_num_batched_tokens)
     config = EngineConfig(
@@ -127,7 +127,7 @@ class FakeExecutor(Executor):
     windows: tuple[int | None, ...] = (None,)
     kv_bytes: int | None = None
     vocab_size: int = 50
-    page_bytes: int = 1
+    block_bytes: int = 1
     fails: dict[str, str] = field(default_factory=dict)
     max_tokens_at_once: int | None = None
     on_submit: Callable[[SchedulerOutput], None] | None = None
@@ -139,9 +139,9 @@ class FakeExecutor(Executor):
     touched: bool = False
 
     def __post_init__(self) -> None:
-        self.pages: list[dict[int, list[int]]] = []
+        self.blocks: list[dict[int, list[int]]] = []
         self.num_blocks: tuple[int, ...] = ()
-        self.host_pages: list[dict[int, list[int]]] = []
+        self.host_blocks: list[dict[int, list[int]]] = []
         self.num_host_blocks: tuple[int, ...] = ()
         self._outputs: dict[int, StepOutput | None] = {}  # of steps in flight; None: it will raise
         self._doubtful: set[int] = set()  # steps in flight in which a request failed
@@ -155,7 +155,7 @@ class FakeExecutor(Executor):
         return KVLayout(
             self.block_size,
             tuple(
-                KVGroup("full" if window is None else "window", (i,), self.page_bytes, window)
+                KVGroup("full" if window is None else "window", (i,), self.block_bytes, window)
                 for i, window in enumerate(self.windows)
             ),
         )
@@ -165,22 +165,22 @@ class FakeExecutor(Executor):
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         self.num_blocks = num_blocks
-        self.pages = [{} for _ in num_blocks]
+        self.blocks = [{} for _ in num_blocks]
         self.num_host_blocks = num_host_blocks
-        self.host_pages = [{} for _ in num_host_blocks]
+        self.host_blocks = [{} for _ in num_host_blocks]
 
     def touch_kv(self) -> None:
         self.touched = True
 
-    def move_pages(self, ops: KVOps) -> None:
+    def move_blocks(self, ops: KVOps) -> None:
         for moves, sources, targets, limits in (
-            (ops.swap_out, self.pages, self.host_pages, self.num_host_blocks),
-            (ops.copies, self.pages, self.pages, self.num_blocks),
-            (ops.swap_in, self.host_pages, self.pages, self.num_blocks),
+            (ops.swap_out, self.blocks, self.host_blocks, self.num_host_blocks),
+            (ops.copies, self.blocks, self.blocks, self.num_blocks),
+            (ops.swap_in, self.host_blocks, self.blocks, self.num_blocks),
         ):
             for group, source, target in moves:
-                _require(0 < target < limits[group], f"page {target} of group {group} is moved to")
-                _require(source > 0, "the null page is moved")
+                _require(0 < target < limits[group], f"block {target} of group {group} is moved to")
+                _require(source > 0, "the null block is moved")
                 targets[group][target] = list(sources[group].get(source, [UNWRITTEN] * self.block_size))
                 self.num_moved += 1
 
@@ -191,7 +191,7 @@ class FakeExecutor(Executor):
         if any(self.fails[r] == "at once" for r in guilty):
             raise InjectedError("before anything was taken in")
         self._apply(step)
-        self.move_pages(step.kv_ops)
+        self.move_blocks(step.kv_ops)
         guilty += [r for r in step.num_scheduled_tokens if self.states[r].failed]
         if self.on_submit:
             self.on_submit(step)
@@ -207,7 +207,7 @@ class FakeExecutor(Executor):
         for request_id, count in step.num_scheduled_tokens.items():
             if (
                 not guilty and not self._doubtful
-            ):  # a page that a failed request should have filled is not there; the core must notice
+            ):  # a block that a failed request should have filled is not there; the core must notice
                 self._read(request_id, count)
         if guilty:
             self._doubtful.add(step.step_id)
@@ -275,11 +275,11 @@ class FakeExecutor(Executor):
             if state is None:
                 raise ContractViolation(f"{continued.request_id} is not known")
             if continued.resumed:
-                state.tables = [list(pages) for pages in continued.block_ids]
+                state.tables = [list(blocks) for blocks in continued.block_ids]
                 state.resumed = True
             else:
-                for table, pages in zip(state.tables, continued.block_ids, strict=True):
-                    table.extend(pages)
+                for table, blocks in zip(state.tables, continued.block_ids, strict=True):
+                    table.extend(blocks)
             state.num_computed = continued.num_computed_tokens
         named = [r.request_id for r in (*step.new, *step.continued)]
         _require(sorted(named) == sorted(step.num_scheduled_tokens), "who is named is who is scheduled")
@@ -292,7 +292,7 @@ class FakeExecutor(Executor):
             token_ids=new.token_ids + new.output_token_ids,
             num_prompt_tokens=len(new.token_ids),
             sampling=new.sampling,
-            tables=[list(pages) for pages in new.block_ids],
+            tables=[list(blocks) for blocks in new.block_ids],
             num_computed=new.num_computed_tokens,
             adapter_slot=new.adapter_slot,
         )
@@ -304,14 +304,16 @@ class FakeExecutor(Executor):
         for position in range(state.num_computed, state.num_computed + count):
             index, offset = divmod(position, self.block_size)
             for group, table in enumerate(state.tables):
-                _require(index < len(table), f"{request_id}: no page for position {position} in group {group}")
-                page = table[index]
-                if request_id == PROBE and page == 0:
+                _require(index < len(table), f"{request_id}: no block for position {position} in group {group}")
+                block = table[index]
+                if request_id == PROBE and block == 0:
                     continue  # the engine tries whether anything runs: the null block holds nothing
-                _require(0 < page < self.num_blocks[group], f"{request_id}: writes to page {page}")
-                _require((group, page, offset) not in written, f"{request_id}: page {page} has two writers in a step")
-                written.add((group, page, offset))
-                slots = self.pages[group].setdefault(page, [UNWRITTEN] * self.block_size)
+                _require(0 < block < self.num_blocks[group], f"{request_id}: writes to block {block}")
+                _require(
+                    (group, block, offset) not in written, f"{request_id}: block {block} has two writers in a step"
+                )
+                written.add((group, block, offset))
+                slots = self.blocks[group].setdefault(block, [UNWRITTEN] * self.block_size)
                 slots[offset] = values[position]
 
     def _read(self, request_id: str, count: int) -> None:
@@ -328,7 +330,7 @@ class FakeExecutor(Executor):
 
     def _slot(self, group: int, table: list[int], position: int) -> int:
         index, offset = divmod(position, self.block_size)
-        slots = self.pages[group].get(table[index])
+        slots = self.blocks[group].get(table[index])
         return UNWRITTEN if slots is None else slots[offset]
 
 

@@ -1,6 +1,6 @@
 """`octavo serve` as a process of its own, over an engine whose executor is `FakeExecutor`, or over a real one.
 
-With the fake, the API server, the core process, the socket, the scheduler and the pages are still the real ones.
+With the fake, the API server, the core process, the socket, the scheduler and the KV blocks are still the real ones.
 A token is one printable character, so that texts are easy to reason about.
 """
 
@@ -64,7 +64,7 @@ class Served:
         model: Path,
         *arguments: str,
         step_seconds: float = 0.0,
-        num_pages: int = 600,
+        num_blocks: int = 600,
         wait: bool = True,
         temporary: Path | None = None,
         env: dict[str, str] | None = None,
@@ -77,7 +77,7 @@ class Served:
             **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
             "PYTHONPATH": os.pathsep.join(paths),
             "FAKE_STEP_SECONDS": str(step_seconds),
-            "FAKE_NUM_PAGES": str(num_pages),
+            "FAKE_NUM_BLOCKS": str(num_blocks),
             **({"TMPDIR": str(temporary)} if temporary else {}),
             **(env or {}),
         }

@@ -80,7 +80,7 @@ def test_rates_are_of_tokens_and_seconds(monkeypatch):
     spec = from_hf_config(SMALL["gemma 3"] | {"torch_dtype": "bfloat16"})
     rows = [line.strip("| ").split(" | ") for line in gpu.measure("small", spec, CPU, LIMITS)]
     assert [row[1] for row in rows] == [
-        "KV pages",
+        "KV blocks",
         "output, 1 in flight",
         "output, 3 in flight",
         "prefill, prompts of 24",

@@ -78,7 +78,7 @@ def test_prompts_alone_are_not_computed_twice():
     assert len(executor.steps) == 1
 
 
-def test_a_page_that_unknown_tokens_fill_is_shared_once_they_are_known():
+def test_a_block_that_unknown_tokens_fill_is_shared_once_they_are_known():
     """The cache finds exactly what it finds without asynchrony."""
     found = []
     for asynchronous in (False, True):
@@ -92,7 +92,7 @@ def test_a_page_that_unknown_tokens_fill_is_shared_once_they_are_known():
 
 
 def test_abort_between_launch_and_landing():
-    """It ends once, at once, and its pages come back; the other goes on."""
+    """It ends once, at once, and its blocks come back; the other goes on."""
     core = core_over(FakeExecutor(asynchronous=True))
     core.add(request("a", list(range(9)), 20))
     core.add(request("b", list(range(9)), 5))

@@ -12,10 +12,10 @@ from octavo_engine.sampling_params import SamplingParams
 from octavo_models.spec import KVGroup, KVLayout
 
 
-def manager(*windows: int | None, pages: int = 50, max_chunk: int = 100, caching: bool = True) -> BlockManager:
-    """Pages of four tokens, `pages` of them in each group."""
+def manager(*windows: int | None, blocks: int = 50, max_chunk: int = 100, caching: bool = True) -> BlockManager:
+    """Blocks of four tokens, `blocks` of them in each group."""
     groups = tuple(KVGroup("full" if w is None else "window", (i,), 1, w) for i, w in enumerate(windows))
-    return BlockManager(KVLayout(4, groups), (pages + 1,) * len(groups), max_chunk=max_chunk, caching=caching)
+    return BlockManager(KVLayout(4, groups), (blocks + 1,) * len(groups), max_chunk=max_chunk, caching=caching)
 
 
 def sequence(tokens: list[int], **fields) -> Sequence:
@@ -39,8 +39,8 @@ def cached(blocks: BlockManager, tokens: list[int], **fields) -> int:
     return blocks.lookup(sequence(tokens, **fields)).num_tokens
 
 
-def test_hit_is_whole_pages_and_leaves_a_token_to_compute() -> None:
-    """Nine tokens hit two pages; eight tokens, though both pages are there, only one."""
+def test_hit_is_whole_blocks_and_leaves_a_token_to_compute() -> None:
+    """Nine tokens hit two blocks; eight tokens, though both blocks are there, only one."""
     blocks = manager(None)
     compute(blocks, list(range(10)))
     assert cached(blocks, list(range(10))) == 8
@@ -59,8 +59,8 @@ def test_salt_and_adapter_keep_prefixes_apart() -> None:
     assert cached(blocks, list(range(10)), cache_salt="a") == 8
 
 
-def test_same_page_after_another_beginning_is_another_page() -> None:
-    """A digest covers all tokens before its page."""
+def test_same_block_after_another_beginning_is_another_block() -> None:
+    """A digest covers all tokens before its block."""
     blocks = manager(None)
     compute(blocks, [1, 1, 1, 1, 5, 6, 7, 8, 9])
     compute(blocks, [2, 2, 2, 2, 3])
@@ -68,15 +68,15 @@ def test_same_page_after_another_beginning_is_another_page() -> None:
 
 
 def test_digests_do_not_depend_on_where_the_chain_was_cut() -> None:
-    """They are extended page by page or all at once, and are the same in every process."""
+    """They are extended block by block or all at once, and are the same in every process."""
     tokens = list(range(70_000, 70_012))
     root = chain_root("salt", 0)
     at_once: list[bytes] = []
     extend_chain(at_once, root, tokens, 3, 4)
-    by_page: list[bytes] = []
-    for pages in (1, 2, 3):
-        extend_chain(by_page, root, tokens, pages, 4)
-    assert at_once == by_page
+    by_block: list[bytes] = []
+    for blocks in (1, 2, 3):
+        extend_chain(by_block, root, tokens, blocks, 4)
+    assert at_once == by_block
     named = (4).to_bytes(8, "little") + b"salt" + bytes(8)
     first = blake2b(named, digest_size=16).digest() + b"".join(t.to_bytes(4, "little") for t in tokens[:4])
     assert at_once[0] == blake2b(first, digest_size=16).digest()
@@ -103,15 +103,15 @@ def test_without_caching_nothing_is_found() -> None:
 
 
 def test_window_group_needs_only_its_last_window_for_a_hit() -> None:
-    """Pages that the window does not reach are the null page in the table."""
-    blocks = manager(None, 6)  # its last five tokens: two pages
+    """Blocks that the window does not reach are the null block in the table."""
+    blocks = manager(None, 6)  # its last five tokens: two blocks
     seq = compute(blocks, list(range(21)))
     assert blocks.extend(seq, 22) is not None
     blocks.free(seq)
     prefix = blocks.lookup(sequence(list(range(21))))
     assert prefix.num_tokens == 20
-    assert [page > 0 for page in prefix.tables[0]] == [True] * 5
-    assert [page > 0 for page in prefix.tables[1]] == [False, False, False, True, True]
+    assert [block > 0 for block in prefix.tables[0]] == [True] * 5
+    assert [block > 0 for block in prefix.tables[1]] == [False, False, False, True, True]
 
 
 def test_hit_shrinks_until_every_group_agrees() -> None:
@@ -121,16 +121,16 @@ def test_hit_shrinks_until_every_group_agrees() -> None:
     tables = seq.tables
     blocks.free(seq)
     assert cached(blocks, list(range(25))) == 24
-    blocks.forget([(1, tables[1][5])])  # the short window now ends at page 5, and needs page 4
+    blocks.forget([(1, tables[1][5])])  # the short window now ends at block 5, and needs block 4
     assert cached(blocks, list(range(25))) == 20
-    blocks.forget([(2, tables[2][3])])  # the long one needs pages 3 and 4 there: it falls back to page 3 …
+    blocks.forget([(2, tables[2][3])])  # the long one needs blocks 3 and 4 there: it falls back to block 3 …
     assert cached(blocks, list(range(25))) == 12
     blocks.forget([(1, tables[1][2])])  # … where the short one is missing
     assert cached(blocks, list(range(25))) == 8
     blocks.check()
 
 
-def test_window_of_one_token_needs_no_page_of_the_prefix() -> None:
+def test_window_of_one_token_needs_no_block_of_the_prefix() -> None:
     """A query that sees only itself."""
     blocks = manager(1)
     compute(blocks, list(range(9)))
@@ -140,7 +140,7 @@ def test_window_of_one_token_needs_no_page_of_the_prefix() -> None:
 
 
 def test_window_gives_back_what_no_later_query_sees() -> None:
-    """The table keeps a zero in its place, and the page can be had at once."""
+    """The table keeps a zero in its place, and the block can be had at once."""
     blocks = manager(6, caching=False)
     seq = sequence(list(range(30)))
     assert blocks.admit(seq, blocks.lookup(seq), 12)
@@ -149,7 +149,7 @@ def test_window_gives_back_what_no_later_query_sees() -> None:
     added = blocks.extend(seq, 16)
     assert added is not None
     assert len(added[0]) == 1
-    assert seq.tables[0][0] == 0  # position 12 sees 7 … 12: page 0 (0 … 3) is behind it, page 1 (4 … 7) is not
+    assert seq.tables[0][0] == 0  # position 12 sees 7 … 12: block 0 (0 … 3) is behind it, block 1 (4 … 7) is not
     assert seq.tables[0][1] != 0
     assert blocks.pools[0].num_free == before
     blocks.check()
@@ -159,7 +159,7 @@ def test_window_holds_no_more_than_its_peak() -> None:
     """While a long prompt is computed in chunks that lie anyhow."""
     for window in (1, 2, 5, 8):
         for chunk in (1, 3, 4, 7):
-            blocks = manager(window, max_chunk=chunk, pages=window_peak(window, chunk, 4), caching=False)
+            blocks = manager(window, max_chunk=chunk, blocks=window_peak(window, chunk, 4), caching=False)
             seq = sequence(list(range(100)))
             assert blocks.admit(seq, blocks.lookup(seq), min(chunk, 2))
             seq.num_computed = min(chunk, 2)
@@ -171,7 +171,7 @@ def test_window_holds_no_more_than_its_peak() -> None:
 
 def test_admission_takes_nothing_when_the_prompt_does_not_fit() -> None:
     """Not even its prefix, which would be in its own way."""
-    blocks = manager(None, pages=4)
+    blocks = manager(None, blocks=4)
     blocks.free(compute(blocks, list(range(9))))
     other = compute(blocks, [50])
     seq = sequence(list(range(16)))
@@ -185,7 +185,7 @@ def test_admission_takes_nothing_when_the_prompt_does_not_fit() -> None:
 
 def test_extension_takes_nothing_when_one_group_runs_out() -> None:
     """All groups or none."""
-    blocks = manager(None, None, pages=2)
+    blocks = manager(None, None, blocks=2)
     seq = compute(blocks, list(range(4)))
     blocks.pools[1].take()
     assert blocks.extend(seq, 5) is None
@@ -195,7 +195,7 @@ def test_extension_takes_nothing_when_one_group_runs_out() -> None:
 
 def test_end_of_a_prefix_is_evicted_before_its_beginning() -> None:
     """A common beginning is worth more than one continuation."""
-    blocks = manager(None, pages=3)
+    blocks = manager(None, blocks=3)
     blocks.free(compute(blocks, list(range(12))))
     blocks.pools[0].take()
     assert cached(blocks, list(range(13))) == 8

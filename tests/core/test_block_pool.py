@@ -1,4 +1,4 @@
-"""One group's pages: free, cached or in use."""
+"""One group's blocks: free, cached or in use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from octavo_engine.core.block_pool import BlockPool
 
 
-def test_null_page_is_never_handed_out() -> None:
-    """Page 0 is outside of the count."""
+def test_null_block_is_never_handed_out() -> None:
+    """Block 0 is outside of the count."""
     pool = BlockPool(5)
     assert pool.total == 4
     assert sorted(pool.take() for _ in range(4)) == [1, 2, 3, 4]
@@ -16,40 +16,40 @@ def test_null_page_is_never_handed_out() -> None:
     pool.check()
 
 
-def test_page_with_a_digest_outlives_its_user() -> None:
+def test_block_with_a_digest_outlives_its_user() -> None:
     """It can be found and shared again, and counts as free meanwhile."""
     pool = BlockPool(3)
-    page = pool.take()
-    pool.remember(page, b"a")
-    pool.release(page)
+    block = pool.take()
+    pool.remember(block, b"a")
+    pool.release(block)
     assert (pool.num_free, pool.num_cached, pool.num_in_use) == (2, 1, 0)
-    assert pool.find(b"a") == page
-    pool.share(page)
+    assert pool.find(b"a") == block
+    pool.share(block)
     assert (pool.num_free, pool.num_cached, pool.num_in_use) == (1, 0, 1)
     pool.check()
 
 
-def test_shared_page_is_free_after_its_last_user() -> None:
+def test_shared_block_is_free_after_its_last_user() -> None:
     """Each user releases once."""
     pool = BlockPool(2)
-    page = pool.take()
-    pool.remember(page, b"a")
-    pool.share(page)
-    pool.release(page)
+    block = pool.take()
+    pool.remember(block, b"a")
+    pool.share(block)
+    pool.release(block)
     assert pool.num_in_use == 1
-    pool.release(page)
+    pool.release(block)
     assert pool.num_in_use == 0
     pool.check()
 
 
-def test_blank_pages_go_before_cached_ones_and_cached_ones_by_last_use() -> None:
+def test_blank_blocks_go_before_cached_ones_and_cached_ones_by_last_use() -> None:
     """The least recently used content is evicted first, and nobody finds it any more."""
     pool = BlockPool(4)
     first, second, blank = pool.take(), pool.take(), pool.take()
     pool.remember(first, b"first")
     pool.remember(second, b"second")
-    for page in (first, second, blank):
-        pool.release(page)
+    for block in (first, second, blank):
+        pool.release(block)
     pool.share(first)
     pool.release(first)  # now `second` is the least recently used
     assert [pool.take() for _ in range(3)] == [blank, second, first]
@@ -58,8 +58,8 @@ def test_blank_pages_go_before_cached_ones_and_cached_ones_by_last_use() -> None
     pool.check()
 
 
-def test_content_known_already_keeps_its_first_page() -> None:
-    """A second page with the same content stays anonymous, and is blank once released."""
+def test_content_known_already_keeps_its_first_block() -> None:
+    """A second block with the same content stays anonymous, and is blank once released."""
     pool = BlockPool(3)
     first, second = pool.take(), pool.take()
     pool.remember(first, b"a")
@@ -71,20 +71,20 @@ def test_content_known_already_keeps_its_first_page() -> None:
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_forgotten_page_is_not_found(used) -> None:
+def test_forgotten_block_is_not_found(used) -> None:
     """Whether somebody uses it or not."""
     pool = BlockPool(3)
-    page = pool.take()
-    pool.remember(page, b"a")
+    block = pool.take()
+    pool.remember(block, b"a")
     if not used:
-        pool.release(page)
-    pool.forget(page)
+        pool.release(block)
+    pool.forget(block)
     assert pool.find(b"a") is None
     assert pool.num_cached == 0
     pool.check()
 
 
-def test_forgetting_unused_pages_spares_those_in_use() -> None:
+def test_forgetting_unused_blocks_spares_those_in_use() -> None:
     """The number that was forgotten is told."""
     pool = BlockPool(4)
     used, unused = pool.take(), pool.take()
@@ -97,8 +97,8 @@ def test_forgetting_unused_pages_spares_those_in_use() -> None:
     pool.check()
 
 
-def test_check_notices_a_lost_page() -> None:
-    """The books are compared page by page."""
+def test_check_notices_a_lost_block() -> None:
+    """The books are compared block by block."""
     pool = BlockPool(4)
     pool._free.pop()
     with pytest.raises(AssertionError, match="lost"):

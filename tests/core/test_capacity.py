@@ -1,4 +1,4 @@
-"""How many pages each group gets."""
+"""How many blocks each group gets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo_engine.core.capacity import longest_sequence, sequence_bytes, split_capacity, split_pages
+from octavo_engine.core.capacity import longest_sequence, sequence_bytes, split_blocks, split_capacity
 from octavo_engine.errors import ConfigError
 from octavo_models.spec import KVGroup, KVLayout
 
@@ -15,18 +15,18 @@ WINDOW = KVGroup("window", (1,), 500, window=64)
 
 
 def test_one_group_gets_all_of_it() -> None:
-    """The null page is among the pages and costs as much as any."""
+    """The null block is among the blocks and costs as much as any."""
     assert split_capacity(KVLayout(16, (FULL,)), 1000, 64, 2048) == (10,)
 
 
 def test_groups_run_out_together_at_the_full_length() -> None:
-    """A full group needs 64 pages for a sequence of 1024 tokens, a window of 64 at most five."""
+    """A full group needs 64 blocks for a sequence of 1024 tokens, a window of 64 at most five."""
     full, window = split_capacity(KVLayout(16, (FULL, WINDOW)), 1_000_000, 1024, 16)
-    assert (full - 1) // 64 == (window - 1 - 1) // 5  # one page once for the chunk that a step computes
+    assert (full - 1) // 64 == (window - 1 - 1) // 5  # one block once for the chunk that a step computes
     assert 0.99e6 < full * 100 + window * 500 <= 1e6
 
 
-def test_no_more_pages_than_all_sequences_can_use() -> None:
+def test_no_more_blocks_than_all_sequences_can_use() -> None:
     """Memory that nothing could fill is not taken."""
     layout = KVLayout(16, (FULL,))
     assert split_capacity(layout, 1 << 40, 64, 2048, max_num_seqs=3) == (13,)
@@ -45,23 +45,23 @@ def test_too_little_memory_names_the_numbers_and_the_remedy() -> None:
     assert split_capacity(layout, 68157440, 1024, 2048) == (65,)
 
 
-def test_memory_for_no_page_suggests_no_length() -> None:
+def test_memory_for_no_block_suggests_no_length() -> None:
     """A length of 0 would be no remedy."""
     with pytest.raises(ConfigError, match=r"available for it: give it more memory with"):
         split_capacity(KVLayout(16, (FULL,)), 50, 1024, 2048)
 
 
-def test_override_counts_pages_of_the_first_group() -> None:
+def test_override_counts_blocks_of_the_first_group() -> None:
     """The others follow in proportion."""
-    assert split_pages(KVLayout(16, (FULL,)), 77, 64, 2048) == (77,)
-    full, window = split_pages(KVLayout(16, (FULL, WINDOW)), 641, 1024, 16)
+    assert split_blocks(KVLayout(16, (FULL,)), 77, 64, 2048) == (77,)
+    full, window = split_blocks(KVLayout(16, (FULL, WINDOW)), 641, 1024, 16)
     assert (full, window) == (641, 52)
 
 
 def test_override_too_small_for_one_sequence_is_refused() -> None:
     """With the number that would do."""
     with pytest.raises(ConfigError, match=r"--num-gpu-blocks-override 4 is too small.*takes 5 blocks"):
-        split_pages(KVLayout(16, (FULL,)), 4, 64, 2048)
+        split_blocks(KVLayout(16, (FULL,)), 4, 64, 2048)
 
 
 @given(
@@ -77,6 +77,6 @@ def test_longest_sequence_fits_and_the_next_does_not(windows, block_size, kv_byt
     longest = longest_sequence(layout, kv_bytes, 400, batched)
     if longest:
         blocks = split_capacity(layout, kv_bytes, longest, batched)
-        assert sum(n * g.page_bytes for n, g in zip(blocks, groups, strict=True)) <= kv_bytes
+        assert sum(n * g.block_bytes for n, g in zip(blocks, groups, strict=True)) <= kv_bytes
     if longest < 400:
         assert sequence_bytes(layout, longest + 1, batched) > kv_bytes

@@ -74,7 +74,7 @@ def test_request_that_raises_inside_a_step_fails_alone(how, after) -> None:
 
 
 @pytest.mark.parametrize("how", ["submit", "error"])
-def test_pages_that_a_failed_request_should_have_filled_are_not_shared(how) -> None:
+def test_blocks_that_a_failed_request_should_have_filled_are_not_shared(how) -> None:
     """Neither by those of the same step, who are recomputed, nor later."""
     executor = FakeExecutor()
     core = core_over(executor)
@@ -123,7 +123,7 @@ def test_step_too_large_for_memory_is_done_in_parts() -> None:
 
 
 def test_abort_within_a_step_that_fails() -> None:
-    """It ends once, and its pages are still its own while the others are tried."""
+    """It ends once, and its blocks are still its own while the others are tried."""
     executor = FakeExecutor()
     core = core_over(executor)
     prompts = {name: [*range(9), i] for i, name in enumerate("abc")}
@@ -198,13 +198,13 @@ def test_prefix_cache_can_be_forgotten() -> None:
 def test_start_tells_its_stages_and_what_it_came_to() -> None:
     """For the server, and for a person who waits."""
     told = []
-    executor = FakeExecutor(page_bytes=1 << 20)
+    executor = FakeExecutor(block_bytes=1 << 20)
     core = EngineCore(
         config(kv_cache_memory_bytes=1 << 30), executor, on_stage=lambda stage, seconds: told.append(stage)
     )
     ready = core.ready()
     assert told == [stage for stage, _ in ready.stages] == ["loaded the weights", "allocated 0.13 GiB of KV blocks"]
-    assert ready.num_blocks == list(executor.num_blocks) == [129]  # eight sequences of 16 pages, and the null page
+    assert ready.num_blocks == list(executor.num_blocks) == [129]  # eight sequences of 16 blocks, and the null block
     assert ready.kv_cache_bytes == 129 << 20
     assert (ready.block_size, ready.max_model_len, ready.executor) == (4, 64, "fake")
     core.close()
@@ -234,7 +234,7 @@ def test_length_beyond_the_models_own_is_refused() -> None:
         EngineCore(config(kv_cache_memory_bytes=1000), FakeExecutor(), spec)
 
 
-def test_override_sets_the_number_of_pages() -> None:
+def test_override_sets_the_number_of_blocks() -> None:
     """Whatever memory there is; the length follows it where nobody asked for one."""
     executor = FakeExecutor()
     EngineCore(config(num_gpu_blocks_override=33), executor)
@@ -246,7 +246,7 @@ def test_override_sets_the_number_of_pages() -> None:
 
 def test_executors_capacity_counts_where_the_user_said_nothing() -> None:
     """A card knows what it has left."""
-    executor = FakeExecutor(kv_bytes=20 << 20, page_bytes=1 << 20)
+    executor = FakeExecutor(kv_bytes=20 << 20, block_bytes=1 << 20)
     EngineCore(config(), executor)
     assert executor.num_blocks == (20,)
     assert executor.num_host_blocks == (4096 + 1,)  # and it has 4 GiB of host memory beside it
@@ -282,7 +282,7 @@ def test_container_with_nothing_left_says_so(monkeypatch) -> None:
 
 @pytest.mark.parametrize("swap_bytes", [0, 100])
 def test_sequence_that_was_preempted_while_its_step_failed_starts_again(swap_bytes: int) -> None:
-    """The last token of `a` is in flight, and `b`, beside it in that step, has lost its pages when the step is lost."""
+    """The last token of `a` is in flight, and `b`, beside it in that step, has lost its blocks when the step is lost."""
     executor = FakeExecutor(asynchronous=True)
     core = core_over(executor, max_model_len=16, spare_bytes=0, swap_bytes=swap_bytes, max_num_batched_tokens=32)
     core.add(request("a", [1, 2, 3, 4, 5], max_tokens=4))
@@ -312,7 +312,7 @@ def test_blocks_that_were_promised_are_touched_at_the_start(monkeypatch) -> None
 
 def test_blocks_that_no_memory_is_there_for_are_refused_before_they_are_touched(monkeypatch) -> None:
     """The kernel would kill the process, and it would have no words for it."""
-    executor = FakeExecutor(page_bytes=GIB)
+    executor = FakeExecutor(block_bytes=GIB)
     monkeypatch.setattr(kv_sizing, "container_limit", lambda: MemoryLimit(8 * GIB, 0))
     with pytest.raises(ConfigError, match=r"container's limit is 8.00 GiB.*--kv-cache-memory-bytes"):
         EngineCore(config(kv_cache_memory_bytes=40 * GIB), executor)

@@ -21,7 +21,7 @@ def test_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
 
 def test_no_prefill_takes_more_than_half_of_a_step_while_others_can_use_it() -> None:
     """Be they running or waiting, and in whatever order they came."""
-    core = scheduler(pages=200)
+    core = scheduler(blocks=200)
     core.add(request("a", 150))
     step(core)
     core.add(request("b", 150))
@@ -32,14 +32,14 @@ def test_no_prefill_takes_more_than_half_of_a_step_while_others_can_use_it() -> 
     assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
 
 
-def test_prefill_leaves_nothing_for_one_that_has_no_place_or_pages() -> None:
+def test_prefill_leaves_nothing_for_one_that_has_no_place_or_blocks() -> None:
     """Half of each step would be wasted until one of the others ends."""
     core = scheduler(max_num_seqs=1)
     core.add(request("a", 150))
     core.add(request("b", 10))
     assert step(core)[0].num_scheduled_tokens == {"a": 32}
     assert step(core)[0].num_scheduled_tokens == {"a": 32}
-    core = scheduler(pages=50)
+    core = scheduler(blocks=50)
     core.add(request("a", 150))
     step(core)
     core.add(request("b", 150))
@@ -48,7 +48,7 @@ def test_prefill_leaves_nothing_for_one_that_has_no_place_or_pages() -> None:
 
 def test_nobody_waits_when_a_preempted_one_ends_among_many_that_were_aborted() -> None:
     """Its last token was in flight; the queue is rid of those that have ended at that very moment."""
-    core = scheduler(pages=4)
+    core = scheduler(blocks=4)
     core.add(request("a", 7, 9))
     core.add(request("b", 7, 2))
     step(core)

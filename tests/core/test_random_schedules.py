@@ -1,4 +1,4 @@
-"""Random arrivals, aborts, preemptions and failures over a fake model that keeps real books of its pages.
+"""Random arrivals, aborts, preemptions and failures over a fake model that keeps real books of its blocks.
 
 `OCTAVO_DEEP_TESTS=1` runs many more of them.
 """
@@ -159,7 +159,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 class RandomSchedules(RuleBasedStateMachine):
-    """After every step: pages are conserved, FCFS serves the oldest, nobody speaks after the end."""
+    """After every step: blocks are conserved, FCFS serves the oldest, nobody speaks after the end."""
 
     @initialize(config=CONFIGS)
     def start(self, config) -> None:

@@ -14,13 +14,13 @@ from octavo_models.spec import KVGroup, KVLayout
 TOKEN = 9
 
 
-def scheduler(*, pages: int = 100, max_model_len: int = 200, caching: bool = True, **config) -> Scheduler:
-    """Pages of four tokens in one full group."""
+def scheduler(*, blocks: int = 100, max_model_len: int = 200, caching: bool = True, **config) -> Scheduler:
+    """Blocks of four tokens in one full group."""
     layout = KVLayout(4, (KVGroup("full", (0,), 1),))
     return Scheduler(
         SchedulerConfig(**({"max_num_seqs": 8, "max_num_batched_tokens": 32, "max_step_seconds": 0.0} | config)),
         layout,
-        (pages + 1,),
+        (blocks + 1,),
         max_model_len=max_model_len,
         enable_prefix_caching=caching,
     )
@@ -97,7 +97,7 @@ def test_without_chunks_a_prompt_beyond_the_budget_is_refused() -> None:
 
 def test_without_chunks_a_preempted_request_may_outgrow_the_budget_and_still_end() -> None:
     """Its prompt fitted a step; prompt and output no longer do, so they are recomputed in parts."""
-    core = scheduler(enable_chunked_prefill=False, pages=14, caching=False)
+    core = scheduler(enable_chunked_prefill=False, blocks=14, caching=False)
     core.add(request("a", 2, 40))
     core.add(request("b", 30, 20))
     last = run(core)
@@ -119,13 +119,13 @@ def test_no_more_requests_run_than_allowed() -> None:
 
 def test_last_come_is_preempted_first_and_resumes_before_later_ones() -> None:
     """It is sent again with whole tables, which replace the old ones, and keeps what it has drawn."""
-    core = scheduler(pages=4, caching=False)
+    core = scheduler(blocks=4, caching=False)
     core.add(request("a", 7, 5))
     core.add(request("b", 7, 5))
     step(core)
     step(core)
     core.add(request("c", 1, 1))
-    made, _ = step(core)  # both need a third page
+    made, _ = step(core)  # both need a third block
     assert list(made.num_scheduled_tokens) == ["a"]
     assert core.stats().num_preemptions == 1
     made = step(core)[0]
@@ -143,13 +143,13 @@ def test_last_come_is_preempted_first_and_resumes_before_later_ones() -> None:
 
 def test_lower_priority_waits_and_is_preempted() -> None:
     """A lower number runs first; ties go by arrival."""
-    core = scheduler(pages=4, caching=False, policy="priority")
+    core = scheduler(blocks=4, caching=False, policy="priority")
     core.add(request("a", 7, 5, priority=1))
     step(core)
     core.add(request("b", 7, 5, priority=2))
     core.add(request("c", 7, 5, priority=0))
     assert list(step(core)[0].num_scheduled_tokens) == ["a", "c"]
-    assert list(step(core)[0].num_scheduled_tokens) == ["c"]  # both need a page: "a" goes, though it came first
+    assert list(step(core)[0].num_scheduled_tokens) == ["c"]  # both need a block: "a" goes, though it came first
     last = run(core)
     assert last["a"].num_preemptions == 1
     assert last["c"].num_preemptions == 0
@@ -165,8 +165,8 @@ def test_priority_is_ignored_under_fcfs() -> None:
 
 
 def test_nobody_is_admitted_in_a_step_that_preempts() -> None:
-    """Pages have just run out."""
-    core = scheduler(pages=5, caching=False)
+    """Blocks have just run out."""
+    core = scheduler(blocks=5, caching=False)
     core.add(request("a", 7, 9))
     core.add(request("b", 11, 9))
     step(core)
@@ -188,9 +188,9 @@ def test_long_prompt_of_higher_priority_leaves_the_others_their_token() -> None:
     assert step(core)[0].num_scheduled_tokens == {"c": 30, "a": 1, "b": 1}
 
 
-def test_request_that_alone_outgrows_the_pages_ends_with_the_reason() -> None:
+def test_request_that_alone_outgrows_the_blocks_ends_with_the_reason() -> None:
     """Not a livelock of preempting itself."""
-    core = scheduler(pages=2)
+    core = scheduler(blocks=2)
     core.add(request("a", 7, 50))
     core.add(request("b", 3, 2))
     last = run(core)
@@ -199,9 +199,9 @@ def test_request_that_alone_outgrows_the_pages_ends_with_the_reason() -> None:
     assert last["b"].finish_reason == "length"
 
 
-def test_prompt_that_never_fits_the_pages_ends_with_the_reason() -> None:
+def test_prompt_that_never_fits_the_blocks_ends_with_the_reason() -> None:
     """Those behind it go on."""
-    core = scheduler(pages=2)
+    core = scheduler(blocks=2)
     core.add(request("a", 9))
     core.add(request("b", 3, 2))
     last = run(core)
@@ -209,7 +209,7 @@ def test_prompt_that_never_fits_the_pages_ends_with_the_reason() -> None:
     assert last["b"].finish_reason == "length"
 
 
-def test_pages_filled_in_a_step_are_shared_within_it() -> None:
+def test_blocks_filled_in_a_step_are_shared_within_it() -> None:
     """The executor writes before it reads."""
     core = scheduler()
     core.add(request("a", list(range(9))))
@@ -271,7 +271,7 @@ def test_request_for_no_token_ends_with_its_prompt() -> None:
 
 def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
     """They come in parts, a step's each, and what is computed again after a preemption does not come again."""
-    core = scheduler(pages=5, caching=False, max_num_batched_tokens=6)
+    core = scheduler(blocks=5, caching=False, max_num_batched_tokens=6)
     core.add(request("a", 3, 10))
     core.add(request("b", 16, 3, prompt_logprobs=0))
     seen: list = []
@@ -309,7 +309,7 @@ def test_more_tokens_in_a_step_than_wanted_are_cut_at_the_end() -> None:
 
 
 def test_abort_reaches_a_request_wherever_it_stands() -> None:
-    """Waiting, running, or in the step in flight; it ends once, and its pages come back."""
+    """Waiting, running, or in the step in flight; it ends once, and its blocks come back."""
     core = scheduler(max_num_seqs=2)
     for name in "abc":
         core.add(request(name, 5))
@@ -391,7 +391,7 @@ def test_request_that_draws_nothing_where_it_should_ends() -> None:
 
 def test_decode_step_of_many_requests_costs_few_calls_each() -> None:
     """What a step of 256 takes is calls, some twenty a request; counted, for a clock would tell of the machine."""
-    core = scheduler(pages=20_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=4096)
+    core = scheduler(blocks=20_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=4096)
     for i in range(256):
         core.add(request(f"r{i}", list(range(i, i + 20 + i % 4)), 1000, eos_token_ids=(2,)))
     for _ in range(20):
@@ -402,7 +402,7 @@ def test_decode_step_of_many_requests_costs_few_calls_each() -> None:
         nonlocal calls
         calls += event in {"call", "c_call"}
 
-    for _ in range(8):  # in which each request takes two new pages
+    for _ in range(8):  # in which each request takes two new blocks
         sys.setprofile(count)
         try:
             made = core.schedule()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from octavo_testing.fake_executor import FakeExecutor, core_over, lonely_run
 
-from octavo_engine.core.swapping import HostPages, SwapRule
+from octavo_engine.core.swapping import HostBlocks, SwapRule
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
@@ -22,7 +22,7 @@ PROMPTS = {"a": list(range(1, 13)), "b": list(range(20, 32)), "c": list(range(33
 
 
 def run(core: EngineCore, executor: FakeExecutor) -> dict[str, list[int]]:
-    """All to the end, pages checked after each step."""
+    """All to the end, blocks checked after each step."""
     for name, prompt in PROMPTS.items():
         core.add(request(name, prompt))
     tokens: dict[str, list[int]] = {name: [] for name in PROMPTS}
@@ -78,7 +78,7 @@ def test_a_full_swap_space_leaves_the_rest_to_be_computed_again() -> None:
 
 
 def test_an_aborted_request_gives_its_swap_space_back() -> None:
-    """Also while it waits; `check` would find a page that is lost."""
+    """Also while it waits; `check` would find a block that is lost."""
     core, _ = scarce((None,), swap_bytes=200)
     for name, prompt in PROMPTS.items():
         core.add(request(name, prompt))
@@ -96,8 +96,8 @@ def test_an_aborted_request_gives_its_swap_space_back() -> None:
 
 @pytest.mark.parametrize("moves", ["swap_out", "swap_in"])
 @pytest.mark.parametrize("caching", [True, False])
-def test_pages_of_a_step_that_failed_as_a_whole_are_not_trusted(moves, caching) -> None:
-    """The failure comes in the very step that moves pages; tokens stay those of a lonely run."""
+def test_blocks_of_a_step_that_failed_as_a_whole_are_not_trusted(moves, caching) -> None:
+    """The failure comes in the very step that moves blocks; tokens stay those of a lonely run."""
     executor = FakeExecutor(windows=(None, 9))
     core = core_over(executor, max_model_len=48, spare_bytes=8, swap_bytes=200, caching=caching, max_num_seqs=3)
     failed = []
@@ -116,7 +116,7 @@ def test_pages_of_a_step_that_failed_as_a_whole_are_not_trusted(moves, caching) 
 
 
 def test_the_rule_swaps_what_is_quicker_to_move_than_to_compute() -> None:
-    """Seconds a page against seconds a token, both measured; before a telling step has been seen it swaps."""
+    """Seconds a block against seconds a token, both measured; before a telling step has been seen it swaps."""
     rule = SwapRule([0.001, 0.01])
     assert rule.pays(1, [100, 100])
     rule.note_step(10, 99.0)  # too small a step to tell
@@ -145,9 +145,9 @@ def test_a_step_moves_no_more_than_it_may() -> None:
     assert most[0] > 10 >= most[1] > 0, most
 
 
-def test_host_pages_are_given_whole_or_not_at_all() -> None:
+def test_host_blocks_are_given_whole_or_not_at_all() -> None:
     """A holder gets blocks of all groups or of none."""
-    host = HostPages((4, 3))
+    host = HostBlocks((4, 3))
     assert host.take([3, 3]) is None
     held = host.take([3, 2])
     assert held is not None

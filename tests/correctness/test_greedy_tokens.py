@@ -101,15 +101,15 @@ def test_alone_with_a_cold_prefix_cache(case, roomy_core):
 
 
 def test_batched_with_strangers_cold_then_hot(case, roomy_core):
-    """All together with other people's requests; then again, their prompts' whole pages coming from the cache."""
+    """All together with other people's requests; then again, their prompts' whole blocks coming from the cache."""
     roomy_core.reset_prefix_cache()
     cold = generate(roomy_core, [*case.requests(), *strangers()])
     check(case.expected, cold, case.limit)
     hot = generate(roomy_core, [*strangers(), *case.requests()])
     check(case.expected, hot, case.limit)
     for name, continuation in case.expected.items():
-        whole_pages = (len(continuation.prompt) - 1) // 16 * 16
-        assert hot[name].num_cached_tokens == whole_pages
+        whole_blocks = (len(continuation.prompt) - 1) // 16 * 16
+        assert hot[name].num_cached_tokens == whole_blocks
     for i in range(3):
         assert hot[f"stranger {i}"].tokens == cold[f"stranger {i}"].tokens, "a seed draws the same in any company"
 
@@ -123,9 +123,9 @@ def cramped_case(request):
 
 @pytest.mark.parametrize("swap_space_gib", [0.0, 0.5], ids=["recomputed", "swapped"])
 def test_across_forced_preemptions_and_chunked_prefill(cramped_case, swap_space_gib, monkeypatch):
-    """Pages for two long sequences, and 96 tokens a step: requests are evicted, and recomputed or swapped in again."""
+    """Blocks for two long sequences, and 96 tokens a step: requests are evicted, and recomputed or swapped in again."""
     swapped = []
-    monkeypatch.setattr(SwapRule, "pays", lambda _, num_tokens, num_pages: swapped.append(num_tokens) or True)
+    monkeypatch.setattr(SwapRule, "pays", lambda _, num_tokens, num_blocks: swapped.append(num_tokens) or True)
     longest = max(len(c.prompt) for c in cramped_case.expected.values()) + cramped_case.limit
     scheduler = SchedulerConfig(max_num_batched_tokens=96)
     config = cramped_case.model.config("float32", longest)
@@ -133,8 +133,8 @@ def test_across_forced_preemptions_and_chunked_prefill(cramped_case, swap_space_
     # The growing ones come first, so that it is the others that must make room.
     growing, growth = GROWING[cramped_case.executor]
     room = 2 * sequence_bytes(layout, longest, scheduler.max_num_batched_tokens)
-    pages = CacheConfig(kv_cache_memory_bytes=room, swap_space_gib=swap_space_gib)
-    with running_core(engine_config(config, cramped_case.executor, cache=pages, scheduler=scheduler)) as core:
+    blocks = CacheConfig(kv_cache_memory_bytes=room, swap_space_gib=swap_space_gib)
+    with running_core(engine_config(config, cramped_case.executor, cache=blocks, scheduler=scheduler)) as core:
         others = [request(f"other {i}", range(100 + i, 120 + i), growth) for i in range(growing)]
         results = generate(core, [*others, *cramped_case.requests()])
     assert any(results[name].num_preemptions for name in cramped_case.expected)

@@ -41,7 +41,7 @@ def cut(spec, layers):
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_two_layers_compute_what_transformers_computes(implementation, name, dtype, request):
-    """A prompt beyond one page and some tokens after it, beside a request that is drawn at the same time.
+    """A prompt beyond one block and some tokens after it, beside a request that is drawn at the same time.
 
     The interpreter takes a second for each row of Gemma's vocabulary: it scores the new tokens alone.
     """

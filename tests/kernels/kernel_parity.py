@@ -25,27 +25,27 @@ def paged_batch(spec, requests, block_size, dtype, device, cache_dtype=None):
     """(q, k_cache, v_cache, batch) of random contents: requests as (tokens in all, of which queries), those of one query
     that come first as decodes.
 
-    Pages are shuffled, tables in rows of another order; what no request may read, pages before the window included,
+    Blocks are shuffled, tables in rows of another order; what no request may read, blocks before the window included,
     is NaN (float8: the largest number).
     """
     cache_dtype = cache_dtype or dtype
     lengths = [length for length, _ in requests]
-    num_pages = sum(-(-length // block_size) for length in lengths)
+    num_blocks = sum(-(-length // block_size) for length in lengths)
     caches = []
     for dim in (spec.head_dim_k, spec.head_dim_v):
-        values = torch.randn(num_pages + 1, block_size, spec.num_kv_heads, dim, device=device)
+        values = torch.randn(num_blocks + 1, block_size, spec.num_kv_heads, dim, device=device)
         caches.append(values)
-    free = (torch.randperm(num_pages) + 1).tolist()
+    free = (torch.randperm(num_blocks) + 1).tolist()
     rows = torch.randperm(len(requests) + 2)[: len(requests)].int()
     tables = torch.zeros(len(requests) + 2, -(-max(lengths) // block_size), dtype=torch.int32)
-    unread = torch.ones(num_pages + 1, block_size, dtype=torch.bool)
+    unread = torch.ones(num_blocks + 1, block_size, dtype=torch.bool)
     starts = [0]
     for row, (length, queries) in zip(rows.tolist(), requests, strict=True):
-        pages = [free.pop() for _ in range(-(-length // block_size))]
-        tables[row, : len(pages)] = torch.tensor(pages)
+        blocks = [free.pop() for _ in range(-(-length // block_size))]
+        tables[row, : len(blocks)] = torch.tensor(blocks)
         first = 0 if spec.window is None else max(0, length - queries - spec.window + 1)
         at = torch.arange(first, length)
-        unread[torch.tensor(pages)[at // block_size], at % block_size] = False
+        unread[torch.tensor(blocks)[at // block_size], at % block_size] = False
         tables[row, : first // block_size] = 0
         starts.append(starts[-1] + queries)
     for cache in caches:

@@ -1,4 +1,4 @@
-"""Paged attention and the write before it: mixed batches over shuffled pages give what the twins give."""
+"""Paged attention and the write before it: mixed batches over shuffled blocks give what the twins give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.spec import Attention, Norm, Rotary
 
 REFERENCE = ReferenceOperations()
-# (tokens in all, of which queries): a decode, a whole prompt, chunks, a decode over several runs, page edges
+# (tokens in all, of which queries): a decode, a whole prompt, chunks, a decode over several runs, block edges
 REQUESTS = [(1, 1), (300, 1), (33, 33), (40, 1), (150, 17), (16, 16), (64, 2), (129, 65)]
 
 
@@ -50,7 +50,7 @@ def test_attention_of_a_mixed_batch_is_its_twins(triton_operations, device, name
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 32])
-def test_pages_of_any_size_serve(triton_operations, device, block_size):
+def test_blocks_of_any_size_serve(triton_operations, device, block_size):
     compare(triton_operations, device, SHAPES["window"], torch.float32, block_size, REQUESTS[:5])
 
 
@@ -153,7 +153,7 @@ def test_padding_is_zero_and_disturbs_nobody(triton_operations, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["smollm2", "window"])
-def test_attention_over_float8_pages_is_its_twins(triton_operations, device, name, dtype):
+def test_attention_over_float8_blocks_is_its_twins(triton_operations, device, name, dtype):
     if triton_operations.launch.card.capability < 89:
         pytest.skip("this GPU has no float8")
     compare(
@@ -192,7 +192,7 @@ def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, d
     q_norm, k_norm = (torch.randn(spec.head_dim_k, device=device).to(dtype) for _ in range(2))
     turn = spec.rotary and REFERENCE.rotary_table(spec.rotary, torch.randint(0, 3000, (tokens,), device=device))
     slots = torch.randperm(10 * 16, device=device)[:tokens] + 16
-    slots[3] = 5  # the null page
+    slots[3] = 5  # the null block
     cache_dtype = torch.float8_e4m3fn if cached == "float8" else dtype
 
     def run(operations):

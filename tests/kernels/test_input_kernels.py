@@ -35,7 +35,7 @@ def step_rows(requests, runs, device):
 @pytest.mark.parametrize("num_groups", [1, 2])
 @pytest.mark.parametrize("padding", [0, 3])
 def test_inputs_are_the_twins(triton_operations, device, num_groups, padding):
-    """A decode, a long prefill that is new, a chunk; new pages in some tables; rows of padding at the end."""
+    """A decode, a long prefill that is new, a chunk; new blocks in some tables; rows of padding at the end."""
     requests = [(4, 37, 1), (1, 0, 600), (0, 100, 20), *[(-1, 0, 1)] * padding]
     prompt = torch.randint(0, 1000, (600,)).tolist()
     runs = [(0, 1, 0, prompt), (1, 4, 2, [9]), (1, 1, 0, list(range(50, 88))), (1, 0, 7, [40])]

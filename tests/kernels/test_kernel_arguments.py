@@ -169,7 +169,7 @@ def test_a_strided_tensor_is_honoured_or_refused_and_never_read_flat(triton_oper
                 run(triton_operations)
 
 
-def test_caches_may_have_pages_apart_and_nothing_else(triton_operations, device):
+def test_caches_may_have_blocks_apart_and_nothing_else(triton_operations, device):
     spec = attention(4, 2, 32)
     q, k_cache, v_cache, batch = paged_batch(spec, [(5, 1), (300, 1), (20, 4)], 16, torch.float32, device)
     expected = REFERENCE.attention(q, k_cache, v_cache, batch, spec)

@@ -48,7 +48,7 @@ MUTANTS = [
     (gelu, "activation", "0.044715", "0.0448"),
     (turns, "rotary", "tl.sin(angle)", "tl.sin(angle + 1e-5)"),
     (writes, "qkv", "a * c - b * s", "a * c + b * s"),
-    (writes, "qkv", "page + heads * 0 > 0", "page + heads * 0 >= 0"),
+    (writes, "qkv", "block + heads * 0 > 0", "block + heads * 0 >= 0"),
     (mixed, "attention_tile", "keys[None, :] <= query_at", "keys[None, :] < query_at"),
     (mixed, "attention_tile", "query_at[:, None] - WINDOW", "query_at[:, None] - WINDOW + 1"),
     (mixed, "attention_tile", "(keys >= first_key) & ", ""),
@@ -73,7 +73,7 @@ MUTANTS = [
     (split_k, "packed_matmul", "tl.static_range(1, SPLIT_K)", "tl.static_range(1, SPLIT_K - 1)"),
     (eight_bits, "packed_matmul", "- 128.0", "- 127.0"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
-    (made, "inputs", "position % PAGE", "(position + 1) % PAGE"),
+    (made, "inputs", "position % BLOCK_SIZE", "(position + 1) % BLOCK_SIZE"),
 ]
 numbers = itertools.count()
 

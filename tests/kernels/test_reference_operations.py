@@ -85,14 +85,14 @@ def dense_attention(q, k, v, first_query, *, scale, window=None, soft_cap=None):
 @pytest.mark.parametrize("block_size", [1, 16, 5])
 @pytest.mark.parametrize(("window", "soft_cap"), [(None, None), (7, None), (1, None), (40, 3.0), (None, 2.0)])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (4, 1), (2, 2)])
-def test_attention_over_scattered_pages_equals_dense_attention(block_size, window, soft_cap, heads, kv_heads):
-    """Prefills, chunks and decodes in one batch; pages out of order; what lies before the window may be gone."""
+def test_attention_over_scattered_blocks_equals_dense_attention(block_size, window, soft_cap, heads, kv_heads):
+    """Prefills, chunks and decodes in one batch; blocks out of order; what lies before the window may be gone."""
     dim_k, dim_v, scale = 12, 10, 0.3
     requests = [(1, 1), (33, 33), (40, 1), (50, 17), (16, 16), (64, 2)]  # (tokens in all, of which queries)
-    num_pages = sum(-(-length // block_size) for length, _ in requests)
-    k_cache = torch.full((num_pages + 1, block_size, kv_heads, dim_k), torch.nan)
-    v_cache = torch.full((num_pages + 1, block_size, kv_heads, dim_v), torch.nan)
-    free = (torch.randperm(num_pages) + 1).tolist()
+    num_blocks = sum(-(-length // block_size) for length, _ in requests)
+    k_cache = torch.full((num_blocks + 1, block_size, kv_heads, dim_k), torch.nan)
+    v_cache = torch.full((num_blocks + 1, block_size, kv_heads, dim_v), torch.nan)
+    free = (torch.randperm(num_blocks) + 1).tolist()
     starts, tables, rows, expected = [0], [], [], []
     for length, queries in requests:
         table = torch.tensor([free.pop() for _ in range(-(-length // block_size))])
@@ -101,7 +101,7 @@ def test_attention_over_scattered_pages_equals_dense_attention(block_size, windo
         reference.kv_write(k, v, k_cache, v_cache, table[at // block_size] * block_size + at % block_size)
         first = length - queries
         if window is not None:
-            table[: max(0, first - window + 1) // block_size] = 0  # freed: the null page, which holds NaN here
+            table[: max(0, first - window + 1) // block_size] = 0  # freed: the null block, which holds NaN here
         expected.append(dense_attention(q[first:], k, v, first, scale=scale, window=window, soft_cap=soft_cap))
         rows.append(q[first:])
         tables.append(table)
@@ -120,7 +120,7 @@ def test_attention_over_scattered_pages_equals_dense_attention(block_size, windo
     torch.testing.assert_close(got, torch.cat(expected))
 
 
-def test_the_null_page_is_never_written():
+def test_the_null_block_is_never_written():
     k_cache, v_cache = torch.zeros(3, 4, 1, 2), torch.zeros(3, 4, 1, 2)
     reference.kv_write(torch.ones(3, 1, 2), torch.ones(3, 1, 2), k_cache, v_cache, torch.tensor([0, 3, 9]))
     assert not k_cache[0].any()

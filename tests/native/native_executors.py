@@ -57,12 +57,12 @@ def start(kind, spec, folder, **fields):
 
 
 class Sequences:
-    """Requests with pages in a random order; each `step` is what a scheduler would say."""
+    """Requests with blocks in a random order; each `step` is what a scheduler would say."""
 
     def __init__(self, executor, groups: int, seed: int = 0) -> None:
         self.executor, self.groups = executor, groups
         self.random = random.Random(seed)
-        self.pages = [self.random.sample(range(1, 64), 63) for _ in range(groups)]
+        self.blocks = [self.random.sample(range(1, 64), 63) for _ in range(groups)]
         self.known: dict[str, list[int]] = {}
         self.computed: dict[str, int] = {}
         self.held: dict[str, int] = {}
@@ -72,7 +72,7 @@ class Sequences:
     def _blocks(self, request_id: str, end: int) -> tuple[list[int], ...]:
         more = -(-end // 16) - self.held.get(request_id, 0)
         self.held[request_id] = self.held.get(request_id, 0) + more
-        return tuple([pages.pop() for _ in range(more)] for pages in self.pages)
+        return tuple([blocks.pop() for _ in range(more)] for blocks in self.blocks)
 
     def step(self, counts: dict[str, int], new: dict[str, NewRequest] | None = None, **fields):
         self.steps += 1

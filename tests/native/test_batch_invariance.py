@@ -90,16 +90,16 @@ class Engine:
         assert not out.errors, out.errors
         self.x += out.logprobs.get("x", [])
 
-    def new(self, name, tokens, first_page, computed=0, sampling=SAMPLING, output=()) -> NewRequest:
-        pages = list(range(first_page, first_page + 42))
-        return NewRequest(name, tokens, sampling, (pages,) * 2, computed, output_token_ids=list(output))
+    def new(self, name, tokens, first_block, computed=0, sampling=SAMPLING, output=()) -> NewRequest:
+        blocks = list(range(first_block, first_block + 42))
+        return NewRequest(name, tokens, sampling, (blocks,) * 2, computed, output_token_ids=list(output))
 
-    def prefill(self, chunks, first_page=1, computed=0, beside=None, name="x") -> None:
+    def prefill(self, chunks, first_block=1, computed=0, beside=None, name="x") -> None:
         """The prompt in `chunks`, each beside one token of every request in `beside`."""
         crowd = dict(beside or {})
         for i, count in enumerate(chunks):
             others = [ContinuedRequest(s, ((), ()), n + i) for s, n in crowd.items()]
-            new = [self.new(name, PROMPT, first_page, computed)] if i == 0 else []
+            new = [self.new(name, PROMPT, first_block, computed)] if i == 0 else []
             more = [] if i == 0 else [ContinuedRequest(name, ((), ()), computed)]
             computed += count
             draws = [*crowd, *([name] if computed == len(PROMPT) else [])]
@@ -141,21 +141,21 @@ def in_a_crowd(engine: Engine) -> None:
 
 
 def after_a_cached_prefix(engine: Engine) -> None:
-    """Another request has left the first 512 tokens' pages: only the rest is computed."""
+    """Another request has left the first 512 tokens' blocks: only the rest is computed."""
     engine.prefill([100, 510], name="before")
     engine.step({"other": 5}, [engine.new("other", PROMPT[:5], 100, 0, STRANGER)], (), ["other"], ["before"])
-    pages = [*range(1, 33), *range(60, 70)]
-    x = NewRequest("x", PROMPT, SAMPLING, (pages,) * 2, 512)
+    blocks = [*range(1, 33), *range(60, 70)]
+    x = NewRequest("x", PROMPT, SAMPLING, (blocks,) * 2, 512)
     engine.step({"x": 98}, [x], (), ["x"])
     engine.decode(DRAWS - 1)
 
 
 def preempted(engine: Engine) -> None:
-    """Its pages are taken away after three draws, and all of its tokens computed again in others."""
+    """Its blocks are taken away after three draws, and all of its tokens computed again in others."""
     engine.prefill([610])
     engine.decode(2)
-    pages = list(range(120, 162))
-    back = ContinuedRequest("x", (pages,) * 2, 0, resumed=True)
+    blocks = list(range(120, 162))
+    back = ContinuedRequest("x", (blocks,) * 2, 0, resumed=True)
     engine.step({"x": 400}, (), [back])
     engine.step({"x": len(PROMPT) + 3 - 400}, (), [ContinuedRequest("x", ((), ()), 400)], ["x"])
     engine.decode(DRAWS - 4)

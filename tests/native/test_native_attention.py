@@ -1,4 +1,4 @@
-"""Attention over pages: chunks and decodes in one batch, over shuffled pages, equal whole attention in numpy."""
+"""Attention over blocks: chunks and decodes in one batch, over shuffled blocks, equal whole attention in numpy."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def make_layer(
 
 
 class Batch:
-    """Sequences that advance step by step over pages in a random order."""
+    """Sequences that advance step by step over blocks in a random order."""
 
     def __init__(self, layer, shape, lengths, rng, block_size=16, num_blocks=128):
         self.layer, self.shape = layer, shape
         self.qkv = [rng.standard_normal((n, shape.width)).astype(np.float32) for n in lengths]
-        pages = iter(rng.permutation(np.arange(1, num_blocks)).tolist())
-        self.tables = [[next(pages) for _ in range(-(-n // block_size))] for n in lengths]
+        blocks = iter(rng.permutation(np.arange(1, num_blocks)).tolist())
+        self.tables = [[next(blocks) for _ in range(-(-n // block_size))] for n in lengths]
         self.done = [0] * len(lengths)
         self.out = [np.zeros((n, shape.num_heads * shape.head_dim_v), np.float32) for n in lengths]
 
@@ -156,8 +156,8 @@ def test_stretches_grow_with_the_context():
 
 
 @pytest.mark.parametrize("block_size", [16, 48, 128])
-def test_pages_of_several_tiles(block_size):
-    """Pages may hold any multiple of sixteen tokens."""
+def test_blocks_of_several_tiles(block_size):
+    """Blocks may hold any multiple of sixteen tokens."""
     shape, rng = Shape(window=40), np.random.default_rng(5)
     parameters = Parameters.random(shape, rng)
     layer = make_layer(shape, parameters, isa=BEST, block_size=block_size)
@@ -170,12 +170,12 @@ def test_pages_of_several_tiles(block_size):
 
 @every_isa_of_operations
 @pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
-def test_what_a_pages_last_owner_left_does_not_count(bf16, isa):
-    """Pages full of NaN serve a new sequence as clean ones do, at odd lengths too."""
+def test_what_a_blocks_last_owner_left_does_not_count(bf16, isa):
+    """Blocks full of NaN serve a new sequence as clean ones do, at odd lengths too."""
     shape, rng = Shape(head_dim_v=24), np.random.default_rng(11)
     parameters = Parameters.random(shape, rng)
     layer = make_layer(shape, parameters, isa=isa, bf16=bf16)
-    layer.fill_pages(0xFF)
+    layer.fill_blocks(0xFF)
     batch = Batch(layer, shape, [23, 5, 48], rng)
     while batch.left:
         batch.step([9, 1, 11])
@@ -183,12 +183,12 @@ def test_what_a_pages_last_owner_left_does_not_count(bf16, isa):
         check(out, qkv, shape, parameters, bf16=bf16)
 
 
-def test_pages_before_the_window_may_be_gone():
-    """Table entries wholly before the window may be the null page, whatever it holds."""
+def test_blocks_before_the_window_may_be_gone():
+    """Table entries wholly before the window may be the null block, whatever it holds."""
     shape, rng = Shape(window=20), np.random.default_rng(13)
     parameters = Parameters.random(shape, rng)
     layer = make_layer(shape, parameters, isa=BEST)
-    layer.fill_pages(0xFF)
+    layer.fill_blocks(0xFF)
     batch = Batch(layer, shape, [120], rng)
     while batch.left:
         first_seen = max(0, batch.done[0] - shape.window + 1)
@@ -197,7 +197,7 @@ def test_pages_before_the_window_may_be_gone():
     check(batch.out[0], batch.qkv[0], shape, parameters)
 
 
-def test_a_request_reads_pages_that_another_fills_in_the_same_step():
+def test_a_request_reads_blocks_that_another_fills_in_the_same_step():
     """Keys and values are written for the whole batch before anything reads them."""
     shape, rng = Shape(), np.random.default_rng(17)
     parameters = Parameters.random(shape, rng)
@@ -250,15 +250,15 @@ def test_nan_reaches_every_row_that_reads_it(where, bits, soft_cap, bf16, isa):
 @pytest.mark.parametrize(
     ("tables", "positions", "counts", "message"),
     [
-        ([[1]], [0], [17], "1 pages for 17 tokens"),
+        ([[1]], [0], [17], "1 blocks for 17 tokens"),
         ([[0]], [0], [3], "block 0"),
         ([[128]], [0], [3], "block 128"),
         ([[-5]], [0], [3], "block -5"),
         ([[1]], [-1], [2], "positions -1"),
     ],
 )
-def test_work_that_contradicts_the_pages_is_refused(tables, positions, counts, message):
-    """A page outside the pool, or too few of them, is an error that names it, never a crash."""
+def test_work_that_contradicts_the_blocks_is_refused(tables, positions, counts, message):
+    """A block outside the pool, or too few of them, is an error that names it, never a crash."""
     shape = Shape()
     layer = make_layer(shape, Parameters.random(shape, np.random.default_rng(0)), isa=BEST)
     rows = np.zeros((sum(counts), shape.width), np.float32)

@@ -17,11 +17,11 @@ def test_memory_of_blocks_is_held_once_they_are_touched(tmp_path):
     spec = from_hf_config(SPECS["gemma3"])
     executor = NativeExecutor(config_of(), spec, files_of(tmp_path))
     groups = executor.load().layout.groups
-    counts = tuple((32 << 20) // group.page_bytes for group in groups)
+    counts = tuple((32 << 20) // group.block_bytes for group in groups)
     executor.init_kv(counts, counts)
     before = resident_bytes()
     executor.touch_kv()
-    expected = 2 * sum(count * group.page_bytes for count, group in zip(counts, groups, strict=True))
+    expected = 2 * sum(count * group.block_bytes for count, group in zip(counts, groups, strict=True))
     assert resident_bytes() - before > 0.9 * expected
     executor.close()
 

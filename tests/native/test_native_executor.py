@@ -26,7 +26,7 @@ def mixed_run(sequences: Sequences) -> None:
 
 
 def test_tokens_equal_the_torch_executors(spec, executor, tmp_path):
-    """The same weights, pages and steps give the same tokens through both executors."""
+    """The same weights, blocks and steps give the same tokens through both executors."""
     from octavo_engine.executors.torch.executor import TorchExecutor
 
     runs = []
@@ -51,12 +51,12 @@ def test_threads_do_not_change_logits(spec, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
-def test_swapped_pages_come_back_as_they_were(spec, tmp_path):
-    """Out to host memory, overwritten by another request, in again to other pages: the next logits differ in no bit."""
+def test_swapped_blocks_come_back_as_they_were(spec, tmp_path):
+    """Out to host memory, overwritten by another request, in again to other blocks: the next logits differ in no bit."""
     groups = len(spec.kv_layout(16, "f32").groups)
 
-    def everywhere(*pages: int) -> tuple[list[int], ...]:
-        return tuple(list(pages) for _ in range(groups))
+    def everywhere(*blocks: int) -> tuple[list[int], ...]:
+        return tuple(list(blocks) for _ in range(groups))
 
     def moves(*pairs: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
         return tuple((group, *pair) for group in range(groups) for pair in pairs)
@@ -84,10 +84,10 @@ def test_swapped_pages_come_back_as_they_were(spec, tmp_path):
 
 
 @pytest.mark.parametrize("ops", [{"swap_out": ((0, 64, 1),)}, {"swap_out": ((0, 1, 8),)}, {"swap_in": ((0, 0, 1),)}])
-def test_moves_of_pages_that_do_not_exist_are_refused(spec, executor, ops):
-    """Beyond the pool, beyond the swap space, or the null page: an error, and nothing is written anywhere."""
+def test_moves_of_blocks_that_do_not_exist_are_refused(spec, executor, ops):
+    """Beyond the pool, beyond the swap space, or the null block: an error, and nothing is written anywhere."""
     with pytest.raises(IndexError, match="outside of"):
-        executor.move_pages(KVOps(**ops))
+        executor.move_blocks(KVOps(**ops))
 
 
 def test_a_seed_draws_the_same_tokens_in_any_company(spec, tmp_path):
@@ -109,7 +109,7 @@ def test_a_seed_draws_the_same_tokens_in_any_company(spec, tmp_path):
 
 
 def test_a_resumed_request_goes_on_as_if_nothing_had_happened(spec, executor):
-    """After its pages were taken away: the known tokens are computed again into others, and the next is the same."""
+    """After its blocks were taken away: the known tokens are computed again into others, and the next is the same."""
     groups = len(spec.kv_layout(16, "f32").groups)
     sequences = Sequences(executor, groups)
     sequences.step({"a": 30}, request("a", tokens_of(30, 1)))
@@ -126,15 +126,15 @@ def test_a_resumed_request_goes_on_as_if_nothing_had_happened(spec, executor):
 
 
 def test_requests_fail_alone(spec, executor):
-    """A token outside the vocabulary, a page outside the pool, work without pages: an error for that request only."""
+    """A token outside the vocabulary, a block outside the pool, work without blocks: an error for that request only."""
     groups = len(spec.kv_layout(16, "f32").groups)
     good = NewRequest("good", [1, 2, 3], GREEDY, tuple([1] for _ in range(groups)), 0)
     bad = [
         NewRequest("token", [1, 211], GREEDY, tuple([2] for _ in range(groups)), 0),
         NewRequest("negative", [-1], GREEDY, tuple([2] for _ in range(groups)), 0),
-        NewRequest("page", [1, 2], GREEDY, tuple([64] for _ in range(groups)), 0),
-        NewRequest("null page", [1, 2], GREEDY, tuple([0] for _ in range(groups)), 0),
-        NewRequest("no pages", [1, 2], GREEDY, tuple([] for _ in range(groups)), 0),
+        NewRequest("block", [1, 2], GREEDY, tuple([64] for _ in range(groups)), 0),
+        NewRequest("null block", [1, 2], GREEDY, tuple([0] for _ in range(groups)), 0),
+        NewRequest("no blocks", [1, 2], GREEDY, tuple([] for _ in range(groups)), 0),
         NewRequest("bias", [1], SamplingParams(max_tokens=1, logit_bias={999: 1.0}), tuple([3] for _ in range(groups)), 0),
     ]  # fmt: skip
     counts = {r.request_id: len(r.token_ids) for r in (*bad, good)}
@@ -144,7 +144,7 @@ def test_requests_fail_alone(spec, executor):
     assert list(out.tokens) == ["good"]
     assert set(out.errors) == {r.request_id for r in bad}
     assert out.errors["token"] == "prompt: token id 211 is outside the model's vocabulary of 211"
-    assert "block 64, outside 1 to 63" in out.errors["page"]
+    assert "block 64, outside 1 to 63" in out.errors["block"]
     again = SchedulerOutput(
         2,
         (),
@@ -169,15 +169,15 @@ def test_prompt_logprobs_are_of_the_next_prompt_tokens(spec, executor):
     prompt = tokens_of(70, 3)
     groups = len(spec.kv_layout(16, "f32").groups)
     sequences = Sequences(executor, groups)
-    pages = tuple([7, 3, 9, 1, 4] for _ in range(groups))
+    blocks = tuple([7, 3, 9, 1, 4] for _ in range(groups))
     expected = []
     for end in range(1, 71):
-        prefix = NewRequest("p", prompt[:end], GREEDY, pages, 0)
+        prefix = NewRequest("p", prompt[:end], GREEDY, blocks, 0)
         sequences.run(SchedulerOutput(end, (prefix,), (), {"p": end}, {"p": 1}, frozenset({"p"})))
         row = sequences.logits[-1][0].astype(np.float64)
         expected.append(row - np.log(np.exp(row).sum()))
     sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=2, logprobs=0)
-    scored = NewRequest("s", prompt, sampling, pages, 0)
+    scored = NewRequest("s", prompt, sampling, blocks, 0)
     first = sequences.run(SchedulerOutput(100, (scored,), (), {"s": 41}, {"s": 41}, frozenset()))
     rest = ContinuedRequest("s", ([],) * groups, 41)
     second = sequences.run(SchedulerOutput(101, (), (rest,), {"s": 29}, {"s": 29}, frozenset({"s"})))
@@ -189,7 +189,7 @@ def test_prompt_logprobs_are_of_the_next_prompt_tokens(spec, executor):
     assert second.logprobs["s"][0].token_id == second.tokens["s"][0]
 
 
-def test_a_copied_page_serves_as_its_source(spec, executor):
+def test_a_copied_block_serves_as_its_source(spec, executor):
     """Copy-on-write: a request that goes on over copies draws what one over the originals draws."""
     groups = len(spec.kv_layout(16, "f32").groups)
     prompt = tokens_of(20, 4)
@@ -257,9 +257,9 @@ def test_each_request_has_its_own_row_of_a_mask(spec, executor):
     groups = len(spec.kv_layout(16, "f32").groups)
     allowed = {"first": 11, "bad": 12, "second": 13, "third": 14}
     tokens = {"first": [1], "bad": [211], "second": [2], "third": [3]}
-    pages = iter(range(1, 99))
-    new = [NewRequest(r, t, GREEDY, tuple([next(pages)] for _ in range(groups)), 0) for r, t in tokens.items()]
-    stray = NewRequest("no pages", [4], GREEDY, ([],) * groups, 0)
+    blocks = iter(range(1, 99))
+    new = [NewRequest(r, t, GREEDY, tuple([next(blocks)] for _ in range(groups)), 0) for r, t in tokens.items()]
+    stray = NewRequest("no blocks", [4], GREEDY, ([],) * groups, 0)
     mask = np.zeros((5, 224 // 8), np.uint8)  # 211 tokens in seven words
     for row, token in zip((0, 1, 3, 4), allowed.values(), strict=True):
         mask[row, token // 8] = 1 << token % 8
@@ -268,7 +268,7 @@ def test_each_request_has_its_own_row_of_a_mask(spec, executor):
     handle = executor.submit(SchedulerOutput(1, news, (), counts, counts, frozenset(counts)))
     executor.sample(handle, mask.tobytes())
     out = executor.collect(handle)
-    assert set(out.errors) == {"bad", "no pages"}
+    assert set(out.errors) == {"bad", "no blocks"}
     assert out.tokens == {r: [allowed[r]] for r in ("first", "second", "third")}
 
 

@@ -50,12 +50,12 @@ def folders(tmp_path_factory):
     return made
 
 
-def dummy(folder, *, pages=64, seqs=8, swap_space=0.0):
+def dummy(folder, *, blocks=64, seqs=8, swap_space=0.0):
     model = ModelConfig(model=str(folder), served_model_names=("m",), load_format="dummy", dtype="float32", seed=3)
     return engine_config(
         model,
         "torch",
-        cache=CacheConfig(num_gpu_blocks_override=pages, swap_space_gib=swap_space),
+        cache=CacheConfig(num_gpu_blocks_override=blocks, swap_space_gib=swap_space),
         scheduler=SchedulerConfig(max_num_seqs=seqs, max_num_batched_tokens=24),
     )
 
@@ -119,7 +119,7 @@ def mixed(tmp_path_factory):
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])
 def test_packed_weights_over_ranks_say_what_they_say_on_one(pool, mixed, tensor, pipeline):
-    """And what they say widened. Pages in bfloat16 round what differs in the last bit."""
+    """And what they say widened. Blocks in bfloat16 round what differs in the last bit."""
     asked = [request(str(i), prompt, 3, prompt_logprobs=0) for i, prompt in enumerate(PROMPTS)]
     widened, alone = pool.run(mixed, asked), pool.run(mixed, asked, packed=True)
     spread_out = pool.run(spread(mixed, tensor, pipeline), asked, packed=True)
@@ -132,8 +132,8 @@ def test_packed_weights_over_ranks_say_what_they_say_on_one(pool, mixed, tensor,
 
 @pytest.mark.parametrize("swap_space", [0.0, 0.01])
 def test_a_preempted_sequence_goes_on_alike_on_every_rank(pool, folders, swap_space):
-    """With pages for less than what runs, sequences are preempted, some to host memory; the tokens stay."""
-    got = pool.run(spread(dummy(folders["llama"], pages=18, seqs=5, swap_space=swap_space), 2), long_ones())
+    """With blocks for less than what runs, sequences are preempted, some to host memory; the tokens stay."""
+    got = pool.run(spread(dummy(folders["llama"], blocks=18, seqs=5, swap_space=swap_space), 2), long_ones())
     assert sum(result["num_preemptions"] for result in got.values()) > 0
     expected = pool.run(dummy(folders["llama"]), long_ones())
     assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}

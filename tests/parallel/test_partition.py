@@ -71,12 +71,12 @@ def test_stages_run_every_layer_once_and_the_planners_weights_are_the_fullest_ra
 
 
 @pytest.mark.parametrize(("tensor", "stages"), GRIDS)
-def test_pages_have_the_same_groups_everywhere_and_each_rank_its_share(spec, tensor, stages):
+def test_blocks_have_the_same_groups_everywhere_and_each_rank_its_share(spec, tensor, stages):
     whole = spec.kv_layout(16, "f32")
     shares = [kv_layout(spec, place, 16, "f32") for place in places(tensor, stages)]
     assert all(len(share.groups) == len(whole.groups) for share in shares)
     held_twice = max(1, tensor // 2)  # two KV heads
-    assert sum(share.groups[0].page_bytes for share in shares) == whole.groups[0].page_bytes * held_twice
+    assert sum(share.groups[0].block_bytes for share in shares) == whole.groups[0].block_bytes * held_twice
 
 
 @pytest.mark.parametrize("tensor", [2, 4])

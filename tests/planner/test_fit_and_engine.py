@@ -56,9 +56,11 @@ def test_a_cpus_cache_has_room_for_what_the_plan_says(config, engine):
     assert made.refusal is None
     layout = spec.kv_layout(made_block := engine.get("blockSize", 16), made.limits.kv_format)
     length, chunk = made.limits.max_model_len, made.limits.max_num_batched_tokens
-    pages = split_capacity(layout, made.limits.kv_cache_bytes, length, chunk)
+    blocks = split_capacity(layout, made.limits.kv_cache_bytes, length, chunk)
     full = next(i for i, group in enumerate(layout.groups) if group.window is None)
-    assert (pages[full] - 1) // -(-length // made_block) >= made.fit.budget.sequences >= engine.get("minConcurrency", 1)
+    assert (
+        (blocks[full] - 1) // -(-length // made_block) >= made.fit.budget.sequences >= engine.get("minConcurrency", 1)
+    )
 
 
 @pytest.mark.parametrize("config", [SMALL, GEMMA], ids=["small", "gemma"])
@@ -76,7 +78,7 @@ def test_the_least_memory_that_fits_is_enough_for_the_engine_and_less_is_refused
     least = planned(low)
     layout = spec.kv_layout(16, "bf16")
     needed = sequence_bytes(layout, 2048, least.limits.max_num_batched_tokens)
-    assert needed <= least.limits.kv_cache_bytes <= needed + MIB + layout.groups[0].page_bytes
+    assert needed <= least.limits.kv_cache_bytes <= needed + MIB + layout.groups[0].block_bytes
     assert longest_sequence(layout, least.limits.kv_cache_bytes, 1 << 20, least.limits.max_num_batched_tokens) >= 2048
 
 

@@ -134,7 +134,7 @@ CASES = (
 
 
 def plan_of(case: Case):
-    observed = {} if case.gib is None else {"model_bytes": int(case.gib * GIB), "why_unknown": "no page describes it"}
+    observed = {} if case.gib is None else {"model_bytes": int(case.gib * GIB), "why_unknown": "no block describes it"}
     return planned(case.config, observed, accelerator={"products": [case.product]}, engine=case.engine)
 
 
@@ -183,7 +183,7 @@ def test_a_vision_tower_is_counted_where_it_is_served():
 
 
 def test_a_size_alone_bounds_the_verdict_the_claim_and_the_start():
-    known = {"model_bytes": int(87 * GIB), "why_unknown": "no page describes it"}
+    known = {"model_bytes": int(87 * GIB), "why_unknown": "no block describes it"}
     plan = planned(None, known, accelerator={"products": [A100_80]}, engine=V | {"tensorParallelSize": 2}, cache={})
     assert plan.fit.message.startswith("the weights take 43.5 GiB of each GPU and leave 27.3 GiB for the KV cache")
     assert plan.cache.size == "190Gi"

@@ -51,9 +51,9 @@ def load(config, send):
         raise ModelLoadError(os.environ["FAKE_LOAD_FAILURE"])
     send(Resolved(encode_files(resolve(config.model, lambda *_: None))))
     executor = TroubledExecutor(
-        block_size=BLOCK_SIZE, vocab_size=NUM_PRINTABLE, kv_bytes=int(os.environ.get("FAKE_NUM_PAGES", "600"))
+        block_size=BLOCK_SIZE, vocab_size=NUM_PRINTABLE, kv_bytes=int(os.environ.get("FAKE_NUM_BLOCKS", "600"))
     )
-    # Pages of one byte: as many as swap space usually holds would be billions.
+    # Blocks of one byte: as many as swap space usually holds would be billions.
     cache = msgspec.structs.replace(config.cache, swap_space_gib=0.0)
     config = msgspec.structs.replace(config, cache=cache)
     engine = EngineCore(config, executor, None, lambda stage, seconds: send(Progress(stage, seconds)))

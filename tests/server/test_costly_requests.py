@@ -21,7 +21,7 @@ COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def paced(fake_model):
     """A server with a step of 10 ms."""
-    with Served(fake_model, "--served-model-name", "fake", step_seconds=0.01, num_pages=5000) as server:
+    with Served(fake_model, "--served-model-name", "fake", step_seconds=0.01, num_blocks=5000) as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Many clients at once, slow ones, and ones that go away: pages come back within a step, and memory stays bounded."""
+"""Many clients at once, slow ones, and ones that go away: blocks come back within a step, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MESSAGES = [{"role": "user", "content": "tell me something long"}]
 @pytest.fixture(scope="module")
 def paced(fake_model):
     """A server whose steps take a little time, so that requests overlap."""
-    with Served(fake_model, step_seconds=0.02, num_pages=5000) as server:
+    with Served(fake_model, step_seconds=0.02, num_blocks=5000) as server:
         yield server
 
 
@@ -32,7 +32,7 @@ def idle(server):
     server.wait_for_metric("vllm:kv_cache_usage_perc", 0)
 
 
-async def test_64_streamed_chats_finish_and_half_of_them_cut_off_leave_no_page_in_use(paced):
+async def test_64_streamed_chats_finish_and_half_of_them_cut_off_leave_no_block_in_use(paced):
     """The cut ones end in the engine at once: they do not run on to their last token."""
     cut = {i for i in range(64) if i % 2}
     finished = paced.metric("vllm:request_success_total", finished_reason="length")

@@ -1,4 +1,4 @@
-"""How many bytes of a card pages get: what is left beside the largest step, which is run to know."""
+"""How many bytes of a card blocks get: what is left beside the largest step, which is run to know."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Card:
         self.graphs = 0
 
 
-def test_pages_get_what_the_largest_step_and_the_graphs_leave():
+def test_blocks_get_what_the_largest_step_and_the_graphs_leave():
     """The pool of all graphs once, the driver's part as often as there may be graphs, and not a byte twice."""
     card = Card()
     measured = measure(card, card.step, 0, LargestGraph(10, card.run_graph, card.record, card.forget))
@@ -97,7 +97,7 @@ def test_the_largest_step_has_all_requests_and_all_tokens(tokens, seqs, max_len,
     assert list(step.num_scheduled_tokens.values()) == list(step.logits_wanted.values()) == lengths
     assert step.samples == step.num_scheduled_tokens.keys()
     for request in step.new:
-        assert [len(pages) for pages in request.block_ids] == [-(-len(request.token_ids) // 16)] * 2
+        assert [len(blocks) for blocks in request.block_ids] == [-(-len(request.token_ids) // 16)] * 2
 
 
 SWAPPING = {"num_hidden_layers": 3}
@@ -128,11 +128,11 @@ def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
     cache, layout = kv_cache(7, 5, wide=wide, lock=lock)
     tensors = [*cache.keys.values(), *cache.values.values()]
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
-    assert tensors[0].untyped_storage().nbytes() == 7 * layout.groups[0].page_bytes
+    assert tensors[0].untyped_storage().nbytes() == 7 * layout.groups[0].block_bytes
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) == 6
     hosts = [stack.host for stack in cache._stacks[0]]
     assert {host.untyped_storage().data_ptr() for host in hosts} == {locked[0][0]}
-    assert [size for _, size in locked] == [5 * layout.groups[0].page_bytes]
+    assert [size for _, size in locked] == [5 * layout.groups[0].block_bytes]
     assert sum(host.nbytes for host in hosts) == locked[0][1]
     cache.close()
     assert unlocked == [locked[0][0]]
@@ -143,7 +143,7 @@ def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
 def test_swapped_blocks_come_back_as_they_were(monkeypatch, wide, staging_blocks):
     """However many fit into the staging buffers; out, then copies, then in, and into other blocks."""
     _, layout = kv_cache(1, 1, wide=wide)
-    monkeypatch.setattr(module, "STAGING_BYTES", staging_blocks * layout.groups[0].page_bytes)
+    monkeypatch.setattr(module, "STAGING_BYTES", staging_blocks * layout.groups[0].block_bytes)
     cache, _ = kv_cache(12, 9, wide=wide)
     for tensor in (*cache.keys.values(), *cache.values.values()):
         tensor.copy_(torch.randn(tensor.shape))

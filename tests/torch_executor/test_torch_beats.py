@@ -92,7 +92,7 @@ def test_log_probabilities_of_a_prompt_count_by_rows(executor, beats, monkeypatc
 def test_moves_of_blocks_count_by_pieces(executor, beats, kind):
     """Each kind, by itself and within a step: a large arena takes longer than the layers."""
     moves = KVOps(**{kind: ((0, 3, 4), (0, 5, 6), (0, 6, 7))})
-    executor.move_pages(moves)
+    executor.move_blocks(moves)
     assert beats[0] == 3
     prefill(executor, kv_ops=moves)
     assert beats[0] == 3 + 3 + NUM_LAYERS + 1

@@ -1,4 +1,4 @@
-"""What the torch executor owns besides the numbers: pages, tables, refusals and errors of one request."""
+"""What the torch executor owns besides the numbers: blocks, tables, refusals and errors of one request."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def spec():
 
 @pytest.fixture
 def executor(spec, tmp_path):
-    """Loaded with dummy weights, eight pages a group."""
+    """Loaded with dummy weights, eight blocks a group."""
     model = ModelConfig(model="tiny", served_model_names=("tiny",), load_format="dummy", seed=4)
     files = ModelFiles(folder=tmp_path, config=None, weights=(), weights_format="dummy", tokenizer=None)
     executor = TorchExecutor(EngineConfig(model=model), spec, files, torch.device("cpu"))
@@ -65,7 +65,7 @@ def run(executor, scheduled):
 
 
 def test_chunks_and_resumption_give_the_tokens_of_one_prefill(executor):
-    """A prompt in one piece; in two; and, after its pages were taken away, once more with all its known tokens."""
+    """A prompt in one piece; in two; and, after its blocks were taken away, once more with all its known tokens."""
     prompt = [5, 9, 13, 2, 40, 41, 42, 7, 30, 31, 32, 33, 34, 35, 36, 37, 38, 3]
     whole = run(executor, step(1, new=[NewRequest("a", prompt, GREEDY, ([1, 2], [1, 2]), 0)], counts={"a": 18}))
     first = run(
@@ -112,7 +112,7 @@ def test_a_token_outside_the_vocabulary_ends_its_request_alone(executor):
     assert list(alone.errors) == ["bad"]
 
 
-def test_pages_are_copied_in_every_layer_of_their_group_alone(spec):
+def test_blocks_are_copied_in_every_layer_of_their_group_alone(spec):
     layout = spec.kv_layout(16, "bf16")
     cache = KVCache(spec, layout, (4, 4), "bf16", torch.device("cpu"))
     for i, keys in cache.keys.items():
@@ -165,7 +165,7 @@ def test_slots_follow_the_block_table_of_each_group():
 
 
 def test_a_step_sends_what_it_adds_and_no_more():
-    """One page and one number of it; tokens that the device drew itself are not sent at all."""
+    """One block and one number of it; tokens that the device drew itself are not sent at all."""
     requests = persistent_batch()
     requests.apply(step(1, new=[NewRequest("a", [1, 2, 3, 4], GREEDY, ([7], [2]), 0)], counts={"a": 4}))
     batch = requests.apply(step(2, continued=[ContinuedRequest("a", ([8], []), 4)], counts={"a": 1}))

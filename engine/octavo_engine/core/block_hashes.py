@@ -1,6 +1,6 @@
-"""Names of page contents: a chain of digests over raw token bytes.
+"""Names of block contents: a chain of digests over raw token bytes.
 
-A page's digest covers every token before it, the tenant's salt and the adapter, so equal digests mean equal KV.
+A block's digest covers every token before it, the tenant's salt and the adapter, so equal digests mean equal KV.
 Digests are blake2b, never Python's `hash()`: a cache that strangers fill must not have collisions that they can make.
 """
 
@@ -15,19 +15,19 @@ DIGEST_BYTES = 16
 
 
 def chain_root(cache_salt: str, adapter_slot: int) -> bytes:
-    """What the first page's digest is chained to. The salt's length comes first, so that no salt imitates another."""
+    """What the first block's digest is chained to. The salt's length comes first, so that no salt imitates another."""
     salt = cache_salt.encode()
     return blake2b(
         len(salt).to_bytes(8, "little") + salt + adapter_slot.to_bytes(8, "little"), digest_size=DIGEST_BYTES
     ).digest()
 
 
-def extend_chain(digests: list[bytes], root: bytes, token_ids: TokenIds[int], num_pages: int, block_size: int) -> None:
-    """Append digests until there is one for each of the first `num_pages` pages of `token_ids`, all of them full."""
+def extend_chain(digests: list[bytes], root: bytes, token_ids: TokenIds[int], num_blocks: int, block_size: int) -> None:
+    """Append digests until there is one for each of the first `num_blocks` blocks of `token_ids`, all of them full."""
     first = len(digests)
-    if num_pages <= first:
+    if num_blocks <= first:
         return
-    raw = array("I", token_ids[first * block_size : num_pages * block_size])
+    raw = array("I", token_ids[first * block_size : num_blocks * block_size])
     if sys.byteorder == "big":
         raw.byteswap()
     data = raw.tobytes()

@@ -1,7 +1,7 @@
-"""Block tables: which page holds which tokens of which sequence, one pool of pages for each KV group.
+"""Block tables: which block holds which tokens of which sequence, one pool of blocks for each KV group.
 
-Owns every page's life: found by content, taken, filled, left behind by a window, swapped to host memory and back,
-given back. Knows nothing of budgets or of the order in which sequences run. A sequence's pages change only here.
+Owns every block's life: found by content, taken, filled, left behind by a window, swapped to host memory and back,
+given back. Knows nothing of budgets or of the order in which sequences run. A sequence's blocks change only here.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_hashes import extend_chain
-from octavo_engine.core.block_pool import NULL_PAGE, BlockPool
+from octavo_engine.core.block_pool import NULL_BLOCK, BlockPool
 from octavo_engine.core.outputs import KVOps
 from octavo_engine.core.request import NEVER, Sequence
-from octavo_engine.core.swapping import HostPages, Swapped
+from octavo_engine.core.swapping import HostBlocks, Swapped
 
 if TYPE_CHECKING:
     from octavo_engine.core.swapping import SwapRule
     from octavo_models.spec import KVLayout
 
-Page = tuple[int, int]  # (group, page)
+Block = tuple[int, int]  # (group, block)
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Pages that already hold the first `num_tokens` tokens of a sequence; 0 where a window does not look.
+    """Blocks that already hold the first `num_tokens` tokens of a sequence; 0 where a window does not look.
 
     With `swapped` they are still in host memory, and the tables end before them.
     """
@@ -36,7 +36,7 @@ class Prefix:
 
 
 class BlockManager:
-    """The pages of all groups.
+    """The blocks of all groups.
 
     `max_chunk` is the most tokens that a sequence computes in one step: a window group holds the window and one chunk.
     Without `num_host_blocks` nothing is swapped; without a rule all that can be is.
@@ -54,7 +54,7 @@ class BlockManager:
     ) -> None:
         self.block_size = layout.block_size
         self.pools = tuple(BlockPool(n) for n in num_blocks)
-        self.host = HostPages(num_host_blocks) if num_host_blocks else None
+        self.host = HostBlocks(num_host_blocks) if num_host_blocks else None
         self._rule = swap_rule
         self._swap_in: list[tuple[int, int, int]] = []
         self._swap_out: list[tuple[int, int, int]] = []
@@ -69,44 +69,44 @@ class BlockManager:
         swapped = seq.swapped
         if swapped is None or swapped.num_tokens <= prefix.num_tokens:
             return prefix
-        return Prefix(swapped.num_tokens, tuple([NULL_PAGE] * first for first in swapped.first), swapped=True)
+        return Prefix(swapped.num_tokens, tuple([NULL_BLOCK] * first for first in swapped.first), swapped=True)
 
     def _cached(self, seq: Sequence) -> Prefix:
-        """The longest cached prefix of whole pages that leaves at least one token to compute.
+        """The longest cached prefix of whole blocks that leaves at least one token to compute.
 
-        A full group needs every page of it, a window group the pages of its last window - 1 tokens.
+        A full group needs every block of it, a window group the blocks of its last window - 1 tokens.
         """
         tables: tuple[list[int], ...] = tuple([] for _ in self.pools)
         if not (self._caching and seq.use_prefix_cache):
             return Prefix(0, tables)
-        num_pages = (len(seq.token_ids) - 1) // self.block_size
-        extend_chain(seq.digests, seq.root, seq.token_ids, num_pages, self.block_size)
+        num_blocks = (len(seq.token_ids) - 1) // self.block_size
+        extend_chain(seq.digests, seq.root, seq.token_ids, num_blocks, self.block_size)
         digests = seq.digests
         for pool, window in self._groups:
             if window is None:
-                num_pages = _leading(pool, digests, num_pages)
+                num_blocks = _leading(pool, digests, num_blocks)
         settled = False
-        while not settled and num_pages:  # a group that shortens the prefix moves every other group's window
+        while not settled and num_blocks:  # a group that shortens the prefix moves every other group's window
             settled = True
             for pool, window in self._groups:
                 if window is not None:
-                    shorter = _last_window(pool, digests, num_pages, self._window_pages(window))
-                    settled = settled and shorter == num_pages
-                    num_pages = shorter
+                    shorter = _last_window(pool, digests, num_blocks, self._window_blocks(window))
+                    settled = settled and shorter == num_blocks
+                    num_blocks = shorter
         for table, (pool, window) in zip(tables, self._groups, strict=True):
-            first = 0 if window is None else max(0, num_pages - self._window_pages(window))
-            table.extend([NULL_PAGE] * first)
-            for digest in digests[first:num_pages]:
-                page = pool.find(digest)
-                assert page is not None
-                table.append(page)
-        return Prefix(num_pages * self.block_size, tables)
+            first = 0 if window is None else max(0, num_blocks - self._window_blocks(window))
+            table.extend([NULL_BLOCK] * first)
+            for digest in digests[first:num_blocks]:
+                block = pool.find(digest)
+                assert block is not None
+                table.append(block)
+        return Prefix(num_blocks * self.block_size, tables)
 
     def admit(self, seq: Sequence, prefix: Prefix, num_new: int) -> bool:
         """Give `seq` its prefix and room for its next `num_new` tokens, if all that it knows now can be computed.
 
-        Full groups get pages for every known token at once, so that a prefill that has begun does not run out of
-        them; window groups get pages for the first chunk, once there are enough for the largest one.
+        Full groups get blocks for every known token at once, so that a prefill that has begun does not run out of
+        them; window groups get blocks for the first chunk, once there are enough for the largest one.
         """
         block_size = self.block_size
         num_tokens = len(seq.token_ids)
@@ -119,21 +119,21 @@ class BlockManager:
             else:
                 wanted.append(-(-end // block_size) - len(table))
                 chunk = min(num_tokens - prefix.num_tokens, self._max_chunk)
-                need = min(need, window_peak(window, chunk, block_size) - sum(1 for page in table if page))
-            revived = sum(1 for page in table if page and pool.is_unused(page))
+                need = min(need, window_peak(window, chunk, block_size) - sum(1 for block in table if block))
+            revived = sum(1 for block in table if block and pool.is_unused(block))
             if pool.num_free - revived < need:
                 return False
         for pool, table, count in zip(self.pools, prefix.tables, wanted, strict=True):
-            for page in table:
-                if page:
-                    pool.share(page)
+            for block in table:
+                if block:
+                    pool.share(block)
             table.extend([pool.take() for _ in range(count)])
         if seq.swapped is not None:
             if prefix.swapped:
                 self._restore(seq, seq.swapped, prefix.tables)
             self.drop_swapped(seq)
         seq.tables = prefix.tables
-        seq.first_pages = [next((i for i, page in enumerate(table) if page), 0) for table in prefix.tables]
+        seq.first_blocks = [next((i for i, block in enumerate(table) if block), 0) for table in prefix.tables]
         seq.num_computed = prefix.num_tokens
         seq.capacity = min(map(len, seq.tables)) * block_size
         seq.num_filled = prefix.num_tokens // block_size
@@ -141,57 +141,57 @@ class BlockManager:
         return True
 
     def has_room(self, num_tokens: int) -> bool:
-        """Whether there are pages for a sequence of so many tokens, if none of it is cached."""
-        num_pages = -(-num_tokens // self.block_size)
-        return all(window is not None or pool.num_free >= num_pages for pool, window in self._groups)
+        """Whether there are blocks for a sequence of so many tokens, if none of it is cached."""
+        num_blocks = -(-num_tokens // self.block_size)
+        return all(window is not None or pool.num_free >= num_blocks for pool, window in self._groups)
 
     def extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
-        """Room for tokens up to `end`: the new pages of each group, or None (and nothing taken) if one runs out.
+        """Room for tokens up to `end`: the new blocks of each group, or None (and nothing taken) if one runs out.
 
-        Pages that no query from `num_computed` on can see go back first.
+        Blocks that no query from `num_computed` on can see go back first.
         """
         block_size = self.block_size
-        num_pages = -(-end // block_size)
+        num_blocks = -(-end // block_size)
         enough = True
         for index, (pool, window) in enumerate(self._groups):
             if window is not None:
                 self._leave_behind(seq, index, max(0, seq.num_computed - window + 1) // block_size)
-            enough = enough and pool.num_free >= num_pages - len(seq.tables[index])
+            enough = enough and pool.num_free >= num_blocks - len(seq.tables[index])
         if not enough:
             return None
         added = []
         for pool, table in zip(self.pools, seq.tables, strict=True):
-            pages = [pool.take() for _ in range(num_pages - len(table))]
-            table.extend(pages)
-            added.append(pages)
+            blocks = [pool.take() for _ in range(num_blocks - len(table))]
+            table.extend(blocks)
+            added.append(blocks)
         seq.capacity = min(map(len, seq.tables)) * block_size
         return tuple(added)
 
     def fill(self, seq: Sequence, end: int) -> None:
-        """Enter the pages that are full once `end` tokens are computed: from now on others may share them."""
+        """Enter the blocks that are full once `end` tokens are computed: from now on others may share them."""
         block_size = self.block_size
-        num_pages = end // block_size
-        extend_chain(seq.digests, seq.root, seq.token_ids, num_pages, block_size)
+        num_blocks = end // block_size
+        extend_chain(seq.digests, seq.root, seq.token_ids, num_blocks, block_size)
         for pool, table in zip(self.pools, seq.tables, strict=True):
-            for i in range(seq.num_filled, num_pages):
+            for i in range(seq.num_filled, num_blocks):
                 pool.remember(table[i], seq.digests[i])
-        seq.num_filled = num_pages
-        seq.next_fill = (num_pages + 1) * block_size
+        seq.num_filled = num_blocks
+        seq.next_fill = (num_blocks + 1) * block_size
 
     def free(self, seq: Sequence) -> None:
-        """Give all pages back, the last ones to be evicted first: a prefix is worth more than its continuation."""
-        for pool, table, first in zip(self.pools, seq.tables, seq.first_pages, strict=False):
-            for page in reversed(table[first:]):
-                pool.release(page)
+        """Give all blocks back, the last ones to be evicted first: a prefix is worth more than its continuation."""
+        for pool, table, first in zip(self.pools, seq.tables, seq.first_blocks, strict=False):
+            for block in reversed(table[first:]):
+                pool.release(block)
         seq.tables = ()
-        seq.first_pages = []
+        seq.first_blocks = []
         seq.num_computed = seq.capacity = seq.num_filled = 0
         seq.next_fill = NEVER
 
     def swap_out(self, seq: Sequence) -> bool:
-        """Keep what `seq` has computed in host memory, where there is room and it pays; its own pages stay its own.
+        """Keep what `seq` has computed in host memory, where there is room and it pays; its own blocks stay its own.
 
-        Pages that no later query sees are left out. The moves are the next `take_kv_ops`'s.
+        Blocks that no later query sees are left out. The moves are the next `take_kv_ops`'s.
         """
         if self.host is None or not seq.num_computed:
             return False
@@ -205,20 +205,20 @@ class BlockManager:
             return False
         if not self._may_move(counts):
             return False
-        pages = self.host.take(counts)
-        if pages is None:
+        blocks = self.host.take(counts)
+        if blocks is None:
             return False
-        seq.swapped = Swapped(seq.num_computed, first, pages)
+        seq.swapped = Swapped(seq.num_computed, first, blocks)
         self._swap_out += (
-            (group, table[at + k], page)
-            for group, (table, at, held) in enumerate(zip(seq.tables, first, pages, strict=True))
-            for k, page in enumerate(held)
+            (group, table[at + k], block)
+            for group, (table, at, held) in enumerate(zip(seq.tables, first, blocks, strict=True))
+            for k, block in enumerate(held)
         )
         return True
 
     def may_move(self, seq: Sequence) -> bool:
         """Whether what was swapped out of `seq` can come back in the step that is being scheduled."""
-        return seq.swapped is None or self._may_move([len(pages) for pages in seq.swapped.pages])
+        return seq.swapped is None or self._may_move([len(blocks) for blocks in seq.swapped.blocks])
 
     def _may_move(self, counts: list[int]) -> bool:
         moved = [0] * len(counts)
@@ -227,14 +227,14 @@ class BlockManager:
         return self._rule is None or self._rule.fits([a + b for a, b in zip(counts, moved, strict=True)])
 
     def drop_swapped(self, seq: Sequence) -> None:
-        """Give its pages in host memory back, if it has any."""
+        """Give its blocks in host memory back, if it has any."""
         if seq.swapped is not None:
             assert self.host is not None
-            self.host.release(seq.swapped.pages)
+            self.host.release(seq.swapped.blocks)
             seq.swapped = None
 
     def take_kv_ops(self) -> KVOps:
-        """The moves of pages since the last call; they come before the step that is being scheduled."""
+        """The moves of blocks since the last call; they come before the step that is being scheduled."""
         if not (self._swap_in or self._swap_out):
             return KVOps()
         ops = KVOps(swap_in=tuple(self._swap_in), swap_out=tuple(self._swap_out))
@@ -242,58 +242,58 @@ class BlockManager:
         self._swap_out.clear()
         return ops
 
-    def pages_of(self, seq: Sequence, first: int, end: int) -> list[Page]:
-        """The pages that hold the tokens first … end - 1."""
+    def blocks_of(self, seq: Sequence, first: int, end: int) -> list[Block]:
+        """The blocks that hold the tokens first … end - 1."""
         if end == first + 1:
             i = first // self.block_size
             return [(g, table[i]) for g, table in enumerate(seq.tables)]
-        pages = slice(first // self.block_size, -(-end // self.block_size))
-        return [(g, page) for g, table in enumerate(seq.tables) for page in table[pages] if page]
+        blocks = slice(first // self.block_size, -(-end // self.block_size))
+        return [(g, block) for g, table in enumerate(seq.tables) for block in table[blocks] if block]
 
-    def forget(self, pages: Iterable[Page]) -> None:
-        """The contents of these pages can't be trusted: nobody may find them."""
-        for group, page in pages:
-            self.pools[group].forget(page)
+    def forget(self, blocks: Iterable[Block]) -> None:
+        """The contents of these blocks can't be trusted: nobody may find them."""
+        for group, block in blocks:
+            self.pools[group].forget(block)
 
     def forget_unused(self) -> int:
-        """Drop the cached pages that nobody uses; how many there were."""
+        """Drop the cached blocks that nobody uses; how many there were."""
         return sum(pool.forget_unused() for pool in self.pools)
 
     @property
     def usage(self) -> float:
-        """Pages in use / all, of the group that is nearest to its end; 0 to 1."""
+        """Blocks in use / all, of the group that is nearest to its end; 0 to 1."""
         return max(pool.num_in_use / pool.total if pool.total else 0.0 for pool in self.pools)
 
     def check(self) -> None:
-        """Assert that no page is lost or held twice, in any group."""
+        """Assert that no block is lost or held twice, in any group."""
         for pool in self.pools:
             pool.check()
         if self.host is not None:
             self.host.check()
 
     def _restore(self, seq: Sequence, swapped: Swapped, tables: tuple[list[int], ...]) -> None:
-        """Have what was swapped out moved to the pages that `tables` now has for it; whole pages can be shared again."""
+        """Have what was swapped out moved to the blocks that `tables` now has for it; whole blocks can be shared again."""
         num_whole = swapped.num_tokens // self.block_size
         for group, (pool, table) in enumerate(zip(self.pools, tables, strict=True)):
             first = swapped.first[group]
-            self._swap_in += ((group, page, table[first + k]) for k, page in enumerate(swapped.pages[group]))
+            self._swap_in += ((group, block, table[first + k]) for k, block in enumerate(swapped.blocks[group]))
             for i in range(first, min(num_whole, len(seq.digests))):
                 pool.remember(table[i], seq.digests[i])
 
-    def _window_pages(self, window: int) -> int:
-        """Pages that the last window - 1 tokens before a page's edge lie in."""
+    def _window_blocks(self, window: int) -> int:
+        """Blocks that the last window - 1 tokens before a block's edge lie in."""
         return -(-(window - 1) // self.block_size)
 
     def _leave_behind(self, seq: Sequence, index: int, first: int) -> None:
         table, pool = seq.tables[index], self.pools[index]
-        for i in range(seq.first_pages[index], min(first, len(table))):
+        for i in range(seq.first_blocks[index], min(first, len(table))):
             pool.release(table[i])
-            table[i] = NULL_PAGE
-        seq.first_pages[index] = max(seq.first_pages[index], min(first, len(table)))
+            table[i] = NULL_BLOCK
+        seq.first_blocks[index] = max(seq.first_blocks[index], min(first, len(table)))
 
 
 def window_peak(window: int, chunk: int, block_size: int) -> int:
-    """The most pages that a window group holds while it computes `chunk` tokens in one step, however they lie."""
+    """The most blocks that a window group holds while it computes `chunk` tokens in one step, however they lie."""
     return (window - 1 + chunk + block_size - 2) // block_size + 1
 
 
@@ -305,7 +305,7 @@ def _leading(pool: BlockPool, digests: list[bytes], limit: int) -> int:
 
 
 def _last_window(pool: BlockPool, digests: list[bytes], limit: int, run: int) -> int:
-    """The largest n <= limit such that pages n - run … n - 1 (those that exist) are all there."""
+    """The largest n <= limit such that blocks n - run … n - 1 (those that exist) are all there."""
     candidate = limit
     i = limit - 1
     while i >= 0 and i >= candidate - run:

@@ -1,4 +1,4 @@
-"""How many pages each KV group gets, and how long a sequence may be, out of a number of bytes. Arithmetic only."""
+"""How many blocks each KV group gets, and how long a sequence may be, out of a number of bytes. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Pages of one group: what each sequence holds, and what must be there once, whoever runs.
+    """Blocks of one group: what each sequence holds, and what must be there once, whoever runs.
 
-    Once: the null page, and where a window moves over a prompt, the chunk that a step computes beside the window.
+    Once: the null block, and where a window moves over a prompt, the chunk that a step computes beside the window.
     """
 
     steady: int
     once: int
-    page_bytes: int
+    block_bytes: int
 
 
 def split_capacity(
@@ -34,7 +34,7 @@ def split_capacity(
     max_num_batched_tokens: int,
     max_num_seqs: int | None = None,
 ) -> tuple[int, ...]:
-    """Pages of each group, the null block included, so that all groups run out together.
+    """Blocks of each group, the null block included, so that all groups run out together.
 
     They run out together for sequences of `max_model_len`; never more than `max_num_seqs` of those can use.
 
@@ -51,12 +51,12 @@ def split_capacity(
             f"{max(0, kv_bytes) / MIB:.1f} MiB are available for it: {remedy}give it more memory with "
             f"--kv-cache-memory-bytes {needed}"
         )
-    once = sum(d.once * d.page_bytes for d in demands)
-    return _pages(demands, Fraction(kv_bytes - once, sum(d.steady * d.page_bytes for d in demands)), max_num_seqs)
+    once = sum(d.once * d.block_bytes for d in demands)
+    return _blocks(demands, Fraction(kv_bytes - once, sum(d.steady * d.block_bytes for d in demands)), max_num_seqs)
 
 
-def split_pages(layout: KVLayout, num_blocks: int, max_model_len: int, max_num_batched_tokens: int) -> tuple[int, ...]:
-    """Pages of each group when the first one has `num_blocks`, by the same rule as `split_capacity`.
+def split_blocks(layout: KVLayout, num_blocks: int, max_model_len: int, max_num_batched_tokens: int) -> tuple[int, ...]:
+    """Blocks of each group when the first one has `num_blocks`, by the same rule as `split_capacity`.
 
     Raises:
         ConfigError: not even one sequence fits.
@@ -69,16 +69,16 @@ def split_pages(layout: KVLayout, num_blocks: int, max_model_len: int, max_num_b
             f"{first.steady + first.once} blocks of {layout.block_size} tokens, the null block included; set at least "
             "that, or a smaller --max-model-len"
         )
-    return _pages(demands, Fraction(num_blocks - first.once, first.steady), None)
+    return _blocks(demands, Fraction(num_blocks - first.once, first.steady), None)
 
 
 def sequence_bytes(layout: KVLayout, num_tokens: int, max_num_batched_tokens: int) -> int:
-    """Bytes of KV for one sequence of `num_tokens` alone, the null pages included."""
-    return sum((d.steady + d.once) * d.page_bytes for d in _demands(layout, num_tokens, max_num_batched_tokens))
+    """Bytes of KV for one sequence of `num_tokens` alone, the null blocks included."""
+    return sum((d.steady + d.once) * d.block_bytes for d in _demands(layout, num_tokens, max_num_batched_tokens))
 
 
 def longest_sequence(layout: KVLayout, kv_bytes: int, limit: int, max_num_batched_tokens: int) -> int:
-    """The most tokens, up to `limit`, that one sequence can have in `kv_bytes`; 0 if not even a page fits."""
+    """The most tokens, up to `limit`, that one sequence can have in `kv_bytes`; 0 if not even a block fits."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
@@ -96,13 +96,13 @@ def _demands(layout: KVLayout, num_tokens: int, max_num_batched_tokens: int) -> 
 def _demand(group: KVGroup, block_size: int, num_tokens: int, max_num_batched_tokens: int) -> Demand:
     whole = -(-num_tokens // block_size)
     if group.window is None:
-        return Demand(whole, 1, group.page_bytes)
+        return Demand(whole, 1, group.block_bytes)
     steady = min(whole, window_peak(group.window, 1, block_size))
     peak = min(whole, window_peak(group.window, min(num_tokens, max_num_batched_tokens), block_size))
-    return Demand(steady, peak - steady + 1, group.page_bytes)
+    return Demand(steady, peak - steady + 1, group.block_bytes)
 
 
-def _pages(demands: list[Demand], sequences: Fraction, max_num_seqs: int | None) -> tuple[int, ...]:
+def _blocks(demands: list[Demand], sequences: Fraction, max_num_seqs: int | None) -> tuple[int, ...]:
     if max_num_seqs is not None:
         sequences = min(sequences, Fraction(max_num_seqs))
     return tuple(int(sequences * d.steady) + d.once for d in demands)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from octavo_engine.core.block_manager import Page
+from octavo_engine.core.block_manager import Block
 from octavo_engine.core.outputs import KVOps
 from octavo_engine.core.request import Sequence, Status
 
@@ -23,8 +23,10 @@ class Part(msgspec.Struct, eq=False, gc=False):
     count: int
     draws: bool
     epoch: int  # the sequence's own, then: if it has another one now, this part's results are void
-    written: list[Page]  # pages that hold these tokens
-    shared: frozenset[Page] = frozenset()  # pages that it was just given with contents, which may still be on their way
+    written: list[Block]  # blocks that hold these tokens
+    shared: frozenset[Block] = (
+        frozenset()
+    )  # blocks that it was just given with contents, which may still be on their way
 
     @property
     def end(self) -> int:
@@ -46,12 +48,12 @@ class Flight:
 
 
 def taint(
-    flights: Iterable[Flight], failed: Collection[str], doubtful: Iterable[Page]
-) -> tuple[dict[Sequence, bool], set[Page]]:
-    """What can't be trusted once requests of the first flight have failed: sequences (True: itself), and pages.
+    flights: Iterable[Flight], failed: Collection[str], doubtful: Iterable[Block]
+) -> tuple[dict[Sequence, bool], set[Block]]:
+    """What can't be trusted once requests of the first flight have failed: sequences (True: itself), and blocks.
 
-    The failed ones, whoever was given a `doubtful` page or one that a failed one should have filled, whoever was given
-    a page of those …, in all steps in flight.
+    The failed ones, whoever was given a `doubtful` block or one that a failed one should have filled, whoever was given
+    a block of those …, in all steps in flight.
     """
     tainted: dict[Sequence, bool] = {}
     spoilt = set(doubtful)

@@ -15,7 +15,7 @@ from octavo_engine.sampling_params import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A request that the executor hasn't seen. `block_ids` has one list a KV group; page 0 is the null page.
+    """A request that the executor hasn't seen. `block_ids` has one list a KV group; block 0 is the null block.
 
     `output_token_ids` is empty unless the request is sent again after a step that failed: then they are what it has
     drawn so far, they follow the prompt, and penalties count them as output.
@@ -46,7 +46,7 @@ class ContinuedRequest(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class KVOps:
-    """Page moves that come before the forward: (group, from, to); swaps are between device and host pages."""
+    """Block moves that come before the forward: (group, from, to); swaps are between device and host blocks."""
 
     copies: tuple[tuple[int, int, int], ...] = ()
     swap_in: tuple[tuple[int, int, int], ...] = ()

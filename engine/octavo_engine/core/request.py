@@ -1,4 +1,4 @@
-"""A request inside the core: its tokens, its pages, and where it stands. Only the scheduler and the managers write it."""
+"""A request inside the core: its tokens, its blocks, and where it stands. Only the scheduler and the managers write it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Status(Enum):
 class Sequence:
     """Prompt and output of one request, and what has been computed of it.
 
-    Invariants: `num_computed <= len(token_ids) + num_pending`; while running, every table covers `capacity` tokens; a page's entry
-    is 0 where a window has left it behind. `digests[i]` names the content of page i, for full pages only.
+    Invariants: `num_computed <= len(token_ids) + num_pending`; while running, every table covers `capacity` tokens; a block's entry
+    is 0 where a window has left it behind. `digests[i]` names the content of block i, for full blocks only.
     """
 
     request_id: str
@@ -40,19 +40,19 @@ class Sequence:
     sampling: SamplingParams
     adapter_slot: int
     order: tuple[int, int]  # what runs first: (priority, arrival); never equal for two sequences
-    root: bytes  # what the first page's digest is chained to
+    root: bytes  # what the first block's digest is chained to
     max_num_tokens: int  # it ends with "length" here: prompt + max_tokens, or the model's length
     stop_ids: frozenset[int]  # EOS included unless ignored
     use_prefix_cache: bool
     status: Status = Status.WAITING
-    num_computed: int = 0  # tokens whose KV is in its pages, or will be by a step in flight
+    num_computed: int = 0  # tokens whose KV is in its blocks, or will be by a step in flight
     num_pending: int = 0  # tokens that steps in flight draw: they follow `token_ids`, and are not known yet
     epoch: int = 0  # what steps in flight compute for an earlier one is void
     tables: tuple[list[int], ...] = ()
-    first_pages: list[int] = field(default_factory=list)  # per group: the first table entry that is still held
+    first_blocks: list[int] = field(default_factory=list)  # per group: the first table entry that is still held
     capacity: int = 0  # tokens that the tables have room for
-    num_filled: int = 0  # pages entered into the prefix cache
-    next_fill: int = NEVER  # the number of computed tokens at which the next page is full
+    num_filled: int = 0  # blocks entered into the prefix cache
+    next_fill: int = NEVER  # the number of computed tokens at which the next block is full
     digests: list[bytes] = field(default_factory=list)
     swapped: Swapped | None = None  # while preempted: what of it is in host memory
     known: bool = False  # the executor has it

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from octavo_engine.core.block_manager import BlockManager, Page
+from octavo_engine.core.block_manager import Block, BlockManager
 from octavo_engine.core.in_flight import Flight, taint
 from octavo_engine.core.outputs import KVOps, NewRequest
 from octavo_engine.core.request import Sequence, Status
@@ -30,8 +30,8 @@ class RequestBook:
         self._left: list[str] = []  # finished ids that the executor still knows
         self._flights: deque[Flight] = deque()  # the steps in flight, the older one first
         self._gaps = False  # some of `_running` no longer run
-        self._aborted: list[Sequence] = []  # finished while in flight; their pages are freed with the step
-        self._doubtful: set[Page] = set()  # that the older step should have swapped in, if it has failed as a whole
+        self._aborted: list[Sequence] = []  # finished while in flight; their blocks are freed with the step
+        self._doubtful: set[Block] = set()  # that the older step should have swapped in, if it has failed as a whole
 
     @property
     def has_work(self) -> bool:
@@ -62,7 +62,7 @@ class RequestBook:
         """Give up all steps in flight: whoever is in them is recomputed. Their ids."""
         flights, self._flights = self._flights, deque()
         abandoned = {part.seq.request_id: part.seq for flight in flights for part in flight.parts if not part.void}
-        self.blocks.forget(page for flight in flights for part in flight.parts for page in part.written)
+        self.blocks.forget(block for flight in flights for part in flight.parts for block in part.written)
         for flight in flights:
             self.blocks.forget(self._forget_swaps(flight.kv_ops))
         for seq in abandoned.values():
@@ -84,7 +84,7 @@ class RequestBook:
         )
 
     def _preempt(self, seq: Sequence) -> None:
-        """Give up its pages; it waits to be recomputed, or swapped in if it was swapped out.
+        """Give up its blocks; it waits to be recomputed, or swapped in if it was swapped out.
 
         A token that a step in flight draws for it still counts.
         """
@@ -95,7 +95,7 @@ class RequestBook:
         self._waiting.push(seq)
 
     def _start_afresh(self, seq: Sequence) -> None:
-        """Its pages or the executor's state of it are not what they should be: recompute it as if it were new."""
+        """Its blocks or the executor's state of it are not what they should be: recompute it as if it were new."""
         if seq.status is Status.RUNNING:
             self._preempt(seq)
             self._gaps = True
@@ -105,7 +105,7 @@ class RequestBook:
         seq.known = False
 
     def _finish(self, seq: Sequence) -> None:
-        """End a sequence wherever it stands, also in a step in flight, which still writes its pages."""
+        """End a sequence wherever it stands, also in a step in flight, which still writes its blocks."""
         if seq.status is not Status.RUNNING:
             self._end(seq)
             self._waiting.note_finished()
@@ -127,13 +127,13 @@ class RequestBook:
         if free:
             self.blocks.free(seq)
 
-    def _forget_swaps(self, kv_ops: KVOps) -> set[Page]:
-        """Trust nothing that a failed step should have moved out; the pages that it should have filled are returned."""
-        moved = {(group, page) for group, _, page in kv_ops.swap_out}
+    def _forget_swaps(self, kv_ops: KVOps) -> set[Block]:
+        """Trust nothing that a failed step should have moved out; the blocks that it should have filled are returned."""
+        moved = {(group, block) for group, _, block in kv_ops.swap_out}
         for seq in self._sequences.values() if moved else ():
-            if seq.swapped and any((g, page) in moved for g, held in enumerate(seq.swapped.pages) for page in held):
+            if seq.swapped and any((g, block) in moved for g, held in enumerate(seq.swapped.blocks) for block in held):
                 self._forget_swapped(seq)
-        return {(group, page) for group, _, page in kv_ops.swap_in}
+        return {(group, block) for group, _, block in kv_ops.swap_in}
 
     def _forget_swapped(self, seq: Sequence) -> None:
         if seq.swapped is not None:
@@ -169,7 +169,7 @@ class RequestBook:
             self._waiting.note_finished()
 
     def _settle(self) -> None:
-        """After a step: pages of those that were aborted within one, and the list of those that run."""
+        """After a step: blocks of those that were aborted within one, and the list of those that run."""
         if self._aborted:
             held = {part.seq for flight in self._flights for part in flight.parts}
             for seq in self._aborted:

@@ -2,7 +2,7 @@
 
 Continuous batching as in vLLM v1: there is no prefill or decode phase; every sequence has `num_computed` tokens that
 try to catch up with those it knows, within a budget of tokens a step. Running sequences go first, then waiting ones
-in order. When pages run out, the last sequence in that order is preempted: it waits again, to be swapped in or
+in order. When blocks run out, the last sequence in that order is preempted: it waits again, to be swapped in or
 recomputed.
 
 Deterministic: the same calls give the same schedule. Knows nothing of clocks except to note when things happened.
@@ -43,7 +43,7 @@ class Scheduler(RequestBook):
     """The turns of the requests in the core.
 
     A step is in flight between `schedule` and `update`. Two may be: the second is then scheduled although nobody
-    knows what the first one draws. Executors run them in order, so pages that the second gives away or takes are the
+    knows what the first one draws. Executors run them in order, so blocks that the second gives away or takes are the
     first one's as long as it runs. What is found out too late (a stop token, an abort, a failure) voids what the
     second one computes for that sequence.
     """
@@ -195,8 +195,8 @@ class Scheduler(RequestBook):
         """The only step in flight once more, one request at a time, for when it failed as a whole.
 
         The executor's state of each request is made afresh. The caller adds those that fail alone to `errors`; a
-        request whose pages one of those should have filled is left out, and `update` has it recomputed. So is one
-        whose pages were being swapped: nobody knows how far that came.
+        request whose blocks one of those should have filled is left out, and `update` has it recomputed. So is one
+        whose blocks were being swapped: nobody knows how far that came.
         """
         (flight,) = self._flights
         self._doubtful = self._forget_swaps(flight.kv_ops)
@@ -208,7 +208,7 @@ class Scheduler(RequestBook):
         for part in flight.parts:
             request_id = part.seq.request_id
             if not part.seq.tables or part.seq in taint([flight], errors, self._doubtful)[0]:
-                continue  # without pages it has ended, or starts afresh
+                continue  # without blocks it has ended, or starts afresh
             self._steps += 1
             yield SchedulerOutput(
                 self._steps,
@@ -314,7 +314,7 @@ class Scheduler(RequestBook):
         return None
 
     def _extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
-        """Pages for a running sequence, at the cost of those behind it; None if it had to go itself."""
+        """Blocks for a running sequence, at the cost of those behind it; None if it had to go itself."""
         while (added := self.blocks.extend(seq, end)) is None:
             victim = self._running.pop()
             if victim is seq and not self._running and not self._flights:
@@ -386,7 +386,7 @@ class Scheduler(RequestBook):
                 seq.scheduled_at = time.monotonic()
             seq.status = Status.RUNNING
             bisect.insort(self._running, seq, key=_order)
-            found = self.blocks.pages_of(seq, 0, prefix.num_tokens)
+            found = self.blocks.blocks_of(seq, 0, prefix.num_tokens)
             self._fill(seq, prefix.num_tokens + count)
             budget -= self._cost(seq, count)
             part = self._part(seq, count)
@@ -401,10 +401,10 @@ class Scheduler(RequestBook):
         draws = end == num_tokens < seq.max_num_tokens
         if draws:
             seq.num_pending += 1
-        return Part(seq, first, count, draws, seq.epoch, self.blocks.pages_of(seq, first, end))
+        return Part(seq, first, count, draws, seq.epoch, self.blocks.blocks_of(seq, first, end))
 
     def _fill(self, seq: Sequence, end: int) -> None:
-        """Enter the pages that are full once `end` tokens are computed, as far as these are known."""
+        """Enter the blocks that are full once `end` tokens are computed, as far as these are known."""
         known = min(end, len(seq.token_ids))
         if known >= seq.next_fill:
             self.blocks.fill(seq, known)
@@ -415,9 +415,9 @@ def _order(seq: Sequence) -> tuple[int, int]:
 
 
 def never_fits(seq: Sequence, blocks: BlockManager) -> str:
-    """What is told of a sequence that no pages are enough for, even alone."""
-    pages = [pool.total for pool in blocks.pools]
+    """What is told of a sequence that no blocks are enough for, even alone."""
+    totals = [pool.total for pool in blocks.pools]
     return (
-        f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {pages} blocks of "
+        f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {totals} blocks of "
         f"{blocks.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
     )

@@ -1,6 +1,6 @@
-"""Pages in host memory for sequences that were preempted, and whether it pays to keep them there.
+"""Blocks in host memory for sequences that were preempted, and whether it pays to keep them there.
 
-Knows counts, page numbers and seconds; which page of a sequence is worth keeping is the block manager's matter.
+Knows counts, block numbers and seconds; which block of a sequence is worth keeping is the block manager's matter.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ TELLING_TOKENS = 64  # a step of fewer tokens says more of its overhead than of 
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """A preempted sequence's pages: `pages[g]` in host memory are its table's entries from `first[g]` on."""
+    """A preempted sequence's blocks: `blocks[g]` in host memory are its table's entries from `first[g]` on."""
 
     num_tokens: int  # whose KV they hold
     first: tuple[int, ...]
-    pages: tuple[list[int], ...]
+    blocks: tuple[list[int], ...]
 
 
-class HostPages:
-    """Pages in host memory, one pool for each KV group. Page 0 of each is nobody's, as on the device."""
+class HostBlocks:
+    """Blocks in host memory, one pool for each KV group. Block 0 of each is nobody's, as on the device."""
 
     def __init__(self, num_blocks: tuple[int, ...]) -> None:
         self.pools = tuple(BlockPool(n) for n in num_blocks)
         self.num_holders = 0
 
     def take(self, counts: Sequence[int]) -> tuple[list[int], ...] | None:
-        """`counts[g]` pages of each group for one holder, or None (and nothing taken) if a group has too few."""
+        """`counts[g]` blocks of each group for one holder, or None (and nothing taken) if a group has too few."""
         if any(pool.num_free < count for pool, count in zip(self.pools, counts, strict=True)):
             return None
         self.num_holders += 1
         return tuple([pool.take() for _ in range(count)] for pool, count in zip(self.pools, counts, strict=True))
 
-    def release(self, pages: tuple[list[int], ...]) -> None:
+    def release(self, blocks: tuple[list[int], ...]) -> None:
         """Give back all that one `take` has given."""
         self.num_holders -= 1
-        for pool, held in zip(self.pools, pages, strict=True):
-            for page in held:
-                pool.release(page)
+        for pool, held in zip(self.pools, blocks, strict=True):
+            for block in held:
+                pool.release(block)
 
     @property
     def usage(self) -> float:
-        """Pages in use / all, of the group that is nearest to its end; 0 to 1."""
+        """Blocks in use / all, of the group that is nearest to its end; 0 to 1."""
         return max((pool.num_in_use / pool.total for pool in self.pools if pool.total), default=0.0)
 
     def check(self) -> None:
-        """Assert that no page is lost or held twice."""
+        """Assert that no block is lost or held twice."""
         for pool in self.pools:
             pool.check()
 
@@ -58,15 +58,15 @@ class HostPages:
 class SwapRule:
     """Swap what is quicker to move out and in again than to compute anew, by what both have been seen to take.
 
-    `page_seconds[g]`: one page of group g out and in again. Until a step was seen that tells, swapping is taken to be
+    `block_seconds[g]`: one block of group g out and in again. Until a step was seen that tells, swapping is taken to be
     the quicker: a copy costs microseconds a token, a forward rarely less than ten times as much.
 
     What would take longer than `max_step_seconds` is computed again: a prefill is cut into steps, a move is not.
     0: it may take as long as it takes.
     """
 
-    def __init__(self, page_seconds: Sequence[float], max_step_seconds: float = 0.0) -> None:
-        self._page_seconds = tuple(page_seconds)
+    def __init__(self, block_seconds: Sequence[float], max_step_seconds: float = 0.0) -> None:
+        self._block_seconds = tuple(block_seconds)
         self._longest = max_step_seconds or float("inf")
         self._token_seconds: float | None = None
 
@@ -78,13 +78,13 @@ class SwapRule:
         known = self._token_seconds
         self._token_seconds = rate if known is None else known + SMOOTHING * (rate - known)
 
-    def fits(self, num_pages: Sequence[int]) -> bool:
-        """Whether a step may move `num_pages[g]` blocks of each group, in either direction."""
-        return self._seconds(num_pages) <= self._longest
+    def fits(self, num_blocks: Sequence[int]) -> bool:
+        """Whether a step may move `num_blocks[g]` blocks of each group, in either direction."""
+        return self._seconds(num_blocks) <= self._longest
 
-    def pays(self, num_tokens: int, num_pages: Sequence[int]) -> bool:
-        """Whether to move `num_pages[g]` blocks of each group rather than to compute `num_tokens` again."""
-        return self._token_seconds is None or self._seconds(num_pages) < num_tokens * self._token_seconds
+    def pays(self, num_tokens: int, num_blocks: Sequence[int]) -> bool:
+        """Whether to move `num_blocks[g]` blocks of each group rather than to compute `num_tokens` again."""
+        return self._token_seconds is None or self._seconds(num_blocks) < num_tokens * self._token_seconds
 
-    def _seconds(self, num_pages: Sequence[int]) -> float:
-        return sum(n * seconds for n, seconds in zip(num_pages, self._page_seconds, strict=True))
+    def _seconds(self, num_blocks: Sequence[int]) -> float:
+        return sum(n * seconds for n, seconds in zip(num_blocks, self._block_seconds, strict=True))

@@ -1,4 +1,4 @@
-"""Sequences that wait for their turn, in order. Knows the order and who has finished; nothing of pages or budgets."""
+"""Sequences that wait for their turn, in order. Knows the order and who has finished; nothing of blocks or budgets."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class EngineClient:
         self.end(request_ids, "abort")
 
     def end(self, request_ids: list[str], reason: str) -> None:
-        """Finish requests for a reason of this side; the core frees their pages."""
+        """Finish requests for a reason of this side; the core frees their blocks."""
         known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
         if not known:
             return

@@ -66,7 +66,7 @@ class OutputStream:
             self._end([request_id], reason)
 
     def close(self) -> None:
-        """Abort what has not finished; its pages are free within a step."""
+        """Abort what has not finished; its blocks are free within a step."""
         if self.unfinished:
             self._end(list(self.unfinished), "abort")
             self.unfinished.clear()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBE = ""  # the id of the core's own request: no client's is empty
-PROBED_PAGES = 16  # of each group, to learn what a swap takes
+PROBED_BLOCKS = 16  # of each group, to learn what a swap takes
 
 
 class EngineCore:
@@ -82,7 +82,7 @@ class EngineCore:
         if capacity.kv_bytes is None and is_promised(config):
             check_memory(self.kv_cache_bytes + swap_bytes, capacity)
             executor.touch_kv()
-        self._swap_rule = SwapRule(self._page_seconds(), config.scheduler.max_step_seconds)
+        self._swap_rule = SwapRule(self._block_seconds(), config.scheduler.max_step_seconds)
         self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
         self._scheduler = Scheduler(
             config.scheduler,
@@ -103,7 +103,7 @@ class EngineCore:
 
     @property
     def kv_cache_bytes(self) -> int:
-        return sum(n * group.page_bytes for n, group in zip(self.num_blocks, self._layout.groups, strict=True))
+        return sum(n * group.block_bytes for n, group in zip(self.num_blocks, self._layout.groups, strict=True))
 
     def ready(self) -> Ready:
         """What the start came to, for the API server."""
@@ -164,11 +164,11 @@ class EngineCore:
         self._executor.beat_into(beats)
 
     def reset_prefix_cache(self) -> None:
-        """Forget the cached pages that nothing uses."""
+        """Forget the cached blocks that nothing uses."""
         self._scheduler.blocks.forget_unused()
 
     def check(self) -> None:
-        """Assert the books of the pages: free + cached + in use == total. For tests."""
+        """Assert the books of the blocks: free + cached + in use == total. For tests."""
         self._scheduler.blocks.check()
 
     def close(self) -> None:
@@ -321,15 +321,15 @@ class EngineCore:
         except Exception as error:
             raise DeviceLostError(f"no request can be run any more: {described(error)}") from error
 
-    def _page_seconds(self) -> list[float]:
-        """What a page of each group takes to host memory and back, measured on pages that nobody uses yet."""
+    def _block_seconds(self) -> list[float]:
+        """What a block of each group takes to host memory and back, measured on blocks that nobody uses yet."""
         seconds = []
         for group, counts in enumerate(zip(self.num_blocks, self.num_host_blocks, strict=False)):
-            moves = tuple((group, page, page) for page in range(1, min(*counts, PROBED_PAGES + 1)))
+            moves = tuple((group, block, block) for block in range(1, min(*counts, PROBED_BLOCKS + 1)))
             there_and_back = KVOps(swap_in=moves, swap_out=moves)
-            self._executor.move_pages(there_and_back)  # touches the memory for the first time
+            self._executor.move_blocks(there_and_back)  # touches the memory for the first time
             start = time.perf_counter()
-            self._executor.move_pages(there_and_back)
+            self._executor.move_blocks(there_and_back)
             seconds.append((time.perf_counter() - start) / max(1, len(moves)))
         return seconds
 

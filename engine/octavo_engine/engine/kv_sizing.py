@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from octavo_engine.core.capacity import longest_sequence, split_capacity, split_pages
+from octavo_engine.core.capacity import longest_sequence, split_blocks, split_capacity
 from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.errors import ConfigError
 
@@ -54,10 +54,10 @@ def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
 
 
 def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
-    """Bytes for KV pages: what the user said, what the executor found, or a share of the container's memory."""
+    """Bytes for KV blocks: what the user said, what the executor found, or a share of the container's memory."""
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
-        return 0  # pages are counted instead
+        return 0  # blocks are counted instead
     if cache.kv_cache_memory_bytes is not None:
         return cache.kv_cache_memory_bytes
     if capacity.kv_bytes is not None:
@@ -142,14 +142,14 @@ def num_blocks_of(config: EngineConfig, capacity: Capacity, kv_bytes: int, max_m
     scheduler = config.scheduler
     override = config.cache.num_gpu_blocks_override
     if override is not None:
-        return split_pages(capacity.layout, override, max_model_len, scheduler.max_num_batched_tokens)
+        return split_blocks(capacity.layout, override, max_model_len, scheduler.max_num_batched_tokens)
     return split_capacity(
         capacity.layout, kv_bytes, max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs
     )
 
 
 def num_host_blocks_of(swap_bytes: int, num_blocks: tuple[int, ...], kv_bytes: int) -> tuple[int, ...]:
-    """Pages of each group in host memory, in the device's proportions; none where nothing is swapped."""
+    """Blocks of each group in host memory, in the device's proportions; none where nothing is swapped."""
     if not swap_bytes:
         return ()
-    return tuple(n * swap_bytes // kv_bytes + 1 for n in num_blocks)  # and page 0, which is nobody's
+    return tuple(n * swap_bytes // kv_bytes + 1 for n in num_blocks)  # and block 0, which is nobody's

@@ -1,8 +1,8 @@
 """The contract between the engine core and whatever runs the model.
 
 Three calls a step, not one: a grammar's mask is computed while the forward runs, and the next step may be
-scheduled before this one is read. An executor owns weights, KV pages and each request's tokens; it does not know
-why a request is scheduled, and it never frees or allocates a page by itself.
+scheduled before this one is read. An executor owns weights, KV blocks and each request's tokens; it does not know
+why a request is scheduled, and it never frees or allocates a block by itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What `load` found: how pages are laid out, and how many bytes are left for them. Of several ranks, on each.
+    """What `load` found: how blocks are laid out, and how many bytes are left for them. Of several ranks, on each.
 
     `kv_bytes` is None where the executor sets no bound of its own (a CPU): the configuration then decides.
     """
@@ -85,7 +85,7 @@ class Executor(ABC):
 
     @abstractmethod
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
-        """Allocate pages: `num_blocks[g]` of `layout.groups[g].page_bytes` each. Page 0 of a group is the null page:
+        """Allocate blocks: `num_blocks[g]` of `layout.groups[g].block_bytes` each. Block 0 of a group is the null block:
         it is never written, and nothing that is read from it counts. `num_host_blocks` are those to swap to, in host
         memory, where `capabilities.swapping` says so.
         """
@@ -94,18 +94,18 @@ class Executor(ABC):
         """Have the system give the memory of all blocks now, if it would otherwise do so as they are first used."""
 
     @abstractmethod
-    def move_pages(self, ops: KVOps) -> None:
-        """Move pages, and return when they have arrived: swaps out first, then copies, then swaps in.
+    def move_blocks(self, ops: KVOps) -> None:
+        """Move blocks, and return when they have arrived: swaps out first, then copies, then swaps in.
 
         What `submit` does with a step's `kv_ops`, but for the waiting.
         """
 
     @abstractmethod
     def submit(self, step: SchedulerOutput) -> StepHandle:
-        """Apply the step's changes of state and page moves, then run (or launch) the forward.
+        """Apply the step's changes of state and block moves, then run (or launch) the forward.
 
-        The KV of every scheduled token is written to its page before any attention of that layer reads it, so a
-        request may share pages that another one fills in this very step.
+        The KV of every scheduled token is written to its block before any attention of that layer reads it, so a
+        request may share blocks that another one fills in this very step.
         """
 
     @abstractmethod
@@ -129,7 +129,7 @@ class Executor(ABC):
         """Free everything; no call comes after it."""
 
     def sleep(self, level: int) -> None:
-        """Give device memory back (1: pages; 2: weights too) until `wake`; not all executors can."""
+        """Give device memory back (1: blocks; 2: weights too) until `wake`; not all executors can."""
         raise NotImplementedError(f"{self.capabilities.name} can't sleep (level {level})")
 
     def wake(self) -> None:

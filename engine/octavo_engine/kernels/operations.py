@@ -22,14 +22,14 @@ class PagedBatch:
     """A step's requests as attention over one KV group sees them. All tensors int32 but `slots`, on the device.
 
     Request r owns the rows query_starts[r] … query_starts[r + 1] - 1; they are the last of its seq_lens[r] tokens.
-    Its pages, in order, are block_tables[rows[r]]; unused entries and pages wholly before the window are 0, the null
-    page, which may hold anything. A decode with seq_lens 0 is padding: attention gives its row zeros.
+    Its blocks, in order, are block_tables[rows[r]]; unused entries and blocks wholly before the window are 0, the null
+    block, which may hold anything. A decode with seq_lens 0 is padding: attention gives its row zeros.
     """
 
     rows: Tensor  # [num_requests]: where the request's table is
     query_starts: Tensor  # [num_requests + 1]
     seq_lens: Tensor  # [num_requests], tokens of this step included
-    block_tables: Tensor  # [max_requests, max_pages]
+    block_tables: Tensor  # [max_requests, max_blocks]
     slots: Tensor  # [num_tokens] int64: block * block_size + offset; under block_size: not written
     num_decodes: int  # the first so many requests have exactly one row each, at the row of their own number
     max_query_len: int  # of the others
@@ -143,7 +143,7 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """What differs in a step: which requests run, where they stand, and which pages and tokens they gained.
+    """What differs in a step: which requests run, where they stand, and which blocks and tokens they gained.
 
     Rows are places in the persistent tables. New numbers come flat: run j puts values[starts[j] : starts[j + 1]] into
     row run_rows[j] of table run_tables[j] from column run_columns[j] on. Table 0 is the token ids, table 1 + g the
@@ -167,7 +167,7 @@ class StepInputs:
     token_ids: Tensor  # [num_tokens] int64
     positions: Tensor  # [num_tokens] int64
     seq_lens: Tensor  # [num_requests] int32; padding: 0
-    slots: tuple[Tensor, ...]  # a KV group: [num_tokens] int64; rows that no request owns: 0, the null page
+    slots: tuple[Tensor, ...]  # a KV group: [num_tokens] int64; rows that no request owns: 0, the null block
 
 
 class Operations(Protocol):
@@ -217,7 +217,7 @@ class Operations(Protocol):
 
         qkv: [num_tokens, q_size + k_size + v_size]; q_norm, k_norm: [head_dim_k], where spec.qk_norm says; turn: of
         `rotary_table`, where spec.rotary says; caches: [num_blocks, block_size, num_kv_heads, head_dim], in qkv's
-        dtype or float8_e4m3fn, where k / kv_scales[0] and v / kv_scales[1] are stored, saturated. Slots of page 0 are
+        dtype or float8_e4m3fn, where k / kv_scales[0] and v / kv_scales[1] are stored, saturated. Slots of block 0 are
         not written. Returns q: [num_tokens, num_heads, head_dim_k].
         """
 
@@ -268,7 +268,7 @@ class Operations(Protocol):
     ) -> StepInputs:
         """Take a step's difference into the persistent tables, in place, and read its inputs from them.
 
-        token_ids: [max_requests, max_len] int32; block_tables: a KV group: [max_requests, max_pages] int32;
+        token_ids: [max_requests, max_len] int32; block_tables: a KV group: [max_requests, max_blocks] int32;
         num_tokens: rows to make, at least step.query_starts[-1]; those beyond are token 0 at position 0.
         """
 

@@ -71,7 +71,7 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     """Write each token's key and value to its slot, in place.
 
     k, v: [num_tokens, num_kv_heads, head_dim]; caches: [num_blocks, block_size, num_kv_heads, head_dim]; slots:
-    [num_tokens] = block * block_size + offset. Slots of page 0, the null page, are not written.
+    [num_tokens] = block * block_size + offset. Slots of block 0, the null block, are not written.
     """
     kept = slots >= k_cache.shape[1]
     k_cache.flatten(0, 1)[slots[kept]] = k[kept].to(k_cache.dtype)
@@ -94,8 +94,8 @@ def paged_attention(
 
     q: [num_tokens, num_heads, head_dim_k]; caches: [num_blocks, block_size, num_kv_heads, head_dim]. Request r owns
     the rows query_starts[r] … query_starts[r + 1] - 1 of `q`; they are the last of its seq_lens[r] tokens, whose
-    keys are already written; block_tables[r] has its pages in order, [num_pages]. Query head h reads KV head
-    h // (num_heads / num_kv_heads). Pages wholly before the window may be the null page: they are masked.
+    keys are already written; block_tables[r] has its blocks in order, [num_blocks]. Query head h reads KV head
+    h // (num_heads / num_kv_heads). Blocks wholly before the window may be the null block: they are masked.
     Returns [num_tokens, num_heads, head_dim_v].
     """
     num_heads, block_size, num_kv_heads = q.shape[1], k_cache.shape[1], k_cache.shape[2]
@@ -104,23 +104,23 @@ def paged_attention(
         start, end = query_starts[r], query_starts[r + 1]
         first_query = seq_len - (end - start)
         first_key = 0 if window is None else max(0, first_query - window + 1)
-        first_page, end_page = first_key // block_size, -(-seq_len // block_size)
-        pages = block_tables[r][first_page:end_page]
+        first_block, end_block = first_key // block_size, -(-seq_len // block_size)
+        blocks = block_tables[r][first_block:end_block]
         # [num_keys, num_kv_heads, head_dim] -> [num_kv_heads, 1, num_keys, head_dim]
-        num_keys = seq_len - first_page * block_size
-        keys = k_cache[pages].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
-        values = v_cache[pages].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
+        num_keys = seq_len - first_block * block_size
+        keys = k_cache[blocks].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
+        values = v_cache[blocks].flatten(0, 1)[:num_keys].float().transpose(0, 1)[:, None]
         # [num_queries, num_heads, head_dim] -> [num_kv_heads, heads per KV head, num_queries, head_dim]
         queries = q[start:end].float().transpose(0, 1).reshape(num_kv_heads, -1, end - start, q.shape[2])
         scores = (queries * scale) @ keys.transpose(-1, -2)
         if soft_cap is not None:
             scores = soft_cap * torch.tanh(scores / soft_cap)
-        key_at = torch.arange(first_page * block_size, seq_len, device=q.device)[None, :]
+        key_at = torch.arange(first_block * block_size, seq_len, device=q.device)[None, :]
         query_at = torch.arange(first_query, seq_len, device=q.device)[:, None]
         masked = key_at > query_at
         if window is not None:
             masked = masked | (key_at <= query_at - window)
-        # Null pages may hold anything, NaN included; a weight of zero would not hide that.
+        # Null blocks may hold anything, NaN included; a weight of zero would not hide that.
         hidden = masked.all(0)[:, None]
         probabilities = scores.masked_fill(masked, -torch.inf).softmax(-1)
         mixed = probabilities @ values.masked_fill(hidden, 0.0)

@@ -86,15 +86,15 @@ def workload(name: str, device: torch.device) -> Callable[[TritonOperations], ob
     n, length = (4, 1024) if kind == "prefill" else (32, 4096)
     dim = int(size)
     spec = Attention(32, 8, dim, dim, dim**-0.5, None)
-    pages = length // BLOCK_SIZE
-    k, v = torch.randn(2, n * pages + 1, BLOCK_SIZE, 8, dim, dtype=torch.bfloat16, device=device).unbind()
+    blocks = length // BLOCK_SIZE
+    k, v = torch.randn(2, n * blocks + 1, BLOCK_SIZE, 8, dim, dtype=torch.bfloat16, device=device).unbind()
     ints = {"dtype": torch.int32, "device": device}
     queries = length if kind == "prefill" else 1
     batch = PagedBatch(
         rows=torch.arange(n, **ints),  # type: ignore[call-overload]
         query_starts=torch.arange(n + 1, **ints) * queries,  # type: ignore[call-overload]
         seq_lens=torch.full((n,), length, **ints),  # type: ignore[call-overload]
-        block_tables=(torch.randperm(n * pages, device=device) + 1).int().view(n, pages),
+        block_tables=(torch.randperm(n * blocks, device=device) + 1).int().view(n, blocks),
         slots=torch.zeros(n * queries, dtype=torch.int64, device=device),
         num_decodes=0 if kind == "prefill" else n,
         max_query_len=queries,

@@ -63,10 +63,10 @@ def from_hf(source: HfSource) -> Description:
         norm=norm,
         bias=c.boolean("attention_bias", False),
     )
-    page = source.description(layers, norm, HF_GEMMA, tied=True)
-    multiplier = rounded(math.sqrt(page.hidden_size), source.dtype)
+    described = source.description(layers, norm, HF_GEMMA, tied=True)
+    multiplier = rounded(math.sqrt(described.hidden_size), source.dtype)
     return replace(
-        page,
+        described,
         embedding_multiplier=multiplier,
         logits_soft_cap=_soft_cap(c, "final_logit_softcapping"),
         max_position=c.integer("max_position_embeddings"),  # a lengthened one already
@@ -78,10 +78,10 @@ def from_multimodal_hf(source: HfSource) -> Description:
     text = source.config.mapping("text_config")
     if text is None:
         raise source.config.error("text_config", "is missing")
-    page = from_hf(replace(source, config=Fields(text)))
+    described = from_hf(replace(source, config=Fields(text)))
     vision = source.config.mapping("vision_config")
-    seen = 0 if vision is None else _vision_parameters(Fields(vision), page.hidden_size)
-    return replace(page, names=HF_GEMMA_IN_MULTIMODAL, vision_parameters=seen)
+    seen = 0 if vision is None else _vision_parameters(Fields(vision), described.hidden_size)
+    return replace(described, names=HF_GEMMA_IN_MULTIMODAL, vision_parameters=seen)
 
 
 def _vision_parameters(c: Fields, text_width: int) -> int:

@@ -22,7 +22,7 @@ WORDS = tuple(
     site project activity star table need court oil situation cost industry figure street image phone data picture
     practice piece land product doctor wall patient worker news test movie north love support technology step baby
     computer type attention film tree source truth cup bank west stock blood summer south energy
-    """.split()  # noqa: SIM905 - as a list it would fill two pages
+    """.split()  # noqa: SIM905 - as a list it would fill two blocks
 )
 # Token ids that every usual vocabulary has, clear of its bytes and special tokens.
 TOKEN_IDS = range(1000, 10000)

@@ -1,7 +1,7 @@
 """The native executor: the contract of `executors.executor` over one C++ decoder. Needs no torch.
 
 Owns the way from request ids and scheduler outputs to the decoder's slots and flat lists, and back. A step is three
-native calls; what a request is (its tokens, pages, penalties) lives in the decoder.
+native calls; what a request is (its tokens, blocks, penalties) lives in the decoder.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class NativeExecutor(Executor):
                 "container's memory limit"
             ) from error
         self._decoder = decoder
-        # Heads of odd sizes are padded, so that a page may be larger than the model's description says.
-        groups = tuple(dataclasses.replace(g, page_bytes=decoder.page_bytes(i)) for i, g in enumerate(layout.groups))
+        # Heads of odd sizes are padded, so that a block may be larger than the model's description says.
+        groups = tuple(dataclasses.replace(g, block_bytes=decoder.block_bytes(i)) for i, g in enumerate(layout.groups))
         return Capacity(KVLayout(block_size, groups), weight_bytes, None)
 
     def _pack(self, decoder: _native.Decoder) -> int:
@@ -127,14 +127,14 @@ class NativeExecutor(Executor):
     def touch_kv(self) -> None:
         self._loaded().touch_kv()
 
-    def move_pages(self, ops: KVOps) -> None:
+    def move_blocks(self, ops: KVOps) -> None:
         decoder = self._loaded()
-        for move, pages in (
+        for move, blocks in (
             (decoder.swap_out, ops.swap_out),
             (decoder.copy_block, ops.copies),
             (decoder.swap_in, ops.swap_in),
         ):
-            for group, source, target in pages:
+            for group, source, target in blocks:
                 move(group, source, target)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
@@ -160,7 +160,7 @@ class NativeExecutor(Executor):
             for group, blocks in enumerate(continued.block_ids):
                 if blocks:
                     decoder.append_blocks(slot, group, blocks)
-        self.move_pages(step.kv_ops)
+        self.move_blocks(step.kv_ops)
         scheduled, wanted, samples = step.num_scheduled_tokens, step.logits_wanted, step.samples
         self._ids = ids = [r for r in scheduled if r in slots]
         row_of = {r: row for row, r in enumerate(r for r in scheduled if r in samples)}

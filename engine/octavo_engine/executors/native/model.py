@@ -48,7 +48,7 @@ def _unsupported(spec: ModelSpec) -> str | None:
 
 
 def describe(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _native.DecoderModel:
-    """The decoder of `spec`, whose layers keep their pages as `layout` groups them."""
+    """The decoder of `spec`, whose layers keep their blocks as `layout` groups them."""
     model: _native.DecoderModel = native.DecoderModel()
     model.vocab_size = spec.vocab_size
     model.hidden_size = spec.hidden_size

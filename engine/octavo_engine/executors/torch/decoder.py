@@ -90,7 +90,7 @@ def refuse_unsupported(spec: ModelSpec) -> None:
 
 
 class Decoder:
-    """The model, loaded, or one rank's part of it. Immutable; `forward` writes KV pages only.
+    """The model, loaded, or one rank's part of it. Immutable; `forward` writes KV blocks only.
 
     `spec` and `weights` are the rank's own (`octavo_models.partition`); what is between ranks is `parallel`'s.
     """

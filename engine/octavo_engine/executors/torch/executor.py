@@ -187,8 +187,8 @@ class TorchExecutor(Executor):
             self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 
     @torch.inference_mode()
-    def move_pages(self, ops: KVOps) -> None:
-        assert self._cache is not None, "init_kv comes before move_pages"
+    def move_blocks(self, ops: KVOps) -> None:
+        assert self._cache is not None, "init_kv comes before move_blocks"
         with _starting("moving KV blocks", KV_REMEDY), self._faults.watching():
             self._cache.apply(ops)
             self._faults.synchronize()

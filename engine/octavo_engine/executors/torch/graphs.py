@@ -135,7 +135,7 @@ class DecodeGraphs:
         return min(fitting, key=lambda key: key.num_requests, default=None)
 
     def layout(self, key: GraphKey) -> StepLayout:
-        """Of its buffer: as many runs as each request has tables of pages, each of one page on average."""
+        """Of its buffer: as many runs as each request has tables of blocks, each of one block on average."""
         runs = key.num_requests * self._num_groups
         return StepLayout(key.num_requests, runs, runs, key.num_requests)
 

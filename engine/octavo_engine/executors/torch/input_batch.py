@@ -1,6 +1,6 @@
 """The requests as a device holds them, and how a step's difference gets there.
 
-Owns the persistent tables (tokens, pages) with a row for each request that runs, and the host's copy of what is not
+Owns the persistent tables (tokens, blocks) with a row for each request that runs, and the host's copy of what is not
 there yet. A step sends one short list of numbers; its inputs are made from them on the device. Tokens that were drawn
 are in the tables before the host has read them, so a step may follow another that nobody has waited for. Knows
 nothing of layers, weights or sampling.
@@ -154,13 +154,13 @@ class PersistentBatch:
         self._free = list(range(max_requests - 1, -1, -1))
         self.max_len = max_len
         self.token_ids = torch.zeros(max_requests, max_len, dtype=torch.int32, device=device)
-        pages = -(-max_len // block_size)
+        blocks = -(-max_len // block_size)
         self.block_tables = tuple(
-            torch.zeros(max_requests, pages, dtype=torch.int32, device=device) for _ in range(num_groups)
+            torch.zeros(max_requests, blocks, dtype=torch.int32, device=device) for _ in range(num_groups)
         )
 
     def apply(self, step: SchedulerOutput) -> StepBatch:
-        """Take in what changed since the last step: who left, who came, which pages were added; and what that means
+        """Take in what changed since the last step: who left, who came, which blocks were added; and what that means
         for the device. Requests with an error of their own are left out of the batch.
         """
         for request_id in step.finished_ids:

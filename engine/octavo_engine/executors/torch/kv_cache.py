@@ -53,13 +53,13 @@ class KVCache:
         self.group_of_layer: dict[int, int] = {}
         dtype = KV_DTYPES[kv_format]
         host_blocks = num_host_blocks or (0,) * len(layout.groups)
-        host_bytes = [n * group.page_bytes for n, group in zip(host_blocks, layout.groups, strict=True)]
+        host_bytes = [n * group.block_bytes for n, group in zip(host_blocks, layout.groups, strict=True)]
         host = torch.empty(sum(host_bytes), dtype=torch.uint8, device="cpu" if device.type == "cuda" else device)
         self._unlock = (lock or (page_locked if device.type == "cuda" else not_locked))(host)
         self._swaps = _SwapStream(device)
         self._stacks: list[list[_Stack]] = []
         for g, (group, away) in enumerate(zip(layout.groups, torch.split(host, host_bytes), strict=True)):
-            memory = torch.zeros(num_blocks[g] * group.page_bytes // dtype.itemsize, dtype=dtype, device=device)
+            memory = torch.zeros(num_blocks[g] * group.block_bytes // dtype.itemsize, dtype=dtype, device=device)
             swapped = away.view(dtype)
             matrices = []  # (elements of a block, whose keys or values they are, shape of a block)
             for i in group.layers:
@@ -68,7 +68,7 @@ class KVCache:
                 for held, dim in ((self.keys, attention.head_dim_k), (self.values, attention.head_dim_v)):
                     shape = (layout.block_size, attention.num_kv_heads, dim)
                     matrices.append((math.prod(shape), held, i, shape))
-            assert sum(size for size, *_ in matrices) * dtype.itemsize == group.page_bytes, group
+            assert sum(size for size, *_ in matrices) * dtype.itemsize == group.block_bytes, group
             self._stacks.append([])
             for size, some in groupby(sorted(matrices, key=lambda m: m[0]), key=lambda m: m[0]):
                 alike = list(some)
@@ -184,7 +184,7 @@ def _cut(memory: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def swap_buffer_bytes(layout: KVLayout) -> int:
     """What swaps keep on the device: two buffers for each stack of matrices, of which a group has two at most."""
-    return sum(2 * max(2 * STAGING_BYTES, group.page_bytes) for group in layout.groups if group.layers)
+    return sum(2 * max(2 * STAGING_BYTES, group.block_bytes) for group in layout.groups if group.layers)
 
 
 def runs_of(numbers: list[int]) -> Iterator[tuple[int, int, int]]:

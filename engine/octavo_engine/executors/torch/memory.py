@@ -1,4 +1,4 @@
-"""How many bytes of a card are left for KV pages, once the largest step has been measured.
+"""How many bytes of a card are left for KV blocks, once the largest step has been measured.
 
 Owns what the largest step is, and the arithmetic; the executor runs it. Knows nothing of models.
 """
@@ -47,15 +47,15 @@ def longest_of_step(scheduler: SchedulerConfig) -> int:
 def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> SchedulerOutput:
     """As many requests and tokens as a step may have, all of them drawn with everything that can be asked for.
 
-    All of them write page 1 of each group: nobody reads what they make.
+    All of them write block 1 of each group: nobody reads what they make.
     """
     total = scheduler.max_num_batched_tokens
     n = min(scheduler.max_num_seqs, total)
     new = []
     for i in range(n):
         length = min(total // n + (i < total % n), max_len)
-        pages = [1] * -(-length // layout.block_size)
-        new.append(NewRequest(str(i), [0] * length, EVERYTHING, tuple(list(pages) for _ in layout.groups), 0))
+        blocks = [1] * -(-length // layout.block_size)
+        new.append(NewRequest(str(i), [0] * length, EVERYTHING, tuple(list(blocks) for _ in layout.groups), 0))
     counts = {request.request_id: len(request.token_ids) for request in new}
     return SchedulerOutput(0, tuple(new), (), counts, counts, frozenset(counts))
 
@@ -112,7 +112,7 @@ class LargestGraph:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Bytes of a device before it has pages."""
+    """Bytes of a device before it has blocks."""
 
     total: int
     used: int  # weights, tables, compiled kernels, libraries; and whatever else runs on it
@@ -124,7 +124,7 @@ class Measured:
         return int(self.total * utilization) - self.used - self.activations - self.graphs
 
     def kv_bytes(self, utilization: float) -> int:
-        """What pages may take, so that no more than `utilization` of the device is ever used.
+        """What blocks may take, so that no more than `utilization` of the device is ever used.
 
         Raises:
             ExecutorError: nothing is left.

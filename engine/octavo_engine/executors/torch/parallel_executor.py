@@ -39,14 +39,14 @@ class LimitLength(msgspec.Struct, frozen=True, tag="limit_length"):
 
 
 class InitKV(msgspec.Struct, frozen=True, tag="init_kv"):
-    """Allocate pages."""
+    """Allocate blocks."""
 
     num_blocks: tuple[int, ...]
     num_host_blocks: tuple[int, ...]
 
 
-class MovePages(msgspec.Struct, frozen=True, tag="move_pages"):
-    """Move pages, and wait for them."""
+class MoveBlocks(msgspec.Struct, frozen=True, tag="move_blocks"):
+    """Move blocks, and wait for them."""
 
     ops: KVOps
 
@@ -61,7 +61,7 @@ class Close(msgspec.Struct, frozen=True, tag="close"):
     """The engine ends in good order."""
 
 
-Command = LimitLength | InitKV | MovePages | Step | Close
+Command = LimitLength | InitKV | MoveBlocks | Step | Close
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -99,11 +99,11 @@ class LeadExecutor(Executor):
         )
 
     def load(self) -> Capacity:
-        """What fits on every rank: the widest pages, the least memory."""
+        """What fits on every rank: the widest blocks, the least memory."""
         found = self._rank.load()
         first = found[0].layout
         groups = tuple(
-            replace(group, page_bytes=max(f.layout.groups[g].page_bytes for f in found))
+            replace(group, block_bytes=max(f.layout.groups[g].block_bytes for f in found))
             for g, group in enumerate(first.groups)
         )
         here = self._group.config.ranks_here
@@ -128,9 +128,9 @@ class LeadExecutor(Executor):
         self._tell(InitKV(num_blocks, num_host_blocks))
         self._rank.executor.init_kv(num_blocks, num_host_blocks)
 
-    def move_pages(self, ops: KVOps) -> None:
-        self._tell(MovePages(ops))
-        self._rank.executor.move_pages(ops)
+    def move_blocks(self, ops: KVOps) -> None:
+        self._tell(MoveBlocks(ops))
+        self._rank.executor.move_blocks(ops)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         with self._one_step():
@@ -234,8 +234,8 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
             rank.executor.limit_length(command.max_len)
         elif isinstance(command, InitKV):
             rank.executor.init_kv(command.num_blocks, command.num_host_blocks)
-        elif isinstance(command, MovePages):
-            rank.executor.move_pages(command.ops)
+        elif isinstance(command, MoveBlocks):
+            rank.executor.move_blocks(command.ops)
         elif isinstance(command, Step):
             try:
                 with rank.failing_together():

@@ -21,9 +21,9 @@ def load_query(source, row, heads, held, D: tl.constexpr, BLOCK_D: tl.constexpr,
 
 
 @triton.jit
-def load_blocks(table, keys, first_key, end_key, PAGE: tl.constexpr):
+def load_blocks(table, keys, first_key, end_key, BLOCK_SIZE: tl.constexpr):
     """The block ids of `keys`, [BLOCK_N] int32; the null block outside first_key … end_key - 1, where none is read."""
-    return tl.load(table + keys // PAGE, mask=(keys < end_key) & (keys >= first_key), other=0)
+    return tl.load(table + keys // BLOCK_SIZE, mask=(keys < end_key) & (keys >= first_key), other=0)
 
 
 @triton.jit
@@ -36,8 +36,8 @@ def attend(
     query_at,
     k_head,
     v_head,
-    k_page_stride,
-    v_page_stride,
+    k_block_stride,
+    v_block_stride,
     scale,
     soft_cap,
     row_max,
@@ -48,7 +48,7 @@ def attend(
     DV: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
-    PAGE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -60,9 +60,9 @@ def attend(
     """
     d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     held = (keys >= first_key) & (keys < end_key)
-    pages = blocks.to(tl.int64)
-    in_page = keys % PAGE
-    k_at = k_head + pages * k_page_stride + in_page * (KV_HEADS * D)
+    block_at = blocks.to(tl.int64)
+    in_block = keys % BLOCK_SIZE
+    k_at = k_head + block_at * k_block_stride + in_block * (KV_HEADS * D)
     k = tl.load(k_at[None, :] + d[:, None], mask=held[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_N]
     scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION) * scale
     if SOFT_CAP:
@@ -76,7 +76,7 @@ def attend(
     base = tl.where(new_max == float("-inf"), 0.0, new_max)
     weights = tl.exp2(scores - base[:, None])
     shrink = tl.exp2(row_max - base)
-    v_at = v_head + pages * v_page_stride + in_page * (KV_HEADS * DV)
+    v_at = v_head + block_at * v_block_stride + in_block * (KV_HEADS * DV)
     v = tl.load(v_at[:, None] + dv[None, :], mask=held[:, None] & (dv < DV)[None, :], other=0.0)  # [BLOCK_N, BLOCK_DV]
     acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * shrink[:, None], input_precision=PRECISION)
     return new_max, row_sum * shrink + tl.sum(weights, 1), acc

@@ -82,8 +82,8 @@ def decode_kernel(
     block_tables,
     num_requests,
     table_stride,
-    k_page_stride,
-    v_page_stride,
+    k_block_stride,
+    v_block_stride,
     scale,
     soft_cap,
     v_scale,
@@ -93,7 +93,7 @@ def decode_kernel(
     DV: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
-    PAGE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -108,7 +108,7 @@ def decode_kernel(
     m, dv = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_DV)
     wide = tl.full([], 0, tl.int64)  # added to what a loop counts, which the interpreter has as Python's
     for item in range(tl.program_id(0), num_items, tl.num_programs(0)):
-        # KV heads of a run are neighbours: together they read whole rows of its pages.
+        # KV heads of a run are neighbours: together they read whole rows of its blocks.
         run, kv_head = item // KV_HEADS, item % KV_HEADS
         r = tl.sum((runs_until <= run).to(tl.int32))
         is_r = tl.arange(0, REQUESTS) == r
@@ -127,14 +127,14 @@ def decode_kernel(
         row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
         row_sum = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-        blocks = load_blocks(table, begin + tl.arange(0, BLOCK_N), first_key, end, PAGE)
+        blocks = load_blocks(table, begin + tl.arange(0, BLOCK_N), first_key, end, BLOCK_SIZE)
         for at in range(begin, end, BLOCK_N):
             keys = at + tl.arange(0, BLOCK_N)
-            coming = load_blocks(table, keys + BLOCK_N, first_key, end, PAGE)
+            coming = load_blocks(table, keys + BLOCK_N, first_key, end, BLOCK_SIZE)
             row_max, row_sum, acc = attend(
                 q_tile, keys, blocks, first_key, end, query_at,
-                k_cache + kv_head * D, v_cache + kv_head * DV, k_page_stride, v_page_stride, scale, soft_cap,
-                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, PAGE, 0, SOFT_CAP, PRECISION,
+                k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap,
+                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, 0, SOFT_CAP, PRECISION,
             )  # fmt: skip
             blocks = coming
         mask = held[:, None] & (dv < DV)[None, :]
@@ -297,7 +297,7 @@ def _attend_some(
         DV=spec.head_dim_v,
         BLOCK_D=block_d,
         BLOCK_DV=block_dv,
-        PAGE=k_cache.shape[1],
+        BLOCK_SIZE=k_cache.shape[1],
         WINDOW=window,
         SOFT_CAP=spec.soft_cap is not None,
         PRECISION="ieee" if q.element_size() == 4 else "tf32",

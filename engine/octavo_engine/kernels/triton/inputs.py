@@ -1,6 +1,6 @@
 """A step's inputs, made on the device from a small difference. Twin: `ReferenceOperations.build_inputs`.
 
-The persistent tables hold every request's tokens and pages; the host sends what changed, a few hundred numbers.
+The persistent tables hold every request's tokens and blocks; the host sends what changed, a few hundred numbers.
 Copies of a few bytes a token with integer arithmetic: bound by their launches. No shared memory, under 32 registers.
 """
 
@@ -68,8 +68,10 @@ def rows_kernel(
     do_not_specialize=["stride"],
     do_not_specialize_on_alignment=["block_table", "rows", "query_starts", "num_computed", "slots"],
 )
-def slots_kernel(block_table, stride, rows, query_starts, num_computed, slots, PAGE: tl.constexpr, BLOCK: tl.constexpr):
-    """slot = block * PAGE + offset of a request's tokens, in one KV group."""
+def slots_kernel(
+    block_table, stride, rows, query_starts, num_computed, slots, BLOCK_SIZE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """slot = block * BLOCK_SIZE + offset of a request's tokens, in one KV group."""
     r = tl.program_id(0)
     row = tl.load(rows + r)
     if row >= 0:
@@ -79,8 +81,8 @@ def slots_kernel(block_table, stride, rows, query_starts, num_computed, slots, P
         for at in range(start, end, BLOCK):
             i = at + tl.arange(0, BLOCK)
             position = first + i - start
-            page = tl.load(table + position // PAGE, mask=i < end, other=0).to(tl.int64)
-            tl.store(slots + i, page * PAGE + position % PAGE, mask=i < end)
+            block = tl.load(table + position // BLOCK_SIZE, mask=i < end, other=0).to(tl.int64)
+            tl.store(slots + i, block * BLOCK_SIZE + position % BLOCK_SIZE, mask=i < end)
 
 
 @triton.jit(
@@ -140,7 +142,7 @@ def build_inputs(
     grid = (num_requests,)
     launch(rows_kernel, grid, token_ids, token_ids.stride(0), *where, tokens, positions, seq_lens, **options)
     for slot, table in zip(slots, block_tables, strict=True):
-        launch(slots_kernel, grid, table, table.stride(0), *where, slot, PAGE=block_size, **options)
+        launch(slots_kernel, grid, table, table.stride(0), *where, slot, BLOCK_SIZE=block_size, **options)
     return StepInputs(tokens, positions, seq_lens, tuple(slots))
 
 

@@ -55,8 +55,8 @@ def prefill_kernel(
     first_request,
     num_requests,
     table_stride,
-    k_page_stride,
-    v_page_stride,
+    k_block_stride,
+    v_block_stride,
     scale,
     soft_cap,
     v_scale,
@@ -66,7 +66,7 @@ def prefill_kernel(
     DV: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
-    PAGE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -100,14 +100,14 @@ def prefill_kernel(
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     begin = first_key // BLOCK_N * BLOCK_N
-    blocks = load_blocks(table, begin + tl.arange(0, BLOCK_N), first_key, end, PAGE)
+    blocks = load_blocks(table, begin + tl.arange(0, BLOCK_N), first_key, end, BLOCK_SIZE)
     for at in range(begin, end, BLOCK_N):
         keys = at + tl.arange(0, BLOCK_N)
-        coming = load_blocks(table, keys + BLOCK_N, first_key, end, PAGE)
+        coming = load_blocks(table, keys + BLOCK_N, first_key, end, BLOCK_SIZE)
         row_max, row_sum, acc = attend(
             q_tile, keys, blocks, first_key, end, query_at,
-            k_cache + kv_head * D, v_cache + kv_head * DV, k_page_stride, v_page_stride, scale, soft_cap,
-            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, PAGE, WINDOW, SOFT_CAP, PRECISION,
+            k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap,
+            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, WINDOW, SOFT_CAP, PRECISION,
         )  # fmt: skip
         blocks = coming
     result = acc * (v_scale / tl.where(row_sum > 0, row_sum, 1.0))[:, None]
@@ -158,7 +158,7 @@ def prefill_attention(
         DV=spec.head_dim_v,
         BLOCK_D=block_d,
         BLOCK_DV=block_dv,
-        PAGE=k_cache.shape[1],
+        BLOCK_SIZE=k_cache.shape[1],
         WINDOW=spec.window or 0,
         SOFT_CAP=spec.soft_cap is not None,
         PRECISION="ieee" if q.element_size() == 4 else "tf32",

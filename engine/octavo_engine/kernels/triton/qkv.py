@@ -1,4 +1,4 @@
-"""QK norm, rotary and the write of keys and values to their pages, in one pass. Twin: `ReferenceOperations.write_qkv`.
+"""QK norm, rotary and the write of keys and values to their blocks, in one pass. Twin: `ReferenceOperations.write_qkv`.
 
 One program a token and HEADS heads: q's heads first, then those of k, which take v's along.
 Arithmetic intensity: some 10 FLOP for 4 bytes (bf16): bound by memory; fused, a token's row is read once and written
@@ -92,8 +92,8 @@ def qkv_kernel(
     k_cache,
     v_cache,
     slots,
-    k_page_stride,
-    v_page_stride,
+    k_block_stride,
+    v_block_stride,
     k_scale,
     v_scale,
     eps,
@@ -102,7 +102,7 @@ def qkv_kernel(
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
-    PAGE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     ROTARY: tl.constexpr,
     HALF: tl.constexpr,
     REST: tl.constexpr,
@@ -126,9 +126,9 @@ def qkv_kernel(
         heads = (block - q_blocks) * HEADS + tl.arange(0, HEADS)
         held = heads < KV_HEADS
         slot = tl.load(slots + token)
-        page, in_page = slot // PAGE, slot % PAGE
-        written = held & (page + heads * 0 > 0)
-        k_row = page * k_page_stride + in_page * (KV_HEADS * D)
+        kv_block, in_block = slot // BLOCK_SIZE, slot % BLOCK_SIZE
+        written = held & (kv_block + heads * 0 > 0)
+        k_row = kv_block * k_block_stride + in_block * (KV_HEADS * D)
         turn_heads(
             row + Q_HEADS * D, k_norm, eps, offset, k_cache, k_scale, k_row, cos, sin, heads, held, written,
             D, ROTARY, HALF, REST, INTERLEAVED, NORM,
@@ -137,7 +137,7 @@ def qkv_kernel(
         mask = held[:, None] & (d < DV)[None, :]
         at = heads[:, None] * DV + d[None, :]
         v = tl.load(row + (Q_HEADS + KV_HEADS) * D + at, mask=mask, other=0.0).to(tl.float32)
-        v_row = page * v_page_stride + in_page * (KV_HEADS * DV)
+        v_row = kv_block * v_block_stride + in_block * (KV_HEADS * DV)
         tl.store(v_cache + v_row + at, stored(v, v_scale, v_cache), mask=mask & written[:, None])
 
 
@@ -153,7 +153,7 @@ def write_qkv(
     slots: Tensor,
     kv_scales: tuple[float, float],
 ) -> Tensor:
-    """See `Operations.write_qkv`. Pages of a cache may lie apart; a page itself is contiguous."""
+    """See `Operations.write_qkv`. Blocks of a cache may lie apart; a kv_block itself is contiguous."""
     num_tokens, kv_heads, d, dv = qkv.shape[0], spec.num_kv_heads, spec.head_dim_k, spec.head_dim_v
     expect(qkv, (num_tokens, spec.q_size + spec.k_size + spec.v_size), *FLOATS)
     expect(k_cache, (ANY, ANY, kv_heads, d), *CACHED, strided=True)
@@ -189,7 +189,7 @@ def write_qkv(
         KV_HEADS=spec.num_kv_heads,
         D=spec.head_dim_k,
         DV=spec.head_dim_v,
-        PAGE=k_cache.shape[1],
+        BLOCK_SIZE=k_cache.shape[1],
         ROTARY=rotary,
         HALF=triton.next_power_of_2(max(1, rotary // 2)),
         REST=triton.next_power_of_2(max(1, spec.head_dim_k - rotary)),

@@ -157,7 +157,7 @@ void bind_decoder(nb::module_& module) {
           nb::arg("name"), nb::arg("number"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
       .def("pack_layers", &Decoder::pack_layers, nb::arg("end"), nb::call_guard<nb::gil_scoped_release>())
       .def("finalize", &Decoder::finalize, nb::call_guard<nb::gil_scoped_release>())
-      .def("page_bytes", &Decoder::page_bytes)
+      .def("block_bytes", &Decoder::block_bytes)
       .def("init_kv", &Decoder::init_kv)
       .def("touch_kv", &Decoder::touch_kv, nb::call_guard<nb::gil_scoped_release>())
       .def("copy_block", &Decoder::copy_block)

@@ -35,7 +35,7 @@ NormView norm_view(const Norm& norm, const Vector& weight, const nb::object& bia
 
 const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
 
-// One attention layer with its pages, run as the decoder runs it.
+// One attention layer with its blocks, run as the decoder runs it.
 class AttentionLayer {
  public:
   AttentionLayer(const LayerModel& model, const Rotary& rotary, int32_t isa, int threads, bool bf16,
@@ -46,9 +46,9 @@ class AttentionLayer {
     model_.rotaries = {rotary};
     model_.group_windows = {model.window};
     kv_ = lay_out(model, block_size, bf16, 0);
-    kv_.page_bytes = layer_bytes(model, kv_);
-    pages_ = MemoryMap(static_cast<size_t>(num_blocks) * static_cast<size_t>(kv_.page_bytes));
-    kv_.pages = pages_.data();
+    kv_.block_bytes = layer_bytes(model, kv_);
+    blocks_ = MemoryMap(static_cast<size_t>(num_blocks) * static_cast<size_t>(kv_.block_bytes));
+    kv_.blocks = blocks_.data();
   }
 
   void set_norms(const std::vector<float>& q, const std::vector<float>& k) {
@@ -60,8 +60,8 @@ class AttentionLayer {
     k_bias_ = std::move(k);
     v_bias_ = std::move(v);
   }
-  // Every byte of every page becomes `value`: what a page's last owner may leave.
-  void fill_pages(uint8_t value) { std::fill_n(pages_.data(), pages_.size(), value); }
+  // Every byte of every block becomes `value`: what a block's last owner may leave.
+  void fill_blocks(uint8_t value) { std::fill_n(blocks_.data(), blocks_.size(), value); }
 
   // A sequence a row of `tables`; its rows of qkv are `counts` from `positions` on. Returns the splits that were made.
   size_t run(const Table& qkv, const std::vector<std::vector<int32_t>>& tables, const std::vector<int32_t>& positions,
@@ -106,7 +106,7 @@ class AttentionLayer {
   DecoderModel model_;
   RequestTable requests_;
   KvView kv_;
-  MemoryMap pages_;
+  MemoryMap blocks_;
   int32_t num_blocks_;
   std::vector<float> q_bias_, k_bias_, v_bias_;
 };
@@ -195,7 +195,7 @@ void bind_operations(nb::module_& module) {
            nb::arg("block_size"), nb::arg("num_blocks"))
       .def("set_norms", &AttentionLayer::set_norms)
       .def("set_biases", &AttentionLayer::set_biases)
-      .def("fill_pages", &AttentionLayer::fill_pages)
+      .def("fill_blocks", &AttentionLayer::fill_blocks)
       .def("run", &AttentionLayer::run);
 }
 

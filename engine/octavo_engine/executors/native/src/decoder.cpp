@@ -1,4 +1,4 @@
-// Building a decoder: weights in, packed and laid out; pages. step.cpp runs it.
+// Building a decoder: weights in, packed and laid out; blocks. step.cpp runs it.
 #include "decoder.h"
 
 #include <algorithm>
@@ -32,7 +32,7 @@ std::vector<AttentionShape> shapes_of(const DecoderModel& model) {
 
 DecoderOptions checked(DecoderOptions options) {
   if (options.block_size <= 0 || options.block_size % 16 != 0) {
-    throw std::invalid_argument("the native executor's pages hold a multiple of 16 tokens, not " +
+    throw std::invalid_argument("the native executor's blocks hold a multiple of 16 tokens, not " +
                                 std::to_string(options.block_size));
   }
   if (options.max_rows <= 0 || options.max_drawn <= 0) {
@@ -56,15 +56,15 @@ Decoder::Decoder(DecoderModel model, DecoderOptions options)
       layers_(model_.layers.size()),
       groups_(model_.group_windows.size()),
       shapes_(shapes_of(model_)) {
-  lay_out_pages();
+  lay_out_blocks();
 }
 
-void Decoder::lay_out_pages() {
+void Decoder::lay_out_blocks() {
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerModel& l = model_.layers[i];
     Group& group = groups_[static_cast<size_t>(l.kv_group)];
-    layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, group.page_bytes);
-    group.page_bytes += layer_bytes(l, layers_[i].kv);
+    layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, group.block_bytes);
+    group.block_bytes += layer_bytes(l, layers_[i].kv);
     const AttentionShape shape{l.kv_group, l.num_heads, l.num_kv_heads, l.window, l.head_dim_v};
     layers_[i].shape = static_cast<int32_t>(std::find(shapes_.begin(), shapes_.end(), shape) - shapes_.begin());
   }
@@ -82,55 +82,55 @@ void Decoder::init_kv(const std::vector<int32_t>& num_blocks, const std::vector<
   for (size_t g = 0; g < groups_.size(); ++g) {
     Group& group = groups_[g];
     group.num_blocks = num_blocks[g];
-    group.pages = map(group.num_blocks, group.page_bytes);
+    group.blocks = map(group.num_blocks, group.block_bytes);
     group.num_host_blocks = num_host_blocks.empty() ? 0 : num_host_blocks[g];
-    group.host_pages = map(group.num_host_blocks, group.page_bytes);
+    group.host_blocks = map(group.num_host_blocks, group.block_bytes);
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
     KvView& kv = layers_[i].kv;
     const Group& group = groups_[static_cast<size_t>(model_.layers[i].kv_group)];
-    kv.pages = group.pages.data();
-    kv.page_bytes = group.page_bytes;
+    kv.blocks = group.blocks.data();
+    kv.block_bytes = group.block_bytes;
   }
 }
 
 void Decoder::touch_kv() {
-  constexpr int64_t kPage = 4096;
+  constexpr int64_t kBlock = 4096;
   team_.run([this](Member& me) {
     for (Group& group : groups_) {
-      for (MemoryMap* map : {&group.pages, &group.host_pages}) {
+      for (MemoryMap* map : {&group.blocks, &group.host_blocks}) {
         const auto bytes = static_cast<int64_t>(map->size());
-        team_.each(me, (bytes + kPage - 1) / kPage, 512, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) *static_cast<volatile uint8_t*>(map->data() + i * kPage) = 0;
+        team_.each(me, (bytes + kBlock - 1) / kBlock, 512, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) *static_cast<volatile uint8_t*>(map->data() + i * kBlock) = 0;
         });
       }
     }
   });
 }
 
-uint8_t* Decoder::Group::page(int32_t number) const {
-  if (number <= 0 || number >= num_blocks) throw std::out_of_range("a page outside of its KV group is moved");
-  return pages.data() + number * page_bytes;
+uint8_t* Decoder::Group::block(int32_t number) const {
+  if (number <= 0 || number >= num_blocks) throw std::out_of_range("a block outside of its KV group is moved");
+  return blocks.data() + number * block_bytes;
 }
 
-uint8_t* Decoder::Group::host_page(int32_t number) const {
-  if (number <= 0 || number >= num_host_blocks) throw std::out_of_range("a page outside of the swap space is moved");
-  return host_pages.data() + number * page_bytes;
+uint8_t* Decoder::Group::host_block(int32_t number) const {
+  if (number <= 0 || number >= num_host_blocks) throw std::out_of_range("a block outside of the swap space is moved");
+  return host_blocks.data() + number * block_bytes;
 }
 
 void Decoder::copy_block(size_t group, int32_t from, int32_t to) {
   const Group& g = groups_.at(group);
-  std::memcpy(g.page(to), g.page(from), static_cast<size_t>(g.page_bytes));
+  std::memcpy(g.block(to), g.block(from), static_cast<size_t>(g.block_bytes));
 }
 
-void Decoder::swap_out(size_t group, int32_t page, int32_t host_page) {
+void Decoder::swap_out(size_t group, int32_t block, int32_t host_block) {
   const Group& g = groups_.at(group);
-  std::memcpy(g.host_page(host_page), g.page(page), static_cast<size_t>(g.page_bytes));
+  std::memcpy(g.host_block(host_block), g.block(block), static_cast<size_t>(g.block_bytes));
 }
 
-void Decoder::swap_in(size_t group, int32_t host_page, int32_t page) {
+void Decoder::swap_in(size_t group, int32_t host_block, int32_t block) {
   const Group& g = groups_.at(group);
-  std::memcpy(g.page(page), g.host_page(host_page), static_cast<size_t>(g.page_bytes));
+  std::memcpy(g.block(block), g.host_block(host_block), static_cast<size_t>(g.block_bytes));
 }
 
 void Decoder::add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data) {

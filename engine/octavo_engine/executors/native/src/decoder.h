@@ -1,4 +1,4 @@
-// A whole decoder: packed weights, KV pages, requests, and the step that runs through all of them in one call.
+// A whole decoder: packed weights, KV blocks, requests, and the step that runs through all of them in one call.
 //
 // Not thread-safe: calls come one after another. Every step runs in the decoder's own threads.
 #pragma once
@@ -58,15 +58,15 @@ class Decoder {
   // What is not packed yet is packed by finalize().
   void pack_layers(size_t end);
 
-  // Pages of one KV group as this decoder lays them out.
-  int64_t page_bytes(size_t group) const { return groups_.at(group).page_bytes; }
+  // Blocks of one KV group as this decoder lays them out.
+  int64_t block_bytes(size_t group) const { return groups_.at(group).block_bytes; }
   // `num_host_blocks` are those to swap to; none, or one number a group.
   void init_kv(const std::vector<int32_t>& num_blocks, const std::vector<int32_t>& num_host_blocks);
   // Has the system give all of that memory now: where there is less than was asked for, a start ends and not a request.
   void touch_kv();
   void copy_block(size_t group, int32_t from, int32_t to);
-  void swap_out(size_t group, int32_t page, int32_t host_page);
-  void swap_in(size_t group, int32_t host_page, int32_t page);
+  void swap_out(size_t group, int32_t block, int32_t host_block);
+  void swap_in(size_t group, int32_t host_block, int32_t block);
 
   RequestTable& requests() { return requests_; }
   Team& team() { return team_; }
@@ -91,11 +91,11 @@ class Decoder {
     int32_t shape = 0;
   };
   struct Group {
-    int64_t page_bytes = 0;
+    int64_t block_bytes = 0;
     int32_t num_blocks = 0, num_host_blocks = 0;
-    MemoryMap pages, host_pages;
-    uint8_t* page(int32_t number) const;
-    uint8_t* host_page(int32_t number) const;
+    MemoryMap blocks, host_blocks;
+    uint8_t* block(int32_t number) const;
+    uint8_t* host_block(int32_t number) const;
   };
   struct Residual {  // what is still to be added to x: the output of the matrix before
     const std::vector<float>* bias = nullptr;
@@ -107,7 +107,7 @@ class Decoder {
   bool has(const std::string& name) const { return stored_.count(name) > 0; }
   std::vector<float> take_vector(const std::string& name, int64_t n, bool required);
   void take_norm(Norm& norm, const std::string& name, int64_t n);
-  void lay_out_pages();
+  void lay_out_blocks();
   void allocate_buffers();
 
   void step(Member& me);

@@ -34,7 +34,7 @@ void check(const LayerModel& layer, const DecoderModel& model) {
   }
   const auto group = static_cast<size_t>(layer.kv_group);
   if (group >= model.group_windows.size()) throw std::invalid_argument("a layer's KV group is missing");
-  const int32_t kept = model.group_windows[group];  // pages before it may be gone
+  const int32_t kept = model.group_windows[group];  // blocks before it may be gone
   if (layer.window < 0 || (kept > 0 && (layer.window == 0 || layer.window > kept))) {
     refuse("a layer with a window of " + std::to_string(layer.window) + " in a KV group with one of " +
            std::to_string(kept));

@@ -1,4 +1,4 @@
-// One layer's attention over pages: where keys and values lie, writing them, and reading them back, by all threads.
+// One layer's attention over blocks: where keys and values lie, writing them, and reading them back, by all threads.
 #pragma once
 #include "model.h"
 #include "operations/operations.h"
@@ -7,7 +7,7 @@
 
 namespace octavo {
 
-// A layer's part of a page, from `offset` on; `pages` and `page_bytes` are set once the pages are there.
+// A layer's part of a block, from `offset` on; `blocks` and `block_bytes` are set once the blocks are there.
 KvView lay_out(const LayerModel& model, int32_t block_size, bool bf16, int64_t offset);
 int64_t layer_bytes(const LayerModel& model, const KvView& kv);
 
@@ -23,7 +23,7 @@ struct PagedAttention {
   const float* k_bias;
   const float* v_bias;
 
-  // qkv: [rows][ld], queries then keys then values. Writes the keys and values of all rows to their pages.
+  // qkv: [rows][ld], queries then keys then values. Writes the keys and values of all rows to their blocks.
   void write(Member& me, const StepPlan& plan, const float* qkv, int64_t ld, float* scratch) const;
   // out: [rows][o_size]. `parts` has room for the plan's partial sums.
   void attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* qkv, int64_t ld,

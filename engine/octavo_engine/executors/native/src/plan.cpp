@@ -23,15 +23,15 @@ std::string StepPlan::check(const Scheduled& work, const Request& request, const
   for (size_t g = 0; g < request.tables.size(); ++g) {
     const auto& table = request.tables[g];
     if ((end - 1) / block_size >= static_cast<int64_t>(table.size())) {
-      return "KV group " + std::to_string(g) + " has " + std::to_string(table.size()) + " pages for " +
+      return "KV group " + std::to_string(g) + " has " + std::to_string(table.size()) + " blocks for " +
              std::to_string(end) + " tokens";
     }
     const int32_t window = model.group_windows[g];
     const int32_t first_seen = window > 0 ? std::max(0, work.computed - window + 1) : 0;
-    for (int64_t page = first_seen / block_size; page <= (end - 1) / block_size; ++page) {
-      const int32_t block = table[static_cast<size_t>(page)];
+    for (int64_t at = first_seen / block_size; at <= (end - 1) / block_size; ++at) {
+      const int32_t block = table[static_cast<size_t>(at)];
       if (block <= 0 || block >= num_blocks[g]) {
-        return "page " + std::to_string(page) + " of KV group " + std::to_string(g) + " is block " +
+        return "entry " + std::to_string(at) + " of the block table of KV group " + std::to_string(g) + " is block " +
                std::to_string(block) + ", outside 1 to " + std::to_string(num_blocks[g] - 1);
       }
     }

@@ -27,7 +27,7 @@ struct SequenceRows {
   int32_t position;
 };
 
-// Attention of layers that share pages, head counts and window.
+// Attention of layers that share blocks, head counts and window.
 struct AttentionShape {
   int32_t kv_group, num_heads, num_kv_heads, window;
   int32_t head_dim_v;

@@ -1,4 +1,4 @@
-// What the executor keeps of each request between steps: its tokens, its pages, how it is sampled.
+// What the executor keeps of each request between steps: its tokens, its blocks, how it is sampled.
 #pragma once
 #include <cstdint>
 #include <memory>

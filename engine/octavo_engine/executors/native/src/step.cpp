@@ -17,7 +17,7 @@ void Decoder::forward(const std::vector<Scheduled>& batch) {
   if (!finalized_) throw std::logic_error("weights come before the first step");
   std::vector<int32_t> num_blocks;
   for (const Group& group : groups_) {
-    if (group.pages.data() == nullptr) throw std::logic_error("pages come before the first step");
+    if (group.blocks.data() == nullptr) throw std::logic_error("blocks come before the first step");
     num_blocks.push_back(group.num_blocks);
   }
   timer_.start();

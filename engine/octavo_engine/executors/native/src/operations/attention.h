@@ -1,4 +1,4 @@
-// Attention over pages where they lie, and the writing of pages. See KvView for how a page is laid out.
+// Attention over blocks where they lie, and the writing of blocks. See KvView for how a block is laid out.
 #pragma once
 
 // The loops over a block's rows and vectors must be unrolled for their sums to stay in registers.
@@ -31,8 +31,8 @@ struct Bf16Element {
 
 inline uint32_t* tile_at(const KvView& kv, int32_t block, int32_t head, int32_t tile) {
   const int64_t tiles = kv.block_size / 16;
-  uint8_t* page = kv.pages + block * kv.page_bytes + kv.layer_offset;
-  return reinterpret_cast<uint32_t*>(page) + (head * tiles + tile) * kv.tile_units;
+  uint8_t* start = kv.blocks + block * kv.block_bytes + kv.layer_offset;
+  return reinterpret_cast<uint32_t*>(start) + (head * tiles + tile) * kv.tile_units;
 }
 
 template <class Element>
@@ -55,7 +55,7 @@ inline void kv_write_with(const KvWriteArgs& args, const KvRun& run, float* scra
     if constexpr (Element::kPack == 1) {
       __builtin_memcpy(values + slot * kv.padded_v, encoded, static_cast<size_t>(kv.head_dim_v) * 4);
     } else {
-      // The first token of a pair clears the second's half, so that no value of the page's last owner is left where
+      // The first token of a pair clears the second's half, so that no value of the block's last owner is left where
       // attention multiplies it by zero.
       uint32_t* pair = values + (slot / 2) * kv.padded_v;
       const uint16_t* halves = reinterpret_cast<const uint16_t*>(encoded);
@@ -272,7 +272,7 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
     whole[r] = {-__builtin_inff(), 0.0F};
   }
 
-  const int32_t tiles_of_page = kv.block_size / 16;
+  const int32_t tiles_of_block = kv.block_size / 16;
   for (int32_t begin = args.key_begin, next; begin < args.key_end; begin = next) {
     if (begin == args.key_begin || begin % args.stretch == 0) {
       for (int r = 0; r < rows; ++r) state[r] = {-__builtin_inff(), 0.0F};
@@ -287,10 +287,10 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
     const uint32_t* values[kAttentionChunk / 16];
     for (int t = 0; t < count; ++t) {
       const int32_t tile = begin / 16 + t;
-      keys[t] = tile_at(kv, args.blocks[tile / tiles_of_page], args.kv_head, tile % tiles_of_page);
+      keys[t] = tile_at(kv, args.blocks[tile / tiles_of_block], args.kv_head, tile % tiles_of_block);
       values[t] = keys[t] + kv.key_units;
     }
-    // Decoding reads each page once, and from memory: the values come while the scores are computed.
+    // Decoding reads each block once, and from memory: the values come while the scores are computed.
     if (rows <= kMostRows) {
       for (int t = 0; t < count; ++t) prefetch(values[t], (kv.tile_units - kv.key_units) * 4);
     }

@@ -27,17 +27,17 @@ struct RotaryView {
   bool interleaved = false;
 };
 
-// How one layer's keys and values lie in a page. A page of the layer and KV head is block_size / 16 tiles, and a tile
+// How one layer's keys and values lie in a block. A block of the layer and KV head is block_size / 16 tiles, and a tile
 // holds 16 tokens: keys as [units of head_dim_k][16 tokens], then values as [units of 16 tokens][head_dim_v], where a
 // unit is four bytes: one float, or two neighbours in bf16 (of the head for keys, of the tokens for values). So one
 // load brings a unit of 16 tokens' keys, or of 16 elements' values, and one instruction multiplies and adds them.
 struct KvView {
-  uint8_t* pages = nullptr;     // of the group
-  int64_t page_bytes = 0;       // from a page to the next
-  int64_t layer_offset = 0;     // this layer's part of a page
+  uint8_t* blocks = nullptr;     // of the group
+  int64_t block_bytes = 0;       // from a block to the next
+  int64_t layer_offset = 0;     // this layer's part of a block
   int64_t tile_units = 0;       // units of a tile, keys and values
   int64_t key_units = 0;        // of which keys: units of head_dim_k * 16
-  int32_t block_size = 16;      // tokens of a page
+  int32_t block_size = 16;      // tokens of a block
   int32_t head_dim_k = 0, head_dim_v = 0;
   int32_t padded_v = 0;         // head_dim_v rounded up to 16
   bool bf16 = false;
@@ -47,8 +47,8 @@ struct KvView {
 struct KvRun {
   int32_t first_row;   // in the batch
   int32_t count;
-  int32_t block;       // page number
-  int32_t tile;        // in the page
+  int32_t block;       // block number
+  int32_t tile;        // in the block
   int32_t slot;        // of the first token, in the tile
 };
 
