@@ -26,7 +26,7 @@ from octavo_operator.cluster.connection import Connection, connect
 from octavo_operator.controller.work_queue import Seen
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import add_flags, set_up
-from octavo_operator.planner.runtimes import RUNTIMES
+from octavo_operator.runtimes import RUNTIMES
 from octavo_operator.settings import Settings
 
 log = logging.getLogger("octavo_operator")
@@ -227,7 +227,7 @@ def _image(text: str) -> tuple[str, str]:
     key, separator, image = text.partition("=")
     if not separator:
         return "octavo", text
-    known = sorted({key for runtime in RUNTIMES.values() for key in runtime.image.values()})
+    known = sorted({key for runtime in RUNTIMES.values() for key in runtime.images.values()})
     if key not in known:
         raise argparse.ArgumentTypeError(f"{key!r} is no runtime; there are {', '.join(known)}")
     return key, image

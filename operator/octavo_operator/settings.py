@@ -45,7 +45,7 @@ class Settings:
             "vllm": "vllm/vllm-openai:v0.32.0",
         }
     )
-    """Default images, by runtime and accelerator (planner.runtimes); without one a service needs `engine.image`."""
+    """Default images, by runtime and accelerator (`Runtime.images`); without one a service needs `engine.image`."""
     engine_env: dict[str, str] = field(default_factory=dict)
     """Variables of every engine and download that its service does not set: a package index, a hub, a proxy."""
     operator_namespace: str = "octavo-system"

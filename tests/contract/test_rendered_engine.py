@@ -16,8 +16,8 @@ from octavo_engine.cli.arguments import parse
 from octavo_engine.server.app import ROUTES
 from octavo_engine.server.auth import OPEN_PATHS
 from octavo_engine.server.metrics import Metrics
-from octavo_operator.children import hpa
-from octavo_operator.planner.runtimes import RUNTIMES
+from octavo_operator.runtimes import OCTAVO
+from octavo_operator.runtimes.runtime import adapted
 
 GETS = {path for method, path, _ in ROUTES if method == "GET"}
 WIDE = {
@@ -107,12 +107,13 @@ def test_the_autoscalers_metrics_are_the_engines():
     children = rendered(autoscaling={"maxReplicas": 3})
     assert "HorizontalPodAutoscaler" in kinds(children)
     wanted = {m["pods"]["metric"]["name"] for m in only(children, "HorizontalPodAutoscaler")["spec"]["metrics"]}
-    assert wanted == {hpa.WAITING, hpa.RUNNING, hpa.KV_USE}
+    metrics = OCTAVO.metrics
+    assert wanted == {adapted(names[0]) for names in (metrics.waiting, metrics.running, metrics.kv_usage)}
     assert wanted <= exported
 
 
 def test_the_api_keys_variable_is_the_one_that_the_engine_reads(monkeypatch):
-    monkeypatch.setenv(RUNTIMES["octavo"].api_key, "secret")
+    monkeypatch.setenv(OCTAVO.variables.api_key, "secret")
     config = parse(list(engine_of(rendered())["args"]))
     assert config.server.api_keys == ("secret",)
 
@@ -120,8 +121,8 @@ def test_the_api_keys_variable_is_the_one_that_the_engine_reads(monkeypatch):
 def test_the_api_keys_file_is_the_one_that_the_engine_reads(monkeypatch, tmp_path):
     """It comes before the variable, which holds what the Secret had when the pod started."""
     (tmp_path / "keys").write_text("secret\n")
-    monkeypatch.setenv(RUNTIMES["octavo"].api_key, "former")
-    monkeypatch.setenv(RUNTIMES["octavo"].api_key_file, str(tmp_path / "keys"))
+    monkeypatch.setenv(OCTAVO.variables.api_key, "former")
+    monkeypatch.setenv(OCTAVO.variables.api_key_file, str(tmp_path / "keys"))
     server = parse(list(engine_of(rendered())["args"])).server
     assert (server.api_keys, server.api_key_file) == ((), str(tmp_path / "keys"))
 

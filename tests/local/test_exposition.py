@@ -1,6 +1,6 @@
 """Several replicas' metrics are one page: each sample labelled, each family declared once."""
 
-from octavo_operator.local.exposition import merge
+from octavo_operator.exposition import merge
 
 A = """# HELP vllm:num_requests_running Running.
 # TYPE vllm:num_requests_running gauge

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from octavo_operator.metrics_api.exposition import Sample, parse
+from octavo_operator.exposition import Sample, parse
 
 
 def test_only_the_wanted_names_are_read_though_others_begin_alike():

@@ -12,21 +12,21 @@ import pytest
 from octavo_testing.planner_cases import CPU, service
 
 from octavo_operator.api.observed import Observed
-from octavo_operator.planner import arguments, engine_flags, plan
+from octavo_operator.planner import engine_flags, plan
 from octavo_operator.planner.engine_flags import SINCE, known, version_of, warnings
 from octavo_operator.planner.hardware import hardware_of
-from octavo_operator.planner.runtimes import RUNTIMES
+from octavo_operator.runtimes import command_line, octavo
 from octavo_operator.settings import Settings
 
-OTHERS = {"--kv-cache-dtype"}  # of runtimes that are not ours
+OTHERS = {"--kv-cache-dtype"}  # of other runtimes
 LATER = SINCE | {"--swap-space": (0, 2, 0), "--enforce-eager": (0, 3, 0)}
 LINE = ("--dtype", "float16", "--swap-space", "4", "--enforce-eager", "--block-size", "16")
 
 
 def test_every_flag_that_is_rendered_is_in_the_table():
-    """Whoever renders a new one says here since which version the engine knows it."""
-    rendered = set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(arguments)))
-    rendered |= {word for word in RUNTIMES["octavo"].promises if word.startswith("--")}
+    """A new one is added with the version of the engine that brings it."""
+    rendered = set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(command_line.arguments)))
+    rendered |= {word for word in octavo.NEEDS_GPU if word.startswith("--")}
     assert rendered - OTHERS == set(SINCE)
 
 

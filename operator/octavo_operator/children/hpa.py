@@ -7,12 +7,13 @@ Prometheus write them, so either source of metrics will do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.planner.plan import Plan
+from octavo_operator.runtimes import RUNTIMES
+from octavo_operator.runtimes.runtime import adapted
 
-WAITING = "vllm_num_requests_waiting"
-RUNNING = "vllm_num_requests_running"
-KV_USE = "vllm_kv_cache_usage_perc"
 BUSY = 0.8  # share of maxNumSeqs, and of the KV cache
 SHORTEST_STEP_S, LONGEST_STEP_S = 60, 600
 SHORTEST_LULL_S, LONGEST_LULL_S = 300, 1800  # Kubernetes' own default; the longest lull that a card is kept idle for
@@ -29,16 +30,16 @@ def render(plan: Plan) -> Manifest:
     burst that the next replica will absorb does not take all GPUs. On CPUs a replica starts within seconds, and what its
     start may take at most says little: there Kubernetes' own pace holds. `behavior` replaces what it names.
     """
-    scale = plan.scale
+    scale, metrics = plan.scale, RUNTIMES[plan.engine.runtime].metrics
     running = max(1, int(plan.limits.max_num_seqs * BUSY))
     spec: Manifest = {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": plan.name},
         "minReplicas": scale.minimum,
         "maxReplicas": scale.maximum,
         "metrics": [
-            _pods(WAITING, str(scale.target_queue_depth or 1)),
-            _pods(RUNNING, str(running)),
-            _pods(KV_USE, f"{round(BUSY * 1000)}m"),
+            _pods(metrics.waiting, str(scale.target_queue_depth or 1)),
+            _pods(metrics.running, str(running)),
+            _pods(metrics.kv_usage, f"{round(BUSY * 1000)}m"),
             *(dict(metric) for metric in scale.metrics),
         ],
     }
@@ -60,6 +61,7 @@ def render(plan: Plan) -> Manifest:
     return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.name, spec)
 
 
-def _pods(metric: str, average: str) -> Manifest:
+def _pods(names: Sequence[str], average: str) -> Manifest:
+    """A metric by its present name."""
     target = {"type": "AverageValue", "averageValue": average}
-    return {"type": "Pods", "pods": {"metric": {"name": metric}, "target": target}}
+    return {"type": "Pods", "pods": {"metric": {"name": adapted(names[0])}, "target": target}}

@@ -20,9 +20,9 @@ from octavo_operator.api.v1alpha1 import GROUP
 from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.children.pod import CONTAINER as ENGINE_CONTAINER
 from octavo_operator.children.pod import RESTRICTED, cache_volume, pull_policy, template, variables
-from octavo_operator.planner.arguments import CACHE_PATH, KEYS_PATH, OFFLINE, TEMPLATE_PATH
+from octavo_operator.planner.arguments import CACHE_PATH, KEYS_PATH, TEMPLATE_PATH
 from octavo_operator.planner.plan import CachePlan, Plan
-from octavo_operator.planner.runtimes import RUNTIMES
+from octavo_operator.runtimes import RUNTIMES
 
 DOWNLOAD = f"{GROUP}/download"
 TEMPLATE = f"{GROUP}/template"
@@ -117,11 +117,12 @@ def _template(plan: Plan, cache: CachePlan) -> Manifest:
 def _container(plan: Plan, engine: Manifest, mounts: list[Manifest]) -> Manifest:
     """The engine's container with another command: its environment without the API key, its limits without GPUs."""
     runtime = RUNTIMES[plan.engine.runtime]
-    not_its = {runtime.api_key, runtime.api_key_file, OFFLINE}
+    names = runtime.variables
+    not_its = {names.api_key, names.api_key_file, names.hub_offline}
     result: Manifest = {
         "name": CONTAINER,
         "image": plan.preload_image,
-        **(pull_policy(plan) if plan.engine.runtime == "octavo" else {}),
+        **(pull_policy(plan) if runtime.runs_download else {}),
         "command": list(COMMAND),
         "args": [*_arguments(plan), "--report", REPORT],
         "env": [each for each in _mappings(engine.get("env")) if each.get("name") not in not_its],

@@ -6,15 +6,15 @@ from octavo_operator.api.labels import METRICS, selector
 from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.children.pod import PORT_NAME
 from octavo_operator.planner.plan import Plan
+from octavo_operator.runtimes.runtime import METRICS_PATH
 
 INTERVAL = "15s"
-PATH = "/metrics"
 
 
 def render(plan: Plan) -> Manifest:
     """Selects the headless Service alone: through both, each pod would be scraped twice."""
     spec = {
         "selector": {"matchLabels": selector(plan.name, METRICS)},
-        "endpoints": [{"port": PORT_NAME, "path": PATH, "interval": INTERVAL}],
+        "endpoints": [{"port": PORT_NAME, "path": METRICS_PATH, "interval": INTERVAL}],
     }
     return child(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.name, spec, marks=plan.monitor_marks)

@@ -17,7 +17,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from octavo_operator.local.exposition import merge
+from octavo_operator.exposition import merge
 from octavo_operator.local.upstream import LONGEST_HEADER, Upstream, lacks_descriptors, refuses
 
 # RFC 9110, section 7.6.1: these belong to one connection.

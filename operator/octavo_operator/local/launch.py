@@ -12,17 +12,16 @@ from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import LocalError
 from octavo_operator.local.gpus import divide_cards
 from octavo_operator.local.references import References
-from octavo_operator.planner.arguments import OFFLINE
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Env, Plan
-from octavo_operator.planner.runtimes import RUNTIMES
+from octavo_operator.runtimes import OCTAVO, RUNTIMES
 
 LOOPBACK = "127.0.0.1"
 OF_THE_CONTAINER = {
-    "HF_HOME",
-    "OCTAVO_CACHE",
-    OFFLINE,
-    RUNTIMES["octavo"].api_key_file,
+    OCTAVO.variables.hub_cache,
+    OCTAVO.variables.model_cache,
+    OCTAVO.variables.hub_offline,
+    OCTAVO.variables.api_key_file,
 }  # the pod's volume: this machine has its own cache
 UTF8_MODE = {"PYTHONUTF8": "1"}  # whatever the locale: its arguments and lines are text of a manifest
 
@@ -49,7 +48,7 @@ def for_this_machine(service: LLMService, *, cpu: bool, cards: Sequence[str]) ->
     that says nothing of cards just runs; one that asks for cards does so only if told to by `cpu`. Raises LocalError.
     """
     spec = service.spec
-    if spec.engine.runtime != "octavo":
+    if spec.engine.runtime not in RUNTIMES or not RUNTIMES[spec.engine.runtime].runs_locally:
         raise LocalError(
             f"engine.runtime {spec.engine.runtime} runs in its own image, on a cluster; octavo up runs octavo's engine"
         )
@@ -139,6 +138,6 @@ def _resolved(variable: Env, references: References) -> str | None:
     if not references.has_secret(name) and os.environ.get(variable.name):
         return None
     value = references.secret(name, key, why)
-    if variable.name == RUNTIMES["octavo"].api_key and "\n" in value:
+    if variable.name == OCTAVO.variables.api_key and "\n" in value:
         raise LocalError(f"Secret {name}: {key} holds several lines, and the engine takes one API key")
     return value

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import re
 import time
 from dataclasses import dataclass
 
 import aiohttp
 
+from octavo_operator.exposition import parse
 from octavo_operator.local.launch import LOOPBACK
 from octavo_operator.planner.plan import Probe
+from octavo_operator.runtimes import OCTAVO
+from octavo_operator.runtimes.runtime import METRICS_PATH
 
-# A number of the exposition format, of either gauge, any labels.
-QUEUE = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.eE+]+)", re.MULTILINE)
+QUEUE = {*OCTAVO.metrics.running, *OCTAVO.metrics.waiting}
 LONGEST_HEADER = 1 << 16  # bytes; the engine's limit
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
@@ -44,7 +45,8 @@ class Upstream:
 
     def reported(self, metrics: str) -> None:
         """Take running + waiting from the text of its /metrics."""
-        self._reported = round(sum(float(number) for number in QUEUE.findall(metrics)))
+        found = parse(metrics, QUEUE)
+        self._reported = round(sum(sample.value for samples in found.values() for sample in samples))
         self._in_flight_then = self.in_flight
 
     def stopped(self) -> None:
@@ -87,7 +89,7 @@ async def refresh(session: aiohttp.ClientSession, upstream: Upstream, probe: Pro
         async with session.get(f"{upstream.url}{probe.path}", timeout=timeout) as response:
             healthy = response.status == 200
         if healthy:
-            async with session.get(f"{upstream.url}/metrics", timeout=timeout) as response:
+            async with session.get(f"{upstream.url}{METRICS_PATH}", timeout=timeout) as response:
                 text = await response.text() if response.status == 200 else ""
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         if isinstance(error, aiohttp.ClientConnectorError) and lacks_descriptors(error):

@@ -6,8 +6,12 @@ autoscaler that was written for prometheus-adapter finds the same names here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+from octavo_operator.runtimes import RUNTIMES
+from octavo_operator.runtimes.runtime import MetricNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +24,27 @@ class Figure:
     of_many: Literal["sum", "mean"] = "sum"  # of a pod's ranks, and of a service's pods
 
 
-WAITING = ("vllm:num_requests_waiting",)
-RUNNING = ("vllm:num_requests_running",)
-KV_USE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
-TOKENS = ("vllm:generation_tokens_total",)
+def _names(of: Callable[[MetricNames], tuple[str, ...]]) -> tuple[str, ...]:
+    """What any runtime calls a metric, present names first."""
+    return tuple(dict.fromkeys(name for runtime in RUNTIMES.values() for name in of(runtime.metrics)))
+
+
+WAITING = _names(lambda metrics: metrics.waiting)
+RUNNING = _names(lambda metrics: metrics.running)
+KV_USAGE = _names(lambda metrics: metrics.kv_usage)
+TOKENS = _names(lambda metrics: metrics.generated)
 
 FIGURES = {
     figure.name: figure
     for figure in (
         Figure("vllm_num_requests_waiting", WAITING),
         Figure("vllm_num_requests_running", RUNNING),
-        Figure("vllm_kv_cache_usage_perc", KV_USE, of_many="mean"),
-        Figure("vllm_gpu_cache_usage_perc", KV_USE, of_many="mean"),
+        Figure("vllm_kv_cache_usage_perc", KV_USAGE, of_many="mean"),
+        Figure("vllm_gpu_cache_usage_perc", KV_USAGE, of_many="mean"),
         Figure("vllm_generation_tokens_per_second", TOKENS, kind="rate"),
         Figure("octavo_requests_waiting", WAITING),
         Figure("octavo_requests_running", RUNNING),
-        Figure("octavo_kv_cache_usage_ratio", KV_USE, of_many="mean"),
+        Figure("octavo_kv_cache_usage_ratio", KV_USAGE, of_many="mean"),
         Figure("octavo_generation_tokens_per_second", TOKENS, kind="rate"),
     )
 }

@@ -10,6 +10,7 @@ from octavo_operator.api.resources import PODS
 from octavo_operator.children.pod import CONTAINER, PORT_NAME
 from octavo_operator.cluster.client import Cluster, Name, Object
 from octavo_operator.cluster.mirror import Change, Mirror
+from octavo_operator.runtimes.runtime import METRICS_PATH
 
 SELECTOR = f"{SERVICE},{COMPONENT}={ENGINE}"
 DEFAULT_PORT = 8000
@@ -45,7 +46,7 @@ def engine_of(pod: Object) -> Engine | None:
     if not any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ())):
         return None
     host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:{_port(pod)}/metrics"
+    url = f"http://{host}:{_port(pod)}{METRICS_PATH}"
     return Engine(metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}), _host(pod))
 
 

@@ -12,9 +12,9 @@ import aiohttp
 
 from octavo_operator.cluster.client import Name
 from octavo_operator.errors import OperatorError
+from octavo_operator.exposition import parse
 from octavo_operator.metrics_api.catalog import COUNTERS, GAUGES
 from octavo_operator.metrics_api.engines import Engine
-from octavo_operator.metrics_api.exposition import parse
 from octavo_operator.metrics_api.series import Moment, Samples, Series
 
 DEADLINE_S = 2.0

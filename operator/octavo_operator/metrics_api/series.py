@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from octavo_operator.exposition import Labels, Sample
 from octavo_operator.metrics_api.catalog import COUNTERS, Figure
-from octavo_operator.metrics_api.exposition import Labels, Sample
 from octavo_operator.metrics_api.selectors import Selector
 
 WINDOW_S = 30.0  # of a rate

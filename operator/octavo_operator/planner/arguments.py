@@ -1,34 +1,29 @@
-"""The engine's command line and environment, from the typed fields.
+"""The engine's model, names, arguments and environment, from the manifest and what was planned.
 
-vLLM's spelling, which is also ours. What the plan counted with is always said: defaults differ between images. Secrets
-never stand on the line: they come by environment.
+How a runtime spells them is its own: `runtimes`.
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from octavo_operator.api.uri import ModelUri
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.plan import CachePlan, Env, Hardware, Limits
-from octavo_operator.planner.runtimes import runtime_of
-from octavo_operator.planner.sizes import GIB
+from octavo_operator.runtimes import runtime_of
+from octavo_operator.runtimes.runtime import Start
 from octavo_operator.settings import Settings
 
 PORT = 8000
 CACHE_PATH = "/var/cache/octavo"
 CLAIM_PATH = "/models"
-OFFLINE = "HF_HUB_OFFLINE"
 KEYS_PATH = "/etc/octavo/api-keys/keys"
 TEMPLATE_PATH = "/etc/octavo/chat-template/template.jinja"
 
 
-SERVED_SCHEMES = ("hf", "pvc", "file", "package")
-
-
 def model_argument(uri: ModelUri) -> str:
-    """The model as the engine is told it: hub names plain, volumes and files as paths."""
+    """The model as the engine takes it: hub names plain, volumes and files as paths."""
     match uri.scheme:
         case "hf":
             return uri.rest
@@ -51,42 +46,24 @@ def served_names(service: LLMService) -> tuple[str, ...]:
 
 
 def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: int) -> tuple[str, ...]:
-    """Everything but the manifest's own arguments, the model, the chat template and the address (see `EngineProcess.line`)."""
-    model, engine, runtime = service.spec.model, service.spec.engine, runtime_of(service.spec.engine)
-    line: list[str] = ["--served-model-name", *served_names(service)]
-
-    def say(flag: str, value: object, unless: object = None) -> None:
-        if value is not None and value != unless:
-            line.extend([flag, f"{value:g}" if isinstance(value, float) else str(value)])
-
-    say("--revision", model.revision)
-    say("--file", model.file if runtime.takes_file else None)
-    say("--dtype", engine.dtype, unless="auto")
-    say("--quantization", engine.quantization)
-    say("--max-model-len", _max_model_len(engine.max_model_len, limits, hardware))
-    say("--max-num-seqs", limits.max_num_seqs)
-    say("--max-num-batched-tokens", limits.max_num_batched_tokens)
-    say("--block-size", engine.block_size)
-    if engine.runtime != "octavo":  # whose is the only one that it has
-        say("--kv-cache-dtype", engine.kv_cache_dtype, unless="auto")
-    if hardware.cards:
-        line.extend(runtime.promises)
-        say("--gpu-memory-utilization", engine.gpu_memory_utilization)
-        say("--tensor-parallel-size", engine.tensor_parallel_size)
-        say("--pipeline-parallel-size", engine.pipeline_parallel_size, unless=1)
-        if runtime.swaps:
-            say("--swap-space", float(engine.swap_space.value / Fraction(GIB)))
-    else:
-        say("--kv-cache-memory-bytes", limits.kv_cache_bytes)
-    if engine.enforce_eager:
-        line.append("--enforce-eager")
-    if not engine.prefix_caching:
-        line.append("--no-enable-prefix-caching")
-    say("--shutdown-timeout", drain)
-    return tuple(line)
+    """Everything but the manifest's own arguments and the target (see `EngineProcess.line`)."""
+    model, engine = service.spec.model, service.spec.engine
+    start = Start(
+        engine=engine,
+        served_names=served_names(service),
+        revision=model.revision,
+        file=model.file,
+        max_model_len=_max_model_len(engine.max_model_len, limits, hardware),
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        kv_cache_bytes=limits.kv_cache_bytes,
+        on_gpu=bool(hardware.cards),
+        drain_s=drain,
+    )
+    return runtime_of(engine).arguments(start)
 
 
-def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int | str | None:
+def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int | Literal["auto"] | None:
     """The manifest's; or what was found to fit. On GPUs that the manifest does not name, each engine finds it itself."""
     if given is not None or not limits.shortened:
         return given
@@ -100,30 +77,38 @@ def environment(service: LLMService, cache: CachePlan | None, settings: Settings
     Job has downloaded is whole: nothing of the hub is asked for then, and nothing more fills the claim.
     """
     model, auth, engine = service.spec.model, service.spec.auth, service.spec.engine
+    names = runtime_of(engine).variables
     given = [_given(variable.model_dump(by_alias=True, exclude_none=True)) for variable in engine.env]
-    names = {variable.name for variable in given}
     exists = cache is not None and not cache.create
-    own = [Env("HF_HOME", CACHE_PATH if exists else f"{CACHE_PATH}/huggingface"), Env("OCTAVO_CACHE", CACHE_PATH)]
+    own = [
+        Env(names.hub_cache, CACHE_PATH if exists else f"{CACHE_PATH}/huggingface"),
+        Env(names.model_cache, CACHE_PATH),
+    ]
     if cache is not None and cache.preload and model.uri.scheme == "hf":
-        own.append(Env(OFFLINE, "1"))
+        own.append(Env(names.hub_offline, "1"))
     if model.credentials is not None and model.uri.scheme == "hf":
-        own.append(_from_secret("HF_TOKEN", model.credentials.secret_name, model.credentials.key))
+        own.append(_from_secret(names.hub_token, model.credentials.secret_name, model.credentials.key))
     if auth.api_keys is not None:
         # The file follows the Secret. The variable is for engines that are older than the file.
-        own.append(_from_secret(runtime_of(engine).api_key, auth.api_keys.secret_name, auth.api_keys.key))
-        if mounts_keys(service) and (file := runtime_of(engine).api_key_file):
-            own.append(Env(file, KEYS_PATH))
-    result = [*(variable for variable in own if variable.name not in names), *given]
-    names = {variable.name for variable in result}
-    installed = [Env(name, value) for name, value in sorted(settings.engine_env.items()) if name not in names]
-    return (*installed, *result)
+        own.append(_from_secret(names.api_key, auth.api_keys.secret_name, auth.api_keys.key))
+        if mounts_keys(service) and names.api_key_file:
+            own.append(Env(names.api_key_file, KEYS_PATH))
+    result = [*_without(own, given), *given]
+    installed = [Env(name, value) for name, value in sorted(settings.engine_env.items())]
+    return (*_without(installed, result), *result)
 
 
 def mounts_keys(service: LLMService) -> bool:
     """Whether the engine reads its API keys from a file: a variable of the manifest's own comes first."""
-    engine, runtime = service.spec.engine, runtime_of(service.spec.engine)
-    given = {variable.name for variable in engine.env}
-    return service.spec.auth.api_keys is not None and bool(runtime.api_key_file) and runtime.api_key not in given
+    engine = service.spec.engine
+    names, given = runtime_of(engine).variables, {variable.name for variable in engine.env}
+    return service.spec.auth.api_keys is not None and bool(names.api_key_file) and names.api_key not in given
+
+
+def _without(variables: Iterable[Env], given: Iterable[Env]) -> list[Env]:
+    """The variables that `given` does not set."""
+    names = {variable.name for variable in given}
+    return [variable for variable in variables if variable.name not in names]
 
 
 def _from_secret(name: str, secret: str, key: str) -> Env:

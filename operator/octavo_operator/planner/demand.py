@@ -14,8 +14,8 @@ from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.plan import CardBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes
-from octavo_operator.planner.runtimes import float32_kv, runtime_of
 from octavo_operator.planner.sizes import MIB, round_up
+from octavo_operator.runtimes import runtime_of
 
 # Device context, libraries and workspaces, before the first activation.
 CONTEXT_ON_GPU = 512 * MIB
@@ -27,7 +27,7 @@ ERROR, ERROR_OF_SEVERAL = 300 * MIB, 600 * MIB
 SEQUENCES_ON_CPU = 4
 LEAST_KV_ON_CPU, MOST_KV_ON_CPU = 256 * MIB, 4096 * MIB
 UNKNOWN_KV_ON_CPU = 1024 * MIB
-# What vLLM runs a vision tower's images through beside it, while it measures its memory.
+# What a vision tower's images take beside it while vLLM measures its memory.
 ENCODER_BYTES = 1024 * MIB
 
 
@@ -59,7 +59,7 @@ class Demand:
         if not self.on_gpu:
             return self.spec.weight_bytes(dtype)
         whole = weights_on_card(self.spec, dtype, tensor_parallel, engine.pipeline_parallel_size)
-        if engine.runtime == "vllm" and engine.quantization == "fp8" and plain:
+        if engine.quantization in runtime_of(engine).quantizes_on_load and plain:
             matrices = weights_on_card(_matrices(self.spec), "bfloat16", tensor_parallel, engine.pipeline_parallel_size)
             whole -= matrices // 2
         return whole + self._vision()
@@ -145,7 +145,7 @@ class Demand:
             return 0
         groups = len({layer.attention.window for layer in self.spec.layers})
         blocks = groups * -(-self.max_model_len // self.engine.block_size)
-        tokens = self.max_model_len if self.engine.runtime == "octavo" else 0  # vLLM keeps them in host memory
+        tokens = self.max_model_len if runtime_of(self.engine).tokens_on_gpu else 0
         return self.limits.max_num_seqs * (tokens + blocks) * 4
 
     def _activations(self, tensor_parallel: int) -> int:
@@ -164,8 +164,8 @@ class Demand:
         return max(layer, logits) * 21 // 20
 
     def _vision(self) -> int:
-        """vLLM serves a model's vision tower as well; octavo, its text alone."""
-        if self.engine.runtime != "vllm" or not self.spec.vision_parameters:
+        """The vision tower, where the runtime serves it as well."""
+        if not runtime_of(self.engine).serves_vision or not self.spec.vision_parameters:
             return 0
         return self.spec.vision_parameters * 2 + ENCODER_BYTES
 
@@ -176,7 +176,7 @@ def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
         return "f8_e4m3"
     if engine.kv_cache_dtype != "auto":
         return {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}[engine.kv_cache_dtype]
-    return "f32" if float32_kv(engine, spec) else "bf16"
+    return "f32" if runtime_of(engine).float32_kv(engine, spec) else "bf16"
 
 
 def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:

@@ -10,8 +10,8 @@ from octavo_operator.api.v1alpha1 import Spec
 from octavo_operator.planner.node_labels import selection
 from octavo_operator.planner.plan import ContainerResources, Hardware, Limits
 from octavo_operator.planner.request_memory import request_bytes
-from octavo_operator.planner.runtimes import runtime_of
 from octavo_operator.planner.sizes import GIB, MIB, round_up
+from octavo_operator.runtimes import runtime_of
 
 RESOURCE_NAME = "nvidia.com/gpu"
 # Two of them fit beside the pods that a one-node cluster of two cores brings along. A replica uses what is idle.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from octavo_operator.api.engine import Engine, Image
-from octavo_operator.planner.plan import Hardware, Refusal
-from octavo_operator.planner.runtimes import runtime_of
+from octavo_operator.api.refusal import Refusal
+from octavo_operator.planner.plan import Hardware
+from octavo_operator.runtimes import runtime_of
 from octavo_operator.settings import Settings
 
 
@@ -72,4 +73,4 @@ def _default(engine: Engine, hardware: Hardware, settings: Settings) -> str:
 
 
 def _key(engine: Engine, hardware: Hardware) -> str:
-    return runtime_of(engine).image[hardware.vendor]
+    return runtime_of(engine).images[hardware.vendor]

@@ -12,9 +12,9 @@ import math
 
 from octavo_operator.planner.plan import Hardware, Lifecycle, Probe
 from octavo_operator.planner.sizes import round_up
+from octavo_operator.runtimes.runtime import Runtime
 from octavo_operator.settings import Settings
 
-HEALTH = "/health"
 UNKNOWN_STARTUP_S = 1800
 SHORTEST_STARTUP_S = 120
 LONGEST_STARTUP_S = 24 * 3600
@@ -48,18 +48,18 @@ def drain_time(longest: int, wanted: float | None, settings: Settings) -> int:
     return min(max(longest, settings.shortest_drain_s), settings.longest_drain_s)
 
 
-def lifecycle(expected: int, drain: int, *, watched: bool) -> Lifecycle:
-    """The probes and the chain of deadlines; `watched` starts are left to the engine, which sees their progress.
+def lifecycle(expected: int, drain: int, runtime: Runtime) -> Lifecycle:
+    """The probes and the chain of deadlines. A start that the engine watches itself is left to it.
 
-    Liveness waits a minute: /health is the engine's heartbeat, and a restart costs a whole load.
+    Liveness waits a minute: the health path is the engine's heartbeat, and a restart costs a whole load.
     """
     period = 5 if expected <= 600 else 10
-    startup = LONGEST_STARTUP_S if watched else expected
+    startup = LONGEST_STARTUP_S if runtime.watches_start else expected
     return Lifecycle(
         expected=expected,
-        startup=Probe(HEALTH, period, 5, math.ceil(startup / period)),
-        readiness=Probe(HEALTH, 5, 5, 2),
-        liveness=Probe(HEALTH, 10, 10, 6),
+        startup=Probe(runtime.health, period, 5, math.ceil(startup / period)),
+        readiness=Probe(runtime.health, 5, 5, 2),
+        liveness=Probe(runtime.health, 10, 10, 6),
         pre_stop=PRE_STOP_S,
         drain=drain,
         grace=PRE_STOP_S + drain + MARGIN_S,

@@ -15,8 +15,8 @@ from octavo_operator.api.observed import Capability, Gpu
 from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
 from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_shared, is_slice, of_product
 from octavo_operator.planner.plan import CardBudget, Fit, Hardware
-from octavo_operator.planner.runtimes import RUNTIMES, oldest
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
+from octavo_operator.runtimes import RUNTIMES, runtime_of
 
 # GPUs of one node: a larger tensor-parallel size is never proposed.
 MOST_GPUS = 16
@@ -33,7 +33,7 @@ def fit_on_gpus(
     why_unknown: str,
 ) -> Fit:
     """The verdict for GPUs. `model_bytes` is the size of the files, for a model that nothing more is known of."""
-    needed, apart = oldest(engine), _parts(found, engine)
+    needed, apart = runtime_of(engine).oldest_gpu(engine), _parts(found, engine)
     if apart is not None:
         return apart
     young = tuple(gpu for gpu in found.gpus if gpu.capability is None or gpu.capability >= needed)
@@ -198,7 +198,7 @@ def _suitable(demand: Demand | None, engine: Engine) -> list[str]:
         gpu
         for gpu in gpus
         if gpu.capability is not None
-        and gpu.capability >= oldest(engine)
+        and gpu.capability >= runtime_of(engine).oldest_gpu(engine)
         and gpu.memory is not None
         and (demand is None or demand.needed(engine.tensor_parallel_size) <= gpu.memory * engine.gpu_memory_utilization)
     ]

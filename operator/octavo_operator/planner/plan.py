@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from octavo_operator.api.refusal import Refusal
+from octavo_operator.runtimes import RUNTIMES
+from octavo_operator.runtimes.runtime import Target
+
 ALREADY_SERVING = "AlreadyServing"  # of a fit that is bad, and blocks nothing as long as the replicas stay as they are
 
 
@@ -59,15 +63,6 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why nothing is created. `reason` is CamelCase, `remedy` an imperative."""
-
-    reason: str
-    message: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """The engine's limits, resolved: None only where the model is unknown and the manifest silent."""
 
@@ -91,11 +86,11 @@ class Env:
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """What runs in the container. Where it listens and where files lie is the place's to say: see `line`."""
+    """What runs in the container. Its address and the places of its files are arguments of `line`."""
 
     runtime: str
     image: str
-    model: str  # as the engine is told it
+    model: str  # as the engine takes it
     chat_template: str | None  # path of the template within the container
     arguments: tuple[str, ...]  # all others
     env: tuple[Env, ...]
@@ -104,16 +99,9 @@ class EngineProcess:
     def line(
         self, host: str | None, port: int, *, model: str | None = None, chat_template: str | None = None
     ) -> tuple[str, ...]:
-        """The whole command line behind the program's name; what is given replaces the container's paths.
-
-        Without a `host` the engine listens everywhere: a pod's address may be IPv4, IPv6 or both.
-        """
-        listens = [] if host is None else ["--host", host]
-        words = ["--model", model or self.model, *listens, "--port", str(port)]
-        template = chat_template or self.chat_template
-        if template is not None:
-            words += ["--chat-template", template]
-        return (*words, *self.arguments)
+        """The whole command line behind the program's name; what is given replaces the container's paths."""
+        target = Target(model or self.model, host, port, chat_template or self.chat_template)
+        return (*RUNTIMES[self.runtime].target(target), *self.arguments)
 
 
 @dataclass(frozen=True, slots=True)

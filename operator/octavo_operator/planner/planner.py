@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from octavo_models import ModelSpec
 from octavo_operator.api.observed import Observed
+from octavo_operator.api.refusal import Refusal
+from octavo_operator.api.uri import SCHEMES
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, LLMService
 from octavo_operator.planner import (
     arguments,
@@ -19,7 +21,6 @@ from octavo_operator.planner import (
     lifecycle,
     memory,
     rollout,
-    runtimes,
     storage,
     warnings,
 )
@@ -36,11 +37,11 @@ from octavo_operator.planner.plan import (
     NetworkPlan,
     Plan,
     PodPlan,
-    Refusal,
     Scale,
 )
-from octavo_operator.planner.runtimes import RUNTIMES
 from octavo_operator.planner.sizes import human
+from octavo_operator.runtimes import OCTAVO, RUNTIMES, runtime_of
+from octavo_operator.runtimes.runtime import Runtime
 from octavo_operator.settings import Settings
 
 
@@ -66,7 +67,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     wanted = spec.rollout.drain_timeout
     drain = lifecycle.drain_time(longest, None if wanted is None else float(wanted.seconds), settings)
 
-    ends = lifecycle.lifecycle(startup, drain, watched=runtimes.runtime_of(engine).watches_start)
+    ends = lifecycle.lifecycle(startup, drain, runtime_of(engine))
 
     needed = None
     if not place.cards and demand is not None and limits.kv_cache_bytes is not None:
@@ -189,11 +190,10 @@ def _verdict(
         known = " or ".join(RUNTIMES)
         message = f"engine.runtime {engine.runtime} is not run by this version"
         return fit, Refusal("RuntimeNotSupported", message, f"set engine.runtime: {known}")
-    if uri.scheme not in arguments.SERVED_SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in arguments.SERVED_SCHEMES)
-        message = f"{uri.scheme}:// is not fetched by this version"
-        return fit, Refusal("SchemeNotSupported", message, f"use one of {known}")
-    refused = runtimes.refusal(engine, observed.model, place) or images.refusal(engine, place, settings)
+    if uri.scheme not in RUNTIMES[engine.runtime].schemes:
+        return fit, _scheme_not_supported(uri.scheme, RUNTIMES[engine.runtime])
+    refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.cards))
+    refused = refused or images.refusal(engine, place, settings)
     if refused is not None:
         return fit, refused
     if observed.model is not None and (limits.max_model_len or 0) > observed.model.max_position:
@@ -208,6 +208,14 @@ def _verdict(
         return replace(fit, reason=ALREADY_SERVING, message=f"{fit.message}; what runs already is kept"), None
     remedy = fit.remedy or f"annotate it with {IGNORE_FIT}: true to try anyway"
     return fit, Refusal(fit.reason, fit.message, remedy)
+
+
+def _scheme_not_supported(scheme: str, runtime: Runtime) -> Refusal:
+    known = ", ".join(f"{each}://" for each in SCHEMES if each in runtime.schemes)
+    if scheme in OCTAVO.schemes:
+        message = f"engine.runtime {runtime.name} cannot load {scheme}://"
+        return Refusal("SchemeNotSupported", message, f"use one of {known}, or set engine.runtime: {OCTAVO.name}")
+    return Refusal("SchemeNotSupported", f"{scheme}:// is not fetched by this version", f"use one of {known}")
 
 
 def _scale(service: LLMService) -> Scale:
@@ -246,7 +254,7 @@ def _monitored(wanted: str, known: bool | None) -> bool:
 def _preload_image(service: LLMService, place: Hardware, settings: Settings) -> str:
     """What downloads the model, whatever serves it: the small image, unless the manifest names one of octavo's."""
     engine = service.spec.engine
-    if engine.runtime == "octavo" and engine.image is not None:
+    if runtime_of(engine).runs_download and engine.image is not None:
         return images.image_of(engine, place, settings)
     return settings.images["octavo"]
 
@@ -276,7 +284,7 @@ def _reasons(
         reasons.append(asked)
     size = "its size unknown" if observed.model is None and observed.model_bytes is None else "the model's size"
     fetch = ", download included" if downloads else ""
-    verb = "is expected to take" if runtimes.runtime_of(spec.engine).watches_start else "may take"
+    verb = "is expected to take" if runtime_of(spec.engine).watches_start else "may take"
     reasons.append(f"a replica {verb} {startup} s to start: {size}{fetch}")
     if spec.rollout.drain_timeout is not None:
         reasons.append(f"a replica that ends drains for {drain} s: rollout.drainTimeout")

@@ -14,11 +14,11 @@ from pydantic.alias_generators import to_camel
 
 from octavo_operator.planner.plan import CardBudget, Plan
 from octavo_operator.planner.sizes import GIB, MIB, gib
+from octavo_operator.runtimes import RUNTIMES
 
 BAR = 25  # blocks that stand for a whole GPU
 WIDTH = 100  # of the engine's command line, before it is broken
 INDENT = 12
-COMMANDS = {"octavo": "octavo serve", "vllm": "vllm serve"}
 
 
 def text(plan: Plan) -> str:
@@ -60,7 +60,7 @@ def bar(budget: CardBudget, cards: int) -> str:
 
 def command_line(plan: Plan) -> str:
     """The engine's command, to be pasted into a shell; broken before flags where it is long."""
-    lines = [COMMANDS[plan.engine.runtime]]
+    lines = [" ".join(RUNTIMES[plan.engine.runtime].command)]
     for word in map(shlex.quote, plan.engine.line(None, plan.engine.port)):
         if word.startswith("-") and len(lines[-1]) + len(word) + 20 > WIDTH:
             lines[-1] += " \\"
