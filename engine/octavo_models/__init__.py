@@ -1,7 +1,7 @@
 """Descriptions of decoders: from a config or GGUF metadata to a `ModelSpec` with exact sizes.
 
-Pure: no torch, no numpy, no files. Planner and engine read the same description, so what the planner says fits is
-what the engine will load.
+Pure: no torch, no numpy, no files. The planner and the engine use the same description, so that the planner's verdict
+holds for what the engine loads.
 """
 
 from octavo_models.errors import InvalidConfigError, ModelError, UnsupportedModelError

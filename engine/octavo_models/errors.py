@@ -1,4 +1,4 @@
-"""What can be wrong with a model's description.
+"""The exceptions of octavo_models.
 
 ModelError
 ├── UnsupportedModelError   an architecture or a feature that no executor runs
@@ -11,7 +11,7 @@ class ModelError(ValueError):
 
 
 class UnsupportedModelError(ModelError):
-    """The architecture, or a feature of it, is not described here."""
+    """The architecture, or a feature of it, is not supported."""
 
 
 class InvalidConfigError(ModelError):

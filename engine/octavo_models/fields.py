@@ -1,4 +1,4 @@
-"""Typed reads of a stranger's config: each either gives a value that makes sense or names the field that doesn't."""
+"""Typed, checked reads of an untrusted config: each returns a plausible value or raises an error that names the field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 
-# Beyond any decoder there is, and small enough that sizes and frequencies computed from them stay finite.
+# Larger than in any published decoder, and small enough that sizes and frequencies computed from them stay finite.
 LARGEST = (1 << 31) - 1
 MOST_LAYERS = 4096
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-30, 1e30
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A mapping whose values nobody has checked. `prefix` stands before each name, in the mapping and in messages."""
+    """A mapping with unchecked values. `prefix` precedes each name, in the mapping and in messages."""
 
     values: Mapping[str, Any]
     prefix: str = ""
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether the field is present and not null."""
         return self.values.get(self.prefix + name) is not None
 
     def raw(self, name: str) -> Any:
@@ -58,7 +58,7 @@ class Fields:
         if number < minimum or (exclusive and number == minimum):
             raise self.error(name, f"is {number:g}; it must be {'above' if exclusive else 'at least'} {minimum:g}")
         if abs(number) > LARGEST_NUMBER or 0 < abs(number) < SMALLEST_NUMBER:
-            raise self.error(name, f"is {number:g}, which is out of all proportion")
+            raise self.error(name, f"is {number:g}, which is implausible")
         return number
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -91,7 +91,7 @@ class Fields:
         if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             raise self.error(name, f"is {_shown(value)}, not a list")
         if length is not None and len(value) != length:
-            raise self.error(name, f"has {len(value)} elements where {length} belong")
+            raise self.error(name, f"has {len(value)} elements; {length} are expected")
         return value
 
     def numbers(self, name: str, length: int | None = None) -> tuple[float, ...] | None:
@@ -102,7 +102,7 @@ class Fields:
         return tuple(Fields({name: value}).number(name) for value in values)
 
     def _of_all_layers(self, name: str) -> Any:
-        """The value; of a list with one for each layer, as GGUF files have for some numbers, what all layers share."""
+        """The value; of a list with a value for each layer, which GGUF files have for some keys, the one that all share."""
         value = self.raw(name)
         if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
             return value

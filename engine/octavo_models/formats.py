@@ -13,13 +13,13 @@ from octavo_models.errors import InvalidConfigError
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`block_size` consecutive elements of a row take `bytes_per_block` bytes in a file, `packed_bytes` on a card."""
+    """`block_size` consecutive elements of a row take `bytes_per_block` bytes in a file, `packed_bytes` on a GPU."""
 
     name: str
     ggml_type: int | None
     block_size: int
     bytes_per_block: int
-    packed_bytes: int | None = None  # octavo_engine.kernels.packing: five and six bits take eight there
+    packed_bytes: int | None = None  # five and six bits take eight (octavo_engine.kernels.packing)
 
 
 FORMATS = {
@@ -43,10 +43,10 @@ FORMATS = {
 
 FORMAT_OF_GGML_TYPE = {f.ggml_type: f.name for f in FORMATS.values() if f.ggml_type is not None}
 
-# What a decoder's weights may be stored in; the others only appear in files beside them.
+# Formats of weights that are supported. f8_e4m3 is reserved for FP8 checkpoints; i8 appears in files beside weights.
 WEIGHT_FORMATS = tuple(name for name in FORMATS if name not in {"f8_e4m3", "i8"})
 
-PACKED_GROUP = 32  # elements of a row: a cut between two of them splits no scale and no byte of a packed matrix
+PACKED_GROUP = 32  # elements of a row; a cut between two groups splits neither a scale nor a byte
 
 
 def nbytes(name: str, shape: tuple[int, ...]) -> int:
@@ -58,7 +58,7 @@ def nbytes(name: str, shape: tuple[int, ...]) -> int:
 
 
 def stays_packed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a card holds a weight of `shape`, or a rank's part of one, as packed blocks.
+    """Whether a GPU holds a weight of `shape`, or a rank's part of one, as packed blocks.
 
     Vectors and plain dtypes have none, and a part whose rows aren't whole groups can't be cut out of them.
     """

@@ -1,7 +1,7 @@
-"""The header of a GGUF file (versions 2 and 3, little-endian): its keys and values, and where its tensors lie.
+"""The header of a GGUF file (versions 2 and 3, little-endian): its keys and values, and the locations of its tensors.
 
-Every count, length and offset is checked against the file's size before anything is made from it. The layout is that
-of docs/gguf.md in ggml. Both the planner, which never loads a model, and the engine read files through this module.
+Every count, length and offset is checked against the file's size before it is used. The layout is that of
+docs/gguf.md in ggml. Both the planner, which never loads a model, and the engine read files through this module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 # GGUF's types of scalars, as struct writes them.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
-# Types of tensors that exist and are not run here, for a message that a person can act on.
+# Types of tensors that exist and are not supported, for the error message.
 OTHER_TYPES = {
     9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
     20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
@@ -40,7 +40,7 @@ Value = Any  # bool, int, float, str, a memoryview of numbers, or Strings
 
 
 class Strings(Sequence[str]):
-    """An array of strings, decoded when it is first looked into: only the tokenizer needs the vocabulary."""
+    """An array of strings, decoded at the first access: only the tokenizer needs the vocabulary."""
 
     def __init__(self, data: bytes, count: int, key: str) -> None:
         self._data = data
@@ -62,7 +62,7 @@ class Strings(Sequence[str]):
         return iter(self.decode())
 
     def decode(self) -> list[str]:
-        """All of them. Raises InvalidConfigError where one isn't UTF-8."""
+        """All of them. Raises InvalidConfigError if one isn't UTF-8."""
         if self._decoded is None:
             data, position = self._data, 0
             unpack = struct.Struct("<Q").unpack_from
@@ -80,7 +80,7 @@ class Strings(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """A header, checked. `rope_factors` are the values of the tensor `rope_freqs.weight`, where there is one."""
+    """A checked header. `rope_factors` are the values of the tensor `rope_freqs.weight`, if there is one."""
 
     metadata: Mapping[str, Value]
     tensors: Mapping[str, StoredTensor]
@@ -185,7 +185,7 @@ def _rope_factors(file: BinaryIO, tensor: StoredTensor | None) -> tuple[float, .
 
 
 class _Reader:
-    """Goes through a header from its beginning; what is asked for is read from the file in larger parts."""
+    """Reads a header sequentially, and from the file in larger parts."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -195,7 +195,7 @@ class _Reader:
         self.position = 0
 
     def start(self) -> bytes:
-        """The file's first bytes, without going on."""
+        """The file's first bytes; the position does not change."""
         end = min(len(LFS_POINTER), self.size)
         self._fill(end, "the magic number")
         return bytes(self._data[:end])
@@ -243,7 +243,7 @@ class _Reader:
         return memoryview(self.take(count * size, f"the value of {key!r}")).cast(code)  # type: ignore[call-overload]
 
     def bound(self, count: int, smallest: int, what: str) -> None:
-        """Refuse a count of things of `smallest` bytes each that what is left of the file can't hold."""
+        """Raise InvalidConfigError if `count` items of at least `smallest` bytes do not fit the rest of the file."""
         if count * smallest > self.size - self.position:
             raise InvalidConfigError(
                 f"it claims {count} {what}, more than its {self.size} bytes can hold: it is damaged or cut short"

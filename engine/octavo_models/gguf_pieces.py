@@ -1,4 +1,4 @@
-"""Models in several GGUF files, as gguf-split cuts them: the pieces' names, and one header made of theirs."""
+"""Models in several GGUF files, as written by gguf-split: the names of the pieces, and their headers joined."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def piece_names(name: str) -> list[str]:
 
 
 def first_pieces(names: Sequence[str]) -> list[str]:
-    """`names` of GGUF files, each model once."""
+    """Those of the GGUF files `names` that are whole models or the first pieces of one."""
     return [name for name in names if (match := PIECE.fullmatch(name)) is None or int(match[2]) == 1]
 
 
 def join(pieces: Mapping[str, GgufHeader]) -> GgufHeader:
-    """One header of those of all pieces, by file name and in order; the metadata is the first one's.
+    """The headers of all pieces, given by file name and in order, as one header; the metadata is the first one's.
 
     Raises:
         InvalidConfigError: the pieces don't belong together; names the file.

@@ -1,4 +1,4 @@
-"""A Hugging Face model by its config and its weights' headers: where the two disagree, the weights decide."""
+"""The spec of a Hugging Face model from its config and the headers of its weights; the weights win over the config."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from octavo_models.reading import DTYPE_OF_FORMAT, from_hf_config
 from octavo_models.spec import ModelSpec
 from octavo_models.stored_tensor import StoredTensor
 
-Read = Callable[[StoredTensor, int, int], bytes]  # of a tensor, from an offset in it, so many bytes
+Read = Callable[[StoredTensor, int, int], bytes]  # (tensor, offset in it, number of bytes)
 CHUNK = 1 << 20
 
 
 def from_hf_checkpoint(
     config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], read: Read, *, dtype: str | None = None
 ) -> tuple[ModelSpec, str | None]:
-    """The spec of a model whose weights are at hand, and a warning where they contradict the config.
+    """The spec of a model whose weights are available, and a warning if they contradict the config.
 
     Each weight has the format that it is stored in, a config without a dtype takes the most frequent one, and the
     head is tied to the embedding if the weights hold none of its own (or a copy of the embedding, byte for byte).
@@ -30,7 +30,7 @@ def from_hf_checkpoint(
         config = {**config, "dtype": DTYPE_OF_FORMAT[Counter(stored.values()).most_common(1)[0][0]]}
     declared = from_hf_config(config, dtype=dtype)
     untied = from_hf_config(config, dtype=dtype, tied_head=False)
-    sources = {weight.name: weight.sources[0] for weight in untied.weights}
+    sources = {weight.name: weight.sources[0].tensor for weight in untied.weights}
     head = sources["head"]
     tied = _is_tied(tensors.get(sources["embedding"]), tensors.get(head), read)
     warning = None
@@ -43,7 +43,7 @@ def from_hf_checkpoint(
             f"the config says that the head is not tied, and the weights hold no {head}: the embedding serves as head"
         )
     spec = from_hf_config(config, dtype=dtype, tied_head=tied)
-    weights = [dataclasses.replace(w, format=stored.get(w.sources[0], w.format)) for w in spec.weights]
+    weights = [dataclasses.replace(w, format=stored.get(w.sources[0].tensor, w.format)) for w in spec.weights]
     return dataclasses.replace(spec, weights=tuple(weights)), warning
 
 

@@ -1,8 +1,8 @@
-"""What one rank of several runs: a smaller decoder of its own, and which part of each weight that takes.
+"""The decoder that one rank of several runs, and the part of each weight that it needs.
 
-A rank's decoder is a `ModelSpec` like any other, with fewer heads, narrower MLPs and fewer layers, so whoever runs
-it needs no arithmetic of ranks: only the sums and the hand-overs between ranks are left to do. Sizes must divide
-(`sharding.obstacle`); the vocabulary need not, its last part is padded.
+A rank's decoder is a `ModelSpec` like any other, with fewer heads, narrower MLPs and fewer layers, so that
+executors need no arithmetic of ranks: only the sums and transfers between ranks remain. Sizes must divide
+(`sharding.obstacle`), except for the vocabulary, whose last part is padded.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from octavo_models.sharding import stage_of
 from octavo_models.spec import Experts, KVGroup, KVLayout, Layer, ModelSpec, Weight
 
 KV_ROWS = {"k", "v", "k_bias", "v_bias"}
-ADDED_AFTER_THE_SUM = {"o_bias", "down_bias"}  # of the whole, so one rank alone may add it
+ADDED_AFTER_THE_SUM = {"o_bias", "down_bias"}  # not divided, so only one rank may add it
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank stands: ranks are numbered stage by stage, so that neighbours share a machine and their layers."""
+    """The position of a rank. Ranks are numbered stage by stage, so that a stage's ranks share a machine."""
 
     tensor_rank: int = 0
     tensor_size: int = 1
@@ -46,7 +46,7 @@ class Shard:
     """A rank's part of one weight. `weight` is the part, named and shaped as the rank's own decoder has it.
 
     It is `whole[start : start + weight.shape[axis]]` along `axis`, padded with zeros beyond the end; all of it where
-    `axis` is None. With `zero` the rank has zeros in its place: another one adds what is added once.
+    `axis` is None. With `zero` the rank holds zeros instead: another rank adds what is added once.
     """
 
     weight: Weight
@@ -92,7 +92,7 @@ def shards(spec: ModelSpec, place: Place) -> Iterator[Shard]:
 def kv_layout(spec: ModelSpec, place: Place, block_size: int, kv_format: str) -> KVLayout:
     """The rank's share of the model's blocks: the same groups for all ranks, with the rank's own layers and bytes.
 
-    A stage that has no layer of a group has blocks of no bytes in it: block tables are the same everywhere.
+    A stage without layers of a group has blocks of zero bytes in it, so that all ranks have the same block tables.
     """
     own = {group.window: group for group in part(spec, place).kv_layout(block_size, kv_format).groups}
     groups = spec.kv_layout(block_size, kv_format).groups

@@ -1,4 +1,4 @@
-"""Files that stand for another one: what a clone without git-lfs has in place of its large files."""
+"""Git LFS pointers: the small files that a clone without git-lfs has in place of the large ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a config or GGUF metadata to a ModelSpec: finds the family and says how each weight is stored."""
+"""From a config or GGUF metadata to a ModelSpec: finds the architecture, and the format of each weight."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from octavo_models.description import build
+from octavo_models.architectures import BY_GGUF_NAME, BY_HF_CLASS
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
-from octavo_models.families import BY_GGUF_NAME, BY_HF_CLASS
-from octavo_models.families.sources import GgufSource, HfSource
 from octavo_models.fields import Fields
 from octavo_models.formats import WEIGHT_FORMATS, nbytes
 from octavo_models.gguf_header import ROPE_FACTORS, GgufHeader
+from octavo_models.gguf_metadata import GgufMetadata
+from octavo_models.hf_config import HfConfig
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
+from octavo_models.spec_draft import complete
 
 DTYPE_OF_FORMAT = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
 
@@ -23,10 +24,10 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_
     """The spec of a Hugging Face `config.json`.
 
     Weights are taken to be stored in the config's own dtype. `dtype` is what the model will run in, where that
-    differs; the reference rounds some constants to it. `tied_head` is what the weights show, where they are known.
+    differs; the reference rounds some constants to it. `tied_head` overrides the config where the weights are known.
 
     Raises:
-        UnsupportedModelError: the architecture, or a feature of it, is not described here.
+        UnsupportedModelError: the architecture, or a feature of it, is not supported.
         InvalidConfigError: a field is missing, of the wrong type, or contradicts another; the message names it.
     """
     fields = Fields(config)
@@ -39,10 +40,10 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_
             f"quantization_config: weights quantized as {method!r} are not supported; use the plain model or a GGUF file"
         )
     own = _dtype(fields)
-    family = BY_HF_CLASS[name].from_hf(HfSource(fields, dtype or own))
+    draft = BY_HF_CLASS[name].from_hf(HfConfig(fields, dtype or own))
     if tied_head is not None:
-        family = replace(family, tied_head=tied_head)
-    return build(replace(family, architecture=name), lambda _name, _source: FORMAT_OF_DTYPE[own], own, None)
+        draft = replace(draft, tied_head=tied_head)
+    return complete(draft, name, lambda _tensor: FORMAT_OF_DTYPE[own], own, None)
 
 
 def from_gguf_header(header: GgufHeader) -> ModelSpec:
@@ -70,32 +71,33 @@ def from_gguf(
         InvalidConfigError: a key or tensor is missing, of the wrong type, or contradicts another.
     """
     name = Fields(metadata).text("general.architecture")
-    family = BY_GGUF_NAME.get(name)
-    if family is None or family.from_gguf is None:
+    architecture = BY_GGUF_NAME.get(name)
+    if architecture is None or architecture.from_gguf is None:
         raise UnsupportedModelError(
             f"GGUF architecture {name!r} is not supported; supported are {', '.join(BY_GGUF_NAME)}"
         )
     if ROPE_FACTORS in tensors and rope_factors is None:
         raise InvalidConfigError(f"the values of tensor {ROPE_FACTORS} are needed to describe the rotary embedding")
     known = {key: (format_, tuple(shape)) for key, (format_, shape) in tensors.items()}
-    description = family.from_gguf(GgufSource(Fields(metadata, f"{name}."), known, rope_factors))
+    draft = architecture.from_gguf(GgufMetadata(Fields(metadata, f"{name}."), known, rope_factors))
 
-    def format_of(_name: str, source: str) -> str:
-        if source not in known:
-            raise InvalidConfigError(f"tensor {source} is missing")
-        format_ = known[source][0]
+    def format_of(tensor: str) -> str:
+        if tensor not in known:
+            raise InvalidConfigError(f"tensor {tensor} is missing")
+        format_ = known[tensor][0]
         if format_ not in WEIGHT_FORMATS:
             supported = ", ".join(WEIGHT_FORMATS)
-            raise UnsupportedModelError(f"tensor {source} is stored as {format_}; supported are {supported}")
+            raise UnsupportedModelError(f"tensor {tensor} is stored as {format_}; supported are {supported}")
         return format_
 
-    spec = build(replace(description, architecture=name), format_of, "float32", None)
+    spec = complete(draft, name, format_of, "float32", None)
     for weight in spec.weights:
-        shape = known[weight.sources[0]][1]
-        if shape != weight.shape:
-            raise InvalidConfigError(
-                f"tensor {weight.sources[0]} has the shape {list(shape)}; by the metadata it is {list(weight.shape)}"
-            )
+        for source in weight.sources:
+            shape = known[source.tensor][1]
+            if not weight.fits(source, shape):
+                raise InvalidConfigError(
+                    f"tensor {source.tensor} has the shape {list(shape)}; by the metadata it is {list(weight.shape)}"
+                )
         nbytes(weight.format, weight.shape)
     stored = Counter(weight.format for weight in spec.weights if len(weight.shape) > 1)
     if set(stored) <= set(DTYPE_OF_FORMAT):

@@ -20,7 +20,7 @@ ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 def rotary_from_hf(
     config: Fields, head_dim: int, *, layer_type: str | None = None, theta: float | None = None, scaled: bool = True
 ) -> Rotary:
-    """The rotary embedding of a layer (of `layer_type`, where the config tells kinds of layers apart).
+    """The rotary embedding of a layer (of `layer_type`, if the config distinguishes kinds of layers).
 
     `theta` is the base that the old spelling gives this kind of layer; `scaled` is False for a kind of layer that
     the old spelling's `rope_scaling` does not reach (Gemma 3's local layers).
@@ -36,7 +36,7 @@ def rotary_from_hf(
     dim = int(head_dim * fraction.number("partial_rotary_factor", 1.0))
     if not 0 < dim <= head_dim or dim % 2:
         raise config.error(
-            "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even share must"
+            "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even number is needed"
         )
     _check_base(config, base)
     if _kind(fields) == "dynamic":
@@ -133,7 +133,7 @@ def _parameters(config: Fields, layer_type: str | None) -> Mapping[str, Any] | N
 
 def _length(fields: Fields, tokens: float) -> int:
     if tokens > LARGEST:
-        raise fields.error("factor", f"lengthens the model to {tokens:g} tokens, which is out of all proportion")
+        raise fields.error("factor", f"lengthens the model to {tokens:g} tokens, which is implausible")
     return max(1, int(tokens))
 
 

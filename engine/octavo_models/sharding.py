@@ -1,6 +1,6 @@
 """How a decoder is divided among ranks: by heads and widths (tensor parallel), and by layers (pipeline parallel).
 
-The one rule for the planner, which asks what a card holds, and for the engine, which cuts the weights so.
+One set of rules for the planner, which computes what a GPU holds, and for the engine, which cuts the weights.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from octavo_models.spec import FORMAT_OF_DTYPE, Experts, ModelSpec, Weight
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """How whoever asks spells the two sizes, so that a refusal names what its reader can change."""
+class SizeNames:
+    """The caller's names for the two sizes, so that a message names what its reader can change."""
 
     tensor: str
     pipeline: str
 
 
-OF_THE_MANIFEST = Names("tensorParallelSize", "pipelineParallelSize")
-OF_THE_COMMAND_LINE = Names("--tensor-parallel-size", "--pipeline-parallel-size")
+MANIFEST_NAMES = SizeNames("tensorParallelSize", "pipelineParallelSize")
+FLAG_NAMES = SizeNames("--tensor-parallel-size", "--pipeline-parallel-size")
 
 
 def obstacle(
-    spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int, names: Names = OF_THE_MANIFEST
+    spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int, names: SizeNames = MANIFEST_NAMES
 ) -> str | None:
-    """Why the model can't be divided so, as a sentence that names both numbers; None where it can."""
+    """Why the model can't be divided into these sizes, as a sentence that names both numbers; None if it can."""
     if pipeline_parallel > len(spec.layers):
         return f"{names.pipeline} {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
     asked = f"{names.tensor} {tensor_parallel}"
@@ -54,8 +54,8 @@ def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int) -> list[i
     return [size for size in range(1, most + 1) if obstacle(spec, size, pipeline_parallel) is None]
 
 
-def weights_on_card(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:
-    """Bytes of the weights on the fullest card, exactly.
+def weights_on_gpu(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:
+    """Exact bytes of the weights on the fullest GPU.
 
     `dtype` None leaves them as stored: blocks stay packed, and what can't be packed beside them is bfloat16.
     """
@@ -66,15 +66,15 @@ def weights_on_card(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pi
     return max(by_stage.values())
 
 
-def kv_on_card(
+def kv_on_gpu(
     spec: ModelSpec, tokens: int, kv_format: str, block_size: int, tensor_parallel: int, pipeline_parallel: int
 ) -> int:
-    """KV bytes that one sequence of `tokens` takes on a card. KV heads fewer than cards are held several times."""
+    """KV bytes that one sequence of `tokens` takes on a GPU. If there are fewer KV heads than GPUs, several hold the same."""
     whole = spec.kv_bytes(tokens, kv_format, block_size)
     return _share_of_kv(spec, whole, tensor_parallel, pipeline_parallel)
 
 
-def kv_once_on_card(
+def kv_once_on_gpu(
     spec: ModelSpec,
     tokens: int,
     chunk: int,
@@ -83,10 +83,10 @@ def kv_once_on_card(
     tensor_parallel: int,
     pipeline_parallel: int,
 ) -> int:
-    """KV bytes that must be there once, whoever runs.
+    """KV bytes that are needed once, however many sequences run.
 
-    They are each group's null block, and where a window moves over a prompt, the blocks of the `chunk` that a step
-    computes beside the window.
+    They are the null block of each group and, in groups with a window, the blocks of the `chunk` of a prompt that a
+    step computes in addition to the window.
     """
     total = 0
     for group in spec.kv_layout(block_size, kv_format).groups:

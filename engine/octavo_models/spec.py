@@ -1,7 +1,7 @@
-"""What a decoder is, said once: the `ModelSpec` that planner and both executors read.
+"""The description of a decoder: the `ModelSpec` that the planner and both executors read.
 
 Owns the vocabulary of a decoder (attention, MLP, experts, norms, rotary, weights) and the exact sizes that
-follow from it. Knows nothing of files, tensors, devices or batches; every type here is frozen data.
+follow from it. Independent of files, devices and batches; every type here is frozen data.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.formats import FORMATS, nbytes
+from octavo_models.tensors import Source, Unpermute
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
@@ -39,8 +40,8 @@ class Rotary:
     """Rotary position embedding over the first `dim` elements of a head.
 
     `interleaved` pairs elements (2i, 2i+1), as GPT-J does; otherwise (i, i + dim/2), as Llama's checkpoints on
-    Hugging Face do. GGUF files of the Llama family store permuted rows; their weights carry the transform
-    `unpermute`, so that executors see one convention.
+    Hugging Face do. GGUF files of the Llama family store permuted rows; their weights carry an `Unpermute`,
+    so that executors see one convention.
     """
 
     dim: int
@@ -164,7 +165,7 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of experts in place of an MLP. No executor runs it yet; sizes are exact all the same."""
+    """A mixture of experts in place of an MLP. Reserved: no architecture describes one and no executor runs it yet."""
 
     num_experts: int
     num_experts_per_token: int
@@ -191,21 +192,37 @@ class Layer:
 class Weight:
     """One tensor of the decoder, and where a checkpoint keeps it.
 
-    `name` is canonical (docs/decisions/0002). `shape` is [out_features, in_features] for a matrix. `sources` are
-    the checkpoint's tensor names: one, or several that `transform` joins. `rows` cuts a slice of the source's
-    rows (fused QKV checkpoints). `format` is a key of `FORMATS`: as stored. `shard_axis` is the axis that tensor
-    parallelism cuts; `adapter_target` is the module name that LoRA checkpoints use.
+    `name` is canonical (docs/decisions/0002). `shape` is [out_features, in_features] for a matrix. The rows of all
+    `sources` follow one another; `transform` then brings them into the order that executors expect. `format` is a key
+    of `FORMATS`: as stored. `shard_axis` is the axis that tensor parallelism cuts; `adapter_target` is the module name
+    that LoRA checkpoints use.
     """
 
     name: str
     shape: tuple[int, ...]
-    sources: tuple[str, ...]
+    sources: tuple[Source, ...]
     format: str
-    transform: Literal["none", "unpermute", "transpose", "stack"] = "none"
-    heads: int = 0  # for `unpermute`: how many heads the rows divide into
-    rows: tuple[int, int] | None = None
+    transform: Unpermute | None = None
     shard_axis: int | None = None
     adapter_target: str | None = None
+
+    @property
+    def first_row(self) -> int | None:
+        """Where the weight begins in its only source, if its rows are stored there one after another; else None."""
+        (source, *others) = self.sources
+        if others or source.transposed or self.transform is not None:
+            return None
+        if source.rows is None:
+            return 0
+        return source.rows.first if source.rows.groups == 1 else None
+
+    def fits(self, source: Source, stored: tuple[int, ...]) -> bool:
+        """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
+        shape = stored[::-1] if source.transposed else stored
+        if source.rows is not None:
+            each, left = divmod(shape[0], source.rows.groups)
+            return shape[1:] == self.shape[1:] and not left and each >= source.rows.first + source.rows.count
+        return shape == self.shape if len(self.sources) == 1 else shape[1:] == self.shape[1:]
 
     @property
     def layer(self) -> int | None:
@@ -230,7 +247,7 @@ class KVGroup:
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """All that the scheduler knows of a model."""
+    """All that the scheduler needs of a model."""
 
     block_size: int
     groups: tuple[KVGroup, ...]
@@ -238,7 +255,7 @@ class KVLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder, whole. Built by `octavo_models.from_hf_config` or `from_gguf`."""
+    """A whole decoder. Built by `octavo_models.from_hf_config` or `from_gguf`."""
 
     architecture: str
     vocab_size: int

@@ -1,4 +1,4 @@
-"""Where a checkpoint keeps one tensor."""
+"""The location of one tensor in a model's files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class StoredTensor:
     """`shape` has the contiguous axis last; `offset` is the file's, in bytes.
 
-    `format` is a key of `octavo_models.formats.FORMATS`, or of a dtype that no model here uses (then none).
-    `piece` is the number of the file it lies in, where a model has several.
+    `format` is a key of `octavo_models.formats.FORMATS`, or names a dtype that is not supported.
+    `piece` is the number of its file, if a model has several.
     """
 
     format: str

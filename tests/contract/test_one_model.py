@@ -71,7 +71,7 @@ def test_both_read_head_and_dtype_out_of_the_weights_beside_a_config(tmp_path, s
     config = CONFIG | {"tie_word_embeddings": says_tied, "torch_dtype": "float32"}
     weights = from_hf_config(CONFIG).weights
     random = np.random.default_rng(4)
-    arrays = {w.sources[0]: random.normal(size=w.shape).astype(np.float16) for w in weights}
+    arrays = {w.sources[0].tensor: random.normal(size=w.shape).astype(np.float16) for w in weights}
     if head == "none":
         arrays.pop("lm_head.weight")
     elif head == "a copy":

@@ -21,6 +21,7 @@ from published_configs import (
 
 from octavo_models import from_hf_config
 from octavo_models.formats import nbytes
+from octavo_models.tensors import Source
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -39,7 +40,7 @@ def test_weights_have_the_names_and_shapes_that_transformers_gives_them(name):
     with torch.device("meta"):
         model = model_class(model_class.config_class(**fields))
     expected = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
-    assert {weight.sources[0]: weight.shape for weight in spec.weights} == expected
+    assert {weight.sources[0].tensor: weight.shape for weight in spec.weights} == expected
     assert len({weight.name for weight in spec.weights}) == len(spec.weights)
 
 
@@ -111,7 +112,7 @@ def test_gemma_with_a_vision_half_is_read_for_its_text():
     assert spec.architecture == "Gemma3ForConditionalGeneration"
     assert (spec.vocab_size, len(spec.layers), spec.layers[0].attention.num_kv_heads) == (262208, 34, 4)
     assert spec.dtype == "bfloat16"
-    assert spec.weights[0].sources == ("language_model.model.embed_tokens.weight",)
+    assert spec.weights[0].sources == (Source("language_model.model.embed_tokens.weight"),)
 
 
 def test_tensor_parallel_axes_and_adapter_targets_are_said_of_each_matrix():

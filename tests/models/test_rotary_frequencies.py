@@ -156,7 +156,7 @@ def test_a_scaling_that_is_not_known_is_named_with_those_that_are():
         ({"rope_type": "linear", "factor": -2.0}, "factor is -2"),
         ({"rope_type": "linear", "factor": "4"}, "factor is '4'"),
         ({"rope_type": "longrope", "factor": 2.0, "original_max_position_embeddings": 4096}, "long_factor is missing"),
-        (SCALINGS["longrope"] | {"long_factor": [1.0] * 31}, "long_factor has 31 elements where 32 belong"),
+        (SCALINGS["longrope"] | {"long_factor": [1.0] * 31}, "long_factor has 31 elements; 32 are expected"),
         (SCALINGS["llama3"] | {"high_freq_factor": 0.5}, "high_freq_factor is 0.5"),
         ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1}, "original_max_position"),
     ],

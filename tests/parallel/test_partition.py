@@ -14,7 +14,7 @@ from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
 from octavo_models.partition import Place, kv_layout, layers_of, part, shards
-from octavo_models.sharding import stage_of, weights_on_card
+from octavo_models.sharding import stage_of, weights_on_gpu
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -67,7 +67,7 @@ def test_stages_run_every_layer_once_and_the_planners_weights_are_the_fullest_ra
     assert ran == list(range(5))
     assert [stage_of(i, 5, stages) for i in ran] == sorted(stage_of(i, 5, stages) for i in ran)
     fullest = max(part(spec, place).weight_bytes("float32") for place in everywhere)
-    assert fullest == weights_on_card(spec, "float32", tensor, stages)
+    assert fullest == weights_on_gpu(spec, "float32", tensor, stages)
 
 
 @pytest.mark.parametrize(("tensor", "stages"), GRIDS)

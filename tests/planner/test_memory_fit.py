@@ -4,7 +4,7 @@ import pytest
 from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
 
 from octavo_models import from_gguf
-from octavo_models.sharding import kv_on_card, obstacle, weights_on_card
+from octavo_models.sharding import kv_on_gpu, obstacle, weights_on_gpu
 from octavo_operator.planner.gpus import of_cuda, of_product
 from octavo_operator.planner.sizes import GIB, MIB, gib
 
@@ -94,13 +94,13 @@ def test_nine_heads_divide_by_three_only():
 
 def test_kv_heads_fewer_than_cards_are_held_several_times():
     spec = described(LLAMA_70B)
-    eight = kv_on_card(spec, 4096, "bf16", 16, 8, 1)
-    assert kv_on_card(spec, 4096, "bf16", 16, 16, 1) == eight == spec.kv_bytes(4096, "bf16") // 8
+    eight = kv_on_gpu(spec, 4096, "bf16", 16, 8, 1)
+    assert kv_on_gpu(spec, 4096, "bf16", 16, 16, 1) == eight == spec.kv_bytes(4096, "bf16") // 8
 
 
 def test_stages_share_the_layers_and_the_tied_embedding_is_on_both_ends():
     spec = described(SMALL)
-    whole, half = weights_on_card(spec, None, 1, 1), weights_on_card(spec, None, 1, 2)
+    whole, half = weights_on_gpu(spec, None, 1, 1), weights_on_gpu(spec, None, 1, 2)
     embedding = next(w.nbytes for w in spec.weights if w.name == "embedding")
     assert whole == spec.weight_bytes()
     assert half > (whole - embedding) // 2 + embedding - 1024
@@ -254,5 +254,5 @@ def test_quantized_weights_stay_packed_on_a_card():
     eight = 1000 * hidden * 34 // 32
     four = layers * (4 * hidden + 3 * 512) * hidden * 20 // 32  # scale and minimum for each 32
     norms = (2 * layers + 1) * hidden * 2
-    assert weights_on_card(spec, None, 1, 1) == eight + four + norms < spec.weight_bytes("bfloat16") / 2
-    assert weights_on_card(spec, None, 4, 1) == (eight + four) // 4 + norms
+    assert weights_on_gpu(spec, None, 1, 1) == eight + four + norms < spec.weight_bytes("bfloat16") / 2
+    assert weights_on_gpu(spec, None, 4, 1) == (eight + four) // 4 + norms

@@ -23,7 +23,7 @@ from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
 from octavo_models.formats import FORMATS
 from octavo_models.partition import Place, shards
-from octavo_models.sharding import weights_on_card
+from octavo_models.sharding import weights_on_gpu
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 9, 13, 300, 40, 41, 42, 7, 30, 31], list(range(1, 38)), [299, 1]]
@@ -83,7 +83,7 @@ def test_what_is_held_is_what_is_reported_and_planned(mixed):
     executor = packed_executor(config_of(model), spec, files)
     executor.dtype = torch.bfloat16  # a card's
     capacity = executor.load()
-    assert capacity.weight_bytes == weights_on_card(spec, None, 1, 1)
+    assert capacity.weight_bytes == weights_on_gpu(spec, None, 1, 1)
     decoder = executor._decoder
     assert decoder.head is decoder.embedding
     linears = [linear for w in decoder.layers for linear in (w.qkv, w.o, w.up, w.down)]
@@ -102,7 +102,7 @@ def test_every_rank_holds_what_the_plan_says(mixed, tensor, stages):
         sum(w.nbytes for w in read_weights(spec, files, torch.bfloat16, CPU, 0, place, packed=True).values())
         for place in (Place.of(rank, tensor, stages) for rank in range(tensor * stages))
     ]
-    assert max(held) == weights_on_card(spec, None, tensor, stages)
+    assert max(held) == weights_on_gpu(spec, None, tensor, stages)
 
 
 @pytest.mark.parametrize("tensor", [2, 4])

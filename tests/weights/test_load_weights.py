@@ -58,7 +58,7 @@ def hf_folder(folder: Path, arrays: dict[str, np.ndarray], config: dict | None =
 
 def hf_arrays(dtype: type = np.float32) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
-    return {w.sources[0]: rng.normal(0, 1, w.shape).astype(dtype) for w in from_hf_config(CONFIG).weights}
+    return {w.sources[0].tensor: rng.normal(0, 1, w.shape).astype(dtype) for w in from_hf_config(CONFIG).weights}
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
 from octavo_models.errors import ModelError
-from octavo_models.sharding import OF_THE_COMMAND_LINE, obstacle
+from octavo_models.sharding import FLAG_NAMES, obstacle
 
 CAPABILITIES = (80, 86, 89, 90, 100, 103, 120)
 
@@ -61,7 +61,7 @@ def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | N
     spec = describe(config.model, resolve(config.model, lambda *_: None))
     parallel = config.parallel
     hindrance = obstacle(
-        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=OF_THE_COMMAND_LINE
+        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES
     )
     if hindrance is not None:
         raise ConfigError(hindrance)

@@ -18,7 +18,7 @@ from octavo_engine.executors import create_executor, require_device
 from octavo_engine.messages import Progress, Ready, Reply, Resolved
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
-from octavo_models.sharding import OF_THE_COMMAND_LINE, obstacle, possible_sizes
+from octavo_models.sharding import FLAG_NAMES, obstacle, possible_sizes
 from octavo_models.spec import ModelSpec
 
 
@@ -62,7 +62,7 @@ def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
     spec = describe(config.model, files)
     parallel = config.parallel
     hindrance = obstacle(
-        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=OF_THE_COMMAND_LINE
+        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES
     )
     if hindrance is not None:
         most = max(parallel.tensor_parallel_size, 64)

@@ -1,4 +1,4 @@
-"""A checkpoint made up from a spec: deterministic small random weights, norms that pass their input through.
+"""A checkpoint generated from a spec: small random weights from a seed, norms that pass their input through.
 
 For measuring and testing without a download. Tensors are made when they are read; the last one is kept.
 """
@@ -6,7 +6,6 @@ For measuring and testing without a download. Tensors are made when they are rea
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from octavo_engine.weights.checkpoint import TensorInfo
 from octavo_engine.weights.float_formats import to_format
 from octavo_models.formats import FORMATS, nbytes
 from octavo_models.spec import ModelSpec, Weight
+from octavo_models.tensors import Source
 
 SPREAD = 0.035  # uniform in ±SPREAD: a deviation of 0.02, as models are initialised
 
@@ -36,17 +36,17 @@ CENTRES = {"q4_1": -7.5, "q5_1": -15.5, "q4_k": 7.5, "q5_k": 15.5}
 
 
 class DummyCheckpoint:
-    """Looks like the checkpoint that `spec` was read from; the same spec and seed give the same bytes."""
+    """Has the tensors of the checkpoint that `spec` was read from; the same spec and seed give the same bytes."""
 
     def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
         self._seed = seed
         self._last: tuple[str, NDArray[np.uint8]] | None = None
         self._norm_value = 1.0 - spec.final_norm.offset
-        self._weights = {weight.sources[0]: weight for weight in spec.weights}
-        self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(name, w.format, w.shape, Path("dummy"), 0, nbytes(w.format, w.shape))
-            for name, w in self._weights.items()
-        }
+        self._weights: dict[str, Weight] = {}  # by tensor; of one that holds several weights, the first
+        self.tensors: dict[str, TensorInfo] = {}
+        for weight in spec.weights:
+            for source in weight.sources:
+                self._add(weight, source)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> memoryview:
         weight = self._weights.get(name)
@@ -54,32 +54,48 @@ class DummyCheckpoint:
             raise ModelLoadError(f"dummy weights: there is no tensor {name}")
         if self._last is None or self._last[0] != name:  # its next rows are asked for next
             self._last = None
-            self._last = (name, self._make(weight))
+            self._last = (name, self._make(weight, self.tensors[name]))
         made = self._last[1]
-        return (made if rows is None else made.reshape(weight.shape[0], -1)[rows[0] : rows[1]]).reshape(-1).data
+        num_rows = self.tensors[name].shape[0]
+        return (made if rows is None else made.reshape(num_rows, -1)[rows[0] : rows[1]]).reshape(-1).data
 
     def close(self) -> None:
         self._last = None
 
-    def _make(self, weight: Weight) -> NDArray[np.uint8]:
+    def _add(self, weight: Weight, source: Source) -> None:
+        """Make the tensor of `source`, or lengthen it until it holds these rows of `weight` too."""
+        rows = source.rows
+        count = weight.shape[0] // len(weight.sources) if rows is None else (rows.first + rows.count) * rows.groups
+        known = self.tensors.get(source.tensor)
+        if known is not None:
+            count = max(count, known.shape[-1] if source.transposed else known.shape[0])
+        shape = (count, *weight.shape[1:])
+        if source.transposed:
+            shape = shape[::-1]
+        self._weights.setdefault(source.tensor, weight)
+        self.tensors[source.tensor] = TensorInfo(
+            source.tensor, weight.format, shape, Path("dummy"), 0, nbytes(weight.format, shape)
+        )
+
+    def _make(self, weight: Weight, tensor: TensorInfo) -> NDArray[np.uint8]:
         if weight.name.endswith("norm"):
-            return to_format(np.full(weight.shape, self._norm_value, np.float32), weight.format)
+            return to_format(np.full(tensor.shape, self._norm_value, np.float32), tensor.format)
         rng = np.random.default_rng([self._seed, zlib.crc32(weight.name.encode())])
-        if weight.format in BLOCKS:
-            return _random_blocks(rng, weight)
-        values = rng.random(weight.shape, np.float32)
+        if tensor.format in BLOCKS:
+            return _random_blocks(rng, tensor)
+        values = rng.random(tensor.shape, np.float32)
         values -= 0.5
         values *= 2 * SPREAD
-        return to_format(values, weight.format)
+        return to_format(values, tensor.format)
 
 
-def _random_blocks(rng: np.random.Generator, weight: Weight) -> NDArray[np.uint8]:
-    f = FORMATS[weight.format]
-    scale_at, minimum_at, spread = BLOCKS[weight.format]
-    blocks = rng.integers(0, 256, (weight.nbytes // f.bytes_per_block, f.bytes_per_block), np.uint8)
+def _random_blocks(rng: np.random.Generator, tensor: TensorInfo) -> NDArray[np.uint8]:
+    f = FORMATS[tensor.format]
+    scale_at, minimum_at, spread = BLOCKS[tensor.format]
+    blocks = rng.integers(0, 256, (tensor.nbytes // f.bytes_per_block, f.bytes_per_block), np.uint8)
     scale = np.float16(SPREAD / spread)
     blocks[:, scale_at : scale_at + 2] = np.frombuffer(scale.tobytes(), np.uint8)
     if minimum_at is not None:
-        minimum = np.float16(SPREAD / spread * CENTRES[weight.format])
+        minimum = np.float16(SPREAD / spread * CENTRES[tensor.format])
         blocks[:, minimum_at : minimum_at + 2] = np.frombuffer(minimum.tobytes(), np.uint8)
     return blocks

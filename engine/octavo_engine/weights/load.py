@@ -1,4 +1,4 @@
-"""Hands an executor its weights one by one, as the spec names them: whole rows as stored."""
+"""Gives an executor its weights one by one, under the spec's names: whole rows, in the format they are stored in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import Checkpoint, TensorInfo
 from octavo_models.formats import FORMATS
 from octavo_models.spec import ModelSpec, Weight
+from octavo_models.tensors import Source
 
 PLAIN = {"f32", "f16", "bf16"}
 
@@ -52,10 +53,10 @@ def open_checkpoint(files: ModelFiles, spec: ModelSpec | None = None, seed: int 
 def load_weights(
     spec: ModelSpec, checkpoint: Checkpoint, rows: Mapping[str, tuple[int, int]] | None = None
 ) -> Iterator[tuple[Weight, LoadedWeight]]:
-    """Each weight of `spec`, in its order, transforms applied; whatever the executor lets go of is freed.
+    """Each weight of `spec`, in its order, transforms applied; a weight that the executor drops is freed.
 
-    `rows` names matrices of which only some rows are wanted (first, last + 1): the others are not even read, where
-    they lie in the checkpoint as the weight has them.
+    `rows` names matrices of which only some rows are needed (first, last + 1): the others are not even read, if the
+    checkpoint stores the weight's rows one after another.
 
     Raises:
         ModelLoadError: a tensor is missing, or has another shape or a dtype that can't be used.
@@ -90,13 +91,13 @@ def _pieces(
         yield _load(weight, checkpoint, where, wanted)
         return
     step = max(1, most // weight.shape[1])
-    if len(weight.sources) > 1 or weight.transform != "none":
+    if weight.first_row is None:
         loaded = _load(weight, checkpoint, where, wanted)
         for at in range(0, len(loaded.data), step):
             part = loaded.data[at : at + step]
             yield LoadedWeight(loaded.format, (len(part), *weight.shape[1:]), part)
         return
-    _source(weight, weight.sources[0], checkpoint.tensors, where)
+    _tensor(weight, weight.sources[0], checkpoint.tensors, where)
     first, last = wanted or (0, weight.shape[0])
     last = min(last, weight.shape[0])
     for at in range(first, last, step):
@@ -104,63 +105,66 @@ def _pieces(
 
 
 def _load(weight: Weight, checkpoint: Checkpoint, where: str, wanted: tuple[int, int] | None) -> LoadedWeight:
-    parts = [_source(weight, name, checkpoint.tensors, where) for name in weight.sources]
-    formats = {info.format for info in parts}
-    if len(formats) > 1:
-        raise ModelLoadError(f"{parts[0].path}: tensors {', '.join(weight.sources)} are stored in different formats")
-    format_, cut = parts[0].format, weight.rows
-    if wanted is not None and len(parts) == 1 and weight.transform == "none":
-        first, last = cut or (0, weight.shape[0])
-        cut, wanted = (min(first + wanted[0], last), min(first + wanted[1], last)), None
-    arrays = [_read(checkpoint, info, cut if len(parts) == 1 else None) for info in parts]
-    data = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    if cut is not None and len(parts) > 1:
-        data = data[cut[0] : cut[1]]
-    if weight.transform == "unpermute":
-        data = unpermute(data, weight.heads, weight.shape, FORMATS[format_].bytes_per_block)
-    elif weight.transform == "transpose":
-        data = _transposed(data, parts[0])
-    if wanted is not None:
-        data = data[wanted[0] : wanted[1]]
-    shape = (len(data), *weight.shape[1:]) if len(weight.shape) > 1 else weight.shape
-    return LoadedWeight(format_, shape, data)
+    tensors = [_tensor(weight, source, checkpoint.tensors, where) for source in weight.sources]
+    if len({tensor.format for tensor in tensors}) > 1:
+        names = ", ".join(tensor.name for tensor in tensors)
+        raise ModelLoadError(f"{tensors[0].path}: tensors {names} are stored in different formats")
+    first, last = wanted or (0, weight.shape[0])
+    last = min(last, weight.shape[0])
+    if weight.first_row is not None:
+        data = _read(checkpoint, tensors[0], (weight.first_row + first, weight.first_row + last))
+    else:
+        parts = [_rows(source, tensor, checkpoint) for source, tensor in zip(weight.sources, tensors, strict=True)]
+        data = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if weight.transform is not None:
+            data = _unpermuted(data, weight.transform.heads)
+        data = data[first:last]
+    if len(weight.shape) == 1:
+        return LoadedWeight(tensors[0].format, weight.shape, data.reshape(1, -1))
+    return LoadedWeight(tensors[0].format, (len(data), *weight.shape[1:]), data)
 
 
-def _source(weight: Weight, name: str, tensors: Mapping[str, TensorInfo], where: str) -> TensorInfo:
-    info = tensors.get(name)
+def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], where: str) -> TensorInfo:
+    info = tensors.get(source.tensor)
     if info is None:
-        raise ModelLoadError(f"{where}: tensor {name} is missing")
+        raise ModelLoadError(f"{where}: tensor {source.tensor} is missing")
     if info.format not in FORMATS or (info.format != weight.format and not {info.format, weight.format} <= PLAIN):
-        raise ModelLoadError(f"{info.path}: tensor {name} is stored as {info.format}, where {weight.format} belongs")
-    expected = weight.shape[::-1] if weight.transform == "transpose" else weight.shape
-    whole = weight.rows is None and len(weight.sources) == 1
-    fits = info.shape == expected if whole else info.shape[1:] == expected[1:]
-    if weight.rows is not None:
-        fits = fits and info.shape[0] >= weight.rows[1]
-    if not fits:
         raise ModelLoadError(
-            f"{info.path}: tensor {name} has the shape {list(info.shape)}; the model's config makes it {list(expected)}"
+            f"{info.path}: tensor {info.name} is stored as {info.format}, where {weight.format} belongs"
+        )
+    if not weight.fits(source, info.shape):
+        expected = weight.shape[::-1] if source.transposed else weight.shape
+        raise ModelLoadError(
+            f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
+            f"the model's config makes it {list(expected)}"
         )
     return info
 
 
-def _read(checkpoint: Checkpoint, info: TensorInfo, rows: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """uint8 [rows, bytes of a row]; a vector is one row."""
-    if rows is None:
-        rows = (0, info.shape[0])
+def _read(checkpoint: Checkpoint, info: TensorInfo, rows: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 [rows, bytes of a row]; each element of a vector is a row."""
     data = np.frombuffer(checkpoint.read(info.name, rows), np.uint8)
-    return data.reshape(rows[1] - rows[0], info.nbytes // info.shape[0]) if len(info.shape) > 1 else data[None]
+    return data.reshape(rows[1] - rows[0], info.nbytes // info.shape[0])
 
 
-def unpermute(data: NDArray[np.uint8], heads: int, shape: tuple[int, ...], element_bytes: int) -> NDArray[np.uint8]:
-    """Rows of each head from GGUF's order, pairs side by side, to halves: (2i, 2i+1) → (i, i + dim/2).
+def _rows(source: Source, info: TensorInfo, checkpoint: Checkpoint) -> NDArray[np.uint8]:
+    """The rows of a source that is not stored as the weight has it, or not alone."""
+    data = _read(checkpoint, info, (0, info.shape[0]))
+    if source.transposed:
+        data = _transposed(data, info)
+    if source.rows is None:
+        return data
+    groups = data.reshape(source.rows.groups, -1, data.shape[1])
+    return groups[:, source.rows.first : source.rows.first + source.rows.count].reshape(-1, data.shape[1])
 
-    Whole rows move, so quantized ones do too. `data` is [rows, row bytes]; a vector's elements are its rows.
+
+def _unpermuted(rows: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
+    """Rows of each head from rotary pairs, side by side, to halves: (2i, 2i+1) → (i, i + dim/2).
+
+    Whole rows move, so quantized ones do too.
     """
-    rows = data if len(shape) > 1 else data.reshape(shape[0], element_bytes)
-    pairs = rows.reshape(heads, shape[0] // heads // 2, 2, -1)
-    moved = np.ascontiguousarray(pairs.swapaxes(1, 2))
-    return moved.reshape(data.shape)
+    pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def _transposed(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from octavo_models import ModelSpec
-from octavo_models.sharding import kv_on_card, kv_once_on_card, weights_on_card
+from octavo_models.sharding import kv_on_gpu, kv_once_on_gpu, weights_on_gpu
 from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.plan import CardBudget, Limits
@@ -58,15 +58,15 @@ class Demand:
             dtype = "bfloat16"
         if not self.on_gpu:
             return self.spec.weight_bytes(dtype)
-        whole = weights_on_card(self.spec, dtype, tensor_parallel, engine.pipeline_parallel_size)
+        whole = weights_on_gpu(self.spec, dtype, tensor_parallel, engine.pipeline_parallel_size)
         if engine.quantization in runtime_of(engine).quantizes_on_load and plain:
-            matrices = weights_on_card(_matrices(self.spec), "bfloat16", tensor_parallel, engine.pipeline_parallel_size)
+            matrices = weights_on_gpu(_matrices(self.spec), "bfloat16", tensor_parallel, engine.pipeline_parallel_size)
             whole -= matrices // 2
         return whole + self._vision()
 
     def kv(self, tokens: int, tensor_parallel: int) -> int:
         engine = self.engine
-        return kv_on_card(
+        return kv_on_gpu(
             self.spec,
             tokens,
             self.limits.kv_format,
@@ -77,7 +77,7 @@ class Demand:
 
     def kv_once(self, tensor_parallel: int) -> int:
         engine = self.engine
-        return kv_once_on_card(
+        return kv_once_on_gpu(
             self.spec,
             self.max_model_len,
             self.limits.max_num_batched_tokens,

@@ -1,11 +1,12 @@
-"""What a family's file says of one model, and the ModelSpec that follows from it: every weight, named and sized."""
+"""A ModelSpec before it is known how its weights are stored, and its completion: every weight named, sized and located."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from octavo_models.spec import Experts, Layer, Mlp, ModelSpec, Norm, Weight
+from octavo_models.tensors import TensorMap, Unpermute
 
 # Axis that tensor parallelism cuts, and the module name of LoRA checkpoints, by the last part of a weight's name.
 SHARD_AXIS = dict.fromkeys(("embedding", "head", "q", "k", "v", "gate", "up"), 0) | {"o": 1, "down": 1}
@@ -14,72 +15,67 @@ ADAPTER_TARGETS = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate",
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """One model as its family's file describes it, before it is known how each weight is stored.
+class SpecDraft:
+    """What an architecture reads out of a config or of GGUF metadata; `tensors` locates each weight of `layers`."""
 
-    `names` maps the last part of a weight's name to the checkpoint's; `{i}` stands for the layer's number.
-    `permuted` says that the rows of q and k lie as GGUF files of the Llama family keep them.
-    """
-
-    architecture: str
     vocab_size: int
     hidden_size: int
     layers: tuple[Layer, ...]
     final_norm: Norm
     max_position: int
     tied_head: bool
-    names: Mapping[str, str]
-    permuted: bool = False
+    tensors: TensorMap
     embedding_multiplier: float = 1.0
     logits_soft_cap: float | None = None
     vision_parameters: int = 0
 
 
-def build(made: Description, format_of: Callable[[str, str], str], dtype: str, quantization: str | None) -> ModelSpec:
-    """The spec. `format_of(weight name, source name)` tells how a tensor is stored, a key of `FORMATS`."""
+def complete(
+    draft: SpecDraft, architecture: str, format_of: Callable[[str], str], dtype: str, quantization: str | None
+) -> ModelSpec:
+    """The spec. `format_of(tensor)` gives the format that a tensor of the checkpoint is stored in, a key of `FORMATS`."""
     return ModelSpec(
-        architecture=made.architecture,
-        vocab_size=made.vocab_size,
-        hidden_size=made.hidden_size,
-        layers=made.layers,
-        final_norm=made.final_norm,
-        weights=tuple(_weights(made, format_of)),
-        max_position=made.max_position,
-        tied_head=made.tied_head,
+        architecture=architecture,
+        vocab_size=draft.vocab_size,
+        hidden_size=draft.hidden_size,
+        layers=draft.layers,
+        final_norm=draft.final_norm,
+        weights=tuple(_weights(draft, format_of)),
+        max_position=draft.max_position,
+        tied_head=draft.tied_head,
         dtype=dtype,
         quantization=quantization,
-        embedding_multiplier=made.embedding_multiplier,
-        logits_soft_cap=made.logits_soft_cap,
-        vision_parameters=made.vision_parameters,
+        embedding_multiplier=draft.embedding_multiplier,
+        logits_soft_cap=draft.logits_soft_cap,
+        vision_parameters=draft.vision_parameters,
     )
 
 
-def _weights(made: Description, format_of: Callable[[str, str], str]) -> Iterator[Weight]:
-    def weight(name: str, shape: tuple[int, ...], layer: int | None = None, heads: int = 0) -> Weight:
-        last = name.rpartition(".")[2]
-        source = made.names[last] if layer is None else made.names[last].replace("{i}", str(layer))
+def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weight]:
+    def weight(last: str, shape: tuple[int, ...], layer: int | None = None, heads: int = 0) -> Weight:
+        entry, sources = draft.tensors.entry(last), draft.tensors.sources(last, layer)
+        formats = [format_of(source.tensor) for source in sources]
         return Weight(
-            name,
+            last if layer is None else f"layers.{layer}.{last}",
             shape,
-            (source,),
-            format_of(name, source),
-            transform="unpermute" if made.permuted and heads else "none",
-            heads=heads,
+            sources,
+            formats[0],  # loading checks that they are equal
+            transform=Unpermute(heads) if entry is not None and entry.permuted else None,
             shard_axis=SHARD_AXIS.get(last),
             adapter_target=ADAPTER_TARGETS.get(last),
         )
 
-    yield weight("embedding", (made.vocab_size, made.hidden_size))
-    for i, layer in enumerate(made.layers):
-        for last, shape, heads in _layer(layer, made.hidden_size):
-            yield weight(f"layers.{i}.{last}", shape, i, heads)
-    for last, shape, _ in _norm("final_norm", made.final_norm, made.hidden_size):
+    yield weight("embedding", (draft.vocab_size, draft.hidden_size))
+    for i, layer in enumerate(draft.layers):
+        for last, shape, heads in _layer(layer, draft.hidden_size):
+            yield weight(last, shape, i, heads)
+    for last, shape, _ in _norm("final_norm", draft.final_norm, draft.hidden_size):
         yield weight(last, shape)
-    if not made.tied_head:
-        yield weight("head", (made.vocab_size, made.hidden_size))
+    if not draft.tied_head:
+        yield weight("head", (draft.vocab_size, draft.hidden_size))
 
 
-Part = tuple[str, tuple[int, ...], int]  # last part of the name, shape, heads where rows may be permuted
+Part = tuple[str, tuple[int, ...], int]  # last part of the name, shape, heads that the rows divide into
 
 
 def _layer(layer: Layer, hidden: int) -> Iterator[Part]:

@@ -1,4 +1,4 @@
-"""Gemma 3: five layers in a window to each that sees all, with a rotary base each; norms before and after both halves.
+"""Gemma 3: five layers with a window to each without, a rotary base for either kind, norms before and after both halves.
 
 Its checkpoints on Hugging Face store a norm's weight minus 1; those in GGUF store the weight itself.
 """
@@ -10,17 +10,30 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
-from octavo_models.description import Description
-from octavo_models.families.sources import GgufSource, Heads, HfSource
+from octavo_models.architecture import Architecture
+from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.fields import Fields
-from octavo_models.names import HF_GEMMA, HF_GEMMA_IN_MULTIMODAL
+from octavo_models.gguf_metadata import GgufMetadata
+from octavo_models.gguf_tensors import GGUF_TENSORS
+from octavo_models.heads import Heads
+from octavo_models.hf_config import HfConfig
 from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
 from octavo_models.spec import Layer, Mlp, Norm, Rotary
+from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import at
+
+HF_GEMMA3 = HF_QWEN3.updated(
+    {
+        "post_attention_norm": at("post_attention_layernorm"),  # on attention's output, where Llama's precedes the MLP
+        "pre_mlp_norm": at("pre_feedforward_layernorm"),
+        "post_mlp_norm": at("post_feedforward_layernorm"),
+    }
+)
 
 GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0
-PATTERN = 6  # each sixth layer sees all
-LAYERS_OF_27B = 62  # GGUF does not store query_pre_attn_scalar: llama.cpp tells the 27B by its layers
+PATTERN = 6  # each sixth layer has no window
+LAYERS_OF_27B = 62  # GGUF does not store query_pre_attn_scalar: llama.cpp recognizes the 27B by its layers
 
 # What transformers' Gemma3TextConfig assumes where the published configs are silent (4B and larger).
 DEFAULTS = {
@@ -35,9 +48,9 @@ DEFAULTS = {
 }
 
 
-def from_hf(source: HfSource) -> Description:
-    source = replace(source, config=Fields({**DEFAULTS, **source.config.values}))
-    c, heads, count = source.config, source.heads(), source.num_layers()
+def from_hf(source: HfConfig) -> SpecDraft:
+    source = replace(source, fields=Fields({**DEFAULTS, **source.fields.values}))
+    c, heads, count = source.fields, source.heads(), source.num_layers()
     if c.boolean("use_bidirectional_attention", False):
         raise c.error("use_bidirectional_attention", "is true: an encoder, which can't generate")
     norm = Norm(eps=c.number("rms_norm_eps", 1e-6), offset=1.0)
@@ -63,29 +76,29 @@ def from_hf(source: HfSource) -> Description:
         norm=norm,
         bias=c.boolean("attention_bias", False),
     )
-    described = source.description(layers, norm, HF_GEMMA, tied=True)
-    multiplier = rounded(math.sqrt(described.hidden_size), source.dtype)
+    draft = source.draft(layers, norm, HF_GEMMA3, tied_head=True)
+    multiplier = rounded(math.sqrt(draft.hidden_size), source.dtype)
     return replace(
-        described,
+        draft,
         embedding_multiplier=multiplier,
         logits_soft_cap=_soft_cap(c, "final_logit_softcapping"),
         max_position=c.integer("max_position_embeddings"),  # a lengthened one already
     )
 
 
-def from_multimodal_hf(source: HfSource) -> Description:
-    """The text half of a model that also sees; its tensors lie one level deeper."""
-    text = source.config.mapping("text_config")
+def from_multimodal_hf(source: HfConfig) -> SpecDraft:
+    """The text half of a model that also takes images; its tensors lie one level deeper."""
+    text = source.fields.mapping("text_config")
     if text is None:
-        raise source.config.error("text_config", "is missing")
-    described = from_hf(replace(source, config=Fields(text)))
-    vision = source.config.mapping("vision_config")
-    seen = 0 if vision is None else _vision_parameters(Fields(vision), described.hidden_size)
-    return replace(described, names=HF_GEMMA_IN_MULTIMODAL, vision_parameters=seen)
+        raise source.fields.error("text_config", "is missing")
+    draft = from_hf(replace(source, fields=Fields(text)))
+    vision = source.fields.mapping("vision_config")
+    tower = 0 if vision is None else _vision_parameters(Fields(vision), draft.hidden_size)
+    return replace(draft, tensors=draft.tensors.below("language_model"), vision_parameters=tower)
 
 
 def _vision_parameters(c: Fields, text_width: int) -> int:
-    """Of the SigLIP tower and its projector, by the shapes of transformers' SiglipVisionModel; its defaults."""
+    """Parameters of the SigLIP tower and its projector; shapes and defaults are those of transformers' SiglipVisionModel."""
     width, inner = c.integer("hidden_size", 1152), c.integer("intermediate_size", 4304)
     patch, patches = c.integer("patch_size", 14), (c.integer("image_size", 896) // c.integer("patch_size", 14)) ** 2
     attention = 4 * (width + 1) * width
@@ -95,8 +108,8 @@ def _vision_parameters(c: Fields, text_width: int) -> int:
     return embeddings + layers + 2 * width + width * text_width + width
 
 
-def from_gguf(source: GgufSource) -> Description:
-    m, heads, norm, count = source.metadata, source.heads(), source.norm(), source.num_layers()
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    m, heads, norm, count = source.fields, source.heads(), source.norm(), source.num_layers()
     pattern = m.integer("attention.sliding_window_pattern", PATTERN)
     types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)]
     hidden = m.integer("embedding_length")
@@ -115,7 +128,7 @@ def from_gguf(source: GgufSource) -> Description:
         bias=False,
     )
     return replace(
-        source.description(layers),
+        source.draft(layers, GGUF_TENSORS),
         embedding_multiplier=rounded(math.sqrt(hidden), "float32"),
         max_position=m.integer("context_length"),
     )
@@ -134,9 +147,9 @@ def _layers(
     norm: Norm,
     bias: bool,
 ) -> list[Layer]:
-    sees_all = heads.attention(rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias)
-    slides = replace(sees_all, rotary=local, window=window)
-    return [Layer(slides if kind == "sliding_attention" else sees_all, mlp, norm, norm, norm, norm) for kind in types]
+    full = heads.attention(rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias)
+    sliding = replace(full, rotary=local, window=window)
+    return [Layer(sliding if kind == "sliding_attention" else full, mlp, norm, norm, norm, norm) for kind in types]
 
 
 def _soft_cap(config: Fields, name: str) -> float | None:
@@ -151,3 +164,7 @@ def rounded(value: float, dtype: str) -> float:
     if dtype == "bfloat16":
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+
+
+GEMMA3 = Architecture(("Gemma3ForCausalLM",), from_hf, "gemma3", from_gguf)
+GEMMA3_MULTIMODAL = Architecture(("Gemma3ForConditionalGeneration",), from_multimodal_hf)

@@ -1,0 +1,19 @@
+"""The architectures, one file each: what a config and GGUF metadata mean, and where each weight is stored.
+
+A file maps checked fields to a `SpecDraft`. It opens no files and computes no sizes; what several architectures read
+alike is `HfConfig`'s and `GgufMetadata`'s. docs/extending.md lists the steps to add one.
+"""
+
+from __future__ import annotations
+
+from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
+from octavo_models.architectures.llama import LLAMA
+from octavo_models.architectures.mistral import MISTRAL
+from octavo_models.architectures.qwen2 import QWEN2
+from octavo_models.architectures.qwen3 import QWEN3
+from octavo_models.architectures.smollm3 import SMOLLM3
+
+ALL = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, GEMMA3_MULTIMODAL)
+
+BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}
+BY_GGUF_NAME = {architecture.gguf_name: architecture for architecture in ALL if architecture.gguf_name is not None}

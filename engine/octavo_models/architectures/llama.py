@@ -1,0 +1,71 @@
+"""Llama, and models that are published as Llama: SmolLM, SmolLM2, Yi, TinyLlama and others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from octavo_models.architecture import Architecture
+from octavo_models.gguf_metadata import GgufMetadata
+from octavo_models.gguf_tensors import GGUF_TENSORS
+from octavo_models.hf_config import HfConfig
+from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
+from octavo_models.spec import Attention, Layer, Mlp, Norm
+from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import TensorMap, at
+
+HF_LLAMA = TensorMap(
+    layers="model.layers",
+    outer={"embedding": at("model.embed_tokens"), "final_norm": at("model.norm"), "head": at("lm_head")},
+    inner={
+        "pre_attention_norm": at("input_layernorm"),
+        "q": at("self_attn.q_proj"),
+        "k": at("self_attn.k_proj"),
+        "v": at("self_attn.v_proj"),
+        "o": at("self_attn.o_proj"),
+        "pre_mlp_norm": at("post_attention_layernorm"),  # the name notwithstanding, it precedes the MLP
+        "gate": at("mlp.gate_proj"),
+        "up": at("mlp.up_proj"),
+        "down": at("mlp.down_proj"),
+    },
+)
+GGUF_LLAMA = GGUF_TENSORS.updated({"q": at("attn_q", permuted=True), "k": at("attn_k", permuted=True)})
+
+
+def from_hf(source: HfConfig) -> SpecDraft:
+    c, heads = source.fields, source.heads()
+    bias = c.boolean("attention_bias", False)
+    attention = heads.attention(rotary_from_hf(c, heads.dim), qkv_bias=bias, o_bias=bias)
+    return draft_from_hf(source, [attention] * source.num_layers())
+
+
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    return draft_from_gguf(source, [True] * source.num_layers())
+
+
+def draft_from_hf(source: HfConfig, attentions: Sequence[Attention], *, tied_head: bool = False) -> SpecDraft:
+    """Llama's decoder, with the given attention in each layer."""
+    c = source.fields
+    norm = Norm(eps=c.number("rms_norm_eps", 1e-6))
+    mlp = Mlp(c.integer("intermediate_size"), source.activation(), bias=c.boolean("mlp_bias", False))
+    layers = [Layer(attention, mlp, norm, None, norm, None) for attention in attentions]
+    return source.draft(layers, norm, HF_LLAMA, tied_head=tied_head)
+
+
+def draft_from_gguf(source: GgufMetadata, rotates: Sequence[bool]) -> SpecDraft:
+    """Llama's decoder; `rotates` says for each layer whether it has a rotary embedding."""
+    m, heads, norm = source.fields, source.heads(), source.norm()
+    rotary = rotary_from_gguf(m, heads.dim, factors=source.rope_factors)
+    if rotary.dim != heads.dim:
+        raise m.error(
+            "rope.dimension_count", f"is {rotary.dim}; heads of {heads.dim} rotate whole in this architecture"
+        )
+    window = m.integer("attention.sliding_window") if m.has("attention.sliding_window") else None
+    mlp = Mlp(m.integer("feed_forward_length"), bias=source.has_bias("down", GGUF_LLAMA))
+    qkv_bias, o_bias = source.has_bias("q", GGUF_LLAMA), source.has_bias("o", GGUF_LLAMA)
+    attentions = [
+        heads.attention(rotary if r else None, window=window, qkv_bias=qkv_bias, o_bias=o_bias) for r in rotates
+    ]
+    return source.draft([Layer(attention, mlp, norm, None, norm, None) for attention in attentions], GGUF_LLAMA)
+
+
+LLAMA = Architecture(("LlamaForCausalLM",), from_hf, "llama", from_gguf)

@@ -1,0 +1,23 @@
+"""Mistral: Llama with a sliding window. Its GGUF files call themselves `llama`."""
+
+from __future__ import annotations
+
+from octavo_models.architecture import Architecture
+from octavo_models.architectures import llama
+from octavo_models.hf_config import HfConfig
+from octavo_models.rotary import rotary_from_hf
+from octavo_models.spec_draft import SpecDraft
+
+WINDOW_OF_V0_1 = 4096
+
+
+def from_hf(source: HfConfig) -> SpecDraft:
+    c, heads = source.fields, source.heads()
+    # Absent is not null: transformers' default is v0.1's window; later models write null.
+    absent = "sliding_window" not in c.values
+    window = WINDOW_OF_V0_1 if absent else (c.integer("sliding_window") if c.has("sliding_window") else None)
+    attention = heads.attention(rotary_from_hf(c, heads.dim), window=window)
+    return llama.draft_from_hf(source, [attention] * source.num_layers())
+
+
+MISTRAL = Architecture(("MistralForCausalLM",), from_hf)

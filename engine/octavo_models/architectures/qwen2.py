@@ -1,0 +1,68 @@
+"""Qwen 2 and 2.5: Llama with biases on q, k and v."""
+
+from __future__ import annotations
+
+from octavo_models.architecture import Architecture
+from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.gguf_metadata import GgufMetadata
+from octavo_models.gguf_tensors import GGUF_TENSORS
+from octavo_models.heads import Heads
+from octavo_models.hf_config import HfConfig
+from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
+from octavo_models.spec import Layer, Mlp, Norm
+from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import TensorMap
+
+FIRST_WINDOW_LAYER = 28  # transformers' default of max_window_layers
+
+
+def from_hf(source: HfConfig) -> SpecDraft:
+    return draft_from_hf(source, source.heads(), HF_LLAMA, qk_norm=False, qkv_bias=True, o_bias=False)
+
+
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    return draft_from_gguf(source, GGUF_TENSORS, qk_norm=False)
+
+
+def draft_from_hf(
+    source: HfConfig, heads: Heads, tensors: TensorMap, *, qk_norm: bool, qkv_bias: bool, o_bias: bool
+) -> SpecDraft:
+    """Qwen's decoder; `qk_norm` is a norm over each head of q and k."""
+    c, count = source.fields, source.num_layers()
+    norm = Norm(eps=c.number("rms_norm_eps", 1e-6))
+    # Without use_sliding_window the window in the config means nothing; with it, the first layers still see all.
+    slides = c.boolean("use_sliding_window", False) and c.raw("sliding_window") is not None
+    window = c.integer("sliding_window") if slides else None
+    first = c.integer("max_window_layers", FIRST_WINDOW_LAYER, minimum=0)
+    types = source.layer_types(
+        ["sliding_attention" if slides and i >= first else "full_attention" for i in range(count)]
+    )
+    rotary = rotary_from_hf(c, heads.dim)
+    mlp = Mlp(c.integer("intermediate_size"), source.activation())
+    attentions = [
+        heads.attention(
+            rotary,
+            window=window if kind == "sliding_attention" else None,
+            qk_norm=norm if qk_norm else None,
+            qkv_bias=qkv_bias,
+            o_bias=o_bias,
+        )
+        for kind in types
+    ]
+    return source.draft([Layer(attention, mlp, norm, None, norm, None) for attention in attentions], norm, tensors)
+
+
+def draft_from_gguf(source: GgufMetadata, tensors: TensorMap, *, qk_norm: bool) -> SpecDraft:
+    """Qwen's decoder; biases are what the file has."""
+    m, heads, norm = source.fields, source.heads(), source.norm()
+    attention = heads.attention(
+        rotary_from_gguf(m, heads.dim, factors=source.rope_factors),
+        qk_norm=norm if qk_norm else None,
+        qkv_bias=source.has_bias("q", tensors),
+        o_bias=source.has_bias("o", tensors),
+    )
+    layer = Layer(attention, Mlp(m.integer("feed_forward_length")), norm, None, norm, None)
+    return source.draft([layer] * source.num_layers(), tensors)
+
+
+QWEN2 = Architecture(("Qwen2ForCausalLM",), from_hf, "qwen2", from_gguf)

@@ -1,0 +1,81 @@
+"""A Hugging Face config as architectures read it: the fields that most of them share, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo_models.errors import UnsupportedModelError
+from octavo_models.fields import MOST_LAYERS, Fields
+from octavo_models.heads import Heads, even
+from octavo_models.rotary import longest_from_hf
+from octavo_models.spec import Activation, Layer, Norm
+from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import TensorMap
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HfConfig:
+    """The config's fields, and the dtype that the model will run in (some constants are rounded to it)."""
+
+    fields: Fields
+    dtype: str
+
+    def heads(self, default_dim: int | None = None) -> Heads:
+        c = self.fields
+        num = c.integer("num_attention_heads")
+        num_kv = c.integer("num_key_value_heads", num)
+        if num % num_kv:
+            raise c.error("num_key_value_heads", f"is {num_kv}, which does not divide num_attention_heads, {num}")
+        hidden = c.integer("hidden_size")
+        if default_dim is None and not c.has("head_dim"):
+            if hidden % num:
+                raise c.error("hidden_size", f"is {hidden}, which num_attention_heads, {num}, does not divide")
+            default_dim = hidden // num
+        return Heads(num, num_kv, even(c, "head_dim", c.integer("head_dim", default_dim)))
+
+    def num_layers(self) -> int:
+        return self.fields.integer("num_hidden_layers", maximum=MOST_LAYERS)
+
+    def activation(self, name: str = "hidden_act", default: str = "silu") -> Activation:
+        value = self.fields.text(name, default)
+        if value not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise UnsupportedModelError(f"{name} is {value!r}; supported activations are {known}")
+        return ACTIVATIONS[value]
+
+    def layer_types(self, default: Sequence[str]) -> Sequence[str]:
+        """ "full_attention" or "sliding_attention" for each layer."""
+        types = self.fields.sequence("layer_types", len(default))
+        if types is None:
+            return default
+        for kind in types:
+            if kind not in {"full_attention", "sliding_attention"}:
+                raise UnsupportedModelError(
+                    f"layer_types names {kind!r}; supported are full_attention and sliding_attention"
+                )
+        return types
+
+    def draft(self, layers: Sequence[Layer], norm: Norm, tensors: TensorMap, *, tied_head: bool = False) -> SpecDraft:
+        """The decoder of `layers`; `tied_head` is what the architecture assumes where the config is silent."""
+        c = self.fields
+        return SpecDraft(
+            vocab_size=c.integer("vocab_size"),
+            hidden_size=c.integer("hidden_size"),
+            layers=tuple(layers),
+            final_norm=norm,
+            max_position=longest_from_hf(c),
+            tied_head=c.boolean("tie_word_embeddings", tied_head),
+            tensors=tensors,
+        )

@@ -1,0 +1,129 @@
+"""Where a checkpoint keeps a decoder's weights, as typed values: tensors, parts of tensors, and tables of both.
+
+The tables themselves belong to the architectures' files; the types here only define what a table can express.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+# Our names of weights, without the number of the layer. A bias has its weight's entry: `q_bias` is found at `q`.
+OuterWeight = Literal["embedding", "final_norm", "head"]
+LayerWeight = Literal[
+    "pre_attention_norm",
+    "q",
+    "k",
+    "v",
+    "q_norm",
+    "k_norm",
+    "o",
+    "post_attention_norm",
+    "pre_mlp_norm",
+    "gate",
+    "up",
+    "down",
+    "post_mlp_norm",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """`count` rows from `first` on, of each of the `groups` equal groups that a tensor's rows divide into.
+
+    One group is a plain slice, such as k in Phi-3's `qkv_proj`. Several are a tensor that is packed head by head
+    (GPT-NeoX), KV group by KV group (Falcon, InternLM 2) or row by row (gate and up of gpt-oss).
+    """
+
+    first: int
+    count: int
+    groups: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor of the checkpoint, or some of its rows. A `transposed` one is stored as [in_features, out_features]."""
+
+    tensor: str
+    rows: Rows | None = None  # of the tensor as it is after the transposition
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unpermute:
+    """Rows of each of `heads` heads are stored in rotary pairs, (2i, 2i+1), where executors expect (i, i + dim/2)."""
+
+    heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where one weight is stored, and its bias. Made by `at`.
+
+    Several `modules` are joined along their rows, one after another (the experts of a layer). A layer's modules are
+    relative to the layer. `permuted` means that the weight needs an `Unpermute`.
+    """
+
+    modules: tuple[str, ...]
+    rows: Rows | None = None
+    transposed: bool = False
+    permuted: bool = False
+    weight: str = ".weight"  # what follows the module's name: gpt-oss's experts have "" and "_bias"
+    bias: str = ".bias"
+
+
+def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permuted: bool = False) -> At:
+    """The weight and the bias of `modules`, under the usual names of parameters."""
+    return At(modules, rows, transposed, permuted)
+
+
+def packed(
+    module: str, parts: Mapping[LayerWeight, int], groups: int = 1, *, transposed: bool = False
+) -> dict[LayerWeight, At]:
+    """The entries of weights that one module holds together: `parts` gives the rows of each, all groups together."""
+    entries: dict[LayerWeight, At] = {}
+    first = 0
+    for name, num_rows in parts.items():
+        count = num_rows // groups
+        entries[name] = at(module, rows=Rows(first, count, groups), transposed=transposed)
+        first += count
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """The tensors of one kind of checkpoint. `layers` is what precedes the number of a layer in a tensor's name."""
+
+    layers: str
+    outer: Mapping[OuterWeight, At]
+    inner: Mapping[LayerWeight, At]
+
+    def updated(self, inner: Mapping[LayerWeight, At]) -> TensorMap:
+        """This map with other or further entries for weights of a layer."""
+        return replace(self, inner={**self.inner, **inner})
+
+    def below(self, module: str) -> TensorMap:
+        """This map for a decoder that is a part of a larger model, all of it in `module`."""
+        outer = {
+            name: replace(entry, modules=tuple(f"{module}.{own}" for own in entry.modules))
+            for name, entry in self.outer.items()
+        }
+        return replace(self, layers=f"{module}.{self.layers}", outer=outer)
+
+    def entry(self, name: str) -> At | None:
+        """The entry of a weight by the last part of its name; of a bias, that of its weight. None if there is none."""
+        entries: dict[str, At] = dict((*self.outer.items(), *self.inner.items()))
+        return entries.get(name) or entries.get(name.removesuffix("_bias"))
+
+    def sources(self, name: str, layer: int | None) -> tuple[Source, ...]:
+        """The sources of a weight, by the last part of its name and the number of its layer."""
+        entry = self.entry(name)
+        assert entry is not None, f"the architecture describes a weight {name} and does not say where it is stored"
+        is_bias = name.endswith("_bias")
+        prefix = "" if layer is None else f"{self.layers}.{layer}."
+        parameter = entry.bias if is_bias else entry.weight
+        return tuple(
+            Source(f"{prefix}{module}{parameter}", entry.rows, entry.transposed and not is_bias)
+            for module in entry.modules
+        )
