@@ -8,38 +8,42 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from octavo_operator.api.base import Strict
+from octavo_operator.api.reasons import AnyReason
 
 READY = "Ready"
-"""The wished-for replicas answer; kubectl wait --for=condition=Ready waits for this."""
 PROGRESSING = "Progressing"
-"""A change is under way and moves on."""
 STALLED = "Stalled"
-"""Nothing moves on until somebody does something; the message says what. kstatus reads it as failed."""
 MODEL_CACHED = "ModelCached"
-"""The model lies whole on its volume."""
 AUTOSCALING = "Autoscaling"
-"""The autoscaler sees its metrics and can act on them."""
 FITS = "Fits"
-"""The model fits the GPUs, or the container's memory, that it was given; Unknown blocks nothing."""
 UP_TO_DATE = "UpToDate"
-"""The replicas have the image and the pod template of this release of the operator."""
 TWO_OPERATORS = "TwoOperators"
-"""Two operators reconcile the service, and one of them has given way; there only while it is so."""
 RECONCILING = "Reconciling"
-"""What kstatus calls Progressing; by its convention there only while it is True."""
 
-CONDITION_TYPES = (READY, PROGRESSING, STALLED, MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE, TWO_OPERATORS, RECONCILING)
+CONDITION_TYPES = {
+    READY: "The desired replicas answer; `kubectl wait --for=condition=Ready` waits for this.",
+    PROGRESSING: "A change is under way and moves on.",
+    STALLED: "Nothing moves on until a person acts; the message names the remedy. kstatus reads it as failed.",
+    MODEL_CACHED: "The model is complete on its volume.",
+    AUTOSCALING: "The autoscaler reads its metrics and can act on them.",
+    FITS: "The model fits the GPUs, or the container's memory, that it was given; Unknown blocks nothing.",
+    UP_TO_DATE: "The replicas have the image and the pod template of this release of the operator.",
+    TWO_OPERATORS: "Two operators reconcile the service, and one of them has given way; present only while that lasts.",
+    RECONCILING: "What kstatus calls Progressing; by its convention present only while it is True.",
+}
+"""All types, in the order of the status, with their meaning when True."""
 
 
 REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"  # the Kubernetes API's own
 LONGEST_REASON = 128  # of an Event, which carries the same reason; a condition's may have 1024
 
 
-def as_reason(text: str) -> str:
+def as_reason(reason: AnyReason) -> str:
     """Turns anyone's word into a reason that the API server accepts: `OutOfnvidia.com/gpu` is OutOfnvidiaComGpu.
 
     A status with one bad reason would be refused as a whole.
     """
+    text = str(reason)
     if re.fullmatch(REASON, text) and len(text) <= LONGEST_REASON:
         return text
     first, *rest = re.sub(r"[^A-Za-z0-9_]+", " ", text).split() or ["Unknown"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from octavo_operator.api.reasons import FitReason, SpecReason
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A spec that cannot run as it stands. `reason` is a condition's, `remedy` an imperative."""
+    """A spec that cannot run as it stands. `remedy` is an imperative."""
 
-    reason: str
+    reason: SpecReason | FitReason
     message: str
     remedy: str

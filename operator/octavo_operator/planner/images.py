@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from octavo_operator.api.engine import Engine, Image
+from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.planner.plan import Hardware
 from octavo_operator.runtimes import runtime_of
@@ -53,7 +54,7 @@ def refusal(engine: Engine, hardware: Hardware, settings: Settings) -> Refusal |
         return None
     where = "GPUs" if hardware.cards else "CPUs"
     return Refusal(
-        "ImageUnknown",
+        SpecReason.IMAGE_UNKNOWN,
         f"the operator has no default image of {engine.runtime} for {where}",
         f"set engine.image.repository and engine.image.tag, or the operator's --image {_key(engine, hardware)}=IMAGE",
     )

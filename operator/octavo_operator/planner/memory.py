@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from octavo_models.sharding import obstacle, possible_sizes
 from octavo_operator.api.engine import Engine
 from octavo_operator.api.observed import Capability, Gpu
+from octavo_operator.api.reasons import FitReason
 from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
 from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_shared, is_slice, of_product
 from octavo_operator.planner.plan import CardBudget, Fit, Hardware
@@ -43,9 +44,9 @@ def fit_on_gpus(
     if demand is not None:
         hindrance = obstacle(demand.spec, engine.tensor_parallel_size, engine.pipeline_parallel_size)
         if hindrance is not None:
-            return Fit("False", "CannotBeDivided", hindrance, _dividing(demand, engine, young))
+            return Fit("False", FitReason.CANNOT_BE_DIVIDED, hindrance, _dividing(demand, engine, young))
     if demand is None and model_bytes is None:
-        return Fit("Unknown", "ModelUnknown", f"whether it fits is not known: {why_unknown}")
+        return Fit("Unknown", FitReason.MODEL_UNKNOWN, f"whether it fits is not known: {why_unknown}")
     known = tuple(gpu for gpu in young if gpu.memory is not None)
     if not known or found.unknown:
         return _gpu_unknown(demand, model_bytes, engine, found)
@@ -67,7 +68,9 @@ def fit_on_gpus(
     unusable = {gpu.product for gpu in known if verdict(gpu).state == "False"} | {gpu.product for gpu in old}
     bad = ", ".join(sorted(unusable))
     message = f"it depends on the node: {', '.join(good)} would do ({largest.message}), {bad} would not"
-    return Fit("Unknown", "DependsOnNode", message, f"set accelerator.products: [{', '.join(good)}]", largest.budget)
+    return Fit(
+        "Unknown", FitReason.DEPENDS_ON_NODE, message, f"set accelerator.products: [{', '.join(good)}]", largest.budget
+    )
 
 
 def fit_in_memory(demand: Demand | None, model_bytes: int | None, memory: int | None, why_unknown: str) -> Fit:
@@ -76,15 +79,17 @@ def fit_in_memory(demand: Demand | None, model_bytes: int | None, memory: int | 
         if model_bytes is not None and memory is not None and model_bytes > memory:
             message = f"the model's files, {human(model_bytes)}, are more than the container's memory, {human(memory)}"
             least = round_up(model_bytes * 5 // 4, 256 * MIB)
-            return Fit("False", "DoesNotFit", message, f"set resources.requests.memory: {least // MIB}Mi or more")
-        return Fit("Unknown", "ModelUnknown", f"whether it fits is not known: {why_unknown}")
+            return Fit(
+                "False", FitReason.DOES_NOT_FIT, message, f"set resources.requests.memory: {least // MIB}Mi or more"
+            )
+        return Fit("Unknown", FitReason.MODEL_UNKNOWN, f"whether it fits is not known: {why_unknown}")
     capacity = memory
     if capacity is None:
         assert demand.limits.kv_cache_bytes is not None
         capacity = demand.weights(1) + demand.overhead(1) + demand.limits.kv_cache_bytes
     budget = demand.budget(capacity, 1.0, 1, None)
     if budget.kv >= demand.least_kv(1):
-        return Fit("True", "Fits", _room(budget, demand), None, budget)
+        return Fit("True", FitReason.FITS, _room(budget, demand), None, budget)
     message = (
         f"weights {human(budget.weights)} + overhead {human(budget.overhead)} + {_kv_words(demand, budget, human)}"
         f" do not fit the container's memory, {human(capacity)}"
@@ -93,7 +98,7 @@ def fit_in_memory(demand: Demand | None, model_bytes: int | None, memory: int | 
     remedies = [f"set resources.requests.memory: {needed // MIB}Mi"]
     if shorter := longest(demand, budget, 1):
         remedies.append(f"engine.maxModelLen: {shorter}")
-    return Fit("False", "DoesNotFit", message, ", or ".join(remedies), budget)
+    return Fit("False", FitReason.DOES_NOT_FIT, message, ", or ".join(remedies), budget)
 
 
 def longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | None:
@@ -124,7 +129,7 @@ def _parts(found: Candidates, engine: Engine) -> Fit | None:
     remedy = "set engine.tensorParallelSize: 1"
     if engine.pipeline_parallel_size > 1:
         remedy += " and engine.pipelineParallelSize: 1"
-    return Fit("False", "GpuShared", message, f"{remedy}, or use nodes with whole GPUs")
+    return Fit("False", FitReason.GPU_SHARED, message, f"{remedy}, or use nodes with whole GPUs")
 
 
 def _utilization(engine: Engine, gpu: Gpu) -> float:
@@ -139,7 +144,7 @@ def _on(demand: Demand, engine: Engine, hardware: Hardware, gpu: Gpu) -> Fit:
     budget = demand.budget(capacity, _utilization(engine, gpu), engine.tensor_parallel_size, product, gpu.shares)
     least = demand.least_kv(engine.tensor_parallel_size)
     if budget.kv >= least:
-        return Fit("True", "Fits", _room(budget, demand), None, budget)
+        return Fit("True", FitReason.FITS, _room(budget, demand), None, budget)
     where = "" if hardware.cards == 1 else f" on each of {hardware.cards}"
     shared = f" ÷ {gpu.shares}" if gpu.shares > 1 else ""
     message = (
@@ -150,8 +155,8 @@ def _on(demand: Demand, engine: Engine, hardware: Hardware, gpu: Gpu) -> Fit:
     remedy = _remedy(demand, engine, budget, whole=gpu.shares == 1 and not is_slice(product))
     if budget.kv + budget.error >= least:
         close = f"{message}; short of {in_gib(least - budget.kv)}, which is within the estimate's {_error(budget)}"
-        return Fit("Unknown", "Borderline", close, remedy, budget)
-    return Fit("False", "DoesNotFit", message, remedy, budget)
+        return Fit("Unknown", FitReason.BORDERLINE, close, remedy, budget)
+    return Fit("False", FitReason.DOES_NOT_FIT, message, remedy, budget)
 
 
 def _by_size(size: int, engine: Engine, hardware: Hardware, gpu: Gpu, why_unknown: str) -> Fit:
@@ -163,15 +168,20 @@ def _by_size(size: int, engine: Engine, hardware: Hardware, gpu: Gpu, why_unknow
     if share + CONTEXT_ON_GPU <= usable:
         left = in_gib(usable - share - CONTEXT_ON_GPU)
         message = f"the weights take {in_gib(share)} of {where} and leave {left} for the KV cache and a step's work"
-        return Fit("Unknown", "ModelUnknown", f"{message}; whether that is enough is not known: {why_unknown}")
+        return Fit("Unknown", FitReason.MODEL_UNKNOWN, f"{message}; whether that is enough is not known: {why_unknown}")
     message = f"the weights alone, {in_gib(share)} of {where}, do not fit {in_gib(usable)} ({product})"
     stages = engine.pipeline_parallel_size
     sizes = [1] if is_slice(product) or gpu.shares > 1 else [1, 2, 4, 8, 16]
     more = next((s for s in sizes if size / (s * stages) + CONTEXT_ON_GPU <= usable * 0.95), None)
     if more is not None:
-        return Fit("False", "DoesNotFit", message, f"set engine.tensorParallelSize: {more} or more")
+        return Fit("False", FitReason.DOES_NOT_FIT, message, f"set engine.tensorParallelSize: {more} or more")
     least = math.ceil(size / hardware.cards / engine.gpu_memory_utilization / GIB)
-    return Fit("False", "DoesNotFit", message, f"use GPUs of more than {least} GiB, or more of them in several stages")
+    return Fit(
+        "False",
+        FitReason.DOES_NOT_FIT,
+        message,
+        f"use GPUs of more than {least} GiB, or more of them in several stages",
+    )
 
 
 def _too_old(old: Iterable[Gpu], needed: Capability, demand: Demand | None, engine: Engine, *, remove: bool) -> Fit:
@@ -179,7 +189,9 @@ def _too_old(old: Iterable[Gpu], needed: Capability, demand: Demand | None, engi
     have = ", ".join(f"{product} has {capability}" for product, capability in sorted(had.items()))
     message = f"engine.runtime {engine.runtime} needs compute capability {capability_text(needed)} or newer, and {have}"
     if remove:
-        return Fit("False", "GpuTooOld", message, f"remove {', '.join(sorted(had))} from accelerator.products")
+        return Fit(
+            "False", FitReason.GPU_TOO_OLD, message, f"remove {', '.join(sorted(had))} from accelerator.products"
+        )
     remedies = [f"set accelerator.products to some that would do, such as {', '.join(_suitable(demand, engine))}"]
     other = [
         name
@@ -188,7 +200,7 @@ def _too_old(old: Iterable[Gpu], needed: Capability, demand: Demand | None, engi
         and engine.dtype != "bfloat16"
     ]
     remedies += [f"engine.runtime: {name}" for name in other]
-    return Fit("False", "GpuTooOld", message, ", or set ".join(remedies))
+    return Fit("False", FitReason.GPU_TOO_OLD, message, ", or set ".join(remedies))
 
 
 def _suitable(demand: Demand | None, engine: Engine) -> list[str]:
@@ -218,7 +230,7 @@ def _gpu_unknown(demand: Demand | None, size: int | None, engine: Engine, found:
         why = "the memory of the products named is not known"
     else:
         why = "no product is named, and no node with labels of GPU feature discovery is seen"
-    return Fit("Unknown", "GpuUnknown", f"each GPU needs {amount}; whether it has that is not known: {why}")
+    return Fit("Unknown", FitReason.GPU_UNKNOWN, f"each GPU needs {amount}; whether it has that is not known: {why}")
 
 
 def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:

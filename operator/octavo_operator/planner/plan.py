@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from octavo_operator.api.reasons import FitReason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.runtimes import RUNTIMES
 from octavo_operator.runtimes.runtime import Target
-
-ALREADY_SERVING = "AlreadyServing"  # of a fit that is bad, and blocks nothing as long as the replicas stay as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,7 @@ class Fit:
     """Whether the model fits its GPUs, as the condition `Fits` will say it."""
 
     state: Literal["True", "False", "Unknown"]
-    # Fits, DoesNotFit, Borderline, DependsOnNode, CannotBeDivided, GpuTooOld, GpuShared, ModelUnknown, GpuUnknown,
-    # OverriddenByAnnotation, AlreadyServing
-    reason: str
+    reason: FitReason
     message: str
     remedy: str | None = None
     budget: CardBudget | None = None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from octavo_models import ModelSpec
 from octavo_operator.api.observed import Observed
+from octavo_operator.api.reasons import FitReason, SpecReason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.api.uri import SCHEMES
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, LLMService
@@ -27,7 +28,6 @@ from octavo_operator.planner import (
 from octavo_operator.planner.children import children_of
 from octavo_operator.planner.demand import Demand, kv_bytes_on_cpu, kv_format
 from octavo_operator.planner.plan import (
-    ALREADY_SERVING,
     ContainerResources,
     EngineProcess,
     Fit,
@@ -189,7 +189,7 @@ def _verdict(
     if engine.runtime not in RUNTIMES:
         known = " or ".join(RUNTIMES)
         message = f"engine.runtime {engine.runtime} is not run by this version"
-        return fit, Refusal("RuntimeNotSupported", message, f"set engine.runtime: {known}")
+        return fit, Refusal(SpecReason.RUNTIME, message, f"set engine.runtime: {known}")
     if uri.scheme not in RUNTIMES[engine.runtime].schemes:
         return fit, _scheme_not_supported(uri.scheme, RUNTIMES[engine.runtime])
     refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.cards))
@@ -199,13 +199,13 @@ def _verdict(
     if observed.model is not None and (limits.max_model_len or 0) > observed.model.max_position:
         own = observed.model.max_position
         message = f"engine.maxModelLen {limits.max_model_len} is more than the {own} tokens the model was made for"
-        return fit, Refusal("ModelTooShort", message, f"set engine.maxModelLen: {own}, or leave it out")
+        return fit, Refusal(SpecReason.MODEL_TOO_SHORT, message, f"set engine.maxModelLen: {own}, or leave it out")
     if fit.state != "False":
         return fit, None
     if service.metadata.annotations.get(IGNORE_FIT) == "true":
-        return replace(fit, reason="OverriddenByAnnotation", message=f"{fit.message} ({IGNORE_FIT} overrides it)"), None
+        return replace(fit, reason=FitReason.OVERRIDDEN, message=f"{fit.message} ({IGNORE_FIT} overrides it)"), None
     if observed.serving:
-        return replace(fit, reason=ALREADY_SERVING, message=f"{fit.message}; what runs already is kept"), None
+        return replace(fit, reason=FitReason.ALREADY_SERVING, message=f"{fit.message}; what runs already is kept"), None
     remedy = fit.remedy or f"annotate it with {IGNORE_FIT}: true to try anyway"
     return fit, Refusal(fit.reason, fit.message, remedy)
 
@@ -214,8 +214,8 @@ def _scheme_not_supported(scheme: str, runtime: Runtime) -> Refusal:
     known = ", ".join(f"{each}://" for each in SCHEMES if each in runtime.schemes)
     if scheme in OCTAVO.schemes:
         message = f"engine.runtime {runtime.name} cannot load {scheme}://"
-        return Refusal("SchemeNotSupported", message, f"use one of {known}, or set engine.runtime: {OCTAVO.name}")
-    return Refusal("SchemeNotSupported", f"{scheme}:// is not fetched by this version", f"use one of {known}")
+        return Refusal(SpecReason.SCHEME, message, f"use one of {known}, or set engine.runtime: {OCTAVO.name}")
+    return Refusal(SpecReason.SCHEME, f"{scheme}:// is not fetched by this version", f"use one of {known}")
 
 
 def _scale(service: LLMService) -> Scale:

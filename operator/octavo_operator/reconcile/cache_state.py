@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from octavo_operator.api.observed import Download, Observed
+from octavo_operator.api.reasons import AnyReason, StorageReason
 from octavo_operator.api.status import CacheStatus
 from octavo_operator.planner import Plan
 from octavo_operator.reconcile import downloads
@@ -15,7 +16,7 @@ from octavo_operator.reconcile.diagnosis import claims as claim_troubles
 from octavo_operator.reconcile.diagnosis import rejections as refusals
 from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
 
-State = tuple[str, str, str]  # status, reason, message
+State = tuple[str, AnyReason, str]  # status, reason, message
 
 
 def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> State:
@@ -24,13 +25,13 @@ def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> St
     if plan.refusal is not None:
         return ("Unknown", plan.refusal.reason, "nothing is made of a spec that is refused")
     if cache is None:
-        return ("False", "NoCache", "no volume keeps the model; cache: {} gives it one")
+        return ("False", StorageReason.NO_CACHE, "no volume keeps the model; cache: {} gives it one")
     if (lost := claim_troubles.trouble_of(cache, observed)) is not None:
         return ("False", lost.reason, lost.message)
     if not cache.preload:
-        return ("Unknown", "NotPreloaded", "replicas download what is missing when they start")
+        return ("Unknown", StorageReason.NOT_PRELOADED, "replicas download what is missing when they start")
     if fetched is not None:
-        return ("True", "Preloaded", f"the model lies whole on {cache.claim}")
+        return ("True", StorageReason.PRELOADED, f"the model lies whole on {cache.claim}")
     waits = download_trouble(plan, observed)
     return ("False", waits.reason, waits.message)
 
@@ -42,7 +43,7 @@ def download_trouble(plan: Plan, observed: Observed) -> Trouble:
     if job is not None and downloads.finished(job) == "Failed":
         said = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
         retry = f"fix the cause, then kubectl delete job {name} to try again"
-        return Trouble("DownloadFailed", f"the download failed: {said}; {retry}", stuck=True, rank=0)
+        return Trouble(StorageReason.DOWNLOAD_FAILED, f"the download failed: {said}; {retry}", stuck=True, rank=0)
     if job is not None and not pods and observed.job_words:
         refused = refusals.trouble_of(Refused("Pod", f"of Job {name}", "FailedCreate", observed.job_words, (), 403))
         return replace(refused, message=f"the download can't run: {refused.message}")
@@ -52,7 +53,7 @@ def download_trouble(plan: Plan, observed: Observed) -> Trouble:
         return replace(worst, message=f"the download can't run: {worst.message}", rank=0)
     claim = "its volume" if plan.cache is None else plan.cache.claim
     text = f"the model is being downloaded onto {claim}; replicas start then"
-    return Trouble("DownloadingModel", text, stuck=False, rank=0)
+    return Trouble(StorageReason.DOWNLOADING, text, stuck=False, rank=0)
 
 
 def _last_words(pod: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from octavo_operator.api.conditions import READY, STALLED, TWO_OPERATORS, UP_TO_DATE
+from octavo_operator.api.conditions import READY, STALLED, UP_TO_DATE
+from octavo_operator.api.reasons import EventReason, StateReason, UpgradeReason
 from octavo_operator.api.resources import EVENTS
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.cluster.editors import editor
@@ -38,17 +39,21 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
     upgrade = new.get(UP_TO_DATE)
     if upgrade and UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_told(old[UP_TO_DATE], upgrade):
         yield _event(
-            body, "Warning" if upgrade["reason"] == "UpgradeFailed" else "Normal", upgrade, old[UP_TO_DATE], identity
+            body,
+            "Warning" if upgrade["reason"] == UpgradeReason.FAILED else "Normal",
+            upgrade,
+            old[UP_TO_DATE],
+            identity,
         )
     told = set((before.get("plan") or {}).get("warnings", ()))
     for warning in (wished.get("plan") or {}).get("warnings", ()):
         if warning not in told:
-            yield _event(body, "Normal", {"reason": "PlanWarning", "message": warning}, None, identity)
+            yield _event(body, "Normal", {"reason": EventReason.PLAN_WARNING, "message": warning}, None, identity)
 
 
 def rivalry(body: Mapping[str, Any], rival: str, own: str, identity: str) -> Object:
     """Two operators over one service: this one leaves it alone."""
-    what = {"reason": TWO_OPERATORS, "message": rivals.in_words(rival, own)}
+    what = {"reason": StateReason.TWO_OPERATORS, "message": rivals.in_words(rival, own)}
     return _event(body, "Warning", what, None, identity)
 
 
@@ -62,12 +67,15 @@ def restored(
             text = (
                 f"what {hand} changed in {name} was undone: change the LLMService (podTemplate has what no field has)"
             )
-            yield _event(body, "Normal", {"reason": "Restored", "message": text}, None, identity)
+            yield _event(body, "Normal", {"reason": EventReason.RESTORED, "message": text}, None, identity)
 
 
 def _is_told(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """An upgrade's beginning and end; not that a service waits for its turn, which all do at once."""
-    return new["reason"] in {"Upgrading", "UpgradeFailed", "UpgradeAvailable"} or old["reason"] == "Upgrading"
+    return (
+        new["reason"] in {UpgradeReason.UPGRADING, UpgradeReason.FAILED, UpgradeReason.AVAILABLE}
+        or old["reason"] == UpgradeReason.UPGRADING
+    )
 
 
 def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
@@ -81,9 +89,9 @@ def _by_type(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
 def _event(
     body: Mapping[str, Any], kind: str, what: Mapping[str, Any], before: Mapping[str, Any] | None, identity: str
 ) -> Object:
-    metadata = body["metadata"]
+    metadata, reason = body["metadata"], str(what["reason"])
     since = (before or {}).get("lastTransitionTime"), (before or {}).get("reason")
-    told = (metadata["uid"], metadata.get("generation"), what["reason"], what["message"], what.get("status"), since)
+    told = (metadata["uid"], metadata.get("generation"), reason, what["message"], what.get("status"), since)
     digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
     return {
         "apiVersion": EVENTS.api_version,
@@ -91,7 +99,7 @@ def _event(
         "metadata": {"name": f"{metadata['name']}.{digest}", "namespace": metadata["namespace"]},
         "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "type": kind,
-        "reason": what["reason"],
+        "reason": reason,
         "note": what["message"].encode()[:LONGEST_NOTE].decode(errors="ignore"),
         "action": "Reconcile",
         "regarding": {

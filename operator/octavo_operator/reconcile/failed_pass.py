@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from octavo_operator.api.conditions import PROGRESSING, STALLED, TWO_OPERATORS
+from octavo_operator.api.reasons import AnyReason, ApiReason, StateReason
 from octavo_operator.errors import ApiError
 from octavo_operator.reconcile import rivals
 from octavo_operator.reconcile.diagnosis.redaction import redacted
@@ -22,8 +23,8 @@ def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str
         return None
     text = f"the operator can't look after it: {redacted(error.words)}; give it the rights in config/rbac"
     told = {
-        STALLED: ("True", "Forbidden", text),
-        PROGRESSING: ("False", "Forbidden", text),
+        STALLED: ("True", ApiReason.FORBIDDEN, text),
+        PROGRESSING: ("False", ApiReason.FORBIDDEN, text),
     }
     return _with(body, told, {}, now)
 
@@ -35,12 +36,12 @@ def status_beside(body: Mapping[str, Any], rival: str, own: str, now: str) -> di
     said = any(each.get("message") == text for each in former.get("conditions", ()))
     if said and former.get(rivals.OTHER) == own:
         return None  # the rival keeps it, with the generation that it has looked at
-    told = {TWO_OPERATORS: ("True", TWO_OPERATORS, text)}
+    told = {TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, text)}
     return _with(body, told, {rivals.OTHER: own}, now)
 
 
 def _with(
-    body: Mapping[str, Any], told: Mapping[str, tuple[str, str, str]], fields: Mapping[str, Any], now: str
+    body: Mapping[str, Any], told: Mapping[str, tuple[str, AnyReason, str]], fields: Mapping[str, Any], now: str
 ) -> dict[str, Any] | None:
     former = body.get("status") or {}
     known = {each.get("type"): each for each in former.get("conditions", ())}
@@ -49,7 +50,7 @@ def _with(
         known[kind] = {
             "type": kind,
             "status": status,
-            "reason": reason,
+            "reason": str(reason),
             "message": message,
             "lastTransitionTime": last["lastTransitionTime"] if last.get("status") == status else now,
             **({"observedGeneration": body["metadata"]["generation"]} if body["metadata"].get("generation") else {}),

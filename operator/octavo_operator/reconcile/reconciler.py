@@ -17,6 +17,7 @@ from octavo_operator.api.manifest import read
 from octavo_operator.api.metrics_source import SERVED, MetricsSource
 from octavo_operator.api.names import NamespacedName
 from octavo_operator.api.observed import Observed
+from octavo_operator.api.reasons import FitReason, StateReason
 from octavo_operator.api.resources import DEPLOYMENTS, EVENTS, SERVICES
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND, LLMService
 from octavo_operator.children import Manifest, render
@@ -25,7 +26,6 @@ from octavo_operator.cluster.drift import same_template
 from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.planner import Plan, plan
 from octavo_operator.planner.hardware import hardware_of
-from octavo_operator.planner.plan import ALREADY_SERVING
 from octavo_operator.planner.storage import referenced
 from octavo_operator.reconcile import downloads, failed_pass, replicas
 from octavo_operator.reconcile import status as statuses
@@ -132,7 +132,7 @@ class Reconciler:
         def planned(settings: Settings) -> Plan:
             made = plan(service, observed, settings)
             kept = asked_before(body, observed) or _stays(render(made), observed)
-            if made.fit.reason == ALREADY_SERVING and not kept:
+            if made.fit.reason is FitReason.ALREADY_SERVING and not kept:
                 return plan(service, replace(observed, serving=False), settings)
             return made
 
@@ -213,7 +213,9 @@ class Reconciler:
         if (other := await self.rivals.gave_way(self.cluster, key, before)) is not None:
             wished[OTHER] = other
             words = in_words(self.rivals.own, other)
-            said = replace(said, conditions={**said.conditions, TWO_OPERATORS: ("True", TWO_OPERATORS, words)})
+            said = replace(
+                said, conditions={**said.conditions, TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, words)}
+            )
         wished["conditions"] = statuses.conditions_of(
             said, metadata.get("generation"), before.get("conditions", ()), now
         )

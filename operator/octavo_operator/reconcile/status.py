@@ -25,6 +25,7 @@ from octavo_operator.api.conditions import (
 from octavo_operator.api.labels import COMPONENT, ENGINE, selector_text
 from octavo_operator.api.metrics_source import SERVED, MetricsSource
 from octavo_operator.api.observed import Object, Observed
+from octavo_operator.api.reasons import AnyReason, AutoscalingReason, Foreign, SpecReason, StateReason, StorageReason
 from octavo_operator.api.status import MemoryStatus, ModelStatus, PlanStatus, Status
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import ManifestError
@@ -39,7 +40,7 @@ from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
 from octavo_operator.reconcile.upgrades.report import UP_TO_DATE as UP_TO_DATE_REPORT
 from octavo_operator.reconcile.upgrades.report import Report
 
-State = tuple[str, str, str]  # status, reason, message
+State = tuple[str, AnyReason, str]  # status, reason, message
 NOTHING = "nothing waits for anybody"
 EVICTIONS = 2  # for want of disk: the first may be a neighbour's fault
 LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
@@ -121,9 +122,13 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
     text = "; ".join(str(problem) for problem in error.problems[:5])
     kept = f"; what runs is kept ({counts.ready}/{counts.wished} answer)" if observed.children else ""
     answers = counts.ready >= counts.wished > 0
-    state = ("True", "Serving", f"{counts.ready} of {counts.wished} replicas answer, but a change is stuck: {text}")
-    state = state if answers else ("False", "InvalidSpec", text + kept)
-    unknown = ("Unknown", "InvalidSpec", "the spec can't be read")
+    state: State = (
+        "True",
+        StateReason.SERVING,
+        f"{counts.ready} of {counts.wished} replicas answer, but a change is stuck: {text}",
+    )
+    state = state if answers else ("False", SpecReason.INVALID, text + kept)
+    unknown = ("Unknown", SpecReason.INVALID, "the spec can't be read")
     spec = body.get("spec")
     model = spec.get("model") if isinstance(spec, dict) else None
     uri = str(model.get("uri") or "") if isinstance(model, dict) else ""
@@ -144,8 +149,8 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
     )
     conditions = {
         READY: state,
-        PROGRESSING: ("False", "InvalidSpec", "reconciliation is paused until the spec is fixed"),
-        STALLED: ("True", "InvalidSpec", text),
+        PROGRESSING: ("False", SpecReason.INVALID, "reconciliation is paused until the spec is fixed"),
+        STALLED: ("True", SpecReason.INVALID, text),
         **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE), unknown),
     }
     return Said(status, conditions, counts.wished)
@@ -170,7 +175,7 @@ def _main(
             STALLED: ("True", *why),
         }
     if trouble is not None and trouble.stuck:
-        ready = ("True", "Serving", f"{answer}, but a change is stuck: {trouble.message}") if answers else (
+        ready = ("True", StateReason.SERVING, f"{answer}, but a change is stuck: {trouble.message}") if answers else (
             "False", trouble.reason, trouble.message
         )  # fmt: skip
         return {
@@ -178,9 +183,9 @@ def _main(
             PROGRESSING: ("False", trouble.reason, "it does not move on"),
             STALLED: ("True", trouble.reason, trouble.message),
         }
-    stalled = ("False", "Progressing", NOTHING)
+    stalled = ("False", StateReason.PROGRESSING, NOTHING)
     if service.spec.suspend or wished == 0:
-        reason = "Suspended" if service.spec.suspend else "ScaledToZero"
+        reason = StateReason.SUSPENDED if service.spec.suspend else StateReason.SCALED_TO_ZERO
         remedy = "suspend: false" if service.spec.suspend else "replicas: 1"
         text = f"no replica is desired; {remedy} starts it"
         if replicas.is_autoscaled(plan, observed):
@@ -190,17 +195,19 @@ def _main(
     rolling = not counts.observed or counts.updated < counts.wished or counts.existing > counts.wished
     if answers and not rolling and trouble is None:
         return {
-            READY: ("True", "Serving", answer + held),
-            PROGRESSING: ("False", "Serving", "all replicas follow the spec"),
-            STALLED: ("False", "Serving", NOTHING),
+            READY: ("True", StateReason.SERVING, answer + held),
+            PROGRESSING: ("False", StateReason.SERVING, "all replicas follow the spec"),
+            STALLED: ("False", StateReason.SERVING, NOTHING),
         }
-    reason, text = (
-        ("RollingOut", f"a change reaches the replicas{_outage(plan)}")
-        if trouble is None
-        else (trouble.reason, trouble.message)
+    cause: tuple[AnyReason, str] = (StateReason.ROLLING_OUT, f"a change reaches the replicas{_outage(plan)}")
+    if trouble is not None:
+        cause = (trouble.reason, trouble.message)
+    ready = (
+        ("True", StateReason.SERVING, f"{answer}; {cause[1]}{held}")
+        if answers
+        else ("False", cause[0], cause[1] + held)
     )
-    ready = ("True", "Serving", f"{answer}; {text}{held}") if answers else ("False", reason, text + held)
-    return {READY: ready, PROGRESSING: ("True", reason, text), STALLED: stalled}
+    return {READY: ready, PROGRESSING: ("True", *cause), STALLED: stalled}
 
 
 def _outage(plan: Plan) -> str:
@@ -221,7 +228,9 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     elif downloads.waits(plan, observed) and plan.scale.maximum > 0:
         found.append(download_trouble(plan, observed))
     if plan.rollout.held:
-        found.append(Trouble("RolloutPending", f"the change has not begun: {plan.rollout.held}", stuck=False, rank=8))
+        found.append(
+            Trouble(StateReason.ROLLOUT_PENDING, f"the change has not begun: {plan.rollout.held}", stuck=False, rank=8)
+        )
     deployment = observed.child("Deployment", plan.name)
     for condition in (deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
@@ -231,12 +240,12 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
             # Whatever was waited for until now did not come within the Deployment's deadline.
             found = [replace(t, stuck=True, message=f"{t.message}; {TOO_LATE}") for t in found if t.rank < LATE_RANK]
             text = f"{TOO_LATE}: {condition['message']}; see kubectl describe pod, and kubectl logs of the newest one"
-            found.append(Trouble("ProgressDeadlineExceeded", text, stuck=True, rank=LATE_RANK))
+            found.append(Trouble(StateReason.DEADLINE_EXCEEDED, text, stuck=True, rank=LATE_RANK))
     if deployment is None and plan.refusal is None:
-        found.append(Trouble("Creating", "its objects are being made", stuck=False, rank=9))
+        found.append(Trouble(StateReason.CREATING, "its objects are being made", stuck=False, rank=9))
     replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start
     if not found and counts.ready < counts.wished and not replaced:
-        found.append(Trouble("Starting", "replicas are being started", stuck=False, rank=9))
+        found.append(Trouble(StateReason.STARTING, "replicas are being started", stuck=False, rank=9))
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
 
@@ -265,32 +274,32 @@ def _disk_is_full(plan: Plan, observed: Observed, counts: Counts) -> Trouble | N
         f"replicas are evicted again and again, for the disk of their node is full; a replica {asks}: {remedy}, "
         "resources.requests.ephemeral-storage chooses a node with more"
     )
-    return Trouble("DiskFull", text, stuck=True, rank=3)
+    return Trouble(StorageReason.DISK_FULL, text, stuck=True, rank=3)
 
 
 def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: MetricsSource) -> State:
     if service.spec.autoscaling is None:
-        return ("False", "NotConfigured", "spec.autoscaling is not set")
+        return ("False", AutoscalingReason.NOT_CONFIGURED, "spec.autoscaling is not set")
     if plan.scale.replicas is not None:
-        return ("False", "Suspended", "suspended: nothing is scaled")
+        return ("False", StateReason.SUSPENDED, "suspended: nothing is scaled")
     autoscaler = observed.child("HorizontalPodAutoscaler", plan.name)
     if autoscaler is None:
-        return ("Unknown", "Creating", "the HorizontalPodAutoscaler is not there yet")
+        return ("Unknown", StateReason.CREATING, "the HorizontalPodAutoscaler is not there yet")
     conditions = {c["type"]: c for c in autoscaler.get("status", {}).get("conditions", ())}
     for kind in ("AbleToScale", "ScalingActive"):
         condition = conditions.get(kind)
         if condition is not None and condition["status"] == "False":
             if condition["reason"] == "ScalingDisabled":
-                return ("False", "ScalingDisabled", "it rests while the Deployment has no replicas")
+                return ("False", AutoscalingReason.DISABLED, "it rests while the Deployment has no replicas")
             held = f"{condition['message']}; until then replicas stay as they are"
             # Without a source of ours the autoscaler's own reason says only that it found none.
-            reason = source.reason if source.remedy else str(condition["reason"])
+            reason = source.reason if source.remedy else Foreign(str(condition["reason"]))
             return ("False", reason, f"{source.remedy}; {held}" if source.remedy else held)
     remedy = f"; {source.remedy}" if source.remedy else ""
     if not conditions:
-        return ("Unknown", "Starting", "the autoscaler has not looked yet" + remedy)
+        return ("Unknown", StateReason.STARTING, "the autoscaler has not looked yet" + remedy)
     bounds = f"between {plan.scale.minimum} and {plan.scale.maximum} replicas"
-    return ("True", "Active", f"{bounds} by the requests that wait{remedy}")
+    return ("True", AutoscalingReason.ACTIVE, f"{bounds} by the requests that wait{remedy}")
 
 
 def _fits(plan: Plan) -> State:

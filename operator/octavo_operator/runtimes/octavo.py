@@ -5,6 +5,7 @@ from __future__ import annotations
 from octavo_models import ModelSpec
 from octavo_operator.api.engine import Engine
 from octavo_operator.api.flags import FIELD_OF_FLAG
+from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.runtimes import command_line
 from octavo_operator.runtimes.runtime import MetricNames, Runtime, Start, Variables, Version
@@ -27,7 +28,7 @@ def _kv_cache_dtype(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> Ref
     if engine.kv_cache_dtype in {"auto", own}:
         return None
     return Refusal(
-        "KvCacheDtypeNotSupported",
+        SpecReason.KV_CACHE_DTYPE,
         f"engine.kvCacheDtype {engine.kv_cache_dtype}: octavo's KV cache is bfloat16, or float32 under dtype: float32",
         "remove engine.kvCacheDtype, or set engine.runtime: vllm",
     )
@@ -38,7 +39,7 @@ def _quantization(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> Refus
     if engine.quantization in {None, "gguf"}:
         return None
     return Refusal(
-        "QuantizationNotSupported",
+        SpecReason.QUANTIZATION,
         f"engine.quantization {engine.quantization}: octavo runs plain checkpoints and GGUF files",
         "remove engine.quantization and name a plain model or a GGUF file, or set engine.runtime: vllm",
     )

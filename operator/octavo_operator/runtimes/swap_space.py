@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from octavo_models import ModelSpec
 from octavo_operator.api.engine import Engine
+from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 
 DEFAULT = Engine.model_fields["swap_space"].default  # the same value in a manifest cannot be told from it
@@ -19,4 +20,4 @@ def no_swap_space(engine: Engine, why: str) -> Refusal | None:
     """Refuses any swap space that a manifest asks for."""
     if int(engine.swap_space) in {0, int(DEFAULT)}:
         return None
-    return Refusal("SwapSpaceNotSupported", f"engine.swapSpace: {why}", "remove engine.swapSpace")
+    return Refusal(SpecReason.SWAP_SPACE, f"engine.swapSpace: {why}", "remove engine.swapSpace")

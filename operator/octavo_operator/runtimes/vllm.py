@@ -5,6 +5,7 @@ from __future__ import annotations
 from octavo_models import ModelSpec
 from octavo_operator.api.engine import Engine
 from octavo_operator.api.flags import FIELD_OF_FLAG
+from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.runtimes import command_line
 from octavo_operator.runtimes.runtime import MetricNames, Runtime, Start, Variables
@@ -22,7 +23,7 @@ def _kv_cache_dtype(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> Ref
     if engine.kv_cache_dtype != "float32":
         return None
     message = "engine.kvCacheDtype float32: vLLM has no such KV cache"
-    return Refusal("KvCacheDtypeNotSupported", message, "remove engine.kvCacheDtype")
+    return Refusal(SpecReason.KV_CACHE_DTYPE, message, "remove engine.kvCacheDtype")
 
 
 def _swap_space(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> Refusal | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from octavo_operator.api.reasons import Reason
 from octavo_operator.planner.plan import CardBudget, Plan
 from octavo_operator.planner.sizes import GIB, MIB, gib
 from octavo_operator.runtimes import RUNTIMES
@@ -79,6 +80,8 @@ def document(value: Any) -> Any:
         return result
     if isinstance(value, tuple | list):
         return [document(item) for item in value]
+    if isinstance(value, Reason):
+        return value.value
     return value
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from octavo_operator.api.manifest import read_manifest
 from octavo_operator.api.observed import Observed
+from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.description.sources import describe
 from octavo_operator.errors import LocalError, ManifestError, ModelUnknownError
@@ -44,7 +45,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     references = References.of(manifest, options.secret, options.config_map)
     found = describe(service.spec.model, folder=options.model_dir, offline=True)
     made = plan(service, Observed(found.spec, found.why_unknown, model_bytes=found.size), settings)
-    if made.refusal is not None and not (made.refusal.reason == "SchemeNotSupported" and options.model_dir):
+    if made.refusal is not None and not (made.refusal.reason == SpecReason.SCHEME and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)
     starts = launch.launches(service, made, replicas, references, options.model_dir, cards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from octavo_operator.api.observed import Observed
+from octavo_operator.api.reasons import StorageReason
 from octavo_operator.planner import Plan
 from octavo_operator.planner.plan import CachePlan
 from octavo_operator.reconcile import free_gpus
@@ -23,25 +24,30 @@ def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
     claim = observed.child("PersistentVolumeClaim", cache.claim)
     if claim is not None and claim.get("status", {}).get("phase") == "Lost":
         text = f"the volume of {cache.claim} is lost; delete the claim, and it is created again"
-        return Trouble("ClaimLost", text, stuck=True, rank=0)
+        return Trouble(StorageReason.CLAIM_LOST, text, stuck=True, rank=0)
     words = observed.claim_words
     if not words:
         return None
     said = f"the claim {cache.claim} has no volume: {words}"
     if "storageclass" in words and "not found" in words:
         remedy = "create that storage class, or remove spec.cache and set it again with one of kubectl get storageclass"
-        return Trouble("StorageClassMissing", f"{said}; {remedy}", stuck=True, rank=0)
+        return Trouble(StorageReason.STORAGE_CLASS_MISSING, f"{said}; {remedy}", stuck=True, rank=0)
     if "no storage class is set" in words:
         remedy = "mark a storage class as the cluster's default, or remove spec.cache and set it again with one"
-        return Trouble("NoStorageClass", f"{said}; {remedy}", stuck=True, rank=0)
+        return Trouble(StorageReason.NO_STORAGE_CLASS, f"{said}; {remedy}", stuck=True, rank=0)
     if ACCESS_MODE.search(words):
         remedy = (
             f"{cache.access_mode} is more than that class can do: set cache.accessMode: ReadWriteOnce, which keeps all "
             "replicas on one node, or cache.storageClassName of one that shares files (NFS, EFS, Filestore, Azure Files); "
             "the claim is then made again"
         )
-        return Trouble("AccessModeNotSupported", f"{said}; {remedy}", stuck=True, rank=0)
-    return Trouble("ClaimPending", f"{said}; it is tried again by the storage class's provisioner", stuck=False, rank=0)
+        return Trouble(StorageReason.ACCESS_MODE, f"{said}; {remedy}", stuck=True, rank=0)
+    return Trouble(
+        StorageReason.CLAIM_PENDING,
+        f"{said}; it is tried again by the storage class's provisioner",
+        stuck=False,
+        rank=0,
+    )
 
 
 def detained(plan: Plan, observed: Observed) -> Trouble | None:
@@ -64,5 +70,5 @@ def detained(plan: Plan, observed: Observed) -> Trouble | None:
                 )
             else:
                 text += "; a claim with accessMode ReadWriteMany would do for both"
-            return Trouble("MultiAttach", text, stuck=False, rank=6)
+            return Trouble(StorageReason.MULTI_ATTACH, text, stuck=False, rank=6)
     return None

@@ -14,6 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 from octavo_operator.api.observed import Complaint, Nodes, Object, Observed
+from octavo_operator.api.reasons import (
+    AnyReason,
+    EngineReason,
+    Foreign,
+    PodReason,
+    SchedulingReason,
+    StateReason,
+    StorageReason,
+)
 from octavo_operator.planner.plan import Plan
 from octavo_operator.planner.sizes import MIB
 from octavo_operator.reconcile.diagnosis.crashes import signature_of
@@ -67,6 +76,11 @@ IMAGE_REASONS = {
     "SignatureValidationFailed",
 }
 PASSING = {"ErrImagePull", "RegistryUnavailable"}  # tried again at once; ImagePullBackOff follows
+# Reasons of the kubelet's and the storage controllers' Events, passed on as they are.
+VOLUME_REASONS = {StorageReason.FAILED_MOUNT, StorageReason.FAILED_ATTACH, StorageReason.FAILED_MAP}
+NODE_REASONS = {PodReason.SANDBOX, PodReason.NETWORK, PodReason.PRE_STOP, PodReason.KILL}
+DEVICE_REASONS = {PodReason.DEVICES, PodReason.ADMISSION, PodReason.NODE_AFFINITY}
+CONTAINER_REASONS = {PodReason.CONFIG, PodReason.CREATE, PodReason.RUN}
 ANY_IMAGE = "check engine.image, and engine.image.pullSecrets for a private registry"
 
 
@@ -74,7 +88,7 @@ ANY_IMAGE = "check engine.image, and engine.image.pullSecrets for a private regi
 class Trouble:
     """Why a pod does not answer. `stuck`: it takes a person."""
 
-    reason: str
+    reason: AnyReason
     message: str
     stuck: bool
     rank: int  # the gravest first
@@ -100,12 +114,12 @@ def trouble_of(
         if scheduled.get("reason") == "SchedulingGated":
             gates = ", ".join(str(gate.get("name")) for gate in pod["spec"].get("schedulingGates", ())) or "a gate"
             text = f"held back by {gates}: see the queue (Kueue) or controller that removes it"
-            return Trouble("SchedulingGated", text, stuck=False, rank=6)
+            return Trouble(SchedulingReason.GATED, text, stuck=False, rank=6)
         waited = _seconds_since(scheduled.get("lastTransitionTime"), now)
         return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited, room)
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeShutdown: a new pod takes its place
         text = f"a pod failed: {_short(str(status.get('message', '')))}"
-        return Trouble(str(status["reason"]), text, stuck=False, rank=6)
+        return Trouble(Foreign(str(status["reason"])), text, stuck=False, rank=6)
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     found = [trouble for container in containers if (trouble := _of_container(container, plan)) is not None]
     if found:
@@ -115,7 +129,7 @@ def trouble_of(
         return _unresponsive(running, ready, plan) or _loading(plan)
     if complaint is not None and (trouble := _not_started(complaint)) is not None:
         return trouble
-    return Trouble("Starting", "the pod is being started", stuck=False, rank=9)
+    return Trouble(StateReason.STARTING, "the pod is being started", stuck=False, rank=9)
 
 
 def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
@@ -126,7 +140,7 @@ def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
 
 def _loading(plan: Plan) -> Trouble:
     budget = plan.lifecycle.expected
-    return Trouble("LoadingModel", f"the model is being loaded; it may take {budget} s", stuck=False, rank=8)
+    return Trouble(StateReason.LOADING_MODEL, f"the model is being loaded; it may take {budget} s", stuck=False, rank=8)
 
 
 def _unresponsive(running: list[Mapping[str, Any]], ready: Mapping[str, Any], plan: Plan) -> Trouble | None:
@@ -140,7 +154,7 @@ def _unresponsive(running: list[Mapping[str, Any]], ready: Mapping[str, Any], pl
         f"a replica that served no longer answers {liveness.path}; the kubelet restarts it once that has lasted for "
         f"{liveness.budget} s: see kubectl logs, and kubectl logs -p after a restart"
     )
-    return Trouble("Unresponsive", text, stuck=False, rank=5)
+    return Trouble(StateReason.UNRESPONSIVE, text, stuck=False, rank=5)
 
 
 def _not_started(complaint: Complaint) -> Trouble | None:
@@ -148,21 +162,21 @@ def _not_started(complaint: Complaint) -> Trouble | None:
     words = _short(complaint.note)
     if "Multi-Attach error" in words:
         text = f"its volume is attached to another node: {words}; end the pod that has it, or use a ReadWriteMany claim"
-        return Trouble("MultiAttach", text, stuck=False, rank=4)
-    if complaint.reason in {"FailedMount", "FailedAttachVolume", "FailedMapVolume"}:
+        return Trouble(StorageReason.MULTI_ATTACH, text, stuck=False, rank=4)
+    if complaint.reason in VOLUME_REASONS:
         if missing := MISSING_OBJECT.search(words):
             text = (
                 f"a volume can't be mounted: {missing[0]}; create it, or name another in the spec; the pod then starts"
             )
-            return Trouble("FailedMount", text, stuck=True, rank=2)
+            return Trouble(StorageReason.FAILED_MOUNT, text, stuck=True, rank=2)
         text = f"a volume can't be mounted: {words}; see the storage's driver on that node"
-        return Trouble(complaint.reason, text, stuck=False, rank=5)
-    if complaint.reason in {"FailedCreatePodSandBox", "NetworkNotReady", "FailedPreStopHook", "FailedKillPod"}:
+        return Trouble(StorageReason(complaint.reason), text, stuck=False, rank=5)
+    if complaint.reason in NODE_REASONS:
         text = f"the node can't start the pod: {words}; see its network plugin and container runtime"
-        return Trouble(complaint.reason, text, stuck=False, rank=5)
-    if complaint.reason in {"FailedPrepareDynamicResources", "UnexpectedAdmissionError", "NodeAffinity"}:
+        return Trouble(PodReason(complaint.reason), text, stuck=False, rank=5)
+    if complaint.reason in DEVICE_REASONS:
         text = f"the node can't give the pod its devices: {words}; see the device plugin there"
-        return Trouble(complaint.reason, text, stuck=False, rank=5)
+        return Trouble(PodReason(complaint.reason), text, stuck=False, rank=5)
     return None
 
 
@@ -174,10 +188,12 @@ def _of_container(container: Mapping[str, Any], plan: Plan) -> Trouble | None:
         image = container.get("image") or plan.engine.image
         remedy = next((remedy for pattern, remedy in IMAGES if pattern.search(words)), ANY_IMAGE)
         text = f"the image {image} can't be pulled; {remedy}" + (f" ({words})" if words else "")
-        return Trouble("ImagePullBackOff", text, stuck=reason not in PASSING, rank=1)
-    if reason in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
+        return Trouble(PodReason.IMAGE, text, stuck=reason not in PASSING, rank=1)
+    if reason in CONTAINER_REASONS:
         remedy = "create what is missing; the pod then starts by itself" if "not found" in words else "fix the spec"
-        return Trouble(reason, f"{words or 'the container can not be created'}; {remedy}", stuck=True, rank=2)
+        return Trouble(
+            PodReason(reason), f"{words or 'the container can not be created'}; {remedy}", stuck=True, rank=2
+        )
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
     if ended is not None and (ended.get("exitCode") or container.get("restartCount")):
         return crash_of(ended, plan)
@@ -191,15 +207,15 @@ def crash_of(ended: Mapping[str, Any], plan: Plan) -> Trouble:
         limit = plan.resources.limits.get("memory")
         has = f"its limit of {limit}" if limit else "the node's memory"
         text = f"the container used more than {has} and was killed; raise resources.limits.memory"
-        return Trouble("OOMKilled", f"{text}, or lower engine.maxNumSeqs", stuck=True, rank=3)
+        return Trouble(EngineReason.OOM_KILLED, f"{text}, or lower engine.maxNumSeqs", stuck=True, rank=3)
     if (signature := signature_of(code, f"{ended.get('reason', '')} {words}")) is not None:
         text = f"{words or f'the engine exited with code {code}'}; {signature.remedy}"
         return Trouble(signature.reason, text, stuck=True, rank=3)
     if code in {137, 143} and not words:
         text = f"the engine was killed (exit code {code}) before it answered; see kubectl logs -p"
-        return Trouble("EngineCrashed", text, stuck=True, rank=4)
+        return Trouble(EngineReason.CRASHED, text, stuck=True, rank=4)
     text = f"the engine exited with code {code}" + (f": {words}" if words else "") + "; see kubectl logs -p"
-    return Trouble("EngineCrashed", text, stuck=True, rank=4)
+    return Trouble(EngineReason.CRASHED, text, stuck=True, rank=4)
 
 
 def _unscheduled(
@@ -223,34 +239,37 @@ def _unscheduled(
         if not nodes.largest and nodes.obstacles:
             text = f"the nodes with {wanted} take no replica now: {'; '.join(nodes.obstacles)}"
             remedy = "tolerate the taint in podTemplate.spec.tolerations, or free the node"
-            return Trouble("NoFreeGpu", f"{text}; {remedy}{refusal}", stuck=late, rank=5)
+            return Trouble(SchedulingReason.NO_FREE_GPU, f"{text}; {remedy}{refusal}", stuck=late, rank=5)
         if not nodes.announced:
             text = (
                 f"no node announces {hardware.resource_name}: add a node with GPUs, or install NVIDIA's GPU Operator or "
                 "device plugin where there is one, or set accelerator.vendor: cpu"
             )
-            return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
+            return Trouble(SchedulingReason.NO_SUCH_GPU, text + patience + refusal, stuck=late, rank=5)
         if not nodes.largest:
             text = f"no node has {wanted}; {_what_nodes_have(nodes)}: add such a node, or change accelerator.products"
-            return Trouble("NoSuchGpu", text + patience + refusal, stuck=late, rank=5)
+            return Trouble(SchedulingReason.NO_SUCH_GPU, text + patience + refusal, stuck=late, rank=5)
         if nodes.largest < hardware.cards:
             text = (
                 f"a replica takes {hardware.cards} GPUs of one node; the largest has {nodes.largest}: "
                 "lower engine.tensorParallelSize, or add a larger node"
             )
-            return Trouble("TooFewGpus", text + patience + refusal, stuck=late, rank=5)
+            return Trouble(SchedulingReason.TOO_FEW_GPUS, text + patience + refusal, stuck=late, rank=5)
         if nodes.free < hardware.cards:
             count = "a free GPU" if hardware.cards == 1 else f"{hardware.cards} free GPUs on one node"
             text = f"waits for {count} ({wanted}); fewer replicas elsewhere, or another node, would help{refusal}"
-            return Trouble("NoFreeGpu", text, stuck=False, rank=5)
+            return Trouble(SchedulingReason.NO_FREE_GPU, text, stuck=False, rank=5)
     if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
         if missing := MISSING_CLAIM.search(words):
             text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"
-            return Trouble("ClaimMissing", text, stuck=True, rank=5)
+            return Trouble(StorageReason.CLAIM_MISSING, text, stuck=True, rank=5)
         text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
-        return Trouble("VolumeNotBound", text, stuck=False, rank=7)
+        return Trouble(StorageReason.VOLUME_NOT_BOUND, text, stuck=False, rank=7)
     return Trouble(
-        "Unschedulable", f"no node will do: {_short(words)}{_asked(words, plan, room)}{refusal}", stuck=late, rank=5
+        SchedulingReason.UNSCHEDULABLE,
+        f"no node will do: {_short(words)}{_asked(words, plan, room)}{refusal}",
+        stuck=late,
+        rank=5,
     )
 
 

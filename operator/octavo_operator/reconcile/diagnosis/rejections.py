@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from octavo_operator.api.reasons import ApiReason
 from octavo_operator.reconcile.applying import Refused
 from octavo_operator.reconcile.diagnosis.pods import Trouble
 from octavo_operator.reconcile.diagnosis.redaction import redacted
@@ -18,100 +19,102 @@ from octavo_operator.reconcile.diagnosis.redaction import redacted
 class Rule:
     """`stuck`: it takes a person; otherwise it is tried again and may pass."""
 
-    reason: str
+    reason: ApiReason
     words: re.Pattern[str]
     remedy: str
     stuck: bool = True
 
 
-def _rule(reason: str, words: str, remedy: str, *, stuck: bool = True) -> Rule:
+def _rule(reason: ApiReason, words: str, remedy: str, *, stuck: bool = True) -> Rule:
     return Rule(reason, re.compile(words), remedy, stuck)
 
 
 RULES = (
     _rule(
-        "WebhookFailed",
+        ApiReason.WEBHOOK_FAILED,
         r"failed calling webhook|failed to call webhook",
         "fix the webhook's service, or exempt the namespace from it; it is tried again",
         stuck=False,
     ),
-    _rule("NamespaceTerminating", r"because it is being terminated", "nothing can be created in it any more"),
+    _rule(ApiReason.NAMESPACE_TERMINATING, r"because it is being terminated", "nothing can be created in it any more"),
     _rule(
-        "QuotaNeedsValues",
+        ApiReason.QUOTA_NEEDS_VALUES,
         r"failed quota: .*must specify",
         "set in resources.requests and resources.limits what it lists",
     ),
-    _rule("QuotaExceeded", r"exceeded quota", "raise the ResourceQuota, or ask for less"),
+    _rule(ApiReason.QUOTA_EXCEEDED, r"exceeded quota", "raise the ResourceQuota, or ask for less"),
     _rule(
-        "QuotaExceeded", r"insufficient quota to match these scopes", "allow this priority class in the ResourceQuota"
+        ApiReason.QUOTA_EXCEEDED,
+        r"insufficient quota to match these scopes",
+        "allow this priority class in the ResourceQuota",
     ),
     _rule(
-        "LimitRangeViolated",
+        ApiReason.LIMIT_RANGE,
         r"(?:maximum|minimum) (?:\S+ usage|\S+ to \S+ ratio|limit to request ratio|storage size)\b|max limit to request ratio",
         "change resources to what the namespace's LimitRange allows, or the LimitRange",
     ),
     _rule(
-        "PriorityClassMissing",
+        ApiReason.PRIORITY_CLASS,
         r"no PriorityClass with name",
         "create it, or change podTemplate.spec.priorityClassName",
     ),
     _rule(
-        "RuntimeClassMissing", r"RuntimeClass \S+ not found", "create it, or change podTemplate.spec.runtimeClassName"
+        ApiReason.RUNTIME_CLASS, r"RuntimeClass \S+ not found", "create it, or change podTemplate.spec.runtimeClassName"
     ),
     _rule(
-        "ServiceAccountMissing",
+        ApiReason.SERVICE_ACCOUNT,
         r"error looking up service account|serviceaccount \S+ not found",
         "create it, or change podTemplate.spec.serviceAccountName",
     ),
     _rule(
-        "SecretNotAllowed",
+        ApiReason.SECRET_NOT_ALLOWED,
         r"is not referenced by service account",
         "add the Secret to that ServiceAccount",
     ),
     _rule(
-        "ClaimCannotGrow",
+        ApiReason.CLAIM_CANNOT_GROW,
         r"only dynamically provisioned pvc can be resized|must support resize|does not support volume expansion",
         "take cache.size back, or allow the storage class to expand volumes (allowVolumeExpansion: true)",
     ),
     _rule(
-        "NodeSelectorConflict",
+        ApiReason.NODE_SELECTOR,
         r"node label selector conflicts|conflicts with its namespace",
         "change podTemplate.spec.nodeSelector to what the namespace allows",
     ),
     _rule(
-        "SecurityContextRefused",
+        ApiReason.SECURITY_CONTEXT,
         r"unable to validate against any (?:pod )?security (?:context constraint|policy)",
         "let the platform assign the user (podTemplate.spec.securityContext), or grant the ServiceAccount an SCC",
     ),
     _rule(
-        "PodSecurityViolated",
+        ApiReason.POD_SECURITY,
         r'violates PodSecurity "',
         "change podTemplate to what that level allows, or the namespace's level",
     ),
     _rule(
-        "AdmissionDenied",
+        ApiReason.ADMISSION_DENIED,
         r"denied the request|denied request|image policy webhook|Unauthorized by .* policy",
         "satisfy the policy, or have the service exempted from it",
     ),
     _rule(
-        "UnknownField",
+        ApiReason.UNKNOWN_FIELD,
         r"field not declared in schema|unknown field \"|strict decoding error",
         "correct the field's name in podTemplate",
     ),
     _rule(
-        "FieldManagerConflict",
+        ApiReason.FIELD_MANAGER,
         r"Apply failed with \d+ conflict",
         "see who else applies these fields: kubectl get --show-managed-fields",
         stuck=False,
     ),
     _rule(
-        "ServerBusy",
+        ApiReason.SERVER_BUSY,
         r"etcdserver: |too many requests|the server is currently unable to handle the request|leader changed",
         "it is tried again",
         stuck=False,
     ),
     _rule(
-        "Forbidden",
+        ApiReason.FORBIDDEN,
         r"User \"[^\"]*\" cannot \S+ resource|cannot set blockOwnerDeletion",
         "give the operator the rights in config/rbac",
     ),
@@ -123,15 +126,18 @@ def trouble_of(refused: Refused) -> Trouble:
     what = f"{refused.kind} {refused.name}"
     words = redacted(refused.words)
     if refused.reason == "NameTaken":
-        return Trouble("NameTaken", words, stuck=True, rank=0)
+        return Trouble(ApiReason.NAME_TAKEN, words, stuck=True, rank=0)
     if refused.reason == "Terminating":
-        return Trouble("FormerServiceRemoved", words, stuck=False, rank=0)
+        return Trouble(ApiReason.FORMER_REMOVED, words, stuck=False, rank=0)
     if refused.reason == "NoAnswer":
         text = f"{what}: {words}; see whether an admission webhook is slow (it may take ten seconds); it is tried again"
-        return Trouble("NoAnswer", text, stuck=False, rank=0)
+        return Trouble(ApiReason.NO_ANSWER, text, stuck=False, rank=0)
     if "NamespaceTerminating" in refused.causes:
         return Trouble(
-            "NamespaceTerminating", f"{what}: {words}; nothing can be created in it any more", stuck=True, rank=0
+            ApiReason.NAMESPACE_TERMINATING,
+            f"{what}: {words}; nothing can be created in it any more",
+            stuck=True,
+            rank=0,
         )
     for rule in RULES:
         if rule.words.search(words):
@@ -140,20 +146,20 @@ def trouble_of(refused: Refused) -> Trouble:
     return Trouble(reason, f"{what}: {words}; {remedy}", stuck, rank=0)
 
 
-def _by_status(refused: Refused) -> tuple[str, str, bool]:
+def _by_status(refused: Refused) -> tuple[ApiReason, str, bool]:
     """Where no admission plugin is known by its words."""
     if refused.status == 401:
-        return "Unauthorized", "the operator's credentials are not accepted: see its log", False
+        return ApiReason.UNAUTHORIZED, "the operator's credentials are not accepted: see its log", False
     if refused.status == 403:
         return (
-            "AdmissionDenied",
+            ApiReason.ADMISSION_DENIED,
             "an admission plugin of the cluster refuses it: satisfy it, or change podTemplate",
             True,
         )
     if refused.status == 404:
-        return "KindUnknown", "install its CustomResourceDefinition", True
+        return ApiReason.KIND_UNKNOWN, "install its CustomResourceDefinition", True
     if refused.status == 422 and refused.kind == "PersistentVolumeClaim":
-        return "ClaimImmutable", "this field of a claim can't be changed: take the change back", True
+        return ApiReason.CLAIM_IMMUTABLE, "this field of a claim can't be changed: take the change back", True
     if refused.status in {400, 422}:
-        return "ChildInvalid", "fix the field of the spec that it came from", True
-    return "ApplyFailed", "it is tried again", refused.status < 500 and refused.status not in {408, 409, 429}
+        return ApiReason.CHILD_INVALID, "fix the field of the spec that it came from", True
+    return ApiReason.APPLY_FAILED, "it is tried again", refused.status < 500 and refused.status not in {408, 409, 429}

@@ -7,13 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from octavo_operator.api.names import NamespacedName
+from octavo_operator.api.reasons import AnyReason, UpgradeReason
 from octavo_operator.api.v1alpha1 import UPGRADE
 from octavo_operator.reconcile.upgrades.turn import Case, Step, approval_for
 
-State = tuple[str, str, str]  # status, reason, message
+State = tuple[str, AnyReason, str]  # status, reason, message
 
 
-_UP_TO_DATE: State = ("True", "UpToDate", "the replicas have what this release of the operator gives them")
+_UP_TO_DATE: State = (
+    "True",
+    UpgradeReason.UP_TO_DATE,
+    "the replicas have what this release of the operator gives them",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +53,24 @@ def _state(key: NamespacedName, case: Case, taken: Step, stopped: Sequence[Names
     take = f"kubectl annotate llms -n {key.namespace} {key.name} --overwrite {UPGRADE}={approval_for(case)}"
     match taken.phase:
         case "Moving":
-            return ("False", "Upgrading", f"the replicas move to {new}; if they do not serve, they get {old} back")
+            return (
+                "False",
+                UpgradeReason.UPGRADING,
+                f"the replicas move to {new}; if they do not serve, they get {old} back",
+            )
         case "PutBack" | "PassedOver":
             attempt = taken.record.attempt
             why = f": {attempt.why}" if attempt is not None else ""
             text = (
                 f"{new} did not serve{why}; the replicas have {old} again. Fix the cause, then edit the spec or {take}"
             )
-            return ("False", "UpgradeFailed", text)
+            return ("False", UpgradeReason.FAILED, text)
         case "Offered":
             text = f"{new} is available, and rollout.upgradePolicy is Manual. To take it: {take}"
-            return ("False", "UpgradeAvailable", text)
+            return ("False", UpgradeReason.AVAILABLE, text)
         case "Busy":
             text = f"{new} waits until the replicas serve what they have ({old})"
-            return ("False", "UpgradePending", text)
+            return ("False", UpgradeReason.PENDING, text)
         case "Waiting" if stopped:
             names = ", ".join("/".join(each) for each in stopped)
             text = (
@@ -69,13 +78,13 @@ def _state(key: NamespacedName, case: Case, taken: Step, stopped: Sequence[Names
                 f"again. Fix the cause (their UpToDate says why); upgrades go on once one of them serves it, or with the "
                 f"operator's next release. To take it here: {take}"
             )
-            return ("False", "UpgradesStopped", text)
+            return ("False", UpgradeReason.STOPPED, text)
         case "Waiting":
             services = "service moves" if limit == 1 else "services move"
             text = f"{new} waits for its turn: {limit} {services} at a time (upgrades.maxConcurrent)"
-            return ("False", "UpgradePending", text)
+            return ("False", UpgradeReason.PENDING, text)
         case _ if taken.phase == "Edited" and taken.record.current.pin != case.fresh.pin:
-            return ("False", "UpgradePending", f"{new} waits until the replicas serve what they have ({old})")
+            return ("False", UpgradeReason.PENDING, f"{new} waits until the replicas serve what they have ({old})")
         case _:
             return _UP_TO_DATE
 
