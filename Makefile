@@ -174,15 +174,17 @@ cluster-down: | $(BIN)/uv ## remove it, and check that nothing is left
 images: ## the operator's and the engine's image, as OCI archives in ~/.cache/octavo/images (root and buildah, or docker)
 	@$(PYTHON) images/build.py
 
+# CAPABILITY="90 100" MODEL=folder-or-file.gguf FLAGS="--max-num-seqs 64": compiled where the image is built.
+KERNELS = $(addprefix --capability=,$(CAPABILITY)) $(if $(MODEL),--model="$(MODEL)") $(if $(FLAGS),--compile-flags="$(FLAGS)")
 .PHONY: images-cuda
-images-cuda: ## build the engine's image for GPUs too, with torch and Triton (5 GB of wheels to fetch)
-	@$(PYTHON) images/build.py engine-cuda
+images-cuda: ## build the engine's image for GPUs too (5 GB of wheels); CAPABILITY=90 MODEL=folder: with that model's kernels
+	@$(PYTHON) images/build.py engine-cuda $(KERNELS)
 
 # One without TLS is REGISTRY=http://HOST:PORT. Credentials are those of `buildah login` or `docker login`.
 .PHONY: push
-push: ## build and push both images to REGISTRY=registry.example/team; CUDA=1: the engine's for GPUs too
+push: ## build and push both images to REGISTRY=registry.example/team; CUDA=1: the engine's for GPUs too, as images-cuda
 	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=registry.example/team"; exit 2; }
-	@$(PYTHON) images/build.py operator engine $(if $(CUDA),engine-cuda) --push "$(REGISTRY)"
+	@$(PYTHON) images/build.py operator engine $(if $(CUDA),engine-cuda $(KERNELS)) --push "$(REGISTRY)"
 
 .PHONY: test-images
 test-images: $(VENV)/.dev ## run both images as the strictest cluster would (root, runc)

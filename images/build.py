@@ -1,5 +1,7 @@
 """Builds Octavo's images into OCI archives: `python3 images/build.py [operator] [engine] [engine-cuda] [--push REGISTRY]`.
 
+`--capability 90 --model FOLDER` has engine-cuda bring that model's kernels along, compiled for that kind of GPU.
+
 Needs nothing but Python and either buildah (as root) or docker. An archive is named for everything that it is made
 from, so nothing is built twice: ~/.cache/octavo/images/NAME-VERSION-KEY.tar. What it is built on is $OCTAVO_BASE, or
 else python:3.12-slim where it can be pulled, or else a Debian with Python made by mmdebstrap.
@@ -15,9 +17,9 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archives import report
@@ -38,9 +40,10 @@ class Image:
     containerfile: str
     inputs: tuple[str, ...]  # files and folders that the Containerfile copies
     arguments: tuple[str, ...] = ()
+    model: Path | None = None  # config.json or a GGUF file, whose kernels the image brings along
 
     def copy_inputs(self, context: Path) -> None:
-        """What a build sees, so that nobody's edit comes between the key and the build."""
+        """What a build sees, so that no edit comes between the key and the build."""
         for name in (*SHARED, self.containerfile, *self.inputs):
             source, target = ROOT / name, context / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,8 @@ class Image:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
             else:
                 shutil.copy2(source, target)
+        if self.model is not None:
+            shutil.copy2(self.model, context / "images" / f"kernels{self.model.suffix}")
 
     def key(self, base: str, context: Path) -> str:
         """Changes whenever a build would make something else."""
@@ -59,7 +64,7 @@ class Image:
 
 
 def _engine(tag: str, variant: str, device: str) -> Image:
-    inputs = (f"images/engine-{variant}.lock", "engine")
+    inputs = (f"images/engine-{variant}.lock", "images/kernels.sh", "engine")
     arguments = (f"VARIANT={variant}", f"DEVICE={device}")
     return Image(f"octavo/engine:{tag}", "images/engine.Containerfile", inputs, arguments)
 
@@ -75,6 +80,21 @@ IMAGES = {
 }
 
 
+def with_kernels(image: Image, capabilities: Sequence[str], model: Path, flags: str) -> Image:
+    """`image` with the kernels of `model` for GPUs of these compute capabilities, as `octavo serve` with `flags` asks.
+
+    Raises:
+        BuildError: there is no model's description at `model`.
+    """
+    described = model / "config.json" if model.is_dir() else model
+    if described.suffix not in {".json", ".gguf"} or not described.is_file():
+        raise BuildError(
+            f"--model {model} describes no model; name a folder with its config.json, or a GGUF file, on this machine"
+        )
+    arguments = (*image.arguments, f"CAPABILITIES={' '.join(capabilities)}", f"COMPILE_FLAGS={flags}")
+    return replace(image, arguments=arguments, model=described)
+
+
 def main() -> int:
     """Exit status: 0 the archives are there; 1 one could not be built; 2 usage."""
     parser = argparse.ArgumentParser(description="Build Octavo's images into OCI archives and report their sizes.")
@@ -87,30 +107,48 @@ def main() -> int:
     )
     parser.add_argument("--paths", action="store_true", help="print the archives' paths and nothing else")
     parser.add_argument("--folder", type=Path, default=CACHE / "images", help="where they go (default: %(default)s)")
+    kernels = parser.add_argument_group("kernels that engine-cuda brings along (docs/kernels.md)")
+    kernels.add_argument(
+        "--capability",
+        action="append",
+        default=[],
+        metavar="N",
+        help="compute capability, such as 90; may be given again",
+    )
+    kernels.add_argument("--model", type=Path, metavar="PATH", help="a folder with config.json, or a GGUF file")
+    kernels.add_argument(
+        "--compile-flags", default="", metavar="FLAGS", help="of octavo serve that change kernels: '--max-num-seqs 64'"
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - set(IMAGES):
         parser.error(f"no image {', '.join(sorted(unknown))}; there are {', '.join(IMAGES)}")
-    options.folder.mkdir(parents=True, exist_ok=True)
     names = options.names or ["operator", "engine"]
+    if bool(options.capability) != (options.model is not None) or (options.model and "engine-cuda" not in names):
+        parser.error("kernels are compiled with both --capability and --model, into the image engine-cuda")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    images = dict(IMAGES)
     try:
-        paths = {name: build(name, options.folder) for name in names}
+        if options.model is not None:
+            images["engine-cuda"] = with_kernels(
+                IMAGES["engine-cuda"], options.capability, options.model, options.compile_flags
+            )
+        paths = {name: build(name, images[name], options.folder) for name in names}
         for name in names if options.push else ():
-            push(IMAGES[name], paths[name], *options.push)
+            push(images[name], paths[name], *options.push)
     except BuildError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
     for name, path in paths.items():
-        print(path if options.paths else report(IMAGES[name].reference, path))
+        print(path if options.paths else report(images[name].reference, path))
     return 0
 
 
-def build(name: str, folder: Path) -> Path:
-    """The archive of one image, built unless it is there; earlier ones of that image are removed.
+def build(name: str, image: Image, folder: Path) -> Path:
+    """The archive of one image, built unless it is there; earlier ones of that name are removed.
 
     Raises:
         BuildError: with the reason and the remedy.
     """
-    image = IMAGES[name]
     builder = find_builder()
     with locked(folder.parent / "base.lock"):
         base = find_base(builder, CACHE)
