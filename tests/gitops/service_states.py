@@ -55,7 +55,7 @@ def lives(spec: Object, seen: Seen, generation: int = 2, **metadata: Any) -> Obj
         observed = _observed(body, render(made), seen)
         said = statuses.summarize(service, made, observed, Outcome(refused=list(seen.refused)))
     status = said.status.model_dump(by_alias=True, exclude_none=True)
-    status["conditions"] = statuses.conditions_of(said, generation, (), "2026-01-01T00:00:00Z")
+    status["conditions"] = statuses.conditions_of(said.conditions, generation, {}, "2026-01-01T00:00:00Z")
     return body | {"status": status}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from octavo_operator.exposition import Sample
 from octavo_operator.metrics_api.catalog import FIGURES
 from octavo_operator.metrics_api.engines import Engine, engine_of
-from octavo_operator.exposition import Sample
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series
 from octavo_operator.metrics_api.values import Snapshot, document, of_pod, of_pods, of_service, quantity

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 from fake_engines import FakeEngine
 
+from octavo_operator.exposition import Sample
 from octavo_operator.metrics_api.catalog import FIGURES
 from octavo_operator.metrics_api.engines import Engine
-from octavo_operator.exposition import Sample
 from octavo_operator.metrics_api.scraper import ScrapeError, Scraper, scrape
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series

@@ -71,7 +71,7 @@ def test_conditions_have_no_other_reasons():
     """The one place that all conditions, and the Events that follow from them, go through."""
     dead = pod("old", phase="Failed", reason="OutOfnvidia.com/gpu", message="rejected")
     said = summarized(Observed(children=(deployment(ready=0),), pods=(dead,)))
-    found = status.conditions_of(said, 1, (), "2026-01-01T00:00:00Z")
+    found = status.conditions_of(said.conditions, 1, {}, "2026-01-01T00:00:00Z")
     assert {each["type"]: each["reason"] for each in found}["Ready"] == "OutOfnvidiaComGpu"
     assert all(re.fullmatch(REASON, each["reason"]) for each in found)
 

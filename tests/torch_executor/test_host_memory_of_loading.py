@@ -56,7 +56,9 @@ def folder(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(CONFIG))
     spec = from_hf_config(CONFIG)
     # No two are alike: a head that equals the embedding is taken for it.
-    tensors = {w.sources[0].tensor: torch.full(w.shape, 1.0 + i, dtype=torch.bfloat16) for i, w in enumerate(spec.weights)}
+    tensors = {
+        w.sources[0].tensor: torch.full(w.shape, 1.0 + i, dtype=torch.bfloat16) for i, w in enumerate(spec.weights)
+    }
     save_file(tensors, folder / "model.safetensors")
     return folder
 

@@ -1,9 +1,10 @@
-"""Conditions by the Kubernetes API conventions: the types that an LLMService has, and the shape of one."""
+"""Conditions by the Kubernetes API conventions: the types that an LLMService has, the shape of one, and look-ups."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +37,43 @@ CONDITION_TYPES = {
 
 REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"  # the Kubernetes API's own
 LONGEST_REASON = 128  # of an Event, which carries the same reason; a condition's may have 1024
+LONGEST_MESSAGE = 32000  # of 32768
+
+
+State = tuple[str, AnyReason, str]
+"""Status, reason and message of a condition."""
+
+
+def by_type(status: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The conditions of any object's status, by their type."""
+    return {str(condition.get("type")): condition for condition in (status or {}).get("conditions") or ()}
+
+
+def condition_of(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """An object's condition of this type; empty where it has none."""
+    return by_type(thing.get("status")).get(kind, {})
+
+
+def is_true(thing: Mapping[str, Any], kind: str) -> bool:
+    """Whether an object has the condition with the status True."""
+    return bool(condition_of(thing, kind).get("status") == "True")
+
+
+def entry(kind: str, state: State, last: Mapping[str, Any], generation: int | None, now: str) -> dict[str, Any]:
+    """A condition of ours as the status holds it; `lastTransitionTime` moves with the status alone.
+
+    `last` is the former condition of this type, or empty.
+    """
+    status, reason, message = state
+    since = last.get("lastTransitionTime") if last.get("status") == status else None
+    made: dict[str, Any] = {
+        "type": kind,
+        "status": status,
+        "lastTransitionTime": since or now,
+        "reason": as_reason(reason),
+        "message": message[:LONGEST_MESSAGE],
+    }
+    return made if generation is None else made | {"observedGeneration": generation}
 
 
 def as_reason(reason: AnyReason) -> str:

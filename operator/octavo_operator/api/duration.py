@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
+
+from octavo_operator.api.scalar import Scalar
 
 SECONDS = {"h": Fraction(3600), "m": Fraction(60), "s": Fraction(1), "ms": Fraction(1, 1000)}
 TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)", re.ASCII)
 GRAMMAR = re.compile(rf"(?:{TERM.pattern})+|0", re.ASCII)
 
 
-class Duration:
+class Duration(Scalar):
     """A length of time that remembers how it was written; `seconds` is exact."""
 
     __slots__ = ("seconds", "text")
@@ -39,9 +40,9 @@ class Duration:
         return hash(self.seconds)
 
     @classmethod
-    def parse(cls, value: object) -> Duration:
+    def parse(cls, value: object) -> Self:
         """From what YAML may hold. Raises PydanticCustomError."""
-        if isinstance(value, Duration):
+        if isinstance(value, cls):
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):
             raise PydanticCustomError(
@@ -55,15 +56,7 @@ class Duration:
             raise PydanticCustomError("duration", "{reason}", {"reason": str(error)}) from error
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def json_schema(cls) -> dict[str, Any]:
         rule = {
             "rule": r"self.matches(r'^(([0-9]+(\.[0-9]+)?(ms|h|m|s))+|0)$')",
             "message": "is not a duration; write hours, minutes and seconds, such as 90s or 1h30m",

@@ -10,15 +10,6 @@ from octavo_operator.api.base import MAX_ITEMS, DataKey, ObjectName, Strict
 from octavo_operator.api.uri import ModelUri
 
 
-class SecretKey(Strict):
-    """One key of a Secret in the service's namespace."""
-
-    secret_name: ObjectName
-    """Name of the Secret."""
-    key: DataKey
-    """Key within the Secret."""
-
-
 class Credentials(Strict):
     """The Secret that opens the model's source."""
 

@@ -11,10 +11,11 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 from functools import total_ordering
-from typing import Any
+from typing import Any, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
+
+from octavo_operator.api.scalar import Scalar
 
 BINARY = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4, "Pi": 1024**5, "Ei": 1024**6}
 DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -29,7 +30,7 @@ MISSPELT |= {"ki": "Ki", "mi": "Mi", "gi": "Gi", "ti": "Ti", "g": "G", "t": "T",
 
 
 @total_ordering
-class Quantity:
+class Quantity(Scalar):
     """An exact amount that remembers how it was written.
 
     Equality and order go by value: `Quantity("1024Mi") == Quantity("1Gi")`.
@@ -82,12 +83,12 @@ class Quantity:
         return hash(self.value)
 
     @classmethod
-    def parse(cls, value: object) -> Quantity:
+    def parse(cls, value: object) -> Self:
         """From what YAML may hold: a string, or a bare whole number, as the API server takes them.
 
         Raises PydanticCustomError.
         """
-        if isinstance(value, Quantity):
+        if isinstance(value, cls):
             return value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise PydanticCustomError("quantity", "must be a quantity such as 16Gi or 500m")
@@ -103,15 +104,7 @@ class Quantity:
         return parsed
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def json_schema(cls) -> dict[str, Any]:
         return {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "pattern": r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,3})?$",

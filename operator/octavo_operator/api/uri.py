@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
+
+from octavo_operator.api.scalar import Scalar
 
 # scheme: (what follows it, an example)
 SCHEMES = {
@@ -26,7 +27,7 @@ ALL_SCHEMES = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelUri:
+class ModelUri(Scalar):
     """`rest` is everything behind `scheme://`."""
 
     scheme: str
@@ -36,9 +37,9 @@ class ModelUri:
         return f"{self.scheme}://{self.rest}"
 
     @classmethod
-    def parse(cls, value: object) -> ModelUri:
+    def parse(cls, value: object) -> Self:
         """Raises PydanticCustomError that says which scheme or shape was meant."""
-        if isinstance(value, ModelUri):
+        if isinstance(value, cls):
             return value
         if not isinstance(value, str):
             raise PydanticCustomError("uri", "must be a string such as hf://mistralai/Mistral-7B-Instruct-v0.2")
@@ -56,15 +57,7 @@ class ModelUri:
         return cls(scheme, rest)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def json_schema(cls) -> dict[str, Any]:
         known = {
             "rule": f"self.matches('^({'|'.join(SCHEMES)})://')",
             "message": f"needs a scheme, as in hf://mistralai/Mistral-7B-Instruct-v0.2; known are {ALL_SCHEMES}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from octavo_operator.children import (
     deployment,
     hpa,
@@ -17,23 +19,23 @@ from octavo_operator.planner.plan import Plan
 
 __all__ = ["Manifest", "render"]
 
+RENDERERS: Mapping[str, Callable[[Plan, str], Manifest]] = {
+    "NetworkPolicy": network_policy.render,  # first: no pod answers before it is in force
+    "PersistentVolumeClaim": pvc.render,
+    "Job": preload_job.render,
+    "Service": service.render,
+    "Deployment": deployment.render,
+    "HorizontalPodAutoscaler": hpa.render,
+    "PodDisruptionBudget": pod_disruption.render,
+    "ServiceMonitor": service_monitor.render,
+}
+"""By kind, in the order in which they are applied."""
+
 
 def render(plan: Plan) -> tuple[Manifest, ...]:
-    """In the order in which they are applied; none where the plan is a refusal."""
-    if plan.refusal is not None:
-        return ()
-    made = []
-    if plan.network is not None:  # first: no pod answers before it is in force
-        made.append(network_policy.render(plan, plan.network))
-    if plan.cache is not None and plan.cache.create:
-        made.append(pvc.render(plan, plan.cache))
-    if plan.cache is not None and plan.cache.preload:
-        made.append(preload_job.render(plan, plan.cache))
-    made += [service.render(plan), service.render_headless(plan), deployment.render(plan)]
-    if plan.scale.replicas is None:
-        made.append(hpa.render(plan))
-    if plan.scale.maximum > 1:
-        made.append(pod_disruption.render(plan))
-    if plan.service_monitor:
-        made.append(service_monitor.render(plan))
-    return tuple(made)
+    """The children that the plan has, in the order in which they are applied; none where it is a refusal."""
+    made = [child for child in plan.children if child.certain]
+    order = list(RENDERERS)
+    return tuple(
+        RENDERERS[child.kind](plan, child.name) for child in sorted(made, key=lambda child: order.index(child.kind))
+    )

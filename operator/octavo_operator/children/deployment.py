@@ -11,7 +11,7 @@ PULL_S = 600  # for the image, before a start-up budget even begins
 KEPT_REVISIONS = 3
 
 
-def render(plan: Plan) -> Manifest:
+def render(plan: Plan, name: str) -> Manifest:
     """Under autoscaling without `replicas`: they are the autoscaler's."""
     spec: Manifest = {
         "selector": {"matchLabels": selector(plan.name)},
@@ -23,7 +23,7 @@ def render(plan: Plan) -> Manifest:
     }
     if plan.scale.replicas is not None:
         spec["replicas"] = plan.scale.replicas
-    return child(plan, "apps/v1", "Deployment", plan.name, spec)
+    return child(plan, "apps/v1", "Deployment", name, spec)
 
 
 def _strategy(plan: Plan) -> Manifest:

@@ -19,7 +19,7 @@ SHORTEST_STEP_S, LONGEST_STEP_S = 60, 600
 SHORTEST_LULL_S, LONGEST_LULL_S = 300, 1800  # Kubernetes' own default; the longest lull that a card is kept idle for
 
 
-def render(plan: Plan) -> Manifest:
+def render(plan: Plan, name: str) -> Manifest:
     """A queue that has just emptied does not shrink the service while its replicas still run full.
 
     A replica is full by its sequences or by its KV cache, whichever comes first: long prompts fill the cache with a few
@@ -58,7 +58,7 @@ def render(plan: Plan) -> Manifest:
             ],
         }
     spec["behavior"] = {**behavior, "scaleDown": scale_down, **(scale.behavior or {})}
-    return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", plan.name, spec)
+    return child(plan, "autoscaling/v2", "HorizontalPodAutoscaler", name, spec)
 
 
 def _pods(names: Sequence[str], average: str) -> Manifest:

@@ -7,11 +7,11 @@ from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.planner.plan import Plan
 
 
-def render(plan: Plan) -> Manifest:
+def render(plan: Plan, name: str) -> Manifest:
     """A replica that never got ready holds up no drain."""
     spec = {
         "maxUnavailable": 1,
         "selector": {"matchLabels": selector(plan.name)},
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
     }
-    return child(plan, "policy/v1", "PodDisruptionBudget", plan.name, spec)
+    return child(plan, "policy/v1", "PodDisruptionBudget", name, spec)

@@ -63,8 +63,10 @@ FROM_THE_REPLICAS = (
 )
 
 
-def render(plan: Plan, cache: CachePlan) -> Manifest:
-    """The Job, named for the service."""
+def render(plan: Plan, name: str) -> Manifest:
+    """The Job; the containers that it runs fetch into the plan's cache."""
+    cache = plan.cache
+    assert cache is not None
     pod = _template(plan, cache)
     spec = {
         "backoffLimit": TRIES,
@@ -76,7 +78,7 @@ def render(plan: Plan, cache: CachePlan) -> Manifest:
         },
         "template": pod,
     }
-    result = child(plan, "batch/v1", "Job", f"{plan.name}-preload", spec, component=PRELOAD)
+    result = child(plan, "batch/v1", "Job", name, spec, component=PRELOAD)
     result["metadata"]["annotations"] = {DOWNLOAD: download_of(plan, cache), TEMPLATE: _digest(pod)}
     return result
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from octavo_operator.api.labels import METRICS, selector
+from octavo_operator.api.names import headless_service
 from octavo_operator.children.ownership import Manifest, child
 from octavo_operator.children.pod import PORT_NAME
 from octavo_operator.planner.plan import Plan
 
 
-def render(plan: Plan) -> Manifest:
+def render(plan: Plan, name: str) -> Manifest:
+    """One of the two, by its name."""
+    return _headless(plan, name) if name == headless_service(plan.name) else _for_clients(plan, name)
+
+
+def _for_clients(plan: Plan, name: str) -> Manifest:
     """Answers on the manifest's port, from the replicas that are ready."""
     port = {"name": PORT_NAME, "port": plan.service_port, "targetPort": PORT_NAME, "protocol": "TCP"}
     spec = {"type": plan.service_type, "selector": selector(plan.name), "ports": [port]}
-    return child(plan, "v1", "Service", plan.name, spec, marks=plan.service_marks)
+    return child(plan, "v1", "Service", name, spec, marks=plan.service_marks)
 
 
-def render_headless(plan: Plan) -> Manifest:
+def _headless(plan: Plan, name: str) -> Manifest:
     """Names every pod, also one that drains: its queue still counts."""
     port = {"name": PORT_NAME, "port": plan.engine.port, "targetPort": PORT_NAME, "protocol": "TCP"}
     spec = {
@@ -25,4 +31,4 @@ def render_headless(plan: Plan) -> Manifest:
         "selector": selector(plan.name),
         "ports": [port],
     }
-    return child(plan, "v1", "Service", f"{plan.name}-pods", spec, component=METRICS)
+    return child(plan, "v1", "Service", name, spec, component=METRICS)

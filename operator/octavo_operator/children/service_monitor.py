@@ -11,10 +11,10 @@ from octavo_operator.runtimes.runtime import METRICS_PATH
 INTERVAL = "15s"
 
 
-def render(plan: Plan) -> Manifest:
+def render(plan: Plan, name: str) -> Manifest:
     """Selects the headless Service alone: through both, each pod would be scraped twice."""
     spec = {
         "selector": {"matchLabels": selector(plan.name, METRICS)},
         "endpoints": [{"port": PORT_NAME, "path": METRICS_PATH, "interval": INTERVAL}],
     }
-    return child(plan, "monitoring.coreos.com/v1", "ServiceMonitor", plan.name, spec, marks=plan.monitor_marks)
+    return child(plan, "monitoring.coreos.com/v1", "ServiceMonitor", name, spec, marks=plan.monitor_marks)

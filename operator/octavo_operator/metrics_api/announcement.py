@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from octavo_operator.api.conditions import condition_of, is_true
 from octavo_operator.api.labels import MANAGED_BY
 from octavo_operator.api.metrics_source import (
     DISABLED,
@@ -83,17 +84,16 @@ async def serving(cluster: Cluster, namespace: str) -> Serving:
 
 
 def is_available(api_service: Object) -> bool:
-    """Whether the API server says that it reaches it."""
-    conditions = api_service.get("status", {}).get("conditions", ())
-    return any(each["type"] == "Available" and each["status"] == "True" for each in conditions)
+    """Whether the API server reports that it reaches it."""
+    return is_true(api_service, "Available")
 
 
 def unavailable(api_service: Object) -> str:
     """Why the API server does not reach it, in its own words; empty where it does, or has not looked yet."""
-    for condition in api_service.get("status", {}).get("conditions", ()):
-        if condition["type"] == "Available" and condition["status"] == "False":
-            return f"{condition.get('reason', 'unknown')}: {condition.get('message', '')}"
-    return ""
+    available = condition_of(api_service, "Available")
+    if available.get("status") != "False":
+        return ""
+    return f"{available.get('reason', 'unknown')}: {available.get('message', '')}"
 
 
 async def withdraw(cluster: Cluster, namespace: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from octavo_operator.api.conditions import is_true
 from octavo_operator.api.labels import COMPONENT, ENGINE, SERVICE
 from octavo_operator.api.resources import PODS
 from octavo_operator.children.pod import CONTAINER, PORT_NAME
@@ -43,7 +44,7 @@ def engine_of(pod: Object) -> Engine | None:
     address = status.get("podIP")
     if "deletionTimestamp" in metadata or status.get("phase") != "Running" or not address:
         return None
-    if not any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ())):
+    if not is_true(pod, "Ready"):
         return None
     host = f"[{address}]" if ":" in address else address
     url = f"http://{host}:{_port(pod)}{METRICS_PATH}"

@@ -1,38 +1,45 @@
-"""The objects that a plan comes to, as a person reads them."""
+"""Which children a service has: decided here, rendered by `children`."""
 
 from __future__ import annotations
 
+from octavo_operator.api.names import headless_service, preload_job
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner.plan import CachePlan, Child, Hardware, RolloutPlan, Scale
 
 
 def children_of(
-    service: LLMService, hardware: Hardware, scale: Scale, rollout: RolloutPlan, cache: CachePlan | None
+    service: LLMService,
+    hardware: Hardware,
+    scale: Scale,
+    rollout: RolloutPlan,
+    cache: CachePlan | None,
+    *,
+    service_monitor: bool,
 ) -> tuple[Child, ...]:
-    """In the order in which they are created."""
+    """In the order in which a person reads them. `service_monitor`: the cluster is known to have that kind."""
     spec, name = service.spec, service.metadata.name
     children = []
     if spec.network_policy.enabled:
-        children.append(
-            Child("NetworkPolicy", name, f"{len(spec.network_policy.allow_from) or 'own namespace'} may connect")
-        )
+        peers = len(spec.network_policy.allow_from) or "own namespace"
+        children.append(Child("NetworkPolicy", name, f"{peers} may connect"))
     if cache is not None and cache.create:
         children.append(Child("PersistentVolumeClaim", cache.claim, f"{cache.size} {cache.access_mode}"))
     if cache is not None and cache.preload:
-        children.append(Child("Job", f"{name}-preload", "downloads the model once"))
+        children.append(Child("Job", preload_job(name), "downloads the model once"))
     children += [
         Child("Deployment", name, f"{_pods(hardware, scale)}, {_strategy(rollout)}"),
         Child("Service", name, f":{spec.service.port}{_type(spec.service.type)}"),
-        Child("Service", f"{name}-pods", "headless, for scraping"),
+        Child("Service", headless_service(name), "headless, for scraping"),
     ]
-    if spec.autoscaling is not None and not spec.suspend:
+    if scale.replicas is None:
         detail = f"{scale.minimum}–{scale.maximum} on waiting > {scale.target_queue_depth}"
         children.append(Child("HorizontalPodAutoscaler", name, detail))
     if scale.maximum > 1:
         children.append(Child("PodDisruptionBudget", name, "maxUnavailable 1"))
     if spec.monitoring.service_monitor != "Disabled":
+        certain = spec.monitoring.service_monitor == "Enabled" or service_monitor
         when = ", where its CRD exists" if spec.monitoring.service_monitor == "Auto" else ""
-        children.append(Child("ServiceMonitor", name, f"every 15 s{when}"))
+        children.append(Child("ServiceMonitor", name, f"every 15 s{when}", certain))
     return tuple(children)
 
 

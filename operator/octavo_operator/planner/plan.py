@@ -250,11 +250,13 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """An object that would be created, as a person reads it."""
+    """An object that the service has, and a few words about it for a person."""
 
     kind: str
     name: str
     detail: str
+    certain: bool = True
+    """False where it depends on what the cluster serves, which is not known: it is not rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,5 +289,4 @@ class Plan:
     network: NetworkPlan | None = None
     service_marks: Marks = Marks()
     monitor_marks: Marks = Marks()
-    service_monitor: bool = False
     preload_image: str = ""  # downloads the model, whatever the runtime

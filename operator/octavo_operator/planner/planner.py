@@ -108,7 +108,9 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         scale=scale,
         service_type=spec.service.type,
         service_port=spec.service.port,
-        children=() if refusal is not None else children_of(service, place, scale, rolls, cache),
+        children=()
+        if refusal is not None
+        else children_of(service, place, scale, rolls, cache, service_monitor=observed.service_monitors is True),
         reasons=_reasons(service, observed, limits, resources, startup, drain, longest, downloads=downloads),
         warnings=(*warnings.warnings(case), *engine_flags.warnings(line, version)),
         uid=service.metadata.uid,
@@ -121,7 +123,6 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         else None,
         service_marks=Marks(spec.service.labels, spec.service.annotations),
         monitor_marks=Marks(spec.monitoring.labels, spec.monitoring.annotations),
-        service_monitor=_monitored(spec.monitoring.service_monitor, observed.service_monitors),
         preload_image=_preload_image(service, place, settings),
     )
 
@@ -245,10 +246,6 @@ def _pod(service: LLMService, exclusive: tuple[str, ...]) -> PodPlan:
         exclusive=exclusive,
         template=dict(spec.pod_template),
     )
-
-
-def _monitored(wanted: str, known: bool | None) -> bool:
-    return wanted == "Enabled" or (wanted == "Auto" and known is True)
 
 
 def _preload_image(service: LLMService, place: Hardware, settings: Settings) -> str:

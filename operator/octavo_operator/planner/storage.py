@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 from octavo_operator.api.base import SUBDOMAIN
+from octavo_operator.api.names import cache_claim
 from octavo_operator.api.observed import Object, Observed
 from octavo_operator.api.placement import Cache
 from octavo_operator.api.quantity import Quantity
@@ -41,7 +42,7 @@ def plan_cache(
     """
     if cache is None:
         return None
-    own, named = f"{name}-cache", cache.existing_claim
+    own, named = cache_claim(name), cache.existing_claim
     claim = named or own
     live = observed.claim(claim)
     create = named is None or (named == own and observed.child("PersistentVolumeClaim", own) is not None)

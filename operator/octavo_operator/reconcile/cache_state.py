@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from octavo_operator.api.conditions import State
+from octavo_operator.api.names import preload_job
 from octavo_operator.api.observed import Download, Observed
-from octavo_operator.api.reasons import AnyReason, StorageReason
+from octavo_operator.api.reasons import StorageReason
 from octavo_operator.api.status import CacheStatus
 from octavo_operator.planner import Plan
 from octavo_operator.reconcile import downloads
@@ -15,8 +17,6 @@ from octavo_operator.reconcile.applying import Refused
 from octavo_operator.reconcile.diagnosis import claims as claim_troubles
 from octavo_operator.reconcile.diagnosis import rejections as refusals
 from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
-
-State = tuple[str, AnyReason, str]  # status, reason, message
 
 
 def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> State:
@@ -38,7 +38,7 @@ def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> St
 
 def download_trouble(plan: Plan, observed: Observed) -> Trouble:
     """Why a model that is to be downloaded is not there yet."""
-    job, name = downloads.job_of(plan, observed), f"{plan.name}-preload"
+    job, name = downloads.job_of(plan, observed), preload_job(plan.name)
     pods = [] if job is None else downloads.pods_of(job, observed)
     if job is not None and downloads.finished(job) == "Failed":
         said = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from octavo_operator.api.conditions import condition_of
 from octavo_operator.api.labels import SERVICE
 from octavo_operator.api.observed import Object
 from octavo_operator.api.quantity import Quantity
@@ -138,13 +139,12 @@ class ClusterCapacity:
 def node_facts(node: Object) -> NodeFacts:
     """A Node, trimmed."""
     metadata, spec, status = node["metadata"], node.get("spec", {}), node.get("status", {})
-    conditions = status.get("conditions", ())
     return NodeFacts(
         name=sys.intern(metadata["name"]),
         labels={sys.intern(key): sys.intern(value) for key, value in metadata.get("labels", {}).items()},
         taints=tuple({key: str(value) for key, value in taint.items()} for taint in spec.get("taints", ())),
         allocatable=_amounts(status.get("allocatable", {})),
-        ready=not any(each["type"] == "Ready" and each["status"] != "True" for each in conditions),
+        ready=condition_of(node, "Ready").get("status", "True") == "True",
         schedulable=not spec.get("unschedulable"),
     )
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from octavo_operator.api.conditions import is_true
 from octavo_operator.api.labels import COMPONENT, PRELOAD
+from octavo_operator.api.names import preload_job
 from octavo_operator.api.observed import Download, Observed
 from octavo_operator.api.resources import JOBS
 from octavo_operator.children.preload_job import DOWNLOAD, download_of
@@ -36,15 +38,12 @@ def remembered(status: Mapping[str, Any] | None) -> Download | None:
 
 def finished(job: Object) -> str | None:
     """Complete or Failed; None while it goes on."""
-    for condition in job.get("status", {}).get("conditions", ()):
-        if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
-            return str(condition["type"])
-    return None
+    return next((kind for kind in ("Complete", "Failed") if is_true(job, kind)), None)
 
 
 def job_of(plan: Plan, observed: Observed) -> Object | None:
     """The Job of this download; not one that was made for another model."""
-    job = observed.child(JOBS.kind, f"{plan.name}-preload")
+    job = observed.child(JOBS.kind, preload_job(plan.name))
     if job is None or job["metadata"].get("annotations", {}).get(DOWNLOAD) != _digest(plan):
         return None
     return job

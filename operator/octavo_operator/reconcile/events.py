@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from octavo_operator.api.conditions import READY, STALLED, UP_TO_DATE
+from octavo_operator.api.conditions import READY, STALLED, UP_TO_DATE, by_type
 from octavo_operator.api.reasons import EventReason, StateReason, UpgradeReason
 from octavo_operator.api.resources import EVENTS
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
@@ -27,7 +27,7 @@ LONGEST_NOTE = 1000  # bytes; the API server refuses more than 1024
 def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str) -> Iterator[Object]:
     """The events that lead from the status of `body` to the `wished` one."""
     before = body.get("status") or {}
-    old, new = _by_type(before.get("conditions", ())), _by_type(wished.get("conditions", ()))
+    old, new = by_type(before), by_type(wished)
     ready, stalled = new[READY], new[STALLED]
     if _changed(old.get(READY), ready):
         grave = stalled["status"] == "True" or (
@@ -80,10 +80,6 @@ def _is_told(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def _changed(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
     return old is None or (old["status"], old["reason"]) != (new["status"], new["reason"])
-
-
-def _by_type(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {condition["type"]: condition for condition in conditions}
 
 
 def _event(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from octavo_operator.api.conditions import condition_of, is_true
 from octavo_operator.api.observed import Change, Gpu, Nodes, Object
 from octavo_operator.planner.gpus import is_shared, of_node
 from octavo_operator.planner.node_labels import matches
@@ -161,7 +162,7 @@ def seekers(own: Sequence[Object]) -> list[Object]:
     """Replicas for which the scheduler has found no node; none while one is ending, which makes room."""
     if any(_is_ending(pod) for pod in own):
         return []
-    return [pod for pod in own if _is_waiting(pod) and _condition(pod, "PodScheduled").get("status") == "False"]
+    return [pod for pod in own if _is_waiting(pod) and condition_of(pod, "PodScheduled").get("status") == "False"]
 
 
 def change_of(
@@ -206,7 +207,7 @@ def change_of(
         max(0, unready),
         max(_waited(pod, now) for pod, _ in lost),
         any(known) if known else None,
-        old_serves=any(_is_ready(pod) and _revision(pod) not in newest for pod in own),
+        old_serves=any(is_true(pod, "Ready") and _revision(pod) not in newest for pod in own),
         contender=taken_by if not any(known) else "",
     )
 
@@ -312,19 +313,15 @@ def _is_waiting(pod: Object) -> bool:
     return not (spec.get("nodeName") or spec.get("schedulingGates") or ended or _is_ending(pod))
 
 
-def _condition(pod: Object, kind: str) -> Mapping[str, Any]:
-    return next((each for each in pod.get("status", {}).get("conditions", ()) if each["type"] == kind), {})
-
-
 def _waited(pod: Object, now: datetime) -> float:
     """Seconds since the scheduler has first found no node for it, or has found one."""
-    since = _condition(pod, "PodScheduled").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+    since = condition_of(pod, "PodScheduled").get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
     return 0.0 if since is None else max(0.0, (now - datetime.fromisoformat(str(since))).total_seconds())
 
 
 def _words(pod: Object) -> str:
     """Why the scheduler has found no node, without what it says of preemption."""
-    return str(_condition(pod, "PodScheduled").get("message") or "").partition("preemption:")[0]
+    return str(condition_of(pod, "PodScheduled").get("message") or "").partition("preemption:")[0]
 
 
 def is_loading(pod: Object) -> bool:
@@ -333,12 +330,8 @@ def is_loading(pod: Object) -> bool:
         pod["spec"].get("nodeName")
         and not _is_ending(pod)
         and pod.get("status", {}).get("phase") not in ENDED
-        and not _is_ready(pod)
+        and not is_true(pod, "Ready")
     )
-
-
-def _is_ready(pod: Object) -> bool:
-    return bool(_condition(pod, "Ready").get("status") == "True")
 
 
 def _has_started(pod: Object) -> bool:

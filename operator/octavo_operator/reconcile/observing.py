@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from octavo_operator.api.labels import COMPONENT, ENGINE, SERVICE
-from octavo_operator.api.names import NamespacedName
+from octavo_operator.api.names import NamespacedName, cache_claim, preload_job
 from octavo_operator.api.observed import Complaint, Object, Observed
 from octavo_operator.api.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS, Resource
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
@@ -77,9 +77,9 @@ async def observe(
             complaints[uid].node_comes for uid in free_gpus.uids(free_gpus.seekers(engines)) if uid in complaints
         )
         change = replace(change, node_comes=comes)
-    claim: Any = seen.child("PersistentVolumeClaim", f"{key.name}-cache")
+    claim: Any = seen.child("PersistentVolumeClaim", cache_claim(key.name))
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
-    job: Any = seen.child("Job", f"{key.name}-preload")
+    job: Any = seen.child("Job", preload_job(key.name))
     narrow = {each["metadata"]["name"] for each in claims if is_narrow(each)}
     described = _described(key, service)
     return Observed(

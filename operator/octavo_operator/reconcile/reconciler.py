@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from octavo_operator.api.conditions import CONDITION_TYPES, STALLED, TWO_OPERATORS
+from octavo_operator.api.conditions import CONDITION_TYPES, STALLED, TWO_OPERATORS, by_type
 from octavo_operator.api.manifest import read
 from octavo_operator.api.metrics_source import SERVED, MetricsSource
 from octavo_operator.api.names import NamespacedName
@@ -216,9 +216,7 @@ class Reconciler:
             said = replace(
                 said, conditions={**said.conditions, TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, words)}
             )
-        wished["conditions"] = statuses.conditions_of(
-            said, metadata.get("generation"), before.get("conditions", ()), now
-        )
+        wished["conditions"] = statuses.conditions_of(said.conditions, metadata.get("generation"), before, now)
         if wished == _ours(before):
             return False
         for event in events_of(body, wished, self.identity):
@@ -281,6 +279,5 @@ def _serves(live: Mapping[str, Any], made: Plan) -> bool:
 
 def _ours(before: Mapping[str, Any]) -> dict[str, Any]:
     """The status without the conditions of others."""
-    conditions = [c for c in before.get("conditions", ()) if c.get("type") in CONDITION_TYPES]
-    order = {kind: index for index, kind in enumerate(CONDITION_TYPES)}
-    return {**before, "conditions": sorted(conditions, key=lambda c: order[c["type"]])}
+    conditions = by_type(before)
+    return {**before, "conditions": [conditions[kind] for kind in CONDITION_TYPES if kind in conditions]}

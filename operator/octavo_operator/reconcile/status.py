@@ -20,7 +20,9 @@ from octavo_operator.api.conditions import (
     RECONCILING,
     STALLED,
     UP_TO_DATE,
-    as_reason,
+    State,
+    by_type,
+    entry,
 )
 from octavo_operator.api.labels import COMPONENT, ENGINE, selector_text
 from octavo_operator.api.metrics_source import SERVED, MetricsSource
@@ -40,7 +42,6 @@ from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
 from octavo_operator.reconcile.upgrades.report import UP_TO_DATE as UP_TO_DATE_REPORT
 from octavo_operator.reconcile.upgrades.report import Report
 
-State = tuple[str, AnyReason, str]  # status, reason, message
 NOTHING = "nothing waits for anybody"
 EVICTIONS = 2  # for want of disk: the first may be a neighbour's fault
 LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
@@ -232,15 +233,16 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
             Trouble(StateReason.ROLLOUT_PENDING, f"the change has not begun: {plan.rollout.held}", stuck=False, rank=8)
         )
     deployment = observed.child("Deployment", plan.name)
-    for condition in (deployment or {}).get("status", {}).get("conditions", ()):
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            refused = Refused("Pod", plan.name, condition["reason"], condition["message"], status=403)
-            found.append(refusals.trouble_of(refused))
-        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            # Whatever was waited for until now did not come within the Deployment's deadline.
-            found = [replace(t, stuck=True, message=f"{t.message}; {TOO_LATE}") for t in found if t.rank < LATE_RANK]
-            text = f"{TOO_LATE}: {condition['message']}; see kubectl describe pod, and kubectl logs of the newest one"
-            found.append(Trouble(StateReason.DEADLINE_EXCEEDED, text, stuck=True, rank=LATE_RANK))
+    conditions = by_type((deployment or {}).get("status"))
+    failure, progressing = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
+    if failure.get("status") == "True":
+        refused = Refused("Pod", plan.name, failure["reason"], failure["message"], status=403)
+        found.append(refusals.trouble_of(refused))
+    if progressing.get("reason") == "ProgressDeadlineExceeded":
+        # What was waited for until now did not come within the Deployment's deadline.
+        found = [replace(t, stuck=True, message=f"{t.message}; {TOO_LATE}") for t in found if t.rank < LATE_RANK]
+        text = f"{TOO_LATE}: {progressing['message']}; see kubectl describe pod, and kubectl logs of the newest one"
+        found.append(Trouble(StateReason.DEADLINE_EXCEEDED, text, stuck=True, rank=LATE_RANK))
     if deployment is None and plan.refusal is None:
         found.append(Trouble(StateReason.CREATING, "its objects are being made", stuck=False, rank=9))
     replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start
@@ -285,7 +287,7 @@ def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: Me
     autoscaler = observed.child("HorizontalPodAutoscaler", plan.name)
     if autoscaler is None:
         return ("Unknown", StateReason.CREATING, "the HorizontalPodAutoscaler is not there yet")
-    conditions = {c["type"]: c for c in autoscaler.get("status", {}).get("conditions", ())}
+    conditions = by_type(autoscaler.get("status"))
     for kind in ("AbleToScale", "ScalingActive"):
         condition = conditions.get(kind)
         if condition is not None and condition["status"] == "False":
@@ -371,24 +373,11 @@ def _plan(plan: Plan, asides: Sequence[str]) -> PlanStatus:
 
 
 def conditions_of(
-    said: Said, generation: int | None, before: Sequence[Mapping[str, Any]], now: str
+    states: Mapping[str, State], generation: int | None, before: Mapping[str, Any], now: str
 ) -> list[dict[str, Any]]:
-    """The conditions with their times: `lastTransitionTime` moves with the status alone."""
-    known = {condition.get("type"): condition for condition in before}
-    result = []
-    progressing = said.conditions[PROGRESSING]
+    """The conditions with their times; `before` is the former status."""
+    known, progressing = by_type(before), states[PROGRESSING]
     reconciling = {RECONCILING: progressing} if progressing[0] == "True" else {}
-    for kind, (status, reason, message) in {**said.conditions, **reconciling}.items():
-        last = known.get(kind, {})
-        since = last.get("lastTransitionTime") if last.get("status") == status else None
-        entry: dict[str, Any] = {
-            "type": kind,
-            "status": status,
-            "lastTransitionTime": since or now,
-            "reason": as_reason(reason),
-            "message": message[:32000],
-        }
-        if generation is not None:
-            entry["observedGeneration"] = generation
-        result.append(entry)
-    return result
+    return [
+        entry(kind, state, known.get(kind, {}), generation, now) for kind, state in {**states, **reconciling}.items()
+    ]

@@ -13,6 +13,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+from octavo_operator.api.conditions import by_type
 from octavo_operator.api.observed import Complaint, Nodes, Object, Observed
 from octavo_operator.api.reasons import (
     AnyReason,
@@ -105,7 +106,7 @@ def trouble_of(
     """None where it is ready, or on its way out. `complaint` is the last Warning about it, `now` the server's time,
     `room` what nodes have left (`Observed.room`)."""
     status: Mapping[str, Any] = pod.get("status", {})
-    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    conditions = by_type(status)
     ready = conditions.get("Ready", {})
     if "deletionTimestamp" in pod["metadata"] or ready.get("status") == "True":
         return None

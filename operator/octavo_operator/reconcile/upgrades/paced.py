@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from octavo_operator.api.conditions import UP_TO_DATE
+from octavo_operator.api.conditions import UP_TO_DATE, by_type
 from octavo_operator.api.labels import COMPONENT, ENGINE
 from octavo_operator.api.names import NamespacedName
 from octavo_operator.api.observed import Object, Observed
@@ -119,7 +119,7 @@ def paced(
         now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         manual,
         service.metadata.annotations.get(UPGRADE, ""),
-        "upgrade" in status or all(each.get("type") != UP_TO_DATE for each in status.get("conditions", ())),
+        "upgrade" in status or UP_TO_DATE not in by_type(status),
     )
     step = upgrades.next_step(key, case)
     steady = recorded(live) == step.record

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from octavo_operator.api.conditions import condition_of
 from octavo_operator.api.observed import Object
 from octavo_operator.reconcile.diagnosis.pods import Trouble
 from octavo_operator.reconcile.free_gpus import is_under_way
@@ -61,10 +62,8 @@ def _complaint(deployment: Object, kind: str, bad: str) -> str:
     status: Mapping[str, Any] = deployment.get("status", {})
     if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 1)):
         return ""  # of what was before
-    for condition in status.get("conditions", ()):
-        if condition["type"] == kind and condition["status"] == bad:
-            return f"{condition.get('reason')}: {condition.get('message', '')}"
-    return ""
+    condition = condition_of(deployment, kind)
+    return f"{condition.get('reason')}: {condition.get('message', '')}" if condition.get("status") == bad else ""
 
 
 def _may_recover(pod: Object) -> bool:

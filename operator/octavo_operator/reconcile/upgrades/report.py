@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from octavo_operator.api.conditions import State
 from octavo_operator.api.names import NamespacedName
-from octavo_operator.api.reasons import AnyReason, UpgradeReason
+from octavo_operator.api.reasons import UpgradeReason
 from octavo_operator.api.v1alpha1 import UPGRADE
 from octavo_operator.reconcile.upgrades.turn import Case, Step, approval_for
-
-State = tuple[str, AnyReason, str]  # status, reason, message
-
 
 _UP_TO_DATE: State = (
     "True",
