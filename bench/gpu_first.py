@@ -51,7 +51,7 @@ TESTS = [
     Step("the engine's tokens, with graphs and without", *measured("check")),
     Step("every kernel against its twin", tested(KERNELS), 3600.0),
 ]
-FIGURES = [
+METRICS = [
     Step("the machine", *measured("machine")),
     Step("the engine's tokens, with graphs and without", *measured("check")),
     Step("draws: top-k and top-p beside a plain choice", *measured("kernels", "--only", "draws")),
@@ -60,7 +60,7 @@ FIGURES = [
     Step("each operation of a layer", *measured("kernels")),
     Step("tokens/s", *measured("rates", seconds=3600)),
 ]
-SUITES = {"test": TESTS, "bench": FIGURES}
+SUITES = {"test": TESTS, "bench": METRICS}
 
 
 def run(steps: Sequence[Step], report: Path) -> int:

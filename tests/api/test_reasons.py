@@ -15,8 +15,8 @@ from octavo_operator.api.reasons import GROUPS, REASONS, Foreign, Reason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.planner.plan import Fit
 from octavo_operator.reconcile.diagnosis.crashes import SIGNATURES, Signature
-from octavo_operator.reconcile.diagnosis.pods import Trouble
 from octavo_operator.reconcile.diagnosis.rejections import RULES, Rule
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 SOURCES = Path(__file__).parents[2] / "operator" / "octavo_operator"
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bench import gpu, gpu_first
-from bench.gpu_first import FIGURES, TESTS, Step, run
+from bench.gpu_first import METRICS, TESTS, Step, run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,10 +53,10 @@ def test_what_is_doubtful_comes_first_and_all_of_it_exists():
     names = [s.name for s in TESTS]
     assert [names.index(n) for n in names if "logits" in n or "full sequence" in n or "float8" in n] == [1, 2, 3]
     assert "corrupt context" in names[5]
-    for s in (*TESTS, *FIGURES):
+    for s in (*TESTS, *METRICS):
         if "pytest" in s.command:
             assert all((ROOT / argument).exists() for argument in s.command if argument.startswith("tests/"))
         else:
             assert s.command[2] in {*gpu.CHECKS, "kernels", "rates"}
-    assert set(gpu.KINDS) == {s.command[4] for s in FIGURES if len(s.command) > 3}
+    assert set(gpu.KINDS) == {s.command[4] for s in METRICS if len(s.command) > 3}
     assert gpu_first.REPORT.name in (ROOT / ".gitignore").read_text().split()

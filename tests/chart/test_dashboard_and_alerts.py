@@ -33,7 +33,7 @@ ALERTS = [
 def exposed() -> dict[str, set[str]]:
     """The series of an engine and of an operator that knows one service, each with its labels."""
     operator = OperatorMetrics()
-    operator.tell(NamespacedName("ns", "chat"), 1, 2, {"Ready": "False", "Progressing": "True", "Stalled": "False"})
+    operator.record(NamespacedName("ns", "chat"), 1, 2, {"Ready": "False", "Progressing": "True", "Stalled": "False"})
     operator.watcher_up.labels("pods").set(1)
     operator.api_errors.labels("503").inc()
     operator.writes.labels("Deployment", "apply").inc()

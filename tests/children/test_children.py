@@ -131,11 +131,11 @@ class TestRollouts:
 
     def test_one_replica_in_place_is_recreated(self):
         """rollout deadlock on one GPU with surge: the new pod would wait for the card that the old one has."""
-        assert only(rendered(observed={"free_cards": 0}), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+        assert only(rendered(observed={"free_gpus": 0}), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
 
     def test_a_volume_of_one_node_is_no_place_for_a_surge(self):
         """The free card may be on another node than the volume."""
-        spec = only(rendered(cache={}, observed={"free_cards": 8}), "Deployment")["spec"]
+        spec = only(rendered(cache={}, observed={"free_gpus": 8}), "Deployment")["spec"]
         assert spec["strategy"] == {"type": "Recreate"}
 
     def test_a_model_that_loads_long_is_no_failed_rollout(self):
@@ -293,10 +293,10 @@ class TestTheCache:
     def test_a_claim_that_is_not_ours_decides_by_its_own_mode(self, spec):
         """One node at a time: replicas go there, and with GPUs a change is made in place; many nodes: neither."""
         narrow, wide = claim("theirs"), claim("theirs", mode="ReadWriteMany")
-        children = rendered(**spec, observed={"claims": (narrow,), "free_cards": 4})
+        children = rendered(**spec, observed={"claims": (narrow,), "free_gpus": 4})
         assert "podAffinity" in pod_of(children)["affinity"]
         assert only(children, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
-        children = rendered(**spec, observed={"claims": (wide,), "free_cards": 4})
+        children = rendered(**spec, observed={"claims": (wide,), "free_gpus": 4})
         assert "affinity" not in pod_of(children)
         assert only(children, "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
 

@@ -91,7 +91,7 @@ UID = "00000000-0000-0000-0000-000000000001"
 def test_children_are_whole(spec, scale, config, free):
     metadata = {"name": "svc", "namespace": "ns", "uid": UID}
     service = parse({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec | scale})
-    plan = planned(service, config, free_cards=free)
+    plan = planned(service, config, free_gpus=free)
     children = render(plan)
     assert as_yaml(children) == as_yaml(render(plan))
     if plan.refusal is not None:

@@ -9,7 +9,7 @@ import pytest
 from up_runs import manifest
 
 from octavo_operator.errors import LocalError
-from octavo_operator.local.gpus import divide_cards
+from octavo_operator.local.gpus import divide_gpus
 
 DRIVER = """
 int cuInit(unsigned flags) { return 0; }
@@ -63,7 +63,7 @@ def test_too_few_cards_are_told(up, four_cards, size, replicas, told):
 
 
 def test_replicas_share_out_the_cards():
-    assert divide_cards("abcd", 2, 2) == [{"CUDA_VISIBLE_DEVICES": "a,b"}, {"CUDA_VISIBLE_DEVICES": "c,d"}]
-    assert divide_cards((), 2, 0) == [{"CUDA_VISIBLE_DEVICES": ""}] * 2
+    assert divide_gpus("abcd", 2, 2) == [{"CUDA_VISIBLE_DEVICES": "a,b"}, {"CUDA_VISIBLE_DEVICES": "c,d"}]
+    assert divide_gpus((), 2, 0) == [{"CUDA_VISIBLE_DEVICES": ""}] * 2
     with pytest.raises(LocalError, match="2 replicas of 1 NVIDIA GPU need 2, and this machine has 1; --replicas 1"):
-        divide_cards("a", 2, 1)
+        divide_gpus("a", 2, 1)

@@ -10,7 +10,7 @@ from octavo_operator.local.display import Plain, Terminal, display_for
 def test_a_log_gets_a_line_for_each_thing():
     stream = io.StringIO()
     display = Plain(stream)
-    display.say("hello")
+    display.show("hello")
     display.replica("a", "starting", "on port 1")
     display.replica("a", "loading", "loaded the weights")
     display.replica("a", "ready", "")
@@ -31,7 +31,7 @@ def test_a_terminal_keeps_what_matters_when_the_table_is_gone():
     display.replica("b", "ended", "ended with status 1: no luck; it starts again in 1 s")
     display.replica("b", "ready", "")
     display.replica("b", "loading", "a line of its log")
-    display.say("a answers")
+    display.show("a answers")
     text = stream.getvalue()
     assert "a is ready after" in text
     assert "b ended with status 1: no luck" in text
@@ -42,7 +42,7 @@ def test_a_terminal_keeps_what_matters_when_the_table_is_gone():
 def test_lines_that_look_like_markup_are_shown_as_they_are():
     stream = io.StringIO()
     display = Terminal(["a"], stream)
-    display.say("[bold]not markup[/]")
+    display.show("[bold]not markup[/]")
     display.close()
     assert "[bold]not markup[/]" in stream.getvalue()
 
@@ -64,5 +64,5 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     with display_for(["a"]) as display:
         assert type(display) is Plain
-        display.say("hello")
+        display.show("hello")
     assert stream.getvalue() == "hello\n"

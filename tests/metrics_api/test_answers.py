@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from octavo_operator.exposition import Sample
-from octavo_operator.metrics_api.catalog import FIGURES
+from octavo_operator.metrics_api.catalog import METRICS
 from octavo_operator.metrics_api.engines import Engine, engine_of
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series
 from octavo_operator.metrics_api.values import Snapshot, document, of_pod, of_pods, of_service, quantity
 
-WAITING = FIGURES["vllm_num_requests_waiting"]
+WAITING = METRICS["vllm_num_requests_waiting"]
 ANY = parse("")
 
 

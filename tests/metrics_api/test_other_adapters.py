@@ -10,7 +10,7 @@ import yaml
 from octavo_testing.operator_runs import ROOT
 
 from octavo_operator.children.hpa import RUNNING, WAITING
-from octavo_operator.metrics_api.catalog import COUNTERS, FIGURES, GAUGES
+from octavo_operator.metrics_api.catalog import COUNTERS, GAUGES, METRICS
 
 SAMPLES = ROOT / "config/autoscaling"
 RULES = yaml.safe_load((SAMPLES / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
@@ -29,7 +29,7 @@ def test_prometheus_adapter_serves_every_figure_by_vllms_name():
             if re.fullmatch(selector(rule["seriesQuery"]), metric):
                 name = re.sub("\\$([0-9])", "\\\\\\1", rule["name"]["as"])
                 served.add(re.sub(rule["name"]["matches"], name, metric))
-    assert served == {name for name in FIGURES if name.startswith("vllm_")}
+    assert served == {name for name in METRICS if name.startswith("vllm_")}
     assert {WAITING, RUNNING} <= served
 
 

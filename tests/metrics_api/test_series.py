@@ -9,16 +9,16 @@ import pytest
 from fake_engines import FakeEngine
 
 from octavo_operator.exposition import Sample
-from octavo_operator.metrics_api.catalog import FIGURES
+from octavo_operator.metrics_api.catalog import METRICS
 from octavo_operator.metrics_api.engines import Engine
 from octavo_operator.metrics_api.scraper import ScrapeError, Scraper, scrape
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series
 
 WAITING, KV, TOKENS = (
-    FIGURES["vllm_num_requests_waiting"],
-    FIGURES["octavo_kv_cache_usage_ratio"],
-    FIGURES["vllm_generation_tokens_per_second"],
+    METRICS["vllm_num_requests_waiting"],
+    METRICS["octavo_kv_cache_usage_ratio"],
+    METRICS["vllm_generation_tokens_per_second"],
 )
 ANY = parse("")
 
@@ -111,7 +111,7 @@ def test_a_metric_that_an_engine_stops_telling_is_missing_at_once():
     assert series.value(WAITING, ANY, now=5) is None
 
 
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
+@pytest.mark.parametrize("figure", METRICS.values(), ids=METRICS)
 def test_of_nothing_nothing_is_told(figure):
     """An engine that was never scraped has no figure at all."""
     assert Series(period=5).value(figure, ANY, now=0) is None

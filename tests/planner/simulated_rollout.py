@@ -93,7 +93,7 @@ class Simulation:
         deployment, change = self._deployment(), None
         if free_gpus.is_under_way(deployment):
             change = free_gpus.change_of(deployment, self.pods, capacity, self.now)
-        observed = Observed(free_cards=None if nodes is None else nodes.free, change=change)
+        observed = Observed(free_gpus=None if nodes is None else nodes.free, change=change)
         return choose(self.strategy, hardware, observed, Scale(self.replicas, self.replicas, self.replicas, None), {})
 
     def _capacity(self) -> ClusterCapacity:
@@ -144,7 +144,7 @@ class Simulation:
                 continue
             capacity = self._capacity()
             for node in capacity.nodes:
-                if capacity.has_room(node, requests_of(pod)):
+                if capacity.has_capacity(node, requests_of(pod)):
                     pod["spec"]["nodeName"], pod["left"] = node.name, self.load_ticks
                     pod["status"]["conditions"] = []
                     break

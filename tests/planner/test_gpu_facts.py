@@ -180,7 +180,7 @@ def test_what_the_freest_node_has_left_is_told_beside_what_is_requested():
         ("1 Insufficient cpu, 1 Insufficient memory", ", the freest node has cpu 230m and memory 900Mi: lower"),
     ):
         pod = unscheduled(f"0/1 nodes are available: {words}.")
-        assert told in trouble_of(pod, planned(SMALL, accelerator={"vendor": "cpu"}), None, room=left).message
+        assert told in trouble_of(pod, planned(SMALL, accelerator={"vendor": "cpu"}), None, most_free=left).message
 
 
 def test_an_engine_that_ended_for_want_of_a_gpu_is_classified():

@@ -81,20 +81,20 @@ def test_a_drain_that_cuts_answers_off_is_told():
     ],
 )
 def test_a_rollout_surges_only_where_a_card_is_free_for_it(spec, free, expected):
-    rollout = planned(None, {"free_cards": free}, **spec).rollout
+    rollout = planned(None, {"free_gpus": free}, **spec).rollout
     assert (rollout.strategy, rollout.max_surge, rollout.max_unavailable, rollout.recreate) == expected
     assert rollout.reason
 
 
 def test_cards_are_tensor_times_pipeline():
     plan = planned(None, engine={"tensorParallelSize": 4, "pipelineParallelSize": 2})
-    assert plan.hardware.cards == 8
+    assert plan.hardware.gpus == 8
     assert plan.resources.requests["nvidia.com/gpu"] == plan.resources.limits["nvidia.com/gpu"] == "8"
 
 
 def test_a_cpu_asks_for_no_card():
     plan = planned(SMALL, accelerator=CPU)
-    assert plan.hardware.cards == 0
+    assert plan.hardware.gpus == 0
     assert not any("gpu" in name for name in plan.resources.limits)
 
 

@@ -146,29 +146,29 @@ def test_a_surge_that_was_asked_for_waits_as_long_as_it_takes():
     [
         ({}, Change(surges=True), ("Surge", 1, 0, False)),
         ({}, Change(surges=False), ("InPlace", 0, 1, False)),
-        ({}, Change(True, 0, WAITS, old_makes_room=True), ("Surge", 1, 0, True)),
-        ({}, Change(True, 0, GIVES_UP, old_makes_room=True), ("InPlace", 0, 1, False)),
-        ({}, Change(True, 0, GIVES_UP, old_makes_room=False), ("Surge", 1, 0, False)),
-        ({}, Change(True, 0, GIVES_UP, old_makes_room=False, contender="n/x"), ("Surge", 1, 0, False)),
-        ({}, Change(True, 0, GIVES_UP, old_makes_room=True, node_comes=True), ("Surge", 1, 0, True)),
-        ({}, Change(True, 0, NODE_S + 1.0, old_makes_room=True, node_comes=True), ("InPlace", 0, 1, False)),
+        ({}, Change(True, 0, WAITS, old_makes_way=True), ("Surge", 1, 0, True)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_way=True), ("InPlace", 0, 1, False)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_way=False), ("Surge", 1, 0, False)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_way=False, contender="n/x"), ("Surge", 1, 0, False)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_way=True, node_comes=True), ("Surge", 1, 0, True)),
+        ({}, Change(True, 0, NODE_S + 1.0, old_makes_way=True, node_comes=True), ("InPlace", 0, 1, False)),
         (
             {"rollout": {"strategy": "InPlace"}},
-            Change(True, 0, 1.0, old_makes_room=False, contender="n/x"),
+            Change(True, 0, 1.0, old_makes_way=False, contender="n/x"),
             ("InPlace", 0, 1, False),
         ),
-        ({}, Change(True, 0, GIVES_UP, old_makes_room=None), ("Surge", 1, 0, False)),
-        ({}, Change(True, 1, 0.0, old_makes_room=True, old_serves=False), ("InPlace", 0, 2, False)),
-        ({}, Change(False, 1, WAITS, old_makes_room=True), ("InPlace", 0, 1, True)),
-        ({}, Change(False, 1, GIVES_UP, old_makes_room=True), ("InPlace", 0, 2, False)),
+        ({}, Change(True, 0, GIVES_UP, old_makes_way=None), ("Surge", 1, 0, False)),
+        ({}, Change(True, 1, 0.0, old_makes_way=True, old_serves=False), ("InPlace", 0, 2, False)),
+        ({}, Change(False, 1, WAITS, old_makes_way=True), ("InPlace", 0, 1, True)),
+        ({}, Change(False, 1, GIVES_UP, old_makes_way=True), ("InPlace", 0, 2, False)),
         ({"rollout": {"strategy": "InPlace"}}, Change(surges=True), ("InPlace", 0, 1, False)),
         ({"rollout": {"strategy": "Surge"}}, Change(surges=False), ("Surge", 1, 0, False)),
-        ({"rollout": {"strategy": "Surge"}}, Change(True, 0, GIVES_UP, old_makes_room=True), ("Surge", 1, 0, False)),
+        ({"rollout": {"strategy": "Surge"}}, Change(True, 0, GIVES_UP, old_makes_way=True), ("Surge", 1, 0, False)),
     ],
 )
 def test_a_change_under_way(spec, change, expected):
     """It goes on as it began, until it can't."""
-    rollout = planned(None, {"free_cards": 0, "change": change}, **on_a100(1), replicas=2, **spec).rollout
+    rollout = planned(None, {"free_gpus": 0, "change": change}, **on_a100(1), replicas=2, **spec).rollout
     assert (rollout.strategy, rollout.max_surge, rollout.max_unavailable, rollout.waits) == expected
     assert rollout.reason
 
@@ -176,7 +176,7 @@ def test_a_change_under_way(spec, change, expected):
 @pytest.mark.parametrize(("replicas", "outage"), [(1, True), (2, False)])
 def test_that_an_old_replica_will_make_way_is_said_beforehand(replicas, outage):
     """As a warning of the plan: it stands in the status, and is posted as an Event."""
-    change = Change(True, 0, 1.0, old_makes_room=True)
+    change = Change(True, 0, 1.0, old_makes_way=True)
     (warning,) = [w for w in _warnings({"change": change}, replicas) if "makes way" in w]
     assert warning.startswith("no node has room for a new replica: if none has within 60 s, an old one makes way")
     assert ("an outage until the new one has loaded" in warning) == outage
@@ -184,15 +184,15 @@ def test_that_an_old_replica_will_make_way_is_said_beforehand(replicas, outage):
 
 def test_a_node_that_an_autoscaler_adds_is_worth_its_own_patience():
     """It takes minutes to come, and a replica that serves would have ended for nothing."""
-    change = Change(True, 0, 1.0, old_makes_room=True, node_comes=True)
+    change = Change(True, 0, 1.0, old_makes_way=True, node_comes=True)
     (warning,) = [w for w in _warnings({"change": change}, 1) if "makes way" in w]
     assert "if none has within 900 s" in warning
 
 
 def test_that_a_change_will_be_an_outage_is_said_before_anything_changes():
-    (warning,) = [w for w in _warnings({"free_cards": 0}, 1) if w.startswith("one replica")]
+    (warning,) = [w for w in _warnings({"free_gpus": 0}, 1) if w.startswith("one replica")]
     assert "so is each change" in warning
-    assert not [w for w in _warnings({"free_cards": 1}, 1) if "so is each change" in w]
+    assert not [w for w in _warnings({"free_gpus": 1}, 1) if "so is each change" in w]
 
 
 def _warnings(observed, replicas):
@@ -200,5 +200,5 @@ def _warnings(observed, replicas):
 
 
 def test_a_cpu_service_is_not_asked_about_cards():
-    assert planned(None, {"free_cards": None}, accelerator=CPU).rollout.strategy == "Surge"
+    assert planned(None, {"free_gpus": None}, accelerator=CPU).rollout.strategy == "Surge"
     assert Observed().change is None

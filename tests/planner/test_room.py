@@ -104,38 +104,38 @@ def change(own, nodes, others=(), surge=1, now=NOW, exclusive=()):
 def test_a_replica_that_seeks_a_node_is_told_with_its_time_and_whether_an_old_one_could_make_way():
     old = pod(1, "a", revision="old")
     told = change([old, pod(2)], [node(cards=1)])
-    assert (told.surges, told.homeless_s, told.old_makes_room) == (True, 60.0, True)
+    assert (told.surges, told.unplaced_s, told.old_makes_way) == (True, 60.0, True)
     other = pod(9, "a")
-    assert change([pod(2)], [node(cards=1)], [other]).old_makes_room is False, "somebody else's makes way for nobody"
-    assert change([pod(1, "a"), pod(2)], [node(cards=1)]).old_makes_room is False, "nor one that follows the change"
-    assert change([old, pod(2)], []).old_makes_room is None, "nobody may look at nodes"
+    assert change([pod(2)], [node(cards=1)], [other]).old_makes_way is False, "somebody else's makes way for nobody"
+    assert change([pod(1, "a"), pod(2)], [node(cards=1)]).old_makes_way is False, "nor one that follows the change"
+    assert change([old, pod(2)], []).old_makes_way is None, "nobody may look at nodes"
 
 
 def test_cpu_and_memory_count_as_cards_do():
     old = pod(1, "a", cpu="3", revision="old")
-    assert change([old, pod(2, cpu="3")], [node(cards=8)]).old_makes_room
-    assert change([old, pod(2, cpu="5")], [node(cards=8)]).old_makes_room is False
+    assert change([old, pod(2, cpu="3")], [node(cards=8)]).old_makes_way
+    assert change([old, pod(2, cpu="5")], [node(cards=8)]).old_makes_way is False
     sidecar = {"restartPolicy": "Always", "resources": {"requests": {"cpu": "2"}}}
-    assert change([old, pod(2, cpu="3", initContainers=[sidecar])], [node(cards=8)]).old_makes_room is False
+    assert change([old, pod(2, cpu="3", initContainers=[sidecar])], [node(cards=8)]).old_makes_way is False
     before = {"resources": {"requests": {"cpu": "4"}}}
-    assert change([old, pod(2, cpu="3", initContainers=[before])], [node(cards=8)]).old_makes_room
+    assert change([old, pod(2, cpu="3", initContainers=[before])], [node(cards=8)]).old_makes_way
 
 
 def test_a_replica_for_which_there_is_room_by_now_is_not_homeless():
     """The scheduler is about to look again."""
-    assert change([pod(1, "a", revision="old"), pod(2)], [node(cards=2)]).homeless_s is None
+    assert change([pod(1, "a", revision="old"), pod(2)], [node(cards=2)]).unplaced_s is None
 
 
 def test_nobody_is_homeless_while_an_own_pod_is_ending():
-    assert change([pod(1, "a", ending=True), pod(2)], [node(cards=1)]).homeless_s is None
+    assert change([pod(1, "a", ending=True), pod(2)], [node(cards=1)]).unplaced_s is None
 
 
 def test_a_node_of_another_product_is_no_room():
     term = {"matchExpressions": [{"key": PRODUCT, "operator": "In", "values": ["L4"]}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
     own = [pod(1, "a", revision="old"), pod(2, affinity=affinity)]
-    assert change(own, [node(cards=1, labels={PRODUCT: "T4"})]).old_makes_room is False
-    assert change(own, [node(cards=1, labels={PRODUCT: "L4"})]).old_makes_room
+    assert change(own, [node(cards=1, labels={PRODUCT: "T4"})]).old_makes_way is False
+    assert change(own, [node(cards=1, labels={PRODUCT: "L4"})]).old_makes_way
 
 
 def test_a_card_that_a_waiting_pod_is_about_to_get_is_not_free():
@@ -179,7 +179,7 @@ def test_nodes_for_a_download_are_those_with_enough_cards_be_they_free_or_not():
 def test_a_pod_behind_a_scheduling_gate_is_not_homeless():
     """Whoever gated it lets it go: old replicas that make way would not help."""
     gated = pod(2, schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
-    assert change([pod(1, "a", revision="old"), gated], [node(cards=1)]).homeless_s is None
+    assert change([pod(1, "a", revision="old"), gated], [node(cards=1)]).unplaced_s is None
 
 
 UNKNOWN_HERE = (
@@ -202,13 +202,13 @@ def test_after_the_patience_the_schedulers_own_words_count(words, minutes, expec
     """It knows of affinity, spread, ports and volumes: a surge that waits for those would never end, and untold."""
     own = [pod(1, "a", revision="old"), pod(2, words=words, since="2026-01-01T00:00:00Z")]
     told = change(own, [node(cards=2)], now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
-    assert (told.homeless_s, told.old_makes_room) == expected
+    assert (told.unplaced_s, told.old_makes_way) == expected
 
 
 def test_an_old_replica_makes_no_way_for_one_that_no_node_would_take_anyway():
     """There would be a card; but a selector that no node has is a wrong edit, and ends nothing that serves."""
     own = [pod(1, "a", revision="old"), pod(2, words=HOPELESS)]
-    assert change(own, [node(cards=1)]).old_makes_room is False
+    assert change(own, [node(cards=1)]).old_makes_way is False
 
 
 VOLUME = [{"name": "cache", "persistentVolumeClaim": {"claimName": "c"}}]
@@ -223,13 +223,13 @@ def test_a_surge_that_waits_for_a_volume_on_another_node_is_homeless():
     """Multi-Attach: it has a node, and yet the old one has to end first."""
     old, new = started(pod(1, "a", revision="old", volumes=VOLUME)), pod(2, "b", volumes=VOLUME)
     told = change([old, new], [], exclusive={"c"})
-    assert (told.homeless_s, told.old_makes_room) == (60.0, True)
-    assert change([old, new], []).homeless_s is None, "a claim that many nodes can have"
-    assert change([old, pod(2, "a", volumes=VOLUME)], [], exclusive={"c"}).homeless_s is None, "the same node"
+    assert (told.unplaced_s, told.old_makes_way) == (60.0, True)
+    assert change([old, new], []).unplaced_s is None, "a claim that many nodes can have"
+    assert change([old, pod(2, "a", volumes=VOLUME)], [], exclusive={"c"}).unplaced_s is None, "the same node"
     ending = started(pod(1, "a", revision="old", ending=True, volumes=VOLUME))
-    assert change([ending, new], [], exclusive={"c"}).homeless_s is None, "it makes way already"
+    assert change([ending, new], [], exclusive={"c"}).unplaced_s is None, "it makes way already"
     same = started(pod(1, "a", volumes=VOLUME))
-    assert change([same, new], [], exclusive={"c"}).old_makes_room is False, "both follow the change"
+    assert change([same, new], [], exclusive={"c"}).old_makes_way is False, "both follow the change"
 
 
 def test_a_replica_that_loads_stands_for_the_one_that_made_way():
@@ -330,7 +330,7 @@ def test_a_pod_that_waits_would_take_the_gpu_that_a_replica_frees():
 
 def test_no_old_replica_makes_way_where_another_pod_would_take_its_place():
     old, seeks = pod(1, "a", revision="old"), pod(2)
-    assert change([old, seeks], [node(cards=1)]).old_makes_room
+    assert change([old, seeks], [node(cards=1)]).old_makes_way
     other = pod(9) | {"metadata": {"uid": 9, "namespace": "them", "name": "theirs", "labels": {}}}
     told = change([old, seeks], [node(cards=1)], [other])
-    assert (told.old_makes_room, told.contender) == (False, "them/theirs")
+    assert (told.old_makes_way, told.contender) == (False, "them/theirs")

@@ -157,7 +157,7 @@ def test_what_is_remembered_stays_while_another_model_is_downloaded():
 def test_a_download_that_has_no_pod_is_told_in_its_jobs_words():
     observed = Observed(
         children=(claim(), deployment(0, 0), job(planned())),
-        job_words='error looking up service account x/y: serviceaccount "y" not found',
+        job_message='error looking up service account x/y: serviceaccount "y" not found',
     )
     state = summarized(observed, cache={}).conditions["ModelCached"]
     assert state[0] == "False"
@@ -234,7 +234,7 @@ def test_replicas_that_are_evicted_for_want_of_disk_again_and_again_are_stalled(
 def test_a_class_that_can_not_share_a_volume_is_stalled_with_the_field(words):
     """As provisioners word it: tried again for ever, it never succeeds."""
     pending = claim(phase="Pending", mode="ReadWriteMany")
-    observed = Observed(children=(pending, deployment(2, 0)), claim_waits=True, claim_words=words)
+    observed = Observed(children=(pending, deployment(2, 0)), claim_waits=True, claim_message=words)
     told = summarized(observed, cache={}, replicas=2).conditions["Stalled"]
     assert told[:2] == ("True", "AccessModeNotSupported")
     assert "cache.accessMode: ReadWriteOnce" in told[2]
@@ -243,5 +243,5 @@ def test_a_class_that_can_not_share_a_volume_is_stalled_with_the_field(words):
 def test_other_troubles_of_a_provisioner_are_waited_for():
     words = "failed to provision volume: rpc error: code = ResourceExhausted desc = quota exceeded"
     pending = claim(phase="Pending")
-    observed = Observed(children=(pending, deployment(1, 0)), claim_waits=True, claim_words=words)
+    observed = Observed(children=(pending, deployment(1, 0)), claim_waits=True, claim_message=words)
     assert summarized(observed, cache={}).conditions["Progressing"][1] == "ClaimPending"

@@ -209,7 +209,7 @@ class _Types:
         return result
 
     def _value(self, node: Schema, description: str | None) -> Schema:
-        said = {} if description is None else {"description": description}
+        described = {} if description is None else {"description": description}
         if "$ref" in node:
             name = node["$ref"].rpartition("/")[2]
             return self._object(self.models[name], self.definitions[name], description or "")
@@ -217,7 +217,7 @@ class _Types:
             # Or null, which `_field` allows.
             (inner,) = (branch for branch in node["anyOf"] if branch.get("type") != "null")
             return self._value(inner, description)
-        result: Schema = said | {key: node[key] for key in KEPT if key in node}
+        result: Schema = described | {key: node[key] for key in KEPT if key in node}
         if "exclusiveMinimum" in node:
             result |= {"minimum": node["exclusiveMinimum"], "exclusiveMinimum": True}
         if node.get("x-kubernetes-int-or-string"):

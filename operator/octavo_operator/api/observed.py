@@ -69,9 +69,9 @@ class Change:
     unready: int = 0
     """Desired replicas that do not answer, and that no node is about to make answer: a new one that has a node and
     loads its model is not among them."""
-    homeless_s: float | None = None
+    unplaced_s: float | None = None
     """Seconds for which a new replica has found no node, with nothing about to end that would make room for it."""
-    old_makes_room: bool | None = None
+    old_makes_way: bool | None = None
     """Such a replica would have a node if old replicas ended; None where nobody may look."""
     old_serves: bool = True
     """A replica of the former revision answers: it is worth some patience."""
@@ -102,7 +102,7 @@ class Observed:
     """The model's description."""
     why_unknown: str = "its description is not at hand"
     """Where `model` is None: why, as half a sentence."""
-    free_cards: int | None = None
+    free_gpus: int | None = None
     """Cards that are free on nodes that would do; None where nobody looked."""
     serving: bool = False
     """Replicas of this service answer, and stay what they are: a service that runs keeps its children."""
@@ -110,7 +110,7 @@ class Observed:
     """The cluster knows ServiceMonitors; None where nobody looked."""
     claim_waits: bool = False
     """The model's claim has no volume yet."""
-    claim_words: str = ""
+    claim_message: str = ""
     """Where it waits: what the storage's controllers say about it, if they complain."""
     claims: tuple[Object, ...] = ()
     """Claims that the manifest refers to and that are not among the children."""
@@ -120,7 +120,7 @@ class Observed:
     """What else waits for a GPU and would take the one that a replica frees; empty where nothing would."""
     job_waits: bool = False
     """The download goes on and has no pod: it is not told when that changes."""
-    job_words: str = ""
+    job_message: str = ""
     """Where it waits: why the Job's controller could not create a pod."""
     autoscaler: str | None = None
     """The HorizontalPodAutoscaler that targets the Deployment, ours or another's."""
@@ -136,7 +136,7 @@ class Observed:
     """Others' pods that have one of `claims` which is on one node at a time."""
     nodes: Nodes | None = None
     """None where nobody looked, or nobody may."""
-    room: Mapping[str, int] = field(default_factory=dict)
+    most_free: Mapping[str, int] = field(default_factory=dict)
     """CPU and memory that the node with most of each has left, in thousandths; empty where no replica seeks a node."""
     model_bytes: int | None = None
     """Size of the model's files, where only that is known."""

@@ -90,7 +90,7 @@ def _requests_within_limits(raw: Raw) -> Iterator[Finding]:
             yield f"requests.{name}", f"{request} is more than the limit, {limits[name]}", "raise the limit"
 
 
-def _no_cards(raw: Raw) -> Iterator[Finding]:
+def _no_gpus(raw: Raw) -> Iterator[Finding]:
     for part in ("requests", "limits"):
         for name in raw.get(part) or {}:
             if "/gpu" in name:
@@ -137,7 +137,7 @@ def _within_limit(name: str) -> Cel:
     return Cel(f"{both} || {amounts.format(name)}", f"the request of {name} is more than its limit: raise the limit")
 
 
-def _no_card(part: str, name: str) -> Cel:
+def _no_gpu(part: str, name: str) -> Cel:
     return Cel(
         f"!has(self.{part}) || !('{name}' in self.{part})",
         f"{name} follows from the parallel sizes: set spec.engine.tensorParallelSize instead",
@@ -240,10 +240,8 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
     Resources: (
         Rule(_requests_within_limits, tuple(map(_within_limit, ("cpu", "memory", "ephemeral-storage")))),
         Rule(
-            _no_cards,
-            tuple(
-                _no_card(part, name) for part in ("requests", "limits") for name in ("nvidia.com/gpu", "amd.com/gpu")
-            ),
+            _no_gpus,
+            tuple(_no_gpu(part, name) for part in ("requests", "limits") for name in ("nvidia.com/gpu", "amd.com/gpu")),
         ),
     ),
     Accelerator: (

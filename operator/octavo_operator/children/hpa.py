@@ -49,7 +49,7 @@ def render(plan: Plan, name: str) -> Manifest:
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
     }
     behavior: Manifest = {}
-    if plan.hardware.cards:
+    if plan.hardware.gpus:
         step = min(max(plan.lifecycle.expected, SHORTEST_STEP_S), LONGEST_STEP_S)
         behavior["scaleUp"] = {
             "policies": [

@@ -97,7 +97,7 @@ def placement(plan: Plan) -> Manifest:
         }
     if affinity:
         result["affinity"] = affinity
-    if hardware.cards:
+    if hardware.gpus:
         result["tolerations"] = [dict(each) for each in hardware.tolerations]
     return result
 

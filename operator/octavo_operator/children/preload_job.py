@@ -109,7 +109,7 @@ def _template(plan: Plan, cache: CachePlan) -> Manifest:
         "containers": [_container(plan, engine, list(mounts.values()))],
         "volumes": list(volumes.values()),
     }
-    if plan.hardware.cards and (affinity := _near_cards(plan, cache, spec.get("affinity"))):
+    if plan.hardware.gpus and (affinity := _near_gpus(plan, cache, spec.get("affinity"))):
         spec["affinity"] = affinity
     annotations = {**ALONE_ANNOTATIONS, **_mapping(metadata.get("annotations"))}
     described = {**ALONE_LABELS, **_mapping(metadata.get("labels")), **labels(plan.name, PRELOAD)}
@@ -153,7 +153,7 @@ def _least(amount: str, limit: Any) -> str:
         return amount  # what is no quantity the API server refuses in its own words
 
 
-def _near_cards(plan: Plan, cache: CachePlan, given: Any) -> Manifest | None:
+def _near_gpus(plan: Plan, cache: CachePlan, given: Any) -> Manifest | None:
     """Where the replicas can run, for a volume is made at its first pod: on the node itself, or in its zone."""
     affinity = _mapping(given)
     nodes = _mapping(affinity.get("nodeAffinity"))

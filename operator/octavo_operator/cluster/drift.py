@@ -123,10 +123,10 @@ def _is_claim(path: tuple[str, ...]) -> bool:
 
 def _same_quantity(desired: Any, live: Any, *, at_least: bool) -> bool:
     try:
-        wished, there = Quantity(str(desired)).value, Quantity(str(live)).value
+        desired, there = Quantity(str(desired)).value, Quantity(str(live)).value
     except (ValueError, TypeError):
         return False
-    return there == wished or (at_least and there > wished)
+    return there == desired or (at_least and there > desired)
 
 
 def _name(item: Any) -> str:

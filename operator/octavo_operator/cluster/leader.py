@@ -39,11 +39,11 @@ class Leader:
         self._cluster = cluster
         self._namespace = namespace
         self.identity = identity
-        self.heard = time.monotonic()  # when the API server last accepted a request
+        self.received = time.monotonic()  # when the API server last accepted a request
         self.unauthorized_since: float | None = None  # it answers 401, and nothing but
         self._renewed: float | None = None
         self._failing = False
-        self._seen: tuple[str | None, float] = (None, self.heard)  # resourceVersion, and when it was first seen
+        self._seen: tuple[str | None, float] = (None, self.received)  # resourceVersion, and when it was first seen
         self._lasts = float(LEASE_S)  # seconds from then on
 
     @property
@@ -96,7 +96,7 @@ class Leader:
         began = time.monotonic()
         try:
             live = await self._cluster.get(LEASES, self._namespace, NAME)
-            self.heard, self.unauthorized_since = time.monotonic(), None
+            self.received, self.unauthorized_since = time.monotonic(), None
             if live is None:
                 await self._cluster.create(LEASES, self._lease())
             elif self._is_mine(live) or (take and self._ran_out(live)):

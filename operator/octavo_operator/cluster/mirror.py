@@ -52,7 +52,7 @@ class Mirror(Generic[T]):
         self._changed = changed
         self._selector = selector
         self._fields = fields
-        self._heard: float | None = None
+        self._received: float | None = None
         self._listed = False
         self._answered = asyncio.Event()
         self.known: dict[Name, T] = {}
@@ -62,7 +62,7 @@ class Mirror(Generic[T]):
 
     def is_current(self, now: float) -> bool:
         """Whether it has been listed, and the API server was heard lately (monotonic `now`)."""
-        return self._listed and self._heard is not None and now - self._heard < SILENCE_S
+        return self._listed and self._received is not None and now - self._received < SILENCE_S
 
     async def answered(self) -> None:
         """Returns once everything was listed, or the API server has refused to list it."""
@@ -102,9 +102,9 @@ class Mirror(Generic[T]):
         pages = self._cluster.pages(self._resource, selector=self._selector, fields=self._fields)
         async for items, version in pages:  # noqa: B007 — the last page's is returned
             seen.update(name_of(item) for item in items)
-            self._tell([self._keep(item) for item in items])
-            self._heard, self.refusal = time.monotonic(), None
-        self._tell([(self.known.pop(name), None) for name in self.known.keys() - seen])
+            self._notify([self._keep(item) for item in items])
+            self._received, self.refusal = time.monotonic(), None
+        self._notify([(self.known.pop(name), None) for name in self.known.keys() - seen])
         self._listed = True
         self._answered.set()
         return version
@@ -114,16 +114,16 @@ class Mirror(Generic[T]):
         events = self._cluster.watch(self._resource, version, selector=self._selector, fields=self._fields)
         async with aclosing(events):
             async for event in events:
-                self._heard = time.monotonic()
+                self._received = time.monotonic()
                 kind, item = event["type"], event.get("object", {})
                 if kind == "ERROR" and item.get("code") == 410:
                     return None
                 if kind == "ERROR":
                     raise UnreachableError(f"the watch of {self._resource.plural} fails: {item.get('message') or item}")
                 if kind == "DELETED":
-                    self._tell([(self.known.pop(name_of(item), None), None)])
+                    self._notify([(self.known.pop(name_of(item), None), None)])
                 elif kind in DEFINITE:
-                    self._tell([self._keep(item)])
+                    self._notify([self._keep(item)])
                 version = item.get("metadata", {}).get("resourceVersion") or version
         return version
 
@@ -134,7 +134,7 @@ class Mirror(Generic[T]):
             self.known[name] = value
         return before, value
 
-    def _tell(self, changes: Sequence[Change[T]]) -> None:
+    def _notify(self, changes: Sequence[Change[T]]) -> None:
         real = [(before, after) for before, after in changes if before != after]
         if real:
             self._changed(real)

@@ -24,7 +24,7 @@ from octavo_operator.reconcile.metrics import Metrics
 
 STUCK_S = 300.0
 UNAUTHORIZED_S = 120.0
-UNHEARD_S = 30.0
+SILENCE_S = 30.0
 
 
 @dataclass
@@ -67,15 +67,15 @@ class Health:
                 troubles["lease"] = "not renewed lately: nothing is written"
             if (late := self.queue.overdue()) > STUCK_S:
                 troubles["reconciles"] = f"a service has been due for {late:.0f} s"
-        elif now - self.leader.heard > UNHEARD_S:
-            troubles["lease"] = f"the API server has not answered for {now - self.leader.heard:.0f} s"
-        said = {
+        elif now - self.leader.received > SILENCE_S:
+            troubles["lease"] = f"the API server has not answered for {now - self.leader.received:.0f} s"
+        body = {
             "role": "leader" if self.leading else "standby",
             "troubles": troubles,
             "watchers": {
                 name(watch): {
                     "ok": watch.trouble(now) is None,
-                    "heardSecondsAgo": None if watch.heard is None else round(now - watch.heard, 1),
+                    "heardSecondsAgo": None if watch.received is None else round(now - watch.received, 1),
                     **({"why": watch.why} if watch.why else {}),
                 }
                 for watch in self.watchers.watches.values()
@@ -87,7 +87,7 @@ class Health:
             if self.last_success is None
             else round(now - self.last_success, 1),
         }
-        return not troubles, said
+        return not troubles, body
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -98,15 +98,15 @@ class Health:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        well, said = self.report()
-        return web.json_response(said, status=200 if well else 503)
+        well, body = self.report()
+        return web.json_response(body, status=200 if well else 503)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         """Ready once it was well: what ails it later is /healthz' and an alert's. The pod also serves the metrics API,
         which goes on answering while a watch or the Lease is in trouble; were it unready, nothing would be scaled."""
-        well, said = self.report()
+        well, body = self.report()
         self.was_well = self.was_well or well
-        return web.json_response(said, status=200 if self.was_well else 503)
+        return web.json_response(body, status=200 if self.was_well else 503)
 
     async def _livez(self, _: web.Request) -> web.Response:
         found = {"stuckSeconds": round(self.queue.stuck(), 1), "unauthorizedSeconds": 0.0}

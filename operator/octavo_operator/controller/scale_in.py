@@ -82,8 +82,8 @@ class ScaleIn:
     async def _mark(self, session: aiohttp.ClientSession, namespace: str, service: str) -> None:
         pods = await self._cluster.list(PODS, namespace, selector_text(service))
         engines = [engine for pod in pods if (engine := engine_of(pod)) is not None]
-        told = await asyncio.gather(*(_load(session, engine) for engine in engines))
-        loads = {engine.name: load for engine, load in zip(engines, told, strict=True) if load is not None}
+        found = await asyncio.gather(*(_load(session, engine) for engine in engines))
+        loads = {engine.name: load for engine, load in zip(engines, found, strict=True) if load is not None}
         marked = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(COST) == CHEAPEST]
         names = [pod["metadata"]["name"] for pod in marked]
         chosen = candidate(loads, names[0] if names else None)
@@ -114,5 +114,5 @@ async def _load(session: aiohttp.ClientSession, engine: Engine) -> float | None:
         samples = await scrape(session, engine)
     except ScrapeError:
         return None
-    told = [each.value for source in (*RUNNING, *WAITING) for each in samples.get(source, ())]
-    return sum(told) if told else None
+    found = [each.value for source in (*RUNNING, *WAITING) for each in samples.get(source, ())]
+    return sum(found) if found else None

@@ -52,7 +52,7 @@ class Watch:
 
     resource: Resource
     namespace: str | None
-    heard: float | None = None  # monotonic: the last successful list, or start of a watch
+    received: float | None = None  # monotonic: the last successful list, or start of a watch
     failed_since: float | None = None
     why: str = ""
 
@@ -60,10 +60,10 @@ class Watch:
         """Why it is not to be relied on; None where it is."""
         if self.failed_since is not None and now - self.failed_since > GRACE_S:
             return f"fails for {now - self.failed_since:.0f} s: {self.why}"
-        if self.heard is None:
+        if self.received is None:
             return "not listed yet"
-        if now - self.heard > SILENCE_S:
-            return f"silent for {now - self.heard:.0f} s"
+        if now - self.received > SILENCE_S:
+            return f"silent for {now - self.received:.0f} s"
         return None
 
 
@@ -111,7 +111,7 @@ class Watchers:
                 self._renewed = False
                 continue
             pause = 1.0 if time.monotonic() - started > 60 else min(pause * 2, LONGEST_PAUSE_S)
-            if time.monotonic() - max([began, *(w.heard or 0 for w in self.watches.values())]) > GIVE_UP_S:
+            if time.monotonic() - max([began, *(w.received or 0 for w in self.watches.values())]) > GIVE_UP_S:
                 log.error("the watchers did not heal for %d s: %s", GIVE_UP_S, self.why)
                 return
             self.restarts += 1
@@ -138,12 +138,12 @@ class Watchers:
 
     async def _known(self) -> bool:
         """Whether ServiceMonitors are known; waits until LLMServices are."""
-        told = False
+        reported = False
         while not await self._cluster.serves(SERVICES):
             self.why = "the CustomResourceDefinition llmservices.octavo.dev is not installed: kubectl apply -f crds"
-            if not told:
+            if not reported:
                 log.warning(self.why)
-                told = True
+                reported = True
             await asyncio.sleep(2)
         return await self._cluster.serves(MONITORS)
 
@@ -160,15 +160,15 @@ class Watchers:
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
 
-        def tell(why: str) -> None:
+        def report(why: str) -> None:
             if not ended.done():
                 ended.set_result(why)
 
         def run() -> None:
             try:
-                asyncio.run(self._kopf(watched, flag, lambda why: loop.call_soon_threadsafe(tell, why)))
+                asyncio.run(self._kopf(watched, flag, lambda why: loop.call_soon_threadsafe(report, why)))
             except BaseException as error:  # noqa: BLE001 — whatever ended it, it is started anew
-                loop.call_soon_threadsafe(tell, f"{type(error).__name__}: {error}")
+                loop.call_soon_threadsafe(report, f"{type(error).__name__}: {error}")
 
         self.running = True
         threading.Thread(target=run, name="kopf", daemon=True).start()
@@ -177,7 +177,7 @@ class Watchers:
         finally:
             self.running = False
 
-    async def _kopf(self, watched: Sequence[Resource], flag: threading.Event, tell: Callable[[str], object]) -> None:
+    async def _kopf(self, watched: Sequence[Resource], flag: threading.Event, report: Callable[[str], object]) -> None:
         registry = kopf.OperatorRegistry()
         sessions: list[aiohttp.ClientSession] = []
         register(registry, watched, self._due)
@@ -214,7 +214,7 @@ class Watchers:
         )
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         errors = [task.exception() for task in done if not task.cancelled()]
-        tell(next((f"{type(error).__name__}: {error}" for error in errors if error is not None), "kopf ended"))
+        report(next((f"{type(error).__name__}: {error}" for error in errors if error is not None), "kopf ended"))
         # kopf's own end would wait for watchers that wait for a session that is closed: they are not waited for.
         flag.set()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -256,7 +256,7 @@ class Watchers:
         if (watch := self._of(params.url)) is None:
             return
         if params.response.status < 400:
-            watch.heard, watch.failed_since, watch.why = time.monotonic(), None, ""
+            watch.received, watch.failed_since, watch.why = time.monotonic(), None, ""
         else:
             self._failed(watch, f"HTTP {params.response.status}")
 

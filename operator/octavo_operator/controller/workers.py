@@ -49,7 +49,7 @@ class Workers:
             group.create_task(self._resume())
             for look, seconds, what in (
                 (self._resync, RESYNC_S, "the services could not be made due again"),
-                (self._find_lost, LISTING_S, "the services could not be listed to find lost events"),
+                (self._find_missing, LISTING_S, "the services could not be listed to find lost events"),
                 (self._look_for_monitors, MONITORS_S, "whether ServiceMonitors are known could not be asked"),
             ):
                 group.create_task(repeat(look, partial(_about, seconds), what, begin_after=_about(seconds)))
@@ -111,7 +111,7 @@ class Workers:
         for key in sorted(self._health.services):
             self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
 
-    async def _find_lost(self) -> None:
+    async def _find_missing(self) -> None:
         """List the services: one of which no watch has told, or told too little, is due, and the watches start again."""
         listed = await self._listed()
         known = self._health.generations

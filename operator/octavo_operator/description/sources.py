@@ -75,8 +75,8 @@ def describe(
         return Description(_read(config))
     if folder is not None:
         return Description(_read(_main_file(folder, model.file)))
-    if (told := annotated(annotations)) is not None:
-        return told
+    if (described := annotated(annotations)) is not None:
+        return described
     found = None
     try:
         found = _find(model)

@@ -23,7 +23,7 @@ class Plain:
         self._stream = stream or sys.stderr
         self._start = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """A line about the whole."""
         print(text, file=self._stream, flush=True)
 
@@ -50,11 +50,11 @@ class Terminal(Plain):
         )
         self._live.start()
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            super().say(text)
+            super().show(text)
 
     def replica(self, name: str, phase: str, detail: str) -> None:
         self._rows[name] = (phase, detail)
@@ -62,9 +62,9 @@ class Terminal(Plain):
             super().replica(name, phase, detail)
             return
         if phase == "ended":
-            self.say(f"{name} {detail}")
+            self.show(f"{name} {detail}")
         elif phase == "ready":
-            self.say(f"{name} is ready after {time.monotonic() - self._start:.1f} s")
+            self.show(f"{name} is ready after {time.monotonic() - self._start:.1f} s")
         self._live.update(self._table(), refresh=True)
         if all(known == "ready" for known, _ in self._rows.values()):
             self.close()

@@ -89,8 +89,10 @@ class Front:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         running = [u for u in self.upstreams if u.port is not None]
         texts = await asyncio.gather(*(self._metrics_of(u, request) for u in running))
-        told = {u.name: text for u, text in zip(running, texts, strict=True) if text is not None}
-        return web.Response(text=merge(told), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        by_replica = {u.name: text for u, text in zip(running, texts, strict=True) if text is not None}
+        return web.Response(
+            text=merge(by_replica), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     async def _metrics_of(self, upstream: Upstream, request: web.Request) -> str | None:
         """None where it does not answer: the others' figures are worth having all the same."""

@@ -12,7 +12,7 @@ from octavo_operator.errors import LocalError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def usable_cards() -> tuple[str, ...]:
+def usable_gpus() -> tuple[str, ...]:
     """Their names as CUDA_VISIBLE_DEVICES has them. None without torch, by which the engine runs on cards."""
     if find_spec("torch") is None:
         return ()
@@ -28,16 +28,16 @@ def usable_cards() -> tuple[str, ...]:
     return tuple(names[: count.value])  # the driver counts those that the variable lets it see
 
 
-def divide_cards(cards: Sequence[str], replicas: int, each: int) -> list[dict[str, str]]:
+def divide_gpus(gpus: Sequence[str], replicas: int, each: int) -> list[dict[str, str]]:
     """Each replica's part, as environment variables; a replica without cards sees none of them.
 
     Raises:
         LocalError: there are too few.
     """
-    if replicas * each > len(cards):
-        fitting = len(cards) // each
+    if replicas * each > len(gpus):
+        fitting = len(gpus) // each
         raise LocalError(
             f"{replicas} replicas of {each} NVIDIA GPU{'s' if each > 1 else ''} need {replicas * each}, and this "
-            f"machine has {len(cards)}; --replicas {fitting} fits"
+            f"machine has {len(gpus)}; --replicas {fitting} fits"
         )
-    return [{VISIBLE: ",".join(cards[i * each : (i + 1) * each])} for i in range(replicas)]
+    return [{VISIBLE: ",".join(gpus[i * each : (i + 1) * each])} for i in range(replicas)]

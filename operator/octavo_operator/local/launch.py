@@ -10,7 +10,7 @@ from pathlib import Path
 from octavo_operator.api.placement import Accelerator
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import LocalError
-from octavo_operator.local.gpus import divide_cards
+from octavo_operator.local.gpus import divide_gpus
 from octavo_operator.local.references import References
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Env, Plan
@@ -41,7 +41,7 @@ class Launch:
         return self.plan.engine.line(LOOPBACK, port, model=self.model, chat_template=self.chat_template)
 
 
-def for_this_machine(service: LLMService, *, cpu: bool, cards: Sequence[str]) -> tuple[LLMService, str | None]:
+def for_this_machine(service: LLMService, *, cpu: bool, gpus: Sequence[str]) -> tuple[LLMService, str | None]:
     """The service as it can run here, and a remark if that is not quite as the manifest says.
 
     With the cards that it needs it runs on them, unless it says `vendor: cpu`, or `cpu` does. Without them, a manifest
@@ -55,12 +55,12 @@ def for_this_machine(service: LLMService, *, cpu: bool, cards: Sequence[str]) ->
     asked = spec.accelerator
     if asked is not None and asked.vendor == "cpu":
         return service, None
-    ranks = hardware_of(spec).cards
-    if len(cards) >= ranks and not cpu:
-        return service, f"it runs on NVIDIA GPUs of this machine: {ranks} of {len(cards)} a replica"
+    ranks = hardware_of(spec).gpus
+    if len(gpus) >= ranks and not cpu:
+        return service, f"it runs on NVIDIA GPUs of this machine: {ranks} of {len(gpus)} a replica"
     if asked is not None and not cpu:
         number = "an NVIDIA GPU" if ranks == 1 else f"{ranks} NVIDIA GPUs"
-        has = f"octavo up finds {len(cards)}" if cards else "octavo up finds none here that torch could use"
+        has = f"octavo up finds {len(gpus)}" if gpus else "octavo up finds none here that torch could use"
         raise LocalError(
             f"{service.metadata.name} asks for {number}, and {has}; --cpu runs it on this machine's CPU anyway"
         )
@@ -77,7 +77,7 @@ def launches(
     replicas: int,
     references: References,
     model: Path | None,
-    cards: Sequence[str],
+    gpus: Sequence[str],
 ) -> tuple[Launch, ...]:
     """One for each replica. Raises LocalError."""
     uri = service.spec.model.uri
@@ -93,7 +93,7 @@ def launches(
         # stays behind, however this ends.
         template = text if text.endswith("\n") else f"{text}\n"
     env = _environment(plan.engine.env, references)
-    shares = divide_cards(cards, replicas, plan.hardware.cards)
+    shares = divide_gpus(gpus, replicas, plan.hardware.gpus)
     return tuple(
         Launch(plan, None if model is None else str(model), template, env | share, cores)
         for share, cores in zip(shares, divide_cores(replicas), strict=True)

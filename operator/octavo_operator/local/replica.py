@@ -59,7 +59,7 @@ class Replica:
     upstream: Upstream
     launch: Launch
     command: Sequence[str]
-    tell: Callable[[str, str], None]
+    report: Callable[[str, str], None]
     fixed_port: int | None = None  # else a free one at each start
     first_pause: float = 1.0
     others_ready: Callable[[], bool] = lambda: False
@@ -97,7 +97,7 @@ class Replica:
             if in_vain >= HOPELESS and not self.ever_ready and not self.others_ready():
                 raise HopelessError(ended, ended.reason or str(ended))
             self.restarts += 1
-            self.tell("ended", f"{ended}; it starts again in {pause:g} s")
+            self.report("ended", f"{ended}; it starts again in {pause:g} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
@@ -132,7 +132,7 @@ class Replica:
 
     async def _run_once(self) -> Ended:
         port = self.fixed_port or free_port()
-        self.tell("starting", f"on port {port}")
+        self.report("starting", f"on port {port}")
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *map(_utf8, (*self.command, *self.launch.arguments(port))),
@@ -179,7 +179,7 @@ class Replica:
                 self._verdict = f"{liveness.path} failed for {liveness.period * liveness.failures:g} s"
             else:
                 continue
-            self.tell("line", f"{self._verdict}: it is ended")
+            self.report("line", f"{self._verdict}: it is ended")
             self._end()
             return
 
@@ -192,14 +192,14 @@ class Replica:
             if len(rest) > LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                last = self._tell_line(line) or last
-        return self._tell_line(rest) or last
+                last = self._report_line(line) or last
+        return self._report_line(rest) or last
 
-    def _tell_line(self, raw: bytes) -> str:
+    def _report_line(self, raw: bytes) -> str:
         line = CONTROL.sub("", raw.decode("utf-8", errors="replace")).strip()
         if line:
             self._last_sign = time.monotonic()
-            self.tell("line", line)
+            self.report("line", line)
         return line
 
 

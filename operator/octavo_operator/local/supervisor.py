@@ -46,7 +46,7 @@ class Supervisor:
         ]
         self._announced: set[str] = set()
         self._interrupts = 0
-        self._said_url = False
+        self._printed_url = False
 
     async def run(self) -> int:
         """Until Ctrl-C (0; 130 if it took two), or until the replicas can't run (1, or 2 for a wrong configuration).
@@ -96,7 +96,7 @@ class Supervisor:
             await running
         except HopelessError as error:
             self.display.close()
-            self.display.say(f"octavo up: {error}")
+            self.display.show(f"octavo up: {error}")
             for replica in self.replicas:
                 replica.stop()
             await asyncio.wait(tasks, timeout=5)
@@ -120,19 +120,19 @@ class Supervisor:
                 replica.became_ready()
                 self._announced.add(upstream.name)
                 self.display.replica(upstream.name, "ready", "")
-                if not self._said_url:
-                    self._said_url = True
-                    self._say_url()
+                if not self._printed_url:
+                    self._printed_url = True
+                    self._print_url()
             elif not upstream.ready and upstream.name in self._announced:
                 self._announced.discard(upstream.name)
                 if upstream.port is not None and not upstream.draining:  # one that ends says so by its health
                     self.display.replica(upstream.name, "unready", "its health check fails")
 
-    def _say_url(self) -> None:
+    def _print_url(self) -> None:
         names = " or ".join(self.plan.served_names)
         key = " (with an API key)" if any(v.name == "OCTAVO_API_KEY" for v in self.plan.engine.env) else ""
-        self.display.say("Ctrl-C lets it finish its requests and stops it; a second one stops it at once")
-        self.display.say(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
+        self.display.show("Ctrl-C lets it finish its requests and stops it; a second one stops it at once")
+        self.display.show(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
 
     def _hang_up(self) -> None:
         """The terminal is gone: it, its shell and the kernel send several signals, none of which is a second Ctrl-C."""
@@ -143,7 +143,9 @@ class Supervisor:
         self._interrupts += 1
         if self._interrupts == 1:
             self.display.close()
-            self.display.say(f"stopping: requests have {self.plan.lifecycle.drain} s to finish; Ctrl-C again ends them")
+            self.display.show(
+                f"stopping: requests have {self.plan.lifecycle.drain} s to finish; Ctrl-C again ends them"
+            )
             for replica in self.replicas:
                 replica.stop()
         else:

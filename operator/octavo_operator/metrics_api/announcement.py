@@ -190,12 +190,12 @@ class Announcement:
             return unreachable(trouble, endpoints.port)
         owner = await self._owner()
         for (version, priority), live in zip(PRIORITIES.items(), found, strict=True):
-            wished = self._api_service(version, priority, bundle, owner)
-            if live is None or differs(wished, live):
+            desired = self._api_service(version, priority, bundle, owner)
+            if live is None or differs(desired, live):
                 # What somebody else makes of it in this very moment stays: then this fails.
                 if live is not None:
-                    wished["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-                await self._cluster.apply(API_SERVICES, wished, force=live is not None)
+                    desired["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+                await self._cluster.apply(API_SERVICES, desired, force=live is not None)
                 log.info("announced: APIService %s.%s", version, GROUP)
         # Until the API server has reached it once, what was last said stands.
         return SERVED if all(each is not None and is_available(each) for each in found) else self.source
@@ -221,11 +221,11 @@ class Announcement:
         if live is not None:
             held = from_data({key: base64.b64decode(value) for key, value in (live.get("data") or {}).items()})
         hosts = (f"{SERVICE}.{self._namespace}.svc", f"{SERVICE}.{self._namespace}.svc.cluster.local", SERVICE)
-        wished = current(held, hosts, dt.datetime.now(dt.UTC))
-        if wished != held:
-            await self._cluster.apply(SECRETS, self._secret(wished))
+        desired = current(held, hosts, dt.datetime.now(dt.UTC))
+        if desired != held:
+            await self._cluster.apply(SECRETS, self._secret(desired))
             log.info("the metrics API has a new serving certificate")
-        return wished.authorities
+        return desired.authorities
 
     def _secret(self, certificate: ServingCertificate) -> Object:
         return {

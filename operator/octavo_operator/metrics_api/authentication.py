@@ -119,11 +119,11 @@ class Authenticator:
 
 
 def _reviewed(status: Mapping[str, Any]) -> User | None:
-    told = status.get("user") or {}
-    if not status.get("authenticated") or not told.get("username"):
+    user = status.get("user") or {}
+    if not status.get("authenticated") or not user.get("username"):
         return None
-    extra = {key: tuple(values) for key, values in (told.get("extra") or {}).items()}
-    return User(told["username"], tuple(told.get("groups") or ()), told.get("uid", ""), extra)
+    extra = {key: tuple(values) for key, values in (user.get("extra") or {}).items()}
+    return User(user["username"], tuple(user.get("groups") or ()), user.get("uid", ""), extra)
 
 
 def _common_name(certificate: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ class Attempt:
     namespace: str = ""
     resource: str = ""
     name: str = ""
-    figure: str = ""
+    metric: str = ""
 
     def attributes(self) -> Mapping[str, Any]:
         """As a SubjectAccessReview has them; a figure is a subresource."""
@@ -39,7 +39,7 @@ class Attempt:
                 "namespace": self.namespace,
                 "resource": self.resource,
                 "name": self.name,
-                "subresource": self.figure,
+                "subresource": self.metric,
             }
         }
 

@@ -15,7 +15,7 @@ from octavo_operator.runtimes.runtime import MetricNames
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """One figure of a pod. `sources` are an engine's metrics, of which the first that it has is taken."""
 
     name: str
@@ -34,20 +34,20 @@ RUNNING = _names(lambda metrics: metrics.running)
 KV_USAGE = _names(lambda metrics: metrics.kv_usage)
 TOKENS = _names(lambda metrics: metrics.generated)
 
-FIGURES = {
-    figure.name: figure
-    for figure in (
-        Figure("vllm_num_requests_waiting", WAITING),
-        Figure("vllm_num_requests_running", RUNNING),
-        Figure("vllm_kv_cache_usage_perc", KV_USAGE, of_many="mean"),
-        Figure("vllm_gpu_cache_usage_perc", KV_USAGE, of_many="mean"),
-        Figure("vllm_generation_tokens_per_second", TOKENS, kind="rate"),
-        Figure("octavo_requests_waiting", WAITING),
-        Figure("octavo_requests_running", RUNNING),
-        Figure("octavo_kv_cache_usage_ratio", KV_USAGE, of_many="mean"),
-        Figure("octavo_generation_tokens_per_second", TOKENS, kind="rate"),
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("vllm_num_requests_waiting", WAITING),
+        Metric("vllm_num_requests_running", RUNNING),
+        Metric("vllm_kv_cache_usage_perc", KV_USAGE, of_many="mean"),
+        Metric("vllm_gpu_cache_usage_perc", KV_USAGE, of_many="mean"),
+        Metric("vllm_generation_tokens_per_second", TOKENS, kind="rate"),
+        Metric("octavo_requests_waiting", WAITING),
+        Metric("octavo_requests_running", RUNNING),
+        Metric("octavo_kv_cache_usage_ratio", KV_USAGE, of_many="mean"),
+        Metric("octavo_generation_tokens_per_second", TOKENS, kind="rate"),
     )
 }
 
-GAUGES = frozenset(source for figure in FIGURES.values() if figure.kind == "gauge" for source in figure.sources)
-COUNTERS = frozenset(source for figure in FIGURES.values() if figure.kind == "rate" for source in figure.sources)
+GAUGES = frozenset(source for metric in METRICS.values() if metric.kind == "gauge" for source in metric.sources)
+COUNTERS = frozenset(source for metric in METRICS.values() if metric.kind == "rate" for source in metric.sources)

@@ -6,7 +6,7 @@ from typing import Any
 
 from octavo_operator.api.v1alpha1 import GROUP as OWN_GROUP
 from octavo_operator.api.v1alpha1 import PLURAL
-from octavo_operator.metrics_api.catalog import FIGURES
+from octavo_operator.metrics_api.catalog import METRICS
 
 Document = dict[str, Any]
 
@@ -43,14 +43,14 @@ def resources(version: str) -> Document:
         "groupVersion": f"{GROUP}/{version}",
         "resources": [
             {
-                "name": f"{resource}/{figure}",
+                "name": f"{resource}/{metric}",
                 "singularName": "",
                 "namespaced": True,
                 "kind": "MetricValueList",
                 "verbs": ["get"],
             }
             for resource in RESOURCES
-            for figure in FIGURES
+            for metric in METRICS
         ],
     }
 

@@ -65,13 +65,13 @@ class Scraper:
 
     def follow(self, engines: Mapping[Name, Engine]) -> None:
         """Scrape these from now on, and no others; one that is new at once."""
-        wished = {engine.key: engine for engine in engines.values()}
-        for key in self._tasks.keys() - wished.keys():
+        desired = {engine.key: engine for engine in engines.values()}
+        for key in self._tasks.keys() - desired.keys():
             self._tasks.pop(key).cancel()
             del self.series[key]
-        for key in wished.keys() - self._tasks.keys():
+        for key in desired.keys() - self._tasks.keys():
             self.series[key] = Series(self._period)
-            self._tasks[key] = asyncio.create_task(self._keep(wished[key], self.series[key]))
+            self._tasks[key] = asyncio.create_task(self._keep(desired[key], self.series[key]))
 
     async def close(self) -> None:
         self.follow({})

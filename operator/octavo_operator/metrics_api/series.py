@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from octavo_operator.exposition import Labels, Sample
-from octavo_operator.metrics_api.catalog import COUNTERS, Figure
+from octavo_operator.metrics_api.catalog import COUNTERS, Metric
 from octavo_operator.metrics_api.selectors import Selector
 
 WINDOW_S = 30.0  # of a rate
@@ -55,16 +55,16 @@ class Series:
             self._counters.popleft()
         self._at, self._samples = at, samples
 
-    def value(self, figure: Figure, chosen: Selector, now: float) -> Value | None:
+    def value(self, metric: Metric, chosen: Selector, now: float) -> Value | None:
         """The figure over the engine's series that are chosen; None where it is missing, or stale at `now`."""
         if self._at is None or now - self._at.monotonic > STALE_PERIODS * self.period:
             return None
-        for source in figure.sources:
+        for source in metric.sources:
             samples = [each for each in self._samples.get(source, ()) if chosen(dict(each.labels))]
-            if samples and figure.kind == "rate":
+            if samples and metric.kind == "rate":
                 return self._rate(source, samples)
             if samples:
-                return Value(combined(figure, (each.value for each in samples)), self._at.unix)
+                return Value(combined(metric, (each.value for each in samples)), self._at.unix)
         return None
 
     def _rate(self, source: str, samples: Iterable[Sample]) -> Value | None:
@@ -77,7 +77,7 @@ class Series:
         return Value(grown / span, last.unix, span)
 
 
-def combined(figure: Figure, values: Iterable[float]) -> float:
+def combined(metric: Metric, values: Iterable[float]) -> float:
     """Of several ranks or pods."""
     found = list(values)
-    return sum(found) / (len(found) if figure.of_many == "mean" else 1)
+    return sum(found) / (len(found) if metric.of_many == "mean" else 1)

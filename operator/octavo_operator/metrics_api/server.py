@@ -14,7 +14,7 @@ from octavo_operator.errors import OperatorError
 from octavo_operator.metrics_api import documents
 from octavo_operator.metrics_api.authentication import Authenticator
 from octavo_operator.metrics_api.authorization import Attempt, Authorizer
-from octavo_operator.metrics_api.catalog import FIGURES
+from octavo_operator.metrics_api.catalog import METRICS
 from octavo_operator.metrics_api.documents import GROUP, SERVICES, VERSIONS
 from octavo_operator.metrics_api.engines import Engines
 from octavo_operator.metrics_api.scraper import Scraper
@@ -47,13 +47,13 @@ class Api:
             "/healthz": self._alive,
             "/livez": self._alive,
             "/readyz": self._ready,
-            "/apis": self._said(documents.groups()),
-            f"/apis/{GROUP}": self._said(documents.group()),
-            "/openapi/v2": self._said(documents.openapi_v2()),
-            "/openapi/v3": self._said(documents.openapi_v3()),
-            **{f"/apis/{GROUP}/{each}": self._said(documents.resources(each)) for each in VERSIONS},
-            **{f"/openapi/v3/apis/{GROUP}/{each}": self._said(documents.openapi_v3_of(each)) for each in VERSIONS},
-            f"/apis/{GROUP}/{one_of}/namespaces/{{namespace}}/{{resource}}/{{name}}/{{figure}}": self._figure,
+            "/apis": self._fixed(documents.groups()),
+            f"/apis/{GROUP}": self._fixed(documents.group()),
+            "/openapi/v2": self._fixed(documents.openapi_v2()),
+            "/openapi/v3": self._fixed(documents.openapi_v3()),
+            **{f"/apis/{GROUP}/{each}": self._fixed(documents.resources(each)) for each in VERSIONS},
+            **{f"/openapi/v3/apis/{GROUP}/{each}": self._fixed(documents.openapi_v3_of(each)) for each in VERSIONS},
+            f"/apis/{GROUP}/{one_of}/namespaces/{{namespace}}/{{resource}}/{{name}}/{{metric}}": self._metric,
         }.items():
             app.router.add_get(path, handler)
         return app
@@ -84,18 +84,18 @@ class Api:
         troubles = self.troubles()
         return web.json_response({"troubles": troubles}, status=503 if troubles else 200)
 
-    def _said(self, what: documents.Document) -> Handler:
+    def _fixed(self, what: documents.Document) -> Handler:
         async def handler(_: web.Request) -> web.Response:
             return web.json_response(what)
 
         return handler
 
-    async def _figure(self, request: web.Request) -> web.Response:
+    async def _metric(self, request: web.Request) -> web.Response:
         asked = request.match_info
         namespace, resource, name = asked["namespace"], asked["resource"], asked["name"]
-        figure = FIGURES.get(asked["figure"])
-        if figure is None:
-            return _status(404, f"there is no metric {asked['figure']}; there are {', '.join(FIGURES)}")
+        metric = METRICS.get(asked["metric"])
+        if metric is None:
+            return _status(404, f"there is no metric {asked['metric']}; there are {', '.join(METRICS)}")
         chosen = parse(request.query.get("metricLabelSelector", ""))
         wanted = parse(request.query.get("labelSelector", ""))
         now = time.monotonic()
@@ -103,18 +103,18 @@ class Api:
         if resource == "pods" and name == ALL:
             # Empty rather than 404 where no pod has a value: the metric is known. Autoscalers hold in either case.
             return web.json_response(
-                document(asked["version"], figure, of_pods(known, namespace, wanted, figure, chosen))
+                document(asked["version"], metric, of_pods(known, namespace, wanted, metric, chosen))
             )
         if resource == "pods":
-            rows = of_pod(known, namespace, name, figure, chosen)
+            rows = of_pod(known, namespace, name, metric, chosen)
         elif resource == SERVICES and name != ALL:
-            rows = of_service(known, namespace, name, figure, chosen)
+            rows = of_service(known, namespace, name, metric, chosen)
         else:
             return _status(404, f"metrics are of pods, and of {SERVICES} by name")
         if not rows:
             why = "it still loads, ends, does not answer, or is no engine of Octavo's"
-            return _status(404, f"{resource} {namespace}/{name} has no value of {figure.name} now: {why}")
-        return web.json_response(document(asked["version"], figure, rows))
+            return _status(404, f"{resource} {namespace}/{name} has no value of {metric.name} now: {why}")
+        return web.json_response(document(asked["version"], metric, rows))
 
 
 def _status(code: int, message: str) -> web.Response:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
-from octavo_operator.metrics_api.catalog import Figure
+from octavo_operator.metrics_api.catalog import Metric
 from octavo_operator.metrics_api.documents import GROUP, Document
 from octavo_operator.metrics_api.engines import Engine
 from octavo_operator.metrics_api.scraper import PodName
@@ -39,59 +39,59 @@ class Snapshot:
     series: Mapping[PodName, Series]
     now: float
 
-    def value(self, engine: Engine, figure: Figure, chosen: Selector) -> Value | None:
+    def value(self, engine: Engine, metric: Metric, chosen: Selector) -> Value | None:
         series = self.series.get(engine.key)
-        return None if series is None else series.value(figure, chosen, self.now)
+        return None if series is None else series.value(metric, chosen, self.now)
 
 
-def of_pods(known: Snapshot, namespace: str, wanted: Selector, figure: Figure, chosen: Selector) -> list[Row]:
+def of_pods(known: Snapshot, namespace: str, wanted: Selector, metric: Metric, chosen: Selector) -> list[Row]:
     """Of the pods whose labels are wanted, by name."""
     rows = [
         Row("v1", "Pod", namespace, engine.name, value)
         for engine in known.engines
         if engine.namespace == namespace and wanted(engine.labels)
-        if (value := known.value(engine, figure, chosen)) is not None
+        if (value := known.value(engine, metric, chosen)) is not None
     ]
     return sorted(rows, key=lambda row: row.name)
 
 
-def of_pod(known: Snapshot, namespace: str, name: str, figure: Figure, chosen: Selector) -> list[Row]:
+def of_pod(known: Snapshot, namespace: str, name: str, metric: Metric, chosen: Selector) -> list[Row]:
     """One row, or none."""
     named = [engine for engine in known.engines if engine.name == name]
-    return of_pods(Snapshot(named, known.series, known.now), namespace, lambda _: True, figure, chosen)
+    return of_pods(Snapshot(named, known.series, known.now), namespace, lambda _: True, metric, chosen)
 
 
-def of_service(known: Snapshot, namespace: str, name: str, figure: Figure, chosen: Selector) -> list[Row]:
+def of_service(known: Snapshot, namespace: str, name: str, metric: Metric, chosen: Selector) -> list[Row]:
     """Of all its engines that answer; none where one of them has no value, for what is left would be too little."""
     engines = [each for each in known.engines if each.namespace == namespace and each.service == name]
-    values = [value for each in engines if (value := known.value(each, figure, chosen)) is not None]
+    values = [value for each in engines if (value := known.value(each, metric, chosen)) is not None]
     if not values or len(values) < len(engines):
         return []
     total = Value(
-        combined(figure, (each.value for each in values)),
+        combined(metric, (each.value for each in values)),
         min(each.unix for each in values),
         max(each.window for each in values),
     )
     return [Row(API_VERSION, KIND, namespace, name, total)]
 
 
-def document(version: str, figure: Figure, rows: Iterable[Row]) -> Document:
+def document(version: str, metric: Metric, rows: Iterable[Row]) -> Document:
     """A MetricValueList."""
     return {
         "kind": "MetricValueList",
         "apiVersion": f"{GROUP}/{version}",
         "metadata": {},
-        "items": [_item(version, figure, row) for row in rows],
+        "items": [_item(version, metric, row) for row in rows],
     }
 
 
-def _item(version: str, figure: Figure, row: Row) -> Document:
+def _item(version: str, metric: Metric, row: Row) -> Document:
     name: dict[str, Any]
     window = round(row.value.window)
     if version == "v1beta1":
-        name = {"metricName": figure.name, "selector": None, "window": window}
+        name = {"metricName": metric.name, "selector": None, "window": window}
     else:
-        name = {"metric": {"name": figure.name, "selector": None}, "windowSeconds": window}
+        name = {"metric": {"name": metric.name, "selector": None}, "windowSeconds": window}
     at = dt.datetime.fromtimestamp(row.value.unix, dt.UTC)
     return {
         "describedObject": {

@@ -57,7 +57,7 @@ def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: in
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         kv_cache_bytes=limits.kv_cache_bytes,
-        on_gpu=bool(hardware.cards),
+        on_gpu=bool(hardware.gpus),
         drain_s=drain,
     )
     return runtime_of(engine).arguments(start)
@@ -67,7 +67,7 @@ def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int
     """The manifest's; or what was found to fit. On GPUs that the manifest does not name, each engine finds it itself."""
     if given is not None or not limits.shortened:
         return given
-    return limits.max_model_len if hardware.products or not hardware.cards else "auto"
+    return limits.max_model_len if hardware.products or not hardware.gpus else "auto"
 
 
 def environment(service: LLMService, cache: CachePlan | None, settings: Settings) -> tuple[Env, ...]:

@@ -46,9 +46,9 @@ def children_of(
 def _pods(hardware: Hardware, scale: Scale) -> str:
     count = scale.minimum if scale.replicas is None else scale.replicas
     pods = "1 pod" if count == 1 else f"{count} pods"
-    if hardware.cards == 0:
+    if hardware.gpus == 0:
         return f"{pods} on CPUs"
-    return f"{pods} × {hardware.cards} GPU{'s' if hardware.cards > 1 else ''}"
+    return f"{pods} × {hardware.gpus} GPU{'s' if hardware.gpus > 1 else ''}"
 
 
 def _strategy(rollout: RolloutPlan) -> str:

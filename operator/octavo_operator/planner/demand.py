@@ -12,7 +12,7 @@ from octavo_models import ModelSpec
 from octavo_models.sharding import kv_on_gpu, kv_once_on_gpu, weights_on_gpu
 from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
-from octavo_operator.planner.plan import CardBudget, Limits
+from octavo_operator.planner.plan import GpuBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes
 from octavo_operator.planner.sizes import MIB, round_up
 from octavo_operator.runtimes import runtime_of
@@ -93,8 +93,8 @@ class Demand:
 
     def budget(
         self, capacity: int, utilization: float, tensor_parallel: int, product: str | None, shares: int = 1
-    ) -> CardBudget:
-        return CardBudget(
+    ) -> GpuBudget:
+        return GpuBudget(
             capacity=capacity,
             usable=int(capacity * utilization),
             weights=self.weights(tensor_parallel),

@@ -121,7 +121,7 @@ def of_node(labels: Mapping[str, str], resource: str = "nvidia.com/gpu") -> Gpu 
 
 def candidates(hardware: Hardware, nodes: Nodes | None) -> Candidates:
     """Those of the products that the manifest names, or else of the nodes that would do."""
-    seen, shared = ((), ()) if nodes is None else (nodes.gpus, nodes.shared if hardware.cards > 1 else ())
+    seen, shared = ((), ()) if nodes is None else (nodes.gpus, nodes.shared if hardware.gpus > 1 else ())
     if not hardware.products:
         return Candidates(tuple(gpu for gpu in seen or shared if gpu.memory is not None), named=False)
     found, unknown = [], []

@@ -26,10 +26,10 @@ def hardware_of(spec: Spec) -> Hardware:
     accelerator = spec.accelerator or Accelerator()
     if accelerator.vendor == "cpu":
         return Hardware("cpu", 0, None, ())
-    cards = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
+    gpus = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
     name = accelerator.resource_name or RESOURCE_NAME
-    terms = selection(accelerator.products, accelerator.product_label, name, together=cards > 1)
-    return Hardware("nvidia", cards, name, tuple(accelerator.products), terms, accelerator.product_label)
+    terms = selection(accelerator.products, accelerator.product_label, name, together=gpus > 1)
+    return Hardware("nvidia", gpus, name, tuple(accelerator.products), terms, accelerator.product_label)
 
 
 def memory_limit(resources: Resources) -> int | None:
@@ -44,9 +44,9 @@ def shared_memory(spec: Spec, hardware: Hardware) -> Quantity:
     """Size of /dev/shm: NCCL's buffers and the queues between ranks grow with the GPUs; a CPU's ranks use sockets."""
     if spec.shared_memory is not None:
         return spec.shared_memory
-    if hardware.cards == 0:
+    if hardware.gpus == 0:
         return Quantity("256Mi")
-    return Quantity(f"{min(16, 4 * hardware.cards)}Gi")
+    return Quantity(f"{min(16, 4 * hardware.gpus)}Gi")
 
 
 def container_resources(
@@ -61,15 +61,15 @@ def container_resources(
     shm = shared_memory(spec, hardware)
     requests = {name: str(amount) for name, amount in spec.resources.requests.items()}
     bounds = {name: str(amount) for name, amount in spec.resources.limits.items()}
-    if hardware.cards:
+    if hardware.gpus:
         assert hardware.resource_name is not None
         swap = pinned(int(spec.engine.swap_space)) if runtime_of(spec.engine).swaps else 0
         bounded = runtime_of(spec.engine).bounds_requests
         largest = request_bytes(limits.max_model_len or 0) if bounded else REQUESTS_OF_OTHERS
-        memory = PROCESS_BESIDE_GPU + largest + hardware.cards * (swap + RANK_BESIDE_GPU)
-        requests.setdefault("cpu", bounds.get("cpu", str(1 + hardware.cards)))
+        memory = PROCESS_BESIDE_GPU + largest + hardware.gpus * (swap + RANK_BESIDE_GPU)
+        requests.setdefault("cpu", bounds.get("cpu", str(1 + hardware.gpus)))
         requests.setdefault("memory", bounds.get("memory", str(Quantity.of_bytes(round_up(memory, GIB)))))
-        requests[hardware.resource_name] = bounds[hardware.resource_name] = str(hardware.cards)
+        requests[hardware.resource_name] = bounds[hardware.resource_name] = str(hardware.gpus)
     else:
         requests.setdefault("cpu", bounds.get("cpu", CPU_ALONE))
         if memory_needed is not None:

@@ -52,7 +52,7 @@ def refusal(engine: Engine, hardware: Hardware, settings: Settings) -> Refusal |
     """Why no image is known; None where one is."""
     if image_of(engine, hardware, settings):
         return None
-    where = "GPUs" if hardware.cards else "CPUs"
+    where = "GPUs" if hardware.gpus else "CPUs"
     return Refusal(
         SpecReason.IMAGE_UNKNOWN,
         f"the operator has no default image of {engine.runtime} for {where}",

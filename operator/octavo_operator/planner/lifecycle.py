@@ -28,7 +28,7 @@ def expected_startup(model_bytes: int | None, *, downloads: bool, hardware: Hard
     if model_bytes is None:
         return UNKNOWN_STARTUP_S
     rates = settings.rates
-    seconds = rates.start_on_gpu_s if hardware.cards else rates.start_on_cpu_s
+    seconds = rates.start_on_gpu_s if hardware.gpus else rates.start_on_cpu_s
     seconds += model_bytes / rates.load_bytes_per_s
     if downloads:
         seconds += model_bytes / rates.download_bytes_per_s
@@ -37,7 +37,7 @@ def expected_startup(model_bytes: int | None, *, downloads: bool, hardware: Hard
 
 def longest_generation(max_model_len: int | None, hardware: Hardware, settings: Settings) -> int:
     """Seconds that the longest admissible answer takes in a full batch."""
-    rate = settings.rates.tokens_per_s_on_gpu if hardware.cards else settings.rates.tokens_per_s_on_cpu
+    rate = settings.rates.tokens_per_s_on_gpu if hardware.gpus else settings.rates.tokens_per_s_on_cpu
     return math.ceil((max_model_len or UNKNOWN_LENGTH) / rate)
 
 

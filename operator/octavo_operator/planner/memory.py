@@ -15,7 +15,7 @@ from octavo_operator.api.observed import Capability, Gpu
 from octavo_operator.api.reasons import FitReason
 from octavo_operator.planner.demand import CONTEXT_ON_GPU, Demand
 from octavo_operator.planner.gpus import PRODUCTS, Candidates, capability_text, is_shared, is_slice, of_product
-from octavo_operator.planner.plan import CardBudget, Fit, Hardware
+from octavo_operator.planner.plan import Fit, GpuBudget, Hardware
 from octavo_operator.planner.sizes import GIB, MIB, gib, human, in_gib, round_up
 from octavo_operator.runtimes import RUNTIMES, runtime_of
 
@@ -89,7 +89,7 @@ def fit_in_memory(demand: Demand | None, model_bytes: int | None, memory: int | 
         capacity = demand.weights(1) + demand.overhead(1) + demand.limits.kv_cache_bytes
     budget = demand.budget(capacity, 1.0, 1, None)
     if budget.kv >= demand.least_kv(1):
-        return Fit("True", FitReason.FITS, _room(budget, demand), None, budget)
+        return Fit("True", FitReason.FITS, _capacity(budget, demand), None, budget)
     message = (
         f"weights {human(budget.weights)} + overhead {human(budget.overhead)} + {_kv_words(demand, budget, human)}"
         f" do not fit the container's memory, {human(capacity)}"
@@ -101,7 +101,7 @@ def fit_in_memory(demand: Demand | None, model_bytes: int | None, memory: int | 
     return Fit("False", FitReason.DOES_NOT_FIT, message, ", or ".join(remedies), budget)
 
 
-def longest(demand: Demand, budget: CardBudget, tensor_parallel: int) -> int | None:
+def longest(demand: Demand, budget: GpuBudget, tensor_parallel: int) -> int | None:
     """The largest maxModelLen that fits, in steps a person would choose; None below 512 tokens."""
     if budget.kv <= 0:
         return None
@@ -144,8 +144,8 @@ def _on(demand: Demand, engine: Engine, hardware: Hardware, gpu: Gpu) -> Fit:
     budget = demand.budget(capacity, _utilization(engine, gpu), engine.tensor_parallel_size, product, gpu.shares)
     least = demand.least_kv(engine.tensor_parallel_size)
     if budget.kv >= least:
-        return Fit("True", FitReason.FITS, _room(budget, demand), None, budget)
-    where = "" if hardware.cards == 1 else f" on each of {hardware.cards}"
+        return Fit("True", FitReason.FITS, _capacity(budget, demand), None, budget)
+    where = "" if hardware.gpus == 1 else f" on each of {hardware.gpus}"
     shared = f" ÷ {gpu.shares}" if gpu.shares > 1 else ""
     message = (
         f"weights {in_gib(budget.weights)} + overhead {in_gib(budget.overhead)} + "
@@ -163,8 +163,8 @@ def _by_size(size: int, engine: Engine, hardware: Hardware, gpu: Gpu, why_unknow
     """A lower bound: the files alone against the memory."""
     assert gpu.memory is not None
     product, usable = gpu.product, int(gpu.memory * _utilization(engine, gpu))
-    share = -(-size // hardware.cards)
-    where = "each GPU" if hardware.cards > 1 else "the GPU"
+    share = -(-size // hardware.gpus)
+    where = "each GPU" if hardware.gpus > 1 else "the GPU"
     if share + CONTEXT_ON_GPU <= usable:
         left = in_gib(usable - share - CONTEXT_ON_GPU)
         message = f"the weights take {in_gib(share)} of {where} and leave {left} for the KV cache and a step's work"
@@ -175,7 +175,7 @@ def _by_size(size: int, engine: Engine, hardware: Hardware, gpu: Gpu, why_unknow
     more = next((s for s in sizes if size / (s * stages) + CONTEXT_ON_GPU <= usable * 0.95), None)
     if more is not None:
         return Fit("False", FitReason.DOES_NOT_FIT, message, f"set engine.tensorParallelSize: {more} or more")
-    least = math.ceil(size / hardware.cards / engine.gpu_memory_utilization / GIB)
+    least = math.ceil(size / hardware.gpus / engine.gpu_memory_utilization / GIB)
     return Fit(
         "False",
         FitReason.DOES_NOT_FIT,
@@ -242,7 +242,7 @@ def _dividing(demand: Demand, engine: Engine, gpus: Iterable[Gpu]) -> str:
     return f"set engine.tensorParallelSize: {near}"
 
 
-def _remedy(demand: Demand, engine: Engine, budget: CardBudget, *, whole: bool) -> str:
+def _remedy(demand: Demand, engine: Engine, budget: GpuBudget, *, whole: bool) -> str:
     usable, remedies = budget.usable, []
     sizes = possible_sizes(demand.spec, engine.pipeline_parallel_size, MOST_GPUS if whole else 1)
     more = next((s for s in sizes if s > engine.tensor_parallel_size and demand.needed(s) <= usable), None)
@@ -256,7 +256,7 @@ def _remedy(demand: Demand, engine: Engine, budget: CardBudget, *, whole: bool) 
     return f"use GPUs of {needed} GiB or more, or a quantized model"
 
 
-def _room(budget: CardBudget, demand: Demand) -> str:
+def _capacity(budget: GpuBudget, demand: Demand) -> str:
     most = demand.limits.max_num_seqs
     count = min(budget.sequences, most)
     sequences = "one sequence" if count == 1 else f"{count} sequences"
@@ -268,11 +268,11 @@ def _room(budget: CardBudget, demand: Demand) -> str:
     return f"{text} ({spread}memory {_error(budget)})"
 
 
-def _error(budget: CardBudget) -> str:
+def _error(budget: GpuBudget) -> str:
     return f"± {in_gib(budget.error)}"
 
 
-def _kv_words(demand: Demand, budget: CardBudget, show: Callable[[int], str]) -> str:
+def _kv_words(demand: Demand, budget: GpuBudget, show: Callable[[int], str]) -> str:
     many = demand.engine.min_concurrency
     amount = show(budget.kv_per_sequence * many)
     for_whom = "one sequence" if many == 1 else f"{many} sequences (minConcurrency)"

@@ -159,8 +159,8 @@ def selection(products: Sequence[str], label: str | None, resource: str, *, toge
             part = SLICE.match(name)
             if product == (part["whole"] if part else name) and (not part or _speaks_of(term, GKE)):
                 terms.append((*_of_partition(term, part["profile"] if part else None), unlabelled, *beside))
-        if said := tuple(word for word in term[0].values if word in products):
-            terms.append((replace(term[0], values=said), *term[1:], *beside))
+        if named := tuple(word for word in term[0].values if word in products):
+            terms.append((replace(term[0], values=named), *term[1:], *beside))
     return tuple(_merged(terms))
 
 

@@ -12,7 +12,7 @@ from octavo_operator.runtimes.runtime import Target
 
 
 @dataclass(frozen=True, slots=True)
-class CardBudget:
+class GpuBudget:
     """How one card's memory is divided, in bytes. On a CPU the "card" is the container's memory."""
 
     capacity: int
@@ -56,7 +56,7 @@ class Fit:
     reason: FitReason
     message: str
     remedy: str | None = None
-    budget: CardBudget | None = None
+    budget: GpuBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Hardware:
     """The GPUs of one replica."""
 
     vendor: Literal["nvidia", "cpu"]
-    cards: int  # tensor × pipeline; 0 on a CPU
+    gpus: int  # tensor × pipeline; 0 on a CPU
     resource_name: str | None
     products: tuple[str, ...]
     selection: tuple[Term, ...] = ()  # of which a node must meet one; any node will do where there is none

@@ -70,7 +70,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     ends = lifecycle.lifecycle(startup, drain, runtime_of(engine))
 
     needed = None
-    if not place.cards and demand is not None and limits.kv_cache_bytes is not None:
+    if not place.gpus and demand is not None and limits.kv_cache_bytes is not None:
         needed = demand.weights(1) + demand.overhead(1) + limits.kv_cache_bytes
     downloaded = model_bytes if downloads and cache is None else None
     resources = hardware.container_resources(spec, place, needed, downloaded, limits)
@@ -150,8 +150,8 @@ def _fitted(
     found = gpus.candidates(place, observed.nodes)
 
     def judged(limits: Limits) -> tuple[Limits, Demand | None, Fit]:
-        demand = None if spec is None else Demand(spec, engine, limits, on_gpu=bool(place.cards))
-        if place.cards:
+        demand = None if spec is None else Demand(spec, engine, limits, on_gpu=bool(place.gpus))
+        if place.gpus:
             fit = memory.fit_on_gpus(demand, observed.model_bytes, engine, place, found, observed.why_unknown)
             return limits, demand, fit
         if demand is not None:
@@ -174,8 +174,8 @@ def _fitted(
 
 def _limits(service: LLMService, spec: ModelSpec | None, place: Hardware) -> Limits:
     engine = service.spec.engine
-    seqs = engine.max_num_seqs or (256 if place.cards else 128)
-    tokens = engine.max_num_batched_tokens or max(8192 if place.cards else 2048, seqs)
+    seqs = engine.max_num_seqs or (256 if place.gpus else 128)
+    tokens = engine.max_num_batched_tokens or max(8192 if place.gpus else 2048, seqs)
     if engine.max_num_seqs is None:
         seqs = min(seqs, tokens)
     length = engine.max_model_len or (None if spec is None else spec.max_position)
@@ -193,7 +193,7 @@ def _verdict(
         return fit, Refusal(SpecReason.RUNTIME, message, f"set engine.runtime: {known}")
     if uri.scheme not in RUNTIMES[engine.runtime].schemes:
         return fit, _scheme_not_supported(uri.scheme, RUNTIMES[engine.runtime])
-    refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.cards))
+    refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.gpus))
     refused = refused or images.refusal(engine, place, settings)
     if refused is not None:
         return fit, refused

@@ -27,17 +27,17 @@ def choose(
     In place, one replica alone is recreated: nothing can answer meanwhile.
     """
     change = observed.change
-    lost = change is not None and change.homeless_s is not None
-    surge, reason, momentary = _surge(strategy, hardware, observed.free_cards, narrow)
+    lost = change is not None and change.unplaced_s is not None
+    surge, reason, momentary = _surge(strategy, hardware, observed.free_gpus, narrow)
     if change is not None and strategy == "Auto" and surge != change.surges:
         surge, reason = change.surges, "a change that is under way ends as it began"
     if not lost:
         return _rollout(scale, reason, surge=surge, momentary=momentary)
     assert change is not None
-    if change.old_makes_room is None:
+    if change.old_makes_way is None:
         reason = "a new replica waits for a node; rollout.strategy: InPlace lets an old one make way first"
         return _rollout(scale, reason, surge=surge)
-    if not change.old_makes_room:
+    if not change.old_makes_way:
         why = f"{change.contender} would take its GPU" if change.contender else "that would not help"
         reason = f"a new replica waits for a node; no old one makes way, for {why}"
         return _rollout(scale, reason, surge=surge)
@@ -68,7 +68,7 @@ def _rollout(
 
 
 def _is_too_long(change: Change) -> bool:
-    return not change.old_serves or (change.homeless_s is not None and change.homeless_s >= _patience(change))
+    return not change.old_serves or (change.unplaced_s is not None and change.unplaced_s >= _patience(change))
 
 
 def _patience(change: Change) -> int:
@@ -76,7 +76,7 @@ def _patience(change: Change) -> int:
 
 
 def _surge(
-    strategy: str, hardware: Hardware, free_cards: int | None, narrow: Mapping[str, str]
+    strategy: str, hardware: Hardware, free_gpus: int | None, narrow: Mapping[str, str]
 ) -> tuple[bool, str, bool]:
     """Whether it surges, why, and whether that holds for this moment only."""
     for claim, mode in narrow.items():
@@ -84,14 +84,14 @@ def _surge(
             return False, f"the claim {claim} is ReadWriteOncePod: one pod at a time may have it", False
     if strategy != "Auto":
         return strategy == "Surge", f"rollout.strategy: {strategy}", False
-    if hardware.cards == 0:
+    if hardware.gpus == 0:
         return True, "a CPU replica needs no GPU for a surge", False
     for claim, mode in narrow.items():
         return False, f"the claim {claim} is {mode}: it ties a surge to the node whose GPUs are taken", False
-    needed = "a GPU" if hardware.cards == 1 else f"{hardware.cards} cards"
-    if free_cards is None:
-        free = "is" if hardware.cards == 1 else "are"
+    needed = "a GPU" if hardware.gpus == 1 else f"{hardware.gpus} cards"
+    if free_gpus is None:
+        free = "is" if hardware.gpus == 1 else "are"
         return False, f"whether {needed} {free} free for a surge is not known", True
-    if free_cards >= hardware.cards:
-        return True, f"{needed} for a surge {'is' if hardware.cards == 1 else 'are'} free", True
+    if free_gpus >= hardware.gpus:
+        return True, f"{needed} for a surge {'is' if hardware.gpus == 1 else 'are'} free", True
     return False, f"no free GPUs for a surge: it needs {needed}", True

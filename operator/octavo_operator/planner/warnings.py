@@ -48,7 +48,7 @@ def warnings(case: Case) -> tuple[str, ...]:
         _nodes_for_a_drain,
         _downloads_again,
         _context,
-        _cards,
+        _gpus,
         _utilization,
         _shared_memory,
         _largest_requests,
@@ -74,7 +74,7 @@ def _one_replica(case: Case) -> Iterator[str]:
 
 def _nodes_for_a_drain(case: Case) -> Iterator[str]:
     """A successor waits from when its predecessor begins to drain: see docs/decisions/0017."""
-    if case.hardware.cards and case.rollout.strategy == "InPlace" and case.scale.maximum > 1:
+    if case.hardware.gpus and case.rollout.strategy == "InPlace" and case.scale.maximum > 1:
         yield (
             f"in place, a new replica is Pending while an old one drains, up to {case.grace} s: an autoscaler may add a "
             f"node for it; podTemplate.metadata.annotations: {{{SCALE_UP_DELAY}: {case.grace}s}} has the cluster "
@@ -105,14 +105,14 @@ def _context(case: Case) -> Iterator[str]:
         return
     if demand is None:
         yield "engine.maxModelLen is not set and the model's own limit is not known; a long one takes the KV cache's room"
-    elif case.hardware.cards and budget is not None and 0 < budget.sequences < 8:
+    elif case.hardware.gpus and budget is not None and 0 < budget.sequences < 8:
         yield (
             f"engine.maxModelLen is not set: at the model's own {demand.max_model_len} tokens "
             f"{budget.sequences} full sequences have room at once; a lower one serves more"
         )
 
 
-def _cards(case: Case) -> Iterator[str]:
+def _gpus(case: Case) -> Iterator[str]:
     """GPUs that a smaller tensor-parallel size would free, with room for as many sequences as may run."""
     engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
     if demand is None or budget is None or case.fit.state != "True" or engine.tensor_parallel_size == 1:
@@ -129,7 +129,7 @@ def _cards(case: Case) -> Iterator[str]:
 
 def _utilization(case: Case) -> Iterator[str]:
     share, budget = case.service.spec.engine.gpu_memory_utilization, case.fit.budget
-    if not case.hardware.cards:
+    if not case.hardware.gpus:
         return
     if budget is not None and budget.shares > 1:
         if share * budget.shares > 1:
@@ -148,8 +148,8 @@ def _utilization(case: Case) -> Iterator[str]:
 
 def _shared_memory(case: Case) -> Iterator[str]:
     given = case.service.spec.shared_memory
-    if given is not None and case.hardware.cards > 1 and int(given) < GIB:
-        yield f"sharedMemory {given} is little for {case.hardware.cards} GPUs; NCCL crashes under load without room"
+    if given is not None and case.hardware.gpus > 1 and int(given) < GIB:
+        yield f"sharedMemory {given} is little for {case.hardware.gpus} GPUs; NCCL crashes under load without room"
     if case.memory_limit is not None and case.shared_memory * 2 > case.memory_limit:
         yield (
             f"shared memory may take {human(case.shared_memory)} of the container's {human(case.memory_limit)}: "

@@ -14,9 +14,9 @@ from octavo_operator.api.status import CacheStatus
 from octavo_operator.planner import Plan
 from octavo_operator.reconcile import downloads
 from octavo_operator.reconcile.applying import Refused
-from octavo_operator.reconcile.diagnosis import claims as claim_troubles
-from octavo_operator.reconcile.diagnosis import rejections as refusals
-from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
+from octavo_operator.reconcile.diagnosis import claims, rejections
+from octavo_operator.reconcile.diagnosis.pods import seen_trouble
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 
 def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> State:
@@ -26,7 +26,7 @@ def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> St
         return ("Unknown", plan.refusal.reason, "nothing is made of a spec that is refused")
     if cache is None:
         return ("False", StorageReason.NO_CACHE, "no volume keeps the model; cache: {} gives it one")
-    if (lost := claim_troubles.trouble_of(cache, observed)) is not None:
+    if (lost := claims.trouble_of(cache, observed)) is not None:
         return ("False", lost.reason, lost.message)
     if not cache.preload:
         return ("Unknown", StorageReason.NOT_PRELOADED, "replicas download what is missing when they start")
@@ -41,11 +41,11 @@ def download_trouble(plan: Plan, observed: Observed) -> Trouble:
     job, name = downloads.job_of(plan, observed), preload_job(plan.name)
     pods = [] if job is None else downloads.pods_of(job, observed)
     if job is not None and downloads.finished(job) == "Failed":
-        said = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
+        last_words = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
         retry = f"fix the cause, then kubectl delete job {name} to try again"
-        return Trouble(StorageReason.DOWNLOAD_FAILED, f"the download failed: {said}; {retry}", stuck=True, rank=0)
-    if job is not None and not pods and observed.job_words:
-        refused = refusals.trouble_of(Refused("Pod", f"of Job {name}", "FailedCreate", observed.job_words, (), 403))
+        return Trouble(StorageReason.DOWNLOAD_FAILED, f"the download failed: {last_words}; {retry}", stuck=True, rank=0)
+    if job is not None and not pods and observed.job_message:
+        refused = rejections.trouble_of(Refused("Pod", f"of Job {name}", "FailedCreate", observed.job_message, (), 403))
         return replace(refused, message=f"the download can't run: {refused.message}")
     troubles = [t for pod in pods if (t := seen_trouble(pod, plan, observed)) is not None and t.rank < 8]
     if troubles:

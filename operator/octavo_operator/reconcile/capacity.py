@@ -92,7 +92,7 @@ class ClusterCapacity:
                 taken -= pod.requests.get(name, 0)
         return node.allocatable.get(name, 0) - taken
 
-    def has_room(self, node: NodeFacts, requests: Amounts, without: Collection[str] = ()) -> bool:
+    def has_capacity(self, node: NodeFacts, requests: Amounts, without: Collection[str] = ()) -> bool:
         """Whether a pod with these requests fits on the node."""
         return all(self.free(node, name, without) >= amount for name, amount in requests.items() if amount)
 

@@ -24,10 +24,10 @@ CONTROLLER = "octavo.dev/operator"
 LONGEST_NOTE = 1000  # bytes; the API server refuses more than 1024
 
 
-def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str) -> Iterator[Object]:
+def events_of(body: Mapping[str, Any], desired: Mapping[str, Any], identity: str) -> Iterator[Object]:
     """The events that lead from the status of `body` to the `wished` one."""
     before = body.get("status") or {}
-    old, new = by_type(before), by_type(wished)
+    old, new = by_type(before), by_type(desired)
     ready, stalled = new[READY], new[STALLED]
     if _changed(old.get(READY), ready):
         grave = stalled["status"] == "True" or (
@@ -37,7 +37,7 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
     if stalled["status"] == "True" and ready["status"] == "True" and _changed(old.get(STALLED), stalled):
         yield _event(body, "Warning", stalled, old.get(STALLED), identity)
     upgrade = new.get(UP_TO_DATE)
-    if upgrade and UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_told(old[UP_TO_DATE], upgrade):
+    if upgrade and UP_TO_DATE in old and _changed(old[UP_TO_DATE], upgrade) and _is_reported(old[UP_TO_DATE], upgrade):
         yield _event(
             body,
             "Warning" if upgrade["reason"] == UpgradeReason.FAILED else "Normal",
@@ -45,9 +45,9 @@ def events_of(body: Mapping[str, Any], wished: Mapping[str, Any], identity: str)
             old[UP_TO_DATE],
             identity,
         )
-    told = set((before.get("plan") or {}).get("warnings", ()))
-    for warning in (wished.get("plan") or {}).get("warnings", ()):
-        if warning not in told:
+    known = set((before.get("plan") or {}).get("warnings", ()))
+    for warning in (desired.get("plan") or {}).get("warnings", ()):
+        if warning not in known:
             yield _event(body, "Normal", {"reason": EventReason.PLAN_WARNING, "message": warning}, None, identity)
 
 
@@ -70,7 +70,7 @@ def restored(
             yield _event(body, "Normal", {"reason": EventReason.RESTORED, "message": text}, None, identity)
 
 
-def _is_told(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _is_reported(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """An upgrade's beginning and end; not that a service waits for its turn, which all do at once."""
     return (
         new["reason"] in {UpgradeReason.UPGRADING, UpgradeReason.FAILED, UpgradeReason.AVAILABLE}
@@ -87,8 +87,8 @@ def _event(
 ) -> Object:
     metadata, reason = body["metadata"], str(what["reason"])
     since = (before or {}).get("lastTransitionTime"), (before or {}).get("reason")
-    told = (metadata["uid"], metadata.get("generation"), reason, what["message"], what.get("status"), since)
-    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    known = (metadata["uid"], metadata.get("generation"), reason, what["message"], what.get("status"), since)
+    digest = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,

@@ -90,7 +90,7 @@ def _suitable(
             gpus.add(gpu)
         suitable.append(node)
     counts = {node.name: node.allocatable[name] // 1000 for node in suitable}
-    hosts = [node.labels.get(HOSTNAME) for node in suitable if counts[node.name] >= hardware.cards]
+    hosts = [node.labels.get(HOSTNAME) for node in suitable if counts[node.name] >= hardware.gpus]
     found = Nodes(
         free=0,
         largest=max(counts.values(), default=0),
@@ -127,10 +127,10 @@ def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> di
 def is_under_way(deployment: Object) -> bool:
     """Whether replicas still differ from the Deployment's template; not whether they are ready."""
     status: Mapping[str, Any] = deployment.get("status", {})
-    wished = int(deployment["spec"].get("replicas", 1))
+    desired = int(deployment["spec"].get("replicas", 1))
     updated = int(status.get("updatedReplicas", 0))
     stale = int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 1))
-    return wished > 0 and (stale or updated < wished or int(status.get("replicas", 0)) > updated)
+    return desired > 0 and (stale or updated < desired or int(status.get("replicas", 0)) > updated)
 
 
 def uids(pods: Iterable[Object]) -> list[str]:
@@ -228,12 +228,14 @@ def contender(
             continue
         for node, without in nodes:
             asked = waiting.requests
-            takes = capacity.has_room(node, asked, without) and _takes(node, waiting.placement)
+            takes = capacity.has_capacity(node, asked, without) and _takes(node, waiting.placement)
             if not takes or all(
                 capacity.free(node, name, without) - asked.get(name, 0) >= amount for name, amount in needed.items()
             ):
                 continue
-            if not any(capacity.has_room(each, asked) and _takes(each, waiting.placement) for each in capacity.nodes):
+            if not any(
+                capacity.has_capacity(each, asked) and _takes(each, waiting.placement) for each in capacity.nodes
+            ):
                 return waiting
     return None
 
@@ -258,7 +260,7 @@ def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ())
     """Whether a node has what the pod asks for, once the pods of `without` have ended."""
     spec = pod["spec"]
     needed = requests_of(pod)
-    return any(capacity.has_room(node, needed, without) for node in capacity.nodes if _takes(node, spec))
+    return any(capacity.has_capacity(node, needed, without) for node in capacity.nodes if _takes(node, spec))
 
 
 def _takes(node: NodeFacts, spec: Mapping[str, Any]) -> bool:

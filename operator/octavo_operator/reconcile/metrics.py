@@ -80,7 +80,7 @@ class Metrics:
         for result in RESULTS:
             self.reconciles.labels(result)
 
-    def tell(self, key: NamespacedName, ready: int, desired: int, conditions: Mapping[str, str]) -> None:
+    def record(self, key: NamespacedName, ready: int, desired: int, conditions: Mapping[str, str]) -> None:
         """How a service does; `conditions` gives the status of each type."""
         self.ready_replicas.labels(*key).set(ready)
         self.desired_replicas.labels(*key).set(desired)

@@ -37,7 +37,7 @@ async def observe(
     """
     key = NamespacedName(body["metadata"]["namespace"], body["metadata"]["name"])
     # Before anything else is asked for: where nodes and pods are still being listed, this pass comes too early.
-    capacity = feed.current() if feed is not None and service is not None and hardware_of(service.spec).cards else None
+    capacity = feed.current() if feed is not None and service is not None and hardware_of(service.spec).gpus else None
     selector = f"{SERVICE}={key.name}"
     monitors, *listed, found = await asyncio.gather(
         _monitors(cluster, key.namespace, selector),
@@ -62,12 +62,12 @@ async def observe(
             capacity = feed.current()
         if capacity is not None and seeking:
             left = free_gpus.most_free(template, capacity)
-        if capacity is not None and hardware.cards:
+        if capacity is not None and hardware.gpus:
             nodes = free_gpus.nodes_for(hardware, template, capacity)
             ending = free_gpus.ending(engines)
             free = free_gpus.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
             needed = free_gpus.most_asked(engines)
-            if free < hardware.cards and needed:
+            if free < hardware.gpus and needed:
                 other = free_gpus.contender(needed, engines, engines, capacity)
     complaints = await _complaints(cluster, pods)
     change = None
@@ -86,16 +86,16 @@ async def observe(
         model=described.spec,
         why_unknown=described.why_unknown,
         model_bytes=described.size,
-        free_cards=free,
+        free_gpus=free,
         serving=deployment is not None and bool(deployment.get("status", {}).get("readyReplicas")),
         service_monitors=monitors is not None,
         claim_waits=waits,
-        claim_words=await _words(cluster, claim) if claim is not None and waits else "",
+        claim_message=await _words(cluster, claim) if claim is not None and waits else "",
         claims=claims,
         downloaded=downloads.remembered(body.get("status")),
         contender="" if other is None else other.name,
         job_waits=job is not None and _has_no_pod(job),
-        job_words=await _words(cluster, job) if job is not None and _has_no_pod(job) else "",
+        job_message=await _words(cluster, job) if job is not None and _has_no_pod(job) else "",
         autoscaler=await _autoscaler(cluster, service, deployment, children),
         children=children,
         pods=pods,
@@ -103,7 +103,7 @@ async def observe(
         now=cluster.now(),
         holders=await _holders(cluster, key, narrow) if narrow and any(map(free_gpus.is_loading, engines)) else (),
         nodes=nodes,
-        room=left,
+        most_free=left,
         change=change,
     )
 
@@ -198,8 +198,8 @@ def _has_no_pod(job: Object) -> bool:
 
 def _described(key: NamespacedName, service: LLMService | None) -> Description:
     """By the manifest alone: the operator asks no hub, and has no right to the token of a gated model."""
-    if service is not None and (told := annotated(service.metadata.annotations)) is not None:
-        return told
+    if service is not None and (described := annotated(service.metadata.annotations)) is not None:
+        return described
     why = "the operator asks no hub for it; octavo plan -f FILE does"
     if service is not None and service.spec.model.uri.scheme not in {"package", "file"}:
         annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'

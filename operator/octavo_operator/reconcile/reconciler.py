@@ -36,7 +36,7 @@ from octavo_operator.reconcile.free_gpus import has_not_started
 from octavo_operator.reconcile.metrics import Metrics
 from octavo_operator.reconcile.observing import observe
 from octavo_operator.reconcile.rivals import OTHER, Rivals, in_words
-from octavo_operator.reconcile.status import Said
+from octavo_operator.reconcile.status import StatusDraft
 from octavo_operator.reconcile.turns import Turns
 from octavo_operator.reconcile.upgrades.paced import Paced, asked_before, live_deployment, paced, reported
 from octavo_operator.reconcile.upgrades.upgrades import Upgrades
@@ -82,7 +82,7 @@ class Reconciler:
         try:
             return await self._pass(key, body)
         except ApiError as error:
-            await self._say_refused(body, error)
+            await self._report_refusal(body, error)
             raise
 
     async def _pass(self, key: NamespacedName, body: Object) -> Result:
@@ -106,9 +106,9 @@ class Reconciler:
                     await self._post(event)
             observed = await observe(self.cluster, body, service, self.feed)
         upgrade = reported(key, body, found, self.upgrades)
-        said = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
-        self._settle(key, service, found, observed, said)
-        wrote = await self._say(body, said)
+        draft = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
+        self._settle(key, service, found, observed, draft)
+        wrote = await self._report(body, draft)
         for each in outcome.refused:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
         if outcome.conflict is not None:
@@ -125,9 +125,9 @@ class Reconciler:
         There is no await within, so that no two services are promised the same GPU, or take the same turn.
         """
         hardware = hardware_of(service.spec)
-        if observed.free_cards is not None:
-            free = observed.free_cards - self.turns.promised(hardware, key)
-            observed = replace(observed, free_cards=max(0, free))
+        if observed.free_gpus is not None:
+            free = observed.free_gpus - self.turns.promised(hardware, key)
+            observed = replace(observed, free_gpus=max(0, free))
 
         def planned(settings: Settings) -> Plan:
             made = plan(service, observed, settings)
@@ -171,17 +171,19 @@ class Reconciler:
             )
         return ""
 
-    def _settle(self, key: NamespacedName, service: LLMService, found: Paced, observed: Observed, said: Said) -> None:
+    def _settle(
+        self, key: NamespacedName, service: LLMService, found: Paced, observed: Observed, draft: StatusDraft
+    ) -> None:
         """Keeps the turn while the change moves on, and passes it on where it does not."""
         made, live = found.plan, observed.child(DEPLOYMENTS.kind, key.name)
         if made.rollout.held or found.held:
             return
-        if live is None or not _takes_turns(service) or said.conditions[STALLED][0] == "True":
+        if live is None or not _takes_turns(service) or draft.conditions[STALLED][0] == "True":
             self.turns.leave(key)
         elif observed.change is not None:
             placed = bool(live.get("status", {}).get("updatedReplicas"))
             self.turns.keep(key, made.hardware, live["spec"].get("progressDeadlineSeconds", 600), placed=placed)
-        elif not self.turns.loads(key, said.status.ready_replicas or 0, said.wished):
+        elif not self.turns.loads(key, draft.status.ready_replicas or 0, draft.desired):
             self.turns.leave(key)
 
     async def _keep(self, key: NamespacedName, body: Object, error: ManifestError) -> Result:
@@ -193,37 +195,37 @@ class Reconciler:
         if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
             await replicas.set_number(self.cluster, live, 0, key.logged)
             observed = await observe(self.cluster, body, None, None)
-        wrote = await self._say(body, statuses.invalid(body, observed, error))
+        wrote = await self._report(body, statuses.invalid(body, observed, error))
         return "changed" if wrote else "unchanged"
 
-    async def _say(self, body: Object, said: Said) -> bool:
+    async def _report(self, body: Object, draft: StatusDraft) -> bool:
         """Writes the status where it says something new, after the Events that tell so."""
         metadata = body["metadata"]
         key = NamespacedName(metadata["namespace"], metadata["name"])
-        self.metrics.tell(
+        self.metrics.record(
             key,
-            said.status.ready_replicas or 0,
-            said.wished,
-            {kind: state[0] for kind, state in said.conditions.items()},
+            draft.status.ready_replicas or 0,
+            draft.desired,
+            {kind: state[0] for kind, state in draft.conditions.items()},
         )
         before = body.get("status") or {}
         now = self._now()
-        wished = said.status.model_dump(by_alias=True, exclude_none=True)
-        wished["operator"] = self.rivals.own
+        desired = draft.status.model_dump(by_alias=True, exclude_none=True)
+        desired["operator"] = self.rivals.own
         if (other := await self.rivals.gave_way(self.cluster, key, before)) is not None:
-            wished[OTHER] = other
+            desired[OTHER] = other
             words = in_words(self.rivals.own, other)
-            said = replace(
-                said, conditions={**said.conditions, TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, words)}
+            draft = replace(
+                draft, conditions={**draft.conditions, TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, words)}
             )
-        wished["conditions"] = statuses.conditions_of(said.conditions, metadata.get("generation"), before, now)
-        if wished == _ours(before):
+        desired["conditions"] = statuses.conditions_of(draft.conditions, metadata.get("generation"), before, now)
+        if desired == _ours(before):
             return False
-        for event in events_of(body, wished, self.identity):
+        for event in events_of(body, desired, self.identity):
             await self._post(event)
-        return await self._write(body, wished)
+        return await self._write(body, desired)
 
-    async def _say_refused(self, body: Object, error: ApiError) -> None:
+    async def _report_refusal(self, body: Object, error: ApiError) -> None:
         """A pass that the API server does not let us make is in the status, if that may still be written."""
         if (status := failed_pass.status_after(body, error, self._now())) is not None:
             try:
@@ -269,7 +271,7 @@ def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
 
 def _takes_turns(service: LLMService) -> bool:
     """With GPUs, and not where a person has decided how a change is made."""
-    return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).cards > 0
+    return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).gpus > 0
 
 
 def _serves(live: Mapping[str, Any], made: Plan) -> bool:

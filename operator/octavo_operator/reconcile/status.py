@@ -36,9 +36,9 @@ from octavo_operator.planner.sizes import human
 from octavo_operator.reconcile import downloads, replicas
 from octavo_operator.reconcile.applying import Outcome, Refused
 from octavo_operator.reconcile.cache_state import download_trouble, memory_of, model_cached
-from octavo_operator.reconcile.diagnosis import claims as claim_troubles
-from octavo_operator.reconcile.diagnosis import rejections as refusals
-from octavo_operator.reconcile.diagnosis.pods import Trouble, seen_trouble
+from octavo_operator.reconcile.diagnosis import claims, rejections
+from octavo_operator.reconcile.diagnosis.pods import seen_trouble
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 from octavo_operator.reconcile.upgrades.report import UP_TO_DATE as UP_TO_DATE_REPORT
 from octavo_operator.reconcile.upgrades.report import Report
 
@@ -49,12 +49,12 @@ TOO_LATE = "no replica of the change became ready in time"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StatusDraft:
     """A status without the times, which only the last one can tell."""
 
     status: Status
     conditions: Mapping[str, State]
-    wished: int
+    desired: int
     """Replicas that are wished for."""
 
 
@@ -62,7 +62,7 @@ class Said:
 class Counts:
     """Of the Deployment."""
 
-    wished: int
+    desired: int
     existing: int
     ready: int
     updated: int
@@ -77,11 +77,11 @@ def summarize(
     upgrade: Report = UP_TO_DATE_REPORT,
     source: MetricsSource = SERVED,
     unknown: Sequence[str] = (),
-) -> Said:
+) -> StatusDraft:
     """Summarizes a service whose spec can be read; `unknown` has the fields that this operator does not know."""
     counts, fetched = _counts(plan.name, observed), downloads.done(plan, observed)
     cached = model_cached(plan, observed, fetched)
-    refused = sorted((refusals.trouble_of(each) for each in outcome.refused), key=lambda t: t.rank)
+    refused = sorted((rejections.trouble_of(each) for each in outcome.refused), key=lambda t: t.rank)
     trouble = refused[0] if refused else _trouble(plan, observed, counts)
     conditions = {
         **_main(service, plan, observed, counts, trouble, outcome),
@@ -96,7 +96,7 @@ def summarize(
             "replicas": counts.existing,
             "readyReplicas": counts.ready,
             "updatedReplicas": counts.updated,
-            "readiness": f"{counts.ready}/{_shown_wish(plan, observed, counts)}",
+            "readiness": f"{counts.ready}/{_shown_desired(plan, observed, counts)}",
             "selector": selector_text(plan.name),
             "url": f"http://{plan.name}.{plan.namespace}.svc:{plan.service_port}/v1",
             "model": ModelStatus.model_validate(
@@ -114,19 +114,19 @@ def summarize(
             "upgrade": upgrade.upgrade,
         }
     )
-    return Said(status, conditions, _shown_wish(plan, observed, counts))
+    return StatusDraft(status, conditions, _shown_desired(plan, observed, counts))
 
 
-def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -> Said:
+def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -> StatusDraft:
     """Of one whose spec can't be read: what runs is kept, and the field and the remedy are told."""
     name, counts = body["metadata"]["name"], _counts(body["metadata"]["name"], observed)
     text = "; ".join(str(problem) for problem in error.problems[:5])
-    kept = f"; what runs is kept ({counts.ready}/{counts.wished} answer)" if observed.children else ""
-    answers = counts.ready >= counts.wished > 0
+    kept = f"; what runs is kept ({counts.ready}/{counts.desired} answer)" if observed.children else ""
+    answers = counts.ready >= counts.desired > 0
     state: State = (
         "True",
         StateReason.SERVING,
-        f"{counts.ready} of {counts.wished} replicas answer, but a change is stuck: {text}",
+        f"{counts.ready} of {counts.desired} replicas answer, but a change is stuck: {text}",
     )
     state = state if answers else ("False", SpecReason.INVALID, text + kept)
     unknown = ("Unknown", SpecReason.INVALID, "the spec can't be read")
@@ -139,7 +139,7 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
             "replicas": counts.existing,
             "readyReplicas": counts.ready,
             "updatedReplicas": counts.updated,
-            "readiness": f"{counts.ready}/{counts.wished}",
+            "readiness": f"{counts.ready}/{counts.desired}",
             "selector": selector_text(name),
             "model": ModelStatus.model_validate({"uri": uri, "displayName": uri.partition("://")[2] or uri})
             if uri
@@ -154,19 +154,19 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
         STALLED: ("True", SpecReason.INVALID, text),
         **dict.fromkeys((MODEL_CACHED, AUTOSCALING, FITS, UP_TO_DATE), unknown),
     }
-    return Said(status, conditions, counts.wished)
+    return StatusDraft(status, conditions, counts.desired)
 
 
 def _main(
     service: LLMService, plan: Plan, observed: Observed, counts: Counts, trouble: Trouble | None, outcome: Outcome
 ) -> dict[str, State]:
     """Ready, Progressing and Stalled, which go together."""
-    wished = _shown_wish(plan, observed, counts)
+    desired = _shown_desired(plan, observed, counts)
     # What the autoscaler asks for beyond the minimum is more capacity, not a service that is down until it is there.
-    enough = wished if plan.scale.replicas is not None else min(wished, plan.scale.minimum)
+    enough = desired if plan.scale.replicas is not None else min(desired, plan.scale.minimum)
     answers = counts.ready >= enough > 0
     held = f"; {'; '.join(outcome.held)}: left as it is" if outcome.held else ""
-    answer = f"{counts.ready} of {wished} replicas answer"
+    answer = f"{counts.ready} of {desired} replicas answer"
     if plan.refusal is not None:
         why = (plan.refusal.reason, f"{plan.refusal.message}; {plan.refusal.remedy}")
         kept = f"; what runs is kept: {answer}" if counts.existing else ""
@@ -185,7 +185,7 @@ def _main(
             STALLED: ("True", trouble.reason, trouble.message),
         }
     stalled = ("False", StateReason.PROGRESSING, NOTHING)
-    if service.spec.suspend or wished == 0:
+    if service.spec.suspend or desired == 0:
         reason = StateReason.SUSPENDED if service.spec.suspend else StateReason.SCALED_TO_ZERO
         remedy = "suspend: false" if service.spec.suspend else "replicas: 1"
         text = f"no replica is desired; {remedy} starts it"
@@ -193,7 +193,7 @@ def _main(
             text = f"the autoscaler {observed.autoscaler} has scaled it to zero, and starts it again"
         moves = ("True", reason, "replicas end") if counts.existing else ("False", reason, "no replica runs")
         return {READY: ("False", reason, text + held), PROGRESSING: moves, STALLED: ("False", reason, NOTHING)}
-    rolling = not counts.observed or counts.updated < counts.wished or counts.existing > counts.wished
+    rolling = not counts.observed or counts.updated < counts.desired or counts.existing > counts.desired
     if answers and not rolling and trouble is None:
         return {
             READY: ("True", StateReason.SERVING, answer + held),
@@ -222,9 +222,9 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     found = [t for pod in _counting(observed) if (t := seen_trouble(pod, plan, observed)) is not None]
     if (full := _disk_is_full(plan, observed, counts)) is not None:
         found.append(full)
-    if (detained := claim_troubles.detained(plan, observed)) is not None:
+    if (detained := claims.detained(plan, observed)) is not None:
         found.append(detained)
-    if plan.cache is not None and (claimed := claim_troubles.trouble_of(plan.cache, observed)) is not None:
+    if plan.cache is not None and (claimed := claims.trouble_of(plan.cache, observed)) is not None:
         found.append(claimed)
     elif downloads.waits(plan, observed) and plan.scale.maximum > 0:
         found.append(download_trouble(plan, observed))
@@ -237,7 +237,7 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     failure, progressing = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
     if failure.get("status") == "True":
         refused = Refused("Pod", plan.name, failure["reason"], failure["message"], status=403)
-        found.append(refusals.trouble_of(refused))
+        found.append(rejections.trouble_of(refused))
     if progressing.get("reason") == "ProgressDeadlineExceeded":
         # What was waited for until now did not come within the Deployment's deadline.
         found = [replace(t, stuck=True, message=f"{t.message}; {TOO_LATE}") for t in found if t.rank < LATE_RANK]
@@ -246,7 +246,7 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     if deployment is None and plan.refusal is None:
         found.append(Trouble(StateReason.CREATING, "its objects are being made", stuck=False, rank=9))
     replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start
-    if not found and counts.ready < counts.wished and not replaced:
+    if not found and counts.ready < counts.desired and not replaced:
         found.append(Trouble(StateReason.STARTING, "replicas are being started", stuck=False, rank=9))
     return min(found, key=lambda trouble: trouble.rank, default=None)
 
@@ -267,7 +267,7 @@ def _disk_is_full(plan: Plan, observed: Observed, counts: Counts) -> Trouble | N
         if pod.get("status", {}).get("reason") == "Evicted"
         and any(each in str(pod["status"].get("message", "")) for each in ("ephemeral", "EmptyDir", "inodes"))
     ]
-    if len(evicted) < EVICTIONS or counts.ready >= counts.wished:
+    if len(evicted) < EVICTIONS or counts.ready >= counts.desired:
         return None
     asked = plan.resources.requests.get("ephemeral-storage")
     asks = f"requests {asked} of it" if asked else "requests none of it"
@@ -314,7 +314,7 @@ def _counts(name: str, observed: Observed) -> Counts:
     deployment: Mapping[str, Any] = observed.child("Deployment", name) or {"metadata": {}, "spec": {}}
     status = deployment.get("status", {})
     return Counts(
-        wished=int(deployment["spec"].get("replicas", 0)),
+        desired=int(deployment["spec"].get("replicas", 0)),
         existing=int(status.get("replicas", 0)),
         ready=int(status.get("readyReplicas", 0)),
         updated=int(status.get("updatedReplicas", 0)),
@@ -322,11 +322,11 @@ def _counts(name: str, observed: Observed) -> Counts:
     )
 
 
-def _shown_wish(plan: Plan, observed: Observed, counts: Counts) -> int:
+def _shown_desired(plan: Plan, observed: Observed, counts: Counts) -> int:
     """What the spec asks for; under autoscaling what the autoscaler asks for, once it does."""
     if not replicas.is_autoscaled(plan, observed):
         return plan.scale.replicas or 0
-    return counts.wished if plan.scale.replicas is not None else counts.wished or plan.scale.minimum
+    return counts.desired if plan.scale.replicas is not None else counts.desired or plan.scale.minimum
 
 
 def _asides(plan: Plan, outcome: Outcome, unknown: Sequence[str]) -> tuple[str, ...]:
@@ -356,7 +356,7 @@ def _plan(plan: Plan, asides: Sequence[str]) -> PlanStatus:
         )
     return PlanStatus.model_validate(
         {
-            "cards": plan.hardware.cards,
+            "cards": plan.hardware.gpus,
             "products": list(plan.hardware.products),
             "image": plan.engine.image or None,
             "maxModelLen": plan.limits.max_model_len,

@@ -54,13 +54,13 @@ class Turns:
     def take(self, key: NamespacedName, hardware: Hardware, ready: int) -> None:
         """Its change begins in this pass, with so many replicas that answer."""
         self._waiting.pop(key, None)
-        self._turns[key] = Turn(hardware, self.clock() + PROMISE_S, hardware.cards, ready)
+        self._turns[key] = Turn(hardware, self.clock() + PROMISE_S, hardware.gpus, ready)
 
     def keep(self, key: NamespacedName, hardware: Hardware, seconds: float, *, placed: bool) -> None:
         """Replicas still differ from their template, for so long at most; `placed` once its first new pod exists."""
         self._waiting.pop(key, None)
         ready = self._turns[key].ready if key in self._turns else 0
-        self._turns[key] = Turn(hardware, self.clock() + seconds, 0 if placed else hardware.cards, ready)
+        self._turns[key] = Turn(hardware, self.clock() + seconds, 0 if placed else hardware.gpus, ready)
 
     def loads(self, key: NamespacedName, ready: int, desired: int) -> bool:
         """Whether all its replicas are new ones, of which fewer answer than did before, or than are desired by now."""

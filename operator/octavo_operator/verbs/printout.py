@@ -13,7 +13,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from octavo_operator.api.reasons import Reason
-from octavo_operator.planner.plan import CardBudget, Plan
+from octavo_operator.planner.plan import GpuBudget, Plan
 from octavo_operator.planner.sizes import GIB, MIB, gib
 from octavo_operator.runtimes import RUNTIMES
 
@@ -27,7 +27,7 @@ def text(plan: Plan) -> str:
     lines = [("model", plan.model_summary)]
     budget = plan.fit.budget
     if budget is not None:
-        lines.append(("a GPU" if plan.hardware.cards else "memory", bar(budget, plan.hardware.cards)))
+        lines.append(("a GPU" if plan.hardware.gpus else "memory", bar(budget, plan.hardware.gpus)))
     if plan.refusal is not None:
         lines += [("refused", f"{plan.refusal.reason}: {plan.refusal.message}"), ("remedy", plan.refusal.remedy)]
         return _laid_out(lines)
@@ -41,7 +41,7 @@ def text(plan: Plan) -> str:
     return _laid_out(lines)
 
 
-def bar(budget: CardBudget, cards: int) -> str:
+def bar(budget: GpuBudget, gpus: int) -> str:
     """`[weights 32.1 ████ | KV 2.9 █ | …]  of 40 GiB`, each part as wide as its share."""
     small = budget.capacity < GIB
     unit = MIB if small else GIB
@@ -55,7 +55,7 @@ def bar(budget: CardBudget, cards: int) -> str:
     shown = [f"{name} {amount(count)} {'█' * max(1, round(count / whole * BAR))}" for name, count in parts if count > 0]
     if budget.kv < 0:
         shown.append(f"short of {amount(-budget.kv)}")
-    where = f", on each of {cards}" if cards > 1 else ""
+    where = f", on each of {gpus}" if gpus > 1 else ""
     return f"[{' | '.join(shown)}]  of {budget.capacity / unit:.4g} {'MiB' if small else 'GiB'}{where}"
 
 
@@ -75,7 +75,7 @@ def document(value: Any) -> Any:
     """A plan, or a part of one, as plain values for JSON or YAML; fields are spelled as in the manifest."""
     if is_dataclass(value) and not isinstance(value, type):
         result = {to_camel(f.name): document(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, CardBudget):
+        if isinstance(value, GpuBudget):
             result |= {"kv": value.kv, "keptFree": value.kept_free, "sequences": value.sequences}
         return result
     if isinstance(value, tuple | list):

@@ -35,23 +35,23 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from octavo_operator.local import launch  # noqa: PLC0415 — a wrong manifest is told without aiohttp
     from octavo_operator.local.display import display_for  # noqa: PLC0415
-    from octavo_operator.local.gpus import usable_cards  # noqa: PLC0415
+    from octavo_operator.local.gpus import usable_gpus  # noqa: PLC0415
     from octavo_operator.local.references import References  # noqa: PLC0415
     from octavo_operator.local.supervisor import Supervisor, names_of  # noqa: PLC0415
 
     manifest = read_manifest(options.file)
-    cards = () if options.cpu else usable_cards()
-    service, remark = launch.for_this_machine(manifest.service(options.name), cpu=options.cpu, cards=cards)
+    gpus = () if options.cpu else usable_gpus()
+    service, remark = launch.for_this_machine(manifest.service(options.name), cpu=options.cpu, gpus=gpus)
     references = References.of(manifest, options.secret, options.config_map)
     found = describe(service.spec.model, folder=options.model_dir, offline=True)
     made = plan(service, Observed(found.spec, found.why_unknown, model_bytes=found.size), settings)
     if made.refusal is not None and not (made.refusal.reason == SpecReason.SCHEME and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)
-    starts = launch.launches(service, made, replicas, references, options.model_dir, cards)
+    starts = launch.launches(service, made, replicas, references, options.model_dir, gpus)
     with display_for(names_of(made, replicas)) as display:
         for line in _remarks(service, made, replicas, remark):
-            display.say(line)
+            display.show(line)
         supervisor = Supervisor(made, starts, options.port or made.service_port, settings, display)
         return asyncio.run(supervisor.run())
 

@@ -9,7 +9,7 @@ from octavo_operator.api.reasons import StorageReason
 from octavo_operator.planner import Plan
 from octavo_operator.planner.plan import CachePlan
 from octavo_operator.reconcile import free_gpus
-from octavo_operator.reconcile.diagnosis.pods import Trouble
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 # As the provisioners of local-path, EBS, GCE PD, Azure Disk, Ceph RBD and others word it.
 ACCESS_MODE = re.compile(
@@ -25,26 +25,26 @@ def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
     if claim is not None and claim.get("status", {}).get("phase") == "Lost":
         text = f"the volume of {cache.claim} is lost; delete the claim, and it is created again"
         return Trouble(StorageReason.CLAIM_LOST, text, stuck=True, rank=0)
-    words = observed.claim_words
+    words = observed.claim_message
     if not words:
         return None
-    said = f"the claim {cache.claim} has no volume: {words}"
+    text = f"the claim {cache.claim} has no volume: {words}"
     if "storageclass" in words and "not found" in words:
         remedy = "create that storage class, or remove spec.cache and set it again with one of kubectl get storageclass"
-        return Trouble(StorageReason.STORAGE_CLASS_MISSING, f"{said}; {remedy}", stuck=True, rank=0)
+        return Trouble(StorageReason.STORAGE_CLASS_MISSING, f"{text}; {remedy}", stuck=True, rank=0)
     if "no storage class is set" in words:
         remedy = "mark a storage class as the cluster's default, or remove spec.cache and set it again with one"
-        return Trouble(StorageReason.NO_STORAGE_CLASS, f"{said}; {remedy}", stuck=True, rank=0)
+        return Trouble(StorageReason.NO_STORAGE_CLASS, f"{text}; {remedy}", stuck=True, rank=0)
     if ACCESS_MODE.search(words):
         remedy = (
             f"{cache.access_mode} is more than that class can do: set cache.accessMode: ReadWriteOnce, which keeps all "
             "replicas on one node, or cache.storageClassName of one that shares files (NFS, EFS, Filestore, Azure Files); "
             "the claim is then made again"
         )
-        return Trouble(StorageReason.ACCESS_MODE, f"{said}; {remedy}", stuck=True, rank=0)
+        return Trouble(StorageReason.ACCESS_MODE, f"{text}; {remedy}", stuck=True, rank=0)
     return Trouble(
         StorageReason.CLAIM_PENDING,
-        f"{said}; it is tried again by the storage class's provisioner",
+        f"{text}; it is tried again by the storage class's provisioner",
         stuck=False,
         rank=0,
     )

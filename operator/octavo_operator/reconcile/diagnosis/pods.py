@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 from octavo_operator.api.conditions import by_type
 from octavo_operator.api.observed import Complaint, Nodes, Object, Observed
 from octavo_operator.api.reasons import (
-    AnyReason,
     EngineReason,
     Foreign,
     PodReason,
@@ -28,6 +26,7 @@ from octavo_operator.planner.plan import Plan
 from octavo_operator.planner.sizes import MIB
 from octavo_operator.reconcile.diagnosis.crashes import signature_of
 from octavo_operator.reconcile.diagnosis.redaction import redacted
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 LONGEST_WORDS = 400
 PATIENCE_S = 900  # the cluster autoscaler's own limit for a node that it has asked for
@@ -85,23 +84,13 @@ CONTAINER_REASONS = {PodReason.CONFIG, PodReason.CREATE, PodReason.RUN}
 ANY_IMAGE = "check engine.image, and engine.image.pullSecrets for a private registry"
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a pod does not answer. `stuck`: it takes a person."""
-
-    reason: AnyReason
-    message: str
-    stuck: bool
-    rank: int  # the gravest first
-
-
 def trouble_of(
     pod: Object,
     plan: Plan,
     nodes: Nodes | None,
     complaint: Complaint | None = None,
     now: datetime | None = None,
-    room: Mapping[str, int] = MappingProxyType({}),
+    most_free: Mapping[str, int] = MappingProxyType({}),
 ) -> Trouble | None:
     """None where it is ready, or on its way out. `complaint` is the last Warning about it, `now` the server's time,
     `room` what nodes have left (`Observed.room`)."""
@@ -117,7 +106,7 @@ def trouble_of(
             text = f"held back by {gates}: see the queue (Kueue) or controller that removes it"
             return Trouble(SchedulingReason.GATED, text, stuck=False, rank=6)
         waited = _seconds_since(scheduled.get("lastTransitionTime"), now)
-        return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited, room)
+        return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited, most_free)
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeShutdown: a new pod takes its place
         text = f"a pod failed: {_short(str(status.get('message', '')))}"
         return Trouble(Foreign(str(status["reason"])), text, stuck=False, rank=6)
@@ -136,7 +125,7 @@ def trouble_of(
 def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
     """The same, by all that was observed."""
     complaint = observed.complaints.get(pod["metadata"]["uid"])
-    return trouble_of(pod, plan, observed.nodes, complaint, observed.now, observed.room)
+    return trouble_of(pod, plan, observed.nodes, complaint, observed.now, observed.most_free)
 
 
 def _loading(plan: Plan) -> Trouble:
@@ -225,7 +214,7 @@ def _unscheduled(
     nodes: Nodes | None,
     complaint: Complaint | None,
     waited: float | None,
-    room: Mapping[str, int],
+    most_free: Mapping[str, int],
 ) -> Trouble:
     """The scheduler's own words count nodes, and so change by themselves: they are reported only where no better is known.
 
@@ -235,7 +224,7 @@ def _unscheduled(
     late = waited is not None and waited >= PATIENCE_S
     patience = "" if late else f"; an autoscaler has {PATIENCE_S // 60} minutes to add one"
     refusal = f"; it says: {_short(complaint.note)}" if complaint and complaint.reason == "NotTriggerScaleUp" else ""
-    if hardware.cards and nodes is not None:
+    if hardware.gpus and nodes is not None:
         wanted = " or ".join(hardware.products) or hardware.resource_name or "GPUs"
         if not nodes.largest and nodes.obstacles:
             text = f"the nodes with {wanted} take no replica now: {'; '.join(nodes.obstacles)}"
@@ -250,14 +239,14 @@ def _unscheduled(
         if not nodes.largest:
             text = f"no node has {wanted}; {_what_nodes_have(nodes)}: add such a node, or change accelerator.products"
             return Trouble(SchedulingReason.NO_SUCH_GPU, text + patience + refusal, stuck=late, rank=5)
-        if nodes.largest < hardware.cards:
+        if nodes.largest < hardware.gpus:
             text = (
-                f"a replica takes {hardware.cards} GPUs of one node; the largest has {nodes.largest}: "
+                f"a replica takes {hardware.gpus} GPUs of one node; the largest has {nodes.largest}: "
                 "lower engine.tensorParallelSize, or add a larger node"
             )
             return Trouble(SchedulingReason.TOO_FEW_GPUS, text + patience + refusal, stuck=late, rank=5)
-        if nodes.free < hardware.cards:
-            count = "a free GPU" if hardware.cards == 1 else f"{hardware.cards} free GPUs on one node"
+        if nodes.free < hardware.gpus:
+            count = "a free GPU" if hardware.gpus == 1 else f"{hardware.gpus} free GPUs on one node"
             text = f"waits for {count} ({wanted}); fewer replicas elsewhere, or another node, would help{refusal}"
             return Trouble(SchedulingReason.NO_FREE_GPU, text, stuck=False, rank=5)
     if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
@@ -268,7 +257,7 @@ def _unscheduled(
         return Trouble(StorageReason.VOLUME_NOT_BOUND, text, stuck=False, rank=7)
     return Trouble(
         SchedulingReason.UNSCHEDULABLE,
-        f"no node will do: {_short(words)}{_asked(words, plan, room)}{refusal}",
+        f"no node will do: {_short(words)}{_asked(words, plan, most_free)}{refusal}",
         stuck=late,
         rank=5,
     )
@@ -292,14 +281,14 @@ def _seconds_since(time: Any, now: datetime | None) -> float | None:
     return (now - datetime.fromisoformat(str(time))).total_seconds()
 
 
-def _asked(words: str, plan: Plan, room: Mapping[str, int]) -> str:
+def _asked(words: str, plan: Plan, most_free: Mapping[str, int]) -> str:
     """What the pod requests of what the scheduler finds too little of, what is free, and the field that lowers it."""
     short = [name for name in ("cpu", "memory", "ephemeral-storage") if f"Insufficient {name}" in words]
     asked = [f"{name} {plan.resources.requests[name]}" for name in short if name in plan.resources.requests]
     if not asked:
         return ""
     fields = " and ".join(f"resources.requests.{name}" for name in short)
-    free = " and ".join(f"{name} {_amount(name, room[name])}" for name in short if name in room)
+    free = " and ".join(f"{name} {_amount(name, most_free[name])}" for name in short if name in most_free)
     left = f", the freest node has {free}" if free else ""
     return f"; a replica requests {' and '.join(asked)}{left}: lower {fields}, or add a node with more"
 

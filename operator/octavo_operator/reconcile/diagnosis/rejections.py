@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from octavo_operator.api.reasons import ApiReason
 from octavo_operator.reconcile.applying import Refused
-from octavo_operator.reconcile.diagnosis.pods import Trouble
 from octavo_operator.reconcile.diagnosis.redaction import redacted
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo_operator.api.conditions import condition_of
 from octavo_operator.api.observed import Object
-from octavo_operator.reconcile.diagnosis.pods import Trouble
+from octavo_operator.reconcile.diagnosis.trouble import Trouble
 from octavo_operator.reconcile.free_gpus import is_under_way
 
 RESTARTS = 2

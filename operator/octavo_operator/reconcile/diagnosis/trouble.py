@@ -1,0 +1,19 @@
+"""What a diagnosis ends in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo_operator.api.reasons import AnyReason
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not answer, or an object is not what it should be."""
+
+    reason: AnyReason
+    message: str
+    stuck: bool
+    """It takes a person; otherwise it may pass by itself."""
+    rank: int
+    """Of several, the lowest is reported."""
