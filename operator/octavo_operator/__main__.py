@@ -1,4 +1,4 @@
-"""`python -m octavo_operator`: waits for the Lease, then watches and reconciles until it is told to end.
+"""`python -m octavo_operator`: waits for the Lease, then watches and reconciles until SIGTERM.
 
 Exit status: 0 ended in order; 1 gave up, or lost the Lease; 2 no API server is known or an argument is wrong.
 """

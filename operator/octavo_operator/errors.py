@@ -7,7 +7,7 @@ OperatorError
 ├── NoClusterError       no API server is known to this process; exit status 2
 ├── UnreachableError     the API server does not answer, or not in time
 │   └── NotListedYetError  nodes and pods are still being listed for the first time
-├── ApiError             the API server says no, in its own words
+├── ApiError             the API server refuses, in its own words
 └── NotLeadingError      the Lease may be another's: nothing is written
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class OperatorError(Exception):
-    """The root: its message is for a person, and says what is so and what to do."""
+    """The root: its message is for a person, with the state and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class LocalError(OperatorError):
 
 
 class NoClusterError(OperatorError):
-    """Neither a kubeconfig nor a ServiceAccount tells where the API server is."""
+    """Neither a kubeconfig nor a ServiceAccount names an API server."""
 
 
 class UnreachableError(OperatorError):
@@ -70,7 +70,7 @@ class NotListedYetError(UnreachableError):
 
 
 class ApiError(OperatorError):
-    """The API server says no. `status` is HTTP's, `reason` Kubernetes' word for it, `words` its own sentence."""
+    """The API server refuses. `status` is HTTP's, `reason` Kubernetes' word for it, `words` its own sentence."""
 
     def __init__(self, method: str, path: str, status: int, answer: dict[str, Any]) -> None:
         self.status = status

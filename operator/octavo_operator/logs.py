@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-# kopf hands these along with its records; they repeat what namespace and name say.
+# kopf hands these along with its records; they repeat namespace and name.
 FOREIGN = {"k8s_ref", "k8s_skip", "k8s_local", "settings"}
 QUIET = "OS signals are ignored"  # they are taken by the main thread, on purpose
 
@@ -56,11 +56,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def set_up(form: str, level: str) -> None:
     """For the whole process, kopf's records included."""
-    # JSON to stdout: what a container writes to stderr is an error to log collectors, whatever it says.
+    # JSON to stdout: log collectors take what a container writes to stderr for an error, whatever its level.
     handler = logging.StreamHandler(sys.stdout if form == "json" else sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(lambda record: QUIET not in record.getMessage())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("kopf.objects", "kopf.activities", "kopf._core.engines.activities"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)  # a line for each event that was heard
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # a line for each event received
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -39,7 +39,7 @@ EnvName = Annotated[str, Field(pattern=ENV_NAME, max_length=253)]
 ResourceName = Annotated[str, Field(pattern=RESOURCE, max_length=317)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # int32, as Kubernetes counts
 
-# What a person is told in place of the pattern.
+# What a message shows in place of the pattern.
 SHAPES = {
     SERVICE: "must be lower-case letters, digits and '-', beginning with a letter",
     LABEL: "must be lower-case letters, digits and '-'",
@@ -52,4 +52,4 @@ SHAPES = {
 MAX_ITEMS = 128  # of a list, so that what a rule over it costs the API server stays bounded
 
 Texts = Annotated[dict[str, str], Field(max_length=MAX_ITEMS)]  # labels, annotations
-Verbatim = dict[str, Any]  # somebody else's schema: kept as it is
+Verbatim = dict[str, Any]  # another API's schema: kept as it is

@@ -1,4 +1,4 @@
-"""pydantic's errors, said to a person: the field's path as in YAML, what is wrong, and what was meant."""
+"""pydantic's errors as problems for a person: the field's path as in YAML, what is wrong, and what was meant."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Condition(Strict):
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
-    """The metadata.generation that this was said of."""
+    """The metadata.generation that the condition describes."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When `status` last changed, as RFC 3339; a new reason or message alone does not move it."""
     reason: Annotated[str, Field(pattern=REASON, min_length=1, max_length=1024)]

@@ -1,6 +1,6 @@
 """The CustomResourceDefinition, made from the types: a structural schema, CEL rules, columns and subresources.
 
-What stands here beyond the types is what only an API server can judge: names and changes. Everything else is said
+Beyond the types it holds only what an API server alone can judge: names and changes. Everything else is stated
 once, in the types and in `rules`.
 """
 
@@ -155,7 +155,7 @@ def _root() -> Schema:
             "kind": {"type": "string", "description": f"{KIND}."},
             "metadata": {"type": "object"},
             "spec": _Types(Spec).schema("Desired state."),
-            # Without it kstatus, and so Flux, would take an object that nobody has looked at yet for a finished one.
+            # Without it kstatus, and so Flux, would take an object that was never reconciled for a finished one.
             "status": _Types(Status).schema("What is; written by the operator.") | {"default": UNSEEN},
         },
         "x-kubernetes-validations": list(NAME_RULES),
@@ -225,7 +225,7 @@ class _Types:
         if node.get("type") == "array":
             result["items"] = self._value(node["items"], None)
         if node.get("type") == "object":
-            # Of a mapping with a pattern for its keys, which a structural schema can't hold, pydantic tells the values so.
+            # A mapping with a pattern for its keys, which a structural schema can't hold: pydantic puts the values here.
             (values,) = node.get("patternProperties", {"": node.get("additionalProperties")}).values()
             if isinstance(values, dict):
                 result["additionalProperties"] = self._value(values, None)
@@ -261,7 +261,7 @@ def _document(model: type[BaseModel]) -> str:
 
 
 def _both(field: str, model: str) -> str:
-    """The field's own sentence and its type's, where they do not say the same."""
+    """The field's own sentence and its type's, where these differ."""
     if not field or model.startswith(field.rstrip(".")):
         return model
     return field if field.startswith(model.rstrip(".")) else f"{field} {model}"

@@ -97,7 +97,7 @@ class Engine(Strict):
     prefix_caching: bool = True
     """Reuse the KV blocks of prompts that begin alike."""
     quantization: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")] | None = None
-    """Method by which the checkpoint is quantized, where it does not say so itself; vllm's, or gguf."""
+    """Method by which the checkpoint is quantized, where the checkpoint does not name it; vllm's, or gguf."""
     kv_cache_dtype: Literal["auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """Type of the KV cache's elements; octavo's are bfloat16, or float32 under dtype: float32."""
     args: Annotated[list[Argument], Field(max_length=64)] = []

@@ -47,7 +47,7 @@ def canonical(arg: str) -> str:
 
 
 def repeated_fields(args: Sequence[object]) -> Iterator[tuple[int, str, str]]:
-    """Index, flag and field of each argument that says what a field says."""
+    """Index, flag and field of each argument that repeats a field."""
     for index, arg in enumerate(args):
         if isinstance(arg, str) and arg.startswith("-"):
             flag = canonical(arg.strip().partition(" ")[0])

@@ -105,7 +105,7 @@ def parse(body: Mapping[str, Any], document: Document | None = None, source: str
         path = _path(where, body)
         problems.append(Problem(dotted(path), what, remedy, lines.line(path)))
     if service is None or problems:
-        # A rule may speak of a field that was refused already.
+        # A rule may concern a field that was refused already.
         unique = {(problem.line or 0, problem.field): problem for problem in reversed(problems)}
         raise ManifestError(source, tuple(unique[key] for key in sorted(unique)))
     return service
@@ -170,7 +170,7 @@ def _objects(documents: list[Document]) -> list[Document]:
 
 
 def _is_ours(body: Mapping[str, Any]) -> bool:
-    """Whether somebody meant this to be an LLMService, even misspelt: then it is read as one, and told."""
+    """Whether the object is meant to be an LLMService, even misspelt: then it is read as one, and the slip reported."""
     kind, version = str(body.get("kind", "")), str(body.get("apiVersion", ""))
     if version.startswith(f"{GROUP}/") or kind == KIND:
         return True

@@ -17,7 +17,7 @@ class Metadata(Strict):
     labels: dict[str, str] = {}
     """Labels."""
     annotations: dict[str, str] = {}
-    """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for want of memory, octavo.dev/model-config holds
+    """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for lack of memory, octavo.dev/model-config holds
     the model's config.json for an operator that does not look for it, and octavo.dev/upgrade takes an upgrade that the
     condition UpToDate offers."""
     uid: str | None = None

@@ -1,4 +1,4 @@
-"""Where autoscalers get their figures from, as far as it is the operator's to know: said in `Autoscaling`. Pure."""
+"""Where autoscalers get their metrics from, as the condition `Autoscaling` reports it. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from octavo_operator.api.reasons import AutoscalingReason
 
 @dataclass(frozen=True, slots=True)
 class MetricsSource:
-    """`remedy` says what is so and what to do; it is empty where that is Octavo's own API, and it serves."""
+    """`remedy` holds the state and what to do; it is empty where Octavo's own API serves."""
 
     reason: AutoscalingReason
     remedy: str = ""
@@ -33,7 +33,7 @@ DISABLED = MetricsSource(AutoscalingReason.API_DISABLED, f"the operator's metric
 
 
 def foreign(api_service: Mapping[str, Any]) -> MetricsSource:
-    """Somebody else's, which is left alone."""
+    """Another program's API, which is left alone."""
     service = api_service["spec"].get("service") or {}
     whose = f"{service.get('namespace')}/{service.get('name')}" if service else "the API server itself"
     return MetricsSource(

@@ -43,7 +43,7 @@ class Nodes:
     announced: bool = True
     """Some node announces the resource that counts the GPUs: its device plugin runs."""
     unlabelled: tuple[str, ...] = ()
-    """Some nodes that have GPUs and no label that says which."""
+    """Some nodes that have GPUs and no label that names the product."""
     shared: tuple[Gpu, ...] = ()
     """Kinds of GPUs that pods share, on nodes that would not do."""
     names: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Change:
     unplaced_s: float | None = None
     """Seconds for which a new replica has found no node, with nothing about to end that would make room for it."""
     old_makes_way: bool | None = None
-    """Such a replica would have a node if old replicas ended; None where nobody may look."""
+    """Such a replica would have a node if old replicas ended; None where nodes may not be read."""
     old_serves: bool = True
     """A replica of the former revision answers: it is worth some patience."""
     contender: str = ""
@@ -96,22 +96,22 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything may be unknown; the plan then says so, and blocks nothing on that account."""
+    """Any part may be unknown; the plan then states it, and blocks nothing on that account."""
 
     model: ModelSpec | None = None
     """The model's description."""
     why_unknown: str = "its description is not at hand"
     """Where `model` is None: why, as half a sentence."""
     free_gpus: int | None = None
-    """Cards that are free on nodes that would do; None where nobody looked."""
+    """GPUs that are free on nodes that would do; None where nodes were not read."""
     serving: bool = False
     """Replicas of this service answer, and stay what they are: a service that runs keeps its children."""
     service_monitors: bool | None = None
-    """The cluster knows ServiceMonitors; None where nobody looked."""
+    """The cluster serves ServiceMonitors; None where that was not read."""
     claim_waits: bool = False
     """The model's claim has no volume yet."""
     claim_message: str = ""
-    """Where it waits: what the storage's controllers say about it, if they complain."""
+    """Where it waits: what the storage's controllers report about it, if they warn."""
     claims: tuple[Object, ...] = ()
     """Claims that the manifest refers to and that are not among the children."""
     downloaded: Download | None = None
@@ -119,7 +119,7 @@ class Observed:
     contender: str = ""
     """What else waits for a GPU and would take the one that a replica frees; empty where nothing would."""
     job_waits: bool = False
-    """The download goes on and has no pod: it is not told when that changes."""
+    """The download goes on and has no pod; no watch reports when that changes."""
     job_message: str = ""
     """Where it waits: why the Job's controller could not create a pod."""
     autoscaler: str | None = None
@@ -131,11 +131,11 @@ class Observed:
     complaints: Mapping[str, Complaint] = field(default_factory=dict)
     """About pods that have not started, by their UID."""
     now: datetime | None = None
-    """The API server's time; None where nobody asked."""
+    """The API server's time; None where there is none."""
     holders: tuple[Object, ...] = ()
     """Others' pods that have one of `claims` which is on one node at a time."""
     nodes: Nodes | None = None
-    """None where nobody looked, or nobody may."""
+    """None where nodes were not read, or may not be."""
     most_free: Mapping[str, int] = field(default_factory=dict)
     """CPU and memory that the node with most of each has left, in thousandths; empty where no replica seeks a node."""
     model_bytes: int | None = None

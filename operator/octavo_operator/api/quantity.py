@@ -1,7 +1,7 @@
 """Kubernetes quantities: `16Gi`, `500m`, `1e3`, exactly.
 
 The grammar is that of k8s.io/apimachinery/pkg/api/resource. Values are fractions: nothing is rounded before
-somebody asks for whole bytes.
+whole bytes are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRAMMAR = re.compile(
     r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?P<suffix>[KMGTPE]i|[numkMGTPE]|[eE][+-]?\d{1,3})?", re.ASCII
 )
 
-# What people write instead of a suffix that Kubernetes knows.
+# Common misspellings of a suffix that Kubernetes has.
 MISSPELT = {"kb": "k", "mb": "M", "gb": "G", "tb": "T", "kib": "Ki", "mib": "Mi", "gib": "Gi", "tib": "Ti"}
 MISSPELT |= {"ki": "Ki", "mi": "Mi", "gi": "Gi", "ti": "Ti", "g": "G", "t": "T", "K": "k", "b": ""}
 

@@ -1,4 +1,4 @@
-"""What a field alone can't say: rules between the fields of one type, each with its CEL twin for the CRD.
+"""Rules between the fields of one type, each with its CEL twin for the CRD.
 
 A rule reads the raw mapping, so that its complaint stands beside those about single fields; what it can't read,
 because a field has the wrong type, it leaves to that field's own complaint.
@@ -19,7 +19,7 @@ from octavo_operator.api.traffic import Autoscaling
 from octavo_operator.api.v1alpha1 import Spec
 
 Raw = Mapping[str, Any]
-REPLICAS = 1  # the schema's default, which cannot be told from what a manifest says
+REPLICAS = 1  # the schema's default; the same value in a manifest cannot be distinguished from it
 Finding = tuple[str, str, str | None]  # the field within the mapping ("args.2"), what is wrong, what to do
 
 
@@ -39,7 +39,7 @@ class Cel:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`check` yields findings; `twins` say the same to the API server, as far as CEL can."""
+    """`check` yields findings; `twins` express the same to the API server, as far as CEL can."""
 
     check: Callable[[Raw], Iterator[Finding]]
     twins: tuple[Cel, ...] = ()

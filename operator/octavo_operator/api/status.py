@@ -72,7 +72,7 @@ class PlanStatus(Strict):
     reasons: list[str] = []
     """What was decided for the manifest, and by what."""
     warnings: list[str] = []
-    """What to know of, each with what avoids it."""
+    """Warnings, each with what avoids it."""
 
 
 class CacheStatus(Strict):
@@ -109,7 +109,7 @@ class Status(Strict):
     """What is; written by the operator alone."""
 
     observed_generation: Annotated[int, Field(ge=-1)] | None = None
-    """The metadata.generation that all of this was said of; -1 until the operator has looked."""
+    """The metadata.generation that the status describes; -1 until the operator has reconciled the object."""
     conditions: list[Condition] = []
     """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate and, while they hold, TwoOperators and Reconciling."""
     replicas: Replicas | None = None

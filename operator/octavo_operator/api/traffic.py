@@ -31,7 +31,7 @@ class Rollout(Strict):
     strategy: Literal["Auto", "Surge", "InPlace"] = "Auto"
     """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the GPUs that are free."""
     upgrade_policy: Literal["Paced", "Manual"] = "Paced"
-    """What an upgrade of the operator does to the replicas: Paced replaces them when the service's turn comes; Manual leaves them until the service is annotated with octavo.dev/upgrade, as the condition UpToDate says."""
+    """What an upgrade of the operator does to the replicas: Paced replaces them when the service's turn comes; Manual leaves them until the service has the annotation octavo.dev/upgrade, as the condition UpToDate describes."""
     drain_timeout: Duration | None = None
     """How long a replica that ends may finish its requests; by default as long as the longest admissible generation takes."""
 
@@ -50,7 +50,7 @@ class Auth(Strict):
     """Who may ask."""
 
     api_keys: ApiKeys | None = None
-    """Who presents this key is let in; without it the service answers everybody who reaches it."""
+    """A request with this key is served; without the field the service answers every request."""
 
 
 class Service(Strict):

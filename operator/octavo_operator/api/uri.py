@@ -38,7 +38,7 @@ class ModelUri(Scalar):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Raises PydanticCustomError that says which scheme or shape was meant."""
+        """Raises PydanticCustomError with the scheme or shape that was probably meant."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):

@@ -27,8 +27,8 @@ SHORT_NAME = "llms"
 # Annotations
 IGNORE_FIT = f"{GROUP}/ignore-fit"  # "true" serves what does not fit
 MODEL_SIZE = f"{GROUP}/model-size"  # of its files, as a quantity, where its architecture is not described
-UPGRADE = f"{GROUP}/upgrade"  # the release of the operator that a person wants for this service
-MODEL_CONFIG = f"{GROUP}/model-config"  # the model's config.json, for plans where nobody may look for it
+UPGRADE = f"{GROUP}/upgrade"  # the release of the operator that the service is to move to
+MODEL_CONFIG = f"{GROUP}/model-config"  # the model's config.json, for a planner that does not ask the hub
 
 
 class Spec(Strict):
@@ -76,6 +76,6 @@ class LLMService(Strict):
     metadata: Metadata
     """Name, namespace, labels and annotations."""
     spec: Spec
-    """What is wished for."""
+    """Desired state."""
     status: Verbatim | None = None
     """What is; written by the operator."""

@@ -1,7 +1,7 @@
 """YAML text to plain values, with the line on which each one stands.
 
 Stricter than YAML where Kubernetes is: a key that stands twice is refused, keys are strings, dates stay text.
-Knows nothing of LLMServices.
+Independent of LLMServices.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from octavo_operator.runtimes.runtime import adapted
 
 BUSY = 0.8  # share of maxNumSeqs, and of the KV cache
 SHORTEST_STEP_S, LONGEST_STEP_S = 60, 600
-SHORTEST_LULL_S, LONGEST_LULL_S = 300, 1800  # Kubernetes' own default; the longest lull that a card is kept idle for
+SHORTEST_LULL_S, LONGEST_LULL_S = 300, 1800  # Kubernetes' own default; the longest lull that a GPU is kept idle for
 
 
 def render(plan: Plan, name: str) -> Manifest:

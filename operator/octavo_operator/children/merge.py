@@ -2,7 +2,7 @@
 
 Mappings merge key by key, null removes a key, and lists whose items have a name merge item by item; `$patch: delete`
 and `$patch: replace` work as in a patch. Two things differ, because what is meant is clear: tolerations are added
-(a patch would replace them, and with them the one for the card), and an item that may have one of several sources, a
+(a patch would replace them, and with them the one for the GPU), and an item that may have one of several sources, a
 volume or a variable, is replaced where the patch gives another source.
 
 The keys are those of the API's own `patchMergeKey` tags (k8s.io/api/core/v1).

@@ -47,7 +47,7 @@ def template(plan: Plan) -> Manifest:
     }
     result = merged(own, plan.pod.template)
     _keep_selection(own["spec"], result.get("spec"))
-    # The selectors of Deployment, Services and budget rely on these. What else may be wrong, the API server tells.
+    # The selectors of Deployment, Services and budget rely on these. Other mistakes are reported by the API server.
     metadata = result.get("metadata")
     if not isinstance(metadata, dict):
         metadata = result["metadata"] = {}
@@ -57,7 +57,7 @@ def template(plan: Plan) -> Manifest:
 
 
 def _keep_selection(own: Manifest, result: Any) -> None:
-    """The manifest's node affinity beside ours; of what has the wrong shape the API server says so."""
+    """The manifest's node affinity beside ours; the API server reports what has the wrong shape."""
     ours = _terms(own)
     given = _terms(result)
     if ours and given and ours != given and all(isinstance(each, dict) for each in given):
@@ -136,7 +136,7 @@ def pull_policy(plan: Plan) -> Manifest:
 
 
 def variables(env: tuple[Env, ...]) -> list[Manifest]:
-    """As a container lists them. A user without an entry in passwd needs to be told its home and its name."""
+    """As a container lists them. A user without an entry in passwd needs a home and a name."""
     given = {variable.name for variable in env}
     own = [Env("HOME", "/tmp"), Env("USER", "octavo")]  # noqa: S108 — a volume of the pod's own
     return [_variable(variable) for variable in (*(each for each in own if each.name not in given), *env)]

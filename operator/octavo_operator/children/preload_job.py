@@ -139,7 +139,7 @@ def _container(plan: Plan, engine: Manifest, mounts: list[Manifest]) -> Manifest
 
 
 def _resources(engine: Manifest) -> Manifest:
-    """Little is asked for; the limits are the engine's, for a quota that counts them wants some."""
+    """Small requests; the limits are the engine's, because a quota that counts limits requires them."""
     given = _mapping(_mapping(engine.get("resources")).get("limits"))
     limits = {name: amount for name, amount in given.items() if name in {"cpu", "memory", "ephemeral-storage"}}
     requests = {name: _least(amount, limits.get(name)) for name, amount in NEEDS.items()}
@@ -173,7 +173,7 @@ def _near_gpus(plan: Plan, cache: CachePlan, given: Any) -> Manifest | None:
 
 
 def _arguments(plan: Plan) -> tuple[str, ...]:
-    """Of the engine's own, those that say which files."""
+    """Those of the engine's own that select files."""
     words = ["--model", plan.engine.model]
     for flag in ("--revision", "--file"):
         if flag in plan.engine.arguments:

@@ -1,6 +1,6 @@
 """The only module that talks to the API server. Every call has a deadline; nothing is cached.
 
-Knows paths, verbs and content types, not what an LLMService is. `write_s` tells before each write how long it may
+Owns paths, verbs and content types; independent of LLMServices. `write_s` gives before each write how long it may
 take: a leader's writes end before its Lease can be another's, and one that has lost it writes nothing more.
 """
 
@@ -25,10 +25,10 @@ from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
 
 Object = dict[str, Any]
 READ_S = 15.0
-LEASE_CALL_S = 4.0  # for whoever reads and renews the Lease: one that waits longer is lost
+LEASE_CALL_S = 4.0  # for reading and renewing the Lease: a longer wait would lose it
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-PAGE = 100  # objects: a page of pods is a megabyte of JSON, and ten times that once parsed
+PAGE = 100  # objects: 100 pods are a megabyte of JSON, and ten times that once parsed
 WATCH_S = 20  # then the server ends a watch, and it is asked for again: one that has fallen silent is noticed
 SILENT_S = 4.0  # beyond it, nothing is waited for any longer
 LINE = 4 << 20  # of a watch: an object may have 1.5 MiB
@@ -99,7 +99,7 @@ class Cluster:
         fields: str = "",
         metadata_alone: bool = False,
     ) -> AsyncIterator[tuple[Sequence[Object], str]]:
-        """All objects, page by page, each with the version from which a watch goes on after the last."""
+        """All objects, in pages, each with the version from which a watch goes on after the last."""
         query = {"limit": str(PAGE)} | _query(selector, fields)
         accept = METADATA if metadata_alone else "application/json"
         while True:
@@ -115,7 +115,7 @@ class Cluster:
             query["continue"] = rest
 
     async def serves(self, resource: Resource) -> bool:
-        """Whether the API server knows the kind, by discovery."""
+        """Whether the API server has the kind, by discovery."""
         try:
             known = await self._request("GET", f"/apis/{resource.api_version}")
         except ApiError as error:

@@ -23,7 +23,7 @@ MOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An address, whom it is trusted by, and who asks. A token is read anew for each request: kubelets rotate it."""
+    """Address, trusted CA and credentials. A token is read for each request, because the kubelet rotates it."""
 
     server: str
     authority: str | None
@@ -37,7 +37,7 @@ class Connection:
     """Reads the kubeconfig again, and so runs its credential plugin; None where the token's file is enough."""
 
     def headers(self) -> dict[str, str]:
-        """Authorization, where a token is what tells who asks."""
+        """The Authorization header, where a token is the credential."""
         token = self.token_file.read_text(encoding="utf-8").strip() if self.token_file is not None else self.token
         return {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -84,7 +84,7 @@ class Credentials:
         asked = time.monotonic()
         async with self._lock:
             if self._renewed > asked:
-                return True  # somebody else's 401 has renewed them meanwhile
+                return True  # the 401 of another request has renewed them meanwhile
             if asked - self._renewed < RENEWAL_PAUSE_S:
                 return False
             try:

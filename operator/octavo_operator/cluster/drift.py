@@ -1,6 +1,6 @@
-"""Whether a live object still is what is wished for: the question that keeps an idle operator from writing.
+"""Detects drift between the desired and the live object, so that an idle operator writes nothing.
 
-Every field that is wished for must have its value, and every field that we own must still be wished for. What the API
+Every desired field must have its value, and every field that we own must still be desired. What the API
 server adds (defaults) and what others add is passed over; quantities are compared by value, lists with keys by item.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.cluster.ownership import Fields, Object, covers, item_of, others, ours
 
-# Lists of which others may have items, by the keys that tell items apart (the API's own listMapKeys).
+# Lists that may have items of others, by the keys that identify items (the API's own listMapKeys).
 KEYS: dict[str, tuple[str, ...]] = {
     "containers": ("name",),
     "initContainers": ("name",),
@@ -55,7 +55,7 @@ def without_others(desired: Object, live: Object) -> tuple[Object, tuple[str, ..
 
 
 def _taken(fields: Fields, desired: Any, live: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Removes from `desired` what differs, and tells where."""
+    """Removes from `desired` what differs, and returns the paths."""
     found: list[tuple[str, ...]] = []
     for step, below in fields.items():
         if step == "." or (step.startswith("f:") and step[2:] in {"apiVersion", "kind"}):

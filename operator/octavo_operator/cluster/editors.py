@@ -1,4 +1,4 @@
-"""Who changed a child after us, by its managed fields: what is undone is then said, and to whom. Pure."""
+"""Finds who changed a child after us, by its managed fields, so that an Event can name them. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One replica at a time, by a Lease: whoever holds it renews it; whoever waits takes it when it has run out.
+"""Leader election by a Lease: its holder renews it, the others take it when it has expired.
 
 As client-go does it, times are measured by the own clock since the Lease was last seen to change, so clocks need not
 agree. Every write carries the resourceVersion that was read: of two that reach for it, one fails.
@@ -62,7 +62,7 @@ class Leader:
 
     async def acquire(self) -> None:
         """Returns once the Lease is held."""
-        while not await self._try():  # noqa: ASYNC110 — the Lease tells nobody when it runs out
+        while not await self._try():  # noqa: ASYNC110 — a Lease that expires causes no event
             await asyncio.sleep(self._pause())
         log.info("this replica leads", extra={"lease": f"{self._namespace}/{NAME}", "identity": self.identity})
 
@@ -92,7 +92,7 @@ class Leader:
         self._renewed = None
 
     async def _try(self, *, take: bool = True) -> bool | None:
-        """True: held. False: another's. None: the API server can't be asked, or somebody was quicker."""
+        """True: held. False: another's. None: the API server did not answer, or another writer was first."""
         began = time.monotonic()
         try:
             live = await self._cluster.get(LEASES, self._namespace, NAME)

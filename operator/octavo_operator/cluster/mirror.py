@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Mirror(Generic[T]):
-    """`changed` is called with what a page, an event or the end of a list has changed, and never with nothing."""
+    """`changed` is called with what a list's part, an event or the end of a list has changed, and never with nothing."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Mirror(Generic[T]):
         self.known: dict[Name, T] = {}
         self.trouble = "not listed yet"
         self.refusal: ApiError | None = None
-        """What the API server last said instead of an answer."""
+        """The API server's last error; empty after an answer."""
 
     def is_current(self, now: float) -> bool:
-        """Whether it has been listed, and the API server was heard lately (monotonic `now`)."""
+        """Whether it has been listed, and the API server has answered lately (monotonic `now`)."""
         return self._listed and self._received is not None and now - self._received < SILENCE_S
 
     async def answered(self) -> None:
@@ -100,7 +100,7 @@ class Mirror(Generic[T]):
         seen: set[Name] = set()
         version = ""
         pages = self._cluster.pages(self._resource, selector=self._selector, fields=self._fields)
-        async for items, version in pages:  # noqa: B007 — the last page's is returned
+        async for items, version in pages:  # noqa: B007 — the last part's is returned
             seen.update(name_of(item) for item in items)
             self._notify([self._keep(item) for item in items])
             self._received, self.refusal = time.monotonic(), None

@@ -3,7 +3,7 @@
 A path is a tuple of steps: `("f", "spec")` a field, `("k", {...})` an item of a list by its keys, `("v", …)` an item of
 a set. Ours are the fields of the manager `octavo`. Those of another *applying* manager are another's: they are left
 alone where they differ. What was written by an update (kubectl edit, kubectl scale) is a person's slip, and is restored;
-of replicas that an autoscaler wrote managed fields tell too little (see `replicas`).
+of replicas that an autoscaler wrote managed fields show too little (see `replicas`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Decides when a pass runs: watches, queue, workers and health. Knows nothing of what a pass does."""
+"""Decides when a pass runs: watches, queue, workers and health. What a pass does is `reconcile`'s."""

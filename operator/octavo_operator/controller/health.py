@@ -1,4 +1,4 @@
-"""What the operator says of itself over HTTP.
+"""Health and metrics of the operator over HTTP.
 
 /healthz  the truth: 503 as soon as a watch is not to be relied on, with the state of each and the age of what was done
 /readyz   200 once it waits for the Lease, or leads with all watches open
@@ -58,7 +58,7 @@ class Health:
         self.metrics.forget(key)
 
     def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and what is so."""
+        """Whether all is well, and the state in detail."""
         now = time.monotonic()
         troubles: dict[str, str] = {}
         if self.leading:

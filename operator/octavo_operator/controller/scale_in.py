@@ -109,7 +109,7 @@ class ScaleIn:
 
 
 async def _load(session: aiohttp.ClientSession, engine: Engine) -> float | None:
-    """Requests that run and wait; None where it does not say."""
+    """Requests that run and wait; None where the metrics lack them."""
     try:
         samples = await scrape(session, engine)
     except ScrapeError:

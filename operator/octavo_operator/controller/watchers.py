@@ -1,8 +1,8 @@
-"""Runs kopf in a thread of its own, starts it anew when it ends, and knows from the wire whether each watch is alive.
+"""Supervises kopf in a dedicated thread, restarts it when it exits, and tracks each watch's liveness from its HTTP traffic.
 
 kopf ends as a whole on one watch ERROR 500 or 504, and cancels every task of its event loop that is not its own: hence
 the thread. A LIST that fails is retried for as long as it fails, every ten seconds at the latest; the rest is healed by
-starting anew, after 1, 2, 4 … 15 s. Only when nothing has been heard for ten minutes does the process give up.
+restart, after 1, 2, 4 … 15 s. The process gives up only after ten minutes without any answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from octavo_operator.errors import NoClusterError, OperatorError
 from octavo_operator.reconcile.metrics import Metrics
 
 GRACE_S = 10.0  # a watch that was closed is opened again within a moment
-RENEWAL_S = 20  # a watch is asked for again: that it is answered is what tells that it lives
+RENEWAL_S = 20  # a watch is renewed after so long: an answer shows that it is alive
 BREAK_OFF_S = 24  # where the server did not end it by then
 SILENCE_S = 28.0
 GIVE_UP_S = 600.0
@@ -48,7 +48,7 @@ class Patience:
 
 @dataclass
 class Watch:
-    """One watched collection, as its answers tell."""
+    """The state of one watched collection, by the answers to its requests."""
 
     resource: Resource
     namespace: str | None
@@ -68,7 +68,7 @@ class Watch:
 
 
 class Watchers:
-    """The watchers of a process. `run` returns only to say that it gives up."""
+    """The watchers of a process. `run` returns only when it gives up."""
 
     def __init__(
         self, cluster: Cluster, connection: Connection, namespaces: Sequence[str], due: Due, metrics: Metrics
@@ -96,7 +96,7 @@ class Watchers:
         return found
 
     async def run(self) -> None:
-        """Keeps kopf running; returns after ten minutes in which nothing was heard."""
+        """Keeps kopf running; returns after ten minutes without any answer."""
         pause, began = 1.0, time.monotonic()
         while True:
             started = time.monotonic()
@@ -124,7 +124,7 @@ class Watchers:
         self._flag.set()
 
     def expect(self, *, monitors: bool) -> None:
-        """Start anew, and so list everything, where ServiceMonitors have become known, or are no longer."""
+        """Restart, and so list everything, when the cluster begins or ceases to serve ServiceMonitors."""
         if monitors != self.monitors:
             self.monitors = monitors
             self.renew(f"ServiceMonitors are {'known now' if monitors else 'no longer known'}")
@@ -167,7 +167,7 @@ class Watchers:
         def run() -> None:
             try:
                 asyncio.run(self._kopf(watched, flag, lambda why: loop.call_soon_threadsafe(report, why)))
-            except BaseException as error:  # noqa: BLE001 — whatever ended it, it is started anew
+            except BaseException as error:  # noqa: BLE001 — whatever ended it, it is restarted
                 loop.call_soon_threadsafe(report, f"{type(error).__name__}: {error}")
 
         self.running = True

@@ -25,7 +25,7 @@ SLOW_S = 10.0  # a pass that takes longer waited for an answer
 
 
 class Seen(NamedTuple):
-    """What a watch or a list said of a service: its generation, or None where one of its children was seen."""
+    """What a watch or a list reported of a service: its generation, or None where one of its children was seen."""
 
     key: NamespacedName
     generation: int | None = None
@@ -67,7 +67,7 @@ class WorkQueue:
         self._changed.set()
 
     async def get(self) -> NamespacedName:
-        """The next key, once it is due; tell `done` or `failed` of it."""
+        """The next key, once it is due; `done` or `failed` is called for it afterwards."""
         while True:
             self._sort()
             for ready in self._ready:

@@ -21,7 +21,7 @@ WORKERS = 8
 DEADLINE_S = 120.0
 RESYNC_S = 600.0
 LISTING_S = 30.0  # services alone, by their metadata: what a watch has lost shows then
-GRACE_S = 5.0  # for a watch to tell of what a list has shown
+GRACE_S = 5.0  # for a watch to report what a list has shown
 UNHEALTHY_S = 15.0  # the longest pause where the API server is what fails
 WAITING_S = 60.0  # and where it refuses something that a person has to grant
 MONITORS_S = 10.0
@@ -73,7 +73,7 @@ class Workers:
             log.warning("not reconciled: %s", error, extra=named)
         except ApiError as error:
             metrics.api_errors.labels(str(error.status)).inc()
-            level = logging.INFO if error.status == 409 else logging.WARNING  # 409: somebody was quicker
+            level = logging.INFO if error.status == 409 else logging.WARNING  # 409: another writer was first
             log.log(level, "not reconciled: %s", error, extra=named)
         except asyncio.CancelledError:
             raise
@@ -112,7 +112,7 @@ class Workers:
             self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
 
     async def _find_missing(self) -> None:
-        """List the services: one of which no watch has told, or told too little, is due, and the watches start again."""
+        """List the services: one that no watch has reported, or not in its present state, is due, and the watches restart."""
         listed = await self._listed()
         known = self._health.generations
         for key in self._health.services - listed.keys():
@@ -139,7 +139,7 @@ class Workers:
     async def _look_for_monitors(self) -> None:
         """ServiceMonitors are watched from when their kind is known until it is not; each service is due then.
 
-        By discovery, which everybody may ask, rather than by a right to all CustomResourceDefinitions.
+        By discovery, which every client may read, rather than by a right to all CustomResourceDefinitions.
         """
         self._health.watchers.expect(monitors=await self._reconciler.cluster.serves(MONITORS))
 

@@ -1,1 +1,1 @@
-"""Finds out what a model is: from its files, the hub, an annotation. Knows nothing of clusters or plans."""
+"""Describes a model from its files, the hub or an annotation. Independent of clusters and plans."""

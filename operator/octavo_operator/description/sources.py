@@ -1,6 +1,6 @@
 """The description of a manifest's model, from what lies on this machine: a config.json, a GGUF, a cache.
 
-Never fetches weights. The hub is asked for one small config.json, and only if the caller allows it. Knows nothing of
+Never fetches weights. The hub is asked for one small config.json, and only if the caller allows it. Independent of
 plans; what it can't find out is a reason, not an error.
 """
 
@@ -34,7 +34,7 @@ RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched fro
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The spec, or half a sentence that says why there is none."""
+    """The spec, or half a sentence with the reason why there is none."""
 
     spec: ModelSpec | None
     why_unknown: str = ""
@@ -66,7 +66,7 @@ def describe(
     annotations: Mapping[str, str] = MappingProxyType({}),
     offline: bool,
 ) -> Description:
-    """The model's spec from the file or folder named, else from its annotation, else from wherever its uri says it lies.
+    """The model's spec from the file or folder named, else from its annotation, else from the place that its uri names.
 
     Raises:
         ModelUnknownError: a file or folder that was named can't be read; one that was merely found is only unknown.
@@ -222,7 +222,7 @@ def _cache() -> Path:
 
 
 def _in_hub_cache(name: str, model: Model) -> Path | None:
-    """In huggingface_hub's cache, laid out as its documentation says: refs name commits, snapshots hold files."""
+    """In huggingface_hub's cache, by its documented layout: refs name commits, snapshots hold files."""
     named = os.environ.get("HF_HUB_CACHE")
     hub = expanded(named) if named else hub_home() / "hub"
     repository = hub / f"models--{name.replace('/', '--')}"

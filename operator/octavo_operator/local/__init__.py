@@ -1,1 +1,1 @@
-"""Runs a plan as local processes: replicas, a front for several, readiness, restarts. Knows no cluster."""
+"""Runs a plan as local processes: replicas, a front for several, readiness, restarts. Without a cluster."""

@@ -1,7 +1,7 @@
 """The front of several replicas: one port, each request to the replica with the least to do.
 
 Bodies and headers pass as they are, API keys and encodings included, and stream both ways. A request is tried elsewhere
-only if it never reached a replica: its connection was refused or not accepted. Knows nothing of the OpenAI API but the
+only if it never reached a replica: its connection was refused or not accepted. Of the OpenAI API it uses only the
 shape of an error.
 """
 
@@ -32,7 +32,7 @@ HOP_BY_HOP = {
     "transfer-encoding",
     "upgrade",
 }
-ANSWERED_HERE = frozenset({"expect"})  # the front has said 100 Continue itself
+ANSWERED_HERE = frozenset({"expect"})  # the front has sent 100 Continue itself
 RETRY_AFTER_S = "2"
 STALL_S = 120.0  # a client that takes nothing for so long is gone; the engine's own limit
 FREE_BUFFER = 1 << 16  # bytes that a connection takes without waiting for its client
@@ -95,7 +95,7 @@ class Front:
         )
 
     async def _metrics_of(self, upstream: Upstream, request: web.Request) -> str | None:
-        """None where it does not answer: the others' figures are worth having all the same."""
+        """None where it does not answer: the others' metrics are of use anyway."""
         try:
             timeout = aiohttp.ClientTimeout(total=5)
             headers = _end_to_end(request.headers)
@@ -115,7 +115,7 @@ class Front:
                 if lacks_descriptors(error):
                     return _later("octavo up has no file descriptor left for another connection", "raise `ulimit -Hn`")
                 if refuses(error):
-                    upstream.ready = False  # nothing listens there; the next probe that succeeds says otherwise
+                    upstream.ready = False  # nothing listens there; until a probe succeeds
             except aiohttp.ConnectionTimeoutError:
                 continue  # it accepts nothing now: what that means is for its probes
             except _ReplicaLostError as error:
@@ -208,7 +208,7 @@ def _end_to_end(headers: CIMultiDictProxy[str], left_out: frozenset[str] = froze
 
 
 def _writable(value: str) -> str:
-    """Bytes that are not UTF-8 are read as Latin-1, which is what HTTP says they are: aiohttp can't write them raw."""
+    """Bytes that are not UTF-8 are read as Latin-1, HTTP's own encoding: aiohttp can't write them raw."""
     try:
         value.encode()
     except UnicodeEncodeError:

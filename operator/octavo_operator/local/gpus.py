@@ -13,7 +13,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def usable_gpus() -> tuple[str, ...]:
-    """Their names as CUDA_VISIBLE_DEVICES has them. None without torch, by which the engine runs on cards."""
+    """Their names as CUDA_VISIBLE_DEVICES has them. None without torch, by which the engine runs on GPUs."""
     if find_spec("torch") is None:
         return ()
     try:
@@ -29,7 +29,7 @@ def usable_gpus() -> tuple[str, ...]:
 
 
 def divide_gpus(gpus: Sequence[str], replicas: int, each: int) -> list[dict[str, str]]:
-    """Each replica's part, as environment variables; a replica without cards sees none of them.
+    """Each replica's part, as environment variables; a replica without GPUs sees none of them.
 
     Raises:
         LocalError: there are too few.

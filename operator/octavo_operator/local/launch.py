@@ -42,10 +42,10 @@ class Launch:
 
 
 def for_this_machine(service: LLMService, *, cpu: bool, gpus: Sequence[str]) -> tuple[LLMService, str | None]:
-    """The service as it can run here, and a remark if that is not quite as the manifest says.
+    """The service as it can run here, and a remark where that differs from the manifest.
 
-    With the cards that it needs it runs on them, unless it says `vendor: cpu`, or `cpu` does. Without them, a manifest
-    that says nothing of cards just runs; one that asks for cards does so only if told to by `cpu`. Raises LocalError.
+    With the GPUs that it needs it runs on them, unless the manifest has `vendor: cpu`, or `cpu` is set. Without them, a
+    manifest without an accelerator runs on the CPU; one that requests GPUs does so only with `cpu`. Raises LocalError.
     """
     spec = service.spec
     if spec.engine.runtime not in RUNTIMES or not RUNTIMES[spec.engine.runtime].runs_locally:
@@ -89,7 +89,7 @@ def launches(
     if service.spec.model.chat_template is not None:
         wanted = service.spec.model.chat_template
         text = references.config_map(wanted.config_map_name, wanted.key, "spec.model.chatTemplate")
-        # The engine takes a template's text as well as a path, and tells them apart by a line break: no file of ours
+        # The engine takes a template's text as well as a path, and distinguishes them by a line break: no file of ours
         # stays behind, however this ends.
         template = text if text.endswith("\n") else f"{text}\n"
     env = _environment(plan.engine.env, references)

@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CONFIG_ERROR = 2  # the engine's exit status for what no restart heals
 HOPELESS = 3  # failures in a row before it was ever ready
 LONGEST_PAUSE_S = 60.0
-STEADY_S = 60.0  # ready for so long, the back-off begins anew
+STEADY_S = 60.0  # ready for so long, the back-off begins again
 LONGEST_LINE = 1 << 16
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -54,7 +54,7 @@ class HopelessError(Exception):
 
 @dataclass(slots=True)
 class Replica:
-    """`tell(kind, text)` hears of `line`, `starting`, `ended`: the display decides what a person sees of it."""
+    """`report(kind, text)` receives `line`, `starting`, `ended`: the display decides what a person sees of it."""
 
     upstream: Upstream
     launch: Launch
@@ -140,7 +140,7 @@ class Replica:
                 stdout=PIPE,
                 stderr=PIPE,
                 env={_utf8(name): _utf8(value) for name, value in self.launch.env.items()},
-                start_new_session=True,  # Ctrl-C is for us: the replicas are told by SIGTERM
+                start_new_session=True,  # Ctrl-C is for us: the replicas get SIGTERM
                 preexec_fn=_in_child(os.getpid(), self.launch.cores),
             )
         except OSError as error:
@@ -184,7 +184,7 @@ class Replica:
             return
 
     async def _pass_on(self, stream: asyncio.StreamReader) -> str:
-        """Tell each line, also those that a progress bar overwrites; returns the last one."""
+        """Report each line, also those that a progress bar overwrites; returns the last one."""
         last = ""
         rest = b""
         while chunk := await stream.read(1 << 16):
@@ -215,7 +215,7 @@ def _kill(process: Process) -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """A port of the loopback on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Runs a plan's replicas until told to stop: processes, front, readiness, signals. The order of things, no more.
+"""Runs a plan's replicas until a signal: processes, front, readiness, signals. The order of things, no more.
 
 With one replica the engine itself listens on the Service's port; with more, a front does.
 """
@@ -104,7 +104,7 @@ class Supervisor:
         return 0 if self._interrupts < 2 else 130
 
     async def _watch(self, client: aiohttp.ClientSession) -> None:
-        """Each replica by itself: one that hangs says nothing of the others. Ends only by an exception."""
+        """Each replica by itself: one that hangs does not affect the others. Ends only by an exception."""
         readiness = self.plan.lifecycle.readiness
         await asyncio.gather(self._keep_noticing(), *(watch(client, each, readiness) for each in self.upstreams))
 
@@ -114,7 +114,7 @@ class Supervisor:
             await asyncio.sleep(0.1)
 
     def _notice(self) -> None:
-        """Tell of replicas that became ready or ceased to be, and of the URL at the first one."""
+        """Report replicas that became ready or ceased to be, and the URL at the first one."""
         for upstream, replica in zip(self.upstreams, self.replicas, strict=True):
             if upstream.ready and upstream.name not in self._announced:
                 replica.became_ready()
@@ -125,7 +125,7 @@ class Supervisor:
                     self._print_url()
             elif not upstream.ready and upstream.name in self._announced:
                 self._announced.discard(upstream.name)
-                if upstream.port is not None and not upstream.draining:  # one that ends says so by its health
+                if upstream.port is not None and not upstream.draining:  # one that ends reports so by its health
                     self.display.replica(upstream.name, "unready", "its health check fails")
 
     def _print_url(self) -> None:
@@ -154,7 +154,7 @@ class Supervisor:
 
 
 class _Listener:
-    """Passes what a replica tells to the display."""
+    """Passes what a replica reports to the display."""
 
     def __init__(self, display: Plain, upstream: Upstream) -> None:
         self._display = display

@@ -27,11 +27,11 @@ class Upstream:
     name: str
     port: int | None = None
     ready: bool = False
-    draining: bool = False  # it was told to end: whatever it says, it gets nothing new
+    draining: bool = False  # it is ending: whatever its health, it gets nothing new
     in_flight: int = 0  # requests that the front has with it
     failures: int = 0  # readiness probes in a row
     failing_since: float | None = None  # when the first of these began
-    _reported: int = 0  # running + waiting, as the replica said last
+    _reported: int = 0  # running + waiting, as the replica reported last
     _in_flight_then: int = 0
 
     @property
@@ -75,7 +75,7 @@ def refuses(error: aiohttp.ClientConnectorError) -> bool:
 
 
 def lacks_descriptors(error: aiohttp.ClientConnectorError) -> bool:
-    """Whether it is this process that can't connect: that says nothing of the replica."""
+    """Whether it is this process that can't connect, which proves nothing about the replica."""
     return error.os_error.errno in OUT_OF_DESCRIPTORS
 
 

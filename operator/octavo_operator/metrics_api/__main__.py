@@ -1,4 +1,4 @@
-"""`python -m octavo_operator.metrics_api`: serves custom.metrics.k8s.io until it is told to end.
+"""`python -m octavo_operator.metrics_api`: serves custom.metrics.k8s.io until SIGTERM.
 
 Exit status: 0 ended in order; 2 no API server is known, or an argument is wrong.
 """

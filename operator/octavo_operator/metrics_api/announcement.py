@@ -1,6 +1,6 @@
 """Announces custom.metrics.k8s.io to the API server for as long as it is served, by the leader.
 
-An announced API that nobody serves hurts the whole cluster: deleting any namespace waits for it. So the APIServices
+An announced API without a server hurts the whole cluster: deleting any namespace waits for it. So the APIServices
 are made when a replica is ready to serve, and removed when none has been for a while; the last process to end removes
 them too (`metrics_api/departure.py`), and they are owned by a ClusterRole of the installation, whose removal by whatever way
 takes them along. Another adapter's are left alone.
@@ -55,14 +55,14 @@ log = logging.getLogger(__name__)
 
 
 def is_ours(api_service: Object, namespace: str) -> bool:
-    """Whether it leads to the operator's Service in its namespace, whoever wrote it."""
+    """Whether it leads to the operator's Service in its namespace, by whatever author."""
     service = api_service["spec"].get("service") or {}
     return (service.get("namespace"), service.get("name")) == (namespace, SERVICE)
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What the Service's endpoints say."""
+    """The Service's endpoints."""
 
     pods: tuple[str, ...]
     """Names of the pods that serve; empty names where none is given."""
@@ -117,10 +117,10 @@ async def withdraw(cluster: Cluster, namespace: str) -> bool:
 
 
 class Announcement:
-    """For as long as this replica leads. `source` tells the services' conditions; `changed` is called when it changes.
+    """For as long as this replica leads. `source` is reported in the services' conditions; `changed` is called with it.
 
     A source that is NAMESPACED or DISABLED from the start stays so. With `authorities`, a file, the certificate is
-    somebody else's care, and its Secret is not touched.
+    another's care, and its Secret is not touched.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Announcement:
         self._changed = changed
         self._authorities = authorities
         self._served = 0.0
-        self._unreached: float | None = None  # monotonic: since when the API server says so
+        self._unreached: float | None = None  # monotonic: since when the API server reports so
         self._withdrawn = False  # once and for all
         self._pause_s = FIRST_PAUSE_S
         self._again = 0.0  # monotonic: when it is announced once more
@@ -192,12 +192,12 @@ class Announcement:
         for (version, priority), live in zip(PRIORITIES.items(), found, strict=True):
             desired = self._api_service(version, priority, bundle, owner)
             if live is None or differs(desired, live):
-                # What somebody else makes of it in this very moment stays: then this fails.
+                # What another writer makes of it in this very moment stays: then this fails.
                 if live is not None:
                     desired["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
                 await self._cluster.apply(API_SERVICES, desired, force=live is not None)
                 log.info("announced: APIService %s.%s", version, GROUP)
-        # Until the API server has reached it once, what was last said stands.
+        # Until the API server has reached it once, the last report stands.
         return SERVED if all(each is not None and is_available(each) for each in found) else self.source
 
     def _trouble(self, found: list[Object], now: float) -> str:

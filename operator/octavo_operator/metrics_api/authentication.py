@@ -1,7 +1,7 @@
-"""Who asks: the front proxy's word for it, by its client certificate, or a bearer token that the API server knows.
+"""Authenticates a request: by the front proxy's client certificate and headers, or by a reviewed bearer token.
 
-As an extension API server has to do it: the proxy is trusted as the ConfigMap `extension-apiserver-authentication`
-says, which the API server keeps, and its headers count for nothing without its certificate.
+As an extension API server has to do it: the proxy is trusted by the ConfigMap `extension-apiserver-authentication`,
+which the API server keeps, and its headers count for nothing without its certificate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class FrontProxy:
-    """Whom to believe, and by which headers it speaks. Without an authority nobody is believed."""
+    """The authority to trust and the headers that name the user. Without an authority no request is trusted."""
 
     authority: str = ""  # PEM
     names: tuple[str, ...] = ()  # common names of its certificate; none: any
@@ -77,7 +77,7 @@ class Authenticator:
         self.proxy = FrontProxy()
 
     async def user_of(self, request: web.Request) -> User | None:
-        """None where nobody vouches for who asks. Raises ApiError or UnreachableError where a token can't be asked of."""
+        """None where neither proves the user. Raises ApiError or UnreachableError where a token can't be reviewed."""
         user = self._by_proxy(request)
         if user is None:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -1,4 +1,4 @@
-"""Whether somebody may: the API server is asked by a SubjectAccessReview, and its answer kept for seconds."""
+"""Authorizes a request by a SubjectAccessReview, whose answer is kept for seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MASTERS = "system:masters"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A `get` of a figure of an object, or (with `path` alone) of a document."""
+    """A `get` of a metric of an object, or (with `path` alone) of a document."""
 
     path: str
     version: str = ""
@@ -28,7 +28,7 @@ class Attempt:
     metric: str = ""
 
     def attributes(self) -> Mapping[str, Any]:
-        """As a SubjectAccessReview has them; a figure is a subresource."""
+        """As a SubjectAccessReview has them; a metric is a subresource."""
         if not self.resource:
             return {"nonResourceAttributes": {"path": self.path, "verb": "get"}}
         return {
@@ -52,7 +52,7 @@ class Authorizer:
         self._known: dict[tuple[User, Attempt], tuple[float, str | None]] = {}
 
     async def refusal(self, user: User, attempt: Attempt) -> str | None:
-        """Why not; None where they may. Raises ApiError or UnreachableError where nobody can be asked."""
+        """Why not; None where it is allowed. Raises ApiError or UnreachableError where no review is possible."""
         if MASTERS in user.groups:
             return None
         key, now = (user, attempt), time.monotonic()

@@ -1,4 +1,4 @@
-"""The figures that are served, and the engines' own metrics that each is read from. Pure data.
+"""The metrics that are served, and the engines' own metrics that each is read from. Pure data.
 
 The names are vLLM's with an underscore for the colon, as adapters of Prometheus write them, and Octavo's own. An
 autoscaler that was written for prometheus-adapter finds the same names here.
@@ -16,7 +16,7 @@ from octavo_operator.runtimes.runtime import MetricNames
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure of a pod. `sources` are an engine's metrics, of which the first that it has is taken."""
+    """One metric of a pod. `sources` are an engine's metrics, of which the first that it has is taken."""
 
     name: str
     sources: tuple[str, ...]

@@ -27,7 +27,7 @@ Pair = tuple[bytes, bytes]
 
 
 class Credentials:
-    """Looked after while `run` runs. Until there is a certificate, one that nobody trusts answers for health alone."""
+    """Renewed while `run` runs. Until there is a certificate, an untrusted one serves health alone."""
 
     def __init__(
         self, cluster: Cluster, authenticator: Authenticator, namespace: str, files: tuple[Path, Path] | None

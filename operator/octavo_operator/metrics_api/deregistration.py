@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
-    """Goes on serving until nobody asks any more, and withdraws the APIServices if no other pod serves."""
+    """Goes on serving until no request comes any more, and withdraws the APIServices if no other pod serves."""
     await asyncio.sleep(SETTLE_S)
     try:
         others = [name for name in await _serving(cluster, namespace) if name != pod]

@@ -1,4 +1,4 @@
-"""What API machinery wants to know of the API: discovery, and OpenAPI in versions 2 and 3. Pure."""
+"""What API machinery reads of the API: discovery, and OpenAPI in versions 2 and 3. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def groups() -> Document:
 
 
 def resources(version: str) -> Document:
-    """/apis/GROUP/VERSION: each figure is a subresource of what it tells of."""
+    """/apis/GROUP/VERSION: each metric is a subresource of the kind that it describes."""
     return {
         "kind": "APIResourceList",
         "apiVersion": "v1",

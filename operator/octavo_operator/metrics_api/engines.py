@@ -39,7 +39,7 @@ class Engine:
 
 
 def engine_of(pod: Object) -> Engine | None:
-    """None where the pod still loads, or ends: what it says then is no load."""
+    """None where the pod still loads, or ends: its metrics are then no load."""
     metadata, status = pod["metadata"], pod.get("status", {})
     address = status.get("podIP")
     if "deletionTimestamp" in metadata or status.get("phase") != "Running" or not address:
@@ -70,7 +70,7 @@ def _port(pod: Object) -> int:
 
 
 class Engines:
-    """The engines of the cluster, for as long as `run` runs. `changed` is told of them after each change."""
+    """The engines of the cluster, for as long as `run` runs. `changed` is called with them after each change."""
 
     def __init__(self, cluster: Cluster, changed: Callable[[Mapping[Name, Engine]], None]) -> None:
         self._changed = changed
@@ -81,7 +81,7 @@ class Engines:
         return self._pods.known
 
     def are_known(self, now: float) -> bool:
-        """Not so when nothing was heard for long: an address may be another pod's by now."""
+        """False after a long silence of the API server: an address may be another pod's by now."""
         return self._pods.is_current(now)
 
     async def run(self) -> None:

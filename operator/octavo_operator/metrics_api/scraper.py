@@ -35,7 +35,7 @@ class ScrapeError(OperatorError):
 
 
 async def scrape(session: aiohttp.ClientSession, engine: Engine) -> Samples:
-    """What an engine says now. Raises ScrapeError, within the deadline."""
+    """An engine's present metrics. Raises ScrapeError, within the deadline."""
     try:
         timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
         async with session.get(engine.url, timeout=timeout, allow_redirects=False) as response:
@@ -55,7 +55,7 @@ async def scrape(session: aiohttp.ClientSession, engine: Engine) -> Samples:
 
 
 class Scraper:
-    """Has a series of each engine that it was told of last."""
+    """Keeps a series of each engine that it was given last."""
 
     def __init__(self, session: aiohttp.ClientSession, period: float) -> None:
         self._session = session

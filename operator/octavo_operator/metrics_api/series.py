@@ -1,5 +1,6 @@
-"""What one engine has told: its last sample of each figure, and the recent course of its counters. Pure but for time,
-which is given.
+"""One engine's metrics over time: the last sample of each, and the recent course of its counters.
+
+Pure but for time, which is given.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A figure at a time; `window` is what a rate was taken over, 0 for what is so at that moment."""
+    """A metric at a time; `window` is what a rate was taken over, 0 for a value of that moment."""
 
     value: float
     unix: float
@@ -45,7 +46,7 @@ class Series:
     _counters: deque[tuple[Moment, dict[tuple[str, Labels], float]]] = field(default_factory=deque)
 
     def record(self, samples: Samples, at: Moment) -> None:
-        """Take what a scrape has told. Counters that went back, as after a restart, begin their course anew."""
+        """Take a scrape. Counters that went back, as after a restart, begin their course again."""
         counters = {(name, each.labels): each.value for name in COUNTERS & samples.keys() for each in samples[name]}
         if self._counters and any(counters.get(key, 0.0) < value for key, value in self._counters[-1][1].items()):
             self._counters.clear()
@@ -56,7 +57,7 @@ class Series:
         self._at, self._samples = at, samples
 
     def value(self, metric: Metric, chosen: Selector, now: float) -> Value | None:
-        """The figure over the engine's series that are chosen; None where it is missing, or stale at `now`."""
+        """The metric over the engine's series that are chosen; None where it is missing, or stale at `now`."""
         if self._at is None or now - self._at.monotonic > STALE_PERIODS * self.period:
             return None
         for source in metric.sources:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What is needed to answer. `troubles` says why this replica is not to be asked; empty where it is."""
+    """What is needed to answer. `troubles` holds why this replica does not serve; empty where it does."""
 
     engines: Engines
     scraper: Scraper

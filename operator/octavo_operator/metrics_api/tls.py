@@ -29,7 +29,7 @@ class ServingTls:
 
 
 def _made(certificate: bytes, key: bytes, trusted: str) -> ssl.SSLContext:
-    """`trusted` signs the certificates of clients that have one; who has none may tell by a token who he is."""
+    """`trusted` signs the certificates of clients that have one; others may authenticate by a token."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_OPTIONAL

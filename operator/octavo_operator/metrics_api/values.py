@@ -1,4 +1,4 @@
-"""From what the engines told to the API's answers. Pure: everything is given.
+"""From the engines' metrics to the API's answers. Pure: everything is given.
 
 A pod that loads, or whose value is missing or stale, is left out, and never counted as nothing: the autoscaler takes a
 pod without a value for one that has exactly its share, and scales by nothing at all where no pod has one.
@@ -22,7 +22,7 @@ from octavo_operator.metrics_api.series import Series, Value, combined
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure of one object."""
+    """A metric of one object."""
 
     api_version: str
     kind: str

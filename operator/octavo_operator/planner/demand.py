@@ -1,7 +1,7 @@
 """What a service asks of each GPU, or of a CPU's memory, once its model is known: weights, overheads and KV, in bytes.
 
-The engine's own arithmetic where it is exact (weights, KV blocks, tables), estimates where only a GPU could tell;
-`Demand.error` says how far these may be off.
+The engine's own arithmetic where it is exact (weights, KV blocks, tables), estimates where only a GPU could decide;
+`Demand.error` bounds how far these may be off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTEXT_ON_GPU = 512 * MIB
 COLLECTIVES = 600 * MIB
 # Half the width of the estimates: context, activations and libraries of one GPU; NCCL on top where there are several.
 ERROR, ERROR_OF_SEVERAL = 300 * MIB, 600 * MIB
-# Sequences that a CPU's KV cache has room for where neither manifest nor memory limit says more.
+# Sequences of a CPU's KV cache where neither manifest nor memory limit gives a number.
 SEQUENCES_ON_CPU = 4
 LEAST_KV_ON_CPU, MOST_KV_ON_CPU = 256 * MIB, 4096 * MIB
 UNKNOWN_KV_ON_CPU = 1024 * MIB
@@ -171,7 +171,7 @@ class Demand:
 
 
 def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
-    """The KV cache's format: bfloat16, float32 where the model runs in float32, or what `kvCacheDtype` says."""
+    """The KV cache's format: bfloat16, float32 where the model runs in float32, or that of `kvCacheDtype`."""
     if engine.kv_cache_dtype.startswith("fp8"):
         return "f8_e4m3"
     if engine.kv_cache_dtype != "auto":

@@ -20,7 +20,7 @@ OLDEST = FIRST
 def version_of(engine: Engine, hardware: Hardware, settings: Settings) -> Version | None:
     """The engine's version by its image's tag, or else the one that the settings go with.
 
-    None where that says nothing: of another runtime, or of a repository that the manifest names.
+    None where neither shows it: another runtime, or a repository that the manifest names.
     """
     if not runtime_of(engine).flags_since or (engine.image is not None and engine.image.repository is not None):
         return None
@@ -29,7 +29,7 @@ def version_of(engine: Engine, hardware: Hardware, settings: Settings) -> Versio
 
 
 def known(line: Sequence[str], version: Version | None, since: Mapping[str, Version] = SINCE) -> tuple[str, ...]:
-    """The line without the flags, and their values, that the version does not know."""
+    """The line without the flags, and their values, that the version lacks."""
     kept, words = True, []
     for word in line:
         if word.startswith("--"):

@@ -68,7 +68,7 @@ PRODUCTS: Mapping[str, tuple[int, Capability]] = {
     "Tesla-V100-SXM3-32GB": (32768, (7, 0)),
 }
 SIZE = re.compile(r"-(\d+)GB\b")
-# A slice has less than its name says, so much less at most.
+# A slice has less than its name states, so much less at most.
 SLICE_SHARE, SLICE_SHARES = 0.95, {"NVIDIA-H200": 0.88, "NVIDIA-H200-NVL": 0.88}
 # The driver keeps a part of what nvidia-smi reports: CUDA, by whose total engines divide, has this much less.
 DRIVER_SHARE, DRIVER_LEAST = 0.01, 400 * MIB
@@ -87,7 +87,7 @@ class Candidates:
 
 
 def of_product(product: str) -> Gpu:
-    """By its name alone; what neither table nor name says is None, and so is a share of a time-sliced GPU."""
+    """A GPU by its name alone; None for what neither table nor name gives, and for a share of a time-sliced GPU."""
     name = product.removesuffix(SHARED)
     if part := SLICE.match(name):
         whole = of_product(part["whole"])

@@ -93,7 +93,7 @@ def pinned(count: int) -> int:
 
 
 def requests_in_words(spec: Spec, resources: ContainerResources) -> str | None:
-    """What is asked for by default, and the fields that change it; None where the manifest says it all."""
+    """What is requested by default, and the fields that change it; None where the manifest sets it all."""
     ours = [n for n in ("cpu", "memory") if n in resources.requests and n not in spec.resources.requests]
     if not ours:
         return None

@@ -19,7 +19,7 @@ UNKNOWN_STARTUP_S = 1800
 SHORTEST_STARTUP_S = 120
 LONGEST_STARTUP_S = 24 * 3600
 UNKNOWN_LENGTH = 4096
-PRE_STOP_S = 5  # endpoints and their watchers learn within a second or two; proxies a little later
+PRE_STOP_S = 5  # endpoints and their watchers follow within a second or two; proxies a little later
 MARGIN_S = 10  # between the engine's own deadline and the kubelet's SIGKILL
 
 

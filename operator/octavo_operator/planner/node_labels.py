@@ -1,7 +1,7 @@
 """Which node labels name a GPU's product: NVIDIA's own, each platform's, and the table between them. Pure.
 
 A product is written as GPU feature discovery writes it (`NVIDIA-L4`). Where a node carries that label, it decides.
-Elsewhere a platform says the same in its own words, which are known by `ROWS`; a manifest may use these words, too.
+Elsewhere a platform has labels and values of its own, which `ROWS` lists; a manifest may use these words, too.
 
 Sources: the label values that Google, AWS (Karpenter and EKS Auto Mode) and Azure document for their nodes, and their
 lists of instance types with whole GPUs (fractions, such as g6f and NV6ads_A10_v5, are left out).
@@ -29,7 +29,7 @@ MIG_RESOURCE = re.compile(r"^nvidia\.com/mig-(?P<profile>.+)$")  # strategy "mix
 
 Labels = Mapping[str, str]
 Row = tuple[str, Term]
-"""A product, and what a node's labels say where it has it."""
+"""A product, and the labels of a node that has it."""
 
 
 def _is(key: str, *values: str) -> Requirement:
@@ -56,7 +56,7 @@ def _google() -> Iterator[Row]:
 
 
 def _amazon(prefix: str) -> Iterator[Row]:
-    """One name may stand for two sizes, or for a fraction: the memory, in MiB, tells them apart."""
+    """One name may stand for two sizes, or for a fraction: the memory, in MiB, distinguishes them."""
     name, memory = f"{prefix}instance-gpu-name", f"{prefix}instance-gpu-memory"
     for value, product, limit in (
         ("a100", "NVIDIA-A100-SXM4-40GB", Requirement(memory, "Lt", ("60000",))),
@@ -75,7 +75,7 @@ def _amazon(prefix: str) -> Iterator[Row]:
 
 
 def _instance_types() -> Iterator[Row]:
-    """Of EKS' and AKS' node groups, whose nodes carry no other label that tells."""
+    """EKS' and AKS' node groups, whose nodes carry no other label of their GPUs."""
     large = ["xlarge", "2xlarge", "4xlarge", "8xlarge", "12xlarge", "16xlarge", "24xlarge", "48xlarge"]
     types = {
         "NVIDIA-A10": ["Standard_NV36ads_A10_v5", "Standard_NV36adms_A10_v5", "Standard_NV72ads_A10_v5"],

@@ -13,7 +13,7 @@ from octavo_operator.runtimes.runtime import Target
 
 @dataclass(frozen=True, slots=True)
 class GpuBudget:
-    """How one card's memory is divided, in bytes. On a CPU the "card" is the container's memory."""
+    """How one GPU's memory is divided, in bytes. On a CPU the container's memory takes its place."""
 
     capacity: int
     usable: int  # capacity × gpuMemoryUtilization
@@ -27,7 +27,7 @@ class GpuBudget:
 
     @property
     def kv(self) -> int:
-        """What is left for KV pages; negative where even the weights do not fit."""
+        """What is left for KV blocks; negative where even the weights do not fit."""
         return self.usable - self.weights - self.overhead
 
     @property
@@ -50,7 +50,7 @@ class GpuBudget:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether the model fits its GPUs, as the condition `Fits` will say it."""
+    """Whether the model fits its GPUs, as the condition `Fits` reports it."""
 
     state: Literal["True", "False", "Unknown"]
     reason: FitReason
@@ -69,7 +69,7 @@ class Limits:
     kv_format: str  # a key of octavo_models.formats.FORMATS
     kv_cache_bytes: int | None  # for a CPU; on a GPU it follows from its memory
     request_bytes: int = 0  # for a CPU: host memory kept for the largest requests
-    shortened: bool = False  # `max_model_len` is less than the model's own, for want of memory
+    shortened: bool = False  # `max_model_len` is less than the model's own, for lack of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class Lifecycle:
     liveness: Probe
     pre_stop: int  # until endpoints and proxies have forgotten the replica
     drain: int  # what the engine is given to finish its requests
-    grace: int  # what Kubernetes is told
+    grace: int  # Kubernetes' terminationGracePeriodSeconds
 
 
 @dataclass(frozen=True, slots=True)

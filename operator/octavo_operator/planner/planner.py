@@ -46,7 +46,7 @@ from octavo_operator.settings import Settings
 
 
 def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
-    """What the manifest comes to. Never raises for what a manifest may say: a refusal is part of the plan."""
+    """Plan a service. Never raises for the content of a manifest: a refusal is part of the plan."""
     spec, engine = service.spec, service.spec.engine
     place = hardware.hardware_of(spec)
     awake = _scale(service)

@@ -1,6 +1,6 @@
 """How a change reaches the replicas: with a surge where one has room, in place where none has, and never a deadlock.
 
-Chosen when a change begins. One that is under way goes on as it began, for its own surge has taken the card that was
+Chosen when a change begins. One that is under way goes on as it began, for its own surge has taken the GPU that was
 free; but a surge that finds no node for too long ends in place, and a replica that finds none although an old one made
 way for it has further old ones make way: one at a time, the next once the last one's successor is ready. Old replicas
 make way only where that helps: a change that no node could take leaves them be, and so does one whose GPU another pod

@@ -1,4 +1,4 @@
-"""What a person should know before applying: warnings, each with what avoids it.
+"""Warnings before an apply, each with what avoids it.
 
 The common mistakes of a first deployment are answered here or by a default: memory utilization, tensor-parallel
 size, /dev/shm, the model cache, the context's length, the single replica.
@@ -83,7 +83,7 @@ def _nodes_for_a_drain(case: Case) -> Iterator[str]:
 
 
 def _making_way(case: Case) -> Iterator[str]:
-    """Said while there is still time to make room otherwise."""
+    """Given while other capacity can still be freed."""
     if case.rollout.waits and not case.rollout.held:
         outage = ", an outage until the new one has loaded its model" if case.scale.maximum == 1 else ""
         yield (

@@ -1,6 +1,6 @@
-"""Makes the children what the plan says, and writes only where they are not.
+"""Brings the children to their desired state, and writes only where they differ.
 
-Knows what differs between kinds: a Job's template can't be changed, a Deployment's replicas may be the autoscaler's,
+Owns what differs between kinds: a Job's template can't be changed, a Deployment's replicas may be the autoscaler's,
 an optional child goes when it is no longer wanted, a claim that holds data never does. Stopping comes first: neither a
 refused spec nor a download nor a child that is refused holds it up.
 """
@@ -50,14 +50,14 @@ class Outcome:
     refused: list[Refused] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # fields that another manager holds
     kept: list[str] = field(default_factory=list)  # claims that are no longer wanted and hold data
-    conflict: ApiError | None = None  # somebody was quicker: to be looked at again at once
+    conflict: ApiError | None = None  # another writer was first: to be reconciled again at once
 
     @property
     def wrote(self) -> bool:
         return bool(self.created or self.changed or self.removed)
 
     def refusal_of(self, kind: str) -> str:
-        """What the API server said of a child of this kind that it will not take as it is; empty where it took it."""
+        """The API server's final refusal of a child of this kind, in its words; empty where it took it."""
         final = [each for each in self.refused if each.kind == kind and each.status in {400, 403, 422}]
         return final[0].words if final else ""
 

@@ -1,4 +1,4 @@
-"""What the status says of the model's download: the condition ModelCached, and what is remembered of it. Pure."""
+"""The model's download in the status: the condition ModelCached, and what is remembered of it. Pure."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _last_words(pod: Mapping[str, Any]) -> str:
 
 
 def memory_of(fetched: Download | None) -> CacheStatus | None:
-    """What is remembered of a download; nothing without its claim's UID, for then it could not be told from another."""
+    """What is remembered of a download; nothing without its claim's UID, which distinguishes it from another."""
     if fetched is None or not fetched.claim_uid:
         return None
     return CacheStatus.model_validate(

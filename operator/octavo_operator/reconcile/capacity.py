@@ -1,6 +1,6 @@
 """What nodes have and what pods were promised, trimmed to what planning reads. Pure: no clock, no network.
 
-Knows a node by its name, labels, taints, readiness and allocatable amounts; a pod by its node, its requests and the
+Keeps of a node its name, labels, taints, readiness and allocatable amounts; of a pod its node, its requests and the
 service that it belongs to. Sums per node are kept, so that one look costs time by nodes, never by pods. How it is kept
 current is `capacity_feed.py`'s.
 """

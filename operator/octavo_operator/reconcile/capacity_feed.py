@@ -12,7 +12,7 @@ from octavo_operator.cluster.mirror import Change, Mirror
 from octavo_operator.errors import NotListedYetError, UnreachableError
 from octavo_operator.reconcile.capacity import ClusterCapacity, NodeFacts, PodFacts, node_facts, pod_facts
 
-PATIENCE_S = 60.0  # ten thousand pods are a hundred pages
+PATIENCE_S = 60.0  # ten thousand pods are a hundred requests
 UNENDED = "status.phase!=Succeeded,status.phase!=Failed"
 
 

@@ -23,7 +23,7 @@ Object = Mapping[str, Any]
 
 
 def remembered(status: Mapping[str, Any] | None) -> Download | None:
-    """The download that a status speaks of."""
+    """The download that a status records."""
     cache = (status or {}).get("cache")
     if not isinstance(cache, Mapping) or not cache.get("download"):
         return None

@@ -1,6 +1,6 @@
-"""Events: what a person would want to know of, when it changes; never one a pass.
+"""Events: changes that a person may act on; never one a pass.
 
-Whether something changed is told by the status that the object had, not by memory. The name follows from what is told,
+A change is found by comparison with the object's former status, not by memory. The name follows from the content,
 so one that was posted just before a crash is not posted twice. A Warning is for what takes a person or ends answers: an
 alert on Warnings stays quiet while a plan only advises.
 """
@@ -25,7 +25,7 @@ LONGEST_NOTE = 1000  # bytes; the API server refuses more than 1024
 
 
 def events_of(body: Mapping[str, Any], desired: Mapping[str, Any], identity: str) -> Iterator[Object]:
-    """The events that lead from the status of `body` to the `wished` one."""
+    """The Events that lead from the status of `body` to the `desired` one."""
     before = body.get("status") or {}
     old, new = by_type(before), by_type(desired)
     ready, stalled = new[READY], new[STALLED]

@@ -1,4 +1,4 @@
-"""What the status says where no pass is made: the API server refuses the operator, or another one is there. Pure."""
+"""The status where no pass is made: the API server refuses the operator, or another one reconciles. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ REFUSALS = {401, 403, 405}
 
 
 def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str, Any] | None:
-    """The former status, with the refusal in it; None where nothing is to be said, or it is said already.
+    """The former status, with the refusal in it; None where it has it already, or the error is of another kind.
 
-    What was said of the replicas stands: they go on answering.
+    The state of the replicas stands: they go on answering.
     """
     if error.status not in REFUSALS:
         return None
@@ -30,7 +30,7 @@ def status_after(body: Mapping[str, Any], error: ApiError, now: str) -> dict[str
 
 
 def status_beside(body: Mapping[str, Any], rival: str, own: str, now: str) -> dict[str, Any] | None:
-    """The former status, which the rival goes on writing, with who has given way; None where that is said already."""
+    """The former status, which the rival goes on writing, with who has given way; None where it has that already."""
     text = rivals.in_words(rival, own)
     former = body.get("status") or {}
     if any(each.get("message") == text for each in by_type(former).values()) and former.get(rivals.OTHER) == own:

@@ -55,7 +55,7 @@ def nodes_for(
 def _suitable(
     hardware: Hardware, spec: Mapping[str, Any], nodes: Iterable[NodeFacts]
 ) -> tuple[Nodes, tuple[NodeFacts, ...]]:
-    """What `nodes_for` says of nodes whatever pods they have, and the nodes with GPUs that would do."""
+    """What `nodes_for` reports of nodes whatever pods they have, and the nodes with GPUs that would do."""
     name = hardware.resource_name
     assert name is not None
     tolerations = [*spec.get("tolerations", ()), *hardware.tolerations]
@@ -143,7 +143,7 @@ def most_asked(pods: Sequence[Object]) -> Mapping[str, int]:
 
 
 def ending(own: Sequence[Object]) -> list[str]:
-    """The uids of the pods that are about to end: a surge may wait for their cards."""
+    """The uids of the pods that are about to end: a surge may wait for their GPUs."""
     return [_uid(pod) for pod in own if _is_ending(pod)]
 
 
@@ -322,7 +322,7 @@ def _waited(pod: Object, now: datetime) -> float:
 
 
 def _words(pod: Object) -> str:
-    """Why the scheduler has found no node, without what it says of preemption."""
+    """Why the scheduler has found no node, without its words on preemption."""
     return str(condition_of(pod, "PodScheduled").get("message") or "").partition("preemption:")[0]
 
 

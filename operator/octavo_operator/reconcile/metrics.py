@@ -1,4 +1,4 @@
-"""What the operator counts of itself, and says of each service, for Prometheus.
+"""The operator's own metrics, and its metrics of each service, for Prometheus.
 
 A service's labels are not called `namespace` and `name`: scraped, they would give way to those of the operator's pod.
 """

@@ -110,7 +110,7 @@ async def observe(
 
 async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: str) -> list[Any]:
     """A kind that a service can do without, and that we may not look at, holds up none: where it is wanted, the API
-    server refuses its creation, and that is said."""
+    server refuses its creation, and that is reported."""
     try:
         return await cluster.list(kind, namespace, selector)
     except ApiError as error:
@@ -120,7 +120,7 @@ async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: st
 
 
 async def _monitors(cluster: Cluster, namespace: str, selector: str) -> list[Any] | None:
-    """None where the cluster does not know the kind; whether it does, a list says as well as discovery."""
+    """None where the cluster does not serve the kind, which a list shows as well as discovery does."""
     try:
         return await cluster.list(MONITORS, namespace, selector)
     except ApiError as error:

@@ -1,7 +1,7 @@
 """The order of steps, nothing else: parse → observe → plan → render → apply → observe → summarize → patch status.
 
-One function for a creation, an edit, a restart, a child's event and the resync alike. It is told a name and looks for
-itself; it may be killed anywhere and run again.
+One function for a creation, an edit, a restart, a child's event and the resync alike. It gets a name and reads
+everything else itself; it may be killed anywhere and run again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Reconciler:
     rivals: Rivals
     upgrades: Upgrades
     turns: Turns = field(default_factory=Turns)
-    source: Callable[[], MetricsSource] = lambda: SERVED  # of autoscalers' figures, as it is now
+    source: Callable[[], MetricsSource] = lambda: SERVED  # where autoscalers get their metrics from, as it is now
 
     async def reconcile(self, key: NamespacedName) -> Result:
         """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
@@ -187,7 +187,7 @@ class Reconciler:
             self.turns.leave(key)
 
     async def _keep(self, key: NamespacedName, body: Object, error: ManifestError) -> Result:
-        """What runs is kept, unless the spec says plainly that nothing is to run."""
+        """Keeps what runs, unless even the broken spec plainly stops it."""
         self.turns.leave(key)
         observed = await observe(self.cluster, body, None, None)
         self.upgrades.leave(key, live_deployment(body, observed))
@@ -199,7 +199,7 @@ class Reconciler:
         return "changed" if wrote else "unchanged"
 
     async def _report(self, body: Object, draft: StatusDraft) -> bool:
-        """Writes the status where it says something new, after the Events that tell so."""
+        """Writes the status where it changes, after the Events that report the change."""
         metadata = body["metadata"]
         key = NamespacedName(metadata["namespace"], metadata["name"])
         self.metrics.record(

@@ -1,7 +1,7 @@
 """Decides who sets a Deployment's number of replicas, and changes that number alone.
 
 The manifest sets it, except while a HorizontalPodAutoscaler targets the Deployment and the manifest stops nothing: then
-the live number stands. Managed fields cannot tell: the entry of `/scale` outlives its autoscaler, and one that scales to
+the live number stands. Managed fields cannot decide it: the entry of `/scale` outlives its autoscaler, and one that scales to
 zero leaves none, for a Scale omits a zero.
 """
 
@@ -48,7 +48,7 @@ def running(live: Mapping[str, Any] | None) -> int:
 
 
 def asks_to_stop(body: Mapping[str, Any]) -> bool:
-    """Whether a spec that cannot be used as a whole still says plainly that nothing is to run."""
+    """Whether a spec that cannot be used as a whole still plainly asks for no replicas."""
     spec = body.get("spec")
     if not isinstance(spec, dict):
         return False

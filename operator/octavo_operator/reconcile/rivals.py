@@ -47,9 +47,9 @@ class Rivals:
         return None
 
     async def gave_way(self, cluster: Cluster, key: NamespacedName, status: Mapping[str, Any]) -> str | None:
-        """The other operator that has given way to this one, as the status says; None where there is none any more.
+        """The other operator that has given way to this one, by the status; None where there is none any more.
 
-        One that ran before this process did has to say so again, for where its Lease may not be read nothing else shows
+        One that ran before this process did has to write it again, for where its Lease may not be read nothing else shows
         that it runs.
         """
         other = status.get(OTHER)

@@ -1,8 +1,9 @@
-"""What is, said so that a person knows what to do: `summarize(service, plan, observed, …) -> Status`. Pure.
+"""Summarize one reconcile as conditions a user can act on: `summarize(service, plan, observed, …) -> StatusDraft`. Pure.
 
-Ready means that the wished-for replicas answer (under autoscaling: the minimum), also during a rollout that keeps
-them answering; Progressing that something moves; Stalled, as kstatus reads it, that nothing moves until somebody acts. Nothing that changes by itself
-enters.
+Ready means that the desired replicas answer (under autoscaling: the minimum), also during a rollout that keeps
+them answering; Progressing that something moves; Stalled, as kstatus reads it, that nothing moves until a person acts.
+Nothing that
+changes by itself enters.
 """
 
 from __future__ import annotations
@@ -43,19 +44,19 @@ from octavo_operator.reconcile.upgrades.report import UP_TO_DATE as UP_TO_DATE_R
 from octavo_operator.reconcile.upgrades.report import Report
 
 NOTHING = "nothing waits for anybody"
-EVICTIONS = 2  # for want of disk: the first may be a neighbour's fault
+EVICTIONS = 2  # for lack of disk: the first may be a neighbour's fault
 LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
 TOO_LATE = "no replica of the change became ready in time"
 
 
 @dataclass(frozen=True, slots=True)
 class StatusDraft:
-    """A status without the times, which only the last one can tell."""
+    """A status without its times, which follow from the former one."""
 
     status: Status
     conditions: Mapping[str, State]
     desired: int
-    """Replicas that are wished for."""
+    """Desired replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def summarize(
     source: MetricsSource = SERVED,
     unknown: Sequence[str] = (),
 ) -> StatusDraft:
-    """Summarizes a service whose spec can be read; `unknown` has the fields that this operator does not know."""
+    """Summarize a service whose spec can be read; `unknown` has the fields that this version of the operator lacks."""
     counts, fetched = _counts(plan.name, observed), downloads.done(plan, observed)
     cached = model_cached(plan, observed, fetched)
     refused = sorted((rejections.trouble_of(each) for each in outcome.refused), key=lambda t: t.rank)
@@ -118,7 +119,7 @@ def summarize(
 
 
 def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -> StatusDraft:
-    """Of one whose spec can't be read: what runs is kept, and the field and the remedy are told."""
+    """The status of a spec that can't be read: what runs is kept, and the field and the remedy are reported."""
     name, counts = body["metadata"]["name"], _counts(body["metadata"]["name"], observed)
     text = "; ".join(str(problem) for problem in error.problems[:5])
     kept = f"; what runs is kept ({counts.ready}/{counts.desired} answer)" if observed.children else ""
@@ -245,7 +246,7 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
         found.append(Trouble(StateReason.DEADLINE_EXCEEDED, text, stuck=True, rank=LATE_RANK))
     if deployment is None and plan.refusal is None:
         found.append(Trouble(StateReason.CREATING, "its objects are being made", stuck=False, rank=9))
-    replaced = plan.rollout.recreate and observed.change is not None  # then there is more to say than that they start
+    replaced = plan.rollout.recreate and observed.change is not None  # a recreation has a message of its own
     if not found and counts.ready < counts.desired and not replaced:
         found.append(Trouble(StateReason.STARTING, "replicas are being started", stuck=False, rank=9))
     return min(found, key=lambda trouble: trouble.rank, default=None)
@@ -294,7 +295,7 @@ def _autoscaling(service: LLMService, plan: Plan, observed: Observed, source: Me
             if condition["reason"] == "ScalingDisabled":
                 return ("False", AutoscalingReason.DISABLED, "it rests while the Deployment has no replicas")
             held = f"{condition['message']}; until then replicas stay as they are"
-            # Without a source of ours the autoscaler's own reason says only that it found none.
+            # Without a source of ours the autoscaler's own reason is only that it found none.
             reason = source.reason if source.remedy else Foreign(str(condition["reason"]))
             return ("False", reason, f"{source.remedy}; {held}" if source.remedy else held)
     remedy = f"; {source.remedy}" if source.remedy else ""

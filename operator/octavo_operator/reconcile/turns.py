@@ -5,7 +5,7 @@ which another's new replica may take: one that served is left without. So a chan
 beside what others are about to take, and otherwise when no other service of that kind is under way; by then the GPU of
 that one's surge is often free again.
 
-Belongs to one event loop. A process that is replaced learns of a change that is under way at its first look at it.
+Belongs to one event loop. A process that is replaced finds a change that is under way at its first pass.
 """
 
 from __future__ import annotations

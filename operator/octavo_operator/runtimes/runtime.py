@@ -1,6 +1,6 @@
 """The type of a runtime: everything that differs between the engines which `engine.runtime` names.
 
-Owns no engine's facts: each has a module of its own. Knows nothing of plans and Kubernetes objects.
+Owns no engine's facts: each has a module of its own. Independent of plans and Kubernetes objects.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Runtime:
     def accepts(self, name: str, engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> Refusal | None:
         """Why it does not take the engine section's field `name` as it is; None where it does.
 
-        Raises KeyError for a field that this runtime says nothing of.
+        Raises KeyError for a field that is in neither `takes` nor `checks`.
         """
         return None if name in self.takes else self.checks[name](engine, spec, on_gpu)
 

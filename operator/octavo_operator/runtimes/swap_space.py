@@ -7,7 +7,7 @@ from octavo_operator.api.engine import Engine
 from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 
-DEFAULT = Engine.model_fields["swap_space"].default  # the same value in a manifest cannot be told from it
+DEFAULT = Engine.model_fields["swap_space"].default  # the same value in a manifest cannot be distinguished from it
 
 
 def swap_space_on_cpu(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> Refusal | None:

@@ -6,7 +6,7 @@ from octavo_operator.api.observed import Complaint
 from octavo_operator.api.resources import EVENTS
 from octavo_operator.cluster.client import Cluster, Object
 
-AT_IT = {"ExternalProvisioning", "Provisioning"}  # told again and again, between the complaints
+AT_IT = {"ExternalProvisioning", "Provisioning"}  # posted again and again, between the complaints
 COMPLAINTS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
 NODE_COMES = {"TriggeredScaleUp", "Nominated"}  # by the cluster autoscaler, by Karpenter
 

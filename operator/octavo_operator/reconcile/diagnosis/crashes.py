@@ -14,7 +14,7 @@ from octavo_operator.api.reasons import EngineReason, Reason, StorageReason
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a kind of failure leaves behind. `codes` are exit codes that say enough without words."""
+    """What a kind of failure leaves behind. `codes` are exit codes that are enough without words."""
 
     reason: Reason
     words: re.Pattern[str] | None

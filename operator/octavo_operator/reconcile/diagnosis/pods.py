@@ -148,7 +148,7 @@ def _unresponsive(running: list[Mapping[str, Any]], ready: Mapping[str, Any], pl
 
 
 def _not_started(complaint: Complaint) -> Trouble | None:
-    """What the kubelet or the storage's controllers say while no container has started."""
+    """The Events of the kubelet or the storage's controllers while no container has started."""
     words = _short(complaint.note)
     if "Multi-Attach error" in words:
         text = f"its volume is attached to another node: {words}; end the pod that has it, or use a ReadWriteMany claim"
@@ -299,6 +299,6 @@ def _amount(name: str, thousandths: int) -> str:
 
 
 def _short(words: str) -> str:
-    """The end of what was said, where engines say what was wrong, without credentials."""
+    """The end of a message, where engines name the fault, without credentials."""
     words = redacted(" ".join(words.split()))
     return words if len(words) <= LONGEST_WORDS else f"…{words[-LONGEST_WORDS:]}"

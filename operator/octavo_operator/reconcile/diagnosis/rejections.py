@@ -1,7 +1,7 @@
 """What the API server's refusals mean for a person: a reason, its own words, and the remedy. Pure.
 
 One table, by the words of the admission plugin that refused; the status code decides only where no plugin is known. A
-403 is RBAC's only if RBAC says so.
+403 is RBAC's only if its message is.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Paced:
 
 
 def asked_before(body: Object, observed: Observed) -> bool:
-    """Whether the replicas were rendered from what the manifest still says."""
+    """Whether the replicas were rendered from the present manifest."""
     live = live_deployment(body, observed)
     record = None if live is None else recorded(live)
     return record is not None and record.current.asked == asked_of(body)
@@ -132,7 +132,7 @@ def paced(
 
 
 def reported(key: NamespacedName, body: Object, found: Paced, upgrades: Upgrades) -> Report:
-    """What the status says of it."""
+    """The upgrade as the status reports it."""
     before = (body.get("status") or {}).get("upgrade")
     if found.plan.refusal is not None:
         refusal = found.plan.refusal

@@ -118,7 +118,7 @@ def recorded(deployment: Object) -> Record | None:
 def adopted(deployment: Object, body: Object, fresh: Rendering) -> Record:
     """Of a Deployment without a record, such as an older operator's: what runs is what was rendered.
 
-    The service's status says of which generation; where the status is lost, of the last one.
+    The service's status names the generation; where the status is lost, the last one is assumed.
     """
     seen = (body.get("status") or {}).get("observedGeneration", NEVER)
     if seen not in {NEVER, body["metadata"].get("generation")}:

@@ -1,4 +1,4 @@
-"""What is said of a service's upgrade: the condition UpToDate, and `status.upgrade`. Pure."""
+"""An upgrade in the status: the condition UpToDate, and `status.upgrade`. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The campaign of this process: what the Deployments say of it, read once, and then from each pass.
+"""The campaign of this process: read from the Deployments once, and then kept current by each pass.
 
 Nothing here is the truth: a process that starts reads all of it again before it lets any service move.
 """
