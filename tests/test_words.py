@@ -1,9 +1,11 @@
-"""User-visible strings use the glossary's words, and none of those that it replaces."""
+"""User-visible strings, and the operator's prose, use the glossary's words, and none of those that it replaces."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,17 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings, and strings that stand alone below a field, line by line; and comments."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from enumerate(node.value.value.splitlines(), node.lineno)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
 def wrong(text: str) -> list[str]:
     return BANNED.findall(OTHERWISE.sub("", text))
 
@@ -60,6 +73,17 @@ def test_messages_use_the_glossarys_words():
         f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}: {text!r:.100}"
         for path in SOURCES
         for line, text in strings(path)
+        if (words := wrong(text))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_docstrings_and_comments_of_the_operator_use_the_glossarys_words():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}: {text.strip()!r:.100}"
+        for path in SOURCES
+        if "octavo_operator" in path.parts
+        for line, text in prose(path)
         if (words := wrong(text))
     ]
     assert not found, "\n".join(found)

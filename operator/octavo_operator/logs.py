@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For a person's terminal."""
+    """Text for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
@@ -55,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def set_up(form: str, level: str) -> None:
-    """For the whole process, kopf's records included."""
+    """Configure logging for the whole process, kopf's records included."""
     # JSON to stdout: log collectors take what a container writes to stderr for an error, whatever its level.
     handler = logging.StreamHandler(sys.stdout if form == "json" else sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())

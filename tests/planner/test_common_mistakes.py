@@ -82,9 +82,9 @@ def test_a_cache_that_is_too_small_is_told():
 
 
 def test_a_public_service_without_keys_is_told():
-    assert warned(planned(None, service={"type": "LoadBalancer"}), "answers everybody who reaches it")
+    assert warned(planned(None, service={"type": "LoadBalancer"}), "answers every client that reaches it")
     keys = {"apiKeys": {"secretName": "k"}}
-    assert not warned(planned(None, service={"type": "LoadBalancer"}, auth=keys), "answers everybody")
+    assert not warned(planned(None, service={"type": "LoadBalancer"}, auth=keys), "answers every client")
 
 
 def test_network_peers_without_a_policy_are_told():

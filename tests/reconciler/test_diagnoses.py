@@ -97,7 +97,7 @@ CRASHES = [
     (1, "Error", "PermissionError: [Errno 13] Permission denied: '/cache/hub'", "PermissionDenied", "fsGroup"),
     (1, "Error", "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1970, ncclUnhandledCudaError", "GpuCommunicationFailed", "NCCL_DEBUG"),
     (2, "Error", "octavo serve: error: unrecognized arguments: --swap-spaces 4", "EngineRefused", "fix the field"),
-    (1, "Error", "ValueError: The checkpoint you are trying to load has model type `foo` but Transformers does not recognize this architecture.", "EngineRefused", "image that knows it"),
+    (1, "Error", "ValueError: The checkpoint you are trying to load has model type `foo` but Transformers does not recognize this architecture.", "EngineRefused", "image that supports it"),
     (137, "OOMKilled", "", "OOMKilled", "resources.limits.memory"),
     (137, "Error", "", "EngineCrashed", "kubectl logs -p"),
     # By chance: a line of a traceback, a port, a shape, a path, a word of another meaning.

@@ -39,7 +39,7 @@ def dotted(path: tuple[str | int, ...]) -> str:
 
 
 def problem_of(error: ErrorDetails, root: type[BaseModel], line: int | None) -> Problem:
-    """One of pydantic's errors as a problem."""
+    """Turn one of pydantic's errors into a problem."""
     path = tuple(part for part in error["loc"] if part != "[key]")
     field = dotted(path)
     kind, given, context = error["type"], error["input"], error.get("ctx", {})

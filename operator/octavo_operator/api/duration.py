@@ -41,7 +41,7 @@ class Duration(Scalar):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """From what YAML may hold. Raises PydanticCustomError."""
+        """Read what YAML may hold. Raises PydanticCustomError."""
         if isinstance(value, cls):
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):

@@ -32,10 +32,10 @@ def labels(service: str, component: str = ENGINE) -> dict[str, str]:
 
 
 def selector(service: str, component: str = ENGINE) -> dict[str, str]:
-    """Of a service's pods (or, for METRICS, of its headless Service)."""
+    """Select a service's pods (or, for METRICS, its headless Service)."""
     return {SERVICE: service, COMPONENT: component}
 
 
 def selector_text(service: str) -> str:
-    """Of the replicas' pods, as the scale subresource and kubectl -l take it."""
+    """Select the replicas' pods, as the scale subresource and kubectl -l take it."""
     return ",".join(f"{key}={value}" for key, value in selector(service).items())

@@ -18,7 +18,7 @@ class Metadata(Strict):
     """Labels."""
     annotations: dict[str, str] = {}
     """Annotations; octavo.dev/ignore-fit: "true" overrides a refusal for lack of memory, octavo.dev/model-config holds
-    the model's config.json for an operator that does not look for it, and octavo.dev/upgrade takes an upgrade that the
+    the model's config.json for an operator that does not ask a hub, and octavo.dev/upgrade takes an upgrade that the
     condition UpToDate offers."""
     uid: str | None = None
     """Written by the API server."""

@@ -1,4 +1,4 @@
-"""Where autoscalers get their metrics from, as the condition `Autoscaling` reports it. Pure."""
+"""The source of autoscalers' metrics, as the condition `Autoscaling` reports it. Pure."""
 
 from __future__ import annotations
 

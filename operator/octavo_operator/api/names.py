@@ -13,7 +13,7 @@ class NamespacedName(NamedTuple):
 
     @property
     def logged(self) -> dict[str, dict[str, str]]:
-        """For a log record's `extra`."""
+        """The `extra` of a log record."""
         return {"about": {"namespace": self.namespace, "name": self.name}}
 
 

@@ -1,4 +1,4 @@
-"""What is known of the world when a plan is made. A frozen snapshot: the planner never looks for itself."""
+"""What one reconcile, or a verb, has read of the world: a frozen snapshot, from which the planner plans."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Observed:
     """None where all replicas follow the Deployment."""
 
     def child(self, kind: str, name: str) -> Object | None:
-        """One of the children, if it is there."""
+        """A child by kind and name; None where it does not exist."""
         for each in self.children:
             if each["kind"] == kind and each["metadata"]["name"] == name:
                 return each

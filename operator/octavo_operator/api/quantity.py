@@ -84,7 +84,7 @@ class Quantity(Scalar):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """From what YAML may hold: a string, or a bare whole number, as the API server takes them.
+        """Read what YAML may hold: a string, or a bare whole number, as the API server takes them.
 
         Raises PydanticCustomError.
         """

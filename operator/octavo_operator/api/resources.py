@@ -23,7 +23,7 @@ class Resource:
         return self.api_version.rpartition("/")[0]
 
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
-        """Of the collection in a namespace, or everywhere; or of one object."""
+        """Path of the collection in a namespace, or everywhere; or of one object."""
         base = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
         within = f"/namespaces/{namespace}" if namespace and self.namespaced else ""
         return f"{base}{within}/{self.plural}" + (f"/{name}" if name else "")

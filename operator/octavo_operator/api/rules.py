@@ -32,7 +32,7 @@ class Cel:
     field: str | None = None
 
     def validation(self) -> dict[str, str]:
-        """As x-kubernetes-validations holds it."""
+        """An entry of x-kubernetes-validations."""
         where = {} if self.field is None else {"fieldPath": f".{self.field}"}
         return {"rule": self.rule, "message": self.message, **where}
 
@@ -131,7 +131,7 @@ def _absent(field: str, owner: str, why: str, what: str = "remove one of the two
 
 
 def _within_limit(name: str) -> Cel:
-    """Of the resources that are usual: a rule over all of them would cost the API server too much."""
+    """Checks the usual resources alone: a rule over all of them would cost the API server too much."""
     both = f"!has(self.requests) || !has(self.limits) || !('{name}' in self.requests) || !('{name}' in self.limits)"
     amounts = "quantity(string(self.requests['{0}'])).compareTo(quantity(string(self.limits['{0}']))) <= 0"
     return Cel(f"{both} || {amounts.format(name)}", f"the request of {name} is more than its limit: raise the limit")

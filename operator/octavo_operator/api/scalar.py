@@ -15,12 +15,12 @@ class Scalar:
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """From what YAML may hold. Raises PydanticCustomError."""
+        """Read what YAML may hold. Raises PydanticCustomError."""
         raise NotImplementedError
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """As the CRD's schema holds it."""
+        """The type's schema in the CRD."""
         raise NotImplementedError
 
     @classmethod

@@ -106,7 +106,7 @@ class UpgradeStatus(Strict):
 
 
 class Status(Strict):
-    """What is; written by the operator alone."""
+    """State of the service; written by the operator alone."""
 
     observed_generation: Annotated[int, Field(ge=-1)] | None = None
     """The metadata.generation that the status describes; -1 until the operator has reconciled the object."""

@@ -47,7 +47,7 @@ class ApiKeys(Strict):
 
 
 class Auth(Strict):
-    """Who may ask."""
+    """Authentication of clients."""
 
     api_keys: ApiKeys | None = None
     """A request with this key is served; without the field the service answers every request."""

@@ -12,7 +12,7 @@ KEPT_REVISIONS = 3
 
 
 def render(plan: Plan, name: str) -> Manifest:
-    """Under autoscaling without `replicas`: they are the autoscaler's."""
+    """Render it; under autoscaling without `replicas`, which are the autoscaler's."""
     spec: Manifest = {
         "selector": {"matchLabels": selector(plan.name)},
         "strategy": _strategy(plan),

@@ -23,7 +23,7 @@ def child(
     owned: bool = True,
     marks: Marks = NO_MARKS,
 ) -> Manifest:
-    """One object. Without an API server there is no uid, and so no owner, either. Our own labels win over `marks`."""
+    """Make one object. Without an API server it has no uid, and so no owner, either. Our own labels win over `marks`."""
     given = {**marks.labels, **labels(plan.name, component)}
     metadata: Manifest = {"name": name, "namespace": plan.namespace, "labels": given}
     if marks.annotations:

@@ -76,7 +76,7 @@ def _terms(spec: Any) -> list[Any]:
 
 
 def placement(plan: Plan) -> Manifest:
-    """Which nodes will do: those with the GPUs that were named, and where the model's volume can be."""
+    """Select nodes: those with the GPUs that were named, and where the model's volume can be."""
     hardware = plan.hardware
     result: Manifest = {}
     affinity: Manifest = {}
@@ -86,7 +86,7 @@ def placement(plan: Plan) -> Manifest:
         terms = [{"matchExpressions": [_expression(each) for each in term]} for term in hardware.selection]
         affinity["nodeAffinity"] = {REQUIRED: {"nodeSelectorTerms": terms}}
     if plan.pod.exclusive:
-        # The volume attaches to one node: where one pod of the service is, the others had better be, the download's too.
+        # The volume attaches to one node: the service's other pods, the download's too, should be on that node.
         # Not required: a pod that a dead node still has would tie its successor to that node.
         beside: Manifest = {
             "topologyKey": "kubernetes.io/hostname",
@@ -136,7 +136,7 @@ def pull_policy(plan: Plan) -> Manifest:
 
 
 def variables(env: tuple[Env, ...]) -> list[Manifest]:
-    """As a container lists them. A user without an entry in passwd needs a home and a name."""
+    """The variables of a container. A user without an entry in passwd needs a home and a name."""
     given = {variable.name for variable in env}
     own = [Env("HOME", "/tmp"), Env("USER", "octavo")]  # noqa: S108 — a volume of the pod's own
     return [_variable(variable) for variable in (*(each for each in own if each.name not in given), *env)]

@@ -84,7 +84,7 @@ def render(plan: Plan, name: str) -> Manifest:
 
 
 def download_of(plan: Plan, cache: CachePlan) -> str:
-    """Which download it is: the files, and the volume that they are for."""
+    """Digest that identifies a download: its files, and the volume that they are for."""
     return _digest([list(_arguments(plan)), cache.claim, plan.uid if cache.create else None])
 
 
@@ -154,7 +154,7 @@ def _least(amount: str, limit: Any) -> str:
 
 
 def _near_gpus(plan: Plan, cache: CachePlan, given: Any) -> Manifest | None:
-    """Where the replicas can run, for a volume is made at its first pod: on the node itself, or in its zone."""
+    """Prefer the replicas' nodes, because a volume is made at its first pod: on the node itself, or in its zone."""
     affinity = _mapping(given)
     nodes = _mapping(affinity.get("nodeAffinity"))
     if cache.nodes:
@@ -173,7 +173,7 @@ def _near_gpus(plan: Plan, cache: CachePlan, given: Any) -> Manifest | None:
 
 
 def _arguments(plan: Plan) -> tuple[str, ...]:
-    """Those of the engine's own that select files."""
+    """The engine's arguments that select files."""
     words = ["--model", plan.engine.model]
     for flag in ("--revision", "--file"):
         if flag in plan.engine.arguments:

@@ -10,19 +10,19 @@ from octavo_operator.planner.plan import Plan
 
 
 def render(plan: Plan, name: str) -> Manifest:
-    """One of the two, by its name."""
+    """Render one of the two, by its name."""
     return _headless(plan, name) if name == headless_service(plan.name) else _for_clients(plan, name)
 
 
 def _for_clients(plan: Plan, name: str) -> Manifest:
-    """Answers on the manifest's port, from the replicas that are ready."""
+    """The manifest's port, onto the replicas that are ready."""
     port = {"name": PORT_NAME, "port": plan.service_port, "targetPort": PORT_NAME, "protocol": "TCP"}
     spec = {"type": plan.service_type, "selector": selector(plan.name), "ports": [port]}
     return child(plan, "v1", "Service", name, spec, marks=plan.service_marks)
 
 
 def _headless(plan: Plan, name: str) -> Manifest:
-    """Names every pod, also one that drains: its queue still counts."""
+    """Every pod, also one that drains: its queue still counts."""
     port = {"name": PORT_NAME, "port": plan.engine.port, "targetPort": PORT_NAME, "protocol": "TCP"}
     spec = {
         "type": "ClusterIP",

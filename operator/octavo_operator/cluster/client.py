@@ -99,7 +99,7 @@ class Cluster:
         fields: str = "",
         metadata_alone: bool = False,
     ) -> AsyncIterator[tuple[Sequence[Object], str]]:
-        """All objects, in pages, each with the version from which a watch goes on after the last."""
+        """All objects, in parts, each with the version from which a watch goes on after the last."""
         query = {"limit": str(PAGE)} | _query(selector, fields)
         accept = METADATA if metadata_alone else "application/json"
         while True:
@@ -155,7 +155,7 @@ class Cluster:
         return await self._write("create", resource, resource.path(body.get("metadata", {}).get("namespace")), body)
 
     async def replace(self, resource: Resource, body: Object) -> Object:
-        """Only if it still has the resourceVersion of `body`."""
+        """Replace an object, only if it still has the resourceVersion of `body`."""
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
         return await self._write("update", resource, path, body)
 
@@ -192,7 +192,7 @@ class Cluster:
         accept: str = "application/json",
         timeout: float | None = None,
     ) -> Object:
-        """One answer within the deadline; a busy server's Retry-After is honoured and an expired credential renewed."""
+        """Return one answer within the deadline; honour a busy server's Retry-After and renew an expired credential."""
         deadline = time.monotonic() + (self._read_s if timeout is None else timeout)
         data = None if body is None else json.dumps(body).encode()
         headers = {"Accept": accept, "Content-Type": content_type}
@@ -249,7 +249,7 @@ class Cluster:
         self._skew = skew if abs(skew) >= timedelta(seconds=2) else timedelta()
 
     async def _events(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Object]:
-        """Of one watch, until the server ends it."""
+        """Yield the events of one watch, until the server ends it."""
         try:
             async with self._session.get(
                 self._server + path,

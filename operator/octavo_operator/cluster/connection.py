@@ -51,7 +51,7 @@ class Connection:
 
 
 class Credentials:
-    """Who asks, as it is now: tokens and certificates of a kubeconfig expire, and are read again when refused."""
+    """Present credentials: tokens and certificates of a kubeconfig expire, and are read again when refused."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -78,7 +78,7 @@ class Credentials:
             return False
 
     async def renew(self, tls: ssl.SSLContext) -> bool:
-        """After a 401: whether there may be others now. A client certificate is loaded into `tls`."""
+        """Read the credentials again after a 401; whether they may differ. A client certificate is loaded into `tls`."""
         if self._connection.renewed is None:
             return self._read_again()
         asked = time.monotonic()

@@ -110,7 +110,7 @@ class Mirror(Generic[T]):
         return version
 
     async def _watch(self, version: str) -> str | None:
-        """Until the server ends it; the version to go on from, or None where that is too old."""
+        """Follow one watch until the server ends it; returns the version to continue from, or None where that is too old."""
         events = self._cluster.watch(self._resource, version, selector=self._selector, fields=self._fields)
         async with aclosing(events):
             async for event in events:

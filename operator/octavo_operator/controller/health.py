@@ -29,7 +29,7 @@ SILENCE_S = 30.0
 
 @dataclass
 class Health:
-    """Where the truth is gathered."""
+    """Collects the state of the watches, the Lease and the reconciles."""
 
     leader: Leader
     watchers: Watchers

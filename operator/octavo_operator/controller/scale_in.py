@@ -46,7 +46,7 @@ def candidate(loads: Mapping[str, float], marked: str | None) -> str | None:
 
 
 class ScaleIn:
-    """For as long as this replica leads; of some namespaces, or of all."""
+    """Marks idle pods for scale-in, while this replica leads; for some namespaces, or all."""
 
     def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
         self._cluster = cluster
@@ -60,7 +60,7 @@ class ScaleIn:
             await repeat(partial(self._look, session), lambda: PERIOD_S, what, begin_after=PERIOD_S)
 
     async def _look(self, session: aiohttp.ClientSession) -> None:
-        """Some services at once: a replica that hangs holds up its own service alone."""
+        """Handle some services at once: a replica that hangs delays its own service alone."""
         at_once = asyncio.Semaphore(AT_ONCE)
 
         async def mark(namespace: str, service: str) -> None:
@@ -97,7 +97,7 @@ class ScaleIn:
                 await self._write(pod, {})
 
     async def _write(self, pod: Object, annotations: Mapping[str, str]) -> None:
-        """By a manager of its own, without force: a cost that the pod template gives is a person's."""
+        """Apply by a field manager of its own, without force: a cost in the pod template is a person's."""
         metadata = pod["metadata"]
         identity = {key: metadata[key] for key in ("name", "namespace", "uid")}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {**identity, "annotations": dict(annotations)}}

@@ -57,7 +57,7 @@ class Watch:
     why: str = ""
 
     def trouble(self, now: float) -> str | None:
-        """Why it is not to be relied on; None where it is."""
+        """Why the watch cannot be relied on; empty or None where it can."""
         if self.failed_since is not None and now - self.failed_since > GRACE_S:
             return f"fails for {now - self.failed_since:.0f} s: {self.why}"
         if self.received is None:
@@ -88,7 +88,7 @@ class Watchers:
         self.watches: dict[tuple[str, str | None], Watch] = {}
 
     def troubles(self) -> dict[str, str]:
-        """By watch, why it is not to be relied on."""
+        """The watches that cannot be relied on, each with the reason."""
         now = time.monotonic()
         found = {name(watch): text for watch in self.watches.values() if (text := watch.trouble(now)) is not None}
         if not self.running:
@@ -148,7 +148,7 @@ class Watchers:
         return await self._cluster.serves(MONITORS)
 
     async def _run_kopf(self) -> str:
-        """Until it ends; the reason."""
+        """Run kopf until it exits; returns the reason."""
         watched = (*CHILDREN, PODS, *([MONITORS] if self.monitors else []))
         now = time.monotonic()
         flag = self._flag = threading.Event()

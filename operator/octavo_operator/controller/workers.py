@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Workers:
-    """For as long as this replica leads."""
+    """The reconcile workers, while this replica leads."""
 
     def __init__(
         self, reconciler: Reconciler, queue: WorkQueue, health: Health, namespaces: Sequence[str] = ()

@@ -30,7 +30,7 @@ def size_of_files(sizes: Mapping[str, int], file: str | None = None) -> int | No
 
 
 def size_of_folder(folder: Path, file: str | None = None) -> int | None:
-    """As `size_of_files`, of a folder; an index holds it for shards that are not there (yet)."""
+    """Size of a folder's files; an index counts shards that are not there (yet)."""
     try:
         if file is None and (folder / INDEX).is_file():
             return int(json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["total_size"])

@@ -43,7 +43,7 @@ class Description:
 
 
 def annotated(annotations: Mapping[str, str]) -> Description | None:
-    """By the manifest's own annotations; None where it has none."""
+    """Describe a model by the manifest's annotations; None where it has none."""
     size = None
     if (amount := annotations.get(MODEL_SIZE)) is not None:
         try:
@@ -129,7 +129,7 @@ def _read(path: Path) -> ModelSpec:
 
 
 def _from_gguf(path: Path) -> ModelSpec:
-    """Of all pieces, where gguf-split cut the model: the first one alone lacks most of the weights."""
+    """Read all pieces, where gguf-split cut the model: the first one alone lacks most of the weights."""
     headers = {}
     for piece in (path.with_name(name) for name in piece_names(path.name)):
         with piece.open("rb") as file:
@@ -150,7 +150,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _from_checkpoint(text: str, name: str, shards: Sequence[Path]) -> ModelSpec:
-    """By the config and what its weights are: they decide on the dtype, and whether the head is tied."""
+    """Read config and weights: they decide on the dtype, and whether the head is tied."""
     tensors: dict[str, StoredTensor] = {}
     with ExitStack() as opened:
         files = [opened.enter_context(shard.open("rb")) for shard in shards]
@@ -222,7 +222,7 @@ def _cache() -> Path:
 
 
 def _in_hub_cache(name: str, model: Model) -> Path | None:
-    """In huggingface_hub's cache, by its documented layout: refs name commits, snapshots hold files."""
+    """Find a model in huggingface_hub's cache, by its documented layout: refs name commits, snapshots hold files."""
     named = os.environ.get("HF_HUB_CACHE")
     hub = expanded(named) if named else hub_home() / "hub"
     repository = hub / f"models--{name.replace('/', '--')}"

@@ -95,7 +95,7 @@ class Front:
         )
 
     async def _metrics_of(self, upstream: Upstream, request: web.Request) -> str | None:
-        """None where it does not answer: the others' metrics are of use anyway."""
+        """Fetch a replica's metrics; None where it does not answer: the others' are of use anyway."""
         try:
             timeout = aiohttp.ClientTimeout(total=5)
             headers = _end_to_end(request.headers)

@@ -13,7 +13,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def usable_gpus() -> tuple[str, ...]:
-    """Their names as CUDA_VISIBLE_DEVICES has them. None without torch, by which the engine runs on GPUs."""
+    """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES has them. None without torch, which the engine needs there."""
     if find_spec("torch") is None:
         return ()
     try:

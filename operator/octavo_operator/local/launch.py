@@ -1,4 +1,4 @@
-"""From a plan to what one replica is started with on this machine: arguments, environment, cores."""
+"""Turns a plan into what one replica is started with on this machine: arguments, environment, cores."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def launches(
     model: Path | None,
     gpus: Sequence[str],
 ) -> tuple[Launch, ...]:
-    """One for each replica. Raises LocalError."""
+    """Return one launch for each replica. Raises LocalError."""
     uri = service.spec.model.uri
     if uri.scheme == "pvc" and model is None:
         raise LocalError(

@@ -15,7 +15,7 @@ _Value = TypeVar("_Value", str, bytes)
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Values by object and key. A file given by a flag answers for every key of its object, and wins."""
+    """Values by object and key. A file given by a flag stands for every key of its object, and wins."""
 
     secrets: Mapping[str, Mapping[str, bytes]]
     config_maps: Mapping[str, Mapping[str, str]]

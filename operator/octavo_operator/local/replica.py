@@ -74,7 +74,7 @@ class Replica:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def became_ready(self) -> None:
-        """Its health check has succeeded."""
+        """Record that its health check has succeeded."""
         self.ever_ready = True
         self._ready_since = time.monotonic()
 

@@ -49,7 +49,7 @@ class Supervisor:
         self._printed_url = False
 
     async def run(self) -> int:
-        """Until Ctrl-C (0; 130 if it took two), or until the replicas can't run (1, or 2 for a wrong configuration).
+        """Run until Ctrl-C (0; 130 if it took two), or until the replicas can't run (1, or 2 for a wrong configuration).
 
         Raises LocalError where the port is taken.
         """
@@ -104,7 +104,7 @@ class Supervisor:
         return 0 if self._interrupts < 2 else 130
 
     async def _watch(self, client: aiohttp.ClientSession) -> None:
-        """Each replica by itself: one that hangs does not affect the others. Ends only by an exception."""
+        """Watch each replica by itself: one that hangs does not affect the others. Ends only by an exception."""
         readiness = self.plan.lifecycle.readiness
         await asyncio.gather(self._keep_noticing(), *(watch(client, each, readiness) for each in self.upstreams))
 

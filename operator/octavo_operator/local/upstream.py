@@ -1,4 +1,4 @@
-"""What is known of a running replica from outside: is it ready, and how much does it have to do."""
+"""A running replica seen from outside: its readiness and its load."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Upstream:
         self._in_flight_then = self.in_flight
 
     def stopped(self) -> None:
-        """It is gone: what it reported goes with it."""
+        """Forget a process that has exited, with what it reported."""
         self.port, self.ready, self.failures, self.failing_since = None, False, 0, None
         self._reported = self._in_flight_then = 0
 

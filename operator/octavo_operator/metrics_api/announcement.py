@@ -117,7 +117,7 @@ async def withdraw(cluster: Cluster, namespace: str) -> bool:
 
 
 class Announcement:
-    """For as long as this replica leads. `source` is reported in the services' conditions; `changed` is called with it.
+    """Keeps the APIServices while this replica leads. `source` is reported in conditions; `changed` is called with it.
 
     A source that is NAMESPACED or DISABLED from the start stays so. With `authorities`, a file, the certificate is
     another's care, and its Secret is not touched.
@@ -167,7 +167,7 @@ class Announcement:
             self._changed()
 
     async def keep(self) -> MetricsSource:
-        """One look: writes only what differs. Raises OperatorError, or OSError where the file can't be read."""
+        """Compare once, and write only what differs. Raises OperatorError, or OSError where the file can't be read."""
         found = [await self._cluster.get(API_SERVICES, None, name) for name in NAMES]
         bundle = await self._bundle()
         others = [each for each in found if each is not None and not is_ours(each, self._namespace)]
@@ -213,7 +213,7 @@ class Announcement:
         return why if now - self._unreached > UNREACHED_S else ""
 
     async def _bundle(self) -> bytes:
-        """Whom the API server has to trust. Keeps the certificate meanwhile."""
+        """The CA that the API server has to trust. Keeps the certificate meanwhile."""
         if self._authorities is not None:
             return await asyncio.to_thread(self._authorities.read_bytes)
         live = await self._cluster.get(SECRETS, self._namespace, SECRET)

@@ -27,7 +27,7 @@ AUTHENTICATED, ANONYMOUS = "system:authenticated", "system:anonymous"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks."""
+    """An authenticated client."""
 
     name: str
     groups: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class FrontProxy:
 
 
 def front_proxy(config: Object | None) -> FrontProxy:
-    """From the ConfigMap."""
+    """Read the front proxy's trust from the ConfigMap."""
     data: Mapping[str, str] = (config or {}).get("data") or {}
     usual = FrontProxy()
 
@@ -77,7 +77,7 @@ class Authenticator:
         self.proxy = FrontProxy()
 
     async def user_of(self, request: web.Request) -> User | None:
-        """None where neither proves the user. Raises ApiError or UnreachableError where a token can't be reviewed."""
+        """The user of a request; None without proof. Raises ApiError or UnreachableError where a token can't be reviewed."""
         user = self._by_proxy(request)
         if user is None:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -28,7 +28,7 @@ class Attempt:
     metric: str = ""
 
     def attributes(self) -> Mapping[str, Any]:
-        """As a SubjectAccessReview has them; a metric is a subresource."""
+        """Attributes of the SubjectAccessReview; a metric is a subresource."""
         if not self.resource:
             return {"nonResourceAttributes": {"path": self.path, "verb": "get"}}
         return {
@@ -52,7 +52,7 @@ class Authorizer:
         self._known: dict[tuple[User, Attempt], tuple[float, str | None]] = {}
 
     async def refusal(self, user: User, attempt: Attempt) -> str | None:
-        """Why not; None where it is allowed. Raises ApiError or UnreachableError where no review is possible."""
+        """Why a request is denied; None where it is allowed. Raises ApiError or UnreachableError without a review."""
         if MASTERS in user.groups:
             return None
         key, now = (user, attempt), time.monotonic()

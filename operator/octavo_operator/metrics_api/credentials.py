@@ -55,7 +55,7 @@ class Credentials:
 
     @property
     def usable(self) -> bool:
-        """Whether there has been a certificate: it goes on being used, whatever the trouble is now."""
+        """Whether there has been a certificate: it stays in use, whatever the trouble is now."""
         return self._used is not None
 
     async def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""Which engines there are: the operator's pods of all services that answer, followed at the API server."""
+"""The engines of all services: the operator's pods that answer, followed at the API server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Engine:
 
 
 def engine_of(pod: Object) -> Engine | None:
-    """None where the pod still loads, or ends: its metrics are then no load."""
+    """The engine of a pod; None where it still loads, or ends: its metrics are then no load."""
     metadata, status = pod["metadata"], pod.get("status", {})
     address = status.get("podIP")
     if "deletionTimestamp" in metadata or status.get("phase") != "Running" or not address:
@@ -52,7 +52,7 @@ def engine_of(pod: Object) -> Engine | None:
 
 
 def _host(pod: Object) -> str | None:
-    """As the kubelet names it, after the pod."""
+    """The pod's host name, as the kubelet sets it."""
     spec = pod["spec"]
     if spec.get("hostNetwork") or spec.get("hostname") or spec.get("hostnameOverride"):
         return None

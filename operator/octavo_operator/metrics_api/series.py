@@ -38,7 +38,7 @@ class Value:
 
 @dataclass
 class Series:
-    """Of one engine. `period` is how often it is scraped."""
+    """One engine's series. `period` is how often it is scraped."""
 
     period: float
     _at: Moment | None = None
@@ -69,7 +69,7 @@ class Series:
         return None
 
     def _rate(self, source: str, samples: Iterable[Sample]) -> Value | None:
-        """A second; None until there are two scrapes."""
+        """Rate a second; None until there are two scrapes."""
         (first, before), (last, _) = self._counters[0], self._counters[-1]
         span = last.monotonic - first.monotonic
         if span <= 0:
@@ -79,6 +79,6 @@ class Series:
 
 
 def combined(metric: Metric, values: Iterable[float]) -> float:
-    """Of several ranks or pods."""
+    """Combine the values of several ranks or pods."""
     found = list(values)
     return sum(found) / (len(found) if metric.of_many == "mean" else 1)

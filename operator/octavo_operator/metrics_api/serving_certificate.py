@@ -34,7 +34,7 @@ class ServingCertificate:
     authority_key: bytes
 
     def data(self) -> dict[str, bytes]:
-        """By the Secret's keys."""
+        """The Secret's data."""
         return {
             "tls.crt": self.certificate,
             "tls.key": self.key,
@@ -44,7 +44,7 @@ class ServingCertificate:
 
 
 def from_data(data: Mapping[str, bytes]) -> ServingCertificate | None:
-    """None where a key is missing."""
+    """Read a Secret's data; None where a key is missing."""
     try:
         return ServingCertificate(data["tls.crt"], data["tls.key"], data["ca.crt"], data["ca.key"])
     except KeyError:

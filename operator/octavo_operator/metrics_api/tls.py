@@ -21,7 +21,7 @@ class ServingTls:
         self.context.sni_callback = self._choose
 
     def update(self, certificate: bytes, key: bytes, trusted: str) -> None:
-        """From the next handshake on. Raises as the constructor does, and then nothing has changed."""
+        """Use another certificate from the next handshake on. Raises as the constructor does, and then changes nothing."""
         self._now = _made(certificate, key, trusted)
 
     def _choose(self, connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:

@@ -1,4 +1,4 @@
-"""From the engines' metrics to the API's answers. Pure: everything is given.
+"""Turns the engines' metrics into the API's answers. Pure: everything is given.
 
 A pod that loads, or whose value is missing or stale, is left out, and never counted as nothing: the autoscaler takes a
 pod without a value for one that has exactly its share, and scales by nothing at all where no pod has one.
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is known at `now`, monotonic."""
+    """The engines and their series at `now`, monotonic."""
 
     engines: Iterable[Engine]
     series: Mapping[PodName, Series]
@@ -45,7 +45,7 @@ class Snapshot:
 
 
 def of_pods(known: Snapshot, namespace: str, wanted: Selector, metric: Metric, chosen: Selector) -> list[Row]:
-    """Of the pods whose labels are wanted, by name."""
+    """Values of the pods that the labels select, by name."""
     rows = [
         Row("v1", "Pod", namespace, engine.name, value)
         for engine in known.engines
@@ -56,13 +56,13 @@ def of_pods(known: Snapshot, namespace: str, wanted: Selector, metric: Metric, c
 
 
 def of_pod(known: Snapshot, namespace: str, name: str, metric: Metric, chosen: Selector) -> list[Row]:
-    """One row, or none."""
+    """The value of one pod, as one row or none."""
     named = [engine for engine in known.engines if engine.name == name]
     return of_pods(Snapshot(named, known.series, known.now), namespace, lambda _: True, metric, chosen)
 
 
 def of_service(known: Snapshot, namespace: str, name: str, metric: Metric, chosen: Selector) -> list[Row]:
-    """Of all its engines that answer; none where one of them has no value, for what is left would be too little."""
+    """The value over all engines of a service that answer; none where one lacks it, for the rest would be too little."""
     engines = [each for each in known.engines if each.namespace == namespace and each.service == name]
     values = [value for each in engines if (value := known.value(each, metric, chosen)) is not None]
     if not values or len(values) < len(engines):
@@ -107,7 +107,7 @@ def _item(version: str, metric: Metric, row: Row) -> Document:
 
 
 def quantity(value: float) -> str:
-    """As Kubernetes writes it, exact to a thousandth: `12`, `437m`."""
+    """A quantity as Kubernetes writes it, exact to a thousandth: `12`, `437m`."""
     thousandths = round(value * 1000)
     whole, rest = divmod(thousandths, 1000)
     return f"{thousandths}m" if rest else str(whole)

@@ -37,7 +37,7 @@ def model_argument(uri: ModelUri) -> str:
 
 
 def served_names(service: LLMService) -> tuple[str, ...]:
-    """Names that clients may ask for; the hub's own comes first, so that scripts written for it go on working."""
+    """Names that clients may request; the hub's own comes first, so that scripts written for it keep working."""
     model = service.spec.model
     if model.served_names:
         return tuple(model.served_names)

@@ -16,7 +16,7 @@ def children_of(
     *,
     service_monitor: bool,
 ) -> tuple[Child, ...]:
-    """In the order in which a person reads them. `service_monitor`: the cluster is known to have that kind."""
+    """The children, in the order in which a plan prints them. `service_monitor`: the cluster serves that kind."""
     spec, name = service.spec, service.metadata.name
     children = []
     if spec.network_policy.enabled:

@@ -1,4 +1,4 @@
-"""What is known of GPUs: memory and compute capability by product, and by the labels of nodes.
+"""Facts of GPUs: memory and compute capability by product, and by the labels of nodes.
 
 A product is the value of the node label `nvidia.com/gpu.product`. Memory in the table is the total that nvidia-smi
 reports, which is also what GPU feature discovery puts into the label `nvidia.com/gpu.memory`; `Gpu.memory` is what
@@ -101,7 +101,7 @@ def of_product(product: str) -> Gpu:
 
 
 def of_node(labels: Mapping[str, str], resource: str = "nvidia.com/gpu") -> Gpu | None:
-    """By the labels of a node, and where these are silent by the product; None without a product."""
+    """A node's GPU by its labels, completed by the product; None without a product."""
     if (product := product_of(labels, resource)) is None:
         return None
     product = _sliced(product, resource)
@@ -120,7 +120,7 @@ def of_node(labels: Mapping[str, str], resource: str = "nvidia.com/gpu") -> Gpu 
 
 
 def candidates(hardware: Hardware, nodes: Nodes | None) -> Candidates:
-    """Those of the products that the manifest names, or else of the nodes that would do."""
+    """GPUs of the products that the manifest names, or else of the nodes that would do."""
     seen, shared = ((), ()) if nodes is None else (nodes.gpus, nodes.shared if hardware.gpus > 1 else ())
     if not hardware.products:
         return Candidates(tuple(gpu for gpu in seen or shared if gpu.memory is not None), named=False)

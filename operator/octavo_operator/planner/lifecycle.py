@@ -1,4 +1,4 @@
-"""From start to end of a replica: the start-up budget, the probes, and drain and grace as one chain.
+"""A replica's times from start to end: the start-up budget, the probes, and drain and grace as one chain.
 
 expected   start + size ÷ load rate (+ size ÷ download rate, where the pod itself downloads); 30 min if unknown
 start-up   a day, where the engine ends a start that makes no progress by itself; else what is expected

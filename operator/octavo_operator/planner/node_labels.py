@@ -211,7 +211,7 @@ def _speaks_of(term: Term, key: str) -> bool:
 
 
 def _of_partition(term: Term, profile: str | None) -> Term:
-    """Of a whole GPU, the same for a slice of it."""
+    """Turn the term of a whole GPU into that of a slice of it."""
     if not profile:
         return term
     return tuple(_is(each.key, profile) if each.key == GKE_PARTITION else each for each in term)

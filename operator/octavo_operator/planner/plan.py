@@ -127,7 +127,7 @@ class Hardware:
 
     @property
     def tolerations(self) -> tuple[dict[str, str], ...]:
-        """Of the taints that keep other pods off GPU nodes, whatever their effect.
+        """Tolerations of the taints that keep other pods off GPU nodes, whatever their effect.
 
         A slice's node (MIG) has the taint of the whole GPU. `sku=gpu` is what AKS' documentation uses.
         """
@@ -179,7 +179,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """From start to end of a replica, one chain: grace = pre-stop + drain + margin."""
+    """A replica's times from start to end, one chain: grace = pre-stop + drain + margin."""
 
     expected: int  # seconds until it serves, by the model's size
     startup: Probe

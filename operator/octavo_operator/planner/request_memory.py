@@ -23,12 +23,12 @@ def body_bytes(max_model_len: int) -> int:
 
 
 def held_bytes(max_model_len: int) -> int:
-    """Of all bodies that are not yet sent to the engine."""
+    """Bytes of all bodies that are not yet sent to the engine."""
     return max(64 * MIB, 2 * body_bytes(max_model_len))
 
 
 def text_characters(max_model_len: int) -> int:
-    """Of one request's texts."""
+    """Characters of one request's texts."""
     return max(2**20, 16 * max_model_len)
 
 

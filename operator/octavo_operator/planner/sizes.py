@@ -14,7 +14,7 @@ def gib(count: int) -> str:
 
 
 def in_gib(count: int) -> str:
-    """As `gib`, with the unit."""
+    """`gib` with the unit."""
     return f"{gib(count)} GiB"
 
 

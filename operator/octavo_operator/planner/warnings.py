@@ -23,7 +23,7 @@ SCALE_UP_DELAY = "cluster-autoscaler.kubernetes.io/pod-scale-up-delay"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What the warnings look at."""
+    """What the checks read."""
 
     service: LLMService
     demand: Demand | None
@@ -204,7 +204,7 @@ def _drain(case: Case) -> Iterator[str]:
 def _open(case: Case) -> Iterator[str]:
     spec = case.service.spec
     if spec.service.type != "ClusterIP" and spec.auth.api_keys is None:
-        yield f"service.type {spec.service.type} without auth.apiKeys answers everybody who reaches it"
+        yield f"service.type {spec.service.type} without auth.apiKeys answers every client that reaches it"
     policy = spec.network_policy
     elsewhere = spec.monitoring.namespace or any(
         "namespaceSelector" in peer or "ipBlock" in peer for peer in policy.allow_from

@@ -63,7 +63,7 @@ class Outcome:
 
 
 class Applier:
-    """For one service and one pass."""
+    """Applies the children of one service in one pass."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class Applier:
         return self._owner(live) == self._plan.uid
 
     def _is_known(self, live: Object) -> bool:
-        """Ours; or a former service's of that name, which goes; or one whose owner and labels were lost, such as a
+        """Whether it is ours; or a former service's of that name, which goes; or one whose owner and labels were lost, such as a
         claim that was retained: our own apply stands in its managed fields."""
         owners = live["metadata"].get("ownerReferences", ())
         if any(owner.get("kind") == KIND and owner["name"] == self._plan.name for owner in owners):

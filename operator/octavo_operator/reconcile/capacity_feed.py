@@ -39,7 +39,7 @@ class CapacityFeed:
         await self._tried.wait()
 
     def current(self) -> ClusterCapacity:
-        """As the API server has it now.
+        """The capacity as the API server has it now.
 
         Raises:
             NotListedYetError: the first lists are not complete: try again after `tried`.

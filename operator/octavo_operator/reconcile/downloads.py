@@ -72,7 +72,7 @@ def done(plan: Plan, observed: Observed) -> Download | None:
 
 
 def is_good(job: Object, claim: Object | None) -> bool:
-    """It has finished well, onto the claim that is there now."""
+    """Whether the Job is complete, onto the claim that exists now."""
     if finished(job) != "Complete":
         return False
     ended = job.get("status", {}).get("completionTime")
@@ -85,7 +85,7 @@ def waits(plan: Plan, observed: Observed) -> bool:
 
 
 def pods_of(job: Object, observed: Observed) -> list[Object]:
-    """Its own, oldest first."""
+    """The Job's pods, oldest first."""
     uid = job["metadata"].get("uid")
     return [
         pod
@@ -96,7 +96,7 @@ def pods_of(job: Object, observed: Observed) -> list[Object]:
 
 
 def is_at_work(pod: Object) -> bool:
-    """It may still write to the volume."""
+    """Whether a pod may still write to the volume."""
     return pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
 
 

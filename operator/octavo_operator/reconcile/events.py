@@ -60,7 +60,7 @@ def rivalry(body: Mapping[str, Any], rival: str, own: str, identity: str) -> Obj
 def restored(
     body: Mapping[str, Any], before: Sequence[Mapping[str, Any]], changed: Sequence[str], identity: str
 ) -> Iterator[Object]:
-    """Of children that were changed back although the manifest had not changed: whose edit was undone."""
+    """Report children that were changed back although the manifest had not changed, with the writer whose edit was undone."""
     for live in before:
         name = f"{live['kind']} {live['metadata']['name']}"
         if name in changed and (hand := editor(live)) is not None:

@@ -309,7 +309,7 @@ def _has_affinity(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
 
 
 def _is_waiting(pod: Object) -> bool:
-    """For a node; not for a controller that holds it back by a scheduling gate."""
+    """Whether a pod waits for a node, and not for a controller that holds it back by a scheduling gate."""
     spec = pod["spec"]
     ended = pod.get("status", {}).get("phase") in ENDED
     return not (spec.get("nodeName") or spec.get("schedulingGates") or ended or _is_ending(pod))
@@ -327,7 +327,7 @@ def _words(pod: Object) -> str:
 
 
 def is_loading(pod: Object) -> bool:
-    """It has a node and does not answer yet."""
+    """Whether a pod has a node and does not answer yet."""
     return bool(
         pod["spec"].get("nodeName")
         and not _is_ending(pod)
@@ -344,12 +344,12 @@ def _has_started(pod: Object) -> bool:
 
 
 def has_not_started(pod: Object) -> bool:
-    """It is not over, and none of its containers runs or has run."""
+    """Whether a pod is not over, and none of its containers runs or has run."""
     return not (pod.get("status", {}).get("phase") in ENDED or _is_ending(pod) or _has_started(pod))
 
 
 def claims_of(pod: Object) -> set[str]:
-    """Names of the claims that it mounts."""
+    """Names of the claims that a pod mounts."""
     volumes = pod["spec"].get("volumes", ())
     return {str(each["persistentVolumeClaim"]["claimName"]) for each in volumes if "persistentVolumeClaim" in each}
 

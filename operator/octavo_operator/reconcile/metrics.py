@@ -81,7 +81,7 @@ class Metrics:
             self.reconciles.labels(result)
 
     def record(self, key: NamespacedName, ready: int, desired: int, conditions: Mapping[str, str]) -> None:
-        """How a service does; `conditions` gives the status of each type."""
+        """Record a service's state; `conditions` gives the status of each type."""
         self.ready_replicas.labels(*key).set(ready)
         self.desired_replicas.labels(*key).set(desired)
         for kind in CONDITIONS:

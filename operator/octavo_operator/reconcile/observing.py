@@ -1,4 +1,4 @@
-"""From the API server to `Observed`: asked for each time; only a download is remembered, by the status."""
+"""Reads `Observed` from the API server, afresh for each pass; only a download is remembered, by the status."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: st
 
 
 async def _monitors(cluster: Cluster, namespace: str, selector: str) -> list[Any] | None:
-    """None where the cluster does not serve the kind, which a list shows as well as discovery does."""
+    """List the ServiceMonitors; None where the cluster does not serve the kind, which a list shows as well as discovery does."""
     try:
         return await cluster.list(MONITORS, namespace, selector)
     except ApiError as error:
@@ -137,7 +137,7 @@ async def _words(cluster: Cluster, thing: Any) -> str:
 
 
 async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Complaint]:
-    """Only about pods that have not started, and about a few of many: they are alike."""
+    """Warnings about pods that have not started; about a few of many, because they are alike."""
     waiting = [pod for pod in pods if free_gpus.has_not_started(pod)][-MOST_ASKED:]
     found = await asyncio.gather(*(complaint_about(cluster, pod) for pod in waiting))
     return {
@@ -148,14 +148,14 @@ async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Compla
 
 
 async def _claims(cluster: Cluster, namespace: str, seen: Observed, names: Iterable[str]) -> tuple[Object, ...]:
-    """Those that the manifest names and that are not the service's own."""
+    """Claims that the manifest names and that are not the service's own."""
     others = [name for name in names if seen.child("PersistentVolumeClaim", name) is None]
     found = await asyncio.gather(*(cluster.get(CLAIMS, namespace, name) for name in others))
     return tuple(claim for claim in found if claim is not None)
 
 
 async def _holders(cluster: Cluster, key: NamespacedName, claims: set[str]) -> tuple[Object, ...]:
-    """Asked for only while a replica has not started: it may wait for a volume that another workload has."""
+    """Pods of other workloads that hold one of the claims; only while a replica has not started, which may wait for one."""
     return tuple(
         pod
         for pod in await cluster.list(PODS, key.namespace)
@@ -177,7 +177,7 @@ async def _autoscaler(
 
 
 def is_anothers(child: Object, uid: str) -> bool:
-    """It has an owner, and that is not the service."""
+    """Whether an object has an owner other than the service."""
     return any(
         owner.get("controller") and owner["uid"] != uid for owner in child["metadata"].get("ownerReferences", ())
     )
@@ -192,12 +192,12 @@ def _is_a_formers(pod: Object, deployment: Object | None) -> bool:
 
 
 def _has_no_pod(job: Object) -> bool:
-    """It goes on and has no pod: something refuses it."""
+    """Whether a Job goes on without a pod: the API server refuses it."""
     return downloads.finished(job) is None and not job.get("status", {}).get("active")
 
 
 def _described(key: NamespacedName, service: LLMService | None) -> Description:
-    """By the manifest alone: the operator asks no hub, and has no right to the token of a gated model."""
+    """Describe the model by the manifest alone: the operator asks no hub, and has no right to a gated model's token."""
     if service is not None and (described := annotated(service.metadata.annotations)) is not None:
         return described
     why = "the operator asks no hub for it; octavo plan -f FILE does"

@@ -63,7 +63,7 @@ class Reconciler:
     source: Callable[[], MetricsSource] = lambda: SERVED  # where autoscalers get their metrics from, as it is now
 
     async def reconcile(self, key: NamespacedName) -> Result:
-        """One pass. Raises ApiError, UnreachableError or NotLeadingError where it can't go on: try again."""
+        """Run one pass. Raises ApiError, UnreachableError or NotLeadingError where it can't be completed: try again."""
         body = await self.cluster.get(SERVICES, key.namespace, key.name)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.rivals.forget(key)
@@ -270,7 +270,7 @@ def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
 
 
 def _takes_turns(service: LLMService) -> bool:
-    """With GPUs, and not where a person has decided how a change is made."""
+    """Whether a service needs a turn: it has GPUs, and no person has decided how a change is made."""
     return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).gpus > 0
 
 

@@ -43,7 +43,7 @@ from octavo_operator.reconcile.diagnosis.trouble import Trouble
 from octavo_operator.reconcile.upgrades.report import UP_TO_DATE as UP_TO_DATE_REPORT
 from octavo_operator.reconcile.upgrades.report import Report
 
-NOTHING = "nothing waits for anybody"
+NOTHING = "nothing waits for a person"
 EVICTIONS = 2  # for lack of disk: the first may be a neighbour's fault
 LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
 TOO_LATE = "no replica of the change became ready in time"
@@ -61,7 +61,7 @@ class StatusDraft:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of the Deployment."""
+    """Replicas of the Deployment."""
 
     desired: int
     existing: int

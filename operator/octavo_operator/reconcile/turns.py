@@ -52,7 +52,7 @@ class Turns:
         return next((each for each, turn in self._current(key).items() if _meet(turn.hardware, hardware)), None)
 
     def take(self, key: NamespacedName, hardware: Hardware, ready: int) -> None:
-        """Its change begins in this pass, with so many replicas that answer."""
+        """Begin a change in this pass; `ready` replicas answer."""
         self._waiting.pop(key, None)
         self._turns[key] = Turn(hardware, self.clock() + PROMISE_S, hardware.gpus, ready)
 
@@ -68,7 +68,7 @@ class Turns:
         return turn is not None and ready < min(turn.ready, desired)
 
     def wait(self, key: NamespacedName, hardware: Hardware) -> None:
-        """Its change has not begun."""
+        """Have a change wait."""
         self._waiting[key] = hardware
         self._end(key)
 

@@ -18,7 +18,7 @@ FIRST: Version = (0, 1, 0)
 
 
 def _arguments(start: Start) -> tuple[str, ...]:
-    """Without `--kv-cache-dtype`: the KV cache has one type, which follows from the model's."""
+    """Render without `--kv-cache-dtype`: the KV cache has one type, which follows from the model's."""
     return command_line.arguments(start, takes_file=True, takes_swap_space=True, needs_gpu=NEEDS_GPU)
 
 

@@ -132,7 +132,7 @@ class Runtime:
     """Version of the engine that brought each flag; empty where the engine is not released with the operator."""
 
     def accepts(self, name: str, engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> Refusal | None:
-        """Why it does not take the engine section's field `name` as it is; None where it does.
+        """Why the engine section's field `name` cannot be taken as it is; None where it can.
 
         Raises KeyError for a field that is in neither `takes` nor `checks`.
         """

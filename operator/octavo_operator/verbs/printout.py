@@ -95,7 +95,7 @@ def as_yaml(documents: Sequence[Any]) -> str:
     import yaml  # noqa: PLC0415 — the manifest's reader has imported it already
 
     class Plain(yaml.SafeDumper):
-        """Without anchors: what stands twice is written twice."""
+        """A dumper without anchors: what occurs twice is written twice."""
 
         def ignore_aliases(self, data: object) -> bool:
             del data

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     planning.add_flags(parser)
     parser.add_argument("-n", "--namespace", metavar="NAME", help="namespace in place of the manifest's")
     parser.add_argument(
-        "--service-monitors", action="store_true", help="the cluster knows ServiceMonitors, so Auto makes one"
+        "--service-monitors", action="store_true", help="the cluster serves ServiceMonitors, so Auto makes one"
     )
     parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="form of the objects")
     return parser

@@ -65,7 +65,7 @@ def _replicas(made: Plan, wanted: int | None) -> int:
 
 
 def _remarks(service: LLMService, made: Plan, replicas: int, remark: str | None) -> list[str]:
-    """What is different here, in a line each."""
+    """The differences from a cluster, a line each."""
     lines = [f"{made.name}: {made.model_summary}"]
     if remark is not None:
         lines.append(remark)

@@ -20,7 +20,7 @@ ACCESS_MODE = re.compile(
 
 
 def trouble_of(cache: CachePlan, observed: Observed) -> Trouble | None:
-    """None where it has one, or where no controller warns: many volumes are made only once a pod is placed."""
+    """Diagnose the cache's claim; None where it has a volume, or no controller warns: many are made only for a placed pod."""
     claim = observed.child("PersistentVolumeClaim", cache.claim)
     if claim is not None and claim.get("status", {}).get("phase") == "Lost":
         text = f"the volume of {cache.claim} is lost; delete the claim, and it is created again"

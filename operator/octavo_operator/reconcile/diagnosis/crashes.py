@@ -122,7 +122,7 @@ SIGNATURES = (
         EngineReason.REFUSED,
         r"unrecognized arguments|invalid choice: |does not recognize this architecture|Model architectures .* (?:are )?not "
         r"supported|is not supported by (?:this|the) (?:engine|executor)",
-        "fix the field of the spec that it names, or use an image that knows it",
+        "fix the field of the spec that it names, or use an image that supports it",
         2,
     ),
 )

@@ -92,7 +92,7 @@ def trouble_of(
     now: datetime | None = None,
     most_free: Mapping[str, int] = MappingProxyType({}),
 ) -> Trouble | None:
-    """None where it is ready, or on its way out. `complaint` is the last Warning about it, `now` the server's time,
+    """Diagnose a pod; None where it is ready, or ends. `complaint` is the last Warning about it, `now` the server's time,
     `room` what nodes have left (`Observed.room`)."""
     status: Mapping[str, Any] = pod.get("status", {})
     conditions = by_type(status)
@@ -123,7 +123,7 @@ def trouble_of(
 
 
 def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
-    """The same, by all that was observed."""
+    """Diagnose a pod by all that was observed."""
     complaint = observed.complaints.get(pod["metadata"]["uid"])
     return trouble_of(pod, plan, observed.nodes, complaint, observed.now, observed.most_free)
 
@@ -134,7 +134,7 @@ def _loading(plan: Plan) -> Trouble:
 
 
 def _unresponsive(running: list[Mapping[str, Any]], ready: Mapping[str, Any], plan: Plan) -> Trouble | None:
-    """One that was ready since its containers started, and is no longer."""
+    """Diagnose a pod that was ready since its containers started, and is no longer."""
     since = ready.get("lastTransitionTime")
     started = max(str(each["state"]["running"].get("startedAt", "")) for each in running)
     if since is None or not started or str(since) <= started:
@@ -191,7 +191,7 @@ def _of_container(container: Mapping[str, Any], plan: Plan) -> Trouble | None:
 
 
 def crash_of(ended: Mapping[str, Any], plan: Plan) -> Trouble:
-    """How a container ended, of its `terminated` state."""
+    """Diagnose a container that exited, by its `terminated` state."""
     words, code = _short(str(ended.get("message", ""))), int(ended.get("exitCode") or 0)
     if ended.get("reason") == "OOMKilled":
         limit = plan.resources.limits.get("memory")
@@ -294,7 +294,7 @@ def _asked(words: str, plan: Plan, most_free: Mapping[str, int]) -> str:
 
 
 def _amount(name: str, thousandths: int) -> str:
-    """As kubectl writes it, memory rounded down."""
+    """An amount as kubectl writes it, memory rounded down."""
     return f"{thousandths}m" if name == "cpu" else f"{thousandths // 1000 // MIB}Mi"
 
 

@@ -35,7 +35,7 @@ _PATTERNS = (
 
 
 def redacted(words: str) -> str:
-    """The same words without what looks like a credential."""
+    """Remove what looks like a credential."""
     for pattern, replacement in _PATTERNS:
         words = pattern.sub(replacement, words)
     return words

@@ -122,7 +122,7 @@ RULES = (
 
 
 def trouble_of(refused: Refused) -> Trouble:
-    """Why a child is missing or is not what it should be."""
+    """Diagnose a child that is missing or is not what it should be."""
     what = f"{refused.kind} {refused.name}"
     words = redacted(refused.words)
     if refused.reason == "NameTaken":
@@ -147,7 +147,7 @@ def trouble_of(refused: Refused) -> Trouble:
 
 
 def _by_status(refused: Refused) -> tuple[ApiReason, str, bool]:
-    """Where no admission plugin is known by its words."""
+    """Diagnose by the status code, where the words of no admission plugin match."""
     if refused.status == 401:
         return ApiReason.UNAUTHORIZED, "the operator's credentials are not accepted: see its log", False
     if refused.status == 403:

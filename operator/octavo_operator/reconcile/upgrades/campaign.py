@@ -49,7 +49,7 @@ class Campaign:
         return others < self.limit and (member.asked_for or not self.stopped(members))
 
     def next(self, members: Mapping[NamespacedName, Member]) -> tuple[NamespacedName, ...]:
-        """Those of the waiting that have their turn now: first what people asked for, then by name."""
+        """Those of the waiting that have their turn now: first those that a person has approved, then by name."""
         free = self.limit - sum(member.moving for member in members.values())
         if free <= 0:
             return ()

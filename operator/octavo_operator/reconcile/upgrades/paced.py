@@ -1,4 +1,4 @@
-"""From a manifest to the objects it is to have now, which may be an older release's: plan, render, take a turn."""
+"""The objects that a service is to have now, which may be an older release's: plan, render, take a turn."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Paced:
         )
 
     def held_back(self, why: str) -> Paced:
-        """Where a move has its turn, and GPUs are scarce: it is asked again in the next pass."""
+        """Undo a move that has its turn while GPUs are scarce: it is decided again in the next pass."""
         assert self.case is not None
         step = Step("Waiting", self.case.record)
         return replace(self, desired=_given(self.desired, step.record), step=step, held=why)
 
     def without_the_move(self, why: str) -> Paced:
-        """Where the API server did not take what a move would have begun with."""
+        """Undo a move whose first objects the API server did not take."""
         assert self.case is not None
         step = refused(self.case, why)
         return replace(self, desired=_given(self.desired, step.record), step=step)
@@ -145,7 +145,7 @@ def reported(key: NamespacedName, body: Object, found: Paced, upgrades: Upgrades
 def _rendered(
     found: Paced, record: Record, pin: Pin | None, settings: Settings, planned: Callable[[Settings], Plan]
 ) -> Paced:
-    """With the record's pin and today's template."""
+    """Render with the record's pin and today's template."""
     made, desired = found.plan, found.desired
     if record.current.pin != pin:
         made = planned(_with(settings, record.current.pin))

@@ -116,7 +116,7 @@ def recorded(deployment: Object) -> Record | None:
 
 
 def adopted(deployment: Object, body: Object, fresh: Rendering) -> Record:
-    """Of a Deployment without a record, such as an older operator's: what runs is what was rendered.
+    """The record of a Deployment without one, such as an older operator's: what runs is what was rendered.
 
     The service's status names the generation; where the status is lost, the last one is assumed.
     """

@@ -1,4 +1,4 @@
-"""How the replicas of a Deployment do: whether they serve what it has, and why they never will. Pure."""
+"""The replicas of a Deployment: whether they serve its template, and why they never will. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESTARTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """Of a Deployment."""
+    """State of a Deployment's replicas."""
 
     desired: int
     ready: int
@@ -41,7 +41,7 @@ def replicas_of(
     trouble_of: Callable[[Object], Trouble | None] = lambda _: None,
     since: str = "",
 ) -> Replicas:
-    """Of a live Deployment and its pods; `since` is when its last move began, for older pods are not the move's."""
+    """Read a live Deployment and its pods; `since` is when its last move began, for older pods are not the move's."""
     status: Mapping[str, Any] = deployment.get("status", {})
     alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _has_node(pod)]
     recent = [pod for pod in alive if str(pod["metadata"]["creationTimestamp"]) >= since]
@@ -67,7 +67,7 @@ def _complaint(deployment: Object, kind: str, bad: str) -> str:
 
 
 def _may_recover(pod: Object) -> bool:
-    """It crashed, but not often: perhaps what it needs comes late."""
+    """Whether a pod crashed, but not often: perhaps what it needs comes late."""
     containers = [*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ())]
     waits_for = {each.get("state", {}).get("waiting", {}).get("reason") for each in containers}
     crashes = max((int(each.get("restartCount", 0)) for each in containers), default=0)

@@ -21,7 +21,7 @@ _UP_TO_DATE: State = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """For the status."""
+    """An upgrade's part of the status."""
 
     state: State
     """Of the condition UpToDate."""
@@ -88,7 +88,7 @@ def _state(key: NamespacedName, case: Case, taken: Step, stopped: Sequence[Names
 
 
 def _name(case: Case, *, fresh: bool) -> str:
-    """Of two renderings: their images where these differ, else their releases."""
+    """Name one of two renderings: by its image where these differ, else by its release."""
     record = case.record
     proven = record.current if record.move is None else record.move.previous
     one, other = (case.fresh, proven) if fresh else (proven, case.fresh)

@@ -114,7 +114,7 @@ def refused(case: Case, why: str) -> Step:
 
 
 def passed_over(case: Case) -> bool:
-    """It did not serve this release, and no person has asked for it again."""
+    """Whether a service did not serve this release, and no person has requested it again."""
     attempt = _tried(case)
     return attempt is not None and (attempt.asked, attempt.approval) == (case.fresh.asked, case.approval)
 
@@ -137,7 +137,7 @@ def approval_for(case: Case) -> str:
 
 
 def _edited(case: Case) -> Step:
-    """With the image that has served. A move that is under way goes on only if the edit leaves its pods alone."""
+    """Keep the image that has served. A move that is under way continues only if the edit leaves its pods alone."""
     record, fresh = case.record, case.fresh
     if fresh.template == record.current.template:
         kept = replace(record, current=replace(record.current, asked=fresh.asked))
@@ -151,7 +151,7 @@ def _edited(case: Case) -> Step:
 
 
 def _tried(case: Case) -> Attempt | None:
-    """Its attempt at this very release that failed."""
+    """The service's attempt at this very release that failed."""
     attempt = case.record.attempt
     failed = attempt is not None and not attempt.served and attempt.release == case.fresh.release
     return attempt if failed else None
