@@ -53,7 +53,7 @@ class Spec(Strict):
     rollout: Rollout = Rollout()
     """How a change reaches the replicas."""
     auth: Auth = Auth()
-    """Who may ask."""
+    """Authentication of clients."""
     service: Service = Service()
     """The Service in front of the replicas."""
     monitoring: Monitoring = Monitoring()
@@ -78,4 +78,4 @@ class LLMService(Strict):
     spec: Spec
     """Desired state."""
     status: Verbatim | None = None
-    """What is; written by the operator."""
+    """State of the service; written by the operator alone."""
