@@ -26,7 +26,7 @@ from octavo_operator.cluster.connection import Connection, connect
 from octavo_operator.controller.work_queue import Seen
 from octavo_operator.errors import NoClusterError
 from octavo_operator.logs import add_flags, set_up
-from octavo_operator.runtimes import RUNTIMES
+from octavo_operator.runtimes import IMAGE_KEYS
 from octavo_operator.settings import Settings
 
 log = logging.getLogger("octavo_operator")
@@ -175,8 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_image,
         metavar="[RUNTIME=]IMAGE",
-        help="engine image of services that name none; may be repeated, once for each of octavo, octavo-cuda, vllm "
-        "and vllm-cpu",
+        help=f"engine image of services that name none; may be repeated, once for each of {', '.join(IMAGE_KEYS)}",
     )
     parser.add_argument(
         "--engine-env",
@@ -227,9 +226,8 @@ def _image(text: str) -> tuple[str, str]:
     key, separator, image = text.partition("=")
     if not separator:
         return "octavo", text
-    known = sorted({key for runtime in RUNTIMES.values() for key in runtime.images.values()})
-    if key not in known:
-        raise argparse.ArgumentTypeError(f"{key!r} is no runtime; there are {', '.join(known)}")
+    if key not in IMAGE_KEYS:
+        raise argparse.ArgumentTypeError(f"{key!r} is no runtime; there are {', '.join(IMAGE_KEYS)}")
     return key, image
 
 

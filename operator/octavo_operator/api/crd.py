@@ -156,7 +156,8 @@ def _root() -> Schema:
             "metadata": {"type": "object"},
             "spec": _Types(Spec).schema("Desired state."),
             # Without it kstatus, and so Flux, would take an object that was never reconciled for a finished one.
-            "status": _Types(Status).schema("State of the service; written by the operator alone.") | {"default": UNSEEN},
+            "status": _Types(Status).schema("State of the service; written by the operator alone.")
+            | {"default": UNSEEN},
         },
         "x-kubernetes-validations": list(NAME_RULES),
     }

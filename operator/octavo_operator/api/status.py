@@ -98,7 +98,7 @@ class UpgradeStatus(Strict):
     image: str | None = None
     """Default image that they are pinned to; none where spec.engine.image names one."""
     variant: str | None = None
-    """Which of the operator's default images that is: octavo, octavo-cuda, vllm or vllm-cpu."""
+    """Key of that image among the operator's defaults, such as octavo-cuda."""
     version: str | None = None
     """Version of the operator whose default image it was."""
     available: str | None = None

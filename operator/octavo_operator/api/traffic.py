@@ -43,7 +43,7 @@ class ApiKeys(Strict):
     """Name of the Secret, in the service's namespace."""
     key: DataKey = "api-keys"
     """Key within the Secret whose value is the API key. The octavo runtime follows a change of the Secret within a
-    minute or two, without a restart; vllm reads it when a replica starts."""
+    minute or two, without a restart; other runtimes read it when a replica starts."""
 
 
 class Auth(Strict):

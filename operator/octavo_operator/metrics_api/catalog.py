@@ -6,12 +6,12 @@ autoscaler that was written for prometheus-adapter finds the same names here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from octavo_operator.runtimes import RUNTIMES
-from octavo_operator.runtimes.runtime import MetricNames
+from octavo_operator.runtimes.runtime import MetricNames, adapted
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,19 @@ RUNNING = _names(lambda metrics: metrics.running)
 KV_USAGE = _names(lambda metrics: metrics.kv_usage)
 TOKENS = _names(lambda metrics: metrics.generated)
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("vllm_num_requests_waiting", WAITING),
-        Metric("vllm_num_requests_running", RUNNING),
-        Metric("vllm_kv_cache_usage_perc", KV_USAGE, of_many="mean"),
-        Metric("vllm_gpu_cache_usage_perc", KV_USAGE, of_many="mean"),
-        Metric("vllm_generation_tokens_per_second", TOKENS, kind="rate"),
-        Metric("octavo_requests_waiting", WAITING),
-        Metric("octavo_requests_running", RUNNING),
-        Metric("octavo_kv_cache_usage_ratio", KV_USAGE, of_many="mean"),
-        Metric("octavo_generation_tokens_per_second", TOKENS, kind="rate"),
-    )
-}
+
+def _catalog() -> Iterator[Metric]:
+    yield from (Metric(adapted(name), WAITING) for name in WAITING)
+    yield from (Metric(adapted(name), RUNNING) for name in RUNNING)
+    yield from (Metric(adapted(name), KV_USAGE, of_many="mean") for name in KV_USAGE)
+    yield from (Metric(f"{adapted(name).removesuffix('_total')}_per_second", TOKENS, kind="rate") for name in TOKENS)
+    yield Metric("octavo_requests_waiting", WAITING)
+    yield Metric("octavo_requests_running", RUNNING)
+    yield Metric("octavo_kv_cache_usage_ratio", KV_USAGE, of_many="mean")
+    yield Metric("octavo_generation_tokens_per_second", TOKENS, kind="rate")
+
+
+METRICS = {metric.name: metric for metric in _catalog()}
 
 GAUGES = frozenset(source for metric in METRICS.values() if metric.kind == "gauge" for source in metric.sources)
 COUNTERS = frozenset(source for metric in METRICS.values() if metric.kind == "rate" for source in metric.sources)
