@@ -65,7 +65,7 @@ def cases() -> Iterator[Any]:
 
 def planned(runtime: str, vendor: str, model: dict[str, Any] | None = SMALL, **engine: Any) -> Plan:
     accelerator = CPU if vendor == "cpu" else {"products": ["NVIDIA-A100-SXM4-80GB"]}
-    made = service(accelerator=accelerator, engine={"runtime": runtime} | engine)
+    made = service(model={"uri": "pvc://models/m"}, accelerator=accelerator, engine={"runtime": runtime} | engine)
     return plan(made, Observed(None if model is None else described(model)), SETTINGS)
 
 
@@ -86,7 +86,7 @@ def test_the_registry_and_the_crds_enum_name_the_same_runtimes():
 @pytest.mark.parametrize("runtime", [each.name for each in ENTRIES if isinstance(each, Unsupported)])
 def test_a_runtime_that_is_not_run_is_refused(runtime):
     refusal = planned(runtime, "nvidia").refusal
-    assert (refusal.reason, refusal.remedy) == ("RuntimeNotSupported", "set engine.runtime: octavo or vllm")
+    assert (refusal.reason, refusal.remedy) == ("RuntimeNotSupported", f"set engine.runtime: {' or '.join(RUNTIMES)}")
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

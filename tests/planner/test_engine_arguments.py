@@ -7,6 +7,7 @@ from octavo_engine.cli.arguments import parse_with_notes
 from octavo_operator.api.observed import Observed
 from octavo_operator.planner import plan
 from octavo_operator.planner.images import Reference
+from octavo_operator.runtimes import RUNTIMES
 from octavo_operator.settings import Settings
 
 
@@ -228,7 +229,7 @@ def test_what_a_runtime_does_not_take_is_refused_before_a_pod_exists(engine, acc
 
 
 def test_a_runtime_or_source_of_a_later_version_is_refused_with_what_works_now():
-    assert planned(None, engine={"runtime": "tgi"}).refusal.remedy == "set engine.runtime: octavo or vllm"
+    assert planned(None, engine={"runtime": "tgi"}).refusal.remedy == f"set engine.runtime: {' or '.join(RUNTIMES)}"
     assert planned(None, model={"uri": "s3://b/k"}).refusal.reason == "SchemeNotSupported"
 
 

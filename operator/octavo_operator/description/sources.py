@@ -103,10 +103,10 @@ def _find(model: Model) -> Path | None:
             return _in_hub_cache(uri.rest, model)
         case "pvc":
             raise ModelUnknownError(
-                "the model lies on a volume of the cluster; give it with --config FILEs config.json"
+                "the model lies on a volume of the cluster; give its config.json with --config FILE"
             )
         case _:
-            raise ModelUnknownError(f"{uri} is not asked for its description; give it with --config FILEs config.json")
+            raise ModelUnknownError(f"{uri} is not asked for its description; give its config.json with --config FILE")
 
 
 def _read(path: Path) -> ModelSpec:
