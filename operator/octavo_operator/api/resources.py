@@ -9,13 +9,17 @@ from octavo_operator.api.v1alpha1 import API_VERSION, GROUP, KIND, PLURAL
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind. An `optional` child is removed when the plan no longer has it; the others stay with their service."""
+    """A kind. An `optional` child is removed when the plan no longer has it; the others stay with their service.
+
+    A service does without a `dispensable` one where the operator may not list it, as under rights of an older release.
+    """
 
     api_version: str
     kind: str
     plural: str
     optional: bool = False
     namespaced: bool = True
+    dispensable: bool = False
 
     @property
     def group(self) -> str:
@@ -32,7 +36,9 @@ class Resource:
 SERVICES = Resource(API_VERSION, KIND, PLURAL)
 DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
 MONITORS = Resource("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors", optional=True)
-AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", optional=True)
+AUTOSCALERS = Resource(
+    "autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", optional=True, dispensable=True
+)
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", optional=True)
 JOBS = Resource("batch/v1", "Job", "jobs", optional=True)
 PODS = Resource("v1", "Pod", "pods")
@@ -53,8 +59,8 @@ CHILDREN = (
     CLAIMS,
     JOBS,
     AUTOSCALERS,
-    Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", optional=True),
-    Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", optional=True),
+    Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", optional=True, dispensable=True),
+    Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", optional=True, dispensable=True),
 )
 """What a service may be made of in any cluster; MONITORS besides, where their kind is known."""
 

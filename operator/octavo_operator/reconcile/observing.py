@@ -23,7 +23,6 @@ from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.diagnosis.claim_events import complaint_about
 from octavo_operator.reconcile.replicas import autoscaler_of, running
 
-DISPENSABLE = {"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"}
 MOST_ASKED = 4  # pods that are asked about at a time
 
 
@@ -114,7 +113,7 @@ async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: st
     try:
         return await cluster.list(kind, namespace, selector)
     except ApiError as error:
-        if error.status == 403 and kind.kind in DISPENSABLE:
+        if error.status == 403 and kind.dispensable:
             return []
         raise
 
