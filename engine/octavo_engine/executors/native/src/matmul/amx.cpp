@@ -21,8 +21,8 @@ namespace {
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileK = 32;
 constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kLeastRows = 16;           // below, half a tile or more would be empty
-constexpr int64_t kLeastRowsToWiden = 32;    // below, widening costs more than it saves
+constexpr int64_t kLeastRows = 16;         // below, half a tile or more would be empty
+constexpr int64_t kLeastRowsToWiden = 32;  // below, widening costs more than it saves
 
 // Two panels of bf16 weights, [k / 32] tiles each.
 struct Panels {
@@ -129,14 +129,22 @@ using Widen = void (*)(const Part&, int64_t, uint8_t*);
 
 Widen widen_of(Format format) {
   switch (format) {
-    case Format::Q4_0: return widen_panel<Format::Q4_0>;
-    case Format::Q4_1: return widen_panel<Format::Q4_1>;
-    case Format::Q5_0: return widen_panel<Format::Q5_0>;
-    case Format::Q5_1: return widen_panel<Format::Q5_1>;
-    case Format::Q8_0: return widen_panel<Format::Q8_0>;
-    case Format::Q4_K: return widen_panel<Format::Q4_K>;
-    case Format::Q5_K: return widen_panel<Format::Q5_K>;
-    default: return widen_panel<Format::Q6_K>;
+    case Format::Q4_0:
+      return widen_panel<Format::Q4_0>;
+    case Format::Q4_1:
+      return widen_panel<Format::Q4_1>;
+    case Format::Q5_0:
+      return widen_panel<Format::Q5_0>;
+    case Format::Q5_1:
+      return widen_panel<Format::Q5_1>;
+    case Format::Q8_0:
+      return widen_panel<Format::Q8_0>;
+    case Format::Q4_K:
+      return widen_panel<Format::Q4_K>;
+    case Format::Q5_K:
+      return widen_panel<Format::Q5_K>;
+    default:
+      return widen_panel<Format::Q6_K>;
   }
 }
 

@@ -48,8 +48,7 @@ inline void add_groups(const UnpackedGroup* w, int64_t groups, const Q8Group* x,
       if (Kind == Scales::Half && j == 4) {
 #pragma GCC unroll 4
         for (int r = 0; r < kQuad; ++r) {
-          const __m512i begin =
-              _mm512_sub_epi32(beginning<Zero>(x[r].minus_sum), beginning<Zero>(x[r].minus_first));
+          const __m512i begin = _mm512_sub_epi32(beginning<Zero>(x[r].minus_sum), beginning<Zero>(x[r].minus_first));
 #pragma GCC unroll 2
           for (int p = 0; p < Panels; ++p) {
             halves[r][p] = dots[r][p];
@@ -150,15 +149,24 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
 
 void product_affine_many(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
   switch (part.format) {
-    case Format::Q4_0: return product<Format::Q4_0>(part, x, span, y, ldy);
-    case Format::Q4_1: return product<Format::Q4_1>(part, x, span, y, ldy);
-    case Format::Q5_0: return product<Format::Q5_0>(part, x, span, y, ldy);
-    case Format::Q5_1: return product<Format::Q5_1>(part, x, span, y, ldy);
-    case Format::Q8_0: return product<Format::Q8_0>(part, x, span, y, ldy);
-    case Format::Q4_K: return product<Format::Q4_K>(part, x, span, y, ldy);
-    case Format::Q5_K: return product<Format::Q5_K>(part, x, span, y, ldy);
-    case Format::Q6_K: return product<Format::Q6_K>(part, x, span, y, ldy);
-    default: return;
+    case Format::Q4_0:
+      return product<Format::Q4_0>(part, x, span, y, ldy);
+    case Format::Q4_1:
+      return product<Format::Q4_1>(part, x, span, y, ldy);
+    case Format::Q5_0:
+      return product<Format::Q5_0>(part, x, span, y, ldy);
+    case Format::Q5_1:
+      return product<Format::Q5_1>(part, x, span, y, ldy);
+    case Format::Q8_0:
+      return product<Format::Q8_0>(part, x, span, y, ldy);
+    case Format::Q4_K:
+      return product<Format::Q4_K>(part, x, span, y, ldy);
+    case Format::Q5_K:
+      return product<Format::Q5_K>(part, x, span, y, ldy);
+    case Format::Q6_K:
+      return product<Format::Q6_K>(part, x, span, y, ldy);
+    default:
+      return;
   }
 }
 

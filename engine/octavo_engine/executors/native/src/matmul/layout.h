@@ -36,23 +36,34 @@ enum class Scales { None, Single, Min, Super, Half };
 
 struct LayoutInfo {
   Scales scales;
-  int bits;   // of a code, or of a stored float
-  int zero;   // the code that means 0
+  int bits;  // of a code, or of a stored float
+  int zero;  // the code that means 0
 };
 
 static constexpr LayoutInfo layout_of(Format format) {
   switch (format) {
-    case Format::F32: return {Scales::None, 32, 0};
-    case Format::F16: return {Scales::None, 16, 0};
-    case Format::BF16: return {Scales::None, 16, 0};
-    case Format::Q4_0: return {Scales::Single, 4, 8};
-    case Format::Q4_1: return {Scales::Min, 4, 0};
-    case Format::Q5_0: return {Scales::Single, 5, 16};
-    case Format::Q5_1: return {Scales::Min, 5, 0};
-    case Format::Q8_0: return {Scales::Single, 8, 128};
-    case Format::Q4_K: return {Scales::Super, 4, 0};
-    case Format::Q5_K: return {Scales::Super, 5, 0};
-    case Format::Q6_K: return {Scales::Half, 6, 32};
+    case Format::F32:
+      return {Scales::None, 32, 0};
+    case Format::F16:
+      return {Scales::None, 16, 0};
+    case Format::BF16:
+      return {Scales::None, 16, 0};
+    case Format::Q4_0:
+      return {Scales::Single, 4, 8};
+    case Format::Q4_1:
+      return {Scales::Min, 4, 0};
+    case Format::Q5_0:
+      return {Scales::Single, 5, 16};
+    case Format::Q5_1:
+      return {Scales::Min, 5, 0};
+    case Format::Q8_0:
+      return {Scales::Single, 8, 128};
+    case Format::Q4_K:
+      return {Scales::Super, 4, 0};
+    case Format::Q5_K:
+      return {Scales::Super, 5, 0};
+    case Format::Q6_K:
+      return {Scales::Half, 6, 32};
   }
   return {Scales::None, 0, 0};
 }
@@ -65,11 +76,16 @@ static constexpr int64_t round_up(int64_t value, int64_t multiple) {
 
 static constexpr int64_t scale_area(Format format, int64_t k) {
   switch (layout_of(format).scales) {
-    case Scales::Single: return round_up(k / kGroup * 32, 64);
-    case Scales::Min: return k / kGroup * 64;
-    case Scales::Super: return k / kSuper * (64 + 256);
-    case Scales::Half: return round_up(k / kSuper * (32 + 256), 64);
-    case Scales::None: break;
+    case Scales::Single:
+      return round_up(k / kGroup * 32, 64);
+    case Scales::Min:
+      return k / kGroup * 64;
+    case Scales::Super:
+      return k / kSuper * (64 + 256);
+    case Scales::Half:
+      return round_up(k / kSuper * (32 + 256), 64);
+    case Scales::None:
+      break;
   }
   return 0;
 }

@@ -60,7 +60,8 @@ GroupScale group_scale(const Part& part, const uint8_t* scales, int64_t group, i
       const float d = half_at(super, lane);
       return {{d * bytes[lane], d * bytes[kPanel + lane]}, 0.0f};
     }
-    case Scales::None: break;
+    case Scales::None:
+      break;
   }
   return {{0.0f, 0.0f}, 0.0f};
 }

@@ -12,17 +12,28 @@ namespace {
 
 const char* name_of(Format format) {
   switch (format) {
-    case Format::F32: return "f32";
-    case Format::F16: return "f16";
-    case Format::Q4_0: return "q4_0";
-    case Format::Q4_1: return "q4_1";
-    case Format::Q5_0: return "q5_0";
-    case Format::Q5_1: return "q5_1";
-    case Format::Q8_0: return "q8_0";
-    case Format::Q4_K: return "q4_k";
-    case Format::Q5_K: return "q5_k";
-    case Format::Q6_K: return "q6_k";
-    case Format::BF16: return "bf16";
+    case Format::F32:
+      return "f32";
+    case Format::F16:
+      return "f16";
+    case Format::Q4_0:
+      return "q4_0";
+    case Format::Q4_1:
+      return "q4_1";
+    case Format::Q5_0:
+      return "q5_0";
+    case Format::Q5_1:
+      return "q5_1";
+    case Format::Q8_0:
+      return "q8_0";
+    case Format::Q4_K:
+      return "q4_k";
+    case Format::Q5_K:
+      return "q5_k";
+    case Format::Q6_K:
+      return "q6_k";
+    case Format::BF16:
+      return "bf16";
   }
   return nullptr;
 }
@@ -37,8 +48,8 @@ int stack_class(Format format) { return is_quantized(format) ? 2 : format == For
 
 void check(const std::vector<Rows>& parts, int64_t k, int32_t widen) {
   if (parts.empty() || k <= 0) {
-    throw std::invalid_argument("nothing to pack: " + std::to_string(parts.size()) + " parts of " +
-                                std::to_string(k) + " columns");
+    throw std::invalid_argument("nothing to pack: " + std::to_string(parts.size()) + " parts of " + std::to_string(k) +
+                                " columns");
   }
   if (widen != -1 && !is_float(widen)) {
     throw std::invalid_argument("weights can be widened to f32, f16 or bf16, not to format " + std::to_string(widen));
@@ -49,7 +60,8 @@ void check(const std::vector<Rows>& parts, int64_t k, int32_t widen) {
     if (rows.rows <= 0 || rows.data == nullptr) {
       throw std::invalid_argument(std::string("a part in ") + name + " has no rows");
     }
-    if (rows.other != nullptr && (rows.stripe <= 0 || rows.stripe % kPanel != 0 || rows.rows % (2 * rows.stripe) != 0)) {
+    if (rows.other != nullptr &&
+        (rows.stripe <= 0 || rows.stripe % kPanel != 0 || rows.rows % (2 * rows.stripe) != 0)) {
       throw std::invalid_argument("two tensors of " + std::to_string(rows.rows) + " rows can't be packed in turn by " +
                                   std::to_string(rows.stripe));
     }
