@@ -188,7 +188,9 @@ void bind_decoder(nb::module_& module) {
           nb::rv_policy::copy)
       .def(
           "beat_into",
-          [](Decoder& d, nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu> beats) { d.beat_into(beats.data()); },
+          [](Decoder& d, const nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu>& beats) {
+            d.beat_into(beats.data());
+          },
           nb::keep_alive<1, 2>())
       .def("time_phases", [](Decoder& d, bool on) { d.timer().enable(on); })
       .def("phase_seconds", [](Decoder& d) {
