@@ -60,9 +60,7 @@ def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | N
 
     spec = describe(config.model, resolve(config.model, lambda *_: None))
     parallel = config.parallel
-    hindrance = obstacle(
-        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES
-    )
+    hindrance = obstacle(spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES)
     if hindrance is not None:
         raise ConfigError(hindrance)
     log = logging.getLogger(__name__)

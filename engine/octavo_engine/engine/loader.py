@@ -61,9 +61,7 @@ def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
     """
     spec = describe(config.model, files)
     parallel = config.parallel
-    hindrance = obstacle(
-        spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES
-    )
+    hindrance = obstacle(spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES)
     if hindrance is not None:
         most = max(parallel.tensor_parallel_size, 64)
         sizes = possible_sizes(spec, min(parallel.pipeline_parallel_size, len(spec.layers)), most)
