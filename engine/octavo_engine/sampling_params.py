@@ -1,22 +1,45 @@
-"""How one sequence's next token is chosen and when it stops. Crosses the socket, so it is a msgspec struct."""
+"""The sampling parameters of one sequence, and their bounds. They cross the socket, so they are a msgspec struct.
+
+A parameter is declared here once. A request's field of the same name (`server.intake.protocol`) reaches the executors
+without further code; `MODEL_DEFAULTS` are also read from the model's generation_config.json.
+"""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from annotated_types import Ge, Gt, Le
 
 # Below it a draw is greedy: vLLM's _SAMPLING_EPS.
 LEAST_TEMPERATURE = 1e-5
 # Between these a penalized logit neither overflows a float32 nor becomes denormal, which some processors take for zero.
 LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-30, 1e30
 
+# What a request or a model's defaults may ask for.
+Temperature = Annotated[float, Ge(0), Le(100)]
+TopP = Annotated[float, Gt(0), Le(1)]
+TopK = Annotated[int, Ge(-1)]  # -1 is vLLM's way to turn it off
+MinP = Annotated[float, Ge(0), Le(1)]
+Penalty = Annotated[float, Ge(-2), Le(2)]
+RepetitionPenalty = Annotated[float, Gt(0), Le(100)]
+
+MODEL_DEFAULTS = {
+    "temperature": Temperature,
+    "top_p": TopP,
+    "top_k": TopK,
+    "min_p": MinP,
+    "repetition_penalty": RepetitionPenalty,
+}
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Already validated and complete: the server resolves defaults, seeds and limits before it sends one.
+    """Validated and complete: the server resolves defaults, seeds and limits before it sends them.
 
-    Extremes that floats cannot follow are settled here, so that every executor sees the same: a temperature below
-    LEAST_TEMPERATURE is 0, and the repetition penalty is held between its two bounds.
+    Extremes beyond the range of floats are limited here, so that every executor gets the same: a temperature below
+    LEAST_TEMPERATURE becomes 0, and the repetition penalty is held between its two bounds.
 
-    Stop strings are not here: the frontend matches them on text and aborts the request in the core.
+    Stop strings are not included: the server matches them on text and aborts the request in the core.
     """
 
     max_tokens: int

@@ -17,8 +17,8 @@ from octavo_engine.errors import RequestError
 from octavo_engine.messages import Ready
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import CompletionBody, parse_body
-from octavo_engine.server.intake.sampling import bad_words, check_num_sequences, sampling_params, with_room
 from octavo_engine.text.tokenizer import load_tokenizer_json
 from octavo_engine.weights.generation_config import GenerationDefaults
 from octavo_testing.served import write_model
@@ -121,12 +121,8 @@ def compose(context: ServerContext, case: Case) -> SamplingParams:
     fields = {"seed": "0", "max_tokens": "3", "ignore_eos": "true"} | case
     literals = ", ".join(f'"{name}": {literal}' for name, literal in fields.items())
     body = parse_body(CompletionBody, f'{{"prompt": {PROMPT}, {literals}}}'.encode())
-    check_num_sequences(context, 1, body.n or 1)
-    banned = asyncio.run(bad_words(context, body.bad_words or ()))
-    params = sampling_params(
-        context, body, logprobs=body.logprobs, prompt_logprobs=body.prompt_logprobs, bad_words=banned
-    )
-    return with_room(context, params, PROMPT, body.max_tokens, "prompt")
+    (prompt,) = asyncio.run(prepare(context, body))
+    return prompt.sampling[0]
 
 
 def outcome(context: ServerContext, case: Case) -> SamplingParams | RequestError:

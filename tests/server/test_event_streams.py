@@ -15,7 +15,8 @@ from octavo_engine.server.answer import event_stream
 from octavo_engine.server.answer import writer as answer_writer
 from octavo_engine.server.answer.event_stream import EventStream
 from octavo_engine.server.answer.responses import Delta
-from octavo_engine.server.generation import Choice, GenerationError, Prompt
+from octavo_engine.server.generation import Choice, GenerationError
+from octavo_engine.server.intake.prepare import Prompt
 from octavo_engine.server.intake.protocol import CompletionBody
 from octavo_engine.server.routes.completions import CompletionWriter
 
@@ -90,7 +91,7 @@ class Generation:
     """Ends with an error, after a silence if the client is to see headers first."""
 
     def __init__(self, error, silences):
-        prompt = Prompt([1], SamplingParams(max_tokens=1))
+        prompt = Prompt([1], (SamplingParams(max_tokens=1),))
         self.choices = {"a": Choice(0, prompt, text_stream=None)}
         self._ends = [error, *[TimeoutError()] * silences]
 

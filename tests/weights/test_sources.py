@@ -182,7 +182,7 @@ def test_a_byte_order_mark_is_no_part_of_any_json_file(tmp_path):
     assert found.weights == (tmp_path / shard,)
     assert read_config(found) == config
     model = ModelConfig(model=str(tmp_path), served_model_names=("m",))
-    assert read_generation_defaults(model, found) == GenerationDefaults(temperature=0.5, eos_token_ids=(1,))
+    assert read_generation_defaults(model, found) == GenerationDefaults({"temperature": 0.5}, eos_token_ids=(1,))
     loaded = load_tokenizer(found)
     assert (loaded.eos_token_ids, loaded.chat_templates) == ((1,), {"default": "of its own"})
     (tmp_path / "chat_template.jinja").write_bytes(mark + b"{{ x }}")

@@ -1,6 +1,6 @@
-"""One HTTP request's sequences: submitted together, their outputs turned into pieces of text as they come.
+"""The sequences of one HTTP request: submitted together, their outputs turned into pieces of text as they arrive.
 
-The same for completions and chats, streamed or whole; how a piece is written is the handlers' matter.
+The same for completions and chats, streamed or whole; the handlers write the pieces.
 """
 
 from __future__ import annotations
@@ -12,26 +12,16 @@ from dataclasses import dataclass, field
 from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
-from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.answer.responses import CachedTokens, Usage
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.intake.prepare import Prompt
 from octavo_engine.server.intake.protocol import SamplingBody
-from octavo_engine.server.intake.sampling import of_choice
 from octavo_engine.text.stop_strings import StopStrings
 from octavo_engine.text.text_stream import TextStream
 
 
 class GenerationError(OctavoError):
     """The engine ended a request with an error; the message is the engine's."""
-
-
-@dataclass(slots=True)
-class Prompt:
-    """One prompt of a request. `text` is known only where it is echoed."""
-
-    token_ids: list[int]
-    sampling: SamplingParams
-    text: str = ""
 
 
 @dataclass(slots=True)
@@ -142,22 +132,21 @@ class Generation:
 def start(
     context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt], arrived: float, salt: str
 ) -> Generation:
-    """Submit `body.n` sequences for each prompt. They share cached prefixes with requests of the same `salt` only.
+    """Submit a sequence for each choice of each prompt. They share cached prefixes with requests of the same `salt` only.
 
     Raises:
         RequestError: a stop string can't be honoured, or the queue is full.
         EngineDeadError: the engine is gone.
     """
-    n = body.n or 1
     stop = StopStrings(body.stop_strings) if body.stop_strings else None
     number = next(context.sequence)
     requests: list[EngineRequest] = []
     choices: dict[str, Choice] = {}
-    for position, prompt in enumerate(prompts):
-        for index in range(n):
+    for prompt in prompts:
+        for sampling in prompt.sampling:
             request_id = f"{number}.{len(requests)}"
             choices[request_id] = Choice(
-                index=position * n + index,
+                index=len(requests),
                 prompt=prompt,
                 text_stream=TextStream(
                     context.tokenizer,
@@ -172,13 +161,13 @@ def start(
                 EngineRequest(
                     request_id=request_id,
                     prompt_token_ids=prompt.token_ids,
-                    sampling=of_choice(prompt.sampling, index, prompt_logprobs=bool(body.stream) or not index),
+                    sampling=sampling,
                     arrival_time=arrived,
                     priority=body.priority,
                     cache_salt=salt,
                 )
             )
-    context.metrics.num_choices.observe(n)
-    context.metrics.max_tokens.observe(prompts[0].sampling.max_tokens)
+    context.metrics.num_choices.observe(len(prompts[0].sampling))
+    context.metrics.max_tokens.observe(prompts[0].sampling[0].max_tokens)
     stream = context.client.submit(requests)
     return Generation(stream, choices, sum(len(prompt.token_ids) for prompt in prompts))

@@ -7,12 +7,16 @@ takes none, and a path takes another folder's; the end tokens are the model's ow
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from pydantic import TypeAdapter, ValidationError
 
 from octavo_engine.config import ModelConfig, ModelFiles
+from octavo_engine.sampling_params import MODEL_DEFAULTS
 from octavo_engine.weights.describe import read_config
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
@@ -24,19 +28,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What a request that says nothing gets. None: the API's own default."""
+    """What applies where a request is silent. `sampling` holds those of `MODEL_DEFAULTS` that the model has."""
 
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
 
 def read_generation_defaults(model: ModelConfig, files: ModelFiles) -> GenerationDefaults:
-    """The defaults of the model in `files`; a field that makes no sense is warned of and left out.
+    """The defaults of the model in `files`; an invalid field is logged and ignored.
 
     Raises:
         ModelLoadError: a file can't be read, or isn't JSON; names it.
@@ -49,50 +49,27 @@ def read_generation_defaults(model: ModelConfig, files: ModelFiles) -> Generatio
     elif model.generation_config != "auto":
         where = Path(model.generation_config) / "generation_config.json"
         sampling = read_object(where)
-    return _Defaults(sampling, where).read(_eos_token_ids(own, files))
+    found = {name: _checked(sampling, name, kind, where) for name, kind in MODEL_DEFAULTS.items()}
+    max_tokens = _checked(sampling, "max_new_tokens", Annotated[int, Ge(1)], where)
+    return GenerationDefaults(
+        {name: value for name, value in found.items() if value is not None},
+        max_tokens,
+        _eos_token_ids(own, files),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Defaults:
-    """Sampling defaults as a file has them. The bounds are those of a request's fields."""
-
-    values: Mapping[str, Any]
-    path: Path | None
-
-    def read(self, eos: tuple[int, ...]) -> GenerationDefaults:
-        top_k = self._integer("top_k", "-1 or more", lambda value: value >= -1)
-        return GenerationDefaults(
-            temperature=self._number("temperature", "between 0 and 100", lambda value: 0 <= value <= 100),
-            top_p=self._number("top_p", "above 0 and at most 1", lambda value: 0 < value <= 1),
-            top_k=None if top_k is None else max(top_k, 0),  # -1 is vLLM's way to turn it off
-            min_p=self._number("min_p", "between 0 and 1", lambda value: 0 <= value <= 1),
-            repetition_penalty=self._number(
-                "repetition_penalty", "above 0 and at most 100", lambda value: 0 < value <= 100
-            ),
-            max_tokens=self._integer("max_new_tokens", "1 or more", lambda value: value >= 1),
-            eos_token_ids=eos,
-        )
-
-    def _number(self, name: str, bounds: str, allowed: Callable[[float], bool]) -> float | None:
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if type(value) not in {int, float} or not allowed(value):
-            self._ignore(name, value, f"a number {bounds}")
-            return None
-        return float(value)
-
-    def _integer(self, name: str, bounds: str, allowed: Callable[[int], bool]) -> int | None:
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if type(value) not in {int, float} or value != value // 1 or not allowed(int(value)):
-            self._ignore(name, value, f"a whole number, {bounds}")
-            return None
-        return int(value)
-
-    def _ignore(self, name: str, value: object, expected: str) -> None:
-        logger.warning("%s: %s is %.60r, not %s: it is ignored", self.path, name, value, expected)
+def _checked(values: Mapping[str, Any], name: str, kind: Any, path: Path | None) -> Any:
+    """The number in `values` if it is of `kind`, an annotated int or float; else None, with a warning."""
+    value = values.get(name)
+    if value is None:
+        return None
+    number = int(value) if type(value) is float and value.is_integer() else value
+    try:
+        return TypeAdapter(kind).validate_python(number, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Input ")
+        logger.warning("%s: %s is %.60r, and %s: it is ignored", path, name, value, problem)
+        return None
 
 
 def _eos_token_ids(generation_config: Mapping[str, Any], files: ModelFiles) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ class AnswerWriter(ABC, Generic[Body]):
         self._id = id_
         self._model = model
         as_token_ids = bool(body.return_tokens_as_token_ids)
-        num_top = next(iter(generation.choices.values())).prompt.sampling.logprobs or 0
+        num_top = next(iter(generation.choices.values())).prompt.sampling[0].logprobs or 0
         self._format = LogprobFormat(context.tokenizer, num_top, as_token_ids=as_token_ids)
 
     @abstractmethod
@@ -95,7 +95,7 @@ class AnswerWriter(ABC, Generic[Body]):
 
     def _is_long(self, pieces: list[Piece]) -> bool:
         """Whether writing `pieces` takes longer than the event loop may."""
-        sampling = pieces[0].choice.prompt.sampling if pieces else None
+        sampling = pieces[0].choice.prompt.sampling[0] if pieces else None
         if sampling is None:
             return False
         each = (sampling.logprobs or 0) + 1

@@ -22,12 +22,6 @@ REQUEST_ID = "X-Request-Id"
 MAX_REQUEST_ID = 256
 SHARE: web.RequestKey[Share] = web.RequestKey("share", Share)  # of the room for bodies
 COUNTED: web.RequestKey[bool] = web.RequestKey("counted", bool)  # whether it counts as a request that is being answered
-# What the log may say of a request: numbers and switches, nothing that a user has said or named.
-LOGGED = (
-    *("n", "stream", "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p"),
-    *("seed", "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs"),
-    *("prompt_logprobs", "echo", "best_of", "ignore_eos", "priority", "truncate_prompt_tokens"),
-)
 
 
 async def read_body(request: web.Request, kind: type[Body]) -> Body:
@@ -90,8 +84,9 @@ def _is_fit(name: str) -> bool:
 
 
 def _summary(body: RequestBody) -> str:
-    """Those of the fields that were sent which are LOGGED, and how many others there were."""
+    """The numbers and flags that were sent, and the number of other fields: no text and no token of the user's."""
     sent = body.model_fields_set
-    shown = [f"{name}={getattr(body, name)!r}" for name in LOGGED if name in sent]
+    known = {name: getattr(body, name) for name in type(body).model_fields if name in sent}
+    shown = [f"{name}={value}" for name, value in known.items() if isinstance(value, int | float)]
     others = len(sent) - len(shown)
     return ", ".join([*shown, f"and {others} more fields"] if others else shown)

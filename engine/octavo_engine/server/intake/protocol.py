@@ -6,12 +6,13 @@ would change the answer are in `unserved_fields`, and refused by name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUseDefault
 
 from octavo_engine.errors import RequestError
+from octavo_engine.sampling_params import MinP, Penalty, RepetitionPenalty, Temperature, TopK, TopP
 from octavo_engine.server.intake.limits import MAX_BIASED_TOKENS
 from octavo_engine.server.intake.unserved_fields import refuse_unserved
 
@@ -65,19 +66,22 @@ class RequestBody(BaseModel):
 
 
 class SamplingBody(RequestBody):
-    """How tokens are drawn and when they end; the same fields for completions and chats. None is the default."""
+    """Sampling and end of the output; the same fields for completions and chats. None is the default.
+
+    A field that `SamplingParams` also has reaches the executors by its name alone.
+    """
 
     n: Positive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature: Annotated[Temperature, Field(allow_inf_nan=False)] | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[RepetitionPenalty, Field(allow_inf_nan=False)] | None = None
     stop: str | Texts | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: Flag = False
@@ -113,6 +117,33 @@ class CompletionBody(SamplingBody):
     best_of: Positive | None = None
     add_special_tokens: Flag = True
 
+    prompt_field: ClassVar[str] = "prompt"
+
+    @property
+    def prompts(self) -> list[Any]:
+        """All texts, or all lists of token ids."""
+        given = self.prompt
+        # All elements are like the first: the body has been checked.
+        return [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else list(given)
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def max_tokens_asked(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def logprobs_asked(self) -> int | None:
+        """Of each generated token: the number of the best tokens whose log-probabilities are asked for."""
+        return self.logprobs
+
+    @property
+    def prompt_logprobs_asked(self) -> int | None:
+        """The same of each token of the prompt; OpenAI's `echo` includes them in `logprobs`."""
+        return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
+
 
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
@@ -132,6 +163,23 @@ class ChatBody(SamplingBody):
     continue_final_message: Flag = False
     add_special_tokens: Flag = False
     echo: Flag = False
+
+    prompt_field: ClassVar[str] = "messages"
+    num_prompts: ClassVar[int] = 1
+
+    @property
+    def max_tokens_asked(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def logprobs_asked(self) -> int | None:
+        """Of each generated token: the number of the best tokens whose log-probabilities are asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def prompt_logprobs_asked(self) -> int | None:
+        """The same of each token of the prompt."""
+        return self.prompt_logprobs
 
 
 class TokenizeBody(RequestBody):

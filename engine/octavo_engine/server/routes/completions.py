@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from aiohttp import web
 
-from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.responses import (
     Completion,
     CompletionChoice,
@@ -18,19 +16,11 @@ from octavo_engine.server.answer.responses import (
 )
 from octavo_engine.server.answer.writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.generation import Choice, Generation, Piece, Prompt, start
+from octavo_engine.server.generation import Choice, Generation, Piece, start
 from octavo_engine.server.intake.admission import SHARE, answer_id, cache_salt, read_body
-from octavo_engine.server.intake.limits import FEW_TOKENS
+from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import CompletionBody
-from octavo_engine.server.intake.sampling import (
-    bad_words,
-    check_num_sequences,
-    check_size,
-    sampling_params,
-    truncated,
-    with_room,
-)
-from octavo_engine.text.detokenizer import decoded_prompt, token_offsets
+from octavo_engine.text.detokenizer import token_offsets
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -39,11 +29,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_body(request, CompletionBody)
     model = context.check_model(body.model)
-    if body.best_of not in {None, body.n or 1}:
-        raise RequestError("best_of: choosing the best of several is not served yet; leave it out", "best_of")
-    prompts = await _prompts(context, body)
+    prompts = await prepare(context, body)
     generation = start(context, body, prompts, arrived, cache_salt(request, body))
-    body.prompt = ""  # the engine has it, as tokens: it need not wait here too
+    body.prompt = ""  # the engine has its tokens: free the memory
     request[SHARE].give_back()
     writer = CompletionWriter(context, body, generation, answer_id(request, body, "cmpl"), model)
     try:
@@ -52,61 +40,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         generation.close()
 
 
-async def _prompts(context: ServerContext, body: CompletionBody) -> list[Prompt]:
-    given = body.prompt
-    # What the first element is, all are: the body has been checked.
-    items: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
-    if not items:
-        raise RequestError("prompt is empty: send at least one", "prompt")
-    check_num_sequences(context, len(items), body.n or 1)
-    logprobs_of_prompt = body.prompt_logprobs
-    if body.echo and body.logprobs is not None and logprobs_of_prompt is None:
-        logprobs_of_prompt = body.logprobs
-    banned = await bad_words(context, body.bad_words or ())
-    params = sampling_params(
-        context, body, logprobs=body.logprobs, prompt_logprobs=logprobs_of_prompt, bad_words=banned
-    )
-    asked = body.max_tokens
-    if asked == 0 and not body.echo:
-        raise RequestError("max_tokens is 0, which only makes sense with echo: ask for 1 or more", "max_tokens")
-    if isinstance(items[0], str):
-        if body.truncate_prompt_tokens is None:
-            for text in items:
-                context.check_length(text, "prompt")
-        encoded = await context.encode(items, "prompt", add_special_tokens=body.add_special_tokens)
-    else:
-        encoded = items
-        for token_ids in encoded:
-            context.check_token_ids(token_ids, "prompt")
-    cut = [truncated(context, body, token_ids, asked) for token_ids in encoded]
-    sequences = len(cut) * (body.n or 1)
-    fitted = [with_room(context, params, token_ids, asked, "prompt", sequences) for token_ids in cut]
-    check_size(context, cut, body.n or 1, params)
-    texts = [""] * len(cut)
-    if body.echo:
-        # A text is echoed as it was sent, unless it was cut.
-        known = [
-            item if isinstance(item, str) and len(kept) == len(all_) else None
-            for item, kept, all_ in zip(items, cut, encoded, strict=True)
-        ]
-        texts = await _echoed(context, known, cut, continued=asked > 0)
-    return [Prompt(*prompt) for prompt in zip(cut, fitted, texts, strict=True)]
-
-
-async def _echoed(
-    context: ServerContext, texts: list[str | None], prompts: list[list[int]], *, continued: bool
-) -> list[str]:
-    def work() -> list[str]:
-        return [
-            decoded_prompt(context.tokenizer, token_ids, continued=continued) if text is None else text
-            for text, token_ids in zip(texts, prompts, strict=True)
-        ]
-
-    return work() if sum(map(len, prompts)) <= FEW_TOKENS else await context.pools.run("decode", work)
-
-
 class CompletionWriter(AnswerWriter[CompletionBody]):
-    """A choice whole and a choice's next piece have one shape."""
+    """A whole choice and the next piece of one have the same shape."""
 
     def __init__(
         self, context: ServerContext, body: CompletionBody, generation: Generation, id_: str, model: str
@@ -130,7 +65,7 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
         return Completion(self._id, self._generation.created, self._model, choices, usage=usage)
 
     def _choice(self, piece: Piece) -> CompletionChoice:
-        """The first piece of a choice brings what is told of its prompt."""
+        """The choice of a piece; a choice's first piece also carries what the answer says about its prompt."""
         choice, text, ids = piece.choice, piece.text, self._body.return_token_ids
         result = CompletionChoice(
             choice.index,

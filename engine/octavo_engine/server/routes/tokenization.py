@@ -9,8 +9,8 @@ from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT
 from octavo_engine.server.intake.admission import read_body
+from octavo_engine.server.intake.prompts import encode_prompts
 from octavo_engine.server.intake.protocol import DetokenizeBody, TokenizeBody
-from octavo_engine.server.routes.chat import render
 from octavo_engine.text.tokenizer import Tokenizer
 
 
@@ -36,13 +36,7 @@ async def tokenize(request: web.Request) -> web.Response:
     context.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("send either prompt or messages", "prompt")
-    special = body.add_special_tokens
-    if body.messages is not None:
-        text = await render(context, body)
-        (token_ids,) = await context.encode([text], "messages", add_special_tokens=bool(special))
-    else:
-        assert body.prompt is not None
-        (token_ids,) = await context.encode([body.prompt], "prompt", add_special_tokens=special is None or special)
+    (token_ids,) = await encode_prompts(context, body, must_fit=False)
     pieces = (
         await context.pools.run("decode", _pieces, context.tokenizer, token_ids) if body.return_token_strs else None
     )
