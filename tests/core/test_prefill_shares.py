@@ -61,10 +61,10 @@ def test_nobody_waits_when_a_preempted_one_ends_among_many_that_were_aborted() -
     for i in range(65):
         core.add(request(f"r{i}", 3))
     for i in range(64):
-        core.abort(f"r{i}")
+        core.requests.abort(f"r{i}")
     assert core.stats().num_waiting == 2
     outputs = core.update(StepOutput(last.step_id, {r: [TOKEN] for r in last.samples}))
     assert [(o.request_id, o.finish_reason) for o in outputs if o.finish_reason] == [("b", "length")]
     assert core.stats().num_waiting == 1
-    core.abort("r64")
+    core.requests.abort("r64")
     assert core.stats().num_waiting == 0

@@ -43,19 +43,19 @@ def step(core: Scheduler, token: int = TOKEN) -> tuple[SchedulerOutput, list[Eng
     made = core.schedule()
     assert made is not None
     outputs = core.update(StepOutput(made.step_id, {r: [token] for r in made.samples}))
-    core.blocks.check()
-    return made, core.take_outputs() + outputs
+    core.block_manager.check()
+    return made, core.requests.take_outputs() + outputs
 
 
 def run(core: Scheduler) -> dict[str, EngineOutput]:
     """To the end; the last output of each request."""
     last = {}
     for _ in range(1000):
-        if not core.has_work:
+        if not core.requests.has_work:
             return last
         made = core.schedule()
         outputs = core.update(StepOutput(made.step_id, {r: [TOKEN] for r in made.samples})) if made else []
-        last |= {o.request_id: o for o in core.take_outputs() + outputs if o.finish_reason}
+        last |= {o.request_id: o for o in core.requests.take_outputs() + outputs if o.finish_reason}
     raise AssertionError("no end")
 
 
@@ -89,10 +89,10 @@ def test_without_chunks_a_prompt_beyond_the_budget_is_refused() -> None:
     """It would wait forever."""
     core = scheduler(enable_chunked_prefill=False)
     core.add(request("a", 33))
-    (output,) = core.take_outputs()
+    (output,) = core.requests.take_outputs()
     assert output.finish_reason == "error"
     assert "without chunked prefill a step takes 32" in output.error
-    assert not core.has_work
+    assert not core.requests.has_work
 
 
 def test_without_chunks_a_preempted_request_may_outgrow_the_budget_and_still_end() -> None:
@@ -246,7 +246,7 @@ def test_ends_by_eos_stop_token_or_length() -> None:
     assert (last["stop"].finish_reason, last["stop"].stop_token_id) == ("stop", TOKEN)
     assert last["ignored"].finish_reason == "length"
     assert last["long"].finish_reason == "length"
-    assert core.blocks.usage == 0
+    assert core.block_manager.usage == 0
 
 
 def test_stop_tokens_do_not_count_before_min_tokens() -> None:
@@ -276,7 +276,7 @@ def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
     core.add(request("b", 16, 3, prompt_logprobs=0))
     seen: list = []
     for _ in range(60):
-        if not core.has_work:
+        if not core.requests.has_work:
             break
         made = core.schedule()
         chunks = {}
@@ -293,7 +293,7 @@ def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
     entries = [entry for part in seen for entry in part]
     assert [entry and entry.token_id for entry in entries] == [None, *range(1, 16)]
     assert core.stats().num_preemptions == 1
-    assert not core.has_work
+    assert not core.requests.has_work
 
 
 def test_more_tokens_in_a_step_than_wanted_are_cut_at_the_end() -> None:
@@ -315,14 +315,14 @@ def test_abort_reaches_a_request_wherever_it_stands() -> None:
         core.add(request(name, 5))
     made = core.schedule()
     for name in ("a", "c", "c", "nobody"):
-        core.abort(name)
-    assert [(o.request_id, o.finish_reason) for o in core.take_outputs()] == [("a", "abort"), ("c", "abort")]
+        core.requests.abort(name)
+    assert [(o.request_id, o.finish_reason) for o in core.requests.take_outputs()] == [("a", "abort"), ("c", "abort")]
     outputs = core.update(StepOutput(made.step_id, {"a": [1], "b": [2]}))
     assert [o.request_id for o in outputs] == ["b"]
     made, _ = step(core)
     assert made.finished_ids == ("a",)  # the executor has never heard of "c"
-    core.abort("b")
-    assert core.blocks.usage == 0
+    core.requests.abort("b")
+    assert core.block_manager.usage == 0
     assert core.schedule() is None
 
 
@@ -331,7 +331,7 @@ def test_id_can_be_used_again_once_its_request_has_ended() -> None:
     core = scheduler()
     core.add(request("a", 5))
     step(core)
-    core.abort("a")
+    core.requests.abort("a")
     core.add(request("a", 5))
     made, _ = step(core)
     assert made.finished_ids == ("a",)
@@ -344,11 +344,11 @@ def test_id_in_use_ends_both_requests() -> None:
     core.add(request("a", 5))
     step(core)
     core.add(request("a", 6))
-    (output,) = core.take_outputs()
+    (output,) = core.requests.take_outputs()
     assert output.finish_reason == "error"
     assert "in use" in output.error
-    assert not core.has_work
-    assert core.blocks.usage == 0
+    assert not core.requests.has_work
+    assert core.block_manager.usage == 0
 
 
 def test_prompt_that_leaves_no_room_is_refused() -> None:
@@ -358,12 +358,12 @@ def test_prompt_that_leaves_no_room_is_refused() -> None:
     core.add(request("empty", []))
     core.add(request("negative", [-1]))
     core.add(request("huge", [1 << 32]))
-    errors = {o.request_id: o.error for o in core.take_outputs()}
+    errors = {o.request_id: o.error for o in core.requests.take_outputs()}
     assert "10 tokens and the model's context 10" in errors["long"]
     assert "empty" in errors["empty"]
     assert "outside" in errors["negative"]
     assert "outside" in errors["huge"]
-    assert not core.has_work
+    assert not core.requests.has_work
 
 
 def test_many_aborted_while_waiting_leave_nothing_behind() -> None:
@@ -374,9 +374,9 @@ def test_many_aborted_while_waiting_leave_nothing_behind() -> None:
     for i in range(1000):
         core.add(request(f"r{i}", 3))
     for i in range(1000):
-        core.abort(f"r{i}")
+        core.requests.abort(f"r{i}")
     assert core.stats().num_waiting == 0
-    assert len(core._waiting._heap) < 200
+    assert len(core.requests.waiting._heap) < 200
 
 
 def test_request_that_draws_nothing_where_it_should_ends() -> None:
@@ -386,7 +386,7 @@ def test_request_that_draws_nothing_where_it_should_ends() -> None:
     made = core.schedule()
     (output,) = core.update(StepOutput(made.step_id, {}))
     assert output.finish_reason == "error"
-    assert not core.has_work
+    assert not core.requests.has_work
 
 
 def test_decode_step_of_many_requests_costs_few_calls_each() -> None:

@@ -138,7 +138,7 @@ def test_a_step_moves_no_more_than_it_may() -> None:
     most = []
     for longest in (0.0, 0.5):
         core, executor = scarce((None,), swap_bytes=200)
-        core._scheduler.blocks._rule = SwapRule([0.05], max_step_seconds=longest)
+        core._scheduler.block_manager._rule = SwapRule([0.05], max_step_seconds=longest)
         tokens = run(core, executor)
         most.append(max(len(step.kv_ops.swap_in) + len(step.kv_ops.swap_out) for step in executor.steps))
         assert all(len(found) == MAX_TOKENS for found in tokens.values())

@@ -1,4 +1,4 @@
-"""A request inside the core: its tokens, its blocks, and where it stands. Only the scheduler and the managers write it."""
+"""A request inside the core: its tokens, blocks and status. Only the scheduler and its managers change it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEVER = 1 << 62  # a token count that no sequence reaches
 
 
 class Status(Enum):
-    """Where a sequence stands. PREEMPTED waits like WAITING, to be recomputed or swapped in."""
+    """The status of a sequence. PREEMPTED waits like WAITING, to be recomputed or swapped in."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -47,7 +47,7 @@ class Sequence:
     status: Status = Status.WAITING
     num_computed: int = 0  # tokens whose KV is in its blocks, or will be by a step in flight
     num_pending: int = 0  # tokens that steps in flight draw: they follow `token_ids`, and are not known yet
-    epoch: int = 0  # what steps in flight compute for an earlier one is void
+    epoch: int = 0  # results of parts that were scheduled in an earlier one are discarded
     tables: tuple[list[int], ...] = ()
     first_blocks: list[int] = field(default_factory=list)  # per group: the first table entry that is still held
     capacity: int = 0  # tokens that the tables have room for
@@ -55,9 +55,9 @@ class Sequence:
     next_fill: int = NEVER  # the number of computed tokens at which the next block is full
     digests: list[bytes] = field(default_factory=list)
     swapped: Swapped | None = None  # while preempted: what of it is in host memory
-    known: bool = False  # the executor has it
+    in_executor: bool = False  # the executor has its state
     wants_prompt_logprobs: bool = False
-    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)  # that no output has brought yet
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)  # that no output has carried yet
     num_scored: int = 0  # log-probabilities of its prompt that were computed since it started or started again
     num_kept: int = 0  # the most of them ever: what is computed again is not sent again
     num_cached_tokens: int = 0
@@ -90,8 +90,8 @@ class Sequence:
             queued_at=queued_at,
         )
 
-    def disown(self) -> None:
-        """What steps in flight compute for it is void: it will be computed again."""
+    def discard_in_flight(self) -> None:
+        """Discard the results of steps in flight: their tokens will be computed again."""
         self.epoch += 1
         self.num_pending = 0
 
@@ -100,7 +100,7 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt_tokens
 
     def take(self, drawn: list[int]) -> tuple[list[int], str | None]:
-        """Append what a step drew, up to the token that ends it: what was used of it, and why it ends, if it does."""
+        """Append drawn tokens up to one that ends the sequence. Returns those appended, and the finish reason, if any."""
         token_ids = self.token_ids
         for used, token in enumerate(drawn, 1):
             token_ids.append(token)
@@ -111,13 +111,13 @@ class Sequence:
         return drawn, None
 
     def score(self, entries: list[TokenLogprob]) -> None:
-        """Note what a step has computed of the log-probabilities of its prompt."""
+        """Add the log-probabilities of the prompt's tokens that a step has computed."""
         self.prompt_logprobs += entries[max(0, self.num_kept - self.num_scored) :]
         self.num_scored += len(entries)
         self.num_kept = max(self.num_kept, self.num_scored)
 
     def take_prompt_logprobs(self) -> list[TokenLogprob | None] | None:
-        """Those that no output has brought yet, for the next one."""
+        """The log-probabilities of the prompt that no output has carried yet."""
         taken, self.prompt_logprobs = self.prompt_logprobs, []
         return taken or None
 
@@ -131,7 +131,7 @@ class Sequence:
         logprobs: list[TokenLogprob] | None = None,
         first: bool = False,
     ) -> EngineOutput:
-        """A first or a last output: it carries what is said once."""
+        """A first or a last output, with the fields that are sent once."""
         stopped_by = None
         if reason == "stop" and (self.sampling.ignore_eos or token_ids[-1] not in self.sampling.eos_token_ids):
             stopped_by = token_ids[-1]

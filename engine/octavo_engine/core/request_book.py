@@ -1,6 +1,6 @@
-"""The requests in the core: where each stands, what of it is in flight, and how each of them ends.
+"""The requests in the core: the state of each, the steps in flight for them, and how each of them ends.
 
-Owns their lives, not their turns: which of them run in a step is the scheduler's decision.
+Owns their lives, from acceptance to the last output. Which of them run in a step is the scheduler's decision.
 """
 
 from __future__ import annotations
@@ -9,70 +9,116 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_manager import Block, BlockManager
-from octavo_engine.core.in_flight import Flight, taint
 from octavo_engine.core.outputs import KVOps, NewRequest
 from octavo_engine.core.request import Sequence, Status
+from octavo_engine.core.steps_in_flight import StepInFlight, affected_by
 from octavo_engine.core.waiting_queue import WaitingQueue
+from octavo_engine.messages import EngineOutput
 
 if TYPE_CHECKING:
-    from octavo_engine.messages import EngineOutput
+    from collections.abc import Collection, Mapping
 
 
 class RequestBook:
-    """Accepted requests and the steps that are in flight for them."""
+    """Accepted requests and the steps in flight for them. Only the scheduler changes `running` and `waiting`."""
 
-    def __init__(self, blocks: BlockManager) -> None:
-        self.blocks = blocks
+    def __init__(self, block_manager: BlockManager) -> None:
+        self._block_manager = block_manager
         self._sequences: dict[str, Sequence] = {}  # accepted and not finished
-        self._running: list[Sequence] = []  # in order
-        self._waiting = WaitingQueue()
-        self._outputs: list[EngineOutput] = []  # what ended outside of a step's results
-        self._left: list[str] = []  # finished ids that the executor still knows
-        self._flights: deque[Flight] = deque()  # the steps in flight, the older one first
-        self._gaps = False  # some of `_running` no longer run
+        self.running: list[Sequence] = []  # in order
+        self.waiting = WaitingQueue()
+        self.steps: deque[StepInFlight] = deque()  # in flight, the older one first
+        self._outputs: list[EngineOutput] = []  # that are no step's results
+        self._finished_ids: list[str] = []  # whose state the executor has yet to drop
+        self._running_is_stale = False  # some of `running` no longer run
         self._aborted: list[Sequence] = []  # finished while in flight; their blocks are freed with the step
-        self._doubtful: set[Block] = set()  # that the older step should have swapped in, if it has failed as a whole
+        self._invalid_blocks: set[Block] = set()  # that the older step should have swapped in, if all of it failed
+
+    def __contains__(self, request_id: str) -> bool:
+        """Whether the request was accepted and has not ended."""
+        return request_id in self._sequences
 
     @property
     def has_work(self) -> bool:
         return bool(self._sequences or self._outputs)
 
     @property
-    def in_flight(self) -> int:
-        """Steps that were scheduled and whose results have not come."""
-        return len(self._flights)
+    def num_in_flight(self) -> int:
+        """The number of steps that were scheduled and whose results have not arrived."""
+        return len(self.steps)
 
-    def knows(self, request_id: str) -> bool:
-        """Whether it was accepted and has not ended."""
-        return request_id in self._sequences
+    def accept(self, seq: Sequence) -> None:
+        """Add a sequence, which waits from now on."""
+        self._sequences[seq.request_id] = seq
+        self.waiting.push(seq)
+
+    def reject(self, request_id: str, problem: str) -> None:
+        """Answer a request that is not accepted."""
+        self._outputs.append(
+            EngineOutput(request_id=request_id, new_token_ids=[], finish_reason="error", error=problem, refused=True)
+        )
 
     def abort(self, request_id: str) -> None:
         """End a request now, also in the middle of a step; an unknown id is ignored."""
         seq = self._sequences.get(request_id)
         if seq is not None:
-            self._finish(seq)
+            self.discard(request_id)
             self._outputs.append(seq.output([], "abort"))
 
+    def discard(self, request_id: str) -> None:
+        """End a request without an output, wherever it is; a step in flight may still write its blocks."""
+        seq = self._sequences[request_id]
+        if seq.status is not Status.RUNNING:
+            self._end(seq)
+            self.waiting.note_finished()
+            return
+        self.running.remove(seq)
+        if any(part.seq is seq for step in self.steps for part in step.parts):
+            self._aborted.append(seq)
+            self._end(seq, free=False)
+        else:
+            self._end(seq)
+
+    def fail(self, seq: Sequence, error: str) -> None:
+        """End a sequence that is neither running nor waiting any more with an error."""
+        self._end(seq)
+        self._outputs.append(seq.output([], "error", error=error))
+
+    def conclude(self, seq: Sequence) -> None:
+        """End a sequence that a step was for; its last output is the step's result."""
+        waited = seq.status is not Status.RUNNING
+        self._end(seq)
+        if waited:
+            self.waiting.note_finished()
+
+    def preempt(self, seq: Sequence) -> None:
+        """Free the blocks of a sequence, which then waits to be swapped in if it was swapped out, else recomputed.
+
+        A token that a step in flight draws for it still counts.
+        """
+        self._block_manager.free(seq)
+        seq.status = Status.PREEMPTED
+        if seq.swapped is None:
+            self._restart_prompt(seq)
+        self.waiting.push(seq)
+
     def take_outputs(self) -> list[EngineOutput]:
-        """What ended outside of a step's results since the last call: refused, aborted, impossible."""
+        """The outputs since the last call that are no step's results: rejected, aborted or impossible requests."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def abandon(self) -> set[str]:
-        """Give up all steps in flight: whoever is in them is recomputed. Their ids."""
-        flights, self._flights = self._flights, deque()
-        abandoned = {part.seq.request_id: part.seq for flight in flights for part in flight.parts if not part.void}
-        self.blocks.forget(block for flight in flights for part in flight.parts for block in part.written)
-        for flight in flights:
-            self.blocks.forget(self._forget_swaps(flight.kv_ops))
-        for seq in abandoned.values():
-            self._start_afresh(seq)
-        self._left.extend(request_id for flight in flights for request_id in flight.finished_ids)
-        self._settle()
-        return set(abandoned)
+    def take_finished_ids(self) -> tuple[str, ...]:
+        """The requests whose state the executor drops with the next step."""
+        finished, self._finished_ids = self._finished_ids, []
+        return tuple(finished)
 
-    def _introduce(self, seq: Sequence, num_computed: int) -> NewRequest:
-        seq.known = True
+    def keep_finished_ids(self, request_ids: Collection[str]) -> None:
+        """Report these with a later step: the one that had them did not run."""
+        self._finished_ids.extend(request_ids)
+
+    def introduce(self, seq: Sequence, num_computed: int) -> NewRequest:
+        """The sequence as a request that is new to the executor."""
+        seq.in_executor = True
         return NewRequest(
             seq.request_id,
             seq.token_ids[: seq.num_prompt_tokens],
@@ -83,52 +129,89 @@ class RequestBook:
             seq.token_ids[seq.num_prompt_tokens :],
         )
 
-    def _preempt(self, seq: Sequence) -> None:
-        """Give up its blocks; it waits to be recomputed, or swapped in if it was swapped out.
+    def abandon_steps(self) -> set[str]:
+        """Give up all steps in flight: their requests are recomputed. Returns the ids of these."""
+        steps, self.steps = self.steps, deque()
+        abandoned = {part.seq.request_id: part.seq for step in steps for part in step.parts if not part.discarded}
+        self._block_manager.forget(block for step in steps for part in step.parts for block in part.written)
+        for step in steps:
+            self._block_manager.forget(self._forget_swaps(step.kv_ops))
+        for seq in abandoned.values():
+            self._restart(seq)
+        self.keep_finished_ids([request_id for step in steps for request_id in step.finished_ids])
+        self.settle()
+        return set(abandoned)
 
-        A token that a step in flight draws for it still counts.
+    def prepare_isolation(self) -> StepInFlight:
+        """The only step in flight, before its requests are run again one at a time because all of it failed.
+
+        Blocks that it should have swapped in are invalid, and so is what a preempted sequence should have written: no
+        one can tell how far it came.
         """
-        self.blocks.free(seq)
-        seq.status = Status.PREEMPTED
-        if seq.swapped is None:
-            self._restart_prompt(seq)
-        self._waiting.push(seq)
+        (step,) = self.steps
+        self._invalid_blocks = self._forget_swaps(step.kv_ops)
+        for part in step.parts:
+            if not part.seq.tables and not part.discarded:  # preempted since: it has no blocks to compute it in
+                self._invalid_blocks.update(part.written)
+                self._restart(part.seq)
+        return step
 
-    def _start_afresh(self, seq: Sequence) -> None:
-        """Its blocks or the executor's state of it are not what they should be: recompute it as if it were new."""
-        if seq.status is Status.RUNNING:
-            self._preempt(seq)
-            self._gaps = True
-        self._forget_swapped(seq)
-        seq.disown()
-        self._left.append(seq.request_id)
-        seq.known = False
+    def can_run_alone(self, seq: Sequence, failed: Collection[str]) -> bool:
+        """Whether a sequence of an isolated step has blocks, and none of them is affected by `failed` ones."""
+        return bool(seq.tables) and seq not in affected_by(failed, self.steps, self._invalid_blocks)[0]
 
-    def _finish(self, seq: Sequence) -> None:
-        """End a sequence wherever it stands, also in a step in flight, which still writes its blocks."""
-        if seq.status is not Status.RUNNING:
-            self._end(seq)
-            self._waiting.note_finished()
-            return
-        self._running.remove(seq)
-        if any(part.seq is seq for flight in self._flights for part in flight.parts):
-            self._aborted.append(seq)
-            self._end(seq, free=False)
-        else:
-            self._end(seq)
+    def end_failed(self, errors: Mapping[str, str]) -> list[EngineOutput]:
+        """End the requests that failed in the older step; all others that are affected are recomputed."""
+        if not (errors or self._invalid_blocks):
+            return []
+        outputs = []
+        affected, invalid = affected_by(errors, self.steps, self._invalid_blocks)
+        self._invalid_blocks = set()
+        self._block_manager.forget(invalid)
+        for seq, itself in affected.items():
+            if seq.status is Status.FINISHED:
+                continue  # aborted since
+            if itself:
+                self.conclude(seq)
+                outputs.append(seq.output([], "error", error=errors[seq.request_id]))
+            else:
+                self._restart(seq)
+        return outputs
+
+    def settle(self) -> None:
+        """After a step: free the blocks of those that were aborted within it, and drop those that no longer run."""
+        if self._aborted:
+            held = {part.seq for step in self.steps for part in step.parts}
+            for seq in self._aborted:
+                if seq not in held:
+                    self._block_manager.free(seq)
+            self._aborted = [seq for seq in self._aborted if seq in held]
+        if self._running_is_stale:
+            self._running_is_stale = False
+            self.running = [seq for seq in self.running if seq.status is Status.RUNNING]
 
     def _end(self, seq: Sequence, *, free: bool = True) -> None:
         seq.status = Status.FINISHED
-        self._gaps = True
+        self._running_is_stale = True
         del self._sequences[seq.request_id]
-        if seq.known:
-            self._left.append(seq.request_id)
-        self.blocks.drop_swapped(seq)
+        if seq.in_executor:
+            self._finished_ids.append(seq.request_id)
+        self._block_manager.drop_swapped(seq)
         if free:
-            self.blocks.free(seq)
+            self._block_manager.free(seq)
+
+    def _restart(self, seq: Sequence) -> None:
+        """Recompute a sequence as if it were new: its blocks, or the executor's state of it, are invalid."""
+        if seq.status is Status.RUNNING:
+            self.preempt(seq)
+            self._running_is_stale = True
+        self._forget_swapped(seq)
+        seq.discard_in_flight()
+        self._finished_ids.append(seq.request_id)
+        seq.in_executor = False
 
     def _forget_swaps(self, kv_ops: KVOps) -> set[Block]:
-        """Trust nothing that a failed step should have moved out; the blocks that it should have filled are returned."""
+        """Forget what a failed step should have swapped out. Returns the blocks that it should have swapped in."""
         moved = {(group, block) for group, _, block in kv_ops.swap_out}
         for seq in self._sequences.values() if moved else ():
             if seq.swapped and any((g, block) in moved for g, held in enumerate(seq.swapped.blocks) for block in held):
@@ -137,45 +220,10 @@ class RequestBook:
 
     def _forget_swapped(self, seq: Sequence) -> None:
         if seq.swapped is not None:
-            self.blocks.drop_swapped(seq)
+            self._block_manager.drop_swapped(seq)
             self._restart_prompt(seq)
 
     def _restart_prompt(self, seq: Sequence) -> None:
         if seq.wants_prompt_logprobs:
             seq.num_scored = 0
-            seq.disown()  # else a step in flight would add to them
-
-    def _fail(self, errors: dict[str, str]) -> list[EngineOutput]:
-        """End the requests that failed in the older step; whoever depends on them is recomputed."""
-        outputs = []
-        tainted, spoilt = taint(self._flights, errors, self._doubtful)
-        self._doubtful = set()
-        self.blocks.forget(spoilt)
-        for seq, itself in tainted.items():
-            if seq.status is Status.FINISHED:
-                continue  # aborted meanwhile
-            if itself:
-                self._conclude(seq)
-                outputs.append(seq.output([], "error", error=errors[seq.request_id]))
-            else:
-                self._start_afresh(seq)
-        return outputs
-
-    def _conclude(self, seq: Sequence) -> None:
-        """End a sequence that a step was for, whether it still runs or waits by now."""
-        waited = seq.status is not Status.RUNNING
-        self._end(seq)
-        if waited:
-            self._waiting.note_finished()
-
-    def _settle(self) -> None:
-        """After a step: blocks of those that were aborted within one, and the list of those that run."""
-        if self._aborted:
-            held = {part.seq for flight in self._flights for part in flight.parts}
-            for seq in self._aborted:
-                if seq not in held:
-                    self.blocks.free(seq)
-            self._aborted = [seq for seq in self._aborted if seq in held]
-        if self._gaps:
-            self._gaps = False
-            self._running = [seq for seq in self._running if seq.status is Status.RUNNING]
+            seq.discard_in_flight()  # else a step in flight would add to them

@@ -119,7 +119,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do or say anything."""
-        return self._scheduler.has_work or bool(self._in_flight)
+        return self._scheduler.requests.has_work or bool(self._in_flight)
 
     def add(self, request: EngineRequest) -> None:
         """Take a request in; if it can't be served, the next `step` says so."""
@@ -130,7 +130,7 @@ class EngineCore:
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` says so. Unknown ids are ignored."""
         for request_id in request_ids:
-            self._scheduler.abort(request_id)
+            self._scheduler.requests.abort(request_id)
 
     def step(self) -> list[EngineOutput]:
         """Launch a step, if there is anything to compute; what came of it, or of the one before, for each request.
@@ -149,12 +149,12 @@ class EngineCore:
         if step is not None and not self._launched(step, start):
             outputs += self._isolate(step)
         if self._careful:
-            self._careful = {request_id for request_id in self._careful if scheduler.knows(request_id)}
+            self._careful = {request_id for request_id in self._careful if request_id in scheduler.requests}
         ahead = self._ahead if step is not None and not self._careful else 0
         while len(self._in_flight) > ahead:
             outputs += self._land()
         self._busy = self.has_work
-        return scheduler.take_outputs() + outputs
+        return scheduler.requests.take_outputs() + outputs
 
     def stats(self) -> SchedulerStats:
         return self._scheduler.stats()
@@ -165,11 +165,11 @@ class EngineCore:
 
     def reset_prefix_cache(self) -> None:
         """Forget the cached blocks that nothing uses."""
-        self._scheduler.blocks.forget_unused()
+        self._scheduler.block_manager.forget_unused()
 
     def check(self) -> None:
         """Assert the books of the blocks: free + cached + in use == total. For tests."""
-        self._scheduler.blocks.check()
+        self._scheduler.block_manager.check()
 
     def close(self) -> None:
         self._executor.close()
@@ -228,7 +228,7 @@ class EngineCore:
             logger.exception("step %d failed as a whole", step.step_id)
             self._note_failure(step, error)
         if result is None:  # here, not above: an exception's frames hold memory
-            return self._give_up() if self._scheduler.in_flight > 1 else self._isolate(step)
+            return self._give_up() if self._scheduler.requests.num_in_flight > 1 else self._isolate(step)
         now = self._clock()
         seconds = now - max(launched_at, self._landed_at)
         self._swap_rule.note_step(step.total_tokens, seconds)
@@ -253,7 +253,7 @@ class EngineCore:
         outputs = []
         while self._in_flight:
             outputs += self._land()
-        if self._scheduler.in_flight:  # else the step before it has failed too, and both were given up
+        if self._scheduler.requests.num_in_flight:  # else the step before it has failed too, and both were given up
             outputs += self._scheduler.update(self._execute_isolated(step))
         return outputs
 
@@ -262,7 +262,7 @@ class EngineCore:
 
         Until they have ended, no step is launched before the last one has landed, so that the guilty one is found.
         """
-        self._careful |= self._scheduler.abandon()
+        self._careful |= self._scheduler.requests.abandon_steps()
         while self._in_flight:
             _, handle, _ = self._in_flight.popleft()
             try:
