@@ -1,7 +1,7 @@
 """Names of block contents: a chain of digests over raw token bytes.
 
 A block's digest covers every token before it, the tenant's salt and the adapter, so equal digests mean equal KV.
-Digests are blake2b, never Python's `hash()`: a cache that strangers fill must not have collisions that they can make.
+Digests are blake2b, never Python's `hash()`: untrusted clients fill the cache and must not be able to construct collisions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DIGEST_BYTES = 16
 
 
 def chain_root(cache_salt: str, adapter_slot: int) -> bytes:
-    """What the first block's digest is chained to. The salt's length comes first, so that no salt imitates another."""
+    """The root that the first block's digest is chained to. The salt's length comes first, so that no salt imitates another."""
     salt = cache_salt.encode()
     return blake2b(
         len(salt).to_bytes(8, "little") + salt + adapter_slot.to_bytes(8, "little"), digest_size=DIGEST_BYTES

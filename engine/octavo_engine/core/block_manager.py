@@ -1,7 +1,7 @@
 """Block tables: which block holds which tokens of which sequence, one pool of blocks for each KV group.
 
-Owns every block's life: found by content, taken, filled, left behind by a window, swapped to host memory and back,
-given back. Knows nothing of budgets or of the order in which sequences run. A sequence's blocks change only here.
+Owns the life of every block: found by content, allocated, filled, left behind by a window, swapped to host memory and
+back, freed. Independent of budgets and of the order in which sequences run. A sequence's blocks change only here.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BlockManager:
         self._caching = caching
 
     def lookup(self, seq: Sequence) -> Prefix:
-        """What need not be computed: what was swapped out, or the longest cached prefix if that is no shorter."""
+        """The tokens that need not be computed: those swapped out, or the longest cached prefix if it is no shorter."""
         prefix = self._cached(seq)
         swapped = seq.swapped
         if swapped is None or swapped.num_tokens <= prefix.num_tokens:
@@ -103,7 +103,7 @@ class BlockManager:
         return Prefix(num_blocks * self.block_size, tables)
 
     def admit(self, seq: Sequence, prefix: Prefix, num_new: int) -> bool:
-        """Give `seq` its prefix and room for its next `num_new` tokens, if all that it knows now can be computed.
+        """Allocate the prefix of `seq` and blocks for its next `num_new` tokens, if all its known tokens can be computed.
 
         Full groups get blocks for every known token at once, so that a prefill that has begun does not run out of
         them; window groups get blocks for the first chunk, once there are enough for the largest one.
@@ -141,14 +141,14 @@ class BlockManager:
         return True
 
     def has_room(self, num_tokens: int) -> bool:
-        """Whether there are blocks for a sequence of so many tokens, if none of it is cached."""
+        """Whether there are blocks for a sequence of `num_tokens`, none of them cached."""
         num_blocks = -(-num_tokens // self.block_size)
         return all(window is not None or pool.num_free >= num_blocks for pool, window in self._groups)
 
     def extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
-        """Room for tokens up to `end`: the new blocks of each group, or None (and nothing taken) if one runs out.
+        """Allocate blocks for tokens up to `end`: the new ones of each group, or None (and none allocated) if one runs out.
 
-        Blocks that no query from `num_computed` on can see go back first.
+        Blocks that no query from `num_computed` on can see are freed first.
         """
         block_size = self.block_size
         num_blocks = -(-end // block_size)
@@ -168,7 +168,7 @@ class BlockManager:
         return tuple(added)
 
     def fill(self, seq: Sequence, end: int) -> None:
-        """Enter the blocks that are full once `end` tokens are computed: from now on others may share them."""
+        """Cache the blocks that are full once `end` tokens are computed: from now on others may share them."""
         block_size = self.block_size
         num_blocks = end // block_size
         extend_chain(seq.digests, seq.root, seq.token_ids, num_blocks, block_size)
@@ -179,7 +179,7 @@ class BlockManager:
         seq.next_fill = (num_blocks + 1) * block_size
 
     def free(self, seq: Sequence) -> None:
-        """Give all blocks back, the last ones to be evicted first: a prefix is worth more than its continuation."""
+        """Free all blocks; the last ones are evicted first, because a prefix is reused more often than its continuation."""
         for pool, table, first in zip(self.pools, seq.tables, seq.first_blocks, strict=False):
             for block in reversed(table[first:]):
                 pool.release(block)
@@ -189,9 +189,9 @@ class BlockManager:
         seq.next_fill = NEVER
 
     def swap_out(self, seq: Sequence) -> bool:
-        """Keep what `seq` has computed in host memory, where there is room and it pays; its own blocks stay its own.
+        """Copy what `seq` has computed to host memory, if that has capacity and is faster; the device blocks stay allocated.
 
-        Blocks that no later query sees are left out. The moves are the next `take_kv_ops`'s.
+        Blocks that no later query sees are left out. The next `take_kv_ops` returns the moves.
         """
         if self.host is None or not seq.num_computed:
             return False
@@ -217,7 +217,7 @@ class BlockManager:
         return True
 
     def may_move(self, seq: Sequence) -> bool:
-        """Whether what was swapped out of `seq` can come back in the step that is being scheduled."""
+        """Whether the swapped blocks of `seq` can be swapped in with the step that is being scheduled."""
         return seq.swapped is None or self._may_move([len(blocks) for blocks in seq.swapped.blocks])
 
     def _may_move(self, counts: list[int]) -> bool:
@@ -227,7 +227,7 @@ class BlockManager:
         return self._rule is None or self._rule.fits([a + b for a, b in zip(counts, moved, strict=True)])
 
     def drop_swapped(self, seq: Sequence) -> None:
-        """Give its blocks in host memory back, if it has any."""
+        """Free the blocks of `seq` in host memory, if it has any."""
         if seq.swapped is not None:
             assert self.host is not None
             self.host.release(seq.swapped.blocks)
@@ -251,12 +251,12 @@ class BlockManager:
         return [(g, block) for g, table in enumerate(seq.tables) for block in table[blocks] if block]
 
     def forget(self, blocks: Iterable[Block]) -> None:
-        """The contents of these blocks can't be trusted: nobody may find them."""
+        """Drop the digests of these blocks, whose contents are invalid: no look-up finds them any more."""
         for group, block in blocks:
             self.pools[group].forget(block)
 
     def forget_unused(self) -> int:
-        """Drop the cached blocks that nobody uses; how many there were."""
+        """Drop the cached blocks that no sequence uses. Returns their number."""
         return sum(pool.forget_unused() for pool in self.pools)
 
     @property
@@ -272,7 +272,7 @@ class BlockManager:
             self.host.check()
 
     def _restore(self, seq: Sequence, swapped: Swapped, tables: tuple[list[int], ...]) -> None:
-        """Have what was swapped out moved to the blocks that `tables` now has for it; whole blocks can be shared again."""
+        """Schedule the swap-in of `swapped` to the blocks in `tables`; whole blocks can be shared again."""
         num_whole = swapped.num_tokens // self.block_size
         for group, (pool, table) in enumerate(zip(self.pools, tables, strict=True)):
             first = swapped.first[group]
@@ -281,7 +281,7 @@ class BlockManager:
                 pool.remember(table[i], seq.digests[i])
 
     def _window_blocks(self, window: int) -> int:
-        """Blocks that the last window - 1 tokens before a block's edge lie in."""
+        """The number of blocks that hold the last window - 1 tokens before a block's edge."""
         return -(-(window - 1) // self.block_size)
 
     def _leave_behind(self, seq: Sequence, index: int, first: int) -> None:
@@ -293,7 +293,7 @@ class BlockManager:
 
 
 def window_peak(window: int, chunk: int, block_size: int) -> int:
-    """The most blocks that a window group holds while it computes `chunk` tokens in one step, however they lie."""
+    """The most blocks that a window group holds while it computes `chunk` tokens in one step, for any alignment."""
     return (window - 1 + chunk + block_size - 2) // block_size + 1
 
 

@@ -1,6 +1,6 @@
 """One KV group's blocks: which are free, which are cached but unused, which are in use, and by how many sequences.
 
-Knows block numbers and digests of contents; knows nothing of sequences, tokens or windows. Every operation is O(1).
+Works on block numbers and digests of contents, independent of sequences, tokens and windows. Every operation is O(1).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ NULL_BLOCK = 0
 
 
 class BlockPool:
-    """Blocks 1 … num_blocks - 1 of one group; block 0 is the null block and belongs to nobody.
+    """Blocks 1 … num_blocks - 1 of one group; block 0 is the null block, which no sequence owns.
 
     Every block is in exactly one of three states: free (no content worth keeping), cached (content has a digest,
     no sequence uses it; evicted in order of last use), in use (reference count above 0; it may have a digest too).
@@ -32,7 +32,7 @@ class BlockPool:
 
     @property
     def num_cached(self) -> int:
-        """Blocks that hold a reusable content and that nobody uses."""
+        """Blocks that have reusable contents and no user."""
         return len(self._evictable)
 
     @property
@@ -79,7 +79,7 @@ class BlockPool:
             self._digests[block] = digest
 
     def forget(self, block: int) -> None:
-        """Its content is not what its digest says: nobody may find it any more."""
+        """Drop the digest of a block whose content is invalid: no look-up finds it any more."""
         if self._digests[block] is None:
             return
         self._drop_digest(block)
@@ -88,7 +88,7 @@ class BlockPool:
             self._free.append(block)
 
     def forget_unused(self) -> int:
-        """Drop every cached block that nobody uses; how many there were."""
+        """Drop every cached block without a user. Returns their number."""
         count = len(self._evictable)
         while self._evictable:
             block, _ = self._evictable.popitem()

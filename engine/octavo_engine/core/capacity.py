@@ -1,4 +1,4 @@
-"""How many blocks each KV group gets, and how long a sequence may be, out of a number of bytes. Arithmetic only."""
+"""The number of blocks of each KV group, and the longest sequence, for a number of bytes. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Blocks of one group: what each sequence holds, and what must be there once, whoever runs.
+    """Blocks of one group: `steady` ones of each sequence, and those needed `once`, however many sequences run.
 
-    Once: the null block, and where a window moves over a prompt, the chunk that a step computes beside the window.
+    Once are needed the null block and, in a group with a window, the chunk of a prompt that a step computes in addition
+    to the window.
     """
 
     steady: int

@@ -1,4 +1,4 @@
-"""How much memory this process may use: the container's limit, or what the machine has to spare. Reads files only."""
+"""The memory that this process may use: the container's limit, or what the machine has available. Reads files only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def container_limit(root: Path = Path("/")) -> MemoryLimit | None:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that the machine could give without swapping (MemAvailable); 0 if it doesn't say."""
+    """Bytes that the machine could give without swapping (MemAvailable); 0 if the kernel does not report it."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
     except OSError:

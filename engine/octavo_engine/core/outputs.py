@@ -1,6 +1,6 @@
-"""What the scheduler asks of an executor, and what comes back. Plain frozen data; no torch, no numpy.
+"""The values between scheduler and executor: a step's work, and its results. Plain frozen data; no torch, no numpy.
 
-Between ranks it travels as msgpack.
+Ranks exchange them as msgpack.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from octavo_engine.sampling_params import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A request that the executor hasn't seen. `block_ids` has one list a KV group; block 0 is the null block.
+    """A request that is new to the executor. `block_ids` has one list a KV group; block 0 is the null block.
 
     `output_token_ids` is empty unless the request is sent again after a step that failed: then they are what it has
     drawn so far, they follow the prompt, and penalties count them as output.
@@ -31,7 +31,7 @@ class NewRequest:
 
 
 class ContinuedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request that the executor knows. A struct, not a dataclass: hundreds are made in every step.
+    """A request that the executor has. A struct, not a dataclass: hundreds are made in every step.
 
     `block_ids` are appended to its tables; with `resumed` (after a preemption) they replace them.
     `num_computed_tokens` is authoritative: the first scheduled token has this position. The executor keeps the
@@ -60,8 +60,8 @@ class SchedulerOutput:
     A request's scheduled tokens are those at positions num_computed_tokens … + num_scheduled_tokens - 1.
     `logits_wanted[id]` is how many of its last scheduled positions need logits: 1 to sample the next token (only
     once every known token is scheduled), all of them for prompt logprobs; a request absent from it (a chunk of
-    a prefill) gets no token. `finished_ids` left since the last step: their state is dropped before anything else, and
-    ids that the executor doesn't know are ignored. An id may be in `finished_ids` and in `new`: it starts afresh.
+    a prefill) gets no token. `finished_ids` ended since the last step: their state is dropped before anything else, and
+    ids that the executor does not have are ignored. An id may be in `finished_ids` and in `new`: it starts again.
     """
 
     step_id: int
@@ -77,7 +77,7 @@ class SchedulerOutput:
 
     @property
     def num_scored_tokens(self) -> int:
-        """Tokens of prompts whose log-probabilities are wanted."""
+        """The number of prompt tokens whose log-probabilities are computed."""
         return sum(
             count for request_id, count in self.logits_wanted.items() if count > 1 or request_id not in self.samples
         )
@@ -89,10 +89,10 @@ class SchedulerOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one step made. `tokens[id]` has 0 to k+1 tokens; `errors[id]` ends that request alone.
+    """The results of one step. `tokens[id]` has 0 to k+1 tokens; `errors[id]` ends that request alone.
 
-    `undrawable` are requests that ban every token: they end too, but what was computed of them is right.
-    `prompt_logprobs[id]` has an entry for each position whose logits were wanted and whose next token is known
+    `undrawable` are requests that ban every token: they end too, but their computed blocks are valid.
+    `prompt_logprobs[id]` has an entry for each position whose logits were requested and whose next token is known
     from the prompt: the log-probability of that next token.
     """
 

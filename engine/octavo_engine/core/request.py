@@ -50,7 +50,7 @@ class Sequence:
     epoch: int = 0  # results of parts that were scheduled in an earlier one are discarded
     tables: tuple[list[int], ...] = ()
     first_blocks: list[int] = field(default_factory=list)  # per group: the first table entry that is still held
-    capacity: int = 0  # tokens that the tables have room for
+    capacity: int = 0  # tokens that the tables can hold
     num_filled: int = 0  # blocks entered into the prefix cache
     next_fill: int = NEVER  # the number of computed tokens at which the next block is full
     digests: list[bytes] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""How many tokens a step may take, so that it lasts about as long as a stream may wait behind another's prefill.
+"""The number of tokens of a step, so that it lasts about as long as a stream may wait for another request's prefill.
 
-Learns from measured steps and knows nothing of which requests are in them. Its only effect is where prompts are cut:
-what is drawn for a request depends neither on its chunks nor on its batch (`docs/decisions/0005-sampling.md`).
+Adapts to measured steps, whatever requests are in them. Its only effect is where prompts are cut: the tokens drawn for
+a request depend neither on its chunks nor on its batch (`docs/decisions/0005-sampling.md`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 FIRST_TOKENS = 64  # of a step before any was measured: a slow machine's first one is no longer than it must be
 AIM = 0.8  # of the longest step: what is aimed for, since the next chunk's attention and a busy machine take longer
 STEPS_UNTIL_LONGER = 1024  # that have fitted, after one that did not fit into memory
-LEAST_SHARE = 4  # prefills keep one token in so many, whatever the decodes beside them take
-ALONE = 4  # a prefill that nobody waits behind may take so many times as long: its weights are read less often
+LEAST_SHARE = 4  # prefills keep one token in LEAST_SHARE, however many the decodes take
+ALONE = 4  # times as long as others may a prefill take that delays no other request: weights are read less often
 
 
 class StepPace:
@@ -20,8 +20,8 @@ class StepPace:
     step has shown, at most twofold at a time: neither a step of few tokens nor one disturbed step weighs for long.
     Prefills get at least a block of `block_size` tokens, else a machine on which nothing fits would never end one.
 
-    Tokens of a prompt whose log-probabilities are wanted take longer, since each has a row of logits: a limit of their
-    own says how many of them fit a step, and `scored_cost` what one of them takes of a budget.
+    Prompt tokens with log-probabilities take longer, since each has a row of logits: they have a limit of their own, and
+    `scored_cost` is the part of a budget that one of them takes.
 
     `max_seconds` 0: every step may take `max_tokens`.
     """
@@ -35,13 +35,13 @@ class StepPace:
 
     @property
     def scored_cost(self) -> float:
-        """How many tokens take as long as one of a prompt whose log-probabilities are wanted; at least 1."""
+        """The number of tokens that take as long as one prompt token with log-probabilities; at least 1."""
         return max(1.0, self._limit / self._scored_limit) if self._aim else 1.0
 
     def tokens(self, num_running: int, *, alone: bool) -> int:
-        """The budget of the next step beside `num_running` sequences, each of which may want a token.
+        """The budget of the next step, in which each of `num_running` sequences may need a token.
 
-        `alone`: there is one request in all.
+        `alone`: there is one request in total.
         """
         if not self._aim:
             return self._max_tokens
@@ -49,9 +49,9 @@ class StepPace:
         return min(self._max_tokens, num_running + prefill * (ALONE if alone else 1))
 
     def note_step(self, num_tokens: int, num_sequences: int, seconds: float, num_scored: int = 0) -> None:
-        """Learn from a step of `num_tokens` of `num_sequences` in `seconds`; decodes alone show nothing.
+        """Learn from a step of `num_tokens` of `num_sequences` in `seconds`; decodes alone are ignored.
 
-        `num_scored` of the tokens were of prompts whose log-probabilities are wanted.
+        `num_scored` of the tokens were prompt tokens with log-probabilities.
         """
         self._fitted += 1
         if self._max_tokens < self._most and self._fitted >= STEPS_UNTIL_LONGER:

@@ -1,6 +1,6 @@
-"""Blocks in host memory for sequences that were preempted, and whether it pays to keep them there.
+"""Blocks in host memory for preempted sequences, and the rule that decides between swapping and recomputing.
 
-Knows counts, block numbers and seconds; which block of a sequence is worth keeping is the block manager's matter.
+Works on counts, block numbers and seconds; the block manager decides which blocks of a sequence to keep.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from octavo_engine.core.block_pool import BlockPool
 
 SMOOTHING = 0.2  # weight of the newest step
-TELLING_TOKENS = 64  # a step of fewer tokens says more of its overhead than of what a token takes
+LEAST_TOKENS = 64  # the overhead dominates the time of smaller steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +24,21 @@ class Swapped:
 
 
 class HostBlocks:
-    """Blocks in host memory, one pool for each KV group. Block 0 of each is nobody's, as on the device."""
+    """Blocks in host memory, one pool for each KV group. Block 0 of each is the null block, as on the device."""
 
     def __init__(self, num_blocks: tuple[int, ...]) -> None:
         self.pools = tuple(BlockPool(n) for n in num_blocks)
         self.num_holders = 0
 
     def take(self, counts: Sequence[int]) -> tuple[list[int], ...] | None:
-        """`counts[g]` blocks of each group for one holder, or None (and nothing taken) if a group has too few."""
+        """Allocate `counts[g]` blocks of each group for one holder; None (and none allocated) if a group has too few."""
         if any(pool.num_free < count for pool, count in zip(self.pools, counts, strict=True)):
             return None
         self.num_holders += 1
         return tuple([pool.take() for _ in range(count)] for pool, count in zip(self.pools, counts, strict=True))
 
     def release(self, blocks: tuple[list[int], ...]) -> None:
-        """Give back all that one `take` has given."""
+        """Free the blocks of one `take`."""
         self.num_holders -= 1
         for pool, held in zip(self.pools, blocks, strict=True):
             for block in held:
@@ -56,13 +56,13 @@ class HostBlocks:
 
 
 class SwapRule:
-    """Swap what is quicker to move out and in again than to compute anew, by what both have been seen to take.
+    """Swaps a sequence if moving its blocks out and in again is faster than recomputing them, by measured times.
 
-    `block_seconds[g]`: one block of group g out and in again. Until a step was seen that tells, swapping is taken to be
-    the quicker: a copy costs microseconds a token, a forward rarely less than ten times as much.
+    `block_seconds[g]`: one block of group g out and in again. Until a step large enough has been measured, swapping
+    counts as faster: a copy costs microseconds a token, a forward rarely less than ten times as much.
 
-    What would take longer than `max_step_seconds` is computed again: a prefill is cut into steps, a move is not.
-    0: it may take as long as it takes.
+    A move that would take longer than `max_step_seconds` is replaced by recomputing: a prefill is cut into steps, a
+    move is not. 0: no limit.
     """
 
     def __init__(self, block_seconds: Sequence[float], max_step_seconds: float = 0.0) -> None:
@@ -72,7 +72,7 @@ class SwapRule:
 
     def note_step(self, num_tokens: int, seconds: float) -> None:
         """A step has computed `num_tokens` in `seconds`."""
-        if num_tokens < TELLING_TOKENS:
+        if num_tokens < LEAST_TOKENS:
             return
         rate = seconds / num_tokens
         known = self._token_seconds

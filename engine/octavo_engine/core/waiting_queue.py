@@ -1,4 +1,4 @@
-"""Sequences that wait for their turn, in order. Knows the order and who has finished; nothing of blocks or budgets."""
+"""Waiting sequences, in the order in which they will run. Independent of blocks and budgets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from octavo_engine.core.request import Sequence, Status
 
 
 class WaitingQueue:
-    """A heap by `Sequence.order`. One that finishes while it waits is skipped when it is met, not searched for."""
+    """A heap by `Sequence.order`. One that finishes while it waits is skipped later, not searched for."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[tuple[int, int], Sequence]] = []
@@ -18,22 +18,22 @@ class WaitingQueue:
         return len(self._heap) - self._finished
 
     def push(self, seq: Sequence) -> None:
-        """It waits at its place in the order, which for a preempted one is before all that came later."""
+        """Add a sequence at its place in the order; a preempted one precedes all that arrived later."""
         heapq.heappush(self._heap, (seq.order, seq))
 
     def first(self) -> Sequence | None:
-        """Whose turn it is; None if nobody waits."""
+        """The next sequence; None if there is none."""
         while self._heap and self._heap[0][1].status is Status.FINISHED:
             heapq.heappop(self._heap)
             self._finished -= 1
         return self._heap[0][1] if self._heap else None
 
     def pop(self) -> None:
-        """Take out the one that `first` has just returned."""
+        """Remove the sequence that `first` has just returned."""
         heapq.heappop(self._heap)
 
     def note_finished(self) -> None:
-        """One of those that wait is FINISHED by now."""
+        """Record that one of the waiting sequences is now FINISHED."""
         self._finished += 1
         if self._finished > 64 and self._finished > len(self):
             self._heap = [entry for entry in self._heap if entry[1].status is not Status.FINISHED]

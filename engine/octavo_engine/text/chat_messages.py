@@ -22,10 +22,10 @@ def prepare_messages(
 ) -> list[dict[str, Any]]:
     """New messages with their content in the template's format; parts are joined by newlines for `string`.
 
-    OpenAI's newer name of the system role, `developer`, is `system` for a template that does not know it.
+    OpenAI's newer name of the system role, `developer`, becomes `system` for a template without it.
 
     Absent and null content is empty, other null fields are left out, and the arguments of tool calls are parsed, as
-    templates expect them. Raises RequestError, naming the part, for what is no text.
+    templates expect them. Raises RequestError, which names the part, for content that is not text.
     """
     if not messages:
         raise RequestError("messages is empty: send at least one", "messages")
@@ -41,7 +41,7 @@ def _prepare(message: Mapping[str, Any], where: str, content_format: ContentForm
         raise RequestError(f"{where} must be an object with role and content", where)
     if not isinstance(message.get("role"), str):
         raise RequestError(f"{where} has no role", f"{where}.role")
-    # Clients send back what they got, with every field that they know: null is absent, and so is a call of no tool.
+    # Clients send answers back with every field: null means absent, and so does an empty list of tool calls.
     prepared = {key: value for key, value in message.items() if value is not None}
     if prepared.get("tool_calls") == []:
         del prepared["tool_calls"]

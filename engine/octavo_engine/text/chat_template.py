@@ -1,6 +1,6 @@
 """Turns a chat into the text of a prompt with the model's template.
 
-Knows which template is meant and what it is told; the rendering itself happens in a process that can be ended.
+Selects the template and its variables; the rendering itself runs in a process that can be ended.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ChatTemplate:
         chat_template: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt's text; it spells out BOS itself where the model wants one, so encode it without.
+        """The prompt's text. It contains BOS if the model needs one, so encode it without special tokens.
 
         `chat_template` comes from the request, as do `variables` (`chat_template_kwargs`). Raises RequestError.
         """
@@ -116,11 +116,11 @@ class ChatTemplate:
         return self._ask(process, template, told, param, continue_final_message=continue_final_message)
 
     def answer_endings(self, chat_template: str | None = None) -> tuple[str, ...]:
-        """What the templates write behind an assistant's answer, by rendering a chat: a text for each template.
+        """The text that each template writes after an assistant's answer, found by rendering a chat.
 
-        The last turn counts, because models are trained on it: an earlier answer may end otherwise, as gpt-oss ends
-        messages within a turn. Templates that leave their last turn open are asked for an earlier one. One that can't
-        render so plain a chat has no say. `chat_template` is the request's, otherwise the server's own are meant.
+        The last turn counts, because models are trained on it: an earlier answer may end differently, as gpt-oss ends
+        messages within a turn. For templates that leave the last turn open, an earlier one counts. A template that
+        can't render a plain chat is skipped. `chat_template` is the request's; without it, the server's own are used.
         """
         if chat_template is not None:
             return (self._answer_ending(chat_template, self._foreign),)

@@ -20,7 +20,7 @@ class Detokenizer:
     """The text of one sequence. All that `add` returned plus what `flush` returns is the decoded text.
 
     `prompt_token_ids` are not part of it, but a character that they leave incomplete is completed, and a
-    SentencePiece tokenizer's leading space is dropped only where nothing stands before it.
+    SentencePiece tokenizer's leading space is dropped only at the start of a text.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Detokenizer:
             self._decoder.decode(tail)
 
     def begin(self, token_id: int) -> int:
-        """Where the text of `token_id` begins if it comes next, in characters.
+        """The offset of the text of `token_id` if it comes next, in characters.
 
-        A token that goes on with a character begins with it; one that leaves a character incomplete begins after the
-        U+FFFD which that amounts to.
+        A token that continues a character begins with it; one that leaves a character incomplete begins after the
+        U+FFFD that stands for it.
         """
         pending = self._decoder.getstate()[0]
         if pending and token_id not in self._skipped:
@@ -65,7 +65,7 @@ class Detokenizer:
         return self._returned(self._decoder.decode(self._token_bytes(token_id)))
 
     def flush(self) -> str:
-        """What an incomplete character at the end amounts to: U+FFFD or nothing. Ends the text."""
+        """End the text: U+FFFD if its last character is incomplete, else nothing."""
         return self._returned(self._decoder.decode(b"", final=True))
 
     def _returned(self, text: str) -> str:
@@ -84,9 +84,9 @@ def decoded_prompt(tokenizer: Tokenizer, token_ids: Sequence[int], *, continued:
 
 
 def token_offsets(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> list[int]:
-    """Where in `text`, of which `token_ids` are the tokens, each of them begins, in characters.
+    """The offset in `text`, in characters, of each of `token_ids`, which are its tokens.
 
-    What the tokenizer put in by itself takes no place in the text: special tokens, SentencePiece's space after them.
+    Special tokens, and SentencePiece's space after them, have no length in the text: the tokenizer added them.
     """
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
     offsets, end = [], 0

@@ -1,8 +1,7 @@
-"""Builds a tokenizer from what a GGUF file says of one: vocabulary, merges or scores, and the pre-tokenizer's name.
+"""Builds a tokenizer from GGUF metadata: vocabulary, merges or scores, and the pre-tokenizer's name.
 
-Knows the metadata's keys and llama.cpp's names for pre-tokenizers; the file itself is read elsewhere. Where a GGUF
-leaves something unsaid (a normalizer, whether whole words win over merges), the original model's tokenizer.json is
-followed.
+Owns the metadata's keys and llama.cpp's names for pre-tokenizers. Where GGUF has no key for something (a normalizer,
+whether whole words win over merges), the result follows the original model's tokenizer.json.
 """
 
 from __future__ import annotations
@@ -200,7 +199,7 @@ def _special_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """What ends a generation: the end of the sequence, and of the turn where the file names that too."""
+    """The tokens that end a generation: the end of the sequence, and the end of a turn if the file has one."""
     warn = {"eos": False, "eot": True, "eom": True}  # the first is read above as well
     return tuple(dict.fromkeys(i for name in warn for i in _ids(metadata, name, warn=warn[name])))
 

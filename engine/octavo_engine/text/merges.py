@@ -1,6 +1,6 @@
 """The merges that a SentencePiece vocabulary implies, derived once and kept on disk.
 
-A BPE model of the `tokenizers` library wants its merges listed; a GGUF has only pieces and scores. Every way to cut a
+A BPE model of the `tokenizers` library needs a list of merges; GGUF has only pieces and scores. Every way to cut a
 piece into two pieces of the vocabulary is a merge, and the better piece merges first. For Gemma's 262144 pieces that
 is half a million merges and most of a second, so they are cached as pairs of token ids.
 """

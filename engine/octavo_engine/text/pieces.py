@@ -1,7 +1,7 @@
-"""What bytes a piece of the vocabulary stands for, by the tokenizer's decoder.
+"""The bytes of each piece of the vocabulary, according to the tokenizer's decoder.
 
 Two spellings exist among decoders of text: GPT-2's byte alphabet, where every character of a piece is one byte, and
-SentencePiece's, where a piece is text with `▁` for a space and `<0x0A>` for a byte of its own.
+SentencePiece's, where a piece is text with `▁` for a space and `<0x0A>` for a single byte.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SPACE = "▁"
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's spelling of bytes (openai/gpt-2, encoder.py): printable bytes stand for themselves, others follow 255."""
+    """GPT-2's spelling of bytes (openai/gpt-2, encoder.py): printable bytes map to themselves, others to characters above 255."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -51,7 +51,7 @@ def sentencepiece_bytes(piece: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How pieces become bytes; `strips_space`: the text's first space is the tokenizer's own and is dropped."""
+    """The mapping from pieces to bytes; `strips_space`: the tokenizer added the text's first space, which is dropped."""
 
     to_bytes: Callable[[str], bytes]
     strips_space: bool

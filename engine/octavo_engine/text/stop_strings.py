@@ -39,7 +39,7 @@ class StopStrings:
         self._first = frozenset(self._next[0])
 
     def held(self, state: int) -> int:
-        """How many characters at the end of a text that led to `state` are the beginning of a stop string."""
+        """The number of characters at the end of a text that led to `state` which begin a stop string."""
         return self._depth[state]
 
     def find(self, text: str, state: int, *, ignore: bool) -> tuple[tuple[str, int] | None, int]:
@@ -54,7 +54,7 @@ class StopStrings:
             if found is not None:
                 if not ignore:
                     return (found, position), 0
-                while state and not self._next[state]:  # nothing longer can come of it
+                while state and not self._next[state]:  # no longer match is possible
                     state = self._fail[state]
         return None, state
 
@@ -87,7 +87,7 @@ class StopStrings:
 
 
 class StopSearch:
-    """One text's search. Feed it with `find`; `held` characters at its end may still turn into a stop string."""
+    """The search in one text. Feed it with `find`; the last `held` characters may be the beginning of a stop string."""
 
     def __init__(self, strings: StopStrings) -> None:
         self._strings = strings

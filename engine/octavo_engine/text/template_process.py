@@ -66,7 +66,7 @@ class TemplateProcess:
         raise RequestError(epitaph, param)
 
     def close(self) -> None:
-        """End the process; a later request would start it anew."""
+        """End the process; a later request starts it again."""
         with self._lock:
             if self._process is not None:
                 _end(self._process)

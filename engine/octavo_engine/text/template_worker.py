@@ -1,9 +1,9 @@
-"""Renders chat templates in a process of its own: the one place where a stranger's template can be ended for good.
+"""Renders chat templates in a separate process, because only a process can reliably end an untrusted template.
 
 Run as a script, so that it imports jinja2 and nothing of Octavo. Reads requests from stdin and writes replies to
 stdout, each four bytes of length and JSON. A request that takes too long is ended by SIGALRM, whose default action
 ends the process even within one long call; memory is bounded by a resource limit, and no file can be written.
-The environment is set up as transformers sets up its own for chat templates, which they are written for.
+The environment is set up as in transformers, for which chat templates are written.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 OTHERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 LENGTH = struct.Struct(">I")
 UP = b"+"  # written once the imports are done
-# Private-use characters, so that no message holds it by chance; the space at its end tells whether a template trims.
+# Private-use characters, which no message contains by chance; the final space shows whether a template trims.
 CONTINUE_MARK = "\ue000continue here\ue001 "
 
 
 class _Refused(Exception):  # noqa: N818 - a refusal is an answer
-    """What can't be rendered; the message is for the client."""
+    """A chat can't be rendered; the message is for the client."""
 
 
 class _Generation(Extension):
@@ -64,7 +64,7 @@ class _Namespace(jinja2.utils.Namespace):
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    # Jinja's own escapes HTML, which no prompt wants.
+    # Jinja's own escapes HTML, which is wrong in a prompt.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -202,7 +202,7 @@ def _read(stream: BinaryIO) -> dict[str, Any] | None:
 
 def main() -> None:
     """Say that it is up, then answer requests until stdin ends."""
-    # All are the server's, which drains and needs this process meanwhile: it ends with its stdin.
+    # Signals are for the server, which still needs this process while it drains: it ends with its stdin.
     for number in OTHERS:
         signal.signal(number, signal.SIG_IGN)
     memory = int(sys.argv[1])

@@ -12,7 +12,7 @@ from octavo_engine.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What some tokens added. `num_tokens` of those given count: those after a stop string's end do not."""
+    """The text that some tokens added. The first `num_tokens` of them count: those after a stop string do not."""
 
     text: str
     num_tokens: int
@@ -23,7 +23,7 @@ class TextDelta:
 class TextStream:
     """The texts of all deltas, one after the other, are the choice's text.
 
-    `min_tokens`: stop strings that end within the first so many tokens do not count, as in vLLM.
+    Stop strings that end within the first `min_tokens` tokens do not count, as in vLLM.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Text to token ids and back, from a tokenizer.json or out of a GGUF.
 
-Owns the vocabulary and what a token's bytes are. Knows nothing of requests or of chat: templates are only held here,
-because they lie in the same files.
+Owns the vocabulary and the bytes of each token. Chat templates are only held here, because they are in the same files.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Tokenizer:
 
     @property
     def strips_space(self) -> bool:
-        """Whether a text's first space is the tokenizer's own (SentencePiece) and no part of the text."""
+        """Whether the tokenizer adds a space to the start of a text (SentencePiece), which is no part of the text."""
         return self._spelling.strips_space
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
