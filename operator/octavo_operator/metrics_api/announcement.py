@@ -2,7 +2,7 @@
 
 An announced API without a server hurts the whole cluster: deleting any namespace waits for it. So the APIServices
 are made when a replica is ready to serve, and removed when none has been for a while; the last process to end removes
-them too (`metrics_api/departure.py`), and they are owned by a ClusterRole of the installation, whose removal by whatever way
+them too (`metrics_api/deregistration.py`), and they are owned by a ClusterRole of the installation, whose removal by whatever way
 takes them along. Another adapter's are left alone.
 
 Endpoints that are ready do not mean that the API server reaches them: a firewall, a NetworkPolicy or a mesh may be in
@@ -55,9 +55,14 @@ log = logging.getLogger(__name__)
 
 
 def is_ours(api_service: Object, namespace: str) -> bool:
-    """Whether it leads to the operator's Service in its namespace, by whatever author."""
+    """Whether it leads to the operator's Service in its namespace, by whatever author; or to that of an installation of
+    Octavo in another namespace that is gone, and left it behind."""
     service = api_service["spec"].get("service") or {}
-    return (service.get("namespace"), service.get("name")) == (namespace, SERVICE)
+    if service.get("name") != SERVICE:
+        return False
+    made = api_service["metadata"].get("labels", {}).get(MANAGED_BY) == "octavo"
+    left_behind = made and unavailable(api_service).startswith("ServiceNotFound")
+    return left_behind or service.get("namespace") == namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +174,27 @@ class Announcement:
     async def keep(self) -> MetricsSource:
         """Compare once, and write only what differs. Raises OperatorError, or OSError where the file can't be read."""
         found = [await self._cluster.get(API_SERVICES, None, name) for name in NAMES]
-        bundle = await self._bundle()
-        others = [each for each in found if each is not None and not is_ours(each, self._namespace)]
+        held_back = await self._held_back([each for each in found if each is not None])
+        if held_back is not None:
+            self._take(held_back)  # at once, for what follows may fail
+        bundle = await self._bundle()  # in any case: without the certificate nothing is served
+        if held_back is not None:
+            return held_back
+        owner = await self._owner()
+        for (version, priority), live in zip(PRIORITIES.items(), found, strict=True):
+            desired = self._api_service(version, priority, bundle, owner)
+            if live is None or differs(desired, live):
+                # What another writer makes of it in this very moment stays: then this fails.
+                if live is not None:
+                    desired["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+                await self._cluster.apply(API_SERVICES, desired, force=live is not None)
+                log.info("announced: APIService %s.%s", version, GROUP)
+        # Until the API server has reached it once, the last report stands.
+        return SERVED if all(each is not None and is_available(each) for each in found) else self.source
+
+    async def _held_back(self, found: list[Object]) -> MetricsSource | None:
+        """What is reported instead of an announcement, and what was announced is withdrawn; None where it may be."""
+        others = [each for each in found if not is_ours(each, self._namespace)]
         if others:
             await withdraw(self._cluster, self._namespace)
             return foreign(others[0])
@@ -183,22 +207,12 @@ class Announcement:
         self._served = now
         if now < self._again:
             return self.source
-        if trouble := self._trouble([each for each in found if each is not None], now):
+        if trouble := self._trouble(found, now):
             await withdraw(self._cluster, self._namespace)
             self._unreached, self._again = None, now + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             return unreachable(trouble, endpoints.port)
-        owner = await self._owner()
-        for (version, priority), live in zip(PRIORITIES.items(), found, strict=True):
-            desired = self._api_service(version, priority, bundle, owner)
-            if live is None or differs(desired, live):
-                # What another writer makes of it in this very moment stays: then this fails.
-                if live is not None:
-                    desired["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-                await self._cluster.apply(API_SERVICES, desired, force=live is not None)
-                log.info("announced: APIService %s.%s", version, GROUP)
-        # Until the API server has reached it once, the last report stands.
-        return SERVED if all(each is not None and is_available(each) for each in found) else self.source
+        return None
 
     def _trouble(self, found: list[Object], now: float) -> str:
         """Why the API server has not reached what is announced for too long; empty where it has."""
