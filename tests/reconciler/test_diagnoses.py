@@ -59,6 +59,14 @@ REFUSALS = [
     ("ServiceMonitor", 404, "the server could not find the requested resource", "KindUnknown", True, "CustomResourceDefinition"),
     ("Deployment", 429, "the server has received too many requests and has asked us to try again later", "ServerBusy", False, "tried again"),
     ("Deployment", 503, "etcdserver: leader changed", "ServerBusy", False, "tried again"),
+    ("Pod", 403, 'pods "s-1" is forbidden: status unknown for quota: team, resources: limits.cpu', "QuotaNotReady", False, "tried again"),
+    ("Pod", 403, 'Pod "s-1" is invalid: spec.containers[0].resources.requests: Invalid value: "4Gi": must be less than or equal to memory limit of 1Gi', "LimitRangeViolated", True, "set resources.limits"),
+    ("Pod", 403, 'Error creating: Pod "s-1" is invalid: spec.containers[0].resources.requests: Invalid value: "4Gi": must be less than or equal to memory limit of 1Gi', "LimitRangeViolated", True, "set resources.limits"),
+    ("Deployment", 403, 'deployments.apps "s" is forbidden: exceeded quota: q, requested: count/deployments.apps=1, used: count/deployments.apps=4, limited: count/deployments.apps=4', "QuotaExceeded", True, "raise the ResourceQuota"),
+    ("Deployment", 403, 'admission webhook "validate.kyverno.svc-fail" denied the request without explanation', "AdmissionDenied", True, "satisfy the policy"),
+    ("Pod", 403, 'pods "s-1" is forbidden: image policy webhook backend denied one or more images: not signed', "AdmissionDenied", True, "satisfy the policy"),
+    ("Deployment", 413, "Request entity too large: limit is 3145728", "ChildInvalid", True, "field of the spec"),
+    ("Service", 404, 'namespaces "n" not found', "NamespaceTerminating", True, "nothing can be created"),
     ("Deployment", 403, "an in-house admission plugin says no", "AdmissionDenied", True, "admission plugin"),
 ]  # fmt: skip
 
@@ -217,6 +225,40 @@ def test_an_autoscaler_has_time_to_add_a_node_and_then_it_takes_a_person(nodes, 
     assert words in early.message
     assert ("15 minutes" in early.message) == (reason == "NoSuchGpu")
     assert "15 minutes" not in late.message
+
+
+# As the scheduler's volume plugins word it
+PLACELESS = [
+    ("0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode.", "ClaimInUse", "set replicas: 1"),
+    ("0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had volume node affinity conflict.", "VolumeElsewhere", "make room there"),
+    ("0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity.", "VolumeElsewhere", "tied to other nodes"),
+    ("0/2 nodes are available: 2 node(s) had no available volume zone.", "VolumeElsewhere", "another zone"),
+    ('0/2 nodes are available: persistentvolumeclaim "models" is being deleted.', "ClaimTerminating", "name another claim"),
+    ('0/2 nodes are available: persistentvolumeclaim "models" bound to non-existent persistentvolume "pv-1".', "ClaimLost", "delete the claim"),
+    ('0/2 nodes are available: persistentvolumeclaim "models" not found.', "ClaimMissing", "cache.existingClaim"),
+    ("0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.", "VolumeNotBound", "storage class"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "reason", "remedy"), PLACELESS)
+def test_a_volume_that_keeps_a_pod_from_all_nodes_is_told_with_its_remedy(words, reason, remedy):
+    trouble = trouble_of(unscheduled(words), planned(accelerator={"vendor": "cpu"}), None, None, START)
+    assert trouble is not None
+    assert trouble.reason == reason
+    assert remedy in trouble.message
+
+
+def test_a_download_without_a_node_waits_for_no_gpu():
+    """Its pod asks for none: that all are taken is no reason, and what a replica requests is no remedy."""
+    download = unscheduled("0/2 nodes are available: 2 Insufficient memory.")
+    download["metadata"]["labels"] = {"app.kubernetes.io/component": "preload"}
+    requests = {"cpu": "250m", "memory": "1Gi"}
+    download["spec"] = {"containers": [{"name": "preload", "resources": {"requests": requests}}]}
+    trouble = trouble_of(download, planned(), Nodes(0, 2, gpus=()), None, START)
+    assert trouble is not None
+    assert trouble.reason == "Unschedulable"
+    assert "cpu 250m and memory 1Gi" in trouble.message
+    assert "resources.requests" not in trouble.message
 
 
 def test_the_autoscalers_own_refusal_is_passed_on():

@@ -165,6 +165,39 @@ def test_a_download_that_has_no_pod_is_told_in_its_jobs_words():
     assert 'serviceaccount "y" not found' in state[2]
 
 
+def test_a_download_that_a_queue_holds_back_is_told():
+    """Kueue suspends Jobs until it admits them: for hours, perhaps."""
+    made = job(planned())
+    observed = Observed(children=(claim(), deployment(0, 0), made | {"spec": made["spec"] | {"suspend": True}}))
+    assert summarized(observed, cache={}).conditions["ModelCached"][:2] == ("False", "DownloadSuspended")
+    resumed = Observed(children=(claim(), deployment(0, 0), made))
+    assert summarized(resumed, cache={}).conditions["ModelCached"][1] == "DownloadingModel"
+
+
+def test_a_pod_that_outlived_its_job_is_named():
+    """`kubectl delete job --cascade=orphan`, and any client that names no policy: its pod may still write."""
+    observed = Observed(children=(claim(), deployment(0, 0)), pods=(pod("svc-preload-x", "preload", **RUNS),))
+    state = summarized(observed, cache={}).conditions["ModelCached"]
+    assert state[:2] == ("False", "DownloadingModel")
+    assert "kubectl delete pod -n default svc-preload-x" in state[2]
+    placeless = pod("svc-preload-x", "preload", node=None, phase="Pending")
+    placeless["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
+    observed = Observed(children=(claim(), deployment(0, 0)), pods=(placeless,))
+    assert summarized(observed, cache={}).conditions["ModelCached"][1] == "Unschedulable"
+
+
+def test_the_last_words_of_a_download_lose_their_credentials():
+    failed = job(planned(), finished="Failed")
+    words = "GET https://user:pa55word@hub.example/model: 404"
+    ended = {"name": "preload", "state": {"terminated": {"exitCode": 2, "message": words}}}
+    of_job = pod("svc-preload-x", "preload", phase="Failed", owner="job", containerStatuses=[ended])
+    observed = Observed(children=(claim(), deployment(0, 0), failed), pods=(of_job,))
+    state = summarized(observed, cache={}).conditions["ModelCached"]
+    assert state[1] == "DownloadFailed"
+    assert "hub.example/model: 404" in state[2]
+    assert "pa55word" not in state[2]
+
+
 def body(**spec):
     metadata = {"name": "svc", "namespace": "a", "uid": "u"}
     spec.setdefault("model", {"uri": "hf://org/name"})
@@ -187,6 +220,20 @@ def test_other_slips_are_refused_wherever_they_come_from():
     with pytest.raises(ManifestError) as refused:
         read(body(turbo=True, engine={"maxModelLen": "many"}))
     assert [problem.field for problem in refused.value.problems] == ["spec.engine.maxModelLen"]
+
+
+def test_a_spec_that_can_not_be_read_ends_no_readiness():
+    """While its autoscaler adds replicas beyond the minimum, as in any other case."""
+    autoscaler = {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "svc"}, "spec": {"minReplicas": 1}}
+
+    def ready(*children):
+        said = status.invalid(body(), Observed(children=children), ManifestError("LLMService", ()))
+        return said.conditions["Ready"][0]
+
+    assert ready(deployment(2, 2)) == "True"
+    assert ready(deployment(2, 1)) == "False"
+    assert ready(deployment(2, 1), autoscaler) == "True"
+    assert ready(deployment(2, 0), autoscaler) == "False"
 
 
 def test_unknown_fields_and_kept_claims_are_warnings():

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from upgrade_cases import CRASHES, LOADS, NEW, OLD, SERVES, at, case, rendering
 
+from octavo_operator.reconcile.diagnosis.pods import Trouble
 from octavo_operator.reconcile.upgrades.rendering import Attempt, Move, Record
-from octavo_operator.reconcile.upgrades.replicas import Replicas
+from octavo_operator.reconcile.upgrades.replicas import Replicas, replicas_of
 from octavo_operator.reconcile.upgrades.turn import approval_for, moved, refused, step
 
 PENDING = Replicas(desired=1, ready=0, under_way=False)
@@ -122,3 +123,17 @@ def test_each_failure_is_asked_for_again_by_another_value():
     assert step(case(tried, approval=f"{NEW}.2", manual=True)).phase == "Waiting"
     tried = Record(rendering(), None, replace(FAILED, approval=f"{NEW}.2"))
     assert approval_for(case(tried)) == f"{NEW}.3"
+
+
+def test_a_pod_that_has_ended_decides_nothing():
+    """Evicted, or not admitted by its node: another one takes its place."""
+    deployment = {"metadata": {"generation": 1}, "spec": {"replicas": 1}, "status": {"observedGeneration": 1}}
+    metadata = {"creationTimestamp": at(5)}
+    ended = {"metadata": metadata, "spec": {"nodeName": "n1"}, "status": {"phase": "Failed", "reason": "Evicted"}}
+    crashed = Trouble("EngineCrashed", "it crashed", stuck=True, rank=4)
+    evicted = Trouble("Evicted", "a pod failed", stuck=False, rank=6)
+    for trouble in (crashed, evicted):
+        found = replicas_of(deployment, [ended], lambda _, trouble=trouble: trouble, at(0))
+        assert (found.stuck, found.loading) == ("", False)
+    alive = {**ended, "status": {"phase": "Running"}}
+    assert replicas_of(deployment, [alive], lambda _: evicted, at(0)).loading

@@ -16,6 +16,7 @@ from octavo_operator.reconcile import downloads
 from octavo_operator.reconcile.applying import Refused
 from octavo_operator.reconcile.diagnosis import claims, rejections
 from octavo_operator.reconcile.diagnosis.pods import seen_trouble
+from octavo_operator.reconcile.diagnosis.redaction import redacted
 from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 
@@ -39,11 +40,16 @@ def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> St
 def download_trouble(plan: Plan, observed: Observed) -> Trouble:
     """Why a model that is to be downloaded is not there yet."""
     job, name = downloads.job_of(plan, observed), preload_job(plan.name)
-    pods = [] if job is None else downloads.pods_of(job, observed)
+    pods = downloads.at_work(observed) if job is None else downloads.pods_of(job, observed)
     if job is not None and downloads.finished(job) == "Failed":
         last_words = next((text for pod in reversed(pods) if (text := _last_words(pod))), "see kubectl logs of its pod")
         retry = f"fix the cause, then kubectl delete job {name} to try again"
         return Trouble(StorageReason.DOWNLOAD_FAILED, f"the download failed: {last_words}; {retry}", stuck=True, rank=0)
+    if job is not None and downloads.is_suspended(job):
+        text = (
+            f"the Job {name} is suspended, so that nothing is downloaded: see the queue (Kueue) or person that did it"
+        )
+        return Trouble(StorageReason.DOWNLOAD_SUSPENDED, text, stuck=False, rank=0)
     if job is not None and not pods and observed.job_message:
         refused = rejections.trouble_of(Refused("Pod", f"of Job {name}", "FailedCreate", observed.job_message, (), 403))
         return replace(refused, message=f"the download can't run: {refused.message}")
@@ -51,6 +57,13 @@ def download_trouble(plan: Plan, observed: Observed) -> Trouble:
     if troubles:
         worst = min(troubles, key=lambda trouble: trouble.rank)
         return replace(worst, message=f"the download can't run: {worst.message}", rank=0)
+    if job is None and pods:
+        left = pods[0]["metadata"]["name"]
+        text = (
+            f"the pod {left} of a Job that was deleted is still there, and may write to the volume: once it has ended the "
+            f"download goes on; kubectl delete pod -n {plan.namespace} {left} ends it"
+        )
+        return Trouble(StorageReason.DOWNLOADING, text, stuck=False, rank=0)
     claim = "its volume" if plan.cache is None else plan.cache.claim
     text = f"the model is being downloaded onto {claim}; replicas start then"
     return Trouble(StorageReason.DOWNLOADING, text, stuck=False, rank=0)
@@ -60,7 +73,7 @@ def _last_words(pod: Mapping[str, Any]) -> str:
     for container in pod.get("status", {}).get("containerStatuses", ()):
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
         if ended.get("exitCode"):
-            return " ".join(str(ended.get("message") or f"exit code {ended['exitCode']}").split())[-400:]
+            return redacted(" ".join(str(ended.get("message") or f"exit code {ended['exitCode']}").split()))[-400:]
     return ""
 
 

@@ -41,6 +41,11 @@ def finished(job: Object) -> str | None:
     return next((kind for kind in ("Complete", "Failed") if is_true(job, kind)), None)
 
 
+def is_suspended(job: Object) -> bool:
+    """Someone holds it back: a queue that has not admitted it yet, or a person."""
+    return job.get("spec", {}).get("suspend") is True and finished(job) is None
+
+
 def job_of(plan: Plan, observed: Observed) -> Object | None:
     """The Job of this download; not one that was made for another model."""
     job = observed.child(JOBS.kind, preload_job(plan.name))
@@ -93,6 +98,11 @@ def pods_of(job: Object, observed: Observed) -> list[Object]:
         if pod["metadata"]["labels"].get(COMPONENT) == PRELOAD
         and any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", ()))
     ]
+
+
+def at_work(observed: Observed) -> list[Object]:
+    """Pods of this download or of a former one that may still write, also where their Job was deleted without them."""
+    return [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == PRELOAD and is_at_work(pod)]
 
 
 def is_at_work(pod: Object) -> bool:

@@ -43,7 +43,8 @@ from octavo_operator.reconcile.diagnosis.trouble import Trouble
 from octavo_operator.reconcile.upgrades.report import UP_TO_DATE as UP_TO_DATE_REPORT
 from octavo_operator.reconcile.upgrades.report import Report
 
-NOTHING = "nothing waits for a person"
+NOTHING = "no action is needed"
+NOT_YET = "it may still move on by itself"
 EVICTIONS = 2  # for lack of disk: the first may be a neighbour's fault
 LATE_RANK = 7  # of a deadline that has passed: above what is merely under way
 TOO_LATE = "no replica of the change became ready in time"
@@ -123,7 +124,9 @@ def invalid(body: Mapping[str, Any], observed: Observed, error: ManifestError) -
     name, counts = body["metadata"]["name"], _counts(body["metadata"]["name"], observed)
     text = "; ".join(str(problem) for problem in error.problems[:5])
     kept = f"; what runs is kept ({counts.ready}/{counts.desired} answer)" if observed.children else ""
-    answers = counts.ready >= counts.desired > 0
+    autoscaler = observed.child("HorizontalPodAutoscaler", name)
+    least = counts.desired if autoscaler is None else min(counts.desired, autoscaler["spec"].get("minReplicas", 1))
+    answers = counts.ready >= least > 0
     state: State = (
         "True",
         StateReason.SERVING,
@@ -185,7 +188,7 @@ def _main(
             PROGRESSING: ("False", trouble.reason, "it does not move on"),
             STALLED: ("True", trouble.reason, trouble.message),
         }
-    stalled = ("False", StateReason.PROGRESSING, NOTHING)
+    stalled = ("False", StateReason.PROGRESSING, NOT_YET)
     if service.spec.suspend or desired == 0:
         reason = StateReason.SUSPENDED if service.spec.suspend else StateReason.SCALED_TO_ZERO
         remedy = "suspend: false" if service.spec.suspend else "replicas: 1"

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from octavo_operator.api.conditions import by_type
+from octavo_operator.api.labels import COMPONENT, PRELOAD
 from octavo_operator.api.observed import Complaint, Nodes, Object, Observed
 from octavo_operator.api.reasons import (
     EngineReason,
@@ -33,6 +34,29 @@ PATIENCE_S = 900  # the cluster autoscaler's own limit for a node that it has as
 MISSING_CLAIM = re.compile(r'persistentvolumeclaim "[^"]+" not found')
 MISSING_OBJECT = re.compile(
     r'(?:configmap|secret) "[^"]+" not found|references non-existent (?:config|secret) key: \S+'
+)
+# As the scheduler's volume plugins word it: reason, words, remedy.
+VOLUMES = (
+    (
+        StorageReason.CLAIM_IN_USE,
+        re.compile(r"ReadWriteOncePod access mode"),
+        "its claim is ReadWriteOncePod, for one pod at a time: set replicas: 1, or use a claim with another access mode",
+    ),
+    (
+        StorageReason.VOLUME_ELSEWHERE,
+        re.compile(r"volume node affinity conflict|match PersistentVolume's node affinity|no available volume zone"),
+        "its volume is tied to other nodes, or to another zone: make room there, or use a storage class that reaches all",
+    ),
+    (
+        StorageReason.CLAIM_TERMINATING,
+        re.compile(r'persistentvolumeclaim "[^"]+" is being deleted'),
+        "end the pods that still use it, and create it again, or name another claim in the spec",
+    ),
+    (
+        StorageReason.CLAIM_LOST,
+        re.compile(r"bound to non-existent"),
+        "its volume is gone: delete the claim, and create it again",
+    ),
 )
 
 IMAGES = (
@@ -93,7 +117,7 @@ def trouble_of(
     most_free: Mapping[str, int] = MappingProxyType({}),
 ) -> Trouble | None:
     """Diagnose a pod; None where it is ready, or ends. `complaint` is the last Warning about it, `now` the server's time,
-    `room` what nodes have left (`Observed.room`)."""
+    `most_free` what nodes have left (`Observed.most_free`)."""
     status: Mapping[str, Any] = pod.get("status", {})
     conditions = by_type(status)
     ready = conditions.get("Ready", {})
@@ -105,8 +129,10 @@ def trouble_of(
             gates = ", ".join(str(gate.get("name")) for gate in pod["spec"].get("schedulingGates", ())) or "a gate"
             text = f"held back by {gates}: see the queue (Kueue) or controller that removes it"
             return Trouble(SchedulingReason.GATED, text, stuck=False, rank=6)
-        waited = _seconds_since(scheduled.get("lastTransitionTime"), now)
-        return _unscheduled(str(scheduled.get("message", "")), plan, nodes, complaint, waited, most_free)
+        waited, words = _seconds_since(scheduled.get("lastTransitionTime"), now), str(scheduled.get("message", ""))
+        if pod["metadata"].get("labels", {}).get(COMPONENT) == PRELOAD:  # it requests no GPU
+            return _unplaced(words, waited, complaint, _requested(pod))
+        return _unscheduled(words, plan, nodes, complaint, waited, most_free)
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeShutdown: a new pod takes its place
         text = f"a pod failed: {_short(str(status.get('message', '')))}"
         return Trouble(Foreign(str(status["reason"])), text, stuck=False, rank=6)
@@ -223,7 +249,7 @@ def _unscheduled(
     hardware = plan.hardware
     late = waited is not None and waited >= PATIENCE_S
     patience = "" if late else f"; an autoscaler has {PATIENCE_S // 60} minutes to add one"
-    refusal = f"; it says: {_short(complaint.note)}" if complaint and complaint.reason == "NotTriggerScaleUp" else ""
+    refusal = _autoscalers_word(complaint)
     if hardware.gpus and nodes is not None:
         wanted = " or ".join(hardware.products) or hardware.resource_name or "GPUs"
         if not nodes.largest and nodes.obstacles:
@@ -249,18 +275,37 @@ def _unscheduled(
             count = "a free GPU" if hardware.gpus == 1 else f"{hardware.gpus} free GPUs on one node"
             text = f"waits for {count} ({wanted}); fewer replicas elsewhere, or another node, would help{refusal}"
             return Trouble(SchedulingReason.NO_FREE_GPU, text, stuck=False, rank=5)
-    if "unbound immediate PersistentVolumeClaims" in words or "persistentvolumeclaim" in words.lower():
-        if missing := MISSING_CLAIM.search(words):
-            text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"
-            return Trouble(StorageReason.CLAIM_MISSING, text, stuck=True, rank=5)
-        text = f"its volume is not there yet: {_short(words)}; see that its storage class exists and can make one"
+    return _unplaced(words, waited, complaint, _asked(words, plan, most_free))
+
+
+def _unplaced(words: str, waited: float | None, complaint: Complaint | None, asked: str) -> Trouble:
+    """Diagnose by the scheduler's own words: a volume, or else what was `asked` of a node."""
+    late = waited is not None and waited >= PATIENCE_S
+    said = _short(words)
+    if missing := MISSING_CLAIM.search(words):
+        text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"
+        return Trouble(StorageReason.CLAIM_MISSING, text, stuck=True, rank=5)
+    for reason, pattern, remedy in VOLUMES:
+        if pattern.search(words):
+            return Trouble(reason, f"{said}; {remedy}", stuck=late, rank=5)
+    if "persistentvolumeclaim" in words.lower():
+        text = f"its volume is not there yet: {said}; see that its storage class exists and can make one"
         return Trouble(StorageReason.VOLUME_NOT_BOUND, text, stuck=False, rank=7)
-    return Trouble(
-        SchedulingReason.UNSCHEDULABLE,
-        f"no node will do: {_short(words)}{_asked(words, plan, most_free)}{refusal}",
-        stuck=late,
-        rank=5,
-    )
+    text = f"no node will do: {said}{asked}{_autoscalers_word(complaint)}"
+    return Trouble(SchedulingReason.UNSCHEDULABLE, text, stuck=late, rank=5)
+
+
+def _autoscalers_word(complaint: Complaint | None) -> str:
+    """Why an autoscaler adds no node, where it says so."""
+    refuses = complaint is not None and complaint.reason == "NotTriggerScaleUp"
+    return f"; it says: {_short(complaint.note)}" if complaint is not None and refuses else ""
+
+
+def _requested(pod: Object) -> str:
+    """What a download's pod requests, as kubectl writes it."""
+    amounts = [each.get("resources", {}).get("requests", {}) for each in pod["spec"].get("containers", ())]
+    asked = " and ".join(f"{name} {amount}" for each in amounts for name, amount in sorted(each.items()))
+    return f"; the download requests {asked}: free a node, or change podTemplate.spec" if asked else ""
 
 
 def _what_nodes_have(nodes: Nodes) -> str:

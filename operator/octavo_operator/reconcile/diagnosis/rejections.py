@@ -36,11 +36,21 @@ RULES = (
         "fix the webhook's service, or exempt the namespace from it; it is tried again",
         stuck=False,
     ),
-    _rule(ApiReason.NAMESPACE_TERMINATING, r"because it is being terminated", "nothing can be created in it any more"),
+    _rule(
+        ApiReason.NAMESPACE_TERMINATING,
+        r'because it is being terminated|^namespaces "[^"]*" not found',
+        "nothing can be created in it any more",
+    ),
     _rule(
         ApiReason.QUOTA_NEEDS_VALUES,
         r"failed quota: .*must specify",
         "set in resources.requests and resources.limits what it lists",
+    ),
+    _rule(
+        ApiReason.QUOTA_NOT_READY,
+        r"status unknown for quota",
+        "the quota's controller has not counted yet; it is tried again",
+        stuck=False,
     ),
     _rule(ApiReason.QUOTA_EXCEEDED, r"exceeded quota", "raise the ResourceQuota, or ask for less"),
     _rule(
@@ -52,6 +62,12 @@ RULES = (
         ApiReason.LIMIT_RANGE,
         r"(?:maximum|minimum) (?:\S+ usage|\S+ to \S+ ratio|limit to request ratio|storage size)\b|max limit to request ratio",
         "change resources to what the namespace's LimitRange allows, or the LimitRange",
+    ),
+    # A pod alone, made of a Deployment that was valid: a default of the LimitRange came in between.
+    _rule(
+        ApiReason.LIMIT_RANGE,
+        r'\bPod "[^"]*" is invalid: \S+\.resources\.requests: .*must be less than or equal to',
+        "set resources.limits: the namespace's LimitRange gives a limit that is less than what is requested",
     ),
     _rule(
         ApiReason.PRIORITY_CLASS,
@@ -84,7 +100,8 @@ RULES = (
     _rule(
         ApiReason.SECURITY_CONTEXT,
         r"unable to validate against any (?:pod )?security (?:context constraint|policy)",
-        "let the platform assign the user (podTemplate.spec.securityContext), or grant the ServiceAccount an SCC",
+        "let the platform assign the user (the operator's --pod-user Assigned, the chart's podUser), or grant the "
+        "ServiceAccount an SCC",
     ),
     _rule(
         ApiReason.POD_SECURITY,
@@ -160,6 +177,6 @@ def _by_status(refused: Refused) -> tuple[ApiReason, str, bool]:
         return ApiReason.KIND_UNKNOWN, "install its CustomResourceDefinition", True
     if refused.status == 422 and refused.kind == "PersistentVolumeClaim":
         return ApiReason.CLAIM_IMMUTABLE, "this field of a claim can't be changed: take the change back", True
-    if refused.status in {400, 422}:
+    if refused.status in {400, 413, 422}:
         return ApiReason.CHILD_INVALID, "fix the field of the spec that it came from", True
     return ApiReason.APPLY_FAILED, "it is tried again", refused.status < 500 and refused.status not in {408, 409, 429}

@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo_operator.api.conditions import condition_of
 from octavo_operator.api.observed import Object
+from octavo_operator.reconcile.capacity import ENDED
 from octavo_operator.reconcile.diagnosis.trouble import Trouble
 from octavo_operator.reconcile.free_gpus import is_under_way
 
@@ -43,7 +44,9 @@ def replicas_of(
 ) -> Replicas:
     """Read a live Deployment and its pods; `since` is when its last move began, for older pods are not the move's."""
     status: Mapping[str, Any] = deployment.get("status", {})
-    alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _has_node(pod)]
+    alive = [
+        pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _has_node(pod) and not _has_ended(pod)
+    ]
     recent = [pod for pod in alive if str(pod["metadata"]["creationTimestamp"]) >= since]
     troubles = [(pod, trouble) for pod in recent if (trouble := trouble_of(pod)) is not None]
     stuck = [trouble.message for pod, trouble in troubles if trouble.stuck and not _may_recover(pod)]
@@ -72,6 +75,11 @@ def _may_recover(pod: Object) -> bool:
     waits_for = {each.get("state", {}).get("waiting", {}).get("reason") for each in containers}
     crashes = max((int(each.get("restartCount", 0)) for each in containers), default=0)
     return waits_for <= {None, "CrashLoopBackOff"} and crashes < RESTARTS
+
+
+def _has_ended(pod: Object) -> bool:
+    """Evicted, or not admitted by its node: another one takes its place, and decides."""
+    return pod.get("status", {}).get("phase") in ENDED
 
 
 def _has_node(pod: Object) -> bool:
