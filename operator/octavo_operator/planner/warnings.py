@@ -52,6 +52,7 @@ def warnings(case: Case) -> tuple[str, ...]:
         _utilization,
         _shared_memory,
         _largest_requests,
+        _no_limit,
         _volume,
         _drain,
         _open,
@@ -168,11 +169,24 @@ def _largest_requests(case: Case) -> Iterator[str]:
     )
 
 
+def _no_limit(case: Case) -> Iterator[str]:
+    if not case.hardware.gpus and case.demand is None and case.memory_limit is None:
+        yield (
+            "no memory limit: what the model takes is not known here, so that a replica may take all that its node has; "
+            "resources.limits.memory sets one"
+        )
+
+
 def _volume(case: Case) -> Iterator[str]:
     cache = case.cache
     if cache is None:
         return
-    if cache.create and cache.colocated and case.scale.maximum > 1:
+    if cache.access_mode == "ReadWriteOncePod" and case.scale.maximum > 1:
+        yield (
+            f"the claim {cache.claim} is ReadWriteOncePod, which one pod at a time may have: of {case.scale.maximum} replicas "
+            "one starts; ReadWriteMany serves several"
+        )
+    elif cache.create and cache.colocated and case.scale.maximum > 1:
         yield (
             f"cache.accessMode {cache.access_mode} ties all {case.scale.maximum} replicas to one node; "
             "ReadWriteMany spreads them"
