@@ -14,24 +14,31 @@ import socket
 import sys
 import uuid
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if os.getpid() == 1:
     # A container's first process has no default action: until the loop listens to signals, one would be lost.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 from octavo_operator.api.metrics_source import DISABLED, NAMESPACED, UNKNOWN
+from octavo_operator.api.resources import SECURITY_CONSTRAINTS
 from octavo_operator.cluster.connection import Connection, connect
 from octavo_operator.controller.work_queue import Seen
-from octavo_operator.errors import NoClusterError
+from octavo_operator.errors import NoClusterError, OperatorError
 from octavo_operator.logs import add_flags, set_up
 from octavo_operator.runtimes import IMAGE_KEYS
 from octavo_operator.settings import Settings
 
 log = logging.getLogger("octavo_operator")
 
+if TYPE_CHECKING:
+    from octavo_operator.cluster.client import Cluster
+    from octavo_operator.cluster.leader import LeaseThread
+
 LOST = 1
+RETRY_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +66,7 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     from octavo_operator.controller.workers import Workers  # noqa: PLC0415
     from octavo_operator.metrics_api.announcement import Announcement  # noqa: PLC0415
     from octavo_operator.reconcile.capacity_feed import CapacityFeed  # noqa: PLC0415
+    from octavo_operator.reconcile.kinds_seen import KindsSeen  # noqa: PLC0415
     from octavo_operator.reconcile.metrics import Metrics  # noqa: PLC0415
     from octavo_operator.reconcile.reconciler import Reconciler  # noqa: PLC0415
     from octavo_operator.reconcile.rivals import Rivals  # noqa: PLC0415
@@ -83,7 +91,8 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
         loop.call_soon_threadsafe(health.take, seen)
 
     watchers = Watchers(cluster, connection, options.namespace, due, metrics)
-    health = Health(leader, watchers, queue, metrics)
+    kinds = KindsSeen(lambda: watchers.monitors)
+    health = Health(leader, watchers, queue, metrics, kinds)
     settings = Settings(operator_namespace=namespace)
     settings.images.update(options.image)
     settings.engine_env.update(options.engine_env)
@@ -96,17 +105,6 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
 
     source = NAMESPACED if options.namespace else DISABLED if options.metrics_api == "Disabled" else UNKNOWN
     announcement = Announcement(cluster, namespace, source, all_due, options.metrics_api_ca_file)
-    reconciler = Reconciler(
-        cluster,
-        settings,
-        identity,
-        feed,
-        metrics,
-        Rivals(namespace),
-        upgrades,
-        Turns(queue.add),
-        lambda: announcement.source,
-    )
     server = web.AppRunner(health.app(), access_log=None)
     await server.setup()
     await web.TCPSite(server, options.metrics_address, options.metrics_port).start()
@@ -116,10 +114,22 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
     stop = asyncio.create_task(ended.wait())
     status = 0
     try:
-        acquired = asyncio.create_task(lease.run(leader.acquire()))
+        acquired = asyncio.create_task(_lead(lease, cluster, options.pod_user))
         if await _first(acquired, stop) is not stop:
-            acquired.result()  # raises what ended it: then this process does not lead
+            assigned = acquired.result()  # raises what ended it: then this process does not lead
             health.leading = True
+            reconciler = Reconciler(
+                cluster,
+                replace(settings, assigned_users=assigned),
+                identity,
+                feed,
+                metrics,
+                Rivals(namespace),
+                upgrades,
+                Turns(queue.add),
+                lambda: announcement.source,
+                kinds,
+            )
             keep, watch = asyncio.create_task(lease.run(leader.keep())), asyncio.create_task(watchers.run())
             work = asyncio.create_task(Workers(reconciler, queue, health, options.namespace).run())
             beside = [announcement.run(), ScaleIn(cluster, options.namespace).run()]
@@ -147,6 +157,18 @@ async def _run(connection: Connection, options: argparse.Namespace) -> int:
         await lease.close()
     log.info("ended", extra={"status": status})
     return status
+
+
+async def _lead(lease: LeaseThread, cluster: Cluster, pod_user: str) -> bool:
+    """Returns once the Lease is held: whether the platform assigns the user of each pod, by the flag or by its API."""
+    await lease.run(lease.leader.acquire())
+    while pod_user == "Auto":
+        try:
+            return await cluster.serves(SECURITY_CONSTRAINTS)
+        except OperatorError as error:
+            log.warning("whether the platform assigns users could not be asked: %s", error)
+            await asyncio.sleep(RETRY_S)
+    return pod_user == "Assigned"
 
 
 async def _all(*parts: Coroutine[Any, Any, None]) -> None:
@@ -192,6 +214,13 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="services whose replicas are replaced at a time because this operator renders them otherwise; 0: none",
+    )
+    parser.add_argument(
+        "--pod-user",
+        choices=("Auto", "Fixed", "Assigned"),
+        default="Auto",
+        help="user of engines' and downloads' pods: Fixed is 65532, Assigned leaves it to the platform; Auto leaves it to "
+        "OpenShift alone",
     )
     parser.add_argument(
         "--leader-election-namespace", metavar="NAME", help="namespace of the Lease; by default the operator's own"

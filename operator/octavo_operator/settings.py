@@ -48,6 +48,8 @@ class Settings:
     """Default images, by runtime and accelerator (`Runtime.images`); without one a service needs `engine.image`."""
     engine_env: dict[str, str] = field(default_factory=dict)
     """Variables of every engine and download that its service does not set: a package index, a hub, a proxy."""
+    assigned_users: bool = False
+    """The platform assigns the user of each pod from a range of the namespace's (OpenShift): pods name none."""
     operator_namespace: str = "octavo-system"
     """Where the operator runs: a NetworkPolicy lets it read the queue."""
     engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")

@@ -18,6 +18,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "engine images": {"engine": {"images": {"octavo": "mirror/engine:1", "vllm": "mirror/vllm:1"}}},
     "engine environment": {"engine": {"env": {"HF_ENDPOINT": "http://hub.example:8080", "NO_PROXY": "a, b"}}},
     "two upgrades at a time": {"upgrades": {"maxConcurrent": 2}},
+    "assigned users": {"podUser": "Assigned"},
     "single namespaces": {"watchNamespaces": ["default", "kube-public"]},
     "one replica": {"replicas": 1},
     "no budget": {"podDisruptionBudget": {"enabled": False}},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from chart_switches import SWITCHES
-from helm_runs import CHART, HelmError
+from helm_runs import CHART, KUBERNETES, HelmError
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -103,3 +103,24 @@ def test_the_engines_environment_reaches_the_operator(helm):
     for wrong in ({"THREADS": 2}, {"not a name": "x"}):
         with pytest.raises(HelmError):
             helm.template({"engine": {"env": wrong}})
+
+
+def test_where_the_platform_assigns_users_no_pod_of_the_chart_names_one(helm):
+    """By value, or by the API that tells an OpenShift; the operator is told, too, or finds it by the same API."""
+
+    def users(*arguments, **values):
+        text = helm.run("template", "octavo", CHART, "--kube-version", KUBERNETES, *arguments, values=values)
+        objects = [each for each in yaml.safe_load_all(text) if each]
+        pods = [
+            each["spec"] if each["kind"] == "Pod" else each["spec"]["template"]["spec"]
+            for each in objects
+            if each["kind"] in {"Pod", "Deployment"}
+        ]
+        assert len(pods) == 2
+        return {pod["securityContext"].get("runAsUser") for pod in pods}, "--pod-user=" in text
+
+    openshift = ("--api-versions", "security.openshift.io/v1")
+    assert users() == ({65532}, False)
+    assert users(*openshift) == ({None}, False)
+    assert users(podUser="Assigned") == ({None}, True)
+    assert users(*openshift, podUser="Fixed") == ({65532}, True)

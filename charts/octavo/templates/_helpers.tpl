@@ -64,8 +64,10 @@ installs into a namespace of their own may not be allowed to look. */}}
 {{/* What Pod Security `restricted` asks of a pod, and of a container. */}}
 {{- define "octavo.podSecurity" -}}
 runAsNonRoot: true
+{{- if not (or (eq .Values.podUser "Assigned") (and (eq .Values.podUser "Auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1"))) }}
 runAsUser: 65532
 runAsGroup: 65532
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 

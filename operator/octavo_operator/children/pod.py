@@ -38,13 +38,15 @@ def template(plan: Plan) -> Manifest:
             "automountServiceAccountToken": False,
             # A Service called vllm would set VLLM_PORT, which engines read as their own.
             "enableServiceLinks": False,
-            "securityContext": security(),
+            "securityContext": security(assigned=plan.pod.assigned_user),
             "terminationGracePeriodSeconds": plan.lifecycle.grace,
             **pull_secrets(plan),
             "containers": [_engine(plan)],
             "volumes": _volumes(plan),
         },
     }
+    if not plan.pod.template:
+        return own
     result = merged(own, plan.pod.template)
     _keep_selection(own["spec"], result.get("spec"))
     # The selectors of Deployment, Services and budget rely on these. Other mistakes are reported by the API server.
@@ -115,13 +117,12 @@ def _expression(requirement: Requirement) -> Manifest:
     return {"key": requirement.key, "operator": requirement.operator, **values}
 
 
-def security() -> Manifest:
-    """Pod Security `restricted`; the group owns the volumes, so that a download can be written."""
+def security(*, assigned: bool) -> Manifest:
+    """Pod Security `restricted`; the group owns the volumes, so that a download can be written. Where user and group are
+    assigned by the platform, it refuses pods that name others."""
     return {
         "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
+        **({} if assigned else {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}),
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }

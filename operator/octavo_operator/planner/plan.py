@@ -226,6 +226,7 @@ class PodPlan:
     chat_template: tuple[str, str] | None = None  # ConfigMap and key
     api_keys: tuple[str, str] | None = None  # Secret and key of what is mounted as a file
     model_claim: str | None = None  # a claim that holds the model, of pvc://
+    assigned_user: bool = False  # by the platform: none is named
     exclusive: tuple[str, ...] = ()  # claims that are on one node at a time: the replicas share that node
     template: dict[str, Any] = field(default_factory=dict)  # merged last
 

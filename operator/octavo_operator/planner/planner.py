@@ -115,7 +115,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         warnings=(*warnings.warnings(case), *engine_flags.warnings(line, version)),
         uid=service.metadata.uid,
         suspended=spec.suspend,
-        pod=_pod(service, tuple(narrow)),
+        pod=_pod(service, tuple(narrow), settings),
         network=NetworkPlan(
             tuple(spec.network_policy.allow_from), settings.operator_namespace, spec.monitoring.namespace
         )
@@ -234,7 +234,7 @@ def _scale(service: LLMService) -> Scale:
     )
 
 
-def _pod(service: LLMService, exclusive: tuple[str, ...]) -> PodPlan:
+def _pod(service: LLMService, exclusive: tuple[str, ...], settings: Settings) -> PodPlan:
     spec = service.spec
     image, template, keys = spec.engine.image, spec.model.chat_template, spec.auth.api_keys
     return PodPlan(
@@ -243,6 +243,7 @@ def _pod(service: LLMService, exclusive: tuple[str, ...]) -> PodPlan:
         chat_template=None if template is None else (template.config_map_name, template.key),
         api_keys=(keys.secret_name, keys.key) if keys and arguments.mounts_keys(service) else None,
         model_claim=storage.model_claim(service),
+        assigned_user=settings.assigned_users,
         exclusive=exclusive,
         template=dict(spec.pod_template),
     )
