@@ -10,8 +10,10 @@ from octavo_testing.children_cases import kinds, planned
 from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
 
 from octavo_operator.api.manifest import parse
+from octavo_operator.api.resources import BY_KIND
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.children import render
+from octavo_operator.planner.children import kinds_of
 from octavo_operator.verbs.printout import as_yaml
 
 
@@ -105,6 +107,7 @@ def test_children_are_whole(spec, scale, config, free):
     for child in children:
         if child["kind"] in {"Deployment", "Job"}:
             check_pod(child["spec"]["template"]["spec"])
+    assert {kind for kind in kinds(children) if BY_KIND[kind].optional} <= kinds_of(service), "or none would be removed"
     scaled = "HorizontalPodAutoscaler" in kinds(children)
     assert scaled is ("autoscaling" in scale and not spec.get("suspend", False))
 

@@ -68,7 +68,7 @@ def test_cards_are_counted_where_a_replica_could_run(nodes, pods, template, free
 
 def test_only_the_products_that_were_named_count_and_all_are_told():
     """So that a person learns what there is."""
-    wanted = Hardware("nvidia", 1, CARD, ("L4",), selection(["L4"], None, CARD, together=False))
+    wanted = Hardware("nvidia", 1, CARD, ("L4",), selection(("L4",), None, CARD, together=False))
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
     assert free_gpus.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
         free=1, largest=1, products=("L4", "T4"), gpus=(Gpu("L4", None, None),)

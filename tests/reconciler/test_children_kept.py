@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from octavo_testing.api_client import until
-from octavo_testing.operator_runs import API, conditions, service, settled, wait_for, writes
+from octavo_testing.operator_runs import API, USER, conditions, service, settled, wait_for, writes
 
 APPS = "apps/v1"
 EDITS = int(os.environ.get("OCTAVO_TEST_EDITS", "24"))
@@ -167,6 +167,26 @@ def test_an_optional_child_that_is_no_longer_wanted_is_removed_and_only_that(ins
     assert api.find("networking.k8s.io/v1", "NetworkPolicy", "foreign", namespace) is not None
     assert api.find(APPS, "Deployment", "s", namespace) is not None
     assert api.find("v1", "Service", "s-pods", namespace) is not None
+
+
+def test_a_pass_lists_what_the_service_may_have_and_no_other_kind(installed, operator, namespace):
+    """A thousand services are looked at for as much; one whose kind a watch shows is found all the same."""
+    api = installed.api
+    mark = made(installed, operator, namespace)
+    api.patch(API, "LLMService", "s", namespace, {"metadata": {"labels": {"looked": "at"}}})
+
+    def listed():
+        asked = [each for each in installed.audit.asked(USER, mark) if each.namespace == namespace]
+        return sorted(each.resource for each in asked if each.verb == "list")
+
+    until(lambda: len(listed()) >= 3, 10, "it is looked at")
+    settled(installed, operator, namespace)
+    assert set(listed()) <= {"deployments", "events", "pods", "services"}
+    owner = api.get(APPS, "Deployment", "s", namespace)["metadata"]
+    stray = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "spec": {"maxUnavailable": 1}}
+    metadata = {"name": "s", "namespace": namespace, "labels": owner["labels"]}
+    api.create({**stray, "metadata": metadata | {"ownerReferences": owner["ownerReferences"]}})
+    until(lambda: api.find("policy/v1", "PodDisruptionBudget", "s", namespace) is None, 15, "it is removed")
 
 
 def test_what_another_manager_applied_is_left_alone(installed, operator, namespace):

@@ -117,7 +117,10 @@ def read(body: Mapping[str, Any]) -> tuple[LLMService, tuple[str, ...]]:
     The API server has validated it by a CRD that may be newer: what is unknown is passed over, not refused. Raises
     ManifestError with every other problem.
     """
-    known = deepcopy(dict(body))
+    try:
+        return parse(body), ()
+    except ManifestError:
+        known = deepcopy(dict(body))
     unknown: list[str] = []
     while True:
         try:

@@ -12,6 +12,9 @@ from pydantic import Field
 from octavo_operator.api.base import Strict
 from octavo_operator.api.conditions import Condition
 
+NEVER = -1
+"""The observedGeneration that the definition fills in: the operator has not looked yet."""
+
 Natural = Annotated[int, Field(ge=0)]
 Replicas = Annotated[int, Field(ge=0, le=2**31 - 1)]
 

@@ -47,9 +47,12 @@ def same_template(desired: Object, live: Object) -> bool:
 
 def without_others(desired: Object, live: Object) -> tuple[Object, tuple[str, ...]]:
     """`desired` without the fields that another manager holds with another value, and who holds which of them."""
-    result = deepcopy(desired)
     held: list[str] = []
-    for manager, fields in others(live):
+    managers = list(others(live))
+    if not managers:
+        return desired, ()
+    result = deepcopy(desired)
+    for manager, fields in managers:
         held += [f"{_dotted(path)} is set by {manager}" for path in _taken(fields, result, live, ())]
     return result, tuple(held)
 

@@ -27,8 +27,8 @@ def register(registry: kopf.OperatorRegistry, watched: Iterable[Resource], due: 
     async def of_service(*, namespace: str | None, name: str, meta: Mapping[str, Any], **_: Any) -> None:
         due(Seen(NamespacedName(namespace or "", name), int(meta.get("generation", 0))))
 
-    async def of_child(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        due(Seen(NamespacedName(namespace or "", labels[SERVICE])))
+    async def of_child(*, namespace: str | None, labels: Mapping[str, str], param: Any = "", **_: Any) -> None:
+        due(Seen(NamespacedName(namespace or "", labels[SERVICE]), kind=param))
 
     for resource in watched:
         version = resource.api_version.rpartition("/")[2]
@@ -39,6 +39,7 @@ def register(registry: kopf.OperatorRegistry, watched: Iterable[Resource], due: 
             registry=registry,
             labels={SERVICE: kopf.PRESENT},
             id=resource.kind,
+            param=resource.kind,
         )(of_child)
 
 

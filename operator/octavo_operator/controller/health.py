@@ -20,6 +20,7 @@ from octavo_operator.api.names import NamespacedName
 from octavo_operator.cluster.leader import Leader
 from octavo_operator.controller.watchers import Watchers, name
 from octavo_operator.controller.work_queue import Seen, WorkQueue
+from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.metrics import Metrics
 
 STUCK_S = 300.0
@@ -35,6 +36,7 @@ class Health:
     watchers: Watchers
     queue: WorkQueue
     metrics: Metrics
+    kinds: KindsSeen = field(default_factory=KindsSeen)
     services: set[NamespacedName] = field(default_factory=set)
     generations: dict[NamespacedName, int] = field(default_factory=dict)
     """The newest generation that a watch or a list has shown of each service."""
@@ -44,7 +46,9 @@ class Health:
 
     def take(self, seen: Seen) -> bool:
         """Make a service due that was seen; whether its generation is news."""
-        key, generation = seen
+        key, generation, kind = seen
+        if kind:
+            self.kinds.note(key, {kind})
         new = generation is not None and self.generations.get(key, -1) < generation
         if new and generation is not None:
             self.generations[key] = generation

@@ -25,10 +25,11 @@ SLOW_S = 10.0  # a pass that takes longer waited for an answer
 
 
 class Seen(NamedTuple):
-    """What a watch or a list reported of a service: its generation, or None where one of its children was seen."""
+    """What a watch or a list reported of a service: its generation, or the kind of one of its children."""
 
     key: NamespacedName
     generation: int | None = None
+    kind: str = ""
 
 
 @dataclass

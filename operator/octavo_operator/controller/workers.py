@@ -108,6 +108,7 @@ class Workers:
 
     async def _resync(self) -> None:
         """Make every known service due: events of children that were lost, and what is not watched, show then."""
+        self._reconciler.doubt()
         for key in sorted(self._health.services):
             self._queue.add(key, random.uniform(0, RESYNC_S * SPREAD))
 

@@ -43,6 +43,20 @@ def children_of(
     return tuple(children)
 
 
+def kinds_of(service: LLMService) -> set[str]:
+    """The optional kinds of which its plan may have a child, whatever is observed."""
+    spec, auto = service.spec, service.spec.autoscaling
+    asked = {
+        "NetworkPolicy": spec.network_policy.enabled,
+        "PersistentVolumeClaim": spec.cache is not None,
+        "Job": spec.cache is not None,
+        "HorizontalPodAutoscaler": auto is not None,
+        "PodDisruptionBudget": (spec.replicas if auto is None else auto.max_replicas) > 1,
+        "ServiceMonitor": spec.monitoring.service_monitor != "Disabled",
+    }
+    return {kind for kind, wanted in asked.items() if wanted}
+
+
 def _pods(hardware: Hardware, scale: Scale) -> str:
     count = scale.minimum if scale.replicas is None else scale.replicas
     pods = "1 pod" if count == 1 else f"{count} pods"

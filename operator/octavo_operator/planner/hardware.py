@@ -28,7 +28,7 @@ def hardware_of(spec: Spec) -> Hardware:
         return Hardware("cpu", 0, None, ())
     gpus = spec.engine.tensor_parallel_size * spec.engine.pipeline_parallel_size
     name = accelerator.resource_name or RESOURCE_NAME
-    terms = selection(accelerator.products, accelerator.product_label, name, together=gpus > 1)
+    terms = selection(tuple(accelerator.products), accelerator.product_label, name, together=gpus > 1)
     return Hardware("nvidia", gpus, name, tuple(accelerator.products), terms, accelerator.product_label)
 
 

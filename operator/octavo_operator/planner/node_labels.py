@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from octavo_operator.planner.plan import Requirement, Term
 
@@ -131,7 +132,8 @@ def memory_of(labels: Labels, resource: str) -> int | None:
     return None
 
 
-def selection(products: Sequence[str], label: str | None, resource: str, *, together: bool) -> tuple[Term, ...]:
+@lru_cache(maxsize=256)
+def selection(products: tuple[str, ...], label: str | None, resource: str, *, together: bool) -> tuple[Term, ...]:
     """What a node must carry, one term or another; empty where any node will do.
 
     `label` is the manifest's own key, whose values the products then are. GPUs that are used `together` are whole ones:

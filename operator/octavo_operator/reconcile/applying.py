@@ -8,11 +8,10 @@ refused spec nor a download nor a child that is refused holds it up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from octavo_operator.api.labels import COMPONENT, PRELOAD
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.resources import AUTOSCALERS, BY_KIND, CLAIMS, DEPLOYMENTS, JOBS
 from octavo_operator.api.v1alpha1 import KIND
@@ -50,6 +49,7 @@ class Outcome:
     refused: list[Refused] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # fields that another manager holds
     kept: list[str] = field(default_factory=list)  # claims that are no longer wanted and hold data
+    answers: list[Object] = field(default_factory=list)  # what was written, as the API server has it now
     conflict: ApiError | None = None  # another writer was first: to be reconciled again at once
 
     @property
@@ -60,6 +60,11 @@ class Outcome:
         """The API server's final refusal of a child of this kind, in its words; empty where it took it."""
         final = [each for each in self.refused if each.kind == kind and each.status in {400, 403, 422}]
         return final[0].words if final else ""
+
+
+def named(thing: Mapping[str, Any]) -> str:
+    """`Kind name`, as the outcome has it."""
+    return f"{thing['kind']} {thing['metadata']['name']}"
 
 
 class Applier:
@@ -122,7 +127,7 @@ class Applier:
         except (ApiError, UnreachableError) as error:
             self._refused(DEPLOYMENTS.kind, plan.name, error)
         else:
-            self.outcome.changed.append(f"{DEPLOYMENTS.kind} {plan.name}")
+            self._changed(self._deployment)
 
     async def _remove_unwanted(self, desired: tuple[Manifest, ...]) -> None:
         wanted = {(each["kind"], each["metadata"]["name"]) for each in desired}
@@ -174,8 +179,12 @@ class Applier:
             self.outcome.held += [f"{kind} {name}: {field}" for field in held]
             if not differs(manifest, live):
                 return
-        await self._cluster.apply(BY_KIND[kind], manifest)
-        (self.outcome.created if live is None else self.outcome.changed).append(f"{kind} {name}")
+        answer = await self._cluster.apply(BY_KIND[kind], manifest)
+        if live is None:
+            self.outcome.created.append(f"{kind} {name}")
+            self.outcome.answers.append(answer)
+        else:
+            self._changed(answer)
         log.info("%s %s %s", "created" if live is None else "changed", kind, name, extra=self._log_as)
 
     async def _settled_job(self, manifest: Manifest, live: Object | None) -> Object | None:
@@ -186,10 +195,7 @@ class Applier:
         for the same download is replaced only where its template has changed and no pod of it has come to run.
         """
         if live is None:
-            busy = any(
-                pod["metadata"]["labels"].get(COMPONENT) == PRELOAD and downloads.is_at_work(pod)
-                for pod in self._observed.pods
-            )
+            busy = downloads.at_work(self._observed)
             return manifest if busy or not self._waits else None
         wanted, there = manifest["metadata"]["annotations"], live["metadata"].get("annotations", {})
         state = downloads.finished(live)
@@ -236,8 +242,7 @@ class Applier:
         if not now and (plan.scale.replicas is None or owns(ours(live, HANDOVER), "spec", "replicas")):
             spec["replicas"] = plan.scale.minimum
         elif owns(ours(live), "spec", "replicas"):
-            await replicas.set_number(self._cluster, live, now, self._log_as)
-            self.outcome.changed.append(f"{DEPLOYMENTS.kind} {plan.name}")
+            self._changed(await replicas.set_number(self._cluster, live, now, self._log_as))
         return manifest | {"spec": spec}
 
     async def _remove(self, live: Any) -> None:
@@ -251,6 +256,10 @@ class Applier:
             return
         self.outcome.removed.append(f"{kind} {name}")
         log.info("removed %s %s", kind, name, extra=self._log_as)
+
+    def _changed(self, answer: Object) -> None:
+        self.outcome.changed.append(named(answer))
+        self.outcome.answers.append(answer)
 
     def _refused(self, kind: str, name: str, error: ApiError | UnreachableError) -> None:
         if isinstance(error, ApiError) and error.status == 409:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from octavo_operator.api.labels import COMPONENT, ENGINE, SERVICE
 from octavo_operator.api.names import NamespacedName, cache_claim, preload_job
-from octavo_operator.api.observed import Complaint, Object, Observed
-from octavo_operator.api.resources import AUTOSCALERS, CHILDREN, CLAIMS, MONITORS, PODS, Resource
+from octavo_operator.api.observed import Change, Complaint, Object, Observed
+from octavo_operator.api.resources import AUTOSCALERS, CLAIMS, MONITORS, PODS, Resource
+from octavo_operator.api.status import NEVER
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
 from octavo_operator.cluster.client import Cluster
 from octavo_operator.description.sources import Description, annotated
@@ -19,39 +20,50 @@ from octavo_operator.errors import ApiError
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.storage import is_narrow, referenced
 from octavo_operator.reconcile import downloads, free_gpus
+from octavo_operator.reconcile.applying import Outcome, named
+from octavo_operator.reconcile.capacity import ClusterCapacity
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.diagnosis.claim_events import complaint_about
+from octavo_operator.reconcile.diagnosis.redaction import redacted
+from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.replicas import autoscaler_of, running
 
 MOST_ASKED = 4  # pods that are asked about at a time
 
 
 async def observe(
-    cluster: Cluster, body: Mapping[str, Any], service: LLMService | None, feed: CapacityFeed | None
+    cluster: Cluster,
+    body: Mapping[str, Any],
+    service: LLMService | None,
+    feed: CapacityFeed | None,
+    kinds: KindsSeen,
 ) -> Observed:
     """What the API server has of a service; `service` is None where its spec can't be read, `feed` where no node may be.
 
-    What a former service of the same name owned is left out: it is about to go.
+    Children of kinds that the service can't have, by `kinds`, are not asked for. What a former service of the same name
+    owned is left out: it is about to go.
     Raises ApiError or UnreachableError: a snapshot with holes would be taken for the truth.
     """
     key = NamespacedName(body["metadata"]["namespace"], body["metadata"]["name"])
     # Before anything else is asked for: where nodes and pods are still being listed, this pass comes too early.
     capacity = feed.current() if feed is not None and service is not None and hardware_of(service.spec).gpus else None
-    selector = f"{SERVICE}={key.name}"
-    monitors, *listed, found = await asyncio.gather(
-        _monitors(cluster, key.namespace, selector),
-        *(_listed(cluster, kind, key.namespace, selector) for kind in (*CHILDREN, PODS)),
+    new = (body.get("status") or {}).get("observedGeneration", NEVER) == NEVER
+    selector, resources = f"{SERVICE}={key.name}", kinds.to_list(key, service, new=new)
+    found, *listed = await asyncio.gather(
+        *(_listed(cluster, kind, key.namespace, selector) for kind in (PODS, *resources))
     )
-    items = itertools.chain(monitors or (), *listed)
+    monitors = dict(zip(resources, listed, strict=True)).get(MONITORS)
+    items = [item for each in listed for item in each or ()]
+    kinds.note(key, {item["kind"] for item in items})
+    kinds.listed(key, resources)
     children = tuple(item for item in items if not is_anothers(item, body["metadata"]["uid"]))
     seen = Observed(children=children)
     deployment: Any = seen.child("Deployment", key.name)
-    pods = tuple(sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
+    pods = tuple(sorted(found or (), key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])))
     pods = tuple(pod for pod in pods if not _is_a_formers(pod, deployment))
     engines = [pod for pod in pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     claims = () if service is None else await _claims(cluster, key.namespace, seen, referenced(service))
     exclusive = {each["metadata"]["name"] for each in (*children, *claims) if is_narrow(each)}
-    moves = deployment is not None and free_gpus.is_under_way(deployment)
     nodes, free, left, other = None, None, {}, None
     if service is not None and feed is not None:
         hardware, template = hardware_of(service.spec), service.spec.pod_template
@@ -69,13 +81,7 @@ async def observe(
             if free < hardware.gpus and needed:
                 other = free_gpus.contender(needed, engines, engines, capacity)
     complaints = await _complaints(cluster, pods)
-    change = None
-    if deployment is not None and moves:
-        change = free_gpus.change_of(deployment, engines, capacity, cluster.now(), exclusive)
-        comes = any(
-            complaints[uid].node_comes for uid in free_gpus.uids(free_gpus.seekers(engines)) if uid in complaints
-        )
-        change = replace(change, node_comes=comes)
+    change = _change(deployment, engines, capacity, cluster.now(), exclusive, complaints)
     claim: Any = seen.child("PersistentVolumeClaim", cache_claim(key.name))
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
     job: Any = seen.child("Job", preload_job(key.name))
@@ -107,32 +113,53 @@ async def observe(
     )
 
 
-async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: str) -> list[Any]:
+def with_writes(observed: Observed, outcome: Outcome, name: str, feed: CapacityFeed | None, now: datetime) -> Observed:
+    """The same after this pass's writes, as the API server answered them: no controller has acted on them yet."""
+    children = {named(each): each for each in observed.children if named(each) not in outcome.removed}
+    children |= {named(each): each for each in outcome.answers}
+    after = replace(observed, children=tuple(children.values()))
+    engines = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    exclusive = {each["metadata"]["name"] for each in (*after.children, *after.claims) if is_narrow(each)}
+    known = feed is not None and (observed.nodes is not None or observed.most_free)
+    capacity = feed.current() if feed is not None and known else None
+    return replace(
+        after,
+        change=_change(after.child("Deployment", name), engines, capacity, now, exclusive, observed.complaints),
+    )
+
+
+def _change(
+    deployment: Object | None,
+    engines: Sequence[Any],
+    capacity: ClusterCapacity | None,
+    now: datetime,
+    exclusive: Collection[str],
+    complaints: Mapping[str, Complaint],
+) -> Change | None:
+    """The change that is on its way to the replicas; None where all follow the Deployment."""
+    if deployment is None or not free_gpus.is_under_way(deployment):
+        return None
+    change = free_gpus.change_of(deployment, engines, capacity, now, exclusive)
+    seekers = free_gpus.uids(free_gpus.seekers(engines))
+    return replace(change, node_comes=any(complaints[uid].node_comes for uid in seekers if uid in complaints))
+
+
+async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: str) -> list[Any] | None:
     """A kind that a service can do without, and that we may not look at, holds up none: where it is wanted, the API
-    server refuses its creation, and that is reported."""
+    server refuses its creation, and that is reported. None where the cluster does not serve ServiceMonitors."""
     try:
         return await cluster.list(kind, namespace, selector)
     except ApiError as error:
+        if kind == MONITORS and error.status in {403, 404}:  # 403 whether the kind is known or not
+            return [] if error.status == 403 and await cluster.serves(MONITORS) else None
         if error.status == 403 and kind.dispensable:
             return []
         raise
 
 
-async def _monitors(cluster: Cluster, namespace: str, selector: str) -> list[Any] | None:
-    """List the ServiceMonitors; None where the cluster does not serve the kind, which a list shows as well as discovery does."""
-    try:
-        return await cluster.list(MONITORS, namespace, selector)
-    except ApiError as error:
-        if error.status == 403:  # whether the kind is known or not
-            return [] if await cluster.serves(MONITORS) else None
-        if error.status == 404:
-            return None
-        raise
-
-
 async def _words(cluster: Cluster, thing: Any) -> str:
     complaint = await complaint_about(cluster, thing)
-    return "" if complaint is None else complaint.note
+    return "" if complaint is None else redacted(complaint.note)
 
 
 async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Complaint]:
@@ -199,8 +226,12 @@ def _described(key: NamespacedName, service: LLMService | None) -> Description:
     """Describe the model by the manifest alone: the operator asks no hub, and has no right to a gated model's token."""
     if service is not None and (described := annotated(service.metadata.annotations)) is not None:
         return described
-    why = "the operator asks no hub for it; octavo plan -f FILE does"
-    if service is not None and service.spec.model.uri.scheme not in {"package", "file"}:
-        annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'
-        why += f", and {annotate} gives it to the operator"
-    return Description(None, why)
+    scheme = "" if service is None else service.spec.model.uri.scheme
+    if scheme in {"package", "file"}:
+        return Description(
+            None, f"the operator reads no {scheme}; octavo plan -f FILE does where it lies on the machine"
+        )
+    annotate = f'kubectl annotate llms -n {key.namespace} {key.name} {MODEL_CONFIG}="$(cat config.json)"'
+    return Description(
+        None, f"the operator asks no hub for it; octavo plan -f FILE does, and {annotate} gives it to the operator"
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from octavo_operator.api.conditions import CONDITION_TYPES, STALLED, TWO_OPERATORS, by_type
@@ -33,11 +32,13 @@ from octavo_operator.reconcile.applying import Applier
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.events import events_of, restored, rivalry
 from octavo_operator.reconcile.free_gpus import has_not_started
+from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.metrics import Metrics
-from octavo_operator.reconcile.observing import observe
+from octavo_operator.reconcile.observing import observe, with_writes
 from octavo_operator.reconcile.rivals import OTHER, Rivals, in_words
 from octavo_operator.reconcile.status import StatusDraft
 from octavo_operator.reconcile.turns import Turns
+from octavo_operator.reconcile.undeclared import Undeclared
 from octavo_operator.reconcile.upgrades.paced import Paced, asked_before, live_deployment, paced, reported
 from octavo_operator.reconcile.upgrades.upgrades import Upgrades
 from octavo_operator.settings import Settings
@@ -61,6 +62,13 @@ class Reconciler:
     upgrades: Upgrades
     turns: Turns = field(default_factory=Turns)
     source: Callable[[], MetricsSource] = lambda: SERVED  # where autoscalers get their metrics from, as it is now
+    kinds: KindsSeen = field(default_factory=KindsSeen)
+    undeclared: Undeclared = field(default_factory=Undeclared)
+
+    def doubt(self) -> None:
+        """Discards what was concluded from former answers, so that all is asked for again."""
+        self.kinds.doubt()
+        self.undeclared.paths.clear()
 
     async def reconcile(self, key: NamespacedName) -> Result:
         """Run one pass. Raises ApiError, UnreachableError or NotLeadingError where it can't be completed: try again."""
@@ -69,6 +77,7 @@ class Reconciler:
             self.rivals.forget(key)
             self.turns.leave(key)
             self.upgrades.leave(key)
+            self.kinds.forget(key)
             return "gone"  # the children follow their owner
         rival = self.rivals.of(key, body.get("status"))
         if rival is not None and not await self.rivals.is_gone(self.cluster, rival):
@@ -91,7 +100,7 @@ class Reconciler:
         except ManifestError as error:
             return await self._keep(key, body, error)
         await self.upgrades.read()
-        observed = await observe(self.cluster, body, service, self.feed)
+        observed = await observe(self.cluster, body, service, self.feed, self.kinds)
         found = self._plan(key, body, service, observed)
         made = found.plan
         outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(found.desired)
@@ -104,7 +113,8 @@ class Reconciler:
             if found.steady and not edited:
                 for event in restored(body, observed.children, outcome.changed, self.identity):
                     await self._post(event)
-            observed = await observe(self.cluster, body, service, self.feed)
+            self.kinds.note(key, {each["kind"] for each in outcome.answers})
+            observed = with_writes(observed, outcome, key.name, self.feed, self.cluster.now())
         upgrade = reported(key, body, found, self.upgrades)
         draft = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
         self._settle(key, service, found, observed, draft)
@@ -131,10 +141,10 @@ class Reconciler:
 
         def planned(settings: Settings) -> Plan:
             made = plan(service, observed, settings)
+            if made.fit.reason is not FitReason.ALREADY_SERVING:
+                return made
             kept = asked_before(body, observed) or _stays(render(made), observed)
-            if made.fit.reason is FitReason.ALREADY_SERVING and not kept:
-                return plan(service, replace(observed, serving=False), settings)
-            return made
+            return made if kept else plan(service, replace(observed, serving=False), settings)
 
         found = paced(key, body, service, observed, self.settings, self.upgrades, planned, self.cluster.now())
         made, live = found.plan, live_deployment(body, observed)
@@ -189,12 +199,12 @@ class Reconciler:
     async def _keep(self, key: NamespacedName, body: Object, error: ManifestError) -> Result:
         """Keeps what runs, unless even the broken spec plainly stops it."""
         self.turns.leave(key)
-        observed = await observe(self.cluster, body, None, None)
+        observed = await observe(self.cluster, body, None, None, self.kinds)
         self.upgrades.leave(key, live_deployment(body, observed))
         live: Any = observed.child(DEPLOYMENTS.kind, key.name)
         if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
             await replicas.set_number(self.cluster, live, 0, key.logged)
-            observed = await observe(self.cluster, body, None, None)
+            observed = await observe(self.cluster, body, None, None, self.kinds)
         wrote = await self._report(body, statuses.invalid(body, observed, error))
         return "changed" if wrote else "unchanged"
 
@@ -219,6 +229,7 @@ class Reconciler:
                 draft, conditions={**draft.conditions, TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, words)}
             )
         desired["conditions"] = statuses.conditions_of(draft.conditions, metadata.get("generation"), before, now)
+        desired = self.undeclared.without(desired)
         if desired == _ours(before):
             return False
         for event in events_of(body, desired, self.identity):
@@ -234,7 +245,8 @@ class Reconciler:
                 log.warning("the status could not be written: %s", refusal)
 
     def _now(self) -> str:
-        return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        """The time by the API server's clock, as all times in objects are."""
+        return self.cluster.now().isoformat(timespec="seconds").replace("+00:00", "Z")
 
     async def _write(self, body: Object, status: Mapping[str, Any], *, only_as_seen: bool = False) -> bool:
         """`only_as_seen`: a 409 where another has written meanwhile."""
@@ -247,6 +259,9 @@ class Reconciler:
         except ApiError as error:
             if error.status == 404:
                 return False  # deleted meanwhile
+            if self.undeclared.learn(error):
+                log.warning("the definition of LLMServices is older than this operator: %s", error.words)
+                return await self._write(body, self.undeclared.without(status), only_as_seen=only_as_seen)
             raise
         return True
 

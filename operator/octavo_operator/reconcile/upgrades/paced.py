@@ -104,7 +104,7 @@ def paced(
         upgrades.leave(key)
         kept = _pinned(body, pin) if manual else pin
         return _rendered(Paced(made, desired), Record(replace(fresh, pin=kept)), pin, settings, planned)
-    record = recorded(live)
+    given = record = recorded(live)
     if record is None:
         record = adopted(live, body, fresh)
         if same_template(_deployment(desired), dict(live)):
@@ -122,7 +122,7 @@ def paced(
         "upgrade" in status or UP_TO_DATE not in by_type(status),
     )
     step = upgrades.next_step(key, case)
-    steady = recorded(live) == step.record
+    steady = given == step.record
     if step.renders:
         return _rendered(Paced(made, desired, case, step, steady), step.record, pin, settings, planned)
     if step.record.current.pin != pin:

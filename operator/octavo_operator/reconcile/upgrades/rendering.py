@@ -10,16 +10,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from octavo_operator.api.observed import Object
+from octavo_operator.api.status import NEVER
 from octavo_operator.api.v1alpha1 import GROUP, UPGRADE
 from octavo_operator.children import Manifest
 
 ANNOTATION = f"{GROUP}/rendered"
 LONGEST = 100_000  # bytes; the API server takes 256 KiB of annotations in all
-NEVER = -1  # the default of status.observedGeneration
 UNKNOWN = ""  # is never what was asked for
 
 
@@ -132,13 +132,20 @@ def annotated(manifest: Manifest, record: Record) -> Manifest:
     """The Deployment with the record's template, and the record."""
     metadata = manifest["metadata"]
     annotations = dict(metadata.get("annotations") or {})
-    text = json.dumps(asdict(record), separators=(",", ":"), sort_keys=True)
+    text = json.dumps(_plain(record), separators=(",", ":"), sort_keys=True)
     if len(text.encode()) <= LONGEST:
         annotations[ANNOTATION] = text
     return manifest | {
         "metadata": metadata | {"annotations": annotations},
         "spec": manifest["spec"] | {"template": record.current.template},
     }
+
+
+def _plain(value: Any) -> Any:
+    """As `asdict` has it, without its copies: a template is long, and every pass does this."""
+    if not isinstance(value, Record | Rendering | Move | Attempt | Pin):
+        return value
+    return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
 
 
 def _rendering(values: Mapping[str, Any]) -> Rendering:

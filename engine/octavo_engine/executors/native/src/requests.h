@@ -21,7 +21,9 @@ struct Sampling {
   std::vector<int32_t> allowed_tokens;  // empty: all
   std::vector<std::vector<int32_t>> bad_words;
 
-  bool penalizes() const { return presence_penalty != 0.0F || frequency_penalty != 0.0F || repetition_penalty != 1.0F; }
+  bool penalizes() const {
+    return presence_penalty != 0.0F || frequency_penalty != 0.0F || repetition_penalty != 1.0F;
+  }
 };
 
 struct Request {
