@@ -137,3 +137,18 @@ async def test_being_behind_is_not_being_stuck():
     queue.done(B)
     queue._finished -= 400
     assert queue.stuck() == 0, "there is nothing to do"
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_cancellation_that_comes_together_with_an_event_is_not_lost(ticks):
+    """A worker that went on instead would keep the operator from ending, and the Lease from the next one."""
+    queue = WorkQueue()
+    queue.add(A, 60)
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.01)
+    queue._changed.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    worker.cancel()
+    await asyncio.wait({worker}, timeout=1)
+    assert worker.cancelled()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,10 +81,9 @@ class WorkQueue:
                         return key
             self._changed.clear()
             timeout = self._later[0][0] - time.monotonic() if self._later else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):  # not wait_for, which may lose a cancellation before Python 3.12
+                    await self._changed.wait()
 
     def _sort(self) -> None:
         """Move what is due by now to the ready ones."""

@@ -99,7 +99,8 @@ class Replica:
             self.restarts += 1
             self.report("ended", f"{ended}; it starts again in {pause:g} s")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):  # not wait_for, which may lose a cancellation before Python 3.12
+                    await self._wake.wait()
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def stop(self) -> None:
