@@ -5,6 +5,7 @@ from __future__ import annotations
 from test_scheduler import TOKEN, request, scheduler, step
 
 from octavo_engine.core.outputs import StepOutput
+from octavo_engine.core.scheduler import LEAST_CHUNK
 
 
 def test_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
@@ -30,6 +31,21 @@ def test_no_prefill_takes_more_than_half_of_a_step_while_others_can_use_it() -> 
     assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
     made, _ = step(core)
     assert made.num_scheduled_tokens == {"a": 16, "b": 8, "c": 8}
+
+
+def test_prompts_that_would_get_a_few_tokens_of_a_step_wait_for_another() -> None:
+    """Each chunk reads its whole context again: many small ones take far longer than their tokens say."""
+    core = scheduler(blocks=400)
+    names = "abcdefgh"
+    for name in names:
+        core.add(request(name, 150, 1))
+    left = dict.fromkeys(names, 150)
+    while any(left.values()):
+        made, _ = step(core)
+        for name, count in made.num_scheduled_tokens.items():
+            assert count >= min(LEAST_CHUNK, left[name])
+            left[name] -= count
+        assert 0 < len(made.num_scheduled_tokens) <= 32 // LEAST_CHUNK
 
 
 def test_prefill_leaves_nothing_for_one_that_has_no_place_or_blocks() -> None:

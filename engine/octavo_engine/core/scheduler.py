@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from octavo_engine.core.swapping import SwapRule
     from octavo_models.spec import KVLayout
 
+LEAST_CHUNK = 8  # tokens of a prompt that are worth reading its whole context again, while others have their part
 ITERATIONS_KEPT = 10_000  # steps whose token counts `stats` has not reported yet
 
 
@@ -115,6 +116,7 @@ class Scheduler:
         continued: list[ContinuedRequest] = []
         unchanged: tuple[list[int], ...] = tuple([] for _ in self.block_manager.pools)
         preemptions = self._preemptions
+        prefills = False
 
         i = 0
         while i < len(running) and budget > 0:
@@ -126,7 +128,12 @@ class Scheduler:
                 continue
             end = num_tokens
             if end > computed + 1:
-                end = min(end, computed + self._fitting(seq, self._share(i, budget)))
+                share = self._share(i, budget)
+                if prefills and share < min(LEAST_CHUNK, end - computed):
+                    i += 1
+                    continue
+                prefills = True
+                end = min(end, computed + self._fitting(seq, share))
             added = unchanged
             if end > seq.capacity:
                 extended = self._extend(seq, end)
@@ -150,7 +157,7 @@ class Scheduler:
             i += 1
 
         if self._preemptions == preemptions:
-            for part in self._admit(budget):
+            for part in self._admit(budget, prefills=prefills):
                 seq = part.seq
                 request_id = seq.request_id
                 num_scheduled[request_id] = part.count
@@ -305,7 +312,7 @@ class Scheduler:
         first = self.requests.waiting.first() if len(self.requests.running) < self._max_num_seqs else None
         if first is not None and self.block_manager.has_room(len(first.token_ids)):
             wanted += len(first.token_ids)
-        return max(1, min(budget - len(behind), max(budget - wanted, budget // 2)))
+        return max(1, min(budget - len(behind), max(budget - wanted, budget // 2, LEAST_CHUNK)))
 
     def _fitting(self, seq: Sequence, count: int) -> int:
         """How many of the next `count` tokens of `seq` take the time of `count` tokens without log-probabilities."""
@@ -315,8 +322,11 @@ class Scheduler:
         """How many tokens of a step's budget the next `count` of `seq` take."""
         return math.ceil(count * self.pace.scored_cost) if seq.wants_prompt_logprobs else count
 
-    def _admit(self, budget: int) -> Iterator[Part]:
-        """The parts of waiting sequences that start in this step, in order: none overtakes another."""
+    def _admit(self, budget: int, *, prefills: bool) -> Iterator[Part]:
+        """The parts of waiting sequences that start in this step, in order: none overtakes another.
+
+        `prefills`: whether running ones prefill in it.
+        """
         while budget > 0 and len(self.requests.running) < self._max_num_seqs:
             seq = self.requests.waiting.first()
             if seq is None:
@@ -333,7 +343,10 @@ class Scheduler:
                 and len(self.requests.waiting) > 1
                 and len(self.requests.running) + 1 < self._max_num_seqs
             ):
-                count = min(count, -(-budget // 2))  # as in `_share`
+                count = min(count, max(-(-budget // 2), LEAST_CHUNK), budget)  # as in `_share`
+            if self._chunked and prefills and count < min(LEAST_CHUNK, len(seq.token_ids) - prefix.num_tokens):
+                return
+            prefills = prefills or count > 1
             if self._chunked:
                 count = self._fitting(seq, count)
             if prefix.swapped and self.requests.running and not self.block_manager.may_move(seq):

@@ -7,7 +7,8 @@ a request depend neither on its chunks nor on its batch (`docs/decisions/0005-sa
 from __future__ import annotations
 
 FIRST_TOKENS = 64  # of a step before any was measured: a slow machine's first one is no longer than it must be
-AIM = 0.8  # of the longest step: what is aimed for, since the next chunk's attention and a busy machine take longer
+FIRST_SCORED = 16  # the same of tokens whose log-probabilities are wanted: each takes a row of the whole vocabulary
+AIM = 0.7  # of the longest step: what is aimed for, since the next chunk's attention and a busy machine take longer
 STEPS_UNTIL_LONGER = 1024  # that have fitted, after one that did not fit into memory
 LEAST_SHARE = 4  # prefills keep one token in LEAST_SHARE, however many the decodes take
 ALONE = 4  # times as long as others may a prefill take that delays no other request: weights are read less often
@@ -31,7 +32,8 @@ class StepPace:
         self._most = self._max_tokens = max_tokens
         self._fitted = 0  # steps since one ran out of memory
         self._block_size = block_size
-        self._limit = self._scored_limit = min(max_tokens, max(FIRST_TOKENS, block_size))
+        self._limit = min(max_tokens, max(FIRST_TOKENS, block_size))
+        self._scored_limit = min(max_tokens, FIRST_SCORED)
 
     @property
     def scored_cost(self) -> float:
