@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from octavo_testing.served import Served
 from raw_http import chunks_of
@@ -48,7 +49,7 @@ def test_the_drawn_token_comes_first_and_keeps_its_own_number():
     entry = TokenLogprob(ids[1], -2.0, 3, [(ids[0], -0.5), (ids[2], -1.0), (ids[1], -2.0), (65, -3.0)])
     text = LogprobFormat(tokenizer, 4, as_token_ids=False)
     (top,) = text.completion([entry], [ids[1]], [0], 0).top_logprobs
-    assert list(top.items()) == [
+    assert list(msgspec.json.decode(top).items()) == [
         ("\ufffd", -2.0),
         (f"token_id:{ids[0]}", -0.5),
         (f"token_id:{ids[2]}", -1.0),
@@ -56,7 +57,7 @@ def test_the_drawn_token_comes_first_and_keeps_its_own_number():
     ]
     by_id = LogprobFormat(tokenizer, 1, as_token_ids=True)
     (top,) = by_id.completion([entry], [ids[1]], [0], 0).top_logprobs
-    assert top == {f"token_id:{ids[1]}": -2.0, f"token_id:{ids[0]}": -0.5}
+    assert msgspec.json.decode(top) == {f"token_id:{ids[1]}": -2.0, f"token_id:{ids[0]}": -0.5}
 
 
 @pytest.mark.parametrize("prompt", ["Hi 😀 there", "日本語 text", "e\u0301 é", "<s>a</s> b", "plain"])

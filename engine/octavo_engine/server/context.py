@@ -104,7 +104,8 @@ class ServerContext:
         return await self.pools.run(kind, self._encoded, texts, add_special_tokens)
 
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        found = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+        most = self.limits.request_tokens
+        found = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens, most=most) for text in texts]
         if sum(map(len, texts)) > self.limits.text_characters // 4:
             give_memory_back()
         return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.server.answer.responses import (
     ChatLogprobs,
@@ -14,6 +16,7 @@ from octavo_engine.server.answer.responses import (
 )
 from octavo_engine.text.tokenizer import Tokenizer
 
+_encoder = msgspec.json.Encoder()
 LOWEST = -9999.0  # JSON has no minus infinity; vLLM writes this in its place
 
 
@@ -37,7 +40,7 @@ class LogprobFormat:
                 result.top_logprobs.append(None)
                 continue
             result.token_logprobs.append(max(entry.logprob, LOWEST))
-            result.top_logprobs.append(self._by_text(token_id, entry))
+            result.top_logprobs.append(_raw(self._by_text(token_id, entry)))
         return result
 
     def _by_text(self, token_id: int, entry: TokenLogprob) -> dict[str, float]:
@@ -59,12 +62,12 @@ class LogprobFormat:
                 for index, logprob in entry.top[: self._num_top]
             ]
             data = list(self._tokenizer.token_bytes(entry.token_id))
-            content.append(TokenLogprobs(self._spelled(entry.token_id), max(entry.logprob, LOWEST), data, top))
+            content.append(_raw(TokenLogprobs(self._spelled(entry.token_id), max(entry.logprob, LOWEST), data, top)))
         return ChatLogprobs(content)
 
-    def prompt(self, entries: Sequence[TokenLogprob | None]) -> list[dict[str, PromptLogprob] | None]:
+    def prompt(self, entries: Sequence[TokenLogprob | None]) -> list[msgspec.Raw | None]:
         """vLLM's `prompt_logprobs`: for each token of the prompt, by token id; null for the first."""
-        result: list[dict[str, PromptLogprob] | None] = []
+        result: list[msgspec.Raw | None] = []
         for entry in entries:
             if entry is None:
                 result.append(None)
@@ -74,11 +77,16 @@ class LogprobFormat:
                 for rank, (index, logprob) in enumerate(entry.top, 1)
             }
             own = PromptLogprob(max(entry.logprob, LOWEST), entry.rank, self._tokenizer.token_text(entry.token_id))
-            result.append({str(entry.token_id): own, **{k: v for k, v in by_id.items() if k != str(entry.token_id)}})
+            by_id.pop(str(entry.token_id), None)
+            result.append(_raw({str(entry.token_id): own, **by_id}))
         return result
 
     def _spelled(self, token_id: int) -> str:
         return _by_id(token_id) if self._as_token_ids else self._tokenizer.token_text(token_id)
+
+
+def _raw(entry: msgspec.Struct | dict[str, float] | dict[str, PromptLogprob]) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode(entry))
 
 
 def _by_id(token_id: int) -> str:

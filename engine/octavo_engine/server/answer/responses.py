@@ -1,13 +1,14 @@
 """The bodies of answers, in the shapes of OpenAI and vLLM. Encoded by msgspec: a chunk costs about a microsecond.
 
 A field that vLLM writes as null is null here too: clients read it as an attribute. In chunks, which are many, only
-those that vLLM has there. What is UNSET is left out.
+those that vLLM has there. What is UNSET is left out. Log-probabilities are encoded token by token (`Raw`): those of a
+whole answer would take hundreds of bytes each as objects, and encoding them at once would stop the event loop.
 """
 
 from __future__ import annotations
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 
 class CachedTokens(msgspec.Struct):
@@ -26,12 +27,12 @@ class Usage(msgspec.Struct):
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """An entry a token, in four lists. Log-probabilities are null for a prompt's first token."""
+    """An entry a token, in four lists. Log-probabilities are null for a prompt's first token; the top are by text."""
 
     text_offset: list[int]
     token_logprobs: list[float | None]
     tokens: list[str]
-    top_logprobs: list[dict[str, float] | None]
+    top_logprobs: list[Raw | None]
 
 
 class CompletionChoice(msgspec.Struct):
@@ -44,7 +45,7 @@ class CompletionChoice(msgspec.Struct):
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
+    prompt_logprobs: list[Raw | None] | None = None
 
 
 class Completion(msgspec.Struct):
@@ -84,9 +85,9 @@ class TokenLogprobs(msgspec.Struct):
 
 
 class ChatLogprobs(msgspec.Struct):
-    """An entry a token."""
+    """A TokenLogprobs a token."""
 
-    content: list[TokenLogprobs]
+    content: list[Raw]
 
 
 class PromptLogprob(msgspec.Struct):
@@ -131,7 +132,7 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
     object: str = "chat.completion"
     prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
+    prompt_logprobs: list[Raw | None] | None = None
     service_tier: None = None
     system_fingerprint: None = None
     kv_transfer_params: None = None

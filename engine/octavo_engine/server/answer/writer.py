@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, ParamSpec, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -14,16 +13,19 @@ from octavo_engine.errors import EngineDeadError, RequestError
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.answer.event_stream import EventStream
 from octavo_engine.server.answer.logprobs import LogprobFormat
-from octavo_engine.server.answer.responses import Usage
+from octavo_engine.server.answer.responses import ChatChoice, CompletionChoice, Usage
 from octavo_engine.server.context import ServerContext
-from octavo_engine.server.generation import Generation, GenerationError, Piece
+from octavo_engine.server.generation import Choice, Generation, GenerationError, Piece
 from octavo_engine.server.intake.limits import FEW_LOGPROBS, FEW_TOKENS
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 
 Body = TypeVar("Body", CompletionBody, ChatBody)
+Part = TypeVar("Part", CompletionChoice, ChatChoice)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class AnswerWriter(ABC, Generic[Body]):
+class AnswerWriter(ABC, Generic[Body, Part]):
     """`id_` and `model` are those of the answer."""
 
     def __init__(self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str) -> None:
@@ -33,12 +35,24 @@ class AnswerWriter(ABC, Generic[Body]):
         self._id = id_
         self._model = model
         as_token_ids = bool(body.return_tokens_as_token_ids)
-        num_top = next(iter(generation.choices.values())).prompt.sampling[0].logprobs or 0
-        self._format = LogprobFormat(context.tokenizer, num_top, as_token_ids=as_token_ids)
+        self._sampling = next(iter(generation.choices.values())).prompt.sampling[0]
+        self._format = LogprobFormat(context.tokenizer, self._sampling.logprobs or 0, as_token_ids=as_token_ids)
 
     @abstractmethod
-    def _answer(self, pieces: list[Piece]) -> msgspec.Struct:
-        """The whole answer; each choice's pieces are joined into one."""
+    def _part(self, piece: Piece) -> Part:
+        """A piece in the shape of a choice, without what its first one tells of the prompt."""
+
+    @abstractmethod
+    def _joined(self, parts: Sequence[Part]) -> Part:
+        """One choice's parts, in order, as one."""
+
+    @abstractmethod
+    def _opened(self, part: Part, choice: Choice) -> Part:
+        """`part`, which is the beginning of `choice`, with what is told of the prompt."""
+
+    @abstractmethod
+    def _answer(self, choices: list[Part]) -> msgspec.Struct:
+        """The whole answer."""
 
     @abstractmethod
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterable[msgspec.Struct]:
@@ -49,17 +63,23 @@ class AnswerWriter(ABC, Generic[Body]):
         """The chunk without a choice that ends a stream with its usage."""
 
     async def whole(self) -> web.Response:
-        pieces_of: dict[int, list[Piece]] = {}
-        while pieces := await self._generation.take():
+        parts: dict[int, list[Part]] = {choice.index: [] for choice in self._generation.choices.values()}
+        num_parts = 0
+
+        def collect(pieces: list[Piece]) -> None:
             for piece in pieces:
-                pieces_of.setdefault(piece.choice.index, []).append(piece)
+                parts[piece.choice.index].append(self._part(piece))
+
+        while pieces := await self._generation.take():
+            await self._run(self._num_logprobs(pieces), sum(len(piece.token_ids) for piece in pieces), collect, pieces)
+            num_parts += len(pieces)
         self._generation.share_prompt_logprobs()
+        choices = sorted(self._generation.choices.values(), key=lambda choice: choice.index)
 
         def write() -> web.Response:
-            return json_response(self._answer([_joined(pieces_of[index]) for index in sorted(pieces_of)]))
+            return json_response(self._answer([self._opened(self._joined(parts[c.index]), c) for c in choices]))
 
-        pieces = [piece for some in pieces_of.values() for piece in some]
-        return await self._pools.run("format", write) if self._is_long(pieces) else write()
+        return await self._run(self._num_prompt_logprobs(choices), num_parts, write)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The answer as events.
@@ -73,10 +93,10 @@ class AnswerWriter(ABC, Generic[Body]):
         continuous = options is not None and with_usage and options.continuous_usage_stats
         try:
             while pieces := await self._next(events):
-                if self._is_long(pieces):
-                    await self._pools.run("format", self._collect, events, pieces, continuous)
-                else:
-                    self._collect(events, pieces, continuous)
+                new = {id(piece.choice): piece.choice for piece in pieces if not piece.choice.begun}
+                logprobs = self._num_logprobs(pieces) + self._num_prompt_logprobs(new.values())
+                num_tokens = sum(len(piece.token_ids) for piece in pieces)
+                await self._run(logprobs, num_tokens, self._collect, events, pieces, continuous)
                 await events.flush()
         except (RequestError, GenerationError, EngineDeadError) as error:
             if not events.begun:
@@ -93,16 +113,21 @@ class AnswerWriter(ABC, Generic[Body]):
                 events.event(chunk)
                 piece.choice.begun = True
 
-    def _is_long(self, pieces: list[Piece]) -> bool:
-        """Whether writing `pieces` takes longer than the event loop may."""
-        sampling = pieces[0].choice.prompt.sampling[0] if pieces else None
-        if sampling is None:
-            return False
-        each = (sampling.logprobs or 0) + 1
-        numbers = sum(each * len(piece.logprobs) for piece in pieces if piece.logprobs)
-        unsaid = {id(piece.choice): piece.choice.prompt_logprobs or () for piece in pieces if not piece.choice.begun}
-        numbers += sum(map(len, unsaid.values())) * ((sampling.prompt_logprobs or 0) + 1)
-        return numbers > FEW_LOGPROBS or sum(len(piece.token_ids) for piece in pieces) > FEW_TOKENS
+    async def _run(
+        self, num_logprobs: int, num_tokens: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The result of `work`: from a pool where it takes longer than the event loop may."""
+        if num_logprobs > FEW_LOGPROBS or num_tokens > FEW_TOKENS:
+            return await self._pools.run("format", work, *args, **kwargs)
+        return work(*args, **kwargs)
+
+    def _num_logprobs(self, pieces: Iterable[Piece]) -> int:
+        each = (self._sampling.logprobs or 0) + 1
+        return sum(each * len(piece.logprobs) for piece in pieces if piece.logprobs)
+
+    def _num_prompt_logprobs(self, choices: Iterable[Choice]) -> int:
+        each = (self._sampling.prompt_logprobs or 0) + 1
+        return sum(each * len(choice.prompt_logprobs or ()) for choice in choices)
 
     async def _next(self, events: EventStream) -> list[Piece]:
         """The next pieces; the client sees meanwhile that the answer is on its way."""
@@ -111,15 +136,3 @@ class AnswerWriter(ABC, Generic[Body]):
                 return await self._generation.take(events.patience)
             except TimeoutError:
                 await events.keep_alive()
-
-
-def _joined(pieces: list[Piece]) -> Piece:
-    """One choice's pieces, in order, as one."""
-    logprobs = [entry for piece in pieces for entry in piece.logprobs or ()]
-    return replace(
-        pieces[-1],
-        text="".join([piece.text for piece in pieces]),
-        token_ids=[token for piece in pieces for token in piece.token_ids],
-        offsets=[offset for piece in pieces for offset in piece.offsets],
-        logprobs=logprobs or None,
-    )

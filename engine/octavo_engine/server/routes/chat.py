@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aiohttp import web
 from msgspec import UNSET
@@ -21,7 +21,7 @@ from octavo_engine.server.answer.responses import (
 )
 from octavo_engine.server.answer.writer import AnswerWriter
 from octavo_engine.server.context import CONTEXT
-from octavo_engine.server.generation import Piece, start
+from octavo_engine.server.generation import Choice, Piece, start
 from octavo_engine.server.intake.admission import SHARE, answer_id, cache_salt, read_body
 from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import ChatBody
@@ -49,12 +49,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         generation.close()
 
 
-class ChatWriter(AnswerWriter[ChatBody]):
+class ChatWriter(AnswerWriter[ChatBody, ChatChoice]):
     """The first chunk of a choice carries its role."""
 
-    def _answer(self, pieces: list[Piece]) -> ChatCompletion:
+    def _answer(self, choices: list[ChatChoice]) -> ChatCompletion:
         usage = self._generation.usage()
-        choices = [self._choice(piece) for piece in pieces]
         result = ChatCompletion(self._id, self._generation.created, self._model, choices, usage)
         first = next(iter(self._generation.choices.values()))
         if self._body.return_token_ids:
@@ -63,15 +62,31 @@ class ChatWriter(AnswerWriter[ChatBody]):
             result.prompt_logprobs = self._format.prompt(first.prompt_logprobs)
         return result
 
-    def _choice(self, piece: Piece) -> ChatChoice:
+    def _part(self, piece: Piece) -> ChatChoice:
         return ChatChoice(
             piece.choice.index,
-            ChatMessage(piece.choice.prompt.text + piece.text),
+            ChatMessage(piece.text),
             self._logprobs(piece),
             piece.finish_reason,
             piece.stop_reason,
             piece.token_ids if self._body.return_token_ids else None,
         )
+
+    def _joined(self, parts: Sequence[ChatChoice]) -> ChatChoice:
+        last = parts[-1]
+        content = [entry for part in parts if part.logprobs for entry in part.logprobs.content]
+        return ChatChoice(
+            last.index,
+            ChatMessage("".join([part.message.content for part in parts])),
+            ChatLogprobs(content) if content else None,
+            last.finish_reason,
+            last.stop_reason,
+            [token for part in parts for token in part.token_ids or ()] if last.token_ids is not None else None,
+        )
+
+    def _opened(self, part: ChatChoice, choice: Choice) -> ChatChoice:
+        part.message.content = choice.prompt.text + part.message.content
+        return part
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[ChatChunk]:
         if not piece.choice.begun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from aiohttp import web
 
@@ -40,7 +40,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         generation.close()
 
 
-class CompletionWriter(AnswerWriter[CompletionBody]):
+class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
     """A whole choice and the next piece of one have the same shape."""
 
     def __init__(
@@ -49,12 +49,13 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
         super().__init__(context, body, generation, id_, model)
         self._tokenizer = context.tokenizer
 
-    def _answer(self, pieces: list[Piece]) -> WholeCompletion:
-        choices = [self._choice(piece) for piece in pieces]
+    def _answer(self, choices: list[CompletionChoice]) -> WholeCompletion:
         return WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._generation.usage())
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[Completion]:
-        choice = self._choice(piece)
+        choice = self._part(piece)
+        if not piece.choice.begun:
+            choice = self._opened(choice, piece.choice)
         if choice.text or choice.logprobs or choice.finish_reason or self._body.return_token_ids:
             yield self._completion([choice], usage)
 
@@ -64,26 +65,37 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None) -> Completion:
         return Completion(self._id, self._generation.created, self._model, choices, usage=usage)
 
-    def _choice(self, piece: Piece) -> CompletionChoice:
-        """The choice of a piece; a choice's first piece also carries what the answer says about its prompt."""
-        choice, text, ids = piece.choice, piece.text, self._body.return_token_ids
-        result = CompletionChoice(
-            choice.index,
-            text,
+    def _part(self, piece: Piece) -> CompletionChoice:
+        return CompletionChoice(
+            piece.choice.index,
+            piece.text,
             self._logprobs(piece),
             piece.finish_reason,
             piece.stop_reason,
-            token_ids=piece.token_ids if ids else None,
+            token_ids=piece.token_ids if self._body.return_token_ids else None,
         )
-        if choice.begun:
-            return result
-        result.text = choice.prompt.text + text
-        result.logprobs = _joined(self._echoed_logprobs(choice), result.logprobs)
-        if ids:
-            result.prompt_token_ids = choice.prompt.token_ids
+
+    def _joined(self, parts: Sequence[CompletionChoice]) -> CompletionChoice:
+        last = parts[-1]
+        return CompletionChoice(
+            last.index,
+            "".join([part.text for part in parts]),
+            _joined([part.logprobs for part in parts]),
+            last.finish_reason,
+            last.stop_reason,
+            token_ids=[token for part in parts for token in part.token_ids or ()]
+            if last.token_ids is not None
+            else None,
+        )
+
+    def _opened(self, part: CompletionChoice, choice: Choice) -> CompletionChoice:
+        part.text = choice.prompt.text + part.text
+        part.logprobs = _joined([self._echoed_logprobs(choice), part.logprobs])
+        if self._body.return_token_ids:
+            part.prompt_token_ids = choice.prompt.token_ids
         if self._body.prompt_logprobs is not None and choice.prompt_logprobs is not None:
-            result.prompt_logprobs = self._format.prompt(choice.prompt_logprobs)
-        return result
+            part.prompt_logprobs = self._format.prompt(choice.prompt_logprobs)
+        return part
 
     def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:
         if piece.logprobs is None or self._body.logprobs is None:
@@ -99,11 +111,17 @@ class CompletionWriter(AnswerWriter[CompletionBody]):
         return self._format.completion(choice.prompt_logprobs, token_ids, offsets, 0)
 
 
-def _joined(first: CompletionLogprobs | None, second: CompletionLogprobs | None) -> CompletionLogprobs | None:
-    if first is None or second is None:
-        return second if first is None else first
-    first.text_offset += second.text_offset
-    first.token_logprobs += second.token_logprobs
-    first.tokens += second.tokens
-    first.top_logprobs += second.top_logprobs
-    return first
+def _joined(parts: Iterable[CompletionLogprobs | None]) -> CompletionLogprobs | None:
+    """All of them in order, as the first; None where there are none."""
+    result: CompletionLogprobs | None = None
+    for part in parts:
+        if part is None:
+            continue
+        if result is None:
+            result = part
+            continue
+        result.text_offset += part.text_offset
+        result.token_logprobs += part.token_logprobs
+        result.tokens += part.tokens
+        result.top_logprobs += part.top_logprobs
+    return result

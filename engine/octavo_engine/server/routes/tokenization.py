@@ -7,11 +7,12 @@ from aiohttp import web
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import json_response
+from octavo_engine.server.answer.raw_lists import raw_list
 from octavo_engine.server.context import CONTEXT
 from octavo_engine.server.intake.admission import read_body
+from octavo_engine.server.intake.limits import FEW_TOKENS
 from octavo_engine.server.intake.prompts import encode_prompts
 from octavo_engine.server.intake.protocol import DetokenizeBody, TokenizeBody
-from octavo_engine.text.tokenizer import Tokenizer
 
 
 class Tokens(msgspec.Struct):
@@ -19,8 +20,8 @@ class Tokens(msgspec.Struct):
 
     count: int
     max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None
+    tokens: msgspec.Raw
+    token_strs: msgspec.Raw | None
 
 
 class Text(msgspec.Struct):
@@ -37,10 +38,13 @@ async def tokenize(request: web.Request) -> web.Response:
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("send either prompt or messages", "prompt")
     (token_ids,) = await encode_prompts(context, body, must_fit=False)
-    pieces = (
-        await context.pools.run("decode", _pieces, context.tokenizer, token_ids) if body.return_token_strs else None
-    )
-    return json_response(Tokens(len(token_ids), context.max_model_len, token_ids, pieces))
+    with_pieces = bool(body.return_token_strs)
+
+    def write() -> web.Response:
+        pieces = raw_list([context.tokenizer.piece(index) or "" for index in token_ids]) if with_pieces else None
+        return json_response(Tokens(len(token_ids), context.max_model_len, raw_list(token_ids), pieces))
+
+    return write() if len(token_ids) <= FEW_TOKENS else await context.pools.run("decode", write)
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -50,7 +54,3 @@ async def detokenize(request: web.Request) -> web.Response:
     context.check_model(body.model)
     context.check_token_ids(body.tokens, "tokens")
     return json_response(Text(await context.decode(body.tokens)))
-
-
-def _pieces(tokenizer: Tokenizer, token_ids: list[int]) -> list[str]:
-    return [tokenizer.piece(index) or "" for index in token_ids]
