@@ -56,7 +56,7 @@ def test_the_page_has_every_number():
 
 def test_bounds_follow_the_context():
     """Any prompt that fits it can be sent; the flag wins."""
-    assert [limits_of(config(), length).body_bytes // MIB for length in (64, 131_072, 10_000_000)] == [4, 8, 32]
+    assert [limits_of(config(), length).body_bytes // MIB for length in (64, 131_072, 10_000_000)] == [2, 4, 32]
     assert limits_of(config(max_body_bytes=100), 131_072).body_bytes == 100
     large = limits_of(config(), 2**20)
     assert large.body_values > 2**20

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -150,7 +151,7 @@ def test_all_bodies_together_are_bounded_and_given_back():
 def test_values_are_counted_outside_of_strings():
     """Commas of a text are no values, whatever is escaped in it."""
     check_values(b'{"prompt": "' + b"a, [{" * 1000 + b'\\\\\\", [[[[[[[[[["}', 10)
-    for data in (b"[" + b"1," * 10 + b"1]", b"[{}]" * 6, b'["a,","b"' + b',"c"' * 10 + b"]"):
+    for data in (b"[" + b"1," * 7 + b"1]", b"[[[", b"{}" * 11, b'["a,","b"' + b',"c"' * 10 + b"]"):
         with pytest.raises(RequestError, match="more than 10 values"):
             check_values(data, 10)
 
@@ -160,7 +161,7 @@ def test_strings_are_passed_over_wherever_a_stretch_of_the_body_ends(texts, chun
     """Escapes and quotes may lie on both sides of it."""
     body = json.dumps({"prompt": texts, "n": [1, 2, {"a": []}]}).encode()
     plain = json.dumps({"prompt": ["" for _ in texts], "n": [1, 2, {"a": []}]}).encode()
-    values = sum(plain.count(mark) for mark in (b",", b"[", b"{")) + 3 * plain.count(b":")
+    values = plain.count(b",") + plain.count(b"{") + 4 * plain.count(b"[") + 3 * plain.count(b":")
     with patch.object(request_body, "SHORT", chunk):
         check_values(body, values)
         with pytest.raises(RequestError, match=f"more than {values - 1} values"):
@@ -172,6 +173,40 @@ def test_members_of_objects_count_for_more():
     check_values(json.dumps({str(i): i for i in range(100)}).encode(), 401)
     with pytest.raises(RequestError, match="more than 390 values"):
         check_values(json.dumps({str(i): i for i in range(100)}).encode(), 390)
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_others_have_their_turn_within_a_body_of_tiny_chunks(read):
+    """Whether it is read or left: what is parsed in one turn of the event loop is bounded by chunks as well as bytes."""
+    chunks = 60_000
+    progress = [0]
+
+    async def watch(content):
+        while progress[-1] < chunks:
+            progress.append(content.total_bytes)
+            await asyncio.sleep(0)
+
+    async def handler(request):
+        watching.append(asyncio.create_task(watch(request.content)))
+        return await length(request) if read else web.Response(text="unread")
+
+    watching: list[asyncio.Task[None]] = []
+    app = web.Application()
+    app.router.add_post("/", handler)
+    runner = web.AppRunner(app)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listening = await http_server.listen(runner, listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"1\r\n \r\n" * chunks + b"0\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+        await watching[0]
+        listening.close()
+        await runner.cleanup()
+    assert answer.endswith(str(chunks).encode() if read else b"unread")
+    turns = [after - before for before, after in pairwise(progress)]
+    assert max(turns) <= http_server.READ_BUFFER // 16 + request_body.PIECE
 
 
 def test_the_kernel_ends_connections_whose_client_has_vanished():

@@ -248,7 +248,7 @@ def _server(group: argparse._ArgumentGroup) -> None:
         "--max-body-bytes",
         type=at_least(1),
         metavar="BYTES",
-        help="size of a request's body; default: by the context length, 4 to 32 MiB",
+        help="size of a request's body; default: by the context length, 2 to 32 MiB",
     )
     add(
         "--allowed-origins",

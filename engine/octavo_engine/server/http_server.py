@@ -6,6 +6,7 @@ aiohttp answers what it can't parse with text that quotes it, and logs the same;
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import re
@@ -26,6 +27,7 @@ from aiohttp.http_parser import RawRequestMessage
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import error_response, errors_as_json
 from octavo_engine.server.intake.limits import HEAD_SECONDS
+from octavo_engine.server.intake.request_body import pieces_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ MAX_HEADER = 64 * 1024  # bytes of one header, name and value: tokens of identit
 MAX_HEADERS = 128
 KEEPALIVE_SECONDS = 3630.0  # longer than a proxy's (Envoy's hour): who closes an idle connection should be the client
 BACKLOG = 2048
+READ_BUFFER = 64 * 1024  # bytes, and a sixteenth of it chunks, that are parsed at once and held until they are read
+LINGER_SECONDS = 10.0  # for what is left of a body that was not read: a closed connection could lose the answer
 OPTIONS: dict[str, Any] = {
     "access_log": None,
     "keepalive_timeout": KEEPALIVE_SECONDS,
@@ -41,6 +45,8 @@ OPTIONS: dict[str, Any] = {
     "max_line_size": MAX_TARGET,
     "max_field_size": MAX_HEADER,
     "max_headers": MAX_HEADERS,
+    "read_bufsize": READ_BUFFER,
+    "lingering_time": 0.0,  # `Connection` does it, in turns with others
 }
 
 _SLASHES = re.compile("//+")
@@ -85,6 +91,18 @@ class Connection(web.RequestHandler):
         for body in bodies:
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError("malformed"))
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """As aiohttp's, and then take what the handler left of the body."""
+        answered = await super().finish_response(request, resp, start_time)
+        if self.connected and not request.content.is_eof():
+            with contextlib.suppress(OSError, web.RequestPayloadError, HttpProcessingError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    async for _ in pieces_of(request.content):
+                        pass
+        return answered
 
     def handle_error(
         self,

@@ -37,6 +37,9 @@ LOG_SECONDS = 10.0
 LAST_WORDS_SECONDS = 1.0  # for answers to those whose requests are cut off
 QUIET_SECONDS = 2.0  # without a request until those who balance them are taken to have forgotten this server
 POLL_SECONDS = 0.02
+# Until a thread of a pool hands over the interpreter's lock, which the event loop asks for again after each system call.
+SWITCH_SECONDS = 0.0005
+GC_OBJECTS = 20_000  # new ones until a collection
 
 
 def run(config: EngineConfig, client: EngineClient, listener: socket.socket, started: float) -> int:
@@ -47,6 +50,7 @@ def run(config: EngineConfig, client: EngineClient, listener: socket.socket, sta
         factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     except ModuleNotFoundError:
         factory = asyncio.new_event_loop
+    sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(Server(config, client, listener, started).run())
 
@@ -100,9 +104,10 @@ class Server:
             return 1
         self._serving = True
         context.metrics.loop.start()
-        # What the start has made stays: collections need not look at it again.
+        # What the start has made stays: collections need not look at it again, nor at each large body as it is parsed.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
         url = url_of(self._listener, self._config.server) + self._config.server.root_path
         seconds = time.perf_counter() - self._started
         print(f"{context.names[0]} is served at {url}/v1 after {seconds:.2f} s ({context.ready.executor})", flush=True)  # noqa: T201

@@ -41,7 +41,8 @@ class TemplateProcess:
 
     def ask(self, request: dict[str, Any], param: str) -> dict[str, Any]:
         """The worker's reply. Raises RequestError naming `param` for a template that fails or takes too long."""
-        body = json.dumps({**request, "seconds": self._seconds}).encode()
+        # Escapes would be several times as many bytes; half of a surrogate pair passes, and is refused with the text.
+        body = json.dumps({**request, "seconds": self._seconds}, ensure_ascii=False).encode("utf-8", "surrogatepass")
         with self._lock:
             reply = self._reply(body, param, again=True)
         if "error" in reply:

@@ -214,7 +214,7 @@ def main() -> None:
     while (request := _read(sys.stdin.buffer)) is not None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever it is in the middle of
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-        body = json.dumps(_answer(request)).encode()
+        body = json.dumps(_answer(request), ensure_ascii=False).encode("utf-8", "surrogatepass")
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         sys.stdout.buffer.write(LENGTH.pack(len(body)) + body)

@@ -19,7 +19,7 @@ BYTES_A_CHARACTER = 640
 
 def body_bytes(max_model_len: int) -> int:
     """The largest body."""
-    return min(32 * MIB, max(4 * MIB, 64 * max_model_len))
+    return min(32 * MIB, max(2 * MIB, 32 * max_model_len))
 
 
 def held_bytes(max_model_len: int) -> int:

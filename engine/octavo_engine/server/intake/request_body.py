@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import codecs
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from octavo_engine.errors import QueueFullError, RequestError
 from octavo_engine.server.intake.limits import BODY_GRACE_SECONDS, SLOWEST_BODY, Limits
@@ -22,9 +22,9 @@ _COMPRESSED = {"gzip", "x-gzip", "deflate"}
 _SAME_AS_UTF8 = {"utf-8", "ascii"}
 _CHARSETS = {"iso8859-1", "utf-16", "utf-16-le", "utf-16-be"}  # what Java's and .NET's clients write unasked
 
-
+PIECE = 4 * 1024  # bytes that are taken from a connection at once; each may have come in a chunk of its own
 SHORT = 64 * 1024  # bytes that are looked at on the event loop, or at once in a thread, which keeps the lock meanwhile
-MEMBER = 4  # elements of a list that cost as much as a member of an object
+MEMBER = 4  # elements of a list that cost as much as a member of an object, or as another list
 
 
 class BodyBudget:
@@ -94,13 +94,20 @@ async def plain_body(request: web.Request, limits: Limits, pools: Pools, share: 
     return data.removeprefix(codecs.BOM_UTF8)
 
 
+async def pieces_of(content: StreamReader) -> AsyncIterator[bytes]:
+    """A body as it comes. Yields to the event loop after each piece: a chunk of one byte costs as much as a large one."""
+    while piece := await content.read(PIECE):
+        yield piece
+        await asyncio.sleep(0)
+
+
 async def _received(request: web.Request, limit: int, share: Share) -> bytes:
     if request.content_length is not None and request.content_length > limit:
         raise too_large(limit)
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_GRACE_SECONDS) as clock:
-            while piece := await request.content.readany():
+            async for piece in pieces_of(request.content):
                 if len(data) + len(piece) > limit:
                     raise too_large(limit)
                 share.take(len(piece))
@@ -120,28 +127,35 @@ async def _received(request: web.Request, limit: int, share: Share) -> bytes:
 def check_values(data: bytes, limit: int) -> None:
     """Raises RequestError for JSON of more than `limit` values, before it is parsed: each costs far more than its text.
 
-    Counted are commas and opening brackets outside of strings, and a member of an object as MEMBER of them.
+    Counted are commas and opening brackets outside of strings, and a list or a member of an object as MEMBER of them.
     """
-    if _values(data) <= limit:
+    if sum(map(_values, _stretches(data))) <= limit:
         return
     count = 0
     for part in _outside_of_strings(data):
         count += _values(part)
         if count > limit:
             raise RequestError(
-                f"the body has more than {limit} values, a member of an object counted as {MEMBER}: send fewer at once"
+                f"the body has more than {limit} values, a list or a member of an object counted as {MEMBER}: send fewer "
+                "at once"
             )
 
 
 def _values(data: bytes) -> int:
-    return sum(map(data.count, (b",", b"[", b"{"))) + (MEMBER - 1) * data.count(b":")
+    return data.count(b",") + data.count(b"{") + MEMBER * data.count(b"[") + (MEMBER - 1) * data.count(b":")
+
+
+def _stretches(data: bytes) -> Iterator[bytes]:
+    """SHORT bytes at a time: a call that looks at more would keep the interpreter's lock for too long."""
+    for at in range(0, len(data), SHORT):
+        yield data[at : at + SHORT]
 
 
 def _outside_of_strings(data: bytes) -> Iterator[bytes]:
-    """What is not within quotes, a stretch of SHORT bytes at a time."""
+    """What is not within quotes, a stretch at a time."""
     inside, held = False, b""
-    for at in range(0, len(data), SHORT):
-        piece = held + data[at : at + SHORT]
+    for stretch in _stretches(data):
+        piece = held + stretch
         held = b"\\" if (len(piece) - len(piece.rstrip(b"\\"))) % 2 else b""
         parts = piece.removesuffix(held).replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         yield b" ".join(parts[inside::2])

@@ -1,0 +1,86 @@
+"""What one callback of the event loop does is bounded under any request: counted, because a clock would judge the machine."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from octavo_testing.served import TESTS, Served, until
+from raw_http import connect
+from test_costly_requests import CHAT, CHATS, COMPLETION, COMPLETIONS, LARGE, Stream
+
+ID_LISTS = [[5] * 250] * 100
+SERVED = {
+    "200 prompts of 200 characters": (COMPLETIONS, {**COMPLETION, "prompt": ["x" * 200] * 200}),
+    "100 lists of 250 ids": (COMPLETIONS, {**COMPLETION, "prompt": ID_LISTS}),
+    "128 choices": (COMPLETIONS, {**COMPLETION, "n": 128, "max_tokens": 50}),
+    "128 choices with bans": (COMPLETIONS, {**COMPLETION, "n": 128, "allowed_token_ids": list(range(2, 250)) * 200}),
+    "128 choices with stop strings": (
+        COMPLETIONS,
+        {**COMPLETION, "n": 128, "stop": ["é" * 28 + str(i) for i in range(128)]},
+    ),
+    "log-probabilities": (COMPLETIONS, {**COMPLETION, "n": 128, "max_tokens": 50, "logprobs": 20}),
+    "log-probabilities of a chat": (CHATS, {**CHAT, "n": 128, "max_tokens": 50, "logprobs": True, "top_logprobs": 20}),
+    "log-probabilities, streamed": (
+        COMPLETIONS,
+        {**COMPLETION, "n": 128, "max_tokens": 50, "logprobs": 20, "stream": True},
+    ),
+    "log-probabilities of prompts": (COMPLETIONS, {**COMPLETION, "prompt": ID_LISTS[:20], "prompt_logprobs": 20}),
+    "echoes with log-probabilities": (
+        COMPLETIONS,
+        {**COMPLETION, "prompt": ID_LISTS[:80], "echo": True, "logprobs": 5},
+    ),
+    "800 bad words": (COMPLETIONS, {**COMPLETION, "bad_words": [f"word {i}" for i in range(800)]}),
+    "half a million characters to /tokenize": ("/tokenize", {"prompt": "x " * 250_000, "return_token_strs": True}),
+    "100,000 ids to /detokenize": ("/detokenize", {"tokens": [5] * 100_000}),
+    "4,000 messages to /tokenize": ("/tokenize", {"messages": CHAT["messages"] * 4000}),
+    "a message of 300,000 characters": ("/tokenize", {"messages": [{"role": "user", "content": "é" * 300_000}]}),
+}
+
+
+@pytest.fixture(scope="module")
+def counted(fake_model, tmp_path_factory):
+    """A server that notes in a file which callback has done too much."""
+    oversteps = tmp_path_factory.mktemp("counted") / "oversteps"
+    with Served(
+        fake_model,
+        *("--served-model-name", "fake", "--load-format", "dummy", "--max-model-len", "256"),
+        step_seconds=0.01,
+        num_blocks=40_000,
+        script=TESTS / "server" / "serve_counted.py",
+        env={"OVERSTEPS": str(oversteps)},
+    ) as server:
+        yield server, oversteps
+
+
+@pytest.mark.parametrize("name", [*LARGE, *SERVED])
+def test_large_requests_are_cut_up_or_handed_to_a_pool(counted, name):
+    """And a stream beside them goes on."""
+    server, oversteps = counted
+    path, body = (SERVED.get(name) or LARGE[name])[:2]
+    oversteps.write_text("")
+    with Stream(server) as stream:
+        status, answer, _ = server.post(path, json.dumps(body).encode(), timeout=120)
+        assert name in LARGE or status == 200, answer
+        tokens = stream.num_tokens
+        until(lambda: stream.num_tokens > tokens, 20, "the stream has stopped")
+    assert oversteps.read_text() == ""
+
+
+@pytest.mark.parametrize("framing", ["gzip", "tiny chunks", "utf-16"])
+def test_large_bodies_are_read_piece_by_piece(counted, framing):
+    """However they are packed."""
+    server, oversteps = counted
+    body = json.dumps({"prompt": "x" * 100_000}).encode()
+    oversteps.write_text("")
+    if framing == "tiny chunks":
+        with connect(server, timeout=60) as connection:
+            connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            connection.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    else:
+        headers = {"Content-Encoding": "gzip"} if framing == "gzip" else {"Content-Type": "text/json; charset=utf-16"}
+        data = gzip.compress(body) if framing == "gzip" else body.decode().encode("utf-16")
+        assert server.post("/tokenize", data, headers=headers)[0] == 200
+    assert oversteps.read_text() == ""
