@@ -1,5 +1,9 @@
 """The operator: one level-based reconcile of an LLMService.
 
-`controller` decides when, `reconcile` does it: observe → `planner` → `children` → apply through `cluster` → status.
-`verbs` and `local` run the same plan without a cluster; `metrics_api` serves autoscalers.
+    body ── api ──▶ LLMService ─┐
+                                ├─ planner ─▶ Plan ─┬─ children ─▶ manifests ── cluster ─▶ API server
+    cluster, description ─▶ Observed ┘              └─ local ─▶ processes (octavo up)
+
+`controller` decides when a pass runs; `reconcile` runs it and reports the status; `runtimes` holds what differs between
+engines; `verbs` prints a plan or its manifests; `metrics_api` serves autoscalers. Imports point one way (pyproject.toml).
 """
