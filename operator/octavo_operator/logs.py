@@ -56,7 +56,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def set_up(form: str, level: str) -> None:
     """Configure logging for the whole process, kopf's records included."""
-    # JSON to stdout: log collectors take what a container writes to stderr for an error, whatever its level.
+    # JSON to stdout: log collectors take what a container writes to stderr for an error of any level.
     handler = logging.StreamHandler(sys.stdout if form == "json" else sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(lambda record: QUIET not in record.getMessage())

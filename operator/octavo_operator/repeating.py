@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 async def repeat(
     look: Callable[[], Awaitable[object]], pause: Callable[[], float], what: str, *, begin_after: float = 0.0
 ) -> None:
-    """Look, pause for so many seconds, look again. `what` names the look in the log."""
+    """Call `look`, pause for so many seconds, repeat. `what` names it in the log."""
     await asyncio.sleep(begin_after)
     while True:
         try:

@@ -61,7 +61,7 @@ class Settings:
     rates: Rates = Rates()
     """For the start-up budget and the drain."""
     longest_drain_s: int = 585  # with preStop and margin the 600 s for which the cluster autoscaler waits
-    """The most that a drain takes unless the manifest asks for more: beyond it the cluster autoscaler stops waiting
+    """The most that a drain takes unless the manifest requests more: beyond it the cluster autoscaler stops waiting
     (its --max-graceful-termination-sec defaults to ten minutes)."""
     shortest_drain_s: int = 30
     """Kubernetes' own default grace period."""

@@ -17,7 +17,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: object) -> object:
-        """A null is as good as a field that is left out: charts with unset values write them."""
+        """Remove nulls: charts write them for unset values, and a null means the same as a field that is left out."""
         if not isinstance(value, Mapping):
             return value
         return {key: each for key, each in value.items() if each is not None}

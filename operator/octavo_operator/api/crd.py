@@ -43,7 +43,9 @@ LIST_KEYS = {("Status", "conditions"): "type", ("Engine", "env"): "name"}
 
 UNSEEN = {"observedGeneration": -1}
 
-HAS = re.compile(r"has\(((?:self|oldSelf)\.[\w.]+)\)")  # true of a null, which is as good as left out
+HAS = re.compile(
+    r"has\(((?:self|oldSelf)\.[\w.]+)\)"
+)  # true of a null, which means the same as a field that is left out
 
 NAME_RULES = (
     {

@@ -1,4 +1,4 @@
-"""What each field of the types means, read from the string that stands below it.
+"""Descriptions of the types' fields, read from the string below each.
 
 pydantic can do this at import (`use_attribute_docstrings`), which costs every start a third of a second; only what
 is generated needs it, so it is read there.

@@ -1,4 +1,4 @@
-"""The engine's flags that fields of the API stand for: an argument that repeats one is refused."""
+"""The engine's flags that a field of the API replaces: an argument that repeats one is refused."""
 
 from __future__ import annotations
 

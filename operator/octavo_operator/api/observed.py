@@ -83,7 +83,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A model that lies whole on a claim."""
+    """A model that is complete on a claim."""
 
     digest: str
     """Which download it was: model, revision, file and claim."""

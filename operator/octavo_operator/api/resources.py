@@ -65,7 +65,7 @@ CHILDREN = (
     Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", optional=True, dispensable=True),
     Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", optional=True, dispensable=True),
 )
-"""What a service may be made of in any cluster; MONITORS besides, where their kind is known."""
+"""Kinds that a service may have in any cluster; MONITORS as well, where the cluster serves them."""
 
 BY_KIND = {resource.kind: resource for resource in (*CHILDREN, MONITORS)}
 assert GROUP in SERVICES.api_version

@@ -50,7 +50,7 @@ class MemoryStatus(Strict):
 
 
 class PlanStatus(Strict):
-    """What the manifest comes to, and why; `octavo plan` prints the same."""
+    """The plan and its reasons; `octavo plan` prints the same."""
 
     cards: Natural | None = None
     """GPUs of each replica; 0 on a CPU."""
@@ -132,7 +132,7 @@ class Status(Strict):
     cache: CacheStatus | None = None
     """The model that was downloaded."""
     plan: PlanStatus | None = None
-    """What the manifest comes to, and why."""
+    """The plan and its reasons."""
     operator: str | None = None
     """Namespace of the operator that wrote this; another one over the same service gives way."""
     other_operator: str | None = None

@@ -61,7 +61,7 @@ class Service(Strict):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Port of the Service."""
     labels: Texts = {}
-    """Labels of the Service, beside Octavo's own."""
+    """Labels of the Service, in addition to Octavo's own."""
     annotations: Texts = {}
     """Annotations of the Service, such as those that a cloud's load balancer reads."""
 

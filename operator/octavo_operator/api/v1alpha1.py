@@ -32,7 +32,7 @@ MODEL_CONFIG = f"{GROUP}/model-config"  # the model's config.json, for a planner
 
 
 class Spec(Strict):
-    """What is served, on what, for whom. `model.uri` alone is enough."""
+    """The model, its engine and hardware, and its clients. `model.uri` alone is enough."""
 
     model: Model
     """The model that is served."""

@@ -1,6 +1,6 @@
 """YAML text to plain values, with the line on which each one stands.
 
-Stricter than YAML where Kubernetes is: a key that stands twice is refused, keys are strings, dates stay text.
+Stricter than YAML where Kubernetes is: a duplicate key is refused, keys are strings, dates stay text.
 Independent of LLMServices.
 """
 

@@ -39,7 +39,7 @@ def child(
                 "name": plan.name,
                 "uid": plan.uid,
                 "controller": True,
-                # Blocking would need a right to the service's finalizers, and would hold up its deletion.
+                # Blocking would need a right to the service's finalizers, and would delay its deletion.
                 "blockOwnerDeletion": False,
             }
         ]

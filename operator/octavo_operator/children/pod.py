@@ -59,7 +59,7 @@ def template(plan: Plan) -> Manifest:
 
 
 def _keep_selection(own: Manifest, result: Any) -> None:
-    """The manifest's node affinity beside ours; the API server reports what has the wrong shape."""
+    """Combine the manifest's node affinity with ours; the API server reports what has the wrong shape."""
     ours = _terms(own)
     given = _terms(result)
     if ours and given and ours != given and all(isinstance(each, dict) for each in given):

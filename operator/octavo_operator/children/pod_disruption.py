@@ -8,7 +8,7 @@ from octavo_operator.planner.plan import Plan
 
 
 def render(plan: Plan, name: str) -> Manifest:
-    """A replica that never got ready holds up no drain."""
+    """Render it; a replica that never got ready blocks no drain."""
     spec = {
         "maxUnavailable": 1,
         "selector": {"matchLabels": selector(plan.name)},

@@ -43,7 +43,7 @@ ALONE_ANNOTATIONS = {
     "linkerd.io/inject": "disabled",
 }
 HOSTNAME = "kubernetes.io/hostname"
-# Of a replica's pod spec: where it may run, as whom, and what it reaches. Sidecars are left out, for they never end.
+# Fields of a replica's pod spec: its nodes, its user, its network. Sidecars are left out, because they never end.
 FROM_THE_REPLICAS = (
     "affinity",
     "automountServiceAccountToken",

@@ -33,7 +33,7 @@ WATCH_S = 20  # then the server ends a watch, and it is asked for again: one tha
 SILENT_S = 4.0  # beyond it, nothing is waited for any longer
 LINE = 4 << 20  # of a watch: an object may have 1.5 MiB
 METHODS = {"apply": "PATCH", "create": "POST", "update": "PUT", "delete": "DELETE"}
-BUSY = {429, 503}  # with Retry-After, the server asks for a pause rather than refusing
+BUSY = {429, 503}  # with Retry-After, the server requests a pause rather than refusing
 Name = tuple[str, str]
 """Namespace and name."""
 

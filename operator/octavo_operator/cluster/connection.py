@@ -14,7 +14,7 @@ from pathlib import Path
 from octavo_operator.errors import NoClusterError
 
 FRESH_S = 10.0  # a token's file is read again
-RENEWAL_PAUSE_S = 10.0  # a plugin that hands out tokens may take seconds, and ask a person
+RENEWAL_PAUSE_S = 10.0  # a credential plugin may take seconds, and prompt a person
 
 log = logging.getLogger(__name__)
 

@@ -126,7 +126,7 @@ class Leader:
         return now - self._seen[1] > self._lasts
 
     def _pause(self) -> float:
-        """Seconds until the Lease is looked at again: when it has just run out, if that is sooner."""
+        """Seconds until the next try for the Lease: when it has just expired, if that is sooner."""
         left = self._seen[1] + self._lasts - time.monotonic() + 0.05
         return left if 0 < left < RETRY_S else RETRY_S
 
@@ -146,7 +146,7 @@ class Leader:
 
 
 class LeaseThread:
-    """Runs a `Leader` beside the main event loop; `leader` may be read from any thread."""
+    """Runs a `Leader` in parallel to the main event loop; `leader` may be read from any thread."""
 
     def __init__(self, connection: Connection, namespace: str, identity: str) -> None:
         self._loop = asyncio.new_event_loop()

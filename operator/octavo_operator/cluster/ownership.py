@@ -53,7 +53,7 @@ def item_of(items: list[Any], step: str) -> Any:
 
 
 def covers(fields: Fields, desired: Any) -> bool:
-    """Whether `desired` has every field: what is owned and no longer wanted must be given up by another apply."""
+    """Whether `desired` has every owned field: one that is no longer desired must be given up by another apply."""
     for step, below in fields.items():
         if step == ".":
             continue

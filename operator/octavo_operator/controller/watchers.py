@@ -167,7 +167,7 @@ class Watchers:
         def run() -> None:
             try:
                 asyncio.run(self._kopf(watched, flag, lambda why: loop.call_soon_threadsafe(report, why)))
-            except BaseException as error:  # noqa: BLE001 — whatever ended it, it is restarted
+            except BaseException as error:  # noqa: BLE001 — any end of it leads to a restart
                 loop.call_soon_threadsafe(report, f"{type(error).__name__}: {error}")
 
         self.running = True

@@ -108,7 +108,7 @@ class WorkQueue:
         self._release(key)
 
     def failed(self, key: NamespacedName, longest: float) -> float:
-        """Seconds until it is tried again; `longest` at the most."""
+        """Seconds until the next try; `longest` at the most."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay = min(FIRST_DELAY_S * 2.0 ** min(count - 1, 16), longest)
         self._release(key)

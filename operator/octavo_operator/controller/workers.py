@@ -1,4 +1,4 @@
-"""Takes keys from the queue and reconciles them: several at once, each alone, tried again with back-off."""
+"""Takes keys from the queue and reconciles them: several in parallel, each by itself, with back-off after a failure."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Workers:
         except asyncio.CancelledError:
             raise
         except Exception:
-            # One object that trips over a mistake of ours holds up no other; the traceback is for its report.
+            # A defect of ours on one object must not delay another; the traceback is for its report.
             log.exception("the reconcile failed by a mistake of the operator's", extra=named)
         metrics.duration.observe(time.monotonic() - began)
         if result == "gone":
@@ -99,7 +99,7 @@ class Workers:
                 log.info("reconciled", extra={**named, "seconds": round(time.monotonic() - began, 3)})
 
     async def _resume(self) -> None:
-        """Make due what came too early: it holds up no worker while ten thousand pods are listed."""
+        """Make due what came too early, without a worker that waits while ten thousand pods are listed."""
         if self._reconciler.feed is not None:
             await self._reconciler.feed.tried()
         for key in self._early:

@@ -1,4 +1,4 @@
-"""The description of a manifest's model, from what lies on this machine: a config.json, a GGUF, a cache.
+"""The description of a manifest's model, from this machine's files: a config.json, a GGUF, a cache.
 
 Never fetches weights. The hub is asked for one small config.json, and only if the caller allows it. Independent of
 plans; what it can't find out is a reason, not an error.
@@ -29,7 +29,7 @@ from octavo_operator.description.hub import expanded, hub_home, user_cache
 from octavo_operator.description.model_size import size_of_files, size_of_folder
 from octavo_operator.errors import ModelUnknownError
 
-RECEIPT = "octavo-fetched.json"  # stands beside what the engine has fetched from a package, whole
+RECEIPT = "octavo-fetched.json"  # written next to what the engine has fetched from a package, once it is complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _from_gguf(path: Path) -> ModelSpec:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The weights beside a config.json that the engine would load; none unless all of them are there."""
+    """The weights next to a config.json that the engine would load; none unless all of them exist."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         single = folder / "model.safetensors"

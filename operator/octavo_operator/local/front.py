@@ -71,7 +71,7 @@ class Front:
         return application
 
     def choose(self, tried: set[str]) -> Upstream | None:
-        """The ready upstream with the shortest queue that was not tried; equals take turns."""
+        """The ready upstream with the shortest queue that this request has not reached; equals alternate."""
         ready = [u for u in self.upstreams if u.ready and not u.draining and u.port is not None and u.name not in tried]
         if not ready:
             return None

@@ -23,7 +23,7 @@ OF_THE_CONTAINER = {
     OCTAVO.variables.hub_offline,
     OCTAVO.variables.api_key_file,
 }  # the pod's volume: this machine has its own cache
-UTF8_MODE = {"PYTHONUTF8": "1"}  # whatever the locale: its arguments and lines are text of a manifest
+UTF8_MODE = {"PYTHONUTF8": "1"}  # in any locale: its arguments and lines are text of a manifest
 
 
 @dataclass(frozen=True, slots=True)

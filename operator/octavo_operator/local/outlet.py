@@ -1,4 +1,4 @@
-"""A stream that is written by a thread of its own: a terminal that is stopped (Ctrl-S) or a pager holds up no loop.
+"""A stream with a writer thread, so that a stopped terminal (Ctrl-S) or a pager blocks no event loop.
 
 What finds no room is dropped and counted. A reader that has gone (`| head`) ends the output, not what is being run.
 """

@@ -27,7 +27,7 @@ class Upstream:
     name: str
     port: int | None = None
     ready: bool = False
-    draining: bool = False  # it is ending: whatever its health, it gets nothing new
+    draining: bool = False  # it is ending: even while healthy it gets nothing new
     in_flight: int = 0  # requests that the front has with it
     failures: int = 0  # readiness probes in a row
     failing_since: float | None = None  # when the first of these began
@@ -56,7 +56,7 @@ class Upstream:
 
 
 def session() -> aiohttp.ClientSession:
-    """What the front asks replicas with.
+    """The HTTP session from the front to its replicas.
 
     No connection is used twice: a request on one that was just closed might have been read or not.
     """
@@ -80,7 +80,7 @@ def lacks_descriptors(error: aiohttp.ClientConnectorError) -> bool:
 
 
 async def refresh(session: aiohttp.ClientSession, upstream: Upstream, probe: Probe) -> None:
-    """Ask for its health and its queue. It becomes unready after the probe's number of failures, as in a pod."""
+    """Read its health and its queue. It becomes unready after the probe's number of failures, as in a pod."""
     port, began = upstream.port, time.monotonic()
     if port is None:
         return

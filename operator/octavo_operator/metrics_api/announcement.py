@@ -2,7 +2,7 @@
 
 An announced API without a server hurts the whole cluster: deleting any namespace waits for it. So the APIServices
 are made when a replica is ready to serve, and removed when none has been for a while; the last process to end removes
-them too (`metrics_api/deregistration.py`), and they are owned by a ClusterRole of the installation, whose removal by whatever way
+them too (`metrics_api/deregistration.py`), and they are owned by a ClusterRole of the installation, whose removal in any way
 takes them along. Another adapter's are left alone.
 
 Endpoints that are ready do not mean that the API server reaches them: a firewall, a NetworkPolicy or a mesh may be in
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 def is_ours(api_service: Object, namespace: str) -> bool:
-    """Whether it leads to the operator's Service in its namespace, by whatever author; or to that of an installation of
+    """Whether it leads to the operator's Service in its namespace, by any author; or to that of an installation of
     Octavo in another namespace that is gone, and left it behind."""
     service = api_service["spec"].get("service") or {}
     if service.get("name") != SERVICE:

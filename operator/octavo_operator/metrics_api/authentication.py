@@ -1,7 +1,7 @@
 """Authenticates a request: by the front proxy's client certificate and headers, or by a reviewed bearer token.
 
 As an extension API server has to do it: the proxy is trusted by the ConfigMap `extension-apiserver-authentication`,
-which the API server keeps, and its headers count for nothing without its certificate.
+which the API server keeps, and its headers are ignored without its certificate.
 """
 
 from __future__ import annotations

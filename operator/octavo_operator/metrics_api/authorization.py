@@ -45,7 +45,7 @@ class Attempt:
 
 
 class Authorizer:
-    """Asks once for each user and attempt."""
+    """Creates one review for each user and attempt, and keeps its answer."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""Keeps what the server presents and whom it trusts as they are now: its certificate, and the front proxy's authority."""
+"""Keeps the serving certificate and the front proxy's authority current."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Credentials:
 
     @property
     def usable(self) -> bool:
-        """Whether there has been a certificate: it stays in use, whatever the trouble is now."""
+        """Whether there has been a certificate: it stays in use when a renewal fails."""
         return self._used is not None
 
     async def _look(self) -> None:

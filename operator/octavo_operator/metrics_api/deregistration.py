@@ -32,7 +32,7 @@ async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
 
 async def _serving(cluster: Cluster, namespace: str) -> tuple[str, ...]:
     """None where that may no longer be asked: the namespace goes, and its Role before the pods. What stayed announced
-    would then hold up the end of every namespace, this one's too."""
+    would then delay the end of every namespace, this one's too."""
     try:
         return tuple((await serving(cluster, namespace)).pods)
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""The process: what runs beside what, from the first moment to the orderly end."""
+"""The process: its tasks, from start to orderly end."""
 
 from __future__ import annotations
 

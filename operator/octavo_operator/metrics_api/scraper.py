@@ -1,4 +1,4 @@
-"""Asks each engine for its metrics, each in a task of its own: one that hangs or fails holds up no other."""
+"""Scrapes the engines, each in a task of its own: one that hangs or fails delays no other."""
 
 from __future__ import annotations
 

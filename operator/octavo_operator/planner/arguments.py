@@ -71,7 +71,7 @@ def _max_model_len(given: int | None, limits: Limits, hardware: Hardware) -> int
 
 
 def environment(service: LLMService, cache: CachePlan | None, settings: Settings) -> tuple[Env, ...]:
-    """Secrets by reference, where caches lie, the manifest's own variables, which win, and the installation's last.
+    """Secrets by reference, cache folders, the manifest's own variables, which win, and the installation's last.
 
     A claim that exists has the hub's cache at its root, as one does that was mounted at ~/.cache/huggingface. What a
     Job has downloaded is whole: nothing of the hub is asked for then, and nothing more fills the claim.

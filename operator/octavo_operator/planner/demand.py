@@ -1,4 +1,4 @@
-"""What a service asks of each GPU, or of a CPU's memory, once its model is known: weights, overheads and KV, in bytes.
+"""A service's demand on each GPU, or on a CPU's memory, once its model is known: weights, overheads and KV, in bytes.
 
 The engine's own arithmetic where it is exact (weights, KV blocks, tables), estimates where only a GPU could decide;
 `Demand.error` bounds how far these may be off.
@@ -27,13 +27,13 @@ ERROR, ERROR_OF_SEVERAL = 300 * MIB, 600 * MIB
 SEQUENCES_ON_CPU = 4
 LEAST_KV_ON_CPU, MOST_KV_ON_CPU = 256 * MIB, 4096 * MIB
 UNKNOWN_KV_ON_CPU = 1024 * MIB
-# What a vision tower's images take beside it while vLLM measures its memory.
+# A vision tower's images, which vLLM runs through it while it measures its memory.
 ENCODER_BYTES = 1024 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a service asks of each GPU."""
+    """A service's demand on each GPU."""
 
     spec: ModelSpec
     engine: Engine
@@ -149,7 +149,7 @@ class Demand:
         return self.limits.max_num_seqs * (tokens + blocks) * 4
 
     def _activations(self, tensor_parallel: int) -> int:
-        """The residual stream beside the widest of attention and MLP; then the logits, which need what these leave.
+        """The residual stream with the wider of attention and MLP; then the logits, which need what these leave.
 
         A CPU's buffers are float32 and stay.
         """

@@ -14,7 +14,7 @@ from octavo_operator.planner.sizes import GIB, MIB, round_up
 from octavo_operator.runtimes import runtime_of
 
 RESOURCE_NAME = "nvidia.com/gpu"
-# Two of them fit beside the pods that a one-node cluster of two cores brings along. A replica uses what is idle.
+# Two of them fit a one-node cluster of two cores with its system pods. A replica uses what is idle.
 CPU_ALONE = "400m"
 PROCESS_BESIDE_GPU = 2 * GIB  # API server and engine core, when idle
 REQUESTS_OF_OTHERS = GIB  # of a runtime whose bounds are not known
@@ -22,7 +22,7 @@ RANK_BESIDE_GPU = 2 * GIB  # torch, the driver's own, and a shard of the weights
 
 
 def hardware_of(spec: Spec) -> Hardware:
-    """The GPUs that the parallel sizes ask for."""
+    """The GPUs that the parallel sizes require."""
     accelerator = spec.accelerator or Accelerator()
     if accelerator.vendor == "cpu":
         return Hardware("cpu", 0, None, ())
@@ -33,7 +33,7 @@ def hardware_of(spec: Spec) -> Hardware:
 
 
 def memory_limit(resources: Resources) -> int | None:
-    """The memory that the container has for sure: its limit, else its request."""
+    """The memory that the container is guaranteed: its limit, else its request."""
     for amounts in (resources.limits, resources.requests):
         if "memory" in amounts:
             return int(amounts["memory"])

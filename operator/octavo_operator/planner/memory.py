@@ -1,4 +1,4 @@
-"""Does it fit? What a service asks for against the memory of a GPU, and what would fit where it does not.
+"""Fit: a service's demand against the memory of a GPU, and what would fit where it does not.
 
 It fits if weights + overhead + the KV of `minConcurrency` sequences of `maxModelLen` ≤ memory ×
 `gpuMemoryUtilization`. What is unknown blocks nothing, nor does what the estimate's error could turn around.

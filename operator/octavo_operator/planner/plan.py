@@ -127,7 +127,7 @@ class Hardware:
 
     @property
     def tolerations(self) -> tuple[dict[str, str], ...]:
-        """Tolerations of the taints that keep other pods off GPU nodes, whatever their effect.
+        """Tolerations of the taints, of any effect, that keep other pods off GPU nodes.
 
         A slice's node (MIG) has the taint of the whole GPU. `sku=gpu` is what AKS' documentation uses.
         """
@@ -199,9 +199,9 @@ class RolloutPlan:
     max_unavailable: int
     recreate: bool  # Kubernetes' Recreate: all old ones end before a new one starts
     reason: str
-    waits: bool = False  # for room, and not for ever: to be looked at again
-    momentary: bool = False  # by the GPUs that are free now: it counts for a change that begins now
-    patience: int = 60  # seconds for which an old replica does not make way for one that waits for a node
+    waits: bool = False  # for a node, and for a limited time: to be reconciled again
+    momentary: bool = False  # by the GPUs that are free now: valid for a change that begins now
+    patience: int = 60  # seconds before an old replica is ended for one that waits for a node
     held: str = ""  # why a change does not begin yet, though replicas are to be replaced
 
 
@@ -219,7 +219,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class PodPlan:
-    """What a pod has besides its engine: where files come from, and the manifest's own template."""
+    """What a pod has in addition to its engine: sources of files, and the manifest's own template."""
 
     pull_policy: str | None = None
     pull_secrets: tuple[str, ...] = ()
@@ -243,7 +243,7 @@ class NetworkPlan:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Labels and annotations that the manifest gives a child, beside our own."""
+    """Labels and annotations that the manifest gives a child, in addition to our own."""
 
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)
@@ -290,4 +290,4 @@ class Plan:
     network: NetworkPlan | None = None
     service_marks: Marks = Marks()
     monitor_marks: Marks = Marks()
-    preload_image: str = ""  # downloads the model, whatever the runtime
+    preload_image: str = ""  # downloads the model, for any runtime

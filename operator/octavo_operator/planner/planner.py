@@ -250,7 +250,7 @@ def _pod(service: LLMService, exclusive: tuple[str, ...], settings: Settings) ->
 
 
 def _preload_image(service: LLMService, place: Hardware, settings: Settings) -> str:
-    """What downloads the model, whatever serves it: the small image, unless the manifest names one of octavo's."""
+    """The image that downloads the model, for any runtime: the small one, unless the manifest names one of octavo's."""
     engine = service.spec.engine
     if runtime_of(engine).runs_download and engine.image is not None:
         return images.image_of(engine, place, settings)

@@ -1,4 +1,4 @@
-"""Memory that octavo's API server takes for requests at the edge of its bounds, beside what it takes when idle.
+"""Memory that octavo's API server takes for requests at the edge of its bounds, above what it takes when idle.
 
 The bounds are the engine's own (octavo_engine.server.intake.limits, docs/reference/limits.md), which a contract test compares;
 what one byte or character of them costs is measured, and `make test-soak` tries whether it is enough.

@@ -108,7 +108,7 @@ def mode_of(claim: Object | None) -> str | None:
 
 
 def _size(cache: Cache, model_bytes: int | None, live: Object | None) -> str:
-    """Claims do not shrink: where one is larger than the manifest asks for, it stays so. One without a size in the
+    """Claims do not shrink: one that is larger than the manifest requests keeps its size. One without a size in the
     manifest grows once the model no longer fits, unless it has no volume yet: then it can't."""
     there = None if live is None else Quantity(str(live["spec"]["resources"]["requests"]["storage"]))
     wanted = cache.size

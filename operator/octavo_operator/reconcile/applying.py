@@ -48,7 +48,7 @@ class Outcome:
     removed: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # fields that another manager holds
-    kept: list[str] = field(default_factory=list)  # claims that are no longer wanted and hold data
+    kept: list[str] = field(default_factory=list)  # claims that are no longer desired and hold data
     answers: list[Object] = field(default_factory=list)  # what was written, as the API server has it now
     conflict: ApiError | None = None  # another writer was first: to be reconciled again at once
 
@@ -110,7 +110,7 @@ class Applier:
     async def _set_number(self) -> None:
         """The number of replicas where it falls, or where the rest of the Deployment has to wait.
 
-        An autoscaler that is no longer wanted goes before, or it would scale back what was stopped.
+        An autoscaler that is no longer desired is removed first, or it would scale back what was stopped.
         """
         plan, live, wanted = self._plan, self._deployment, self._plan.scale.replicas
         if wanted is None or live is None or self._is_going(live):
@@ -211,7 +211,7 @@ class Applier:
         return manifest
 
     def _with_strategy(self, manifest: Manifest, live: Object | None) -> Manifest:
-        """GPUs come and go; which of them are free counts for a change that begins now."""
+        """Keep the live strategy where the change has begun: it was chosen by the GPUs that were free then."""
         if live is None or not self._plan.rollout.momentary or self._observed.change is not None:
             return manifest
         if not same_template(manifest, live):
@@ -293,7 +293,7 @@ class Applier:
 
 
 def _must_be_made_again(manifest: Manifest, live: Object) -> bool:
-    """A claim that has no volume yet and asks for another kind of one: neither can be changed, and nothing is lost."""
+    """Whether a claim without a volume is to be another kind of one: neither can be changed, and nothing is lost."""
     if live.get("status", {}).get("phase") != "Pending":
         return False
     wanted, there = manifest["spec"], live["spec"]

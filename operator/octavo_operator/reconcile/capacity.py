@@ -22,7 +22,7 @@ from octavo_operator.api.quantity import Quantity
 Amounts = Mapping[str, int]
 """Resources by name, in thousandths of their unit."""
 ENDED = {"Succeeded", "Failed"}
-MOST_KEPT = 100  # kinds of services that are looked at in turn
+MOST_KEPT = 100  # kinds of services whose results are kept
 RULES_OUT = ("nodeSelector", "tolerations", "affinity")
 
 
@@ -180,7 +180,7 @@ def requests_of(pod: Object) -> Amounts:
         for name, amount in _of(container).items():
             if restarts:
                 sidecars[name] = sidecars.get(name, 0) + amount
-            # An init container runs beside the sidecars that were started before it.
+            # An init container runs in parallel to the sidecars that were started before it.
             here = sidecars.get(name, 0) + (0 if restarts else amount)
             before[name] = max(before.get(name, 0), here)
     for name in before.keys() | sidecars.keys():

@@ -55,7 +55,7 @@ def job_of(plan: Plan, observed: Observed) -> Object | None:
 
 
 def done(plan: Plan, observed: Observed) -> Download | None:
-    """What lies whole on the plan's claim; None where the plan has no such claim, or the download is not finished."""
+    """The complete download on the plan's claim; None where the plan has no such claim, or the download is not finished."""
     if plan.cache is None or not plan.cache.preload:
         return None
     uid, digest = _uid(plan, observed), _digest(plan)

@@ -34,7 +34,7 @@ def status_beside(body: Mapping[str, Any], rival: str, own: str, now: str) -> di
     text = rivals.in_words(rival, own)
     former = body.get("status") or {}
     if any(each.get("message") == text for each in by_type(former).values()) and former.get(rivals.OTHER) == own:
-        return None  # the rival keeps it, with the generation that it has looked at
+        return None  # the rival keeps it, with the generation that it has reconciled
     changed = {TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, text)}
     return _with(body, changed, {rivals.OTHER: own}, now)
 

@@ -38,7 +38,7 @@ FREED_BY_AN_END = (
 def nodes_for(
     hardware: Hardware, template: Mapping[str, Any], capacity: ClusterCapacity, without: Collection[str] = ()
 ) -> Nodes:
-    """GPUs that a further replica could have, beside all pods but those of the uids in `without`.
+    """GPUs that a further replica could have, with all pods but those of the uids in `without`.
 
     `template` is the manifest's own for its pods. What pods without a node are about to get is not free.
     """
@@ -138,7 +138,7 @@ def uids(pods: Iterable[Object]) -> list[str]:
 
 
 def most_asked(pods: Sequence[Object]) -> Mapping[str, int]:
-    """What the newest of them asks for, as its successor will, or nearly so; nothing where there is none."""
+    """Requests of the newest of them, as its successor will have, or nearly so; nothing where there is none."""
     return requests_of(pods[-1]) if pods else {}
 
 
@@ -182,7 +182,7 @@ def change_of(
     for pod in seekers(own):
         fits, words = capacity is not None and _fits(pod, capacity), _words(pod)
         if fits and (not words or COUNTED in words or _waited(pod, now) < PATIENCE_S):
-            continue  # the scheduler has not looked again yet
+            continue  # the scheduler has not retried yet
         helps = not words or any(each in words for each in FREED_BY_AN_END)
         former = [each for each in own if _revision(each) != _revision(pod)]
         if capacity is None:
@@ -257,7 +257,7 @@ def detained_by(pod: Object, pods: Iterable[Object], exclusive: Collection[str])
 
 
 def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ()) -> bool:
-    """Whether a node has what the pod asks for, once the pods of `without` have ended."""
+    """Whether a node has what the pod requests, once the pods of `without` have ended."""
     spec = pod["spec"]
     needed = requests_of(pod)
     return any(capacity.has_capacity(node, needed, without) for node in capacity.nodes if _takes(node, spec))

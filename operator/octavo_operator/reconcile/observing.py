@@ -223,7 +223,7 @@ def _has_no_pod(job: Object) -> bool:
 
 
 def _described(key: NamespacedName, service: LLMService | None) -> Description:
-    """Describe the model by the manifest alone: the operator asks no hub, and has no right to a gated model's token."""
+    """Describe the model by the manifest alone: the operator uses no hub, and has no right to a gated model's token."""
     if service is not None and (described := annotated(service.metadata.annotations)) is not None:
         return described
     scheme = "" if service is None else service.spec.model.uri.scheme

@@ -46,7 +46,7 @@ from octavo_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 Result = Literal["gone", "unchanged", "changed", "waiting"]
-"""`waiting`: for what no watch reports (a permission, a volume, an Event about a pod, a minute), so it is looked at again."""
+"""`waiting`: for what no watch reports (a permission, a volume, an Event about a pod, time), so it is due again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,11 @@ class Reconciler:
         if outcome.refused or made.rollout.waits or found.held or observed.claim_waits:
             return "waiting"
         if wrote or outcome.wrote:
-            return "changed"  # which is an event: it is looked at again
+            return "changed"  # which causes an event, and so another pass
         return "waiting" if observed.job_waits or any(map(has_not_started, observed.pods)) else "unchanged"
 
     def _plan(self, key: NamespacedName, body: Object, service: LLMService, observed: Observed) -> Paced:
-        """The plan beside what other services are about to take, and its turn where it needs one.
+        """The plan, given what other services are about to take, and its turn where it needs one.
 
         There is no await within, so that no two services are promised the same GPU, or take the same turn.
         """
@@ -266,7 +266,7 @@ class Reconciler:
         return True
 
     async def _post(self, event: Object) -> None:
-        """An Event that can't be posted holds up nothing."""
+        """Post an Event; a failure delays nothing."""
         try:
             await self.cluster.create(EVENTS, event)
         except ApiError as error:

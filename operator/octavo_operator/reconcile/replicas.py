@@ -33,14 +33,14 @@ def autoscaler_of(name: str, autoscalers: Sequence[Object]) -> str | None:
 
 
 def is_autoscaled(plan: Plan, observed: Observed) -> bool:
-    """Whether the live number stands: our own autoscaler is wanted, or another one scales what is not stopped."""
+    """Whether the live number stands: our own autoscaler is desired, or another one scales what is not stopped."""
     if plan.scale.replicas is None:
         return True
     return plan.scale.replicas > 0 and observed.autoscaler not in {None, plan.name}
 
 
 def running(live: Mapping[str, Any] | None) -> int:
-    """The number that a live Deployment asks for; the API's own default is one."""
+    """The number of replicas in a live Deployment's spec; the API's own default is one."""
     if live is None:
         return 0
     number = live["spec"].get("replicas")
@@ -48,7 +48,7 @@ def running(live: Mapping[str, Any] | None) -> int:
 
 
 def asks_to_stop(body: Mapping[str, Any]) -> bool:
-    """Whether a spec that cannot be used as a whole still plainly asks for no replicas."""
+    """Whether a spec that cannot be used as a whole still plainly requests no replicas."""
     spec = body.get("spec")
     if not isinstance(spec, dict):
         return False

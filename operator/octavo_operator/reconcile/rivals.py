@@ -1,4 +1,4 @@
-"""Two operators over one service would undo each other's writes for ever: the one that was there first gives way.
+"""Two operators over one service would undo each other's writes endlessly: the one that was there first yields.
 
 Which one wrote last is in the status (`operator`). One that finds another's name where its own had been has a rival,
 for nothing else changes it; one that finds another's name at first takes over from an installation that is gone.

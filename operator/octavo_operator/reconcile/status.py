@@ -166,7 +166,7 @@ def _main(
 ) -> dict[str, State]:
     """Ready, Progressing and Stalled, which go together."""
     desired = _shown_desired(plan, observed, counts)
-    # What the autoscaler asks for beyond the minimum is more capacity, not a service that is down until it is there.
+    # What the autoscaler requests beyond the minimum is more capacity: the service is not down until it is there.
     enough = desired if plan.scale.replicas is not None else min(desired, plan.scale.minimum)
     answers = counts.ready >= enough > 0
     held = f"; {'; '.join(outcome.held)}: left as it is" if outcome.held else ""
@@ -327,7 +327,7 @@ def _counts(name: str, observed: Observed) -> Counts:
 
 
 def _shown_desired(plan: Plan, observed: Observed, counts: Counts) -> int:
-    """What the spec asks for; under autoscaling what the autoscaler asks for, once it does."""
+    """Replicas that the spec requests; under autoscaling those that the autoscaler requests, once it does."""
     if not replicas.is_autoscaled(plan, observed):
         return plan.scale.replicas or 0
     return counts.desired if plan.scale.replicas is not None else counts.desired or plan.scale.minimum

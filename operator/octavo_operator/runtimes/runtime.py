@@ -14,7 +14,7 @@ from octavo_operator.api.engine import Engine
 from octavo_operator.api.observed import Capability
 from octavo_operator.api.refusal import Refusal
 
-METRICS_PATH = "/metrics"  # the same for every runtime: a pod is scraped without a look at its manifest
+METRICS_PATH = "/metrics"  # the same for every runtime: a pod is scraped without its manifest
 
 Version = tuple[int, int, int]
 Check = Callable[[Engine, ModelSpec | None, bool], Refusal | None]
@@ -95,7 +95,7 @@ class Runtime:
     """Path of the probes."""
     metrics: MetricNames
     reserved: Mapping[str, str]
-    """Flags that `engine.args` may not set, each with the field that stands for it."""
+    """Flags that `engine.args` may not set, each with the field that replaces it."""
     schemes: frozenset[str]
     """Of `model.uri`: what it serves, fetching by itself what is not on a volume."""
     runs_locally: bool

@@ -17,7 +17,7 @@ def swap_space_on_cpu(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> R
 
 
 def no_swap_space(engine: Engine, why: str) -> Refusal | None:
-    """Refuses any swap space that a manifest asks for."""
+    """Refuses any swap space that a manifest requests."""
     if int(engine.swap_space) in {0, int(DEFAULT)}:
         return None
     return Refusal(SpecReason.SWAP_SPACE, f"engine.swapSpace: {why}", "remove engine.swapSpace")

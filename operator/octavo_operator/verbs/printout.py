@@ -17,7 +17,7 @@ from octavo_operator.planner.plan import GpuBudget, Plan
 from octavo_operator.planner.sizes import GIB, MIB, gib
 from octavo_operator.runtimes import RUNTIMES
 
-BAR = 25  # blocks that stand for a whole GPU
+BAR = 25  # blocks that show a whole GPU
 WIDTH = 100  # of the engine's command line, before it is broken
 INDENT = 12
 

@@ -17,7 +17,7 @@ from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`stuck`: it takes a person; otherwise it is tried again and may pass."""
+    """`stuck`: it takes a person; otherwise a later try may succeed."""
 
     reason: ApiReason
     words: re.Pattern[str]

@@ -30,7 +30,7 @@ from octavo_operator.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """The plan, and the objects it comes to now."""
+    """The plan, and the objects that follow from it now."""
 
     plan: Plan
     desired: tuple[Manifest, ...]

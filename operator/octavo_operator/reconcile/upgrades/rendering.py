@@ -31,7 +31,7 @@ class Pin:
     """Key of `Settings.images`: a pin of one runtime and accelerator is none of another."""
     image: str
     version: str
-    """Of the operator whose default it was: the engine beside it has the same."""
+    """Version of the operator whose default it was; the engine has the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Attempt:
     why: str = ""
     """Why it did not serve."""
     image: str = ""
-    """The default image that was tried."""
+    """The default image of the attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Record:
 
 
 def asked_of(body: Object) -> str:
-    """What a person asks for, as a word that changes with it and with nothing else.
+    """What a person requests, as a word that changes with it and with nothing else.
 
     By the generation rather than by the spec: defaults that a newer CustomResourceDefinition fills in do not move it.
     """

@@ -128,7 +128,7 @@ def nothing_to_lose(case: Case) -> bool:
 
 
 def approval_for(case: Case) -> str:
-    """The value of octavo.dev/upgrade that asks for this release, again where it was tried."""
+    """The value of octavo.dev/upgrade that requests this release, again after a failed attempt."""
     release, attempt = case.fresh.release, _tried(case)
     if attempt is None or not _approves(attempt.approval, release):
         return release
