@@ -14,17 +14,17 @@ class Rates:
     """Cautious speeds: a budget that is too long costs patience once, one that is too short kills a model that loads."""
 
     download_bytes_per_s: float = 50e6
-    """From a hub or a bucket, over a network that others use too."""
+    """Download from a hub or a bucket, over a network that others use too."""
     load_bytes_per_s: float = 100e6
-    """From a volume into memory or onto a GPU."""
+    """Load from a volume into memory or onto a GPU."""
     start_on_gpu_s: float = 300
     """Device context, compiled kernels and CUDA graphs."""
     start_on_cpu_s: float = 20
     """Process start and packing of the weights."""
     tokens_per_s_on_gpu: float = 20
-    """Of one sequence in a full batch."""
+    """Tokens of one sequence in a full batch."""
     tokens_per_s_on_cpu: float = 10
-    """Of one sequence in a full batch."""
+    """Tokens of one sequence in a full batch."""
 
 
 def _own_version() -> str:
@@ -51,15 +51,15 @@ class Settings:
     assigned_users: bool = False
     """The platform assigns the user of each pod from a range of the namespace's (OpenShift): pods name none."""
     operator_namespace: str = "octavo-system"
-    """Where the operator runs: a NetworkPolicy lets it read the queue."""
+    """Namespace of the operator: a NetworkPolicy lets it read the queue."""
     engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")
     """What runs the engine on this machine, without a cluster."""
     first_restart_pause_s: float = 1.0
     """Before a replica that died is started again, on this machine; it doubles with each failure."""
     version: str = field(default_factory=_own_version)
-    """Of the operator, and of the engine whose image is its default."""
+    """Version of the operator, and of the engine whose image is its default."""
     rates: Rates = Rates()
-    """For the start-up budget and the drain."""
+    """Rates for the start-up budget and the drain."""
     longest_drain_s: int = 585  # with preStop and margin the 600 s for which the cluster autoscaler waits
     """The most that a drain takes unless the manifest requests more: beyond it the cluster autoscaler stops waiting
     (its --max-graceful-termination-sec defaults to ten minutes)."""

@@ -18,7 +18,7 @@ class Gpu:
     """One kind of GPU."""
 
     product: str
-    """As in the node label nvidia.com/gpu.product."""
+    """The value of the node label nvidia.com/gpu.product."""
     memory: int | None
     """Bytes that CUDA has, a pod's share of them where several share the GPU."""
     capability: Capability | None
@@ -91,7 +91,7 @@ class Download:
     claim_uid: str
     commit: str | None = None
     size: int | None = None
-    """In bytes."""
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Observed:
     model: ModelSpec | None = None
     """The model's description."""
     why_unknown: str = "its description is not at hand"
-    """Where `model` is None: why, as half a sentence."""
+    """Half a sentence with the reason why `model` is None."""
     free_gpus: int | None = None
     """GPUs that are free on nodes that would do; None where nodes were not read."""
     serving: bool = False
@@ -111,7 +111,7 @@ class Observed:
     claim_waits: bool = False
     """The model's claim has no volume yet."""
     claim_message: str = ""
-    """Where it waits: what the storage's controllers report about it, if they warn."""
+    """While it waits: the warning of the storage's controllers, if there is one."""
     claims: tuple[Object, ...] = ()
     """Claims that the manifest refers to and that are not among the children."""
     downloaded: Download | None = None
@@ -121,7 +121,7 @@ class Observed:
     job_waits: bool = False
     """The download goes on and has no pod; no watch reports when that changes."""
     job_message: str = ""
-    """Where it waits: why the Job's controller could not create a pod."""
+    """While it waits: why the Job's controller could not create a pod."""
     autoscaler: str | None = None
     """The HorizontalPodAutoscaler that targets the Deployment, ours or another's."""
     children: tuple[Object, ...] = ()

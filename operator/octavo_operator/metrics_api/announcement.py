@@ -72,7 +72,7 @@ class Serving:
     pods: tuple[str, ...]
     """Names of the pods that serve; empty names where none is given."""
     port: int | None
-    """Of the containers: what the API server has to reach."""
+    """The containers' port, which the API server has to reach."""
 
 
 async def serving(cluster: Cluster, namespace: str) -> Serving:

@@ -25,7 +25,7 @@ HOST = "X-Octavo-Host"
 JITTER = 0.1
 
 PodName = tuple[str, str]
-"""Of an engine: `Engine.key`."""
+"""`Engine.key`."""
 
 log = logging.getLogger(__name__)
 

@@ -238,7 +238,7 @@ class NetworkPlan:
     allow_from: tuple[dict[str, Any], ...]
     operator_namespace: str
     monitoring_namespace: str | None = None
-    """Of the Prometheus that scrapes the replicas."""
+    """Namespace of the Prometheus that scrapes the replicas."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class PodFacts:
     gated: bool
     """A scheduling gate holds it back: it is not waiting for room."""
     placement: Mapping[str, Any]
-    """Of a pod without a node: the fields of its spec that rule nodes out. Empty once it has one."""
+    """Fields of the spec that rule nodes out, for a pod without a node. Empty once it has one."""
     name: str = ""
     """Namespace and name of a pod without a node. Empty once it has one."""
 

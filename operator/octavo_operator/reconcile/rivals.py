@@ -33,7 +33,7 @@ class Rivals:
     clock: Callable[[], float] = time.monotonic
     _ours: set[NamespacedName] = field(default_factory=set)
     _alone: set[NamespacedName] = field(default_factory=set)
-    """Whose status this process has seen without another operator: what is in it since was written by a living one."""
+    """Services whose status this process has seen without another operator: what is in it since was written by a live one."""
     _leases: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By namespace: the resourceVersion of a rival's Lease, and when it was first seen."""
 

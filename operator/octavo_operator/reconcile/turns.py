@@ -26,7 +26,7 @@ class Turn:
 
     hardware: Hardware
     until: float
-    """By the own clock: a service without another pass does not delay the others for longer."""
+    """End by the own clock: a service without another pass does not delay the others for longer."""
     amount: int
     """GPUs that its new replica is about to take; 0 once its pod exists and is counted as all pods are."""
     ready: int = 0

@@ -44,7 +44,7 @@ class Target:
 
     model: str
     host: str | None
-    """None listens on every address: a pod's may be IPv4, IPv6 or both."""
+    """Address to listen on; None: every address, because a pod's may be IPv4, IPv6 or both."""
     port: int
     chat_template: str | None
 
@@ -97,13 +97,13 @@ class Runtime:
     reserved: Mapping[str, str]
     """Flags that `engine.args` may not set, each with the field that replaces it."""
     schemes: frozenset[str]
-    """Of `model.uri`: what it serves, fetching by itself what is not on a volume."""
+    """Schemes of `model.uri` that it serves; it fetches by itself what is not on a volume."""
     runs_locally: bool
     """`octavo up` starts it."""
     runs_download: bool
     """Its image holds `octavo_engine.fetch`, which the download Job runs."""
     capability: Capability
-    """Of the oldest GPU that it runs on."""
+    """Compute capability of the oldest GPU that it runs on."""
     takes: frozenset[str]
     """Fields of the engine section that it takes with any value that the CRD admits."""
     checks: Mapping[str, Check]
@@ -125,7 +125,7 @@ class Runtime:
     graph_bytes: int
     """Taken from the KV cache's share for CUDA graphs."""
     cpu_bytes: int
-    """Of a process on a CPU, before the model."""
+    """Memory of a process on a CPU, before the model."""
     quantizes_on_load: frozenset[str] = frozenset()
     """Methods of `engine.quantization` that halve the matrices of a plain checkpoint."""
     flags_since: Mapping[str, Version] = field(default_factory=dict)

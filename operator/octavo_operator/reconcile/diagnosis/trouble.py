@@ -14,6 +14,6 @@ class Trouble:
     reason: AnyReason
     message: str
     stuck: bool
-    """It takes a person; otherwise it may pass by itself."""
+    """Only a person can fix it; otherwise it may pass by itself."""
     rank: int
-    """Of several, the lowest is reported."""
+    """Severity: of several, the lowest is reported."""

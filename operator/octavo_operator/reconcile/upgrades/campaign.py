@@ -21,12 +21,12 @@ class Member:
     """A service, as the campaign sees it."""
 
     moving: bool = False
-    """It moves, or goes back, and does not serve yet."""
+    """Whether it moves, or goes back, and does not serve yet."""
     attempt: Attempt | None = None
     waits: bool = False
-    """It may move as soon as its turn comes."""
+    """Whether it may move as soon as its turn comes."""
     asked_for: bool = False
-    """By a person, for this service."""
+    """Whether a person has requested it, for this service."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class Report:
     """An upgrade's part of the status."""
 
     state: State
-    """Of the condition UpToDate."""
+    """The condition UpToDate."""
     upgrade: Mapping[str, Any] | None
     """`status.upgrade`; None until the service has served."""
 

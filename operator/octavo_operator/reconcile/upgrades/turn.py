@@ -39,7 +39,7 @@ class Case:
     approval: str = ""
     """The service's annotation octavo.dev/upgrade."""
     served: bool = True
-    """It has ever served; so it is taken where that is not known."""
+    """Whether it has ever served; assumed where that is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Step:
     phase: Phase
     record: Record
     asked_for: bool = False
-    """By a person, for this service."""
+    """Whether a person has requested it, for this service."""
 
     @property
     def renders(self) -> bool:
