@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -16,7 +17,7 @@ from octavo_operator.api.flags import canonical
 from octavo_operator.api.observed import Observed
 from octavo_operator.errors import ManifestError
 from octavo_operator.planner import Plan, plan
-from octavo_operator.runtimes import ENTRIES, RUNTIMES
+from octavo_operator.runtimes import ENTRIES, OCTAVO, RUNTIMES
 from octavo_operator.runtimes.runtime import Unsupported
 from octavo_operator.settings import Settings
 
@@ -92,7 +93,7 @@ def test_a_runtime_that_is_not_run_is_refused(runtime):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_every_runtime_takes_or_checks_every_field(runtime):
     entry = RUNTIMES[runtime]
-    assert entry.takes | entry.checks.keys() == aliases().keys()
+    assert entry.takes | entry.checks.keys() | {"args"} == aliases().keys()
     assert not entry.takes & entry.checks.keys()
 
 
@@ -149,6 +150,17 @@ def test_every_rendered_flag_is_reserved(runtime, vendor):
     line = planned(runtime, vendor, **engine).engine.line(None, 8000)
     flags = {canonical(word) for word in line if word.startswith("--")}
     assert flags - REPLACEABLE <= RUNTIMES[runtime].reserved.keys()
+
+
+def test_a_runtimes_own_reserved_flag_is_refused():
+    """Beyond those that the API server refuses for every runtime."""
+    entry = replace(OCTAVO, reserved={"--ctx-size": "spec.engine.maxModelLen"})
+    engine = service(engine={"args": ["--seed", "1", "--ctx_size=9"]}).spec.engine
+    refusal = entry.refusal(engine, None, on_gpu=False)
+    assert (refusal.reason, refusal.message) == (
+        "ArgumentReserved",
+        "engine.args[2]: --ctx-size repeats spec.engine.maxModelLen",
+    )
 
 
 def test_vllms_removed_flags_are_errors_in_the_table():

@@ -45,6 +45,7 @@ class SpecReason(Reason):
     MODEL_TOO_SHORT = "ModelTooShort", "`engine.maxModelLen` is more than the model was trained for.", "Lower it, or leave it out."
     KV_CACHE_DTYPE = "KvCacheDtypeNotSupported", "The runtime has no KV cache of that type.", "Remove `engine.kvCacheDtype`, or change the runtime."
     QUANTIZATION = "QuantizationNotSupported", "The runtime does not take that quantization.", "Remove `engine.quantization` and name a plain or GGUF model, or change the runtime."
+    ARGUMENT = "ArgumentReserved", "`engine.args` sets a flag that a field stands for.", "Remove it, and set the field that the message names."
     SWAP_SPACE = "SwapSpaceNotSupported", "The runtime has no swap space on this hardware.", "Remove `engine.swapSpace`."
 
 

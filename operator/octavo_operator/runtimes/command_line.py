@@ -27,7 +27,6 @@ TAKES = frozenset(
         "block_size",
         "enforce_eager",
         "prefix_caching",
-        "args",
         "env",
     }
 )

@@ -66,7 +66,6 @@ RUNTIME = Runtime(
     capability=(8, 0),  # octavo_engine.kernels.triton.launch
     takes=command_line.TAKES,
     checks={"kv_cache_dtype": _kv_cache_dtype, "quantization": _quantization, "swap_space": swap_space_on_cpu},
-    takes_file=True,
     swaps=True,
     widens=True,
     serves_vision=False,

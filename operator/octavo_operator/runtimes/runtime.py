@@ -11,7 +11,9 @@ from typing import Literal
 
 from octavo_models import ModelSpec
 from octavo_operator.api.engine import Engine
+from octavo_operator.api.flags import canonical
 from octavo_operator.api.observed import Capability
+from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 
 METRICS_PATH = "/metrics"  # the same for every runtime: a pod is scraped without its manifest
@@ -108,8 +110,6 @@ class Runtime:
     """Fields of the engine section that it takes with any value that the CRD admits."""
     checks: Mapping[str, Check]
     """The other fields, in the order in which they are checked."""
-    takes_file: bool
-    """Serves one file of several."""
     swaps: bool
     """Preempted sequences may go to host memory."""
     widens: bool
@@ -136,12 +136,22 @@ class Runtime:
 
         Raises KeyError for a field that is in neither `takes` nor `checks`.
         """
+        if name == "args":
+            return self._reserved_argument(engine)
         return None if name in self.takes else self.checks[name](engine, spec, on_gpu)
 
     def refusal(self, engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> Refusal | None:
         """The first field that it does not take; None where it takes all of them."""
-        refusals = (self.accepts(name, engine, spec, on_gpu=on_gpu) for name in self.checks)
+        refusals = (self.accepts(name, engine, spec, on_gpu=on_gpu) for name in (*self.checks, "args"))
         return next((each for each in refusals if each is not None), None)
+
+    def _reserved_argument(self, engine: Engine) -> Refusal | None:
+        """The API server refuses the flags that it has in its rules (`api.flags`); a runtime may have others."""
+        for index, argument in enumerate(engine.args):
+            if (flag := canonical(argument)) in self.reserved:
+                message = f"engine.args[{index}]: {flag} repeats {self.reserved[flag]}"
+                return Refusal(SpecReason.ARGUMENT, message, f"remove it, and set {self.reserved[flag]}")
+        return None
 
     def oldest_gpu(self, engine: Engine) -> Capability:
         """The compute capability below which it would not start."""

@@ -51,7 +51,6 @@ RUNTIME = Runtime(
     capability=(7, 5),  # CUDA 13, for which its wheels are built, has no older target
     takes=command_line.TAKES | {"quantization"},
     checks={"kv_cache_dtype": _kv_cache_dtype, "swap_space": _swap_space},
-    takes_file=False,
     swaps=False,
     widens=False,
     serves_vision=True,
