@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The options of a command line behind `vllm serve`. Raises ValueError with vLLM's own kind of complaint."""
+    """The options of a command line behind `vllm serve`. Raises ValueError with argparse's message."""
     parser = _Parser(prog="vllm serve", allow_abbrev=False)
     parser.add_argument("--served-model-name", nargs="+")
     for name, kind in VALUES.items():

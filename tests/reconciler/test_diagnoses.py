@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from octavo_operator.api.observed import Complaint, Nodes, Observed
+from octavo_operator.api.observed import Nodes, Observed, WarningEvent
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner import plan
 from octavo_operator.reconcile.applying import Refused
@@ -163,7 +163,7 @@ def test_an_image_that_can_not_be_pulled_is_told_with_the_remedy_for_its_cause(r
 
 
 # Events of kubelet, attach-detach controller, device manager, network plugin: (reason, note) -> (reason, stuck, words)
-COMPLAINTS = [
+WARNINGS = [
     ("FailedMount", 'MountVolume.SetUp failed for volume "chat-template" : configmap "no-such-template" not found', "FailedMount", True, 'configmap "no-such-template" not found; create it'),
     ("FailedMount", 'MountVolume.SetUp failed for volume "token" : references non-existent secret key: hf', "FailedMount", True, "create it"),
     ("FailedMount", "Unable to attach or mount volumes: unmounted volumes=[cache], unattached volumes=[], failed to process volumes=[]: timed out waiting for the condition", "FailedMount", False, "storage's driver"),
@@ -175,10 +175,10 @@ COMPLAINTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("reason", "note", "expected", "stuck", "words"), COMPLAINTS)
+@pytest.mark.parametrize(("reason", "note", "expected", "stuck", "words"), WARNINGS)
 def test_what_keeps_a_pod_in_container_creating_is_read_from_its_events(reason, note, expected, stuck, words):
     container = {"state": {"waiting": {"reason": "ContainerCreating"}}}
-    trouble = trouble_of(pod(container=container, phase="Pending"), planned(), None, Complaint(reason, note))
+    trouble = trouble_of(pod(container=container, phase="Pending"), planned(), None, WarningEvent(reason, note))
     assert trouble is not None
     assert (trouble.reason, trouble.stuck) == (expected, stuck)
     assert words in trouble.message
@@ -262,8 +262,8 @@ def test_a_download_without_a_node_waits_for_no_gpu():
 
 
 def test_the_autoscalers_own_refusal_is_passed_on():
-    complaint = Complaint("NotTriggerScaleUp", "pod didn't trigger scale-up: 1 max node group size reached")
-    trouble = trouble_of(unscheduled(), planned(), Nodes(0, 0), complaint, START)
+    warning = WarningEvent("NotTriggerScaleUp", "pod didn't trigger scale-up: 1 max node group size reached")
+    trouble = trouble_of(unscheduled(), planned(), Nodes(0, 0), warning, START)
     assert trouble is not None
     assert "max node group size reached" in trouble.message
 

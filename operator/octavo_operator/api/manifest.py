@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from octavo_operator.api.complaints import dotted, problem_of
+from octavo_operator.api.problems import dotted, problem_of
 from octavo_operator.api.rules import findings
 from octavo_operator.api.v1alpha1 import API_VERSION, GROUP, KIND, LLMService
 from octavo_operator.api.yaml_source import Document, read_documents

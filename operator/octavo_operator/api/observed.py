@@ -51,7 +51,7 @@ class Nodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class WarningEvent:
     """The last Warning that a controller or a kubelet has posted about an object."""
 
     reason: str
@@ -128,7 +128,7 @@ class Observed:
     """Objects with the service's labels, as the API server has them."""
     pods: tuple[Object, ...] = ()
     """Pods of replicas and of the download."""
-    complaints: Mapping[str, Complaint] = field(default_factory=dict)
+    warning_events: Mapping[str, WarningEvent] = field(default_factory=dict)
     """About pods that have not started, by their UID."""
     now: datetime | None = None
     """The API server's time; None where there is none."""

@@ -42,7 +42,7 @@ class Quantity(Scalar):
         """Raises ValueError, with the remedy where the suffix is a known slip."""
         match = GRAMMAR.fullmatch(text)
         if match is None:
-            raise ValueError(_complaint(text))
+            raise ValueError(_problem(text))
         number, suffix = Fraction(Decimal(match["number"])), match["suffix"] or ""
         if suffix in BINARY:
             value = number * BINARY[suffix]
@@ -114,7 +114,7 @@ class Quantity(Scalar):
         }
 
 
-def _complaint(text: str) -> str:
+def _problem(text: str) -> str:
     slip = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
     if slip and slip[2] not in DECIMAL:
         right = MISSPELT.get(slip[2], MISSPELT.get(slip[2].lower()))

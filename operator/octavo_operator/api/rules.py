@@ -1,7 +1,7 @@
 """Rules between the fields of one type, each with its CEL twin for the CRD.
 
-A rule reads the raw mapping, so that its complaint stands beside those about single fields; what it can't read,
-because a field has the wrong type, it leaves to that field's own complaint.
+A rule reads the raw mapping, so that its finding is reported with those about single fields; what it can't
+read, because a field has the wrong type, it leaves to that field's own problem.
 """
 
 from __future__ import annotations

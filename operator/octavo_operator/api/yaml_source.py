@@ -41,7 +41,7 @@ class Document:
 
 
 def read_documents(text: str, source: str) -> list[Document]:
-    """All documents that are not empty. Raises ManifestError with every duplicate key, or the parser's complaint."""
+    """All documents that are not empty. Raises ManifestError with every duplicate key, or the parser's error."""
     loader = yaml.SafeLoader(text)
     documents, problems = [], []
     try:

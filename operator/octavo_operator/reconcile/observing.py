@@ -10,7 +10,7 @@ from typing import Any
 
 from octavo_operator.api.labels import COMPONENT, ENGINE, SERVICE
 from octavo_operator.api.names import NamespacedName, cache_claim, preload_job
-from octavo_operator.api.observed import Change, Complaint, Object, Observed
+from octavo_operator.api.observed import Change, Object, Observed, WarningEvent
 from octavo_operator.api.resources import AUTOSCALERS, CLAIMS, MONITORS, PODS, Resource
 from octavo_operator.api.status import NEVER
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG, LLMService
@@ -23,8 +23,8 @@ from octavo_operator.reconcile import downloads, free_gpus
 from octavo_operator.reconcile.applying import Outcome, named
 from octavo_operator.reconcile.capacity import ClusterCapacity
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
-from octavo_operator.reconcile.diagnosis.claim_events import complaint_about
 from octavo_operator.reconcile.diagnosis.redaction import redacted
+from octavo_operator.reconcile.diagnosis.warning_events import last_warning
 from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.replicas import autoscaler_of, running
 
@@ -80,8 +80,8 @@ async def observe(
             needed = free_gpus.most_asked(engines)
             if free < hardware.gpus and needed:
                 other = free_gpus.contender(needed, engines, engines, capacity)
-    complaints = await _complaints(cluster, pods)
-    change = _change(deployment, engines, capacity, cluster.now(), exclusive, complaints)
+    warning_events = await _warning_events(cluster, pods)
+    change = _change(deployment, engines, capacity, cluster.now(), exclusive, warning_events)
     claim: Any = seen.child("PersistentVolumeClaim", cache_claim(key.name))
     waits = claim is not None and claim.get("status", {}).get("phase") == "Pending"
     job: Any = seen.child("Job", preload_job(key.name))
@@ -104,7 +104,7 @@ async def observe(
         autoscaler=await _autoscaler(cluster, service, deployment, children),
         children=children,
         pods=pods,
-        complaints=complaints,
+        warning_events=warning_events,
         now=cluster.now(),
         holders=await _holders(cluster, key, narrow) if narrow and any(map(free_gpus.is_loading, engines)) else (),
         nodes=nodes,
@@ -124,7 +124,7 @@ def with_writes(observed: Observed, outcome: Outcome, name: str, feed: CapacityF
     capacity = feed.current() if feed is not None and known else None
     return replace(
         after,
-        change=_change(after.child("Deployment", name), engines, capacity, now, exclusive, observed.complaints),
+        change=_change(after.child("Deployment", name), engines, capacity, now, exclusive, observed.warning_events),
     )
 
 
@@ -134,14 +134,14 @@ def _change(
     capacity: ClusterCapacity | None,
     now: datetime,
     exclusive: Collection[str],
-    complaints: Mapping[str, Complaint],
+    warning_events: Mapping[str, WarningEvent],
 ) -> Change | None:
     """The change that is on its way to the replicas; None where all follow the Deployment."""
     if deployment is None or not free_gpus.is_under_way(deployment):
         return None
     change = free_gpus.change_of(deployment, engines, capacity, now, exclusive)
     seekers = free_gpus.uids(free_gpus.seekers(engines))
-    return replace(change, node_comes=any(complaints[uid].node_comes for uid in seekers if uid in complaints))
+    return replace(change, node_comes=any(warning_events[uid].node_comes for uid in seekers if uid in warning_events))
 
 
 async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: str) -> list[Any] | None:
@@ -158,19 +158,15 @@ async def _listed(cluster: Cluster, kind: Resource, namespace: str, selector: st
 
 
 async def _words(cluster: Cluster, thing: Any) -> str:
-    complaint = await complaint_about(cluster, thing)
-    return "" if complaint is None else redacted(complaint.note)
+    warning = await last_warning(cluster, thing)
+    return "" if warning is None else redacted(warning.note)
 
 
-async def _complaints(cluster: Cluster, pods: Sequence[Any]) -> dict[str, Complaint]:
+async def _warning_events(cluster: Cluster, pods: Sequence[Any]) -> dict[str, WarningEvent]:
     """Warnings about pods that have not started; about a few of many, because they are alike."""
     waiting = [pod for pod in pods if free_gpus.has_not_started(pod)][-MOST_ASKED:]
-    found = await asyncio.gather(*(complaint_about(cluster, pod) for pod in waiting))
-    return {
-        pod["metadata"]["uid"]: complaint
-        for pod, complaint in zip(waiting, found, strict=True)
-        if complaint is not None
-    }
+    found = await asyncio.gather(*(last_warning(cluster, pod) for pod in waiting))
+    return {pod["metadata"]["uid"]: warning for pod, warning in zip(waiting, found, strict=True) if warning is not None}
 
 
 async def _claims(cluster: Cluster, namespace: str, seen: Observed, names: Iterable[str]) -> tuple[Object, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from octavo_operator.api.conditions import by_type
 from octavo_operator.api.labels import COMPONENT, PRELOAD
-from octavo_operator.api.observed import Complaint, Nodes, Object, Observed
+from octavo_operator.api.observed import Nodes, Object, Observed, WarningEvent
 from octavo_operator.api.reasons import (
     EngineReason,
     Foreign,
@@ -112,11 +112,11 @@ def trouble_of(
     pod: Object,
     plan: Plan,
     nodes: Nodes | None,
-    complaint: Complaint | None = None,
+    warning: WarningEvent | None = None,
     now: datetime | None = None,
     most_free: Mapping[str, int] = MappingProxyType({}),
 ) -> Trouble | None:
-    """Diagnose a pod; None where it is ready, or ends. `complaint` is the last Warning about it, `now` the server's time,
+    """Diagnose a pod; None where it is ready, or ends. `warning` is the last one about it, `now` the server's time,
     `most_free` what nodes have left (`Observed.most_free`)."""
     status: Mapping[str, Any] = pod.get("status", {})
     conditions = by_type(status)
@@ -131,8 +131,8 @@ def trouble_of(
             return Trouble(SchedulingReason.GATED, text, stuck=False, rank=6)
         waited, words = _seconds_since(scheduled.get("lastTransitionTime"), now), str(scheduled.get("message", ""))
         if pod["metadata"].get("labels", {}).get(COMPONENT) == PRELOAD:  # it requests no GPU
-            return _unplaced(words, waited, complaint, _requested(pod))
-        return _unscheduled(words, plan, nodes, complaint, waited, most_free)
+            return _unplaced(words, waited, warning, _requested(pod))
+        return _unscheduled(words, plan, nodes, warning, waited, most_free)
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeShutdown: a new pod takes its place
         text = f"a pod failed: {_short(str(status.get('message', '')))}"
         return Trouble(Foreign(str(status["reason"])), text, stuck=False, rank=6)
@@ -143,15 +143,15 @@ def trouble_of(
     running = [each for each in status.get("containerStatuses", ()) if "running" in each.get("state", {})]
     if running:
         return _unresponsive(running, ready, plan) or _loading(plan)
-    if complaint is not None and (trouble := _not_started(complaint)) is not None:
+    if warning is not None and (trouble := _not_started(warning)) is not None:
         return trouble
     return Trouble(StateReason.STARTING, "the pod is being started", stuck=False, rank=9)
 
 
 def seen_trouble(pod: Object, plan: Plan, observed: Observed) -> Trouble | None:
     """Diagnose a pod by all that was observed."""
-    complaint = observed.complaints.get(pod["metadata"]["uid"])
-    return trouble_of(pod, plan, observed.nodes, complaint, observed.now, observed.most_free)
+    warning = observed.warning_events.get(pod["metadata"]["uid"])
+    return trouble_of(pod, plan, observed.nodes, warning, observed.now, observed.most_free)
 
 
 def _loading(plan: Plan) -> Trouble:
@@ -173,26 +173,26 @@ def _unresponsive(running: list[Mapping[str, Any]], ready: Mapping[str, Any], pl
     return Trouble(StateReason.UNRESPONSIVE, text, stuck=False, rank=5)
 
 
-def _not_started(complaint: Complaint) -> Trouble | None:
+def _not_started(warning: WarningEvent) -> Trouble | None:
     """The Events of the kubelet or the storage's controllers while no container has started."""
-    words = _short(complaint.note)
+    words = _short(warning.note)
     if "Multi-Attach error" in words:
         text = f"its volume is attached to another node: {words}; end the pod that has it, or use a ReadWriteMany claim"
         return Trouble(StorageReason.MULTI_ATTACH, text, stuck=False, rank=4)
-    if complaint.reason in VOLUME_REASONS:
+    if warning.reason in VOLUME_REASONS:
         if missing := MISSING_OBJECT.search(words):
             text = (
                 f"a volume can't be mounted: {missing[0]}; create it, or name another in the spec; the pod then starts"
             )
             return Trouble(StorageReason.FAILED_MOUNT, text, stuck=True, rank=2)
         text = f"a volume can't be mounted: {words}; see the storage's driver on that node"
-        return Trouble(StorageReason(complaint.reason), text, stuck=False, rank=5)
-    if complaint.reason in NODE_REASONS:
+        return Trouble(StorageReason(warning.reason), text, stuck=False, rank=5)
+    if warning.reason in NODE_REASONS:
         text = f"the node can't start the pod: {words}; see its network plugin and container runtime"
-        return Trouble(PodReason(complaint.reason), text, stuck=False, rank=5)
-    if complaint.reason in DEVICE_REASONS:
+        return Trouble(PodReason(warning.reason), text, stuck=False, rank=5)
+    if warning.reason in DEVICE_REASONS:
         text = f"the node can't give the pod its devices: {words}; see the device plugin there"
-        return Trouble(PodReason(complaint.reason), text, stuck=False, rank=5)
+        return Trouble(PodReason(warning.reason), text, stuck=False, rank=5)
     return None
 
 
@@ -238,7 +238,7 @@ def _unscheduled(
     words: str,
     plan: Plan,
     nodes: Nodes | None,
-    complaint: Complaint | None,
+    warning: WarningEvent | None,
     waited: float | None,
     most_free: Mapping[str, int],
 ) -> Trouble:
@@ -249,7 +249,7 @@ def _unscheduled(
     hardware = plan.hardware
     late = waited is not None and waited >= PATIENCE_S
     patience = "" if late else f"; an autoscaler has {PATIENCE_S // 60} minutes to add one"
-    refusal = _autoscalers_word(complaint)
+    refusal = _autoscaler_note(warning)
     if hardware.gpus and nodes is not None:
         wanted = " or ".join(hardware.products) or hardware.resource_name or "GPUs"
         if not nodes.largest and nodes.obstacles:
@@ -275,10 +275,10 @@ def _unscheduled(
             count = "a free GPU" if hardware.gpus == 1 else f"{hardware.gpus} free GPUs on one node"
             text = f"waits for {count} ({wanted}); fewer replicas elsewhere, or another node, would help{refusal}"
             return Trouble(SchedulingReason.NO_FREE_GPU, text, stuck=False, rank=5)
-    return _unplaced(words, waited, complaint, _asked(words, plan, most_free))
+    return _unplaced(words, waited, warning, _asked(words, plan, most_free))
 
 
-def _unplaced(words: str, waited: float | None, complaint: Complaint | None, asked: str) -> Trouble:
+def _unplaced(words: str, waited: float | None, warning: WarningEvent | None, asked: str) -> Trouble:
     """Diagnose by the scheduler's own words: a volume, or else what was `asked` of a node."""
     late = waited is not None and waited >= PATIENCE_S
     said = _short(words)
@@ -291,14 +291,14 @@ def _unplaced(words: str, waited: float | None, complaint: Complaint | None, ask
     if "persistentvolumeclaim" in words.lower():
         text = f"its volume is not there yet: {said}; see that its storage class exists and can make one"
         return Trouble(StorageReason.VOLUME_NOT_BOUND, text, stuck=False, rank=7)
-    text = f"no node will do: {said}{asked}{_autoscalers_word(complaint)}"
+    text = f"no node will do: {said}{asked}{_autoscaler_note(warning)}"
     return Trouble(SchedulingReason.UNSCHEDULABLE, text, stuck=late, rank=5)
 
 
-def _autoscalers_word(complaint: Complaint | None) -> str:
+def _autoscaler_note(warning: WarningEvent | None) -> str:
     """Why an autoscaler adds no node, where it says so."""
-    refuses = complaint is not None and complaint.reason == "NotTriggerScaleUp"
-    return f"; it says: {_short(complaint.note)}" if complaint is not None and refuses else ""
+    refuses = warning is not None and warning.reason == "NotTriggerScaleUp"
+    return f"; it says: {_short(warning.note)}" if warning is not None and refuses else ""
 
 
 def _requested(pod: Object) -> str:

@@ -54,13 +54,13 @@ def replicas_of(
         desired=int(deployment["spec"].get("replicas", 1)),
         ready=int(status.get("readyReplicas", 0)),
         under_way=is_under_way(deployment),
-        stuck=next(iter(stuck), "") or _complaint(deployment, "Progressing", "False"),
-        refused=_complaint(deployment, "ReplicaFailure", "True"),
+        stuck=next(iter(stuck), "") or _bad_condition(deployment, "Progressing", "False"),
+        refused=_bad_condition(deployment, "ReplicaFailure", "True"),
         loading=any(not trouble.stuck for _, trouble in troubles),
     )
 
 
-def _complaint(deployment: Object, kind: str, bad: str) -> str:
+def _bad_condition(deployment: Object, kind: str, bad: str) -> str:
     """A condition of the Deployment that is bad, in its controller's words; empty where it is not."""
     status: Mapping[str, Any] = deployment.get("status", {})
     if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 1)):

@@ -1,18 +1,18 @@
-"""What controllers and kubelets complain of in Events: a claim without a volume, a Job without a pod, a pod that can't start."""
+"""Warnings of controllers and kubelets in Events: a claim without a volume, a Job without a pod, a pod that can't start."""
 
 from __future__ import annotations
 
-from octavo_operator.api.observed import Complaint
+from octavo_operator.api.observed import WarningEvent
 from octavo_operator.api.resources import EVENTS
 from octavo_operator.cluster.client import Cluster, Object
 
-AT_IT = {"ExternalProvisioning", "Provisioning"}  # posted again and again, between the complaints
-COMPLAINTS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
+AT_IT = {"ExternalProvisioning", "Provisioning"}  # posted again and again, between the warnings
+WARNINGS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
 NODE_COMES = {"TriggeredScaleUp", "Nominated"}  # by the cluster autoscaler, by Karpenter
 
 
-async def complaint_about(cluster: Cluster, thing: Object) -> Complaint | None:
-    """The last Event, if it is a complaint; what was complained of before is over."""
+async def last_warning(cluster: Cluster, thing: Object) -> WarningEvent | None:
+    """The last Event about an object, if it is a warning; earlier warnings are over."""
     metadata = thing["metadata"]
     about = f"regarding.kind={thing['kind']},regarding.name={metadata['name']}"
     found = await cluster.list(EVENTS, metadata["namespace"], fields=about)
@@ -24,9 +24,9 @@ async def complaint_about(cluster: Cluster, thing: Object) -> Complaint | None:
     last = max(events, key=_when, default={})
     scaled = [each for each in events if each.get("reason") in {*NODE_COMES, "NotTriggerScaleUp"}]
     comes = max(scaled, key=_when, default={}).get("reason") in NODE_COMES
-    if not comes and last.get("type") != "Warning" and last.get("reason") not in COMPLAINTS:
+    if not comes and last.get("type") != "Warning" and last.get("reason") not in WARNINGS:
         return None
-    return Complaint(str(last.get("reason", "")), str(last.get("note", "")), comes)
+    return WarningEvent(str(last.get("reason", "")), str(last.get("note", "")), comes)
 
 
 def _when(event: Object) -> str:
