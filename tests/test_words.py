@@ -63,6 +63,11 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
+def words_of(name: str) -> list[str]:
+    """The words of an identifier, spelled with underscores or capitals."""
+    return re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+
+
 def wrong(text: str) -> list[str]:
     return BANNED.findall(OTHERWISE.sub("", text))
 
@@ -85,6 +90,19 @@ def test_docstrings_and_comments_of_the_operator_use_the_glossarys_words():
         if "octavo_operator" in path.parts
         for line, text in prose(path)
         if (words := wrong(text))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_names_in_the_operator_use_the_glossarys_words():
+    """A name is split into words. A list of the API server comes in pages; `status.plan.cards` is API, and stays."""
+    found = [
+        f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
+        for path in SOURCES
+        if "octavo_operator" in path.parts and path.parts[-2:] != ("api", "status.py")
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        if token.type == tokenize.NAME
+        and any(BANNED.fullmatch(word) for word in words_of(token.string) if word.lower() not in {"page", "pages"})
     ]
     assert not found, "\n".join(found)
 

@@ -20,7 +20,7 @@ from octavo_operator.planner.rollout import PATIENCE_S
 from octavo_operator.reconcile.capacity import ENDED, RULES_OUT, ClusterCapacity, NodeFacts, PodFacts, requests_of
 
 REVISION = "pod-template-hash"
-TOLD = 3  # nodes whose obstacles are named
+MOST_NAMED = 3  # nodes whose obstacles are named
 HOSTNAME = "kubernetes.io/hostname"
 COUNTED = "Insufficient "  # the scheduler's word for what is counted here
 # The scheduler's words for what an old replica takes along when it ends.
@@ -74,7 +74,7 @@ def _suitable(
         announced = True
         if gpu is not None:
             products.add(gpu.product)
-        elif len(unlabelled) < TOLD:
+        elif len(unlabelled) < MOST_NAMED:
             unlabelled.append(node.name)
         if not matches(hardware.selection, node.labels):
             if gpu is not None and is_shared(gpu):
@@ -83,7 +83,7 @@ def _suitable(
         if not _has_affinity(node, spec):
             continue
         if obstacle := _obstacle(node, spec.get("nodeSelector", {}), tolerations):
-            if len(obstacles) < TOLD:
+            if len(obstacles) < MOST_NAMED:
                 obstacles.append(f"{node.name} {obstacle}")
             continue
         if gpu is not None:

@@ -281,17 +281,17 @@ def _unscheduled(
 def _unplaced(words: str, waited: float | None, warning: WarningEvent | None, asked: str) -> Trouble:
     """Diagnose by the scheduler's own words: a volume, or else what was `asked` of a node."""
     late = waited is not None and waited >= PATIENCE_S
-    said = _short(words)
+    shown = _short(words)
     if missing := MISSING_CLAIM.search(words):
         text = f"{missing[0]}; create the claim, or name another in cache.existingClaim"
         return Trouble(StorageReason.CLAIM_MISSING, text, stuck=True, rank=5)
     for reason, pattern, remedy in VOLUMES:
         if pattern.search(words):
-            return Trouble(reason, f"{said}; {remedy}", stuck=late, rank=5)
+            return Trouble(reason, f"{shown}; {remedy}", stuck=late, rank=5)
     if "persistentvolumeclaim" in words.lower():
-        text = f"its volume is not there yet: {said}; see that its storage class exists and can make one"
+        text = f"its volume is not there yet: {shown}; see that its storage class exists and can make one"
         return Trouble(StorageReason.VOLUME_NOT_BOUND, text, stuck=False, rank=7)
-    text = f"no node will do: {said}{asked}{_autoscaler_note(warning)}"
+    text = f"no node will do: {shown}{asked}{_autoscaler_note(warning)}"
     return Trouble(SchedulingReason.UNSCHEDULABLE, text, stuck=late, rank=5)
 
 
