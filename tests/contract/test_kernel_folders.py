@@ -22,7 +22,7 @@ def test_compiled_kernels_lie_in_the_cache_volume():
     assert variable("TRITON_CACHE_DIR").startswith(f"{CACHE_PATH}/")
 
 
-def test_kernels_that_an_image_brings_lie_with_it():
+def test_kernels_that_an_image_brings_lie_next_to_it():
     """A volume that is mounted there would hide them."""
     assert not variable(READ_FROM).startswith(f"{CACHE_PATH}/")
     documented = (ROOT / "docs/kernels.md").read_text()

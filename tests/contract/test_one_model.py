@@ -67,7 +67,7 @@ def test_both_describe_one_model_and_every_piece_of_it(tmp_path):
 @pytest.mark.parametrize("says_tied", [True, False])
 @pytest.mark.parametrize("head", ["none", "a copy", "its own"])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_both_read_head_and_dtype_out_of_the_weights_with_a_config(tmp_path, says_tied, head, sharded):
+def test_both_read_head_and_dtype_out_of_the_weights_next_to_a_config(tmp_path, says_tied, head, sharded):
     config = CONFIG | {"tie_word_embeddings": says_tied, "torch_dtype": "float32"}
     weights = from_hf_config(CONFIG).weights
     random = np.random.default_rng(4)

@@ -116,7 +116,7 @@ def test_machines_read_the_whole_plan(output, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "found"),
     [
         ("{", "is not JSON"),
         ("[]", "holds no JSON object"),
