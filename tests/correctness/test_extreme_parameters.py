@@ -36,9 +36,9 @@ from octavo_engine.executors.native.executor import native_sampling
 from octavo_engine.executors.torch.input_batch import RequestState
 from octavo_engine.executors.torch.sampler import Extras, Sampler, SamplingTable
 from octavo_engine.kernels.backends import triton_operations_on
-from octavo_engine.kernels.operations import KnownTokens, Operations, Penalties, SamplingBatch
+from octavo_engine.kernels.operations import KnownTokens, Operations, Penalties
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.kernels.reference_sampling import process_logits, sample
+from octavo_engine.kernels.reference_sampling import SamplingBatch, process_logits, sample
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties, SamplingBatch
+from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
 from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton import sampling as sampling_kernels
 
 REFERENCE = ReferenceOperations()

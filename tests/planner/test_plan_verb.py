@@ -69,12 +69,12 @@ def test_the_default_image_is_this_version():
     assert images["octavo-cuda"] == f"octavo/engine:{version}-cuda"
 
 
-def test_a_typo_is_reported_with_a_suggestion_and_status_two(tmp_path, capsys):
+def test_a_typo_is_told_with_a_suggestion_and_status_two(tmp_path, capsys):
     text = (SAMPLES / "mistral.yaml").read_text().replace("maxModelLen", "maxModelLenght")
     (tmp_path / "m.yaml").write_text(text)
     assert run("-f", str(tmp_path / "m.yaml"), tmp_path=tmp_path) == 2
-    found = capsys.readouterr().err
-    assert "line 18: spec.engine.maxModelLenght: there is no such field; did you mean maxModelLen?" in found
+    told = capsys.readouterr().err
+    assert "line 18: spec.engine.maxModelLenght: there is no such field; did you mean maxModelLen?" in told
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_remedy_and_status_one(tmp_path, capsys):
@@ -123,10 +123,10 @@ def test_machines_read_the_whole_plan(output, tmp_path, capsys):
         ('{"architectures": ["X"]}', "architecture 'X' is not supported"),
     ],
 )
-def test_a_config_that_was_named_and_is_wrong_is_reported(content, found, tmp_path, capsys):
+def test_a_config_that_was_named_and_is_wrong_is_told(content, told, tmp_path, capsys):
     (tmp_path / "c.json").write_text(content)
     assert run("-f", str(SAMPLES / "mistral.yaml"), "--config", str(tmp_path / "c.json"), tmp_path=tmp_path) == 2
-    assert found in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
@@ -139,5 +139,5 @@ def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     after = os.times()
     assert done.stdout.splitlines()[-1] == "[]"
-    # Of processor time, 0.35 s on a fast machine: the time that passes depends on other processes.
+    # Of processor time, 0.35 s on a fast machine: the time that passes tells of others' work.
     assert after.children_user + after.children_system - before.children_user - before.children_system < 3

@@ -70,26 +70,29 @@ async def connected(fake_model, monkeypatch):
     client.close()
 
 
+async def outputs_of(stream: OutputStream) -> list[EngineOutput]:
+    collected = []
+    while outputs := await stream.get():
+        collected += outputs
+    return collected
+
+
 async def test_a_request_yields_its_tokens_and_then_ends(connected):
-    """`generate` is the plain way."""
-    outputs = [output async for output in connected.generate(request("a"))]
+    outputs = await outputs_of(connected.submit([request("a")]))
     assert sum(len(output.new_token_ids) for output in outputs) == 5
     assert outputs[-1].finish_reason == "length"
-    assert connected.num_unfinished == 0
     assert connected.recorder.events[0] == ("arrived", "a")
     assert connected.recorder.events[-1] == ("length", "a")
     assert len(connected.stages) >= 3
 
 
-async def test_leaving_the_iteration_aborts_the_request(connected):
+async def test_closing_the_stream_aborts_the_request(connected):
     """As a client that goes away does."""
-    generate = connected.generate(request("a", max_tokens=200))
-    async for _ in generate:
-        break
-    await generate.aclose()
-    assert connected.num_unfinished == 0
+    stream = connected.submit([request("a", max_tokens=200)])
+    await stream.get()
+    stream.close()
     assert connected.recorder.events[-1] == ("abort", "a")
-    assert [o async for o in connected.generate(request("b"))][-1].finish_reason == "length"
+    assert (await outputs_of(connected.submit([request("b")])))[-1].finish_reason == "length"
     assert connected.stats.num_running == 0
 
 
@@ -118,7 +121,7 @@ async def test_admission_is_exact_even_before_the_core_has_spoken(connected):
     assert connected.num_waiting == 2
     for stream in streams:
         stream.close()
-    outputs = [output async for output in connected.generate(request("after"))]
+    outputs = await outputs_of(connected.submit([request("after")]))
     assert outputs[-1].finish_reason == "length"
 
 

@@ -10,7 +10,7 @@ import torch
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
 from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
 from octavo_engine.errors import ExecutorError
-from octavo_engine.executors.torch.decoder import refuse_unsupported
+from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.torch.executor import TorchExecutor, dtypes_of
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepLayout
 from octavo_engine.executors.torch.kv_cache import KVCache
@@ -188,22 +188,29 @@ def test_rows_are_lent_to_those_that_run():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda layer: dataclasses.replace(layer, mlp=Experts(8, 2, Mlp(16))), "layers.0.mlp: a mixture of 8 experts"),
-        (lambda layer: changed(layer, alibi=True), "layers.0.attention.alibi"),
-        (lambda layer: changed(layer, sinks=True), "layers.0.attention.sinks"),
-        (lambda layer: changed(layer, kv_from_layer=1), "layers.0.attention.kv_from_layer: 1"),
+        (lambda layer: dataclasses.replace(layer, mlp=Experts(8, 2, Mlp(16))), "a mixture of 8 experts"),
+        (lambda layer: changed(layer, alibi=True), "ALiBi"),
+        (lambda layer: changed(layer, sinks=True), "attention sinks"),
+        (lambda layer: changed(layer, kv_from_layer=1), "keys and values of another layer"),
     ],
 )
-def test_what_the_decoder_can_not_do_is_refused_by_name(spec, change, named):
+def test_a_feature_that_an_executor_does_not_declare_is_refused_by_name(spec, change, named):
     layers = (change(spec.layers[0]), *spec.layers[1:])
-    with pytest.raises(ExecutorError, match=f"can't run Gemma3ForCausalLM: it has no {named}"):
-        refuse_unsupported(dataclasses.replace(spec, layers=layers))
+    with pytest.raises(
+        ExecutorError, match=rf"can't run Gemma3ForCausalLM: it does not support {named} \(layer 0.*\. Choose another"
+    ):
+        refuse_unsupported(dataclasses.replace(spec, layers=layers), "torch", (), "Choose another model")
 
 
 @pytest.mark.parametrize(("field", "value"), [("causal", False), ("head", "pool")])
 def test_models_that_do_not_generate_are_refused(spec, field, value):
     with pytest.raises(ExecutorError, match=field):
-        refuse_unsupported(dataclasses.replace(spec, **{field: value}))
+        refuse_unsupported(dataclasses.replace(spec, **{field: value}), "torch", (), "Choose another model")
+
+
+def test_a_declared_feature_is_accepted(spec):
+    layers = (changed(spec.layers[0], sinks=True), *spec.layers[1:])
+    refuse_unsupported(dataclasses.replace(spec, layers=layers), "torch", {"sinks"}, "Choose another model")
 
 
 def changed(layer, **fields):

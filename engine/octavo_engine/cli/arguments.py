@@ -1,7 +1,7 @@
 """The command line of `octavo serve`: vLLM's spelling, parsed into an `EngineConfig`.
 
-Owns the environment variables that stand for flags, `--config` and what becomes of vLLM's other flags. The flags are in
-`serve_flags`, their meaning in `config`; those that are not served are named in `unserved_flags`, and none is swallowed.
+Owns the environment variables that set flags, `--config`, and the treatment of vLLM's other flags. The flags are in
+`serve_flags`, their meaning in `config`; those that are not served are listed in `unserved_flags`: none is ignored silently.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _flags_of_file(path: Path, switches: set[str]) -> Iterator[str]:
 
 
 def _without_unserved(tokens: list[str], notes: list[str]) -> list[str]:
-    """Take vLLM's unserved flags out: each is refused, noted, or asks for what is so anyway."""
+    """Remove vLLM's unserved flags: each is refused, noted, or asks for what Octavo does anyway."""
     kept: list[str] = []
     i = 0
     while i < len(tokens):

@@ -142,7 +142,7 @@ async def _first_model(client: OpenAIClient) -> str:
 
 
 async def _as_words(client: OpenAIClient, form: load.RequestForm, wanted: str) -> bool:
-    """Whether prompts are words; where it is left to us, one short request tells if token ids are taken."""
+    """Whether prompts are words; if that is not given, one short request shows whether token ids are accepted."""
     if form.endpoint == "chat" or wanted == "words":
         return True
     if wanted == "tokens":
@@ -153,7 +153,7 @@ async def _as_words(client: OpenAIClient, form: load.RequestForm, wanted: str) -
             async for _ in chunks:
                 continue
     except ApiError as error:
-        # A server that is not there, or wants a key, would not like words better.
+        # An absent server, or one that requires a key, would refuse words too.
         if error.status not in {400, 404, 415, 422, 500, 501}:
             raise
         return True

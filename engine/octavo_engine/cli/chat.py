@@ -43,9 +43,9 @@ class Chat:
             self.model = models[0]
 
     async def answer(self, prompt: str) -> str:
-        """Stream the answer to `prompt`; returns a line on its speed.
+        """Stream the answer to `prompt`. Returns a line on its speed.
 
-        Cut short by cancellation, what has come stays in the context; after an ApiError nothing of the turn does.
+        After a cancellation the context keeps what has arrived; after an ApiError it keeps nothing of the turn.
         """
         self.messages.append({"role": "user", "content": prompt})
         pieces: list[str] = []

@@ -1,4 +1,4 @@
-"""What follows from the device that runs the model, where the command line is silent: limits and memory share."""
+"""Defaults that depend on the device: limits and the share of memory."""
 
 from __future__ import annotations
 

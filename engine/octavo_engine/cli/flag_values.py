@@ -1,4 +1,4 @@
-"""How values are written on the command line: each function reads one kind, for argparse."""
+"""Readers of flag values for argparse, one function for each kind of value."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(config: EngineConfig, *, loader: str | None = None, started: float | None = None) -> int:
-    """Serve `config` until told to stop; the exit code. `loader` names another engine, for tests."""
+    """Serve `config` until a signal. Returns the exit code. `loader` names another engine, for tests."""
     started = time.perf_counter() if started is None else started
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     signals.ignore_strays()
@@ -44,7 +44,7 @@ def serve(config: EngineConfig, *, loader: str | None = None, started: float | N
             return run_headless(config)
         listener = bind(config.server)
         core = CoreHandle.start(config, loader)
-        from octavo_engine.core_client.engine_client import EngineClient  # noqa: PLC0415 — the core loads meanwhile
+        from octavo_engine.core_client.engine_client import EngineClient  # noqa: PLC0415 — the core loads at the same time
 
         client = EngineClient(core, config.scheduler)
         from octavo_engine.server.lifecycle import run  # noqa: PLC0415 — aiohttp, pydantic, tokenizers

@@ -1,6 +1,6 @@
 """The flags of `octavo serve`: names, values, defaults and help, in vLLM's spelling.
 
-Knows no configuration: `arguments` composes that from what is parsed here.
+`arguments` composes the configuration from what is parsed here.
 """
 
 from __future__ import annotations

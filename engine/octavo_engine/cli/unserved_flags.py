@@ -1,7 +1,7 @@
-"""vLLM's flags that Octavo does not serve: what is so of each, and what to do instead.
+"""vLLM's flags that Octavo does not serve: the reason for each, and what to do instead.
 
 Names and defaults are those of vLLM 0.32 and, for the removed ones, of the releases that last had them. A flag of
-this table is refused with its sentence, or accepted with a line where leaving it out changes no answer; a value
+this table is refused with its sentence, or accepted with a log line if leaving it out changes no answer; a value
 that asks for what Octavo does anyway is accepted silently. Flags that Octavo serves are in `arguments`.
 """
 
@@ -21,7 +21,7 @@ class UnservedFlag:
 
 
 def _refuse(why: str, *flags: str, switches: str = "") -> dict[str, UnservedFlag]:
-    """Flags are written `name` or `name=value|value` with the values that ask for what is so anyway."""
+    """Flags are written `name` or `name=value|value` with the values that ask for what Octavo does anyway."""
     table = {}
     for flag in flags:
         name, _, same = flag.partition("=")

@@ -1,7 +1,7 @@
 """A small client of the OpenAI API, for the terminal's chat and for the load generator.
 
-Knows HTTP and server-sent events, and nothing of Octavo: it speaks to any server of that API. Standard library and
-aiohttp only, since it shares its cores with the server that it measures.
+Works with any server of that API. Uses the standard library and aiohttp only, since it shares its cores with the server
+that it measures.
 """
 
 from __future__ import annotations

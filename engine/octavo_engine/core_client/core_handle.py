@@ -1,7 +1,7 @@
-"""Starts the engine's processes and knows whether they live. Imports nothing heavy: it is the first thing to run.
+"""Starts the engine's processes and watches that they are alive. Imports nothing heavy, because it runs first.
 
-One process a rank of this machine: rank 0's is the engine core, which others speak to. Owns the processes, the private
-folder of the core's socket until the core is connected, and the socket where ranks meet. Knows nothing of requests.
+One process for each rank of this machine; rank 0's is the engine core. Owns the processes, the private folder of the
+core's socket until the core is connected, and the socket where ranks meet.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RankProcess:
     words: bytes = b""
 
     def end(self) -> str | None:
-        """How it ended, in words; None if it has not yet, or only because it lost touch with another rank."""
+        """How the process ended, in words; None if it has not, or only because it lost the connection to another rank."""
         with contextlib.suppress(BlockingIOError):
             self.words += os.read(self.alive, MAX_LAST_WORDS)
         code = self.process.poll()
@@ -64,7 +64,7 @@ class CoreHandle:
 
     @classmethod
     def start(cls, config: EngineConfig, loader: str | None = None) -> CoreHandle:
-        """Start the ranks of this machine and hand them `config`; they load while the caller goes on.
+        """Start the ranks of this machine with `config`; they load while the caller continues.
 
         `loader` is `module:function`, in place of the one that reads the model: for tests.
 
@@ -102,9 +102,9 @@ class CoreHandle:
         self._ended.append(rank)
 
     def cause(self) -> str | None:
-        """Why the engine is ending: the rank that ended by itself before any other, in words. None while none has.
+        """The cause of the engine's end: the rank that was the first to end by itself, in words. None while none has.
 
-        The survivors of a rank end soon after it, and some of them by an abort that looks like a cause.
+        The other ranks end soon after it, and some of them by an abort that looks like a cause.
         """
         for rank in self._ended:
             how = rank.end()
@@ -123,9 +123,9 @@ class CoreHandle:
         self.remove_folder()
 
     def close(self, timeout: float = 5.0) -> int:
-        """Wait for the processes, kill those that stay, tidy up; the core's exit code (negative: its signal).
+        """Wait for the processes, kill those that stay, and clean up. Returns the core's exit code (negative: its signal).
 
-        Where one has failed, nothing good comes of waiting for the others.
+        If one has failed, the others are not waited for.
         """
         end = time.monotonic() + timeout
         for rank in self.ranks:
@@ -147,7 +147,7 @@ class CoreHandle:
 
 
 def _start(rank: int, config: EngineConfig, boot: dict[str, object], handle: CoreHandle) -> RankProcess:
-    """Start one process; `boot` is what a core is told besides its configuration."""
+    """Start one process; `boot` is what a core receives in addition to its configuration."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     fds = [write_end]
@@ -165,7 +165,7 @@ def _start(rank: int, config: EngineConfig, boot: dict[str, object], handle: Cor
     os.close(write_end)
     assert process.stdin is not None
     data = msgspec.msgpack.encode(told)
-    with contextlib.suppress(BrokenPipeError):  # it died at once; `alive` tells
+    with contextlib.suppress(BrokenPipeError):  # it died at once; `alive` shows that
         process.stdin.write(len(data).to_bytes(4, "big") + data)
         process.stdin.flush()
     size = config.parallel.world_size

@@ -1,7 +1,7 @@
-"""The asyncio side of the engine core: sends requests, hands each its outputs, and knows whether the core lives.
+"""The asyncio side of the engine core: sends requests, distributes outputs, and watches that the core is alive.
 
-asyncio stops here: the core is another process behind a ZeroMQ pair socket. Admission to the bounded queue is decided
-here, exactly, from what the core last said and what was sent since. Knows nothing of text or HTTP.
+The core is another process behind a ZeroMQ pair socket and uses no asyncio. Admission to the bounded queue is decided
+here, exactly, from the core's last message and what was sent since. Independent of text and HTTP.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -39,12 +39,12 @@ from octavo_engine.messages import (
 # Plain ints: the enumerations cost more than the call.
 EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
-PULSE_SECONDS = 0.5  # between two looks at whether the core moves on within a step
+PULSE_SECONDS = 0.5  # between two checks of whether the core makes progress within a step
 CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies on another machine
 
 
 class Observer(Protocol):
-    """Told of what happens to requests, once an event; it must be quick. Times are `time.monotonic()`."""
+    """Receives each event of a request; it must return quickly. Times are `time.monotonic()`."""
 
     def rejected(self, reason: str) -> None: ...
 
@@ -99,11 +99,11 @@ class EngineClient:
         self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._readable)  # type: ignore[arg-type]
         for rank in self._core.ranks:
             self._loop.add_reader(rank.alive, self._rank_ended, rank)
-        self._feel_pulse()
+        self._check_pulse()
         self._loop.call_soon(self._readable)  # the descriptor is edge-triggered: what came before must be asked for
 
     async def model_files(self) -> ModelFiles:
-        """Where the model lies, as soon as the core has resolved it. Raises EngineDeadError if it can't."""
+        """The model's files, as soon as the core has resolved them. Raises EngineDeadError if it can't."""
         assert self._files is not None, "connect first"
         return await self._files
 
@@ -113,22 +113,18 @@ class EngineClient:
         return await self._ready
 
     def bytes_moved(self) -> int | None:
-        """Bytes that this process and the ranks have read and written; None where the system does not say."""
+        """Bytes that this process and the ranks have read and written; None if the system does not report them."""
         return bytes_moved([os.getpid(), *(rank.process.pid for rank in self._core.ranks)])
 
     @property
-    def num_unfinished(self) -> int:
-        return len(self._streams)
-
-    @property
     def num_waiting(self) -> int:
-        """Requests that wait for a place, counting those which the core has not mentioned yet."""
+        """The number of waiting requests, including those that the core has not reported yet."""
         return self._would_wait(0)
 
     def check_room(self) -> None:
-        """Raises QueueFullError or EngineDeadError where not even the smallest request would be let in now.
+        """Raise QueueFullError or EngineDeadError if not even the smallest request would be admitted now.
 
-        Before anything is read of a request; `submit` decides.
+        For a check before a request is read; `submit` decides.
         """
         if self.dead is not None:
             raise self.dead
@@ -137,7 +133,7 @@ class EngineClient:
     def submit(self, requests: Sequence[EngineRequest]) -> OutputStream:
         """Send requests that share a stream: all of them are admitted, or none.
 
-        A core that turns out to be gone shows in the stream, with the cause.
+        If the core turns out to be gone, the stream raises that, with the cause.
 
         Raises:
             QueueFullError: a bound of the queue is reached.
@@ -149,7 +145,7 @@ class EngineClient:
         self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
         stream = OutputStream(self.end, [request.request_id for request in requests])
         messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
-        for request in requests:  # known before they are sent: a send may find that the core is gone
+        for request in requests:  # registered before they are sent: a send may find that the core is gone
             self._streams[request.request_id] = stream
             self._unstarted[request.request_id] = len(request.prompt_token_ids)
             self._observer.arrived(request)
@@ -159,21 +155,8 @@ class EngineClient:
         self._poke()
         return stream
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        """One request's outputs; leaving the iteration early aborts it. Raises as `submit` and `OutputStream.get`."""
-        stream = self.submit([request])
-        try:
-            async for output in stream:
-                yield output
-        finally:
-            stream.close()
-
-    def abort(self, request_ids: list[str]) -> None:
-        """Finish these now, as a client that has gone away does; unknown ids are ignored."""
-        self.end(request_ids, "abort")
-
     def end(self, request_ids: list[str], reason: str) -> None:
-        """Finish requests for a reason of this side; the core frees their blocks."""
+        """Finish requests for a reason on this side; the core frees their blocks. Unknown ids are ignored."""
         known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
         if not known:
             return
@@ -186,12 +169,13 @@ class EngineClient:
             self._poke()
 
     def reset_prefix_cache(self) -> None:
+        """Drop the cached blocks that nothing uses. Reserved for vLLM's endpoint /reset_prefix_cache."""
         if self.dead is None:
             self._send(ResetPrefixCache())
             self._poke()
 
     def close(self) -> int:
-        """Tell the core to end and wait for it; its exit code."""
+        """Shut the core down and wait for it. Returns its exit code."""
         if self.dead is None:
             self.dead = EngineDeadError("the engine is shutting down")
             self._send(Shutdown())
@@ -205,14 +189,14 @@ class EngineClient:
         self._core.kill()
 
     def drop_all(self, reason: str) -> None:
-        """Abort every request; whoever waits for one gets an EngineDeadError with `reason`."""
+        """Abort every request; its stream raises an EngineDeadError with `reason`."""
         streams = set(self._streams.values())
         self.end(list(self._streams), "abort")
         for stream in streams:
             stream.fail(EngineDeadError(reason))
 
     def _admit(self, count: int, tokens: int) -> None:
-        """Let in `count` requests of `tokens` prompt tokens. Raises QueueFullError, or RequestError for too many ever."""
+        """Admit `count` requests of `tokens` prompt tokens. Raises QueueFullError, or RequestError if they never fit."""
         limit = self._limits.max_num_queued_reqs
         if limit is not None:
             if count > limit + self._limits.max_num_seqs:
@@ -238,7 +222,7 @@ class EngineClient:
                 )
 
     def _would_wait(self, more: int) -> int:
-        """How many requests would wait if `more` were sent now."""
+        """The number of requests that would wait if `more` were sent now."""
         unmentioned = self._num_sent - self._num_received
         free = 0 if self.stats.num_waiting else self._limits.max_num_seqs - self.stats.num_running
         waiting = self.stats.num_waiting + max(0, unmentioned + more - free)
@@ -251,24 +235,24 @@ class EngineClient:
         try:
             self._socket.send(message, zmq.NOBLOCK)
         except zmq.Again:
-            # Its end is on its way here, with the cause: whoever has a stream then hears of it.
+            # The notice of its end is about to arrive, with the cause, and ends all streams.
             assert self._loop is not None
             self._loop.call_soon(self._find_cause, time.monotonic() + CAUSE_SECONDS)
 
     def _poke(self) -> None:
-        """Sending may swallow the edge that told of something to read."""
+        """Read what has arrived: sending may consume the socket's edge-triggered event."""
         if self._loop is not None and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             self._loop.call_soon(self._readable)
 
-    def _feel_pulse(self) -> None:
-        """In the middle of a step the core sends nothing, and counts."""
+    def _check_pulse(self) -> None:
+        """Check the core's counter: in the middle of a step the core sends nothing and counts."""
         if self._socket.closed:
             return
         if self._beats != (beats := self._core.heartbeat.count):
             self._beats = beats
             self.last_heard = time.monotonic()
         assert self._loop is not None
-        self._loop.call_later(PULSE_SECONDS, self._feel_pulse)
+        self._loop.call_later(PULSE_SECONDS, self._check_pulse)
 
     def _readable(self) -> None:
         while not self._socket.closed and int(self._socket.getsockopt(EVENTS)) & POLLIN:
@@ -313,7 +297,7 @@ class EngineClient:
             self._die(message.reason)
 
     def _rank_ended(self, rank: RankProcess) -> None:
-        """The pipe has ended, and with it the process; what the core said last may still be in the socket."""
+        """The pipe has ended, and with it the process; the core's last message may still be in the socket."""
         assert self._loop is not None
         self._loop.remove_reader(rank.alive)
         self._core.note_end(rank)
@@ -346,7 +330,7 @@ class EngineClient:
         for future in (self._files, self._ready):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # not everyone waits for both
+                future.exception()  # not every caller awaits both
         self._stop_listening()
         self.on_death(error)
 

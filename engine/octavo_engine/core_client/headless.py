@@ -14,7 +14,7 @@ from octavo_engine.errors import EngineDeadError
 from octavo_engine.signals import hangup_ends
 
 RETRY_SECONDS = 1.0
-CAUSE_SECONDS = 3.0  # after the first rank's end, until it is clear that the cause lies elsewhere
+CAUSE_SECONDS = 3.0  # after the first rank's end, until it is clear that the cause is elsewhere
 
 
 class _ToldToEndError(Exception):

@@ -1,19 +1,19 @@
-"""What the engine core sends for the requests of one client, until it is read. Knows nothing of the core."""
+"""The outputs of one client's requests, held until they are read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.messages import EngineOutput
 
 
 class OutputStream:
-    """The outputs of requests that were submitted together, in the order they come; what waits is handed out at once.
+    """The outputs of requests that were submitted together, in order; `get` returns all that have arrived.
 
-    What a request adds while its last output still waits is joined to that: a client that does not read costs its
-    tokens, not a message for each. `close` aborts whatever has not finished.
+    Further output of a request is merged into one that is still unread, so that a slow client costs its tokens and not
+    a message for each. `close` aborts all unfinished requests.
     """
 
     def __init__(self, end: Callable[[list[str], str], None], request_ids: Iterable[str]) -> None:
@@ -21,7 +21,7 @@ class OutputStream:
         self._end = end
         self.unfinished = set(request_ids)
         self._pending: list[EngineOutput] = []
-        self._open: dict[str, EngineOutput] = {}  # of `_pending`: the last one of each request that goes on
+        self._open: dict[str, EngineOutput] = {}  # of `_pending`: the last one of each unfinished request
         self._waiter: asyncio.Future[bool] | None = None  # its result: whether something has come
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None  # one for many waits: most end long before their deadline
@@ -54,13 +54,8 @@ class OutputStream:
         self._open.clear()
         return pending
 
-    async def __aiter__(self) -> AsyncIterator[EngineOutput]:
-        while outputs := await self.get():
-            for output in outputs:
-                yield output
-
     def finish(self, request_id: str, reason: str) -> None:
-        """End one request from this side, such as for a stop string; what it still sends is dropped."""
+        """End one request from this side, such as for a stop string; later outputs of it are dropped."""
         if request_id in self.unfinished:
             self.unfinished.discard(request_id)
             self._end([request_id], reason)

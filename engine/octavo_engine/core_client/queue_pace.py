@@ -1,4 +1,4 @@
-"""How fast the queue moves, and so when a client that found it full may come back."""
+"""The speed of the queue, from which Retry-After follows for a client that found it full."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ends a start that stands still, so that nothing outside has to guess how long a start may take.
+"""Ends a start that makes no progress, so that no one has to guess how long a start may take.
 
-A slow download and a slow load go on for as long as they move: progress is bytes that the engine's processes read and
-write, files and sockets alike, and the stages that they report. Knows nothing of what is loaded.
+A slow download or load may take as long as it makes progress: bytes that the engine's processes read and write, in
+files and sockets alike, and the stages that they report.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def bytes_moved(pids: Iterable[int]) -> int | None:
 
 
 class StartWatch:
-    """One start. `moved` counts bytes, and may not know."""
+    """One start. `moved` counts bytes; it returns None if it can't."""
 
     def __init__(self, moved: Callable[[], int | None], patience: float) -> None:
         """`patience`: seconds without progress; 0: for ever."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.spec import Activation, Attention, Norm, Rotary
 
 
@@ -84,18 +85,6 @@ class Float8Weight:
 
 
 Weight = Tensor | PackedWeight | Float8Weight
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingBatch:
-    """How each of n rows draws, on the device."""
-
-    temperature: Tensor  # [n] float32; 0: greedy
-    top_k: Tensor  # [n] int32; 0: off
-    top_p: Tensor  # [n] float32; 1: off
-    min_p: Tensor  # [n] float32; 0: off
-    seeds: Tensor  # [n] int64
-    positions: Tensor  # [n] int64: the drawn token's own, which is how many tokens come before it; 0: padding
 
 
 @dataclass(frozen=True, slots=True)

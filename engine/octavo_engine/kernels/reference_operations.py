@@ -20,13 +20,19 @@ from octavo_engine.kernels.operations import (
     PackedWeight,
     PagedBatch,
     Penalties,
-    SamplingBatch,
     StepInputs,
     StepRows,
     Weight,
 )
 from octavo_engine.kernels.reference_quantized import FLOAT8_MAX, matmul_float8, unpack
-from octavo_engine.kernels.reference_sampling import Filters, apply_penalties, sample, token_logprobs
+from octavo_engine.kernels.reference_sampling import (
+    NUMBERS,
+    Filters,
+    SamplingBatch,
+    apply_penalties,
+    sample,
+    token_logprobs,
+)
 from octavo_models.spec import Activation, Attention, Norm, Rotary
 
 
@@ -163,13 +169,8 @@ class ReferenceOperations(Operations):
             if batch.positions[i] == 0 or not torch.isfinite(best):
                 drawn.append(-1 if batch.positions[i] == 0 or best == -torch.inf else -2)
                 continue
-            filters = Filters(
-                temperature=batch.temperature[i].item(),
-                top_k=int(batch.top_k[i]),
-                top_p=batch.top_p[i].item(),
-                min_p=batch.min_p[i].item(),
-                seed=int(batch.seeds[i]),
-            )
+            numbers = {name: getattr(batch, name)[i].item() for name in NUMBERS}
+            filters = Filters(top_k=int(batch.top_k[i]), seed=int(batch.seeds[i]), **numbers)
             drawn.append(sample(row, filters, int(batch.positions[i])))
         return torch.tensor(drawn, dtype=torch.int64, device=logits.device)
 

@@ -41,15 +41,30 @@ class Drawing(Protocol):
     def seed(self) -> int: ...
 
 
+NUMBERS = ("temperature", "top_p", "min_p")  # the float32 parameters of a draw, in both classes that follow
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """A `Drawing` by itself, for whoever has no request at hand."""
+    """A `Drawing` without a request."""
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """The parameters of n rows' draws, on the device; those in NUMBERS are filled by name."""
+
+    temperature: Tensor  # [n] float32; 0: greedy
+    top_k: Tensor  # [n] int32; 0: off
+    top_p: Tensor  # [n] float32; 1: off
+    min_p: Tensor  # [n] float32; 0: off
+    seeds: Tensor  # [n] int64
+    positions: Tensor  # [n] int64: the drawn token's own, which is how many tokens come before it; 0: padding
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

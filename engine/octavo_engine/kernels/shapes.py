@@ -18,10 +18,10 @@ from octavo_engine.kernels.operations import (
     KnownTokens,
     PagedBatch,
     Penalties,
-    SamplingBatch,
     StepRows,
 )
 from octavo_engine.kernels.packing import PACKERS, pack_blocks
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.formats import FORMATS

@@ -1,1 +1,1 @@
-"""Where a model's bytes come from: hub, package index, folder; safetensors and GGUF, read in parts and checked."""
+"""Finds, fetches and reads a model's files: hub, package index, folder; safetensors and GGUF, read in parts and checked."""

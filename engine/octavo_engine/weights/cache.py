@@ -13,7 +13,7 @@ from pathlib import Path
 from octavo_engine.errors import ModelLoadError
 
 RESERVE = 256 << 20  # bytes of the disk that no download takes: a full one ends whatever else runs on the machine
-RESERVED_SHARE = 20  # at most one part in so many of the disk: a volume made for one model holds it
+RESERVED_SHARE = 20  # at most this part of the disk, so that a volume sized for one model holds it
 
 Report = Callable[[str, int, int | None], None]  # what is being done, bytes so far, bytes in all where known
 

@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint, by name, and their bytes as stored.
+"""The tensors of a checkpoint, by name, and their bytes as stored: the interface of both file formats.
 
-What both file formats have in common. Knows nothing of models: a tensor is a name, a format, a shape and bytes.
+Independent of models: a tensor is a name, a format, a shape and bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Checkpoint(Protocol):
         """A copy of the tensor's bytes, or of those of some `rows`.
 
         Raises:
-            ModelLoadError: there is no such tensor, or its file was changed meanwhile; names the file.
+            ModelLoadError: there is no such tensor, or its file has changed since it was opened; names the file.
         """
 
     def close(self) -> None: ...

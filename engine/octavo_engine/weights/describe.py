@@ -1,4 +1,4 @@
-"""From a model's files to its ModelSpec: reads config.json or the GGUF header, and asks octavo_models."""
+"""From a model's files to its ModelSpec: reads config.json or the GGUF header for octavo_models."""
 
 from __future__ import annotations
 

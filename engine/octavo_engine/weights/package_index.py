@@ -1,4 +1,4 @@
-"""Asks a Python package index (PEP 503, PEP 691) for one package's wheels. The index is the one pip is told to use."""
+"""Looks up one package's wheels in a Python package index (PEP 503, PEP 691), the one that pip is configured for."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Passwords:
         request = urllib.request.Request(address, headers=kept)
         word = self._word(_origin(parts))
         if word is not None:
-            # Unredirected: what a redirect leads to is asked with a request of its own.
+            # Unredirected: the target of a redirect gets a request of its own.
             request.add_unredirected_header("Authorization", "Basic " + b64encode(word.encode()).decode())
         return request
 

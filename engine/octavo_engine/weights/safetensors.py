@@ -1,4 +1,4 @@
-"""Safetensors files as a checkpoint: headers by `octavo_models.safetensors_header`, the tensors' bytes out of the files."""
+"""Safetensors files as a checkpoint: `octavo_models.safetensors_header` reads headers, this module the tensors' bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SafetensorsCheckpoint:
                 file = WeightFile(path)
                 self._files.append(file)
                 found = file.header(partial(read_safetensors_header, piece=piece))
-                self._refuse_twins(path, found)
+                self._refuse_duplicates(path, found)
                 self.stored |= found
         except ModelLoadError:
             self.close()
@@ -53,8 +53,8 @@ class SafetensorsCheckpoint:
         for file in self._files:
             file.close()
 
-    def _refuse_twins(self, path: Path, found: Mapping[str, StoredTensor]) -> None:
-        twins = sorted(found.keys() & self.stored.keys())
-        if twins:
-            other = self._files[self.stored[twins[0]].piece].path
-            raise ModelLoadError(f"{path}: tensor {twins[0]} also lies in {other}")
+    def _refuse_duplicates(self, path: Path, found: Mapping[str, StoredTensor]) -> None:
+        duplicates = sorted(found.keys() & self.stored.keys())
+        if duplicates:
+            other = self._files[self.stored[duplicates[0]].piece].path
+            raise ModelLoadError(f"{path}: tensor {duplicates[0]} also lies in {other}")

@@ -21,10 +21,10 @@ NOT_SERVED = {"s3", "gs", "oci", "http", "https", "pvc"}
 
 
 def resolve(model: ModelConfig, report: Report) -> ModelFiles:
-    """Find the model's files, fetching them if need be; `report(what, bytes so far, bytes in all)` tells how it goes.
+    """Find the model's files, fetching them if need be; `report(what, bytes so far, bytes in total)` receives the progress.
 
     Raises:
-        ModelLoadError: there is no such model, it can't be had from here, or its files aren't a model's.
+        ModelLoadError: there is no such model, it can't be downloaded, or its files aren't a model's.
     """
     scheme, separator, rest = model.model.partition("://")
     if not separator:

@@ -1,7 +1,7 @@
-"""A file of weights, read in bounded parts: one that is cut or rewritten meanwhile is an error, never a SIGBUS.
+"""A file of weights, read in bounded parts: truncating or rewriting it during the load is an error, never a SIGBUS.
 
-Not mapped into memory for that reason: a mapped page that the file no longer has ends the process without a word, and
-so does a disk that fails. Each weight is packed right after it was read, so its copy lives for a moment only.
+For that reason it is not mapped into memory: a mapped page that the file no longer has ends the process without a
+message, and so does a failing disk. Each weight is packed right after it was read, so its copy is short-lived.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class WeightFile:
             raise ModelLoadError(f"{path}: the file is empty")
 
     def header(self, read: Callable[[BinaryIO], Header]) -> Header:
-        """What `read` makes of the file from its beginning.
+        """The result of `read`, which reads the file from its beginning.
 
         Raises:
             ModelLoadError: the header is wrong, or can't be read; names the file.
@@ -53,7 +53,7 @@ class WeightFile:
                 raise ModelLoadError(f"{self.path}: it can't be read: {error.strerror or error}") from error
 
     def read(self, offset: int, count: int) -> memoryview:
-        """A copy of `count` bytes at `offset`, which lie within the file's size as it was when it was opened.
+        """A copy of `count` bytes at `offset`, within the file's size when it was opened.
 
         Raises:
             ModelLoadError: the file was changed since, or can't be read.
@@ -87,7 +87,7 @@ class WeightFile:
                 "smaller or a quantized model, or raise the container's memory limit"
             ) from error
         if count >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them; they are handed out in a fifth of the time
+            with suppress(OSError):  # a kernel without huge pages, which are allocated in a fifth of the time
                 memory.madvise(mmap.MADV_HUGEPAGE)
         return memory
 
@@ -98,7 +98,7 @@ class WeightFile:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What octavo_models finds wrong with the file at `path`, as a ModelLoadError that names it."""
+    """Raise errors of octavo_models as a ModelLoadError that names the file at `path`."""
     try:
         yield
     except ModelError as error:

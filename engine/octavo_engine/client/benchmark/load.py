@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RequestForm:
-    """What all requests of a run have in common."""
+    """The fields that all requests of a run share."""
 
     model: str
     endpoint: str  # a key of PATHS

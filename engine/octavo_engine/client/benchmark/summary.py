@@ -12,7 +12,7 @@ from octavo_engine.client.benchmark.load import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Of no values, all are NaN."""
+    """All are NaN if there are no values."""
 
     mean: float
     p50: float
@@ -38,7 +38,7 @@ class Summary:
     per_output_token: Distribution  # of a request: (last token - first token) / (tokens - 1)
     inter_token: Distribution  # between one chunk and the next, over all requests
     end_to_end: Distribution
-    counted_chunks: bool  # the server sent no usage: chunks with text stand for tokens
+    counted_chunks: bool  # the server sent no usage: count chunks with text instead of tokens
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -1,4 +1,4 @@
-"""What a benchmark sends: random prompts of an exact length, and the moments at which they are sent. Pure."""
+"""A benchmark's requests: random prompts of an exact length, and the times at which they are sent. Pure."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Turns a `ModelSpec` into the native module's description of a decoder, and refuses what that can't run."""
+"""Turns a `ModelSpec` into the native module's description of a decoder."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_engine.errors import ExecutorError
 from octavo_models.spec import Experts, KVLayout, Layer, ModelSpec, Norm, Rotary
 
 if TYPE_CHECKING:
@@ -14,37 +13,6 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}
 NORMS = {"rms": 0, "layer": 1}
-
-
-def refuse_unsupported(spec: ModelSpec) -> None:
-    """Raises:
-    ExecutorError: names the first feature of the spec that this executor does not run.
-    """
-    wrong = _unsupported(spec)
-    if wrong is not None:
-        raise ExecutorError(
-            f"the native executor can't run {spec.architecture}: it has no {wrong}. Choose another model, or try "
-            "--executor torch"
-        )
-
-
-def _unsupported(spec: ModelSpec) -> str | None:
-    if not spec.causal:
-        return "attention in both directions (causal: false)"
-    if spec.head != "lm":
-        return f"head of the kind {spec.head}"
-    for i, layer in enumerate(spec.layers):
-        attention = layer.attention
-        where = f"(layer {i})"
-        if isinstance(layer.mlp, Experts):
-            return f"mixture of experts {where}"
-        if attention.alibi:
-            return f"ALiBi {where}"
-        if attention.sinks:
-            return f"attention sinks {where}"
-        if attention.kv_from_layer is not None:
-            return f"layers that share another's keys and values {where}"
-    return None
 
 
 def describe(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _native.DecoderModel:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored, stacked
-from octavo_models.spec import Attention, Experts, Layer, Mlp, ModelSpec, Norm, Rotary
+from octavo_models.spec import Attention, Layer, Mlp, ModelSpec, Norm, Rotary
 
 Matrices = Callable[[str], Stored]  # canonical name -> matrix, handed over
 Vectors = Callable[[str], Tensor]
@@ -64,31 +63,6 @@ class LayerWeights:
     down: Linear
 
 
-def refuse_unsupported(spec: ModelSpec) -> None:
-    """Raises:
-    ExecutorError: names the first field of the spec that this decoder does not run.
-    """
-    wrong: str | None = None
-    if not spec.causal:
-        wrong = "causal: false"
-    elif spec.head != "lm":
-        wrong = f"head: {spec.head}"
-    for i, layer in enumerate(spec.layers):
-        attention = layer.attention
-        if wrong is not None:
-            break
-        if isinstance(layer.mlp, Experts):
-            wrong = f"layers.{i}.mlp: a mixture of {layer.mlp.num_experts} experts"
-        elif attention.alibi:
-            wrong = f"layers.{i}.attention.alibi"
-        elif attention.sinks:
-            wrong = f"layers.{i}.attention.sinks"
-        elif attention.kv_from_layer is not None:
-            wrong = f"layers.{i}.attention.kv_from_layer: {attention.kv_from_layer}"
-    if wrong is not None:
-        raise ExecutorError(f"the torch executor can't run {spec.architecture}: it has no {wrong}")
-
-
 class Decoder:
     """The model, loaded, or one rank's part of it. Immutable; `forward` writes KV blocks only.
 
@@ -104,7 +78,6 @@ class Decoder:
         parallel: Parallel = ALONE,
     ) -> None:
         """Takes each tensor out of `weights`, so that stacking never holds the model twice. Activations are `dtype`."""
-        refuse_unsupported(spec)
         self.spec = spec
         self.ops = ops
         self.parallel = parallel

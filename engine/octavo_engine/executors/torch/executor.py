@@ -22,7 +22,8 @@ from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
-from octavo_engine.executors.torch.decoder import Decoder, refuse_unsupported
+from octavo_engine.executors.features import Feature, refuse_unsupported
+from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
@@ -53,6 +54,7 @@ LOAD_REMEDY = (
     "or --max-num-seqs"
 )
 KV_REMEDY = "lower --kv-cache-memory-bytes, --gpu-memory-utilization or --swap-space"
+FEATURES: frozenset[Feature] = frozenset()
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -101,7 +103,7 @@ class TorchExecutor(Executor):
         faults: FaultWatch | None = None,
         counters: Counters | None = None,
     ) -> None:
-        refuse_unsupported(spec)
+        refuse_unsupported(spec, "torch", FEATURES, "Choose another model")
         self.config = config
         self.whole = spec
         self.parallel = parallel

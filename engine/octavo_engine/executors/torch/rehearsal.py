@@ -24,8 +24,9 @@ from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels import operations
-from octavo_engine.kernels.operations import Logprobs, SamplingBatch
+from octavo_engine.kernels.operations import Logprobs
 from octavo_engine.kernels.packing import Stored, pack_blocks
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations

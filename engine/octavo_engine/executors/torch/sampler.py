@@ -16,11 +16,13 @@ from torch import Tensor
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
 from octavo_engine.executors.torch.device import moved
 from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
-from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties, SamplingBatch
+from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties
+from octavo_engine.kernels.reference_sampling import NUMBERS, SamplingBatch
 from octavo_engine.messages import TokenLogprob
 
 PROMPT_ROWS = 64  # a large vocabulary's logits of a whole prompt would take gigabytes
 NEVER = 1 << 62
+FLOATS = (*NUMBERS, "repetition_penalty", "frequency_penalty", "presence_penalty")  # of SamplingParams
 MOST_TOP = 32  # the kernels' limit of `num_top`
 EVERY_TOKEN_BANNED = -1  # what `Operations.sample` gives where nothing may be drawn; where nothing can be, it is -2
 
@@ -31,8 +33,7 @@ class SamplingTable:
     def __init__(self, max_requests: int, device: torch.device) -> None:
         self._held: list[RequestState | None] = [None] * max_requests
         self._plain_from = [0] * max_requests  # tokens from which on a row asks for nothing but a choice
-        # temperature, top_p, min_p, repetition, frequency, presence
-        self.floats = torch.zeros(6, max_requests, dtype=torch.float32, device=device)
+        self.floats = torch.zeros(len(FLOATS), max_requests, dtype=torch.float32, device=device)
         self.ints = torch.zeros(2, max_requests, dtype=torch.int32, device=device)  # top_k, prompt tokens
         self.seeds = torch.zeros(max_requests, dtype=torch.int64, device=device)
 
@@ -43,8 +44,7 @@ class SamplingTable:
             return
         params = [s.sampling for s in new]
         rows = self._sent([s.row for s in new], torch.int64)
-        names = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
-        self.floats[:, rows] = self._sent([[getattr(p, name) for p in params] for name in names], torch.float32)
+        self.floats[:, rows] = self._sent([[getattr(p, name) for p in params] for name in FLOATS], torch.float32)
         ints = [[max(p.top_k, 0) for p in params], [s.num_prompt_tokens for s in new]]
         self.ints[:, rows] = self._sent(ints, torch.int32)
         self.seeds[rows] = self._sent([_signed(p.seed) for p in params], torch.int64)
@@ -181,7 +181,7 @@ class Sampler:
         logits: [n, vocab], raw; rows: [n] int32, -1: padding; seq_lens: [n] int32 -> [n] int64.
         """
         held = rows.clamp(min=0)
-        floats = self.table.floats.index_select(1, held)  # [6, n]
+        floats = self.table.floats.index_select(1, held)  # [len(FLOATS), n]
         top_k, prompt_lens = self.table.ints.index_select(1, held)
         positions = seq_lens.long()
         if extras is not None:
@@ -192,8 +192,10 @@ class Sampler:
             if extras.allowed is not None or extras.bans is not None:
                 self._ops.ban(logits, extras.bans, known, extras.allowed)
             if extras.penalized:
-                self._ops.penalize(logits, Penalties(floats[3], floats[4], floats[5]), known)
-        batch = SamplingBatch(floats[0], top_k, floats[1], floats[2], self.table.seeds.index_select(0, held), positions)
+                self._ops.penalize(logits, Penalties(floats[-3], floats[-2], floats[-1]), known)
+        seeds = self.table.seeds.index_select(0, held)
+        numbers = dict(zip(NUMBERS, floats, strict=False))
+        batch = SamplingBatch(top_k=top_k, seeds=seeds, positions=positions, **numbers)
         drawn = self._ops.sample(logits, batch)
         self._ops.append_tokens(self._token_ids, rows, positions, drawn)
         return drawn

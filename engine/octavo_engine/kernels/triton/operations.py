@@ -18,11 +18,11 @@ from octavo_engine.kernels.operations import (
     PackedWeight,
     PagedBatch,
     Penalties,
-    SamplingBatch,
     StepInputs,
     StepRows,
     Weight,
 )
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.activation import activation
 from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
 from octavo_engine.kernels.triton.decode_attention import decode_attention, scratch_bytes

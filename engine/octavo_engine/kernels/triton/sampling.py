@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.operations import SamplingBatch
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.arguments import expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.selection import (
