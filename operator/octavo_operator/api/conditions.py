@@ -36,6 +36,7 @@ CONDITION_TYPES = {
 
 
 REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"  # the Kubernetes API's own
+SHAPE = re.compile(REASON)
 LONGEST_REASON = 128  # of an Event, which carries the same reason; a condition's may have 1024
 LONGEST_MESSAGE = 32000  # of 32768
 
@@ -82,7 +83,7 @@ def as_reason(reason: AnyReason) -> str:
     A status with one bad reason would be refused as a whole.
     """
     text = str(reason)
-    if re.fullmatch(REASON, text) and len(text) <= LONGEST_REASON:
+    if SHAPE.fullmatch(text) and len(text) <= LONGEST_REASON:
         return text
     first, *rest = re.sub(r"[^A-Za-z0-9_]+", " ", text).split() or ["Unknown"]
     joined = (first + "".join(word[0].upper() + word[1:] for word in rest)).lstrip("0123456789_")
