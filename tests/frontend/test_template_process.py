@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from octavo_engine.errors import RequestError
+from octavo_engine.text import template_process
 from octavo_engine.text.template_process import TemplateProcess
 
 ASKED = {"do": "format", "template": "{{ messages }}"}
@@ -43,6 +44,26 @@ def test_a_renderer_that_is_killed_at_work_is_replaced_and_asked_again(process):
         os.kill(running.pid, signal.SIGKILL)
         assert asked.result(60) == {"format": "string"}
     assert process._process is not running
+
+
+def test_a_renderer_that_was_stopped_is_replaced_and_asked_again(monkeypatch):
+    """Also with a chat that no pipe holds; one whose successor hangs too is told to come back."""
+    monkeypatch.setattr(template_process, "KILL_AFTER", 0.0)
+    process = TemplateProcess(2.0)
+    large = {**ASKED, "template": "{# " + "x" * 300_000 + " #}"}
+    assert process.ask(ASKED, "messages") == {"format": "string"}
+    os.kill(process._process.pid, signal.SIGSTOP)
+    assert process.ask(large, "messages") == {"format": "string"}
+
+    def stop(process, *_):
+        os.kill(process.pid, signal.SIGSTOP)
+        raise TimeoutError
+
+    monkeypatch.setattr(template_process, "_exchange", stop)
+    with pytest.raises(RequestError, match="does not answer") as refused:
+        process.ask(ASKED, "messages")
+    assert refused.value.status == 503
+    process.close()
 
 
 def test_a_template_that_ends_its_process_each_time_is_refused(process):

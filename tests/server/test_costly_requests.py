@@ -59,6 +59,11 @@ class Stream:
                     self.num_tokens += data.count(b"data: {")
 
 
+def called(arguments: str) -> dict[str, object]:
+    """A message that calls a tool."""
+    return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+
+
 LARGE = {
     "ids, the last one wrong": (COMPLETIONS, {**COMPLETION, "prompt": [5] * 100_000 + [-100]}, 400, "prompt"),
     "600,000 ids, the last one wrong": (COMPLETIONS, {**COMPLETION, "prompt": [5] * 600_000 + [-100]}, 400, None),
@@ -77,6 +82,13 @@ LARGE = {
     "wrong messages": (CHATS, {**CHAT, "messages": [5] * 100_000}, 400, "messages[0]"),
     "parts": (CHATS, {**CHAT, "messages": [{"role": "user", "content": [TEXT] * 200_000}]}, 413, None),
     "a long message": (CHATS, {**CHAT, "messages": [{"role": "user", "content": "x" * 1_500_000}]}, 400, "messages"),
+    "tool arguments": (CHATS, {**CHAT, "messages": [called("[" + "[],[]," * 100_000 + "1]")]}, 400, "messages"),
+    "deep tool arguments": (
+        CHATS,
+        {**CHAT, "messages": [called("[" * 8000 + "]" * 8000)]},
+        400,
+        "messages[0].tool_calls[0].function.arguments",
+    ),
     "truncated": (COMPLETIONS, {**COMPLETION, "prompt": "x" * 1_500_000, "truncate_prompt_tokens": 9}, 400, "prompt"),
     "a text to tokenize": ("/tokenize", {"prompt": "x" * 1_500_000}, 400, "prompt"),
     "8 MB to tokenize": ("/tokenize", {"prompt": "x" * 8_000_000}, 413, None),

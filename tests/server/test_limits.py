@@ -8,7 +8,7 @@ from octavo_engine.config import EngineConfig, ModelConfig, SchedulerConfig, Ser
 from octavo_engine.server import pools
 from octavo_engine.server.intake import limits
 from octavo_engine.server.intake.limits import MIB, limits_of
-from octavo_engine.text import chat_template, stop_strings
+from octavo_engine.text import chat_messages, chat_template, stop_strings
 
 PAGE = Path(__file__).parents[2] / "docs/reference/limits.md"
 
@@ -30,6 +30,7 @@ def test_the_page_has_every_number():
         "prompt tokens, times `n`": f"{small.request_tokens:,}, or the context",
         "`n`": f"{ServerConfig().max_n}",
         "messages": f"{limits.MAX_MESSAGES:,}",
+        "JSON values in the arguments of tool calls": f"{chat_messages.MAX_ARGUMENT_VALUES:,}",
         "stop strings": f"{stop_strings.MAX_STOP_STRINGS} of {stop_strings.MAX_STOP_CHARACTERS:,} characters",
         "`stop_token_ids`": f"{limits.MAX_STOP_TOKEN_IDS:,}",
         "`logit_bias`": f"{limits.MAX_BIASED_TOKENS:,}",

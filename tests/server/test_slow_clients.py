@@ -25,6 +25,7 @@ from octavo_engine.server.intake.limits import VANISHED_SECONDS, limits_of
 from octavo_engine.server.intake.request_body import BodyBudget, check_values, plain_body
 from octavo_engine.server.listener import bind
 from octavo_engine.server.pools import Pools
+from octavo_engine.text import json_values
 
 LIMITS = limits_of(EngineConfig(model=ModelConfig(model="m", served_model_names=("m",))), 64)
 
@@ -162,7 +163,7 @@ def test_strings_are_passed_over_wherever_a_stretch_of_the_body_ends(texts, chun
     body = json.dumps({"prompt": texts, "n": [1, 2, {"a": []}]}).encode()
     plain = json.dumps({"prompt": ["" for _ in texts], "n": [1, 2, {"a": []}]}).encode()
     values = plain.count(b",") + plain.count(b"{") + 4 * plain.count(b"[") + 3 * plain.count(b":")
-    with patch.object(request_body, "SHORT", chunk):
+    with patch.object(json_values, "STRETCH", chunk):
         check_values(body, values)
         with pytest.raises(RequestError, match=f"more than {values - 1} values"):
             check_values(body, values - 1)

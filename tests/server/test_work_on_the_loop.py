@@ -68,7 +68,7 @@ def test_large_requests_are_cut_up_or_handed_to_a_pool(counted, name):
     assert oversteps.read_text() == ""
 
 
-@pytest.mark.parametrize("framing", ["gzip", "tiny chunks", "utf-16"])
+@pytest.mark.parametrize("framing", ["gzip", "tiny chunks", "utf-16", "a long Content-Type"])
 def test_large_bodies_are_read_piece_by_piece(counted, framing):
     """However they are packed."""
     server, oversteps = counted
@@ -80,7 +80,11 @@ def test_large_bodies_are_read_piece_by_piece(counted, framing):
             connection.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
     else:
-        headers = {"Content-Encoding": "gzip"} if framing == "gzip" else {"Content-Type": "text/json; charset=utf-16"}
-        data = gzip.compress(body) if framing == "gzip" else body.decode().encode("utf-16")
+        headers = {
+            "gzip": {"Content-Encoding": "gzip"},
+            "utf-16": {"Content-Type": "text/json; charset=utf-16"},
+            "a long Content-Type": {"Content-Type": "text/json; " + "a=b; " * 12_000},
+        }[framing]
+        data = {"gzip": gzip.compress(body), "utf-16": body.decode().encode("utf-16")}.get(framing, body)
         assert server.post("/tokenize", data, headers=headers)[0] == 200
     assert oversteps.read_text() == ""

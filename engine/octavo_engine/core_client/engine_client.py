@@ -20,7 +20,7 @@ from octavo_engine.core_client.core_handle import LOST_EACH_OTHER, CoreHandle, R
 from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.core_client.queue_pace import QueuePace
 from octavo_engine.core_client.start_watch import bytes_moved
-from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.errors import ConfigError, EngineDeadError, QueueFullError, RequestError
 from octavo_engine.messages import (
     AbortRequests,
     EngineOutput,
@@ -76,7 +76,12 @@ class EngineClient:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.linger = 0
-        self._socket.bind(core.address)
+        try:
+            self._socket.bind(core.address)
+        except zmq.ZMQError as error:
+            raise ConfigError(
+                f"the engine's socket can't be made at {core.address}: {error.strerror}; make room there, or set TMPDIR"
+            ) from error
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_progress: Callable[[str, float], None] = lambda _stage, _seconds: None
         self._files: asyncio.Future[ModelFiles] | None = None

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from octavo_engine.errors import RequestError
+from octavo_engine.text.json_values import exceeds
 
 # What a template reads as a message's content: a string, a list of parts, or either as it was sent.
 ContentFormat = Literal["string", "openai", "both"]
+
+MAX_ARGUMENT_VALUES = 2**15  # of all tool calls of a chat
 
 # Names under which clients send, and templates read, what a model thought before it answered.
 REASONING = ("reasoning", "reasoning_content", "thinking")
@@ -29,6 +32,7 @@ def prepare_messages(
     """
     if not messages:
         raise RequestError("messages is empty: send at least one", "messages")
+    _check_arguments(messages)
     prepared = [_prepare(message, f"messages[{i}]", content_format) for i, message in enumerate(messages)]
     for message in prepared:
         if message["role"] == "developer" and not knows_developer:
@@ -82,6 +86,23 @@ def _part_text(part: Any, where: str) -> str:
     return text
 
 
+def _check_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raises RequestError where the arguments of all tool calls, which are JSON within JSON, have too many values."""
+    texts = []
+    for message in messages:
+        calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, Mapping) else None
+            arguments = function.get("arguments") if isinstance(function, Mapping) else None
+            if isinstance(arguments, str):
+                texts.append(arguments)
+    if exceeds(",".join(texts).encode("utf-8", "surrogatepass"), MAX_ARGUMENT_VALUES):
+        raise RequestError(
+            f"the arguments of tool calls have more than {MAX_ARGUMENT_VALUES} values together: leave out old messages",
+            "messages",
+        )
+
+
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(calls, list):
         raise RequestError(f"{where} must be a list", where)
@@ -96,7 +117,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             param = f"{where}.function.arguments"
             raise RequestError(f"{param} is not JSON: {error}", param) from error
     return {**call, "function": {**function, "arguments": {} if arguments is None else arguments}}

@@ -42,7 +42,12 @@ class TemplateProcess:
     def ask(self, request: dict[str, Any], param: str) -> dict[str, Any]:
         """The worker's reply. Raises RequestError naming `param` for a template that fails or takes too long."""
         # Escapes would be several times as many bytes; half of a surrogate pair passes, and is refused with the text.
-        body = json.dumps({**request, "seconds": self._seconds}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        try:
+            body = json.dumps({**request, "seconds": self._seconds}, ensure_ascii=False).encode(
+                "utf-8", "surrogatepass"
+            )
+        except RecursionError:
+            raise RequestError(f"{param} nests too deeply: send it with fewer levels", param) from None
         with self._lock:
             reply = self._reply(body, param, again=True)
         if "error" in reply:
@@ -50,7 +55,7 @@ class TemplateProcess:
         return reply
 
     def _reply(self, body: bytes, param: str, *, again: bool) -> dict[str, Any]:
-        """The process's answer. Asks another one, once, where it was ended from outside: that is no request's fault."""
+        """The process's answer. Asks another one, once, where it was ended or stopped from outside: no request's fault."""
         process = self._running()
         try:
             if not self._is_up:
@@ -58,13 +63,17 @@ class TemplateProcess:
                 _read(process.stdout, 1, time.monotonic() + START_SECONDS)
                 self._is_up = True
             return _exchange(process, body, time.monotonic() + self._seconds + KILL_AFTER)
-        except TimeoutError:
-            epitaph = self._epitaph(process, late=True)
-        except (EOFError, BrokenPipeError):
-            epitaph = self._epitaph(process, late=False)
-            if again and process.returncode != -signal.SIGALRM:
-                return self._reply(body, param, again=False)
-        raise RequestError(epitaph, param)
+        except (TimeoutError, EOFError, BrokenPipeError) as error:
+            late = isinstance(error, TimeoutError)
+        _end(process)
+        self._process = None
+        if process.returncode == -signal.SIGALRM:  # its own
+            raise RequestError(f"the chat template did not render within {self._seconds:g} s and was ended", param)
+        if again:
+            return self._reply(body, param, again=False)
+        if late:
+            raise RequestError("the process that renders chat templates does not answer: try again", param, status=503)
+        raise RequestError(f"the chat template ended its process with status {process.returncode}", param)
 
     def close(self) -> None:
         """End the process; a later request starts it again."""
@@ -89,22 +98,26 @@ class TemplateProcess:
             )
         return self._process
 
-    def _epitaph(self, process: subprocess.Popen[bytes], *, late: bool) -> str:
-        _end(process)
-        self._process = None
-        if late or process.returncode == -signal.SIGALRM:
-            return f"the chat template did not render within {self._seconds:g} s and was ended"
-        return f"the chat template ended its process with status {process.returncode}"
-
 
 def _exchange(process: subprocess.Popen[bytes], body: bytes, deadline: float) -> dict[str, Any]:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(LENGTH.pack(len(body)) + body)
-    process.stdin.flush()
+    _write(process.stdin, LENGTH.pack(len(body)) + body, deadline)
     head = _read(process.stdout, LENGTH.size, deadline)
     reply: dict[str, Any] = json.loads(_read(process.stdout, LENGTH.unpack(head)[0], deadline))
     return reply
+
+
+def _write(stream: IO[bytes], data: bytes, deadline: float) -> None:
+    """Raises BrokenPipeError if the process ended, TimeoutError past the deadline."""
+    os.set_blocking(stream.fileno(), False)
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    left = memoryview(data)
+    while left:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
+        left = left[os.write(stream.fileno(), left) :]
 
 
 def _read(stream: IO[bytes], count: int, deadline: float) -> bytes:

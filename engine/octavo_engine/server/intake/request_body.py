@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import re
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from aiohttp import StreamReader, web
 from octavo_engine.errors import QueueFullError, RequestError
 from octavo_engine.server.intake.limits import BODY_GRACE_SECONDS, SLOWEST_BODY, Limits
 from octavo_engine.server.pools import Pools
+from octavo_engine.text.json_values import MEMBER, exceeds
 
 MAX_MEMBERS = 16  # of a gzip body; each costs a copy of the rest
 # zlib's window bits: 31 reads gzip; deflate is zlib's format by the standard, and without its header in practice.
@@ -20,11 +22,12 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15
 _PLAIN = {"", "identity"}
 _COMPRESSED = {"gzip", "x-gzip", "deflate"}
 _SAME_AS_UTF8 = {"utf-8", "ascii"}
+_CHARSET = re.compile(r';\s*charset\s*=\s*["\']?([^\s;"\']+)', re.IGNORECASE)
 _CHARSETS = {"iso8859-1", "utf-16", "utf-16-le", "utf-16-be"}  # what Java's and .NET's clients write unasked
 
 PIECE = 4 * 1024  # bytes that are taken from a connection at once; each may have come in a chunk of its own
 SHORT = 64 * 1024  # bytes that are looked at on the event loop, or at once in a thread, which keeps the lock meanwhile
-MEMBER = 4  # elements of a list that cost as much as a member of an object, or as another list
+MAX_CONTENT_TYPE = 256  # characters of it that are looked at
 
 
 class BodyBudget:
@@ -82,7 +85,7 @@ async def plain_body(request: web.Request, limits: Limits, pools: Pools, share: 
         raise RequestError(
             f"Content-Encoding {encoding[:40]!r} is not read here: send gzip, deflate, or the body as it is", status=415
         )
-    charset = _charset(request.charset)
+    charset = _charset(request.headers.get("Content-Type", ""))
     data = await _received(request, limit, share)
     if data and encoding in _COMPRESSED:
         share.take(limit)  # whatever comes out of it
@@ -125,41 +128,12 @@ async def _received(request: web.Request, limit: int, share: Share) -> bytes:
 
 
 def check_values(data: bytes, limit: int) -> None:
-    """Raises RequestError for JSON of more than `limit` values, before it is parsed: each costs far more than its text.
-
-    Counted are commas and opening brackets outside of strings, and a list or a member of an object as MEMBER of them.
-    """
-    if sum(map(_values, _stretches(data))) <= limit:
-        return
-    count = 0
-    for part in _outside_of_strings(data):
-        count += _values(part)
-        if count > limit:
-            raise RequestError(
-                f"the body has more than {limit} values, a list or a member of an object counted as {MEMBER}: send fewer "
-                "at once"
-            )
-
-
-def _values(data: bytes) -> int:
-    return data.count(b",") + data.count(b"{") + MEMBER * data.count(b"[") + (MEMBER - 1) * data.count(b":")
-
-
-def _stretches(data: bytes) -> Iterator[bytes]:
-    """SHORT bytes at a time: a call that looks at more would keep the interpreter's lock for too long."""
-    for at in range(0, len(data), SHORT):
-        yield data[at : at + SHORT]
-
-
-def _outside_of_strings(data: bytes) -> Iterator[bytes]:
-    """What is not within quotes, a stretch at a time."""
-    inside, held = False, b""
-    for stretch in _stretches(data):
-        piece = held + stretch
-        held = b"\\" if (len(piece) - len(piece.rstrip(b"\\"))) % 2 else b""
-        parts = piece.removesuffix(held).replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-        yield b" ".join(parts[inside::2])
-        inside ^= len(parts) % 2 == 0
+    """Raises RequestError for JSON of more than `limit` values, before it is parsed."""
+    if exceeds(data, limit):
+        raise RequestError(
+            f"the body has more than {limit} values, a list or a member of an object counted as {MEMBER}: send fewer "
+            "at once"
+        )
 
 
 def too_large(limit: int) -> RequestError:
@@ -188,14 +162,19 @@ def _decompressed(data: bytes, encoding: str, limit: int) -> bytes:
     raise RequestError(f"the body goes on after its {encoding}, or has more than {MAX_MEMBERS} parts: send it as one")
 
 
-def _charset(declared: str | None) -> str:
-    """Python's name of the charset. Raises RequestError for one that is not read."""
+def _charset(content_type: str) -> str:
+    """Python's name of the charset. Raises RequestError for one that is not read.
+
+    Not aiohttp's own: what it takes for a long Content-Type grows with the square of its length.
+    """
+    found = _CHARSET.search(content_type[:MAX_CONTENT_TYPE])
+    declared = found[1] if found is not None else "utf-8"
     try:
-        name = codecs.lookup(declared or "utf-8").name
+        name = codecs.lookup(declared).name
     except (LookupError, ValueError):
         name = ""
     if name not in _SAME_AS_UTF8 | _CHARSETS:
-        raise RequestError(f"the charset {(declared or '')[:40]!r} is not read here: send UTF-8", status=415)
+        raise RequestError(f"the charset {declared[:40]!r} is not read here: send UTF-8", status=415)
     return name
 
 
