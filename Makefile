@@ -103,11 +103,11 @@ bench-gpu: ## each kernel's roofline, and tokens/s of Llama-3-8B and Qwen3-0.6B 
 KERNELS_BASELINE := tests/kernels/compiled.json
 .PHONY: kernels-report
 kernels-report: $(VENV)/.dev ## every kernel on every GPU, without one: registers, spills, programs an SM, bytes in flight
-	@PYTHONPATH=engine $(BIN)/python -W ignore -m octavo_engine.kernels.compile_report --baseline $(KERNELS_BASELINE)
+	@PYTHONPATH=engine $(BIN)/python -W ignore -m octavo_engine.cli.kernels_report --baseline $(KERNELS_BASELINE)
 
 .PHONY: kernels-baseline
 kernels-baseline: $(VENV)/.dev ## the same, and what it finds becomes what later kernels may not be worse than
-	@PYTHONPATH=engine $(BIN)/python -W ignore -m octavo_engine.kernels.compile_report --write-baseline $(KERNELS_BASELINE)
+	@PYTHONPATH=engine $(BIN)/python -W ignore -m octavo_engine.cli.kernels_report --write-baseline $(KERNELS_BASELINE)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff, mypy strict, import contracts

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from octavo_testing.kernel_traffic import LLAMA_3_8B
 
 from octavo_engine.cli.compile import main
-from octavo_engine.kernels.triton import kernel_cache
+from octavo_engine.executors.torch import warm_up
+from octavo_engine.executors.torch.reported_kernels import LLAMA_3_8B
+from octavo_engine.kernels.folders import entry_of
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 
 
@@ -21,13 +26,24 @@ def prepared(monkeypatch, tmp_path):
     def prepare(variants, capability, workers, report, *, on_gpu):
         assert not on_gpu
         report(0, len(variants))
-        calls.append((capability, variants, workers, os.environ["TRITON_CACHE_DIR"]))
-        return {}
+        folder = Path(os.environ["TRITON_CACHE_DIR"])
+        calls.append((capability, variants, workers, os.fspath(folder)))
+        return {variant: placed(folder, capability, i, variant.name) for i, variant in enumerate(variants)}
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", os.fspath(tmp_path / "usual"))
-    monkeypatch.setattr(kernel_cache, "prepare", prepare)
+    monkeypatch.setattr(warm_up, "prepare", prepare)
     return calls
+
+
+def placed(folder, capability, number, name):
+    """An entry of Triton's cache, and the hash that it is found by."""
+    code = SimpleNamespace(hash=f"{capability:04x}{number:060x}")
+    entry = folder / entry_of(code.hash)
+    entry.mkdir(parents=True, exist_ok=True)
+    (entry / f"__grp__{name}.json").write_text(json.dumps({"child_paths": {f"{name}.cubin": "elsewhere"}}))
+    (entry / f"{name}.cubin").write_bytes(b"")
+    return code
 
 
 @pytest.fixture
@@ -59,6 +75,29 @@ def test_ranks_compile_their_own_parts(prepared, model):
     assert main(["--capability", "90", "-tp", "4", *flags]) == 0
     heads = {dict(v.options)["KV_HEADS"] for v in prepared[0][1] if v.name == "decode_kernel"}
     assert heads == {2}
+
+
+def test_what_is_compiled_already_is_not_even_looked_for_with_torch(prepared, model, tmp_path):
+    """The second run imports neither PyTorch nor Triton, which take longer than all else that it does."""
+    flags = ["--capability", "90", "--output", os.fspath(tmp_path / "out"), "--model", model, "--load-format", "dummy"]
+    assert main(flags) == 0
+    assert len(prepared) == 1
+    code = f"import sys; from octavo_engine.cli.compile import main; code = main({flags!r}); print(*sys.modules); sys.exit(code)"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    again = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+    assert again.returncode == 0, again.stderr
+    number = len(prepared[0][1])
+    assert f"{number} kernels of {model} for compute capability 9.0 are in {tmp_path / 'out'}" in again.stderr
+    assert not {"torch", "triton"} & set(again.stdout.split())
+
+
+def test_a_kernel_that_went_is_compiled_again(prepared, model, tmp_path):
+    flags = ["--capability", "90", "--output", os.fspath(tmp_path / "out"), "--model", model, "--load-format", "dummy"]
+    assert main(flags) == main(flags) == 0
+    assert len(prepared) == 1
+    next((tmp_path / "out").glob("*/decode_kernel.cubin")).unlink()
+    assert main(flags) == 0
+    assert len(prepared) == 2
 
 
 @pytest.mark.parametrize(

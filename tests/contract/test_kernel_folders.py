@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from octavo_engine.kernels.triton.kernel_cache import READ_FROM
+from octavo_operator.planner.runtimes import RUNTIMES
+
+from octavo_engine.cli.compile import CAPABILITIES
+from octavo_engine.kernels.folders import READ_FROM
+from octavo_engine.kernels.triton.launch import OLDEST
 from octavo_operator.planner.arguments import CACHE_PATH
 
 ROOT = Path(__file__).parents[2]
@@ -27,3 +31,8 @@ def test_kernels_that_an_image_brings_lie_next_to_it():
     assert not variable(READ_FROM).startswith(f"{CACHE_PATH}/")
     documented = (ROOT / "docs/kernels.md").read_text()
     assert f'"--output", "{variable(READ_FROM)}"' in documented
+
+
+def test_planner_engine_and_compiler_refuse_the_same_gpus():
+    major, minor = RUNTIMES["octavo"].capability
+    assert 10 * major + minor == OLDEST == min(CAPABILITIES)

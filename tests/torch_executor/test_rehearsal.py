@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import msgspec
 import pytest
 import torch
 from octavo_testing.gguf_files import write_mixed_gguf
 from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow, traffic
 
 from octavo_engine.config import ModelConfig
+from octavo_engine.executors.torch import rehearsal
 from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of
 from octavo_engine.executors.torch.weights import read_weights
@@ -91,12 +91,11 @@ def test_packed_weights_of_every_format_meet_no_kernel_beyond_those_rehearsed(mi
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_longest_sequence_adds_no_kernels(model):
+def test_the_longest_sequence_adds_no_kernels(monkeypatch, model):
     """A pod with another --max-model-len finds what the last one compiled."""
     spec = from_hf_config(MODELS[model])
-    config = config_for()
     found = []
-    for n in (1000, 4097):
-        shorter = msgspec.structs.replace(config.model, max_model_len=n)
-        found.append(set(kernels_of(msgspec.structs.replace(config, model=shorter), spec, Launcher(CARD))))
-    assert found[0] == found[1]
+    for length in (1000, rehearsal.MOST_LENGTH, 8192):
+        monkeypatch.setattr(rehearsal, "MOST_LENGTH", length)
+        found.append(kernels_of(config_for(), spec, Launcher(CARD)).keys())
+    assert found[0] == found[1] == found[2]

@@ -20,10 +20,16 @@ from octavo_engine.config import EngineConfig
 from octavo_engine.errors import ConfigError, OctavoError
 from octavo_engine.executors import require_torch
 from octavo_engine.executors.cores import number_of_threads
+from octavo_engine.executors.torch.kernel_lists import complete, name_of, read_list
+from octavo_engine.kernels.folders import cache_folder
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
 from octavo_models.errors import ModelError
+from octavo_models.partition import Place
 from octavo_models.sharding import FLAG_NAMES, obstacle
+from octavo_models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
 
 CAPABILITIES = (80, 86, 89, 90, 100, 103, 120)
 
@@ -52,33 +58,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | None) -> None:
     require_torch()
-    from triton import knobs  # noqa: PLC0415 — after the folder is known
-
-    from octavo_engine.executors.torch.rehearsal import kernels_of_all_ranks  # noqa: PLC0415
-    from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare  # noqa: PLC0415
-    from octavo_engine.kernels.triton.launch import Card, tuned_launcher  # noqa: PLC0415
-
     spec = describe(config.model, resolve(config.model, lambda *_: None))
-    parallel = config.parallel
-    hindrance = obstacle(spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES)
-    if hindrance is not None:
+    tensor_size, num_stages = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
+    if (hindrance := obstacle(spec, tensor_size, num_stages, names=FLAG_NAMES)) is not None:
         raise ConfigError(hindrance)
-    log = logging.getLogger(__name__)
+    places = [Place.of(rank, tensor_size, num_stages) for rank in range(tensor_size * num_stages)]
     for capability in capabilities:
         start = time.monotonic()
-        # How many SMs a GPU has changes grids alone, not kernels.
-        launcher = tuned_launcher(Card(capability, 1), config.executor.kernel_parameters)
-        variants = kernels_of_all_ranks(config, spec, launcher)
-        line = ProgressLine(capability, log.info)
-        prepare(variants, capability, workers or number_of_threads(None), line.report, on_gpu=False)
-        log.info(
+        number = _number_there(config, spec, capability, places)
+        if number is None:
+            from octavo_engine.executors.torch.warm_up import compile_kernels  # noqa: PLC0415 — seconds of imports
+
+            number = compile_kernels(config, spec, capability, places, workers or number_of_threads(None))
+        logger.info(
             "%d kernels of %s for compute capability %.1f are in %s (%.1f s)",
-            len(variants),
+            number,
             config.model.model,
             capability / 10,
-            knobs.cache.dir,
+            cache_folder(),
             time.monotonic() - start,
         )
+
+
+def _number_there(config: EngineConfig, spec: ModelSpec, capability: int, places: Sequence[Place]) -> int | None:
+    """How many kernels these ranks need, where all are compiled already; else None."""
+    found: set[str] = set()
+    for place in places:
+        try:
+            kernels = read_list(name_of(config, spec, place, capability))
+        except OSError:  # the file of launch parameters: compiling says what is wrong with it
+            return None
+        if kernels is None or not complete(kernels):
+            return None
+        found |= {kernel.entry for kernel in kernels}
+    return len(found)
 
 
 def _capability(text: str) -> int:

@@ -9,11 +9,11 @@ import os
 import shutil
 import tempfile
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
 from octavo_engine.gpus import has_gpu, require_gpus
+from octavo_engine.kernels.folders import cache_folder
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig, ModelFiles
@@ -73,7 +73,7 @@ def _find_kernel_cache() -> None:
     """
     if "TRITON_CACHE_DIR" in os.environ:
         return
-    usual = Path(os.path.expanduser(os.environ.get("TRITON_HOME", "~"))) / ".triton" / "cache"  # noqa: PTH111
+    usual = cache_folder()
     try:
         if not usual.is_absolute():
             raise FileNotFoundError(errno.ENOENT, "this user has no home", str(usual))

@@ -12,6 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def allotted(registers: int) -> int:
+    """Registers a thread that hardware sets aside for as many: units of 256 a warp, eight a thread."""
+    return max(-(-registers // 8) * 8, 8)
+
+
 @dataclass(frozen=True, slots=True)
 class Sm:
     """Limits of one streaming multiprocessor. Bytes, and registers of four bytes."""
@@ -25,13 +30,11 @@ class Sm:
     def resident(self, registers: int, warps: int, shared: int) -> int:
         """Programs at once, each of `warps` warps, `registers` a thread and `shared` bytes; 0 if none fits.
 
-        Registers are given out in units of 256 a warp, eight a thread, and 1 KiB of shared memory a program is the
-        system's.
+        1 KiB of shared memory a program is the system's.
         """
         if shared > self.program_shared:
             return 0
-        of_a_warp = max(-(-registers // 8) * 256, 256)
-        by_registers = self.registers // of_a_warp // warps
+        by_registers = self.registers // (32 * allotted(registers)) // warps
         by_shared = self.shared // (-(-shared // 128) * 128 + 1024)
         return min(self.programs, self.warps // warps, by_registers, by_shared)
 
@@ -69,3 +72,4 @@ GPUS = (
     Gpu("H200", 90, 132, 4800e9, 48 << 10),
     Gpu("B200", 100, 148, 8000e9, 64 << 10),
 )
+NUM_SMS = {75: 40, **{gpu.target: gpu.num_sms for gpu in GPUS}}  # of T4 and these; grids depend on it, code doesn't

@@ -147,7 +147,7 @@ class TorchExecutor(Executor):
 
     def _load(self) -> Capacity:
         if self.device.type == "cuda":
-            from octavo_engine.executors.torch.rehearsal import prepare_kernels  # noqa: PLC0415 — it runs an executor
+            from octavo_engine.executors.torch.warm_up import prepare_kernels  # noqa: PLC0415 — it runs an executor
 
             prepare_kernels(self)
         weights = self._weights()

@@ -7,8 +7,7 @@ needed, only the model's description, so that kernels can be compiled where an i
 
 from __future__ import annotations
 
-import logging
-import time
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,14 +19,13 @@ from torch import Tensor
 
 from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
-from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.kernel_lists import what_decides
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels import operations
 from octavo_engine.kernels.operations import Logprobs
 from octavo_engine.kernels.packing import Stored, pack_blocks
 from octavo_engine.kernels.reference_sampling import SamplingBatch
-from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Variant
@@ -36,10 +34,9 @@ from octavo_models.formats import FORMATS, stays_packed
 from octavo_models.partition import Place, Shard, shards
 from octavo_models.spec import ModelSpec, Weight
 
-logger = logging.getLogger(__name__)
-
 NOWHERE = torch.device("meta")
-MOST_REQUESTS, MOST_TOKENS = 128, 512  # of a step that is rehearsed: kernels know no classes beyond
+# Of what is rehearsed: requests and tokens of a step, tokens of a request. Kernels know no classes beyond.
+MOST_REQUESTS, MOST_TOKENS, MOST_LENGTH = 128, 512, 4096
 PLAIN = SamplingParams(max_tokens=2)
 EVERYTHING = SamplingParams(
     max_tokens=2,
@@ -58,13 +55,14 @@ EVERYTHING = SamplingParams(
 
 @dataclass(frozen=True, slots=True)
 class Recorder(Launcher):
-    """Keeps what launches would be compiled for, in their order, instead of running them."""
+    """Keeps what launches would be compiled for, in their order, and the programs of each one's largest."""
 
-    recorded: dict[Variant, None] = field(default_factory=dict)
+    recorded: dict[Variant, int] = field(default_factory=dict)
 
     def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         if all(grid):
-            self.recorded.setdefault(Variant.of(kernel, args, options))
+            variant, programs = Variant.of(kernel, args, options), math.prod(grid)
+            self.recorded[variant] = max(programs, self.recorded.get(variant, 0))
 
 
 class UncomputedOperations(TritonOperations):
@@ -97,10 +95,18 @@ class Unshared(Parallel):
         pass
 
 
-def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE) -> list[Variant]:
-    """What the rank at `parallel.place` of the model `spec` may launch under `config`, on `launcher`'s kind of GPU."""
+def kernels_of(
+    config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE
+) -> dict[Variant, int]:
+    """What the rank at `parallel.place` of the model `spec` may launch under `config`, on `launcher`'s kind of GPU.
+
+    With each variant go the programs of its largest launch in the rehearsal.
+    """
     recorder = Recorder(launcher.card, launcher.tuned)
     place = parallel.place
+    length = min(spec.max_position, MOST_LENGTH)
+    config = what_decides(config)
+    config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, max_model_len=length))
     spec = _distinct(spec, place.num_stages)
     files = ModelFiles(folder=Path(), config=None, weights=(), weights_format="dummy", tokenizer=None)
     executor = TorchExecutor(
@@ -115,8 +121,7 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
     executor.load()
     executor.init_kv((2,) * len(executor.layout.groups))
     most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
-    longest = executor.requests.token_ids.shape[1]
-    for step in _steps(most, min(config.scheduler.max_num_batched_tokens, MOST_TOKENS), longest, executor):
+    for step in _steps(most, min(config.scheduler.max_num_batched_tokens, MOST_TOKENS), length, executor):
         handle = executor.submit(step)
         if place.last_stage:
             executor.sample(handle)
@@ -126,31 +131,7 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
             executor.take_drawn(handle, _drawn(step))
         executor.requests.clear()
     executor.close()
-    return list(recorder.recorded)
-
-
-def kernels_of_all_ranks(config: EngineConfig, spec: ModelSpec, launcher: Launcher) -> list[Variant]:
-    """`kernels_of` any rank: their parts of a layer differ where sizes do not divide."""
-    tensor_size, num_stages = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
-    places = (Place.of(rank, tensor_size, num_stages) for rank in range(tensor_size * num_stages))
-    found = (kernels_of(config, spec, launcher, Parallel(place)) for place in places)
-    return list(dict.fromkeys(variant for variants in found for variant in variants))
-
-
-def prepare_kernels(executor: TorchExecutor) -> None:
-    """Compile and load all kernels that `executor` may launch. The cache has them after a pod's first start.
-
-    Raises:
-        ExecutorError: a kernel can't be compiled.
-    """
-    if not isinstance(executor.ops, TritonOperations):
-        return
-    start, launcher = time.perf_counter(), executor.ops.launch
-    variants = kernels_of(executor.config, executor.whole, launcher, executor.parallel)
-    capability = launcher.card.capability
-    workers = max(1, number_of_threads(executor.config.executor.threads) // len(executor.config.parallel.ranks_here))
-    launcher.hold(prepare(variants, capability, workers, ProgressLine(capability).report))
-    logger.info("%d kernels are ready (%.1f s)", len(variants), time.perf_counter() - start)
+    return recorder.recorded
 
 
 def described_weights(spec: ModelSpec, place: Place, dtype: torch.dtype, *, packed: bool) -> dict[str, Stored]:

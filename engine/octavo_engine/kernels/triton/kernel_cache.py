@@ -8,7 +8,6 @@ anywhere. `prepare` compiles in parallel processes what neither folder has.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import multiprocessing
 import os
@@ -24,11 +23,11 @@ from triton import knobs
 from triton.runtime.cache import FileCacheManager
 
 from octavo_engine.errors import ExecutorError
+from octavo_engine.kernels.folders import READ_FROM, group_of
 from octavo_engine.kernels.triton.variants import Variant, compiled, compiled_for
 
 logger = logging.getLogger(__name__)
 
-READ_FROM = "OCTAVO_KERNELS"  # a folder of kernels that is read and never written
 PAUSE_S = 5.0  # between two lines of progress
 
 
@@ -51,7 +50,7 @@ class KernelCache(FileCacheManager):  # type: ignore[misc]
             found: dict[str, str] | None = super().get_group(filename)
             return found
         for folder in self._folders():
-            files = _group(folder, filename)
+            files = group_of(folder, filename)
             if files is not None:
                 return files
         if KernelCache.looking:
@@ -62,15 +61,6 @@ class KernelCache(FileCacheManager):  # type: ignore[misc]
         yield Path(self.cache_dir)
         if read_from := os.environ.get(READ_FROM):
             yield Path(read_from, self.key)
-
-
-def _group(folder: Path, filename: str) -> dict[str, str] | None:
-    try:
-        names = json.loads((folder / f"__grp__{filename}").read_bytes())["child_paths"]
-        files = {name: os.fspath(folder / name) for name in names}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return files if all(map(os.path.exists, files.values())) else None
 
 
 def use_kernel_cache() -> None:

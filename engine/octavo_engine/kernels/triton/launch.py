@@ -26,6 +26,8 @@ from octavo_engine.kernels.triton.variants import ALIGNED, Variant, compiled, un
 
 logger = logging.getLogger(__name__)
 
+OLDEST = 80  # compute capability; see docs/kernels.md for what becomes of Turing
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -45,10 +47,11 @@ class Card:
             return cls(90, 4)
         properties = torch.cuda.get_device_properties(device)
         capability = 10 * properties.major + properties.minor
-        if capability < 80:
+        if capability < OLDEST:
             raise GpuUnavailableError(
                 f"{NO_GPU}{properties.name} has compute capability {properties.major}.{properties.minor}, and the "
-                "kernels need 8.0 or newer; use a newer GPU (A100, L4, H100 …), or --device cpu"
+                f"kernels need {OLDEST / 10} or newer: Triton has no tensor cores below; use a newer GPU (A100, L4, "
+                "H100 …), or --device cpu"
             )
         return cls(capability, properties.multi_processor_count)
 

@@ -1,0 +1,154 @@
+"""The kernels of `make kernels-report`: all that engines of three models launch, found as each engine finds its own.
+
+Llama-3-8B, Gemma 3 270M and SmolLM2-135M between them have every head size, norm and grouping that ships; Llama's
+layers once more in each packed format. Owns which models these are, and names that stay from report to report.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
+from octavo_engine.executors.torch.rehearsal import Recorder, kernels_of
+from octavo_engine.kernels.packing import PACKERS
+from octavo_engine.kernels.triton.float8_launches import launch_float8
+from octavo_engine.kernels.triton.launch import OLDEST, Card, Launcher
+from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
+from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_engine.kernels.triton.variants import Pointer, Variant
+from octavo_models import from_hf_config
+from octavo_models.formats import stays_packed
+from octavo_models.spec import ModelSpec
+
+LLAMA_3_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500_000.0,
+    "dtype": "bfloat16",
+}
+GEMMA_3_270M = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "vocab_size": 262_144,
+    "hidden_size": 640,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "sliding_window": 512,
+    "max_position_embeddings": 32_768,
+    "query_pre_attn_scalar": 256,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+SMOLLM2_135M = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "rope_theta": 100_000.0,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+LAST = ("BLOCK", "SPLIT", "TILE", "num_")  # what names a variant only where nothing else does: tables choose it
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """One variant of the report, and the programs of its largest launch."""
+
+    name: str
+    variant: Variant
+    programs: int
+
+
+def reported_kernels(card: Card) -> Iterator[Reported]:
+    """Every variant that `card` is compiled for, once, under the first model that has it.
+
+    For a GPU that is refused, what would be compiled in float16, the only half that it has.
+    """
+    met: set[Variant] = set()
+    for label, found in _rehearsed(card):
+        for variant, name in names_of(found).items():
+            if variant not in met:
+                met.add(variant)
+                kernel, _, rest = name.partition(" ")
+                yield Reported(" ".join(filter(None, (kernel, label, rest))), variant, found[variant])
+
+
+def reported_models() -> dict[str, ModelSpec]:
+    """By the label that names carry."""
+    llama = from_hf_config(LLAMA_3_8B)
+    models = {"llama": llama, "gemma": from_hf_config(GEMMA_3_270M), "smollm2": from_hf_config(SMOLLM2_135M)}
+    return models | {format_: packed_in(format_, llama) for format_ in PACKERS}
+
+
+def report_config() -> EngineConfig:
+    """What an engine without flags runs under."""
+    return EngineConfig(
+        model=ModelConfig(model="report", served_model_names=("report",), load_format="dummy"),
+        executor=ExecutorConfig(executor="torch"),
+    )
+
+
+def packed_in(format_: str, spec: ModelSpec) -> ModelSpec:
+    """`spec` as a file has it whose layers are quantized."""
+    weights = tuple(
+        replace(weight, format=format_) if weight.layer is not None and stays_packed(format_, weight.shape) else weight
+        for weight in spec.weights
+    )
+    return replace(spec, weights=weights, quantization="gguf")
+
+
+def _rehearsed(card: Card) -> Iterator[tuple[str, Mapping[Variant, int]]]:
+    refused = card.capability < OLDEST
+    launcher = Launcher(card, DEFAULTS[89] if refused else {})  # no table is made for what is refused
+    for label, spec in reported_models().items():
+        dtype = "float16" if refused else spec.dtype
+        yield label, kernels_of(report_config(), replace(spec, dtype=dtype), launcher)
+    if card.capability >= 89:
+        recorder = Recorder(card)
+        launch_float8(TritonOperations(recorder))
+        yield "f8", recorder.recorded
+
+
+def names_of(variants: Collection[Variant]) -> dict[Variant, str]:
+    """A name for each: its kernel, and as much of what it is compiled for as tells it from its kernel's others."""
+    by_kernel: dict[str, list[Variant]] = {}
+    for variant in variants:
+        by_kernel.setdefault(variant.name, []).append(variant)
+    names = {}
+    for kernel, alike in by_kernel.items():
+        features = [_features(variant) for variant in alike]
+        telling: list[str] = []
+        for feature in sorted(features[0], key=lambda name: (name.startswith(LAST), name)):
+            told = {tuple(f.get(name) for name in telling) for f in features}
+            if len({tuple(f.get(name) for name in (*telling, feature)) for f in features}) > len(told):
+                telling.append(feature)
+        for variant, f in zip(alike, features, strict=True):
+            names[variant] = " ".join([kernel.removesuffix("_kernel"), *(f"{name}={f[name]}" for name in telling)])
+    assert len(set(names.values())) == len(names)
+    return names
+
+
+def _features(variant: Variant) -> dict[str, Any]:
+    """Constants and arguments by their names."""
+    arguments = zip(inspect.signature(variant.kernel.fn).parameters, variant.args, strict=False)
+    shown = {
+        name: str(arg.dtype).removeprefix("torch.") if isinstance(arg, Pointer) else arg for name, arg in arguments
+    }
+    return shown | dict(variant.options)

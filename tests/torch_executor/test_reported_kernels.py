@@ -1,0 +1,51 @@
+"""`make kernels-report` compiles exactly what engines of its models launch."""
+
+from __future__ import annotations
+
+import pytest
+
+from octavo_engine.cli.arguments import parse_with_notes
+from octavo_engine.executors.torch import reported_kernels as reported
+from octavo_engine.executors.torch.rehearsal import kernels_of
+from octavo_engine.kernels.triton.launch import Card, Launcher
+
+CARDS = [Card(80, 108), Card(90, 132)]
+
+
+@pytest.fixture(scope="module", params=CARDS, ids=["sm_80", "sm_90"])
+def card(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kernels(card):
+    return list(reported.reported_kernels(card))
+
+
+def test_every_variant_is_there_once_under_a_name_of_its_own(kernels):
+    assert len({kernel.variant for kernel in kernels}) == len({kernel.name for kernel in kernels}) == len(kernels)
+    assert all(kernel.programs > 0 for kernel in kernels)
+
+
+@pytest.mark.parametrize("flags", [[], ["--max-num-seqs", "100", "--max-num-batched-tokens", "8192"]], ids=" ".join)
+@pytest.mark.parametrize("model", ["llama", "gemma", "smollm2", "q4_k"])
+def test_what_an_engine_may_launch_is_in_the_report(kernels, card, model, flags):
+    """By the key that launches look their code up with."""
+    config, _ = parse_with_notes(["--model", "x", "--load-format", "dummy", "--executor", "torch", *flags])
+    launched = kernels_of(config, reported.reported_models()[model], Launcher(card))
+    missing = launched.keys() - {kernel.variant for kernel in kernels}
+    assert not missing, [str(variant) for variant in missing]
+
+
+def test_what_no_engine_launches_is_float8_alone(kernels, card):
+    launched = set()
+    for spec in reported.reported_models().values():
+        launched |= kernels_of(reported.report_config(), spec, Launcher(card)).keys()
+    beyond = {kernel.name.split()[1] for kernel in kernels if kernel.variant not in launched}
+    assert beyond == ({"f8"} if card.capability >= 89 else set())
+
+
+def test_variants_of_one_kernel_are_told_apart_by_what_differs(kernels):
+    names = {kernel.name for kernel in kernels}
+    assert {"decode llama REQUESTS=16", "decode llama REQUESTS=128"} <= names
+    assert "prefill llama" in names
