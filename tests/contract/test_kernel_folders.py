@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from octavo_operator.planner.runtimes import RUNTIMES
-
 from octavo_engine.cli.compile import CAPABILITIES
 from octavo_engine.kernels.folders import READ_FROM
 from octavo_engine.kernels.triton.launch import OLDEST
 from octavo_operator.planner.arguments import CACHE_PATH
+from octavo_operator.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parents[2]
 
