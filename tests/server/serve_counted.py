@@ -1,7 +1,7 @@
-"""Runs the server of `serve_fake`, and reports what a single callback of its event loop does beyond a bound.
+"""Runs the server of `serve_fake`, and reports what its event loop does beyond a bound in one iteration.
 
 Counted are calls of functions, and the size of what goes through those that may take long in one call. A line for each
-callback beyond `BOUNDS` is appended to the file that OVERSTEPS names. Runs on asyncio's own loop: uvloop's callbacks
+iteration beyond `BOUNDS` is appended to the file that OVERSTEPS names. Runs on asyncio's own loop: uvloop's iterations
 can't be told apart from here.
 """
 
@@ -23,7 +23,7 @@ from octavo_engine.server.intake import protocol, request_body
 from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, SHORT_TEXT
 from octavo_engine.text.tokenizer import Tokenizer
 
-# Of one callback. Each takes 10 ms and less, but for the body, which is parsed in one call wherever that is done.
+# Of one iteration. Each takes 10 ms and less, but for the body, which is parsed in one call wherever that is done.
 BOUNDS = {
     "calls": 100_000,
     "bytes parsed": 2**21,  # the largest body of a short context
@@ -36,12 +36,12 @@ BOUNDS = {
 
 
 class Work:
-    """What the callback that runs now has done, of what is counted."""
+    """What the iteration that runs now has done, of what is counted."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
         self._loop = threading.get_ident()
-        self._run = asyncio.Handle._run
+        self._run_once = asyncio.BaseEventLoop._run_once  # type: ignore[attr-defined]
 
     def measure(self, owner: Any, name: str, what: str, argument: int | None) -> None:
         """Count the lengths that the function `owner.name` is given as its `argument`; None: of its result."""
@@ -55,19 +55,19 @@ class Work:
 
         setattr(owner, name, counted)
 
-    def watch_callbacks(self) -> None:
-        """Judge each callback of the loop when it ends."""
+    def watch(self) -> None:
+        """Judge each iteration of the loop when it ends."""
 
-        def run(handle: asyncio.Handle) -> None:
+        def run_once(loop: asyncio.BaseEventLoop) -> None:
             self.done.clear()
             sys.setprofile(self._note_call)
-            self._run(handle)
+            self._run_once(loop)
             sys.setprofile(None)
             if any(count > BOUNDS[what] for what, count in self.done.items()):
                 with Path(os.environ["OVERSTEPS"]).open("a") as file:
-                    file.write(f"{dict(self.done)} {handle!r}\n")
+                    file.write(f"{dict(self.done)}\n")
 
-        asyncio.Handle._run = run  # type: ignore[method-assign]
+        asyncio.BaseEventLoop._run_once = run_once  # type: ignore[attr-defined]
 
     def _note_call(self, _frame: Any, event: str, _argument: Any) -> None:
         self.done["calls"] += event in {"call", "c_call"}
@@ -95,7 +95,7 @@ def count() -> None:
     work.measure(Tokenizer, "encode", "characters encoded", 1)
     work.measure(Tokenizer, "decode", "tokens decoded", 1)
     work.measure(EngineClient, "_send_encoded", "bytes sent to the core", 1)
-    work.watch_callbacks()
+    work.watch()
 
 
 if __name__ == "__main__":

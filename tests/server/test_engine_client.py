@@ -7,15 +7,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from octavo_engine.cli.arguments import parse
+from octavo_engine.config import SchedulerConfig
 from octavo_engine.core_client.core_handle import CoreHandle
 from octavo_engine.core_client.engine_client import EngineClient
 from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.core_client.queue_pace import QueuePace
-from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.errors import ConfigError, EngineDeadError, QueueFullError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 
@@ -168,6 +170,13 @@ async def test_a_request_sent_after_the_cores_end_hears_of_the_cause(connected):
     stream = connected.submit([request("a")])
     with pytest.raises(EngineDeadError, match="killed by signal 9"):
         await asyncio.wait_for(drained(stream), 20)
+
+
+def test_a_socket_that_cannot_be_made_ends_the_start_in_a_sentence(tmp_path):
+    """Such as on a full disk."""
+    core = SimpleNamespace(address=f"ipc://{tmp_path / 'nowhere' / 'engine'}")
+    with pytest.raises(ConfigError, match=r"the engine's socket can't be made: .* set TMPDIR"):
+        EngineClient(core, SchedulerConfig())
 
 
 def test_a_client_comes_back_when_half_of_the_queue_has_started():

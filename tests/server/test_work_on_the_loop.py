@@ -1,7 +1,8 @@
-"""What one callback of the event loop does is bounded under any request: counted, because a clock would judge the machine."""
+"""What the event loop does at once is bounded under any request: counted, because a clock would judge the machine."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 
@@ -41,7 +42,7 @@ SERVED = {
 
 @pytest.fixture(scope="module")
 def counted(fake_model, tmp_path_factory):
-    """A server that notes in a file which callback has done too much."""
+    """A server that notes in a file which iteration of its loop has done too much."""
     oversteps = tmp_path_factory.mktemp("counted") / "oversteps"
     with Served(
         fake_model,
@@ -87,4 +88,30 @@ def test_large_bodies_are_read_piece_by_piece(counted, framing):
         }[framing]
         data = {"gzip": gzip.compress(body), "utf-16": body.decode().encode("utf-16")}.get(framing, body)
         assert server.post("/tokenize", data, headers=headers)[0] == 200
+    assert oversteps.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/metrics", None),
+        ("/tokenize", {"prompt": "x " * 4000}),
+        ("/detokenize", {"tokens": [5] * 4000}),
+        (COMPLETIONS, {**COMPLETION, "prompt": "x"}),
+        (COMPLETIONS, {**COMPLETION, "prompt": [5] * 20_000}),
+    ],
+)
+def test_requests_that_come_at_once_take_turns(counted, path, body):
+    """None of them is large; all together would keep the loop for seconds."""
+    server, oversteps = counted
+    data = b"" if body is None else json.dumps(body).encode()
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    oversteps.write_text("")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Stream(server))
+        connections = [stack.enter_context(connect(server, timeout=120)) for _ in range(200)]
+        for connection in connections:
+            connection.sendall(head.encode() + data)
+        answers = {connection.recv(12) for connection in connections}
+    assert len(answers) == 1, answers
     assert oversteps.read_text() == ""

@@ -79,8 +79,9 @@ class EngineClient:
         try:
             self._socket.bind(core.address)
         except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
             raise ConfigError(
-                f"the engine's socket can't be made at {core.address}: {error.strerror}; make room there, or set TMPDIR"
+                f"the engine's socket can't be made: {error.strerror}; make room there, or set TMPDIR"
             ) from error
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_progress: Callable[[str, float], None] = lambda _stage, _seconds: None

@@ -19,6 +19,7 @@ from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT,
 from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
+from octavo_engine.server.turns import Turns
 from octavo_engine.text.chat_template import ChatTemplate
 from octavo_engine.text.tokenizer import Tokenizer
 from octavo_engine.weights.generation_config import GenerationDefaults
@@ -41,6 +42,7 @@ class ServerContext:
     started: int = field(default_factory=lambda: int(time.time()))
     connections: Connections = field(default_factory=Connections)
     pools: Pools = field(default_factory=Pools)
+    turns: Turns = field(default_factory=Turns)
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
     draining: bool = False
@@ -99,6 +101,7 @@ class ServerContext:
                 param,
             )
         if length <= SHORT_TEXT and len(texts) <= FEW_TEXTS:
+            await self.turns.take()
             return self._encoded(texts, add_special_tokens)
         kind: Kind = "encode_long" if length > LONG_TEXT else "encode"
         return await self.pools.run(kind, self._encoded, texts, add_special_tokens)
@@ -113,6 +116,7 @@ class ServerContext:
     async def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids; of many, in a thread."""
         if len(token_ids) <= FEW_TOKENS:
+            await self.turns.take()
             return self.tokenizer.decode(token_ids)
         return await self.pools.run("decode", self.tokenizer.decode, token_ids)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from typing import TypeVar
@@ -42,9 +41,10 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     data = await plain_body(request, context.limits, context.pools, request[SHARE])
     request[COUNTED] = True
     context.metrics.num_http_requests += 1
+    await context.turns.take()
     body = parse_body(kind, data)
-    if len(data) > SHORT:  # the loop has been held long enough: others first
-        await asyncio.sleep(0)
+    if len(data) > SHORT:  # it has taken long enough
+        await context.turns.take()
     if context.config.server.enable_log_requests:
         logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
     return body

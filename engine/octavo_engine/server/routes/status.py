@@ -12,6 +12,8 @@ from aiohttp import web
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
 
+MAX_ACCEPT = 1024  # characters of it that are looked at
+
 
 class ModelCard(msgspec.Struct):
     """One name that the server answers to."""
@@ -101,5 +103,7 @@ async def load(request: web.Request) -> web.Response:
 
 async def show_metrics(request: web.Request) -> web.Response:
     """Prometheus' exposition. The host's name, which is a pod's, tells a scraper that it asked whom it meant to."""
-    data, content_type = request.app[CONTEXT].metrics.render(request.headers.get("Accept", ""))
+    context = request.app[CONTEXT]
+    await context.turns.take()
+    data, content_type = context.metrics.render(request.headers.get("Accept", "")[:MAX_ACCEPT])
     return web.Response(body=data, headers={"Content-Type": content_type, "X-Octavo-Host": socket.gethostname()})
