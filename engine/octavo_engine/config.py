@@ -75,6 +75,7 @@ class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
     master_addr: str = "127.0.0.1"  # where rank 0 listens for the others
     master_port: int = 29501
     listen_fd: int | None = None  # rank 0's: the socket of that address, inherited
+    custom_all_reduce: bool = True  # sums over symmetric memory where all GPUs have it; else NCCL's alone
 
     @property
     def world_size(self) -> int:

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,43 @@ class RankPool:
 
         `packed`: the ranks keep a quantized file's blocks as GPUs do. `triton`: they run Triton's kernels, interpreted.
         """
-        size = config.parallel.world_size
-        while len(self.workers) < size:
-            self._start()
-        ranks = self.workers[:size]
-        watchdog = threading.Timer(SECONDS, self.close)
-        watchdog.start()
-        try:
-            how = {"packed": packed, "triton": triton}
+        return self._run(config, requests, packed=packed, triton=triton)["results"]
+
+    def beats_while_waiting(self, config: EngineConfig, requests: Sequence[EngineRequest]) -> int:
+        """How often the heart of an engine beats while its rank 0 waits for others, whose parts of a step are slow."""
+        return self._run(config, requests, slow=True)["beats_while_waiting"]
+
+    def run_over_symmetric_memory(
+        self, config: EngineConfig, requests: Sequence[EngineRequest]
+    ) -> tuple[dict[str, dict[str, Any]], int]:
+        """What became of each request, and how many sums rank 0 took part in over memory that ranks share."""
+        answer = self._run(config, requests, symmetric=True)
+        return answer["results"], answer["num_sums"]
+
+    def _run(self, config: EngineConfig, requests: Sequence[EngineRequest], **how: bool) -> dict[str, Any]:
+        with self._ranks(config.parallel.world_size) as ranks:
+            how = dict.fromkeys(("packed", "triton", "slow", "symmetric"), False) | how
             self._tell(ranks[0], how | {"config": _encoded(config), "requests": _encoded(list(requests)), "rank": 0})
             port = self._answer(ranks[0])["port"]
             parallel = msgspec.structs.replace(config.parallel, master_port=port)
-            for rank in range(1, size):
+            for rank in range(1, len(ranks)):
                 there = msgspec.structs.replace(config, parallel=parallel)
                 self._tell(ranks[rank], how | {"config": _encoded(there), "rank": rank})
             answer = self._answer(ranks[0])
             for rank in ranks[1:]:
                 self._answer(rank)
-        finally:
-            watchdog.cancel()
-        return answer["results"]
+        return answer
+
+    def call(self, function: str, *, tensor: int = 1, pipeline: int = 1, **arguments: Any) -> list[Any]:
+        """What a function of `rank_jobs` returns in each rank of a group without a model."""
+        parallel = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+        job = {"function": function, "arguments": arguments}
+        with self._ranks(tensor * pipeline) as ranks:
+            self._tell(ranks[0], job | {"parallel": parallel, "rank": 0})
+            parallel["master_port"] = self._answer(ranks[0])["port"]
+            for rank in range(1, len(ranks)):
+                self._tell(ranks[rank], job | {"parallel": parallel, "rank": rank})
+            return [self._answer(rank)["result"] for rank in ranks]
 
     def close(self) -> None:
         for worker in self.workers:
@@ -62,6 +80,18 @@ class RankPool:
         for worker in self.workers:
             worker.communicate()
         self.workers.clear()
+
+    @contextmanager
+    def _ranks(self, size: int) -> Iterator[list[subprocess.Popen[str]]]:
+        """That many processes; all are killed where they take too long."""
+        while len(self.workers) < size:
+            self._start()
+        watchdog = threading.Timer(SECONDS, self.close)
+        watchdog.start()
+        try:
+            yield self.workers[:size]
+        finally:
+            watchdog.cancel()
 
     def _start(self) -> None:
         paths = [str(TESTS), *(str(Path(path).resolve()) for path in sys.path if path)]

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
 import socket
 import sys
+import time
 import traceback
 from typing import Any
+from unittest import mock
 
 import msgspec
+import rank_jobs
 from octavo_testing.engine_runs import generate, running_core
+from rank_jobs import PULSE_SECONDS
+from symmetric_stand_in import Operations, StandIn
 
-from octavo_engine.config import EngineConfig
+from octavo_engine.config import EngineConfig, ParallelConfig
 from octavo_engine.core.outputs import SchedulerOutput
+from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.engine.rank_process import RankBoot, run
-from octavo_engine.executors.torch import executor
+from octavo_engine.executors.torch import executor, parallel_pulse
 from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.parallel_group import RankGroup
 from octavo_engine.kernels.backends import operations_on, triton_operations_on
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.messages import EngineRequest
@@ -37,18 +45,67 @@ def poisonous(submit: Any) -> Any:
     return poisoned
 
 
+def listening(parallel: ParallelConfig, answer: Any) -> ParallelConfig:
+    """`parallel` with the place where rank 0 listens, which the others get by `answer`."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        answer({"port": port})
+        return msgspec.structs.replace(parallel, master_port=port, listen_fd=os.dup(listener.fileno()))
+
+
+def call(job: dict[str, Any], answer: Any) -> dict[str, Any]:
+    """Run a function of `rank_jobs` in a group of ranks without a model."""
+    parallel, rank = ParallelConfig(**job["parallel"]), job["rank"]
+    if rank == 0:
+        parallel = listening(parallel, answer)
+    with getattr(rank_jobs, job["function"])(**job["arguments"]) as run_in:
+        group = RankGroup(parallel, rank, "cpu")
+        try:
+            return {"result": run_in(group)}
+        finally:
+            group.close()
+
+
 def lead(config: EngineConfig, requests: list[EngineRequest], answer: Any) -> dict[str, Any]:
     """Be rank 0, in the engine core's place."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        answer({"port": listener.getsockname()[1]})
-        parallel = msgspec.structs.replace(
-            config.parallel, master_port=listener.getsockname()[1], listen_fd=os.dup(listener.fileno())
-        )
+    parallel = listening(config.parallel, answer)
     with running_core(msgspec.structs.replace(config, parallel=parallel)) as core:
+        waiting = beats_while_waiting(core)
         finished = generate(core, requests)
-        ready = core.ready()
     results = {name: dataclasses.asdict(result) for name, result in finished.items()}
-    return {"results": results, "num_blocks": ready.num_blocks}
+    num_sums = len(Operations.memory.calls) if hasattr(Operations, "memory") else 0
+    return {"results": results, "beats_while_waiting": sum(waiting), "num_sums": num_sums}
+
+
+def beats_while_waiting(core: EngineCore) -> list[int]:
+    """How often the engine's heart beats within each wait for the last stage, from now on."""
+    beats = memoryview(bytearray(8)).cast("Q")
+    core.beat_into(beats)
+    waiting: list[int] = []
+    group = getattr(core._executor, "_group", None)
+    if group is not None:
+        broadcast = group.broadcast
+
+        def counted(data: bytes | None, source: int = 0) -> bytes:
+            before = beats[0]
+            got = broadcast(data, source)
+            waiting.append(beats[0] - before)
+            return got
+
+        group.broadcast = counted
+    return waiting
+
+
+def slow_parts(beat_into: Any) -> Any:
+    """`TorchExecutor.beat_into`, after which each part of a step takes longer than some pulses."""
+
+    def slowed(self: TorchExecutor, beats: memoryview) -> None:
+        beat_into(self, beats)
+        decoder = self._loaded()[0]
+        beat = decoder.on_part
+        decoder.on_part = lambda: (beat(), time.sleep(5 * PULSE_SECONDS))[0]
+
+    return slowed
 
 
 def main() -> None:
@@ -62,18 +119,29 @@ def main() -> None:
 
     for line in sys.stdin:
         job = json.loads(line)
-        config = msgspec.msgpack.decode(base64.b64decode(job["config"]), type=EngineConfig)
-        ReferenceOperations.prefers_packed = job["packed"]
-        executor.operations_on = triton_operations_on if job["triton"] else operations_on
         try:
-            if job["rank"] == 0:
-                requests = msgspec.msgpack.decode(base64.b64decode(job["requests"]), type=list[EngineRequest])
-                answer(lead(config, requests, answer))
-            else:
-                run(RankBoot(config, job["rank"], -1))
-                answer({})
+            answer(call(job, answer) if "function" in job else serve(job, answer))
         except Exception:
             answer({"error": traceback.format_exc()})
+
+
+def serve(job: dict[str, Any], answer: Any) -> dict[str, Any]:
+    """Be a rank of an engine, as the job says."""
+    config = msgspec.msgpack.decode(base64.b64decode(job["config"]), type=EngineConfig)
+    parallel_pulse.PULSE_SECONDS = PULSE_SECONDS if job["slow"] else 1.0
+    ReferenceOperations.prefers_packed = job["packed"]
+    executor.operations_on = triton_operations_on if job["triton"] else operations_on
+    with contextlib.ExitStack() as stack:
+        if job["slow"] and job["rank"]:
+            slow = slow_parts(TorchExecutor.beat_into)
+            stack.enter_context(mock.patch.object(TorchExecutor, "beat_into", slow))
+        if job["symmetric"]:
+            stack.enter_context(rank_jobs.symmetric_memory(lambda _: StandIn()))
+        if job["rank"] == 0:
+            requests = msgspec.msgpack.decode(base64.b64decode(job["requests"]), type=list[EngineRequest])
+            return lead(config, requests, answer)
+        run(RankBoot(config, job["rank"], -1))
+        return {}
 
 
 if __name__ == "__main__":

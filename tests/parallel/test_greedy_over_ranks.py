@@ -108,6 +108,15 @@ def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeli
     assert prompt == pytest.approx([entry[1] for entry in expected["scored"]["prompt_logprobs"][1:]], abs=1e-4)
 
 
+@pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])
+def test_tokens_are_those_of_one_rank_over_symmetric_memory(pool, folders, alone, tensor, pipeline):
+    """As torch's operations would sum, if this machine had GPUs."""
+    expected = alone("llama")
+    got, num_sums = pool.run_over_symmetric_memory(spread(dummy(folders["llama"]), tensor, pipeline), requests())
+    assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
+    assert num_sums > 0
+
+
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
     """A file of every quantized format."""
@@ -162,3 +171,9 @@ def test_a_step_that_fails_on_every_rank_ends_the_guilty_request_alone(pool, fol
     assert "a test asked for it" in got["bad"]["error"]
     expected = alone("llama")
     assert {r: got[r]["tokens"] for r in expected} == {r: expected[r]["tokens"] for r in expected}
+
+
+def test_an_engine_beats_while_its_first_stage_waits_for_a_slow_one(pool, folders):
+    """The first stage computes nothing meanwhile: the parts of the others count, as each pulse brings them."""
+    config = spread(dummy(folders["llama"]), 1, 3)
+    assert pool.beats_while_waiting(config, [request("a", PROMPTS[0], 3)]) > 0

@@ -125,6 +125,20 @@ def test_ranks_do_not_outlive_the_server(tiny):
         until(lambda: not any(alive(pid) for pid in ranks), SECONDS)
 
 
+def test_a_stage_that_hangs_within_a_step_is_found_by_health(tiny):
+    """Its thread that meets the others hangs too: nothing beats, though rank 0 waits as it does for a slow one."""
+    with start(tiny, "--served-model-name", "m", "-pp", "2", "--health-timeout", "3") as server:
+        stream = LongStream(server)
+        (_, last) = ranks_of(server)
+        assert is_healthy(server)
+        os.kill(last, signal.SIGSTOP)
+        until(lambda: not is_healthy(server), SECONDS)
+        assert "silent" in server.get("/health")[1]["status"]
+        os.kill(last, signal.SIGKILL)
+        ends_with(server, "rank 1 of 2 ended unexpectedly (killed by signal 9)")
+        stream.thread.join(10)
+
+
 def test_sizes_that_do_not_divide_end_the_start_with_the_numbers(tiny):
     with start(tiny, "-tp", "3", wait=False) as server:
         assert server.wait(60) == 1

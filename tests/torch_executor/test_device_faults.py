@@ -276,8 +276,11 @@ class NcclGroup:
         self.closed = False
         self.place = Place()
 
-    def broadcast(self, data, source=0):
-        return parallel_executor.ENCODER.encode(parallel_executor.Close()) if data is None else data
+    def send_command(self, data):
+        assert parallel_executor.COMMANDS.decode(data) == parallel_executor.Close()
+
+    def receive_command(self):
+        return parallel_executor.ENCODER.encode(parallel_executor.Close())
 
     def close(self):
         assert not any(graph() is not None for graph in self.graphs), "NCCL waits for a graph that holds the group"

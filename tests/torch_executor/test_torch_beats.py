@@ -98,10 +98,13 @@ def test_moves_of_blocks_count_by_pieces(executor, beats, kind):
     assert beats[0] == 3 + 3 + NUM_LAYERS + 1
 
 
-def test_rank_0_of_several_counts_its_own_parts(executor, beats):
+def test_rank_0_of_several_counts_its_own_parts_and_those_of_others(executor, beats):
     lead = LeadExecutor.__new__(LeadExecutor)
+    others = []
     lead._rank = SimpleNamespace(executor=executor)
+    lead._group = SimpleNamespace(pulse=SimpleNamespace(count_others_into=others.append))
     counted = memoryview(array("Q", [0]))
     lead.beat_into(counted)
     prefill(executor)
     assert (counted[0], beats[0]) == (NUM_LAYERS + 1, 0)
+    assert others == [counted]

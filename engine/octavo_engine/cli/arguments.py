@@ -272,6 +272,7 @@ def _parallel(options: argparse.Namespace) -> ParallelConfig:
         node_rank=options.node_rank,
         master_addr=options.master_addr,
         master_port=options.master_port,
+        custom_all_reduce=not options.disable_custom_all_reduce,
     )
     size, nnodes = parallel.world_size, parallel.nnodes
     if size > 1 and options.executor == "native":

@@ -202,6 +202,12 @@ def _ranks(group: argparse._ArgumentGroup) -> None:
     add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of node 0, where its ranks listen")
     add("--master-port", type=port, default=29501, metavar="PORT", help="port of the same; default: 29501")
     add("--headless", action=SWITCH, default=False, help="no HTTP server; implied on every node but node 0")
+    add(
+        "--disable-custom-all-reduce",
+        action=SWITCH,
+        default=False,
+        help="leave all sums between GPUs to NCCL; default: small ones take memory that the GPUs of a machine map",
+    )
 
 
 def _server(group: argparse._ArgumentGroup) -> None:

@@ -67,9 +67,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "ranks are processes that torch.distributed joins; leave it out, and use --nnodes for several machines",
         "distributed-executor-backend=mp|uni",
     ),
-    **_note(
-        "sums between ranks are the backend's own (NCCL, gloo); it has no effect", switches="disable-custom-all-reduce"
-    ),
     **_refuse(
         "mixture-of-experts models are not served yet; serve a dense model",
         "all2all-backend",

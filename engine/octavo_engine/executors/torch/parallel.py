@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from octavo_engine.executors.torch.parallel_symmetric import SymmetricSum
 from octavo_engine.kernels.packing import Stored, rows_of
 from octavo_models.partition import Place
 
@@ -57,16 +58,22 @@ ALONE = Parallel()
 
 @dataclass(slots=True)
 class RankedParallel(Parallel):
-    """One rank of several. `tensor_group` is its own stage's; `device_group` has all ranks, over the same backend."""
+    """One rank of several. `tensor_group` is its own stage's; `device_group` has all ranks, over the same backend.
+
+    `symmetric` computes sums of the tensor group that are small enough, where its GPUs map each other's memory.
+    """
 
     tensor_group: dist.ProcessGroup | None = None
     device_group: dist.ProcessGroup | None = None
+    symmetric: SymmetricSum | None = None
     num_collectives: int = 0  # that it has taken part in: equal on ranks that are in step
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if self.place.tensor_size > 1:
             x = x.contiguous()
             self.num_collectives += 1
+            if self.symmetric is not None and self.symmetric.takes(x):
+                return self.symmetric(x)
             dist.all_reduce(x, group=self.tensor_group)
         return x
 

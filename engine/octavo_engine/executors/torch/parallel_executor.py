@@ -117,24 +117,25 @@ class LeadExecutor(Executor):
         )
 
     def limit_length(self, max_len: int) -> None:
-        self._tell(LimitLength(max_len))
+        self._send(LimitLength(max_len))
         self._rank.executor.limit_length(max_len)
 
     def beat_into(self, beats: memoryview) -> None:
-        """Count this rank's parts: the others compute theirs at the same time."""
+        """Count this rank's parts, and the others': a stage computes nothing while it waits for another one."""
         self._rank.executor.beat_into(beats)
+        self._group.pulse.count_others_into(beats)
 
     def init_kv(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
-        self._tell(InitKV(num_blocks, num_host_blocks))
+        self._send(InitKV(num_blocks, num_host_blocks))
         self._rank.executor.init_kv(num_blocks, num_host_blocks)
 
     def move_blocks(self, ops: KVOps) -> None:
-        self._tell(MoveBlocks(ops))
+        self._send(MoveBlocks(ops))
         self._rank.executor.move_blocks(ops)
 
     def submit(self, step: SchedulerOutput) -> StepHandle:
         with self._one_step():
-            self._tell(Step(step))
+            self._send(Step(step))
             return self._rank.executor.submit(step)
 
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
@@ -151,14 +152,14 @@ class LeadExecutor(Executor):
             with contextlib.suppress(
                 RuntimeError, DeviceLostError
             ):  # a rank is gone: the others find out by themselves
-                self._tell(Close())
+                self._send(Close())
                 self._rank.executor.close()  # NCCL waits for ever for a group whose collectives a graph holds
                 self._group.close()
                 return
         self._rank.executor.close()
 
-    def _tell(self, command: Command) -> None:
-        self._group.broadcast(ENCODER.encode(command))
+    def _send(self, command: Command) -> None:
+        self._group.send_command(ENCODER.encode(command))
 
     @contextmanager
     def _one_step(self) -> Iterator[None]:
@@ -210,7 +211,7 @@ class Rank:
         except DeviceLostError:
             raise
         except Exception as error:
-            if self._group.all_failed_alike(_place_of(error, self._group.parallel.num_collectives)):
+            if self._group.pulse.all_failed_alike(_place_of(error, self._group.parallel.num_collectives)):
                 raise
             raise DeviceLostError(
                 f"rank {self._group.rank} failed in a step, and the ranks are no longer in step: {described(error)}"
@@ -229,11 +230,12 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
     ahead = 1 if rank.executor.capabilities.asynchronous and group.place.num_stages == 1 else 0
     running: deque[StepHandle] = deque()
     while True:
-        command = COMMANDS.decode(group.broadcast(None))
+        command = COMMANDS.decode(group.receive_command())
         if isinstance(command, LimitLength):
             rank.executor.limit_length(command.max_len)
         elif isinstance(command, InitKV):
             rank.executor.init_kv(command.num_blocks, command.num_host_blocks)
+            rank.executor.beat_into(group.pulse.beats)
         elif isinstance(command, MoveBlocks):
             rank.executor.move_blocks(command.ops)
         elif isinstance(command, Step):

@@ -1,17 +1,18 @@
-"""How ranks meet, talk about their work, and notice that one of them is gone.
+"""How ranks meet, and what they exchange about their work.
 
 All ranks share one store (rank 0 serves it, on a socket that was opened for it) and process groups over it: gloo for
-words, and for numbers too on CPUs; NCCL for numbers on cards. Words are bytes, never pickled objects. A thread of
-each rank joins hands with the others once a second; when that fails, the rank ends at once, whatever it is doing.
+messages, and for tensors too on CPUs; NCCL for tensors on GPUs. Messages are bytes, never pickled objects. Commands of
+rank 0 go through shared memory where all ranks are on one machine (`parallel_commands`). A rank that is gone is noticed
+by `parallel_pulse`.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +26,13 @@ from octavo_engine.config import Device, ParallelConfig
 from octavo_engine.errors import DeviceLostError, ExecutorError
 from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.parallel import RankedParallel
-from octavo_engine.messages import LOST_TOUCH
+from octavo_engine.executors.torch.parallel_commands import SLOT_BYTES, CommandRing
+from octavo_engine.executors.torch.parallel_pulse import PULSE_SECONDS, Pulse
+from octavo_engine.executors.torch.parallel_symmetric import BUFFER_BYTES, Memory, SymmetricSum, TorchMemory
 from octavo_models.partition import Place
 
-PULSE_SECONDS = 1.0
-PATIENCE = 5  # pulses, until a rank that has failed takes it that the others have not
-NOWHERE = -1
+logger = logging.getLogger(__name__)
+
 VANISHED = timedelta(seconds=60)  # a machine that is gone without a word; a process that ends is noticed at once
 FOREVER = timedelta(days=365)  # idle ranks wait for the next step
 LEAD = 0
@@ -45,11 +47,15 @@ class RankGroup:
         ExecutorError: this machine has fewer GPUs than ranks, or none that was promised.
     """
 
-    def __init__(self, config: ParallelConfig, rank: int, promised: Device = "auto") -> None:
+    def __init__(
+        self, config: ParallelConfig, rank: int, promised: Device = "auto", memory: Memory | None = None
+    ) -> None:
+        """`memory` is what torch offers for GPUs that map each other's, unless given: a CPU has none."""
         self.config = config
         self.rank = rank
         self.place = Place.of(rank, config.tensor_parallel_size, config.pipeline_parallel_size)
         self.device = _device(config, rank, promised)
+        self._memory = TorchMemory() if memory is None and self.device.type == "cuda" else memory
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_towards(config.master_addr))
         self._store = TCPStore(
             config.master_addr,
@@ -61,23 +67,23 @@ class RankGroup:
             master_listen_fd=config.listen_fd if rank == LEAD else None,
         )
         dist.init_process_group("gloo", store=self._store, rank=rank, world_size=config.world_size, timeout=FOREVER)
-        self._pulse = _group(backend="gloo", timeout=VANISHED)
-        self._leaving = threading.Event()
-        self._failure = NOWHERE
-        self._verdict = threading.Semaphore(0)
-        self._alike = False
-        self._watch = threading.Thread(target=self._hold_hands, name="ranks", daemon=True)
-        self._watch.start()
+        self.pulse = Pulse(rank, config.world_size, _group(backend="gloo", timeout=VANISHED))
+        self._ring = self._command_ring()
         self.parallel = self._parallel()
 
     def publish(self, key: str, data: bytes) -> None:
-        """Say something that others will ask for."""
+        """Put something into the store that others will ask for."""
         self._store.set(key, data)  # type: ignore[arg-type]  # takes bytes as well
 
     def ask(self, key: str) -> bytes:
         """What was published under `key`, as soon as it is."""
-        with self._talking():
+        with self._messaging():
             return bytes(self._store.get(key))
+
+    def gather(self, key: str, data: bytes) -> list[bytes]:
+        """What every rank gives under `key`, in their order."""
+        self.publish(f"{key}/{self.rank}", data)
+        return [self.ask(f"{key}/{rank}") for rank in range(self.config.world_size)]
 
     def broadcast(self, data: bytes | None, source: int = LEAD) -> bytes:
         """The bytes of rank `source`, which alone gives them."""
@@ -85,42 +91,72 @@ class RankGroup:
         if data is not None:
             head[:8] = len(data).to_bytes(8, "big")
             head[8 : 8 + len(data[:INLINE])] = data[:INLINE]
-        with self._talking():
+        with self._messaging():
             dist.broadcast(torch.frombuffer(head, dtype=torch.uint8), source)
         size = int.from_bytes(head[:8], "big")
         rest = bytearray(max(0, size - INLINE) if data is None else data[INLINE:])
         if rest:
-            with self._talking():
+            with self._messaging():
                 dist.broadcast(torch.frombuffer(rest, dtype=torch.uint8), source)
         return bytes(head[8 : 8 + size] + rest)
 
-    def gather(self, key: str, data: bytes) -> list[bytes]:
-        """What every rank has to say about `key`, in their order."""
-        self.publish(f"{key}/{self.rank}", data)
-        return [self.ask(f"{key}/{rank}") for rank in range(self.config.world_size)]
+    def send_command(self, data: bytes) -> None:
+        """Rank 0's next message to all others, which call `receive_command`. It has a byte at least."""
+        if self._ring is not None:
+            fits = len(data) <= SLOT_BYTES
+            self._ring.put(data if fits else b"")
+            if fits:
+                return
+        self.broadcast(data)
 
-    def all_failed_alike(self, where: int) -> bool:
-        """After a failure at `where`, a number: whether all ranks have failed there, and so are in step still.
-
-        Does not return if another rank is gone, for then this one ends too.
-        """
-        self._failure = where
-        self._verdict.acquire()
-        return self._alike
+    def receive_command(self) -> bytes:
+        """The next message of rank 0, once it is there."""
+        with self._messaging():
+            data = b"" if self._ring is None else self._ring.get()
+        return data or self.broadcast(None)
 
     def close(self) -> None:
-        """Part from the others, which do so too."""
-        self._leaving.set()
-        self._watch.join()
+        """Part from the others, which do so too. The executor has forgotten its graphs, and waited for the device."""
+        self.pulse.leave()
+        if self._ring is not None:
+            self._ring.close()
+        if self.parallel.symmetric is not None:
+            self.parallel.symmetric.release()
         dist.destroy_process_group()
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _messaging(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            time.sleep(3 * PULSE_SECONDS)  # if a rank is gone, this one ends meanwhile
-            raise DeviceLostError(f"rank {self.rank} can't talk to the others: {error}") from error
+            time.sleep(3 * PULSE_SECONDS)  # if a rank is gone, this process ends meanwhile
+            raise DeviceLostError(f"rank {self.rank} can't exchange messages with the others: {error}") from error
+
+    def _command_ring(self) -> CommandRing | None:
+        """Shared memory for commands, if every rank has it: else all use the process group."""
+        if self.config.nnodes > 1:
+            return None
+        ring, obstacle, num_readers = None, b"", self.config.world_size - 1
+        try:
+            if self.rank == LEAD:
+                ring = CommandRing.create(num_readers)
+        except OSError as error:
+            obstacle = str(error).encode()
+        if self.rank == LEAD:
+            self.publish("commands", b"" if ring is None else ring.path.encode())
+        elif path := self.ask("commands"):
+            try:
+                ring = CommandRing.open(path.decode(), num_readers, self.rank - 1)
+            except OSError as error:
+                obstacle = str(error).encode()
+        obstacles = [obstacle for obstacle in self.gather("commands", obstacle) if obstacle]
+        if not obstacles:
+            return ring
+        if ring is not None:
+            ring.close()
+        if self.rank == LEAD:
+            logger.warning("commands go to the ranks over TCP, for they share no memory: %s", obstacles[0].decode())
+        return None
 
     def _parallel(self) -> RankedParallel:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
@@ -128,35 +164,36 @@ class RankGroup:
         stages = [[r for r in everyone if self._stage(r) == stage] for stage in range(self.place.num_stages)]
         groups = [_group(ranks, backend=backend) for ranks in stages]
         device_group = _group(backend=backend)
-        return RankedParallel(self.place, groups[self.place.stage], device_group)
+        group = groups[self.place.stage]
+        return RankedParallel(self.place, group, device_group, None if group is None else self._symmetric_sum(group))
+
+    def _symmetric_sum(self, group: dist.ProcessGroup) -> SymmetricSum | None:
+        """The sums of a stage's ranks over symmetric memory, if every rank of the engine has it."""
+        config, here = self.config, self.config.ranks_here
+        if self._memory is None or self.place.tensor_size == 1 or not config.custom_all_reduce:
+            return None
+        stage = [rank for rank in range(config.world_size) if self._stage(rank) == self.place.stage]
+        if config.nnodes > 1:
+            obstacle: str | None = f"the ranks are on {config.nnodes} machines"
+        else:
+            peers = [_device_of(rank - here.start, self.device) for rank in stage if rank != self.rank]
+            made = SymmetricSum(group, self.device, peers, self._memory)
+            obstacle = made.agree(self._gather_text, lambda limit: self._store.set_timeout(limit or FOREVER))
+        if self.rank == LEAD and obstacle is not None:
+            logger.warning("sums between GPUs take NCCL, slower for a few requests: no symmetric memory: %s", obstacle)
+        elif self.rank == LEAD:
+            logger.info(
+                "sums between GPUs of up to %d KiB take symmetric memory%s, larger ones NCCL",
+                (BUFFER_BYTES if made.multicast else made.one_shot_bytes) >> 10,
+                " and the switch's multicast" if made.multicast else "",
+            )
+        return made if obstacle is None else None
+
+    def _gather_text(self, key: str, text: str) -> list[str]:
+        return [found.decode() for found in self.gather(key, text.encode())]
 
     def _stage(self, rank: int) -> int:
         return rank // self.place.tensor_size
-
-    def _hold_hands(self) -> None:
-        """Until one of the ranks leaves in good order; the process ends if one is gone without that.
-
-        When this rank has failed in a step, it learns here whether all have, or some wait for it in a collective.
-        """
-        waited = 0
-        while True:
-            leaving, where = self._leaving.wait(PULSE_SECONDS), self._failure
-            pulse = torch.tensor([leaving, where == NOWHERE, where, -where], dtype=torch.int64)
-            try:
-                dist.all_reduce(pulse, op=dist.ReduceOp.MAX, group=self._pulse)
-            except RuntimeError:
-                os._exit(LOST_TOUCH)  # in silence: whoever started the ranks says which of them was first
-            some_leave, some_are_well, highest, lowest = pulse.tolist()
-            if some_leave:
-                self._verdict.release()  # whoever waits for one waits in vain
-                return
-            if where == NOWHERE:
-                continue
-            waited += 1
-            if not some_are_well or waited == PATIENCE:
-                self._alike = not some_are_well and highest == -lowest
-                self._failure, waited = NOWHERE, 0
-                self._verdict.release()
 
 
 def _device(config: ParallelConfig, rank: int, promised: Device) -> torch.device:
@@ -171,6 +208,11 @@ def _device(config: ParallelConfig, rank: int, promised: Device) -> torch.device
     device = torch.device("cuda", rank - here.start)
     torch.cuda.set_device(device)
     return device
+
+
+def _device_of(number: int, device: torch.device) -> torch.device:
+    """That of rank number `number` of this machine, of the same kind as `device`."""
+    return torch.device("cuda", number) if device.type == "cuda" else device
 
 
 def _interface_towards(address: str) -> str:
