@@ -1,12 +1,14 @@
 """What a step costs the host of a GPU: everything but the launches, which are left out. Needs no GPU.
 
-The executor runs over tensors of a CPU, small enough to compute in no time; kernels are not launched and graphs replay
-nothing. Prints medians in milliseconds: to be run in turns with what it is compared with, on the same machine.
+The executor runs over tensors of a CPU; kernels are not launched, products are not computed, and graphs replay nothing.
+What finds out which code a launch takes is left in. Prints medians and minima in milliseconds, and the machine's load:
+to be run in turns with what it is compared with, on the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -18,10 +20,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "engine")]
 
 import torch
 from bench.whole_engine import random_weights
+from torch import Tensor
 
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
@@ -48,10 +52,20 @@ ASKED = {
 
 
 class Unlaunched(Launcher):
-    """Kernels do nothing."""
+    """Kernels are found, and then do nothing."""
 
-    def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-        """Nothing."""
+    def _bound(self, *_: Any) -> Any:
+        return lambda *_: None
+
+
+class Uncomputed(TritonOperations):
+    """Products are not computed, and token 0 is drawn: uninitialized memory would be taken for failed requests."""
+
+    def matmul(self, x: Tensor, weight: Any, _: Tensor | None = None) -> Tensor:
+        return x.new_empty(x.shape[0], weight.shape[0])
+
+    def sample(self, logits: Tensor, batch: SamplingBatch) -> Tensor:
+        return torch.zeros_like(super().sample(logits, batch))
 
 
 class Unreplayed:
@@ -79,7 +93,7 @@ def executor_of() -> TorchExecutor:
         spec,
         files,
         cpu,
-        operations=TritonOperations(Unlaunched(Card(90, 132))),
+        operations=Uncomputed(Unlaunched(Card(90, 132))),
         recorder=Unreplayed(),
         weights=lambda: random_weights(spec, torch.float32, cpu, 0.02),
     )
@@ -88,8 +102,8 @@ def executor_of() -> TorchExecutor:
     return made
 
 
-def seconds_of(executor: TorchExecutor, sampling: SamplingParams, steps: int, *, mixed: bool) -> float:
-    """The median step of REQUESTS decodes, a chunk of a prompt beside them where `mixed`."""
+def seconds_of(executor: TorchExecutor, sampling: SamplingParams, steps: int, *, mixed: bool) -> list[float]:
+    """Of steps of REQUESTS decodes, a chunk of a prompt beside them where `mixed`."""
     blocks = [[1 + i] * (CONTEXT // 16) for i in range(REQUESTS)]
     names = [str(i) for i in range(REQUESTS - mixed)]
     new = tuple(NewRequest(name, [5] * CONTEXT, sampling, (blocks[int(name)],), CONTEXT - 1) for name in names)
@@ -110,13 +124,14 @@ def seconds_of(executor: TorchExecutor, sampling: SamplingParams, steps: int, *,
         _run(executor, step)
         taken.append(time.perf_counter() - start)
     executor.requests.clear()
-    return statistics.median(taken[len(taken) // 4 :])
+    return taken[len(taken) // 4 :]
 
 
 def _run(executor: TorchExecutor, step: SchedulerOutput) -> None:
     handle = executor.submit(step)
     executor.sample(handle)
-    executor.collect(handle)
+    drawn = executor.collect(handle)
+    assert len(drawn.tokens) == len(step.samples), "each request that draws has a token"
 
 
 def main() -> int:
@@ -130,7 +145,12 @@ def main() -> int:
             if mixed and name != "plain":
                 continue
             seconds = seconds_of(executor, sampling, arguments.steps, mixed=mixed)
-            print(f"{REQUESTS} requests, {'mixed' if mixed else 'decodes'}, {name}: {seconds * 1e3:.2f} ms", flush=True)
+            print(
+                f"{REQUESTS} requests, {'mixed' if mixed else 'decodes'}, {name}: median "
+                f"{statistics.median(seconds) * 1e3:.2f} ms, minimum {min(seconds) * 1e3:.2f}, "
+                f"load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
     return 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -42,7 +43,10 @@ class RequestState:
 
     def take(self, position: int, token: int) -> None:
         """The token drawn for `position`; what was drawn for it before, or after it, is void."""
-        self.token_ids[position:] = [token]
+        if position == len(self.token_ids):
+            self.token_ids.append(token)
+        else:
+            self.token_ids[position:] = [token]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +112,24 @@ class StepLayout:
 
     def pack(self, batch: StepBatch) -> array[int]:
         """The numbers of `batch`, padded to this layout."""
-        padding, no_runs = self.num_requests - batch.num_requests, self.num_runs - len(batch.runs)
-        rows = [-1 if s.row is None else s.row for s in batch.states] + [-1] * padding
+        padding, no_runs = [0] * (self.num_requests - batch.num_requests), [0] * (self.num_runs - len(batch.runs))
         values = [v for run in batch.runs for v in run.values]
         columns = (
-            rows,
-            _sums([*batch.counts, *[1] * padding]),
-            [s.num_computed_tokens for s in batch.states] + [0] * padding,
-            [run.table for run in batch.runs] + [-1] * no_runs,
-            [run.row for run in batch.runs] + [0] * no_runs,
-            [run.column for run in batch.runs] + [0] * no_runs,
-            _sums([len(run.values) for run in batch.runs] + [0] * no_runs),
+            [-1 if s.row is None else s.row for s in batch.states] + [-1 for _ in padding],
+            _sums([*batch.counts, *[1 for _ in padding]]),
+            [s.num_computed_tokens for s in batch.states] + padding,
+            [run.table for run in batch.runs] + [-1 for _ in no_runs],
+            [run.row for run in batch.runs] + no_runs,
+            [run.column for run in batch.runs] + no_runs,
+            _sums([len(run.values) for run in batch.runs] + no_runs),
             values + [0] * (self.num_values - len(values)),
             batch.drawing + list(range(len(batch.drawing), self.num_drawing)),
         )
         assert tuple(map(len, columns)) == self.sizes
-        return array("i", [number for column in columns for number in column])
+        numbers = array("i")
+        for column in columns:
+            numbers.fromlist(column)
+        return numbers
 
     def split(self, buffer: Tensor) -> tuple[StepRows, Tensor]:
         """Views of a packed buffer: the step's rows, and the numbers of the requests that draw."""
@@ -179,7 +185,7 @@ class PersistentBatch:
                 state.block_tables = [list(ids) for ids in continued.block_ids]
                 if state.row is not None:
                     runs += self._table_runs(state)
-            else:
+            elif any(continued.block_ids):  # one decode in block_size gets a block
                 for g, (table, added) in enumerate(zip(state.block_tables, continued.block_ids, strict=True)):
                     if added and state.row is not None:
                         runs.append(Run(1 + g, state.row, len(table), added))
@@ -188,10 +194,14 @@ class PersistentBatch:
                 self._place(state, counts, runs)
         scheduled = [self.states[request_id] for request_id in counts]
         errors = {s.request_id: s.error for s in scheduled if s.error is not None}
-        runnable = sorted((s for s in scheduled if s.error is None), key=lambda s: counts[s.request_id] > 1)
+        runnable = [s for s in scheduled if s.error is None] if errors else scheduled
+        tokens = [counts[s.request_id] for s in runnable]
+        if tokens.count(1) < len(tokens):
+            runnable.sort(key=lambda s: counts[s.request_id] > 1)
+            tokens = [counts[s.request_id] for s in runnable]
         drawing = [i for i, s in enumerate(runnable) if s.request_id in step.samples]
-        lengths = [s.num_computed_tokens + counts[s.request_id] for s in runnable]
-        return StepBatch(runnable, [counts[s.request_id] for s in runnable], lengths, runs, drawing, errors)
+        lengths = [s.num_computed_tokens + count for s, count in zip(runnable, tokens, strict=True)]
+        return StepBatch(runnable, tokens, lengths, runs, drawing, errors)
 
     def send(self, runs: list[Run]) -> None:
         """Take in new numbers ahead of a step, a bounded number of them at a time."""
@@ -289,10 +299,7 @@ RUN_FIELDS = ("run_tables", "run_rows", "run_columns", "starts", "values")
 
 def _sums(counts: list[int]) -> list[int]:
     """0, and the sum of the first, the first two, … of `counts`."""
-    sums = [0]
-    for count in counts:
-        sums.append(sums[-1] + count)
-    return sums
+    return list(accumulate(counts, initial=0))
 
 
 def to_device(numbers: array[int], device: torch.device) -> Tensor:

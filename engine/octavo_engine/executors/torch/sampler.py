@@ -136,18 +136,18 @@ class Results:
 
     def read(self, step_id: int) -> StepOutput:
         """As the core wants it; drawn tokens become known to the host's states."""
-        drawn = list(zip(self.drawing, self.positions, self._tokens(), strict=True))
-        undrawable = tuple(s.request_id for s, _, token in drawn if token == EVERY_TOKEN_BANNED)
-        out = StepOutput(step_id, {}, errors=dict(self.errors), undrawable=undrawable)
-        for state, position, token in drawn:
+        tokens: dict[str, list[int]] = {}
+        errors, undrawable = dict(self.errors), []
+        for state, position, token in zip(self.drawing, self.positions, self._tokens(), strict=True):
             if token >= 0:
                 state.take(position, token)
-                out.tokens[state.request_id] = [token]
-                continue
-            if token == EVERY_TOKEN_BANNED:
+                tokens[state.request_id] = [token]
+            elif token == EVERY_TOKEN_BANNED:
+                undrawable.append(state.request_id)
                 state.error = "every token is banned"
             else:
-                state.error = out.errors[state.request_id] = "the model's logits are not finite numbers"
+                state.error = errors[state.request_id] = "the model's logits are not finite numbers"
+        out = StepOutput(step_id, tokens, errors=errors, undrawable=tuple(undrawable))
         for scored in self.scored:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 if state.request_id in out.tokens:

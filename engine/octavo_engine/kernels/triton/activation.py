@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import FLOATS, expect
+from octavo_engine.kernels.triton.arguments import FLOATS, cdiv, expect
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Activation
 
@@ -53,6 +53,6 @@ def activation(launch: Launcher, x: Tensor, kind: Activation, *, gated: bool) ->
     size = x.shape[-1] // (2 if gated else 1)
     expect(x, (*x.shape[:-1], size * (2 if gated else 1)), *FLOATS)
     out = torch.empty(*x.shape[:-1], size, dtype=x.dtype, device=x.device)
-    grid = (x.numel() // x.shape[-1], triton.cdiv(size, BLOCK))
+    grid = (x.numel() // x.shape[-1], cdiv(size, BLOCK))
     launch(activation_kernel, grid, x, out, size, KIND=kind, GATED=gated, BLOCK=BLOCK, num_warps=4)
     return out

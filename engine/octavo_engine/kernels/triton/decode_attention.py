@@ -14,12 +14,15 @@ an SM.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
+from octavo_engine.kernels.triton.arguments import cdiv, next_power_of_2
 from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.prefill_attention import LOG2_E
@@ -219,14 +222,22 @@ def decode_attention(
     lens = batch.decode_lens or (batch.max_seq_len,) * batch.num_decodes
     chosen = launch.tiles(f"decode.{max(64, _block(spec.head_dim_k))}", q.element_size())
     reach = batch.max_seq_len if spec.window is None else spec.window + chosen["BLOCK_N"]
-    runs = [most_runs(min(length, reach), chosen["SPLIT"]) for length in lens]
+    for first, last, num_runs in launches_of(lens, reach, chosen["SPLIT"]):
+        _attend_some(launch, q, k_cache, v_cache, out, batch, spec, kv_scales, first, last, num_runs)
+
+
+@lru_cache(maxsize=16)  # all layers of a step that have the same window ask the same
+def launches_of(lens: tuple[int, ...], reach: int, split: int) -> list[tuple[int, int, int]]:
+    """Requests first … last - 1 of each launch, and the most runs that they have, for requests of these lengths."""
+    found = []
     first, num_runs = 0, 0
-    for last, more in enumerate(runs):
+    for last, length in enumerate(lens):
+        more = most_runs(min(length, reach), split)
         if num_runs + more > MOST_RUNS and last > first:
-            _attend_some(launch, q, k_cache, v_cache, out, batch, spec, kv_scales, first, last, num_runs)
+            found.append((first, last, num_runs))
             first, num_runs = last, 0
         num_runs += more
-    _attend_some(launch, q, k_cache, v_cache, out, batch, spec, kv_scales, first, len(lens), num_runs)
+    return [*found, (first, len(lens), num_runs)]
 
 
 def scratch_bytes(launch: Launcher, num_requests: int, max_len: int, spec: Attention) -> int:
@@ -242,7 +253,7 @@ def scratch_bytes(launch: Launcher, num_requests: int, max_len: int, spec: Atten
 
 
 def _block(dim: int) -> int:
-    return int(triton.next_power_of_2(max(16, dim)))
+    return next_power_of_2(max(16, dim))
 
 
 def _attend_some(
@@ -260,17 +271,18 @@ def _attend_some(
 ) -> None:
     """Attend for the requests first … last - 1, which have at most `max_runs` runs."""
     n, group = last - first, spec.num_heads // spec.num_kv_heads
-    q, out, rows, seq_lens = q[first:], out[first:], batch.rows[first:], batch.seq_lens[first:]
+    rows, seq_lens = batch.rows, batch.seq_lens
+    if first:
+        q, out, rows, seq_lens = q[first:], out[first:], rows[first:], seq_lens[first:]
     block_d, block_dv = _block(spec.head_dim_k), _block(spec.head_dim_v)
     chosen = launch.tiles(f"decode.{max(64, block_d)}", q.element_size())
     window, split, block_n = spec.window or 0, chosen["SPLIT"], chosen["BLOCK_N"]
-    stats = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device)
+    maxima, sums = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device).unbind()
     partial = torch.empty(max_runs, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
     # One of two sizes: one for each power of two would be compiled while serving.
-    requests = FEW_REQUESTS if n <= FEW_REQUESTS else triton.next_power_of_2(max(n, batch.block_tables.shape[0]))
+    requests = FEW_REQUESTS if n <= FEW_REQUESTS else next_power_of_2(max(n, batch.block_tables.shape[0]))
     # A tile of float8 is half as large: one more is on its way.
     stages = chosen["num_stages"] + (k_cache.element_size() == 1)
-    tiles = {"num_warps": chosen["num_warps"], "num_stages": stages}
     launch(
         decode_kernel,
         (min(max_runs * spec.num_kv_heads, launch.card.num_sms * chosen["PROGRAMS_PER_SM"]),),
@@ -279,8 +291,8 @@ def _attend_some(
         v_cache,
         out,
         partial,
-        stats[0],
-        stats[1],
+        maxima,
+        sums,
         rows,
         seq_lens,
         batch.block_tables,
@@ -301,21 +313,22 @@ def _attend_some(
         WINDOW=window,
         SOFT_CAP=spec.soft_cap is not None,
         PRECISION="ieee" if q.element_size() == 4 else "tf32",
-        BLOCK_M=max(16, triton.next_power_of_2(group)),
+        BLOCK_M=max(16, next_power_of_2(group)),
         REQUESTS=requests,
         BLOCK_N=block_n,
         SPLIT=split,
-        **tiles,
+        num_warps=chosen["num_warps"],
+        num_stages=stages,
     )
     if max_runs == n:  # nothing was split
         return
     block_heads = max(1, JOINED_COLUMNS // block_dv)
     launch(
         join_kernel,
-        (n, triton.cdiv(spec.num_heads, block_heads)),
+        (n, cdiv(spec.num_heads, block_heads)),
         partial,
-        stats[0],
-        stats[1],
+        maxima,
+        sums,
         out,
         seq_lens,
         n,

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import Float8Weight
-from octavo_engine.kernels.triton.arguments import FLOATS, expect
+from octavo_engine.kernels.triton.arguments import FLOATS, cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.packed_matmul import joined, parts_of, rows_of_tile
 
@@ -79,14 +79,14 @@ def matmul_float8(launch: Launcher, x: Tensor, weight: Float8Weight, bias: Tenso
     expect(bias, (n,), *FLOATS)
     values = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(m, dtype=torch.float32, device=x.device)
-    block = triton.next_power_of_2(k)
+    block = next_power_of_2(k)
     launch(round_rows_kernel, (m,), x, values, scales, k, BLOCK=block, num_warps=min(16, max(1, block // 512)))
     chosen = dict(launch.parameters(f"float8.{rows_of_tile(m)}"))
     split = chosen["SPLIT_K"] = parts_of(launch, chosen, n)
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
     launch(
         float8_kernel,
-        (triton.cdiv(n, chosen["BLOCK_N"]), triton.cdiv(m, chosen["BLOCK_M"]), split),
+        (cdiv(n, chosen["BLOCK_N"]), cdiv(m, chosen["BLOCK_M"]), split),
         values,
         weight.values,
         scales,

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import StepInputs, StepRows
-from octavo_engine.kernels.triton.arguments import ANY, expect
+from octavo_engine.kernels.triton.arguments import ANY, cdiv, expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 BLOCK = 256
@@ -154,4 +154,4 @@ def append_tokens(launch: Launcher, token_ids: Tensor, rows: Tensor, positions: 
     for wide in (positions, drawn):
         expect(wide, (n,), torch.int64)
     tables = (token_ids, token_ids.stride(0), width)
-    launch(append_kernel, (triton.cdiv(n, BLOCK),), *tables, rows, positions, drawn, n, BLOCK=BLOCK, num_warps=1)
+    launch(append_kernel, (cdiv(n, BLOCK),), *tables, rows, positions, drawn, n, BLOCK=BLOCK, num_warps=1)

@@ -22,11 +22,12 @@ from octavo_engine.errors import ExecutorError, GpuUnavailableError
 from octavo_engine.gpus import NO_GPU
 from octavo_engine.kernels.triton.arguments import strides_are_known
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
-from octavo_engine.kernels.triton.variants import ALIGNED, Variant, compiled, unspecialized
+from octavo_engine.kernels.triton.variants import ALIGNED, Unspecialized, Variant, compiled, unspecialized
 
 logger = logging.getLogger(__name__)
 
 OLDEST = 80  # compute capability; see docs/kernels.md for what becomes of Turing
+STRIDED = "{} would read a strided tensor as if it were dense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ class Launcher:
     tuned: Mapping[str, Parameters] = field(default_factory=dict)
     prepared: dict[Variant, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What is compiled and, on a GPU, loaded. What is met beside it stalls a step: the log names it."""
+    _free: dict[Any, Unspecialized] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tiles: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _met: dict[tuple[Any, ...], Callable[[tuple[int, ...], list[Any]], None]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -134,23 +137,30 @@ class Launcher:
 
     def tiles(self, name: str, element_size: int) -> dict[str, int]:
         """`parameters` for elements of that many bytes: float32, which no model is served in on a card, takes half a
-        tile of keys and no second stage."""
-        chosen = dict(self.parameters(name))
-        if element_size == 4:
-            chosen |= {"BLOCK_N": max(16, chosen["BLOCK_N"] // 2), "num_stages": 1}
+        tile of keys and no second stage. Not to be changed."""
+        chosen = self._tiles.get((name, element_size))
+        if chosen is None:
+            chosen = self._tiles[name, element_size] = dict(self.parameters(name))
+            if element_size == 4:
+                chosen |= {"BLOCK_N": max(16, chosen["BLOCK_N"] // 2), "num_stages": 1}
         return chosen
 
     def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         """Launch kernel[grid] with args by position and constants by name, unless the grid is empty."""
-        if not all(grid):
+        if 0 in grid:
             return
-        assert strides_are_known(args), f"{kernel.__name__} would read a strided tensor as if it were dense"
         if not isinstance(kernel, JITFunction):  # interpreted
+            assert strides_are_known(args), STRIDED.format(kernel.__name__)
             kernel[grid](*args, **options)
             return
-        free_numbers, free_pointers = unspecialized(kernel)
+        function = kernel.fn  # in keys: Triton hashes a kernel by its source, each time
+        free = self._free.get(function)
+        if free is None:
+            free = self._free[function] = unspecialized(kernel)
+        free_numbers, free_pointers = free
         values: list[Any] = []
-        key: list[Any] = [kernel, *options.items()]
+        key: list[Any] = [function, *options, *options.values()]
+        dense = True
         for i, arg in enumerate(args):
             if isinstance(arg, Tensor):
                 at = arg.data_ptr()
@@ -158,10 +168,12 @@ class Launcher:
                 key.append(arg.dtype)
                 if at % ALIGNED and i not in free_pointers:
                     key.append(i)
+                dense = dense and arg.is_contiguous()
             else:
                 values.append(arg)
                 if i not in free_numbers:
                     key.append(arg)
+        assert dense or strides_are_known(args), STRIDED.format(kernel.__name__)
         run = self._met.get(tuple(key))
         if run is None:
             self._met[tuple(key)] = run = self._bound(kernel, args, options)

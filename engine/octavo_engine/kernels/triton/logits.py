@@ -16,7 +16,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
 from octavo_engine.kernels.triton.activation import tanh
-from octavo_engine.kernels.triton.arguments import ANY, FLOATS, expect
+from octavo_engine.kernels.triton.arguments import ANY, FLOATS, cdiv, expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 LARGEST = tl.constexpr(3.4028234663852886e38)  # float32
@@ -154,7 +154,7 @@ def soft_cap_logits(launch: Launcher, logits: Tensor, multiplier: float, soft_ca
     n, vocab = logits.shape
     expect(logits, (n, vocab), *FLOATS)
     out = torch.empty(n, vocab, dtype=torch.float32, device=logits.device)
-    grid = (n, triton.cdiv(vocab, TILE))
+    grid = (n, cdiv(vocab, TILE))
     capped = soft_cap is not None
     launch(
         soft_cap_kernel,
@@ -175,9 +175,9 @@ def ban(launch: Launcher, logits: Tensor, bans: Bans | None, known: KnownTokens,
     """See `Operations.ban`."""
     n, vocab = logits.shape
     expect(logits, (n, vocab), torch.float32)
-    expect(allowed, (n, triton.cdiv(vocab, 32)), torch.int32)
+    expect(allowed, (n, cdiv(vocab, 32)), torch.int32)
     if allowed is not None:
-        grid = (n, triton.cdiv(vocab, TILE))
+        grid = (n, cdiv(vocab, TILE))
         launch(allow_kernel, grid, logits, allowed, vocab, allowed.shape[1], TILE=TILE, num_warps=4)
     if bans is not None:
         expect_known(known, n)
@@ -213,7 +213,7 @@ def penalize(launch: Launcher, logits: Tensor, penalties: Penalties, known: Know
         expect(amounts, (n,), torch.float32)
     launch(
         penalize_kernel,
-        (n, triton.cdiv(vocab, TILE)),
+        (n, cdiv(vocab, TILE)),
         logits,
         vocab,
         penalties.repetition,

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import Logprobs
-from octavo_engine.kernels.triton.arguments import expect
+from octavo_engine.kernels.triton.arguments import expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.selection import LOWEST, key_of, kth_best, load_row, up_to
 
@@ -98,7 +98,7 @@ def logprobs(launch: Launcher, logits: Tensor, tokens: Tensor, num_top: int) -> 
         num_warps=4,
     )
     if num_top > 0:
-        block = triton.next_power_of_2(num_top)
+        block = next_power_of_2(num_top)
         launch(
             order_kernel,
             (n,),

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import FLOATS, expect
+from octavo_engine.kernels.triton.arguments import FLOATS, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Norm
 
@@ -63,7 +63,7 @@ def norm(
     expect(bias, (dim,), *FLOATS)
     out = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)
-    block = triton.next_power_of_2(dim)
+    block = next_power_of_2(dim)
     launch(
         norm_kernel,
         (x.numel() // dim,),

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PackedWeight
-from octavo_engine.kernels.triton.arguments import FLOATS, expect
+from octavo_engine.kernels.triton.arguments import FLOATS, cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.launch_defaults import Parameters
 
@@ -103,8 +103,8 @@ def rows_of_tile(num_rows: int) -> int:
 def parts_of(launch: Launcher, chosen: Parameters, columns: int) -> int:
     """Into how many parts K is split: enough for PROGRAMS_PER_SM by the columns alone, which the weight decides, and no
     more than the launch's SPLIT_K. A wide weight keeps every SM at work unsplit, and saves the join."""
-    tiles = triton.cdiv(columns, chosen["BLOCK_N"])
-    wanted = triton.next_power_of_2(triton.cdiv(launch.card.num_sms * PROGRAMS_PER_SM, tiles))
+    tiles = cdiv(columns, chosen["BLOCK_N"])
+    wanted = next_power_of_2(cdiv(launch.card.num_sms * PROGRAMS_PER_SM, tiles))
     return int(min(chosen["SPLIT_K"], wanted))
 
 
@@ -122,7 +122,7 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
     launch(
         packed_kernel,
-        (triton.cdiv(n, chosen["BLOCK_N"]), triton.cdiv(m, chosen["BLOCK_M"]), split),
+        (cdiv(n, chosen["BLOCK_N"]), cdiv(m, chosen["BLOCK_M"]), split),
         x,
         weight.quants,
         weight.scales,
@@ -161,7 +161,7 @@ def joined(launch: Launcher, parts: Tensor, bias: Tensor | None, dtype: torch.dt
     if split == 1:
         return parts[0]
     out = torch.empty(m, n, dtype=dtype, device=parts.device)
-    grid = (triton.cdiv(n, JOINED), m)
+    grid = (cdiv(n, JOINED), m)
     options = {"SPLIT_K": split, "HAS_BIAS": bias is not None, "TILE": JOINED, "num_warps": 4}
     launch(join_parts_kernel, grid, parts, bias, out, m, n, **options)
     return out

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
+from octavo_engine.kernels.triton.arguments import next_power_of_2
 from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Attention
@@ -128,9 +129,9 @@ def prefill_attention(
 ) -> None:
     """Attend for the requests after the first `batch.num_decodes`, into their rows of `out`."""
     group = spec.num_heads // spec.num_kv_heads
-    block_d, block_dv = (triton.next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
+    block_d, block_dv = (next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
     chosen = launch.tiles(f"prefill.{max(64, block_d)}", q.element_size())
-    chosen["BLOCK_M"] = block_m = max(triton.next_power_of_2(group), chosen["BLOCK_M"])
+    block_m = max(next_power_of_2(group), chosen["BLOCK_M"])
     num_prefills = batch.num_requests - batch.num_decodes
     num_rows = q.shape[0] - batch.num_decodes
     launch(
@@ -162,5 +163,5 @@ def prefill_attention(
         WINDOW=spec.window or 0,
         SOFT_CAP=spec.soft_cap is not None,
         PRECISION="ieee" if q.element_size() == 4 else "tf32",
-        **chosen,
+        **(chosen | {"BLOCK_M": block_m}),
     )

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
+from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.spec import Attention
 
@@ -170,7 +170,7 @@ def write_qkv(
     heads = 4
     launch(
         qkv_kernel,
-        (num_tokens, triton.cdiv(spec.num_heads, heads) + triton.cdiv(spec.num_kv_heads, heads)),
+        (num_tokens, cdiv(spec.num_heads, heads) + cdiv(spec.num_kv_heads, heads)),
         qkv,
         cos,
         sin,
@@ -191,12 +191,12 @@ def write_qkv(
         DV=spec.head_dim_v,
         BLOCK_SIZE=k_cache.shape[1],
         ROTARY=rotary,
-        HALF=triton.next_power_of_2(max(1, rotary // 2)),
-        REST=triton.next_power_of_2(max(1, spec.head_dim_k - rotary)),
+        HALF=next_power_of_2(max(1, rotary // 2)),
+        REST=next_power_of_2(max(1, spec.head_dim_k - rotary)),
         INTERLEAVED=spec.rotary is not None and spec.rotary.interleaved,
         NORM="none" if spec.qk_norm is None else spec.qk_norm.kind,
         HEADS=heads,
-        BLOCK_DV=triton.next_power_of_2(spec.head_dim_v),
+        BLOCK_DV=next_power_of_2(spec.head_dim_v),
         num_warps=2,  # a turned half of 4 heads of 128 is 256 elements: 4 a thread
     )
     return q

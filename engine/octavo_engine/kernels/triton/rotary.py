@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import expect
+from octavo_engine.kernels.triton.arguments import expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 
 
@@ -32,6 +32,6 @@ def rotary_table(launch: Launcher, frequencies: Tensor, factor: float, positions
     expect(frequencies, (half,), torch.float32)
     cos = torch.empty(n, half, dtype=torch.float32, device=positions.device)
     sin = torch.empty_like(cos)
-    block = triton.next_power_of_2(half)
+    block = next_power_of_2(half)
     launch(rotary_kernel, (n,), positions, frequencies, cos, sin, factor, HALF=half, BLOCK=block, num_warps=1)
     return cos, sin

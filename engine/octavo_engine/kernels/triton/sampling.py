@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.reference_sampling import SamplingBatch
-from octavo_engine.kernels.triton.arguments import expect
+from octavo_engine.kernels.triton.arguments import cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.selection import (
     MINUS_INFINITY,
@@ -344,14 +344,14 @@ def sample(launch: Launcher, logits: Tensor, batch: SamplingBatch) -> Tensor:
     expect(batch.top_k, (n,), torch.int32)
     for wide in (batch.seeds, batch.positions):
         expect(wide, (n,), torch.int64)
-    num_parts = min(MOST_PARTS, triton.next_power_of_2(triton.cdiv(vocab, TILE)))
-    part_size = triton.cdiv(triton.cdiv(vocab, num_parts), TILE) * TILE
+    num_parts = min(MOST_PARTS, next_power_of_2(cdiv(vocab, TILE)))
+    part_size = cdiv(cdiv(vocab, num_parts), TILE) * TILE
     device, grid = logits.device, (n, num_parts)
     part_max, part_best = torch.empty(2, n, num_parts, dtype=torch.float32, device=device).unbind()
     part_token = torch.empty(n, num_parts, dtype=torch.int32, device=device)
     counts = torch.empty(n, num_parts, BINS.value, dtype=torch.int32, device=device)
     mass = torch.empty(n, num_parts, dtype=torch.float64, device=device)
-    most = min(MOST_KEPT, triton.next_power_of_2(vocab))
+    most = min(MOST_KEPT, next_power_of_2(vocab))
     kept, noisy = torch.empty(2, n, most, dtype=torch.float32, device=device).unbind()
     kept_tokens = torch.empty(n, most, dtype=torch.int32, device=device)
     num_kept = torch.empty(n, dtype=torch.int32, device=device)
