@@ -63,14 +63,29 @@ class RankPool:
                 self._answer(rank)
         return answer
 
-    def call(self, function: str, *, tensor: int = 1, pipeline: int = 1, **arguments: Any) -> list[Any]:
+    def call(
+        self,
+        function: str,
+        *,
+        tensor: int = 1,
+        pipeline: int = 1,
+        nnodes: int = 1,
+        custom_all_reduce: bool = True,
+        **arguments: Any,
+    ) -> list[Any]:
         """What a function of `rank_jobs` returns in each rank of a group without a model."""
-        parallel = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+        parallel: dict[str, Any] = {
+            "tensor_parallel_size": tensor,
+            "pipeline_parallel_size": pipeline,
+            "nnodes": nnodes,
+            "custom_all_reduce": custom_all_reduce,
+        }
         job = {"function": function, "arguments": arguments}
         with self._ranks(tensor * pipeline) as ranks:
             self._tell(ranks[0], job | {"parallel": parallel, "rank": 0})
             parallel["master_port"] = self._answer(ranks[0])["port"]
             for rank in range(1, len(ranks)):
+                parallel["node_rank"] = rank * nnodes // len(ranks)
                 self._tell(ranks[rank], job | {"parallel": parallel, "rank": rank})
             return [self._answer(rank)["result"] for rank in ranks]
 

@@ -43,6 +43,12 @@ def test_where_one_rank_has_no_shared_memory_all_use_the_process_group(pool, ran
     assert [each["logged"] for each in others] == [[], []]
 
 
+def test_ranks_of_several_machines_use_the_process_group(pool):
+    """As they are configured to: there is nothing to log."""
+    for each in pool.call("commands", tensor=2, nnodes=2, sizes=SMALL):
+        assert each == {"got": sent(SMALL), "by_group": SMALL, "logged": []}
+
+
 @pytest.mark.parametrize(("num_parts", "beats"), [(3, 3), (0, 0)])
 def test_rank_0_beats_while_another_rank_computes(pool, num_parts, beats):
     """Once for each pulse before which a part was done, and not at all while nothing is: such an engine is dead."""

@@ -104,6 +104,19 @@ def test_what_hinders_one_rank_sends_all_sums_to_the_process_group(pool, fault, 
     assert f"rank {faulty_rank}: " in line or fault == "trial"  # a wrong part makes all of them wrong
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [({"nnodes": 2}, ["no symmetric memory: the ranks are on 2 machines"]), ({"custom_all_reduce": False}, [])],
+)
+def test_several_machines_and_the_flag_leave_all_sums_to_the_process_group(pool, how, words):
+    """Nothing is allocated, and no trial made."""
+    lead, other = pool.call("sums", tensor=2, shapes=[rows(KIB, "bfloat16")], **how)
+    for rank in (lead, other):
+        assert (rank["tried"], rank["calls"], rank["by_group"], rank["held"]) == ([], [], [KIB], 0)
+    assert [line.partition(": ")[2] for line in lead["logged"]] == words
+    assert other["logged"] == []
+
+
 def test_each_stage_of_a_pipeline_has_its_own(pool):
     """Two groups of two ranks."""
     for rank in pool.call("sums", tensor=2, pipeline=2, shapes=[rows(KIB, "float32")]):

@@ -187,6 +187,12 @@ def test_several_ranks_run_over_torch_alone():
     assert "--nnodes" in refusal("m", "-tp", "2", "--distributed-executor-backend", "ray")
 
 
+def test_sums_between_ranks_can_be_left_to_the_backend():
+    """By vLLM's flag."""
+    assert parse(["m", "-tp", "2"]).parallel.custom_all_reduce
+    assert not parse(["m", "-tp", "2", "--disable-custom-all-reduce"]).parallel.custom_all_reduce
+
+
 def test_nodes_share_the_ranks_evenly():
     """Sizes that do not divide are refused, naming both numbers."""
     words = ["m", "-tp", "4", "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.1", "--master-port", "4000"]
