@@ -1,8 +1,8 @@
 """What a step costs the host of a GPU: everything but the launches, which are left out. Needs no GPU.
 
 The executor runs over tensors of a CPU; kernels are not launched, products are not computed, and graphs replay nothing.
-What finds out which code a launch takes is left in. Prints medians and minima in milliseconds, and the machine's load:
-to be run in turns with what it is compared with, on the same machine.
+Launches are left out whole ("unlaunched"), or but for finding the code that serves them ("found"). Prints wall
+and CPU time in milliseconds, and the machine's load: to be run in turns with what it is compared with, on the same machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,14 @@ ASKED = {
 
 
 class Unlaunched(Launcher):
-    """Kernels are found, and then do nothing."""
+    """Kernels do nothing."""
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        """Nothing."""
+
+
+class Found(Launcher):
+    """The code that serves a launch is found, and then does nothing."""
 
     def _bound(self, *_: Any) -> Any:
         return lambda *_: None
@@ -78,7 +85,7 @@ class Unreplayed:
         """Nothing is held."""
 
 
-def executor_of() -> TorchExecutor:
+def executor_of(launcher: Launcher) -> TorchExecutor:
     spec = from_hf_config(LLAMA)
     cpu = torch.device("cpu")
     config = EngineConfig(
@@ -93,7 +100,7 @@ def executor_of() -> TorchExecutor:
         spec,
         files,
         cpu,
-        operations=Uncomputed(Unlaunched(Card(90, 132))),
+        operations=Uncomputed(launcher),
         recorder=Unreplayed(),
         weights=lambda: random_weights(spec, torch.float32, cpu, 0.02),
     )
@@ -102,8 +109,10 @@ def executor_of() -> TorchExecutor:
     return made
 
 
-def seconds_of(executor: TorchExecutor, sampling: SamplingParams, steps: int, *, mixed: bool) -> list[float]:
-    """Of steps of REQUESTS decodes, a chunk of a prompt beside them where `mixed`."""
+def seconds_of(
+    executor: TorchExecutor, sampling: SamplingParams, steps: int, *, mixed: bool = False
+) -> list[tuple[float, float]]:
+    """Wall and CPU time of steps of REQUESTS decodes, a chunk of a prompt beside them where `mixed`."""
     blocks = [[1 + i] * (CONTEXT // 16) for i in range(REQUESTS)]
     names = [str(i) for i in range(REQUESTS - mixed)]
     new = tuple(NewRequest(name, [5] * CONTEXT, sampling, (blocks[int(name)],), CONTEXT - 1) for name in names)
@@ -120,9 +129,9 @@ def seconds_of(executor: TorchExecutor, sampling: SamplingParams, steps: int, *,
             come = (NewRequest("p", [5] * CHUNK, sampling, ([9] * (CHUNK // 16),), 0),)
             scheduled = counts | {"p": CHUNK}
         step = SchedulerOutput(step_id, come, continued, scheduled, scheduled, frozenset(counts))
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.thread_time()
         _run(executor, step)
-        taken.append(time.perf_counter() - start)
+        taken.append((time.perf_counter() - start, time.thread_time() - used))
     executor.requests.clear()
     return taken[len(taken) // 4 :]
 
@@ -134,23 +143,26 @@ def _run(executor: TorchExecutor, step: SchedulerOutput) -> None:
     assert len(drawn.tokens) == len(step.samples), "each request that draws has a token"
 
 
+def show(what: str, seconds: list[tuple[float, float]]) -> None:
+    wall, cpu = ([1e3 * each for each in some] for some in zip(*seconds, strict=True))
+    print(
+        f"{REQUESTS} requests, {what}: median {statistics.median(wall):.2f} ms, minimum {min(wall):.2f}; CPU median "
+        f"{statistics.median(cpu):.2f}, minimum {min(cpu):.2f}; load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    executor = executor_of()
-    for name, sampling in ASKED.items():
-        for mixed in (False, True):
-            if mixed and name != "plain":
-                continue
-            seconds = seconds_of(executor, sampling, arguments.steps, mixed=mixed)
-            print(
-                f"{REQUESTS} requests, {'mixed' if mixed else 'decodes'}, {name}: median "
-                f"{statistics.median(seconds) * 1e3:.2f} ms, minimum {min(seconds) * 1e3:.2f}, "
-                f"load {os.getloadavg()[0]:.1f}",
-                flush=True,
-            )
+    for kind in (Unlaunched, Found):
+        executor = executor_of(kind(Card(90, 132)))
+        for name, sampling in ASKED.items():
+            if kind is Unlaunched or name == "plain":
+                show(f"decodes, {name}, {kind.__name__.lower()}", seconds_of(executor, sampling, arguments.steps))
+        show(f"mixed, {kind.__name__.lower()}", seconds_of(executor, ASKED["plain"], arguments.steps, mixed=True))
     return 0
 
 

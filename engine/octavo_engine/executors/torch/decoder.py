@@ -16,7 +16,7 @@ from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored, stacked
-from octavo_models.spec import Attention, Layer, Mlp, ModelSpec, Norm, Rotary
+from octavo_models.spec import Attention, Layer, Mlp, ModelSpec, Norm
 
 Matrices = Callable[[str], Stored]  # canonical name -> matrix, handed over
 Vectors = Callable[[str], Tensor]
@@ -95,6 +95,9 @@ class Decoder:
         if parallel.place.last_stage:
             self.head = self.embedding if spec.tied_head else weights.pop("head")  # [vocab, hidden]
             self.final_norm = self._norm(vector, "final_norm", spec.final_norm)
+        rotaries = [layer.attention.rotary for layer in spec.layers]
+        self._rotaries = list(dict.fromkeys(rotary for rotary in rotaries if rotary is not None))
+        self._rotary_of_layer = [None if rotary is None else self._rotaries.index(rotary) for rotary in rotaries]
         self.on_part: Callable[[], None] = lambda: None  # called as each layer, or logits, were computed, or launched
         self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
 
@@ -104,12 +107,10 @@ class Decoder:
         They are normed; of a stage that is not the last one, they are what the next stage goes on with.
         """
         x = self._embedded(inputs) if self.parallel.place.first_stage else self._received(inputs)
-        turns: dict[Rotary, tuple[Tensor, Tensor]] = {}
+        turns = [self.ops.rotary_table(rotary, inputs.positions) for rotary in self._rotaries]
         branch: Tensor | None = None  # what the residual stream x still has to take in: the next norm adds it
         for i, (layer, weights) in enumerate(zip(self.spec.layers, self.layers, strict=True)):
-            rotary = layer.attention.rotary
-            if rotary is not None and rotary not in turns:
-                turns[rotary] = self.ops.rotary_table(rotary, inputs.positions)
+            rotary = self._rotary_of_layer[i]
             turn = None if rotary is None else turns[rotary]
             normed, x = self._enter(weights.pre_attention_norm, x, branch)
             branch = None  # its memory, before attention takes more
@@ -185,8 +186,10 @@ class Decoder:
         return self.parallel.all_reduce(self._projected(inner, weights.down))
 
     def _projected(self, x: Tensor, linear: Linear) -> Tensor:
-        products = [self.ops.matmul(x, weight, bias) for weight, bias in linear.parts]
-        return products[0] if len(products) == 1 else torch.cat(products, -1)
+        if len(linear.parts) == 1:
+            weight, bias = linear.parts[0]
+            return self.ops.matmul(x, weight, bias)
+        return torch.cat([self.ops.matmul(x, weight, bias) for weight, bias in linear.parts], -1)
 
     @staticmethod
     def _norm(vector: Vectors, name: str, spec: Norm) -> NormWeights:

@@ -8,6 +8,7 @@ launch, and compiles for it. Offsets within a table or cache are 64 bits wide, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def expect(x: Tensor | None, shape: Sequence[int], *dtypes: torch.dtype, strided
     if got != shape:  # a loop: some hundred of these come before a step's launches
         assert len(shape) == len(got), _misfit(x, shape)
         for want, size in zip(shape, got, strict=True):
-            assert want in {size, ANY}, _misfit(x, shape)
+            assert want in (size, ANY), _misfit(x, shape)
     assert x.dtype in dtypes, f"a tensor of {x.dtype}, where a kernel expects {dtypes}"
     assert x.is_contiguous() or (strided and rows_are_dense(x)), f"strides {x.stride()} of shape {tuple(got)}"
 
@@ -51,6 +52,7 @@ def strides_are_known(args: Sequence[Any]) -> bool:
     )
 
 
+@cache
 def next_power_of_2(n: int) -> int:
     """The smallest one that is not below `n`, which is at least 1. As Triton's, which costs a launch's time."""
     return 1 << (n - 1).bit_length()
