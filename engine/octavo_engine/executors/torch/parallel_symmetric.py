@@ -52,8 +52,8 @@ class TorchMemory:
     def obstacle(self, device: torch.device, peers: list[torch.device]) -> str:
         try:
             from torch._C._autograd import DeviceType  # noqa: PLC0415
-            from torch._C._distributed_c10d import (  # noqa: PLC0415
-                _detect_dma_connectivity,  # type: ignore[attr-defined]  # its stubs leave it out
+            from torch._C._distributed_c10d import (  # type: ignore[attr-defined]  # noqa: PLC0415 — incomplete stubs
+                _detect_dma_connectivity,
                 _SymmetricMemory,  # noqa: F401
             )
         except ImportError as error:
