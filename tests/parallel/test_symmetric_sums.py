@@ -119,8 +119,8 @@ def test_several_machines_and_the_flag_leave_all_sums_to_the_process_group(pool,
 
 def test_each_stage_of_a_pipeline_has_its_own(pool):
     """Two groups of two ranks."""
-    for rank in pool.call("sums", tensor=2, pipeline=2, shapes=[rows(KIB, "float32")]):
-        assert rank["calls"] == [[ONE_SHOT, KIB, F32]]
+    for rank in pool.call("sums", tensor=2, pipeline=2, shapes=[rows(2 * KIB, "float32")]):
+        assert rank["calls"] == [[ONE_SHOT, 2 * KIB, F32]]
         assert rank["found"][0][:2] == [True, True]
 
 
