@@ -1,5 +1,6 @@
 # The native module, as src/bind_*.cpp make it. Formats are GGML type numbers, instruction sets those of matmul.h.
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,14 +57,9 @@ class DecoderModel:
     group_windows: list[int]
 
 class Sampling:
-    temperature: float
-    top_p: float
-    min_p: float
+    NUMBERS: ClassVar[tuple[str, ...]]  # the float parameters, each an attribute of the same name
     top_k: int
     seed: int
-    presence_penalty: float
-    frequency_penalty: float
-    repetition_penalty: float
     min_tokens: int
     logprobs: int
     prompt_logprobs: int

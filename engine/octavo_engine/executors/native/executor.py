@@ -265,14 +265,10 @@ def _format_number(name: str) -> int:
 def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampling:
     """`params` as the native module holds them."""
     sampling: _native.Sampling = native.Sampling()
-    sampling.temperature = params.temperature
-    sampling.top_p = params.top_p
-    sampling.min_p = params.min_p
+    for name in sampling.NUMBERS:
+        setattr(sampling, name, getattr(params, name))
     sampling.top_k = max(params.top_k, 0)
     sampling.seed = params.seed & 0xFFFF_FFFF_FFFF_FFFF
-    sampling.presence_penalty = params.presence_penalty
-    sampling.frequency_penalty = params.frequency_penalty
-    sampling.repetition_penalty = params.repetition_penalty
     sampling.logprobs = _count(params.logprobs)
     sampling.prompt_logprobs = _count(params.prompt_logprobs)
     if params.min_tokens:

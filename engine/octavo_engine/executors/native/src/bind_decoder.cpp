@@ -68,16 +68,16 @@ void bind_model(nb::module_& module) {
 }
 
 void bind_requests(nb::module_& module) {
-  nb::class_<Sampling>(module, "Sampling")
-      .def(nb::init<>())
-      .def_rw("temperature", &Sampling::temperature)
-      .def_rw("top_p", &Sampling::top_p)
-      .def_rw("min_p", &Sampling::min_p)
+  nb::class_<Sampling> sampling(module, "Sampling");
+  nb::list numbers;
+  Sampling::numbers([&](const char* name, float Sampling::* member) {
+    sampling.def_rw(name, member);
+    numbers.append(name);
+  });
+  sampling.attr("NUMBERS") = nb::tuple(numbers);
+  sampling.def(nb::init<>())
       .def_rw("top_k", &Sampling::top_k)
       .def_rw("seed", &Sampling::seed)
-      .def_rw("presence_penalty", &Sampling::presence_penalty)
-      .def_rw("frequency_penalty", &Sampling::frequency_penalty)
-      .def_rw("repetition_penalty", &Sampling::repetition_penalty)
       .def_rw("min_tokens", &Sampling::min_tokens)
       .def_rw("logprobs", &Sampling::logprobs)
       .def_rw("prompt_logprobs", &Sampling::prompt_logprobs)

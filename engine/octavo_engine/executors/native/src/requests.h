@@ -11,15 +11,26 @@ namespace octavo {
 
 struct Sampling {
   float temperature = 1.0F, top_p = 1.0F, min_p = 0.0F;
+  float presence_penalty = 0.0F, frequency_penalty = 0.0F, repetition_penalty = 1.0F;
   int32_t top_k = 0;
   uint64_t seed = 0;
-  float presence_penalty = 0.0F, frequency_penalty = 0.0F, repetition_penalty = 1.0F;
   int32_t min_tokens = 0;
   int32_t logprobs = -1, prompt_logprobs = -1;  // -1: none
   std::vector<int32_t> stop_tokens;             // banned until min_tokens
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_tokens;  // empty: all
   std::vector<std::vector<int32_t>> bad_words;
+
+  // Calls visit(name, member) for the parameters that are passed on unchanged, under their names in SamplingParams.
+  template <typename Visit>
+  static void numbers(Visit&& visit) {
+    visit("temperature", &Sampling::temperature);
+    visit("top_p", &Sampling::top_p);
+    visit("min_p", &Sampling::min_p);
+    visit("presence_penalty", &Sampling::presence_penalty);
+    visit("frequency_penalty", &Sampling::frequency_penalty);
+    visit("repetition_penalty", &Sampling::repetition_penalty);
+  }
 
   bool penalizes() const {
     return presence_penalty != 0.0F || frequency_penalty != 0.0F || repetition_penalty != 1.0F;
