@@ -1,6 +1,6 @@
 """The API keys that clients may send: by flag, by a file that may change while it is served from, or by the environment.
 
-A Secret that is mounted as a file follows its object within a minute or two; what stands in the environment does not.
+A Secret that is mounted as a file follows its object within a minute or two; environment variables do not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from octavo_engine.errors import ConfigError
 
 VARIABLES = ("OCTAVO_API_KEY", "VLLM_API_KEY")
 FILE_VARIABLE = "OCTAVO_API_KEY_FILE"
-PAUSE_S = 1.0  # between two looks at the file
+PAUSE_S = 1.0  # between two checks of the file
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class ApiKeys:
         return bool(self._given) or self._file is not None
 
     def current(self) -> tuple[str, ...]:
-        """Looks at the file at most once a `PAUSE_S`."""
+        """Reads the file at most once in `PAUSE_S` seconds."""
         if self._file is not None and time.monotonic() >= self._next_look:
             self._look(self._file)
             self._next_look = time.monotonic() + PAUSE_S

@@ -1,6 +1,6 @@
 """The engine's configuration: composed once from flags, environment and the model, then never patched.
 
-Knows the values and their meaning; `octavo_engine.cli.arguments` knows how they are spelled on a command line.
+Owns the values and their meaning; `octavo_engine.cli.arguments` owns their spelling on a command line.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.92
     enable_prefix_caching: bool = True
-    swap_space_gib: float | None = None  # host memory for preempted sequences; None: 4 beside a card, else none
+    swap_space_gib: float | None = None  # host memory for preempted sequences; None: 4 beside a GPU, else 0
     num_gpu_blocks_override: int | None = None
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What may run together, and how much may wait."""
+    """Limits of a step and of the queue."""
 
     max_num_seqs: int = 128
     max_num_batched_tokens: int = 2048
@@ -56,7 +56,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs the model."""
+    """The executor and its device."""
 
     executor: Literal["auto", "native", "torch"] = "auto"  # auto: torch where there is a GPU, else native
     device: Device = "auto"  # cuda: a promise; the start ends where no GPU can be used
@@ -121,10 +121,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the model's files lie on this machine, once it has been resolved and, if need be, fetched."""
+    """The model's files on this machine, after it has been resolved and, if need be, fetched."""
 
     folder: Path
-    config: Path | None  # config.json; None: the GGUF says it
+    config: Path | None  # config.json; None: the GGUF holds it
     weights: tuple[Path, ...]  # safetensors shards or GGUF pieces in order; empty for `dummy`
     weights_format: Literal["safetensors", "gguf", "dummy"]
     tokenizer: Path | None  # tokenizer.json; None: out of the GGUF

@@ -1,4 +1,4 @@
-"""What can go wrong in the engine.
+"""The exceptions of the engine.
 
 OctavoError
 ├── ConfigError             a flag or an environment variable; ends the start with one sentence
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class OctavoError(Exception):
-    """The root: its message is one sentence for a person, saying what is so and what to do."""
+    """The root. Its message is one sentence for the user: what happened and what to do."""
 
 
 class ConfigError(OctavoError):
@@ -66,7 +66,7 @@ class EngineDeadError(OctavoError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without what follows in further lines, such as the advice for debugging in CUDA's errors."""
+    """The first line of an error's message: CUDA's errors continue with debugging advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 

@@ -21,7 +21,7 @@ PROVIDE_ONE = (
 
 
 def has_gpu() -> bool:
-    """Whether the driver shows this process a GPU."""
+    """Whether this process can see a GPU."""
     found = _count()
     return isinstance(found, int) and found > 0
 

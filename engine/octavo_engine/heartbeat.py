@@ -1,6 +1,6 @@
-"""A counter that the engine core counts up as it works, in memory that its server reads: slow and dead differ by it.
+"""A counter in shared memory that the engine core increments as it works; it tells a slow core from a dead one.
 
-Knows nothing of what is counted. The core's own messages would not do: in the middle of a step it sends none.
+The core's messages are not enough for that: in the middle of a step it sends none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What crosses the socket between API server and engine core: msgpack, never pickle.
+"""The messages between API server and engine core: msgpack, never pickle.
 
-Client to core: `Request`, one of the structs below, told apart by tag. Core to client: `Reply`.
+Client to core: `Request`, one of the structs below, distinguished by tag. Core to client: `Reply`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
-    """Forget all cached blocks that nothing uses."""
+    """Drop all cached blocks that nothing uses. Reserved for vLLM's endpoint /reset_prefix_cache."""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -51,7 +51,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one step added to one request."""
+    """The output of one step for one request."""
 
     request_id: str
     new_token_ids: list[int]
@@ -64,7 +64,7 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     prompt_logprobs: list[TokenLogprob | None] | None = None
     num_cached_tokens: int = 0  # of the prompt, from the prefix cache; valid with the first token
     num_preemptions: int = 0
-    queued_at: float = 0.0  # time.monotonic() in the core: when it was taken in
+    queued_at: float = 0.0  # time.monotonic() in the core: when it was accepted
     scheduled_at: float = 0.0  # when it first ran
 
 
@@ -102,7 +102,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Resolved(msgspec.Struct, frozen=True, tag="resolved"):
-    """The model's files are on this machine: sent before the weights are read, so that the tokenizer loads meanwhile.
+    """The model's files are on this machine: sent before the weights are read, so that the tokenizer loads at the same time.
 
     `files` is a `config.ModelFiles` as `config.encode_files` writes it.
     """
@@ -121,7 +121,9 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 
     outputs: list[EngineOutput]
     stats: SchedulerStats
-    num_received: int = 0  # requests taken in since the start; tells the client which of its own `stats` count
+    num_received: int = (
+        0  # requests received since the start; the client derives from it which of its own `stats` include
+    )
 
 
 Reply = Ready | Progress | Resolved | Failed | StepOutputs

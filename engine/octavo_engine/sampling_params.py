@@ -19,7 +19,7 @@ LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-30, 1e30
 # What a request or a model's defaults may ask for.
 Temperature = Annotated[float, Ge(0), Le(100)]
 TopP = Annotated[float, Gt(0), Le(1)]
-TopK = Annotated[int, Ge(-1)]  # -1 is vLLM's way to turn it off
+TopK = Annotated[int, Ge(-1)]  # -1 is off, as in vLLM
 MinP = Annotated[float, Ge(0), Le(1)]
 Penalty = Annotated[float, Ge(-2), Le(2)]
 RepetitionPenalty = Annotated[float, Gt(0), Le(100)]

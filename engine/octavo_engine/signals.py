@@ -1,4 +1,4 @@
-"""What the processes of `octavo serve` do at signals, apart from the server's own drain.
+"""Signal handling in the processes of `octavo serve`, apart from the server's own drain.
 
 The server alone decides when to end: a terminal, or `kill -- -GROUP`, sends to all processes at once. SIGUSR1 dumps
 stacks. SIGUSR2 and SIGALRM, which other servers use to rotate logs or reload, are ignored.

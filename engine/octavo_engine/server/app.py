@@ -13,9 +13,9 @@ from octavo_engine.server.auth import require_key
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
-from octavo_engine.server.routes.chat import chat_completions
+from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
-from octavo_engine.server.routes.status import health, load, model, models, show_metrics, show_version
+from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.routes.tokenization import detokenize, tokenize
 
 MAX_SHOWN_PATH = 64

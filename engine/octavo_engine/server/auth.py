@@ -1,7 +1,7 @@
-"""Who may ask: the API key, on every route but a few that are listed here.
+"""Access control: the API key, on every route except a few that are listed here.
 
-Decided on the path exactly as it was sent, before any routing or decoding: whatever is not literally one of the open
-paths needs the key, so no way of writing a path gets around it.
+Decided on the path exactly as it was sent, before any routing or decoding: any path that is not literally one of the open
+ones needs the key, so no spelling of a path bypasses it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def require_key(keys: ApiKeys, root_path: str) -> Middleware:
 
 
 def _known(request: web.Request, keys: tuple[str, ...]) -> int | None:
-    """Which key the request has. Compares digests of equal length, and all of them, so that the time tells nothing."""
+    """The key of the request. Compares digests of equal length, and all of them, so that the time reveals nothing."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     given = _digest(token.strip())
     matches = [hmac.compare_digest(given, digest) for digest in map(_digest, keys)]

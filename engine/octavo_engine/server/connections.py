@@ -1,4 +1,4 @@
-"""When a connection ends, so that none ends under a request: the answer before says so.
+"""Decides when a connection ends, and announces that with its last answer, so that no request is lost.
 
 A proxy that balances connections (kube-proxy does) never moves one that is kept alive. So an answer closes its
 connection when the server drains, and when the connection has grown old: clients then reach replicas that were added
@@ -18,7 +18,7 @@ SPREAD = 0.2  # of the life, so that clients that came together do not all come 
 
 
 class Connections:
-    """The server's connections, told apart by the task that serves each; and when the last request ended."""
+    """The server's connections, by the task that serves each; and when the last request ended."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -17,7 +17,7 @@ class CrossOrigin:
         self._known = frozenset(origins)
 
     def headers(self, request: web.Request) -> dict[str, str]:
-        """What an answer to `request` says about it; nothing where the origin is not allowed."""
+        """The CORS headers of an answer to `request`; none if the origin is not allowed."""
         origin = request.headers.get("Origin")
         if origin is None or not (self._everyone or origin in self._known):
             return {}

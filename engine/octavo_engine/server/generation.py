@@ -26,7 +26,7 @@ class GenerationError(OctavoError):
 
 @dataclass(slots=True)
 class Piece:
-    """What one output added to one choice."""
+    """The part of one choice that one output added."""
 
     choice: Choice
     text: str
@@ -78,13 +78,13 @@ class Generation:
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def take(self, seconds: float | None = None) -> list[Piece]:
-        """All that has come since the last call, at least one piece; empty once every choice has finished.
+        """All pieces since the last call, at least one; empty once every choice has finished.
 
         Raises:
             RequestError: one of them can't be generated as the request is.
             GenerationError: the engine could not go on with one of them.
             EngineDeadError: the engine is gone.
-            TimeoutError: nothing has come for `seconds`.
+            TimeoutError: nothing has arrived for `seconds`.
         """
         end = None if seconds is None else time.monotonic() + seconds
         while outputs := await self.stream.get(None if end is None else max(0.0, end - time.monotonic())):
@@ -111,21 +111,21 @@ class Generation:
         return []
 
     def usage(self, num_completed: int | None = None) -> Usage:
-        """What has been used; in the middle of an answer, up to a piece of it."""
+        """The tokens used; in the middle of an answer, up to one of its pieces."""
         completion = self.num_completed if num_completed is None else num_completed
-        # Of a prompt's first choice: the others find cached what that one has computed.
+        # Those of a prompt's first choice: the others find cached what the first has computed.
         first = {id(choice.prompt): choice.num_cached for choice in reversed(self.choices.values())}
         cached = sum(first.values())
         return Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
 
     def share_prompt_logprobs(self) -> None:
-        """Give all choices of a prompt what only the first was asked for; once all have finished."""
+        """Copy the prompt's log-probabilities from its first choice to the others, once all have finished."""
         first = {id(choice.prompt): choice.prompt_logprobs for choice in reversed(self.choices.values())}
         for choice in self.choices.values():
             choice.prompt_logprobs = first[id(choice.prompt)]
 
     def close(self) -> None:
-        """Abort what still runs."""
+        """Abort the unfinished choices."""
         self.stream.close()
 
 

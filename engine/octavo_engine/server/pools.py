@@ -1,7 +1,7 @@
 """Threads for work that is too long for the event loop: a bounded pool for each kind, so that none waits for another.
 
-A thread keeps the loop going only while it lets go of the interpreter's lock: tokenizing does, the rest is Python
-code that hands it over every few milliseconds. One long call that keeps the lock would stop the loop from here too.
+The loop only continues while a thread releases the interpreter's lock: tokenizing does, the rest is Python code that
+releases it every few milliseconds. One long call that keeps the lock would stop the loop from here too.
 """
 
 from __future__ import annotations

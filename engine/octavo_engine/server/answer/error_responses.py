@@ -35,7 +35,7 @@ _encode = msgspec.json.encode
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that stands for `error`."""
+    """The HTTP status of `error`."""
     if isinstance(error, RequestError):
         return error.status
     if isinstance(error, EngineDeadError):
@@ -44,7 +44,7 @@ def status_of(error: Exception) -> int:
 
 
 def error_body(error: Exception) -> Error:
-    """The body of `error`; of a bug it tells no more than that there is one."""
+    """The body for `error`; for a bug it reveals no more than that there is one."""
     status = status_of(error)
     known = isinstance(error, RequestError | EngineDeadError | GenerationError)
     message = str(error) if known else "internal error; the server's log has the traceback"

@@ -56,7 +56,7 @@ class EventStream:
         self._buffer += b"\n\n"
 
     async def keep_alive(self) -> None:
-        """Show that the answer is on its way: begin it, or write a comment. Raises as `flush`."""
+        """Keep the connection alive: begin the answer, or write a comment. Raises as `flush`."""
         if self.begun:
             self._buffer += COMMENT
         await self.flush()

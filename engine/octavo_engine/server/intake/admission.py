@@ -1,4 +1,4 @@
-"""How a request comes in: its body, its names, and whether it is let in at all."""
+"""Admission of a request: its body, its ids, and whether it is accepted at all."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=RequestBody)
 REQUEST_ID = "X-Request-Id"
 MAX_REQUEST_ID = 256
-SHARE: web.RequestKey[Share] = web.RequestKey("share", Share)  # of the room for bodies
+SHARE: web.RequestKey[Share] = web.RequestKey("share", Share)  # of the memory for bodies
 COUNTED: web.RequestKey[bool] = web.RequestKey("counted", bool)  # whether it counts as a request that is being answered
 
 
 async def read_body(request: web.Request, kind: type[Body]) -> Body:
-    """The request's body, read and parsed within the server's limits; refused first where it could not be let in.
+    """The request's body, read and parsed within the server's limits; refused first if it could not be admitted.
 
     Raises:
         RequestError: it is wrong (400), too large (413) or too slow (408).
-        QueueFullError: the queue, or the room for bodies, is full (429).
+        QueueFullError: the queue, or the memory for bodies, is full (429).
         EngineDeadError: the server is about to end, or its engine is gone (503).
     """
     context = request.app[CONTEXT]
@@ -43,7 +43,7 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     context.metrics.num_http_requests += 1
     await context.turns.take()
     body = parse_body(kind, data)
-    if len(data) > SHORT:  # it has taken long enough
+    if len(data) > SHORT:  # parsing took long enough: let others run
         await context.turns.take()
     if context.config.server.enable_log_requests:
         logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
@@ -51,9 +51,9 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
 
 
 def cache_salt(request: web.Request, body: SamplingBody) -> str:
-    """What keeps the request's cached prefixes apart from others': the client's key, and what the client adds.
+    """The salt that separates the request's cached prefixes from others': the client's key, and the body's own salt.
 
-    `cached_tokens` and the time to the first token show what was cached, so no key may find what another has sent.
+    `cached_tokens` and the time to the first token reveal what was cached, so one key must not find another's prompts.
     """
     key = request.get(KEY)
     salt = body.cache_salt or ""

@@ -1,7 +1,7 @@
-"""What a request may cost: every bound of the API process, each checked before memory or time goes into it.
+"""Limits on the cost of a request: every bound of the API process, each checked before memory or time is spent.
 
-The one place for these numbers; `docs/reference/limits.md` lists them, and a test compares both. Knows nothing of
-how a bound is checked: whoever would spend the memory or the time does that.
+The one place for these numbers; `docs/reference/limits.md` lists them, and a test compares both. The code that would
+spend the memory or the time checks the bound.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
 HEAD_SECONDS = 60.0  # until a new connection has sent the head of a request
 BODY_GRACE_SECONDS = 30.0  # for a body, and a second more for each
 SLOWEST_BODY = 32 * 1024  # bytes of it
-STALL_SECONDS = 120.0  # a client that takes nothing of its answer for so long is gone
-VANISHED_SECONDS = 60  # until a client whose machine has gone without a word is noticed
+STALL_SECONDS = 120.0  # after that time without reading its answer, a client counts as gone
+VANISHED_SECONDS = 60  # until a client whose machine disappeared is noticed
 
 # What the event loop does itself; more goes to a pool
 SHORT_TEXT = 8192  # characters to tokenize: a few ms at most

@@ -1,7 +1,7 @@
-"""The bodies of requests, as strangers write them: OpenAI's fields and vLLM's further ones.
+"""The bodies of requests, as clients send them: OpenAI's fields and vLLM's further ones.
 
-Unknown fields are accepted silently, as OpenAI and vLLM do. Fields that vLLM knows, that are not served yet and that
-would change the answer are in `unserved_fields`, and refused by name.
+Unknown fields are accepted silently, as by OpenAI and vLLM. Fields of vLLM that are not served yet and would change the
+answer are in `unserved_fields`, and refused by name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _null_is_absent(value: Any) -> Any:
     return value
 
 
-# Many clients write every field that they know, with null for what is not set. Fields whose default is None take it
+# Many clients write every field of the API, with null for those that are not set. Fields whose default is None take it
 # anyway; the others are marked with this.
 NULL_IS_ABSENT = BeforeValidator(_null_is_absent)
 Flag = Annotated[bool, NULL_IS_ABSENT]
@@ -51,14 +51,14 @@ Biases = Annotated[dict[str, float], BeforeValidator(_few)]  # objects have no f
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries besides the text."""
+    """Options of a stream: usage in addition to the text."""
 
     include_usage: Flag = False
     continuous_usage_stats: Flag = False
 
 
 class RequestBody(BaseModel):
-    """What every body may have."""
+    """The fields of every body."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -136,7 +136,7 @@ class CompletionBody(SamplingBody):
 
     @property
     def logprobs_asked(self) -> int | None:
-        """Of each generated token: the number of the best tokens whose log-probabilities are asked for."""
+        """The number of best tokens of each position whose log-probabilities are requested; None: no log-probabilities."""
         return self.logprobs
 
     @property
@@ -173,7 +173,7 @@ class ChatBody(SamplingBody):
 
     @property
     def logprobs_asked(self) -> int | None:
-        """Of each generated token: the number of the best tokens whose log-probabilities are asked for."""
+        """The number of best tokens of each position whose log-probabilities are requested; None: no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
@@ -230,7 +230,7 @@ def _refusal(error: ValidationError) -> RequestError:
     if first["loc"][0] == "prompt":  # a union: pydantic lists the complaint of every branch
         if first["type"] == "missing":
             return RequestError("prompt is missing", "prompt")
-        # The branch that was meant is the one that the elements before fit.
+        # The intended branch is the one that the elements before the error match.
         meant = max(found, key=lambda detail: [part for part in detail["loc"] if isinstance(part, int)])
         if any(part for part in meant["loc"] if isinstance(part, int)):
             return RequestError(f"{_path(meant)}: {meant['msg']}", "prompt")

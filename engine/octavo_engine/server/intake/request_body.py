@@ -1,4 +1,4 @@
-"""A body as it was meant: read up to a limit, decompressed up to the same limit, as UTF-8 without a byte order mark."""
+"""The plain bytes of a body: read and decompressed up to a limit, as UTF-8 without a byte order mark."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class BodyBudget:
 
 
 class Share:
-    """What one request holds of a `BodyBudget`."""
+    """One request's share of a `BodyBudget`."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget

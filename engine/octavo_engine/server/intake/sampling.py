@@ -49,9 +49,9 @@ def shared_values(
 
 
 async def read_bad_words(context: ServerContext, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Each word's tokens at the start of a text and after a space, where that makes a token of its own.
+    """Each word's tokens at the start of a text, and after a space if that changes the first token.
 
-    A word with a token that the model lacks is never drawn.
+    A word with a token that the model lacks is left out: it is never drawn.
 
     Raises:
         RequestError: there are too many, they are too long, or one is empty.

@@ -1,4 +1,4 @@
-"""Request fields that vLLM knows and Octavo does not serve yet: refused by name where they would change the answer."""
+"""Request fields of vLLM that Octavo does not serve yet: refused by name if they would change the answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refuse_unserved(fields: Mapping[str, Any]) -> None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """`value` without the fields that a client wrote as null because it knows them."""
+    """`value` without the fields that are null."""
     if not isinstance(value, dict):
         return value
     return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}

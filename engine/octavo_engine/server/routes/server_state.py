@@ -1,4 +1,4 @@
-"""What the server tells about itself: models, health, version, load, metrics."""
+"""The endpoints about the server itself: models, health, version, load, metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ModelList(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """Why the server is or isn't healthy."""
+    """The answer of /health: ok, or why not."""
 
     status: str
 
@@ -70,7 +70,7 @@ async def model(request: web.Request) -> web.Response:
 
 
 def health_of(context: ServerContext) -> str | None:
-    """What keeps the engine from serving new requests; None if nothing does."""
+    """The problem that keeps the engine from serving new requests; None if there is none."""
     if context.client.dead is not None:
         return f"the engine is gone: {context.client.dead}"
     if context.draining:
@@ -102,7 +102,7 @@ async def load(request: web.Request) -> web.Response:
 
 
 async def show_metrics(request: web.Request) -> web.Response:
-    """Prometheus' exposition. The host's name, which is a pod's, tells a scraper that it asked whom it meant to."""
+    """Prometheus' exposition. A scraper checks by the host's name, which is a pod's, that it has reached the right pod."""
     context = request.app[CONTEXT]
     await context.turns.take()
     data, content_type = context.metrics.render(request.headers.get("Accept", "")[:MAX_ACCEPT])
