@@ -79,12 +79,12 @@ def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permut
 
 
 def packed(
-    module: str, parts: Mapping[LayerWeight, int], groups: int = 1, *, transposed: bool = False
+    module: str, *parts: tuple[LayerWeight, int], groups: int = 1, transposed: bool = False
 ) -> dict[LayerWeight, At]:
-    """The entries of weights that one module holds together: `parts` gives the rows of each, all groups together."""
+    """The entries of weights that one module holds together: `parts` are their names and rows, all groups together."""
     entries: dict[LayerWeight, At] = {}
     first = 0
-    for name, num_rows in parts.items():
+    for name, num_rows in parts:
         count = num_rows // groups
         entries[name] = at(module, rows=Rows(first, count, groups), transposed=transposed)
         first += count

@@ -69,8 +69,8 @@ def in_groups(parts: list[np.ndarray], groups: int) -> np.ndarray:
     return np.concatenate(split, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
-QKV = {"q": Q, "k": KV, "v": KV}
-GATE_UP = {"gate": INNER, "up": INNER}
+QKV = (("q", Q), ("k", KV), ("v", KV))
+GATE_UP = (("gate", INNER), ("up", INNER))
 ATTENTION, MLP = "model.layers.0.self_attn.", "model.layers.0.mlp."
 
 
@@ -79,7 +79,7 @@ def layer(whole: dict[str, np.ndarray], *names: str) -> list[np.ndarray]:
 
 
 def phi3(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.ndarray]]:
-    entries = packed("self_attn.qkv_proj", QKV) | packed("mlp.gate_up_proj", GATE_UP)
+    entries = packed("self_attn.qkv_proj", *QKV) | packed("mlp.gate_up_proj", *GATE_UP)
     return entries, {
         f"{ATTENTION}qkv_proj.weight": np.concatenate(layer(whole, "q", "k", "v")),
         f"{MLP}gate_up_proj.weight": np.concatenate(layer(whole, "gate", "up")),
@@ -88,13 +88,13 @@ def phi3(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.ndar
 
 def falcon(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.ndarray]]:
     """Each KV group's queries, key and value, one group after another."""
-    return packed("self_attn.query_key_value", QKV, groups=HEADS.num_kv), {
+    return packed("self_attn.query_key_value", *QKV, groups=HEADS.num_kv), {
         f"{ATTENTION}query_key_value.weight": in_groups(layer(whole, "q", "k", "v"), HEADS.num_kv)
     }
 
 
 def gpt2(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.ndarray]]:
-    return packed("self_attn.c_attn", QKV, transposed=True) | {"up": at("mlp.c_fc", transposed=True)}, {
+    return packed("self_attn.c_attn", *QKV, transposed=True) | {"up": at("mlp.c_fc", transposed=True)}, {
         f"{ATTENTION}c_attn.weight": np.concatenate(layer(whole, "q", "k", "v")).T,
         f"{MLP}c_fc.weight": whole["layers.0.up"].T,
     }
@@ -110,7 +110,7 @@ def gpt_oss(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.n
     """Rows of gate and up in turn, in a tensor that is named without `.weight`."""
     entries = {
         name: At(("mlp.gate_up_proj",), rows=Rows(i, 1, INNER), weight="", bias="_bias")
-        for i, name in enumerate(GATE_UP)
+        for i, (name, _) in enumerate(GATE_UP)
     }
     return entries, {f"{MLP}gate_up_proj": in_groups(layer(whole, "gate", "up"), INNER)}
 
@@ -132,7 +132,7 @@ def test_a_layout_of_published_checkpoints_is_brought_to_the_specs(layout):
 
 
 def test_biases_of_a_packed_module_are_cut_as_its_rows_are():
-    tensors = HF_LLAMA.updated(packed("self_attn.query_key_value", QKV, groups=HEADS.num_kv))
+    tensors = HF_LLAMA.updated(packed("self_attn.query_key_value", *QKV, groups=HEADS.num_kv))
     spec = spec_of(tensors, bias=True)
     whole = arrays_of(spec)
     module = f"{ATTENTION}query_key_value"
