@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import time
 
 from stall_requests import chat
@@ -133,11 +134,56 @@ def endless(*fields: bytes) -> Attempt:
     return attempt
 
 
-def stopped_renderer(server: Server) -> Answer:
-    """The renderer's process stops while a chat is rendered, and another follows."""
-    for pid in [pid for pid, name in server.pids.items() if name == "renderer"]:
-        os.kill(pid, signal.SIGKILL)
-    return chat()(server)
+def unread_chunks(server: Server) -> Answer:
+    """A body of 600,000 chunks of a byte where no body is read."""
+    with server.connect() as connection:
+        try:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            connection.sendall(b"1\r\n \r\n" * 600_000 + b"0\r\n\r\n")
+            return connection.recv(100).split(b"\r\n")[0].decode()[9:12], True
+        except OSError as error:
+            return type(error).__name__, True
+
+
+def at_once(count: int, path: str, body: bytes | None = None) -> Attempt:
+    """As many small requests, each over a connection of its own, that arrive together."""
+    method, data = ("GET", b"") if body is None else ("POST", body)
+    request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+    def attempt(server: Server) -> Answer:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(server.connect()) for _ in range(count)]
+            for connection in connections:
+                connection.sendall(request)
+            answers = {connection.recv(12)[9:12].decode() for connection in connections}
+        return "/".join(sorted(answers)), not any(answer.startswith("5") for answer in answers)
+
+    return attempt
+
+
+def resets(server: Server) -> Answer:
+    """100 streams whose clients reset their connections."""
+    body = json.dumps({"prompt": "hello", "max_tokens": 300, "stream": True}).encode()
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    connections = [server.connect() for _ in range(100)]
+    for connection in connections:
+        connection.sendall(head + body)
+    time.sleep(1)
+    for connection in connections:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    return "reset", True
+
+
+def with_renderers(number: signal.Signals) -> Attempt:
+    """A chat of 200 KB to a renderer that has just got a signal."""
+
+    def attempt(server: Server) -> Answer:
+        for pid in [pid for pid, name in server.pids.items() if name == "renderer"]:
+            os.kill(pid, number)
+        return chat(messages=[{"role": "user", "content": "a" * 200_000}])(server)
+
+    return attempt
 
 
 def clients() -> dict[str, Attempt]:
@@ -151,5 +197,13 @@ def clients() -> dict[str, Attempt]:
         "clients that are stopped": stopped_clients,
         "readers that do not read": deaf,
         "300 pipelined requests": pipelined,
-        "a renderer that was killed": stopped_renderer,
+        "unread chunks of a byte": unread_chunks,
+        "500 scrapes at once": at_once(500, "/metrics"),
+        "1,000 texts to /tokenize at once": at_once(
+            1000, "/tokenize", json.dumps({"prompt": "hello " * 1300}).encode()
+        ),
+        "1,000 completions at once": at_once(1000, COMPLETIONS, b'{"prompt": "a", "max_tokens": 1}'),
+        "streams that are reset": resets,
+        "a renderer that was killed": with_renderers(signal.SIGKILL),
+        "a renderer that was stopped": with_renderers(signal.SIGSTOP),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from typing import Any
 
 from stall_server import CHATS, COMPLETIONS, Attempt
@@ -22,6 +23,11 @@ def chat(**fields: Any) -> Attempt:
 
 def raw(path: str, body: bytes, **headers: str) -> Attempt:
     return lambda server: server.send(path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def called(arguments: str) -> dict[str, Any]:
+    """A message that calls a tool."""
+    return {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
 
 
 def words(rng: random.Random, characters: int) -> str:
@@ -63,6 +69,13 @@ def large_requests(rng: random.Random) -> dict[str, Attempt]:
         "metadata of 1.5 MB": completion(metadata={"x": text[:1_500_000]}, user=text[:100_000]),
         "deep JSON": raw(COMPLETIONS, b'{"prompt": "a", "x": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"),
         "a number of 4 MB": raw(COMPLETIONS, b'{"prompt": "a", "seed": ' + b"7" * 4_000_000 + b"}"),
+        "a million values in the arguments of a tool call": chat(messages=[called("[" + "1," * 900_000 + "1]")]),
+        "arguments of a tool call that nest deeply": chat(messages=[called("[" * 500_000 + "]" * 500_000)]),
+        "a Content-Type of 60 KB": raw(COMPLETIONS, b'{"prompt": "a"}', Content_Type="text/json; " + "a=b; " * 12_000),
+        "300,000 characters of four bytes to /tokenize": raw(
+            "/tokenize", json.dumps({"prompt": chr(0x1F9FF) * 300_000}, ensure_ascii=False).encode()
+        ),
+        "a bomb of deflate": raw(COMPLETIONS, zlib.compress(b" " * 80_000_000), Content_Encoding="deflate"),
         "a bomb of gzip": raw(COMPLETIONS, gzip.compress(b" " * 80_000_000), Content_Encoding="gzip"),
         "16 million ids to /detokenize": raw("/detokenize", b'{"tokens": [' + b"9," * 16_000_000 + b"9]}"),
         "100,000 ids to /detokenize": raw("/detokenize", json.dumps({"tokens": million[:100_000]}).encode()),

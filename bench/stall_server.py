@@ -27,7 +27,8 @@ class Server:
     pids: dict[int, str] = field(default_factory=dict)
 
     def look_for_processes(self) -> None:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")  # each thread has those that it started
+        children = [pid for thread in threads for pid in thread.read_text().split()]
         self.pids = {self.process.pid: "api"}
         for pid in map(int, children):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
