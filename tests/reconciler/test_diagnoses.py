@@ -184,6 +184,19 @@ def test_what_keeps_a_pod_in_container_creating_is_read_from_its_events(reason, 
     assert words in trouble.message
 
 
+def test_a_word_of_a_kubelet_that_no_table_has_is_passed_on():
+    """A newer kubelet's, or a container runtime's own; not what says nothing."""
+    state = {"waiting": {"reason": "Some.reason/of its own", "message": "odd"}}
+    trouble = trouble_of(pod(container={"state": state}, phase="Pending"), planned(), None)
+    assert trouble is not None
+    assert (trouble.reason, trouble.stuck) == ("Some.reason/of its own", False)
+    assert "odd" in trouble.message
+    state = {"waiting": {"reason": "PodInitializing"}}
+    trouble = trouble_of(pod(container={"state": state}, phase="Pending"), planned(), None)
+    assert trouble is not None
+    assert trouble.reason == "Starting"
+
+
 def running(ready_since, started):
     container = {"state": {"running": {"startedAt": at(started)}}, "started": True}
     ready = {"type": "Ready", "status": "False", "lastTransitionTime": at(ready_since)}
@@ -230,6 +243,7 @@ def test_an_autoscaler_has_time_to_add_a_node_and_then_it_takes_a_person(nodes, 
 # As the scheduler's volume plugins word it
 PLACELESS = [
     ("0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode.", "ClaimInUse", "set replicas: 1"),
+    ("0/1 nodes are available: 1 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod. no new claims to deallocate.", "ClaimInUse", "set replicas: 1"),
     ("0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had volume node affinity conflict.", "VolumeElsewhere", "make room there"),
     ("0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity.", "VolumeElsewhere", "tied to other nodes"),
     ("0/2 nodes are available: 2 node(s) had no available volume zone.", "VolumeElsewhere", "another zone"),

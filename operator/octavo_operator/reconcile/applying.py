@@ -155,7 +155,8 @@ class Applier:
                 self.outcome.refused.append(Refused(kind, name, "NameTaken", words))
                 return
         if live is not None and self._is_going(live):
-            words = f"{kind} {name} of a former service of that name is still being removed"
+            former = "" if self._is_ours(live) else " of a former service of that name"
+            words = f"{kind} {name}{former} is still being deleted; it is created again once it is gone"
             self.outcome.refused.append(Refused(kind, name, "Terminating", words))
             return
         if kind == JOBS.kind:

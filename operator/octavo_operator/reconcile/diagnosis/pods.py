@@ -105,6 +105,11 @@ VOLUME_REASONS = {StorageReason.FAILED_MOUNT, StorageReason.FAILED_ATTACH, Stora
 NODE_REASONS = {PodReason.SANDBOX, PodReason.NETWORK, PodReason.PRE_STOP, PodReason.KILL}
 DEVICE_REASONS = {PodReason.DEVICES, PodReason.ADMISSION, PodReason.NODE_AFFINITY}
 CONTAINER_REASONS = {PodReason.CONFIG, PodReason.CREATE, PodReason.RUN}
+UNDER_WAY = {
+    "ContainerCreating",
+    "PodInitializing",
+    "CrashLoopBackOff",
+}  # say nothing that is not said better elsewhere
 ANY_IMAGE = "check engine.image, and engine.image.pullSecrets for a private registry"
 
 
@@ -210,6 +215,9 @@ def _of_container(container: Mapping[str, Any], plan: Plan) -> Trouble | None:
         return Trouble(
             PodReason(reason), f"{words or 'the container can not be created'}; {remedy}", stuck=True, rank=2
         )
+    if reason and reason not in UNDER_WAY:
+        text = f"a container waits ({reason})" + (f": {words}" if words else "") + "; see kubectl describe pod"
+        return Trouble(Foreign(reason), text, stuck=False, rank=5)
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
     if ended is not None and (ended.get("exitCode") or container.get("restartCount")):
         return crash_of(ended, plan)
