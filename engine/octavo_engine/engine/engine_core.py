@@ -29,7 +29,7 @@ from octavo_engine.engine.kv_sizing import (
     num_host_blocks_of,
     swap_bytes_of,
 )
-from octavo_engine.errors import DeviceLostError, OutOfMemoryError, described
+from octavo_engine.errors import DeviceLostError, OctavoError, OutOfMemoryError, described
 from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
 from octavo_engine.sampling_params import SamplingParams
 
@@ -292,7 +292,9 @@ class EngineCore:
             except Exception as error:  # noqa: BLE001 — whatever it was, it ends this request alone
                 logger.error("request %s failed alone, and ends: %r", request_id, error)  # noqa: TRY400 — traced above
                 num_failed += 1
-                merged.errors[request_id] = f"the model could not run this request: {described(error)}"
+                # What an unforeseen exception says is for the log: it may quote other requests, paths or memory.
+                why = str(error) if isinstance(error, OctavoError) else "an internal error, which the log describes"
+                merged.errors[request_id] = f"the model could not run this request: {why}"
                 continue
             num_run += 1
             merged.errors.update(result.errors)
