@@ -48,7 +48,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in bare:
             continue
-        if " " in node.value.strip():
+        if " " in node.value.strip() or re.fullmatch(r" [a-z]+", node.value):  # a sentence, or the end of one
             yield node.lineno, node.value
 
 

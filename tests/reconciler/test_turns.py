@@ -42,6 +42,7 @@ def test_services_take_turns_where_a_gpu_would_do_for_both(one, other, met):
     turns.take(A, one, 1)
     assert turns.other(B, other) == (A if met else None)
     assert turns.other(A, other) is None
+    assert turns.promised(other, B) == (one.gpus if met else 0), "a GPU of another product is not taken from it"
 
 
 def test_those_that_wait_are_looked_at_when_a_change_is_over():

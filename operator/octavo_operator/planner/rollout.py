@@ -88,7 +88,7 @@ def _surge(
         return True, "a CPU replica needs no GPU for a surge", False
     for claim, mode in narrow.items():
         return False, f"the claim {claim} is {mode}: it ties a surge to the node whose GPUs are taken", False
-    needed = "a GPU" if hardware.gpus == 1 else f"{hardware.gpus} cards"
+    needed = "a GPU" if hardware.gpus == 1 else f"{hardware.gpus} GPUs"
     if free_gpus is None:
         free = "is" if hardware.gpus == 1 else "are"
         return False, f"whether {needed} {free} free for a surge is not known", True

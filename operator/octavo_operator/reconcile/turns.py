@@ -43,9 +43,8 @@ class Turns:
     _waiting: dict[NamespacedName, Hardware] = field(default_factory=dict)
 
     def promised(self, hardware: Hardware, but: NamespacedName) -> int:
-        """GPUs that services other than `but` are about to take."""
-        resource = hardware.resource_name
-        return sum(t.amount for key, t in self._current(but).items() if t.hardware.resource_name == resource)
+        """GPUs of a kind that would do for `hardware`, which services other than `but` are about to take."""
+        return sum(turn.amount for turn in self._current(but).values() if _meet(turn.hardware, hardware))
 
     def other(self, key: NamespacedName, hardware: Hardware) -> NamespacedName | None:
         """The service whose change is under way on the same kind of GPU; None where there is none."""
