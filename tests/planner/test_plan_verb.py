@@ -123,10 +123,10 @@ def test_machines_read_the_whole_plan(output, tmp_path, capsys):
         ('{"architectures": ["X"]}', "architecture 'X' is not supported"),
     ],
 )
-def test_a_config_that_was_named_and_is_wrong_is_told(content, told, tmp_path, capsys):
+def test_a_config_that_was_named_and_is_wrong_is_reported(content, found, tmp_path, capsys):
     (tmp_path / "c.json").write_text(content)
     assert run("-f", str(SAMPLES / "mistral.yaml"), "--config", str(tmp_path / "c.json"), tmp_path=tmp_path) == 2
-    assert told in capsys.readouterr().err
+    assert found in capsys.readouterr().err
 
 
 def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
