@@ -54,7 +54,7 @@ def test_of_a_given_memory_the_cache_comes_first_and_what_is_missing_is_warned_o
     assert bool(warned) == (kept != "all")
 
 
-def test_beside_a_gpu_they_are_requested_and_grow_with_the_context():
+def test_with_a_gpu_they_are_requested_and_grow_with_the_context():
     def requested(length: int, **engine) -> int:
         accelerator = {"products": ["NVIDIA-H200"]}
         config = SMALL | {"max_position_embeddings": length}

@@ -99,7 +99,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "a field that does not exist": (_engine(maxModelLenght=1), "spec.engine.maxModelLenght"),
 }
 
-# The schema lets these pass; whoever reads the object has to tell, with the field.
+# The schema lets these pass; a program that reads the object reports them, with the field.
 BEYOND_THE_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "a resource without a name": (_with(resources={"requests": {"a b": 1}}), "spec.resources.requests.a b"),
     "an odd resource beyond its limit": (

@@ -113,7 +113,7 @@ def test_quantities_may_be_numbers(api, namespace):
     assert api.create(service(spec, namespace), **STRICT)["spec"]["resources"]["requests"]["cpu"] == 4
 
 
-def test_the_pod_template_keeps_what_nobody_knows(api, namespace):
+def test_the_pod_template_keeps_unknown_fields(api, namespace):
     template = {"spec": {"containers": [{"name": "engine", "inventedYesterday": {"a": [1]}}]}}
     spec = {"model": {"uri": "hf://org/name"}, "podTemplate": template}
     assert api.create(service(spec, namespace), **STRICT)["spec"]["podTemplate"] == template
@@ -129,14 +129,14 @@ def test_what_is_wrong_is_refused_by_the_server_with_its_field(api, namespace_fo
     with pytest.raises(ApiError) as caught:
         api.create(service(spec, namespace_for_refusals), **STRICT)
     assert caught.value.status in {400, 422}
-    told = refusal(caught.value)
-    assert field in told
-    assert "internal error" not in told.lower()
+    found = refusal(caught.value)
+    assert field in found
+    assert "internal error" not in found.lower()
 
 
 @pytest.mark.parametrize("what", INVALID | BEYOND_THE_SCHEMA)
-def test_what_is_wrong_is_told_by_the_types_with_its_field(what):
-    """The same is said without an API server, and by whoever reads an object that got past the schema."""
+def test_what_is_wrong_is_reported_by_the_types_with_its_field(what):
+    """The types report the same without an API server, also for an object that got past the schema."""
     spec, field = (INVALID | BEYOND_THE_SCHEMA)[what]
     with pytest.raises(ManifestError) as caught:
         parse(service(spec, "default"))
@@ -194,16 +194,16 @@ def test_kubectl_scale_sets_the_replicas(api, namespace, control_plane):
 def test_kubectl_scale_is_refused_where_the_autoscaler_decides(api, namespace, control_plane):
     """Accepted, it would change nothing, and the next reader would believe it had."""
     api.create(service({"model": {"uri": "hf://org/name"}, "autoscaling": {"maxReplicas": 2}}, namespace))
-    told = control_plane.kubectl("scale", "llms/svc", "--replicas=3", "-n", namespace, check=False)
-    assert "replicas is set beside autoscaling, which decides it: remove one of the two" in told
+    found = control_plane.kubectl("scale", "llms/svc", "--replicas=3", "-n", namespace, check=False)
+    assert "replicas is set beside autoscaling, which decides it: remove one of the two" in found
     assert api.get(API_VERSION, KIND, "svc", namespace)["spec"]["replicas"] == 1
 
 
 def test_kubectl_explain_reads_like_documentation(api, control_plane):
-    told = control_plane.kubectl("explain", "llms.spec.engine")
-    assert "GPUs that each layer is split across. It must divide the model's attention" in told
-    assert "enum: octavo, vllm" in told
-    assert "<no description>" not in told
+    found = control_plane.kubectl("explain", "llms.spec.engine")
+    assert "GPUs that each layer is split across. It must divide the model's attention" in found
+    assert "enum: octavo, vllm" in found
+    assert "<no description>" not in found
 
 
 def test_kubectl_get_shows_the_status(api, namespace, control_plane):

@@ -84,7 +84,7 @@ def test_the_schema_is_structural():
 
 
 def test_what_the_api_server_must_not_default_is_not_defaulted():
-    """A whole part that nobody asked for would come back with each apply. Replicas are defaulted for /scale to answer."""
+    """A whole part that no one requested would come back with each apply. Replicas are defaulted for /scale to answer."""
     defaults = {path for path, node in nodes(SCHEMA) if "default" in node}
     assert not defaults & {"spec.engine", "spec.autoscaling", "spec.cache", "spec.accelerator"}
     whole = {path: node["default"] for path, node in nodes(SCHEMA) if isinstance(node.get("default"), dict | list)}

@@ -15,20 +15,20 @@ from octavo_operator.planner.rollout import choose
 from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity, requests_of
 
-CARD = "nvidia.com/gpu"
+GPU = "nvidia.com/gpu"
 TICK_S = 5
 LOAD_TICKS = 3  # until a replica that has a node answers, where a test does not say longer
-DRAIN_TICKS = 4  # for which one that ends keeps its cards
+DRAIN_TICKS = 4  # for which one that ends keeps its GPUs
 
 
 class Simulation:
-    """Nodes with so many cards each; `step` lets five seconds pass."""
+    """Nodes with so many GPUs each; `step` lets five seconds pass."""
 
     def __init__(
-        self, nodes: list[int], *, replicas: int, cards: int = 1, strategy: str = "Auto", load_ticks: int = LOAD_TICKS
+        self, nodes: list[int], *, replicas: int, gpus: int = 1, strategy: str = "Auto", load_ticks: int = LOAD_TICKS
     ) -> None:
         self.nodes = [_node(f"node-{number}", count) for number, count in enumerate(nodes)]
-        self.replicas, self.cards, self.strategy, self.load_ticks = replicas, cards, strategy, load_ticks
+        self.replicas, self.gpus, self.strategy, self.load_ticks = replicas, gpus, strategy, load_ticks
         self.pods: list[dict[str, Any]] = []
         self.others: list[dict[str, Any]] = []
         self.revision = 0
@@ -42,14 +42,14 @@ class Simulation:
         self.walk()
         self.least_ready = self.ready
 
-    def edit(self, *, cards: int | None = None) -> None:
+    def edit(self, *, gpus: int | None = None) -> None:
         self.plan = self._choose()
         self.revision += 1
-        self.cards = cards or self.cards
+        self.gpus = gpus or self.gpus
 
-    def occupy(self, node: int, cards: int) -> None:
-        """Somebody else takes cards."""
-        self.others.append(self._pod(cards, revision=-1, node=f"node-{node}"))
+    def occupy(self, node: int, gpus: int) -> None:
+        """Another workload takes GPUs."""
+        self.others.append(self._pod(gpus, revision=-1, node=f"node-{node}"))
 
     def leave(self) -> None:
         self.others.clear()
@@ -87,9 +87,9 @@ class Simulation:
         self.least_ready = min(self.least_ready, self.ready)
 
     def _choose(self) -> RolloutPlan:
-        hardware = Hardware("nvidia", self.cards, CARD, ()) if self.cards else _CPU
+        hardware = Hardware("nvidia", self.gpus, GPU, ()) if self.gpus else _CPU
         capacity = self._capacity()
-        nodes = free_gpus.nodes_for(hardware, {}, capacity, free_gpus.ending(self.pods)) if self.cards else None
+        nodes = free_gpus.nodes_for(hardware, {}, capacity, free_gpus.ending(self.pods)) if self.gpus else None
         deployment, change = self._deployment(), None
         if free_gpus.is_under_way(deployment):
             change = free_gpus.change_of(deployment, self.pods, capacity, self.now)
@@ -128,7 +128,7 @@ class Simulation:
 
     def _create(self, count: int) -> None:
         for _ in range(count):
-            self.pods.append(self._pod(self.cards, self.revision))
+            self.pods.append(self._pod(self.gpus, self.revision))
 
     def _end(self, pods: list[dict[str, Any]], count: int) -> None:
         for pod in pods[: max(0, count)]:
@@ -164,9 +164,9 @@ class Simulation:
             else:
                 pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
 
-    def _pod(self, cards: int, revision: int, node: str | None = None) -> dict[str, Any]:
+    def _pod(self, gpus: int, revision: int, node: str | None = None) -> dict[str, Any]:
         self._count += 1
-        requests = {CARD: str(cards), "cpu": "1"} if cards else {"cpu": "1"}
+        requests = {GPU: str(gpus), "cpu": "1"} if gpus else {"cpu": "1"}
         return {
             "metadata": {"uid": self._count, "labels": {free_gpus.REVISION: str(revision)}},
             "spec": {"containers": [{"resources": {"requests": requests}}], **({"nodeName": node} if node else {})},
@@ -178,9 +178,9 @@ class Simulation:
 _CPU = Hardware("cpu", 0, None, ())
 
 
-def _node(name: str, cards: int) -> dict[str, Any]:
-    """Cards, and as many CPUs: a service without cards takes a CPU for each replica."""
-    allocatable = {CARD: str(cards), "cpu": str(max(1, cards)), "pods": "110"}
+def _node(name: str, gpus: int) -> dict[str, Any]:
+    """GPUs, and as many CPUs: a service without GPUs takes a CPU for each replica."""
+    allocatable = {GPU: str(gpus), "cpu": str(max(1, gpus)), "pods": "110"}
     return {"metadata": {"name": name, "labels": {}}, "spec": {}, "status": {"allocatable": allocatable}}
 
 

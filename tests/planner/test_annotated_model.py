@@ -1,4 +1,4 @@
-"""A manifest may carry its model's config.json: whoever plans it then knows the model."""
+"""A manifest may carry its model's config.json: a plan of it then has the model."""
 
 from __future__ import annotations
 

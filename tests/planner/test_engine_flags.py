@@ -50,7 +50,7 @@ def test_an_older_engine_gets_no_newer_flag(version, left):
     assert bool(warnings(LINE, version, LATER)) == (left != LINE)
 
 
-def test_a_field_that_is_left_out_is_told():
+def test_a_field_that_is_left_out_is_reported():
     (said,) = warnings(LINE, (0, 1, 0), LATER)
     assert "--swap-space, --enforce-eager" in said
     assert "0.3.0" in said
@@ -74,7 +74,7 @@ def test_an_engines_version_is_its_tags(image, given, expected):
     assert version_of(made.spec.engine, hardware_of(made.spec), settings) == expected
 
 
-def test_a_plan_for_a_pinned_engine_has_the_flags_that_it_knows(monkeypatch):
+def test_a_plan_for_a_pinned_engine_has_the_flags_that_it_has(monkeypatch):
     """A person's own arguments are left alone."""
     monkeypatch.setitem(engine_flags.SINCE, "--block-size", (0, 2, 0))
     made = service(accelerator=CPU, engine={"args": ["--seed", "1"]})

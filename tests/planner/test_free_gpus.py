@@ -13,26 +13,26 @@ from octavo_operator.planner.plan import Hardware
 from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity, pod_facts, requests_of
 
-CARD = "nvidia.com/gpu"
+GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
-CARDS = Hardware("nvidia", 1, CARD, ())
+CARDS = Hardware("nvidia", 1, GPU, ())
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 SINCE = "2026-01-01T00:00:00Z"
 
 
-def node(name="a", cards=2, *, ready="True", labels=None, **spec):
-    allocatable = {CARD: str(cards), "cpu": "4", "memory": "8Gi", "pods": "110"}
+def node(name="a", gpus=2, *, ready="True", labels=None, **spec):
+    allocatable = {GPU: str(gpus), "cpu": "4", "memory": "8Gi", "pods": "110"}
     status = {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": ready}]}
     return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec, "status": status}
 
 
 def pod(
-    uid, where=None, *, cards="1", cpu="1", phase="Running", ending=False, revision="new", since=SINCE, words="", **spec
+    uid, where=None, *, gpus="1", cpu="1", phase="Running", ending=False, revision="new", since=SINCE, words="", **spec
 ):
     metadata = {"uid": uid, "labels": {free_gpus.REVISION: revision}} | ({"deletionTimestamp": "now"} if ending else {})
     status = "True" if where else "False"
     conditions = [{"type": "PodScheduled", "status": status, "lastTransitionTime": since, "message": words}]
-    containers = [{"resources": {"requests": {"cpu": cpu}, "limits": {CARD: cards, "cpu": "8"}}}]
+    containers = [{"resources": {"requests": {"cpu": cpu}, "limits": {GPU: gpus, "cpu": "8"}}}]
     return {
         "metadata": metadata,
         "spec": {"containers": containers, **({"nodeName": where} if where else {}), **spec},
@@ -49,7 +49,7 @@ def pod(
         ([node("a"), node("b", 1)], [pod(1, "a"), pod(2, "a")], {}, 1),
         ([node(ready="Unknown")], [], {}, 0),
         ([node(unschedulable=True)], [], {}, 0),
-        ([node(taints=[{"key": CARD, "effect": "NoSchedule"}])], [], {}, 2),
+        ([node(taints=[{"key": GPU, "effect": "NoSchedule"}])], [], {}, 2),
         ([node(taints=[{"key": "team", "value": "a", "effect": "NoSchedule"}])], [], {}, 0),
         ([node(taints=[{"key": "team", "value": "a", "effect": "PreferNoSchedule"}])], [], {}, 2),
         (
@@ -62,20 +62,20 @@ def pod(
         ([node(labels={"zone": "x"})], [], {"spec": {"nodeSelector": {"zone": "x"}}}, 2),
     ],
 )
-def test_cards_are_counted_where_a_replica_could_run(nodes, pods, template, free):
+def test_gpus_are_counted_where_a_replica_could_run(nodes, pods, template, free):
     assert free_gpus.nodes_for(CARDS, template, ClusterCapacity(nodes, pods)).free == free
 
 
-def test_only_the_products_that_were_named_count_and_all_are_told():
+def test_only_the_products_that_were_named_count_and_all_are_reported():
     """So that a person learns what there is."""
-    wanted = Hardware("nvidia", 1, CARD, ("L4",), selection(("L4",), None, CARD, together=False))
+    wanted = Hardware("nvidia", 1, GPU, ("L4",), selection(("L4",), None, GPU, together=False))
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
     assert free_gpus.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
         free=1, largest=1, products=("L4", "T4"), gpus=(Gpu("L4", None, None),)
     )
 
 
-def test_cards_of_own_pods_that_are_ending_are_as_good_as_free():
+def test_gpus_of_own_pods_that_are_ending_are_counted_as_free():
     everybody = [mine := pod(1, "a", ending=True), pod(2, "a", ending=True)]
     assert free_gpus.nodes_for(CARDS, {}, ClusterCapacity([node()], everybody), free_gpus.ending([mine])).free == 1
 
@@ -101,54 +101,54 @@ def change(own, nodes, others=(), surge=1, now=NOW, exclusive=()):
     return free_gpus.change_of(deployment, own, capacity, now, exclusive)
 
 
-def test_a_replica_that_seeks_a_node_is_told_with_its_time_and_whether_an_old_one_could_make_way():
+def test_a_replica_that_seeks_a_node_is_reported_with_its_time_and_whether_an_old_one_could_make_way():
     old = pod(1, "a", revision="old")
-    told = change([old, pod(2)], [node(cards=1)])
+    told = change([old, pod(2)], [node(gpus=1)])
     assert (told.surges, told.unplaced_s, told.old_makes_way) == (True, 60.0, True)
     other = pod(9, "a")
-    assert change([pod(2)], [node(cards=1)], [other]).old_makes_way is False, "somebody else's makes way for nobody"
-    assert change([pod(1, "a"), pod(2)], [node(cards=1)]).old_makes_way is False, "nor one that follows the change"
+    assert change([pod(2)], [node(gpus=1)], [other]).old_makes_way is False, "somebody else's makes way for nobody"
+    assert change([pod(1, "a"), pod(2)], [node(gpus=1)]).old_makes_way is False, "nor one that follows the change"
     assert change([old, pod(2)], []).old_makes_way is None, "nobody may look at nodes"
 
 
-def test_cpu_and_memory_count_as_cards_do():
+def test_cpu_and_memory_count_as_gpus_do():
     old = pod(1, "a", cpu="3", revision="old")
-    assert change([old, pod(2, cpu="3")], [node(cards=8)]).old_makes_way
-    assert change([old, pod(2, cpu="5")], [node(cards=8)]).old_makes_way is False
+    assert change([old, pod(2, cpu="3")], [node(gpus=8)]).old_makes_way
+    assert change([old, pod(2, cpu="5")], [node(gpus=8)]).old_makes_way is False
     sidecar = {"restartPolicy": "Always", "resources": {"requests": {"cpu": "2"}}}
-    assert change([old, pod(2, cpu="3", initContainers=[sidecar])], [node(cards=8)]).old_makes_way is False
+    assert change([old, pod(2, cpu="3", initContainers=[sidecar])], [node(gpus=8)]).old_makes_way is False
     before = {"resources": {"requests": {"cpu": "4"}}}
-    assert change([old, pod(2, cpu="3", initContainers=[before])], [node(cards=8)]).old_makes_way
+    assert change([old, pod(2, cpu="3", initContainers=[before])], [node(gpus=8)]).old_makes_way
 
 
 def test_a_replica_for_which_there_is_room_by_now_is_not_homeless():
     """The scheduler is about to look again."""
-    assert change([pod(1, "a", revision="old"), pod(2)], [node(cards=2)]).unplaced_s is None
+    assert change([pod(1, "a", revision="old"), pod(2)], [node(gpus=2)]).unplaced_s is None
 
 
-def test_nobody_is_homeless_while_an_own_pod_is_ending():
-    assert change([pod(1, "a", ending=True), pod(2)], [node(cards=1)]).unplaced_s is None
+def test_no_replica_is_unplaced_while_an_own_pod_is_ending():
+    assert change([pod(1, "a", ending=True), pod(2)], [node(gpus=1)]).unplaced_s is None
 
 
 def test_a_node_of_another_product_is_no_room():
     term = {"matchExpressions": [{"key": PRODUCT, "operator": "In", "values": ["L4"]}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
     own = [pod(1, "a", revision="old"), pod(2, affinity=affinity)]
-    assert change(own, [node(cards=1, labels={PRODUCT: "T4"})]).old_makes_way is False
-    assert change(own, [node(cards=1, labels={PRODUCT: "L4"})]).old_makes_way
+    assert change(own, [node(gpus=1, labels={PRODUCT: "T4"})]).old_makes_way is False
+    assert change(own, [node(gpus=1, labels={PRODUCT: "L4"})]).old_makes_way
 
 
-def test_a_card_that_a_waiting_pod_is_about_to_get_is_not_free():
-    """Of several services that are edited at once, only as many surge as there are cards."""
+def test_a_gpu_that_a_waiting_pod_is_about_to_get_is_not_free():
+    """Of several services that are edited at once, only as many surge as there are GPUs."""
 
     def free(nodes, *waiting):
         return free_gpus.nodes_for(CARDS, {}, ClusterCapacity(nodes, waiting)).free
 
     assert free([node()], pod(7)) == 1
     assert free([node()], pod(7), pod(8)) == 0
-    assert free([node()], pod(7, cards="4")) == 2, "it has room on no node, and takes none"
+    assert free([node()], pod(7, gpus="4")) == 2, "it has room on no node, and takes none"
     assert free([node()], pod(7, schedulingGates=[{"name": "kueue"}])) == 2
-    assert free([node("a"), node("b", 1)], pod(7, cards="2")) == 1
+    assert free([node("a"), node("b", 1)], pod(7, gpus="2")) == 1
 
 
 def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():
@@ -168,18 +168,18 @@ def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():
     assert free(pod(7, tolerations=team), taints=team) == 1
 
 
-def test_nodes_for_a_download_are_those_with_enough_cards_be_they_free_or_not():
+def test_nodes_for_a_download_are_those_with_enough_gpus_be_they_free_or_not():
     nodes = [
         node(name, count, labels={"kubernetes.io/hostname": name}) for name, count in (("a", 1), ("b", 2), ("c", 0))
     ]
-    two = Hardware("nvidia", 2, CARD, ())
+    two = Hardware("nvidia", 2, GPU, ())
     assert free_gpus.nodes_for(two, {}, ClusterCapacity(nodes, [pod(1, "b"), pod(2, "b")])).names == ("b",)
 
 
 def test_a_pod_behind_a_scheduling_gate_is_not_homeless():
-    """Whoever gated it lets it go: old replicas that make way would not help."""
+    """A controller holds it back by a gate: old replicas that make way would not help."""
     gated = pod(2, schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
-    assert change([pod(1, "a", revision="old"), gated], [node(cards=1)]).unplaced_s is None
+    assert change([pod(1, "a", revision="old"), gated], [node(gpus=1)]).unplaced_s is None
 
 
 UNKNOWN_HERE = (
@@ -194,21 +194,21 @@ BOTH = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) didn't
     [
         (UNKNOWN_HERE, 0.9, (None, None)),
         (UNKNOWN_HERE, 1.1, (66.0, True)),  # of which nothing is counted here
-        (HOPELESS, 1.1, (66.0, False)),  # told, and nothing ends for it
-        (BOTH, 9.0, (None, None)),  # the card may just have come free: the scheduler is about to look again
+        (HOPELESS, 1.1, (66.0, False)),  # reported, and nothing ends for it
+        (BOTH, 9.0, (None, None)),  # the GPU may just have come free: the scheduler is about to look again
     ],
 )
 def test_after_the_patience_the_schedulers_own_words_count(words, minutes, expected):
-    """It knows of affinity, spread, ports and volumes: a surge that waits for those would never end, and untold."""
+    """It may concern affinity, spread, ports or volumes: a surge that waits for those would never end, and unreported."""
     own = [pod(1, "a", revision="old"), pod(2, words=words, since="2026-01-01T00:00:00Z")]
-    told = change(own, [node(cards=2)], now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
+    told = change(own, [node(gpus=2)], now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
     assert (told.unplaced_s, told.old_makes_way) == expected
 
 
 def test_an_old_replica_makes_no_way_for_one_that_no_node_would_take_anyway():
-    """There would be a card; but a selector that no node has is a wrong edit, and ends nothing that serves."""
+    """There would be a GPU; but a selector that no node has is a wrong edit, and ends nothing that serves."""
     own = [pod(1, "a", revision="old"), pod(2, words=HOPELESS)]
-    assert change(own, [node(cards=1)]).old_makes_way is False
+    assert change(own, [node(gpus=1)]).old_makes_way is False
 
 
 VOLUME = [{"name": "cache", "persistentVolumeClaim": {"claimName": "c"}}]
@@ -235,25 +235,25 @@ def test_a_surge_that_waits_for_a_volume_on_another_node_is_homeless():
 def test_a_replica_that_loads_stands_for_the_one_that_made_way():
     """Until it answers, no further one is unready on its account."""
     own = [pod(1, "a", revision="old"), pod(2, "a"), pod(3)]
-    assert change(own, [node(cards=2)]).unready == 1
+    assert change(own, [node(gpus=2)]).unready == 1
     crashed = started(pod(2, "a"))
-    assert change([own[0], crashed, own[2]], [node(cards=2)]).unready == 1, "a wrong edit ends no second one either"
+    assert change([own[0], crashed, own[2]], [node(gpus=2)]).unready == 1, "a wrong edit ends no second one either"
 
 
 def test_sums_follow_pods_that_are_added_bound_changed_and_forgotten():
     """Kept by difference, never counted again: after any history they equal those of a fresh count."""
     capacity = ClusterCapacity([node("a", 4), node("b", 4)])
-    history = [pod("1"), pod("1", "a"), pod("2", "a", cards="2"), pod("2", "a", cards="1"), pod("3", "b"), pod("4")]
+    history = [pod("1"), pod("1", "a"), pod("2", "a", gpus="2"), pod("2", "a", gpus="1"), pod("3", "b"), pod("4")]
     for each in history:
         capacity.keep_pod(pod_facts(each))
     capacity.forget_pod("3")
     capacity.forget_pod("never seen")
-    assert {n.name: capacity.free(n, CARD) // 1000 for n in capacity.nodes} == {"a": 2, "b": 4}
+    assert {n.name: capacity.free(n, GPU) // 1000 for n in capacity.nodes} == {"a": 2, "b": 4}
     assert [each.uid for each in capacity.waiting] == ["4"]
     assert pod_facts(pod("1", "a", phase="Failed")) is None, "what has ended holds nothing"
 
 
-def test_an_init_container_runs_beside_the_sidecars_that_started_before_it():
+def test_an_init_container_runs_with_the_sidecars_that_started_before_it():
     """As the scheduler counts them, by the API's documentation of sidecar containers."""
 
     def container(cpu, **more):
@@ -285,11 +285,11 @@ def test_ten_thousand_pods_on_five_hundred_nodes_take_a_few_mebibytes():
 
 
 def test_a_former_replica_that_does_not_answer_is_worth_no_patience():
-    """A first revision that crash-loops holds the node's last card: the corrected one need not wait for it."""
+    """A first revision that crash-loops holds the node's last GPU: the corrected one need not wait for it."""
     serving = pod(1, "a", revision="old")
     serving["status"]["conditions"] += [{"type": "Ready", "status": "True"}]
-    assert change([serving, pod(2)], [node(cards=1)]).old_serves
-    assert not change([started(pod(1, "a", revision="old")), pod(2)], [node(cards=1)]).old_serves
+    assert change([serving, pod(2)], [node(gpus=1)]).old_serves
+    assert not change([started(pod(1, "a", revision="old")), pod(2)], [node(gpus=1)]).old_serves
     other = pod(3, "a")
     other["status"]["conditions"] += [{"type": "Ready", "status": "True"}]
     two = change([started(pod(1, "a", revision="old")), pod(2), other], [node()])
@@ -318,9 +318,9 @@ def test_a_pod_that_waits_would_take_the_gpu_that_a_replica_frees():
     old = [pod(1, "a")]
     assert contended(old, pod(9)) == 9
     assert contended(old) is None
-    assert contended(old, pod(9, cards="0", cpu="1")) is None, "there is room for both"
-    assert contended(old, pod(9, cards="0", cpu="4")) == 9, "of CPUs there is not"
-    assert contended(old, pod(9, cards="2")) is None, "one GPU is too few for it"
+    assert contended(old, pod(9, gpus="0", cpu="1")) is None, "there is room for both"
+    assert contended(old, pod(9, gpus="0", cpu="4")) == 9, "of CPUs there is not"
+    assert contended(old, pod(9, gpus="2")) is None, "one GPU is too few for it"
     assert contended(old, pod(9, nodeSelector={"zone": "x"})) is None, "it waits for another node"
     assert contended(old, pod(9, schedulingGates=[{"name": "kueue"}])) is None, "it waits for its queue"
     assert contended(old, pod(9), nodes=[node("b", 1)]) is None, "it is about to have another node"
@@ -330,7 +330,7 @@ def test_a_pod_that_waits_would_take_the_gpu_that_a_replica_frees():
 
 def test_no_old_replica_makes_way_where_another_pod_would_take_its_place():
     old, seeks = pod(1, "a", revision="old"), pod(2)
-    assert change([old, seeks], [node(cards=1)]).old_makes_way
+    assert change([old, seeks], [node(gpus=1)]).old_makes_way
     other = pod(9) | {"metadata": {"uid": 9, "namespace": "them", "name": "theirs", "labels": {}}}
-    told = change([old, seeks], [node(cards=1)], [other])
+    told = change([old, seeks], [node(gpus=1)], [other])
     assert (told.old_makes_way, told.contender) == (False, "them/theirs")

@@ -96,7 +96,7 @@ def test_a_header_that_claims_the_impossible_is_refused(data, error):
         read_gguf_header(io.BytesIO(data + b"\0" * 64))
 
 
-def test_a_file_beside_the_manifest_is_described(tmp_path):
+def test_a_file_with_the_manifest_is_described(tmp_path):
     gguf(tmp_path / "m.gguf")
     model = Model.model_validate({"uri": f"file://{tmp_path}/m.gguf"})
     assert describe(model, offline=True).spec.num_parameters > 5000 * 64

@@ -133,7 +133,7 @@ def test_for_any_gpu_the_verdict_is_what_the_nodes_have(nodes, state, reason, re
     assert remedy is None or remedy in fit.remedy
 
 
-def test_a_named_product_that_no_table_knows_is_known_by_its_node():
+def test_a_named_product_that_no_table_has_is_described_by_its_node():
     nodes = free_gpus.nodes_for(
         hardware_of(service(accelerator={"products": ["NVIDIA-New"]}).spec),
         {},
@@ -164,7 +164,7 @@ def test_without_a_device_plugin_the_remedy_is_the_operator_that_installs_it():
         assert "install NVIDIA's GPU Operator or device plugin" in trouble.message
 
 
-def test_a_node_that_is_too_small_is_told_with_the_field_that_asks_for_less():
+def test_a_node_that_is_too_small_is_reported_with_the_field_that_asks_for_less():
     trouble = trouble_of(
         unscheduled("0/1 nodes are available: 1 Insufficient cpu."), planned(SMALL, accelerator={"vendor": "cpu"}), None
     )
@@ -173,14 +173,14 @@ def test_a_node_that_is_too_small_is_told_with_the_field_that_asks_for_less():
     )
 
 
-def test_what_the_freest_node_has_left_is_told_beside_what_is_requested():
+def test_what_the_freest_node_has_left_is_reported_with_what_is_requested():
     left = {"cpu": 230, "memory": 900 * 2**20 * 1000 + 1}
-    for words, told in (
+    for words, found in (
         ("1 Insufficient cpu", "requests cpu 400m, the freest node has cpu 230m: lower resources.requests.cpu, or"),
         ("1 Insufficient cpu, 1 Insufficient memory", ", the freest node has cpu 230m and memory 900Mi: lower"),
     ):
         pod = unscheduled(f"0/1 nodes are available: {words}.")
-        assert told in trouble_of(pod, planned(SMALL, accelerator={"vendor": "cpu"}), None, most_free=left).message
+        assert found in trouble_of(pod, planned(SMALL, accelerator={"vendor": "cpu"}), None, most_free=left).message
 
 
 def test_an_engine_that_ended_for_want_of_a_gpu_is_classified():

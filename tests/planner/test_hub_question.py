@@ -90,7 +90,7 @@ def test_a_refusal_is_half_a_sentence(hub, status, told):
     assert told in describe(MODEL, offline=False).why_unknown
 
 
-def test_an_answer_that_is_no_config_is_told(hub):
+def test_an_answer_that_is_no_config_is_reported(hub):
     hub.body = "<html>"
     assert describe(MODEL, offline=False).why_unknown.startswith("the hub's config.json is not JSON")
 
@@ -131,7 +131,7 @@ def test_files_of_this_machine_have_a_size_too(tmp_path):
     assert describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).size == 5_000_000_000
 
 
-def test_an_annotated_size_serves_where_nobody_may_look():
+def test_an_annotated_size_serves_where_nodes_may_not_be_read():
     found = annotated({"octavo.dev/model-size": "87Gi"})
     assert (found.spec, found.size) == (None, 87 << 30)
     assert "model-size" in annotated({"octavo.dev/model-size": "much"}).why_unknown

@@ -1,4 +1,4 @@
-"""What fits is known before a pod exists, and what does not is told with what would."""
+"""Fit is decided before a pod exists, and what does not fit is reported with what would."""
 
 import pytest
 from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
@@ -37,7 +37,7 @@ def test_mistral_7b_fits_one_a100():
     assert budget.sequences == 40
 
 
-def test_the_parts_of_a_card_add_up_to_it():
+def test_the_parts_of_a_gpu_add_up_to_it():
     budget = planned(MISTRAL_7B, **on_a100()).fit.budget
     assert budget.weights + budget.kv + budget.overhead + budget.kept_free == budget.capacity == of_cuda(40960 * MIB)
 
@@ -45,14 +45,14 @@ def test_the_parts_of_a_card_add_up_to_it():
 @pytest.mark.parametrize(
     ("product", "engine", "remedy"),
     [
-        # The weights fit and the KV of such long sequences does not: shorter ones, or more cards.
+        # The weights fit and the KV of such long sequences does not: shorter ones, or more GPUs.
         (
             "NVIDIA-L4",
             {"maxModelLen": 32768, "maxNumSeqs": 16, "minConcurrency": 4},
             "set engine.maxModelLen: 9216, or engine.tensorParallelSize: 2",
         ),
         ("Tesla-T4", {"runtime": "vllm", "maxModelLen": 4096}, "set engine.tensorParallelSize: 2"),
-        # Slices of a card can't be joined.
+        # Slices of a GPU can't be joined.
         (
             "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",
             {"maxModelLen": 4096},
@@ -92,7 +92,7 @@ def test_nine_heads_divide_by_three_only():
     assert [size for size in range(1, 13) if obstacle(spec, size, 1) is None] == [1, 3]
 
 
-def test_kv_heads_fewer_than_cards_are_held_several_times():
+def test_kv_heads_fewer_than_gpus_are_held_several_times():
     spec = described(LLAMA_70B)
     eight = kv_on_gpu(spec, 4096, "bf16", 16, 8, 1)
     assert kv_on_gpu(spec, 4096, "bf16", 16, 16, 1) == eight == spec.kv_bytes(4096, "bf16") // 8
@@ -121,7 +121,7 @@ def test_an_unknown_model_blocks_nothing():
 
 
 @pytest.mark.parametrize("products", [[], ["NVIDIA-Unheard-Of"], [A100_40, "NVIDIA-Unheard-Of"]])
-def test_an_unknown_card_blocks_nothing_and_tells_what_is_needed(products):
+def test_an_unknown_gpu_blocks_nothing_and_reports_what_is_needed(products):
     plan = planned(MISTRAL_7B, accelerator={"products": products}, engine={"maxModelLen": 4096})
     assert (plan.fit.state, plan.fit.reason) == ("Unknown", "GpuUnknown")
     assert plan.fit.message.startswith("each GPU needs 15.")
@@ -214,7 +214,7 @@ def test_a_cpus_kv_cache_is_what_its_memory_leaves_and_never_more_than_it_can_us
     assert plan.limits.kv_cache_bytes == 2 * described(SMALL).kv_bytes(128, "bf16") // MIB * MIB
 
 
-def test_a_cpu_whose_memory_is_too_little_is_told_how_much_it_takes():
+def test_a_cpu_whose_memory_is_too_little_is_reported_how_much_it_takes():
     limits = {"limits": {"memory": "700Mi"}}
     plan = planned(SMALL, accelerator=CPU, engine={"maxModelLen": 8192}, resources=limits)
     assert plan.refusal.reason == "DoesNotFit"
@@ -238,7 +238,7 @@ def test_an_unknown_model_on_a_cpu_has_no_memory_limit_and_the_plan_says_so():
     assert not warned(planned(None))
 
 
-def test_quantized_weights_stay_packed_on_a_card():
+def test_quantized_weights_stay_packed_on_a_gpu():
     hidden, layers = 256, 2
     metadata = {
         "general.architecture": "llama",

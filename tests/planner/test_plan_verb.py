@@ -69,7 +69,7 @@ def test_the_default_image_is_this_version():
     assert images["octavo-cuda"] == f"octavo/engine:{version}-cuda"
 
 
-def test_a_typo_is_told_with_a_suggestion_and_status_two(tmp_path, capsys):
+def test_a_typo_is_reported_with_a_suggestion_and_status_two(tmp_path, capsys):
     text = (SAMPLES / "mistral.yaml").read_text().replace("maxModelLen", "maxModelLenght")
     (tmp_path / "m.yaml").write_text(text)
     assert run("-f", str(tmp_path / "m.yaml"), tmp_path=tmp_path) == 2
@@ -139,5 +139,5 @@ def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     after = os.times()
     assert done.stdout.splitlines()[-1] == "[]"
-    # Of processor time, 0.35 s on a fast machine: the time that passes tells of others' work.
+    # Of processor time, 0.35 s on a fast machine: the time that passes depends on other processes.
     assert after.children_user + after.children_system - before.children_user - before.children_system < 3

@@ -1,4 +1,4 @@
-"""Whatever a manifest holds, it is planned or its problems are told: nothing that a person writes is a traceback."""
+"""Whatever a manifest holds, it is planned or its problems are reported: nothing that a person writes is a traceback."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def manifests(draw) -> str:
 
 @given(manifests(), st.sampled_from(MODELS), st.booleans(), st.sampled_from([None, 0, 9]))
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_manifest_is_planned_or_told(text, model, serving, free):
-    services, told = (), ()
+def test_a_damaged_manifest_is_planned_or_reported(text, model, serving, free):
+    services, found = (), ()
     try:
         services = read_manifest(text).services
     except ManifestError as error:
-        told = error.problems
-    assert bool(services) != bool(told)
+        found = error.problems
+    assert bool(services) != bool(found)
     for service in services:
         made = plan(service, Observed(model, "nobody looked", free, serving), Settings())
         assert printout.text(made)

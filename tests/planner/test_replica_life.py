@@ -62,7 +62,7 @@ def test_the_drain_is_the_longest_admissible_generation_within_bounds(spec, drai
     assert life.grace == life.pre_stop + drain + 10
 
 
-def test_a_drain_that_cuts_answers_off_is_told():
+def test_a_drain_that_cuts_answers_off_is_reported():
     plan = planned(MISTRAL_7B, **on_a100(maxModelLen=32768))
     assert any("cuts off answers after 585 s; the longest may take 1639 s" in w for w in plan.warnings)
 
@@ -80,19 +80,19 @@ def test_a_drain_that_cuts_answers_off_is_told():
         ({"accelerator": CPU}, None, ("Surge", 1, 0, False)),
     ],
 )
-def test_a_rollout_surges_only_where_a_card_is_free_for_it(spec, free, expected):
+def test_a_rollout_surges_only_where_a_gpu_is_free_for_it(spec, free, expected):
     rollout = planned(None, {"free_gpus": free}, **spec).rollout
     assert (rollout.strategy, rollout.max_surge, rollout.max_unavailable, rollout.recreate) == expected
     assert rollout.reason
 
 
-def test_cards_are_tensor_times_pipeline():
+def test_gpus_are_tensor_times_pipeline():
     plan = planned(None, engine={"tensorParallelSize": 4, "pipelineParallelSize": 2})
     assert plan.hardware.gpus == 8
     assert plan.resources.requests["nvidia.com/gpu"] == plan.resources.limits["nvidia.com/gpu"] == "8"
 
 
-def test_a_cpu_asks_for_no_card():
+def test_a_cpu_asks_for_no_gpu():
     plan = planned(SMALL, accelerator=CPU)
     assert plan.hardware.gpus == 0
     assert not any("gpu" in name for name in plan.resources.limits)
@@ -116,8 +116,8 @@ def test_two_replicas_fit_a_cluster_of_two_cores_by_default():
     plan = planned(SMALL, accelerator=CPU)
     assert plan.resources.requests["cpu"] == "400m"
     assert any("requests CPU 400m and memory" in why and "resources.requests.cpu" in why for why in plan.reasons)
-    told = planned(SMALL, accelerator=CPU, resources={"requests": {"cpu": "3", "memory": "2Gi"}})
-    assert not any("by default" in why for why in told.reasons)
+    found = planned(SMALL, accelerator=CPU, resources={"requests": {"cpu": "3", "memory": "2Gi"}})
+    assert not any("by default" in why for why in found.reasons)
 
 
 def test_host_memory_follows_what_is_really_taken():

@@ -1,4 +1,4 @@
-"""How a change reaches replicas on scarce cards: whole rollouts, walked tick by tick, none of which may deadlock."""
+"""How a change reaches replicas on scarce GPUs: whole rollouts, walked tick by tick, none of which may deadlock."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ WAITS, GIVES_UP = PATIENCE_S - 1.0, PATIENCE_S + 1.0
 
 
 @pytest.mark.parametrize(
-    ("nodes", "replicas", "cards", "least_ready"),
+    ("nodes", "replicas", "gpus", "least_ready"),
     [
-        ([2], 1, 1, 1),  # a free card: the new one first
+        ([2], 1, 1, 1),  # a free GPU: the new one first
         ([1], 1, 1, 0),  # none: the outage that the status states beforehand
-        ([2], 2, 1, 1),  # two cards, both taken: one after the other
+        ([2], 2, 1, 1),  # two GPUs, both taken: one after the other
         ([3], 2, 1, 2),
         ([1, 1], 2, 1, 1),
         ([2, 2], 3, 1, 3),
         ([4], 1, 4, 0),
         ([4, 4], 1, 4, 1),
         ([2, 2], 1, 4, 0),  # nowhere at all: it never ran, and never will
-        ([2], 3, 1, 1),  # more wished for than cards: a replica that waits for a card holds up no change
+        ([2], 3, 1, 1),  # more desired than GPUs: a replica that waits for a GPU holds up no change
         ([1], 3, 1, 0),
         ([1], 1, 0, 0),  # a CPU that is full: the surge gives up after a while
         ([2], 1, 0, 1),
     ],
 )
-def test_every_edit_goes_through(nodes, replicas, cards, least_ready):
-    """On so many cards, with so many replicas: all that have a node follow the edit, and as few as possible are away."""
-    world = Simulation(nodes, replicas=replicas, cards=cards)
+def test_every_edit_goes_through(nodes, replicas, gpus, least_ready):
+    """On so many GPUs, with so many replicas: all that have a node follow the edit, and as few as possible are away."""
+    world = Simulation(nodes, replicas=replicas, gpus=gpus)
     world.deploy()
     runs = world.ready
     world.least_ready = runs
@@ -56,7 +56,7 @@ def test_with_more_replicas_than_gpus_one_old_one_at_a_time_makes_way(nodes, rep
     assert (world.ready, world.least_ready) == (serving, serving - 1)
 
 
-def test_a_surge_is_not_given_up_because_it_has_taken_the_card_that_was_free():
+def test_a_surge_is_not_given_up_because_it_has_taken_the_gpu_that_was_free():
     """To change course then would end the only replica while the new one still loads."""
     world = Simulation([2], replicas=1)
     world.deploy()
@@ -70,7 +70,7 @@ def test_a_surge_is_not_given_up_because_it_has_taken_the_card_that_was_free():
     assert world.least_ready == 1
 
 
-def test_a_card_that_is_taken_after_the_choice_is_waited_for_and_then_the_old_one_makes_way():
+def test_a_gpu_that_is_taken_after_the_choice_is_waited_for_and_then_the_old_one_makes_way():
     """The status says so before it happens."""
     world = Simulation([2], replicas=1)
     world.deploy()
@@ -85,7 +85,7 @@ def test_a_card_that_is_taken_after_the_choice_is_waited_for_and_then_the_old_on
     assert (world.ready, world.least_ready) == (1, 0)
 
 
-def test_a_card_that_comes_free_in_time_spares_the_outage():
+def test_a_gpu_that_comes_free_in_time_spares_the_outage():
     world = Simulation([2], replicas=1)
     world.deploy()
     world.edit()
@@ -97,8 +97,8 @@ def test_a_card_that_comes_free_in_time_spares_the_outage():
     assert (world.ready, world.least_ready) == (1, 1)
 
 
-def test_an_edit_during_the_last_ones_drain_waits_for_its_card():
-    """A replica that drains has a card that will be free; ending the other one would be an outage for nothing."""
+def test_an_edit_during_the_last_ones_drain_waits_for_its_gpu():
+    """A replica that drains has a GPU that will be free; ending the other one would be an outage for nothing."""
     world = Simulation([2], replicas=1)
     world.deploy()
     world.edit()
@@ -114,19 +114,19 @@ def test_an_edit_that_no_node_could_take_leaves_what_serves():
     """A wrong edit is no reason for an outage."""
     world = Simulation([2, 2], replicas=2)
     world.deploy()
-    world.edit(cards=4)
+    world.edit(gpus=4)
     world.walk(ticks=60)
     assert world.ready >= 1
-    world.edit(cards=1)
+    world.edit(gpus=1)
     world.walk()
     assert world.ready == 2
 
 
-def test_a_change_to_more_cards_takes_them_from_all_old_replicas():
-    """Two replicas of a card each, one of two cards: no single one that makes way would do."""
+def test_a_change_to_more_gpus_takes_them_from_all_old_replicas():
+    """Two replicas of a GPU each, one of two GPUs: no single one that makes way would do."""
     world = Simulation([2], replicas=2)
     world.deploy()
-    world.edit(cards=2)
+    world.edit(gpus=2)
     world.walk()
     assert world.ready == 1, "the second one waits for cards, as the status says"
     assert {pod["revision"] for pod in world.pods} == {1}
@@ -199,6 +199,6 @@ def _warnings(observed, replicas):
     return planned(None, observed, **on_a100(1), replicas=replicas).warnings
 
 
-def test_a_cpu_service_is_not_asked_about_cards():
+def test_a_cpu_service_is_not_asked_about_gpus():
     assert planned(None, {"free_gpus": None}, accelerator=CPU).rollout.strategy == "Surge"
     assert Observed().change is None
