@@ -153,3 +153,22 @@ def test_an_odd_accept_header_is_answered_with_text(served, accept):
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     assert "vllm:num_requests_running" in text
+
+
+def test_durations_do_not_follow_the_wall_clock(fake_model, tmp_path):
+    """One that is set back would make a sum smaller, which readers take for a restart."""
+    script = tmp_path / "serve.py"
+    script.write_text(
+        "import itertools, sys, time\n"
+        "real, steps = time.time, itertools.count()\n"
+        "time.time = lambda: real() - 3600 * next(steps)\n"
+        "from octavo_engine.cli.arguments import parse\n"
+        "from octavo_engine.cli.serve import serve\n"
+        "sys.exit(serve(parse(sys.argv[1:]), loader='fake_engine_loader:load'))\n"
+    )
+    with Served(fake_model, "--load-format", "dummy", "--max-model-len", "256", script=script) as server:
+        for _ in range(3):
+            assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 3})[0] == 200
+        for name in ("e2e_request_latency", "time_to_first_token", "request_queue_time", "request_inference_time"):
+            assert 0 <= server.metric(f"vllm:{name}_seconds_sum") < 600
+            assert server.metric(f"vllm:{name}_seconds_count") == 3
