@@ -35,7 +35,7 @@ THROUGHPUT_SECONDS = 10.0  # the window of the avg_*_throughput gauges
 
 
 @dataclass(slots=True)
-class Flight:
+class OpenRequest:
     """One sequence between its arrival and its end. Times are `time.monotonic()`."""
 
     arrived: float
@@ -56,7 +56,7 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self._labels = {"model_name": model_name, "engine": "0"}
         self._model = {"model_name": model_name}
-        self._flights: dict[str, Flight] = {}
+        self._open_requests: dict[str, OpenRequest] = {}
         self._stats = SchedulerStats(
             num_running=0, num_waiting=0, kv_usage=0.0, prefix_cache_queries=0, prefix_cache_hits=0, num_preemptions=0
         )
@@ -145,57 +145,57 @@ class Metrics:
         self._rejections.add(1, reason)
 
     def arrived(self, request: EngineRequest) -> None:
-        self._flights[request.request_id] = Flight(
+        self._open_requests[request.request_id] = OpenRequest(
             request.arrival_time, len(request.prompt_token_ids), request.sampling.max_tokens
         )
 
     def output(self, output: EngineOutput, now: float) -> None:
-        flight = self._flights.get(output.request_id)
-        if flight is None:
+        opened = self._open_requests.get(output.request_id)
+        if opened is None:
             return
         count = len(output.new_token_ids)
         if count:
-            if flight.num_tokens:
-                gap = (now - flight.last) / count
+            if opened.num_tokens:
+                gap = (now - opened.last) / count
                 for _ in range(count):
                     self._between.observe(gap)
             else:
-                self._first_token(flight, output, now)
-            flight.last = now
-            flight.num_tokens += count
+                self._first_token(opened, output, now)
+            opened.last = now
+            opened.num_tokens += count
             self.generation_tokens.values[""] += count
-        flight.num_preemptions = max(flight.num_preemptions, output.num_preemptions)
+        opened.num_preemptions = max(opened.num_preemptions, output.num_preemptions)
 
-    def _first_token(self, flight: Flight, output: EngineOutput, now: float) -> None:
-        flight.first = now
-        flight.queued = output.queued_at or flight.arrived
-        flight.scheduled = output.scheduled_at or flight.queued
-        flight.num_cached = output.num_cached_tokens
-        self._first.observe(now - flight.arrived)
-        self.prompt_tokens.add(flight.num_prompt_tokens)
-        self._by_source.add(flight.num_prompt_tokens - flight.num_cached, "local_compute")
-        self._by_source.add(flight.num_cached, "local_cache_hit")
-        self._cached.add(flight.num_cached)
+    def _first_token(self, opened: OpenRequest, output: EngineOutput, now: float) -> None:
+        opened.first = now
+        opened.queued = output.queued_at or opened.arrived
+        opened.scheduled = output.scheduled_at or opened.queued
+        opened.num_cached = output.num_cached_tokens
+        self._first.observe(now - opened.arrived)
+        self.prompt_tokens.add(opened.num_prompt_tokens)
+        self._by_source.add(opened.num_prompt_tokens - opened.num_cached, "local_compute")
+        self._by_source.add(opened.num_cached, "local_cache_hit")
+        self._cached.add(opened.num_cached)
 
     def finished(self, request_id: str, reason: str, now: float) -> None:
-        flight = self._flights.pop(request_id, None)
-        if flight is None:
+        opened = self._open_requests.pop(request_id, None)
+        if opened is None:
             return
         self._success.add(1, reason)
-        self._whole.observe(now - flight.arrived)
-        self._prompt.observe(flight.num_prompt_tokens)
-        self._generation.observe(flight.num_tokens)
-        self._max_generation.observe(flight.num_tokens)
-        self._preempted.observe(flight.num_preemptions)
-        if not flight.first:
+        self._whole.observe(now - opened.arrived)
+        self._prompt.observe(opened.num_prompt_tokens)
+        self._generation.observe(opened.num_tokens)
+        self._max_generation.observe(opened.num_tokens)
+        self._preempted.observe(opened.num_preemptions)
+        if not opened.first:
             return
-        self._prefill_computed.observe(flight.num_prompt_tokens - flight.num_cached)
-        self._queue.observe(max(0.0, flight.scheduled - flight.queued))
-        self._prefill.observe(max(0.0, flight.first - flight.scheduled))
-        self._inference.observe(max(0.0, flight.last - flight.scheduled))
-        self._decode.observe(flight.last - flight.first)
-        if flight.num_tokens > 1:
-            self._per_token.observe((flight.last - flight.first) / (flight.num_tokens - 1))
+        self._prefill_computed.observe(opened.num_prompt_tokens - opened.num_cached)
+        self._queue.observe(max(0.0, opened.scheduled - opened.queued))
+        self._prefill.observe(max(0.0, opened.first - opened.scheduled))
+        self._inference.observe(max(0.0, opened.last - opened.scheduled))
+        self._decode.observe(opened.last - opened.first)
+        if opened.num_tokens > 1:
+            self._per_token.observe((opened.last - opened.first) / (opened.num_tokens - 1))
 
     def stepped(self, stats: SchedulerStats, now: float) -> None:
         self._stats = stats

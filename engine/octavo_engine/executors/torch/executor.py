@@ -59,7 +59,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 @dataclass(slots=True)
-class Flight:
+class SubmittedStep:
     """A step between `submit` and `collect`."""
 
     step: SchedulerOutput
@@ -124,7 +124,7 @@ class TorchExecutor(Executor):
         self._decoder: Decoder | None = None
         self._sampler: Sampler | None = None
         self._cache: KVCache | None = None
-        self._flights: dict[int, Flight] = {}
+        self._submitted: dict[int, SubmittedStep] = {}
         self._drawn: dict[int, Drawn] = {}
         self._graphs: DecodeGraphs | None = None
         if recorder is None and on_card:
@@ -203,27 +203,32 @@ class TorchExecutor(Executor):
             sampler.table.update(batch.states)
             cache.apply(step.kv_ops)
             key = None if self._graphs is None else self._graphs.key(batch, draws=sampler.table.is_plain(batch))
-            flight = self._eager(step, batch, decoder, cache) if key is None else self._replayed(step, batch, key)
+            submitted = self._eager(step, batch, decoder, cache) if key is None else self._replayed(step, batch, key)
         positions = [batch.seq_lens[i] for i in batch.drawing]
-        flight.results = Results([batch.states[i] for i in batch.drawing], positions, batch.errors)
-        self._flights[step.step_id] = flight
+        submitted.results = Results([batch.states[i] for i in batch.drawing], positions, batch.errors)
+        self._submitted[step.step_id] = submitted
         return StepHandle(step.step_id)
 
     @torch.inference_mode()
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         assert grammar_mask is None, "this executor takes no grammar masks"
-        flight = self._flights.pop(handle.step_id)  # a draw that fails leaves nothing of its step
+        submitted = self._submitted.pop(handle.step_id)  # a draw that fails leaves nothing of its step
         _, sampler, _ = self._loaded()
-        drawn = Drawn(flight.results)
+        drawn = Drawn(submitted.results)
         results = drawn.results
         with self._faults.watching():
-            if flight.drawn is None:
-                flight.drawn, results.scored = sampler.draw_step(
-                    flight.batch, flight.hidden, flight.query_starts, flight.rows, flight.seq_lens, flight.drawing
+            if submitted.drawn is None:
+                submitted.drawn, results.scored = sampler.draw_step(
+                    submitted.batch,
+                    submitted.hidden,
+                    submitted.query_starts,
+                    submitted.rows,
+                    submitted.seq_lens,
+                    submitted.drawing,
                 )
-                results.prompts = sampler.score_prompts(flight.step, flight.batch, flight.hidden)
-            if flight.drawn is not None:
-                results.drawn = flight.drawn.to("cpu", non_blocking=True, copy=True)
+                results.prompts = sampler.score_prompts(submitted.step, submitted.batch, submitted.hidden)
+            if submitted.drawn is not None:
+                results.drawn = submitted.drawn.to("cpu", non_blocking=True, copy=True)
             if self.device.type == "cuda":
                 # A spinning wait would take a core a rank.
                 drawn.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -240,18 +245,18 @@ class TorchExecutor(Executor):
     @torch.inference_mode()
     def take_drawn(self, handle: StepHandle, output: StepOutput) -> None:
         """Instead of `sample` and `collect`, on a stage that draws nothing: what the last stage made of the step."""
-        flight = self._flights.pop(handle.step_id)
-        results = flight.results
+        submitted = self._submitted.pop(handle.step_id)
+        results = submitted.results
         with self._faults.watching():
-            self._append(flight, output)
+            self._append(submitted, output)
         results.read(handle.step_id)
 
-    def _append(self, flight: Flight, output: StepOutput) -> None:
-        results = flight.results
+    def _append(self, submitted: SubmittedStep, output: StepOutput) -> None:
+        results = submitted.results
         drawn = [output.tokens.get(s.request_id, [-1])[0] for s in results.drawing]
         if drawn:
             results.drawn = torch.tensor(drawn, dtype=torch.int64)
-            rows, seq_lens = flight.rows[flight.drawing], flight.seq_lens[flight.drawing].long()
+            rows, seq_lens = submitted.rows[submitted.drawing], submitted.seq_lens[submitted.drawing].long()
             self.ops.append_tokens(self.requests.token_ids, rows, seq_lens, results.drawn.to(self.device))
 
     def close(self) -> None:
@@ -263,7 +268,7 @@ class TorchExecutor(Executor):
         if self._cache is not None:
             self._cache.close()
         self._decoder = self._sampler = self._cache = self._graphs = None
-        self._flights.clear()
+        self._submitted.clear()
         self._drawn.clear()
         self.requests.clear()
 
@@ -302,15 +307,15 @@ class TorchExecutor(Executor):
         seed, place = self.config.model.seed, self.parallel.place
         return read_weights(self.whole, self.files, self.dtype, self.device, seed, place, packed=self.packed)
 
-    def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> Flight:
+    def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> SubmittedStep:
         if batch.num_values > MOST_VALUES:
             self.requests.send(batch.runs)
         layout = StepLayout.of(batch)
         rows, drawing = layout.split(to_device(layout.pack(batch), self.device))
         if not batch.num_requests:
-            self.requests.take_in(rows)
+            self.requests.write_runs(rows)
             nothing = torch.empty(0, self.spec.hidden_size, dtype=self.dtype, device=self.device)
-            return Flight(step, batch, nothing, rows.rows, rows.query_starts, rows.rows, drawing)
+            return SubmittedStep(step, batch, nothing, rows.rows, rows.query_starts, rows.rows, drawing)
         inputs, seq_lens = self.requests.inputs(
             rows,
             num_tokens=batch.num_tokens,
@@ -319,15 +324,15 @@ class TorchExecutor(Executor):
             max_seq_len=max(batch.seq_lens),
         )
         hidden = decoder.forward(inputs, cache)
-        return Flight(step, batch, hidden, rows.rows, rows.query_starts, seq_lens, drawing)
+        return SubmittedStep(step, batch, hidden, rows.rows, rows.query_starts, seq_lens, drawing)
 
-    def _replayed(self, step: SchedulerOutput, batch: StepBatch, key: GraphKey) -> Flight:
+    def _replayed(self, step: SchedulerOutput, batch: StepBatch, key: GraphKey) -> SubmittedStep:
         assert self._graphs is not None
         if not self._graphs.fits(key, batch):
             self.requests.send(batch.runs)
         made = self._graphs.run(key, batch)
         rows, drawing = made.rows, made.drawing[: len(batch.drawing)]
-        return Flight(step, batch, made.hidden, rows.rows, rows.query_starts, made.seq_lens, drawing, made.drawn)
+        return SubmittedStep(step, batch, made.hidden, rows.rows, rows.query_starts, made.seq_lens, drawing, made.drawn)
 
     def _decode(self, key: GraphKey, layout: StepLayout, buffer: Tensor) -> DecodeOutputs:
         """A step of decodes out of `buffer`: what a graph records."""
@@ -381,7 +386,7 @@ class TorchExecutor(Executor):
         if self.parallel.place.last_stage:
             self.sample(handle)
             self.collect(handle)
-        self._flights.clear()
+        self._submitted.clear()
         self._drawn.clear()
         self.requests.clear()
 

@@ -217,9 +217,9 @@ class PersistentBatch:
     def _send(self, runs: list[Run]) -> None:
         batch = StepBatch([], [], [], runs, [], {})
         layout = StepLayout.of(batch)
-        self.take_in(layout.split(to_device(layout.pack(batch), self.device))[0])
+        self.write_runs(layout.split(to_device(layout.pack(batch), self.device))[0])
 
-    def take_in(self, rows: StepRows) -> None:
+    def write_runs(self, rows: StepRows) -> None:
         """Write the runs of `rows` to the tables, and nothing else."""
         none = rows.rows[:0]
         alone = StepRows(none, rows.query_starts[:1], none, *(getattr(rows, name) for name in RUN_FIELDS))
