@@ -1,0 +1,87 @@
+"""`make kernels-report`: every kernel compiles for every GPU within its limits, and none gets worse unnoticed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+
+from octavo_engine.cli import kernels_report
+from octavo_engine.cli.kernels_report import refusals, regressions
+from octavo_engine.kernels.compiled import Compiled
+
+BASELINE = Path(__file__).parents[1] / "kernels/compiled.json"
+
+
+def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a fresh interpreter, where kernels are compiled. What is compiled stays in a cache outside the tree."""
+    cache = Path.home() / ".cache/octavo" / f"triton-{importlib.metadata.version('triton')}"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {
+        "TRITON_CACHE_DIR": os.fspath(cache),
+        "PYTHONPATH": os.fspath(Path(kernels_report.__file__).parents[2]),
+    }
+    command = [sys.executable, "-m", "octavo_engine.cli.kernels_report", "--baseline", os.fspath(BASELINE), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+
+def test_what_got_worse_than_the_baseline_is_named():
+    made = Compiled("decode llama", 90, 4, 120, 0, 70 << 10, 396, 32 << 10)
+    product = Compiled("packed q4_0", 90, 4, 96, 0, 24 << 10, 256, 16 << 10, 8.5)
+    same = {made.key: made.figures(), product.key: product.figures()}
+    baseline = {"triton": triton.__version__, "kernels": same}
+    assert made.figures() == [120, 3, 3 * (32 << 10), 0, 0]
+    assert regressions([made, product], baseline) == []
+    worse = {
+        "registers a thread 120 → 128": Compiled("decode llama", 90, 4, 121, 0, 70 << 10, 396, 32 << 10),
+        "programs an SM 3 → 2": Compiled("decode llama", 90, 4, 120, 0, 100 << 10, 396, 48 << 10),
+        "bytes in flight an SM 98304 → 0": Compiled("decode llama", 90, 4, 120, 0, 70 << 10, 396, 0),
+        "bytes spilled 0 → 8": Compiled("decode llama", 90, 4, 120, 8, 70 << 10, 396, 32 << 10),
+        "instructions a weight 8.5 → 9.5": Compiled("packed q4_0", 90, 4, 96, 0, 24 << 10, 256, 16 << 10, 9.5),
+    }
+    for what, now in worse.items():
+        others = [c for c in (made, product) if c.key != now.key]
+        (fault,) = regressions([now, *others], baseline)
+        assert what in fault
+
+
+def test_a_kernel_that_the_baseline_or_the_report_lacks_is_a_fault():
+    """A kernel without a limit would get worse unnoticed."""
+    made = Compiled("decode llama", 90, 4, 120, 0, 70 << 10, 396, 32 << 10)
+    new = Compiled("prefill llama", 90, 4, 120, 0, 70 << 10, 396, 32 << 10)
+    baseline = {"triton": triton.__version__, "kernels": {c.key: c.figures() for c in (made, new)}}
+    assert regressions([made], baseline)[0].startswith(
+        "sm_90 prefill llama: in the baseline, and not compiled any more"
+    )
+    assert regressions([made], baseline, only="decode") == []
+    del baseline["kernels"][new.key]
+    assert regressions([made, new], baseline)[0].startswith("sm_90 prefill llama: not in the baseline")
+    assert regressions([made], {"triton": "0", "kernels": {}})[0].startswith("the baseline is of Triton 0")
+
+
+def test_a_gpu_that_is_refused_is_explained_and_no_fault():
+    fine = Compiled("append", 75, 1, 60, 0, 0)
+    slow = Compiled("decode llama", 75, 4, 255, 512, 24 << 10, scalar=True)
+    (line,) = refusals([fine, slow, Compiled("decode llama", 80, 4, 120, 0, 0)])
+    assert line == (
+        "refused: sm_75: 1 of 2 kernels can't run well there; 1 make matrix products without tensor cores, and up to 512 "
+        "bytes of registers are spilled"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_triton_makes_no_product_on_turings_tensor_cores():
+    """Why 7.5 is refused. Where this fails, Triton has learnt it: serve Turing in float16, and lower OLDEST."""
+    made = report("--target", "75", "--only", "(decode|prefill) llama|packed q4_k")
+    assert made.returncode == 0, made.stdout + made.stderr
+    compiled, scalar = (
+        int(re.search(pattern, made.stdout)[1]) for pattern in (r"of (\d+) kernels", r"(\d+) make matrix")
+    )
+    assert compiled == scalar > 0
