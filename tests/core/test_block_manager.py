@@ -25,46 +25,46 @@ def sequence(tokens: list[int], **fields) -> Sequence:
     return Sequence.from_request(request, order=(0, 0), max_model_len=1000, queued_at=0.0)
 
 
-def compute(blocks: BlockManager, tokens: list[int], **fields) -> Sequence:
+def compute(block_manager: BlockManager, tokens: list[int], **fields) -> Sequence:
     """A sequence that has been computed whole."""
     seq = sequence(tokens, **fields)
-    prefix = blocks.lookup(seq)
-    assert blocks.admit(seq, prefix, len(tokens) - prefix.num_tokens)
-    blocks.fill(seq, len(tokens))
+    prefix = block_manager.lookup(seq)
+    assert block_manager.admit(seq, prefix, len(tokens) - prefix.num_tokens)
+    block_manager.fill(seq, len(tokens))
     seq.num_computed = len(tokens)
     return seq
 
 
-def cached(blocks: BlockManager, tokens: list[int], **fields) -> int:
-    return blocks.lookup(sequence(tokens, **fields)).num_tokens
+def cached(block_manager: BlockManager, tokens: list[int], **fields) -> int:
+    return block_manager.lookup(sequence(tokens, **fields)).num_tokens
 
 
 def test_hit_is_whole_blocks_and_leaves_a_token_to_compute() -> None:
     """Nine tokens hit two blocks; eight tokens, though both blocks are there, only one."""
-    blocks = manager(None)
-    compute(blocks, list(range(10)))
-    assert cached(blocks, list(range(10))) == 8
-    assert cached(blocks, list(range(9))) == 8
-    assert cached(blocks, list(range(8))) == 4
-    assert cached(blocks, [0, 1, 2, 3, 4, 5, 9, 9, 9]) == 4
+    block_manager = manager(None)
+    compute(block_manager, list(range(10)))
+    assert cached(block_manager, list(range(10))) == 8
+    assert cached(block_manager, list(range(9))) == 8
+    assert cached(block_manager, list(range(8))) == 4
+    assert cached(block_manager, [0, 1, 2, 3, 4, 5, 9, 9, 9]) == 4
 
 
 def test_salt_and_adapter_keep_prefixes_apart() -> None:
     """One tenant's timing tells nothing of another's prompts."""
-    blocks = manager(None)
-    compute(blocks, list(range(10)), cache_salt="a")
-    assert cached(blocks, list(range(10))) == 0
-    assert cached(blocks, list(range(10)), cache_salt="b") == 0
-    assert cached(blocks, list(range(10)), cache_salt="a", adapter_slot=1) == 0
-    assert cached(blocks, list(range(10)), cache_salt="a") == 8
+    block_manager = manager(None)
+    compute(block_manager, list(range(10)), cache_salt="a")
+    assert cached(block_manager, list(range(10))) == 0
+    assert cached(block_manager, list(range(10)), cache_salt="b") == 0
+    assert cached(block_manager, list(range(10)), cache_salt="a", adapter_slot=1) == 0
+    assert cached(block_manager, list(range(10)), cache_salt="a") == 8
 
 
 def test_same_block_after_another_beginning_is_another_block() -> None:
     """A digest covers all tokens before its block."""
-    blocks = manager(None)
-    compute(blocks, [1, 1, 1, 1, 5, 6, 7, 8, 9])
-    compute(blocks, [2, 2, 2, 2, 3])
-    assert cached(blocks, [2, 2, 2, 2, 5, 6, 7, 8, 9]) == 4
+    block_manager = manager(None)
+    compute(block_manager, [1, 1, 1, 1, 5, 6, 7, 8, 9])
+    compute(block_manager, [2, 2, 2, 2, 3])
+    assert cached(block_manager, [2, 2, 2, 2, 5, 6, 7, 8, 9]) == 4
 
 
 def test_digests_do_not_depend_on_where_the_chain_was_cut() -> None:
@@ -84,31 +84,31 @@ def test_digests_do_not_depend_on_where_the_chain_was_cut() -> None:
 
 def test_request_for_prompt_logprobs_computes_its_whole_prompt() -> None:
     """A hit has no logits."""
-    blocks = manager(None)
-    compute(blocks, list(range(10)))
+    block_manager = manager(None)
+    compute(block_manager, list(range(10)))
     seq = sequence(list(range(10)))
     seq.use_prefix_cache = False
-    assert blocks.lookup(seq).num_tokens == 0
+    assert block_manager.lookup(seq).num_tokens == 0
 
 
 def test_without_caching_nothing_is_found() -> None:
     """And nothing is kept."""
-    blocks = manager(None, caching=False)
+    block_manager = manager(None, caching=False)
     seq = sequence(list(range(10)))
-    assert blocks.admit(seq, blocks.lookup(seq), 10)
+    assert block_manager.admit(seq, block_manager.lookup(seq), 10)
     assert seq.next_fill > 1 << 60
-    blocks.free(seq)
-    assert cached(blocks, list(range(10))) == 0
-    blocks.check()
+    block_manager.free(seq)
+    assert cached(block_manager, list(range(10))) == 0
+    block_manager.check()
 
 
 def test_window_group_needs_only_its_last_window_for_a_hit() -> None:
     """Blocks that the window does not reach are the null block in the table."""
-    blocks = manager(None, 6)  # its last five tokens: two blocks
-    seq = compute(blocks, list(range(21)))
-    assert blocks.extend(seq, 22) is not None
-    blocks.free(seq)
-    prefix = blocks.lookup(sequence(list(range(21))))
+    block_manager = manager(None, 6)  # its last five tokens: two blocks
+    seq = compute(block_manager, list(range(21)))
+    assert block_manager.extend(seq, 22) is not None
+    block_manager.free(seq)
+    prefix = block_manager.lookup(sequence(list(range(21))))
     assert prefix.num_tokens == 20
     assert [block > 0 for block in prefix.tables[0]] == [True] * 5
     assert [block > 0 for block in prefix.tables[1]] == [False, False, False, True, True]
@@ -116,86 +116,86 @@ def test_window_group_needs_only_its_last_window_for_a_hit() -> None:
 
 def test_hit_shrinks_until_every_group_agrees() -> None:
     """A window that finds a gap shortens the prefix, and that moves the other windows."""
-    blocks = manager(None, 5, 9)
-    seq = compute(blocks, list(range(25)))
+    block_manager = manager(None, 5, 9)
+    seq = compute(block_manager, list(range(25)))
     tables = seq.tables
-    blocks.free(seq)
-    assert cached(blocks, list(range(25))) == 24
-    blocks.forget([(1, tables[1][5])])  # the short window now ends at block 5, and needs block 4
-    assert cached(blocks, list(range(25))) == 20
-    blocks.forget([(2, tables[2][3])])  # the long one needs blocks 3 and 4 there: it falls back to block 3 …
-    assert cached(blocks, list(range(25))) == 12
-    blocks.forget([(1, tables[1][2])])  # … where the short one is missing
-    assert cached(blocks, list(range(25))) == 8
-    blocks.check()
+    block_manager.free(seq)
+    assert cached(block_manager, list(range(25))) == 24
+    block_manager.forget([(1, tables[1][5])])  # the short window now ends at block 5, and needs block 4
+    assert cached(block_manager, list(range(25))) == 20
+    block_manager.forget([(2, tables[2][3])])  # the long one needs blocks 3 and 4 there: it falls back to block 3 …
+    assert cached(block_manager, list(range(25))) == 12
+    block_manager.forget([(1, tables[1][2])])  # … where the short one is missing
+    assert cached(block_manager, list(range(25))) == 8
+    block_manager.check()
 
 
 def test_window_of_one_token_needs_no_block_of_the_prefix() -> None:
     """A query that sees only itself."""
-    blocks = manager(1)
-    compute(blocks, list(range(9)))
-    prefix = blocks.lookup(sequence(list(range(9))))
+    block_manager = manager(1)
+    compute(block_manager, list(range(9)))
+    prefix = block_manager.lookup(sequence(list(range(9))))
     assert prefix.num_tokens == 8
     assert prefix.tables == ([0, 0],)
 
 
 def test_window_gives_back_what_no_later_query_sees() -> None:
     """The table keeps a zero in its place, and the block can be had at once."""
-    blocks = manager(6, caching=False)
+    block_manager = manager(6, caching=False)
     seq = sequence(list(range(30)))
-    assert blocks.admit(seq, blocks.lookup(seq), 12)
+    assert block_manager.admit(seq, block_manager.lookup(seq), 12)
     seq.num_computed = 12
-    before = blocks.pools[0].num_free
-    added = blocks.extend(seq, 16)
+    before = block_manager.pools[0].num_free
+    added = block_manager.extend(seq, 16)
     assert added is not None
     assert len(added[0]) == 1
     assert seq.tables[0][0] == 0  # position 12 sees 7 … 12: block 0 (0 … 3) is behind it, block 1 (4 … 7) is not
     assert seq.tables[0][1] != 0
-    assert blocks.pools[0].num_free == before
-    blocks.check()
+    assert block_manager.pools[0].num_free == before
+    block_manager.check()
 
 
 def test_window_holds_no_more_than_its_peak() -> None:
     """While a long prompt is computed in chunks that lie anyhow."""
     for window in (1, 2, 5, 8):
         for chunk in (1, 3, 4, 7):
-            blocks = manager(window, max_chunk=chunk, blocks=window_peak(window, chunk, 4), caching=False)
+            block_manager = manager(window, max_chunk=chunk, blocks=window_peak(window, chunk, 4), caching=False)
             seq = sequence(list(range(100)))
-            assert blocks.admit(seq, blocks.lookup(seq), min(chunk, 2))
+            assert block_manager.admit(seq, block_manager.lookup(seq), min(chunk, 2))
             seq.num_computed = min(chunk, 2)
             while seq.num_computed < 100:
                 end = min(100, seq.num_computed + chunk)
-                assert end <= seq.capacity or blocks.extend(seq, end) is not None
+                assert end <= seq.capacity or block_manager.extend(seq, end) is not None
                 seq.num_computed = end
 
 
 def test_admission_takes_nothing_when_the_prompt_does_not_fit() -> None:
     """Not even its prefix, which would be in its own way."""
-    blocks = manager(None, blocks=4)
-    blocks.free(compute(blocks, list(range(9))))
-    other = compute(blocks, [50])
+    block_manager = manager(None, blocks=4)
+    block_manager.free(compute(block_manager, list(range(9))))
+    other = compute(block_manager, [50])
     seq = sequence(list(range(16)))
-    assert not blocks.admit(seq, blocks.lookup(seq), 8)
-    assert blocks.pools[0].num_in_use == 1
+    assert not block_manager.admit(seq, block_manager.lookup(seq), 8)
+    assert block_manager.pools[0].num_in_use == 1
     assert seq.tables == ()
-    blocks.free(other)
-    assert blocks.admit(seq, blocks.lookup(seq), 8)
-    blocks.check()
+    block_manager.free(other)
+    assert block_manager.admit(seq, block_manager.lookup(seq), 8)
+    block_manager.check()
 
 
 def test_extension_takes_nothing_when_one_group_runs_out() -> None:
     """All groups or none."""
-    blocks = manager(None, None, blocks=2)
-    seq = compute(blocks, list(range(4)))
-    blocks.pools[1].take()
-    assert blocks.extend(seq, 5) is None
+    block_manager = manager(None, None, blocks=2)
+    seq = compute(block_manager, list(range(4)))
+    block_manager.pools[1].take()
+    assert block_manager.extend(seq, 5) is None
     assert [len(table) for table in seq.tables] == [1, 1]
-    assert blocks.pools[0].num_free == 1
+    assert block_manager.pools[0].num_free == 1
 
 
 def test_end_of_a_prefix_is_evicted_before_its_beginning() -> None:
     """A common beginning is worth more than one continuation."""
-    blocks = manager(None, blocks=3)
-    blocks.free(compute(blocks, list(range(12))))
-    blocks.pools[0].take()
-    assert cached(blocks, list(range(13))) == 8
+    block_manager = manager(None, blocks=3)
+    block_manager.free(compute(block_manager, list(range(12))))
+    block_manager.pools[0].take()
+    assert cached(block_manager, list(range(13))) == 8

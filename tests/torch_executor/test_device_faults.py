@@ -108,7 +108,7 @@ def test_an_error_that_the_device_survives_once_fails_no_request(engine, call, k
     break_call(executor, call, ERRORS[kind], when=lambda: next(times, False))
     got = generate(core, [request("a", [3, 4, 5], 3), request("b", [6, 7], 3)])
     assert {name: len(result.tokens) for name, result in got.items()} == {"a": 3, "b": 3}
-    assert not executor._flights
+    assert not executor._submitted
     assert not executor._drawn
 
 
