@@ -1,8 +1,8 @@
-"""The engine core's own process: loads the model, then steps for as long as there is work.
+"""The process of the engine core: loads the model, then steps as long as there is work.
 
-Started by `frontend.core_handle` as `python -m octavo_engine.engine.core_process ADDRESS PARENT`, with a `CoreBoot` as
-msgpack on its standard input, which then stays open: its end is the parent's end. Speaks `messages` over a ZeroMQ
-pair socket at ADDRESS. Knows nothing of HTTP or text, and imports neither.
+Started by `core_client.core_handle` as `python -m octavo_engine.engine.core_process ADDRESS PARENT`, with a `CoreBoot` as
+msgpack on its standard input, which then stays open: it closes when the parent ends. Exchanges `messages` over a ZeroMQ
+pair socket at ADDRESS. Imports no code for HTTP or text.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DEFAULT_LOADER = "octavo_engine.engine.loader:load"
 
 
 class CoreBoot(msgspec.Struct, frozen=True):
-    """What a core process is told at its start; `loader` is `module:function`, a `Loader`."""
+    """The arguments of a core process; `loader` is `module:function`, a `Loader`."""
 
     config: EngineConfig
     started_at: float  # time.time() when the process was asked for
@@ -64,7 +64,7 @@ class CoreBoot(msgspec.Struct, frozen=True):
 
 
 class SteppedEngine(Protocol):
-    """What this loop drives: `EngineCore`, or a stand-in of the tests."""
+    """The interface that this loop drives: `EngineCore`, or a stand-in of the tests."""
 
     @property
     def has_work(self) -> bool: ...
@@ -103,7 +103,7 @@ class CoreProcess:
         self._socket.send(self._encoder.encode(reply))
 
     def run(self, boot: CoreBoot) -> int:
-        """Load and serve until told to end; the process's exit code."""
+        """Load and serve until a `Shutdown`. Returns the process's exit code."""
         try:
             module, _, function = boot.loader.partition(":")
             load: Loader = getattr(import_module(module), function)
@@ -122,7 +122,7 @@ class CoreProcess:
         self.send(ready)
         self._settle()
         gc.collect()
-        gc.freeze()  # what the start has made stays: collections between steps need not look at it
+        gc.freeze()  # the start's objects stay: garbage collections between steps need not scan them
         try:
             self._serve(engine)
         except ExecutorError as error:
@@ -151,7 +151,7 @@ class CoreProcess:
             self.send(StepOutputs(outputs, engine.stats(), self._num_received))
 
     def _drain(self, engine: SteppedEngine) -> bool:
-        """Hand what has arrived to the engine, as much as a step may wait for; False when told to end."""
+        """Pass what has arrived to the engine, as much as a step may wait for. Returns False after a `Shutdown`."""
         left = INTAKE_BYTES
         while left > 0 and int(self._socket.getsockopt(EVENTS)) & POLLIN:
             message = self._socket.recv()
@@ -171,9 +171,9 @@ class CoreProcess:
 
 
 def die_with_parent(parent: int, folder: Path) -> None:
-    """End when process `parent` does, however it ends, and leave its folder with the socket to nobody.
+    """End when process `parent` does, however it ends, and remove its folder with the socket.
 
-    The kernel sends the signal; a parent that was gone before it was asked for is told by its id.
+    The kernel sends the signal; a parent that ended before that was requested is recognized by its id.
     """
     import ctypes  # noqa: PLC0415
 
@@ -238,7 +238,7 @@ def _wait_until_removed(folder: Path, stdin: RawIOBase) -> None:
 
 
 def read_boot(stream: IO[bytes] | RawIOBase) -> bytes:
-    """What the parent has to say first: four bytes with the length, then that many."""
+    """The parent's first message: four bytes with the length, then that many."""
     return _read(stream, int.from_bytes(_read(stream, 4), "big"))
 
 

@@ -1,7 +1,7 @@
 """The engine core: load, then step after step: schedule → submit → sample → collect → update.
 
-Owns the executor and the scheduler; one thread calls it. Knows nothing of sockets, text or asyncio. Whatever is wrong
-with a request comes out of `step` as that request's last output, never as an exception.
+Owns the executor and the scheduler; one thread calls it. Independent of sockets, text and asyncio. A problem with a
+request is returned by `step` as that request's last output, never raised.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class EngineCore:
         return sum(n * group.block_bytes for n, group in zip(self.num_blocks, self._layout.groups, strict=True))
 
     def ready(self) -> Ready:
-        """What the start came to, for the API server."""
+        """The result of the start, for the API server."""
         return Ready(
             num_blocks=list(self.num_blocks),
             block_size=self._layout.block_size,
@@ -118,17 +118,17 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` would do or say anything."""
+        """Whether `step` would compute or return anything."""
         return self._scheduler.requests.has_work or bool(self._in_flight)
 
     def add(self, request: EngineRequest) -> None:
-        """Take a request in; if it can't be served, the next `step` says so."""
+        """Accept a request; if it can't be served, the next `step` returns its error."""
         problem = self._problem(request)
         self._share_lists(request.sampling)
         self._scheduler.add(request, problem)
 
     def abort(self, request_ids: Iterable[str]) -> None:
-        """End these requests now; the next `step` says so. Unknown ids are ignored."""
+        """End these requests now; the next `step` returns their last outputs. Unknown ids are ignored."""
         for request_id in request_ids:
             self._scheduler.requests.abort(request_id)
 
@@ -160,11 +160,11 @@ class EngineCore:
         return self._scheduler.stats()
 
     def beat_into(self, beats: memoryview) -> None:
-        """Count `beats[0]` up as steps move on, for a process that has to know a slow step from the end."""
+        """Increment `beats[0]` as steps progress, for a process that has to tell a slow step from a dead core."""
         self._executor.beat_into(beats)
 
     def reset_prefix_cache(self) -> None:
-        """Forget the cached blocks that nothing uses."""
+        """Drop the cached blocks that nothing uses."""
         self._scheduler.block_manager.forget_unused()
 
     def check(self) -> None:
@@ -175,7 +175,7 @@ class EngineCore:
         self._executor.close()
 
     def _problem(self, request: EngineRequest) -> str | None:
-        """What this model can't do, in a sentence for the request's sender."""
+        """Why this model can't serve the request, in a sentence for its sender; None if it can."""
         if request.adapter_slot and not self._executor.capabilities.adapters:
             return "this engine serves no adapters: ask for the base model"
         if self._vocab_size is not None:
@@ -269,7 +269,7 @@ class EngineCore:
                 self._executor.collect(handle)
             except DeviceLostError:
                 raise
-            except Exception:  # nobody waits for it any more
+            except Exception:  # its results are discarded anyway
                 logger.debug("the step after it failed too", exc_info=True)
         return []
 
@@ -324,7 +324,7 @@ class EngineCore:
             raise DeviceLostError(f"no request can be run any more: {described(error)}") from error
 
     def _block_seconds(self) -> list[float]:
-        """What a block of each group takes to host memory and back, measured on blocks that nobody uses yet."""
+        """Seconds that a block of each group takes to host memory and back, measured on blocks that are not in use yet."""
         seconds = []
         for group, counts in enumerate(zip(self.num_blocks, self.num_host_blocks, strict=False)):
             moves = tuple((group, block, block) for block in range(1, min(*counts, PROBED_BLOCKS + 1)))

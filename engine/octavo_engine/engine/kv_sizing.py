@@ -1,6 +1,6 @@
-"""How much memory KV blocks and swap space get, how long a context may be, and how many blocks that makes.
+"""The memory of KV blocks and swap space, the longest context, and the resulting number of blocks.
 
-Pure but for the container's limit and the machine's free memory. What is refused is a ConfigError that names the flag.
+Pure except for the container's limit and the machine's free memory. Refusals are ConfigErrors that name the flag.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ GPU_SWAP_GIB = 4.0  # beside a GPU; on a CPU swap space is memory that the block
 def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
     """Bytes of host memory for swapped blocks, of each rank.
 
-    What the user set, else as much as vLLM takes beside a GPU, but no more than half of what the container has left.
+    As set by the user, else as much as in vLLM beside a GPU, but at most half of what the container has left.
 
     Raises:
-        ConfigError: the container, or the machine, has no room for what was set.
+        ConfigError: the container, or the machine, has less than what was set.
     """
     asked = config.cache.swap_space_gib
     if capacity.kv_bytes is None:  # on a CPU it is counted with the KV blocks
@@ -65,7 +65,7 @@ def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> in
     container = container_limit()
     if container is None:
         return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
-    # The weights have been read and packed by now, but the control group's counter may lag behind.
+    # The weights have been read and packed, but the control group's counter may lag behind.
     taken = max(container.used, capacity.weight_bytes)
     left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes * capacity.sharers
     if left <= 0:
@@ -152,4 +152,4 @@ def num_host_blocks_of(swap_bytes: int, num_blocks: tuple[int, ...], kv_bytes: i
     """Blocks of each group in host memory, in the device's proportions; none where nothing is swapped."""
     if not swap_bytes:
         return ()
-    return tuple(n * swap_bytes // kv_bytes + 1 for n in num_blocks)  # and block 0, which is nobody's
+    return tuple(n * swap_bytes // kv_bytes + 1 for n in num_blocks)  # and block 0, the null block

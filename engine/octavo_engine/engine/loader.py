@@ -1,6 +1,6 @@
 """From a configuration to an engine core that can step: find the files, read what they describe, load.
 
-The order of the start, and nothing else. Each stage that ends is told with its seconds.
+Owns the order of the start. Each stage is reported with its seconds when it ends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
 
 
 def find_files(config: EngineConfig) -> tuple[ModelFiles, bool]:
-    """Where the model's files are on this machine, and whether they had to be fetched. Raises ModelLoadError."""
+    """The model's files on this machine, and whether they had to be fetched. Raises ModelLoadError."""
     shown = DownloadLine()
     files = resolve(config.model, shown.report)
     shown.end()

@@ -1,7 +1,7 @@
 """The process of a rank beside rank 0, whose process is the engine core's. It does what rank 0 does.
 
-Started by `frontend.core_handle` as `python -m octavo_engine.engine.rank_process PARENT`, with a `RankBoot` as msgpack on its
-standard input. Its last words, if it has any, go to the pipe that it was given; it knows no socket.
+Started by `core_client.core_handle` as `python -m octavo_engine.engine.rank_process PARENT`, with a `RankBoot` as msgpack on its
+standard input. An error is written to the pipe that it was given; it has no socket.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from octavo_models.errors import ModelError
 
 
 class RankBoot(msgspec.Struct, frozen=True):
-    """What a rank is told at its start."""
+    """The arguments of a rank process."""
 
     config: EngineConfig
     rank: int

@@ -1,4 +1,4 @@
-"""What every handler needs, put together once when the server starts."""
+"""The objects that every handler needs, composed once when the server starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from octavo_engine.text.chat_template import ChatTemplate
 from octavo_engine.text.tokenizer import Tokenizer
 from octavo_engine.weights.generation_config import GenerationDefaults
 
-LONGEST_TOKEN = 128  # characters; vocabularies' longest tokens are runs of so many spaces
+LONGEST_TOKEN = 128  # characters; the longest tokens of vocabularies are runs of 128 spaces
 
 
 @dataclass
@@ -88,7 +88,7 @@ class ServerContext:
         return model
 
     async def encode(self, texts: Sequence[str], param: str, *, add_special_tokens: bool) -> list[list[int]]:
-        """Token ids of each text; what takes long together is tokenized in a thread, so that streams go on meanwhile.
+        """Token ids of each text; long texts are tokenized in a thread, so that streams continue.
 
         Raises:
             RequestError: the texts are longer than the server reads of one request.

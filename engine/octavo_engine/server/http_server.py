@@ -128,7 +128,7 @@ class Connection(web.RequestHandler):
 
 
 def refusal_of(error: HttpProcessingError) -> RequestError:
-    """What is wrong with a request that can't be parsed, without any of its text."""
+    """The problem with a request that can't be parsed, without any of its text."""
     if isinstance(error, LineTooLong):
         if error.args[1] == MAX_TARGET:
             return RequestError(
@@ -161,7 +161,7 @@ def refusal_of(error: HttpProcessingError) -> RequestError:
 
 
 def _with_tidy_path(message: RawRequestMessage) -> RawRequestMessage:
-    """What a base URL that ends in a slash makes of a path (`//v1/models`, `/v1/models/`), routed as it was meant.
+    """Route a path with the slashes that a base URL adds (`//v1/models`, `/v1/models/`) as if it had none.
 
     `message.path`, by which access is decided, stays as it was sent.
     """

@@ -1,8 +1,8 @@
 """The server's life: it starts, serves, drains at the first signal, ends at the second, and ends with its engine.
 
-A drain loses no request. Readiness turns false, so that nothing new is sent here; until everybody has heard of that,
-what arrives is answered all the same, and each answer closes its connection. It ends when nothing has arrived for a
-moment, or with `shutdown_timeout`; in the second half of that nothing new is let in, so that the rest can finish.
+A drain loses no request. Readiness turns false, so that nothing new is sent here; until all clients have noticed, what
+arrives is still answered, and each answer closes its connection. It ends when nothing has arrived for a moment, or
+after `shutdown_timeout`; in the second half of that nothing new is admitted, so that the rest can finish.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GC_OBJECTS = 20_000  # new ones until a collection
 
 
 def run(config: EngineConfig, client: EngineClient, listener: socket.socket, started: float) -> int:
-    """Serve until told to stop; the process's exit code. `started` is `time.perf_counter()` at the process's start."""
+    """Serve until a signal. Returns the process's exit code. `started` is `time.perf_counter()` at the process's start."""
     try:
         import uvloop  # noqa: PLC0415
 
@@ -104,7 +104,7 @@ class Server:
             return 1
         self._serving = True
         context.metrics.loop.start()
-        # What the start has made stays: collections need not look at it again, nor at each large body as it is parsed.
+        # The start's objects stay: garbage collections need not scan them again, nor for each large body that is parsed.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
@@ -141,7 +141,7 @@ class Server:
         return 0
 
     async def _until_quiet(self, context: ServerContext, seconds: float) -> None:
-        """Until all is answered and nothing has come for a moment: at once where nobody has asked of late."""
+        """Wait until all is answered and nothing has arrived for a moment; not at all if there was no request recently."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self._client.dead is None:
             if not context.metrics.num_http_requests and context.connections.quiet_for >= self._quiet:
@@ -174,7 +174,7 @@ class Server:
 
 
 async def _log_load(context: ServerContext) -> None:
-    """A line each ten seconds while there is something to tell."""
+    """Log a line each ten seconds while there is something to report."""
     told = False
     while True:
         await asyncio.sleep(LOG_SECONDS)

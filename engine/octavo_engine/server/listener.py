@@ -1,4 +1,4 @@
-"""Where the server listens. Bound before the model loads, so that a port in use is told at once."""
+"""The server's listening socket. Bound before the model loads, so that a port in use is reported at once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _bind_tcp(server: ServerConfig) -> socket.socket:
 
 
 def url_of(listener: socket.socket, server: ServerConfig) -> str:
-    """How a person on this machine reaches it."""
+    """The URL for a user on this machine."""
     if server.uds is not None:
         return f"unix:{server.uds}"
     host = server.host or "127.0.0.1"

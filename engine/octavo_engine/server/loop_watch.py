@@ -1,7 +1,7 @@
 """Watches the event loop: how late it is, and what held it up.
 
-A thread looks at the loop's heartbeat, because while the loop is held up nothing on it can look; it notes which task
-runs then. Tasks are named after the route that they serve. A delay while no route is served, as at the start or on a
+A thread checks the loop's heartbeat, because nothing on the loop can while it is held up; it records which task runs
+then. Tasks are named after the route that they serve. A delay while no route is served, as at the start or on a
 machine that gives the process no time, is counted and not logged.
 """
 

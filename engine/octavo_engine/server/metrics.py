@@ -1,6 +1,6 @@
-"""What /metrics tells: vLLM's names, labels and buckets, those that vLLM has since removed included.
+"""The metrics of /metrics: vLLM's names, labels and buckets, including those that vLLM has since removed.
 
-Fed by the engine client's events and by what the core says of itself. Names and buckets are those of vLLM 0.32
+Fed by the engine client's events and by the core's statistics. Names and buckets are those of vLLM 0.32
 (vllm/v1/metrics), the removed ones those of its releases up to 0.9; dashboards of either read them unchanged.
 """
 
@@ -118,7 +118,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def configure(self, cache: CacheConfig, ready: Ready) -> None:
-        """What the start came to; before anything is observed."""
+        """Set the facts of the start, before anything is observed."""
         tokens = tuple(one_two_five(ready.max_model_len))
         for histogram in self._histograms()[:5]:
             histogram.rebuild(tokens)
@@ -139,7 +139,7 @@ class Metrics:
     def stats(self) -> SchedulerStats:
         return self._stats
 
-    # What the engine client tells
+    # Events of the engine client
 
     def rejected(self, reason: str) -> None:
         self._rejections.add(1, reason)

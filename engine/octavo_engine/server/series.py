@@ -24,7 +24,7 @@ class Histogram:
         self.rebuild(bounds)
 
     def rebuild(self, bounds: Sequence[float]) -> None:
-        """Begin anew with other buckets."""
+        """Start again with other buckets."""
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0

@@ -29,7 +29,7 @@ OnStage = Callable[[str, float], None]
 
 
 async def build_context(config: EngineConfig, client: EngineClient, on_stage: OnStage) -> ServerContext:
-    """Wait for the core's start, and do the server's own part of it meanwhile.
+    """Wait for the core's start, and prepare the server at the same time.
 
     Raises:
         EngineDeadError: the core could not start; carries its reason.

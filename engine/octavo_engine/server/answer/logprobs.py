@@ -21,7 +21,7 @@ LOWEST = -9999.0  # JSON has no minus infinity; vLLM writes this in its place
 
 
 class LogprobFormat:
-    """How one request wants tokens spelled: as text, or as `token_id:123`."""
+    """The spelling of tokens for one request: as text, or as `token_id:123`."""
 
     def __init__(self, tokenizer: Tokenizer, num_top: int, *, as_token_ids: bool) -> None:
         self._tokenizer = tokenizer

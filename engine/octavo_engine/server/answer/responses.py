@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 
 class CachedTokens(msgspec.Struct):
-    """Of the prompt, how many tokens came from the prefix cache."""
+    """The number of prompt tokens from the prefix cache."""
 
     cached_tokens: int
 
@@ -169,7 +169,7 @@ class ChatChunk(msgspec.Struct):
 
 
 class ErrorBody(msgspec.Struct):
-    """What is so, why, what to do; `param` is the offending field."""
+    """What happened, why, and what to do; `param` is the offending field."""
 
     message: str
     type: str

@@ -1,4 +1,4 @@
-"""Writes one request's answer, whole or in chunks. What a chunk looks like is the route's matter."""
+"""Writes one request's answer, whole or in chunks. The routes define the chunks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
 
     @abstractmethod
     def _part(self, piece: Piece) -> Part:
-        """A piece in the shape of a choice, without what its first one tells of the prompt."""
+        """A piece in the shape of a choice, without the prompt's fields of a first piece."""
 
     @abstractmethod
     def _joined(self, parts: Sequence[Part]) -> Part:
@@ -48,7 +48,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
 
     @abstractmethod
     def _opened(self, part: Part, choice: Choice) -> Part:
-        """`part`, which is the beginning of `choice`, with what is told of the prompt."""
+        """`part`, which is the beginning of `choice`, with the prompt's fields."""
 
     @abstractmethod
     def _answer(self, choices: list[Part]) -> msgspec.Struct:
@@ -56,7 +56,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
 
     @abstractmethod
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterable[msgspec.Struct]:
-        """What a piece comes to in a stream: nothing, while it says nothing."""
+        """The chunks of a piece in a stream; none while it has nothing to send."""
 
     @abstractmethod
     def _last_chunk(self, usage: Usage) -> msgspec.Struct:
@@ -130,7 +130,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         return sum(each * len(choice.prompt_logprobs or ()) for choice in choices)
 
     async def _next(self, events: EventStream) -> list[Piece]:
-        """The next pieces; the client sees meanwhile that the answer is on its way."""
+        """The next pieces; while there are none, comments keep the connection alive."""
         while True:
             try:
                 return await self._generation.take(events.patience)
