@@ -34,9 +34,10 @@ from octavo_engine.errors import RequestError
 from octavo_engine.executors.native import _native
 from octavo_engine.executors.native.executor import native_sampling
 from octavo_engine.executors.torch.input_batch import RequestState
+from octavo_engine.executors.torch.penalty_counts import PenaltyCounts
 from octavo_engine.executors.torch.sampler import Extras, Sampler, SamplingTable
 from octavo_engine.kernels.backends import triton_operations_on
-from octavo_engine.kernels.operations import KnownTokens, Operations, Penalties
+from octavo_engine.kernels.operations import KnownTokens, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_sampling import SamplingBatch, process_logits, sample
 from octavo_engine.messages import EngineRequest
@@ -200,7 +201,10 @@ def drawn_by_torch(ops: Operations, logits: torch.Tensor, cases: Sequence[Taken]
     lengths = [len(known)] * n
     extras = Extras.of(states, lengths, VOCABULARY, CPU)
     rows, seq_lens = torch.arange(n, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32)
-    return Sampler(ops, table, token_ids, lambda hidden: hidden).draw(logits.clone(), rows, seq_lens, extras).tolist()
+    sampler = Sampler(ops, table, token_ids, lambda hidden: hidden)
+    asking = extras is not None and extras.penalized
+    counts = PenaltyCounts(n, CPU).take(states, lengths, VOCABULARY) if asking else None
+    return sampler.draw(logits.clone(), rows, seq_lens, extras, counts).tolist()
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-39, 1.2e-38, 1e-20, 9.9e-6])
@@ -243,7 +247,8 @@ def test_a_penalty_never_makes_a_logit_infinite(penalty):
     ones = torch.ones(1)
     for ops in (ReferenceOperations(), triton_operations_on(CPU)):
         found = logits.clone()
-        ops.penalize(found, Penalties(ones * penalty, ones * 2, ones * -2), known)
+        counts = TokenCounts(torch.zeros(1, 7, dtype=torch.int32), *torch.zeros(2, 1, dtype=torch.int32))
+        ops.penalize(found, Penalties(ones * penalty, ones * 2, ones * -2), known, counts)
         assert found[0, :3].isfinite().all()
         assert found[0, 3:6].tolist() == pytest.approx([-math.inf, math.nan, math.inf], nan_ok=True)
         assert found[0, 6] == 3.0

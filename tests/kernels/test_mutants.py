@@ -36,9 +36,11 @@ logprobs = (sampling.test_logprobs_are_the_twins, 5, 20)
 parts = (sampling.test_parts_of_a_row_are_collected_in_the_order_of_tokens,)
 padding = (sampling.test_rows_of_padding_draw_nothing,)
 penalties = (sampling.test_penalties_are_the_twins,)
+kept_counts = (sampling.test_counts_that_are_kept_penalize_as_those_that_are_taken_afresh, 3)
 bans = (sampling.test_bans_hold_where_the_output_ends_as_they_say,)
 four_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *SHAPE)
 split_k = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *matmul.SHAPES[0])
+k_format = (matmul.test_products_with_blocks_of_every_format_are_the_twins, "q4_k", F32)
 eight_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 8, 16, *SHAPE)
 float8 = (matmul.test_products_in_float8_are_the_twins, F32, *SHAPE)
 made = (inputs.test_inputs_are_the_twins, 1, 3)
@@ -67,11 +69,17 @@ MUTANTS = [
     (nucleus, "sampling", "(before >= limit)", "(before > mass)"),
     (logprobs, "logprobs", "x > value", "x >= value"),
     (penalties, "logits", "tl.where(x > 0, tl.div_rn", "tl.where(x < 0, tl.div_rn"),
+    (kept_counts, "logits", "tl.maximum(start, prompt_end)", "prompt_end"),
+    (kept_counts, "logits", "(start == 0) | (tl.sum(new) > 0)", "start == 0"),
+    (kept_counts, "logits", "if start > 0:", "if start >= 0:"),
     (bans, "logits", "+ length - end", "+ length - end - 1"),
-    (four_bits, "packed_matmul", "high = low + 16", "high = low + 15"),
-    (four_bits, "packed_matmul", "tl.arange(0, BLOCK_K // GROUP)", "tl.arange(0, BLOCK_K // GROUP) // 2 * 2"),
+    (four_bits, "packed_matmul", "[0, 1, 4, 5, 2, 3]", "[0, 1, 5, 4, 2, 3]"),
+    (four_bits, "packed_matmul", "first + tl.arange(0, GROUPS)", "first + tl.arange(0, GROUPS) // 2 * 2"),
+    (four_bits, "packed_matmul", "minimum + 8.0 * scale", "minimum + 7.0 * scale"),
+    (k_format, "packed_matmul", "((group + shift) // OF_SUPER)", "(group // OF_SUPER)"),
+    (k_format, "packed_matmul", "(own >> 8) & 255", "own & 255"),
     (split_k, "packed_matmul", "tl.static_range(1, SPLIT_K)", "tl.static_range(1, SPLIT_K - 1)"),
-    (eight_bits, "packed_matmul", "- 128.0", "- 127.0"),
+    (eight_bits, "packed_matmul", "+ 128.0)", "+ 127.0)"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
     (made, "inputs", "position % BLOCK_SIZE", "(position + 1) % BLOCK_SIZE"),
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
+from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.kernels.reference_sampling import SamplingBatch
+from octavo_engine.kernels.reference_sampling import SamplingBatch, apply_penalties
 from octavo_engine.kernels.triton import sampling as sampling_kernels
 
 REFERENCE = ReferenceOperations()
@@ -126,18 +126,66 @@ def test_logprobs_are_the_twins(triton_operations, device, num_top, vocab):
     assert torch.equal(got.top_ids, expected.top_ids)
 
 
+def token_counts(slots, counted, vocab, device):
+    """A table of nothing yet, with a slot more than there are, in which anything may be."""
+    ints = lambda values: torch.tensor(values, dtype=torch.int32, device=device)  # noqa: E731
+    table = torch.randint(-(2**31), 2**31, (len(slots) + 1, vocab), dtype=torch.int64).int().to(device)
+    return TokenCounts(table, ints(slots), ints(counted))
+
+
+SEQUENCES = [([5, 5, 1100], [1100, 7, 7, 7]), ([3, 1400], []), ([1, 2], [3] * 40), ([9], [9, 1023, 1024])]
+
+
+def penalties_of(device):
+    numbers = lambda *values: torch.tensor(values, device=device)  # noqa: E731
+    return Penalties(numbers(1.5, 1.3, 1.0, 1.0), numbers(0.2, 0.5, -0.3, 0.0), numbers(0.4, 0.5, 0.1, 0.0))
+
+
 def test_penalties_are_the_twins(triton_operations, device):
     """Prompt and output, repeats, an empty output, tokens of other tiles, and a row without penalties."""
-    sequences = [([5, 5, 1100], [1100, 7, 7, 7]), ([3, 1400], []), ([1, 2], [3] * 40), ([9], [9, 1023, 1024])]
-    known = known_tokens(sequences, device)
-    numbers = lambda *values: torch.tensor(values, device=device)  # noqa: E731
-    penalties = Penalties(numbers(1.5, 1.3, 1.0, 1.0), numbers(0.2, 0.5, -0.3, 0.0), numbers(0.4, 0.5, 0.1, 0.0))
+    known = known_tokens(SEQUENCES, device)
     logits = torch.randn(4, 1500, device=device) * 3
     got, expected = logits.clone(), logits.clone()
-    triton_operations.penalize(got, penalties, known)
-    REFERENCE.penalize(expected, penalties, known)
+    for operations, out in ((triton_operations, got), (REFERENCE, expected)):
+        operations.penalize(out, penalties_of(device), known, token_counts([3, 0, 2, -1], [0] * 4, 1500, device))
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
     assert torch.equal(got[3], logits[3])
+
+
+@pytest.mark.parametrize("new", [1, 3])
+def test_counts_that_are_kept_penalize_as_those_that_are_taken_afresh(triton_operations, device, new):
+    """Some tokens at a time, rows in another order each time; a row that starts over in a slot that another has used."""
+    for operations in (triton_operations, REFERENCE):
+        counts = token_counts([0, 1, 2, 3], [0] * 4, 1500, device)
+        for length in range(0, 41, new):
+            sequences = [(prompt, output[:length]) for prompt, output in SEQUENCES]
+            known = known_tokens(sequences, device)
+            lengths = known.lengths.tolist()
+            before = [len(prompt) + min(len(output), length - new) for prompt, output in SEQUENCES]
+            counted = [n if length and n < m else m if length else 0 for n, m in zip(before, lengths, strict=True)]
+            if length == 2 * new:
+                counted[2] = 0
+                counts.slots[[0, 2]] = counts.slots[[2, 0]]
+                counted[0] = 0
+            kept = TokenCounts(counts.table, counts.slots, torch.tensor(counted, dtype=torch.int32, device=device))
+            logits = torch.randn(4, 1500, device=device) * 3
+            afresh = logits.clone()
+            operations.penalize(logits, penalties_of(device), known, kept)
+            REFERENCE.penalize(afresh, penalties_of(device), known, token_counts([0, 1, 2, 3], [0] * 4, 1500, device))
+            torch.testing.assert_close(logits, afresh, atol=1e-6, rtol=1e-6)
+
+
+def test_penalties_of_the_twin_are_those_of_the_definition(device):
+    known = known_tokens(SEQUENCES, device)
+    logits = torch.randn(4, 1500, device=device)
+    expected = [
+        apply_penalties(logits[i], prompt, output, repetition=r, frequency=f, presence=p)
+        for i, ((prompt, output), r, f, p) in enumerate(
+            zip(SEQUENCES, (1.5, 1.3, 1.0, 1.0), (0.2, 0.5, -0.3, 0.0), (0.4, 0.5, 0.1, 0.0), strict=True)
+        )
+    ]
+    REFERENCE.penalize(logits, penalties_of(device), known, token_counts([3, 0, 2, 1], [0] * 4, 1500, device))
+    torch.testing.assert_close(logits, torch.stack(expected))
 
 
 def test_bans_hold_where_the_output_ends_as_they_say(triton_operations, device):

@@ -16,8 +16,8 @@ from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.executors import create_executor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.weights import read_weights
-from octavo_engine.kernels.operations import PackedWeight
-from octavo_engine.kernels.packing import rows_of, stacked
+from octavo_engine.kernels.packed_weight import PackedWeight
+from octavo_engine.kernels.packing import pack_blocks, rows_of, stacked
 from octavo_engine.kernels.reference_quantized import quantize, unpack
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
@@ -133,14 +133,15 @@ def test_a_stack_is_as_few_matrices_as_its_formats_allow(mixed):
     executor.load()
     shapes = [[m.shape[0] for m, _ in w.qkv.parts] for w in executor._decoder.layers]
     assert shapes == [[256 + 64, 64], [256 + 64, 64]], "q and k alike, v in other bits or none"
-    assert [len(w.up.parts) for w in executor._decoder.layers] == [1, 2], "q4_0 and q4_1 alike, q5_k and q6_k not"
+    assert [len(w.up.parts) for w in executor._decoder.layers] == [2, 2], "q4_0 has no minima, q6_k other groups"
     assert {f for layer in MIXED_LAYERS for f in layer.values()} >= {"q4_0", "q4_1", "q5_k", "q6_k"}
 
 
 def test_stacking_keeps_rows_and_their_order():
-    """Plain, four bits, four bits with scales of another type, eight bits in groups of 32 and of 16."""
+    """Plain, four bits, four bits with scales of scales, eight bits in groups of 32 and of 16."""
     plain = torch.randn(3, 64)
-    four, wide = quantize(torch.randn(5, 64), bits=4), quantize(torch.randn(2, 64), bits=4, scale_dtype=torch.float32)
+    blocks = torch.rand(2, 72).half().view(torch.uint8)
+    four, wide = quantize(torch.randn(5, 64), bits=4), pack_blocks("q4_k", blocks).columns(96, 160)
     eight, fine = quantize(torch.randn(4, 64), bits=8), quantize(torch.randn(6, 64), bits=8, group=16)
     given = [plain, plain, four, four, wide, eight, fine, eight]
     made = stacked(given)

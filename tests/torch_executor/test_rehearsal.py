@@ -14,7 +14,7 @@ from octavo_engine.executors.torch import rehearsal
 from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of
 from octavo_engine.executors.torch.weights import read_weights
-from octavo_engine.kernels.operations import PackedWeight
+from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve

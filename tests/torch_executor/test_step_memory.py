@@ -17,7 +17,7 @@ from octavo_engine.executors.torch import parallel
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.memory import EVERYTHING, largest_step
 from octavo_engine.executors.torch.parallel import ALONE, RankedParallel
-from octavo_engine.executors.torch.step_memory import REQUEST_BYTES, step_bytes, table_bytes
+from octavo_engine.executors.torch.step_memory import REQUEST_BYTES, count_bytes, step_bytes, table_bytes
 from octavo_engine.kernels.triton import decode_attention
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
@@ -168,8 +168,9 @@ def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks,
         for step_id in range(6):
             device.restart()
             run(executor, random_step(rng, executor.layout, scheduler, step_id))
-            # A row's parameters, until the next request has it.
-            assert device.live - before <= min(scheduler) * REQUEST_BYTES, "a step leaves nothing behind"
+            # A row's parameters, until the next request has it, and the counts of penalties.
+            lasting = min(scheduler) * REQUEST_BYTES + count_bytes(executor.spec, executor.config.scheduler)
+            assert device.live - before <= lasting, "a step leaves nothing else behind"
             assert device.most - before <= bound
             most = max(most, device.most - before)
         device.restart()
@@ -196,6 +197,25 @@ def test_short_decodes_beside_a_long_one_take_scratch_for_what_they_are(monkeypa
         device.restart()
         executor.submit(SchedulerOutput(0, new, (), counts, {}, frozenset()))
     assert device.most - before < 64 << 20
+
+
+@pytest.mark.parametrize("asking", [0, 3, 256])
+def test_counts_of_penalties_are_as_many_as_ask_for_them(monkeypatch, asking):
+    """Four bytes a token of the vocabulary: 256 MiB for Gemma's where all of 256 requests ask, some MiB for a few."""
+    executor = executor_of(GEMMA, 1, (256, 8192), monkeypatch)
+    sampling = [SamplingParams(max_tokens=2, **({"presence_penalty": 0.5} if i < asking else {})) for i in range(256)]
+    blocks = tuple([1] for _ in executor.layout.groups)
+    new = tuple(NewRequest(str(i), [0, 0], sampling[i], blocks, 1) for i in range(256))
+    names = [request.request_id for request in new]
+    with Allocations() as device:
+        executor.load()
+        executor.init_kv((64,) * len(executor.layout.groups))
+        before = device.live
+        run(executor, SchedulerOutput(0, new, (), dict.fromkeys(names, 1), dict.fromkeys(names, 1), frozenset(names)))
+    slots = {0: 0, 3: 8, 256: 256}[asking]
+    kept = device.live - before - slots * 4 * 262_144
+    assert 0 <= kept < 1 << 20
+    assert slots * 4 * 262_144 <= count_bytes(executor.spec, executor.config.scheduler) == 256 << 20
 
 
 def test_tables_are_as_wide_as_the_length_that_was_settled(monkeypatch):

@@ -8,12 +8,12 @@ one back. The few host numbers (`max_query_len`, `max_seq_len`, `num_decodes`) o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.spec import Activation, Attention, Norm, Rotary
 
@@ -43,35 +43,6 @@ class PagedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedWeight:
-    """A matrix of four- or eight-bit numbers: w[n, k] = scales[n, k // group] * q[n, k] + minima[n, k // group].
-
-    bits 8: quants[n, k] is q + 128. bits 4: byte quants[n, 16 * g + i] holds the elements 32 * g + i (low nibble) and
-    32 * g + 16 + i (high nibble), q in 0 … 15, as GGML's blocks do. `group` is 32, or 16 with eight bits (Q6_K).
-    """
-
-    bits: int
-    quants: Tensor  # [out, in * bits / 8] uint8
-    scales: Tensor  # [out, in / group] float16 or float32
-    minima: Tensor | None  # as `scales`; None: zero
-    group: int = 32
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in)."""
-        return self.quants.shape[0], self.quants.shape[1] * 8 // self.bits
-
-    @property
-    def nbytes(self) -> int:
-        return self.quants.nbytes + self.scales.nbytes + (0 if self.minima is None else self.minima.nbytes)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> PackedWeight:
-        """With the same done to each of its tensors: to its rows, or by the share of its columns."""
-        minima = None if self.minima is None else change(self.minima)
-        return replace(self, quants=change(self.quants), scales=change(self.scales), minima=minima)
-
-
-@dataclass(frozen=True, slots=True)
 class Float8Weight:
     """A matrix in float8_e4m3fn with one scale a row: w[n, k] = scales[n] * values[n, k]."""
 
@@ -83,6 +54,8 @@ class Float8Weight:
         """(out, in)."""
         return self.values.shape[0], self.values.shape[1]
 
+
+IN_PROMPT = 1 << 30  # in an element of `TokenCounts.table`
 
 Weight = Tensor | PackedWeight | Float8Weight
 
@@ -105,6 +78,19 @@ class Penalties:
     repetition: Tensor  # [n] float32; 1: off
     frequency: Tensor  # [n] float32; 0: off
     presence: Tensor  # [n] float32; 0: off
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """How often the rows' requests have used each token, kept from draw to draw. Row i's counts are table[slots[i]].
+
+    They are of its first `counted[i]` tokens; 0: the table's row may hold anything. An element is the number of times
+    that the token is in the output, plus IN_PROMPT if it is in the prompt.
+    """
+
+    table: Tensor  # [num_slots, vocab] int32
+    slots: Tensor  # [n] int32; no two are equal; -1: a row without penalties
+    counted: Tensor  # [n] int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +172,10 @@ class Operations(Protocol):
         With a Float8Weight, rows of x are rounded to float8 with a scale of their own first.
         """
 
+    def matmul_scratch(self, num_tokens: int, columns: int) -> int:
+        """The most bytes that `matmul` with a PackedWeight of `columns` outputs takes beside its result, for up to
+        `num_tokens` rows of x."""
+
     # --- attention ---
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin: each [num_tokens, rotary.dim / 2] float32. Once a step and kind of rotary."""
@@ -231,8 +221,11 @@ class Operations(Protocol):
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
         """`multiplier * logits`, then `cap * tanh(x / cap)` where there is a cap. [n, vocab] -> float32, a new one."""
 
-    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
-        """Apply the penalties to float32 logits [n, vocab], in place. After the bans."""
+    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens, counts: TokenCounts) -> None:
+        """Apply the penalties to float32 logits [n, vocab], in place. After the bans.
+
+        Counts the tokens from counts.counted[i] to known.lengths[i] too, in place.
+        """
 
     def ban(self, logits: Tensor, bans: Bans | None, known: KnownTokens, allowed: Tensor | None = None) -> None:
         """Set banned tokens to -inf in float32 logits [n, vocab], in place.

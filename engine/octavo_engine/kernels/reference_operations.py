@@ -12,19 +12,21 @@ from torch.nn.functional import linear
 
 from octavo_engine.kernels import reference
 from octavo_engine.kernels.operations import (
+    IN_PROMPT,
     Bans,
     Float8Weight,
     KnownTokens,
     Logprobs,
     Operations,
-    PackedWeight,
     PagedBatch,
     Penalties,
     StepInputs,
     StepRows,
+    TokenCounts,
     Weight,
 )
-from octavo_engine.kernels.reference_quantized import FLOAT8_MAX, matmul_float8, unpack
+from octavo_engine.kernels.packed_weight import PackedWeight
+from octavo_engine.kernels.reference_quantized import FLOAT8_MAX, matmul_float8, widen
 from octavo_engine.kernels.reference_sampling import (
     NUMBERS,
     Filters,
@@ -58,11 +60,15 @@ class ReferenceOperations(Operations):
     def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         match weight:
             case PackedWeight():
-                return linear(x, unpack(weight).to(x.dtype), bias)
+                return linear(x, widen(weight, x.dtype), bias)
             case Float8Weight():
                 out = matmul_float8(x, weight)
                 return out if bias is None else out + bias
         return linear(x, weight, bias)
+
+    def matmul_scratch(self, num_tokens: int, columns: int) -> int:
+        del num_tokens, columns
+        return 0  # as `attention_scratch`
 
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
         return reference.rotary_table(rotary, positions)
@@ -137,12 +143,23 @@ class ReferenceOperations(Operations):
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
         return reference.soft_cap_logits(logits, multiplier, soft_cap)
 
-    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
+    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens, counts: TokenCounts) -> None:
+        vocab = logits.shape[1]
+        slots, counted = counts.slots.tolist(), counts.counted.tolist()
         for i, (prompt, output) in enumerate(_known(known)):
+            if slots[i] < 0:
+                continue
+            held = counts.table[slots[i]]
+            if counted[i] == 0:
+                held.zero_()
+                held[prompt] = IN_PROMPT
+            new = torch.tensor(output[max(counted[i] - len(prompt), 0) :], dtype=torch.int64, device=held.device)
+            held += torch.bincount(new, minlength=vocab)
+            every = torch.arange(vocab, device=held.device)
             logits[i] = apply_penalties(
                 logits[i],
-                prompt,
-                output,
+                every[held >= IN_PROMPT].tolist(),
+                every.repeat_interleave(held % IN_PROMPT).tolist(),
                 repetition=penalties.repetition[i].item(),
                 frequency=penalties.frequency[i].item(),
                 presence=penalties.presence[i].item(),

@@ -1,6 +1,7 @@
 """Weights of few bits in plain torch: packing, widening and products, the twin of the quantized kernels.
 
-Owns the layout of `PackedWeight` and how floats become float8. Files' own formats are `weights.dequantize`'s.
+Owns how floats become few bits, and few bits floats. Layouts are `packed_weight`'s, files' own formats
+`weights.dequantize`'s.
 """
 
 from __future__ import annotations
@@ -8,44 +9,81 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo_engine.kernels.operations import Float8Weight, PackedWeight
+from octavo_engine.kernels.operations import Float8Weight
+from octavo_engine.kernels.packed_weight import PackedWeight, from_words, halves, pair, to_words
+from octavo_models.formats import SUPER_BLOCK
 
 FLOAT8_MAX = 448.0  # the largest float8_e4m3fn; torch's cast makes NaN of what is larger
 
 
 def pack(quants: Tensor, scales: Tensor, minima: Tensor | None, *, bits: int) -> PackedWeight:
-    """quants: [out, in], 0 … 15 for four bits, -128 … 127 for eight; scales, minima: [out, in / group]."""
-    out, columns = quants.shape
-    if bits == 8:
-        return PackedWeight(8, (quants + 128).to(torch.uint8), scales, minima, columns // scales.shape[1])
-    low, high = quants.to(torch.uint8).view(out, -1, 2, 16).unbind(2)  # [out, in / 32, 16] each
-    return PackedWeight(4, (low | high << 4).flatten(1), scales, minima, columns // scales.shape[1])
+    """quants: [out, in], stored numbers (0 … 15 or 0 … 255); scales, minima: [out, in / group] float16."""
+    group = quants.shape[1] // scales.shape[1]
+    numbers = scales if minima is None else pair(scales, minima)
+    return PackedWeight(
+        bits, to_words(quants.to(torch.uint8), bits), numbers.T.contiguous(), None, minima is not None, group
+    )
 
 
-def quantize(weight: Tensor, *, bits: int, group: int = 32, scale_dtype: torch.dtype = torch.float16) -> PackedWeight:
+def quantize(weight: Tensor, *, bits: int, group: int = 32) -> PackedWeight:
     """Round a float matrix [out, in] to the nearest: eight bits symmetric, four bits with a minimum a group."""
     groups = weight.float().reshape(weight.shape[0], -1, group)  # [out, in / group, group]
     if bits == 8:
-        scales = (groups.abs().amax(-1) / 127).to(scale_dtype)
-        quants = (groups / scales.float()[..., None]).round().nan_to_num().clamp(-127, 127)
-        return pack(quants.flatten(1).to(torch.int16), scales, None, bits=8)
+        scales = (groups.abs().amax(-1) / 127).half()
+        quants = (groups / scales.float()[..., None]).round().nan_to_num().clamp(-127, 127) + 128
+        return pack(quants.flatten(1), scales, None, bits=8)
     low, high = groups.amin(-1), groups.amax(-1)
-    scales, minima = ((high - low) / 15).to(scale_dtype), low.to(scale_dtype)
+    scales, minima = ((high - low) / 15).half(), low.half()
     quants = ((groups - minima.float()[..., None]) / scales.float()[..., None]).round().nan_to_num().clamp(0, 15)
-    return pack(quants.flatten(1).to(torch.int16), scales, minima, bits=4)
+    return pack(quants.flatten(1), scales, minima, bits=4)
+
+
+def scales_of(weight: PackedWeight) -> tuple[Tensor, Tensor | None]:
+    """Scales and minima, [in / group, out] float32 each, as the file's numbers give them."""
+    if weight.supers is None:
+        if not weight.has_minima:
+            return weight.scales.float(), None
+        scales, minima = halves(weight.scales)
+        return scales.float(), minima.float()
+    groups = torch.arange(weight.scales.shape[0], device=weight.scales.device)
+    supers = weight.supers[(groups + weight.shift) // (SUPER_BLOCK // weight.group)]
+    if not weight.has_minima:
+        return supers.float() * weight.scales.float(), None
+    (scale, minimum), (of_scale, of_minimum) = halves(weight.scales), halves(supers)
+    return of_scale.float() * scale.float(), -(of_minimum.float() * minimum.float())
 
 
 def unpack(weight: PackedWeight) -> Tensor:
-    """[out, in] float32."""
-    if weight.bits == 8:
-        quants = weight.quants.float() - 128
-    else:
-        halves = weight.quants.reshape(weight.shape[0], -1, 16)
-        quants = torch.stack((halves & 0xF, halves >> 4), 2).flatten(1).float()
-    groups: Tensor = quants.reshape(weight.shape[0], -1, weight.group) * weight.scales.float()[..., None]
-    if weight.minima is not None:
-        groups = groups + weight.minima.float()[..., None]
+    """The file's numbers: [out, in] float32."""
+    scales, minima = scales_of(weight)
+    groups: Tensor = _quants(weight) * scales.T[..., None]
+    if minima is not None:
+        groups = groups + minima.T[..., None]
     return groups.flatten(1)
+
+
+def widen(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+    """What products multiply by: [out, in] in `dtype`.
+
+    Eight bits, and float32, are `unpack`'s numbers, rounded once. Four bits in 16-bit floats are made in them: centred
+    at 8, with the scale s and what is in the middle, c = minimum + 8 s, rounded before, so that two elements take one
+    instruction. A weight is off by at most u · (|(q - 8) s| + |c| + |w|), u being half a unit in the last place (2⁻⁹ for
+    bfloat16, 2⁻¹² for float16), where rounding once is off by u · |w|.
+    """
+    if weight.bits == 8 or dtype == torch.float32:
+        return unpack(weight).to(dtype)
+    scales, minima = scales_of(weight)
+    offset = 8 - weight.zero  # of q from the middle
+    centres = torch.zeros_like(scales) if minima is None else minima + offset * scales
+    groups = (_quants(weight) - offset) * scales.to(dtype).float().T[..., None]
+    return (groups + centres.to(dtype).float().T[..., None]).to(dtype).flatten(1)
+
+
+def _quants(weight: PackedWeight) -> Tensor:
+    """[out, in / group, group] float32, zero at `weight.zero`."""
+    out, columns = weight.shape
+    stored = from_words(weight.quants, weight.bits).reshape(out, columns // weight.group, weight.group)
+    return stored.float() - weight.zero
 
 
 def quantize_rows_float8(x: Tensor) -> tuple[Tensor, Tensor]:

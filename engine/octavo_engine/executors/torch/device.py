@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,8 @@ def device_of(promised: Device) -> torch.device:
 def moved(host: Tensor, device: torch.device) -> Tensor:
     """A host tensor on a GPU, without waiting: page-locked memory is kept until the copy is done. Else as it is."""
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+
+
+def sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """To the device, without waiting for it."""
+    return moved(torch.tensor(values, dtype=dtype), device)

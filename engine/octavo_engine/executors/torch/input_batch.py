@@ -40,6 +40,8 @@ class RequestState:
     row: int | None = None  # of the device's tables
     allowed: Tensor | None = None  # [ceil(vocab / 32)] int32, on the device once a step has drawn with it
     bias: Tensor | None = None  # [2, n] float64: tokens and values, likewise
+    count_slot: int = -1  # of the table of `PenaltyCounts`, if that says so too
+    num_counted: int = 0  # tokens that its counts are of
 
     def take(self, position: int, token: int) -> None:
         """The token drawn for `position`; what was drawn for it before, or after it, is void."""

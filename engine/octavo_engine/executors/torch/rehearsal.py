@@ -36,7 +36,7 @@ from octavo_models.spec import ModelSpec, Weight
 
 NOWHERE = torch.device("meta")
 # Of what is rehearsed: requests and tokens of a step, tokens of a request. Kernels know no classes beyond.
-MOST_REQUESTS, MOST_TOKENS, MOST_LENGTH = 128, 512, 4096
+MOST_REQUESTS, MOST_TOKENS, MOST_LENGTH = 512, 512, 4096
 PLAIN = SamplingParams(max_tokens=2)
 EVERYTHING = SamplingParams(
     max_tokens=2,
@@ -146,7 +146,7 @@ def _nowhere(shard: Shard, dtype: torch.dtype, *, packed: bool) -> Stored:
     columns = shard.whole.shape[1]  # blocks may be wider than a rank's part
     row_bytes = columns // FORMATS[format_].block_size * FORMATS[format_].bytes_per_block
     whole = pack_blocks(format_, torch.empty(shape[0], row_bytes, dtype=torch.uint8, device=NOWHERE))
-    return whole.map(lambda matrix: matrix.new_empty(shape[0], matrix.shape[1] * shape[1] // columns))
+    return whole.columns(shard.start, shard.start + shape[1]) if shard.axis == 1 else whole
 
 
 def _distinct(spec: ModelSpec, times: int) -> ModelSpec:
@@ -180,8 +180,9 @@ def _steps(most: int, most_tokens: int, longest: int, executor: TorchExecutor) -
         scored = msgspec.structs.replace(EVERYTHING, logprobs=num_best, prompt_logprobs=num_best)
         yield _step(executor, [(min(5, longest), min(5, longest))], scored)
     tokens = 2
-    while tokens <= min(most_tokens, longest):
-        yield _step(executor, [(tokens, tokens)], PLAIN)
+    while tokens <= most_tokens:
+        length = min(tokens, longest)
+        yield _step(executor, [(length, length)] * min(tokens // length, most), PLAIN)
         tokens *= 2
 
 

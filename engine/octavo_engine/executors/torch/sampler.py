@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
-from octavo_engine.executors.torch.device import moved
+from octavo_engine.executors.torch.device import sent
 from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
-from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties
+from octavo_engine.executors.torch.penalty_counts import PenaltyCounts, penalized
+from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_sampling import NUMBERS, SamplingBatch
 from octavo_engine.messages import TokenLogprob
 
@@ -31,6 +32,7 @@ class SamplingTable:
     """The parameters of every request that has a row, on the device: a step picks its own by their rows."""
 
     def __init__(self, max_requests: int, device: torch.device) -> None:
+        self.max_requests = max_requests
         self._held: list[RequestState | None] = [None] * max_requests
         self._plain_from = [0] * max_requests  # tokens from which on a row asks for nothing but a choice
         self.floats = torch.zeros(len(FLOATS), max_requests, dtype=torch.float32, device=device)
@@ -82,12 +84,12 @@ class Extras:
         bans = [ban for i, (s, n) in enumerate(zip(states, seq_lens, strict=True)) for ban in _bans(i, s, n)]
         bans = [ban for ban in bans if ban[1] < vocab_size]
         listed = any(s.sampling.allowed_token_ids for s in states)
-        penalized = any(_penalized(s) for s in states)
-        if not (biased or bans or listed or penalized):
+        asking = any(map(penalized, states))
+        if not (biased or bans or listed or asking):
             return None
         biases = _biases(biased, device) if biased else None
         allowed = _masks(states, vocab_size, device) if listed else None
-        return cls(biases, allowed, _sent_bans(bans, device) if bans else None, penalized)
+        return cls(biases, allowed, _sent_bans(bans, device) if bans else None, asking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +176,20 @@ class Sampler:
         self._token_ids = token_ids
         self._logits_of = logits_of
         self._known: Known | None = None
+        self._counts = PenaltyCounts(table.max_requests, token_ids.device)
 
-    def draw(self, logits: Tensor, rows: Tensor, seq_lens: Tensor, extras: Extras | None = None) -> Tensor:
+    def draw(
+        self,
+        logits: Tensor,
+        rows: Tensor,
+        seq_lens: Tensor,
+        extras: Extras | None = None,
+        counts: TokenCounts | None = None,
+    ) -> Tensor:
         """Draw, and append what is drawn to the device's tokens. Changes `logits` if there are extras.
 
-        logits: [n, vocab], raw; rows: [n] int32, -1: padding; seq_lens: [n] int32 -> [n] int64.
+        logits: [n, vocab], raw; rows: [n] int32, -1: padding; seq_lens: [n] int32; counts: where a row has penalties
+        -> [n] int64.
         """
         held = rows.clamp(min=0)
         floats = self.table.floats.index_select(1, held)  # [len(FLOATS), n]
@@ -191,8 +202,9 @@ class Sampler:
                 logits.index_put_((at_rows, tokens), values, accumulate=True)
             if extras.allowed is not None or extras.bans is not None:
                 self._ops.ban(logits, extras.bans, known, extras.allowed)
-            if extras.penalized:
-                self._ops.penalize(logits, Penalties(floats[-3], floats[-2], floats[-1]), known)
+            assert extras.penalized == (counts is not None)
+            if counts is not None:
+                self._ops.penalize(logits, Penalties(floats[-3], floats[-2], floats[-1]), known, counts)
         seeds = self.table.seeds.index_select(0, held)
         numbers = dict(zip(NUMBERS, floats, strict=False))
         batch = SamplingBatch(top_k=top_k, seeds=seeds, positions=positions, **numbers)
@@ -215,7 +227,12 @@ class Sampler:
         wanting = [i for i, s in enumerate(states) if s.sampling.logprobs is not None]
         extras = self._extras(states, lengths, vocab_logits.shape[1])
         raw = vocab_logits.clone() if wanting and extras is not None else vocab_logits
-        drawn = self.draw(vocab_logits, rows[drawing], seq_lens[drawing], extras)
+        counts = None
+        if extras is not None and extras.penalized:
+            counts = self._counts.take(states, lengths, vocab_logits.shape[1])
+        drawn = self.draw(vocab_logits, rows[drawing], seq_lens[drawing], extras, counts)
+        if counts is not None:
+            self._counts.completed(states, lengths)
         scored = []
         for some in _alike([(i, states[i].sampling.logprobs or 0) for i in wanting]):
             at = sent([i for i, _ in some], torch.int64, hidden.device)
@@ -277,11 +294,6 @@ def all_logprobs(logits: Tensor, tokens: Tensor) -> Logprobs:
     return Logprobs(own[:, 0], (logprobs > own).sum(-1) + 1, top.indices, top.values)
 
 
-def sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """To the device, without waiting for it."""
-    return moved(torch.tensor(values, dtype=dtype), device)
-
-
 def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """Those (row, number of tops) that a kernel does, and those whose tops are too many for it."""
     few = [(i, n) for i, n in wanted if 0 <= n <= MOST_TOP]
@@ -298,14 +310,9 @@ def _cut(entry: TokenLogprob, num_top: int) -> TokenLogprob:
 def _plain_from(state: RequestState) -> int:
     s = state.sampling
     wants = s.logprobs is not None or s.prompt_logprobs is not None
-    if wants or s.logit_bias or s.allowed_token_ids or s.bad_words or _penalized(state):
+    if wants or s.logit_bias or s.allowed_token_ids or s.bad_words or penalized(state):
         return NEVER
     return state.num_prompt_tokens + s.min_tokens
-
-
-def _penalized(state: RequestState) -> bool:
-    s = state.sampling
-    return s.repetition_penalty != 1.0 or s.frequency_penalty != 0.0 or s.presence_penalty != 0.0
 
 
 def _bans(row: int, state: RequestState, seq_len: int) -> list[tuple[int, int, tuple[int, ...]]]:

@@ -16,9 +16,6 @@ from octavo_models.spec import KVLayout, Layer, Mlp, ModelSpec
 
 REQUEST_BYTES = 128 << 10  # of one request's biases, bans and parameters, all as many as the server lets through
 SAMPLING_BYTES = 64 << 10  # of one row's draw, beside its logits
-PACKED_ROWS = (
-    64 * 9
-)  # of float32: what a product of packed weights adds up, for as many rows as are split among programs
 SORTED_BYTES = 36  # of one logit of a row that is sorted whole: itself, its place, and room to sort them
 ROUNDING = 1 << 20  # 2,000 small tensors, each a multiple of 512 bytes
 
@@ -42,12 +39,18 @@ def step_bytes(
     forward = element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
     forward += max(ops.attention_scratch(n, max_len, layer.attention) for layer in spec.layers)
     if packed:
-        forward += 4 * PACKED_ROWS * max(weight.shape[0] for weight in spec.weights)
+        forward += max(ops.matmul_scratch(num_tokens, columns) for columns in _product_columns(spec, place))
     hidden = element_size * num_tokens * spec.hidden_size
     draw = (
         hidden + _draw_bytes(spec, place, n, min(PROMPT_ROWS, num_tokens), element_size) if place.last_stage else hidden
     )
-    return numbers + max(inputs + forward, draw) + n * (REQUEST_BYTES + SAMPLING_BYTES) + ROUNDING
+    counts = count_bytes(spec, scheduler) if place.last_stage else 0
+    return numbers + counts + max(inputs + forward, draw) + n * (REQUEST_BYTES + SAMPLING_BYTES) + ROUNDING
+
+
+def count_bytes(spec: ModelSpec, scheduler: SchedulerConfig) -> int:
+    """The counts of penalties, where all requests ask for some: they outlast a step."""
+    return 4 * scheduler.max_num_seqs * spec.vocab_size
 
 
 def table_bytes(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> int:
@@ -68,6 +71,16 @@ def _layer_width(spec: ModelSpec, layer: Layer) -> int:
     more = sum(norm is not None for norm in (layer.post_attention_norm, layer.post_mlp_norm))
     more += (spec.residual_multiplier != 1.0) + layer.parallel_residual
     return max(attending, feeding, 5 * h) + more * h
+
+
+def _product_columns(spec: ModelSpec, place: Place) -> set[int]:
+    """Outputs of all products, however far q, k and v, or gate and up, are stacked."""
+    found = {spec.hidden_size, -(-spec.vocab_size // place.tensor_size)}
+    for layer in spec.layers:
+        assert isinstance(layer.mlp, Mlp)
+        q, k, v = layer.attention.q_size, layer.attention.k_size, layer.attention.v_size
+        found |= {q, k, v, q + k, k + v, q + k + v, layer.mlp.intermediate_size, 2 * layer.mlp.intermediate_size}
+    return found
 
 
 def _rotary_dims(spec: ModelSpec) -> list[int]:

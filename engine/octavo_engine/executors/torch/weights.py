@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from octavo_engine.config import ModelFiles
-from octavo_engine.kernels.operations import PackedWeight
+from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.packing import Stored, pack_blocks
 from octavo_engine.weights.dequantize import dequantize
 from octavo_engine.weights.load import LoadedWeight, load_pieces, open_checkpoint
@@ -102,12 +102,10 @@ def _numbers(shard: Shard, stored: LoadedWeight) -> Tensor:
 
 
 def _packed(shard: Shard, stored: LoadedWeight) -> PackedWeight:
-    def columns_and_padding(matrix: Tensor) -> Tensor:
-        matrix = _columns(shard, matrix)
-        missing = shard.weight.shape[0] - matrix.shape[0]
-        return pad(matrix, (0, 0, 0, missing)) if missing else matrix.contiguous()
-
-    return pack_blocks(stored.format, torch.from_numpy(stored.data.copy())).map(columns_and_padding)
+    whole = pack_blocks(stored.format, torch.from_numpy(stored.data.copy()))
+    if shard.axis == 1:
+        whole = whole.columns(shard.start, shard.start + shard.weight.shape[1])
+    return whole.padded_rows(shard.weight.shape[0] - whole.shape[0])
 
 
 def _columns(shard: Shard, matrix: Matrix) -> Matrix:

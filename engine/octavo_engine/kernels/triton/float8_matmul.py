@@ -82,7 +82,7 @@ def matmul_float8(launch: Launcher, x: Tensor, weight: Float8Weight, bias: Tenso
     block = next_power_of_2(k)
     launch(round_rows_kernel, (m,), x, values, scales, k, BLOCK=block, num_warps=min(16, max(1, block // 512)))
     chosen = dict(launch.parameters(f"float8.{rows_of_tile(m)}"))
-    split = chosen["SPLIT_K"] = parts_of(launch, chosen, n)
+    split = chosen["SPLIT_K"] = parts_of(launch, chosen, n, m)
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
     launch(
         float8_kernel,

@@ -35,12 +35,20 @@ def _product(m: int, n: int, k: int, split_k: int, warps: int, stages: int) -> P
 
 
 # With few rows a product streams weights: narrow tiles and a split of K put every SM to work (4,096 columns make 64
-# tiles of 64, under half of an A100's or H100's SMs). With many, tiles are square and K whole.
+# tiles of 64, under half of an A100's or H100's SMs). With many, tiles are square, and K is whole above 256 rows.
 _STREAMING = {
     "packed.16": _product(16, 64, 128, 4, 4, 4),
     "packed.64": _product(64, 64, 64, 2, 4, 3),
+    "packed.128": _product(128, 128, 64, 4, 8, 3),
     "float8.16": _product(16, 64, 256, 4, 4, 3),
     "float8.64": _product(64, 64, 128, 2, 4, 3),
+}
+
+# Faster memory: of two programs an SM, 20 KiB of words and scales each have to be on their way.
+_STREAMING_90 = {
+    **_STREAMING,
+    "packed.16": _product(16, 64, 128, 4, 4, 6),
+    "packed.64": _product(64, 64, 128, 2, 4, 3),
 }
 
 DEFAULTS: Mapping[int, Table] = {
@@ -52,7 +60,6 @@ DEFAULTS: Mapping[int, Table] = {
         "decode.128": _decode(64, 256, 2, 3),
         "decode.256": _decode(32, 256, 2, 3),
         **_STREAMING,
-        "packed.128": _product(128, 64, 64, 1, 8, 3),
         "float8.128": _product(128, 64, 64, 1, 8, 3),  # for its twin's sake only: refused before it is launched
     },
     89: {
@@ -63,7 +70,6 @@ DEFAULTS: Mapping[int, Table] = {
         "decode.128": _decode(32, 512, 2, 3),
         "decode.256": _decode(16, 512, 2, 3),
         **_STREAMING,
-        "packed.128": _product(128, 64, 64, 1, 8, 2),
         "float8.128": _product(128, 128, 64, 1, 8, 3),
     },
     90: {
@@ -73,8 +79,7 @@ DEFAULTS: Mapping[int, Table] = {
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),
         "decode.256": _decode(32, 256, 2, 3),
-        **_STREAMING,
-        "packed.128": _product(128, 128, 64, 1, 8, 3),
+        **_STREAMING_90,
         "float8.128": _product(128, 128, 128, 1, 8, 3),
     },
     100: {
@@ -84,8 +89,8 @@ DEFAULTS: Mapping[int, Table] = {
         "decode.64": _decode(64, 256, 4, 3),
         "decode.128": _decode(64, 256, 3, 3),
         "decode.256": _decode(32, 256, 2, 3),
-        **_STREAMING,
-        "packed.128": _product(128, 128, 64, 1, 4, 3),
+        **_STREAMING_90,
+        "packed.128": _product(128, 128, 64, 4, 4, 3),
         "float8.128": _product(128, 128, 128, 1, 4, 3),
     },
 }

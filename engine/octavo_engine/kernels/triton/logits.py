@@ -2,9 +2,10 @@
 
 Twins: `reference.soft_cap_logits`, `ReferenceOperations.ban`, `reference_sampling.apply_penalties`.
 Each reads and writes the logits at most once, some 10 FLOP for 8 bytes: bound by memory, and rows without anything to
-do return at once. Penalties count tokens by a histogram a tile of the vocabulary, so that no counts are kept between
-steps: a request of 8,192 tokens is read from L2 once a tile. Shared memory: the histogram, TILE · 4 bytes. Registers:
-TILE / (32 · num_warps) elements of logits and two counts, under 64.
+do return at once. Penalties read how often each token was used from a table that lasts, 4 bytes a logit more, and take
+the tokens since into it by a histogram a tile of the vocabulary: one token, or all where a request is new to its slot.
+Shared memory: the histogram, TILE · 4 bytes. Registers: TILE / (32 · num_warps) elements of logits and two counts,
+under 64.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties
+from octavo_engine.kernels import operations
+from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties, TokenCounts
 from octavo_engine.kernels.triton.activation import tanh
 from octavo_engine.kernels.triton.arguments import ANY, FLOATS, cdiv, expect
 from octavo_engine.kernels.triton.launch import Launcher
 
 LARGEST = tl.constexpr(3.4028234663852886e38)  # float32
+IN_PROMPT = tl.constexpr(operations.IN_PROMPT)
 TILE = 1024
 TOKENS = 512  # of a request, counted at a time
 
@@ -109,6 +112,8 @@ def count(tokens, start, end, first, TILE: tl.constexpr, TOKENS: tl.constexpr):
         "rows",
         "lengths",
         "prompt_lens",
+        "slots",
+        "counted",
     ],
 )
 def penalize_kernel(
@@ -122,21 +127,34 @@ def penalize_kernel(
     rows,
     lengths,
     prompt_lens,
+    count_table,
+    slots,
+    counted,
     TILE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE
-    divisor, per_use, once = tl.load(repetition + row), tl.load(frequency + row), tl.load(presence + row)
-    if (divisor != 1.0) | (per_use != 0.0) | (once != 0.0):
+    slot = tl.load(slots + row).to(tl.int64)
+    if slot >= 0:
+        divisor, per_use, once = tl.load(repetition + row), tl.load(frequency + row), tl.load(presence + row)
         token = first + tl.arange(0, TILE)
+        tokens = token_table + tl.load(rows + row).to(tl.int64) * stride
+        prompt_end, end, start = tl.load(prompt_lens + row), tl.load(lengths + row), tl.load(counted + row)
+        kept = count_table + slot * vocab + token
+        counts = tl.zeros([TILE], tl.int32)
+        if start > 0:
+            counts = tl.load(kept, mask=token < vocab, other=0)
+        new = count(tokens, tl.maximum(start, prompt_end), end, first, TILE, TOKENS)
+        if start == 0:
+            new += tl.where(count(tokens, 0, prompt_end, first, TILE, TOKENS) > 0, IN_PROMPT, 0)
+        counts += new
+        if (start == 0) | (tl.sum(new) > 0):
+            tl.store(kept, counts, mask=token < vocab)
+        used = counts & (IN_PROMPT - 1)
         raw = tl.load(logits + row * vocab + token, mask=token < vocab, other=0.0)
         x = raw
-        tokens = token_table + tl.load(rows + row).to(tl.int64) * stride
-        prompt_end, end = tl.load(prompt_lens + row), tl.load(lengths + row)
-        used = count(tokens, prompt_end, end, first, TILE, TOKENS)
         if divisor != 1.0:
-            seen = used + count(tokens, 0, prompt_end, first, TILE, TOKENS)
-            x = tl.where(seen > 0, tl.where(x > 0, tl.div_rn(x, tl.zeros_like(x) + divisor), x * divisor), x)
+            x = tl.where(counts > 0, tl.where(x > 0, tl.div_rn(x, tl.zeros_like(x) + divisor), x * divisor), x)
         x -= per_use * used.to(tl.float32) + tl.where(used > 0, once, 0.0)
         x = tl.where(tl.abs(raw) <= LARGEST, tl.clamp(x, -LARGEST, LARGEST), raw)  # bans, and no numbers, stay
         tl.store(logits + row * vocab + token, x, mask=token < vocab)
@@ -204,13 +222,16 @@ def ban(launch: Launcher, logits: Tensor, bans: Bans | None, known: KnownTokens,
         )
 
 
-def penalize(launch: Launcher, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
+def penalize(launch: Launcher, logits: Tensor, penalties: Penalties, known: KnownTokens, counts: TokenCounts) -> None:
     """See `Operations.penalize`."""
     n, vocab = logits.shape
     expect(logits, (n, vocab), torch.float32)
     expect_known(known, n)
     for amounts in (penalties.repetition, penalties.frequency, penalties.presence):
         expect(amounts, (n,), torch.float32)
+    expect(counts.table, (ANY, vocab), torch.int32)
+    for numbers in (counts.slots, counts.counted):
+        expect(numbers, (n,), torch.int32)
     launch(
         penalize_kernel,
         (n, cdiv(vocab, TILE)),
@@ -224,6 +245,9 @@ def penalize(launch: Launcher, logits: Tensor, penalties: Penalties, known: Know
         known.rows,
         known.lengths,
         known.prompt_lens,
+        counts.table,
+        counts.slots,
+        counts.counted,
         TILE=TILE,
         TOKENS=TOKENS,
         num_warps=4,

@@ -15,13 +15,14 @@ from octavo_engine.kernels.operations import (
     KnownTokens,
     Logprobs,
     Operations,
-    PackedWeight,
     PagedBatch,
     Penalties,
     StepInputs,
     StepRows,
+    TokenCounts,
     Weight,
 )
+from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.activation import activation
 from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
@@ -32,7 +33,7 @@ from octavo_engine.kernels.triton.launch import Card, Launcher, tuned_launcher
 from octavo_engine.kernels.triton.logits import ban, penalize, soft_cap_logits
 from octavo_engine.kernels.triton.logprobs import logprobs
 from octavo_engine.kernels.triton.norm import norm
-from octavo_engine.kernels.triton.packed_matmul import matmul_packed
+from octavo_engine.kernels.triton.packed_matmul import matmul_packed, parts_bytes
 from octavo_engine.kernels.triton.prefill_attention import prefill_attention
 from octavo_engine.kernels.triton.qkv import write_qkv
 from octavo_engine.kernels.triton.rotary import rotary_table
@@ -80,6 +81,9 @@ class TritonOperations(Operations):
                 self.launch.card.require_float8("a matrix product in float8")
                 return matmul_float8(self.launch, x, weight, bias)
         return linear(x, weight, bias)  # cuBLAS
+
+    def matmul_scratch(self, num_tokens: int, columns: int) -> int:
+        return parts_bytes(self.launch, columns, num_tokens)
 
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
         frequencies = self._frequencies.get(rotary)
@@ -132,8 +136,8 @@ class TritonOperations(Operations):
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:
         return soft_cap_logits(self.launch, logits, multiplier, soft_cap)
 
-    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens) -> None:
-        penalize(self.launch, logits, penalties, known)
+    def penalize(self, logits: Tensor, penalties: Penalties, known: KnownTokens, counts: TokenCounts) -> None:
+        penalize(self.launch, logits, penalties, known, counts)
 
     def ban(self, logits: Tensor, bans: Bans | None, known: KnownTokens, allowed: Tensor | None = None) -> None:
         ban(self.launch, logits, bans, known, allowed)
