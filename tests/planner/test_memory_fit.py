@@ -4,6 +4,7 @@ import pytest
 from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
 
 from octavo_models import from_gguf
+from octavo_models.formats import packed_nbytes
 from octavo_models.sharding import kv_on_gpu, obstacle, weights_on_gpu
 from octavo_operator.planner.gpus import of_cuda, of_product
 from octavo_operator.planner.sizes import GIB, MIB, gib
@@ -264,7 +265,22 @@ def test_quantized_weights_stay_packed_on_a_gpu():
         tensors |= {f"blk.{i}.{name}.weight": ("f32", (hidden,)) for name in ("attn_norm", "ffn_norm")}
     spec = from_gguf(metadata, tensors)
     eight = 1000 * hidden * 34 // 32
-    four = layers * (4 * hidden + 3 * 512) * hidden * 20 // 32  # scale and minimum for each 32
+    four = layers * (4 * hidden + 3 * 512) * hidden * 18 // 32  # a scale for each 32, as in the file
     norms = (2 * layers + 1) * hidden * 2
     assert weights_on_gpu(spec, None, 1, 1) == eight + four + norms < spec.weight_bytes("bfloat16") / 2
     assert weights_on_gpu(spec, None, 4, 1) == (eight + four) // 4 + norms
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "row"),
+    [
+        ("q4_0", 96, 54),
+        ("q4_k", 512, 296),
+        ("q4_k", 4736, 4736 * 144 // 256 + 20 * 4),
+        ("q6_k", 64, 72),
+        ("q8_0", 64, 68),
+    ],
+)
+def test_a_part_of_a_k_format_counts_every_super_block_that_it_may_touch(name, columns, row):
+    """4,736 columns, a rank's of 18,944, begin or end inside of one, and lie in 20 of them at most."""
+    assert packed_nbytes(name, (3, columns)) == 3 * row
