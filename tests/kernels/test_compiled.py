@@ -38,6 +38,7 @@ empty = lambda *shape, dtype=torch.float32: torch.empty(*shape, dtype=dtype, dev
 x, weight = (empty(64, 4096, dtype=torch.float8_e4m3fn) for _ in range(2))
 args = (x, weight, empty(64), empty(64), None, empty(2, 64, 64), 64, 64, 4096)
 options = {"HAS_BIAS": False, **DEFAULTS[90]["float8.64"]}
+del options["SPLIT_K"]
 print(compiled_for(90, Variant.of(float8_kernel, args, options)).asm["ttgir"])
 """
 

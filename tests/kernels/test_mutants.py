@@ -78,7 +78,7 @@ MUTANTS = [
     (four_bits, "packed_matmul", "minimum + 8.0 * scale", "minimum + 7.0 * scale"),
     (k_format, "packed_matmul", "((group + shift) // OF_SUPER)", "(group // OF_SUPER)"),
     (k_format, "packed_matmul", "(own >> 8) & 255", "own & 255"),
-    (split_k, "packed_matmul", "tl.static_range(1, SPLIT_K)", "tl.static_range(1, SPLIT_K - 1)"),
+    (split_k, "packed_matmul", "range(1, num_parts)", "range(1, num_parts - 1)"),
     (eight_bits, "packed_matmul", "+ 128.0)", "+ 127.0)"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
     (made, "inputs", "position % BLOCK_SIZE", "(position + 1) % BLOCK_SIZE"),

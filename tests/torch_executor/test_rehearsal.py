@@ -12,7 +12,8 @@ from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch import rehearsal
 from octavo_engine.executors.torch.parallel import Parallel
-from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of
+from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of, rehearse
+from octavo_engine.executors.torch.reported_kernels import packed_in
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.triton.launch import Card, Launcher
@@ -97,5 +98,13 @@ def test_the_longest_sequence_adds_no_kernels(monkeypatch, model):
     found = []
     for length in (1000, rehearsal.MOST_LENGTH, 8192):
         monkeypatch.setattr(rehearsal, "MOST_LENGTH", length)
-        found.append(kernels_of(config_for(), spec, Launcher(CARD)).keys())
+        found.append(set(kernels_of(config_for(), spec, Launcher(CARD))))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("num_sms", [56, 114, 300])
+def test_how_many_sms_a_gpu_has_adds_no_kernels(num_sms):
+    """`octavo compile` knows a GPU's capability alone. By these numbers products of 4-bit weights are split or not."""
+    spec = packed_in("q4_k", from_hf_config(MODELS["Llama-3-8B"]))
+    config, card = config_for(), Card(90, num_sms)
+    assert rehearse(config, spec, Launcher(card)).keys() <= set(kernels_of(config, spec, Launcher(Card(90, 1))))

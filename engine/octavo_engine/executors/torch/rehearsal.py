@@ -37,6 +37,7 @@ from octavo_models.spec import ModelSpec, Weight
 NOWHERE = torch.device("meta")
 # Of what is rehearsed: requests and tokens of a step, tokens of a request. Kernels know no classes beyond.
 MOST_REQUESTS, MOST_TOKENS, MOST_LENGTH = 512, 512, 4096
+FEWEST_SMS, MOST_SMS = 1, 1024
 PLAIN = SamplingParams(max_tokens=2)
 EVERYTHING = SamplingParams(
     max_tokens=2,
@@ -95,13 +96,20 @@ class Unshared(Parallel):
         pass
 
 
-def kernels_of(
-    config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE
-) -> dict[Variant, int]:
+def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE) -> list[Variant]:
     """What the rank at `parallel.place` of the model `spec` may launch under `config`, on `launcher`'s kind of GPU.
 
-    With each variant go the programs of its largest launch in the rehearsal.
+    GPUs of a kind differ in their number of SMs, by which products are split or not: both are rehearsed.
     """
+    cards = (replace(launcher.card, num_sms=num_sms) for num_sms in (FEWEST_SMS, MOST_SMS))
+    found = (rehearse(config, spec, Launcher(card, launcher.tuned), parallel) for card in cards)
+    return list(dict.fromkeys(variant for variants in found for variant in variants))
+
+
+def rehearse(
+    config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE
+) -> dict[Variant, int]:
+    """What is launched on `launcher`'s very GPU, and the programs of each variant's largest launch."""
     recorder = Recorder(launcher.card, launcher.tuned)
     place = parallel.place
     length = min(spec.max_position, MOST_LENGTH)

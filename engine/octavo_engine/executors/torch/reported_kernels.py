@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
-from octavo_engine.executors.torch.rehearsal import Recorder, kernels_of
+from octavo_engine.executors.torch.rehearsal import Recorder, kernels_of, rehearse
 from octavo_engine.kernels.packing import PACKERS
 from octavo_engine.kernels.triton.float8_launches import launch_float8
 from octavo_engine.kernels.triton.launch import OLDEST, Card, Launcher
@@ -119,7 +119,8 @@ def _rehearsed(card: Card) -> Iterator[tuple[str, Mapping[Variant, int]]]:
     launcher = Launcher(card, DEFAULTS[89] if refused else {})  # no table is made for what is refused
     for label, spec in reported_models().items():
         dtype = "float16" if refused else spec.dtype
-        yield label, kernels_of(report_config(), replace(spec, dtype=dtype), launcher)
+        asked = (report_config(), replace(spec, dtype=dtype), launcher)
+        yield label, dict.fromkeys(kernels_of(*asked), 1) | rehearse(*asked)
     if card.capability >= 89:
         recorder = Recorder(card)
         launch_float8(TritonOperations(recorder))

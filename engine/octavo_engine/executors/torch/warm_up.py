@@ -53,7 +53,7 @@ def compile_kernels(
     Raises:
         ExecutorError: a kernel can't be compiled, or the file of launch parameters is none.
     """
-    # How many SMs a GPU has changes grids alone, not kernels.
+    # How many SMs a GPU has changes no list of kernels.
     launcher = tuned_launcher(Card(capability, 1), config.executor.kernel_parameters)
     line = ProgressLine(capability)
     return len(_prepared(config, spec, launcher, places, workers, line.report, on_gpu=False))
@@ -77,7 +77,7 @@ def _prepared(
         name = name_of(config, spec, place, capability)
         listed = read_list(name)
         if listed is None:
-            found[name] = list(kernels_of(config, spec, launcher, Parallel(place)))
+            found[name] = kernels_of(config, spec, launcher, Parallel(place))
         else:
             known[name] = [variant_of(kernel) for kernel in listed]
     needed = dict.fromkeys(variant for variants in (known | found).values() for variant in variants)

@@ -47,7 +47,6 @@ def float8_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    SPLIT_K: tl.constexpr,
 ):
     # Products of sm_90 sum in some 13 bits: after so many, they are added up in float32.
     IMPRECISE: tl.constexpr = BLOCK_K if BLOCK_K < 128 else 128  # noqa: FURB136 — min() is no constant here
@@ -56,7 +55,7 @@ def float8_kernel(
     m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     held_m, held_n = (m < M)[:, None], (n < N)[None, :]
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for first in range(part * BLOCK_K, K, BLOCK_K * SPLIT_K):
+    for first in range(part * BLOCK_K, K, BLOCK_K * tl.num_programs(2)):
         k = first + tl.arange(0, BLOCK_K)
         rows = tl.load(x + m[:, None] * K + k[None, :], mask=held_m & (k < K)[None, :], other=0.0)
         columns = tl.load(weight + n[None, :] * K + k[:, None], mask=held_n & (k < K)[:, None], other=0.0)
@@ -82,7 +81,8 @@ def matmul_float8(launch: Launcher, x: Tensor, weight: Float8Weight, bias: Tenso
     block = next_power_of_2(k)
     launch(round_rows_kernel, (m,), x, values, scales, k, BLOCK=block, num_warps=min(16, max(1, block // 512)))
     chosen = dict(launch.parameters(f"float8.{rows_of_tile(m)}"))
-    split = chosen["SPLIT_K"] = parts_of(launch, chosen, n, m)
+    split = parts_of(launch, chosen, n, m)
+    del chosen["SPLIT_K"]  # no constant: it depends on how many SMs the GPU has
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
     launch(
         float8_kernel,

@@ -211,7 +211,6 @@ def packed_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    SPLIT_K: tl.constexpr,
 ):
     """K is 32 * RUNS: so the compiler knows that rows begin at multiples of 16 bytes."""
     K, WORDS = RUNS * 32, RUNS * BITS
@@ -220,7 +219,7 @@ def packed_kernel(
     m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     held_m, held_n = (m < M)[:, None], (n < N)[:, None]
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for first in range(part * BLOCK_K, K, BLOCK_K * SPLIT_K):
+    for first in range(part * BLOCK_K, K, BLOCK_K * tl.num_programs(2)):
         k = first + tl.arange(0, BLOCK_K)
         rows = tl.load(x + m[:, None] * K + k[None, :], mask=held_m & (k < K)[None, :], other=0.0)
         at = first * BITS // 32 + tl.arange(0, BLOCK_K * BITS // 32)
@@ -273,7 +272,8 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
     expect(bias, (n,), *FLOATS)
     of_super = 0 if weight.supers is None else SUPER_BLOCK // weight.group
     chosen = dict(launch.parameters(f"packed.{rows_of_tile(m)}"))
-    split = chosen["SPLIT_K"] = parts_of(launch, chosen, n, m)
+    split = parts_of(launch, chosen, n, m)
+    del chosen["SPLIT_K"]  # no constant: it depends on how many SMs the GPU has
     out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
     launch(
         packed_kernel,
@@ -301,13 +301,13 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
     return joined(launch, out, bias, x.dtype)
 
 
-@triton.jit(do_not_specialize=["M"], do_not_specialize_on_alignment=["bias"])
-def join_parts_kernel(parts, bias, out, M, N, SPLIT_K: tl.constexpr, HAS_BIAS: tl.constexpr, TILE: tl.constexpr):
+@triton.jit(do_not_specialize=["M", "num_parts"], do_not_specialize_on_alignment=["bias"])
+def join_parts_kernel(parts, bias, out, M, N, num_parts, HAS_BIAS: tl.constexpr, TILE: tl.constexpr):
     """out[m, n] = the sum of parts[:, m, n] in their order, bias[n] included: float32 until it is stored."""
     n = tl.program_id(0) * TILE + tl.arange(0, TILE)
     at = tl.program_id(1).to(tl.int64) * N + n
     total = tl.load(parts + at, mask=n < N, other=0.0)
-    for part in tl.static_range(1, SPLIT_K):
+    for part in range(1, num_parts):
         total += tl.load(parts + part * M.to(tl.int64) * N + at, mask=n < N, other=0.0)
     if HAS_BIAS:
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)
@@ -321,6 +321,6 @@ def joined(launch: Launcher, parts: Tensor, bias: Tensor | None, dtype: torch.dt
         return parts[0]
     out = torch.empty(m, n, dtype=dtype, device=parts.device)
     grid = (cdiv(n, JOINED), m)
-    options = {"SPLIT_K": split, "HAS_BIAS": bias is not None, "TILE": JOINED, "num_warps": 4}
-    launch(join_parts_kernel, grid, parts, bias, out, m, n, **options)
+    options = {"HAS_BIAS": bias is not None, "TILE": JOINED, "num_warps": 4}
+    launch(join_parts_kernel, grid, parts, bias, out, m, n, split, **options)
     return out
