@@ -66,6 +66,25 @@ def test_gpus_are_counted_where_a_replica_could_run(nodes, pods, template, free)
     assert free_gpus.nodes_for(CARDS, template, ClusterCapacity(nodes, pods)).free == free
 
 
+@pytest.mark.parametrize(
+    ("replicas", "updated", "engines", "followed", "counted"),
+    [
+        (2, 1, [pod("old", "a"), pod("new", "a")], ["old", "new"], True),
+        (2, 1, [pod("old", "a"), pod("new")], ["old", "new"], True),  # one that has no node yet waits for its GPU
+        (2, 1, [pod("old", "a"), pod("new", "a")], ["old"], False),  # its watch event is still to come
+        (2, 1, [pod("old", "a")], ["old"], False),  # pods were listed before the Deployment was
+        (1, 0, [pod("old", "a")], ["old"], False),  # the change has not begun
+        (1, 1, [pod("old", "a", ending=True), pod("new", "a")], ["new"], True),
+        (1, 1, [pod("old", phase="Failed"), pod("new", "a")], ["new"], True),
+    ],
+)
+def test_a_promise_ends_when_the_pod_that_it_was_for_is_counted(replicas, updated, engines, followed, counted):
+    """Sooner, and a service that is planned in between would be promised the same GPU."""
+    capacity = ClusterCapacity([node()], [each for each in engines if each["metadata"]["uid"] in followed])
+    deployment = {"status": {"replicas": replicas, "updatedReplicas": updated}}
+    assert free_gpus.are_counted(deployment, engines, capacity) is counted
+
+
 def test_only_the_products_that_were_named_count_and_all_are_reported():
     """So that a person learns what there is."""
     wanted = Hardware("nvidia", 1, GPU, ("L4",), selection(("L4",), None, GPU, together=False))

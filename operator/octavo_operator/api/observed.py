@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from octavo_models import ModelSpec
+from octavo_operator.api.labels import COMPONENT, ENGINE
 
 Object = Mapping[str, Any]
 Capability = tuple[int, int]  # compute capability, such as (8, 0)
@@ -142,6 +143,11 @@ class Observed:
     """Size of the model's files, where only that is known."""
     change: Change | None = None
     """None where all replicas follow the Deployment."""
+
+    @property
+    def engines(self) -> list[Object]:
+        """The pods that serve, or are to; not the download's."""
+        return [pod for pod in self.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
 
     def child(self, kind: str, name: str) -> Object | None:
         """A child by kind and name; None where it does not exist."""

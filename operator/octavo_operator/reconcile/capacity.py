@@ -83,6 +83,10 @@ class ClusterCapacity:
         """The pods that have no node yet."""
         return self._waiting.values()
 
+    def counts(self, uid: str) -> bool:
+        """Whether what this pod requests is among what pods were promised, or waits to be."""
+        return uid in self._pods
+
     def free(self, node: NodeFacts, name: str, without: Collection[str] = ()) -> int:
         """What a node has left of one resource, in thousandths, once the pods of the uids in `without` have ended."""
         taken = self._promised.get(node.name, {}).get(name, 0)

@@ -58,6 +58,11 @@ class CapacityFeed:
             raise UnreachableError(f"the cluster's {what} are not known at present: {mirror.trouble}")
         return self._capacity
 
+    @property
+    def last(self) -> ClusterCapacity:
+        """The capacity as it was last seen, for a pass that began while it was current."""
+        return self._capacity
+
     async def _await_lists(self) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):

@@ -52,6 +52,21 @@ def nodes_for(
     return replace(found, free=max(0, free))
 
 
+def free_for(
+    hardware: Hardware, template: Mapping[str, Any], capacity: ClusterCapacity, engines: Sequence[Object]
+) -> int:
+    """GPUs on one node that a further replica could have once those of `engines` that are ending have ended."""
+    return nodes_for(hardware, template, capacity, ending(engines)).free
+
+
+def are_counted(deployment: Object, engines: Sequence[Object], capacity: ClusterCapacity) -> bool:
+    """Whether all pods that the Deployment reports, the first one of its change included, are part of the capacity."""
+    status = deployment.get("status", {})
+    left = [pod for pod in engines if pod.get("status", {}).get("phase") not in ENDED and not _is_ending(pod)]
+    there = status.get("updatedReplicas", 0) > 0 and len(left) >= status.get("replicas", 0)
+    return there and all(capacity.counts(_uid(pod)) for pod in left)
+
+
 def _suitable(
     hardware: Hardware, spec: Mapping[str, Any], nodes: Iterable[NodeFacts]
 ) -> tuple[Nodes, tuple[NodeFacts, ...]]:

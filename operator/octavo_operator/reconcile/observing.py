@@ -75,8 +75,7 @@ async def observe(
             left = free_gpus.most_free(template, capacity)
         if capacity is not None and hardware.gpus:
             nodes = free_gpus.nodes_for(hardware, template, capacity)
-            ending = free_gpus.ending(engines)
-            free = free_gpus.nodes_for(hardware, template, capacity, ending).free if ending else nodes.free
+            free = free_gpus.free_for(hardware, template, capacity, engines)
             needed = free_gpus.most_asked(engines)
             if free < hardware.gpus and needed:
                 other = free_gpus.contender(needed, engines, engines, capacity)
@@ -118,13 +117,14 @@ def with_writes(observed: Observed, outcome: Outcome, name: str, feed: CapacityF
     children = {named(each): each for each in observed.children if named(each) not in outcome.removed}
     children |= {named(each): each for each in outcome.answers}
     after = replace(observed, children=tuple(children.values()))
-    engines = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
     exclusive = {each["metadata"]["name"] for each in (*after.children, *after.claims) if is_narrow(each)}
     known = feed is not None and (observed.nodes is not None or observed.most_free)
     capacity = feed.current() if feed is not None and known else None
     return replace(
         after,
-        change=_change(after.child("Deployment", name), engines, capacity, now, exclusive, observed.warning_events),
+        change=_change(
+            after.child("Deployment", name), observed.engines, capacity, now, exclusive, observed.warning_events
+        ),
     )
 
 

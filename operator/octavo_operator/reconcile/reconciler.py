@@ -26,12 +26,11 @@ from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.planner import Plan, plan
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.storage import referenced
-from octavo_operator.reconcile import downloads, failed_pass, replicas
+from octavo_operator.reconcile import downloads, failed_pass, free_gpus, replicas
 from octavo_operator.reconcile import status as statuses
 from octavo_operator.reconcile.applying import Applier
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.events import events_of, restored, rivalry
-from octavo_operator.reconcile.free_gpus import has_not_started
 from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.metrics import Metrics
 from octavo_operator.reconcile.observing import observe, with_writes
@@ -127,16 +126,18 @@ class Reconciler:
             return "waiting"
         if wrote or outcome.wrote:
             return "changed"  # which causes an event, and so another pass
-        return "waiting" if observed.job_waits or any(map(has_not_started, observed.pods)) else "unchanged"
+        return "waiting" if observed.job_waits or any(map(free_gpus.has_not_started, observed.pods)) else "unchanged"
 
     def _plan(self, key: NamespacedName, body: Object, service: LLMService, observed: Observed) -> Paced:
         """The plan, given what other services are about to take, and its turn where it needs one.
 
-        There is no await within, so that no two services are promised the same GPU, or take the same turn.
+        There is no await within, so that no two services are promised the same GPU, or take the same turn. For the same
+        reason free GPUs are counted again: since they were observed, a promise may have become a pod.
         """
         hardware = hardware_of(service.spec)
-        if observed.free_gpus is not None:
-            free = observed.free_gpus - self.turns.promised(hardware, key)
+        if observed.free_gpus is not None and self.feed is not None:
+            free = free_gpus.free_for(hardware, service.spec.pod_template, self.feed.last, observed.engines)
+            free -= self.turns.promised(hardware, key)
             observed = replace(observed, free_gpus=max(0, free))
 
         def planned(settings: Settings) -> Plan:
@@ -191,7 +192,7 @@ class Reconciler:
         if live is None or not _takes_turns(service) or draft.conditions[STALLED][0] == "True":
             self.turns.leave(key)
         elif observed.change is not None:
-            placed = bool(live.get("status", {}).get("updatedReplicas"))
+            placed = self.feed is not None and free_gpus.are_counted(live, observed.engines, self.feed.last)
             self.turns.keep(key, made.hardware, live["spec"].get("progressDeadlineSeconds", 600), placed=placed)
         elif not self.turns.loads(key, draft.status.ready_replicas or 0, draft.desired):
             self.turns.leave(key)

@@ -25,7 +25,7 @@ from octavo_operator.api.conditions import (
     by_type,
     entry,
 )
-from octavo_operator.api.labels import COMPONENT, ENGINE, selector_text
+from octavo_operator.api.labels import selector_text
 from octavo_operator.api.metrics_source import SERVED, MetricsSource
 from octavo_operator.api.observed import Object, Observed
 from octavo_operator.api.reasons import AnyReason, AutoscalingReason, Foreign, SpecReason, StateReason, StorageReason
@@ -258,7 +258,7 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
 def _counting(observed: Observed) -> list[Object]:
     """Replicas that still count. One that has failed for good is replaced, and its object may stay for long: it explains
     something only while it is the newest."""
-    pods = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    pods = observed.engines
     newest = pods[-1:]  # they are sorted by age
     return [pod for pod in pods if pod.get("status", {}).get("phase") not in {"Failed", "Succeeded"}] or newest
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from octavo_operator.api.conditions import UP_TO_DATE, by_type
-from octavo_operator.api.labels import COMPONENT, ENGINE
 from octavo_operator.api.names import NamespacedName
 from octavo_operator.api.observed import Object, Observed
 from octavo_operator.api.resources import DEPLOYMENTS
@@ -109,7 +108,7 @@ def paced(
         record = adopted(live, body, fresh)
         if same_template(_deployment(desired), dict(live)):
             record = Record(replace(fresh, asked=record.current.asked))
-    engines = [pod for pod in observed.pods if pod["metadata"]["labels"].get(COMPONENT) == ENGINE]
+    engines = observed.engines
     trouble_of = partial(seen_trouble, plan=made, observed=observed)
     status: Mapping[str, Any] = body.get("status") or {}
     case = Case(
