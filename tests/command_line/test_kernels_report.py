@@ -68,11 +68,13 @@ def test_a_kernel_that_the_baseline_or_the_report_lacks_is_a_fault():
 def test_a_gpu_that_is_refused_is_explained_and_no_fault():
     fine = Compiled("append", 75, 1, 60, 0, 0)
     slow = Compiled("decode llama", 75, 4, 255, 512, 24 << 10, scalar=True)
-    (line,) = refusals([fine, slow, Compiled("decode llama", 80, 4, 120, 0, 0)])
+    none = Compiled("packed q4_k", 75, 1, 0, 0, 0, failure="PTXASError: no bfloat16")
+    (line,) = refusals([fine, slow, none, Compiled("decode llama", 80, 4, 120, 0, 0)])
     assert line == (
-        "refused: sm_75: 1 of 2 kernels can't run well there; 1 make matrix products without tensor cores, and up to 512 "
-        "bytes of registers are spilled"
+        "refused: sm_75: 2 of 3 kernels can't run well there; 1 do not compile, 1 make matrix products without tensor "
+        "cores, and up to 512 bytes of registers are spilled"
     )
+    assert none.faults() == ["sm_75 packed q4_k does not compile: PTXASError: no bfloat16"]
 
 
 @pytest.mark.slow
@@ -81,7 +83,7 @@ def test_triton_makes_no_product_on_turings_tensor_cores():
     """Why 7.5 is refused. Where this fails, Triton has learnt it: serve Turing in float16, and lower OLDEST."""
     made = report("--target", "75", "--only", "(decode|prefill) llama|packed q4_k")
     assert made.returncode == 0, made.stdout + made.stderr
-    compiled, scalar = (
-        int(re.search(pattern, made.stdout)[1]) for pattern in (r"of (\d+) kernels", r"(\d+) make matrix")
+    bad, compiled, failed, scalar = map(
+        int, re.search(r"(\d+) of (\d+) kernels .*; (\d+) do not compile, (\d+) make", made.stdout).groups()
     )
-    assert compiled == scalar > 0
+    assert bad == compiled == failed + scalar > 0

@@ -60,6 +60,8 @@ def tables(compiled: list[Compiled]) -> str:
     gpus = {gpu.name: gpu for gpu in GPUS if gpu.target in targets.values()}
 
     def size(c: Compiled, _: str) -> str:
+        if c.failure is not None:
+            return "does not compile"
         spill = f" spill {c.spills}" if c.spills else ""
         return f"{c.registers}×{c.warps}w {c.shared / 1024:.0f}K ·{c.resident}{spill}"
 
@@ -110,11 +112,11 @@ def refusals(compiled: list[Compiled]) -> list[str]:
     for target in sorted({c.target for c in compiled if c.target < OLDEST}):
         made = [c for c in compiled if c.target == target]
         bad = [c for c in made if c.faults()]
-        scalar = sum(c.scalar for c in made)
+        failed, scalar = sum(c.failure is not None for c in made), sum(c.scalar for c in made)
         most = max(c.spills for c in made)
         lines.append(
-            f"refused: sm_{target}: {len(bad)} of {len(made)} kernels can't run well there; {scalar} make matrix products "
-            f"without tensor cores, and up to {most} bytes of registers are spilled"
+            f"refused: sm_{target}: {len(bad)} of {len(made)} kernels can't run well there; {failed} do not compile, "
+            f"{scalar} make matrix products without tensor cores, and up to {most} bytes of registers are spilled"
         )
     return lines
 

@@ -38,6 +38,7 @@ class Compiled:
     in_flight: int | None = None  # bytes a program that its pipelined copies keep on their way; None: it has none
     instructions: float | None = None  # for each weight of a packed or float8 product
     scalar: bool = False  # its matrix products are made of scalar ones
+    failure: str | None = None  # why it does not compile; it has no figures then
 
     @property
     def key(self) -> str:
@@ -59,6 +60,8 @@ class Compiled:
 
     def faults(self) -> list[str]:
         """Why it can't run well there; empty if it can."""
+        if self.failure is not None:
+            return [f"{self.key} does not compile: {self.failure}"]
         found = []
         sm = SMS[self.target]
         if self.shared > sm.program_shared:
@@ -73,13 +76,12 @@ class Compiled:
 
 
 def compile_for(target: int, name: str, variant: Variant, programs: int) -> Compiled:
-    """Raises:
-    RuntimeError: it can't be compiled; the cause is Triton's.
-    """
+    """What becomes of `variant` there, or why nothing does. `programs` are its largest launch's."""
     try:
         made = compiled_for(target, variant)
     except Exception as error:  # noqa: BLE001 — the passes raise what they like, and not all of it can be pickled
-        raise RuntimeError(f"sm_{target} {name} does not compile: {type(error).__name__}: {error}") from None
+        why = next((line for line in str(error).splitlines() if "error" in line), str(error).partition("\n")[0])
+        return Compiled(name, target, 1, 0, 0, 0, programs, failure=f"{type(error).__name__}: {why}")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
