@@ -81,8 +81,11 @@ def test_gpus_are_counted_where_a_replica_could_run(nodes, pods, template, free)
 def test_a_promise_ends_when_the_pod_that_it_was_for_is_counted(replicas, updated, engines, followed, counted):
     """Sooner, and a service that is planned in between would be promised the same GPU."""
     capacity = ClusterCapacity([node()], [each for each in engines if each["metadata"]["uid"] in followed])
-    deployment = {"status": {"replicas": replicas, "updatedReplicas": updated}}
+    status = {"replicas": replicas, "updatedReplicas": updated, "observedGeneration": 2}
+    deployment = {"metadata": {"generation": 2}, "status": status}
     assert free_gpus.are_counted(deployment, engines, capacity) is counted
+    deployment["metadata"]["generation"] = 3
+    assert not free_gpus.are_counted(deployment, engines, capacity), "the status is of the former template"
 
 
 def test_only_the_products_that_were_named_count_and_all_are_reported():

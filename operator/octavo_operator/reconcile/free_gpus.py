@@ -62,6 +62,8 @@ def free_for(
 def are_counted(deployment: Object, engines: Sequence[Object], capacity: ClusterCapacity) -> bool:
     """Whether all pods that the Deployment reports, the first one of its change included, are part of the capacity."""
     status = deployment.get("status", {})
+    if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
+        return False  # the status is of the former template
     left = [pod for pod in engines if pod.get("status", {}).get("phase") not in ENDED and not _is_ending(pod)]
     there = status.get("updatedReplicas", 0) > 0 and len(left) >= status.get("replicas", 0)
     return there and all(capacity.counts(_uid(pod)) for pod in left)
