@@ -22,7 +22,7 @@ IMPLEMENTATIONS = {
 }
 # Of a token's log-probability. bfloat16 steps by a quarter where the largest logits are.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3}
-RELATIVE = {"float32": 0.0, "bfloat16": 0.01}
+RELATIVE = {"float32": 0.0, "bfloat16": 0.0125}  # the CPU's own sums differ: 0.0104 with AVX-512 and no bf16 products
 
 
 def cut(spec, layers):
