@@ -23,7 +23,7 @@ ORDER = (
     "test_serve",
     "test_scale",
     "test_zero_dropped",
-    "test_cards",
+    "test_pretended_gpus",
     "test_remedies",
     "test_tutorial",
     "test_prometheus",

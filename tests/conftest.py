@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 if not Path("/dev/nvidiactl").exists():  # no card: kernels are interpreted, and Triton reads this when first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell that ignores these (`nohup`, some CI runners) would hand that on to every process that a test sends them to.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 pytest_plugins = ["octavo_testing.control_plane_fixtures"]
 EXECUTORS = ("native", "torch")
