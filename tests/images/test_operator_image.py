@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from containers import Container
+
+ROOT = Path(__file__).parents[2]
 
 KUBECONFIG = """
 apiVersion: v1

@@ -140,8 +140,8 @@ void bind_decoder(nb::module_& module) {
           "__init__",
           [](Decoder* self, const DecoderModel& model, int threads, int32_t isa, bool kv_bf16, int32_t block_size,
              int64_t max_rows, int64_t max_drawn, int32_t widen) {
-            new (self) Decoder(
-                model, {threads, static_cast<Isa>(isa), kv_bf16, block_size, max_rows, max_drawn, widen});
+            new (self)
+                Decoder(model, {threads, static_cast<Isa>(isa), kv_bf16, block_size, max_rows, max_drawn, widen});
           },
           nb::arg("model"), nb::kw_only(), nb::arg("threads"), nb::arg("isa"), nb::arg("kv_bf16"),
           nb::arg("block_size"), nb::arg("max_rows"), nb::arg("max_drawn"), nb::arg("widen"))
@@ -163,15 +163,11 @@ void bind_decoder(nb::module_& module) {
       .def("copy_block", &Decoder::copy_block)
       .def("swap_out", &Decoder::swap_out)
       .def("swap_in", &Decoder::swap_in)
-      .def("add_request",
-           [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, const Sampling& sampling) {
-             return d.requests().add(std::move(prompt), drawn, sampling);
-           })
+      .def("add_request", [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn,
+                             const Sampling& sampling) { return d.requests().add(std::move(prompt), drawn, sampling); })
       .def("remove_request", [](Decoder& d, int32_t slot) { d.requests().remove(slot); })
-      .def("append_blocks",
-           [](Decoder& d, int32_t slot, size_t group, const std::vector<int32_t>& blocks) {
-             d.requests().append_blocks(slot, group, blocks);
-           })
+      .def("append_blocks", [](Decoder& d, int32_t slot, size_t group,
+                               const std::vector<int32_t>& blocks) { d.requests().append_blocks(slot, group, blocks); })
       .def("clear_blocks", [](Decoder& d, int32_t slot) { d.requests().clear_blocks(slot); })
       .def("tokens", [](Decoder& d, int32_t slot) { return d.requests().at(slot).tokens; })
       .def_prop_ro("num_requests", [](Decoder& d) { return d.requests().size(); })
@@ -183,15 +179,19 @@ void bind_decoder(nb::module_& module) {
             return as_tuple(sample(d, mask, std::move(mask_rows)));
           },
           nb::arg("mask").none() = nb::none(), nb::arg("mask_rows") = std::vector<int32_t>{})
-      .def("logits",
-           [](const Decoder& d) {
-             const auto rows = static_cast<size_t>(d.num_drawn()), vocab = static_cast<size_t>(d.vocab_size());
-             return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(d.logits(), {rows, vocab}, nb::handle());
-           },
-           nb::rv_policy::copy)
-      .def("beat_into", [](Decoder& d, nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu> beats) {
-        d.beat_into(beats.data());
-      }, nb::keep_alive<1, 2>())
+      .def(
+          "logits",
+          [](const Decoder& d) {
+            const auto rows = static_cast<size_t>(d.num_drawn()), vocab = static_cast<size_t>(d.vocab_size());
+            return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(d.logits(), {rows, vocab}, nb::handle());
+          },
+          nb::rv_policy::copy)
+      .def(
+          "beat_into",
+          [](Decoder& d, const nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu>& beats) {
+            d.beat_into(beats.data());
+          },
+          nb::keep_alive<1, 2>())
       .def("time_phases", [](Decoder& d, bool on) { d.timer().enable(on); })
       .def("phase_seconds", [](Decoder& d) {
         nb::dict spent;

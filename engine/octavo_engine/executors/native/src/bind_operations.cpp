@@ -38,8 +38,8 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 // One attention layer with its blocks, run as the decoder runs it.
 class AttentionLayer {
  public:
-  AttentionLayer(const LayerModel& model, const Rotary& rotary, int32_t isa, int threads, bool bf16,
-                 int32_t block_size, int32_t num_blocks)
+  AttentionLayer(const LayerModel& model, const Rotary& rotary, int32_t isa, int threads, bool bf16, int32_t block_size,
+                 int32_t num_blocks)
       : ops_(of(isa)), team_(threads), requests_(1, 1), num_blocks_(num_blocks) {
     model_.vocab_size = 1;
     model_.layers = {model};
@@ -166,33 +166,40 @@ nb::tuple draw(int32_t isa, const Vector& logits, const std::vector<int32_t>& pr
 }  // namespace
 
 void bind_operations(nb::module_& module) {
-  module.def("norm", [](int32_t isa, const Vector& x, const Norm& norm, const Vector& weight, const nb::object& bias,
-                        const Vector& out) {
-    of(isa).norm(x.data(), static_cast<int64_t>(x.shape(0)), norm_view(norm, weight, bias), out.data());
-  }, nb::arg("isa"), nb::arg("x"), nb::arg("norm"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("out"));
+  module.def(
+      "norm",
+      [](int32_t isa, const Vector& x, const Norm& norm, const Vector& weight, const nb::object& bias,
+         const Vector& out) {
+        of(isa).norm(x.data(), static_cast<int64_t>(x.shape(0)), norm_view(norm, weight, bias), out.data());
+      },
+      nb::arg("isa"), nb::arg("x"), nb::arg("norm"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("out"));
   module.def("add_residual", [](int32_t isa, const Vector& x, const Vector& a, const Vector& bias, float factor,
                                 const Norm& norm, const Vector& weight) {
     std::vector<float> scratch(x.shape(0));
     of(isa).add_residual(x.data(), a.data(), bias.data(), static_cast<int64_t>(x.shape(0)), factor,
                          norm_view(norm, weight, nb::none()), scratch.data());
   });
-  module.def("activate", [](int32_t isa, int32_t kind, const Vector& gate, const nb::object& up, const Vector& out) {
-    of(isa).activate(static_cast<Activation>(kind), gate.data(), up.is_none() ? nullptr : nb::cast<Vector>(up).data(),
-                     nullptr, nullptr, static_cast<int64_t>(gate.shape(0)), out.data());
-  }, nb::arg("isa"), nb::arg("kind"), nb::arg("gate"), nb::arg("up").none(), nb::arg("out"));
+  module.def(
+      "activate",
+      [](int32_t isa, int32_t kind, const Vector& gate, const nb::object& up, const Vector& out) {
+        of(isa).activate(static_cast<Activation>(kind), gate.data(),
+                         up.is_none() ? nullptr : nb::cast<Vector>(up).data(), nullptr, nullptr,
+                         static_cast<int64_t>(gate.shape(0)), out.data());
+      },
+      nb::arg("isa"), nb::arg("kind"), nb::arg("gate"), nb::arg("up").none(), nb::arg("out"));
   module.def("finish_logits", [](int32_t isa, const Vector& x, float multiplier, float soft_cap) {
     of(isa).finish_logits(x.data(), static_cast<int64_t>(x.shape(0)), multiplier, soft_cap);
   });
-  module.def("draw", &draw, nb::arg("isa"), nb::arg("logits"), nb::arg("prompt"), nb::arg("drawn"),
-             nb::arg("sampling"), nb::arg("mask").none() = nb::none());
+  module.def("draw", &draw, nb::arg("isa"), nb::arg("logits"), nb::arg("prompt"), nb::arg("drawn"), nb::arg("sampling"),
+             nb::arg("mask").none() = nb::none());
   nb::class_<TestTeam>(module, "Team")
       .def(nb::init<int>())
       .def("sum", &TestTeam::sum, nb::arg("total"), nb::arg("thrower") = -1, nb::call_guard<nb::gil_scoped_release>())
       .def("fail_outside", &TestTeam::fail_outside, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<AttentionLayer>(module, "AttentionLayer")
       .def(nb::init<const LayerModel&, const Rotary&, int32_t, int, bool, int32_t, int32_t>(), nb::arg("model"),
-           nb::arg("rotary"), nb::kw_only(), nb::arg("isa"), nb::arg("threads"), nb::arg("bf16"),
-           nb::arg("block_size"), nb::arg("num_blocks"))
+           nb::arg("rotary"), nb::kw_only(), nb::arg("isa"), nb::arg("threads"), nb::arg("bf16"), nb::arg("block_size"),
+           nb::arg("num_blocks"))
       .def("set_norms", &AttentionLayer::set_norms)
       .def("set_biases", &AttentionLayer::set_biases)
       .def("fill_blocks", &AttentionLayer::fill_blocks)

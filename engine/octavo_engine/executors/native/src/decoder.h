@@ -24,12 +24,12 @@ struct DecoderOptions {
   Isa isa = Isa::Scalar;
   bool kv_bf16 = true;
   int32_t block_size = 16;
-  int64_t max_rows = 2048;   // tokens of a step
-  int64_t max_drawn = 128;   // tokens that a step draws
-  int32_t widen = -1;        // a Format that every matrix is turned into; -1: as stored
+  int64_t max_rows = 2048;  // tokens of a step
+  int64_t max_drawn = 128;  // tokens that a step draws
+  int32_t widen = -1;       // a Format that every matrix is turned into; -1: as stored
 };
 
-constexpr int64_t kPromptRows = 32;         // rows of prompt logits held at a time
+constexpr int64_t kPromptRows = 32;          // rows of prompt logits held at a time
 constexpr int64_t kGateScratch = 64 * 1024;  // floats of a thread's part of gate and up, about what its L2 cache holds
 
 // A bit for each token that may be drawn, in rows of whole 32-bit words.
@@ -40,10 +40,10 @@ struct GrammarMask {
 };
 
 struct StepResult {
-  std::vector<std::pair<int32_t, std::string>> errors;        // index in the batch, reason
-  std::vector<int32_t> undrawable;                            // indices in the batch: every token is banned
-  std::vector<std::pair<int32_t, Drawn>> drawn;               // index in the batch
-  std::vector<std::pair<int32_t, TokenLogprob>> prompt;       // index in the batch, in the order of positions
+  std::vector<std::pair<int32_t, std::string>> errors;   // index in the batch, reason
+  std::vector<int32_t> undrawable;                       // indices in the batch: every token is banned
+  std::vector<std::pair<int32_t, Drawn>> drawn;          // index in the batch
+  std::vector<std::pair<int32_t, TokenLogprob>> prompt;  // index in the batch, in the order of positions
 };
 
 class Decoder {
@@ -54,8 +54,8 @@ class Decoder {
   void add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data);
   // Packs everything; afterwards no byte that was added is needed. Returns the resident bytes of the weights.
   int64_t finalize();
-  // Packs the embedding, if it has come, and the layers before `end`, all of whose weights have: their bytes may go then.
-  // What is not packed yet is packed by finalize().
+  // Packs the embedding, if it has come, and the layers before `end`, all of whose weights have: their bytes may go
+  // then. What is not packed yet is packed by finalize().
   void pack_layers(size_t end);
 
   // Blocks of one KV group as this decoder lays them out.

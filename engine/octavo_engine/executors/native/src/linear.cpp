@@ -38,7 +38,8 @@ Linear Linear::gate_up(const StoredWeight& gate, const StoredWeight& up, int32_t
   const int64_t stripe = blocks * kBlockWidth;
   if (gate.format != up.format || gate.rows % stripe != 0) return Linear({gate, up}, widen, pool, team);
   Linear linear;
-  linear.add(pack({{gate.format, 2 * gate.rows, gate.data, up.data, stripe}}, gate.cols, widen, pool.isa(), team), pool);
+  linear.add(pack({{gate.format, 2 * gate.rows, gate.data, up.data, stripe}}, gate.cols, widen, pool.isa(), team),
+             pool);
   linear.interleaved_ = blocks;
   return linear;
 }

@@ -12,8 +12,19 @@ namespace octavo {
 class Team;  // parallel.h
 
 // Numbers are GGML's type numbers.
-enum class Format : int32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
-                              Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30 };
+enum class Format : int32_t {
+  F32 = 0,
+  F16 = 1,
+  Q4_0 = 2,
+  Q4_1 = 3,
+  Q5_0 = 6,
+  Q5_1 = 7,
+  Q8_0 = 8,
+  Q4_K = 12,
+  Q5_K = 13,
+  Q6_K = 14,
+  BF16 = 30
+};
 
 // From the least to the most. Avx512Vnni (Cascade Lake, Ice Lake) has AVX-512 F, BW, DQ, VL and VNNI; Avx512Bf16 has
 // BF16 too (Zen 4, Cooper Lake); Amx is that with tiles of bf16 (Sapphire Rapids).
@@ -45,8 +56,8 @@ class Matrix {
   virtual int64_t n() const = 0;
   virtual int64_t k() const = 0;
   virtual ActivationKind kind() const = 0;
-  virtual int64_t bytes() const = 0;          // resident
-  virtual int64_t blocks() const = 0;         // units of work: blocks of output columns that one call may split at
+  virtual int64_t bytes() const = 0;   // resident
+  virtual int64_t blocks() const = 0;  // units of work: blocks of output columns that one call may split at
   // The first output column of `block` (n() for blocks()). Blocks are kBlockWidth apart within a part; a part
   // whose rows do not fill its last block makes that one narrower.
   virtual int64_t block_column(int64_t block) const = 0;
@@ -79,7 +90,7 @@ class Activations {
 };
 
 // Compute output blocks [block_begin, block_end) for rows [0, m). Called by each thread with its own range.
-void matmul(const Matrix& w, const Activations& x, int64_t m, int64_t block_begin, int64_t block_end,
-            float* y, int64_t ldy);
+void matmul(const Matrix& w, const Activations& x, int64_t m, int64_t block_begin, int64_t block_end, float* y,
+            int64_t ldy);
 
 }  // namespace octavo

@@ -17,15 +17,16 @@ void check(const Norm& norm) {
 }
 
 void check(const Rotary& rotary) {
-  if (rotary.dim < 0 || rotary.dim % 2 != 0 || rotary.inverse_frequencies.size() * 2 != static_cast<size_t>(rotary.dim)) {
+  if (rotary.dim < 0 || rotary.dim % 2 != 0 ||
+      rotary.inverse_frequencies.size() * 2 != static_cast<size_t>(rotary.dim)) {
     refuse("rotary over " + std::to_string(rotary.dim) + " elements with " +
            std::to_string(rotary.inverse_frequencies.size()) + " frequencies");
   }
 }
 
 void check(const LayerModel& layer, const DecoderModel& model) {
-  const std::string heads = std::to_string(layer.num_heads) + " heads of " + std::to_string(layer.head_dim_k) + " and " +
-                            std::to_string(layer.head_dim_v) + " over " + std::to_string(layer.num_kv_heads) +
+  const std::string heads = std::to_string(layer.num_heads) + " heads of " + std::to_string(layer.head_dim_k) +
+                            " and " + std::to_string(layer.head_dim_v) + " over " + std::to_string(layer.num_kv_heads) +
                             " KV heads";
   if (layer.num_heads <= 0 || layer.num_kv_heads <= 0 || layer.num_heads % layer.num_kv_heads != 0 ||
       layer.num_heads / layer.num_kv_heads > kAttentionRows || layer.head_dim_k <= 0 || layer.head_dim_k % 2 != 0 ||

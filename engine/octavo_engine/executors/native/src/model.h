@@ -26,7 +26,7 @@ struct Norm {
 struct Rotary {
   int32_t dim = 0;  // 0: none
   bool interleaved = false;
-  float factor = 1.0F;                    // on cos and sin
+  float factor = 1.0F;                     // on cos and sin
   std::vector<float> inverse_frequencies;  // [dim / 2]
 };
 

@@ -18,8 +18,8 @@ struct PagedAttention {
   const Operations& ops;
   const LayerModel& model;
   const KvView& kv;
-  RotaryView rotary;      // of the step's rows
-  const float* q_bias;    // [num_heads * head_dim_k], or null
+  RotaryView rotary;    // of the step's rows
+  const float* q_bias;  // [num_heads * head_dim_k], or null
   const float* k_bias;
   const float* v_bias;
 

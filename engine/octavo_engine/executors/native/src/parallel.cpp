@@ -84,7 +84,9 @@ void Team::run(const std::function<void(Member&)>& program) {
   done_.store(0, std::memory_order_relaxed);
   run_.fetch_add(1, std::memory_order_seq_cst);  // odd: open
   if (asleep_.load(std::memory_order_seq_cst) > 0) {
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
   }
   run_program(me);

@@ -117,7 +117,7 @@ void StepPlan::build(const std::vector<Scheduled>& batch, RequestTable& requests
     const auto sequence = static_cast<int32_t>(sequences.size());
     sequences.push_back({&request, static_cast<int32_t>(i), first_row, work.count, work.computed});
     for (int32_t k = 0; k < work.count; ++k) {
-      tokens.push_back(request.tokens[static_cast<size_t>(work.computed + k)]);
+      tokens.push_back(request.tokens[static_cast<size_t>(work.computed) + static_cast<size_t>(k)]);
       positions.push_back(work.computed + k);
     }
     for (int32_t k = work.count - work.wanted; k < work.count; ++k) {

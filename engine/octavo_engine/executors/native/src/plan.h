@@ -32,8 +32,8 @@ struct AttentionShape {
   int32_t kv_group, num_heads, num_kv_heads, window;
   int32_t head_dim_v;
   bool operator==(const AttentionShape& o) const {
-    return kv_group == o.kv_group && num_heads == o.num_heads && num_kv_heads == o.num_kv_heads &&
-           window == o.window && head_dim_v == o.head_dim_v;
+    return kv_group == o.kv_group && num_heads == o.num_heads && num_kv_heads == o.num_kv_heads && window == o.window &&
+           head_dim_v == o.head_dim_v;
   }
 };
 
@@ -45,8 +45,8 @@ struct AttentionTile {
   int32_t tokens;
   int32_t key_begin, key_end;
   int32_t stretch;
-  int64_t part;    // where its partial sums go, in floats; -1: the keys aren't split
-  int32_t split;   // which stretch
+  int64_t part;   // where its partial sums go, in floats; -1: the keys aren't split
+  int32_t split;  // which stretch
   int32_t splits;
 };
 
@@ -66,9 +66,9 @@ struct WantedRow {
 
 struct StepPlan {
   std::vector<SequenceRows> sequences;
-  std::vector<int32_t> tokens, positions;      // of each row
-  std::vector<std::vector<KvRun>> runs;        // of each KV group
-  std::vector<AttentionPlan> attention;        // of each shape
+  std::vector<int32_t> tokens, positions;  // of each row
+  std::vector<std::vector<KvRun>> runs;    // of each KV group
+  std::vector<AttentionPlan> attention;    // of each shape
   std::vector<WantedRow> drawn, prompt;
   std::vector<std::pair<int32_t, std::string>> errors;  // index in the batch, reason
 

@@ -32,9 +32,7 @@ struct Sampling {
     visit("repetition_penalty", &Sampling::repetition_penalty);
   }
 
-  bool penalizes() const {
-    return presence_penalty != 0.0F || frequency_penalty != 0.0F || repetition_penalty != 1.0F;
-  }
+  bool penalizes() const { return presence_penalty != 0.0F || frequency_penalty != 0.0F || repetition_penalty != 1.0F; }
 };
 
 struct Request {

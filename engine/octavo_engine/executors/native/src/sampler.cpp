@@ -92,8 +92,8 @@ void Sampler::gather(const float* x, float threshold, SamplerScratch& scratch) c
 void Sampler::best(const float* x, float maximum, float floor, int64_t k, SamplerScratch& scratch) const {
   // Widen the stretch below the maximum until it holds k; all of them at last.
   float threshold = floor;
-  for (float depth = 1.0F; depth < 1e4F; depth *= 2.0F) {
-    const float at = maximum - depth;
+  for (int doubling = 0; doubling < 14; ++doubling) {
+    const float at = maximum - static_cast<float>(1 << doubling);
     if (at <= floor) break;
     if (ops_.count_above(x, vocab_, at) >= k) {
       threshold = at;

@@ -21,8 +21,8 @@ void Decoder::forward(const std::vector<Scheduled>& batch) {
     num_blocks.push_back(group.num_blocks);
   }
   timer_.start();
-  plan_.build(batch, requests_, model_, shapes_, num_blocks, options_.block_size, options_.max_rows,
-              options_.max_drawn, team_.size());
+  plan_.build(batch, requests_, model_, shapes_, num_blocks, options_.block_size, options_.max_rows, options_.max_drawn,
+              team_.size());
   int64_t part_floats = 0;
   for (const AttentionPlan& plan : plan_.attention) part_floats = std::max(part_floats, plan.part_floats);
   if (static_cast<size_t>(part_floats) * sizeof(float) > parts_.size()) {
@@ -103,15 +103,14 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.qkv, m, qkv_.floats());
   mark(me, Phase::Qkv);
 
-  const PagedAttention attention{ops_, model, layer.kv, rotary(model.rotary), or_null(layer.q_bias),
-                                 or_null(layer.k_bias), or_null(layer.v_bias)};
+  const PagedAttention attention{
+      ops_, model, layer.kv, rotary(model.rotary), or_null(layer.q_bias), or_null(layer.k_bias), or_null(layer.v_bias)};
   attention.write(me, plan_, qkv_.floats(), layer.qkv.n(), scratch(me));
   mark(me, Phase::KvWrite);
   attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
                    parts_.floats(), attended_.floats(), scratch(me));
-  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
-    layer.o.prepare(attended_.floats(), model.o_size(), begin, end);
-  });
+  team_.each(me, m, 1,
+             [&](int64_t begin, int64_t end) { layer.o.prepare(attended_.floats(), model.o_size(), begin, end); });
   mark(me, Phase::Attention);
   multiply(me, layer.o, m, out_.floats());
   mark(me, Phase::Output);
@@ -197,8 +196,8 @@ void Decoder::heads(Member& me, const Residual& residual) {
         const WantedRow& wanted = plan_.prompt[at];
         const Request& request = *plan_.sequences[static_cast<size_t>(wanted.sequence)].request;
         const bool good = sampler_.logprob(prompt_logits_.floats() + k * model_.vocab_size, wanted.next_token,
-                                           request.sampling.prompt_logprobs,
-                                           sampling_[static_cast<size_t>(me.id)], prompt_logprobs_[at]);
+                                           request.sampling.prompt_logprobs, sampling_[static_cast<size_t>(me.id)],
+                                           prompt_logprobs_[at]);
         prompt_failed_[at] = good ? 0 : 1;
       }
     });
@@ -253,17 +252,15 @@ StepResult Decoder::sample(const GrammarMask& mask) {
     for (int64_t k = begin; k < end; ++k) {
       const WantedRow& wanted = plan_.drawn[static_cast<size_t>(k)];
       const Request& request = *plan_.sequences[static_cast<size_t>(wanted.sequence)].request;
-      drawn_[static_cast<size_t>(k)] =
-          sampler_.draw(logits_.floats() + k * model_.vocab_size, request,
-                        masks[static_cast<size_t>(k)], sampling_[static_cast<size_t>(id)]);
+      drawn_[static_cast<size_t>(k)] = sampler_.draw(logits_.floats() + k * model_.vocab_size, request,
+                                                     masks[static_cast<size_t>(k)], sampling_[static_cast<size_t>(id)]);
     }
   };
   if (count == 1) {
     draw(0, 1, 0);
   } else if (count > 1) {
-    team_.run([&](Member& me) {
-      team_.each(me, count, 1, [&](int64_t begin, int64_t end) { draw(begin, end, me.id); });
-    });
+    team_.run(
+        [&](Member& me) { team_.each(me, count, 1, [&](int64_t begin, int64_t end) { draw(begin, end, me.id); }); });
   }
 
   StepResult result;

@@ -7,12 +7,24 @@
 namespace octavo {
 
 enum class Phase : int {
-  Plan, Embed, Norm, Qkv, KvWrite, Attention, Output, GateUp, Activation, Down, Head, Sample, Count
+  Plan,
+  Embed,
+  Norm,
+  Qkv,
+  KvWrite,
+  Attention,
+  Output,
+  GateUp,
+  Activation,
+  Down,
+  Head,
+  Sample,
+  Count
 };
 
 constexpr std::array<const char*, static_cast<size_t>(Phase::Count)> kPhaseNames = {
-    "plan", "embed", "norm", "qkv", "kv_write", "attention", "output", "gate_up", "activation", "down", "head",
-    "sample"};
+    "plan",   "embed",   "norm",       "qkv",  "kv_write", "attention",
+    "output", "gate_up", "activation", "down", "head",     "sample"};
 
 class StepTimer {
  public:

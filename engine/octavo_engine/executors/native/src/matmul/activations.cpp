@@ -27,9 +27,12 @@ uint8_t* allocate(int64_t bytes) {
 
 Prepare prepare_of(ActivationKind kind, const Kernels& kernels) {
   switch (kind) {
-    case ActivationKind::F32: return kernels.prepare_f32;
-    case ActivationKind::BF16: return kernels.prepare_bf16;
-    case ActivationKind::Q8: break;
+    case ActivationKind::F32:
+      return kernels.prepare_f32;
+    case ActivationKind::BF16:
+      return kernels.prepare_bf16;
+    case ActivationKind::Q8:
+      break;
   }
   return kernels.prepare_q8;
 }

@@ -21,8 +21,8 @@ namespace {
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileK = 32;
 constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kLeastRows = 16;           // below, half a tile or more would be empty
-constexpr int64_t kLeastRowsToWiden = 32;    // below, widening costs more than it saves
+constexpr int64_t kLeastRows = 16;         // below, half a tile or more would be empty
+constexpr int64_t kLeastRowsToWiden = 32;  // below, widening costs more than it saves
 
 // Two panels of bf16 weights, [k / 32] tiles each.
 struct Panels {
@@ -96,7 +96,7 @@ void multiply(const Panels& w, const Activations::Impl& x, int64_t row, int64_t 
 // A group of a panel to a tile of bf16 weights.
 template <Format F>
 void widen_group(const uint8_t* area, const uint8_t* values, int64_t group, uint8_t* tile) {
-  constexpr LayoutInfo info = layout_of(F);
+  constexpr FormatInfo info = info_of(F);
   __m512i quads[8];
   avx512::unpack<info.bits>(values + group * info.bits * 64, quads);
   const avx512::ScaleSet scales = avx512::scales_of<info.scales>(area, group);
@@ -128,16 +128,9 @@ void widen_panel(const Part& part, int64_t panel, uint8_t* to) {
 using Widen = void (*)(const Part&, int64_t, uint8_t*);
 
 Widen widen_of(Format format) {
-  switch (format) {
-    case Format::Q4_0: return widen_panel<Format::Q4_0>;
-    case Format::Q4_1: return widen_panel<Format::Q4_1>;
-    case Format::Q5_0: return widen_panel<Format::Q5_0>;
-    case Format::Q5_1: return widen_panel<Format::Q5_1>;
-    case Format::Q8_0: return widen_panel<Format::Q8_0>;
-    case Format::Q4_K: return widen_panel<Format::Q4_K>;
-    case Format::Q5_K: return widen_panel<Format::Q5_K>;
-    default: return widen_panel<Format::Q6_K>;
-  }
+  Widen found = nullptr;
+  with_quantized(format, [&](auto constant) { found = widen_panel<constant.value>; });
+  return found;
 }
 
 // bf16 panels are tiles as they lie, but for a k that is no multiple of 32: the rest of its last tile must be zero.

@@ -48,8 +48,8 @@ void quantize(const float* x, Q8Group& to) {
   to.minus_first = -lane_sum(_mm256_add_epi32(codes[0], codes[1]));
   to.minus_sum = to.minus_first - lane_sum(_mm256_add_epi32(codes[2], codes[3]));
   to.scaled_sum = to.scale * static_cast<float>(-to.minus_sum);
-  const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]),
-                                           _mm256_packs_epi32(codes[2], codes[3]));
+  const __m256i words =
+      _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3]));
   // The packs work within 128 bits: put their quads in order.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.q), _mm256_permutevar8x32_epi32(words, order));

@@ -126,7 +126,7 @@ inline void add_scaled(const uint8_t* group, const Q8Group* x, __m256 scale, __m
 template <Format F, int Rows>
 void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64_t lane, int64_t row, float* y,
               int64_t ldy) {
-  constexpr LayoutInfo info = layout_of(F);
+  constexpr FormatInfo info = info_of(F);
   constexpr int zero = info.bits == 8 ? 0 : info.zero;
   const uint8_t* area = part.data + panel * part.panel_bytes;
   const uint8_t* values = area + part.scale_bytes + lane * 4;
@@ -182,10 +182,18 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
     for (int64_t row = span.row_begin; row < span.row_end; row += kQuad) {
       for (int64_t lane = 0; lane < kPanel && panel * kPanel + lane < part.n; lane += 8) {
         switch (span.row_end - row) {
-          case 1: run_tile<F, 1>(part, x, panel, lane, row, y, ldy); break;
-          case 2: run_tile<F, 2>(part, x, panel, lane, row, y, ldy); break;
-          case 3: run_tile<F, 3>(part, x, panel, lane, row, y, ldy); break;
-          default: run_tile<F, 4>(part, x, panel, lane, row, y, ldy); break;
+          case 1:
+            run_tile<F, 1>(part, x, panel, lane, row, y, ldy);
+            break;
+          case 2:
+            run_tile<F, 2>(part, x, panel, lane, row, y, ldy);
+            break;
+          case 3:
+            run_tile<F, 3>(part, x, panel, lane, row, y, ldy);
+            break;
+          default:
+            run_tile<F, 4>(part, x, panel, lane, row, y, ldy);
+            break;
         }
       }
     }
@@ -195,17 +203,7 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
 }  // namespace
 
 void product_affine(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
-  switch (part.format) {
-    case Format::Q4_0: return product<Format::Q4_0>(part, x, span, y, ldy);
-    case Format::Q4_1: return product<Format::Q4_1>(part, x, span, y, ldy);
-    case Format::Q5_0: return product<Format::Q5_0>(part, x, span, y, ldy);
-    case Format::Q5_1: return product<Format::Q5_1>(part, x, span, y, ldy);
-    case Format::Q8_0: return product<Format::Q8_0>(part, x, span, y, ldy);
-    case Format::Q4_K: return product<Format::Q4_K>(part, x, span, y, ldy);
-    case Format::Q5_K: return product<Format::Q5_K>(part, x, span, y, ldy);
-    case Format::Q6_K: return product<Format::Q6_K>(part, x, span, y, ldy);
-    default: return;
-  }
+  with_quantized(part.format, [&](auto format) { product<format.value>(part, x, span, y, ldy); });
 }
 
 }  // namespace octavo::avx2

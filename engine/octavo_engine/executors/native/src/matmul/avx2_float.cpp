@@ -98,10 +98,18 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
   for (int64_t panel = span.panel_begin; panel < span.panel_end; ++panel) {
     for (int64_t row = span.row_begin; row < span.row_end; row += kQuad) {
       switch (span.row_end - row) {
-        case 1: run_tile<Type, 1>(part, x, panel, row, y, ldy); break;
-        case 2: run_tile<Type, 2>(part, x, panel, row, y, ldy); break;
-        case 3: run_tile<Type, 3>(part, x, panel, row, y, ldy); break;
-        default: run_tile<Type, 4>(part, x, panel, row, y, ldy); break;
+        case 1:
+          run_tile<Type, 1>(part, x, panel, row, y, ldy);
+          break;
+        case 2:
+          run_tile<Type, 2>(part, x, panel, row, y, ldy);
+          break;
+        case 3:
+          run_tile<Type, 3>(part, x, panel, row, y, ldy);
+          break;
+        default:
+          run_tile<Type, 4>(part, x, panel, row, y, ldy);
+          break;
       }
     }
   }

@@ -1,9 +1,10 @@
 // Products with quantized weights: a group's integer sums by vpdpbusd (u8 weights, s8 activations), then one
 // multiply-add in float32 per group. Codes are unpacked in registers, once for up to 12 rows; from kManyRows on, in
 // avx512_affine_many.cpp.
+#include "avx512_affine.h"
+
 #include <immintrin.h>
 
-#include "avx512_affine.h"
 #include "avx512_tiles.h"
 #include "avx512_unpack.h"
 
@@ -14,7 +15,7 @@ namespace {
 template <Format F, int First, int Count>
 inline void add_group(const __m512i (&quads)[8], const ScaleSet& scales, const uint8_t* x, int64_t quad_bytes,
                       __m512* sums) {
-  constexpr LayoutInfo info = layout_of(F);
+  constexpr FormatInfo info = info_of(F);
   // One or two rows alone would wait for the latency of eight dependent sums: they get two shorter chains.
   constexpr bool two_sums = info.scales == Scales::Half || Count <= 2;
   const auto row = [x, quad_bytes](int r) -> const Q8Group& {
@@ -60,7 +61,7 @@ inline void add_group(const __m512i (&quads)[8], const ScaleSet& scales, const u
 template <Format F, int Rows>
 void run_tile(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows,
               const TileIndex& index, float* y, int64_t ldy) {
-  constexpr LayoutInfo info = layout_of(F);
+  constexpr FormatInfo info = info_of(F);
   constexpr int64_t group_bytes = info.bits * 64;
   constexpr int batch = Rows > 8 ? Rows / 2 : Rows;  // of rows whose integer sums are in registers at once
   const uint8_t* area = part.data + panel * part.panel_bytes;
@@ -99,11 +100,16 @@ template <Format F>
 void run_rows(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows,
               const TileIndex& index, float* y, int64_t ldy) {
   switch (rows) {
-    case 1: return run_tile<F, 1>(part, x, panel, row, rows, index, y, ldy);
-    case 2: return run_tile<F, 2>(part, x, panel, row, rows, index, y, ldy);
-    case 3: return run_tile<F, 3>(part, x, panel, row, rows, index, y, ldy);
-    case 4: return run_tile<F, 4>(part, x, panel, row, rows, index, y, ldy);
-    default: break;
+    case 1:
+      return run_tile<F, 1>(part, x, panel, row, rows, index, y, ldy);
+    case 2:
+      return run_tile<F, 2>(part, x, panel, row, rows, index, y, ldy);
+    case 3:
+      return run_tile<F, 3>(part, x, panel, row, rows, index, y, ldy);
+    case 4:
+      return run_tile<F, 4>(part, x, panel, row, rows, index, y, ldy);
+    default:
+      break;
   }
   if (rows <= 8) return run_tile<F, 8>(part, x, panel, row, rows, index, y, ldy);
   run_tile<F, 12>(part, x, panel, row, rows, index, y, ldy);
@@ -125,17 +131,7 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
 
 void product_affine(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
   if (span.row_end - span.row_begin >= kManyRows) return product_affine_many(part, x, span, y, ldy);
-  switch (part.format) {
-    case Format::Q4_0: return product<Format::Q4_0>(part, x, span, y, ldy);
-    case Format::Q4_1: return product<Format::Q4_1>(part, x, span, y, ldy);
-    case Format::Q5_0: return product<Format::Q5_0>(part, x, span, y, ldy);
-    case Format::Q5_1: return product<Format::Q5_1>(part, x, span, y, ldy);
-    case Format::Q8_0: return product<Format::Q8_0>(part, x, span, y, ldy);
-    case Format::Q4_K: return product<Format::Q4_K>(part, x, span, y, ldy);
-    case Format::Q5_K: return product<Format::Q5_K>(part, x, span, y, ldy);
-    case Format::Q6_K: return product<Format::Q6_K>(part, x, span, y, ldy);
-    default: return;
-  }
+  with_quantized(part.format, [&](auto format) { product<format.value>(part, x, span, y, ldy); });
 }
 
 }  // namespace octavo::avx512

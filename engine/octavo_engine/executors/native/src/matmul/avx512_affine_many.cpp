@@ -17,7 +17,7 @@ struct alignas(64) UnpackedGroup {
 
 template <Format F>
 void unpack_groups(const Part& part, int64_t panel, int64_t begin, int64_t end, UnpackedGroup* to) {
-  constexpr LayoutInfo info = layout_of(F);
+  constexpr FormatInfo info = info_of(F);
   const uint8_t* area = part.data + panel * part.panel_bytes;
   const uint8_t* values = area + part.scale_bytes;
   for (int64_t group = begin; group < end; ++group, ++to) {
@@ -48,8 +48,7 @@ inline void add_groups(const UnpackedGroup* w, int64_t groups, const Q8Group* x,
       if (Kind == Scales::Half && j == 4) {
 #pragma GCC unroll 4
         for (int r = 0; r < kQuad; ++r) {
-          const __m512i begin =
-              _mm512_sub_epi32(beginning<Zero>(x[r].minus_sum), beginning<Zero>(x[r].minus_first));
+          const __m512i begin = _mm512_sub_epi32(beginning<Zero>(x[r].minus_sum), beginning<Zero>(x[r].minus_first));
 #pragma GCC unroll 2
           for (int p = 0; p < Panels; ++p) {
             halves[r][p] = dots[r][p];
@@ -93,7 +92,7 @@ inline void add_groups(const UnpackedGroup* w, int64_t groups, const Q8Group* x,
 
 template <Format F, int Panels>
 void run_panels(const Part& part, const Activations::Impl& x, int64_t panel, const Span& span, float* y, int64_t ldy) {
-  constexpr LayoutInfo info = layout_of(F);
+  constexpr FormatInfo info = info_of(F);
   constexpr Scales kind = info.scales == Scales::Super ? Scales::Min : info.scales;  // alike once unpacked
   const int64_t groups = part.k / kGroup;
   const int64_t chunks = (groups + kChunk - 1) / kChunk;
@@ -149,17 +148,7 @@ void product(const Part& part, const Activations::Impl& x, const Span& span, flo
 }  // namespace
 
 void product_affine_many(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
-  switch (part.format) {
-    case Format::Q4_0: return product<Format::Q4_0>(part, x, span, y, ldy);
-    case Format::Q4_1: return product<Format::Q4_1>(part, x, span, y, ldy);
-    case Format::Q5_0: return product<Format::Q5_0>(part, x, span, y, ldy);
-    case Format::Q5_1: return product<Format::Q5_1>(part, x, span, y, ldy);
-    case Format::Q8_0: return product<Format::Q8_0>(part, x, span, y, ldy);
-    case Format::Q4_K: return product<Format::Q4_K>(part, x, span, y, ldy);
-    case Format::Q5_K: return product<Format::Q5_K>(part, x, span, y, ldy);
-    case Format::Q6_K: return product<Format::Q6_K>(part, x, span, y, ldy);
-    default: return;
-  }
+  with_quantized(part.format, [&](auto format) { product<format.value>(part, x, span, y, ldy); });
 }
 
 }  // namespace octavo::avx512

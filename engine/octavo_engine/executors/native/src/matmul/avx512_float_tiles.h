@@ -22,9 +22,9 @@ constexpr int64_t kFewRows = 8;
 
 // Every sum is one chain over k, whatever the number of rows, so that a row's result depends on no other row.
 //
-// Few rows are bound by memory: both panels are read as streams, their lines and those of the next two brought in ahead.
-// Many are bound by arithmetic: every value loaded is used as often as registers allow, and meanwhile the panels after
-// these are brought in, the lines of a step shared out between the tiles of rows.
+// Few rows are bound by memory: both panels are read as streams, their lines and those of the next two brought in
+// ahead. Many are bound by arithmetic: every value loaded is used as often as registers allow, and meanwhile the panels
+// after these are brought in, the lines of a step shared out between the tiles of rows.
 template <class Type, int Rows, int Panels, bool Few>
 inline void tile(const uint8_t* panel, int64_t panel_bytes, int64_t steps, const uint8_t* x, int64_t quad_bytes,
                  const TileIndex& index, __m512 (&sums)[Rows][Panels]) {
@@ -84,11 +84,16 @@ template <class Type, int Panels>
 void run_few_rows(const Part& part, const Activations::Impl& x, int64_t panel, int64_t row, int64_t rows, float* y,
                   int64_t ldy) {
   switch (rows) {
-    case 1: return run_tile<Type, 1, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
-    case 2: return run_tile<Type, 2, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
-    case 3: return run_tile<Type, 3, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
-    case 4: return run_tile<Type, 4, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
-    default: return run_tile<Type, 8, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 1:
+      return run_tile<Type, 1, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 2:
+      return run_tile<Type, 2, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 3:
+      return run_tile<Type, 3, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    case 4:
+      return run_tile<Type, 4, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
+    default:
+      return run_tile<Type, 8, Panels, true>(part, x, panel, row, rows, {}, y, ldy);
   }
 }
 

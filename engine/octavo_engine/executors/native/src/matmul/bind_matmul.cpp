@@ -34,8 +34,8 @@ std::unique_ptr<Matrix> pack_parts(const nb::list& parts, int64_t k, int32_t wid
   for (const nb::handle part : parts) {
     const auto tuple = nb::cast<nb::tuple>(part);
     alive.push_back(nb::cast<Bytes>(tuple[2]));
-    rows.push_back({static_cast<Format>(nb::cast<int32_t>(tuple[0])), nb::cast<int64_t>(tuple[1]),
-                    alive.back().data()});
+    rows.push_back(
+        {static_cast<Format>(nb::cast<int32_t>(tuple[0])), nb::cast<int64_t>(tuple[1]), alive.back().data()});
   }
   const nb::gil_scoped_release release;
   Team team(threads);
@@ -56,9 +56,8 @@ void multiply(const Matrix& w, const Floats& x, const FloatsOut& y, int threads,
   Activations prepared(w.kind(), m, w.k(), static_cast<Isa>(isa));
   Team team(threads);
   team.run([&](Member& me) {
-    team.each(me, m, 1, [&](int64_t begin, int64_t end) {
-      prepared.prepare(x.data() + begin * w.k(), w.k(), begin, end);
-    });
+    team.each(me, m, 1,
+              [&](int64_t begin, int64_t end) { prepared.prepare(x.data() + begin * w.k(), w.k(), begin, end); });
     team.each(me, w.blocks(), 1,
               [&](int64_t begin, int64_t end) { matmul(w, prepared, m, begin, end, y.data(), w.n()); });
   });

@@ -36,22 +36,32 @@ bool has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 
 bool detect(Isa isa) {
   switch (isa) {
-    case Isa::Scalar: return true;
-    case Isa::Avx2: return has_avx2();
-    case Isa::Avx512Vnni: return has_vnni();
-    case Isa::Avx512Bf16: return has_vnni() && has_bf16();
-    case Isa::Amx: return has_vnni() && has_bf16() && amx::permitted();
+    case Isa::Scalar:
+      return true;
+    case Isa::Avx2:
+      return has_avx2();
+    case Isa::Avx512Vnni:
+      return has_vnni();
+    case Isa::Avx512Bf16:
+      return has_vnni() && has_bf16();
+    case Isa::Amx:
+      return has_vnni() && has_bf16() && amx::permitted();
   }
   return false;
 }
 
 const Kernels& choose(Isa isa) {
   switch (isa) {
-    case Isa::Avx2: return avx2_kernels;
-    case Isa::Avx512Vnni: return vnni_kernels;
-    case Isa::Avx512Bf16: return bf16_kernels;
-    case Isa::Amx: return amx_kernels;
-    case Isa::Scalar: break;
+    case Isa::Avx2:
+      return avx2_kernels;
+    case Isa::Avx512Vnni:
+      return vnni_kernels;
+    case Isa::Avx512Bf16:
+      return bf16_kernels;
+    case Isa::Amx:
+      return amx_kernels;
+    case Isa::Scalar:
+      break;
   }
   return scalar_kernels;
 }
@@ -68,11 +78,16 @@ const Kernels& choose(Isa) { return scalar_kernels; }
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-    case Isa::Avx2: return "avx2";
-    case Isa::Avx512Vnni: return "avx512-vnni";
-    case Isa::Avx512Bf16: return "avx512-bf16";
-    case Isa::Amx: return "amx";
-    case Isa::Scalar: break;
+    case Isa::Avx2:
+      return "avx2";
+    case Isa::Avx512Vnni:
+      return "avx512-vnni";
+    case Isa::Avx512Bf16:
+      return "avx512-bf16";
+    case Isa::Amx:
+      return "amx";
+    case Isa::Scalar:
+      break;
   }
   return "scalar";
 }

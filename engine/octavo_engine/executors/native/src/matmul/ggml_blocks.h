@@ -1,4 +1,4 @@
-// The file's blocks of quantized weights (struct layouts of ggml-common.h in llama.cpp), read into codes and scales.
+// The file's blocks of quantized weights, read into codes and scales.
 #pragma once
 #include <cstdint>
 
@@ -7,38 +7,8 @@
 
 namespace octavo {
 
-static constexpr int64_t block_elements(Format format) {
-  switch (layout_of(format).scales) {
-    case Scales::Single:
-    case Scales::Min: return kGroup;
-    case Scales::Super:
-    case Scales::Half: return kSuper;
-    case Scales::None: break;
-  }
-  return 1;
-}
-
-static constexpr int64_t block_bytes(Format format) {
-  switch (format) {
-    case Format::F32: return 4;
-    case Format::F16:
-    case Format::BF16: return 2;
-    case Format::Q4_0: return 18;
-    case Format::Q4_1: return 20;
-    case Format::Q5_0: return 22;
-    case Format::Q5_1: return 24;
-    case Format::Q8_0: return 34;
-    case Format::Q4_K: return 144;
-    case Format::Q5_K: return 176;
-    case Format::Q6_K: return 210;
-  }
-  return 0;
-}
-
 // Four bits, from the 4j-th on, to the lowest bits of four bytes: the factor copies the bits 7 places apart.
-static inline uint32_t spread_bits(uint32_t bits, int j) {
-  return ((bits >> 4 * j & 15u) * 0x00204081u) & 0x01010101u;
-}
+static inline uint32_t spread_bits(uint32_t bits, int j) { return ((bits >> 4 * j & 15u) * 0x00204081u) & 0x01010101u; }
 
 static inline void read_nibbles(const uint8_t* nibbles, uint32_t codes[8]) {
   for (int j = 0; j < 4; ++j) {
@@ -48,14 +18,21 @@ static inline void read_nibbles(const uint8_t* nibbles, uint32_t codes[8]) {
   }
 }
 
+// The block that holds group `group` of a row.
+static inline const uint8_t* block_of(Format format, const uint8_t* row, int64_t group) {
+  const FormatInfo info = info_of(format);
+  return row + group * kGroup / info.block_elements * info.block_bytes;
+}
+
 // Codes of group `group` of a row of blocks of `format`.
 static inline void read_codes(Format format, const uint8_t* row, int64_t group, uint32_t codes[8]) {
-  const int64_t bytes = block_bytes(format);
-  const uint8_t* block = row + (block_elements(format) == kGroup ? group : group / 8) * bytes;
+  const uint8_t* block = block_of(format, row, group);
   const int g = static_cast<int>(group % 8);  // within a block of 256
   switch (format) {
-    case Format::Q4_0: return read_nibbles(block + 2, codes);
-    case Format::Q4_1: return read_nibbles(block + 4, codes);
+    case Format::Q4_0:
+      return read_nibbles(block + 2, codes);
+    case Format::Q4_1:
+      return read_nibbles(block + 4, codes);
     case Format::Q5_0:
     case Format::Q5_1: {
       const uint8_t* high = block + (format == Format::Q5_0 ? 2 : 4);
@@ -105,11 +82,12 @@ static inline void read_six_bit(const uint8_t* packed, int g, uint8_t& scale, ui
 
 // Scales of group `group` of a row, to lane `lane` of a panel's scale area.
 static inline void place_scales(Format format, const uint8_t* row, int64_t group, int64_t lane, uint8_t* area) {
-  const int64_t bytes = block_bytes(format);
-  const uint8_t* block = row + (block_elements(format) == kGroup ? group : group / 8) * bytes;
+  const uint8_t* block = block_of(format, row, group);
   const int g = static_cast<int>(group % 8);
-  switch (layout_of(format).scales) {
-    case Scales::Single: std::memcpy(area + (group * kPanel + lane) * 2, block, 2); return;
+  switch (info_of(format).scales) {
+    case Scales::Single:
+      std::memcpy(area + (group * kPanel + lane) * 2, block, 2);
+      return;
     case Scales::Min:
       std::memcpy(area + (group * 2 * kPanel + lane) * 2, block, 2);
       std::memcpy(area + ((group * 2 + 1) * kPanel + lane) * 2, block + 2, 2);
@@ -132,7 +110,8 @@ static inline void place_scales(Format format, const uint8_t* row, int64_t group
       bytes_of_group[kPanel + lane] = block[192 + g * 2 + 1];
       return;
     }
-    case Scales::None: return;
+    case Scales::None:
+      return;
   }
 }
 

@@ -17,6 +17,7 @@
 //   F32 [k][4] float     BF16 [k/2][4][2]     Q8 [k/32][4] Q8Group
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "matmul.h"
 
@@ -34,49 +35,91 @@ constexpr int64_t kQuad = 4;
 // The two of 256 keep all f16 first, so that every vector is aligned to its own size.
 enum class Scales { None, Single, Min, Super, Half };
 
-struct LayoutInfo {
+// A format of the file (struct layouts of ggml-common.h in llama.cpp), and how its values are packed.
+struct FormatInfo {
+  Format format;
+  const char* name;
+  int64_t block_elements;  // that a block of the file holds
+  int64_t block_bytes;
   Scales scales;
-  int bits;   // of a code, or of a stored float
-  int zero;   // the code that means 0
+  int bits;  // of a code, or of a stored float
+  int zero;  // the code that means 0
 };
 
-static constexpr LayoutInfo layout_of(Format format) {
-  switch (format) {
-    case Format::F32: return {Scales::None, 32, 0};
-    case Format::F16: return {Scales::None, 16, 0};
-    case Format::BF16: return {Scales::None, 16, 0};
-    case Format::Q4_0: return {Scales::Single, 4, 8};
-    case Format::Q4_1: return {Scales::Min, 4, 0};
-    case Format::Q5_0: return {Scales::Single, 5, 16};
-    case Format::Q5_1: return {Scales::Min, 5, 0};
-    case Format::Q8_0: return {Scales::Single, 8, 128};
-    case Format::Q4_K: return {Scales::Super, 4, 0};
-    case Format::Q5_K: return {Scales::Super, 5, 0};
-    case Format::Q6_K: return {Scales::Half, 6, 32};
+static constexpr FormatInfo kFormats[] = {
+    {Format::F32, "f32", 1, 4, Scales::None, 32, 0},
+    {Format::F16, "f16", 1, 2, Scales::None, 16, 0},
+    {Format::BF16, "bf16", 1, 2, Scales::None, 16, 0},
+    {Format::Q4_0, "q4_0", kGroup, 18, Scales::Single, 4, 8},
+    {Format::Q4_1, "q4_1", kGroup, 20, Scales::Min, 4, 0},
+    {Format::Q5_0, "q5_0", kGroup, 22, Scales::Single, 5, 16},
+    {Format::Q5_1, "q5_1", kGroup, 24, Scales::Min, 5, 0},
+    {Format::Q8_0, "q8_0", kGroup, 34, Scales::Single, 8, 128},
+    {Format::Q4_K, "q4_k", kSuper, 144, Scales::Super, 4, 0},
+    {Format::Q5_K, "q5_k", kSuper, 176, Scales::Super, 5, 0},
+    {Format::Q6_K, "q6_k", kSuper, 210, Scales::Half, 6, 32},
+};
+
+// Without a name if the format is unknown.
+static constexpr FormatInfo info_of(Format format) {
+  for (const FormatInfo& info : kFormats) {
+    if (info.format == format) return info;
   }
-  return {Scales::None, 0, 0};
+  return {format, nullptr, 1, 0, Scales::None, 0, 0};
 }
 
-static constexpr bool is_quantized(Format format) { return layout_of(format).scales != Scales::None; }
+// Calls body with a quantized format as a constant. Of one translation unit: a body is a lambda of its own there.
+template <class Body>
+static inline void with_quantized(Format format, Body&& body) {
+  switch (format) {
+    case Format::Q4_0:
+      return body(std::integral_constant<Format, Format::Q4_0>{});
+    case Format::Q4_1:
+      return body(std::integral_constant<Format, Format::Q4_1>{});
+    case Format::Q5_0:
+      return body(std::integral_constant<Format, Format::Q5_0>{});
+    case Format::Q5_1:
+      return body(std::integral_constant<Format, Format::Q5_1>{});
+    case Format::Q8_0:
+      return body(std::integral_constant<Format, Format::Q8_0>{});
+    case Format::Q4_K:
+      return body(std::integral_constant<Format, Format::Q4_K>{});
+    case Format::Q5_K:
+      return body(std::integral_constant<Format, Format::Q5_K>{});
+    case Format::Q6_K:
+      return body(std::integral_constant<Format, Format::Q6_K>{});
+    case Format::F32:
+    case Format::F16:
+    case Format::BF16:
+      return;
+  }
+}
+
+static constexpr bool is_quantized(Format format) { return info_of(format).scales != Scales::None; }
 
 static constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
 static constexpr int64_t scale_area(Format format, int64_t k) {
-  switch (layout_of(format).scales) {
-    case Scales::Single: return round_up(k / kGroup * 32, 64);
-    case Scales::Min: return k / kGroup * 64;
-    case Scales::Super: return k / kSuper * (64 + 256);
-    case Scales::Half: return round_up(k / kSuper * (32 + 256), 64);
-    case Scales::None: break;
+  switch (info_of(format).scales) {
+    case Scales::Single:
+      return round_up(k / kGroup * 32, 64);
+    case Scales::Min:
+      return k / kGroup * 64;
+    case Scales::Super:
+      return k / kSuper * (64 + 256);
+    case Scales::Half:
+      return round_up(k / kSuper * (32 + 256), 64);
+    case Scales::None:
+      break;
   }
   return 0;
 }
 
 static constexpr int64_t value_area(Format format, int64_t k) {
   const int64_t columns = format == Format::BF16 ? round_up(k, 2) : k;
-  return round_up(columns * kPanel * layout_of(format).bits / 8, 64);
+  return round_up(columns * kPanel * info_of(format).bits / 8, 64);
 }
 
 // A stack of rows of one format within a matrix. `column` is where its rows begin in the output.

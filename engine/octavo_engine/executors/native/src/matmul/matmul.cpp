@@ -13,10 +13,14 @@ constexpr int64_t kTileRows = 48;  // whole tiles of every instruction set: of 4
 
 Product product_of(const Kernels& kernels, Format format) {
   switch (format) {
-    case Format::F32: return kernels.f32;
-    case Format::F16: return kernels.f16;
-    case Format::BF16: return kernels.bf16;
-    default: return kernels.affine;
+    case Format::F32:
+      return kernels.f32;
+    case Format::F16:
+      return kernels.f16;
+    case Format::BF16:
+      return kernels.bf16;
+    default:
+      return kernels.affine;
   }
 }
 

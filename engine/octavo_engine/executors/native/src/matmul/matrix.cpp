@@ -39,7 +39,7 @@ void unpack_floats(const Part& part, const uint8_t* panel, int64_t lane, float* 
 
 GroupScale group_scale(const Part& part, const uint8_t* scales, int64_t group, int64_t lane) {
   const int64_t in_super = group % 8;
-  switch (layout_of(part.format).scales) {
+  switch (info_of(part.format).scales) {
     case Scales::Single: {
       const float scale = half_at(scales, group * kPanel + lane);
       return {{scale, scale}, 0.0f};
@@ -60,7 +60,8 @@ GroupScale group_scale(const Part& part, const uint8_t* scales, int64_t group, i
       const float d = half_at(super, lane);
       return {{d * bytes[lane], d * bytes[kPanel + lane]}, 0.0f};
     }
-    case Scales::None: break;
+    case Scales::None:
+      break;
   }
   return {{0.0f, 0.0f}, 0.0f};
 }
@@ -68,7 +69,7 @@ GroupScale group_scale(const Part& part, const uint8_t* scales, int64_t group, i
 void unpack_row(const Part& part, int64_t row, float* out) {
   const uint8_t* panel = part.data + row / kPanel * part.panel_bytes;
   const int64_t lane = row % kPanel;
-  const LayoutInfo info = layout_of(part.format);
+  const FormatInfo info = info_of(part.format);
   if (info.scales == Scales::None) return unpack_floats(part, panel, lane, out);
   for (int64_t group = 0; group < part.k / kGroup; ++group) {
     uint32_t codes[8];

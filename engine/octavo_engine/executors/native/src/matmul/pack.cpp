@@ -10,23 +10,6 @@
 namespace octavo {
 namespace {
 
-const char* name_of(Format format) {
-  switch (format) {
-    case Format::F32: return "f32";
-    case Format::F16: return "f16";
-    case Format::Q4_0: return "q4_0";
-    case Format::Q4_1: return "q4_1";
-    case Format::Q5_0: return "q5_0";
-    case Format::Q5_1: return "q5_1";
-    case Format::Q8_0: return "q8_0";
-    case Format::Q4_K: return "q4_k";
-    case Format::Q5_K: return "q5_k";
-    case Format::Q6_K: return "q6_k";
-    case Format::BF16: return "bf16";
-  }
-  return nullptr;
-}
-
 bool is_float(int32_t format) {
   return format == static_cast<int32_t>(Format::F32) || format == static_cast<int32_t>(Format::F16) ||
          format == static_cast<int32_t>(Format::BF16);
@@ -37,24 +20,25 @@ int stack_class(Format format) { return is_quantized(format) ? 2 : format == For
 
 void check(const std::vector<Rows>& parts, int64_t k, int32_t widen) {
   if (parts.empty() || k <= 0) {
-    throw std::invalid_argument("nothing to pack: " + std::to_string(parts.size()) + " parts of " +
-                                std::to_string(k) + " columns");
+    throw std::invalid_argument("nothing to pack: " + std::to_string(parts.size()) + " parts of " + std::to_string(k) +
+                                " columns");
   }
   if (widen != -1 && !is_float(widen)) {
     throw std::invalid_argument("weights can be widened to f32, f16 or bf16, not to format " + std::to_string(widen));
   }
   for (const Rows& rows : parts) {
     row_bytes(rows.format, k);
-    const char* name = name_of(rows.format);
+    const char* name = info_of(rows.format).name;
     if (rows.rows <= 0 || rows.data == nullptr) {
       throw std::invalid_argument(std::string("a part in ") + name + " has no rows");
     }
-    if (rows.other != nullptr && (rows.stripe <= 0 || rows.stripe % kPanel != 0 || rows.rows % (2 * rows.stripe) != 0)) {
+    if (rows.other != nullptr &&
+        (rows.stripe <= 0 || rows.stripe % kPanel != 0 || rows.rows % (2 * rows.stripe) != 0)) {
       throw std::invalid_argument("two tensors of " + std::to_string(rows.rows) + " rows can't be packed in turn by " +
                                   std::to_string(rows.stripe));
     }
     if (!stackable(parts.front().format, rows.format, widen)) {
-      throw std::invalid_argument(std::string("rows in ") + name_of(parts.front().format) + " and " + name +
+      throw std::invalid_argument(std::string("rows in ") + info_of(parts.front().format).name + " and " + name +
                                   " need different activations and cannot be stacked; widen them to one format");
     }
   }
@@ -73,12 +57,12 @@ void read_row(Format format, const uint8_t* row, int64_t k, float* out) {
     }
     return;
   }
-  const LayoutInfo info = layout_of(format);
+  const FormatInfo info = info_of(format);
   for (int64_t group = 0; group < k / kGroup; ++group) {
     // A panel of one row and one block serves to read scales, so that both ways of reading them cannot differ.
     alignas(64) uint8_t area[320] = {};
-    const int64_t in_block = block_elements(format) == kGroup ? 0 : group % 8;
-    const uint8_t* block = row + (block_elements(format) == kGroup ? group : group / 8) * block_bytes(format);
+    const int64_t in_block = group % (info.block_elements / kGroup);
+    const uint8_t* block = block_of(format, row, group);
     place_scales(format, block, 0, 0, area);
     place_scales(format, block, in_block, 0, area);
     uint32_t codes[8];
@@ -137,7 +121,7 @@ class Packer {
   void place_row(const uint8_t* row, int64_t lane, uint8_t* panel) {
     if (rows_.format != part_.format) return widen_row(row, lane, panel);
     if (!is_quantized(part_.format)) return place_floats(part_.format, row, part_.k, lane, panel);
-    const int bits = layout_of(part_.format).bits;
+    const int bits = info_of(part_.format).bits;
     for (int64_t group = 0; group < part_.k / kGroup; ++group) {
       uint32_t codes[8];
       read_codes(part_.format, row, group, codes);
@@ -167,15 +151,15 @@ class Packer {
 }  // namespace
 
 int64_t row_bytes(Format format, int64_t k) {
-  const char* name = name_of(format);
-  if (name == nullptr) {
+  const FormatInfo info = info_of(format);
+  if (info.name == nullptr) {
     throw std::invalid_argument("weight format " + std::to_string(static_cast<int32_t>(format)) + " is unknown");
   }
-  if (k <= 0 || k % block_elements(format) != 0) {
-    throw std::invalid_argument("a row of " + std::to_string(k) + " elements does not divide into " + name +
-                                " blocks of " + std::to_string(block_elements(format)));
+  if (k <= 0 || k % info.block_elements != 0) {
+    throw std::invalid_argument("a row of " + std::to_string(k) + " elements does not divide into " + info.name +
+                                " blocks of " + std::to_string(info.block_elements));
   }
-  return k / block_elements(format) * block_bytes(format);
+  return k / info.block_elements * info.block_bytes;
 }
 
 bool stackable(Format a, Format b, int32_t widen) {

@@ -14,7 +14,7 @@ double measure_peak(Peak peak, int threads);
 double measure_bandwidth(int64_t bytes, int threads, int repeats);
 
 namespace avx512 {
-double count_macs(Peak peak, int64_t rounds);                // runs them; returns how many there were
+double count_macs(Peak peak, int64_t rounds);  // runs them; returns how many there were
 void read_all(const uint8_t* data, int64_t bytes);
 }  // namespace avx512
 

@@ -91,7 +91,7 @@ void product_float(const Part& part, const Activations::Impl& x, const Span& spa
 }
 
 void product_affine(const Part& part, const Activations::Impl& x, const Span& span, float* y, int64_t ldy) {
-  const LayoutInfo info = layout_of(part.format);
+  const FormatInfo info = info_of(part.format);
   for (int64_t n = span.panel_begin * kPanel; n < span.panel_end * kPanel && n < part.n; ++n) {
     const uint8_t* panel = part.data + n / kPanel * part.panel_bytes;
     for (int64_t m = span.row_begin; m < span.row_end; ++m) y[m * ldy + part.column + n] = 0.0f;

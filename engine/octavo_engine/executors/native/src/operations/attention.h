@@ -1,5 +1,15 @@
 // Attention over blocks where they lie, and the writing of blocks. See KvView for how a block is laid out.
 #pragma once
+#include <cstdint>
+#include <type_traits>
+
+#include "elementary.h"
+#include "operations.h"
+#include "rows.h"
+#include "simd.h"
+
+namespace octavo {
+namespace {
 
 // The loops over a block's rows and vectors must be unrolled for their sums to stay in registers.
 #define OCTAVO_UNROLL _Pragma("GCC unroll 16")
@@ -234,12 +244,12 @@ inline void join(const float* part, const RowState& state, int64_t n, float* out
 }
 
 struct AttentionScratch {
-  uint32_t* q;       // [rows][units]
-  float* scores;     // [rows][kAttentionChunk]
-  uint32_t* p;       // [rows][kAttentionChunk / pack]
-  float* out;        // [rows][padded_v], of the stretch
-  float* whole;      // [rows][padded_v], of all stretches
-  float* head;       // [head_dim_k]
+  uint32_t* q;    // [rows][units]
+  float* scores;  // [rows][kAttentionChunk]
+  uint32_t* p;    // [rows][kAttentionChunk / pack]
+  float* out;     // [rows][padded_v], of the stretch
+  float* whole;   // [rows][padded_v], of all stretches
+  float* head;    // [head_dim_k]
 };
 
 inline AttentionScratch carve(float* scratch, int32_t head_dim_k, int32_t padded_v) {
@@ -340,3 +350,6 @@ inline void join_parts(const float* parts, int64_t stride, int count, int64_t n,
   }
   scale_row(out, n, 1.0F / total.weight);
 }
+
+}  // namespace
+}  // namespace octavo

@@ -1,21 +1,7 @@
-#include <immintrin.h>
-
-#include <type_traits>
-
-#include "operations.h"
-
 #define OCTAVO_ISA_AVX512
-namespace octavo {
-namespace {
-#include "simd.h"
-// in this order
-#include "elementary.h"
-#include "rows.h"
-// in this order
-#include "attention.h"
-#include "sampling.h"
 #include "table.h"
-}  // namespace
+
+namespace octavo {
 
 const Operations& avx512_operations() {
   static constexpr Operations kTable = table("avx512");

@@ -1,7 +1,12 @@
 // exp, log, tanh and erf on vectors, to about one part in 10^7.
 #pragma once
+#include "simd.h"
 
-// 2^n · e^r with |r| <= ln 2 / 2, e^r by its Taylor series to the sixth power. Zero below the normal floats; NaN of NaN.
+namespace octavo {
+namespace {
+
+// 2^n · e^r with |r| <= ln 2 / 2, e^r by its Taylor series to the sixth power. Zero below the normal floats; NaN of
+// NaN.
 OCTAVO_INLINE Vec exp(Vec x) {
   const Vec lowest = set(-87.3F);
   const Vec y = max(lowest, min(set(88.3F), x));
@@ -62,3 +67,6 @@ OCTAVO_INLINE Vec erf(Vec x) {
   const Vec y = set(1.0F) - p * t * exp(set(0.0F) - a * a);
   return select_less(x, set(0.0F), set(0.0F) - y, y);
 }
+
+}  // namespace
+}  // namespace octavo

@@ -32,34 +32,34 @@ struct RotaryView {
 // unit is four bytes: one float, or two neighbours in bf16 (of the head for keys, of the tokens for values). So one
 // load brings a unit of 16 tokens' keys, or of 16 elements' values, and one instruction multiplies and adds them.
 struct KvView {
-  uint8_t* blocks = nullptr;     // of the group
-  int64_t block_bytes = 0;       // from a block to the next
-  int64_t layer_offset = 0;     // this layer's part of a block
-  int64_t tile_units = 0;       // units of a tile, keys and values
-  int64_t key_units = 0;        // of which keys: units of head_dim_k * 16
-  int32_t block_size = 16;      // tokens of a block
+  uint8_t* blocks = nullptr;  // of the group
+  int64_t block_bytes = 0;    // from a block to the next
+  int64_t layer_offset = 0;   // this layer's part of a block
+  int64_t tile_units = 0;     // units of a tile, keys and values
+  int64_t key_units = 0;      // of which keys: units of head_dim_k * 16
+  int32_t block_size = 16;    // tokens of a block
   int32_t head_dim_k = 0, head_dim_v = 0;
-  int32_t padded_v = 0;         // head_dim_v rounded up to 16
+  int32_t padded_v = 0;  // head_dim_v rounded up to 16
   bool bf16 = false;
 };
 
 // Up to 16 tokens of one request that lie in one tile: their keys and values are normed, turned and written.
 struct KvRun {
-  int32_t first_row;   // in the batch
+  int32_t first_row;  // in the batch
   int32_t count;
-  int32_t block;       // block number
-  int32_t tile;        // in the block
-  int32_t slot;        // of the first token, in the tile
+  int32_t block;  // block number
+  int32_t tile;   // in the block
+  int32_t slot;   // of the first token, in the tile
 };
 
 struct KvWriteArgs {
   KvView kv;
   RotaryView rotary;
   NormView k_norm;
-  const float* k;        // [rows][ld], this head's first element of row 0
+  const float* k;  // [rows][ld], this head's first element of row 0
   const float* v;
   int64_t ld;
-  const float* k_bias;   // this head's, or null
+  const float* k_bias;  // this head's, or null
   const float* v_bias;
   int32_t kv_head;
 };
@@ -73,23 +73,23 @@ struct AttentionArgs {
   KvView kv;
   RotaryView rotary;
   NormView q_norm;
-  const float* q;            // first query row, the group's first head
+  const float* q;  // first query row, the group's first head
   int64_t ldq;
-  const float* q_bias;       // of the group's first head, or null
-  float* out;                // like q, [tokens][ldo]; or, when partial, [tokens * group][head_dim_v + 2]
+  const float* q_bias;  // of the group's first head, or null
+  float* out;           // like q, [tokens][ldo]; or, when partial, [tokens * group][head_dim_v + 2]
   int64_t ldo;
-  const int32_t* blocks;     // the request's block table
-  int32_t rotary_row;        // of the first query row in cos and sin
-  int32_t tokens;            // query rows
-  int32_t group;             // query heads that share the KV head
+  const int32_t* blocks;  // the request's block table
+  int32_t rotary_row;     // of the first query row in cos and sin
+  int32_t tokens;         // query rows
+  int32_t group;          // query heads that share the KV head
   int32_t kv_head;
-  int32_t position;          // of the first query row
+  int32_t position;            // of the first query row
   int32_t key_begin, key_end;  // keys to look at; begin is a multiple of 16
-  int32_t stretch;           // of every row here
-  int32_t window;            // 0: none
+  int32_t stretch;             // of every row here
+  int32_t window;              // 0: none
   float scale;
-  float soft_cap;            // 0: none
-  bool partial;              // the keys lie in one stretch: leave its sum, with maximum and weight behind it
+  float soft_cap;  // 0: none
+  bool partial;    // the keys lie in one stretch: leave its sum, with maximum and weight behind it
 };
 
 // Most rows (tokens * group) of one call of `attention`, and the scratch it needs.

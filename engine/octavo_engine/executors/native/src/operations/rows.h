@@ -1,5 +1,13 @@
 // Operations on one row of activations: norms, residuals, the MLP's nonlinearity, rotary.
 #pragma once
+#include <cstdint>
+
+#include "elementary.h"
+#include "operations.h"
+#include "simd.h"
+
+namespace octavo {
+namespace {
 
 // Calls step(i, load, store) over n elements: whole vectors, then one partial one.
 template <class Body>
@@ -10,8 +18,9 @@ inline void for_vectors(int64_t n, Body&& body) {
   }
   if (i < n) {
     const int64_t rest = n - i;
-    body(i, [rest](const float* p) { return load_first(p, rest); },
-         [rest](float* p, Vec a) { store_first(p, a, rest); });
+    body(
+        i, [rest](const float* p) { return load_first(p, rest); },
+        [rest](float* p, Vec a) { store_first(p, a, rest); });
   }
 }
 
@@ -48,9 +57,8 @@ inline void norm_row(const float* x, int64_t n, const NormView& norm, float* out
   const float factor = 1.0F / __builtin_sqrtf(sum_of_squares(x, n) / static_cast<float>(n) + norm.eps);
   const Vec f = set(factor), offset = set(norm.offset);
   if (norm.bias == nullptr) {
-    for_vectors(n, [&](int64_t i, auto get, auto put) {
-      put(out + i, get(x + i) * f * (get(norm.weight + i) + offset));
-    });
+    for_vectors(n,
+                [&](int64_t i, auto get, auto put) { put(out + i, get(x + i) * f * (get(norm.weight + i) + offset)); });
   } else {
     for_vectors(n, [&](int64_t i, auto get, auto put) {
       put(out + i, fma(get(x + i) * f, get(norm.weight + i) + offset, get(norm.bias + i)));
@@ -58,8 +66,8 @@ inline void norm_row(const float* x, int64_t n, const NormView& norm, float* out
   }
 }
 
-inline void add_residual_row(float* x, const float* a, const float* bias, int64_t n, float factor,
-                             const NormView& post, float* scratch) {
+inline void add_residual_row(float* x, const float* a, const float* bias, int64_t n, float factor, const NormView& post,
+                             float* scratch) {
   if (bias != nullptr) {
     for_vectors(n, [&](int64_t i, auto get, auto put) { put(scratch + i, get(a + i) + get(bias + i)); });
     a = scratch;
@@ -111,11 +119,16 @@ inline void activate_with(const float* gate, const float* up, const float* gate_
 inline void activate_row(Activation kind, const float* gate, const float* up, const float* gate_bias,
                          const float* up_bias, int64_t n, float* out) {
   switch (kind) {
-    case Activation::Silu: return activate_with<Activation::Silu>(gate, up, gate_bias, up_bias, n, out);
-    case Activation::Gelu: return activate_with<Activation::Gelu>(gate, up, gate_bias, up_bias, n, out);
-    case Activation::GeluTanh: return activate_with<Activation::GeluTanh>(gate, up, gate_bias, up_bias, n, out);
-    case Activation::Relu: return activate_with<Activation::Relu>(gate, up, gate_bias, up_bias, n, out);
-    case Activation::Relu2: return activate_with<Activation::Relu2>(gate, up, gate_bias, up_bias, n, out);
+    case Activation::Silu:
+      return activate_with<Activation::Silu>(gate, up, gate_bias, up_bias, n, out);
+    case Activation::Gelu:
+      return activate_with<Activation::Gelu>(gate, up, gate_bias, up_bias, n, out);
+    case Activation::GeluTanh:
+      return activate_with<Activation::GeluTanh>(gate, up, gate_bias, up_bias, n, out);
+    case Activation::Relu:
+      return activate_with<Activation::Relu>(gate, up, gate_bias, up_bias, n, out);
+    case Activation::Relu2:
+      return activate_with<Activation::Relu2>(gate, up, gate_bias, up_bias, n, out);
   }
 }
 
@@ -150,3 +163,6 @@ inline void prepare_head(const float* x, const float* bias, int64_t n, const Nor
   if (norm.weight != nullptr) norm_row(out, n, norm, out);
   if (rotary.dim > 0) rotate(out, rotary, row);
 }
+
+}  // namespace
+}  // namespace octavo

@@ -1,5 +1,14 @@
 // Scans over one row of logits, and Gumbel noise.
 #pragma once
+#include <cstdint>
+
+#include "elementary.h"
+#include "operations.h"
+#include "rows.h"
+#include "simd.h"
+
+namespace octavo {
+namespace {
 
 inline void finish_row(float* logits, int64_t n, float multiplier, float soft_cap) {
   const Vec m = set(multiplier);
@@ -190,3 +199,6 @@ inline BestToken gumbel_argmax_row(const float* x, int64_t n, int32_t likeliest,
   }
   return best;
 }
+
+}  // namespace
+}  // namespace octavo

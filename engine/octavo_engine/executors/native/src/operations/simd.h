@@ -1,12 +1,22 @@
 // One vector of floats as wide as the translation unit's instruction set, with the few operations that the kernels
-// need. Included once by each of scalar.cpp, avx2.cpp and avx512.cpp, inside a namespace of its own each.
+// need. scalar.cpp, avx2.cpp and avx512.cpp each include it for their own instruction set, in an anonymous namespace:
+// code compiled for one set is never linked into another's translation unit.
 //
 // `Vec` holds `kWidth` floats. `Units` holds as many four-byte units of a KV tile: floats, or pairs of bf16. They are
 // the compiler's own vector types, with its operators: GCC keeps arrays of structs around them in memory.
 //
-// `max` and `min` of two vectors give the second operand where either is NaN, as SSE does: what may be NaN comes second,
-// or a broken model's NaN would become a number and be served.
+// `max` and `min` of two vectors give the second operand where either is NaN, as SSE does: what may be NaN comes
+// second, or a broken model's NaN would become a number and be served.
 #pragma once
+#include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../matmul/half.h"
+
+namespace octavo {
+namespace {
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
 
@@ -52,9 +62,7 @@ inline Units every_unit(const uint32_t* p) { return _mm512_set1_epi32(static_cas
 inline Vec mac_f32(Vec acc, Units a, Units b) {
   return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), acc);
 }
-inline Vec mac_bf16(Vec acc, Units a, Units b) {
-  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
-}
+inline Vec mac_bf16(Vec acc, Units a, Units b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 inline void store_bf16(uint16_t* p, Vec a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a));
 }
@@ -62,7 +70,7 @@ inline void store_bf16(uint16_t* p, Vec a) {
 inline Ints set_ints(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 inline Ints count_from(uint32_t x) {
   return _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(x)),
-                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+                          _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 inline Ints shift_right_8(Ints a) { return _mm512_srli_epi32(a, 8); }
 inline void multiply_wide(Ints a, uint32_t b, Ints& high, Ints& low) {
@@ -108,9 +116,7 @@ inline float max(Vec a) {
   x = _mm_max_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
-inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
-  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
-}
+inline Vec select_less(Vec a, Vec b, Vec x, Vec y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 inline uint32_t less(Vec a, Vec b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }
@@ -138,8 +144,8 @@ inline Vec mac_f32(Vec acc, Units a, Units b) {
 }
 inline Vec mac_bf16(Vec acc, Units a, Units b) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
-  acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, high)),
-                        _mm256_castsi256_ps(_mm256_and_si256(b, high)), acc);
+  acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)),
+                        acc);
   return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)),
                          acc);
 }
@@ -185,7 +191,9 @@ inline Vec set(float x) { return x; }
 inline Vec load(const float* p) { return *p; }
 inline void store(float* p, Vec a) { *p = a; }
 inline Vec load_first(const float* p, int64_t n) { return n > 0 ? *p : 0.0F; }
-inline void store_first(float* p, Vec a, int64_t n) { if (n > 0) *p = a; }
+inline void store_first(float* p, Vec a, int64_t n) {
+  if (n > 0) *p = a;
+}
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
@@ -211,9 +219,7 @@ inline Vec mac_bf16(Vec acc, Units a, Units b) {
   const float low = bits_to_float(a << 16) * bits_to_float(b << 16);
   return acc + high + low;
 }
-inline void store_bf16(uint16_t* p, Vec a) {
-  *p = float_to_bfloat(a);
-}
+inline void store_bf16(uint16_t* p, Vec a) { *p = float_to_bfloat(a); }
 
 inline Ints set_ints(uint32_t x) { return x; }
 inline Ints count_from(uint32_t x) { return x; }
@@ -227,3 +233,6 @@ inline uint32_t at_least(Ints a, uint32_t t) { return a >= t ? 1U : 0U; }
 inline Vec to_float(Ints a) { return static_cast<float>(a); }
 
 #endif
+
+}  // namespace
+}  // namespace octavo

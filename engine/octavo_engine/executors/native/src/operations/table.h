@@ -1,5 +1,12 @@
 // The table of this translation unit's kernels.
 #pragma once
+#include "attention.h"
+#include "operations.h"
+#include "rows.h"
+#include "sampling.h"
+
+namespace octavo {
+namespace {
 
 inline void kv_write_any(const KvWriteArgs& args, const KvRun& run, float* scratch) {
   args.kv.bf16 ? kv_write_with<Bf16Element>(args, run, scratch) : kv_write_with<F32Element>(args, run, scratch);
@@ -29,3 +36,6 @@ inline constexpr Operations table(const char* name) {
   k.gumbel_argmax = gumbel_argmax_row;
   return k;
 }
+
+}  // namespace
+}  // namespace octavo
