@@ -146,7 +146,7 @@ def test_what_is_done_between_steps_counts_as_the_next_ones_time() -> None:
     core.add(request("long", 4000))
     for _ in range(10):
         core.step()
-        executor.now += 0.3
+        executor.now += 0.1
     assert 50 < executor.steps[-1].num_scheduled_tokens["long"] < 200, "0.1 s are left of it"
 
 
