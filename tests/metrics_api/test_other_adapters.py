@@ -9,8 +9,9 @@ import pytest
 import yaml
 from octavo_testing.operator_runs import ROOT
 
-from octavo_operator.children.hpa import RUNNING, WAITING
 from octavo_operator.metrics_api.catalog import COUNTERS, GAUGES, METRICS
+from octavo_operator.runtimes import RUNTIMES
+from octavo_operator.runtimes.runtime import adapted
 
 SAMPLES = ROOT / "config/autoscaling"
 RULES = yaml.safe_load((SAMPLES / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
@@ -30,7 +31,9 @@ def test_prometheus_adapter_serves_every_figure_by_vllms_name():
                 name = re.sub("\\$([0-9])", "\\\\\\1", rule["name"]["as"])
                 served.add(re.sub(rule["name"]["matches"], name, metric))
     assert served == {name for name in METRICS if name.startswith("vllm_")}
-    assert {WAITING, RUNNING} <= served
+    for runtime in RUNTIMES.values():
+        scaled_on = (runtime.metrics.waiting, runtime.metrics.running, runtime.metrics.kv_usage)
+        assert {adapted(names[0]) for names in scaled_on} <= served
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["name"]["as"])
