@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Self
 
 from planned_pod import memory_of, planned
-from stall import Answer, Server, chat, completion, raw, words
+from stall_requests import chat, completion, raw, words
+from stall_server import Answer, Server, port_of
 
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import MIB
@@ -167,16 +168,7 @@ class Served:
         self.process = subprocess.Popen(
             [*enter, *self._command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        assert self.process.stdout is not None
-        said = []
-        for line in self.process.stdout:
-            said.append(line)
-            if " is served at " in line:
-                port = int(line.split(" is served at ")[1].split("/v1")[0].rpartition(":")[2])
-                break
-        else:
-            raise SystemExit("the server did not start:\n" + "".join(said))
-        self._server = Server(self.process, port)
+        self._server = Server(self.process, port_of(self.process))
         threading.Thread(target=self._drain, daemon=True).start()
         self._watch = threading.Thread(target=self._run, daemon=True)
         self._watch.start()

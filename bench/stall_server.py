@@ -85,19 +85,22 @@ def slowest(before: dict[float, float], after: dict[float, float]) -> str:
     return next((f"≤ {bound:g} s" for bound, count in sorted(grown.items()) if count == total), "?") if total else "?"
 
 
+def port_of(process: subprocess.Popen[str]) -> int:
+    """Waits until a starting server prints its address, and ends the program with what it printed if it never does."""
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if " is served at " in line:
+            return int(line.split(" is served at ")[1].split("/v1")[0].rpartition(":")[2])
+    raise SystemExit("the server did not start:\n" + "".join(printed))
+
+
 @contextlib.contextmanager
 def serving(command: list[str]) -> Iterator[Server]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
     try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if " is served at " in line:
-                port = int(line.split(" is served at ")[1].split("/v1")[0].rpartition(":")[2])
-                break
-        else:
-            raise SystemExit("the server did not start:\n" + "".join(said))
+        port = port_of(process)
         # What else it says is read, so that it never waits, and shown.
         drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=sys.stderr)
         yield Server(process, port)
