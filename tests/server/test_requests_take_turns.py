@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
+from octavo_engine.errors import QueueFullError
+from octavo_engine.server.context import CONTEXT
+from octavo_engine.server.intake import admission, protocol
 from octavo_engine.server.turns import Turns
 
 
@@ -41,3 +45,59 @@ async def test_a_request_alone_does_not_wait():
             await asyncio.sleep(0)
             continue
         raise AssertionError("it waits")
+
+
+async def test_those_that_have_begun_go_first():
+    turns, taken = Turns(), []
+
+    async def request(name: str) -> None:
+        await turns.take()
+        taken.append(name)
+        await turns.take(begun=True)
+        taken.append(name)
+
+    await asyncio.gather(*(request(name) for name in "abc"))
+    assert taken == list("aabbcc")
+
+
+async def test_a_burst_is_refused_before_it_is_parsed(monkeypatch):
+    """Each is tokenized and in the queue before another is read, so that those behind find it full."""
+    parsed, submitted = [], []
+
+    class Client:
+        def check_room(self) -> None:
+            if len(submitted) >= 4:
+                raise QueueFullError("the queue is full", retry_after=1)
+
+    async def received(*_) -> bytes:
+        return b'{"prompt": "a"}'
+
+    def parse(kind, data):
+        parsed.append(data)
+        return protocol.parse_body(kind, data)
+
+    monkeypatch.setattr(admission, "plain_body", received)
+    monkeypatch.setattr(admission, "parse_body", parse)
+    context = SimpleNamespace(
+        refusing=False,
+        client=Client(),
+        turns=Turns(),
+        limits=None,
+        pools=None,
+        metrics=SimpleNamespace(num_http_requests=0),
+        config=SimpleNamespace(server=SimpleNamespace(enable_log_requests=False)),
+    )
+
+    class Request(dict):
+        def __init__(self) -> None:
+            super().__init__({admission.SHARE: None})
+            self.app = {CONTEXT: context}
+
+    async def answer() -> None:
+        await admission.read_body(Request(), protocol.CompletionBody)
+        await context.turns.take(begun=True)  # as for tokenizing
+        submitted.append(None)
+
+    results = await asyncio.gather(*(answer() for _ in range(100)), return_exceptions=True)
+    assert (len(submitted), len(parsed)) == (4, 4)
+    assert sum(isinstance(result, QueueFullError) for result in results) == 96

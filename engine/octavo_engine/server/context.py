@@ -101,14 +101,17 @@ class ServerContext:
                 param,
             )
         if length <= SHORT_TEXT and len(texts) <= FEW_TEXTS:
-            await self.turns.take()
+            await self.turns.take(begun=True)
             return self._encoded(texts, add_special_tokens)
         kind: Kind = "encode_long" if length > LONG_TEXT else "encode"
         return await self.pools.run(kind, self._encoded, texts, add_special_tokens)
 
     def _encoded(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        most = self.limits.request_tokens
-        found = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens, most=most) for text in texts]
+        left = self.limits.request_tokens
+        found = []
+        for text in texts:
+            found.append(self.tokenizer.encode(text, add_special_tokens=add_special_tokens, most=left))
+            left -= len(found[-1])
         if sum(map(len, texts)) > self.limits.text_characters // 4:
             give_memory_back()
         return found
@@ -116,7 +119,7 @@ class ServerContext:
     async def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids; of many, in a thread."""
         if len(token_ids) <= FEW_TOKENS:
-            await self.turns.take()
+            await self.turns.take(begun=True)
             return self.tokenizer.decode(token_ids)
         return await self.pools.run("decode", self.tokenizer.decode, token_ids)
 

@@ -11,21 +11,28 @@ from collections import deque
 
 
 class Turns:
-    """Lets one caller of `take` through in each iteration of the event loop, in order."""
+    """Lets one caller of `take` through in each iteration of the event loop, in order but for those that have begun."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._taken = False
 
-    async def take(self) -> None:
-        """Wait until no other request has its turn; what follows, up to the next await, is this one's."""
+    async def take(self, *, begun: bool = False) -> None:
+        """Wait until no other request has its turn; what follows, up to the next await, is this one's.
+
+        A request that has `begun`, in a turn before, goes in front of those that have not: it is in the queue, or
+        refused, before work goes into another.
+        """
         loop = asyncio.get_running_loop()
         if not self._taken:
             self._taken = True
             loop.call_soon(self._pass_on)
             return
         turn = loop.create_future()
-        self._waiting.append(turn)
+        if begun:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         await turn
 
     def _pass_on(self) -> None:

@@ -69,7 +69,9 @@ class Tokenizer:
         except TypeError:
             raise RequestError("the text holds half of a surrogate pair, which is no character: leave it out") from None
         if most is not None and len(encoding) > most:
-            raise RequestError(f"the text has {len(encoding)} tokens; at most {most} are read of one text: shorten it")
+            raise RequestError(
+                f"the text has {len(encoding)} tokens, and {most} are left of what is read of one request: shorten it"
+            )
         token_ids: list[int] = encoding.ids
         return token_ids
 

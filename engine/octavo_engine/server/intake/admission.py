@@ -10,7 +10,7 @@ from aiohttp import web
 
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.server.auth import KEY
-from octavo_engine.server.context import CONTEXT
+from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.intake.protocol import RequestBody, SamplingBody, parse_body
 from octavo_engine.server.intake.request_body import SHORT, Share, plain_body
 
@@ -34,20 +34,26 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     context = request.app[CONTEXT]
     if context.refusing:
         raise EngineDeadError("the server is shutting down; ask another replica")
-    if issubclass(kind, SamplingBody):
-        context.client.check_room()
-    elif context.client.dead is not None:
-        raise context.client.dead
+    _check_room(context, kind)
     data = await plain_body(request, context.limits, context.pools, request[SHARE])
     request[COUNTED] = True
     context.metrics.num_http_requests += 1
     await context.turns.take()
+    _check_room(context, kind)  # others may have filled the queue while this one waited
     body = parse_body(kind, data)
     if len(data) > SHORT:  # parsing took long enough: let others run
-        await context.turns.take()
+        await context.turns.take(begun=True)
     if context.config.server.enable_log_requests:
         logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
     return body
+
+
+def _check_room(context: ServerContext, kind: type[Body]) -> None:
+    """Raise QueueFullError or EngineDeadError for a request that the engine could not take, however its body reads."""
+    if issubclass(kind, SamplingBody):
+        context.client.check_room()
+    elif context.client.dead is not None:
+        raise context.client.dead
 
 
 def cache_salt(request: web.Request, body: SamplingBody) -> str:

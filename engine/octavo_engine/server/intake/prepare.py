@@ -36,10 +36,11 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
     n = body.n or 1
     check_num_sequences(context, body.num_prompts, n)
     _check_served(body)
-    shared = shared_values(context, body, await read_bad_words(context, body.bad_words or ()))
+    shared = shared_values(context, body)
     prompt_logprobs = num_logprobs(context, "prompt_logprobs", body.prompt_logprobs_asked)
     if body.max_tokens == 0 and not body.echo:
         raise RequestError("max_tokens is 0, which only makes sense with echo: ask for 1 or more", "max_tokens")
+    shared["bad_words"] = await read_bad_words(context, body.bad_words or ())
     whole = await encode_prompts(context, body, must_fit=body.truncate_prompt_tokens is None)
     shared["eos_token_ids"] = await end_tokens(context, body)
     kept = [truncate(context, body, token_ids) for token_ids in whole]

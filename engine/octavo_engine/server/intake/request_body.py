@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import encodings.aliases
 import re
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,7 @@ _PLAIN = {"", "identity"}
 _COMPRESSED = {"gzip", "x-gzip", "deflate"}
 _SAME_AS_UTF8 = {"utf-8", "ascii"}
 _CHARSET = re.compile(r';\s*charset\s*=\s*["\']?([^\s;"\']+)', re.IGNORECASE)
+_NAMES = {*encodings.aliases.aliases, *encodings.aliases.aliases.values()}
 _CHARSETS = {"iso8859-1", "utf-16", "utf-16-le", "utf-16-be"}  # what Java's and .NET's clients write unasked
 
 PIECE = 4 * 1024  # bytes that are taken from a connection at once; each may have come in a chunk of its own
@@ -169,8 +171,9 @@ def _charset(content_type: str) -> str:
     """
     found = _CHARSET.search(content_type[:MAX_CONTENT_TYPE])
     declared = found[1] if found is not None else "utf-8"
-    try:
-        name = codecs.lookup(declared).name
+    try:  # Python keeps each unknown name that it has looked for
+        known = declared.isascii() and encodings.normalize_encoding(declared).lower() in _NAMES
+        name = codecs.lookup(declared).name if known else ""
     except (LookupError, ValueError):
         name = ""
     if name not in _SAME_AS_UTF8 | _CHARSETS:

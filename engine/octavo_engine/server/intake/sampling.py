@@ -25,10 +25,8 @@ SHARED = tuple(
 )
 
 
-def shared_values(
-    context: ServerContext, body: CompletionBody | ChatBody, bad_words: tuple[tuple[int, ...], ...]
-) -> dict[str, Any]:
-    """The fields of `SamplingParams` that all choices share, by name; `bad_words` are the body's own as tokens.
+def shared_values(context: ServerContext, body: CompletionBody | ChatBody) -> dict[str, Any]:
+    """The fields of `SamplingParams` that all choices share, by name, but those for which texts are tokenized.
 
     Raises:
         RequestError: a field is out of bounds; names it.
@@ -44,7 +42,6 @@ def shared_values(
         "logprobs": num_logprobs(context, "logprobs", body.logprobs_asked),
         "logit_bias": _logit_bias(context, body.logit_bias),
         "allowed_token_ids": _allowed(context, body.allowed_token_ids),
-        "bad_words": bad_words,
     }
 
 

@@ -35,12 +35,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     model = context.check_model(body.model)
     prompts = await prepare(context, body)
     generation = start(context, body, prompts, arrived, cache_salt(request, body))
-    body.messages, body.tools, body.documents, body.chat_template_kwargs = (
-        [],
-        None,
-        None,
-        None,
-    )  # the engine has the tokens: free the memory
+    body.messages = []  # the engine has the tokens: free the memory
+    body.tools = body.documents = body.chat_template_kwargs = None
     request[SHARE].give_back()
     writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model)
     try:
