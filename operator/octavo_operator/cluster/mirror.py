@@ -58,7 +58,7 @@ class Mirror(Generic[T]):
         self.known: dict[Name, T] = {}
         self.trouble = "not listed yet"
         self.refusal: ApiError | None = None
-        """The API server's last error; empty after an answer."""
+        """The API server's last error; None after a list that it answered."""
 
     def is_current(self, now: float) -> bool:
         """Whether it has been listed, and the API server has answered lately (monotonic `now`)."""

@@ -1,7 +1,7 @@
 """kopf's decorators, and nothing else: each event of a service or of a child makes its service due.
 
-Only `on.event`: it keeps no annotations on objects and sets no finalizer. What happened is not passed on, for the
-reconcile reads the rest itself.
+Only `on.event`: it keeps no annotations on objects and sets no finalizer. Of what happened only the
+kind of object is passed on, for the reconcile reads the rest itself.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Watch:
     why: str = ""
 
     def trouble(self, now: float) -> str | None:
-        """Why the watch cannot be relied on; empty or None where it can."""
+        """Why the watch cannot be relied on; None where it can."""
         if self.failed_since is not None and now - self.failed_since > GRACE_S:
             return f"fails for {now - self.failed_since:.0f} s: {self.why}"
         if self.received is None:

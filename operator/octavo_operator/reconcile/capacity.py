@@ -68,6 +68,7 @@ class ClusterCapacity:
         self._waiting: dict[str, PodFacts] = {}
         self._promised: dict[str, dict[str, int]] = {}
         self._of_nodes: dict[Hashable, Any] = {}
+        self._of_all: dict[Hashable, Any] = {}
         for node in nodes:
             self.keep_node(node_facts(node))
         for pod in pods:
@@ -102,23 +103,23 @@ class ClusterCapacity:
 
     def of_nodes(self, key: Hashable, found: Callable[[], T]) -> T:
         """What follows from the nodes alone, found once for each key until a node changes."""
-        if key not in self._of_nodes:
-            if len(self._of_nodes) >= MOST_KEPT:
-                self._of_nodes.clear()
-            self._of_nodes[key] = found()
-        result: T = self._of_nodes[key]
-        return result
+        return _kept(self._of_nodes, key, found)
+
+    def of_all(self, key: Hashable, found: Callable[[], T]) -> T:
+        """What follows from nodes and pods, found once for each key until one of them changes."""
+        return _kept(self._of_all, key, found)
 
     def keep_node(self, facts: NodeFacts) -> None:
         self._nodes[facts.name] = facts
-        self._of_nodes.clear()
+        self._nodes_changed()
 
     def forget_node(self, name: str) -> None:
         self._nodes.pop(name, None)
-        self._of_nodes.clear()
+        self._nodes_changed()
 
     def keep_pod(self, facts: PodFacts) -> None:
         self.forget_pod(facts.uid)
+        self._of_all.clear()
         self._pods[facts.uid] = facts
         if not facts.node:
             self._waiting[facts.uid] = facts
@@ -131,6 +132,7 @@ class ClusterCapacity:
         former = self._pods.pop(uid, None)
         if former is None:
             return
+        self._of_all.clear()
         self._waiting.pop(uid, None)
         if former.node:
             sums = self._promised[former.node]
@@ -138,6 +140,19 @@ class ClusterCapacity:
                 sums[name] -= amount
             if not sums.get("pods"):
                 del self._promised[former.node]
+
+    def _nodes_changed(self) -> None:
+        self._of_nodes.clear()
+        self._of_all.clear()
+
+
+def _kept(results: dict[Hashable, Any], key: Hashable, found: Callable[[], T]) -> T:
+    if key not in results:
+        if len(results) >= MOST_KEPT:
+            results.clear()
+        results[key] = found()
+    result: T = results[key]
+    return result
 
 
 def node_facts(node: Object) -> NodeFacts:

@@ -42,7 +42,7 @@ def finished(job: Object) -> str | None:
 
 
 def is_suspended(job: Object) -> bool:
-    """Someone holds it back: a queue that has not admitted it yet, or a person."""
+    """Whether a queue that has not admitted it yet, or a person, holds it back."""
     return job.get("spec", {}).get("suspend") is True and finished(job) is None
 
 

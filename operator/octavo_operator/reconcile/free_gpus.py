@@ -47,7 +47,7 @@ def nodes_for(
     given: Mapping[str, Any] = template.get("spec") or {}
     spec = {field: given[field] for field in RULES_OUT if given.get(field)}
     found, suitable = capacity.of_nodes((hardware, repr(spec)), lambda: _suitable(hardware, spec, capacity.nodes))
-    seats = _seats(name, capacity, without)
+    seats = capacity.of_all((name, frozenset(without)), lambda: _seats(name, capacity, without))
     free = max(((capacity.free(node, name, without) - seats.get(node.name, 0)) // 1000 for node in suitable), default=0)
     return replace(found, free=max(0, free))
 

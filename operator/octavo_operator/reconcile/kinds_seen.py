@@ -46,6 +46,7 @@ class KindsSeen:
     def doubt(self) -> None:
         """All kinds count again, of every service."""
         self._complete.clear()
+        self._seen.clear()
 
     def forget(self, key: NamespacedName) -> None:
         """The service is gone."""

@@ -118,8 +118,8 @@ def with_writes(observed: Observed, outcome: Outcome, name: str, feed: CapacityF
     children |= {named(each): each for each in outcome.answers}
     after = replace(observed, children=tuple(children.values()))
     exclusive = {each["metadata"]["name"] for each in (*after.children, *after.claims) if is_narrow(each)}
-    known = feed is not None and (observed.nodes is not None or observed.most_free)
-    capacity = feed.current() if feed is not None and known else None
+    known = feed is not None and (observed.nodes is not None or bool(free_gpus.seekers(observed.engines)))
+    capacity = feed.last if feed is not None and known else None
     return replace(
         after,
         change=_change(

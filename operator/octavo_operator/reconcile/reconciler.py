@@ -67,7 +67,7 @@ class Reconciler:
     def doubt(self) -> None:
         """Discards what was concluded from former answers, so that all is asked for again."""
         self.kinds.doubt()
-        self.undeclared.paths.clear()
+        self.undeclared.doubt()
 
     async def reconcile(self, key: NamespacedName) -> Result:
         """Run one pass. Raises ApiError, UnreachableError or NotLeadingError where it can't be completed: try again."""
@@ -260,9 +260,9 @@ class Reconciler:
         except ApiError as error:
             if error.status == 404:
                 return False  # deleted meanwhile
-            if self.undeclared.learn(error):
+            if (shorter := self.undeclared.learn(error, status)) is not None:
                 log.warning("the definition of LLMServices is older than this operator: %s", error.words)
-                return await self._write(body, self.undeclared.without(status), only_as_seen=only_as_seen)
+                return await self._write(body, shorter, only_as_seen=only_as_seen)
             raise
         return True
 

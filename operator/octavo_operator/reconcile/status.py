@@ -2,8 +2,7 @@
 
 Ready means that the desired replicas answer (under autoscaling: the minimum), also during a rollout that keeps
 them answering; Progressing that something moves; Stalled, as kstatus reads it, that nothing moves until a person acts.
-Nothing that
-changes by itself enters.
+Nothing that changes by itself enters.
 """
 
 from __future__ import annotations

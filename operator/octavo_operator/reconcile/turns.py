@@ -78,8 +78,10 @@ class Turns:
 
     def _end(self, key: NamespacedName) -> None:
         ended = self._turns.pop(key, None)
-        for each, hardware in self._waiting.items() if ended is not None else ():
-            if each != key and ended is not None and _meet(ended.hardware, hardware):
+        if ended is None:
+            return
+        for each, hardware in self._waiting.items():
+            if each != key and _meet(ended.hardware, hardware):
                 self.wake(each)
 
     def _current(self, but: NamespacedName) -> dict[NamespacedName, Turn]:

@@ -23,14 +23,20 @@ class Undeclared:
     paths: set[str] = field(default_factory=set)
     """Dotted, below the status."""
 
-    def learn(self, error: ApiError) -> bool:
-        """Whether a refusal names a field that was not known to be missing."""
-        found = set(REFUSED.findall(error.words)) - self.paths
-        self.paths |= found
-        return bool(found)
+    def learn(self, error: ApiError, status: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The refused status without the fields that the refusal names; None where it has none of them."""
+        self.paths |= set(REFUSED.findall(error.words))
+        shorter = self.without(status)
+        return None if shorter == status else shorter
+
+    def doubt(self) -> None:
+        """The definition may have been updated."""
+        self.paths.clear()
 
     def without(self, status: Mapping[str, Any]) -> dict[str, Any]:
         """The status as that definition takes it, with a warning among its plan's."""
+        if not self.paths:
+            return dict(status)
         result = deepcopy(dict(status))
         missing = [path for path in sorted(self.paths) if _remove(result, path.split("."))]
         if missing and "plan" in result:
