@@ -42,7 +42,7 @@ def many_slow(server: Server) -> Answer:
 
 
 def deaf(server: Server) -> Answer:
-    """50 streams that nobody reads."""
+    """50 streams that are never read."""
     body = json.dumps({"prompt": "hello", "max_tokens": 200, "stream": True, "logprobs": 5}).encode()
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with contextlib.ExitStack() as stack:

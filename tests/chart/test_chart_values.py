@@ -106,7 +106,7 @@ def test_the_engines_environment_reaches_the_operator(helm):
 
 
 def test_where_the_platform_assigns_users_no_pod_of_the_chart_names_one(helm):
-    """By value, or by the API that tells an OpenShift; the operator is told, too, or finds it by the same API."""
+    """By value, or where OpenShift's API is served; the operator gets the same flag, or looks for the same API."""
 
     def users(*arguments, **values):
         text = helm.run("template", "octavo", CHART, "--kube-version", KUBERNETES, *arguments, values=values)

@@ -159,7 +159,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 class RandomSchedules(RuleBasedStateMachine):
-    """After every step: blocks are conserved, FCFS serves the oldest, nobody speaks after the end."""
+    """After every step: blocks are conserved, FCFS serves the oldest, no request has outputs after its end."""
 
     @initialize(config=CONFIGS)
     def start(self, config) -> None:

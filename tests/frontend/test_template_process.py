@@ -47,7 +47,7 @@ def test_a_renderer_that_is_killed_at_work_is_replaced_and_asked_again(process):
 
 
 def test_a_renderer_that_was_stopped_is_replaced_and_asked_again(monkeypatch):
-    """Also with a chat that no pipe holds; one whose successor hangs too is told to come back."""
+    """Also with a chat that no pipe holds; one whose successor hangs too gets a 503."""
     monkeypatch.setattr(template_process, "KILL_AFTER", 0.0)
     process = TemplateProcess(2.0)
     large = {**ASKED, "template": "{# " + "x" * 300_000 + " #}"}

@@ -26,7 +26,7 @@ def api_service(name, namespace=NAMESPACE, available="False", reason="FailedDisc
 
 
 class Server:
-    """Its API server serves endpoints, and lets nobody read the certificate's Secret."""
+    """Its API server serves endpoints, and refuses to have the certificate's Secret read."""
 
     def __init__(self):
         self.announced = {name: api_service(name) for name in NAMES}

@@ -38,7 +38,7 @@ def policy(installed, namespace):
 
 @contextmanager
 def openshift(plane):
-    """What tells an OpenShift: the API of its security context constraints."""
+    """The mark of an OpenShift: the API of its security context constraints."""
     names = {"kind": "SecurityContextConstraints", "plural": SCC.partition(".")[0], "singular": "scc"}
     version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
     spec = {"group": SCC.partition(".")[2], "names": names, "scope": "Cluster", "versions": [version]}

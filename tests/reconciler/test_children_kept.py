@@ -170,7 +170,7 @@ def test_an_optional_child_that_is_no_longer_wanted_is_removed_and_only_that(ins
 
 
 def test_a_pass_lists_what_the_service_may_have_and_no_other_kind(installed, operator, namespace):
-    """A thousand services are looked at for as much; one whose kind a watch shows is found all the same."""
+    """A thousand services are looked at for as much; one whose kind a watch shows is found nevertheless."""
     api = installed.api
     mark = made(installed, operator, namespace)
     api.patch(API, "LLMService", "s", namespace, {"metadata": {"labels": {"looked": "at"}}})

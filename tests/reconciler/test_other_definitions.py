@@ -59,7 +59,7 @@ def older(installed):
 
 
 def test_a_newer_definition_stops_nothing(installed, operator, namespace, kubelet, newer):
-    """The service is served and edited as ever; the field is carried, and told in a warning."""
+    """The service is served and edited as ever; the field is carried, and a warning names it."""
     kubelet.add_node("n1")
     api = installed.api
 

@@ -76,7 +76,7 @@ def start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("cache", [{"kv_cache_memory_bytes": GIVEN}, {"num_gpu_blocks_override": 40}])
 def test_given_kv_memory_is_taken_although_measuring_leaves_none(start, cache):
-    """In bytes or in blocks; the step is measured all the same, and requests are served."""
+    """In bytes or in blocks; the step is still measured, and requests are served."""
     engine, ready, num_measured = start(**cache)
     assert isinstance(ready, Ready)
     block_bytes = ready.kv_cache_bytes // ready.num_blocks[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 FIRST_TOKENS = 64  # of a step before any was measured: a slow machine's first one is no longer than it must be
 FIRST_SCORED = 16  # the same of tokens whose log-probabilities are wanted: each takes a row of the whole vocabulary
-AIM = 0.45  # of the longest step: what is aimed for, since a token may come with the next one, two steps after the last
+AIM = 0.45  # of the longest wait of a stream: a token that ends no character is only sent with the next step's
 STEPS_UNTIL_LONGER = 1024  # that have fitted, after one that did not fit into memory
 LEAST_SHARE = 4  # prefills keep one token in LEAST_SHARE, however many the decodes take
 ALONE = 4  # times as long as others may a prefill take that delays no other request: weights are read less often

@@ -47,7 +47,7 @@ def longest_of_step(scheduler: SchedulerConfig) -> int:
 def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> SchedulerOutput:
     """As many requests and tokens as a step may have, all of them drawn with everything that can be asked for.
 
-    All of them write block 1 of each group: nobody reads what they make.
+    All of them write block 1 of each group: what they make is never read.
     """
     total = scheduler.max_num_batched_tokens
     n = min(scheduler.max_num_seqs, total)
