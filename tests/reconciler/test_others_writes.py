@@ -55,11 +55,14 @@ def test_of_two_operators_over_a_service_the_first_gives_way(installed, operator
         rival.stop()
 
 
-@pytest.mark.parametrize(("kind", "holds_up"), [("networkpolicies", False), ("jobs", True)])
-def test_a_kind_that_may_not_be_listed_holds_up_only_what_needs_it_and_is_told(
-    installed, operator, namespace, kind, holds_up
+@pytest.mark.parametrize(
+    ("kind", "spec", "holds_up"),
+    [("networkpolicies", {}, False), ("jobs", {}, False), ("jobs", {"cache": {"size": "1Gi"}}, True)],
+)
+def test_a_kind_that_may_not_be_listed_holds_up_only_what_needs_it(
+    installed, operator, namespace, kind, spec, holds_up
 ):
-    """A service without a NetworkPolicy goes on; where nothing can go on, the status says which right is missing."""
+    """A service that needs no such child goes on; of one that does, the status says which right is missing."""
     role = installed.api.get(*RBAC[:2], RBAC[2])
     rules = [
         {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "list"]}
@@ -70,7 +73,7 @@ def test_a_kind_that_may_not_be_listed_holds_up_only_what_needs_it_and_is_told(
     installed.api.patch(*RBAC[:2], RBAC[2], "", {"rules": rules})
     try:
         until(lambda: not can_list(installed, kind, namespace), 30, "the right is gone")
-        installed.api.create(service("s", namespace))
+        installed.api.create(service("s", namespace, **spec))
         if holds_up:
             message = wait_for(installed, "s", namespace, "Stalled", "True", "Forbidden")["message"]
             assert "jobs.batch is forbidden" in message
