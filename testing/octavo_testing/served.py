@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-TESTS = Path(__file__).parents[2] / "tests"
+KIT = Path(__file__).parents[1]
 PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ"]  # a space, as byte-level vocabularies spell it
 TURN_END = len(PRINTABLE) + 1 + (256 - len(PRINTABLE))
 TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
@@ -72,7 +72,7 @@ class Served:
         script: Path | None = None,
     ) -> None:
         """`real`: the model has weights, and its own engine runs it; `script` starts another."""
-        paths = [str(TESTS), str(TESTS / "server"), *(str(Path(path).resolve()) for path in sys.path if path)]
+        paths = [str(KIT), *(str(Path(path).resolve()) for path in sys.path if path)]
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
             "PYTHONPATH": os.pathsep.join(paths),
@@ -90,7 +90,7 @@ class Served:
             program = [str(script)]
         elif not real:
             argv += ["--load-format", "dummy", "--max-model-len", "256"]
-            program = [str(TESTS / "server" / "serve_fake.py")]
+            program = ["-m", "octavo_testing.serve_fake"]
         self.process = subprocess.Popen(
             [sys.executable, "-P", *program, *argv, *arguments],
             stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
-from test_cluster_client import answering, listed
+from octavo_testing.scripted_api_server import answering, listed
 
 from octavo_operator.api.names import NamespacedName
 from octavo_operator.api.resources import NODES

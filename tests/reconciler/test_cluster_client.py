@@ -4,47 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 from aiohttp import web
+from octavo_testing.scripted_api_server import answering, listed
 
 from octavo_operator.api.resources import NODES
 from octavo_operator.cluster.client import Cluster
 from octavo_operator.cluster.connection import Connection, connect
 from octavo_operator.errors import ApiError, OperatorError, UnreachableError
-
-
-@asynccontextmanager
-async def answering(*answers, read_s=5.0):
-    """A Cluster whose server gives these answers in turn, the last one for ever; and when it was asked."""
-    asked: list[float] = []
-
-    async def handle(_: web.Request) -> web.Response:
-        answer = answers[min(len(asked), len(answers) - 1)]
-        asked.append(time.monotonic())
-        return answer()
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    cluster = Cluster(Connection(f"http://127.0.0.1:{runner.addresses[0][1]}", None), read_s=read_s)
-    try:
-        yield cluster, asked
-    finally:
-        await cluster.close()
-        await runner.cleanup()
-
-
-def listed(*items, **headers):
-    body = {"kind": "NodeList", "metadata": {"resourceVersion": "7"}, "items": list(items) or None}
-    return lambda: web.json_response(body, headers=headers)
 
 
 def busy(seconds, status=429):

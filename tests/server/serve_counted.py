@@ -100,4 +100,4 @@ def count() -> None:
 
 if __name__ == "__main__":
     count()
-    sys.exit(serve(parse(sys.argv[1:]), loader="fake_engine_loader:load"))
+    sys.exit(serve(parse(sys.argv[1:]), loader="octavo_testing.fake_engine_loader:load"))

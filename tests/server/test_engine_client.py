@@ -6,10 +6,10 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from octavo_testing.served import KIT
 
 from octavo_engine.cli.arguments import parse
 from octavo_engine.config import SchedulerConfig
@@ -58,13 +58,11 @@ async def drained(stream):
 @pytest.fixture
 async def connected(fake_model, monkeypatch):
     """A client of a core of its own."""
-    here = Path(__file__).parent
-    kit = here.parents[1] / "testing"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(kit), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(KIT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0.005")
     limits = ["--max-num-seqs", "2", "--max-num-queued-reqs", "2"]
     config = parse([str(fake_model), "--load-format", "dummy", "--max-model-len", "256", *limits])
-    client = EngineClient(CoreHandle.start(config, "fake_engine_loader:load"), config.scheduler)
+    client = EngineClient(CoreHandle.start(config, "octavo_testing.fake_engine_loader:load"), config.scheduler)
     client.recorder, client.stages = Recorder(), []
     client.connect(client.recorder, lambda stage, seconds: client.stages.append((stage, seconds)))
     await client.ready()

@@ -164,7 +164,7 @@ def test_durations_do_not_follow_the_wall_clock(fake_model, tmp_path):
         "time.time = lambda: real() - 3600 * next(steps)\n"
         "from octavo_engine.cli.arguments import parse\n"
         "from octavo_engine.cli.serve import serve\n"
-        "sys.exit(serve(parse(sys.argv[1:]), loader='fake_engine_loader:load'))\n"
+        "sys.exit(serve(parse(sys.argv[1:]), loader='octavo_testing.fake_engine_loader:load'))\n"
     )
     with Served(fake_model, "--load-format", "dummy", "--max-model-len", "256", script=script) as server:
         for _ in range(3):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+from pathlib import Path
 
 import pytest
-from octavo_testing.served import TESTS, Served, until
+from octavo_testing.served import Served, until
 from raw_http import connect
 from test_costly_requests import CHAT, CHATS, COMPLETION, COMPLETIONS, LARGE, Stream
 
@@ -49,7 +50,7 @@ def counted(fake_model, tmp_path_factory):
         *("--served-model-name", "fake", "--load-format", "dummy", "--max-model-len", "256"),
         step_seconds=0.01,
         num_blocks=40_000,
-        script=TESTS / "server" / "serve_counted.py",
+        script=Path(__file__).with_name("serve_counted.py"),
         env={"OVERSTEPS": str(oversteps)},
     ) as server:
         yield server, oversteps

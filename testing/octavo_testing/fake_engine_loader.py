@@ -7,13 +7,13 @@ import time
 from array import array
 
 import msgspec
-from octavo_testing.fake_executor import FakeExecutor
 
 from octavo_engine.config import encode_files
 from octavo_engine.engine.engine_core import PROBE, EngineCore
 from octavo_engine.errors import DeviceLostError, ModelLoadError
 from octavo_engine.messages import Progress, Resolved
 from octavo_engine.weights.source import resolve
+from octavo_testing.fake_executor import FakeExecutor
 
 BLOCK_SIZE = 4
 NUM_PRINTABLE = 95  # token ids of printable characters, which is all that is drawn

@@ -13,4 +13,4 @@ if __name__ == "__main__":
         config = parse(sys.argv[1:])
     except ConfigError as error:
         sys.exit(f"octavo serve: {error}")
-    sys.exit(serve(config, loader="fake_engine_loader:load"))
+    sys.exit(serve(config, loader="octavo_testing.fake_engine_loader:load"))
