@@ -16,7 +16,8 @@ from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import pack_blocks
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.formats import FORMATS
-from octavo_models.spec import Mlp, ModelSpec
+from octavo_models.layers import Mlp
+from octavo_models.spec import ModelSpec
 
 BLOCK_SIZE = 16
 PACKED = "q4_k"  # the format of most files

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from octavo_models.fields import Fields
-from octavo_models.spec import Attention, Rotary
+from octavo_models.layers import Attention, Rotary
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.fields import MOST_LAYERS, Fields
 from octavo_models.heads import Heads, even
+from octavo_models.layers import Activation, Layer, Norm
 from octavo_models.rotary import longest_from_hf
-from octavo_models.spec import Activation, Layer, Norm
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import TensorMap
 

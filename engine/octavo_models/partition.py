@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from octavo_models.sharding import stage_of
-from octavo_models.spec import Experts, KVGroup, KVLayout, Layer, ModelSpec, Weight
+from octavo_models.layers import Experts, Layer, Mlp
+from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, stage_of
+from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight
 
-KV_ROWS = {"k", "v", "k_bias", "v_bias"}
-ADDED_AFTER_THE_SUM = {"o_bias", "down_bias"}  # not divided, so only one rank may add it
+ADDED_AFTER_THE_SUM = {f"{name}_bias" for name in ("o", "down", "experts_down", "shared_down")}  # by one rank alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class Shard:
     """A rank's part of one weight. `weight` is the part, named and shaped as the rank's own decoder has it.
 
     It is `whole[start : start + weight.shape[axis]]` along `axis`, padded with zeros beyond the end; all of it where
-    `axis` is None. With `zero` the rank holds zeros instead: another rank adds what is added once.
+    `axis` is None. Rows of a weight with groups are cut so within each group. With `zero` the rank holds zeros
+    instead: another rank adds what is added once.
     """
 
     weight: Weight
@@ -54,6 +55,14 @@ class Shard:
     axis: int | None = None
     start: int = 0
     zero: bool = False
+
+    @property
+    def row_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The rows of `whole` that the part consists of, first and last + 1, one range for each group."""
+        assert self.axis == 0
+        each, size = self.whole.shape[0] // self.whole.groups, self.weight.shape[0] // self.whole.groups
+        firsts = (group * each + self.start for group in range(self.whole.groups))
+        return tuple((first, first + size) for first in firsts)
 
 
 def layers_of(spec: ModelSpec, place: Place) -> range:
@@ -65,7 +74,7 @@ def layers_of(spec: ModelSpec, place: Place) -> range:
 
 def part(spec: ModelSpec, place: Place) -> ModelSpec:
     """The decoder that the rank runs. Its vocabulary's size stays the model's; its weights are its own."""
-    layers = tuple(_layer(spec.layers[i], place.tensor_size) for i in layers_of(spec, place))
+    layers = tuple(_layer(spec.layers[i], place) for i in layers_of(spec, place))
     return replace(spec, layers=layers, weights=tuple(shard.weight for shard in shards(spec, place)))
 
 
@@ -105,7 +114,7 @@ def _has(spec: ModelSpec, last: str, place: Place) -> bool:
     """Whether the rank needs one of the weights outside of the layers."""
     if last == "embedding":
         return place.first_stage or (spec.tied_head and place.last_stage)
-    return place.last_stage
+    return place.first_stage if last.startswith(BEFORE_THE_LAYERS) else place.last_stage
 
 
 def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
@@ -113,18 +122,31 @@ def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
     if axis is None or parts == 1:
         zero = name.rpartition(".")[2] in ADDED_AFTER_THE_SUM and place.tensor_rank > 0
         return Shard(replace(whole, name=name), whole, zero=zero)
-    size = -(-whole.shape[axis] // parts)
-    shape = tuple(size if i == axis else n for i, n in enumerate(whole.shape))
+    groups = whole.groups if axis == 0 else 1
+    size = -(-(whole.shape[axis] // groups) // parts)
+    shape = tuple(groups * size if i == axis else n for i, n in enumerate(whole.shape))
     index = place.tensor_rank * parts // place.tensor_size
     return Shard(replace(whole, name=name, shape=shape), whole, axis, index * size)
 
 
-def _layer(layer: Layer, tensor_size: int) -> Layer:
-    assert not isinstance(layer.mlp, Experts), "no executor runs experts yet"
+def _layer(layer: Layer, place: Place) -> Layer:
+    heads = layer.attention.num_heads // place.tensor_size
+    first = heads * place.tensor_rank
     attention = replace(
         layer.attention,
-        num_heads=layer.attention.num_heads // tensor_size,
-        num_kv_heads=max(1, layer.attention.num_kv_heads // tensor_size),
+        num_heads=heads,
+        num_kv_heads=max(1, layer.attention.num_kv_heads // place.tensor_size),
+        alibi_slopes=layer.attention.alibi_slopes[first : first + heads],
     )
-    mlp = replace(layer.mlp, intermediate_size=layer.mlp.intermediate_size // tensor_size)
-    return replace(layer, attention=attention, mlp=mlp)
+    return replace(layer, attention=attention, mlp=_narrowed(layer.mlp, place.tensor_size))
+
+
+def _narrowed(mlp: Mlp | Experts, tensor_size: int) -> Mlp | Experts:
+    if isinstance(mlp, Mlp):
+        return _mlp(mlp, tensor_size)
+    expert, shared = _mlp(mlp.expert, tensor_size), None if mlp.shared is None else _mlp(mlp.shared, tensor_size)
+    return replace(mlp, expert=expert, shared=shared)
+
+
+def _mlp(mlp: Mlp, tensor_size: int) -> Mlp:
+    return replace(mlp, intermediate_size=mlp.intermediate_size // tensor_size)

@@ -12,7 +12,7 @@ from typing import Any
 
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.fields import LARGEST, Fields
-from octavo_models.spec import Rotary, RotaryScaling
+from octavo_models.layers import Rotary, RotaryScaling
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 

@@ -10,7 +10,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from octavo_models.formats import nbytes, packed_nbytes, stays_packed
-from octavo_models.spec import FORMAT_OF_DTYPE, Experts, ModelSpec, Weight
+from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec, Weight
+
+KV_ROWS = {f"{name}{bias}" for name in ("k", "v", "k_norm") for bias in ("", "_bias")}
+"""Weights with rows of KV heads: ranks beyond the number of these hold the same."""
+BEFORE_THE_LAYERS = ("positions", "embedding_norm", "project_in")
+"""Names, or their beginnings, of weights that only the first stage has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,9 @@ def obstacle(
             return f"{asked} does not divide the model's {heads} attention heads"
         if kv_heads % tensor_parallel and tensor_parallel % kv_heads:
             return f"{asked} and the model's {kv_heads} KV heads do not divide each other"
-        mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
-        if mlp.intermediate_size % tensor_parallel:
-            return f"{asked} does not divide the MLP's width, {mlp.intermediate_size}"
+        for width in layer.mlp.widths:
+            if width % tensor_parallel:
+                return f"{asked} does not divide the MLP's width, {width}"
     return None
 
 
@@ -108,9 +113,12 @@ def _share_of_kv(spec: ModelSpec, whole: int, tensor_parallel: int, pipeline_par
 
 def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int) -> int:
     parts = tensor_parallel
-    if weight.name.rpartition(".")[2] in {"k", "v", "k_bias", "v_bias"}:
+    if weight.name.rpartition(".")[2] in KV_ROWS:
         parts = min(parts, spec.layers[_layer(weight)].attention.num_kv_heads)
-    shape = tuple(-(-n // parts) if axis == weight.shard_axis else n for axis, n in enumerate(weight.shape))
+    groups = weight.groups if weight.shard_axis == 0 else 1
+    shape = tuple(
+        groups * -(-(n // groups) // parts) if axis == weight.shard_axis else n for axis, n in enumerate(weight.shape)
+    )
     if dtype is not None:
         return nbytes(FORMAT_OF_DTYPE[dtype], shape)
     if stays_packed(weight.format, shape):
@@ -123,6 +131,8 @@ def _stages(spec: ModelSpec, weight: Weight, pipeline_parallel: int) -> set[int]
         return {stage_of(_layer(weight), len(spec.layers), pipeline_parallel)}
     if weight.name == "embedding":
         return {0, pipeline_parallel - 1} if spec.tied_head else {0}
+    if weight.name.startswith(BEFORE_THE_LAYERS):
+        return {0}
     return {pipeline_parallel - 1}
 
 

@@ -1,7 +1,7 @@
 """The description of a decoder: the `ModelSpec` that the planner and both executors read.
 
-Owns the vocabulary of a decoder (attention, MLP, experts, norms, rotary, weights) and the exact sizes that
-follow from it. Independent of files, devices and batches; every type here is frozen data.
+Owns the whole decoder, its weights and the exact sizes that follow from them; `layers` has the parts of a layer.
+Independent of files, devices and batches; every type here is frozen data.
 """
 
 from __future__ import annotations
@@ -10,192 +10,20 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from octavo_models.errors import UnsupportedModelError
 from octavo_models.formats import FORMATS, nbytes
+from octavo_models.layers import Layer, Norm
 from octavo_models.tensors import Source, Unpermute
-
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
-
-
-@dataclass(frozen=True, slots=True)
-class RotaryScaling:
-    """How a model stretches its rotary frequencies beyond the length it was trained on.
-
-    Fields that a kind does not use keep their defaults. Kinds and names are Hugging Face's `rope_scaling`.
-    """
-
-    kind: Literal["linear", "llama3", "yarn", "longrope"]
-    factor: float = 1.0
-    original_max_position: int = 0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    factors: tuple[float, ...] = ()  # longrope: one divisor for each frequency
-
-
-@dataclass(frozen=True, slots=True)
-class Rotary:
-    """Rotary position embedding over the first `dim` elements of a head.
-
-    `interleaved` pairs elements (2i, 2i+1), as GPT-J does; otherwise (i, i + dim/2), as Llama's checkpoints on
-    Hugging Face do. GGUF files of the Llama family store permuted rows; their weights carry an `Unpermute`,
-    so that executors see one convention.
-    """
-
-    dim: int
-    theta: float = 10000.0
-    interleaved: bool = False
-    scaling: RotaryScaling | None = None
-
-    def inverse_frequencies(self) -> tuple[float, ...]:
-        """The dim/2 angles by which one position turns each pair, scaling included."""
-        base = [self.theta ** (-2 * i / self.dim) for i in range(self.dim // 2)]
-        s = self.scaling
-        if s is None:
-            return tuple(base)
-        match s.kind:
-            case "linear":
-                return tuple(f / s.factor for f in base)
-            case "llama3":
-                return tuple(self._llama3(f, s) for f in base)
-            case "yarn":
-                return tuple(self._yarn(i, f, s) for i, f in enumerate(base))
-            case "longrope":
-                if len(s.factors) != len(base):
-                    raise UnsupportedModelError(
-                        f"rope_scaling: {len(s.factors)} factors for {len(base)} rotary frequencies"
-                    )
-                return tuple(f / divisor for f, divisor in zip(base, s.factors, strict=True))
-
-    def attention_factor(self) -> float:
-        """The factor on cos and sin (yarn and longrope scale attention's temperature through it)."""
-        s = self.scaling
-        if s is None or s.kind not in {"yarn", "longrope"}:
-            return 1.0
-        if s.attention_factor is not None:
-            return s.attention_factor
-        if s.factor <= 1.0:
-            return 1.0
-        if s.kind == "yarn":
-            return 0.1 * math.log(s.factor) + 1.0
-        return math.sqrt(1 + math.log(s.factor) / math.log(s.original_max_position))
-
-    @staticmethod
-    def _llama3(freq: float, s: RotaryScaling) -> float:
-        wavelength = 2 * math.pi / freq
-        low, high = s.original_max_position / s.low_freq_factor, s.original_max_position / s.high_freq_factor
-        if wavelength > low:
-            return freq / s.factor
-        if wavelength < high:
-            return freq
-        smooth = (s.original_max_position / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-        return (1 - smooth) * freq / s.factor + smooth * freq
-
-    def _yarn(self, i: int, freq: float, s: RotaryScaling) -> float:
-        def dim_of(rotations: float) -> float:
-            ratio = s.original_max_position / (rotations * 2 * math.pi)
-            return self.dim * math.log(ratio) / (2 * math.log(self.theta))
-
-        low = max(math.floor(dim_of(s.beta_fast)), 0)
-        high = min(math.ceil(dim_of(s.beta_slow)), self.dim - 1)
-        ramp = min(max((i - low) / max(high - low, 0.001), 0.0), 1.0)
-        return freq / s.factor * ramp + freq * (1 - ramp)
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """`x / rms(x) * (weight + offset)`, or LayerNorm. Gemma's checkpoints store weight minus 1: offset 1."""
-
-    kind: Literal["rms", "layer"] = "rms"
-    eps: float = 1e-6
-    offset: float = 0.0
-    bias: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """One layer's attention. Scores are `scale * q·k`, capped by `soft_cap * tanh(s / soft_cap)` where given.
-
-    `window` counts the query's own token: position p sees (p - window, p].
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim_k: int
-    head_dim_v: int
-    scale: float
-    rotary: Rotary | None
-    window: int | None = None
-    soft_cap: float | None = None
-    alibi: bool = False
-    qk_norm: Norm | None = None  # over each head, before rotary
-    qkv_bias: bool = False
-    o_bias: bool = False
-    sinks: bool = False
-    kv_from_layer: int | None = None
-
-    @property
-    def q_size(self) -> int:
-        return self.num_heads * self.head_dim_k
-
-    @property
-    def k_size(self) -> int:
-        return self.num_kv_heads * self.head_dim_k
-
-    @property
-    def v_size(self) -> int:
-        return self.num_kv_heads * self.head_dim_v
-
-    @property
-    def o_size(self) -> int:
-        return self.num_heads * self.head_dim_v
-
-
-@dataclass(frozen=True, slots=True)
-class Mlp:
-    """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where not gated."""
-
-    intermediate_size: int
-    activation: Activation = "silu"
-    gated: bool = True
-    bias: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """A mixture of experts in place of an MLP. Reserved: no architecture describes one and no executor runs it yet."""
-
-    num_experts: int
-    num_experts_per_token: int
-    expert: Mlp
-    router: Literal["softmax", "sigmoid"] = "softmax"
-    renormalize: bool = True
-    shared: Mlp | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer. A norm that is None is absent; `parallel_residual` feeds both halves the same input."""
-
-    attention: Attention
-    mlp: Mlp | Experts
-    pre_attention_norm: Norm | None
-    post_attention_norm: Norm | None  # on attention's output, before the residual is added (Gemma)
-    pre_mlp_norm: Norm | None
-    post_mlp_norm: Norm | None
-    parallel_residual: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
     """One tensor of the decoder, and where a checkpoint keeps it.
 
-    `name` is canonical (docs/decisions/0002). `shape` is [out_features, in_features] for a matrix. The rows of all
-    `sources` follow one another; `transform` then brings them into the order that executors expect. `format` is a key
-    of `FORMATS`: as stored. `shard_axis` is the axis that tensor parallelism cuts; `adapter_target` is the module name
-    that LoRA checkpoints use.
+    `name` is canonical (docs/decisions/0002). `shape` is [out_features, in_features] for a matrix; the experts of a
+    layer lie one after another in one matrix, [num_experts * out_features, in_features]. The rows of all `sources`
+    follow one another; `transform` then brings them into the order that executors expect. `format` is a key of
+    `FORMATS`: as stored. `shard_axis` is the axis that tensor parallelism cuts; axis 0 is cut within each of `groups`
+    equal groups of rows. `adapter_target` is the module name that LoRA checkpoints use.
     """
 
     name: str
@@ -204,6 +32,7 @@ class Weight:
     format: str
     transform: Unpermute | None = None
     shard_axis: int | None = None
+    groups: int = 1
     adapter_target: str | None = None
 
     @property
@@ -218,11 +47,9 @@ class Weight:
 
     def fits(self, source: Source, stored: tuple[int, ...]) -> bool:
         """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
-        shape = stored[::-1] if source.transposed else stored
-        if source.rows is not None:
-            each, left = divmod(shape[0], source.rows.groups)
-            return shape[1:] == self.shape[1:] and not left and each >= source.rows.first + source.rows.count
-        return shape == self.shape if len(self.sources) == 1 else shape[1:] == self.shape[1:]
+        shape = source.rows_of(stored, vector=len(self.shape) == 1)
+        num_rows = self.shape[0] // len(self.sources) if source.rows is None else source.rows.of * source.rows.groups
+        return shape == (num_rows, *self.shape[1:])
 
     @property
     def layer(self) -> int | None:
@@ -254,6 +81,14 @@ class KVLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnedPositions:
+    """A table whose row p + offset is added to the embedding of the token at position p. It has `count` rows."""
+
+    count: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A whole decoder. Built by `octavo_models.from_hf_config` or `from_gguf`."""
 
@@ -261,12 +96,18 @@ class ModelSpec:
     vocab_size: int
     hidden_size: int
     layers: tuple[Layer, ...]
-    final_norm: Norm
+    final_norm: Norm | None
     weights: tuple[Weight, ...]
     max_position: int
     tied_head: bool
     dtype: str  # the checkpoint's own: float32, float16 or bfloat16; quantized files say float32
     quantization: str | None = None  # such as "gguf"; None for plain dtypes
+    embedding_norm: Norm | None = None  # on the embedding's rows, learned positions added (BLOOM, BERT)
+    positions: LearnedPositions | None = None
+    projected_embedding: int | None = (
+        None  # width of embedding and head, where projections lead to hidden_size and back
+    )
+    head_bias: bool = False
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_multiplier: float = 1.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from octavo_models.spec import Experts, Layer, Mlp, ModelSpec, Norm, Weight
+from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm
+from octavo_models.spec import LearnedPositions, ModelSpec, Weight
 from octavo_models.tensors import TensorMap, Unpermute
 
 # Axis that tensor parallelism cuts, and the module name of LoRA checkpoints, by the last part of a weight's name.
-SHARD_AXIS = dict.fromkeys(("embedding", "head", "q", "k", "v", "gate", "up"), 0) | {"o": 1, "down": 1}
-SHARD_AXIS |= {f"{name}_bias": 0 for name in ("q", "k", "v", "gate", "up")}
+ROW_SHARDED = ("q", "k", "v", "output_gate", "gate", "up", "experts_gate", "experts_up", "shared_gate", "shared_up")
+SHARD_AXIS = dict.fromkeys(("embedding", "head", "head_bias", "sinks", *ROW_SHARDED), 0)
+SHARD_AXIS |= {f"{name}_bias": 0 for name in ROW_SHARDED} | {"o": 1, "down": 1, "experts_down": 1, "shared_down": 1}
 ADAPTER_TARGETS = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
 
 
@@ -21,11 +23,17 @@ class SpecDraft:
     vocab_size: int
     hidden_size: int
     layers: tuple[Layer, ...]
-    final_norm: Norm
+    final_norm: Norm | None
     max_position: int
     tied_head: bool
     tensors: TensorMap
+    embedding_norm: Norm | None = None
+    positions: LearnedPositions | None = None
+    projected_embedding: int | None = None
+    head_bias: bool = False
     embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
     vision_parameters: int = 0
 
@@ -45,73 +53,142 @@ def complete(
         tied_head=draft.tied_head,
         dtype=dtype,
         quantization=quantization,
+        embedding_norm=draft.embedding_norm,
+        positions=draft.positions,
+        projected_embedding=draft.projected_embedding,
+        head_bias=draft.head_bias,
         embedding_multiplier=draft.embedding_multiplier,
+        residual_multiplier=draft.residual_multiplier,
+        logits_multiplier=draft.logits_multiplier,
         logits_soft_cap=draft.logits_soft_cap,
         vision_parameters=draft.vision_parameters,
     )
 
 
 def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weight]:
-    def weight(last: str, shape: tuple[int, ...], layer: int | None = None, heads: int = 0) -> Weight:
-        entry, sources = draft.tensors.entry(last), draft.tensors.sources(last, layer)
-        formats = [format_of(source.tensor) for source in sources]
+    def weight(part: Part, layer: int | None = None) -> Weight:
+        entry, sources = draft.tensors.entry(part.last), draft.tensors.sources(part.last, layer)
         return Weight(
-            last if layer is None else f"layers.{layer}.{last}",
-            shape,
+            part.last if layer is None else f"layers.{layer}.{part.last}",
+            part.shape,
             sources,
-            formats[0],  # loading checks that they are equal
-            transform=Unpermute(heads) if entry is not None and entry.permuted else None,
-            shard_axis=SHARD_AXIS.get(last),
-            adapter_target=ADAPTER_TARGETS.get(last),
+            format_of(sources[0].tensor),  # loading checks that all are equal
+            transform=Unpermute(part.heads) if entry is not None and entry.permuted else None,
+            shard_axis=_shard_axis(part, layer, draft),
+            groups=part.groups,
+            adapter_target=ADAPTER_TARGETS.get(part.last),
         )
 
-    yield weight("embedding", (draft.vocab_size, draft.hidden_size))
+    for part in _before(draft):
+        yield weight(part)
     for i, layer in enumerate(draft.layers):
-        for last, shape, heads in _layer(layer, draft.hidden_size):
-            yield weight(last, shape, i, heads)
-    for last, shape, _ in _norm("final_norm", draft.final_norm, draft.hidden_size):
-        yield weight(last, shape)
+        for part in _layer(layer, draft.hidden_size):
+            yield weight(part, i)
+    for part in _after(draft):
+        yield weight(part)
+
+
+def _shard_axis(part: Part, layer: int | None, draft: SpecDraft) -> int | None:
+    """Norms of q and k have elements of each rank's own heads, unless all heads share theirs."""
+    if part.last in {"q_norm", "k_norm", "q_norm_bias", "k_norm_bias"} and layer is not None:
+        return None if draft.layers[layer].attention.qk_norm_span == "head" else 0
+    return SHARD_AXIS.get(part.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A weight by the last part of its name."""
+
+    last: str
+    shape: tuple[int, ...]
+    heads: int = 0  # that the rows divide into
+    groups: int = 1  # experts that the rows divide into
+
+
+def _before(draft: SpecDraft) -> Iterator[Part]:
+    """What precedes the layers."""
+    hidden, width = draft.hidden_size, draft.projected_embedding
+    yield Part("embedding", (draft.vocab_size, width or hidden))
+    if draft.positions is not None:
+        yield Part("positions", (draft.positions.count, hidden))
+    yield from _norm("embedding_norm", draft.embedding_norm, hidden)
+    if width is not None:
+        yield Part("project_in", (hidden, width))
+
+
+def _after(draft: SpecDraft) -> Iterator[Part]:
+    """What follows the layers."""
+    hidden, width = draft.hidden_size, draft.projected_embedding
+    yield from _norm("final_norm", draft.final_norm, hidden)
+    if width is not None:
+        yield Part("project_out", (width, hidden))
     if not draft.tied_head:
-        yield weight("head", (draft.vocab_size, draft.hidden_size))
-
-
-Part = tuple[str, tuple[int, ...], int]  # last part of the name, shape, heads that the rows divide into
+        yield Part("head", (draft.vocab_size, width or hidden))
+    if draft.head_bias:
+        yield Part("head_bias", (draft.vocab_size,))
 
 
 def _layer(layer: Layer, hidden: int) -> Iterator[Part]:
-    a = layer.attention
     yield from _norm("pre_attention_norm", layer.pre_attention_norm, hidden)
+    yield from _attention(layer.attention, hidden)
+    yield from _norm("post_attention_norm", layer.post_attention_norm, hidden)
+    yield from _norm("pre_mlp_norm", layer.pre_mlp_norm, hidden)
+    if isinstance(layer.mlp, Experts):
+        yield from _experts(layer.mlp, hidden)
+    else:
+        yield from _mlp("", layer.mlp, hidden)
+    yield from _norm("post_mlp_norm", layer.post_mlp_norm, hidden)
+
+
+def _attention(a: Attention, hidden: int) -> Iterator[Part]:
     for last, rows, heads in (
         ("q", a.q_size, a.num_heads),
         ("k", a.k_size, a.num_kv_heads),
         ("v", a.v_size, 0),
     ):
-        yield last, (rows, hidden), heads
+        yield Part(last, (rows, hidden), heads)
         if a.qkv_bias:
-            yield f"{last}_bias", (rows,), heads
-    yield from _norm("q_norm", a.qk_norm, a.head_dim_k)
-    yield from _norm("k_norm", a.qk_norm, a.head_dim_k)
-    yield "o", (hidden, a.o_size), 0
+            yield Part(f"{last}_bias", (rows,), heads)
+    for last, num_heads in (("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)):
+        yield from _norm(last, a.qk_norm, a.head_dim_k * (1 if a.qk_norm_span == "head" else num_heads))
+    if a.output_gate:
+        yield Part("output_gate", (a.o_size, hidden))
+    if a.sinks:
+        yield Part("sinks", (a.num_heads,))
+    yield Part("o", (hidden, a.o_size))
     if a.o_bias:
-        yield "o_bias", (hidden,), 0
-    yield from _norm("post_attention_norm", layer.post_attention_norm, hidden)
-    yield from _norm("pre_mlp_norm", layer.pre_mlp_norm, hidden)
-    assert not isinstance(layer.mlp, Experts), "mixtures of experts are not supported yet"
-    yield from _mlp(layer.mlp, hidden)
-    yield from _norm("post_mlp_norm", layer.post_mlp_norm, hidden)
+        yield Part("o_bias", (hidden,))
 
 
-def _mlp(mlp: Mlp, hidden: int) -> Iterator[Part]:
+def _experts(experts: Experts, hidden: int) -> Iterator[Part]:
+    num, router = experts.num_experts, experts.router
+    yield Part("router", (num, hidden))
+    if router.bias:
+        yield Part("router_bias", (num,))
+    if router.correction:
+        yield Part("router_correction", (num,))
+    yield from _mlp("experts_", experts.expert, hidden, num)
+    if experts.shared is not None:
+        yield from _mlp("shared_", experts.shared, hidden)
+        if experts.shared_gate:
+            yield Part("shared_router", (1, hidden))
+
+
+def _mlp(prefix: str, mlp: Mlp, hidden: int, num: int = 1) -> Iterator[Part]:
+    """The weights of an MLP, or of `num` experts, whose rows follow one another."""
     inner = mlp.intermediate_size
-    matrices = [("gate", (inner, hidden))] if mlp.gated else []
-    for last, shape in (*matrices, ("up", (inner, hidden)), ("down", (hidden, inner))):
-        yield last, shape, 0
+    matrices = [("gate", inner, hidden)] if mlp.gated else []
+    for last, rows, columns in (*matrices, ("up", inner, hidden), ("down", hidden, inner)):
+        yield Part(f"{prefix}{last}", (num * rows, columns), groups=num)
         if mlp.bias:
-            yield f"{last}_bias", shape[:1], 0
+            yield Part(f"{prefix}{last}_bias", (num * rows,), groups=num)
+    if mlp.activation == "xielu":
+        yield Part("xielu_positive", (1,))
+        yield Part("xielu_negative", (1,))
 
 
 def _norm(last: str, norm: Norm | None, size: int) -> Iterator[Part]:
-    if norm is not None:
-        yield last, (size,), 0
+    if norm is not None and norm.weight:
+        yield Part(last, (size,))
         if norm.bias:
-            yield f"{last}_bias", (size,), 0
+            yield Part(f"{last}_bias", (size,))

@@ -5,12 +5,13 @@ The tables themselves belong to the architectures' files; the types here only de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 # Our names of weights, without the number of the layer. A bias has its weight's entry: `q_bias` is found at `q`.
-OuterWeight = Literal["embedding", "final_norm", "head"]
+OuterWeight = Literal["embedding", "positions", "embedding_norm", "project_in", "project_out", "final_norm", "head"]
 LayerWeight = Literal[
     "pre_attention_norm",
     "q",
@@ -18,19 +19,32 @@ LayerWeight = Literal[
     "v",
     "q_norm",
     "k_norm",
+    "output_gate",
+    "sinks",
     "o",
     "post_attention_norm",
     "pre_mlp_norm",
     "gate",
     "up",
     "down",
+    "xielu_positive",
+    "xielu_negative",
+    "router",
+    "router_correction",
+    "experts_gate",
+    "experts_up",
+    "experts_down",
+    "shared_gate",
+    "shared_up",
+    "shared_down",
+    "shared_router",
     "post_mlp_norm",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`count` rows from `first` on, of each of the `groups` equal groups that a tensor's rows divide into.
+    """`count` rows from `first` on, of the `of` rows of each of the `groups` equal groups that make up a tensor.
 
     One group is a plain slice, such as k in Phi-3's `qkv_proj`. Several are a tensor that is packed head by head
     (GPT-NeoX), KV group by KV group (Falcon, InternLM 2) or row by row (gate and up of gpt-oss).
@@ -38,16 +52,30 @@ class Rows:
 
     first: int
     count: int
+    of: int
     groups: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor of the checkpoint, or some of its rows. A `transposed` one is stored as [in_features, out_features]."""
+    """A tensor of the checkpoint, or some of its rows.
+
+    A `transposed` one is stored as [in_features, out_features]. One of more than two axes (the experts of a layer) is a
+    matrix with all but the last axis as rows.
+    """
 
     tensor: str
     rows: Rows | None = None  # of the tensor as it is after the transposition
     transposed: bool = False
+
+    def rows_of(self, stored: tuple[int, ...], *, vector: bool = False) -> tuple[int, ...]:
+        """The shape [rows, in_features] that a tensor of the shape `stored` is read as; of a `vector`, [elements]."""
+        if vector:
+            return (math.prod(stored),)
+        if len(stored) < 2:
+            return stored
+        shape = (*stored[:-2], stored[-1], stored[-2]) if self.transposed else stored
+        return (math.prod(shape[:-1]), shape[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +89,8 @@ class Unpermute:
 class At:
     """Where one weight is stored, and its bias. Made by `at`.
 
-    Several `modules` are joined along their rows, one after another (the experts of a layer). A layer's modules are
-    relative to the layer. `permuted` means that the weight needs an `Unpermute`.
+    Several `modules` are joined along their rows, one after another (the experts of a layer: `at_experts`). A layer's
+    modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`.
     """
 
     modules: tuple[str, ...]
@@ -78,15 +106,20 @@ def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permut
     return At(modules, rows, transposed, permuted)
 
 
+def at_experts(module: str, num_experts: int) -> At:
+    """A weight of which each expert has a module of its own; `module` has a {} for the expert's number."""
+    return At(tuple(module.format(i) for i in range(num_experts)))
+
+
 def packed(
     module: str, *parts: tuple[LayerWeight, int], groups: int = 1, transposed: bool = False
 ) -> dict[LayerWeight, At]:
     """The entries of weights that one module holds together: `parts` are their names and rows, all groups together."""
     entries: dict[LayerWeight, At] = {}
-    first = 0
+    first, of = 0, sum(num_rows for _, num_rows in parts) // groups
     for name, num_rows in parts:
         count = num_rows // groups
-        entries[name] = at(module, rows=Rows(first, count, groups), transposed=transposed)
+        entries[name] = at(module, rows=Rows(first, count, of, groups), transposed=transposed)
         first += count
     return entries
 

@@ -14,7 +14,7 @@ from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.spec import Attention, Norm, Rotary
+from octavo_models.layers import Attention, Norm, Rotary
 
 REFERENCE = ReferenceOperations()
 # (tokens in all, of which queries): a decode, a whole prompt, chunks, a decode over several runs, block edges

@@ -18,7 +18,7 @@ from octavo_engine.kernels.operations import Bans, Operations, Penalties, TokenC
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.arguments import rows_are_dense, strides_are_known
-from octavo_models.spec import Norm, Rotary
+from octavo_models.layers import Norm, Rotary
 
 REFERENCE = ReferenceOperations()
 # Products with plain weights are cuBLAS's, which honours strides; the rest of the operations are kernels.

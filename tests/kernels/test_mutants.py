@@ -18,7 +18,7 @@ import test_sampling_kernels as sampling
 import torch
 
 from octavo_engine.kernels.triton import operations
-from octavo_models.spec import Norm, Rotary
+from octavo_models.layers import Norm, Rotary
 
 F32 = torch.float32
 SHAPE = matmul.SHAPES[1]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from octavo_engine.kernels import reference
-from octavo_models.spec import Norm, Rotary, RotaryScaling
+from octavo_models.layers import Norm, Rotary, RotaryScaling
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 from kernel_parity import DTYPES, assert_close
 
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_models.spec import Norm, Rotary, RotaryScaling
+from octavo_models.layers import Norm, Rotary, RotaryScaling
 
 REFERENCE = ReferenceOperations()
 

@@ -11,7 +11,7 @@ from published_configs import GEMMA_3_270M, LLAMA_3_2_1B, SMOLLM2_135M
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from octavo_models import InvalidConfigError, UnsupportedModelError, from_hf_config
-from octavo_models.spec import Rotary
+from octavo_models.layers import Rotary
 
 BASE = SMOLLM2_135M | {"max_position_embeddings": 8192}
 FACTORS = [1.0 + 0.25 * i for i in range(32)]

@@ -9,15 +9,12 @@ import torch
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
 from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
-from octavo_engine.errors import ExecutorError
-from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.torch.executor import TorchExecutor, dtypes_of
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepLayout
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models import from_hf_config
-from octavo_models.spec import Experts, Mlp
 
 TINY = {
     "architectures": ["Gemma3ForCausalLM"],
@@ -183,34 +180,6 @@ def test_rows_are_lent_to_those_that_run():
     made, _, _ = inputs(requests, requests.apply(step(3, continued=[back], counts={"a": 4}, finished_ids=("b",))))
     assert made.token_ids.tolist() == [1, 2, 3, 40]
     assert made.groups[0].slots.tolist() == [24, 25, 26, 27]
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda layer: dataclasses.replace(layer, mlp=Experts(8, 2, Mlp(16))), "a mixture of 8 experts"),
-        (lambda layer: changed(layer, alibi=True), "ALiBi"),
-        (lambda layer: changed(layer, sinks=True), "attention sinks"),
-        (lambda layer: changed(layer, kv_from_layer=1), "keys and values of another layer"),
-    ],
-)
-def test_a_feature_that_an_executor_does_not_declare_is_refused_by_name(spec, change, named):
-    layers = (change(spec.layers[0]), *spec.layers[1:])
-    with pytest.raises(
-        ExecutorError, match=rf"can't run Gemma3ForCausalLM: it does not support {named} \(layer 0.*\. Choose another"
-    ):
-        refuse_unsupported(dataclasses.replace(spec, layers=layers), "torch", (), "Choose another model")
-
-
-@pytest.mark.parametrize(("field", "value"), [("causal", False), ("head", "pool")])
-def test_models_that_do_not_generate_are_refused(spec, field, value):
-    with pytest.raises(ExecutorError, match=field):
-        refuse_unsupported(dataclasses.replace(spec, **{field: value}), "torch", (), "Choose another model")
-
-
-def test_a_declared_feature_is_accepted(spec):
-    layers = (changed(spec.layers[0], sinks=True), *spec.layers[1:])
-    refuse_unsupported(dataclasses.replace(spec, layers=layers), "torch", {"sinks"}, "Choose another model")
 
 
 def changed(layer, **fields):

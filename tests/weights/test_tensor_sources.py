@@ -14,7 +14,7 @@ from octavo_engine.weights.load import load_pieces, load_weights
 from octavo_models import ModelSpec
 from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.heads import Heads
-from octavo_models.spec import Layer, Mlp, Norm
+from octavo_models.layers import Layer, Mlp, Norm
 from octavo_models.spec_draft import SpecDraft, complete
 from octavo_models.tensors import At, Rows, TensorMap, at, packed
 
@@ -109,7 +109,7 @@ def experts(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.n
 def gpt_oss(whole: dict[str, np.ndarray]) -> tuple[dict[str, At], dict[str, np.ndarray]]:
     """Rows of gate and up in turn, in a tensor that is named without `.weight`."""
     entries = {
-        name: At(("mlp.gate_up_proj",), rows=Rows(i, 1, INNER), weight="", bias="_bias")
+        name: At(("mlp.gate_up_proj",), rows=Rows(i, 1, 2, INNER), weight="", bias="_bias")
         for i, (name, _) in enumerate(GATE_UP)
     }
     return entries, {f"{MLP}gate_up_proj": in_groups(layer(whole, "gate", "up"), INNER)}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
-from octavo_models.spec import Activation, Attention, Norm, Rotary
+from octavo_models.layers import Activation, Attention, Norm, Rotary
 
 
 @dataclass(frozen=True, slots=True)

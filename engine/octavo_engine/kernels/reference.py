@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from octavo_models.spec import Activation, Norm, Rotary
+from octavo_models.layers import Activation, Norm, Rotary
 
 
 def norm(x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
@@ -129,8 +129,12 @@ def paged_attention(
 
 
 def activation(x: Tensor, kind: Activation) -> Tensor:
-    """The MLP's nonlinearity, elementwise."""
+    """The MLP's nonlinearity, elementwise. Raises ValueError for one that is no function of a single number."""
     match kind:
+        case "quick_gelu":
+            return x * torch.sigmoid(1.702 * x)
+        case "xielu" | "swiglu_clamped":
+            raise ValueError(f"{kind} is no elementwise function")
         case "silu":
             return functional.silu(x)
         case "gelu":

@@ -35,7 +35,7 @@ from octavo_engine.kernels.reference_sampling import (
     sample,
     token_logprobs,
 )
-from octavo_models.spec import Activation, Attention, Norm, Rotary
+from octavo_models.layers import Activation, Attention, Norm, Rotary
 
 
 class ReferenceOperations(Operations):

@@ -24,7 +24,7 @@ from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.spec import Attention
+from octavo_models.layers import Attention
 
 BLOCK_SIZE = 16
 # What is tried, per kind of launch; a program that doesn't fit the card is left out when it says so.

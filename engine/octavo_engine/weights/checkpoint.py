@@ -5,6 +5,7 @@ Independent of models: a tensor is a name, a format, a shape and bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,16 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the last axis; of a vector, its elements."""
+        return math.prod(self.shape[:-1]) if len(self.shape) > 1 else self.shape[0]
+
     def span(self, rows: tuple[int, int] | None) -> tuple[int, int]:
-        """Offset and bytes of the tensor, or of `rows` (first, last + 1) of its first axis."""
+        """Offset and bytes of the tensor, or of some of its `rows` (first, last + 1)."""
         if rows is None:
             return self.offset, self.nbytes
-        size = self.nbytes // self.shape[0]
+        size = self.nbytes // self.num_rows
         return self.offset + rows[0] * size, (rows[1] - rows[0]) * size
 
 

@@ -41,7 +41,7 @@ class DummyCheckpoint:
     def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
         self._seed = seed
         self._last: tuple[str, NDArray[np.uint8]] | None = None
-        self._norm_value = 1.0 - spec.final_norm.offset
+        self._norm_value = 1.0 - (spec.final_norm.offset if spec.final_norm is not None else 0.0)
         self._weights: dict[str, Weight] = {}  # by tensor; of one that holds several weights, the first
         self.tensors: dict[str, TensorInfo] = {}
         for weight in spec.weights:
@@ -56,19 +56,16 @@ class DummyCheckpoint:
             self._last = None
             self._last = (name, self._make(weight, self.tensors[name]))
         made = self._last[1]
-        num_rows = self.tensors[name].shape[0]
+        num_rows = self.tensors[name].num_rows
         return (made if rows is None else made.reshape(num_rows, -1)[rows[0] : rows[1]]).reshape(-1).data
 
     def close(self) -> None:
         self._last = None
 
     def _add(self, weight: Weight, source: Source) -> None:
-        """Make the tensor of `source`, or lengthen it until it holds these rows of `weight` too."""
+        """Make the tensor of `source`, which may hold several weights."""
         rows = source.rows
-        count = weight.shape[0] // len(weight.sources) if rows is None else (rows.first + rows.count) * rows.groups
-        known = self.tensors.get(source.tensor)
-        if known is not None:
-            count = max(count, known.shape[-1] if source.transposed else known.shape[0])
+        count = weight.shape[0] // len(weight.sources) if rows is None else rows.of * rows.groups
         shape = (count, *weight.shape[1:])
         if source.transposed:
             shape = shape[::-1]

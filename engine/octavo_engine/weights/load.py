@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -133,7 +134,8 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
             f"{info.path}: tensor {info.name} is stored as {info.format}, where {weight.format} belongs"
         )
     if not weight.fits(source, info.shape):
-        expected = weight.shape[::-1] if source.transposed else weight.shape
+        rows = weight.shape[0] // len(weight.sources) if source.rows is None else source.rows.of * source.rows.groups
+        expected = (rows, *weight.shape[1:])[:: -1 if source.transposed else 1]
         raise ModelLoadError(
             f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
             f"the model's config makes it {list(expected)}"
@@ -144,13 +146,13 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
 def _read(checkpoint: Checkpoint, info: TensorInfo, rows: tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 [rows, bytes of a row]; each element of a vector is a row."""
     data = np.frombuffer(checkpoint.read(info.name, rows), np.uint8)
-    return data.reshape(rows[1] - rows[0], info.nbytes // info.shape[0])
+    return data.reshape(rows[1] - rows[0], info.nbytes // info.num_rows)
 
 
 def _rows(source: Source, info: TensorInfo, checkpoint: Checkpoint) -> NDArray[np.uint8]:
     """The rows of a source that is not stored as the weight has it, or not alone."""
-    data = _read(checkpoint, info, (0, info.shape[0]))
-    if source.transposed:
+    data = _read(checkpoint, info, (0, info.num_rows))
+    if source.transposed and len(info.shape) > 1:
         data = _transposed(data, info)
     if source.rows is None:
         return data
@@ -171,8 +173,9 @@ def _transposed(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:
     if info.format not in PLAIN:
         raise ModelLoadError(f"{info.path}: tensor {info.name} is stored as {info.format}, which can't be transposed")
     element = FORMATS[info.format].bytes_per_block
-    wide = data.reshape(info.shape[0], info.shape[1], element).swapaxes(0, 1)
-    return np.ascontiguousarray(wide).reshape(info.shape[1], -1)
+    *outer, inputs, outputs = info.shape
+    wide = data.reshape(-1, inputs, outputs, element).swapaxes(1, 2)
+    return np.ascontiguousarray(wide).reshape(math.prod(outer) * outputs, -1)
 
 
 def _where(checkpoint: Checkpoint) -> str:

@@ -17,8 +17,8 @@ from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.heads import Heads
 from octavo_models.hf_config import HfConfig
+from octavo_models.layers import Layer, Mlp, Norm, Rotary
 from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
-from octavo_models.spec import Layer, Mlp, Norm, Rotary
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import at
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from octavo_models import ModelSpec
+from octavo_models.layers import Experts
 from octavo_models.sharding import kv_on_gpu, kv_once_on_gpu, weights_on_gpu
-from octavo_models.spec import Experts
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.plan import GpuBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes

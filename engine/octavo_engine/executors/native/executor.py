@@ -17,7 +17,7 @@ from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepO
 from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
-from octavo_engine.executors.features import Feature, refuse_unsupported
+from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.native.model import describe
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AS_STORED = -1
-FEATURES: frozenset[Feature] = frozenset()
 UNKNOWN = "the executor has no such request"
 
 
@@ -49,7 +48,7 @@ class NativeExecutor(Executor):
 
     def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> None:
         self._native = _extension()
-        refuse_unsupported(spec, "native", FEATURES, "Choose another model, or try --executor torch")
+        refuse_unsupported(spec, "native")
         self._config = config
         self._spec = spec
         self._files = files

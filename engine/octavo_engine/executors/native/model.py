@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_models.spec import Experts, KVLayout, Layer, ModelSpec, Norm, Rotary
+from octavo_models.layers import Experts, Layer, Norm, Rotary
+from octavo_models.spec import KVLayout, ModelSpec
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -16,7 +16,8 @@ from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored, stacked
-from octavo_models.spec import Attention, Layer, Mlp, ModelSpec, Norm
+from octavo_models.layers import Attention, Layer, Mlp, Norm
+from octavo_models.spec import ModelSpec
 
 Matrices = Callable[[str], Stored]  # canonical name -> matrix, handed over
 Vectors = Callable[[str], Tensor]
@@ -94,7 +95,7 @@ class Decoder:
         self.embedding_multiplier = float(torch.tensor(spec.embedding_multiplier, dtype=dtype))
         if parallel.place.last_stage:
             self.head = self.embedding if spec.tied_head else weights.pop("head")  # [vocab, hidden]
-            self.final_norm = self._norm(vector, "final_norm", spec.final_norm)
+            self.final_norm = None if spec.final_norm is None else self._norm(vector, "final_norm", spec.final_norm)
         rotaries = [layer.attention.rotary for layer in spec.layers]
         self._rotaries = list(dict.fromkeys(rotary for rotary in rotaries if rotary is not None))
         self._rotary_of_layer = [None if rotary is None else self._rotaries.index(rotary) for rotary in rotaries]

@@ -22,7 +22,7 @@ from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
-from octavo_engine.executors.features import Feature, refuse_unsupported
+from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.faults import FaultWatch
@@ -54,7 +54,6 @@ LOAD_REMEDY = (
     "or --max-num-seqs"
 )
 KV_REMEDY = "lower --kv-cache-memory-bytes, --gpu-memory-utilization or --swap-space"
-FEATURES: frozenset[Feature] = frozenset()
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -103,7 +102,7 @@ class TorchExecutor(Executor):
         faults: FaultWatch | None = None,
         counters: Counters | None = None,
     ) -> None:
-        refuse_unsupported(spec, "torch", FEATURES, "Choose another model")
+        refuse_unsupported(spec, "torch")
         self.config = config
         self.whole = spec
         self.parallel = parallel

@@ -11,8 +11,9 @@ from octavo_engine.config import SchedulerConfig
 from octavo_engine.executors.torch.input_batch import MOST_VALUES
 from octavo_engine.executors.torch.sampler import PROMPT_ROWS
 from octavo_engine.kernels.operations import Operations
+from octavo_models.layers import Layer, Mlp
 from octavo_models.partition import Place
-from octavo_models.spec import KVLayout, Layer, Mlp, ModelSpec
+from octavo_models.spec import KVLayout, ModelSpec
 
 REQUEST_BYTES = 128 << 10  # of one request's biases, bans and parameters, all as many as the server lets through
 SAMPLING_BYTES = 64 << 10  # of one row's draw, beside its logits

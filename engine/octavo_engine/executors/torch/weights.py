@@ -53,7 +53,7 @@ def read_weights(
     rows = {
         shard.whole.name: (shard.start, shard.start + shard.weight.shape[0])
         for shard in mine
-        if shard.axis == 0 and len(shard.weight.shape) > 1
+        if shard.axis == 0 and len(shard.weight.shape) > 1 and shard.weight.groups == 1
     }
     stay = {
         shard.whole.name

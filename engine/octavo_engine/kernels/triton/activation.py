@@ -13,7 +13,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.triton.arguments import FLOATS, cdiv, expect
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_models.spec import Activation
+from octavo_models.layers import Activation
 
 BLOCK = 1024
 

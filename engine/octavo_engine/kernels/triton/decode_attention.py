@@ -26,7 +26,7 @@ from octavo_engine.kernels.triton.arguments import cdiv, next_power_of_2
 from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.prefill_attention import LOG2_E
-from octavo_models.spec import Attention
+from octavo_models.layers import Attention
 
 FEW_REQUESTS = 16
 JOINED_RUNS = 16  # at a time

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import Float8Weight, PagedBatch
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.spec import Attention, Rotary
+from octavo_models.layers import Attention, Rotary
 
 ROTARY = Rotary(128, 5e5)
 ATTENTION = Attention(32, 8, 128, 128, 128**-0.5, ROTARY)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.triton.arguments import FLOATS, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_models.spec import Norm
+from octavo_models.layers import Norm
 
 
 @triton.jit

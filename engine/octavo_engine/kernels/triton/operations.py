@@ -38,7 +38,7 @@ from octavo_engine.kernels.triton.prefill_attention import prefill_attention
 from octavo_engine.kernels.triton.qkv import write_qkv
 from octavo_engine.kernels.triton.rotary import rotary_table
 from octavo_engine.kernels.triton.sampling import sample
-from octavo_models.spec import Activation, Attention, Norm, Rotary
+from octavo_models.layers import Activation, Attention, Norm, Rotary
 
 
 class TritonOperations(Operations):

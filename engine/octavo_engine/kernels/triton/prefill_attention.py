@@ -19,7 +19,7 @@ from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import next_power_of_2
 from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_models.spec import Attention
+from octavo_models.layers import Attention
 
 LOG2_E = 1.4426950408889634
 

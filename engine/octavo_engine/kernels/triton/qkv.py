@@ -15,7 +15,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_models.spec import Attention
+from octavo_models.layers import Attention
 
 FLOAT8_MAX = tl.constexpr(448.0)  # the largest float8_e4m3fn; saturated, as the twin does
 

@@ -1,28 +1,9 @@
-"""Small random models of every architecture, made by transformers; every parameter is random, norms and biases too."""
+"""Decoders with RMSNorm and gated MLPs, as transformers' config classes describe them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-SIZES = {
-    "vocab_size": 211,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,  # so that the logits differ clearly
-    "rms_norm_eps": 1e-5,
-    "eos_token_id": 2,
-    "bos_token_id": 1,
-    "pad_token_id": 0,
-}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -38,7 +19,7 @@ GEMMA_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
 }
 
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "llama tied": ("LlamaConfig", {"tie_word_embeddings": True}),
     "llama with biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
@@ -61,17 +42,3 @@ MODELS = {
         },
     ),
 }
-
-
-def make(kind: str, folder: Path) -> Any:
-    """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
-    config_class, fields = MODELS[kind]
-    torch.manual_seed(11)
-    config = getattr(transformers, config_class)(**(SIZES | fields))
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("norm.weight", "layernorm.weight", "bias")):
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(folder)
-    return model

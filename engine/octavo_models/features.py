@@ -1,0 +1,101 @@
+"""What a decoder may need beyond the plain one, and which executors have it: data that planner and executors share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from octavo_models.layers import Attention, Experts, Layer
+from octavo_models.spec import ModelSpec
+
+Feature = Literal[
+    "bidirectional",
+    "pooling",
+    "experts",
+    "alibi",
+    "sinks",
+    "shared_kv",
+    "chunked_attention",
+    "output_gate",
+    "query_scaling",
+    "qkv_clip",
+    "qk_norm_each_head",
+    "qk_norm_width",
+    "qk_norm_after_rotary",
+    "post_norms_sum",
+    "unweighted_norm",
+    "activation",
+    "learned_positions",
+    "embedding_norm",
+    "projected_embedding",
+    "head_bias",
+]
+FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
+Executor = Literal["native", "torch"]
+SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": frozenset(), "torch": frozenset()}
+"""What each executor of this version runs; the tests of both hold them to it."""
+
+USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}
+
+
+def unsupported(spec: ModelSpec, executor: Executor) -> str | None:
+    """What the executor can't run of the spec: the first such feature and its layer; None if it runs all of it."""
+    return next((where for feature, where in features_of(spec) if feature not in SUPPORTED[executor]), None)
+
+
+def features_of(spec: ModelSpec) -> Iterator[tuple[Feature, str]]:
+    """Each feature that the spec needs, and where."""
+    if not spec.causal:
+        yield "bidirectional", "attention in both directions (causal: false)"
+    if spec.head != "lm":
+        yield "pooling", f"a head of the kind {spec.head}"
+    if spec.positions is not None:
+        yield "learned_positions", "learned positions"
+    if spec.embedding_norm is not None:
+        yield "embedding_norm", "a norm of the embedding"
+    if spec.projected_embedding is not None:
+        yield "projected_embedding", f"an embedding of another width, {spec.projected_embedding}"
+    if spec.head_bias:
+        yield "head_bias", "a bias of the head"
+    if spec.final_norm is not None and not spec.final_norm.weight:
+        yield "unweighted_norm", "a final norm without weights"
+    for i, layer in enumerate(spec.layers):
+        for feature, description in (*_of_layer(layer), *_of_attention(layer.attention)):
+            yield feature, f"{description} (layer {i})"
+
+
+def _of_layer(layer: Layer) -> Iterator[tuple[Feature, str]]:
+    if isinstance(layer.mlp, Experts):
+        yield "experts", f"a mixture of {layer.mlp.num_experts} experts"
+    elif layer.mlp.activation not in USUAL_ACTIVATIONS:
+        yield "activation", f"the activation {layer.mlp.activation}"
+    if layer.post_norms_sum:
+        yield "post_norms_sum", "norms of the residual stream"
+    norms = (layer.pre_attention_norm, layer.post_attention_norm, layer.pre_mlp_norm, layer.post_mlp_norm)
+    if any(norm is not None and not norm.weight for norm in (*norms, layer.attention.qk_norm)):
+        yield "unweighted_norm", "a norm without weights"
+
+
+def _of_attention(attention: Attention) -> Iterator[tuple[Feature, str]]:
+    if attention.alibi_slopes:
+        yield "alibi", "ALiBi"
+    if attention.sinks:
+        yield "sinks", "attention sinks"
+    if attention.kv_from_layer is not None:
+        yield "shared_kv", f"keys and values of layer {attention.kv_from_layer}"
+    if attention.chunk is not None:
+        yield "chunked_attention", f"attention in chunks of {attention.chunk}"
+    if attention.output_gate:
+        yield "output_gate", "a gate of attention's output"
+    if attention.query_scaling is not None:
+        yield "query_scaling", "query scaling by position"
+    if attention.qkv_clip is not None:
+        yield "qkv_clip", "clipped queries, keys and values"
+    if attention.qk_norm is None:
+        return
+    if attention.qk_norm_span == "each_head":
+        yield "qk_norm_each_head", "norms of queries and keys with weights of each head"
+    if attention.qk_norm_span == "width":
+        yield "qk_norm_width", "norms of queries and keys over all heads"
+    if attention.qk_norm_after_rotary:
+        yield "qk_norm_after_rotary", "norms of queries and keys after rotary"

@@ -1,0 +1,253 @@
+"""The vocabulary of a decoder's layers: rotary embedding, norm, attention, MLP and mixture of experts, as frozen data.
+
+Every executor computes a layer from these types alone. Independent of weights, files, devices and batches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from octavo_models.errors import UnsupportedModelError
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "xielu", "swiglu_clamped"]
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryScaling:
+    """How a model stretches its rotary frequencies beyond the length it was trained on.
+
+    Fields that a kind does not use keep their defaults. Kinds and names are Hugging Face's `rope_scaling`.
+    """
+
+    kind: Literal["linear", "llama3", "yarn", "longrope"]
+    factor: float = 1.0
+    original_max_position: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    factors: tuple[float, ...] = ()  # longrope: one divisor for each frequency
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary position embedding over the first `dim` elements of a head.
+
+    `interleaved` pairs elements (2i, 2i+1), as GPT-J does; otherwise (i, i + dim/2), as Llama's checkpoints on
+    Hugging Face do. GGUF files of the Llama family store permuted rows; their weights carry an `Unpermute`,
+    so that executors see one convention.
+    """
+
+    dim: int
+    theta: float = 10000.0
+    interleaved: bool = False
+    scaling: RotaryScaling | None = None
+
+    def inverse_frequencies(self) -> tuple[float, ...]:
+        """The dim/2 angles by which one position turns each pair, scaling included."""
+        base = [self.theta ** (-2 * i / self.dim) for i in range(self.dim // 2)]
+        s = self.scaling
+        if s is None:
+            return tuple(base)
+        match s.kind:
+            case "linear":
+                return tuple(f / s.factor for f in base)
+            case "llama3":
+                return tuple(self._llama3(f, s) for f in base)
+            case "yarn":
+                return tuple(self._yarn(i, f, s) for i, f in enumerate(base))
+            case "longrope":
+                if len(s.factors) != len(base):
+                    raise UnsupportedModelError(
+                        f"rope_scaling: {len(s.factors)} factors for {len(base)} rotary frequencies"
+                    )
+                return tuple(f / divisor for f, divisor in zip(base, s.factors, strict=True))
+
+    def attention_factor(self) -> float:
+        """The factor on cos and sin (yarn and longrope scale attention's temperature through it)."""
+        s = self.scaling
+        if s is None or s.kind not in {"yarn", "longrope"}:
+            return 1.0
+        if s.attention_factor is not None:
+            return s.attention_factor
+        if s.factor <= 1.0:
+            return 1.0
+        if s.kind == "yarn":
+            return 0.1 * math.log(s.factor) + 1.0
+        return math.sqrt(1 + math.log(s.factor) / math.log(s.original_max_position))
+
+    @staticmethod
+    def _llama3(freq: float, s: RotaryScaling) -> float:
+        wavelength = 2 * math.pi / freq
+        low, high = s.original_max_position / s.low_freq_factor, s.original_max_position / s.high_freq_factor
+        if wavelength > low:
+            return freq / s.factor
+        if wavelength < high:
+            return freq
+        smooth = (s.original_max_position / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+        return (1 - smooth) * freq / s.factor + smooth * freq
+
+    def _yarn(self, i: int, freq: float, s: RotaryScaling) -> float:
+        def dim_of(rotations: float) -> float:
+            ratio = s.original_max_position / (rotations * 2 * math.pi)
+            return self.dim * math.log(ratio) / (2 * math.log(self.theta))
+
+        low = max(math.floor(dim_of(s.beta_fast)), 0)
+        high = min(math.ceil(dim_of(s.beta_slow)), self.dim - 1)
+        ramp = min(max((i - low) / max(high - low, 0.001), 0.0), 1.0)
+        return freq / s.factor * ramp + freq * (1 - ramp)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """`x / rms(x) * (weight + offset) + bias`, or LayerNorm. Gemma's checkpoints store weight minus 1: offset 1."""
+
+    kind: Literal["rms", "layer"] = "rms"
+    eps: float = 1e-6
+    offset: float = 0.0
+    bias: bool = False
+    weight: bool = True  # False: normalizes alone (OLMo 1, Llama 4's q and k)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryScaling:
+    """A factor on the query at position p: `1 + beta * log(1 + floor((p + offset) / period))` (Llama 4, Ministral 3)."""
+
+    beta: float
+    period: int
+    offset: int = 0
+
+
+QkNormSpan = Literal["head", "each_head", "width"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One layer's attention. Scores are `scale * q·k`, capped by `soft_cap * tanh(s / soft_cap)` where given.
+
+    `window` counts the query's own token: position p sees (p - window, p]. With a `chunk` it sees the positions of its
+    own chunk up to itself: [p // chunk * chunk, p].
+
+    Order of what is optional: clip, norm, rotary (norm last with `qk_norm_after_rotary`), query scaling.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim_k: int
+    head_dim_v: int
+    scale: float
+    rotary: Rotary | None
+    window: int | None = None
+    chunk: int | None = None
+    soft_cap: float | None = None
+    alibi_slopes: tuple[float, ...] = ()  # of each query head; `slope * (p_k - p_q)` is added to a score
+    qk_norm: Norm | None = None
+    qk_norm_span: QkNormSpan = "head"
+    """What the norms of q and k normalize: "head" each head by one weight [head_dim_k]; "each_head" each head by its
+    own weight [num_heads, head_dim_k]; "width" all heads together by a weight [num_heads * head_dim_k]."""
+    qk_norm_after_rotary: bool = False
+    qkv_clip: float | None = None  # q, k and v lie within ±qkv_clip after their biases
+    query_scaling: QueryScaling | None = None
+    qkv_bias: bool = False
+    o_bias: bool = False
+    output_gate: bool = False  # the result is multiplied by sigmoid(g); g: [num_heads * head_dim_v], a product like q
+    sinks: bool = False  # a logit a head that takes part in the softmax and has no value (gpt-oss)
+    kv_from_layer: int | None = None
+
+    @property
+    def q_size(self) -> int:
+        return self.num_heads * self.head_dim_k
+
+    @property
+    def k_size(self) -> int:
+        return self.num_kv_heads * self.head_dim_k
+
+    @property
+    def v_size(self) -> int:
+        return self.num_kv_heads * self.head_dim_v
+
+    @property
+    def o_size(self) -> int:
+        return self.num_heads * self.head_dim_v
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where not gated.
+
+    Activations beyond the usual ones: `xielu` (Apertus) has two learned numbers a layer, `swiglu_clamped` (gpt-oss) is
+    `(clamp(up, -7, 7) + 1) * g * sigmoid(1.702 g)` with g = min(gate, 7), and always gated.
+    """
+
+    intermediate_size: int
+    activation: Activation = "silu"
+    gated: bool = True
+    bias: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths that tensor parallelism divides."""
+        return (self.intermediate_size,)
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Which experts a token goes to, and with what weight: `scores = scoring(router(x) + bias)`.
+
+    The chosen ones have the largest scores, with `correction` the largest `scores + correction`. With groups, only
+    experts of the `top_groups` best of `num_groups` equal groups can be chosen; a group's worth is the sum of its two
+    largest (`group_by` "top2") or its largest. Weights are the chosen ones' scores without correction; `renormalize`
+    divides them by their sum; `scale` multiplies them.
+
+    `softmax_of_chosen` chooses by the logits and takes the softmax of the chosen ones alone. `sparse_mixer` is
+    Phi-3.5-MoE's (in inference: each choice by a softmax over what is within `jitter` of the largest).
+    """
+
+    scoring: Literal["softmax", "sigmoid", "softmax_of_chosen", "sparse_mixer"] = "softmax"
+    renormalize: bool = True
+    bias: bool = False
+    correction: bool = False
+    num_groups: int = 1
+    top_groups: int = 1
+    group_by: Literal["top2", "max"] = "top2"
+    scale: float = 1.0
+    jitter: float = 0.01
+    weighs_input: bool = False  # the weight multiplies an expert's input, not its output (Llama 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts in place of an MLP: `sum(weight * expert(x))` over the chosen ones, plus the shared expert."""
+
+    num_experts: int
+    num_experts_per_token: int
+    expert: Mlp
+    router: Router = Router()
+    shared: Mlp | None = None
+    shared_gate: bool = False  # the shared expert's result is multiplied by sigmoid of a product with one row (Qwen 2)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths that tensor parallelism divides."""
+        return (self.expert.intermediate_size, *(self.shared.widths if self.shared is not None else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer. A norm that is None is absent; `parallel_residual` feeds both halves the same input.
+
+    Post-norms apply to a half's output before the residual is added; with `post_norms_sum` to the sum, which becomes
+    the residual stream (the original transformer: BERT, OPT-350M).
+    """
+
+    attention: Attention
+    mlp: Mlp | Experts
+    pre_attention_norm: Norm | None
+    post_attention_norm: Norm | None
+    pre_mlp_norm: Norm | None
+    post_mlp_norm: Norm | None
+    parallel_residual: bool = False
+    post_norms_sum: bool = False

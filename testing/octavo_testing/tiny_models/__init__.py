@@ -1,0 +1,43 @@
+"""Small random models of every architecture, made by transformers; every parameter is random, norms and biases too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from octavo_testing.tiny_models import experts, layer_norm, rms_norm
+
+SIZES = {
+    "vocab_size": 211,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,  # so that the logits differ clearly
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": 2,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+}
+MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS
+"""Name → transformers' config class and the fields in which it differs from SIZES."""
+
+
+def make(kind: str, folder: Path) -> Any:
+    """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
+    config_class, fields = MODELS[kind]
+    torch.manual_seed(11)
+    config = getattr(transformers, config_class)(**(SIZES | fields))
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    return model
