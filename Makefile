@@ -72,7 +72,7 @@ test-all: $(VENV)/.dev ## what `make test` leaves out: slow comparisons, every k
 .PHONY: test-operator
 test-operator: $(VENV)/.dev ## reconcile and metrics API against a real control plane, faults and kills included
 	@$(KUBERNETES)
-	@$(call TESTS,tests/reconciler tests/metrics_api)
+	@$(call TESTS,tests/reconcile tests/controller tests/cluster tests/metrics_api)
 
 .PHONY: test-deep
 test-deep: $(VENV)/.dev ## the comparisons with transformers whole, kernels interpreted for longer, more random schedules

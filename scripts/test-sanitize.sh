@@ -17,4 +17,4 @@ export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -pri
 export ASAN_OPTIONS=detect_leaks=0
 export OCTAVO_NATIVE_MODULE
 OCTAVO_NATIVE_MODULE=$(echo "$PWD/$build"/_native*.so)
-exec "$python" -m pytest tests/native "$@"
+exec "$python" -m pytest tests/executors/native "$@"

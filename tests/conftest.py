@@ -18,7 +18,7 @@ for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 pytest_plugins = ["octavo_testing.control_plane_fixtures"]
 EXECUTORS = ("native", "torch")
-LONG = {"correctness", "reconciler", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
+LONG = {"correctness", "reconcile", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

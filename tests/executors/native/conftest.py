@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
     from instruction_sets import NAMES, available
 
     native = [r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "user_properties")]
-    if not any(r.nodeid.startswith("tests/native/") for r in native):
+    if not any(r.nodeid.startswith("tests/executors/native/") for r in native):
         return
     ran, lacking = [n for n in NAMES if available(n)], [n for n in NAMES if not available(n)]
     terminalreporter.section("native executor")

@@ -12,7 +12,7 @@ from e2e.cluster import nodes, requirements
 from e2e.cluster.given import given_cluster
 from e2e.cluster.handles import MissingError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_each_missing_command_is_a_sentence_and_one_command_installs_all(tmp_path, monkeypatch):
