@@ -13,6 +13,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = ("engine", "operator", "testing", "tests", "scripts", "bench", "e2e")
 LONGEST = 450
+PACKAGES = ("operator/octavo_operator", "engine/octavo_engine", "engine", "testing", "")  # what tests/ mirrors
+OTHER_TESTS = {  # folders of tests/ that are named for no package
+    "chart": "charts/octavo and config/, which install the same in two ways",
+    "contract": "what operator and engine assume of each other",
+    "correctness": "the engine's output beside that of transformers, whichever parts compute it",
+    "crd": "crds/, which is generated from octavo_operator/api",
+    "gitops": "an LLMService as the code of Argo CD and Flux sees it",
+    "parallel": "a model over several ranks, from the ring of commands to a whole server",
+    "serve": "`octavo serve` end to end: whole processes, over HTTP and by signals",
+    "tutorial": "the tutorial's requests",
+}
 MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 
@@ -46,6 +57,12 @@ def test_folders_named_like_modules_are_no_packages(folder):
 
 def test_no_folder_of_tests_is_a_package():
     assert tracked("tests/**/__init__.py") == []
+
+
+def test_each_folder_of_tests_is_named_for_the_package_that_it_tests():
+    folders = {path.parent.relative_to(ROOT / "tests") for path in tracked("tests/**/test_*.py")}
+    mirrored = {folder for folder in folders if any((ROOT / package / folder).is_dir() for package in PACKAGES)}
+    assert {str(folder) for folder in folders - mirrored} == set(OTHER_TESTS)
 
 
 def test_no_module_on_the_path_is_named_like_one_of_the_standard_library():
@@ -100,6 +117,7 @@ def imported_by(*names: str) -> set[str]:
 def engine_modules(*folders: str) -> list[str]:
     """Every module under `folders` of octavo_engine, as imported."""
     base = ROOT / "engine" / "octavo_engine"
+    assert [folder for folder in folders if not (base / folder).is_dir()] == []
     paths = [p for folder in folders for p in sorted((base / folder).rglob("*.py"))]
     names = (".".join(p.relative_to(base.parent).with_suffix("").parts) for p in paths)
     return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
@@ -107,7 +125,7 @@ def engine_modules(*folders: str) -> list[str]:
 
 def test_serving_on_a_cpu_never_imports_torch_or_the_operator():
     """All that the API server's process and the core's process can import with the native executor."""
-    server = ["octavo.__main__", "octavo_engine.cli.serve", *engine_modules("server", "frontend")]
+    server = ["octavo.__main__", "octavo_engine.cli.serve", *engine_modules("server", "text", "core_client")]
     core = [
         "octavo_engine.engine.core_process",
         "octavo_engine.engine.engine_core",

@@ -42,7 +42,7 @@ from bench import gpu
 from bench.whole_engine import expected
 assert sys.modules["msgspec"].Struct.__module__ == "bench.bare_msgspec"
 print({name: len(tokens) for name, tokens in expected("llama", 3).items()})
-assert not any(name.startswith(("octavo_engine.server", "octavo_engine.frontend")) for name in sys.modules)
+assert not any(name.startswith(("octavo_engine.server", "octavo_engine.text")) for name in sys.modules)
 sys.exit(gpu.main())
 """
 
