@@ -62,9 +62,17 @@ def gemma3():
 @pytest.fixture(scope="session")
 def qwen_coder():
     """Qwen2.5-Coder-1.5B-Instruct as a GGUF file in Q4_K_M, 1.1 GB: a `real_models.RealModel`."""
-    from octavo_testing.real_models import fetch_qwen_coder
+    from octavo_testing.real_models import QWEN_CODER, fetch
 
-    return fetch_qwen_coder()
+    return fetch("qwen-coder", QWEN_CODER)
+
+
+@pytest.fixture(scope="session")
+def qwen_coder_small():
+    """Qwen2.5-Coder-0.5B-Instruct as a GGUF file in Q4_K_M, 0.5 GB, whose template calls tools: a `RealModel`."""
+    from octavo_testing.real_models import QWEN_CODER_SMALL, fetch
+
+    return fetch("qwen-coder-small", QWEN_CODER_SMALL)
 
 
 @pytest.fixture(scope="session")

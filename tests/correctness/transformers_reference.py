@@ -18,7 +18,16 @@ import torch
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2] / "testing"))
 
-from octavo_testing.real_models import GEMMA3, SMOLLM2, RealModel, fetch, fetch_qwen_coder, load_transformers, versions
+from octavo_testing.real_models import (
+    GEMMA3,
+    QWEN_CODER,
+    QWEN_CODER_SMALL,
+    SMOLLM2,
+    RealModel,
+    fetch,
+    load_transformers,
+    versions,
+)
 from references import CUT_TOKENS, CUTS, FEW_TOKENS, FOLDER, NUM_TOKENS, Asked, asked, few_prompts, key_of_few
 
 
@@ -103,8 +112,10 @@ def main(names: Sequence[str]) -> None:
         given = asked(model)
         print(f"· {name}: transformers reads, decodes and scores …", file=sys.stderr)
         write(name, {"key": given.key(model), "made with": versions(), **compute(model, given)})
-    if not names or "qwen-coder" in names:
-        model = fetch_qwen_coder()
+    for name, uri in (("qwen-coder", QWEN_CODER), ("qwen-coder-small", QWEN_CODER_SMALL)):
+        if names and name not in names:
+            continue
+        model = fetch(name, uri)
         few = few_prompts(model)
         print(f"· {model.name}: transformers reads and decodes …", file=sys.stderr)
         write(model.name, {"key": key_of_few(model, few), "made with": versions(), **compute_few(model, few)})
