@@ -28,6 +28,10 @@ HALVES = {name: (0, 2) if name in {"q4_1", "q5_1", "q4_k", "q5_k"} else (0,) for
 SHAPES = [(1, 96, 576), (17, 130, 64), (70, 33, 160), (16, 64, 1536)]  # rows, out, in
 
 
+# Around the sizes of tiles, and rows as long as those of Llama-3-8B.
+EDGES = [(63, 33, 64), (64, 33, 64), (65, 64, 96), (128, 130, 64), (129, 130, 64), (2, 40, 4096), (2, 16, 14336)]
+
+
 def assert_product_close(got, expected, in_features):
     """Sums of `in_features` products: errors grow with the root of their number."""
     tolerance = TOLERANCES[expected.dtype]
@@ -48,8 +52,24 @@ def test_products_with_packed_weights_are_the_twins(triton_operations, device, d
         assert_product_close(got, REFERENCE.matmul(x, weight, added), columns)
 
 
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 32), (8, 16)])
+@pytest.mark.parametrize(("rows", "out", "columns"), EDGES)
+def test_products_at_the_edges_of_tiles_and_of_long_rows_are_the_twins(
+    triton_operations, device, bits, group, rows, out, columns
+):
+    x = torch.randn(rows, columns, device=device).bfloat16()
+    weight = quantize(torch.randn(out, columns, device=device), bits=bits, group=group)
+    assert_product_close(triton_operations.matmul(x, weight), REFERENCE.matmul(x, weight), columns)
+
+
+def test_rows_that_end_within_a_run_of_words_are_no_packed_weight(triton_operations, device):
+    weight = quantize(torch.randn(5, 48, device=device), bits=8, group=16)
+    with pytest.raises(AssertionError, match="rows of 48 elements"):
+        triton_operations.matmul(torch.randn(3, 48, device=device), weight)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "out", "columns"), SHAPES)
+@pytest.mark.parametrize(("rows", "out", "columns"), [*SHAPES, *EDGES])
 def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows, out, columns):
     if triton_operations.launch.card.capability < 89:
         pytest.skip("this GPU has no float8")

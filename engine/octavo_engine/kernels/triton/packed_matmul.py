@@ -265,6 +265,7 @@ def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tenso
     """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
     m, k = x.shape
     n = weight.shape[0]
+    assert k % 32 == 0, f"rows of {k} elements, where words are laid out in runs of 32"
     expect(x, (m, k), *FLOATS)
     expect(weight.quants, (n, k * weight.bits // 32), torch.int32)
     expect(weight.scales, (k // weight.group, n), weight.scale_dtype)
