@@ -118,4 +118,5 @@ def _running() -> OwnCluster:
     return OwnCluster(layout)
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
