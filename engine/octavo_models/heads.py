@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from octavo_models.fields import Fields
 from octavo_models.layers import Attention, Rotary
+from octavo_models.tensors import At, LayerWeight, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,11 @@ class Heads:
         """Attention with the usual scale, 1 / sqrt(dim); `details` are fields of `Attention`."""
         plain = Attention(self.num, self.num_kv, self.dim, self.dim, 1 / math.sqrt(self.dim), rotary)
         return replace(plain, **details)  # type: ignore[arg-type]
+
+    def packed(self, module: str, *, groups: int = 1, transposed: bool = False) -> dict[LayerWeight, At]:
+        """The entries of q, k and v that one module holds together: all of q first, or so in each of `groups`."""
+        q, kv = self.num * self.dim, self.num_kv * self.dim
+        return packed(module, ("q", q), ("k", kv), ("v", kv), groups=groups, transposed=transposed)
 
 
 def even(fields: Fields, name: str, value: int) -> int:

@@ -48,6 +48,10 @@ class HfConfig:
     def num_layers(self) -> int:
         return self.fields.integer("num_hidden_layers", maximum=MOST_LAYERS)
 
+    def window(self) -> int | None:
+        """The sliding window; None where the config has none."""
+        return self.fields.integer("sliding_window") if self.fields.has("sliding_window") else None
+
     def activation(self, name: str = "hidden_act", default: str = "silu") -> Activation:
         value = self.fields.text(name, default)
         if value not in ACTIVATIONS:

@@ -18,12 +18,20 @@ ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def rotary_from_hf(
-    config: Fields, head_dim: int, *, layer_type: str | None = None, theta: float | None = None, scaled: bool = True
+    config: Fields,
+    head_dim: int,
+    *,
+    layer_type: str | None = None,
+    theta: float | None = None,
+    scaled: bool = True,
+    default_theta: float = 10000.0,
+    default_fraction: float = 1.0,
 ) -> Rotary:
     """The rotary embedding of a layer (of `layer_type`, if the config distinguishes kinds of layers).
 
     `theta` is the base that the old spelling gives this kind of layer; `scaled` is False for a kind of layer that
-    the old spelling's `rope_scaling` does not reach (Gemma 3's local layers).
+    the old spelling's `rope_scaling` does not reach (Gemma 3's local layers). The defaults are what the architecture
+    assumes where the config is silent; the fraction is the part of a head that rotates.
     """
     parameters = _parameters(config, layer_type)
     scaling = parameters if parameters is not None else (config.mapping("rope_scaling") if scaled else None)
@@ -31,9 +39,9 @@ def rotary_from_hf(
     if parameters is not None and fields.has("rope_theta"):
         base = fields.number("rope_theta")
     else:
-        base = theta if theta is not None else config.number("rope_theta", 10000.0)
+        base = theta if theta is not None else config.number("rope_theta", default_theta)
     fraction = fields if fields.has("partial_rotary_factor") else config
-    dim = int(head_dim * fraction.number("partial_rotary_factor", 1.0))
+    dim = int(head_dim * fraction.number("partial_rotary_factor", default_fraction))
     if not 0 < dim <= head_dim or dim % 2:
         raise config.error(
             "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even number is needed"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 import transformers
+from octavo_testing.stored_weights import check_stored
 from published_configs import (
     GEMMA_3_4B,
     GEMMA_3_270M,
@@ -18,21 +20,25 @@ from published_configs import (
     QWEN2_5_0_5B,
     SMOLLM3_3B,
 )
+from published_rms_norm import GEMMA_2_2B, GEMMA_2_27B, GEMMA_2B, GRANITE_3_3_2B, PHI_4, PHI_4_MINI
+from published_rms_norm import PARAMETERS as RMS_NORM
 
 from octavo_models import from_hf_config
 from octavo_models.formats import nbytes
 from octavo_models.tensors import Source
 
+MODELS = PARAMETERS | RMS_NORM
 
-@pytest.mark.parametrize("name", PARAMETERS)
+
+@pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_those_that_are_published(name):
-    config, parameters = PARAMETERS[name]
+    config, parameters = MODELS[name]
     assert from_hf_config(config).num_parameters == parameters
 
 
-@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "Gemma-3-4b"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "Gemma-3-4b"])
 def test_weights_have_the_names_and_shapes_that_transformers_gives_them(name):
-    config, _ = PARAMETERS[name]
+    config, _ = MODELS[name]
     spec = from_hf_config(config)
     model_class = getattr(transformers, config["architectures"][0])
     # A copy: transformers writes into the mappings that it is given.
@@ -40,14 +46,7 @@ def test_weights_have_the_names_and_shapes_that_transformers_gives_them(name):
     with torch.device("meta"):
         model = model_class(model_class.config_class(**fields))
     expected = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
-    stored: dict[str, tuple[int, ...]] = {}
-    for weight in spec.weights:
-        for source in weight.sources:  # parts of one tensor follow one another
-            part = source.rows.count * source.rows.groups if source.rows else weight.shape[0] // len(weight.sources)
-            rows, *_ = stored.get(source.tensor, (0,))
-            stored[source.tensor] = (rows + part, *weight.shape[1:])
-    assert stored == expected
-    assert len({weight.name for weight in spec.weights}) == len(spec.weights)
+    check_stored(spec, expected)
 
 
 def test_bytes_follow_from_the_stored_dtype_and_from_any_other():
@@ -119,6 +118,37 @@ def test_gemma_with_a_vision_half_is_read_for_its_text():
     assert (spec.vocab_size, len(spec.layers), spec.layers[0].attention.num_kv_heads) == (262208, 34, 4)
     assert spec.dtype == "bfloat16"
     assert spec.weights[0].sources == (Source("language_model.model.embed_tokens.weight"),)
+
+
+def test_phi_3_takes_the_long_factors_where_the_model_is_longer_than_it_was_trained():
+    attention = from_hf_config(PHI_4_MINI).layers[0].attention
+    assert (attention.window, attention.rotary.dim) == (262144, 96)
+    assert attention.rotary.scaling.factors == (1.5,) * 48
+    assert attention.rotary.attention_factor() == pytest.approx((1 + math.log(32) / math.log(4096)) ** 0.5)
+    short = from_hf_config(PHI_4_MINI | {"max_position_embeddings": 4096}).layers[0].attention.rotary
+    assert short.scaling.factors == (1.0,) * 48
+    assert from_hf_config(PHI_4).layers[0].attention.rotary.scaling is None
+
+
+def test_gemma_1_means_the_approximation_where_it_says_gelu():
+    assert from_hf_config(GEMMA_2B).layers[0].mlp.activation == "gelu_tanh"
+    assert from_hf_config(GEMMA_2B | {"hidden_activation": "relu"}).layers[0].mlp.activation == "relu"
+
+
+def test_gemma_2_has_a_window_in_each_second_layer_and_caps_until_its_config_says_null():
+    spec = from_hf_config(GEMMA_2_27B)
+    assert [layer.attention.window for layer in spec.layers] == [4096, None] * 23
+    assert (spec.layers[0].attention.scale, spec.layers[0].attention.soft_cap) == (144**-0.5, 50.0)
+    silent = {key: value for key, value in GEMMA_2_2B.items() if not key.endswith("softcapping")}
+    assert from_hf_config(silent) == from_hf_config(GEMMA_2_2B)
+    none = from_hf_config(GEMMA_2_2B | {"attn_logit_softcapping": None, "final_logit_softcapping": None})
+    assert (none.layers[0].attention.soft_cap, none.logits_soft_cap) == (None, None)
+
+
+def test_granite_multiplies_in_four_places():
+    spec = from_hf_config(GRANITE_3_3_2B)
+    assert (spec.embedding_multiplier, spec.residual_multiplier, spec.logits_multiplier) == (12.0, 0.22, 0.125)
+    assert spec.layers[0].attention.scale == 0.015625
 
 
 def test_tensor_parallel_axes_and_adapter_targets_are_said_of_each_matrix():

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_configs import GEMMA_3_4B, GEMMA_3_270M, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
+from published_rms_norm import GEMMA_2_2B, GEMMA_2B, GLM_4_9B, GRANITE_3_3_2B, PHI_4_MINI
+from published_rms_norm import PARAMETERS as RMS_NORM
 
 from octavo_models import InvalidConfigError, ModelError, ModelSpec, UnsupportedModelError, from_gguf, from_hf_config
 from octavo_models.tensors import Unpermute
@@ -21,7 +23,7 @@ JUNK = st.recursive(
 NUMBERS = st.sampled_from(
     [-1, 0, 1, 2, 3, 7, 64, 2**31, 2**64, 0.5, 1e-300, 1e300, float("nan"), float("inf"), "8", True]
 )
-CONFIGS = [config for config, _ in PARAMETERS.values()]
+CONFIGS = [config for config, _ in (PARAMETERS | RMS_NORM).values()]
 
 
 def exercise(spec: ModelSpec) -> None:
@@ -232,6 +234,13 @@ def test_any_value_in_any_key_of_a_gguf_gives_a_spec_or_a_model_error(data):
         (QWEN3_0_6B | {"layer_types": ["full_attention"]}, "layer_types has 1 elements; 28 are expected"),
         (MISTRAL_7B_V01 | {"sliding_window": 0}, "sliding_window is 0"),
         (GEMMA_3_270M | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (PHI_4_MINI | {"sliding_window": 0}, "sliding_window is 0"),
+        (PHI_4_MINI | {"partial_rotary_factor": 0.5}, "long_factor has 48 elements; 32 are expected"),
+        (GEMMA_2B | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        (GEMMA_2_2B | {"attn_logit_softcapping": -1}, "attn_logit_softcapping is -1"),
+        (GLM_4_9B | {"partial_rotary_factor": 0.0}, "partial_rotary_factor is 0"),
+        (GRANITE_3_3_2B | {"logits_scaling": 0}, "logits_scaling is 0"),
+        (GRANITE_3_3_2B | {"attention_multiplier": "big"}, "attention_multiplier is 'big'"),
         (GEMMA_3_4B | {"text_config": None}, "text_config is missing"),
     ],
 )

@@ -6,14 +6,34 @@ alike is `HfConfig`'s and `GgufMetadata`'s. docs/extending.md lists the steps to
 
 from __future__ import annotations
 
+from octavo_models.architectures.gemma import GEMMA
+from octavo_models.architectures.gemma2 import GEMMA2
 from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
+from octavo_models.architectures.glm import GLM
+from octavo_models.architectures.glm4 import GLM4
+from octavo_models.architectures.granite import GRANITE
 from octavo_models.architectures.llama import LLAMA
 from octavo_models.architectures.mistral import MISTRAL
+from octavo_models.architectures.phi3 import PHI3
 from octavo_models.architectures.qwen2 import QWEN2
 from octavo_models.architectures.qwen3 import QWEN3
 from octavo_models.architectures.smollm3 import SMOLLM3
 
-ALL = (LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, GEMMA3, GEMMA3_MULTIMODAL)
+ALL = (
+    LLAMA,
+    MISTRAL,
+    SMOLLM3,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    GEMMA3_MULTIMODAL,
+    PHI3,
+    GLM,
+    GLM4,
+    GRANITE,
+)
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}
 BY_GGUF_NAME = {architecture.gguf_name: architecture for architecture in ALL if architecture.gguf_name is not None}

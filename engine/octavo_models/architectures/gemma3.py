@@ -6,12 +6,13 @@ Its checkpoints on Hugging Face store a norm's weight minus 1; those in GGUF sto
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
 from octavo_models.architecture import Architecture
-from octavo_models.architectures.qwen3 import HF_QWEN3
+from octavo_models.architectures import gemma
+from octavo_models.architectures.gemma2 import HF_GEMMA2, soft_cap
+from octavo_models.architectures.qwen3 import QK_NORMS
 from octavo_models.fields import Fields
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
@@ -20,15 +21,8 @@ from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Layer, Mlp, Norm, Rotary
 from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import at
 
-HF_GEMMA3 = HF_QWEN3.updated(
-    {
-        "post_attention_norm": at("post_attention_layernorm"),  # on attention's output, where Llama's precedes the MLP
-        "pre_mlp_norm": at("pre_feedforward_layernorm"),
-        "post_mlp_norm": at("post_feedforward_layernorm"),
-    }
-)
+HF_GEMMA3 = HF_GEMMA2.updated(QK_NORMS)
 
 GLOBAL_THETA = 1_000_000.0
 LOCAL_THETA = 10_000.0
@@ -51,9 +45,7 @@ DEFAULTS = {
 def from_hf(source: HfConfig) -> SpecDraft:
     source = replace(source, fields=Fields({**DEFAULTS, **source.fields.values}))
     c, heads, count = source.fields, source.heads(), source.num_layers()
-    if c.boolean("use_bidirectional_attention", False):
-        raise c.error("use_bidirectional_attention", "is true: an encoder, which can't generate")
-    norm = Norm(eps=c.number("rms_norm_eps", 1e-6), offset=1.0)
+    norm = gemma.norm(source)
     pattern = c.integer("sliding_window_pattern", PATTERN)
     types = source.layer_types(["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)])
     local = rotary_from_hf(
@@ -71,17 +63,15 @@ def from_hf(source: HfConfig) -> SpecDraft:
         rotary=rotary,
         local=local,
         scale=c.number("query_pre_attn_scalar", 256.0) ** -0.5,
-        soft_cap=_soft_cap(c, "attn_logit_softcapping"),
+        soft_cap=soft_cap(c, "attn_logit_softcapping"),
         mlp=Mlp(c.integer("intermediate_size"), source.activation("hidden_activation", "gelu_pytorch_tanh")),
         norm=norm,
         bias=c.boolean("attention_bias", False),
     )
     draft = source.draft(layers, norm, HF_GEMMA3, tied_head=True)
-    multiplier = rounded(math.sqrt(draft.hidden_size), source.dtype)
     return replace(
-        draft,
-        embedding_multiplier=multiplier,
-        logits_soft_cap=_soft_cap(c, "final_logit_softcapping"),
+        gemma.scaled(draft, source),
+        logits_soft_cap=soft_cap(c, "final_logit_softcapping"),
         max_position=c.integer("max_position_embeddings"),  # a lengthened one already
     )
 
@@ -129,7 +119,7 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
     )
     return replace(
         source.draft(layers, GGUF_TENSORS),
-        embedding_multiplier=rounded(math.sqrt(hidden), "float32"),
+        embedding_multiplier=gemma.rounded(math.sqrt(hidden), "float32"),
         max_position=m.integer("context_length"),
     )
 
@@ -150,20 +140,6 @@ def _layers(
     full = heads.attention(rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias)
     sliding = replace(full, rotary=local, window=window)
     return [Layer(sliding if kind == "sliding_attention" else full, mlp, norm, norm, norm, norm) for kind in types]
-
-
-def _soft_cap(config: Fields, name: str) -> float | None:
-    return config.number(name) if config.has(name) else None
-
-
-def rounded(value: float, dtype: str) -> float:
-    """`value` as `dtype` holds it (round to nearest, ties to even), as the reference rounds it to the weights' own."""
-    if dtype == "float16":
-        return float(struct.unpack("<e", struct.pack("<e", value))[0])
-    bits = int(struct.unpack("<I", struct.pack("<f", value))[0])
-    if dtype == "bfloat16":
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
 GEMMA3 = Architecture(("Gemma3ForCausalLM",), from_hf, "gemma3", from_gguf)

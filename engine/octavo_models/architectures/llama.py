@@ -8,7 +8,7 @@ from octavo_models.architecture import Architecture
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.hf_config import HfConfig
-from octavo_models.layers import Attention, Layer, Mlp, Norm
+from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm
 from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import TensorMap, at
@@ -42,13 +42,29 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
     return draft_from_gguf(source, [True] * source.num_layers())
 
 
-def draft_from_hf(source: HfConfig, attentions: Sequence[Attention], *, tied_head: bool = False) -> SpecDraft:
-    """Llama's decoder, with the given attention in each layer."""
+def draft_from_hf(
+    source: HfConfig,
+    attentions: Sequence[Attention],
+    *,
+    mlps: Sequence[Mlp | Experts] | None = None,
+    norm: Norm | None = None,
+    tensors: TensorMap = HF_LLAMA,
+    tied_head: bool = False,
+) -> SpecDraft:
+    """Llama's decoder, with the given attention in each layer; an MLP, norm and tensors that are not given are Llama's."""
+    norm, mlps = norm or rms_norm(source), mlps or [mlp_from_hf(source)] * len(attentions)
+    layers = [Layer(attention, mlp, norm, None, norm, None) for attention, mlp in zip(attentions, mlps, strict=True)]
+    return source.draft(layers, norm, tensors, tied_head=tied_head)
+
+
+def rms_norm(source: HfConfig, default_eps: float = 1e-6) -> Norm:
+    return Norm(eps=source.fields.number("rms_norm_eps", default_eps))
+
+
+def mlp_from_hf(source: HfConfig) -> Mlp:
+    """The gated MLP of a layer."""
     c = source.fields
-    norm = Norm(eps=c.number("rms_norm_eps", 1e-6))
-    mlp = Mlp(c.integer("intermediate_size"), source.activation(), bias=c.boolean("mlp_bias", False))
-    layers = [Layer(attention, mlp, norm, None, norm, None) for attention in attentions]
-    return source.draft(layers, norm, HF_LLAMA, tied_head=tied_head)
+    return Mlp(c.integer("intermediate_size"), source.activation(), bias=c.boolean("mlp_bias", False))
 
 
 def draft_from_gguf(source: GgufMetadata, rotates: Sequence[bool]) -> SpecDraft:

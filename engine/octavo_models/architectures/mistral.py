@@ -15,7 +15,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     c, heads = source.fields, source.heads()
     # Absent is not null: transformers' default is v0.1's window; later models write null.
     absent = "sliding_window" not in c.values
-    window = WINDOW_OF_V0_1 if absent else (c.integer("sliding_window") if c.has("sliding_window") else None)
+    window = WINDOW_OF_V0_1 if absent else source.window()
     attention = heads.attention(rotary_from_hf(c, heads.dim), window=window)
     return llama.draft_from_hf(source, [attention] * source.num_layers())
 

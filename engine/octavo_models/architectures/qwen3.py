@@ -9,10 +9,11 @@ from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.hf_config import HfConfig
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import at
+from octavo_models.tensors import At, LayerWeight, at
 
 HEAD_DIM = 128
-HF_QWEN3 = HF_LLAMA.updated({"q_norm": at("self_attn.q_norm"), "k_norm": at("self_attn.k_norm")})
+QK_NORMS: dict[LayerWeight, At] = {"q_norm": at("self_attn.q_norm"), "k_norm": at("self_attn.k_norm")}
+HF_QWEN3 = HF_LLAMA.updated(QK_NORMS)
 
 
 def from_hf(source: HfConfig) -> SpecDraft:

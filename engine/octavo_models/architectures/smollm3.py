@@ -16,7 +16,7 @@ THETA = 2_000_000.0
 def from_hf(source: HfConfig) -> SpecDraft:
     c, heads, count = source.fields, source.heads(), source.num_layers()
     bias = c.boolean("attention_bias", False)
-    rotary = rotary_from_hf(c, heads.dim, theta=None if c.has("rope_theta") else THETA)
+    rotary = rotary_from_hf(c, heads.dim, default_theta=THETA)
     interval = c.integer("no_rope_layer_interval", NO_ROPE_INTERVAL)
     listed = c.sequence("no_rope_layers")
     if listed is not None and (len(listed) < count or any(flag not in (0, 1) for flag in listed)):

@@ -18,6 +18,12 @@ GEMMA_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0 + i / 8 for i in range(6)],
+    "long_factor": [1.5 + i / 2 for i in range(6)],
+}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -39,6 +45,39 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "query_pre_attn_scalar": 24,
             "final_logit_softcapping": 20.0,
             "tie_word_embeddings": True,
+        },
+    ),
+    "phi 3": ("Phi3Config", {"sliding_window": 9}),
+    "phi 3 with longrope": (  # all of a sequence is longer than the original length: the long factors hold
+        "Phi3Config",
+        {
+            "rope_parameters": LONGROPE,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 2,
+            "hidden_size": 96,
+        },
+    ),
+    "gemma 1": ("GemmaConfig", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "gemma 2": (
+        "Gemma2Config",
+        {
+            "sliding_window": 11,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 20.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "glm": ("GlmConfig", {}),
+    "glm 4": ("Glm4Config", {"attention_bias": False, "partial_rotary_factor": 0.25}),
+    "granite": (
+        "GraniteConfig",
+        {
+            "attention_multiplier": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.5,
+            "attention_bias": True,
         },
     ),
 }
