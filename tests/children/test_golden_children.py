@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import yaml
 from octavo_testing.children_cases import CASES, rendered_sample
+from octavo_testing.golden import assert_golden
 
 from octavo_operator.verbs.printout import as_yaml
 
@@ -17,11 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.mark.parametrize("case", CASES)
 def test_a_samples_children_are_as_they_were(case):
     """OCTAVO_UPDATE_GOLDEN=1 rewrites the golden children: look at the diff before committing it."""
-    golden = GOLDEN / f"{case}.yaml"
-    text = as_yaml(rendered_sample(case)) + "\n"
-    if os.environ.get("OCTAVO_UPDATE_GOLDEN"):
-        golden.write_text(text, encoding="utf-8")
-    assert text == golden.read_text(encoding="utf-8")
+    assert_golden(as_yaml(rendered_sample(case)) + "\n", GOLDEN / f"{case}.yaml")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from octavo_testing.golden import assert_golden
 from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
 
 from octavo_operator.settings import Settings
@@ -51,11 +52,7 @@ def test_a_samples_plan_reads_as_it_should(case, tmp_path, capsys):
     file, name, config = CASES[case]
     chosen = [] if name is None else ["--name", name]
     assert run("-f", str(SAMPLES / file), *chosen, config=config, tmp_path=tmp_path) == 0
-    golden = GOLDEN / f"{case}.txt"
-    printed = capsys.readouterr().out
-    if os.environ.get("OCTAVO_UPDATE_GOLDEN"):
-        golden.write_text(printed, encoding="utf-8")
-    assert printed == golden.read_text(encoding="utf-8")
+    assert_golden(capsys.readouterr().out, GOLDEN / f"{case}.txt")
 
 
 def test_every_sample_has_its_golden_plan():
