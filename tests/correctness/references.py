@@ -17,6 +17,7 @@ from octavo_testing.real_models import RealModel
 from prompts import essay, prompts
 
 from octavo_engine.text.tokenizer import load_tokenizer
+from octavo_engine.weights.download import sha256_of
 
 FOLDER = Path(__file__).parent / "references"
 NUM_TOKENS = 64
@@ -78,7 +79,7 @@ class Asked:
 
     def key(self, model: RealModel) -> str:
         """Another one for every change of prompts, tokenizer or model."""
-        given = [self.prompts, self.texts, model.gguf.stat().st_size, NUM_TOKENS, CUTS[model.name]]
+        given = [self.prompts, self.texts, sha256_of(model.gguf), NUM_TOKENS, CUTS[model.name]]
         return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
 
 
@@ -94,7 +95,7 @@ def few_prompts(model: RealModel) -> list[list[int]]:
 
 
 def key_of_few(model: RealModel, given: Sequence[Sequence[int]]) -> str:
-    """Another one for every change of prompts, tokenizer or model."""
+    """Another one for every change of prompts or tokenizer. `fetch_qwen_coder` knows the file by its hash."""
     return hashlib.sha256(json.dumps([given, model.gguf.stat().st_size, FEW_TOKENS]).encode()).hexdigest()[:16]
 
 
