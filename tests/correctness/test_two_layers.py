@@ -55,7 +55,7 @@ def test_two_layers_compute_what_transformers_computes(implementation, name, dty
     spec = cut(describe(config.model, model.files), CUTS[name])
     scores_prompt = (implementation, name) != ("triton", "gemma3")
     asked = [
-        ask("greedy", expected.prompt, CUT_TOKENS, logprobs=0, prompt_logprobs=0 if scores_prompt else None),
+        ask("greedy", expected.prompt, CUT_TOKENS, logprobs=5, prompt_logprobs=0 if scores_prompt else None),
         ask("drawn", expected.prompt[:3], 2, temperature=1.0, seed=5, top_k=40, repetition_penalty=1.2),
     ]
     with running_core(config, model.files, spec, create) as core:
@@ -68,5 +68,8 @@ def test_two_layers_compute_what_transformers_computes(implementation, name, dty
     scored = [*(got.prompt_logprobs or [])[1:], *got.logprobs]
     wanted = expected.logprobs if scores_prompt else expected.logprobs[-CUT_TOKENS:]
     assert len(scored) == len(wanted)
-    for entry, logprob in zip(scored[: len(wanted) - CUT_TOKENS + sure], wanted, strict=False):
-        assert entry.logprob == pytest.approx(logprob, abs=TOLERANCES[dtype], rel=RELATIVE[dtype])
+    found = [entry.logprob for entry in scored[: len(wanted) - CUT_TOKENS + sure]]
+    if sure < CUT_TOKENS:  # another token may be drawn there, but it is preceded by the same ones
+        found.append(dict(got.logprobs[sure].top)[expected.tokens[sure]])
+    assert found, "nothing was compared"
+    assert found == pytest.approx(wanted[: len(found)], abs=TOLERANCES[dtype], rel=RELATIVE[dtype])

@@ -28,6 +28,15 @@ LONGROPE = {
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "llama tied": ("LlamaConfig", {"tie_word_embeddings": True}),
+    "llama, a head of keys for each of queries, 256 wide": (
+        "LlamaConfig",
+        {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 8},
+    ),
+    "llama, one head of keys": ("LlamaConfig", {"num_key_value_heads": 1}),
+    "llama, seven heads of queries to one of keys": (
+        "LlamaConfig",
+        {"hidden_size": 224, "num_attention_heads": 14, "num_key_value_heads": 2},
+    ),
     "llama with biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
     "llama 3 rope": ("LlamaConfig", {"rope_parameters": LLAMA3}),
     "llama yarn rope": ("LlamaConfig", {"rope_parameters": YARN}),
