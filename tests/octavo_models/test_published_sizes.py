@@ -20,14 +20,18 @@ from published_configs import (
     QWEN2_5_0_5B,
     SMOLLM3_3B,
 )
+from published_experts import PARAMETERS as EXPERTS
+from published_experts import QWEN1_5_MOE_A2_7B, QWEN3_30B_A3B
 from published_rms_norm import GEMMA_2_2B, GEMMA_2_27B, GEMMA_2B, GRANITE_3_3_2B, PHI_4, PHI_4_MINI
 from published_rms_norm import PARAMETERS as RMS_NORM
 
 from octavo_models import from_hf_config
 from octavo_models.formats import nbytes
+from octavo_models.layers import Experts
 from octavo_models.tensors import Source
 
-MODELS = PARAMETERS | RMS_NORM
+DENSE = PARAMETERS | RMS_NORM
+MODELS = DENSE | EXPERTS
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -36,9 +40,10 @@ def test_parameters_are_those_that_are_published(name):
     assert from_hf_config(config).num_parameters == parameters
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "Gemma-3-4b"])
+@pytest.mark.parametrize("name", [name for name in DENSE if name != "Gemma-3-4b"])
 def test_weights_have_the_names_and_shapes_that_transformers_gives_them(name):
-    config, _ = MODELS[name]
+    """Those of mixtures differ in memory; test_architectures compares them as they are stored."""
+    config, _ = DENSE[name]
     spec = from_hf_config(config)
     model_class = getattr(transformers, config["architectures"][0])
     # A copy: transformers writes into the mappings that it is given.
@@ -149,6 +154,24 @@ def test_granite_multiplies_in_four_places():
     spec = from_hf_config(GRANITE_3_3_2B)
     assert (spec.embedding_multiplier, spec.residual_multiplier, spec.logits_multiplier) == (12.0, 0.22, 0.125)
     assert spec.layers[0].attention.scale == 0.015625
+
+
+def test_each_expert_of_a_mixture_has_modules_of_its_own():
+    spec = from_hf_config(QWEN3_30B_A3B)
+    gate = next(weight for weight in spec.weights if weight.name == "layers.47.experts_gate")
+    assert (gate.shape, gate.groups, len(gate.sources)) == ((128 * 768, 2048), 128, 128)
+    assert gate.sources[127] == Source("model.layers.47.mlp.experts.127.gate_proj.weight")
+
+
+def test_layers_of_a_mixture_can_be_dense():
+    def sparse(**changes):
+        layers = from_hf_config(QWEN1_5_MOE_A2_7B | changes).layers[:6]
+        return [isinstance(layer.mlp, Experts) for layer in layers]
+
+    assert sparse() == [True] * 6
+    assert sparse(decoder_sparse_step=2, mlp_only_layers=[3]) == [False, True, False, False, False, True]
+    dense = from_hf_config(QWEN1_5_MOE_A2_7B | {"decoder_sparse_step": 30}).layers[0].mlp
+    assert dense.intermediate_size == 5632
 
 
 def test_tensor_parallel_axes_and_adapter_targets_are_said_of_each_matrix():

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_configs import GEMMA_3_4B, GEMMA_3_270M, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
+from published_experts import MIXTRAL_8X7B, QWEN3_30B_A3B
+from published_experts import PARAMETERS as EXPERTS
 from published_rms_norm import GEMMA_2_2B, GEMMA_2B, GLM_4_9B, GRANITE_3_3_2B, PHI_4_MINI
 from published_rms_norm import PARAMETERS as RMS_NORM
 
@@ -23,7 +25,7 @@ JUNK = st.recursive(
 NUMBERS = st.sampled_from(
     [-1, 0, 1, 2, 3, 7, 64, 2**31, 2**64, 0.5, 1e-300, 1e300, float("nan"), float("inf"), "8", True]
 )
-CONFIGS = [config for config, _ in (PARAMETERS | RMS_NORM).values()]
+CONFIGS = [config for config, _ in (PARAMETERS | RMS_NORM | EXPERTS).values()]
 
 
 def exercise(spec: ModelSpec) -> None:
@@ -241,6 +243,12 @@ def test_any_value_in_any_key_of_a_gguf_gives_a_spec_or_a_model_error(data):
         (GLM_4_9B | {"partial_rotary_factor": 0.0}, "partial_rotary_factor is 0"),
         (GRANITE_3_3_2B | {"logits_scaling": 0}, "logits_scaling is 0"),
         (GRANITE_3_3_2B | {"attention_multiplier": "big"}, "attention_multiplier is 'big'"),
+        (MIXTRAL_8X7B | {"num_local_experts": 1 << 20}, "num_local_experts is 1048576; it must lie between 1 and 4096"),
+        (MIXTRAL_8X7B | {"num_experts_per_tok": 9}, "num_experts_per_tok is 9; it must lie between 1 and 8"),
+        (QWEN3_30B_A3B | {"moe_intermediate_size": None}, "moe_intermediate_size is missing"),
+        (QWEN3_30B_A3B | {"norm_topk_prob": 1}, "norm_topk_prob is 1"),
+        (QWEN3_30B_A3B | {"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
+        (QWEN3_30B_A3B | {"mlp_only_layers": 3}, "mlp_only_layers is 3, not a list"),
         (GEMMA_3_4B | {"text_config": None}, "text_config is missing"),
     ],
 )

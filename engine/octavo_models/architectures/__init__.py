@@ -12,11 +12,15 @@ from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
 from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
 from octavo_models.architectures.granite import GRANITE
+from octavo_models.architectures.granitemoe import GRANITE_MOE
 from octavo_models.architectures.llama import LLAMA
 from octavo_models.architectures.mistral import MISTRAL
+from octavo_models.architectures.mixtral import MIXTRAL
 from octavo_models.architectures.phi3 import PHI3
 from octavo_models.architectures.qwen2 import QWEN2
+from octavo_models.architectures.qwen2_moe import QWEN2_MOE
 from octavo_models.architectures.qwen3 import QWEN3
+from octavo_models.architectures.qwen3_moe import QWEN3_MOE
 from octavo_models.architectures.smollm3 import SMOLLM3
 
 ALL = (
@@ -33,6 +37,10 @@ ALL = (
     GLM,
     GLM4,
     GRANITE,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    GRANITE_MOE,
 )
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}

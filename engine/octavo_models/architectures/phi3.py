@@ -19,9 +19,13 @@ def from_hf(source: HfConfig) -> SpecDraft:
     return llama.draft_from_hf(source, [attention] * source.num_layers(), norm=norm, tensors=tensors)
 
 
-def packed_gate_up(intermediate_size: int, module: str = "mlp.gate_up_proj") -> dict[LayerWeight, At]:
-    """The entries of gate and up that one module holds together, gate first."""
-    return packed(module, ("gate", intermediate_size), ("up", intermediate_size))
+def packed_gate_up(
+    intermediate_size: int, module: str = "mlp.gate_up_proj", *, shared: bool = False
+) -> dict[LayerWeight, At]:
+    """The entries of gate and up that one module holds together, gate first; of a `shared` expert's."""
+    gate: LayerWeight = "shared_gate" if shared else "gate"
+    up: LayerWeight = "shared_up" if shared else "up"
+    return packed(module, (gate, intermediate_size), (up, intermediate_size))
 
 
 PHI3 = Architecture(("Phi3ForCausalLM",), from_hf)

@@ -1,0 +1,55 @@
+"""Qwen 1.5's and 2's mixtures: Qwen 2 with experts in most layers, and a shared expert behind a gate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from octavo_models import mixtures
+from octavo_models.architecture import Architecture
+from octavo_models.architectures import llama
+from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.hf_config import HfConfig
+from octavo_models.layers import Mlp, Router
+from octavo_models.rotary import rotary_from_hf
+from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import at
+
+WINDOW_LAYERS = 28  # transformers' default of max_window_layers
+
+
+def from_hf(source: HfConfig) -> SpecDraft:
+    c, heads, count = source.fields, source.heads(), source.num_layers()
+    full = heads.attention(rotary_from_hf(c, heads.dim), qkv_bias=c.boolean("qkv_bias", True))
+    slides = c.boolean("use_sliding_window", False)
+    sliding = replace(full, window=source.window() if slides else None)
+    last = c.integer("max_window_layers", WINDOW_LAYERS, minimum=0)
+    types = source.layer_types(
+        ["sliding_attention" if slides and i % 2 == 0 and i < last else "full_attention" for i in range(count)]
+    )
+    activation = source.activation()
+    experts = mixtures.experts_from_hf(
+        source,
+        Mlp(c.integer("moe_intermediate_size"), activation),
+        Router("softmax", renormalize=c.boolean("norm_topk_prob", False)),
+        shared=Mlp(c.integer("shared_expert_intermediate_size"), activation),
+        shared_gate=True,
+    )
+    names = mixtures.modules(experts.num_experts, shared="shared_expert")
+    return llama.draft_from_hf(
+        source,
+        [sliding if kind == "sliding_attention" else full for kind in types],
+        mlps=mixtures.mlps(source, llama.mlp_from_hf(source), experts, is_sparse(source)),
+        tensors=HF_LLAMA.updated({**names, "shared_router": at("mlp.shared_expert_gate")}),
+    )
+
+
+def is_sparse(source: HfConfig) -> Callable[[int], bool]:
+    """Which layers have experts: each `decoder_sparse_step`th one that `mlp_only_layers` does not list."""
+    c = source.fields
+    step = c.integer("decoder_sparse_step", 1)
+    dense = {layer for layer in c.sequence("mlp_only_layers") or () if isinstance(layer, int)}
+    return lambda layer: layer not in dense and (layer + 1) % step == 0
+
+
+QWEN2_MOE = Architecture(("Qwen2MoeForCausalLM",), from_hf)
