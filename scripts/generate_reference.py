@@ -82,7 +82,7 @@ def manifest_page() -> str:
         "|-|-|-|-|",
         *field_rows("spec", Spec),
         "\n## Status\n",
-        "Written by the operator; its conditions and their reasons have [a page of their own](conditions.md).\n",
+        "Written by the operator; its conditions and their reasons: [conditions.md](conditions.md).\n",
         "| field | type | |",
         "|-|-|-|",
         *status_rows(),
