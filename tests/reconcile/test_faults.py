@@ -1,11 +1,10 @@
 """What breaks between the operator and the API server heals without a crash, and /healthz tells the truth meanwhile.
 
-Shortened by default; OCTAVO_TEST_FAULT_S=75 is the full length (kopf by itself would end after 54 s).
+Faults last two seconds, and 75 in `make test-all`: kopf by itself would end after 54.
 """
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -13,9 +12,8 @@ from octavo_testing.api_client import until
 from octavo_testing.fault_proxy import FaultProxy
 from octavo_testing.operator_runs import ACCOUNT, API, running, service, wait_for
 
-FAULT_S = float(os.environ.get("OCTAVO_TEST_FAULT_S", "2"))
-LONG = FAULT_S > 10
 HEAL_S = 30
+of_any_length = pytest.mark.parametrize("seconds", [2, pytest.param(75, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def heals(plane, namespace, operator, name, record_property):
     until(lambda: operator.ask("/healthz")[0] == 200, HEAL_S, "/healthz is well again")
 
 
-@pytest.mark.parametrize("code", [500, 504] if LONG else [500])
+@pytest.mark.parametrize("code", [500, pytest.param(504, marks=pytest.mark.slow)])
 def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_property, code):
     """kopf ends; the watchers start anew in the same process."""
     operator, proxy = proxied
@@ -56,8 +54,9 @@ def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_pro
     heals(installed, namespace, operator, f"watch-error-{code}", record_property)
 
 
-@pytest.mark.parametrize("code", [503, 403] if LONG else [403])
-def test_a_list_that_is_refused_for_long_heals_by_itself(installed, proxied, namespace, record_property, code):
+@of_any_length
+@pytest.mark.parametrize("code", [403, pytest.param(503, marks=pytest.mark.slow)])
+def test_a_list_that_is_refused_for_long_heals_by_itself(installed, proxied, namespace, record_property, code, seconds):
     """/healthz is 503 and names the watch for as long as it lasts."""
     operator, proxy = proxied
     proxy.fail(code, verb="list", path="/llmservices")
@@ -66,9 +65,9 @@ def test_a_list_that_is_refused_for_long_heals_by_itself(installed, proxied, nam
     until(lambda: operator.ask("/healthz")[0] == 503, 45, "/healthz tells")
     assert any("llmservices" in name for name in operator.health["troubles"])
     assert operator.ask("/livez")[0] == 200
-    time.sleep(FAULT_S)
+    time.sleep(seconds)
     proxy.heal()
-    heals(installed, namespace, operator, f"list-{code}", record_property)
+    heals(installed, namespace, operator, f"list-{code}-{seconds}", record_property)
 
 
 def test_broken_connections_are_tried_again(installed, proxied, namespace):
@@ -80,13 +79,14 @@ def test_broken_connections_are_tried_again(installed, proxied, namespace):
     assert operator.process.poll() is None
 
 
-def test_an_api_server_that_is_away_is_waited_for(installed, proxied, namespace, record_property):
+@of_any_length
+def test_an_api_server_that_is_away_is_waited_for(installed, proxied, namespace, record_property, seconds):
     """Connections refused: nothing is written, nothing ends, and it leads again afterwards."""
     operator, _ = proxied
     with installed.api_server_stopped():
         until(lambda: operator.ask("/healthz")[0] == 503, 45, "/healthz tells")
-        time.sleep(FAULT_S)
-    heals(installed, namespace, operator, "stopped", record_property)
+        time.sleep(seconds)
+    heals(installed, namespace, operator, f"stopped-{seconds}", record_property)
     assert operator.leads
 
 

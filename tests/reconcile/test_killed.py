@@ -13,7 +13,8 @@ import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import ACCOUNT, API, Operator, conditions, running, service, settled
 
-KILLS = int(os.environ.get("OCTAVO_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("OCTAVO_TEST_KILLS", "5"))  # after each step of LIFE, and then of it again
+SEED = int(os.environ.get("OCTAVO_TEST_SEED", "3"))
 LEASE = ("coordination.k8s.io/v1", "Lease", "octavo-operator", "octavo-system")
 KINDS = [
     ("apps/v1", "Deployment"),
@@ -77,7 +78,7 @@ def followed(plane, namespace):
 @pytest.mark.timeout(240 + 20 * KILLS)
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_one_ends(installed, namespace, tmp_path):
     """-9 a moment after each of many edits, from nothing applied to all but the status written."""
-    api, rng = installed.api, random.Random(3)
+    api, rng = installed.api, random.Random(SEED)
     calm = f"{namespace}-calm"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": calm}})
     until(lambda: api.find("v1", "ServiceAccount", "default", calm), 20)
@@ -102,5 +103,7 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_one_ends(installe
             until(lambda: state(installed, namespace) == state(installed, calm), 40, "both are the same")
         except AssertionError as error:
             killed, undisturbed = (pformat(state(installed, each)).splitlines() for each in (namespace, calm))
-            raise AssertionError("\n".join([str(error), *ndiff(undisturbed, killed)])) from None
+            raise AssertionError(
+                "\n".join([f"OCTAVO_TEST_SEED={SEED}: {error}", *ndiff(undisturbed, killed)])
+            ) from None
     api.delete("v1", "Namespace", calm)
