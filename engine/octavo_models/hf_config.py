@@ -61,7 +61,7 @@ class HfConfig:
 
     def layer_types(self, default: Sequence[str]) -> Sequence[str]:
         """ "full_attention" or "sliding_attention" for each layer."""
-        types = self.fields.sequence("layer_types", len(default))
+        types = self.fields.sequence("layer_types", self.num_layers())
         if types is None:
             return default
         for kind in types:

@@ -38,16 +38,21 @@ class Rotary:
 
     `interleaved` pairs elements (2i, 2i+1), as GPT-J does; otherwise (i, i + dim/2), as Llama's checkpoints on
     Hugging Face do. GGUF files of the Llama family store permuted rows; their weights carry an `Unpermute`,
-    so that executors see one convention.
+    so that executors see one convention. A `reversed` one turns the other way (nanochat): its angles are negative.
     """
 
     dim: int
     theta: float = 10000.0
     interleaved: bool = False
     scaling: RotaryScaling | None = None
+    reversed: bool = False
 
     def inverse_frequencies(self) -> tuple[float, ...]:
         """The dim/2 angles by which one position turns each pair, scaling included."""
+        frequencies = self._scaled_frequencies()
+        return tuple(-f for f in frequencies) if self.reversed else frequencies
+
+    def _scaled_frequencies(self) -> tuple[float, ...]:
         base = [self.theta ** (-2 * i / self.dim) for i in range(self.dim // 2)]
         s = self.scaling
         if s is None:

@@ -48,7 +48,7 @@ def rotary_from_hf(
         )
     _check_base(config, base)
     if _kind(fields) == "dynamic":
-        return Rotary(dim, _dynamic_base(base, fields.number("factor"), dim))
+        return Rotary(dim, _dynamic_base(base, _alpha(fields), dim))
     return Rotary(dim, base, scaling=_scaling(config, fields, dim))
 
 
@@ -63,7 +63,7 @@ def longest_from_hf(config: Fields) -> int:
     fields = Fields((parameters if parameters is not None else config.mapping("rope_scaling")) or {})
     match _kind(fields):
         case "linear" | "dynamic":
-            longest = own * fields.number("factor")
+            longest = own * fields.number("factor", 1.0 if fields.has("alpha") else None)
         case "yarn":
             scaling = _yarn(config, fields)
             longest = scaling.original_max_position * scaling.factor
@@ -145,13 +145,20 @@ def _length(fields: Fields, tokens: float) -> int:
     return max(1, int(tokens))
 
 
-def _dynamic_base(base: float, factor: float, dim: int) -> float:
-    """The base of a model that is served at its full length, `factor` times its own (NTK-aware scaling, as in vLLM).
+def _alpha(fields: Fields) -> float:
+    """By how much NTK-aware scaling stretches the wavelengths: the config's `alpha` (Hunyuan), or by its factor.
 
-    transformers computes the base for each length, which can't be done where keys are cached; at the full length
-    both are the same.
+    transformers computes the latter for each length, which can't be done where keys are cached. A model is served at its
+    full length, `factor` times its own, as in vLLM; there both are the same.
     """
-    return base * (factor * factor - factor + 1) ** (dim / (dim - 2)) if dim > 2 else base
+    if fields.has("alpha"):
+        return fields.number("alpha")
+    factor = fields.number("factor")
+    return factor * factor - factor + 1
+
+
+def _dynamic_base(base: float, alpha: float, dim: int) -> float:
+    return base * alpha ** (dim / (dim - 2)) if dim > 2 else base
 
 
 def _check_base(source: Fields, base: float) -> None:

@@ -22,7 +22,16 @@ from published_configs import (
 )
 from published_experts import PARAMETERS as EXPERTS
 from published_experts import QWEN1_5_MOE_A2_7B, QWEN3_30B_A3B
-from published_rms_norm import GEMMA_2_2B, GEMMA_2_27B, GEMMA_2B, GRANITE_3_3_2B, PHI_4, PHI_4_MINI
+from published_rms_norm import (
+    EXAONE_4_1_2B,
+    GEMMA_2_2B,
+    GEMMA_2_27B,
+    GEMMA_2B,
+    GRANITE_3_3_2B,
+    OLMO_3_7B,
+    PHI_4,
+    PHI_4_MINI,
+)
 from published_rms_norm import PARAMETERS as RMS_NORM
 
 from octavo_models import from_hf_config
@@ -154,6 +163,39 @@ def test_granite_multiplies_in_four_places():
     spec = from_hf_config(GRANITE_3_3_2B)
     assert (spec.embedding_multiplier, spec.residual_multiplier, spec.logits_multiplier) == (12.0, 0.22, 0.125)
     assert spec.layers[0].attention.scale == 0.015625
+
+
+def test_olmo_3_lengthens_the_layers_without_a_window_alone():
+    spec = from_hf_config(OLMO_3_7B)
+    sliding, full = spec.layers[2].attention, spec.layers[3].attention
+    assert (sliding.window, full.window) == (4096, None)
+    assert sliding.rotary.scaling is None
+    assert (full.rotary.scaling.kind, full.rotary.attention_factor()) == ("yarn", 1.2079441541679836)
+    assert (spec.max_position, full.qk_norm_span) == (65536, "width")
+    derived = {key: value for key, value in OLMO_3_7B.items() if key != "layer_types"}
+    assert from_hf_config(derived) == spec
+
+
+def test_exaone_4_rotates_everywhere_or_where_it_has_a_window():
+    assert all(layer.attention.rotary for layer in from_hf_config(EXAONE_4_1_2B).layers)
+    types = {"layer_types": None, "sliding_window": 4096, "sliding_window_pattern": 4}
+    attentions = [layer.attention for layer in from_hf_config(EXAONE_4_1_2B | types).layers[:4]]
+    assert [attention.window for attention in attentions] == [4096, 4096, 4096, None]
+    assert [attention.rotary is None for attention in attentions] == [False, False, False, True]
+
+
+def test_hunyuan_stretches_its_base_by_a_fixed_factor():
+    config = EXAONE_4_1_2B | {
+        "architectures": ["HunYuanDenseV1ForCausalLM"],
+        "max_position_embeddings": 32768,
+        "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        "rope_theta": 10000.0,
+    }
+    spec = from_hf_config(config)
+    assert spec.layers[0].attention.rotary.theta == 10000.0 * 1000.0 ** (64 / 62)
+    assert spec.max_position == 32768
+    assert from_hf_config(config | {"rope_scaling": {"type": "dynamic", "alpha": 1000.0}}) == spec
+    assert from_hf_config(config | {"use_qk_norm": False}).layers[0].attention.qk_norm is None
 
 
 def test_each_expert_of_a_mixture_has_modules_of_its_own():

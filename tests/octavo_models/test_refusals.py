@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from published_configs import GEMMA_3_4B, GEMMA_3_270M, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
 from published_experts import MIXTRAL_8X7B, QWEN3_30B_A3B
 from published_experts import PARAMETERS as EXPERTS
-from published_rms_norm import GEMMA_2_2B, GEMMA_2B, GLM_4_9B, GRANITE_3_3_2B, PHI_4_MINI
+from published_rms_norm import (
+    APERTUS_8B,
+    EXAONE_4_1_2B,
+    GEMMA_2_2B,
+    GEMMA_2B,
+    GLM_4_9B,
+    GRANITE_3_3_2B,
+    OLMO_3_7B,
+    PHI_4_MINI,
+    SEED_OSS_36B,
+)
 from published_rms_norm import PARAMETERS as RMS_NORM
 
 from octavo_models import InvalidConfigError, ModelError, ModelSpec, UnsupportedModelError, from_gguf, from_hf_config
@@ -243,6 +253,15 @@ def test_any_value_in_any_key_of_a_gguf_gives_a_spec_or_a_model_error(data):
         (GLM_4_9B | {"partial_rotary_factor": 0.0}, "partial_rotary_factor is 0"),
         (GRANITE_3_3_2B | {"logits_scaling": 0}, "logits_scaling is 0"),
         (GRANITE_3_3_2B | {"attention_multiplier": "big"}, "attention_multiplier is 'big'"),
+        (APERTUS_8B | {"num_key_value_heads": 5}, "num_key_value_heads is 5"),
+        (SEED_OSS_36B | {"attention_out_bias": "no"}, "attention_out_bias is 'no'"),
+        (OLMO_3_7B | {"sliding_window": -4}, "sliding_window is -4"),
+        (OLMO_3_7B | {"layer_types": ["full_attention"]}, "layer_types has 1 elements; 32 are expected"),
+        (
+            EXAONE_4_1_2B | {"layer_types": None, "sliding_window": 8, "sliding_window_pattern": "LLLG"},
+            "sliding_window_pattern is 'LLLG', not a whole number",
+        ),
+        (EXAONE_4_1_2B | {"rope_scaling": {"type": "dynamic", "alpha": -1.0}}, "alpha is -1"),
         (MIXTRAL_8X7B | {"num_local_experts": 1 << 20}, "num_local_experts is 1048576; it must lie between 1 and 4096"),
         (MIXTRAL_8X7B | {"num_experts_per_tok": 9}, "num_experts_per_tok is 9; it must lie between 1 and 8"),
         (QWEN3_30B_A3B | {"moe_intermediate_size": None}, "moe_intermediate_size is missing"),
@@ -264,6 +283,8 @@ def test_a_config_that_contradicts_itself_is_refused_by_the_name_of_the_field(co
             {"architectures": ["MambaForCausalLM"]},
             "'MambaForCausalLM' is not supported; supported are LlamaForCausalLM",
         ),
+        (APERTUS_8B | {"hidden_act": "elu"}, "hidden_act is 'elu'"),
+        (LLAMA_3_2_1B | {"hidden_act": "xielu"}, "hidden_act is 'xielu'"),
         (LLAMA_3_2_1B | {"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu'"),
         (LLAMA_3_2_1B | {"torch_dtype": "float64"}, "torch_dtype is 'float64'"),
         (LLAMA_3_2_1B | {"quantization_config": {"quant_method": "awq"}}, "quantized as 'awq' are not supported"),

@@ -6,6 +6,10 @@ alike is `HfConfig`'s and `GgufMetadata`'s. docs/extending.md lists the steps to
 
 from __future__ import annotations
 
+from octavo_models.architectures.apertus import APERTUS
+from octavo_models.architectures.arcee import ARCEE
+from octavo_models.architectures.ernie4_5 import ERNIE4_5
+from octavo_models.architectures.exaone4 import EXAONE4
 from octavo_models.architectures.gemma import GEMMA
 from octavo_models.architectures.gemma2 import GEMMA2
 from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
@@ -13,14 +17,22 @@ from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
 from octavo_models.architectures.granite import GRANITE
 from octavo_models.architectures.granitemoe import GRANITE_MOE
+from octavo_models.architectures.helium import HELIUM
+from octavo_models.architectures.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from octavo_models.architectures.llama import LLAMA
+from octavo_models.architectures.ministral import MINISTRAL
+from octavo_models.architectures.ministral3 import MINISTRAL3
 from octavo_models.architectures.mistral import MISTRAL
 from octavo_models.architectures.mixtral import MIXTRAL
+from octavo_models.architectures.nanochat import NANOCHAT
+from octavo_models.architectures.olmo2 import OLMO2
+from octavo_models.architectures.olmo3 import OLMO3
 from octavo_models.architectures.phi3 import PHI3
 from octavo_models.architectures.qwen2 import QWEN2
 from octavo_models.architectures.qwen2_moe import QWEN2_MOE
 from octavo_models.architectures.qwen3 import QWEN3
 from octavo_models.architectures.qwen3_moe import QWEN3_MOE
+from octavo_models.architectures.seed_oss import SEED_OSS
 from octavo_models.architectures.smollm3 import SMOLLM3
 
 ALL = (
@@ -37,6 +49,18 @@ ALL = (
     GLM,
     GLM4,
     GRANITE,
+    OLMO2,
+    OLMO3,
+    EXAONE4,
+    SEED_OSS,
+    HUNYUAN_V1_DENSE,
+    ERNIE4_5,
+    ARCEE,
+    APERTUS,
+    MINISTRAL,
+    MINISTRAL3,
+    HELIUM,
+    NANOCHAT,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,

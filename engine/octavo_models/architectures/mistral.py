@@ -13,11 +13,13 @@ WINDOW_OF_V0_1 = 4096
 
 def from_hf(source: HfConfig) -> SpecDraft:
     c, heads = source.fields, source.heads()
-    # Absent is not null: transformers' default is v0.1's window; later models write null.
-    absent = "sliding_window" not in c.values
-    window = WINDOW_OF_V0_1 if absent else source.window()
-    attention = heads.attention(rotary_from_hf(c, heads.dim), window=window)
+    attention = heads.attention(rotary_from_hf(c, heads.dim), window=window(source))
     return llama.draft_from_hf(source, [attention] * source.num_layers())
+
+
+def window(source: HfConfig) -> int | None:
+    """The window. Absent is not null: transformers' default is v0.1's; later models write null."""
+    return source.window() if "sliding_window" in source.fields.values else WINDOW_OF_V0_1
 
 
 MISTRAL = Architecture(("MistralForCausalLM",), from_hf)

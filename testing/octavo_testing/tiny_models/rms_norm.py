@@ -89,4 +89,33 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_bias": True,
         },
     ),
+    "olmo 2": ("Olmo2Config", {}),
+    "olmo 3": (
+        "Olmo3Config",
+        {
+            "sliding_window": 11,
+            "num_hidden_layers": 4,
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+            },
+        },
+    ),
+    "exaone 4": ("Exaone4Config", {"sliding_window": 9, "num_hidden_layers": 4, "sliding_window_pattern": 3}),
+    "exaone 4 without windows": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "seed-oss": ("SeedOssConfig", {"attention_out_bias": True}),
+    "hunyuan": (
+        "HunYuanDenseV1Config",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "alpha": 30.0, "factor": 1.0}},
+    ),
+    "ernie 4.5": ("Ernie4_5Config", {"use_bias": True}),
+    "arcee": ("ArceeConfig", {"mlp_bias": True}),
+    "apertus": ("ApertusConfig", {"rope_parameters": LLAMA3}),
+    "ministral": ("MinistralConfig", {"sliding_window": 9, "layer_types": GEMMA_LAYERS}),
+    "ministral 3": (
+        "Ministral3Config",
+        {"rope_parameters": YARN | {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5}},
+    ),
+    "helium": ("HeliumConfig", {"num_attention_heads": 3, "num_key_value_heads": 3, "attention_bias": True}),
+    "nanochat": ("NanoChatConfig", {}),
 }

@@ -1,0 +1,33 @@
+"""EXAONE 4: norms after both halves alone, norms of each head of q and k.
+
+In models with a window, layers without one have no rotary embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from octavo_models.architecture import Architecture
+from octavo_models.architectures import llama, olmo2
+from octavo_models.hf_config import HfConfig
+from octavo_models.rotary import rotary_from_hf
+from octavo_models.spec_draft import SpecDraft
+
+PATTERN = 4  # each fourth layer has no window
+
+
+def from_hf(source: HfConfig) -> SpecDraft:
+    c, heads, count, window = source.fields, source.heads(), source.num_layers(), source.window()
+    attention = heads.attention(rotary_from_hf(c, heads.dim), qk_norm=llama.rms_norm(source, olmo2.EPS))
+    if window is None:
+        return olmo2.draft_from_hf(source, [attention] * count)
+    default: list[str] = []
+    if not c.has("layer_types"):  # beside which the pattern may be a word, LLLG
+        pattern = c.integer("sliding_window_pattern", PATTERN)
+        default = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)]
+    types = source.layer_types(default)
+    full, sliding = replace(attention, rotary=None), replace(attention, window=window)
+    return olmo2.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])
+
+
+EXAONE4 = Architecture(("Exaone4ForCausalLM",), from_hf)

@@ -1,0 +1,30 @@
+"""Hunyuan: Llama with norms of each head of q and k, after the rotary embedding."""
+
+from __future__ import annotations
+
+from octavo_models.architecture import Architecture
+from octavo_models.architectures import llama
+from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.hf_config import HfConfig
+from octavo_models.layers import Attention
+from octavo_models.rotary import rotary_from_hf
+from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import at
+
+HF_HUNYUAN = HF_LLAMA.updated({"q_norm": at("self_attn.query_layernorm"), "k_norm": at("self_attn.key_layernorm")})
+
+
+def from_hf(source: HfConfig) -> SpecDraft:
+    return llama.draft_from_hf(source, [attention_from_hf(source)] * source.num_layers(), tensors=HF_HUNYUAN)
+
+
+def attention_from_hf(source: HfConfig) -> Attention:
+    c, heads = source.fields, source.heads()
+    bias = c.boolean("attention_bias", False)
+    norm = llama.rms_norm(source, 1e-5) if c.boolean("use_qk_norm", True) else None
+    return heads.attention(
+        rotary_from_hf(c, heads.dim), qk_norm=norm, qk_norm_after_rotary=norm is not None, qkv_bias=bias, o_bias=bias
+    )
+
+
+HUNYUAN_V1_DENSE = Architecture(("HunYuanDenseV1ForCausalLM",), from_hf)
