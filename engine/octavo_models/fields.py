@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
@@ -19,17 +19,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A mapping with unchecked values. `prefix` precedes each name, in the mapping and in messages."""
+    """A mapping with unchecked values. `prefix` precedes each name, in the mapping and in messages.
+
+    `names` has fields that the mapping calls otherwise: name → the names to look for, of which the first present holds.
+    """
 
     values: Mapping[str, Any]
     prefix: str = ""
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def key(self, name: str) -> str:
+        """What the mapping calls a field."""
+        keys = [self.prefix + own for own in self.names.get(name, (name,))]
+        return next((key for key in keys if self.values.get(key) is not None), keys[0])
 
     def has(self, name: str) -> bool:
         """Whether the field is present and not null."""
-        return self.values.get(self.prefix + name) is not None
+        return self.raw(name) is not None
 
     def raw(self, name: str) -> Any:
-        return self.values.get(self.prefix + name)
+        return self.values.get(self.key(name))
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = LARGEST) -> int:
         """A whole number in [minimum, maximum]; `default` where the field is absent or null."""
@@ -108,12 +117,12 @@ class Fields:
             return value
         if any(each != value[0] for each in value):
             raise UnsupportedModelError(
-                f"{self.prefix}{name} differs between layers ({_shown(list(value))}): such models are not supported"
+                f"{self.key(name)} differs between layers ({_shown(list(value))}): such models are not supported"
             )
         return value[0]
 
     def error(self, name: str, problem: str) -> InvalidConfigError:
-        return InvalidConfigError(f"{self.prefix}{name} {problem}")
+        return InvalidConfigError(f"{self.key(name)} {problem}")
 
     def _default(self, name: str, default: T | None) -> T:
         if default is None:

@@ -42,12 +42,21 @@ class GgufMetadata:
     def norm(self) -> Norm:
         return Norm(eps=self.fields.number("attention.layer_norm_rms_epsilon"))
 
+    def layer_norm(self) -> Norm:
+        """LayerNorm, with a bias if the file has one of the final norm."""
+        eps = self.fields.number("attention.layer_norm_epsilon")
+        return Norm("layer", eps, bias="output_norm.bias" in self.tensors)
+
+    def packed_if_stored(self, tensors: TensorMap, heads: Heads) -> TensorMap:
+        """`tensors` with q, k and v in one tensor, if the file has that: which one is up to its converter's version."""
+        return tensors.updated(heads.packed("attn_qkv")) if "blk.0.attn_qkv.weight" in self.tensors else tensors
+
     def has_bias(self, name: LayerWeight, tensors: TensorMap) -> bool:
         """Whether the first layer has this weight's bias; the others must then have it too."""
         return tensors.sources(f"{name}_bias", 0)[0].tensor in self.tensors
 
-    def draft(self, layers: Sequence[Layer], tensors: TensorMap) -> SpecDraft:
-        """The decoder of `layers`, its vocabulary by the embedding's shape."""
+    def draft(self, layers: Sequence[Layer], tensors: TensorMap, norm: Norm | None = None) -> SpecDraft:
+        """The decoder of `layers`, its vocabulary by the embedding's shape. `norm` is the final one: else RMSNorm."""
         m = self.fields
         if m.integer("expert_count", 0, minimum=0):
             raise UnsupportedModelError(f"{m.prefix}expert_count: mixtures of experts are not supported")
@@ -62,7 +71,7 @@ class GgufMetadata:
             vocab_size=shape[0],
             hidden_size=hidden,
             layers=tuple(layers),
-            final_norm=self.norm(),
+            final_norm=norm or self.norm(),
             max_position=longest_from_gguf(m),
             tied_head=head not in self.tensors,
             tensors=tensors,

@@ -6,7 +6,13 @@ from octavo_models.tensors import TensorMap, at
 
 GGUF_TENSORS = TensorMap(
     layers="blk",
-    outer={"embedding": at("token_embd"), "final_norm": at("output_norm"), "head": at("output")},
+    outer={
+        "embedding": at("token_embd"),
+        "positions": at("position_embd"),
+        "embedding_norm": at("token_embd_norm"),
+        "final_norm": at("output_norm"),
+        "head": at("output"),
+    },
     inner={
         "pre_attention_norm": at("attn_norm"),
         "q": at("attn_q"),

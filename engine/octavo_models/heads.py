@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from octavo_models.fields import Fields
 from octavo_models.layers import Attention, Rotary
 from octavo_models.tensors import At, LayerWeight, packed
 
@@ -29,8 +28,12 @@ class Heads:
         return packed(module, ("q", q), ("k", kv), ("v", kv), groups=groups, transposed=transposed)
 
 
-def even(fields: Fields, name: str, value: int) -> int:
-    """`value` if it is even, as rotary pairs need. Raises InvalidConfigError that names the field."""
-    if value % 2:
-        raise fields.error(name, f"is {value}; a head's size must be even, for rotary pairs")
-    return value
+def alibi_slopes(num: int, largest: float = 8.0) -> tuple[float, ...]:
+    """The slopes of `num` heads as ALiBi defines them (arXiv 2108.12409): 2 ** -(i * largest / num) for a power of two.
+
+    Another number takes those of the next lower power, then every other one of the next higher.
+    """
+    below = 1 << (num.bit_length() - 1)
+    exponents = [largest * i / below for i in range(1, below + 1)]
+    exponents += [largest * i / (2 * below) for i in range(1, 2 * below + 1, 2)]
+    return tuple(2.0**-exponent for exponent in exponents[:num])

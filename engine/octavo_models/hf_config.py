@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.fields import MOST_LAYERS, Fields
@@ -18,6 +19,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_tanh": "gelu_tanh",
     "relu": "relu",
@@ -32,16 +34,27 @@ class HfConfig:
     fields: Fields
     dtype: str
 
+    def reading(
+        self, names: Mapping[str, Sequence[str]] | None = None, defaults: Mapping[str, Any] | None = None
+    ) -> HfConfig:
+        """This config for a family with other `names` of fields (`Fields.names`), and `defaults` of absent ones."""
+        fields = replace(self.fields, names=names or {})
+        absent = {fields.key(name): value for name, value in (defaults or {}).items() if not fields.has(name)}
+        return replace(self, fields=replace(fields, values={**fields.values, **absent}))
+
     def heads(self, default_dim: int | None = None) -> Heads:
         c = self.fields
         num = c.integer("num_attention_heads")
         num_kv = c.integer("num_key_value_heads", num)
         if num % num_kv:
-            raise c.error("num_key_value_heads", f"is {num_kv}, which does not divide num_attention_heads, {num}")
+            problem = f"is {num_kv}, which does not divide {c.key('num_attention_heads')}, {num}"
+            raise c.error("num_key_value_heads", problem)
         hidden = c.integer("hidden_size")
         if default_dim is None and not c.has("head_dim"):
             if hidden % num:
-                raise c.error("hidden_size", f"is {hidden}, which num_attention_heads, {num}, does not divide")
+                raise c.error(
+                    "hidden_size", f"is {hidden}, which {c.key('num_attention_heads')}, {num}, does not divide"
+                )
             default_dim = hidden // num
         return Heads(num, num_kv, even(c, "head_dim", c.integer("head_dim", default_dim)))
 
@@ -56,7 +69,7 @@ class HfConfig:
         value = self.fields.text(name, default)
         if value not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise UnsupportedModelError(f"{name} is {value!r}; supported activations are {known}")
+            raise UnsupportedModelError(f"{self.fields.key(name)} is {value!r}; supported activations are {known}")
         return ACTIVATIONS[value]
 
     def layer_types(self, default: Sequence[str]) -> Sequence[str]:
@@ -71,7 +84,18 @@ class HfConfig:
                 )
         return types
 
-    def draft(self, layers: Sequence[Layer], norm: Norm, tensors: TensorMap, *, tied_head: bool = False) -> SpecDraft:
+    def layer_norm(self, name: str, *, bias: bool = True) -> Norm:
+        """LayerNorm with the epsilon that the field `name` has."""
+        return Norm("layer", self.fields.number(name, 1e-5), bias=bias)
+
+    def refuse(self, name: str, value: object, why: str = "not supported") -> None:
+        """Raise UnsupportedModelError if the field has this value, which the description can't express."""
+        if self.fields.raw(name) == value:
+            raise UnsupportedModelError(f"{self.fields.key(name)} is {value!r}: {why}")
+
+    def draft(
+        self, layers: Sequence[Layer], norm: Norm | None, tensors: TensorMap, *, tied_head: bool = False
+    ) -> SpecDraft:
         """The decoder of `layers`; `tied_head` is what the architecture assumes where the config is silent."""
         c = self.fields
         return SpecDraft(

@@ -10,11 +10,14 @@ from octavo_models.architectures.apertus import APERTUS
 from octavo_models.architectures.arcee import ARCEE
 from octavo_models.architectures.ernie4_5 import ERNIE4_5
 from octavo_models.architectures.exaone4 import EXAONE4
+from octavo_models.architectures.falcon import FALCON
 from octavo_models.architectures.gemma import GEMMA
 from octavo_models.architectures.gemma2 import GEMMA2
 from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
 from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
+from octavo_models.architectures.gpt2 import GPT2
+from octavo_models.architectures.gpt_neox import GPT_NEOX
 from octavo_models.architectures.granite import GRANITE
 from octavo_models.architectures.granitemoe import GRANITE_MOE
 from octavo_models.architectures.helium import HELIUM
@@ -27,6 +30,8 @@ from octavo_models.architectures.mixtral import MIXTRAL
 from octavo_models.architectures.nanochat import NANOCHAT
 from octavo_models.architectures.olmo2 import OLMO2
 from octavo_models.architectures.olmo3 import OLMO3
+from octavo_models.architectures.opt import OPT
+from octavo_models.architectures.phi import PHI
 from octavo_models.architectures.phi3 import PHI3
 from octavo_models.architectures.qwen2 import QWEN2
 from octavo_models.architectures.qwen2_moe import QWEN2_MOE
@@ -36,6 +41,7 @@ from octavo_models.architectures.seed_oss import SEED_OSS
 from octavo_models.architectures.smollm3 import SMOLLM3
 
 ALL = (
+    OPT,
     LLAMA,
     MISTRAL,
     SMOLLM3,
@@ -65,6 +71,10 @@ ALL = (
     QWEN2_MOE,
     QWEN3_MOE,
     GRANITE_MOE,
+    PHI,
+    FALCON,
+    GPT_NEOX,
+    GPT2,
 )
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,16 @@ SIZES = {
     "pad_token_id": 0,
 }
 MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS
-"""Name → transformers' config class and the fields in which it differs from SIZES."""
+"""Name → transformers' config class and its fields beside those of SIZES that it has."""
 
 
 def make(kind: str, folder: Path) -> Any:
     """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
     config_class, fields = MODELS[kind]
     torch.manual_seed(11)
-    config = getattr(transformers, config_class)(**(SIZES | fields))
+    config_type = getattr(transformers, config_class)
+    known = {field.name for field in dataclasses.fields(config_type)} | set(config_type.attribute_map)
+    config = config_type(**{name: value for name, value in SIZES.items() if name in known} | fields)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -4,4 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {}
+WIDE = {"hidden_size": 96}  # heads of 16 elements
+FALCON_40B = {"new_decoder_architecture": True, "num_kv_heads": 2}
+FALCON_RW = {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False}
+OPT = {"ffn_dim": 80, "init_std": 0.3}
+OPT_350M = OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}
+GALACTICA = OPT | {"enable_bias": False, "layer_norm_elementwise_affine": False}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi": ("PhiConfig", WIDE | {"partial_rotary_factor": 0.4}),
+    "phi with QK norm": (
+        "PhiConfig",
+        WIDE | {"qk_layernorm": True, "num_attention_heads": 3, "num_key_value_heads": 1},
+    ),
+    "falcon 7b": ("FalconConfig", {"num_attention_heads": 3}),
+    "falcon 40b": ("FalconConfig", FALCON_40B),
+    "falcon 11b": ("FalconConfig", FALCON_40B | {"num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}),
+    "falcon rw": ("FalconConfig", FALCON_RW),
+    "falcon rw with rotary": ("FalconConfig", FALCON_RW | {"alibi": False, "parallel_attn": True}),
+    "gpt neox": ("GPTNeoXConfig", WIDE),
+    "gpt neox one after the other": ("GPTNeoXConfig", WIDE | {"use_parallel_residual": False, "attention_bias": False}),
+    "opt": ("OPTConfig", OPT),
+    "opt 350m": ("OPTConfig", OPT_350M),
+    "galactica": ("OPTConfig", GALACTICA),
+    "gpt 2": ("GPT2Config", {}),
+    "gpt 2 scaled by layer": ("GPT2Config", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 80}),
+}
