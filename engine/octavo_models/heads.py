@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from octavo_models.fields import Fields
 from octavo_models.layers import Attention, Rotary
 from octavo_models.tensors import At, LayerWeight, packed
 
@@ -37,3 +38,10 @@ def alibi_slopes(num: int, largest: float = 8.0) -> tuple[float, ...]:
     exponents = [largest * i / below for i in range(1, below + 1)]
     exponents += [largest * i / (2 * below) for i in range(1, 2 * below + 1, 2)]
     return tuple(2.0**-exponent for exponent in exponents[:num])
+
+
+def even(fields: Fields, name: str, value: int) -> int:
+    """`value` if it is even, as rotary pairs need. Raises InvalidConfigError that names the field."""
+    if value % 2:
+        raise fields.error(name, f"is {value}; a head's size must be even, for rotary pairs")
+    return value

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from published_configs import GEMMA_3_4B, GEMMA_3_270M, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
 from published_experts import MIXTRAL_8X7B, QWEN3_30B_A3B
 from published_experts import PARAMETERS as EXPERTS
+from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_rms_norm import (
     APERTUS_8B,
     EXAONE_4_1_2B,
@@ -35,7 +36,7 @@ JUNK = st.recursive(
 NUMBERS = st.sampled_from(
     [-1, 0, 1, 2, 3, 7, 64, 2**31, 2**64, 0.5, 1e-300, 1e300, float("nan"), float("inf"), "8", True]
 )
-CONFIGS = [config for config, _ in (PARAMETERS | RMS_NORM | EXPERTS).values()]
+CONFIGS = [config for config, _ in (PARAMETERS | RMS_NORM | EXPERTS | LAYER_NORM).values()]
 
 
 def exercise(spec: ModelSpec) -> None:

@@ -41,7 +41,6 @@ from octavo_models.architectures.seed_oss import SEED_OSS
 from octavo_models.architectures.smollm3 import SMOLLM3
 
 ALL = (
-    OPT,
     LLAMA,
     MISTRAL,
     SMOLLM3,
@@ -74,6 +73,7 @@ ALL = (
     PHI,
     FALCON,
     GPT_NEOX,
+    OPT,
     GPT2,
 )
 
