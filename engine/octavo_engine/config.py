@@ -27,6 +27,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None  # None: the model's own, or as much of it as the KV memory holds
     seed: int = 0
     chat_template: str | None = None  # the template's text, already read
+    chat_template_name: str | None = None  # of `text.named_templates`, in place of a text
     chat_template_content_format: str = "auto"
     generation_config: str = "auto"  # auto: the model's defaults; vllm: none
 

@@ -243,7 +243,7 @@ class FakeExecutor(Executor):
                 state.resumed = False
             _require(end == len(state.token_ids), f"{request_id} draws before all that it knows is computed")
             seen = self._slot(0, state.tables[0], end - 1)
-            token = draw(seen, state.sampling, len(state.token_ids) - state.num_prompt_tokens, self.vocab_size)
+            token = self.draw(seen, state.sampling, len(state.token_ids) - state.num_prompt_tokens)
             state.token_ids.append(token)
             tokens[request_id] = [token]
             if state.sampling.logprobs is not None:
@@ -259,6 +259,10 @@ class FakeExecutor(Executor):
         if output is None:
             raise InjectedError("lost on the way")
         return output
+
+    def draw(self, seen: int, sampling: SamplingParams, num_output_tokens: int) -> int:
+        """The next token of a sequence."""
+        return draw(seen, sampling, num_output_tokens, self.vocab_size)
 
     def close(self) -> None:
         self.closed = True

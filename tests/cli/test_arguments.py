@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +152,19 @@ def test_a_chat_template_is_a_path_or_a_text(tmp_path):
     assert config_of("--chat-template", str(path)).model.chat_template == "{{ messages }}"
     assert config_of("--chat-template", "{{ x }}").model.chat_template == "{{ x }}"
     assert "No such file" in refusal("model", "--chat-template", str(tmp_path / "none"))
+
+
+def test_a_chat_template_can_be_a_built_in_ones_name(tmp_path, monkeypatch):
+    """Any other word is a path, and the refusal names the built-in ones too; `./` leads to a file of such a name."""
+    model = config_of("--chat-template", "phi-2").model
+    assert (model.chat_template_name, model.chat_template) == ("phi-2", None)
+    refused = refusal("model", "--chat-template", "phi-3")
+    assert refused.startswith("--chat-template phi-3: No such file")
+    assert "alpaca, chatml, falcon, phi-2, vicuna" in refused
+    monkeypatch.chdir(tmp_path)
+    Path("phi-2").write_text("{{ messages }}")
+    model = config_of("--chat-template", "./phi-2").model
+    assert (model.chat_template_name, model.chat_template) == (None, "{{ messages }}")
 
 
 def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):

@@ -28,6 +28,7 @@ from octavo_engine.config import (
     ServerConfig,
 )
 from octavo_engine.errors import ConfigError
+from octavo_engine.text.named_templates import NAMED_TEMPLATES, NAMES
 
 
 def parse(argv: Sequence[str]) -> EngineConfig:
@@ -203,6 +204,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             max_model_len=options.max_model_len,
             seed=options.seed,
             chat_template=_template(options.chat_template),
+            chat_template_name=options.chat_template if options.chat_template in NAMED_TEMPLATES else None,
             chat_template_content_format=options.chat_template_content_format,
             generation_config=options.generation_config,
         ),
@@ -292,8 +294,11 @@ def _parallel(options: argparse.Namespace) -> ParallelConfig:
 
 
 def _template(value: str | None) -> str | None:
-    """The template's text: `value` is a file's path, or the template itself if it holds a brace or a line break."""
-    if value is None:
+    """The template's text: `value` is a file's path, or the template itself if it holds a brace or a line break.
+
+    None for the name of a built-in one; a file of that name is reached by `./NAME`.
+    """
+    if value is None or value in NAMED_TEMPLATES:
         return None
     if "{" in value or "\n" in value:
         return value
@@ -301,7 +306,8 @@ def _template(value: str | None) -> str | None:
         return Path(value).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(
-            f"--chat-template {value}: {error.strerror}; give a file's path, or the template's text"
+            f"--chat-template {value}: {error.strerror}; give a file's path, the template's text, or the name of a "
+            f"built-in one: {NAMES}"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--chat-template {value} is not UTF-8 text") from error

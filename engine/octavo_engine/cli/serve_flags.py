@@ -12,6 +12,7 @@ from typing import NoReturn
 from octavo_engine.cli.device_defaults import DEVICES, by_device, used_here
 from octavo_engine.cli.flag_values import at_least, fraction, max_logprobs, model_len, non_negative, port, strings
 from octavo_engine.errors import ConfigError
+from octavo_engine.text.named_templates import NAMES
 
 SWITCH = argparse.BooleanOptionalAction
 
@@ -62,7 +63,11 @@ def _model(group: argparse._ArgumentGroup) -> None:
         help="context length, prompt and output together; -1 or auto: what the memory holds; default: the model's",
     )
     add("--seed", type=at_least(0), default=0, help="of sampling where a request has none; default: 0")
-    add("--chat-template", metavar="PATH_OR_TEXT", help="Jinja template in place of the model's")
+    add(
+        "--chat-template",
+        metavar="PATH_OR_TEXT_OR_NAME",
+        help=f"Jinja template in place of the model's, or the name of a built-in one: {NAMES}",
+    )
     add(
         "--chat-template-content-format",
         choices=("auto", "string", "openai"),

@@ -39,6 +39,8 @@ class ServerContext:
     turn_ends: tuple[int, ...]  # the chat template's
     ready: Ready
     metrics: Metrics
+    turn_stops: tuple[str, ...] = ()
+    """The chat template's: strings that the next turn begins with."""
     started: int = field(default_factory=lambda: int(time.time()))
     connections: Connections = field(default_factory=Connections)
     pools: Pools = field(default_factory=Pools)

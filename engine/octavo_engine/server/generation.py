@@ -15,7 +15,7 @@ from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.server.answer.responses import CachedTokens, Usage
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import Prompt
-from octavo_engine.server.intake.protocol import SamplingBody
+from octavo_engine.server.intake.protocol import ChatBody, SamplingBody
 from octavo_engine.text.stop_strings import StopStrings
 from octavo_engine.text.text_stream import TextStream
 
@@ -129,6 +129,17 @@ class Generation:
         self.stream.close()
 
 
+def stop_strings(context: ServerContext, body: SamplingBody) -> StopStrings | None:
+    """The request's own, and what ends a turn of the server's chat template; None without any.
+
+    Raises:
+        RequestError: the request's can't be honoured.
+    """
+    chats = isinstance(body, ChatBody) and body.chat_template is None and not body.ignore_eos
+    turns = context.turn_stops if chats else ()
+    return StopStrings(body.stop_strings, turns) if body.stop_strings or turns else None
+
+
 def start(
     context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt], arrived: float, salt: str
 ) -> Generation:
@@ -138,7 +149,7 @@ def start(
         RequestError: a stop string can't be honoured, or the queue is full.
         EngineDeadError: the engine is gone.
     """
-    stop = StopStrings(body.stop_strings) if body.stop_strings else None
+    stop = stop_strings(context, body)
     number = next(context.sequence)
     requests: list[EngineRequest] = []
     choices: dict[str, Choice] = {}

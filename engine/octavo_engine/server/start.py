@@ -16,10 +16,12 @@ from octavo_engine.server.intake.limits import limits_of
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.text.byte_tokenizer import byte_tokenizer
 from octavo_engine.text.chat_template import RENDER_SECONDS, ChatTemplate
+from octavo_engine.text.named_templates import NAMED_TEMPLATES, NamedTemplate, template_of_family
 from octavo_engine.text.template_process import TemplateProcess
 from octavo_engine.text.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
 from octavo_engine.text.turn_end import turn_ends
 from octavo_engine.weights.cache import expanded
+from octavo_engine.weights.describe import architecture_names
 from octavo_engine.weights.generation_config import read_generation_defaults
 from octavo_engine.weights.source import resolve
 
@@ -44,10 +46,14 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     start = time.perf_counter()
     tokenizer = await asyncio.to_thread(tokenizer_of, config.model, files)
     defaults = await asyncio.to_thread(read_generation_defaults, config.model, files)
+    named = await asyncio.to_thread(named_template_of, config.model, files, tokenizer)
+    special = tokenizer.special_tokens
+    if named is not None and not tokenizer.adds_bos:
+        special = {**special, "bos_token": ""}
     template = ChatTemplate(
         tokenizer.chat_templates,
-        tokenizer.special_tokens,
-        override=config.model.chat_template,
+        special,
+        override=config.model.chat_template if named is None else named.text,
         content_format=config.model.chat_template_content_format,
         renderer=renderer,
     )
@@ -65,9 +71,27 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         chat_template=template,
         defaults=defaults,
         turn_ends=ends,
+        turn_stops=() if named is None else named.stops,
         ready=ready,
         metrics=metrics,
     )
+
+
+def named_template_of(model: ModelConfig, files: ModelFiles, tokenizer: Tokenizer) -> NamedTemplate | None:
+    """The built-in template that `--chat-template` names, or that of the model's family where it brings none."""
+    if model.chat_template_name is not None:
+        return NAMED_TEMPLATES[model.chat_template_name]
+    if model.chat_template is not None or tokenizer.chat_templates:
+        return None
+    found = template_of_family(architecture_names(files))
+    if found is not None:
+        logger.warning(
+            "the model has no chat template: chats use the built-in one of its family, %s; serve with --chat-template "
+            "%s to say so, or with another one's name or file",
+            found.name,
+            found.name,
+        )
+    return found
 
 
 async def _usable(template: ChatTemplate, *, override: bool) -> bool:

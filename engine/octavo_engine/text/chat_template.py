@@ -11,6 +11,7 @@ from typing import Any
 
 from octavo_engine.errors import RequestError
 from octavo_engine.text.chat_messages import ContentFormat, prepare_messages
+from octavo_engine.text.named_templates import NAMES
 from octavo_engine.text.template_process import TemplateProcess
 
 logger = logging.getLogger(__name__)
@@ -173,8 +174,8 @@ class ChatTemplate:
                 "messages",
             )
         raise RequestError(
-            "the model has no chat template, so it can't chat: serve it with --chat-template FILE, or use "
-            "/v1/completions",
+            "the model has no chat template, so it can't chat: serve it with --chat-template FILE or the name of a "
+            f"built-in one ({NAMES}), or use /v1/completions",
             "messages",
         )
 

@@ -19,8 +19,11 @@ MAX_STOP_CHARACTERS = 4096  # of all together: the automaton has a state a chara
 class StopStrings:
     """The automaton, which never changes."""
 
-    def __init__(self, strings: Sequence[str]) -> None:
-        """Raises RequestError for `stop`: an empty string, or more than the limits above."""
+    def __init__(self, strings: Sequence[str], turns: Sequence[str] = ()) -> None:
+        """`strings` are the request's, `turns` the chat template's, which no answer includes.
+
+        Raises RequestError for `stop`: an empty string, or more than the limits above.
+        """
         if "" in strings:
             raise RequestError("stop contains an empty string, which would stop everything: leave it out", "stop")
         if len(strings) > MAX_STOP_STRINGS or sum(map(len, strings)) > MAX_STOP_CHARACTERS:
@@ -33,8 +36,9 @@ class StopStrings:
         self._depth = [0]
         self._fail = [0]
         self._match: list[str | None] = [None]
-        for string in strings:
+        for string in (*strings, *turns):
             self._insert(string)
+        self.never_included = frozenset(turns).difference(strings)
         self._link()
         self._first = frozenset(self._next[0])
 

@@ -38,6 +38,7 @@ class TextStream:
     ) -> None:
         self._detokenizer = Detokenizer(tokenizer, prompt_token_ids, skip_special_tokens=skip_special_tokens)
         self._stop = StopSearch(stop) if stop is not None else None
+        self._never_included = stop.never_included if stop is not None else frozenset()
         self._include_stop = include_stop_str_in_output
         self._min_tokens = min_tokens
         self._num_tokens = 0
@@ -64,7 +65,7 @@ class TextStream:
             found = self._find(text)
             if found is not None:
                 string, end = found
-                keep = len(pending) + end - (0 if self._include_stop else len(string))
+                keep = len(pending) + end - (0 if self._includes(string) else len(string))
                 self._held = ""
                 return TextDelta((pending + text)[:keep], position + 1, string, tuple(offsets))
             pending += text
@@ -74,6 +75,9 @@ class TextStream:
         cut = len(pending) - held
         self._held = pending[cut:]
         return TextDelta(pending[:cut], len(token_ids), None, tuple(offsets))
+
+    def _includes(self, stop: str) -> bool:
+        return self._include_stop and stop not in self._never_included
 
     def _find(self, text: str) -> tuple[str, int] | None:
         if self._stop is None or not text:

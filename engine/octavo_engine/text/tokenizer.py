@@ -57,6 +57,11 @@ class Tokenizer:
         """Whether the tokenizer adds a space to the start of a text (SentencePiece), which is no part of the text."""
         return self._spelling.strips_space
 
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer puts BOS before a text by itself."""
+        return self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
+
     def encode(self, text: str, *, add_special_tokens: bool = True, most: int | None = None) -> list[int]:
         """Token ids of `text`; special tokens spelled out in it are recognized, as in transformers and vLLM.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
 from octavo_engine.weights.weight_file import naming
 from octavo_models import ModelSpec, from_gguf_header, from_hf_checkpoint, from_hf_config
@@ -41,6 +42,15 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
     if warning is not None:
         logger.warning("%s: %s", files.config, warning)
     return spec
+
+
+def architecture_names(files: ModelFiles) -> tuple[str, ...]:
+    """The names that the model's own files give its architecture. Raises ModelLoadError where they can't be read."""
+    if files.weights_format == "gguf":
+        named = read_header(files.weights[0]).metadata.get("general.architecture")
+        return (str(named),)
+    named = read_config(files).get("architectures")
+    return tuple(map(str, named)) if isinstance(named, list) else ()
 
 
 def read_config(files: ModelFiles) -> dict[str, Any]:
