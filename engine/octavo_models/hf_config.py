@@ -72,16 +72,15 @@ class HfConfig:
             raise UnsupportedModelError(f"{self.fields.key(name)} is {value!r}; supported activations are {known}")
         return ACTIVATIONS[value]
 
-    def layer_types(self, default: Sequence[str]) -> Sequence[str]:
-        """ "full_attention" or "sliding_attention" for each layer."""
+    def layer_types(self, default: Sequence[str], kinds: tuple[str, str] = ("full", "sliding")) -> Sequence[str]:
+        """ "full_attention" or "sliding_attention", or so of other `kinds`, for each layer."""
         types = self.fields.sequence("layer_types", self.num_layers())
         if types is None:
             return default
+        names = tuple(f"{kind}_attention" for kind in kinds)
         for kind in types:
-            if kind not in {"full_attention", "sliding_attention"}:
-                raise UnsupportedModelError(
-                    f"layer_types names {kind!r}; supported are full_attention and sliding_attention"
-                )
+            if kind not in names:
+                raise UnsupportedModelError(f"layer_types names {kind!r}; supported are {' and '.join(names)}")
         return types
 
     def layer_norm(self, name: str, *, bias: bool = True) -> Norm:

@@ -30,6 +30,7 @@ class RotaryScaling:
     beta_slow: float = 1.0
     attention_factor: float | None = None
     factors: tuple[float, ...] = ()  # longrope: one divisor for each frequency
+    truncate: bool = True  # yarn: the ramp begins and ends at whole dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Rotary:
         low, high = s.original_max_position / s.low_freq_factor, s.original_max_position / s.high_freq_factor
         if wavelength > low:
             return freq / s.factor
-        if wavelength < high:
+        if wavelength <= high:
             return freq
         smooth = (s.original_max_position / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
         return (1 - smooth) * freq / s.factor + smooth * freq
@@ -100,8 +101,10 @@ class Rotary:
             ratio = s.original_max_position / (rotations * 2 * math.pi)
             return self.dim * math.log(ratio) / (2 * math.log(self.theta))
 
-        low = max(math.floor(dim_of(s.beta_fast)), 0)
-        high = min(math.ceil(dim_of(s.beta_slow)), self.dim - 1)
+        first, last = dim_of(s.beta_fast), dim_of(s.beta_slow)
+        if s.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        low, high = max(first, 0), min(last, self.dim - 1)
         ramp = min(max((i - low) / max(high - low, 0.001), 0.0), 1.0)
         return freq / s.factor * ramp + freq * (1 - ramp)
 

@@ -180,8 +180,8 @@ def _scaling(config: Fields, fields: Fields, dim: int) -> RotaryScaling | None:
             return RotaryScaling("linear", fields.number("factor"))
         case "llama3":
             low, high = fields.number("low_freq_factor"), fields.number("high_freq_factor")
-            if high <= low:
-                raise fields.error("high_freq_factor", f"is {high:g}; it must be above low_freq_factor, {low:g}")
+            if high < low:
+                raise fields.error("high_freq_factor", f"is {high:g}; it must not be below low_freq_factor, {low:g}")
             return RotaryScaling("llama3", fields.number("factor"), _original(config, fields), low, high)
         case "yarn":
             return _yarn(config, fields)
@@ -200,15 +200,18 @@ def _original(config: Fields, fields: Fields) -> int:
 
 def _yarn(config: Fields, fields: Fields) -> RotaryScaling:
     factor = fields.number("factor", 1.0 if fields.has("original_max_position_embeddings") else None)
-    if fields.raw("truncate") is False:
-        raise UnsupportedModelError("rope_scaling: yarn with truncate: false is not supported")
     attention = fields.number("attention_factor") if fields.has("attention_factor") else None
     if attention is None and fields.has("mscale") and fields.has("mscale_all_dim"):
         scale, scale_all = (_yarn_temperature(factor, fields.number(m)) for m in ("mscale", "mscale_all_dim"))
         attention = scale / scale_all
-    fast, slow = fields.number("beta_fast", 32.0), fields.number("beta_slow", 1.0)
     return RotaryScaling(
-        "yarn", factor, _original(config, fields), beta_fast=fast, beta_slow=slow, attention_factor=attention
+        "yarn",
+        factor,
+        _original(config, fields),
+        beta_fast=fields.number("beta_fast", 32.0),
+        beta_slow=fields.number("beta_slow", 1.0),
+        attention_factor=attention,
+        truncate=fields.boolean("truncate", True),
     )
 
 
@@ -219,10 +222,12 @@ def _yarn_temperature(factor: float, mscale: float) -> float:
 def _longrope(config: Fields, fields: Fields, dim: int) -> RotaryScaling:
     # Which of the two lists holds depends on the length of a sequence; a served model is described at its full length.
     original, longest = _original(config, fields), config.integer("max_position_embeddings")
-    name = "long_factor" if longest > original else "short_factor"
+    length = "long" if longest > original else "short"
+    name = f"{length}_factor"
     factors = fields.numbers(name, dim // 2)
     if factors is None:
         raise fields.error(name, "is missing")
     factor = fields.number("factor", longest / original)
-    attention = fields.number("attention_factor") if fields.has("attention_factor") else None
+    given = f"{length}_mscale" if fields.has(f"{length}_mscale") else "attention_factor"  # the former: Phi-3.5-MoE
+    attention = fields.number(given) if fields.has(given) else None
     return RotaryScaling("longrope", factor, original, attention_factor=attention, factors=factors)

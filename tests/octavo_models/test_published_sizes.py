@@ -20,8 +20,15 @@ from published_configs import (
     QWEN2_5_0_5B,
     SMOLLM3_3B,
 )
+from published_experts import (
+    GPT_OSS_20B,
+    LLAMA_4_SCOUT_TEXT,
+    MIXTRAL_8X7B,
+    PHI_3_5_MOE,
+    QWEN1_5_MOE_A2_7B,
+    QWEN3_30B_A3B,
+)
 from published_experts import PARAMETERS as EXPERTS
-from published_experts import QWEN1_5_MOE_A2_7B, QWEN3_30B_A3B
 from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_rms_norm import (
     EXAONE_4_1_2B,
@@ -37,8 +44,8 @@ from published_rms_norm import PARAMETERS as RMS_NORM
 
 from octavo_models import from_hf_config
 from octavo_models.formats import nbytes
-from octavo_models.layers import Experts
-from octavo_models.tensors import Source
+from octavo_models.layers import Experts, QueryScaling
+from octavo_models.tensors import Rows, Source
 
 DENSE = PARAMETERS | RMS_NORM | LAYER_NORM
 MODELS = DENSE | EXPERTS
@@ -217,6 +224,38 @@ def test_layers_of_a_mixture_can_be_dense():
     assert sparse(decoder_sparse_step=2, mlp_only_layers=[3]) == [False, True, False, False, False, True]
     dense = from_hf_config(QWEN1_5_MOE_A2_7B | {"decoder_sparse_step": 30}).layers[0].mlp
     assert dense.intermediate_size == 5632
+
+
+def test_gpt_oss_has_rows_of_gate_and_up_by_turns():
+    spec = from_hf_config(GPT_OSS_20B)
+    weights = {weight.name: weight for weight in spec.weights}
+    up, bias = weights["layers.0.experts_up"].sources[0], weights["layers.0.experts_up_bias"].sources[0]
+    assert up == Source("model.layers.0.mlp.experts.gate_up_proj", Rows(1, 1, 2, 32 * 2880), transposed=True)
+    assert bias == Source("model.layers.0.mlp.experts.gate_up_proj_bias", Rows(1, 1, 2, 32 * 2880))
+    assert weights["layers.0.sinks"].shape == (64,)
+    assert [layer.attention.window for layer in spec.layers[:3]] == [128, None, 128]
+
+
+def test_llama_4_has_chunks_where_it_rotates_and_growing_queries_where_it_does_not():
+    first, last = (from_hf_config(LLAMA_4_SCOUT_TEXT).layers[i].attention for i in (0, 3))
+    assert (first.chunk, first.qk_norm.weight, first.query_scaling) == (8192, False, None)
+    assert (last.chunk, last.rotary, last.qk_norm) == (None, None, None)
+    assert last.query_scaling == QueryScaling(0.1, 8192, offset=1)
+    untuned = from_hf_config(LLAMA_4_SCOUT_TEXT | {"attn_temperature_tuning": False})
+    assert untuned.layers[3].attention.query_scaling is None
+    whole = from_hf_config(LLAMA_4_SCOUT_TEXT | {"attention_chunk_size": None})
+    assert all(layer.attention.chunk is None for layer in whole.layers)
+    listed = from_hf_config(LLAMA_4_SCOUT_TEXT | {"moe_layers": [1, 3]})
+    assert [isinstance(layer.mlp, Experts) for layer in listed.layers[:4]] == [False, True, False, True]
+
+
+def test_phi_3_5_moe_has_its_own_temperature():
+    assert from_hf_config(PHI_3_5_MOE).layers[0].attention.rotary.attention_factor() == 1.243163121016122
+
+
+def test_names_of_a_mixtures_counts_are_those_of_published_configs_or_of_transformers():
+    renamed = {key: value for key, value in MIXTRAL_8X7B.items() if key != "num_local_experts"} | {"num_experts": 8}
+    assert from_hf_config(renamed) == from_hf_config(MIXTRAL_8X7B)
 
 
 def test_tensor_parallel_axes_and_adapter_targets_are_said_of_each_matrix():

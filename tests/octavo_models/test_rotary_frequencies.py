@@ -19,6 +19,13 @@ SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},
     "llama3": LLAMA_3_2_1B["rope_scaling"],
+    "llama3 with one limit": {  # Llama 4
+        "rope_type": "llama3",
+        "factor": 16.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+    },
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
     "yarn with its own attention factor": {
         "rope_type": "yarn",
@@ -27,6 +34,12 @@ SCALINGS = {
         "attention_factor": 1.25,
         "beta_fast": 16.0,
         "beta_slow": 2.0,
+    },
+    "yarn without whole dimensions": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 1024,
+        "truncate": False,
     },
     "yarn with mscale": {
         "rope_type": "yarn",

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from octavo_models.architectures.apertus import APERTUS
 from octavo_models.architectures.arcee import ARCEE
+from octavo_models.architectures.dots1 import DOTS1
 from octavo_models.architectures.ernie4_5 import ERNIE4_5
+from octavo_models.architectures.ernie4_5_moe import ERNIE4_5_MOE
 from octavo_models.architectures.exaone4 import EXAONE4
 from octavo_models.architectures.falcon import FALCON
+from octavo_models.architectures.flex_olmo import FLEX_OLMO
 from octavo_models.architectures.gemma import GEMMA
 from octavo_models.architectures.gemma2 import GEMMA2
 from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
 from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
+from octavo_models.architectures.glm4_moe import GLM4_MOE
 from octavo_models.architectures.gpt2 import GPT2
 from octavo_models.architectures.gpt_neox import GPT_NEOX
+from octavo_models.architectures.gpt_oss import GPT_OSS
 from octavo_models.architectures.granite import GRANITE
 from octavo_models.architectures.granitemoe import GRANITE_MOE
 from octavo_models.architectures.helium import HELIUM
 from octavo_models.architectures.hunyuan_v1_dense import HUNYUAN_V1_DENSE
+from octavo_models.architectures.hunyuan_v1_moe import HUNYUAN_V1_MOE
 from octavo_models.architectures.llama import LLAMA
+from octavo_models.architectures.llama4 import LLAMA4
+from octavo_models.architectures.minimax_m2 import MINIMAX_M2
 from octavo_models.architectures.ministral import MINISTRAL
 from octavo_models.architectures.ministral3 import MINISTRAL3
 from octavo_models.architectures.mistral import MISTRAL
@@ -30,9 +38,11 @@ from octavo_models.architectures.mixtral import MIXTRAL
 from octavo_models.architectures.nanochat import NANOCHAT
 from octavo_models.architectures.olmo2 import OLMO2
 from octavo_models.architectures.olmo3 import OLMO3
+from octavo_models.architectures.olmoe import OLMOE
 from octavo_models.architectures.opt import OPT
 from octavo_models.architectures.phi import PHI
 from octavo_models.architectures.phi3 import PHI3
+from octavo_models.architectures.phimoe import PHIMOE
 from octavo_models.architectures.qwen2 import QWEN2
 from octavo_models.architectures.qwen2_moe import QWEN2_MOE
 from octavo_models.architectures.qwen3 import QWEN3
@@ -75,6 +85,16 @@ ALL = (
     GPT_NEOX,
     OPT,
     GPT2,
+    LLAMA4,
+    GPT_OSS,
+    HUNYUAN_V1_MOE,
+    MINIMAX_M2,
+    GLM4_MOE,
+    DOTS1,
+    ERNIE4_5_MOE,
+    PHIMOE,
+    FLEX_OLMO,
+    OLMOE,
 )
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}

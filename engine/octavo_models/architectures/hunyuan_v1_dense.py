@@ -12,16 +12,18 @@ from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import at
 
 HF_HUNYUAN = HF_LLAMA.updated({"q_norm": at("self_attn.query_layernorm"), "k_norm": at("self_attn.key_layernorm")})
+EPS = 1e-5
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
-    return llama.draft_from_hf(source, [attention_from_hf(source)] * source.num_layers(), tensors=HF_HUNYUAN)
+    attentions = [attention_from_hf(source)] * source.num_layers()
+    return llama.draft_from_hf(source, attentions, norm=llama.rms_norm(source, EPS), tensors=HF_HUNYUAN)
 
 
 def attention_from_hf(source: HfConfig) -> Attention:
     c, heads = source.fields, source.heads()
     bias = c.boolean("attention_bias", False)
-    norm = llama.rms_norm(source, 1e-5) if c.boolean("use_qk_norm", True) else None
+    norm = llama.rms_norm(source, EPS) if c.boolean("use_qk_norm", True) else None
     return heads.attention(
         rotary_from_hf(c, heads.dim), qk_norm=norm, qk_norm_after_rotary=norm is not None, qkv_bias=bias, o_bias=bias
     )

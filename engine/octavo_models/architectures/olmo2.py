@@ -20,12 +20,15 @@ EPS = 1e-5
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
+    return draft_from_hf(source, [attention_from_hf(source)] * source.num_layers())
+
+
+def attention_from_hf(source: HfConfig, *, eps: float = EPS, theta: float = 10_000.0) -> Attention:
+    """Attention with a norm of q and one of k, each over all heads."""
     c, heads = source.fields, source.heads()
-    norm, bias = llama.rms_norm(source, EPS), c.boolean("attention_bias", False)
-    attention = heads.attention(
-        rotary_from_hf(c, heads.dim), qk_norm=norm, qk_norm_span="width", qkv_bias=bias, o_bias=bias
-    )
-    return draft_from_hf(source, [attention] * source.num_layers())
+    bias, norm = c.boolean("attention_bias", False), llama.rms_norm(source, eps)
+    rotary = rotary_from_hf(c, heads.dim, layer_type="full_attention", default_theta=theta)
+    return heads.attention(rotary, qk_norm=norm, qk_norm_span="width", qkv_bias=bias, o_bias=bias)
 
 
 def draft_from_hf(

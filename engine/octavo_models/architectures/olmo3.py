@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from octavo_models.architecture import Architecture
-from octavo_models.architectures import llama, olmo2
+from octavo_models.architectures import olmo2
 from octavo_models.hf_config import HfConfig
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
@@ -17,10 +17,8 @@ PATTERN = 4  # each fourth layer has no window
 
 def from_hf(source: HfConfig) -> SpecDraft:
     c, heads, count = source.fields, source.heads(), source.num_layers()
-    norm, bias = llama.rms_norm(source, olmo2.EPS), c.boolean("attention_bias", False)
-    rotary = rotary_from_hf(c, heads.dim, layer_type="full_attention", default_theta=THETA)
+    full = olmo2.attention_from_hf(source, theta=THETA)
     local = rotary_from_hf(c, heads.dim, layer_type="sliding_attention", default_theta=THETA, scaled=False)
-    full = heads.attention(rotary, qk_norm=norm, qk_norm_span="width", qkv_bias=bias, o_bias=bias)
     sliding = replace(full, rotary=local, window=c.integer("sliding_window", WINDOW))
     types = source.layer_types(["sliding_attention" if (i + 1) % PATTERN else "full_attention" for i in range(count)])
     return olmo2.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])

@@ -48,7 +48,7 @@ def is_sparse(source: HfConfig) -> Callable[[int], bool]:
     """Which layers have experts: each `decoder_sparse_step`th one that `mlp_only_layers` does not list."""
     c = source.fields
     step = c.integer("decoder_sparse_step", 1)
-    dense = {layer for layer in c.sequence("mlp_only_layers") or () if isinstance(layer, int)}
+    dense = c.sequence("mlp_only_layers") or ()
     return lambda layer: layer not in dense and (layer + 1) % step == 0
 
 

@@ -14,14 +14,10 @@ THETA = 2_000_000.0
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
-    c, heads, count = source.fields, source.heads(), source.num_layers()
+    c, heads = source.fields, source.heads()
     bias = c.boolean("attention_bias", False)
     rotary = rotary_from_hf(c, heads.dim, default_theta=THETA)
-    interval = c.integer("no_rope_layer_interval", NO_ROPE_INTERVAL)
-    listed = c.sequence("no_rope_layers")
-    if listed is not None and (len(listed) < count or any(flag not in (0, 1) for flag in listed)):
-        raise c.error("no_rope_layers", f"must hold a 0 (no rotary) or a 1 for each of {count} layers")
-    rotates = [bool(flag) for flag in listed[:count]] if listed else [(i + 1) % interval != 0 for i in range(count)]
+    rotates = rotates_from_hf(source)
     slides = c.boolean("use_sliding_window", False) and c.has("sliding_window")
     window = c.integer("sliding_window") if slides else None
     types = source.layer_types(["sliding_attention" if slides and not r else "full_attention" for r in rotates])
@@ -35,6 +31,16 @@ def from_hf(source: HfConfig) -> SpecDraft:
         for r, kind in zip(rotates, types, strict=True)
     ]
     return llama.draft_from_hf(source, attentions, tied_head=True)
+
+
+def rotates_from_hf(source: HfConfig) -> list[bool]:
+    """For each layer whether it has a rotary embedding; the config's 1s stand for those that have."""
+    c, count = source.fields, source.num_layers()
+    interval = c.integer("no_rope_layer_interval", NO_ROPE_INTERVAL)
+    listed = c.sequence("no_rope_layers")
+    if listed and (len(listed) < count or any(flag not in (0, 1) for flag in listed)):
+        raise c.error("no_rope_layers", f"must hold a 0 (no rotary) or a 1 for each of {count} layers")
+    return [bool(flag) for flag in listed[:count]] if listed else [(i + 1) % interval != 0 for i in range(count)]
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
