@@ -45,16 +45,17 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 	@$(BIN)/python scripts/demo.py
 
 # Files side by side, each worker with a control plane of its own, for much of it is waiting. A person's cluster is one
-# alone. What failed is run once more by itself: real processes on a machine with other work can miss a deadline, a
-# mistake fails twice. CONTRIBUTING.md says what each target proves.
+# alone. What failed is run once more by itself: real processes on a machine with other work can miss a deadline. What no
+# load explains, such as a dropped request or a crash, is not (testing/octavo_testing/run_policy.py). In CI a skip needs
+# a reason that tests/permitted_skips.txt has. CONTRIBUTING.md says what each target proves.
 WORKERS ?= $(if $(KUBECONFIG),0,4)
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest $(if $(CI),--permitted-skips tests/permitted_skips.txt)
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Before the tests, whose time limits know nothing of minutes of building; one that fails is told by those that need it.
 BUILD := $(BIN)/python scripts/kubernetes/build.py
 KUBERNETES := $(if $(KUBECONFIG),:,$(BUILD) >/dev/null || :)
 TESTS = $(PYTEST) $(SIDE_BY_SIDE) $(1) || \
-	    { echo "· once more, alone: what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none $(1); }
+	    { echo "· once more, alone: what failed"; $(PYTEST) --last-failed --last-failed-no-failures=none --second-try $(1); }
 
 .PHONY: test
 test: $(VENV)/.dev ## every test that needs neither a node nor a GPU
@@ -153,14 +154,14 @@ CLUSTER := $(BIN)/python -m e2e.cluster
 cluster: cluster-packages | $(BIN)/uv ## a real Kubernetes in namespaces of this machine (Linux, root); NODES=2 GPUS=2
 	@$(CLUSTER) up $(addprefix --nodes=,$(NODES)) $(if $(IPV6),--ipv6) $(addprefix --gpus=,$(GPUS)) $(addprefix --product=,$(PRODUCT))
 
-E2E := $(PYTEST) e2e --timeout=900 -p no:cacheprovider
+E2E := $(BIN)/python -m pytest e2e --timeout=900 -o cache_dir=.e2e/cache
 .PHONY: e2e
 e2e: $(VENV)/.dev images ## the whole suite on a real cluster, with a table of what was proven
 	@$(E2E)
 
 .PHONY: e2e-short
 e2e-short: $(VENV)/.dev images ## its short cut: install, serve, scale, roll, delete
-	@$(E2E) -m short
+	@$(E2E) -m short || { echo "· once more"; $(E2E) -m short --second-try; }
 
 .PHONY: figures
 figures: $(VENV)/.dev ## draw the figures of docs/ from the last run of the suite

@@ -18,6 +18,7 @@ from e2e.cluster.images import built_archives
 from e2e.traffic_pod import Ledger, TrafficPod
 from e2e.world import HOME, ROOT, SYSTEM, World, outside
 
+pytest_plugins = ["octavo_testing.run_policy"]
 ORDER = (
     "test_install",
     "test_serve",

@@ -9,6 +9,7 @@ import pytest
 
 from e2e.world import ENGINE_IMAGE, SERVICE_LABEL, SYSTEM
 
+pytestmark = pytest.mark.once
 NAME = "chat"
 EACH = 3500  # requests that each scenario sees, if the machine answers them in time
 PATIENCE_S = 240

@@ -16,7 +16,7 @@ for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, default)
 
-pytest_plugins = ["octavo_testing.control_plane_fixtures"]
+pytest_plugins = ["octavo_testing.control_plane_fixtures", "octavo_testing.run_policy"]
 EXECUTORS = ("native", "torch")
 LONG = {"correctness", "reconcile", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
 

@@ -132,6 +132,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
+@pytest.mark.once
 def test_replicas_are_replaced_under_load_without_a_failed_request(model):
     """Over a thousand requests, kept-alive and not, streamed and not; each is accounted for."""
 
