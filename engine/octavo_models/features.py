@@ -32,7 +32,29 @@ Feature = Literal[
 ]
 FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 Executor = Literal["native", "torch"]
-SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": frozenset(), "torch": frozenset()}
+SUPPORTED: dict[Executor, frozenset[Feature]] = {
+    "native": frozenset(
+        {
+            "learned_positions",
+            "embedding_norm",
+            "unweighted_norm",
+            "head_bias",
+            "projected_embedding",
+            "alibi",
+            "qkv_clip",
+            "activation",
+            "post_norms_sum",
+            "qk_norm_each_head",
+            "qk_norm_width",
+            "qk_norm_after_rotary",
+            "query_scaling",
+            "output_gate",
+            "chunked_attention",
+            "sinks",
+        }
+    ),
+    "torch": frozenset(),
+}
 """What each executor of this version runs; the tests of both hold them to it."""
 
 USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}

@@ -25,6 +25,9 @@ class Shape:
     interleaved: bool = False
     norms: bool = False
     biases: bool = False
+    chunk: int = 0
+    slopes: bool = False
+    sinks: bool = False
 
     @property
     def scale(self) -> float:
@@ -51,12 +54,16 @@ class Parameters:
     q_norm: NDArray[np.float32]
     k_norm: NDArray[np.float32]
     bias: NDArray[np.float32]  # [width]
+    slopes: NDArray[np.float32]  # [num_heads]
+    sinks: NDArray[np.float32]  # [num_heads]
     eps: float = field(default=1e-5)
 
     @staticmethod
     def random(shape: Shape, rng: np.random.Generator) -> Parameters:
         norms = rng.uniform(0.5, 1.5, (2, shape.head_dim_k)).astype(np.float32)
-        return Parameters(norms[0], norms[1], rng.standard_normal(shape.width).astype(np.float32))
+        bias = rng.standard_normal(shape.width).astype(np.float32)
+        slopes, sinks = rng.uniform(0, [[0.05], [3.0]], (2, shape.num_heads)).astype(np.float32)
+        return Parameters(norms[0], norms[1], bias, slopes, sinks)
 
 
 def turn(x: Array, shape: Shape) -> Array:
@@ -107,9 +114,15 @@ def attention(
     if shape.soft_cap:
         scores = shape.soft_cap * np.tanh(scores / shape.soft_cap)
     query, key = np.arange(n)[:, None], np.arange(n)[None]
+    if shape.slopes:
+        scores = scores + parameters.slopes[:, None, None] * (key - query)
     seen = (key <= query) & ((key > query - shape.window) if shape.window else True)
+    if shape.chunk:
+        seen &= key >= query // shape.chunk * shape.chunk
     scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
+    highest = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - highest)
+    sinks = np.exp(parameters.sinks[:, None, None] - highest) if shape.sinks else 0.0
+    weights /= weights.sum(-1, keepdims=True) + sinks
     spread = np.einsum("hqk,khd->qhd", weights, np.abs(v))
     return np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1), spread.reshape(n, -1)

@@ -18,6 +18,7 @@ SHAPES = {
     "heads of 80, a quarter turned": Shape(num_heads=8, num_kv_heads=2, head_dim_k=80, head_dim_v=80, rotary_dim=20),
     "wide heads, normed": Shape(num_heads=4, num_kv_heads=1, head_dim_k=256, head_dim_v=256, rotary_dim=256, norms=True),
     "many heads on one": Shape(num_heads=32, num_kv_heads=1),
+    "71 heads on one": Shape(num_heads=71, num_kv_heads=1),
     "odd head sizes": Shape(head_dim_k=18, head_dim_v=24, rotary_dim=10, biases=True),
     "pairs side by side": Shape(rotary_dim=8, interleaved=True),
     "no rotary": Shape(rotary_dim=0),
@@ -25,6 +26,10 @@ SHAPES = {
     "window of one": Shape(window=1),
     "wide window": Shape(window=130, norms=True),
     "soft cap": Shape(soft_cap=1.5, biases=True),
+    "slopes": Shape(slopes=True, rotary_dim=0),
+    "sinks": Shape(sinks=True),
+    "chunks": Shape(chunk=37),
+    "chunks, slopes and sinks of 40 heads on one": Shape(num_heads=40, num_kv_heads=1, chunk=130, slopes=True, sinks=True),
     "all of it": Shape(num_heads=6, head_dim_k=48, head_dim_v=32, rotary_dim=32, window=33, soft_cap=3.0, norms=True, biases=True),
 }  # fmt: skip
 
@@ -43,6 +48,7 @@ def make_layer(
     model.num_heads, model.num_kv_heads = shape.num_heads, shape.num_kv_heads
     model.head_dim_k, model.head_dim_v = shape.head_dim_k, shape.head_dim_v
     model.scale, model.window, model.soft_cap = shape.scale, shape.window, shape.soft_cap
+    model.chunk, model.alibi_slopes = shape.chunk, parameters.slopes.tolist() if shape.slopes else []
     rotary.dim, rotary.interleaved, rotary.inverse_frequencies = shape.rotary_dim, shape.interleaved, shape.frequencies
     norm = _native.Norm()
     norm.eps = parameters.eps
@@ -55,6 +61,8 @@ def make_layer(
     if shape.biases:
         q, k, v = np.split(parameters.bias, np.cumsum(shape.sizes)[:2])
         layer.set_biases(q.tolist(), k.tolist(), v.tolist())
+    if shape.sinks:
+        layer.set_sinks(parameters.sinks.tolist())
     return layer
 
 
@@ -116,10 +124,19 @@ def test_mixed_batches_equal_whole_attention(name, bf16, isa):
 
 @every_isa_of_operations
 @pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
-@pytest.mark.parametrize("window", [0, 300])
-def test_keys_that_are_split_among_threads_give_the_same_bits(window, bf16, isa):
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(num_heads=3, num_kv_heads=1),
+        Shape(num_heads=3, num_kv_heads=1, window=300),
+        Shape(
+            num_heads=34, num_kv_heads=1, head_dim_k=4, head_dim_v=4, rotary_dim=0, chunk=450, slopes=True, sinks=True
+        ),
+    ],
+    ids=["all keys", "window", "pieces of heads with sinks"],
+)
+def test_keys_that_are_split_among_threads_give_the_same_bits(shape, bf16, isa):
     """Decoded alone by one thread, by three that share the keys, or in a chunk of a prompt: no bit differs."""
-    shape = Shape(num_heads=3, num_kv_heads=1, window=window)
     outs, splits = [], []
     for threads, chunks in ((1, [699, 129]), (3, [699, 129]), (2, [500, 100]), (1, [333, 64]), (2, [700, 130])):
         rng = np.random.default_rng(3)

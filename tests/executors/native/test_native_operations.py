@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
+from decoder_twin import ACTIVATIONS, xielu
 from instruction_sets import every_isa_of_operations
 
-from octavo_engine.executors.native import _native
+from octavo_engine.executors.native import _native, model
 
 SIZES = [1, 2, 7, 8, 15, 16, 17, 33, 64, 100, 576, 1037]
 
@@ -55,15 +54,6 @@ def test_residual_is_added_after_bias_norm_and_factor(isa, size, rng):
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-5)
 
 
-ACTIVATIONS = {
-    "silu": lambda x: x / (1 + np.exp(-x)),
-    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "relu": lambda x: np.maximum(x, 0),
-    "relu2": lambda x: np.maximum(x, 0) ** 2,
-}
-
-
 @every_isa_of_operations
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("gated", [False, True])
@@ -74,13 +64,35 @@ def test_activation(isa, kind, gated, rng):
         gate[:2] = [80.0, -80.0][: min(size, 2)]
         up = rng.standard_normal(size).astype(np.float32)
         out = np.full(size, np.nan, np.float32)
-        _native.activate(isa, list(ACTIVATIONS).index(kind), gate, up if gated else None, out)
+        _native.activate(isa, model.ACTIVATIONS[kind], gate, up if gated else None, out)
         expected = ACTIVATIONS[kind](gate.astype(np.float64)) * (up if gated else 1.0)
         np.testing.assert_allclose(out, expected, rtol=2e-6, atol=3e-6)
 
 
 @every_isa_of_operations
-@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("gated", [False, True])
+def test_xielu(isa, gated, rng):
+    """With the two factors that a layer has learned, on both sides of zero and close to it."""
+    x = np.concatenate([rng.standard_normal(90) * 4, [0.0, 1e-7, -1e-7, -1e-5, -80.0, 9.0]]).astype(np.float32)
+    up, out = rng.standard_normal(len(x)).astype(np.float32), np.full(len(x), np.nan, np.float32)
+    above, below = np.log1p(np.exp([0.3, -1.1]))
+    _native.activate(isa, model.ACTIVATIONS["xielu"], x, up if gated else None, out, above, 0.5 + below)
+    expected = xielu(x.astype(np.float64), 0.3, -1.1) * (up if gated else 1.0)
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=3e-6)
+
+
+@every_isa_of_operations
+def test_clamped_swiglu(isa, rng):
+    """Both halves beyond their bounds: the gate above 7, the other above 7 and below -7."""
+    gate, up = (rng.standard_normal((2, 100)) * 6).astype(np.float32)
+    out = np.full(100, np.nan, np.float32)
+    _native.activate(isa, model.ACTIVATIONS["swiglu_clamped"], gate, up, out)
+    expected = ACTIVATIONS["quick_gelu"](np.minimum(gate, 7).astype(np.float64)) * (np.clip(up, -7, 7) + 1)
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=3e-6)
+
+
+@every_isa_of_operations
+@pytest.mark.parametrize("kind", model.ACTIVATIONS)
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFFFFFFF])
 def test_nan_stays_nan_in_every_operation(isa, kind, bits, rng):
     """Wherever it stands in the row: of activations and capped logits its own element, of a norm all."""
@@ -89,8 +101,12 @@ def test_nan_stays_nan_in_every_operation(isa, kind, bits, rng):
             x = rng.standard_normal(size).astype(np.float32)
             x.view(np.uint32)[at] = bits
             out = np.zeros(size, np.float32)
-            _native.activate(isa, list(ACTIVATIONS).index(kind), x, None, out)
+            up = np.ones(size, np.float32)
+            _native.activate(isa, model.ACTIVATIONS[kind], x, up, out, 0.5, 0.5)
             np.testing.assert_array_equal(np.isnan(out), np.isnan(x))
+            if kind != "xielu":
+                _native.activate(isa, model.ACTIVATIONS[kind], up, x, out)
+                np.testing.assert_array_equal(np.isnan(out), np.isnan(x))
             _native.norm(isa, x, native_norm("rms", 1e-5, 0.0), np.ones(size, np.float32), None, out)
             assert np.isnan(out).all()
             capped = x.copy()

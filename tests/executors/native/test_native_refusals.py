@@ -31,9 +31,13 @@ def decoder_of(model, **fields):
         ({"rotary": 9}, "rotary is missing"),
         ({"kv_group": 9}, "KV group is missing"),
         ({"head_dim_k": 8}, "rotary over 16 elements of 6 heads of 8"),
-        ({"activation": 99}, "activation of kind 99"),
+        ({"mlp.activation": 99}, "activation of kind 99"),
         ({"window": -3}, "window of -3"),
-        ({"intermediate_size": 0}, "MLP of 0"),
+        ({"mlp.intermediate_size": 0}, "MLP of 0"),
+        ({"alibi_slopes": [0.5]}, "1 slopes of 6 heads"),
+        ({"chunk": -1}, "chunks of -1"),
+        ({"query_scaling": (0.1, -8, 0)}, "query scaling each -8"),
+        ({"mlp.activation": 7, "mlp.gated": False}, "clamped swiglu without a gate"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(spec, change, message):
@@ -41,7 +45,8 @@ def test_a_description_that_contradicts_itself_is_refused(spec, change, message)
     model = describe(_native, spec, spec.kv_layout(16, "f32"))
     layers = model.layers
     for name, value in change.items():
-        setattr(layers[0], name, value)
+        *path, last = name.split(".")
+        setattr(layers[0].mlp if path else layers[0], last, value)
     model.layers = layers
     with pytest.raises(ValueError, match=message):
         decoder_of(model)

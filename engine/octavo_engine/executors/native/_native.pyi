@@ -12,6 +12,7 @@ def isa_available(isa: int) -> bool: ...
 
 class Norm:
     present: bool
+    weighted: bool
     kind: int  # 0: rms, 1: layer
     eps: float
     offset: float
@@ -22,6 +23,11 @@ class Rotary:
     factor: float
     inverse_frequencies: list[float]
 
+class MlpModel:
+    intermediate_size: int
+    activation: int  # as in ACTIVATIONS of model.py
+    gated: bool
+
 class LayerModel:
     num_heads: int
     num_kv_heads: int
@@ -29,13 +35,20 @@ class LayerModel:
     head_dim_v: int
     scale: float
     window: int
+    chunk: int
     soft_cap: float
+    qkv_clip: float
+    alibi_slopes: list[float]
+    qk_norm_span: int  # 0: head, 1: each_head, 2: width
+    qk_norm_after_rotary: bool
+    query_scaling: tuple[float, int, int]  # beta, period (0: none), offset
+    output_gate: bool
+    sinks: bool
     rotary: int
     kv_group: int
-    intermediate_size: int
-    activation: int  # 0: silu, 1: gelu, 2: gelu_tanh, 3: relu, 4: relu2
-    gated: bool
+    mlp: MlpModel
     parallel_residual: bool
+    post_norms_sum: bool
     pre_attention_norm: Norm
     post_attention_norm: Norm
     pre_mlp_norm: Norm
@@ -46,11 +59,16 @@ class LayerModel:
 class DecoderModel:
     vocab_size: int
     hidden_size: int
+    embedding_size: int
+    num_positions: int
+    position_offset: int
     tied_head: bool
+    head_bias: bool
     embedding_multiplier: float
     residual_multiplier: float
     logits_multiplier: float
     logits_soft_cap: float
+    embedding_norm: Norm
     final_norm: Norm
     rotaries: list[Rotary]
     layers: list[LayerModel]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_models.layers import Experts, Layer, Norm, Rotary
+from octavo_models.layers import Experts, Layer, Mlp, Norm, Rotary
 from octavo_models.spec import KVLayout, ModelSpec
 
 if TYPE_CHECKING:
@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
     from octavo_engine.executors.native import _native
 
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}
+ACTIVATIONS = {
+    "silu": 0,
+    "gelu": 1,
+    "gelu_tanh": 2,
+    "relu": 3,
+    "relu2": 4,
+    "quick_gelu": 5,
+    "xielu": 6,
+    "swiglu_clamped": 7,
+}
+QK_NORM_SPANS = {"head": 0, "each_head": 1, "width": 2}
 NORMS = {"rms": 0, "layer": 1}
 
 
@@ -21,11 +31,17 @@ def describe(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _native.D
     model: _native.DecoderModel = native.DecoderModel()
     model.vocab_size = spec.vocab_size
     model.hidden_size = spec.hidden_size
+    model.embedding_size = spec.projected_embedding or spec.hidden_size
+    if spec.positions is not None:
+        model.num_positions = spec.positions.count
+        model.position_offset = spec.positions.offset
     model.tied_head = spec.tied_head
+    model.head_bias = spec.head_bias
     model.embedding_multiplier = spec.embedding_multiplier
     model.residual_multiplier = spec.residual_multiplier
     model.logits_multiplier = spec.logits_multiplier
     model.logits_soft_cap = spec.logits_soft_cap or 0.0
+    model.embedding_norm = _norm(native, spec.embedding_norm)
     model.final_norm = _norm(native, spec.final_norm)
     rotaries = list(dict.fromkeys(r for layer in spec.layers if (r := layer.attention.rotary) is not None))
     model.rotaries = [_rotary(native, r) for r in rotaries]
@@ -39,6 +55,7 @@ def _norm(native: ModuleType, spec: Norm | None) -> _native.Norm:
     norm: _native.Norm = native.Norm()
     if spec is not None:
         norm.present = True
+        norm.weighted = spec.weight
         norm.kind = NORMS[spec.kind]
         norm.eps = spec.eps
         norm.offset = spec.offset
@@ -64,13 +81,22 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.head_dim_v = attention.head_dim_v
     layer.scale = attention.scale
     layer.window = attention.window or 0
+    layer.chunk = attention.chunk or 0
     layer.soft_cap = attention.soft_cap or 0.0
+    layer.qkv_clip = attention.qkv_clip or 0.0
+    layer.alibi_slopes = list(attention.alibi_slopes)
+    layer.qk_norm_span = QK_NORM_SPANS[attention.qk_norm_span]
+    layer.qk_norm_after_rotary = attention.qk_norm_after_rotary
+    if attention.query_scaling is not None:
+        scaling = attention.query_scaling
+        layer.query_scaling = (scaling.beta, scaling.period, scaling.offset)
+    layer.output_gate = attention.output_gate
+    layer.sinks = attention.sinks
     layer.rotary = -1 if attention.rotary is None else rotaries.index(attention.rotary)
     layer.kv_group = kv_group
-    layer.intermediate_size = spec.mlp.intermediate_size
-    layer.activation = ACTIVATIONS[spec.mlp.activation]
-    layer.gated = spec.mlp.gated
+    layer.mlp = _mlp(native, spec.mlp)
     layer.parallel_residual = spec.parallel_residual
+    layer.post_norms_sum = spec.post_norms_sum
     layer.pre_attention_norm = _norm(native, spec.pre_attention_norm)
     layer.post_attention_norm = _norm(native, spec.post_attention_norm)
     layer.pre_mlp_norm = _norm(native, spec.pre_mlp_norm)
@@ -78,3 +104,11 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.q_norm = _norm(native, attention.qk_norm)
     layer.k_norm = _norm(native, attention.qk_norm)
     return layer
+
+
+def _mlp(native: ModuleType, spec: Mlp) -> _native.MlpModel:
+    mlp: _native.MlpModel = native.MlpModel()
+    mlp.intermediate_size = spec.intermediate_size
+    mlp.activation = ACTIVATIONS[spec.activation]
+    mlp.gated = spec.gated
+    return mlp

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "decoder.h"
@@ -14,10 +15,51 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 
+void bind_layer(nb::module_& module) {
+  nb::class_<LayerModel>(module, "LayerModel")
+      .def(nb::init<>())
+      .def_rw("num_heads", &LayerModel::num_heads)
+      .def_rw("num_kv_heads", &LayerModel::num_kv_heads)
+      .def_rw("head_dim_k", &LayerModel::head_dim_k)
+      .def_rw("head_dim_v", &LayerModel::head_dim_v)
+      .def_rw("scale", &LayerModel::scale)
+      .def_rw("window", &LayerModel::window)
+      .def_rw("chunk", &LayerModel::chunk)
+      .def_rw("soft_cap", &LayerModel::soft_cap)
+      .def_rw("qkv_clip", &LayerModel::qkv_clip)
+      .def_rw("alibi_slopes", &LayerModel::alibi_slopes)
+      .def_prop_rw(
+          "qk_norm_span", [](const LayerModel& l) { return static_cast<int32_t>(l.qk_norm_span); },
+          [](LayerModel& l, int32_t span) { l.qk_norm_span = static_cast<QkNormSpan>(span); })
+      .def_rw("qk_norm_after_rotary", &LayerModel::qk_norm_after_rotary)
+      .def_prop_rw(
+          "query_scaling",
+          [](const LayerModel& l) {
+            return std::make_tuple(l.query_scaling.beta, l.query_scaling.period, l.query_scaling.offset);
+          },
+          [](LayerModel& l, const std::tuple<float, int32_t, int32_t>& s) {
+            l.query_scaling = {std::get<0>(s), std::get<1>(s), std::get<2>(s)};
+          })
+      .def_rw("output_gate", &LayerModel::output_gate)
+      .def_rw("sinks", &LayerModel::sinks)
+      .def_rw("rotary", &LayerModel::rotary)
+      .def_rw("kv_group", &LayerModel::kv_group)
+      .def_rw("mlp", &LayerModel::mlp)
+      .def_rw("parallel_residual", &LayerModel::parallel_residual)
+      .def_rw("post_norms_sum", &LayerModel::post_norms_sum)
+      .def_rw("pre_attention_norm", &LayerModel::pre_attention_norm)
+      .def_rw("post_attention_norm", &LayerModel::post_attention_norm)
+      .def_rw("pre_mlp_norm", &LayerModel::pre_mlp_norm)
+      .def_rw("post_mlp_norm", &LayerModel::post_mlp_norm)
+      .def_rw("q_norm", &LayerModel::q_norm)
+      .def_rw("k_norm", &LayerModel::k_norm);
+}
+
 void bind_model(nb::module_& module) {
   nb::class_<Norm>(module, "Norm")
       .def(nb::init<>())
       .def_rw("present", &Norm::present)
+      .def_rw("weighted", &Norm::weighted)
       .def_prop_rw(
           "kind", [](const Norm& n) { return static_cast<int32_t>(n.kind); },
           [](Norm& n, int32_t kind) { n.kind = static_cast<NormKind>(kind); })
@@ -29,38 +71,28 @@ void bind_model(nb::module_& module) {
       .def_rw("interleaved", &Rotary::interleaved)
       .def_rw("factor", &Rotary::factor)
       .def_rw("inverse_frequencies", &Rotary::inverse_frequencies);
-  nb::class_<LayerModel>(module, "LayerModel")
+  nb::class_<MlpModel>(module, "MlpModel")
       .def(nb::init<>())
-      .def_rw("num_heads", &LayerModel::num_heads)
-      .def_rw("num_kv_heads", &LayerModel::num_kv_heads)
-      .def_rw("head_dim_k", &LayerModel::head_dim_k)
-      .def_rw("head_dim_v", &LayerModel::head_dim_v)
-      .def_rw("scale", &LayerModel::scale)
-      .def_rw("window", &LayerModel::window)
-      .def_rw("soft_cap", &LayerModel::soft_cap)
-      .def_rw("rotary", &LayerModel::rotary)
-      .def_rw("kv_group", &LayerModel::kv_group)
-      .def_rw("intermediate_size", &LayerModel::intermediate_size)
+      .def_rw("intermediate_size", &MlpModel::intermediate_size)
       .def_prop_rw(
-          "activation", [](const LayerModel& l) { return static_cast<int32_t>(l.activation); },
-          [](LayerModel& l, int32_t activation) { l.activation = static_cast<Activation>(activation); })
-      .def_rw("gated", &LayerModel::gated)
-      .def_rw("parallel_residual", &LayerModel::parallel_residual)
-      .def_rw("pre_attention_norm", &LayerModel::pre_attention_norm)
-      .def_rw("post_attention_norm", &LayerModel::post_attention_norm)
-      .def_rw("pre_mlp_norm", &LayerModel::pre_mlp_norm)
-      .def_rw("post_mlp_norm", &LayerModel::post_mlp_norm)
-      .def_rw("q_norm", &LayerModel::q_norm)
-      .def_rw("k_norm", &LayerModel::k_norm);
+          "activation", [](const MlpModel& m) { return static_cast<int32_t>(m.activation); },
+          [](MlpModel& m, int32_t activation) { m.activation = static_cast<Activation>(activation); })
+      .def_rw("gated", &MlpModel::gated);
+  bind_layer(module);
   nb::class_<DecoderModel>(module, "DecoderModel")
       .def(nb::init<>())
       .def_rw("vocab_size", &DecoderModel::vocab_size)
       .def_rw("hidden_size", &DecoderModel::hidden_size)
+      .def_rw("embedding_size", &DecoderModel::embedding_size)
+      .def_rw("num_positions", &DecoderModel::num_positions)
+      .def_rw("position_offset", &DecoderModel::position_offset)
       .def_rw("tied_head", &DecoderModel::tied_head)
+      .def_rw("head_bias", &DecoderModel::head_bias)
       .def_rw("embedding_multiplier", &DecoderModel::embedding_multiplier)
       .def_rw("residual_multiplier", &DecoderModel::residual_multiplier)
       .def_rw("logits_multiplier", &DecoderModel::logits_multiplier)
       .def_rw("logits_soft_cap", &DecoderModel::logits_soft_cap)
+      .def_rw("embedding_norm", &DecoderModel::embedding_norm)
       .def_rw("final_norm", &DecoderModel::final_norm)
       .def_rw("rotaries", &DecoderModel::rotaries)
       .def_rw("layers", &DecoderModel::layers)

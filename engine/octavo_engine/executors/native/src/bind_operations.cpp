@@ -28,7 +28,8 @@ const Operations& of(int32_t isa) {
 
 NormView norm_view(const Norm& norm, const Vector& weight, const nb::object& bias) {
   NormView view = norm.view();
-  view.weight = weight.data();
+  view.present = true;
+  view.weight = norm.weighted ? weight.data() : nullptr;
   if (!bias.is_none()) view.bias = nb::cast<Vector>(bias).data();
   return view;
 }
@@ -52,9 +53,16 @@ class AttentionLayer {
   }
 
   void set_norms(const std::vector<float>& q, const std::vector<float>& k) {
-    model_.layers[0].q_norm.weight = q;
-    model_.layers[0].k_norm.weight = k;
+    LayerModel& model = model_.layers[0];
+    model.q_norm.present = model.k_norm.present = true;
+    model.q_norm.weight = q;
+    model.k_norm.weight = k;
   }
+  void set_norm_biases(const std::vector<float>& q, const std::vector<float>& k) {
+    model_.layers[0].q_norm.bias = q;
+    model_.layers[0].k_norm.bias = k;
+  }
+  void set_sinks(std::vector<float> sinks) { sinks_ = std::move(sinks); }
   void set_biases(std::vector<float> q, std::vector<float> k, std::vector<float> v) {
     q_bias_ = std::move(q);
     k_bias_ = std::move(k);
@@ -74,7 +82,7 @@ class AttentionLayer {
       requests_.append_blocks(slot, 0, tables[i]);
       batch.push_back({slot, positions[i], counts[i], 0, false});
     }
-    const AttentionShape shape{0, model.num_heads, model.num_kv_heads, model.window, model.head_dim_v};
+    const AttentionShape shape = AttentionShape::of(model);
     StepPlan plan;
     plan.build(batch, requests_, model_, {shape}, {num_blocks_}, kv_.block_size, 1 << 20, 1, team_.size());
     if (!plan.errors.empty()) throw std::invalid_argument(plan.errors.front().second);
@@ -89,12 +97,15 @@ class AttentionLayer {
     std::vector<float> memory(static_cast<size_t>(scratch * team_.size()));
     std::vector<float> parts(static_cast<size_t>(plan.attention[0].part_floats));
     const RotaryView view{cos.data(), sin.data(), rotary.dim, rotary.interleaved};
-    const PagedAttention attention{ops_, model, kv_, view, or_null(q_bias_), or_null(k_bias_), or_null(v_bias_)};
+    const PagedAttention attention{
+        ops_, model, kv_, view, or_null(q_bias_), or_null(k_bias_), or_null(v_bias_), or_null(sinks_)};
     const auto ld = static_cast<int64_t>(qkv.shape(1));
+    std::vector<float> rows(qkv.data(), qkv.data() + qkv.size());
     team_.run([&](Member& me) {
       float* mine = memory.data() + me.id * scratch;
-      attention.write(me, plan, qkv.data(), ld, mine);
-      attention.attend(me, plan, plan.attention[0], qkv.data(), ld, parts.data(), out.data(), mine);
+      attention.prepare(me, plan, rows.data(), ld);
+      attention.write(me, plan, rows.data(), ld, mine);
+      attention.attend(me, plan, plan.attention[0], rows.data(), ld, parts.data(), out.data(), mine);
     });
     for (const Scheduled& work : batch) requests_.remove(work.slot);
     return plan.attention[0].split_tiles.size();
@@ -108,7 +119,7 @@ class AttentionLayer {
   KvView kv_;
   MemoryMap blocks_;
   int32_t num_blocks_;
-  std::vector<float> q_bias_, k_bias_, v_bias_;
+  std::vector<float> q_bias_, k_bias_, v_bias_, sinks_;
 };
 
 // A team as a step uses it, for what happens when a thread fails.
@@ -181,14 +192,16 @@ void bind_operations(nb::module_& module) {
   });
   module.def(
       "activate",
-      [](int32_t isa, int32_t kind, const Vector& gate, const nb::object& up, const Vector& out) {
-        of(isa).activate(static_cast<Activation>(kind), gate.data(),
+      [](int32_t isa, int32_t kind, const Vector& gate, const nb::object& up, const Vector& out, float positive,
+         float negative) {
+        of(isa).activate({static_cast<Activation>(kind), positive, negative}, gate.data(),
                          up.is_none() ? nullptr : nb::cast<Vector>(up).data(), nullptr, nullptr,
                          static_cast<int64_t>(gate.shape(0)), out.data());
       },
-      nb::arg("isa"), nb::arg("kind"), nb::arg("gate"), nb::arg("up").none(), nb::arg("out"));
+      nb::arg("isa"), nb::arg("kind"), nb::arg("gate"), nb::arg("up").none(), nb::arg("out"),
+      nb::arg("positive") = 0.0F, nb::arg("negative") = 0.0F);
   module.def("finish_logits", [](int32_t isa, const Vector& x, float multiplier, float soft_cap) {
-    of(isa).finish_logits(x.data(), static_cast<int64_t>(x.shape(0)), multiplier, soft_cap);
+    of(isa).finish_logits(x.data(), nullptr, static_cast<int64_t>(x.shape(0)), multiplier, soft_cap);
   });
   module.def("draw", &draw, nb::arg("isa"), nb::arg("logits"), nb::arg("prompt"), nb::arg("drawn"), nb::arg("sampling"),
              nb::arg("mask").none() = nb::none());
@@ -201,7 +214,9 @@ void bind_operations(nb::module_& module) {
            nb::arg("rotary"), nb::kw_only(), nb::arg("isa"), nb::arg("threads"), nb::arg("bf16"), nb::arg("block_size"),
            nb::arg("num_blocks"))
       .def("set_norms", &AttentionLayer::set_norms)
+      .def("set_norm_biases", &AttentionLayer::set_norm_biases)
       .def("set_biases", &AttentionLayer::set_biases)
+      .def("set_sinks", &AttentionLayer::set_sinks)
       .def("fill_blocks", &AttentionLayer::fill_blocks)
       .def("run", &AttentionLayer::run);
 }

@@ -3,18 +3,19 @@
 // Not thread-safe: calls come one after another. Every step runs in the decoder's own threads.
 #pragma once
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "linear.h"
 #include "memory_map.h"
+#include "mlp.h"
 #include "model.h"
 #include "paged_attention.h"
 #include "parallel.h"
 #include "plan.h"
 #include "requests.h"
 #include "sampler.h"
+#include "stored_weights.h"
 #include "timer.h"
 
 namespace octavo {
@@ -29,8 +30,7 @@ struct DecoderOptions {
   int32_t widen = -1;       // a Format that every matrix is turned into; -1: as stored
 };
 
-constexpr int64_t kPromptRows = 32;          // rows of prompt logits held at a time
-constexpr int64_t kGateScratch = 64 * 1024;  // floats of a thread's part of gate and up, about what its L2 cache holds
+constexpr int64_t kPromptRows = 32;  // rows of prompt logits held at a time
 
 // A bit for each token that may be drawn, in rows of whole 32-bit words.
 struct GrammarMask {
@@ -85,8 +85,9 @@ class Decoder {
 
  private:
   struct Layer {
-    Linear qkv, o, gate_up, down;
-    std::vector<float> q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias;
+    Linear qkv, o;  // qkv: queries, keys, values and the output's gates
+    std::vector<float> q_bias, k_bias, v_bias, o_bias, sinks;
+    Mlp mlp;
     KvView kv;
     int32_t shape = 0;
   };
@@ -100,18 +101,20 @@ class Decoder {
   struct Residual {  // what is still to be added to x: the output of the matrix before
     const std::vector<float>* bias = nullptr;
     const Norm* post = nullptr;
+    bool norms_sum = false;  // `post` is a norm of the sum
     bool pending = false;
   };
 
-  StoredWeight take(const std::string& name, int64_t rows, int64_t cols);
-  bool has(const std::string& name) const { return stored_.count(name) > 0; }
-  std::vector<float> take_vector(const std::string& name, int64_t n, bool required);
-  void take_norm(Norm& norm, const std::string& name, int64_t n);
+  Linear pack_linear(const std::vector<StoredWeight>& weights);
+  void pack_front();
+  void pack_attention(LayerModel& model, Layer& layer, const std::string& at);
+  void pack_mlp(const LayerModel& model, Layer& layer, const std::string& at);
   void lay_out_blocks();
   void allocate_buffers();
 
   void step(Member& me);
   void embed(Member& me);
+  void finish_embedding(int64_t row, float* scratch);
   void attention_layer(Member& me, size_t i, Residual& residual);
   void mlp_layer(Member& me, size_t i, Residual& residual);
   void multiply(Member& me, const Linear& linear, int64_t m, float* y);
@@ -138,19 +141,19 @@ class Decoder {
   ActivationPool pool_;
   RequestTable requests_;
   Sampler sampler_;
-  std::map<std::string, StoredWeight> stored_;
+  StoredWeights stored_;
   std::vector<Layer> layers_;
   std::vector<Group> groups_;
   std::vector<AttentionShape> shapes_;
-  Linear embedding_, head_;
+  Linear embedding_, positions_, project_in_, project_out_, head_;
+  std::vector<float> head_bias_;
   StepPlan plan_;
   size_t packed_layers_ = 0;
   int64_t packed_bytes_ = 0;
   bool finalized_ = false;
 
-  // Widths of the buffers below.
-  int64_t qkv_width_ = 0, o_width_ = 0, gate_width_ = 0, scratch_floats_ = 0;
-  MemoryMap x_, h_, qkv_, attended_, out_, act_, gate_, logits_, prompt_logits_, scratch_, parts_, angles_;
+  int64_t scratch_floats_ = 0;  // of each thread
+  MemoryMap x_, h_, narrow_, qkv_, attended_, out_, act_, logits_, prompt_logits_, scratch_, parts_, angles_;
   std::vector<SamplerScratch> sampling_;
   std::vector<TokenLogprob> prompt_logprobs_;
   std::vector<uint8_t> prompt_failed_;

@@ -20,7 +20,8 @@ void Linear::add(std::unique_ptr<Matrix> matrix, ActivationPool& pool) {
   blocks_ += blocks;
 }
 
-Linear::Linear(const std::vector<StoredWeight>& weights, int32_t widen, ActivationPool& pool, Team& team) {
+Linear::Linear(const std::vector<StoredWeight>& weights, const Packing& packing) {
+  const auto& [widen, pool, team] = packing;
   for (size_t i = 0; i < weights.size();) {
     std::vector<Rows> stack;
     size_t j = i;
@@ -32,11 +33,11 @@ Linear::Linear(const std::vector<StoredWeight>& weights, int32_t widen, Activati
   }
 }
 
-Linear Linear::gate_up(const StoredWeight& gate, const StoredWeight& up, int32_t widen, ActivationPool& pool,
-                       Team& team) {
+Linear Linear::gate_up(const StoredWeight& gate, const StoredWeight& up, const Packing& packing) {
+  const auto& [widen, pool, team] = packing;
   const int64_t blocks = gate.rows % (2 * kBlockWidth) == 0 ? 2 : 1;
   const int64_t stripe = blocks * kBlockWidth;
-  if (gate.format != up.format || gate.rows % stripe != 0) return Linear({gate, up}, widen, pool, team);
+  if (gate.format != up.format || gate.rows % stripe != 0) return Linear({gate, up}, packing);
   Linear linear;
   linear.add(pack({{gate.format, 2 * gate.rows, gate.data, up.data, stripe}}, gate.cols, widen, pool.isa(), team),
              pool);
@@ -54,11 +55,11 @@ void Linear::prepare(const float* x, int64_t ldx, int64_t begin, int64_t end) co
   for (Activations* input : inputs_) input->prepare(x + begin * ldx, ldx, begin, end);
 }
 
-void Linear::multiply(int64_t m, int64_t begin, int64_t end, float* y, int64_t ldy) const {
+void Linear::multiply(RowRange rows, int64_t begin, int64_t end, float* y, int64_t ldy) const {
   for (const Part& part : parts_) {
     const int64_t from = std::max<int64_t>(begin - part.first_block, 0);
     const int64_t to = std::min<int64_t>(end - part.first_block, part.matrix->blocks());
-    if (from < to) matmul(*part.matrix, *part.input, m, from, to, y + part.column, ldy);
+    if (from < to) matmul(*part.matrix, *part.input, rows, from, to, y + part.column, ldy);
   }
 }
 

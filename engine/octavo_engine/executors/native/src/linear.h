@@ -8,16 +8,9 @@
 #include <vector>
 
 #include "matmul.h"
+#include "stored_weights.h"
 
 namespace octavo {
-
-// A weight as executor.py hands it over; its bytes must live until finalize().
-struct StoredWeight {
-  Format format;
-  int64_t rows = 0;
-  int64_t cols = 0;
-  const uint8_t* data = nullptr;
-};
 
 // Prepared activations of each kind and width that some matrix needs, shared by all layers.
 class ActivationPool {
@@ -32,15 +25,21 @@ class ActivationPool {
   std::map<std::pair<int32_t, int64_t>, std::unique_ptr<Activations>> pool_;
 };
 
+// How weights are packed, and the activations that their matrices share.
+struct Packing {
+  int32_t widen;  // a Format that every matrix is turned into; -1: as stored
+  ActivationPool& pool;
+  Team& team;
+};
+
 class Linear {
  public:
   Linear() = default;
   // Packs `weights`, which share their columns, as few matrices as their formats allow.
-  Linear(const std::vector<StoredWeight>& weights, int32_t widen, ActivationPool& pool, Team& team);
+  Linear(const std::vector<StoredWeight>& weights, const Packing& packing);
   // Packs gate and up with their blocks in turn, so that one thread has both halves of an output at hand; where
   // formats or sizes don't allow it, gate comes whole before up.
-  static Linear gate_up(const StoredWeight& gate, const StoredWeight& up, int32_t widen, ActivationPool& pool,
-                        Team& team);
+  static Linear gate_up(const StoredWeight& gate, const StoredWeight& up, const Packing& packing);
 
   bool empty() const { return parts_.empty(); }
   // Blocks of gate that are followed by as many of up; 0: not interleaved.
@@ -53,8 +52,8 @@ class Linear {
 
   // Prepare rows [begin, end) of x for every part.
   void prepare(const float* x, int64_t ldx, int64_t begin, int64_t end) const;
-  // Output blocks [begin, end) of rows [0, m) into y.
-  void multiply(int64_t m, int64_t begin, int64_t end, float* y, int64_t ldy) const;
+  // Output blocks [begin, end) of `rows` into y, whose first row is that of rows.begin.
+  void multiply(RowRange rows, int64_t begin, int64_t end, float* y, int64_t ldy) const;
 
  private:
   struct Part {

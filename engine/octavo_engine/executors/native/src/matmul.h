@@ -89,8 +89,19 @@ class Activations {
   Impl* impl;
 };
 
-// Compute output blocks [block_begin, block_end) for rows [0, m). Called by each thread with its own range.
-void matmul(const Matrix& w, const Activations& x, int64_t m, int64_t block_begin, int64_t block_end, float* y,
+// Rows [begin, end) of prepared activations.
+struct RowRange {
+  int64_t begin;
+  int64_t end;
+  int64_t count() const { return end - begin; }
+};
+
+// What a range of rows may begin at: the sets of rows that kernels take together are counted from a multiple of it.
+constexpr int64_t row_alignment(Isa isa) { return isa == Isa::Amx ? 16 : 4; }
+
+// Compute output blocks [block_begin, block_end) of `rows` into y, whose first row is that of rows.begin. Called by
+// each thread with its own range of blocks.
+void matmul(const Matrix& w, const Activations& x, RowRange rows, int64_t block_begin, int64_t block_end, float* y,
             int64_t ldy);
 
 }  // namespace octavo

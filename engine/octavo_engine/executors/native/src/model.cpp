@@ -24,13 +24,21 @@ void check(const Rotary& rotary) {
   }
 }
 
+void check(const MlpModel& mlp) {
+  const auto activation = static_cast<int32_t>(mlp.activation);
+  if (activation < 0 || activation > static_cast<int32_t>(Activation::SwigluClamped)) {
+    refuse("an activation of kind " + std::to_string(activation));
+  }
+  if (mlp.activation == Activation::SwigluClamped && !mlp.gated) refuse("a clamped swiglu without a gate");
+  if (mlp.intermediate_size <= 0) refuse("an MLP of " + std::to_string(mlp.intermediate_size));
+}
+
 void check(const LayerModel& layer, const DecoderModel& model) {
   const std::string heads = std::to_string(layer.num_heads) + " heads of " + std::to_string(layer.head_dim_k) +
                             " and " + std::to_string(layer.head_dim_v) + " over " + std::to_string(layer.num_kv_heads) +
                             " KV heads";
   if (layer.num_heads <= 0 || layer.num_kv_heads <= 0 || layer.num_heads % layer.num_kv_heads != 0 ||
-      layer.num_heads / layer.num_kv_heads > kAttentionRows || layer.head_dim_k <= 0 || layer.head_dim_k % 2 != 0 ||
-      layer.head_dim_v <= 0) {
+      layer.head_dim_k <= 0 || layer.head_dim_k % 2 != 0 || layer.head_dim_v <= 0) {
     refuse(heads);
   }
   const auto group = static_cast<size_t>(layer.kv_group);
@@ -40,17 +48,20 @@ void check(const LayerModel& layer, const DecoderModel& model) {
     refuse("a layer with a window of " + std::to_string(layer.window) + " in a KV group with one of " +
            std::to_string(kept));
   }
+  if (layer.chunk < 0 || layer.query_scaling.period < 0) {
+    refuse("attention in chunks of " + std::to_string(layer.chunk) + " with query scaling each " +
+           std::to_string(layer.query_scaling.period));
+  }
+  if (!layer.alibi_slopes.empty() && layer.alibi_slopes.size() != static_cast<size_t>(layer.num_heads)) {
+    refuse(std::to_string(layer.alibi_slopes.size()) + " slopes of " + heads);
+  }
   if (layer.rotary >= 0) {
     const auto rotary = static_cast<size_t>(layer.rotary);
     if (rotary >= model.rotaries.size()) throw std::invalid_argument("a layer's rotary is missing");
     const int32_t dim = model.rotaries[rotary].dim;
     if (dim > layer.head_dim_k) refuse("rotary over " + std::to_string(dim) + " elements of " + heads);
   }
-  const auto activation = static_cast<int32_t>(layer.activation);
-  if (activation < 0 || activation > static_cast<int32_t>(Activation::Relu2)) {
-    refuse("an activation of kind " + std::to_string(activation));
-  }
-  if (layer.intermediate_size <= 0) refuse("an MLP of " + std::to_string(layer.intermediate_size));
+  check(layer.mlp);
   for (const Norm* norm : {&layer.pre_attention_norm, &layer.post_attention_norm, &layer.pre_mlp_norm,
                            &layer.post_mlp_norm, &layer.q_norm, &layer.k_norm}) {
     check(*norm);
@@ -63,10 +74,20 @@ DecoderModel checked(DecoderModel model) {
   if (model.vocab_size <= 0 || model.hidden_size <= 0) {
     refuse("a model of " + std::to_string(model.hidden_size) + " with " + std::to_string(model.vocab_size) + " tokens");
   }
+  if (model.embedding_size <= 0 || model.num_positions < 0 || model.position_offset < 0) {
+    refuse("an embedding of " + std::to_string(model.embedding_size) + " with " + std::to_string(model.num_positions) +
+           " positions from row " + std::to_string(model.position_offset));
+  }
+  check(model.embedding_norm);
   check(model.final_norm);
   for (const Rotary& rotary : model.rotaries) check(rotary);
   for (const LayerModel& layer : model.layers) check(layer, model);
   return model;
+}
+
+float QueryScaling::at(int32_t position) const {
+  const auto passed = static_cast<float>((int64_t{position} + offset) / period);
+  return 1.0F + beta * std::log(1.0F + passed);
 }
 
 void fill_angles(const Rotary& rotary, int32_t position, float* cos, float* sin) {

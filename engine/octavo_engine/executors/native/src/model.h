@@ -10,16 +10,17 @@
 
 namespace octavo {
 
-// `x / rms(x) * (weight + offset) + bias`, or LayerNorm. Absent until its weight is added.
+// `x / rms(x) * (weight + offset) + bias`, or LayerNorm; without `weighted` it normalizes alone.
 struct Norm {
   bool present = false;
+  bool weighted = true;
   NormKind kind = NormKind::Rms;
   float eps = 1e-6F;
   float offset = 0.0F;
   std::vector<float> weight, bias;
 
   NormView view() const {
-    return {weight.empty() ? nullptr : weight.data(), bias.empty() ? nullptr : bias.data(), eps, offset, kind};
+    return {present, weight.empty() ? nullptr : weight.data(), bias.empty() ? nullptr : bias.data(), eps, offset, kind};
   }
 };
 
@@ -33,34 +34,68 @@ struct Rotary {
 // cos and sin of one position, [dim / 2] each.
 void fill_angles(const Rotary& rotary, int32_t position, float* cos, float* sin);
 
-struct LayerModel {
-  int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
-  float scale = 1.0F;
-  int32_t window = 0;     // 0: none
-  float soft_cap = 0.0F;  // 0: none
-  int32_t rotary = -1;    // index into DecoderModel::rotaries; -1: none
-  int32_t kv_group = 0;
+// What the norms of queries and keys normalize: each head with one weight, each head with a weight of its own, or all
+// heads together.
+enum class QkNormSpan : int32_t { Head = 0, EachHead = 1, Width = 2 };
+
+// A factor on the query at position p: 1 + beta * log(1 + floor((p + offset) / period)); none where period is 0.
+struct QueryScaling {
+  float beta = 0.0F;
+  int32_t period = 0;
+  int32_t offset = 0;
+
+  float at(int32_t position) const;
+};
+
+// `down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where not gated.
+struct MlpModel {
   int64_t intermediate_size = 0;
   Activation activation = Activation::Silu;
   bool gated = true;
+};
+
+struct LayerModel {
+  int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
+  float scale = 1.0F;
+  int32_t window = 0;               // 0: none
+  int32_t chunk = 0;                // 0: none
+  float soft_cap = 0.0F;            // 0: none
+  float qkv_clip = 0.0F;            // 0: none
+  std::vector<float> alibi_slopes;  // of each head, or none
+  QkNormSpan qk_norm_span = QkNormSpan::Head;
+  bool qk_norm_after_rotary = false;
+  QueryScaling query_scaling;
+  bool output_gate = false;
+  bool sinks = false;
+  int32_t rotary = -1;  // index into DecoderModel::rotaries; -1: none
+  int32_t kv_group = 0;
+  MlpModel mlp;
   bool parallel_residual = false;
+  bool post_norms_sum = false;
   Norm pre_attention_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
 
   int64_t q_size() const { return int64_t{num_heads} * head_dim_k; }
   int64_t k_size() const { return int64_t{num_kv_heads} * head_dim_k; }
   int64_t v_size() const { return int64_t{num_kv_heads} * head_dim_v; }
   int64_t o_size() const { return int64_t{num_heads} * head_dim_v; }
+  int64_t gate_size() const { return output_gate ? o_size() : 0; }
 };
 
 struct DecoderModel {
   int64_t vocab_size = 0, hidden_size = 0;
+  int64_t embedding_size = 0;  // width of embedding and head; other than hidden_size, projections lead there and back
+  int64_t num_positions = 0;   // rows of the table of learned positions; 0: none
+  int32_t position_offset = 0;
   bool tied_head = false;
+  bool head_bias = false;
   float embedding_multiplier = 1.0F, residual_multiplier = 1.0F, logits_multiplier = 1.0F;
   float logits_soft_cap = 0.0F;
-  Norm final_norm;
+  Norm embedding_norm, final_norm;
   std::vector<Rotary> rotaries;
   std::vector<LayerModel> layers;
   std::vector<int32_t> group_windows;  // of each KV group; 0: none
+
+  bool projected() const { return embedding_size != hidden_size; }
 };
 
 // The model itself, whose sizes, indices and kinds fit together. Throws std::invalid_argument naming what does not.

@@ -1,6 +1,7 @@
 #include "paged_attention.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace octavo {
 
@@ -27,21 +28,46 @@ int64_t paged_attention_scratch(const LayerModel& model) {
                            int64_t{2} * (model.head_dim_k + model.head_dim_v));
 }
 
+// What is still to be done to `head`, of queries or of keys.
+HeadView PagedAttention::view(const Norm& norm, int64_t head) const {
+  if (prepared()) return {};
+  HeadView view{model.qkv_clip, norm.view(), rotary, model.qk_norm_after_rotary};
+  if (model.qk_norm_span == QkNormSpan::EachHead) {
+    const int64_t offset = head * model.head_dim_k;
+    if (view.norm.weight != nullptr) view.norm.weight += offset;
+    if (view.norm.bias != nullptr) view.norm.bias += offset;
+  }
+  return view;
+}
+
+void PagedAttention::prepare(Member& me, const StepPlan& plan, float* qkv, int64_t ld) const {
+  if (!prepared()) return;
+  me.team->each(me, plan.rows(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* q = qkv + row * ld;
+      const HeadView query{model.qkv_clip, model.q_norm.view(), rotary, model.qk_norm_after_rotary};
+      const HeadView key{model.qkv_clip, model.k_norm.view(), rotary, model.qk_norm_after_rotary};
+      ops.prepare_width(q, q_bias, model.num_heads, model.head_dim_k, query, row);
+      ops.prepare_width(q + model.q_size(), k_bias, model.num_kv_heads, model.head_dim_k, key, row);
+    }
+  });
+}
+
 void PagedAttention::write(Member& me, const StepPlan& plan, const float* qkv, int64_t ld, float* scratch) const {
   const auto& runs = plan.runs[static_cast<size_t>(model.kv_group)];
   const int64_t heads = model.num_kv_heads;
   me.team->each(me, static_cast<int64_t>(runs.size()) * heads, 1, [&](int64_t begin, int64_t end) {
     KvWriteArgs args;
     args.kv = kv;
-    args.rotary = rotary;
-    args.k_norm = model.k_norm.view();
+    args.v_clip = model.qkv_clip;
     args.ld = ld;
     for (int64_t at = begin; at < end; ++at) {
       const int64_t head = at % heads;
       args.kv_head = static_cast<int32_t>(head);
+      args.key = view(model.k_norm, head);
       args.k = qkv + model.q_size() + head * model.head_dim_k;
       args.v = qkv + model.q_size() + model.k_size() + head * model.head_dim_v;
-      args.k_bias = k_bias == nullptr ? nullptr : k_bias + head * model.head_dim_k;
+      args.k_bias = k_bias == nullptr || prepared() ? nullptr : k_bias + head * model.head_dim_k;
       args.v_bias = v_bias == nullptr ? nullptr : v_bias + head * model.head_dim_v;
       ops.kv_write(args, runs[static_cast<size_t>(at / heads)], scratch);
     }
@@ -50,11 +76,13 @@ void PagedAttention::write(Member& me, const StepPlan& plan, const float* qkv, i
 
 void PagedAttention::attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* qkv,
                             int64_t ld, float* parts, float* out, float* scratch) const {
-  const int64_t heads = model.num_kv_heads;
+  const int64_t heads = model.num_kv_heads, pieces = attention.shape.pieces(), parts_of_tile = heads * pieces;
   const auto tiles = static_cast<int64_t>(attention.tiles.size());
-  me.team->each(me, tiles * heads, 1, [&](int64_t begin, int64_t end) {
+  me.team->each(me, tiles * parts_of_tile, 1, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; ++at) {
-      attend_tile(plan, attention.tiles[static_cast<size_t>(at / heads)], at % heads, qkv, ld, parts, out, scratch);
+      const int64_t part = at % parts_of_tile;
+      attend_tile(plan, attention.tiles[static_cast<size_t>(at / parts_of_tile)], part / pieces, part % pieces, qkv, ld,
+                  parts, out, scratch);
     }
   });
   const auto split = static_cast<int64_t>(attention.split_tiles.size());
@@ -66,34 +94,48 @@ void PagedAttention::attend(Member& me, const StepPlan& plan, const AttentionPla
   });
 }
 
-void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* qkv,
-                                 int64_t ld, float* parts, float* out, float* scratch) const {
-  const int64_t group = model.num_heads / model.num_kv_heads, first_head = head * group;
+void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t kv_head, int64_t piece,
+                                 const float* qkv, int64_t ld, float* parts, float* out, float* scratch) const {
+  const AttentionShape shape = AttentionShape::of(model);
+  const int64_t group = shape.group(), in_group = group * piece / shape.pieces();
+  const int64_t first_head = kv_head * group + in_group, count = group * (piece + 1) / shape.pieces() - in_group;
   const SequenceRows& sequence = plan.sequences[static_cast<size_t>(tile.sequence)];
   const int64_t row = sequence.first_row + tile.offset;
+  float factors[kAttentionRows];
   AttentionArgs args;
+  args.query_factors = nullptr;
+  if (model.query_scaling.period > 0) {
+    for (int32_t i = 0; i < tile.tokens; ++i) {
+      factors[i] = model.query_scaling.at(sequence.position + tile.offset + i);
+    }
+    args.query_factors = factors;
+  }
   args.kv = kv;
-  args.rotary = rotary;
-  args.q_norm = model.q_norm.view();
+  args.query = view(model.q_norm, first_head);
+  args.norm_stride = model.qk_norm_span == QkNormSpan::EachHead ? model.head_dim_k : 0;
   args.q = qkv + row * ld + first_head * model.head_dim_k;
   args.ldq = ld;
-  args.q_bias = q_bias == nullptr ? nullptr : q_bias + first_head * model.head_dim_k;
+  args.q_bias = q_bias == nullptr || prepared() ? nullptr : q_bias + first_head * model.head_dim_k;
   args.blocks = sequence.request->tables[static_cast<size_t>(model.kv_group)].data();
   args.rotary_row = static_cast<int32_t>(row);
   args.tokens = tile.tokens;
-  args.group = static_cast<int32_t>(group);
-  args.kv_head = static_cast<int32_t>(head);
+  args.group = static_cast<int32_t>(count);
+  args.kv_head = static_cast<int32_t>(kv_head);
   args.position = sequence.position + tile.offset;
   args.key_begin = tile.key_begin;
   args.key_end = tile.key_end;
   args.stretch = tile.stretch;
   args.window = model.window;
+  args.chunk = model.chunk;
   args.scale = model.scale;
   args.soft_cap = model.soft_cap;
+  args.slopes = model.alibi_slopes.empty() ? nullptr : model.alibi_slopes.data() + first_head;
+  args.sinks = sinks == nullptr ? nullptr : sinks + first_head;
   args.partial = tile.part >= 0;
   if (args.partial) {
     args.ldo = model.head_dim_v + 2;
-    args.out = parts + tile.part + (head * tile.splits + tile.split) * tile.tokens * group * args.ldo;
+    // A group in pieces has one token a tile, so that its pieces follow one another.
+    args.out = parts + tile.part + ((kv_head * tile.splits + tile.split) * tile.tokens * group + in_group) * args.ldo;
   } else {
     args.ldo = model.o_size();
     args.out = out + row * args.ldo + first_head * model.head_dim_v;
@@ -109,7 +151,8 @@ void PagedAttention::join(const StepPlan& plan, const AttentionTile& tile, int64
   const float* first = parts + tile.part + head * tile.splits * stride;
   for (int64_t r = 0; r < tile.tokens * group; ++r) {
     float* to = out + (row + r / group) * model.o_size() + (head * group + r % group) * model.head_dim_v;
-    ops.attention_join(first + r * width, stride, tile.splits, model.head_dim_v, to);
+    const float sink = sinks == nullptr ? -std::numeric_limits<float>::infinity() : sinks[head * group + r % group];
+    ops.attention_join(first + r * width, stride, tile.splits, model.head_dim_v, sink, to);
   }
 }
 

@@ -22,7 +22,10 @@ struct PagedAttention {
   const float* q_bias;  // [num_heads * head_dim_k], or null
   const float* k_bias;
   const float* v_bias;
+  const float* sinks;  // [num_heads], or null
 
+  // Prepares queries and keys whose norms span all heads, in place; nothing to do for others. Comes first.
+  void prepare(Member& me, const StepPlan& plan, float* qkv, int64_t ld) const;
   // qkv: [rows][ld], queries then keys then values. Writes the keys and values of all rows to their blocks.
   void write(Member& me, const StepPlan& plan, const float* qkv, int64_t ld, float* scratch) const;
   // out: [rows][o_size]. `parts` has room for the plan's partial sums.
@@ -30,8 +33,11 @@ struct PagedAttention {
               float* parts, float* out, float* scratch) const;
 
  private:
-  void attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* qkv, int64_t ld,
-                   float* parts, float* out, float* scratch) const;
+  bool prepared() const { return model.qk_norm_span == QkNormSpan::Width && model.q_norm.present; }
+  HeadView view(const Norm& norm, int64_t head) const;
+  // The heads of one KV head's group that are the `piece`-th part of it.
+  void attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t kv_head, int64_t piece, const float* qkv,
+                   int64_t ld, float* parts, float* out, float* scratch) const;
   void join(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* parts, float* out) const;
 };
 

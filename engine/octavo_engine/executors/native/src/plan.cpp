@@ -16,6 +16,10 @@ std::string StepPlan::check(const Scheduled& work, const Request& request, const
     return "positions " + std::to_string(work.computed) + " to " + std::to_string(end - 1) +
            " are scheduled, but the request has " + std::to_string(request.tokens.size()) + " tokens";
   }
+  if (model.num_positions > 0 && end + model.position_offset > model.num_positions) {
+    return "position " + std::to_string(end - 1) + " is beyond the model's " +
+           std::to_string(model.num_positions - model.position_offset) + " learned ones";
+  }
   if (work.wanted < 0 || work.wanted > work.count) {
     return "logits of " + std::to_string(work.wanted) + " positions are wanted, but " + std::to_string(work.count) +
            " are scheduled";
@@ -55,11 +59,11 @@ void StepPlan::add_tiles(AttentionPlan& plan, int threads) {
   plan.split_tiles.clear();
   plan.part_floats = 0;
   const AttentionShape& shape = plan.shape;
-  const int32_t group = shape.num_heads / shape.num_kv_heads;
+  const int32_t group = shape.group();
   const int32_t tokens_of_tile = std::max(1, kAttentionRows / group);
   int64_t pieces = 0;
   for (const SequenceRows& s : sequences) pieces += (s.count + tokens_of_tile - 1) / tokens_of_tile;
-  pieces *= shape.num_kv_heads;
+  pieces *= int64_t{shape.num_kv_heads} * shape.pieces();
   if (pieces == 0) return;
   // Few pieces leave threads idle, or one with twice the work of another: then each stretch is a piece.
   const bool split = threads > 1 && pieces < 4 * threads;
@@ -69,7 +73,7 @@ void StepPlan::add_tiles(AttentionPlan& plan, int threads) {
       const int32_t first = s.position + offset, stretch = attention_stretch(first);
       tokens = std::min({tokens_of_tile, s.count - offset, 16 * stretch - first});
       const int32_t end = first + tokens;
-      const int32_t begin = shape.window > 0 ? round_down(std::max(0, first - shape.window + 1), 16) : 0;
+      const int32_t begin = round_down(shape.first_key(first), 16);
       const int32_t first_split = begin / stretch, splits = (end - 1) / stretch - first_split + 1;
       const auto sequence = static_cast<int32_t>(i);
       if (splits == 1 || !split) {

@@ -27,13 +27,25 @@ struct SequenceRows {
   int32_t position;
 };
 
-// Attention of layers that share blocks, head counts and window.
+// Attention of layers that share blocks, head counts, window and chunk.
 struct AttentionShape {
-  int32_t kv_group, num_heads, num_kv_heads, window;
+  int32_t kv_group, num_heads, num_kv_heads, window, chunk;
   int32_t head_dim_v;
+
+  static AttentionShape of(const LayerModel& layer) {
+    return {layer.kv_group, layer.num_heads, layer.num_kv_heads, layer.window, layer.chunk, layer.head_dim_v};
+  }
+  int32_t group() const { return num_heads / num_kv_heads; }
+  // Pieces of a group of query heads: no more rows than one call of `attention` takes.
+  int32_t pieces() const { return (group() + kAttentionRows - 1) / kAttentionRows; }
+  // The first key that a query at `position` sees.
+  int32_t first_key(int32_t position) const {
+    if (chunk > 0) return position / chunk * chunk;
+    return window > 0 && position >= window ? position - window + 1 : 0;
+  }
   bool operator==(const AttentionShape& o) const {
     return kv_group == o.kv_group && num_heads == o.num_heads && num_kv_heads == o.num_kv_heads && window == o.window &&
-           head_dim_v == o.head_dim_v;
+           chunk == o.chunk && head_dim_v == o.head_dim_v;
   }
 };
 

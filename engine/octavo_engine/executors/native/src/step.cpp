@@ -54,12 +54,14 @@ RotaryView Decoder::rotary(int32_t index) const {
 
 void Decoder::embed(Member& me) {
   const Matrix& table = model_.tied_head ? head_.first() : embedding_.first();
-  const int64_t hidden = model_.hidden_size;
-  team_.each(me, plan_.rows(), 1, [&](int64_t begin, int64_t end) {
+  const int64_t width = model_.embedding_size, m = plan_.rows();
+  const bool projected = model_.projected();
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      float* x = x_.floats() + row * hidden;
+      float* x = (projected ? narrow_ : x_).floats() + row * width;
       table.row(plan_.tokens[static_cast<size_t>(row)], x);
-      if (model_.embedding_multiplier != 1.0F) ops_.scale(x, hidden, model_.embedding_multiplier);
+      if (model_.embedding_multiplier != 1.0F) ops_.scale(x, width, model_.embedding_multiplier);
+      if (!projected) finish_embedding(row, scratch(me));
       for (size_t i = 0; i < model_.rotaries.size(); ++i) {
         const Rotary& r = model_.rotaries[i];
         const RotaryView view = rotary(static_cast<int32_t>(i));
@@ -68,20 +70,39 @@ void Decoder::embed(Member& me) {
                     const_cast<float*>(view.sin) + at);
       }
     }
+    if (projected) project_in_.prepare(narrow_.floats(), width, begin, end);
   });
+  if (projected) {
+    multiply(me, project_in_, m, x_.floats());
+    team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) finish_embedding(row, scratch(me));
+    });
+  }
   mark(me, Phase::Embed);
+}
+
+void Decoder::finish_embedding(int64_t row, float* scratch) {
+  const int64_t hidden = model_.hidden_size;
+  float* x = x_.floats() + row * hidden;
+  if (model_.num_positions > 0) {
+    positions_.first().row(plan_.positions[static_cast<size_t>(row)] + model_.position_offset, scratch);
+    ops_.add_scaled(x, scratch, hidden, 1.0F);
+  }
+  if (model_.embedding_norm.present) ops_.norm(x, hidden, model_.embedding_norm.view(), x);
 }
 
 void Decoder::multiply(Member& me, const Linear& linear, int64_t m, float* y) {
   team_.each(me, linear.blocks(), 1,
-             [&](int64_t begin, int64_t end) { linear.multiply(m, begin, end, y, linear.n()); });
+             [&](int64_t begin, int64_t end) { linear.multiply({0, m}, begin, end, y, linear.n()); });
 }
 
 void Decoder::add_residual(const Residual& residual, int64_t row, float* scratch) {
   if (!residual.pending) return;
   const int64_t hidden = model_.hidden_size;
-  ops_.add_residual(x_.floats() + row * hidden, out_.floats() + row * hidden, or_null(*residual.bias), hidden,
-                    model_.residual_multiplier, residual.post->view(), scratch);
+  float* x = x_.floats() + row * hidden;
+  ops_.add_residual(x, out_.floats() + row * hidden, or_null(*residual.bias), hidden, model_.residual_multiplier,
+                    residual.norms_sum ? NormView{} : residual.post->view(), scratch);
+  if (residual.norms_sum && residual.post->present) ops_.norm(x, hidden, residual.post->view(), x);
 }
 
 void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
@@ -103,25 +124,36 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.qkv, m, qkv_.floats());
   mark(me, Phase::Qkv);
 
-  const PagedAttention attention{
-      ops_, model, layer.kv, rotary(model.rotary), or_null(layer.q_bias), or_null(layer.k_bias), or_null(layer.v_bias)};
+  const PagedAttention attention{ops_,
+                                 model,
+                                 layer.kv,
+                                 rotary(model.rotary),
+                                 or_null(layer.q_bias),
+                                 or_null(layer.k_bias),
+                                 or_null(layer.v_bias),
+                                 or_null(layer.sinks)};
+  attention.prepare(me, plan_, qkv_.floats(), layer.qkv.n());
   attention.write(me, plan_, qkv_.floats(), layer.qkv.n(), scratch(me));
   mark(me, Phase::KvWrite);
   attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
                    parts_.floats(), attended_.floats(), scratch(me));
-  team_.each(me, m, 1,
-             [&](int64_t begin, int64_t end) { layer.o.prepare(attended_.floats(), model.o_size(), begin, end); });
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+    const int64_t size = model.o_size(), gate = layer.qkv.n() - size;
+    for (int64_t row = begin; model.output_gate && row < end; ++row) {
+      ops_.gate(attended_.floats() + row * size, qkv_.floats() + row * layer.qkv.n() + gate, size);
+    }
+    layer.o.prepare(attended_.floats(), size, begin, end);
+  });
   mark(me, Phase::Attention);
   multiply(me, layer.o, m, out_.floats());
   mark(me, Phase::Output);
-  residual = {&layer.o_bias, &model.post_attention_norm, true};
+  residual = {&layer.o_bias, &model.post_attention_norm, model.post_norms_sum, true};
 }
 
 void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
   const LayerModel& model = model_.layers[i];
   const Layer& layer = layers_[i];
-  const Linear& linear = layer.gate_up;
-  const int64_t hidden = model_.hidden_size, size = model.intermediate_size, m = plan_.rows();
+  const int64_t hidden = model_.hidden_size, m = plan_.rows();
   const Norm& norm =
       model.parallel_residual && !model.pre_mlp_norm.present ? model.pre_attention_norm : model.pre_mlp_norm;
   team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
@@ -135,54 +167,23 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
         input = h_.floats();
       }
     }
-    linear.prepare(input, hidden, begin, end);
+    layer.mlp.gate_up().prepare(input, hidden, begin, end);
     if (model.parallel_residual) {
       for (int64_t row = begin; row < end; ++row) add_residual(residual, row, scratch(me));
     }
   });
   mark(me, Phase::Norm);
 
-  const bool whole = model.gated && linear.interleaved() == 0;
-  if (whole) {
-    multiply(me, linear, m, gate_.floats());
-  } else {
-    // Blocks of gate and of up in turn: their product is taken while they are in the cache.
-    const int64_t half = (model.gated ? linear.interleaved() : 1) * kBlockWidth;
-    const int64_t stripe = model.gated ? 2 * half : half;
-    const int64_t blocks = stripe / kBlockWidth;
-    const int64_t most = std::max<int64_t>(1, kGateScratch / (m * stripe));
-    team_.each(me, (linear.blocks() + blocks - 1) / blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; at += most) {
-        const int64_t count = std::min(most, end - at), ld = count * stripe;
-        float* y = scratch(me);
-        linear.multiply(m, at * blocks, std::min((at + count) * blocks, linear.blocks()), y - at * stripe, ld);
-        for (int64_t row = 0; row < m; ++row) {
-          for (int64_t k = 0; k < count; ++k) {
-            const int64_t column = (at + k) * half;
-            const float* gate = y + row * ld + k * stripe;
-            const std::vector<float>& bias = model.gated ? layer.gate_bias : layer.up_bias;
-            ops_.activate(model.activation, gate, model.gated ? gate + half : nullptr,
-                          bias.empty() ? nullptr : bias.data() + column,
-                          layer.up_bias.empty() ? nullptr : layer.up_bias.data() + column,
-                          std::min(half, size - column), act_.floats() + row * size + column);
-          }
-        }
-      }
-    });
-  }
-  mark(me, Phase::GateUp);
-  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; whole && row < end; ++row) {
-      const float* gate = gate_.floats() + row * linear.n();
-      ops_.activate(model.activation, gate, gate + size, or_null(layer.gate_bias), or_null(layer.up_bias), size,
-                    act_.floats() + row * size);
-    }
-    layer.down.prepare(act_.floats(), size, begin, end);
+  team_.each(me, layer.mlp.stripes(), 1, [&](int64_t begin, int64_t end) {
+    layer.mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me));
   });
+  mark(me, Phase::GateUp);
+  const Linear& down = layer.mlp.down();
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) { down.prepare(act_.floats(), down.k(), begin, end); });
   mark(me, Phase::Activation);
-  multiply(me, layer.down, m, out_.floats());
+  multiply(me, down, m, out_.floats());
   mark(me, Phase::Down);
-  residual = {&layer.down_bias, &model.post_mlp_norm, true};
+  residual = {&layer.mlp.down_bias(), &model.post_mlp_norm, model.post_norms_sum, true};
 }
 
 void Decoder::heads(Member& me, const Residual& residual) {
@@ -220,13 +221,20 @@ void Decoder::head_rows(Member& me, const Residual& residual, const WantedRow* w
         std::memcpy(h, x_.floats() + row * hidden, static_cast<size_t>(hidden) * sizeof(float));
       }
     }
-    head_.prepare(h_.floats(), hidden, begin, end);
+    (model_.projected() ? project_out_ : head_).prepare(h_.floats(), hidden, begin, end);
   });
-  if (count > 0) multiply(me, head_, count, logits);
-  if (model_.logits_multiplier != 1.0F || model_.logits_soft_cap > 0.0F) {
+  if (count == 0) return;
+  if (model_.projected()) {
+    const int64_t width = model_.embedding_size;
+    multiply(me, project_out_, count, narrow_.floats());
+    team_.each(me, count, 1, [&](int64_t begin, int64_t end) { head_.prepare(narrow_.floats(), width, begin, end); });
+  }
+  multiply(me, head_, count, logits);
+  if (model_.logits_multiplier != 1.0F || model_.logits_soft_cap > 0.0F || model_.head_bias) {
     team_.each(me, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
-        ops_.finish_logits(logits + k * vocab, vocab, model_.logits_multiplier, model_.logits_soft_cap);
+        ops_.finish_logits(logits + k * vocab, or_null(head_bias_), vocab, model_.logits_multiplier,
+                           model_.logits_soft_cap);
       }
     });
   }

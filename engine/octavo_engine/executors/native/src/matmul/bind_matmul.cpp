@@ -59,7 +59,7 @@ void multiply(const Matrix& w, const Floats& x, const FloatsOut& y, int threads,
     team.each(me, m, 1,
               [&](int64_t begin, int64_t end) { prepared.prepare(x.data() + begin * w.k(), w.k(), begin, end); });
     team.each(me, w.blocks(), 1,
-              [&](int64_t begin, int64_t end) { matmul(w, prepared, m, begin, end, y.data(), w.n()); });
+              [&](int64_t begin, int64_t end) { matmul(w, prepared, {0, m}, begin, end, y.data(), w.n()); });
   });
 }
 
@@ -124,7 +124,7 @@ std::vector<double> time_pass(const std::vector<const Matrix*>& matrices, int64_
           });
         }
         team.each(me, w.blocks(), 1,
-                  [&](int64_t begin, int64_t end) { matmul(w, *of_matrix[i], m, begin, end, y.data(), w.n()); });
+                  [&](int64_t begin, int64_t end) { matmul(w, *of_matrix[i], {0, m}, begin, end, y.data(), w.n()); });
       }
     });
     seconds.push_back(seconds_now(threads) - start);

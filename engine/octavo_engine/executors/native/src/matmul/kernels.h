@@ -8,7 +8,7 @@
 namespace octavo {
 
 // Panels [panel_begin, panel_end) of one part, rows [row_begin, row_end) of the activations; row_begin is a
-// multiple of 48. Both ranges are not empty.
+// multiple of row_alignment. Both ranges are not empty.
 struct Span {
   int64_t panel_begin;
   int64_t panel_end;

@@ -26,21 +26,23 @@ Product product_of(const Kernels& kernels, Format format) {
 
 }  // namespace
 
-void matmul(const Matrix& w, const Activations& x, int64_t m, int64_t block_begin, int64_t block_end, float* y,
+void matmul(const Matrix& w, const Activations& x, RowRange rows, int64_t block_begin, int64_t block_end, float* y,
             int64_t ldy) {
   const auto& matrix = static_cast<const PackedMatrix&>(w);
   const Activations::Impl& prepared = *x.impl;
-  if (prepared.kind != matrix.kind() || prepared.k != matrix.k() || m > prepared.max_m) {
+  if (prepared.kind != matrix.kind() || prepared.k != matrix.k() || rows.end > prepared.max_m ||
+      rows.begin % kQuad != 0) {
     throw std::invalid_argument("activations of another kind or size than the matrix");
   }
   const int64_t chunk = std::max(kActivationBytes / prepared.quad_bytes * kQuad / kTileRows, int64_t{1}) * kTileRows;
-  for (int64_t row = 0; row < m; row += chunk) {
-    int64_t first = 0;
+  float* first_row = y - rows.begin * ldy;
+  for (int64_t row = rows.begin; row < rows.end; row += chunk) {
+    int64_t first = 0;  // block of the part
     for (const Part& part : matrix.parts()) {
       const Span span{std::max(block_begin - first, int64_t{0}), std::min(block_end - first, part.panels), row,
-                      std::min(m, row + chunk)};
+                      std::min(rows.end, row + chunk)};
       if (span.panel_begin < span.panel_end) {
-        product_of(matrix.kernels(), part.format)(part, prepared, span, y, ldy);
+        product_of(matrix.kernels(), part.format)(part, prepared, span, first_row, ldy);
       }
       first += part.panels;
     }

@@ -53,14 +53,16 @@ inline void kv_write_with(const KvWriteArgs& args, const KvRun& run, float* scra
   const int64_t units = kv.head_dim_k / Element::kPack;
   float* head = scratch;
   uint32_t* encoded = reinterpret_cast<uint32_t*>(scratch + kv.head_dim_k + kv.head_dim_v);
+  HeadView value;
+  value.clip = args.v_clip;
   for (int32_t j = 0; j < run.count; ++j) {
     const int64_t row = run.first_row + j;
     const int64_t slot = run.slot + j;
-    prepare_head(args.k + row * args.ld, args.k_bias, kv.head_dim_k, args.k_norm, args.rotary, row, head);
+    prepare_head(args.k + row * args.ld, args.k_bias, kv.head_dim_k, args.key, row, head);
     Element::encode(head, kv.head_dim_k, encoded);
     for (int64_t i = 0; i < units; ++i) keys[i * 16 + slot] = encoded[i];
 
-    prepare_head(args.v + row * args.ld, args.v_bias, kv.head_dim_v, NormView{}, RotaryView{}, row, head);
+    prepare_head(args.v + row * args.ld, args.v_bias, kv.head_dim_v, value, row, head);
     Element::encode(head, kv.head_dim_v, encoded);
     if constexpr (Element::kPack == 1) {
       __builtin_memcpy(values + slot * kv.padded_v, encoded, static_cast<size_t>(kv.head_dim_v) * 4);
@@ -189,10 +191,16 @@ struct RowState {
   float weight;
 };
 
+// A score's change by its key's distance from the query: slope * (first + i) is added to the i-th.
+struct DistanceBias {
+  float slope;  // 0: none
+  int32_t first;
+};
+
 // The running softmax of one row over one chunk: scores become weights, encoded into p; out is corrected.
 template <class Element>
-inline void soften(float* scores, int from, int to, int padded, float soft_cap, RowState& state, float* out,
-                   int64_t padded_v, uint32_t* p) {
+inline void soften(float* scores, int from, int to, int padded, float soft_cap, const DistanceBias& bias,
+                   RowState& state, float* out, int64_t padded_v, uint32_t* p) {
   if (from >= to) {
     for (int i = 0; i < padded; i += kWidth) Element::put(p, i, set(0.0F));
     return;
@@ -200,6 +208,13 @@ inline void soften(float* scores, int from, int to, int padded, float soft_cap, 
   if (soft_cap > 0.0F) {
     const Vec cap = set(soft_cap), inverse = set(1.0F / soft_cap);
     for (int i = 0; i < padded; i += kWidth) store(scores + i, cap * tanh(load(scores + i) * inverse));
+  }
+  if (bias.slope != 0.0F) {
+    const Vec slope = set(bias.slope), first = set(static_cast<float>(bias.first));
+    for (int i = 0; i < padded; i += kWidth) {
+      const Vec distance = to_float(count_from(static_cast<uint32_t>(i))) + first;
+      store(scores + i, fma(slope, distance, load(scores + i)));
+    }
   }
   const float never = -__builtin_inff();
   for (int i = 0; i < from; ++i) scores[i] = never;
@@ -243,6 +258,13 @@ inline void join(const float* part, const RowState& state, int64_t n, float* out
   total = {maximum, weight[0]};
 }
 
+// What a row's sums are multiplied by in the end: one over their weight, with that of a sink (negative infinity: none).
+inline float normalizer(const RowState& total, float sink) {
+  float weight[kWidth];
+  store(weight, exp(set(sink - total.maximum)));
+  return 1.0F / (total.weight + weight[0]);
+}
+
 struct AttentionScratch {
   uint32_t* q;    // [rows][units]
   float* scores;  // [rows][kAttentionChunk]
@@ -263,6 +285,13 @@ inline AttentionScratch carve(float* scratch, int32_t head_dim_k, int32_t padded
   return s;
 }
 
+// The part of `norm`'s weights that begins `offset` behind.
+inline NormView of_head(NormView norm, int64_t offset) {
+  if (norm.weight != nullptr) norm.weight += offset;
+  if (norm.bias != nullptr) norm.bias += offset;
+  return norm;
+}
+
 template <class Element>
 inline void attention_with(const AttentionArgs& args, float* scratch) {
   const KvView& kv = args.kv;
@@ -275,9 +304,12 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
   for (int r = 0; r < rows; ++r) {
     const int64_t token = r / args.group, head = r % args.group;
     const float* bias = args.q_bias == nullptr ? nullptr : args.q_bias + head * kv.head_dim_k;
-    prepare_head(args.q + token * args.ldq + head * kv.head_dim_k, bias, kv.head_dim_k, args.q_norm, args.rotary,
-                 args.rotary_row + token, s.head);
-    scale_row(s.head, kv.head_dim_k, args.scale);
+    HeadView query = args.query;
+    if (args.norm_stride > 0) query.norm = of_head(query.norm, head * args.norm_stride);
+    prepare_head(args.q + token * args.ldq + head * kv.head_dim_k, bias, kv.head_dim_k, query, args.rotary_row + token,
+                 s.head);
+    const float factor = args.query_factors == nullptr ? 1.0F : args.query_factors[token];
+    scale_row(s.head, kv.head_dim_k, args.scale * factor);
     Element::encode(s.head, kv.head_dim_k, s.q + r * units);
     whole[r] = {-__builtin_inff(), 0.0F};
   }
@@ -310,10 +342,12 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
     for (int r = 0; r < rows; ++r) {
       const int32_t position = args.position + r / args.group;
       int32_t from = args.window > 0 ? position - args.window + 1 - begin : 0;
+      if (args.chunk > 0) from = position / args.chunk * args.chunk - begin;
+      const DistanceBias bias{args.slopes == nullptr ? 0.0F : args.slopes[r % args.group], begin - position};
       int32_t to = position + 1 - begin;
       from = from < 0 ? 0 : from;
       to = to > n ? n : to;
-      soften<Element>(s.scores + r * kAttentionChunk, from, to, padded, args.soft_cap, state[r],
+      soften<Element>(s.scores + r * kAttentionChunk, from, to, padded, args.soft_cap, bias, state[r],
                       s.out + r * kv.padded_v, kv.padded_v, s.p + r * kRowUnits);
     }
     const int64_t used = (n + Element::kPack - 1) / Element::kPack;
@@ -335,20 +369,21 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
     } else {
       const float* from = s.whole + r * kv.padded_v;
       float* to = args.out + (r / args.group) * args.ldo + (r % args.group) * int64_t{kv.head_dim_v};
-      const Vec inverse = set(1.0F / whole[r].weight);
+      const Vec inverse =
+          set(normalizer(whole[r], args.sinks == nullptr ? -__builtin_inff() : args.sinks[r % args.group]));
       for_vectors(kv.head_dim_v, [&](int64_t d, auto get, auto put) { put(to + d, get(from + d) * inverse); });
     }
   }
 }
 
 // parts[i]: n sums, then maximum and weight.
-inline void join_parts(const float* parts, int64_t stride, int count, int64_t n, float* out) {
+inline void join_parts(const float* parts, int64_t stride, int count, int64_t n, float sink, float* out) {
   RowState total{-__builtin_inff(), 0.0F};
   for (int i = 0; i < count; ++i) {
     const float* part = parts + i * stride;
     join(part, {part[n], part[n + 1]}, n, out, total);
   }
-  scale_row(out, n, 1.0F / total.weight);
+  scale_row(out, n, normalizer(total, sink));
 }
 
 }  // namespace

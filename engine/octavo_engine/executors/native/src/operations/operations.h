@@ -8,11 +8,28 @@
 namespace octavo {
 
 enum class NormKind : int32_t { Rms = 0, Layer = 1 };
-enum class Activation : int32_t { Silu = 0, Gelu = 1, GeluTanh = 2, Relu = 3, Relu2 = 4 };
+enum class Activation : int32_t {
+  Silu = 0,
+  Gelu = 1,
+  GeluTanh = 2,
+  Relu = 3,
+  Relu2 = 4,
+  QuickGelu = 5,
+  Xielu = 6,
+  SwigluClamped = 7
+};
 
-// A norm over `n` elements; `weight` is null where there is none to apply.
+// An MLP's nonlinearity. Xielu has the two factors: of the square of what is positive, and of what is not.
+struct Nonlinearity {
+  Activation kind = Activation::Silu;
+  float positive = 0.0F;
+  float negative = 0.0F;
+};
+
+// A norm over `n` elements, or none.
 struct NormView {
-  const float* weight = nullptr;  // [n]
+  bool present = false;
+  const float* weight = nullptr;  // [n], or null: it normalizes alone
   const float* bias = nullptr;    // [n] or null
   float eps = 0.0F;
   float offset = 0.0F;
@@ -25,6 +42,15 @@ struct RotaryView {
   const float* sin = nullptr;
   int dim = 0;  // 0: no rotary
   bool interleaved = false;
+};
+
+// What is done to one head of queries or keys: clipped, normed, turned by its position; with `norm_last` turned, then
+// normed.
+struct HeadView {
+  float clip = 0.0F;  // 0: none
+  NormView norm;
+  RotaryView rotary;
+  bool norm_last = false;
 };
 
 // How one layer's keys and values lie in a block. A block of the layer and KV head is block_size / 16 tiles, and a tile
@@ -54,8 +80,8 @@ struct KvRun {
 
 struct KvWriteArgs {
   KvView kv;
-  RotaryView rotary;
-  NormView k_norm;
+  HeadView key;
+  float v_clip;
   const float* k;  // [rows][ld], this head's first element of row 0
   const float* v;
   int64_t ld;
@@ -71,9 +97,9 @@ struct KvWriteArgs {
 // one call, changes no bit of the result.
 struct AttentionArgs {
   KvView kv;
-  RotaryView rotary;
-  NormView q_norm;
-  const float* q;  // first query row, the group's first head
+  HeadView query;
+  int64_t norm_stride;  // from a head's weights of the norm to the next one's; 0: all have the same
+  const float* q;       // first query row, the group's first head
   int64_t ldq;
   const float* q_bias;  // of the group's first head, or null
   float* out;           // like q, [tokens][ldo]; or, when partial, [tokens * group][head_dim_v + 2]
@@ -87,9 +113,13 @@ struct AttentionArgs {
   int32_t key_begin, key_end;  // keys to look at; begin is a multiple of 16
   int32_t stretch;             // of every row here
   int32_t window;              // 0: none
+  int32_t chunk;               // 0: none
   float scale;
-  float soft_cap;  // 0: none
-  bool partial;    // the keys lie in one stretch: leave its sum, with maximum and weight behind it
+  const float* query_factors;  // of each query row, or null
+  const float* slopes;         // of the group's first head, or null
+  const float* sinks;          // of the group's first head, or null
+  float soft_cap;              // 0: none
+  bool partial;                // the keys lie in one stretch: leave its sum, with maximum and weight behind it
 };
 
 // Most rows (tokens * group) of one call of `attention`, and the scratch it needs.
@@ -122,16 +152,24 @@ struct Operations {
   void (*add_residual)(float* x, const float* a, const float* bias, int64_t n, float factor, const NormView& post,
                        float* scratch);
   void (*scale)(float* x, int64_t n, float factor);
+  // x *= sigmoid(gate)
+  void (*gate)(float* x, const float* gate, int64_t n);
+  // x += a * factor
+  void (*add_scaled)(float* x, const float* a, int64_t n, float factor);
   // out = act(gate + gate_bias) * (up + up_bias); up null: not gated.
-  void (*activate)(Activation kind, const float* gate, const float* up, const float* gate_bias, const float* up_bias,
-                   int64_t n, float* out);
+  void (*activate)(const Nonlinearity& act, const float* gate, const float* up, const float* gate_bias,
+                   const float* up_bias, int64_t n, float* out);
+  // All heads of a row as one: with their bias, clipped, normed together and turned each, in place.
+  void (*prepare_width)(float* x, const float* bias, int32_t heads, int32_t head_dim, const HeadView& view,
+                        int64_t row);
   void (*kv_write)(const KvWriteArgs& args, const KvRun& run, float* scratch);
   void (*attention)(const AttentionArgs& args, float* scratch);
-  // Join the `parts` of one row, a stretch each and [stride] apart, into out[n].
-  void (*attention_join)(const float* parts, int64_t stride, int count, int64_t n, float* out);
+  // Join the `parts` of one row, a stretch each and [stride] apart, into out[n]. The head's sink takes part in the
+  // softmax without a value; negative infinity: none.
+  void (*attention_join)(const float* parts, int64_t stride, int count, int64_t n, float sink, float* out);
 
-  // logits = soft_cap(multiplier * logits)
-  void (*finish_logits)(float* logits, int64_t n, float multiplier, float soft_cap);
+  // logits = soft_cap(multiplier * (logits + bias)); bias null: none
+  void (*finish_logits)(float* logits, const float* bias, int64_t n, float multiplier, float soft_cap);
   // False if a value is NaN or infinite; negative infinity passes when `banned` says so.
   bool (*finite)(const float* x, int64_t n, bool banned);
   BestToken (*argmax)(const float* x, int64_t n);

@@ -56,7 +56,9 @@ inline void norm_row(const float* x, int64_t n, const NormView& norm, float* out
   }
   const float factor = 1.0F / __builtin_sqrtf(sum_of_squares(x, n) / static_cast<float>(n) + norm.eps);
   const Vec f = set(factor), offset = set(norm.offset);
-  if (norm.bias == nullptr) {
+  if (norm.weight == nullptr) {
+    for_vectors(n, [&](int64_t i, auto get, auto put) { put(out + i, get(x + i) * f); });
+  } else if (norm.bias == nullptr) {
     for_vectors(n,
                 [&](int64_t i, auto get, auto put) { put(out + i, get(x + i) * f * (get(norm.weight + i) + offset)); });
   } else {
@@ -72,7 +74,7 @@ inline void add_residual_row(float* x, const float* a, const float* bias, int64_
     for_vectors(n, [&](int64_t i, auto get, auto put) { put(scratch + i, get(a + i) + get(bias + i)); });
     a = scratch;
   }
-  if (post.weight != nullptr) {
+  if (post.present) {
     norm_row(a, n, post, scratch);
     a = scratch;
   }
@@ -85,6 +87,25 @@ inline void scale_row(float* x, int64_t n, float factor) {
   for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, get(x + i) * f); });
 }
 
+inline void add_scaled_row(float* x, const float* a, int64_t n, float factor) {
+  const Vec f = set(factor);
+  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, fma(get(a + i), f, get(x + i))); });
+}
+
+OCTAVO_INLINE Vec sigmoid(Vec x) { return set(1.0F) / (set(1.0F) + exp(set(0.0F) - x)); }
+
+inline void gate_row(float* x, const float* gate, int64_t n) {
+  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, get(x + i) * sigmoid(get(gate + i))); });
+}
+
+// Apertus, as its authors define it (arXiv 2411.13010), with beta 0.5; the exponential's argument is at most -1e-6.
+OCTAVO_INLINE Vec xielu(Vec x, const Nonlinearity& act) {
+  const Vec linear = set(0.5F) * x;
+  const Vec above = fma(set(act.positive) * x, x, linear);
+  const Vec below = fma(exp(min(set(-1e-6F), x)) - set(1.0F) - x, set(act.negative), linear);
+  return select_less(set(0.0F), x, above, below);
+}
+
 template <Activation kind>
 inline Vec activated(Vec x) {
   if constexpr (kind == Activation::Silu) {
@@ -94,6 +115,8 @@ inline Vec activated(Vec x) {
   } else if constexpr (kind == Activation::GeluTanh) {
     const Vec inner = set(0.79788456F) * fma(set(0.044715F) * x * x, x, x);
     return set(0.5F) * x * (set(1.0F) + tanh(inner));
+  } else if constexpr (kind == Activation::QuickGelu) {
+    return x * sigmoid(set(1.702F) * x);
   } else {
     const Vec r = max(set(0.0F), x);
     return kind == Activation::Relu ? r : r * r;
@@ -101,34 +124,46 @@ inline Vec activated(Vec x) {
 }
 
 template <Activation kind>
-inline void activate_with(const float* gate, const float* up, const float* gate_bias, const float* up_bias, int64_t n,
-                          float* out) {
+inline void activate_with(const Nonlinearity& act, const float* gate, const float* up, const float* gate_bias,
+                          const float* up_bias, int64_t n, float* out) {
   for_vectors(n, [&](int64_t i, auto get, auto put) {
     Vec g = get(gate + i);
     if (gate_bias != nullptr) g = g + get(gate_bias + i);
-    Vec y = activated<kind>(g);
+    Vec u = set(1.0F);
     if (up != nullptr) {
-      Vec u = get(up + i);
+      u = get(up + i);
       if (up_bias != nullptr) u = u + get(up_bias + i);
-      y = y * u;
     }
-    put(out + i, y);
+    if constexpr (kind == Activation::Xielu) {
+      put(out + i, xielu(g, act) * u);
+    } else if constexpr (kind == Activation::SwigluClamped) {
+      const Vec clamped = max(set(-7.0F), min(set(7.0F), u)) + set(1.0F);
+      put(out + i, activated<Activation::QuickGelu>(min(set(7.0F), g)) * clamped);
+    } else {
+      put(out + i, up == nullptr ? activated<kind>(g) : activated<kind>(g) * u);
+    }
   });
 }
 
-inline void activate_row(Activation kind, const float* gate, const float* up, const float* gate_bias,
+inline void activate_row(const Nonlinearity& act, const float* gate, const float* up, const float* gate_bias,
                          const float* up_bias, int64_t n, float* out) {
-  switch (kind) {
+  switch (act.kind) {
     case Activation::Silu:
-      return activate_with<Activation::Silu>(gate, up, gate_bias, up_bias, n, out);
+      return activate_with<Activation::Silu>(act, gate, up, gate_bias, up_bias, n, out);
     case Activation::Gelu:
-      return activate_with<Activation::Gelu>(gate, up, gate_bias, up_bias, n, out);
+      return activate_with<Activation::Gelu>(act, gate, up, gate_bias, up_bias, n, out);
     case Activation::GeluTanh:
-      return activate_with<Activation::GeluTanh>(gate, up, gate_bias, up_bias, n, out);
+      return activate_with<Activation::GeluTanh>(act, gate, up, gate_bias, up_bias, n, out);
     case Activation::Relu:
-      return activate_with<Activation::Relu>(gate, up, gate_bias, up_bias, n, out);
+      return activate_with<Activation::Relu>(act, gate, up, gate_bias, up_bias, n, out);
     case Activation::Relu2:
-      return activate_with<Activation::Relu2>(gate, up, gate_bias, up_bias, n, out);
+      return activate_with<Activation::Relu2>(act, gate, up, gate_bias, up_bias, n, out);
+    case Activation::QuickGelu:
+      return activate_with<Activation::QuickGelu>(act, gate, up, gate_bias, up_bias, n, out);
+    case Activation::Xielu:
+      return activate_with<Activation::Xielu>(act, gate, up, gate_bias, up_bias, n, out);
+    case Activation::SwigluClamped:
+      return activate_with<Activation::SwigluClamped>(act, gate, up, gate_bias, up_bias, n, out);
   }
 }
 
@@ -152,16 +187,30 @@ inline void rotate(float* head, const RotaryView& rotary, int64_t row) {
   });
 }
 
-// One head as attention wants it: with its bias, normed and turned.
-inline void prepare_head(const float* x, const float* bias, int64_t n, const NormView& norm, const RotaryView& rotary,
-                         int64_t row, float* out) {
+inline void clip_row(float* x, int64_t n, float clip) {
+  const Vec low = set(-clip), high = set(clip);
+  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, max(low, min(high, get(x + i)))); });
+}
+
+// One head as attention wants it: with its bias, and what `view` says.
+inline void prepare_head(const float* x, const float* bias, int64_t n, const HeadView& view, int64_t row, float* out) {
   if (bias != nullptr) {
     for_vectors(n, [&](int64_t i, auto get, auto put) { put(out + i, get(x + i) + get(bias + i)); });
   } else {
     for_vectors(n, [&](int64_t i, auto get, auto put) { put(out + i, get(x + i)); });
   }
-  if (norm.weight != nullptr) norm_row(out, n, norm, out);
-  if (rotary.dim > 0) rotate(out, rotary, row);
+  if (view.clip > 0.0F) clip_row(out, n, view.clip);
+  if (view.norm.present && !view.norm_last) norm_row(out, n, view.norm, out);
+  if (view.rotary.dim > 0) rotate(out, view.rotary, row);
+  if (view.norm.present && view.norm_last) norm_row(out, n, view.norm, out);
+}
+
+inline void prepare_width_row(float* x, const float* bias, int32_t heads, int32_t head_dim, const HeadView& view,
+                              int64_t row) {
+  const int64_t n = int64_t{heads} * head_dim;
+  prepare_head(x, bias, n, {view.clip, view.norm_last ? NormView{} : view.norm, {}, false}, row, x);
+  for (int64_t head = 0; view.rotary.dim > 0 && head < heads; ++head) rotate(x + head * head_dim, view.rotary, row);
+  if (view.norm.present && view.norm_last) norm_row(x, n, view.norm, x);
 }
 
 }  // namespace

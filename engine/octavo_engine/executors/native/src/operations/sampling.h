@@ -10,7 +10,10 @@
 namespace octavo {
 namespace {
 
-inline void finish_row(float* logits, int64_t n, float multiplier, float soft_cap) {
+inline void finish_row(float* logits, const float* bias, int64_t n, float multiplier, float soft_cap) {
+  if (bias != nullptr) {
+    for_vectors(n, [&](int64_t i, auto get, auto put) { put(logits + i, get(logits + i) + get(bias + i)); });
+  }
   const Vec m = set(multiplier);
   if (soft_cap > 0.0F) {
     const Vec cap = set(soft_cap), inverse = set(1.0F / soft_cap);

@@ -22,7 +22,10 @@ inline constexpr Operations table(const char* name) {
   k.norm = norm_row;
   k.add_residual = add_residual_row;
   k.scale = scale_row;
+  k.gate = gate_row;
+  k.add_scaled = add_scaled_row;
   k.activate = activate_row;
+  k.prepare_width = prepare_width_row;
   k.kv_write = kv_write_any;
   k.attention = attention_any;
   k.attention_join = join_parts;

@@ -1,0 +1,122 @@
+// A decoder's weights: packed layer by layer as they come, and the buffers whose sizes follow from them.
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "decoder.h"
+
+namespace octavo {
+namespace {
+
+float softplus(float x) { return std::log1p(std::exp(x)); }
+
+}  // namespace
+
+void Decoder::add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data) {
+  stored_.add(name, format, rows, cols, data);
+}
+
+Linear Decoder::pack_linear(const std::vector<StoredWeight>& weights) {
+  Linear linear(weights, {options_.widen, pool_, team_});
+  packed_bytes_ += linear.bytes();
+  return linear;
+}
+
+// What precedes the layers.
+void Decoder::pack_front() {
+  const int64_t hidden = model_.hidden_size, width = model_.embedding_size;
+  (model_.tied_head ? head_ : embedding_) = pack_linear({stored_.take("embedding", model_.vocab_size, width)});
+  if (model_.num_positions > 0) positions_ = pack_linear({stored_.take("positions", model_.num_positions, hidden)});
+  stored_.take_norm(model_.embedding_norm, "embedding_norm", hidden);
+  if (model_.projected()) project_in_ = pack_linear({stored_.take("project_in", hidden, width)});
+}
+
+void Decoder::pack_attention(LayerModel& model, Layer& layer, const std::string& at) {
+  const int64_t hidden = model_.hidden_size;
+  std::vector<StoredWeight> inner = {stored_.take(at + "q", model.q_size(), hidden),
+                                     stored_.take(at + "k", model.k_size(), hidden),
+                                     stored_.take(at + "v", model.v_size(), hidden)};
+  if (model.output_gate) inner.push_back(stored_.take(at + "output_gate", model.o_size(), hidden));
+  layer.qkv = pack_linear(inner);
+  layer.o = pack_linear({stored_.take(at + "o", hidden, model.o_size())});
+  layer.q_bias = stored_.take_bias(at + "q_bias", model.q_size());
+  layer.k_bias = stored_.take_bias(at + "k_bias", model.k_size());
+  layer.v_bias = stored_.take_bias(at + "v_bias", model.v_size());
+  layer.o_bias = stored_.take_bias(at + "o_bias", hidden);
+  if (model.sinks) layer.sinks = stored_.take_vector(at + "sinks", model.num_heads);
+  const bool one = model.qk_norm_span == QkNormSpan::Head;
+  stored_.take_norm(model.q_norm, at + "q_norm", one ? model.head_dim_k : model.q_size());
+  stored_.take_norm(model.k_norm, at + "k_norm", one ? model.head_dim_k : model.k_size());
+}
+
+void Decoder::pack_mlp(const LayerModel& model, Layer& layer, const std::string& at) {
+  Nonlinearity act{model.mlp.activation};
+  if (act.kind == Activation::Xielu) {
+    act.positive = softplus(stored_.take_vector(at + "xielu_positive", 1)[0]);
+    act.negative = 0.5F + softplus(stored_.take_vector(at + "xielu_negative", 1)[0]);
+  }
+  layer.mlp =
+      Mlp(model.mlp, act, MlpWeights::take(stored_, at, model.mlp, model_.hidden_size), {options_.widen, pool_, team_});
+  packed_bytes_ += layer.mlp.bytes();
+}
+
+void Decoder::pack_layers(size_t end) {
+  if (stored_.has("embedding")) pack_front();
+  for (; packed_layers_ < std::min(end, layers_.size()); ++packed_layers_) {
+    LayerModel& model = model_.layers[packed_layers_];
+    Layer& layer = layers_[packed_layers_];
+    const std::string at = "layers." + std::to_string(packed_layers_) + ".";
+    pack_attention(model, layer, at);
+    pack_mlp(model, layer, at);
+    stored_.take_norm(model.pre_attention_norm, at + "pre_attention_norm", model_.hidden_size);
+    stored_.take_norm(model.post_attention_norm, at + "post_attention_norm", model_.hidden_size);
+    stored_.take_norm(model.pre_mlp_norm, at + "pre_mlp_norm", model_.hidden_size);
+    stored_.take_norm(model.post_mlp_norm, at + "post_mlp_norm", model_.hidden_size);
+  }
+}
+
+int64_t Decoder::finalize() {
+  pack_layers(layers_.size());
+  if ((model_.tied_head ? head_ : embedding_).empty()) throw std::invalid_argument("the weight embedding is missing");
+  const int64_t width = model_.embedding_size;
+  stored_.take_norm(model_.final_norm, "final_norm", model_.hidden_size);
+  if (model_.projected()) project_out_ = pack_linear({stored_.take("project_out", width, model_.hidden_size)});
+  if (!model_.tied_head) head_ = pack_linear({stored_.take("head", model_.vocab_size, width)});
+  if (model_.head_bias) head_bias_ = stored_.take_vector("head_bias", model_.vocab_size);
+  const std::string left = stored_.left();
+  if (!left.empty()) throw std::invalid_argument("the model has no place for the weight " + left);
+  allocate_buffers();
+  finalized_ = true;
+  return packed_bytes_;
+}
+
+void Decoder::allocate_buffers() {
+  const auto floats = [](int64_t n) { return MemoryMap(static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(float)); };
+  const int64_t rows = options_.max_rows, hidden = model_.hidden_size;
+  const int64_t most = std::max(rows, options_.max_drawn);
+  int64_t qkv = 0, attended = 0, inner = 0, scratch = 2 * hidden, angles = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const LayerModel& model = model_.layers[i];
+    const Layer& layer = layers_[i];
+    qkv = std::max(qkv, layer.qkv.n());
+    attended = std::max(attended, model.o_size());
+    inner = std::max(inner, layer.mlp.size());
+    scratch = std::max({scratch, paged_attention_scratch(model), layer.mlp.scratch_floats(rows)});
+  }
+  for (const Rotary& r : model_.rotaries) angles += r.dim;
+  scratch_floats_ = (scratch + 15) / 16 * 16 + 16;
+  x_ = floats(rows * hidden);
+  h_ = floats(most * hidden);
+  narrow_ = floats(model_.projected() ? most * model_.embedding_size : 0);
+  out_ = floats(rows * hidden);
+  qkv_ = floats(rows * qkv);
+  attended_ = floats(rows * attended);
+  act_ = floats(rows * inner);
+  angles_ = floats(rows * angles);
+  logits_ = floats(options_.max_drawn * model_.vocab_size);
+  prompt_logits_ = floats(kPromptRows * model_.vocab_size);
+  scratch_ = floats(scratch_floats_ * team_.size());
+  sampling_.resize(static_cast<size_t>(team_.size()));
+}
+
+}  // namespace octavo
