@@ -33,9 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     cache = item.config.cache
-    if item.config.getoption("--second-try") and cache is not None and item.nodeid in cache.get(FAILED, {}):
-        if item.get_closest_marker("once") is not None or item.nodeid in cache.get(CRASHED, []):
-            pytest.fail(ONCE, pytrace=False)
+    if not item.config.getoption("--second-try") or cache is None or item.nodeid not in cache.get(FAILED, {}):
+        return
+    if item.get_closest_marker("once") is not None or item.nodeid in cache.get(CRASHED, []):
+        pytest.fail(ONCE, pytrace=False)
 
 
 class RunPolicy:
