@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from octavo_engine.errors import ExecutorError
 from octavo_engine.gpus import has_gpu, require_gpus
 from octavo_engine.kernels.folders import cache_folder
+from octavo_models.features import Executor as ExecutorName
+from octavo_models.features import unsupported
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig, ModelFiles
@@ -29,7 +31,7 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
     Raises:
         ExecutorError: it isn't installed, or this machine lacks what it needs.
     """
-    name = _name(config)
+    name = _name(config, spec)
     if name == "torch":
         require_torch()
     if name == "torch" and config.parallel.world_size > 1:
@@ -91,20 +93,31 @@ def _find_kernel_cache() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _name(config: EngineConfig) -> str:
+def _name(config: EngineConfig, spec: ModelSpec) -> ExecutorName:
     """`native` or `torch`."""
     executor = config.executor
     if executor.executor != "auto":
         return executor.executor
     if executor.device == "cuda" or config.parallel.world_size > 1:
         return "torch"
-    return "native" if executor.device == "cpu" else _suiting()
+    return _on_cpu(spec) if executor.device == "cpu" else _suiting(spec)
 
 
-def _suiting() -> str:
+def _on_cpu(spec: ModelSpec) -> ExecutorName:
+    """The native executor; torch for a model that only torch runs."""
+    missing = unsupported(spec, "native")
+    if missing is None or unsupported(spec, "torch") is not None or find_spec("torch") is None:
+        return "native"
+    logger.warning(
+        "the native executor does not support %s: the torch executor runs the model, slowly on a CPU", missing
+    )
+    return "torch"
+
+
+def _suiting(spec: ModelSpec) -> ExecutorName:
     """The executor for this machine."""
     if not has_gpu():
-        return "native"
+        return _on_cpu(spec)
     if find_spec("torch") is None:
         logger.warning(
             "there is a GPU, and no torch to use it: the model runs on the CPU; take the image whose tag ends in "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from octavo_engine.errors import ExecutorError
 from octavo_models.features import Executor, unsupported
 from octavo_models.spec import ModelSpec
@@ -14,6 +16,8 @@ def refuse_unsupported(spec: ModelSpec, executor: Executor) -> None:
         return
     other: Executor = "torch" if executor == "native" else "native"
     remedy = f"--executor {other} runs it" if unsupported(spec, other) is None else "choose another model"
+    if "--executor torch" in remedy and find_spec("torch") is None:
+        remedy += ", and needs torch: pip install torch, or take the image whose tag ends in -cuda"
     raise ExecutorError(
         f"the {executor} executor can't run {spec.architecture}: it does not support {missing}; {remedy}"
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from octavo_engine import executors
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
+from octavo_engine.errors import ExecutorError
+from octavo_engine.executors import features as refusals
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
+from octavo_models import features
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +53,44 @@ def test_a_card_without_torch_is_said_to_be_idle(monkeypatch, model, caplog):
     with caplog.at_level(logging.WARNING):
         assert type(created(model, "auto")) is NativeExecutor
     assert "pip install torch triton" in caplog.text
+
+
+@pytest.fixture
+def sinks(monkeypatch, model):
+    """The description of a model that only torch runs, and a way to create its executor by `--executor auto`."""
+    files = resolve(model, lambda *_: None)
+    spec = describe(model, files)
+    last = replace(spec.layers[-1], attention=replace(spec.layers[-1].attention, sinks=True))
+    spec = replace(spec, layers=(*spec.layers[:-1], last))
+    monkeypatch.setattr(features, "SUPPORTED", {"native": frozenset(), "torch": frozenset({"sinks"})})
+    monkeypatch.setattr(executors, "has_gpu", lambda: False)
+
+    def create(device):
+        config = EngineConfig(model=model, executor=ExecutorConfig(device=device))
+        return executors.create_executor(config, spec, files)
+
+    return create
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_cpu_takes_torch_for_a_model_that_only_torch_runs(sinks, caplog, device):
+    """And says which part is the reason."""
+    with caplog.at_level(logging.WARNING):
+        assert type(sinks(device)) is TorchExecutor
+    assert (
+        "the native executor does not support attention sinks (layer 2): the torch executor runs the model"
+        in caplog.text
+    )
+
+
+def test_without_torch_the_refusal_says_what_to_install(monkeypatch, sinks):
+    monkeypatch.setattr(executors, "find_spec", lambda name: None)
+    monkeypatch.setattr(refusals, "find_spec", lambda name: None)
+    with pytest.raises(ExecutorError, match="--executor torch runs it, and needs torch: pip install torch"):
+        sinks("auto")
+
+
+def test_what_neither_runs_stays_with_the_native_executors_refusal(monkeypatch, sinks):
+    monkeypatch.setattr(features, "SUPPORTED", {"native": frozenset(), "torch": frozenset()})
+    with pytest.raises(ExecutorError, match=r"the native executor can't run .*; choose another model"):
+        sinks("cpu")
