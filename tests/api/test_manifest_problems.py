@@ -175,3 +175,20 @@ def test_a_secret_that_is_not_base64_is_told():
     text = f"{HEAD}spec: {{model: {{uri: hf://a/b}}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\ndata: {{k: '%'}}\n"
     with pytest.raises(ManifestError, match=r"Secret s: data.k: is not base64"):
         read_manifest(text)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (
+            "{name: phi2}",
+            'chatTemplate.name: the text "phi2" is not one of alpaca, chatml, falcon, phi-2, vicuna; did you mean phi-2?',
+        ),
+        ("{name: phi-2, key: a}", "chatTemplate.name: is set beside configMapName or key, which name another template"),
+        ("{}", "chatTemplate: names no template; set name, or configMapName and key"),
+        ("{configMapName: a}", "chatTemplate.key: is missing beside configMapName; set both"),
+        ("{key: a, name: null}", "chatTemplate.configMapName: is missing beside key; set both"),
+    ],
+)
+def test_a_chat_template_is_one_name_or_one_key_of_a_config_map(template, told):
+    assert f"spec.model.{told}" in problem(f"  model: {{uri: hf://a/b, chatTemplate: {template}}}")

@@ -37,6 +37,14 @@ def test_the_chat_template_lies_where_the_engine_is_told():
     assert volume["configMap"] == {"name": "t", "items": [{"key": "x", "path": file}]}
 
 
+def test_a_built_in_chat_template_is_named_and_nothing_is_mounted():
+    children = rendered(model={"uri": "hf://o/n", "chatTemplate": {"name": "phi-2"}})
+    words = engine_of(children)["args"]
+    assert words[words.index("--chat-template") + 1] == "phi-2"
+    assert not [m for m in engine_of(children)["volumeMounts"] if m["name"] == "chat-template"]
+    assert not [v for v in pod_of(children)["volumes"] if "configMap" in v]
+
+
 def test_the_image_is_pulled_as_it_was_said():
     image = {"repository": "r/x", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always", "pullSecrets": ["a"]}
     children = rendered(engine={"image": image})

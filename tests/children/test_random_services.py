@@ -48,7 +48,7 @@ SPECS = st.fixed_dictionaries(
             optional={
                 "revision": st.just("v1"),
                 "credentials": SECRET,
-                "chatTemplate": st.just({"configMapName": "c", "key": "k"}),
+                "chatTemplate": st.sampled_from([{"configMapName": "c", "key": "k"}, {"name": "phi-2"}]),
             },
         )
     },

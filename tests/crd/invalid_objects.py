@@ -36,6 +36,13 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "a Secret's name in capitals": (_model(credentials={"secretName": "HF"}), "spec.model.credentials.secretName"),
     "a key with a slash": (_model(credentials={"secretName": "hf", "key": "a/b"}), "spec.model.credentials.key"),
     "a template without a key": (_model(chatTemplate={"configMapName": "a"}), "spec.model.chatTemplate.key"),
+    "a template without a ConfigMap": (_model(chatTemplate={"key": "a"}), "spec.model.chatTemplate.configMapName"),
+    "a template by two names": (
+        _model(chatTemplate={"name": "phi-2", "configMapName": "a", "key": "b"}),
+        "spec.model.chatTemplate.name",
+    ),
+    "a template from nowhere": (_model(chatTemplate={"name": None}), "spec.model.chatTemplate"),
+    "an unknown template": (_model(chatTemplate={"name": "phi-3"}), "spec.model.chatTemplate.name"),
     "an unknown runtime": (_engine(runtime="llama.cpp"), "spec.engine.runtime"),
     "an unknown type": (_engine(dtype="int4"), "spec.engine.dtype"),
     "no card": (_engine(tensorParallelSize=0), "spec.engine.tensorParallelSize"),

@@ -157,6 +157,12 @@ def test_secrets_and_config_maps_come_from_the_same_file(up):
     assert "secret-1" not in Path(f"/proc/{about['pid']}/cmdline").read_text()
 
 
+def test_a_built_in_chat_template_is_passed_by_name(up):
+    run = up(manifest("").replace("some_model}", "some_model, chatTemplate: {name: phi-2}}"))
+    run.wait_for("svc answers at")
+    assert run.about()["template"] == "phi-2"
+
+
 def test_a_manifests_text_reaches_the_engine_in_any_locale(up):
     """A template holds what its language needs; a C locale has no bytes for it."""
     text = "größer → 日本"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,13 +19,24 @@ class Credentials(Strict):
     """Key within the Secret that holds the token."""
 
 
-class ConfigMapKey(Strict):
-    """One key of a ConfigMap in the service's namespace."""
+ChatTemplateName = Literal["alpaca", "chatml", "falcon", "phi-2", "vicuna"]
+"""Octavo's built-in templates (`octavo_engine.text.named_templates`, to which a contract test compares it)."""
 
-    config_map_name: ObjectName
-    """Name of the ConfigMap."""
-    key: DataKey
+
+class ChatTemplate(Strict):
+    """A chat template in place of the model's own: a built-in one's name, or one key of a ConfigMap."""
+
+    name: ChatTemplateName | None = None
+    """Name of a template that is built into Octavo's engine, for models that bring none; other runtimes have none."""
+    config_map_name: ObjectName | None = None
+    """Name of a ConfigMap in the service's namespace, with a Jinja template."""
+    key: DataKey | None = None
     """Key within the ConfigMap."""
+
+    @property
+    def config_map(self) -> tuple[str, str] | None:
+        """ConfigMap and key; None for a built-in template."""
+        return None if self.config_map_name is None or self.key is None else (self.config_map_name, self.key)
 
 
 class Model(Strict):
@@ -47,5 +58,5 @@ class Model(Strict):
     """Names that clients may put into `model`; the first one is reported. By default the hub's name, if there is one, and the service's own."""
     credentials: Credentials | None = None
     """Secret with the token for a gated or private source."""
-    chat_template: ConfigMapKey | None = None
-    """ConfigMap with a Jinja chat template that replaces the model's own."""
+    chat_template: ChatTemplate | None = None
+    """Chat template that replaces the model's own."""

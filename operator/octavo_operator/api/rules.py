@@ -13,6 +13,7 @@ from typing import Any
 from octavo_operator.api.base import Strict
 from octavo_operator.api.engine import Engine, EnvSource, EnvVar
 from octavo_operator.api.flags import repeated_fields
+from octavo_operator.api.model import ChatTemplate
 from octavo_operator.api.placement import Accelerator, Cache, Resources
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.traffic import Autoscaling
@@ -126,6 +127,17 @@ def _one_source(raw: Raw) -> Iterator[Finding]:
         yield "", "needs exactly one of secretKeyRef, configMapKeyRef, fieldRef and resourceFieldRef", None
 
 
+def _name_or_config_map(raw: Raw) -> Iterator[Finding]:
+    given = {field for field in ("name", "configMapName", "key") if raw.get(field) is not None}
+    if "name" in given and len(given) > 1:
+        yield "name", "is set beside configMapName or key, which name another template", "remove one of the two"
+    elif not given:
+        yield "", "names no template", "set name, or configMapName and key"
+    elif "name" not in given and len(given) == 1:
+        missing = "key" if "configMapName" in given else "configMapName"
+        yield missing, f"is missing beside {min(given)}", "set both"
+
+
 def _absent(field: str, owner: str, why: str, what: str = "remove one of the two") -> Cel:
     return Cel(f"!has(self.{owner}) || !has(self.{field})", f"{field} {why}: {what}", field)
 
@@ -205,6 +217,30 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
                     "!(has(self.value) && has(self.valueFrom))",
                     "valueFrom is set beside value: remove one of the two",
                     "valueFrom",
+                ),
+            ),
+        ),
+    ),
+    ChatTemplate: (
+        Rule(
+            _name_or_config_map,
+            (
+                Cel(
+                    "!has(self.name) || !(has(self.configMapName) || has(self.key))",
+                    "name is set beside configMapName or key, which name another template: remove one of the two",
+                    "name",
+                ),
+                Cel(
+                    "has(self.name) || has(self.configMapName) || has(self.key)",
+                    "names no template: set name, or configMapName and key",
+                ),
+                *(
+                    Cel(
+                        f"!has(self.{other}) || has(self.{field})",
+                        f"{field} is missing beside {other}: set both",
+                        field,
+                    )
+                    for field, other in (("key", "configMapName"), ("configMapName", "key"))
                 ),
             ),
         ),

@@ -32,7 +32,7 @@ class Launch:
 
     plan: Plan
     model: str | None  # a folder in place of the plan's
-    chat_template: str | None  # its text
+    chat_template: str | None  # its text; None: the plan's
     env: Mapping[str, str]
     cores: frozenset[int] | None  # None: any
 
@@ -85,10 +85,9 @@ def launches(
         raise LocalError(
             f"{uri} is a volume of the cluster; give the model's folder on this machine with --model-dir FOLDER"
         )
-    template = None
-    if service.spec.model.chat_template is not None:
-        wanted = service.spec.model.chat_template
-        text = references.config_map(wanted.config_map_name, wanted.key, "spec.model.chatTemplate")
+    template, wanted = None, service.spec.model.chat_template
+    if wanted is not None and wanted.config_map is not None:
+        text = references.config_map(*wanted.config_map, "spec.model.chatTemplate")
         # The engine takes a template's text as well as a path, and distinguishes them by a line break: no file of ours
         # stays behind, however this ends.
         template = text if text.endswith("\n") else f"{text}\n"

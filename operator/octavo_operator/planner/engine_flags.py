@@ -1,4 +1,4 @@
-"""Keeps from a pinned image the flags that its version of the engine does not have (`Runtime.flags_since`)."""
+"""Keeps from a pinned image the flags and built-in chat templates that its version of the engine does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from octavo_operator.api.engine import Engine
+from octavo_operator.api.model import ChatTemplate
+from octavo_operator.planner.arguments import TEMPLATE_PATH
 from octavo_operator.planner.images import Reference, image_of
 from octavo_operator.planner.plan import Hardware
 from octavo_operator.runtimes import OCTAVO, runtime_of
@@ -14,6 +16,7 @@ from octavo_operator.runtimes.runtime import Version
 from octavo_operator.settings import Settings
 
 SINCE = OCTAVO.flags_since
+TEMPLATES = OCTAVO.templates_since
 OLDEST = FIRST
 
 
@@ -51,6 +54,30 @@ def warnings(line: Sequence[str], version: Version | None, since: Mapping[str, V
         "they stand for takes effect once the service has the newer image (see the condition UpToDate)"
     )
     return (text,)
+
+
+def template_argument(template: ChatTemplate | None, version: Version | None) -> str | None:
+    """The value of `--chat-template`; None where the manifest has none, or the version lacks the built-in one."""
+    if template is None or _came_later(template, version):
+        return None
+    return template.name or TEMPLATE_PATH
+
+
+def template_warnings(template: ChatTemplate | None, version: Version | None) -> tuple[str, ...]:
+    """What a built-in template that the version lacks comes to."""
+    if template is None or version is None or not _came_later(template, version):
+        return ()
+    assert template.name is not None
+    needed = ".".join(map(str, TEMPLATES[template.name]))
+    text = (
+        f"the engine's version {'.'.join(map(str, version))} does not have the chat template {template.name}, which came "
+        f"with {needed}: it takes effect once the service has the newer image (see the condition UpToDate)"
+    )
+    return (text,)
+
+
+def _came_later(template: ChatTemplate, version: Version | None) -> bool:
+    return version is not None and template.name is not None and TEMPLATES.get(template.name, OLDEST) > version
 
 
 def _parsed(text: str) -> Version | None:

@@ -88,7 +88,7 @@ class EngineProcess:
     runtime: str
     image: str
     model: str  # as the engine takes it
-    chat_template: str | None  # path of the template within the container
+    chat_template: str | None  # path of the template within the container, or a built-in one's name
     arguments: tuple[str, ...]  # all others
     env: tuple[Env, ...]
     port: int  # the container's; the Service maps its own onto it

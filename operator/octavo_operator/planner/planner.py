@@ -95,7 +95,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
             runtime=engine.runtime,
             image=images.image_of(engine, place, settings),
             model=arguments.model_argument(spec.model.uri),
-            chat_template=arguments.TEMPLATE_PATH if spec.model.chat_template else None,
+            chat_template=engine_flags.template_argument(spec.model.chat_template, version),
             arguments=(*engine_flags.known(line, version), *engine.args) if known_runtime else (),
             env=arguments.environment(service, cache, settings) if known_runtime else (),
             port=arguments.PORT,
@@ -112,7 +112,11 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
         if refusal is not None
         else children_of(service, place, scale, rolls, cache, service_monitor=observed.service_monitors is True),
         reasons=_reasons(service, observed, limits, resources, startup, drain, longest, downloads=downloads),
-        warnings=(*warnings.warnings(case), *engine_flags.warnings(line, version)),
+        warnings=(
+            *warnings.warnings(case),
+            *engine_flags.warnings(line, version),
+            *engine_flags.template_warnings(spec.model.chat_template, version),
+        ),
         uid=service.metadata.uid,
         suspended=spec.suspend,
         pod=_pod(service, tuple(narrow), settings),
@@ -194,6 +198,8 @@ def _verdict(
     if uri.scheme not in RUNTIMES[engine.runtime].schemes:
         return fit, _scheme_not_supported(uri.scheme, RUNTIMES[engine.runtime])
     refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.gpus))
+    template = service.spec.model.chat_template
+    refused = refused or RUNTIMES[engine.runtime].template_refusal(None if template is None else template.name)
     refused = refused or images.refusal(engine, place, settings)
     if refused is not None:
         return fit, refused
@@ -240,7 +246,7 @@ def _pod(service: LLMService, exclusive: tuple[str, ...], settings: Settings) ->
     return PodPlan(
         pull_policy=None if image is None else image.pull_policy,
         pull_secrets=() if image is None else tuple(image.pull_secrets),
-        chat_template=None if template is None else (template.config_map_name, template.key),
+        chat_template=None if template is None else template.config_map,
         api_keys=(keys.secret_name, keys.key) if keys and arguments.mounts_keys(service) else None,
         model_claim=storage.model_claim(service),
         assigned_user=settings.assigned_users,

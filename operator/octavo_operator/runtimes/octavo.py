@@ -97,4 +97,6 @@ RUNTIME = Runtime(
         "--no-enable-prefix-caching": FIRST,
         "--shutdown-timeout": FIRST,
     },
+    # As with flags: a new template is added with the version that comes next.
+    templates_since={"alpaca": FIRST, "chatml": FIRST, "falcon": FIRST, "phi-2": FIRST, "vicuna": FIRST},
 )

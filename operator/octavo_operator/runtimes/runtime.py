@@ -49,6 +49,7 @@ class Target:
     """Address to listen on; None: every address, because a pod's may be IPv4, IPv6 or both."""
     port: int
     chat_template: str | None
+    """Path or text of the template, or the name of a built-in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ class Runtime:
     """Methods of `engine.quantization` that halve the matrices of a plain checkpoint."""
     flags_since: Mapping[str, Version] = field(default_factory=dict)
     """Version of the engine that brought each flag; empty where the engine is not released with the operator."""
+    templates_since: Mapping[str, Version] = field(default_factory=dict)
+    """Version of the engine that brought each built-in chat template; empty where it has none."""
 
     def accepts(self, name: str, engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> Refusal | None:
         """Why the engine section's field `name` cannot be taken as it is; None where it can.
@@ -144,6 +147,14 @@ class Runtime:
         """The first field that it does not take; None where it takes all of them."""
         refusals = (self.accepts(name, engine, spec, on_gpu=on_gpu) for name in (*self.checks, "args"))
         return next((each for each in refusals if each is not None), None)
+
+    def template_refusal(self, name: str | None) -> Refusal | None:
+        """Why the built-in chat template of this name cannot be taken; None where it can, or where none is named."""
+        if name is None or name in self.templates_since:
+            return None
+        message = f"model.chatTemplate.name {name}: {self.name} has no built-in chat templates"
+        remedy = "put the template into a ConfigMap (model.chatTemplate.configMapName and key), or set engine.runtime: octavo"
+        return Refusal(SpecReason.CHAT_TEMPLATE, message, remedy)
 
     def _reserved_argument(self, engine: Engine) -> Refusal | None:
         """The API server refuses the flags that it has in its rules (`api.flags`); a runtime may have others."""
