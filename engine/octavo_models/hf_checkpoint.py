@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from octavo_models.reading import DTYPE_OF_FORMAT, from_hf_config
-from octavo_models.spec import ModelSpec
+from octavo_models.spec import ModelSpec, Weight
 from octavo_models.stored_tensor import StoredTensor
-from octavo_models.tensors import Source
+from octavo_models.tensors import LAYOUTS
 
 Read = Callable[[StoredTensor, int, int], bytes]  # (tensor, offset in it, number of bytes)
 CHUNK = 1 << 20
@@ -45,26 +46,57 @@ def from_hf_checkpoint(
             f"the config says that the head is not tied, and the weights hold no {head}: the embedding serves as head"
         )
     spec = _named_as_stored(from_hf_config(config, dtype=dtype, tied_head=tied), tensors)
-    weights = [dataclasses.replace(w, format=stored.get(w.sources[0].tensor, w.format)) for w in spec.weights]
-    return dataclasses.replace(spec, weights=tuple(weights)), warning
+    weights = [
+        dataclasses.replace(_turned(w, tensors), format=stored.get(w.sources[0].tensor, w.format)) for w in spec.weights
+    ]
+    vision = spec.vision_parameters if spec.vision_parameters == 0 else _beside(spec, tensors)
+    return dataclasses.replace(spec, weights=tuple(weights), vision_parameters=vision), warning
 
 
 def _named_as_stored(spec: ModelSpec, tensors: Mapping[str, StoredTensor]) -> ModelSpec:
-    """The spec with `transformer.` or the like left out of its tensors' names, if the checkpoint has them so.
+    """The spec with names of tensors as the checkpoint has them, if they differ in what they begin with.
 
-    transformers saves a model without a head so; GPT-2 and BLOOM were published that way.
+    transformers leaves out `transformer.` or the like of a model that it saves without a head; GPT-2 and BLOOM were
+    published that way. Where the text half of a model lies that also takes images has changed with its versions.
     """
     embedding = spec.weights[0].sources[0].tensor
-    first, _, rest = embedding.partition(".")
-    if embedding in tensors or rest not in tensors:
+    if embedding in tensors:
         return spec
+    first, _, rest = embedding.partition(".")
+    if rest in tensors:
+        return _renamed(spec, lambda name: name.removeprefix(f"{first}."))
+    own = next((layout for layout in reversed(LAYOUTS) if embedding.startswith(layout.inner)), None)
+    other = next((layout for layout in LAYOUTS if own and layout.name(own.plain(embedding) or "") in tensors), None)
+    if own is None or other is None:
+        return spec
+    return _renamed(spec, lambda name: other.name(own.plain(name) or name))
 
-    def renamed(source: Source) -> Source:
-        return dataclasses.replace(source, tensor=source.tensor.removeprefix(f"{first}."))
 
-    return dataclasses.replace(
-        spec, weights=tuple(dataclasses.replace(w, sources=tuple(map(renamed, w.sources))) for w in spec.weights)
-    )
+def _renamed(spec: ModelSpec, rename: Callable[[str], str]) -> ModelSpec:
+    def named(weight: Weight) -> Weight:
+        sources = tuple(dataclasses.replace(source, tensor=rename(source.tensor)) for source in weight.sources)
+        return dataclasses.replace(weight, sources=sources)
+
+    return dataclasses.replace(spec, weights=tuple(map(named, spec.weights)))
+
+
+def _turned(weight: Weight, tensors: Mapping[str, StoredTensor]) -> Weight:
+    """The weight with its only source as [out_features, in_features] if the checkpoint has it so, and not transposed.
+
+    Qwen3-VL was published with transposed experts, and transformers 5 saves them as it holds them.
+    """
+    (source, *others) = weight.sources
+    stored = tensors.get(source.tensor)
+    if others or stored is None or not source.transposed or weight.fits(source, stored.shape):
+        return weight
+    plain = dataclasses.replace(source, transposed=False)
+    return dataclasses.replace(weight, sources=(plain,)) if weight.fits(plain, stored.shape) else weight
+
+
+def _beside(spec: ModelSpec, tensors: Mapping[str, StoredTensor]) -> int:
+    """Parameters that the decoder does not read."""
+    read = {source.tensor for weight in spec.weights for source in weight.sources}
+    return sum(math.prod(tensor.shape) for name, tensor in tensors.items() if name not in read)
 
 
 def _is_tied(embedding: StoredTensor | None, head: StoredTensor | None, read: Read) -> bool:

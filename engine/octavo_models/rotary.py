@@ -174,7 +174,7 @@ def _kind(fields: Fields) -> str:
 def _scaling(config: Fields, fields: Fields, dim: int) -> RotaryScaling | None:
     kind = _kind(fields)
     match kind:
-        case "default":
+        case "default" | "mrope":  # the latter has a position for each of several axes: in text they are equal
             return None
         case "linear":
             return RotaryScaling("linear", fields.number("factor"))

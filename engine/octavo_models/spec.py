@@ -112,7 +112,7 @@ class ModelSpec:
     residual_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
-    vision_parameters: int = 0  # of a tower that the checkpoint has beside the decoder
+    vision_parameters: int | None = 0  # of what the checkpoint has beside the decoder; None: it has that, of any size
     causal: bool = True
     head: Literal["lm", "pool", "classify"] = "lm"
 

@@ -35,7 +35,7 @@ class SpecDraft:
     residual_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
-    vision_parameters: int = 0
+    vision_parameters: int | None = 0
 
 
 def complete(

@@ -125,6 +125,34 @@ def packed(
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """What the names of a decoder's tensors begin with, where a decoder alone has `model.`, and where it has nothing."""
+
+    inner: str
+    outer: str = ""
+
+    def name(self, plain: str) -> str:
+        """The name that a decoder alone calls `plain`."""
+        rest = plain.removeprefix(PLAIN.inner)
+        return self.outer + plain if rest == plain else self.inner + rest
+
+    def plain(self, name: str) -> str | None:
+        """What a decoder alone calls `name`; None if the name isn't one of this layout."""
+        if name.startswith(self.inner):
+            return PLAIN.inner + name.removeprefix(self.inner)
+        return name.removeprefix(self.outer) if name.startswith(self.outer) else None
+
+
+PLAIN = Layout("model.")
+LAYOUTS = (  # of decoders alone, and of the text halves of models that also take images
+    PLAIN,
+    Layout("language_model.model.", "language_model."),
+    Layout("model.language_model."),
+    Layout("model.text_model."),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class TensorMap:
     """The tensors of one kind of checkpoint. `layers` is what precedes the number of a layer in a tensor's name."""
 
@@ -136,13 +164,12 @@ class TensorMap:
         """This map with other or further entries for weights of a layer."""
         return replace(self, inner={**self.inner, **inner})
 
-    def below(self, module: str) -> TensorMap:
-        """This map for a decoder that is a part of a larger model, all of it in `module`."""
+    def laid_out(self, layout: Layout) -> TensorMap:
+        """This map for a decoder that is a part of a larger model, which keeps its tensors in `layout`."""
         outer = {
-            name: replace(entry, modules=tuple(f"{module}.{own}" for own in entry.modules))
-            for name, entry in self.outer.items()
+            name: replace(entry, modules=tuple(map(layout.name, entry.modules))) for name, entry in self.outer.items()
         }
-        return replace(self, layers=f"{module}.{self.layers}", outer=outer)
+        return replace(self, layers=layout.name(self.layers), outer=outer)
 
     def entry(self, name: str) -> At | None:
         """The entry of a weight by the last part of its name; of a bias, that of its weight. None if there is none."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from octavo_models.spec import ModelSpec
 
+VISION = re.compile(r"(model\.)?(vision_|visual\.|multi_modal_projector\.|connector\.)")
 CONSTANTS = (".act_fn.beta", ".act_fn.eps")  # numbers of an activation that checkpoints hold and no decoder changes
 
 
@@ -23,8 +26,10 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_stored(spec: ModelSpec, tensors: Mapping[str, tuple[int, ...]]) -> None:
-    """Assert that each weight fits its tensors, and that all of `tensors` are read, each row of them once."""
-    tensors = {name: shape for name, shape in tensors.items() if not name.endswith(CONSTANTS)}
+    """Assert that each weight fits its tensors, and that all of `tensors` but a vision half's are read, each row once."""
+    vision = {name: shape for name, shape in tensors.items() if VISION.match(name)}
+    assert spec.vision_parameters == sum(map(math.prod, vision.values()))
+    tensors = {name: tensors[name] for name in tensors.keys() - vision.keys() if not name.endswith(CONSTANTS)}
     assert len({weight.name for weight in spec.weights}) == len(spec.weights)
     read: Counter[str] = Counter()
     rows: dict[str, int] = {}

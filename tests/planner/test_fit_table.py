@@ -182,6 +182,21 @@ def test_a_vision_tower_is_counted_where_it_is_served():
     assert more == pytest.approx(tower + GIB, rel=0.02)
 
 
+def test_a_vision_half_of_unknown_size_is_said_to_be_uncounted():
+    pixtral = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": {"model_type": "mistral", "hidden_size": 5120, "num_hidden_layers": 40, "vocab_size": 131072},
+        "torch_dtype": "bfloat16",
+        "vision_config": {"model_type": "pixtral"},
+    }
+
+    def uncounted(runtime):
+        plan = planned(pixtral, accelerator={"products": [A100_80]}, engine={"runtime": runtime})
+        return any("vision half is not known from its config" in warning for warning in plan.warnings)
+
+    assert (uncounted("vllm"), uncounted("octavo")) == (True, False)
+
+
 def test_a_size_alone_bounds_the_verdict_the_claim_and_the_start():
     known = {"model_bytes": int(87 * GIB), "why_unknown": "no block describes it"}
     plan = planned(None, known, accelerator={"products": [A100_80]}, engine=V | {"tensorParallelSize": 2}, cache={})

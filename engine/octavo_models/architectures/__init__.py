@@ -16,7 +16,7 @@ from octavo_models.architectures.falcon import FALCON
 from octavo_models.architectures.flex_olmo import FLEX_OLMO
 from octavo_models.architectures.gemma import GEMMA
 from octavo_models.architectures.gemma2 import GEMMA2
-from octavo_models.architectures.gemma3 import GEMMA3, GEMMA3_MULTIMODAL
+from octavo_models.architectures.gemma3 import GEMMA3
 from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
 from octavo_models.architectures.glm4_moe import GLM4_MOE
@@ -35,6 +35,7 @@ from octavo_models.architectures.ministral import MINISTRAL
 from octavo_models.architectures.ministral3 import MINISTRAL3
 from octavo_models.architectures.mistral import MISTRAL
 from octavo_models.architectures.mixtral import MIXTRAL
+from octavo_models.architectures.multimodal import wrapping
 from octavo_models.architectures.nanochat import NANOCHAT
 from octavo_models.architectures.olmo2 import OLMO2
 from octavo_models.architectures.olmo3 import OLMO3
@@ -46,11 +47,11 @@ from octavo_models.architectures.phimoe import PHIMOE
 from octavo_models.architectures.qwen2 import QWEN2
 from octavo_models.architectures.qwen2_moe import QWEN2_MOE
 from octavo_models.architectures.qwen3 import QWEN3
-from octavo_models.architectures.qwen3_moe import QWEN3_MOE
+from octavo_models.architectures.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE_TEXT
 from octavo_models.architectures.seed_oss import SEED_OSS
 from octavo_models.architectures.smollm3 import SMOLLM3
 
-ALL = (
+DECODERS = (
     LLAMA,
     MISTRAL,
     SMOLLM3,
@@ -59,7 +60,6 @@ ALL = (
     GEMMA,
     GEMMA2,
     GEMMA3,
-    GEMMA3_MULTIMODAL,
     PHI3,
     GLM,
     GLM4,
@@ -79,6 +79,7 @@ ALL = (
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,
+    QWEN3_VL_MOE_TEXT,
     GRANITE_MOE,
     PHI,
     FALCON,
@@ -96,6 +97,7 @@ ALL = (
     FLEX_OLMO,
     OLMOE,
 )
+ALL = (*DECODERS, *wrapping({name: decoder for decoder in DECODERS for name in decoder.hf_classes}))
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}
 BY_GGUF_NAME = {architecture.gguf_name: architecture for architecture in ALL if architecture.gguf_name is not None}

@@ -76,28 +76,6 @@ def from_hf(source: HfConfig) -> SpecDraft:
     )
 
 
-def from_multimodal_hf(source: HfConfig) -> SpecDraft:
-    """The text half of a model that also takes images; its tensors lie one level deeper."""
-    text = source.fields.mapping("text_config")
-    if text is None:
-        raise source.fields.error("text_config", "is missing")
-    draft = from_hf(replace(source, fields=Fields(text)))
-    vision = source.fields.mapping("vision_config")
-    tower = 0 if vision is None else _vision_parameters(Fields(vision), draft.hidden_size)
-    return replace(draft, tensors=draft.tensors.below("language_model"), vision_parameters=tower)
-
-
-def _vision_parameters(c: Fields, text_width: int) -> int:
-    """Parameters of the SigLIP tower and its projector; shapes and defaults are those of transformers' SiglipVisionModel."""
-    width, inner = c.integer("hidden_size", 1152), c.integer("intermediate_size", 4304)
-    patch, patches = c.integer("patch_size", 14), (c.integer("image_size", 896) // c.integer("patch_size", 14)) ** 2
-    attention = 4 * (width + 1) * width
-    mlp = (width + 1) * inner + (inner + 1) * width
-    layers = c.integer("num_hidden_layers", 27) * (attention + mlp + 4 * width)  # two norms, weights and biases
-    embeddings = 3 * patch * patch * width + width + patches * width
-    return embeddings + layers + 2 * width + width * text_width + width
-
-
 def from_gguf(source: GgufMetadata) -> SpecDraft:
     m, heads, norm, count = source.fields, source.heads(), source.norm(), source.num_layers()
     pattern = m.integer("attention.sliding_window_pattern", PATTERN)
@@ -143,4 +121,3 @@ def _layers(
 
 
 GEMMA3 = Architecture(("Gemma3ForCausalLM",), from_hf, "gemma3", from_gguf)
-GEMMA3_MULTIMODAL = Architecture(("Gemma3ForConditionalGeneration",), from_multimodal_hf)

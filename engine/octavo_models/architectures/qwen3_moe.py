@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from octavo_models import mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.qwen2_moe import is_sparse
 from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.hf_config import HfConfig
-from octavo_models.layers import Mlp, Router
+from octavo_models.layers import Experts, Mlp, Router
+from octavo_models.mixtures import parameter
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import At, LayerWeight, TensorMap, at
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
+    experts = experts_from_hf(source)
+    return draft_from_hf(source, experts, HF_QWEN3.updated(mixtures.modules(experts.num_experts)))
+
+
+def from_vl_hf(source: HfConfig) -> SpecDraft:
+    """Qwen3-VL's text half, whose experts share a tensor."""
+    experts = experts_from_hf(source)
+    gate_up = mixtures.stacked_gate_up("mlp.experts.gate_up_proj", experts, transposed=True)
+    names: dict[LayerWeight, At] = {
+        "router": at("mlp.gate"),
+        **{name: replace(entry, weight="") for name, entry in gate_up.items()},
+        "experts_down": replace(parameter("mlp.experts.down_proj"), transposed=True),
+    }
+    return draft_from_hf(source, experts, HF_QWEN3.updated(names))
+
+
+def experts_from_hf(source: HfConfig) -> Experts:
+    c = source.fields
+    router = Router("softmax", renormalize=c.boolean("norm_topk_prob", False))
+    return mixtures.experts_from_hf(source, Mlp(c.integer("moe_intermediate_size"), source.activation()), router)
+
+
+def draft_from_hf(source: HfConfig, experts: Experts, tensors: TensorMap) -> SpecDraft:
     c, heads, norm = source.fields, source.heads(), llama.rms_norm(source)
     bias = c.boolean("attention_bias", False)
     window = source.window() if c.boolean("use_sliding_window", False) else None
     attention = heads.attention(rotary_from_hf(c, heads.dim), window=window, qk_norm=norm, qkv_bias=bias, o_bias=bias)
-    expert = Mlp(c.integer("moe_intermediate_size"), source.activation())
-    router = Router("softmax", renormalize=c.boolean("norm_topk_prob", False))
-    experts = mixtures.experts_from_hf(source, expert, router)
     return llama.draft_from_hf(
         source,
         [attention] * source.num_layers(),
         mlps=mixtures.mlps(source, llama.mlp_from_hf(source), experts, is_sparse(source)),
         norm=norm,
-        tensors=HF_QWEN3.updated(mixtures.modules(experts.num_experts)),
+        tensors=tensors,
     )
 
 
 QWEN3_MOE = Architecture(("Qwen3MoeForCausalLM",), from_hf)
+QWEN3_VL_MOE_TEXT = Architecture(("Qwen3VLMoeTextForCausalLM",), from_vl_hf)

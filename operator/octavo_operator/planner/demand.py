@@ -163,11 +163,16 @@ class Demand:
         logits = 3 * limits.max_num_seqs * spec.vocab_size * 4  # raw, processed, sorted
         return max(layer, logits) * 21 // 20
 
+    @property
+    def vision_is_unknown(self) -> bool:
+        """Whether the runtime serves a vision half whose size the config does not tell."""
+        return runtime_of(self.engine).serves_vision and self.spec.vision_parameters is None
+
     def _vision(self) -> int:
-        """The vision tower, where the runtime serves it as well."""
-        if not runtime_of(self.engine).serves_vision or not self.spec.vision_parameters:
+        """The vision half, where the runtime serves it as well; without its weights where their size is not known."""
+        if not runtime_of(self.engine).serves_vision or self.spec.vision_parameters == 0:
             return 0
-        return self.spec.vision_parameters * 2 + ENCODER_BYTES
+        return (self.spec.vision_parameters or 0) * 2 + ENCODER_BYTES
 
 
 def kv_format(engine: Engine, spec: ModelSpec | None) -> str:

@@ -48,6 +48,7 @@ def warnings(case: Case) -> tuple[str, ...]:
         _nodes_for_a_drain,
         _downloads_again,
         _context,
+        _vision,
         _gpus,
         _utilization,
         _shared_memory,
@@ -98,6 +99,14 @@ def _downloads_again(case: Case) -> Iterator[str]:
     if case.cache is None and uri.scheme in FETCHED:
         size = "the model" if case.model_bytes is None else human(case.model_bytes)
         yield f"no cache: each new pod downloads {size} again; cache: {{}} keeps it on a volume"
+
+
+def _vision(case: Case) -> Iterator[str]:
+    if case.demand is not None and case.hardware.gpus and case.demand.vision_is_unknown:
+        yield (
+            "the size of the model's vision half is not known from its config, and its weights are not counted; "
+            "where its pods run out of GPU memory, a smaller engine.maxModelLen leaves room for them"
+        )
 
 
 def _context(case: Case) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from octavo_testing.tiny_models import experts, layer_norm, rms_norm
+from octavo_testing.tiny_models import experts, layer_norm, multimodal, rms_norm
 
 SIZES = {
     "vocab_size": 211,
@@ -26,7 +26,7 @@ SIZES = {
     "bos_token_id": 1,
     "pad_token_id": 0,
 }
-MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS
+MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS | multimodal.MODELS
 """Name → transformers' config class and its fields beside those of SIZES that it has."""
 
 
@@ -35,12 +35,17 @@ def make(kind: str, folder: Path) -> Any:
     config_class, fields = MODELS[kind]
     torch.manual_seed(11)
     config_type = getattr(transformers, config_class)
-    known = {field.name for field in dataclasses.fields(config_type)} | set(config_type.attribute_map)
-    config = config_type(**{name: value for name, value in SIZES.items() if name in known} | fields)
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    if kind in multimodal.MODELS:
+        text = SIZES | {"model_type": config_type().text_config.model_type} | fields["text_config"]
+        config = config_type(**fields | {"text_config": text})
+        model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
+    else:
+        known = {field.name for field in dataclasses.fields(config_type)} | set(config_type.attribute_map)
+        config = config_type(**{name: value for name, value in SIZES.items() if name in known} | fields)
+        model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or name.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.2)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
