@@ -47,6 +47,7 @@ sys.exit(gpu.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_bare_machine_runs_the_engine_and_says_that_it_has_no_gpu():
     """Structs are dataclasses there. In one sentence, and not as if all were well."""

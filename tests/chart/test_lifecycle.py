@@ -167,6 +167,7 @@ def fields(definition: dict[str, Any]) -> set[str]:
     return set(definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"])
 
 
+@pytest.mark.slow
 def test_an_upgrade_reaches_the_definition_and_touches_nothing_that_serves(release):
     """0.0.1 → this → next, with a service there all the time; the operator works under the chart's rights, unrefused."""
     api, namespace = release.api, release.namespace
@@ -231,6 +232,7 @@ def helm_test(release: Installed, port: int) -> None:
     assert '"role": "leader"' in done.stdout
 
 
+@pytest.mark.slow
 def test_an_uninstall_leaves_the_services_and_their_definition(release):
     """Also while the operator still runs; and the same release, installed again, has both as before."""
     api, namespace = release.api, release.namespace
@@ -278,6 +280,7 @@ def announced(release: Installed) -> None:
     until(lambda: release.api.find(*API_SERVICE), 30, "the operator announces its API")
 
 
+@pytest.mark.slow
 def test_a_definition_that_somebody_applied_is_left_alone_and_handed_over_when_told(release):
     """helm would refuse the install; Auto installs the rest, and says how to take the definition over."""
     release.plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")

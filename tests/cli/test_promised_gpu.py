@@ -94,6 +94,7 @@ def test_more_ranks_than_gpus_is_told(driver):
     assert "no usable GPU: the driver shows 1 and 4 are needed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_torch_that_can_use_no_gpu_is_told(driver, model):
     pytest.importorskip("torch")
     done = served("--model", model, "--load-format", "dummy", "--device", "cuda", "--port", "0", env=driver(0, 1))

@@ -85,6 +85,7 @@ def prefill(core: EngineCore, name: str) -> list[int]:
     raise AssertionError("no first token")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("per_token", [0.001, 0.003, 0.02])
 def test_stream_waits_no_longer_than_a_step_behind_another_prefill(per_token: float, asynchronous: bool) -> None:

@@ -94,6 +94,7 @@ def test_bytes_of_processes_are_counted():
     assert bytes_moved([process.pid]) == 0, "one that has ended moves nothing"
 
 
+@pytest.mark.slow
 def test_a_server_whose_load_hangs_ends_with_one_sentence(tmp_path):
     model = write_model(tmp_path)
     with Served(model, "--start-timeout", "3", wait=False, env={"FAKE_LOAD_SECONDS": "600"}) as server:

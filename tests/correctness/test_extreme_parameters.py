@@ -161,6 +161,7 @@ def bans_everything(params: SamplingParams) -> bool:
     return allowed <= banned
 
 
+@pytest.mark.slow
 def test_the_three_samplers_draw_alike_at_every_extreme(taken):
     """From the same logits, all as `reference_sampling` says."""
     cases = [(case, params) for case, params in thinned(taken, SLOW) if not bans_everything(params)]

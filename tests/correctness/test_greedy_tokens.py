@@ -88,6 +88,7 @@ def strangers():
     ]
 
 
+@pytest.mark.slow
 def test_alone_with_a_cold_prefix_cache(case, roomy_core):
     """One request in the engine at a time, none of its prompt cached."""
     expected = {str(i): case.expected[str(i)] for i in FEWER if str(i) in case.expected}
@@ -100,6 +101,7 @@ def test_alone_with_a_cold_prefix_cache(case, roomy_core):
     check(expected, results, limit)
 
 
+@pytest.mark.slow
 def test_batched_with_strangers_cold_then_hot(case, roomy_core):
     """All together with other people's requests; then again, their prompts' whole blocks coming from the cache."""
     roomy_core.reset_prefix_cache()
@@ -121,6 +123,7 @@ def cramped_case(request):
     return Case(request.getfixturevalue(model), executor, FEWER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap_space_gib", [0.0, 0.5], ids=["recomputed", "swapped"])
 def test_across_forced_preemptions_and_chunked_prefill(cramped_case, swap_space_gib, monkeypatch):
     """Blocks for two long sequences, and 96 tokens a step: requests are evicted, and recomputed or swapped in again."""

@@ -55,12 +55,14 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_float32_scores_a_text_as_transformers_does(model):
     found = scores(model, "float32")
     assert found.loss == pytest.approx(found.expected, abs=1e-4)
     assert set(found.ranks) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_lower_precision_stays_within_one_percent_of_float32(model, dtype):
     """`auto`: four- to eight-bit weights as they lie in the file, int8 activations. The ratio of the perplexities.
@@ -82,6 +84,7 @@ def twin_loss(model, config, create=create_executor):
     return -sum(entry.logprob for entry in entries) / len(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_twin_scores_a_text_as_the_native_executor_does(smollm2, dtype):
     """The native one in float32, which is held to transformers above.
@@ -95,6 +98,7 @@ def test_the_twin_scores_a_text_as_the_native_executor_does(smollm2, dtype):
     assert twin == pytest.approx(native, abs=1e-4 if dtype == "float32" else 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "activations", "allowed"),
     [

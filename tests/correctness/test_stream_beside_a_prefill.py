@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.real_models import SMOLLM2, fetch
 
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, SchedulerConfig
@@ -32,6 +33,7 @@ def start(max_step_seconds: float):
     return load(config, lambda _message: None)[0]
 
 
+@pytest.mark.slow
 def test_stream_goes_on_in_every_step_of_a_long_prompt(monkeypatch) -> None:
     """With the very tokens that it has alone; how many chunks there are is the machine's matter, but never two or three."""
     if _native.best_isa() == _native.ISAS["amx"]:  # there a token may depend on the batch (docs/decisions/0005)

@@ -50,6 +50,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_head_in_the_weights_is_used_whatever_the_config_says(folder, executor_name, caplog):
     own = load_file(folder / "model.safetensors")[HEAD]
     expected = logprobs(folder, executor_name)

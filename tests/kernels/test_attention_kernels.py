@@ -54,6 +54,7 @@ def test_blocks_of_any_size_serve(triton_operations, device, block_size):
     compare(triton_operations, device, SHAPES["window"], torch.float32, block_size, REQUESTS[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requests", [[(4200, 1)], [(1, 1)] * 5, [(1025, 1), (1024, 1), (257, 1), (256, 1)]])
 @pytest.mark.parametrize("window", [None, 300])
 def test_decodes_alone_are_joined_from_their_runs(triton_operations, device, requests, window):
@@ -122,6 +123,7 @@ def test_decodes_among_prefills_may_go_the_way_of_prefills(triton_operations, de
     )
 
 
+@pytest.mark.slow
 def test_a_request_gets_the_same_bits_in_every_batch(triton_operations, device):
     """Runs begin where the request says, so its decode doesn't change with its neighbours."""
     spec = attention(4, 2, 32)

@@ -43,6 +43,7 @@ print(compiled_for(90, Variant.of(float8_kernel, args, options)).asm["ttgir"])
 """
 
 
+@pytest.mark.slow
 def test_float8_sums_on_sm_90_go_to_float32_every_128_products(tmp_path):
     """Its matrix units add products of float8 up with some 13 bits; Triton lets them do so to the end of K."""
     (tmp_path / "compile_float8.py").write_text(COMPILE_FLOAT8)

@@ -16,6 +16,7 @@ from octavo_engine.kernels.triton.launch import Card, Launcher, read_tuning
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 
 
+@pytest.mark.slow
 def test_the_kernels_need_nothing_of_the_server():
     """So that a bare machine with a card can test and tune them."""
     code = "import octavo_engine.kernels.tune, octavo_engine.kernels.compiled, sys; print(*sys.modules)"

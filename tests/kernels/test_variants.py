@@ -59,6 +59,7 @@ def run(code: str, folder: Path, *, check: bool = True) -> subprocess.CompletedP
     return result
 
 
+@pytest.mark.slow
 def test_two_launches_have_one_key_exactly_where_triton_has_one_for_them(tmp_path):
     """A key that tells more than Triton's would make the set larger than it is; one that tells less would miss code."""
     run(
@@ -112,6 +113,7 @@ launch = Launcher(Card(90, 132))
 """
 
 
+@pytest.mark.slow
 def test_a_launch_that_was_met_passes_addresses_numbers_and_constants_in_the_kernels_order(tmp_path):
     """Triton's own search for the code runs once for all launches of the same key."""
     run(
@@ -136,6 +138,7 @@ assert [*launch.prepared] == [Variant.of(kernel, args, options)]
     )
 
 
+@pytest.mark.slow
 def test_what_was_not_prepared_is_compiled_and_named_in_the_log(tmp_path):
     result = run(
         COUNTING
@@ -151,6 +154,7 @@ assert len(launched) == len(loaded) == 2
     assert result.stderr.count("a step waits for norm_kernel(") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["padded", "every other"])
 def test_a_strided_tensor_is_refused_where_kernels_are_compiled(layout, tmp_path):
     view = {"padded": "torch.empty(4, 80)[:, :64]", "every other": "torch.empty(4, 64, 2)[..., 0]"}[layout]
@@ -189,6 +193,7 @@ def prepared(**where):
 """
 
 
+@pytest.mark.slow
 def test_kernels_compiled_without_a_gpu_are_those_that_its_launches_look_for(tmp_path):
     """The folder may then lie anywhere, and is only read."""
     run(
@@ -228,6 +233,7 @@ if __name__ == "__main__":
     )
 
 
+@pytest.mark.slow
 def test_a_kernel_that_cannot_be_compiled_ends_the_start_and_is_named(tmp_path):
     result = run(
         PREPARED

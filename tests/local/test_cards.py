@@ -41,6 +41,7 @@ def test_a_manifest_that_names_no_accelerator_takes_a_card_where_there_is_one(up
     assert run.about()["cards"] == "4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "flags"), [(manifest(), []), (ON_CARDS, ["--cpu"])])
 def test_who_asks_for_the_cpu_sees_no_card(up, four_cards, text, flags):
     run = up(text, *flags, env=four_cards)

@@ -65,6 +65,7 @@ def test_a_manifest_is_served_healed_and_ended(up, smollm2):
     wait_until_gone(everything)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_engine_outlives_a_kill(up, smollm2):
     run = up(MANIFEST.format(model=smollm2.gguf), "--replicas", "1", engine=REAL_ENGINE)
     run.wait_for("svc  ready")

@@ -47,6 +47,7 @@ def stuck(plane, namespace):
     return any(each["type"] == "NamespaceDeletionDiscoveryFailure" and each["status"] == "True" for each in told)
 
 
+@pytest.mark.slow
 def test_an_orderly_end_takes_the_announcement_away_and_namespaces_go(installed, tmp_path):
     """Scaled to zero: the last process removes the APIServices, so nothing waits for them."""
     with serving(installed, tmp_path) as (server, operator):
@@ -59,6 +60,7 @@ def test_an_orderly_end_takes_the_announcement_away_and_namespaces_go(installed,
         until(lambda: installed.api.find("v1", "Namespace", name) is None, 30, "the namespace goes")
 
 
+@pytest.mark.slow
 def test_while_another_replica_serves_the_announcement_stays(installed, tmp_path):
     """A rolling update of the operator is no gap."""
     with serving(installed, tmp_path) as (server, _):
@@ -67,6 +69,7 @@ def test_while_another_replica_serves_the_announcement_stays(installed, tmp_path
         assert announced(installed) == list(NAMES)
 
 
+@pytest.mark.slow
 def test_a_dead_one_hangs_namespaces_and_the_leader_takes_it_away(installed, tmp_path):
     """Killed without a word: the fault is real, and it heals as soon as the endpoints know."""
     with serving(installed, tmp_path) as (server, _):
@@ -80,6 +83,7 @@ def test_a_dead_one_hangs_namespaces_and_the_leader_takes_it_away(installed, tmp
         until(lambda: installed.api.find("v1", "Namespace", name) is None, 60, "the namespace goes")
 
 
+@pytest.mark.slow
 def test_an_uninstall_takes_it_away_though_the_rights_go_first(installed, tmp_path):
     """The ClusterRole owns the APIServices: the garbage collector removes them, nobody of the operator's need live."""
     with serving(installed, tmp_path) as (server, operator):
@@ -92,6 +96,7 @@ def test_an_uninstall_takes_it_away_though_the_rights_go_first(installed, tmp_pa
             install(installed)
 
 
+@pytest.mark.slow
 def test_another_adapters_group_is_left_alone_and_the_condition_says_so(installed, namespace, tmp_path):
     """What was there first stays to the byte; what is to be done is said where the user looks."""
     adapter = {
@@ -138,6 +143,7 @@ def told(plane, namespace, word):
     return message if word in message else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason", "words"),
     [
@@ -165,6 +171,7 @@ def held(plane):
     return from_data({key: base64.b64decode(value) for key, value in data.items()})
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_due_is_renewed_without_a_restart_or_a_failed_request(installed, namespace, tmp_path):
     """By the same authority, in good time: the same process presents the new one, and every answer comes."""
     path = f"/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
@@ -192,6 +199,7 @@ def test_a_certificate_that_is_due_is_renewed_without_a_restart_or_a_failed_requ
         assert operator.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_secret_that_was_lost_is_made_anew_and_its_authority_announced(installed, namespace, tmp_path):
     """Key and all: the same process presents the new one, and the API server is told whom to trust."""
     path = f"/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
@@ -212,6 +220,7 @@ def test_a_secret_that_was_lost_is_made_anew_and_its_authority_announced(install
         until(answered, 30, "the API server trusts the new one")
 
 
+@pytest.mark.slow
 def test_given_files_are_presented_and_read_again_when_they_change(installed, tmp_path):
     """As cert-manager renews them; their authority is announced as it is given, and no Secret is made."""
     hosts = ("octavo-metrics-api.octavo-system.svc",)
@@ -248,6 +257,7 @@ def test_given_files_are_presented_and_read_again_when_they_change(installed, tm
             installed.api.delete(*APISERVICES, name)
 
 
+@pytest.mark.slow
 def test_an_idle_announcement_writes_nothing(installed, tmp_path):
     """What is so is looked at, and left."""
     with serving(installed, tmp_path) as (_, _operator):
@@ -259,6 +269,7 @@ def test_an_idle_announcement_writes_nothing(installed, tmp_path):
         assert {each.resource for each in asked} <= {"leases", "subjectaccessreviews", "tokenreviews"}
 
 
+@pytest.mark.slow
 def test_what_the_api_server_can_not_reach_is_withdrawn_within_a_minute_and_tried_again(
     installed, namespace, tmp_path, record_property
 ):

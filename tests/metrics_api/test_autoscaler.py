@@ -77,6 +77,7 @@ def test_a_queue_scales_out_and_its_end_scales_in(autoscaled, installed, namespa
     until(lambda: replicas(installed, namespace) == 1, 40, "one replica is enough")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["hangs", "fails", "tells nothing"])
 def test_what_is_not_known_holds_the_replicas(autoscaled, installed, namespace, kubelet, engines, trouble):
     """Of two replicas one is not known: it is taken to have its share, not to be idle. Then neither is known: nothing

@@ -213,6 +213,7 @@ def test_a_new_authority_of_the_front_proxy_is_trusted_without_a_restart(served,
     assert get(installed, f"/namespaces/{namespace}/pods/*/{WAITING}")["items"] == []  # the old one still is
 
 
+@pytest.mark.slow
 def test_somebody_with_a_token_needs_the_right_to_get_the_metric(served, installed, namespace):
     """Asked directly: TokenReview, then SubjectAccessReview, for this very metric, in this namespace."""
     api, server = installed.api, served[0]

@@ -79,6 +79,7 @@ def test_another_installations_is_ours_only_once_its_service_is_gone(given, ours
     assert is_ours(api_service(NAMES[0], **given), NAMESPACE) is ours
 
 
+@pytest.mark.slow
 def test_what_an_installation_that_is_gone_left_behind_is_taken_over(installed, tmp_path):
     """Its namespace was deleted without an uninstall: no namespace of the cluster could be deleted ever again."""
     for name in NAMES:

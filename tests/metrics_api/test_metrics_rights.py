@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import yaml
 from metrics_api_runs import NAMES, NAMESPACE, be_engine, get, serving
 from octavo_testing.api_client import until
@@ -29,6 +30,7 @@ def verbs(given):
     }
 
 
+@pytest.mark.slow
 def test_the_verbs_of_the_metrics_api_equal_its_roles_exactly(installed, namespace, kubelet, engines, tmp_path):
     """A life: certificate, announcement, an answer to a token, a mark for the scale-in, and the orderly end."""
     api, mark = installed.api, installed.audit.mark()

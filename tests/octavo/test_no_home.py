@@ -119,6 +119,7 @@ def test_a_plan_needs_no_home(stranger, home, sample, verb):
     assert stranger(HOMES[home], "octavo", verb, "-f", str(SAMPLES / sample), "--offline")[0] == 0
 
 
+@pytest.mark.slow
 def test_octavo_up_passes_on_the_engines_sentence(stranger):
     """And ends, for want of a folder that no restart brings."""
     code, last = stranger(None, "octavo", "up", "-f", str(SAMPLES / "smollm2.yaml"), "--port", "0")

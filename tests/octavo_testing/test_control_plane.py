@@ -104,6 +104,7 @@ def test_the_dynamic_client_works(control_plane, namespace):
         client.client.close()
 
 
+@pytest.mark.slow
 def test_what_was_stored_outlives_a_restart_of_the_api_server(control_plane, namespace):
     """While it is stopped connections are refused, and its address stays the same."""
     control_plane.api.apply(deployment(namespace, replicas=1))
@@ -123,6 +124,7 @@ def test_a_paused_api_server_answers_nothing(control_plane, namespace):
     assert api.request("GET", "/readyz") == "ok"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_tests_are_killed(control_plane, tmp_path):
     """SIGKILL leaves no chance to tidy up: the kernel ends the children."""
     if not control_plane.own:
@@ -144,6 +146,7 @@ def test_nothing_is_left_when_the_tests_are_killed(control_plane, tmp_path):
     until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), 10, f"{pids} end")
 
 
+@pytest.mark.slow
 def test_what_does_not_start_is_told_with_its_own_words(control_plane, tmp_path, monkeypatch):
     monkeypatch.setattr(ControlPlane, "_controller_manager", lambda _: ["--no-such-flag"])
     with pytest.raises(AssertionError, match=r"kube-controller-manager has ended:(.|\n)*no-such-flag"):

@@ -156,6 +156,7 @@ def test_a_watch_goes_on_line_by_line(control_plane, namespace, proxy, through):
     until(lambda: proxy.open_watches("/configmaps") == 0, 5, "the proxy sees that the client has gone")
 
 
+@pytest.mark.slow
 def test_a_stopped_api_server_looks_stopped_through_the_proxy(control_plane, namespace, proxy, through):
     with control_plane.api_server_stopped(), pytest.raises(BROKEN):
         through.list("v1", "ConfigMap", namespace)

@@ -74,6 +74,7 @@ class LongStream:
                 self.events.append(event)
 
 
+@pytest.mark.slow
 def test_a_real_model_over_three_ranks_answers_and_ends_with_any_of_them(smollm2):
     """The tutorial's requests; then a rank is killed in the middle of one."""
     with start(smollm2.model, "--served-model-name", "m", "-tp", "3", "--max-model-len", "2048") as server:
@@ -98,6 +99,7 @@ def test_a_real_model_over_three_ranks_answers_and_ends_with_any_of_them(smollm2
         assert not stream.thread.is_alive()
 
 
+@pytest.mark.slow
 def test_the_death_of_rank_0_ends_the_others(tiny):
     """While nothing runs."""
     with start(tiny, "-tp", "2") as server:
@@ -125,6 +127,7 @@ def test_ranks_do_not_outlive_the_server(tiny):
         until(lambda: not any(alive(pid) for pid in ranks), SECONDS)
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_within_a_step_is_found_by_health(tiny):
     """Its thread that meets the others hangs too: nothing beats, though rank 0 waits as it does for a slow one."""
     with start(tiny, "--served-model-name", "m", "-pp", "2", "--health-timeout", "3") as server:
@@ -145,6 +148,7 @@ def test_sizes_that_do_not_divide_end_the_start_with_the_numbers(tiny):
         assert "--tensor-parallel-size 3 does not divide the model's 4 attention heads" in server.lines[-1]
 
 
+@pytest.mark.slow
 def test_two_nodes_serve_together_and_end_together(tiny):
     """The second one starts first, waits, and serves no HTTP; it ends in good order with the first."""
     with two_nodes(tiny, "-tp", "2") as (first, second):
@@ -156,6 +160,7 @@ def test_two_nodes_serve_together_and_end_together(tiny):
         ends_with(second, "the engine has ended", code=0)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_on_one_node_ends_both(tiny):
     """In stages this time, and while nothing runs: each node says what it knows."""
     with two_nodes(tiny, "-pp", "2") as (first, second):

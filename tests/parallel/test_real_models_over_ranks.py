@@ -21,6 +21,7 @@ def config_of(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sizes"), [("smollm2", [3]), ("gemma3", [2, 4])])
 def test_tokens_are_those_of_one_rank(pool, request_fixture, name, sizes):
     model = request_fixture(name)

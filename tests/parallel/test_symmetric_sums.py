@@ -21,6 +21,7 @@ def rows(num_bytes, dtype, width=512):
     return ([num_bytes // size // width, width], dtype, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tensor", "most"), [(2, 2 << 20), (3, 512 * KIB), (4, 512 * KIB)])
 def test_sums_up_to_a_size_take_one_kernel_and_larger_ones_the_process_group(pool, tensor, most):
     """In both types; ranks have the same bits, those of a sum in the order of the ranks."""

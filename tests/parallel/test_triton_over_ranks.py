@@ -36,6 +36,7 @@ def requests(vocab):
     return [*greedy, filtered, barred]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [301, 50_257, 32_001])
 def test_triton_over_ranks_draws_the_tokens_of_one_rank(pool, tmp_path, vocab):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": vocab}))

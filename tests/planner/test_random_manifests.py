@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,6 +85,7 @@ def manifests(draw) -> str:
     return yaml.safe_dump(body, allow_unicode=True) + "\n\n"
 
 
+@pytest.mark.slow
 @given(manifests(), st.sampled_from(MODELS), st.booleans(), st.sampled_from([None, 0, 9]))
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_manifest_is_planned_or_reported(text, model, serving, free):

@@ -54,6 +54,7 @@ def has_pods(plane, namespace):
     until(lambda: plane.api.list("v1", "Pod", namespace, ENGINES), 30, "the platform takes its pod")
 
 
+@pytest.mark.slow
 def test_on_openshift_no_user_is_named(installed, namespace, policy, tmp_path):
     with openshift(installed), running(installed, tmp_path / "log", "--namespace", namespace):
         installed.api.create(service("s", namespace))

@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import API, USER, conditions, service, settled, wait_for, writes
 
@@ -81,6 +82,7 @@ def slip(api, rng, namespace):
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_edits_and_deletions_at_random_are_undone(installed, operator, namespace, record_property):
     """Any child, deleted or edited by hand, is as it was again within seconds."""
     rng = random.Random(6)
@@ -120,6 +122,7 @@ def counted_writes(operator):
     return counts
 
 
+@pytest.mark.slow
 def test_every_write_is_counted(installed, operator, namespace):
     """The metric grows by what the audit log has of this operator: verb by verb, refusals left out."""
     mark = settled(installed, operator)
@@ -135,6 +138,7 @@ def test_every_write_is_counted(installed, operator, namespace):
     assert counted_writes(operator) - before == seen
 
 
+@pytest.mark.slow
 def test_an_idle_operator_writes_nothing(installed, operator, namespace):
     """Nothing happens, nothing is written: neither a status nor an annotation nor an Event."""
     made(installed, operator, namespace, **FULL)

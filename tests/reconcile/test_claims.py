@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
@@ -30,6 +31,7 @@ def warnings(plane, namespace):
     return plane.api.get(API, LLMS, "s", namespace)["status"]["plan"].get("warnings", [])
 
 
+@pytest.mark.slow
 def test_a_claim_with_data_stays_and_the_status_names_the_command(installed, operator, namespace, kubelet):
     """Where the manifest no longer has a cache, or has another."""
     uid = bound(installed, kubelet, namespace)
@@ -93,6 +95,7 @@ def existing(plane, kubelet, namespace, mode):
     )
 
 
+@pytest.mark.slow
 def test_a_replica_that_waits_for_a_volume_on_another_node_is_told(installed, operator, namespace, kubelet):
     """Multi-Attach: the node and the pod that has it; the old replica makes way after the patience."""
     kubelet.add_node("n1", cpu="2")

@@ -237,6 +237,7 @@ def test_a_download_that_fails_says_why_and_what_to_do(installed, operator, name
     assert "kubectl delete job s-preload" in message
 
 
+@pytest.mark.slow
 def test_a_namespace_that_is_deleted_ends_quietly(installed, operator):
     """Nothing can be made in it any more; nothing crashes, and it goes away."""
     api = installed.api
@@ -248,6 +249,7 @@ def test_a_namespace_that_is_deleted_ends_quietly(installed, operator):
     assert not [record for record in operator.records() if "exception" in record]
 
 
+@pytest.mark.slow
 def test_conditions_do_not_move_without_a_reason(installed, operator, namespace, kubelet):
     """lastTransitionTime stays while a message changes, and nothing of before is left after a recovery."""
     kubelet.add_node("n1")

@@ -85,6 +85,7 @@ def miss_the_deadline(plane, namespace):
     until(late, 60, "the deadline passes")
 
 
+@pytest.mark.slow
 def test_a_change_that_misses_its_deadline_is_stalled_until_a_replica_is_ready(installed, operator, namespace, kubelet):
     """A model that loads for ever crashes nothing: without the deadline it would be Progressing for ever."""
     kubelet.add_node("n1")

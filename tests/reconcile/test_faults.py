@@ -79,6 +79,7 @@ def test_broken_connections_are_tried_again(installed, proxied, namespace):
     assert operator.process.poll() is None
 
 
+@pytest.mark.slow
 @of_any_length
 def test_an_api_server_that_is_away_is_waited_for(installed, proxied, namespace, record_property, seconds):
     """Connections refused: nothing is written, nothing ends, and it leads again afterwards."""
@@ -90,6 +91,7 @@ def test_an_api_server_that_is_away_is_waited_for(installed, proxied, namespace,
     assert operator.leads
 
 
+@pytest.mark.slow
 def test_a_service_whose_events_were_lost_is_found_by_listing(installed, proxied, namespace):
     """Created and edited while the watch is open and delivers nothing; the watches then start again, and list."""
     operator, proxy = proxied
@@ -108,6 +110,7 @@ def test_a_service_whose_events_were_lost_is_found_by_listing(installed, proxied
     proxy.heal()
 
 
+@pytest.mark.slow
 def test_a_watch_that_falls_silent_is_noticed_within_30_s(installed, proxied, record_property):
     """No packet says that the connection died. /livez is well: a restart would not help."""
     operator, proxy = proxied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import API, service, settled, wait_for
 from octavo_testing.planner_cases import A100_40, LLAMA_70B
@@ -54,6 +55,7 @@ PODS = "octavo.dev/service=s,app.kubernetes.io/component=engine"
 TWO_CARDS = {"maxModelLen": 4096, "tensorParallelSize": 2}
 
 
+@pytest.mark.slow
 def test_an_edit_that_does_not_fit_ends_no_replica_that_serves(installed, operator, namespace, kubelet):
     """What runs is kept as it is, and so is only what stays as it is: an edit would end it for one that cannot start."""
     kubelet.add_node("n1", gpus=4, product=A100_40)

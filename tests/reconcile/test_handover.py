@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
@@ -56,6 +57,7 @@ def test_replicas_are_handed_to_the_autoscaler_without_a_dip(installed, operator
     until(lambda: replicas(installed, namespace) == 1, 15, "the manifest's number is back")
 
 
+@pytest.mark.slow
 def test_an_autoscaled_service_starts_with_its_minimum(installed, operator, namespace):
     """Not with one replica that the autoscaler has to notice first."""
     installed.api.create(service("s", namespace, autoscaling={"minReplicas": 2, "maxReplicas": 5}))

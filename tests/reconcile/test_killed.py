@@ -75,6 +75,7 @@ def followed(plane, namespace):
     return body.get("status", {}).get("observedGeneration") == body["metadata"]["generation"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240 + 20 * KILLS)
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_one_ends(installed, namespace, tmp_path):
     """-9 a moment after each of many edits, from nothing applied to all but the status written."""

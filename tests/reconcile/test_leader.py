@@ -36,6 +36,7 @@ def identity(operator: Operator) -> str:
     return next(record["identity"] for record in operator.records() if "identity" in record)
 
 
+@pytest.mark.slow
 def test_a_second_replica_waits_and_takes_over_within_20_s_of_the_first_ones_death(
     installed, replicas, namespace, record_property
 ):
@@ -69,6 +70,7 @@ def test_an_orderly_end_hands_the_lease_on_at_once(installed, replicas):
     assert time.monotonic() - ended < 12  # not fifteen, as long as the Lease lasts
 
 
+@pytest.mark.slow
 def test_a_leader_that_was_stopped_writes_nothing_when_it_wakes_up(installed, replicas, namespace):
     """Stopped for longer than the Lease lasts, it finds another one leading and ends; no write is its own."""
     first = replicas("first")

@@ -67,6 +67,7 @@ def test_another_model_rolls_out_after_its_download(installed, operator, namespa
     until(lambda: remembered() == ("abc", 7, "abc"), 20, "the status remembers it")
 
 
+@pytest.mark.slow
 def test_a_job_that_was_removed_is_no_new_download(installed, operator, namespace, kubelet, serving):
     """By a TTL or a cleaner. An air-gapped service can scale, change and start again afterwards."""
     remembered = installed.api.get(API, LLMS, "s", namespace)["status"]["cache"]
@@ -87,6 +88,7 @@ def test_a_job_that_was_removed_is_no_new_download(installed, operator, namespac
     assert job(installed, namespace) is None
 
 
+@pytest.mark.slow
 def test_a_claim_that_was_made_again_is_empty(installed, operator, namespace, kubelet, serving):
     """By its UID: neither the status's memory nor the former Job counts for it."""
     edit(installed, namespace, suspend=True)
@@ -101,6 +103,7 @@ def test_a_claim_that_was_made_again_is_empty(installed, operator, namespace, ku
     assert deployment(installed, namespace)["replicas"] == 0
 
 
+@pytest.mark.slow
 def test_an_edit_throws_no_unfinished_download_away(installed, operator, namespace, kubelet):
     """Other limits are for the next pod; only another model is another download, and its pod comes after the last
     one's has ended: two would write the same files."""

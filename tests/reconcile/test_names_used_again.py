@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
@@ -24,6 +25,7 @@ def seen_conditions(plane, namespace, change, after):
     return seen
 
 
+@pytest.mark.slow
 def test_a_service_that_is_created_again_is_not_ready_by_the_formers_pods(installed, operator, namespace, kubelet):
     """Its Deployment, its pods and its Job go with it, some seconds later."""
     api = installed.api

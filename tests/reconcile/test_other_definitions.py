@@ -58,6 +58,7 @@ def older(installed):
         yield
 
 
+@pytest.mark.slow
 def test_a_newer_definition_stops_nothing(installed, operator, namespace, kubelet, newer):
     """The service is served and edited as ever; the field is carried, and a warning names it."""
     kubelet.add_node("n1")
@@ -82,6 +83,7 @@ def test_a_newer_definition_stops_nothing(installed, operator, namespace, kubele
     until(lambda: api.get("apps/v1", "Deployment", "s", namespace)["spec"]["replicas"] == 2, 15, "edits are followed")
 
 
+@pytest.mark.slow
 def test_an_older_definition_stops_nothing(installed, operator, namespace, kubelet, older):
     """The status is written without what it lacks, which is reported; and nothing is written again and again."""
     kubelet.add_node("n1")

@@ -5,6 +5,7 @@ An operator that fights the HPA, and replicas reset by a defaulted field, are in
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.fake_kubelet import Ended
 from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
@@ -72,6 +73,7 @@ def test_a_free_card_is_used_for_a_surge(installed, operator, namespace, kubelet
     wait_for(installed, "s", namespace, "Progressing", "False", "Serving")
 
 
+@pytest.mark.slow
 def test_a_model_killed_by_its_probe_while_loading(installed, operator, namespace, kubelet):
     """Until the start-up probe has succeeded no other probe counts, and its budget is as long as loading may take."""
     kubelet.add_node("n1")

@@ -26,6 +26,7 @@ def nodes_of(plane, namespace):
     return [pod["spec"].get("nodeName") for pod in plane.api.list("v1", "Pod", namespace, ENGINES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accelerator", "node"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import (
@@ -78,6 +79,7 @@ def test_the_verbs_in_the_audit_log_equal_the_role_exactly(installed, namespace,
     assert not any(resource == "secrets" for _, resource, _ in allowed)
 
 
+@pytest.mark.slow
 def test_a_namespaced_operator_serves_its_namespaces_with_their_roles_alone(installed, namespace, kubelet, tmp_path):
     """Without the ClusterRole: what config/rbac/namespaced gives is used to the last verb, and other namespaces rest."""
     api, group = installed.api, "rbac.authorization.k8s.io/v1"

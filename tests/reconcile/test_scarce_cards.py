@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.api_client import until
 from octavo_testing.operator_runs import API, conditions, service, settled, wait_for
 
@@ -52,6 +53,7 @@ def test_a_surge_keeps_its_course_while_the_new_replica_loads(installed, operato
     assert conditions(installed, "s", namespace)["Ready"]["status"] == "True"
 
 
+@pytest.mark.slow
 def test_a_surge_whose_card_was_taken_waits_and_then_the_old_replica_makes_way(installed, operator, namespace, kubelet):
     """Nobody tells when a minute is over: the operator looks again by itself. The outage is told before it happens."""
     kubelet.add_node("n2", gpus=2, product="NVIDIA-L4")
@@ -96,6 +98,7 @@ def answering(plane, namespace, name):
     return plane.api.get("apps/v1", "Deployment", name, namespace).get("status", {}).get("readyReplicas", 0)
 
 
+@pytest.mark.slow
 def test_services_that_are_edited_at_once_surge_one_after_the_other_for_one_free_gpu(
     installed, operator, namespace, kubelet
 ):
@@ -124,6 +127,7 @@ def test_services_that_are_edited_at_once_surge_one_after_the_other_for_one_free
         done.append(name)
 
 
+@pytest.mark.slow
 def test_of_services_on_full_gpus_one_at_a_time_ends_its_replica(installed, operator, namespace, kubelet):
     """Of two GPUs that one frees the other's new replica would take one; then neither fits, and one never serves again."""
     kubelet.add_node("n4", gpus=3, product="NVIDIA-L20")
@@ -143,6 +147,7 @@ def test_of_services_on_full_gpus_one_at_a_time_ends_its_replica(installed, oper
     wait_for(installed, other, namespace, "Ready", "True", "Serving")
 
 
+@pytest.mark.slow
 def test_no_replica_ends_for_a_gpu_that_a_waiting_pod_would_take(installed, operator, namespace, kubelet):
     """An autoscaler that asks for more than there is: its pod would have the GPU first, and the service none."""
     kubelet.add_node("n5", gpus=2, product="NVIDIA-A16")
@@ -164,6 +169,7 @@ def test_no_replica_ends_for_a_gpu_that_a_waiting_pod_would_take(installed, oper
     until(lambda: followers(installed, namespace, ["edited"]), 90, "nothing waits any more")
 
 
+@pytest.mark.slow
 def test_a_person_may_decide_that_a_change_does_not_wait_for_its_turn(installed, operator, namespace, kubelet):
     kubelet.add_node("n6", gpus=2, product="NVIDIA-A2")
     serving(installed, kubelet, namespace, "NVIDIA-A2", {"a": 1, "b": 1})
@@ -175,6 +181,7 @@ def test_a_person_may_decide_that_a_change_does_not_wait_for_its_turn(installed,
     until(lambda: followers(installed, namespace, ["b"]), 30, "b does not wait")
 
 
+@pytest.mark.slow
 def test_cards_that_come_and_go_rewrite_no_idle_service(installed, operator, namespace, kubelet):
     """How a change would be made is chosen when one begins; what others do meanwhile is no reason to write."""
     kubelet.add_node("n2", gpus=2, product="NVIDIA-L4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from octavo_testing.api_client import ApiError, until
 from octavo_testing.operator_runs import service, settled
 from service_monitor_crd import MONITOR, service_monitors
@@ -14,6 +15,7 @@ def monitor(plane, namespace):
         return None  # its kind is not served yet
 
 
+@pytest.mark.slow
 def test_a_service_monitor_is_made_and_kept_once_its_kind_is_known(installed, operator, namespace):
     """Within seconds of the definition, without an event of the service's; afterwards all goes on without it."""
     installed.api.create(service("s", namespace))

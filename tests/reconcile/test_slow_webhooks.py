@@ -82,6 +82,7 @@ def made(plane, namespace):
     return plane.api.find("apps/v1", "Deployment", "s", namespace)
 
 
+@pytest.mark.slow
 def test_a_webhook_that_takes_six_seconds_holds_nothing_up(installed, operator, namespace, webhook):
     """The first try goes through: its deadline is what is left of the Lease, twelve seconds or more."""
     webhook(6, 10)
@@ -105,6 +106,7 @@ def test_a_webhook_that_does_not_answer_is_told_in_the_api_servers_words(install
     until(lambda: made(installed, namespace), 70, "it is tried again")
 
 
+@pytest.mark.slow
 def test_a_webhook_slower_than_the_lease_allows_is_told(installed, operator, namespace, webhook):
     """The write is given up before another replica could hold the Lease, and the status says where to look."""
     webhook(25, 30)

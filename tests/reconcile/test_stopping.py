@@ -37,6 +37,7 @@ def autoscaled(installed, operator, namespace):
     scaled(installed, operator, namespace)
 
 
+@pytest.mark.slow
 def test_a_service_that_an_autoscaler_has_scaled_can_be_suspended(installed, operator, namespace, autoscaled):
     """Its entry in the managed fields outlives it, and means nothing then; afterwards the minimum runs again."""
     edit(installed, namespace, suspend=True)
@@ -49,6 +50,7 @@ def test_a_service_that_an_autoscaler_has_scaled_can_be_suspended(installed, ope
     scaled(installed, operator, namespace, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 6])
 def test_a_service_that_an_autoscaler_has_scaled_can_be_set_to_a_number(
     installed, operator, namespace, autoscaled, number
@@ -99,6 +101,7 @@ def test_anothers_autoscaler_is_left_its_number_as_long_as_it_is_there(installed
 REFUSED = {"model": {"uri": "s3://bucket/model"}}
 
 
+@pytest.mark.slow
 def test_a_refused_spec_does_not_hold_up_its_stopping(installed, operator, namespace):
     """Scaling down and suspending work; nothing is started for it."""
     installed.api.create(service("s", namespace, replicas=3))
@@ -125,6 +128,7 @@ def test_a_child_that_the_api_server_refuses_does_not_hold_up_stopping(installed
     until(lambda: replicas(installed, namespace) == 0, 15, "it stops")
 
 
+@pytest.mark.slow
 def test_a_download_does_not_hold_up_stopping_nor_another_number(installed, operator, namespace, kubelet):
     """While the next model is downloaded, or has failed to be, the old one's replicas follow the number."""
     kubelet.run_pods = True

@@ -85,6 +85,7 @@ def serve(kubelet, namespace, name, wanted, plane):
         kubelet.set_pod(pod, State(ready=True))
 
 
+@pytest.mark.slow
 def test_three_services_on_full_gpus_move_one_at_a_time(plane, operated, namespace, kubelet):
     """The next one when the last one serves; an operator that is killed meanwhile changes nothing of it."""
     names = ["a", "b", "c"]
@@ -118,6 +119,7 @@ def test_three_services_on_full_gpus_move_one_at_a_time(plane, operated, namespa
         assert plane.api.get(API, LLMS, first, namespace)["status"]["upgrade"]["image"] == NEW
 
 
+@pytest.mark.slow
 def test_one_that_never_serves_goes_back_and_three_in_a_row_stop_the_campaign(plane, operated, namespace, kubelet):
     names = ["a", "b", "c", "d"]
     with operated(OLD):
@@ -172,6 +174,7 @@ def annotate(plane, namespace, name, value):
     plane.api.patch(API, LLMS, name, namespace, {"metadata": {"annotations": {"octavo.dev/upgrade": value}}})
 
 
+@pytest.mark.slow
 def test_a_manual_service_waits_for_its_annotation_and_an_edit_keeps_its_image(plane, operated, namespace, kubelet):
     with operated(OLD):
         create(plane, kubelet, namespace, ["a"], rollout={"upgradePolicy": "Manual"})
@@ -189,6 +192,7 @@ def test_a_manual_service_waits_for_its_annotation_and_an_edit_keeps_its_image(p
         until(lambda: image(plane, namespace, "a") == NEW, 20, "it is taken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["status", "record", "both"])
 def test_a_pin_that_is_lost_is_read_from_the_live_deployment(plane, operated, namespace, kubelet, lost):
     """A restored backup has no status; the Deployment of an older operator has no record."""
@@ -215,6 +219,7 @@ labels.labels = lambda *given: of_this_operator(*given) | {"former": "operator"}
 """
 
 
+@pytest.mark.slow
 def test_what_another_operator_renders_otherwise_waits_as_an_image_does(
     plane, operated, namespace, kubelet, tmp_path, monkeypatch
 ):
@@ -240,6 +245,7 @@ def test_what_another_operator_renders_otherwise_waits_as_an_image_does(
         until(lambda: template(plane, namespace, waits)["metadata"]["labels"]["former"] == "operator", 20, "undone")
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_run_or_names_its_image_is_not_held_back(plane, operated, namespace, kubelet):
     with operated(OLD):
         create(plane, kubelet, namespace, ["a", "b"])
@@ -253,6 +259,7 @@ def test_a_service_that_does_not_run_or_names_its_image_is_not_held_back(plane, 
         until(lambda: image(plane, namespace, "b") == "octavo/engine:0.1.5", 20, "a person's image")
 
 
+@pytest.mark.slow
 def test_a_template_that_the_api_server_refuses_is_passed_over(plane, operated, namespace, kubelet):
     """Nothing was replaced, and the next service has its turn."""
     policy = {

@@ -54,6 +54,7 @@ def test_what_arrives_while_it_drains_is_answered_too(model):
         assert server.wait() == 0, server.output
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_kept_alive_is_not_closed_right_after_its_request(model):
     """Its next request may be on its way; the server waits until nobody has asked for a moment."""
     with Served(model) as server, contextlib.closing(connection(server)) as kept:
@@ -77,6 +78,7 @@ def test_a_server_that_nobody_asks_ends_at_once(model):
         assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.slow
 def test_what_could_not_be_finished_is_refused_before_it_begins(model):
     """In the second half of the drain: a 503 loses nothing, a stream that is cut off does."""
     with Served(model, "--shutdown-timeout", "4", step_seconds=0.015) as server:
@@ -132,6 +134,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_replicas_are_replaced_under_load_without_a_failed_request(model):
     """Over a thousand requests, kept-alive and not, streamed and not; each is accounted for."""
@@ -171,6 +174,7 @@ def _port(server: Served) -> int:
     return int(server.url.rpartition(":")[2])
 
 
+@pytest.mark.slow
 def test_the_driver_calls_a_failure_a_failure(model):
     """A server that is killed: resets and cut streams are counted, each with its cause and time."""
 
@@ -244,6 +248,7 @@ def test_connections_that_are_forgotten_are_not_remembered():
     assert asyncio.run(run()) <= 1
 
 
+@pytest.mark.slow
 def test_the_listener_accepts_until_the_last_moment(model):
     """A connection that waits in the backlog would be reset by a listener that closes early."""
     with Served(model, step_seconds=0.02) as server:

@@ -66,6 +66,7 @@ class Slow:
         return self.answer
 
 
+@pytest.mark.slow
 def test_the_start_tells_each_stage_with_its_time_and_then_the_url(model, temporary):
     """While it serves, nothing lies in the temporary folder: the socket has lost its name."""
     with Served(model, temporary=temporary) as server:
@@ -103,6 +104,7 @@ def test_the_first_signal_drains_and_exits_with_0(model, temporary, number):
         ends(family)
 
 
+@pytest.mark.slow
 def test_a_drain_that_takes_too_long_is_cut_off_with_a_reason(model):
     """`--shutdown-timeout` bounds it; clients are told, and the exit code is 0."""
     with Served(model, "--shutdown-timeout", "0.2", step_seconds=0.05) as server:
@@ -116,6 +118,7 @@ def test_a_drain_that_takes_too_long_is_cut_off_with_a_reason(model):
         assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_at_once(model, temporary):
     """However long the drain would take."""
     with Served(model, "--shutdown-timeout", "600", step_seconds=0.2, temporary=temporary) as server:
@@ -130,6 +133,7 @@ def test_the_second_signal_ends_at_once(model, temporary):
         slow.join()
 
 
+@pytest.mark.slow
 def test_a_ctrl_c_in_the_terminal_reaches_all_processes_and_still_drains(model):
     """The whole group gets the signal; the core leaves the decision to the server."""
     with Served(model, step_seconds=0.01) as server:
@@ -242,6 +246,7 @@ def test_a_host_that_is_no_address_is_one_sentence(model):
         assert "--host no.such.host.invalid" in server.output
 
 
+@pytest.mark.slow
 def test_it_listens_on_a_unix_socket(model, temporary):
     """As vLLM's --uds; what a killed server left behind is replaced."""
     path = temporary / "api"
@@ -257,6 +262,7 @@ def test_it_listens_on_a_unix_socket(model, temporary):
     path.unlink()
 
 
+@pytest.mark.slow
 def test_health_is_the_engines_heartbeat(model):
     """A core that is stopped answers nothing, and /health says so; once it goes on, all is well again."""
     with Served(model, "--health-timeout", "1.5") as server:
@@ -269,6 +275,7 @@ def test_health_is_the_engines_heartbeat(model):
         until(lambda: server.get("/health")[0] == 200, 6)
 
 
+@pytest.mark.slow
 def test_health_takes_a_slow_step_for_alive(model):
     """In the middle of a step that takes several times the timeout the core counts, and /health sees it."""
     with Served(model, "--health-timeout", "1.5", step_seconds=5) as server:

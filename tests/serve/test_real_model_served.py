@@ -39,6 +39,7 @@ def test_neither_process_has_torch(server):
         assert "octavo_engine" in mapped or "msgspec" in mapped
 
 
+@pytest.mark.slow
 async def test_64_streamed_chats_finish_and_those_cut_off_leave_no_page_in_use(server):
     """The `openai` package against the real engine."""
     async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=240) as client:

@@ -22,6 +22,7 @@ MESSAGE_KEYS = {
 USAGE_KEYS = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"}
 
 
+@pytest.mark.slow
 def test_a_completion_has_the_keys_of_vllms(served):
     """Null where nothing was asked for."""
     _, answer, _ = served.post("/v1/completions", {"prompt": "hello", "max_tokens": 2})

@@ -32,6 +32,7 @@ def raw_status(server, target, method="GET", headers=""):
     return int(data.split(b" ")[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/metrics", "/load", "/health?x=1"])
 def test_what_probes_and_scrapers_read_is_open(guarded, path):
     """Probes have no key."""
@@ -119,6 +120,7 @@ def test_a_preflight_is_answered_without_the_key_for_an_allowed_origin(fake_mode
         assert "X-Request-Id" in headers["access-control-expose-headers"]
 
 
+@pytest.mark.slow
 def test_keys_of_a_file_are_replaced_while_it_is_served_from(fake_model, tmp_path):
     """As a kubelet does it: a link is moved to another folder. A file that can't be used changes nothing."""
 

@@ -25,6 +25,7 @@ def folder_with(fake_model, tmp_path, template, name="chat_template.jinja"):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [SYNTAX, "{% endfor %}", [{"name": "default", "template": SYNTAX}]])
 def test_the_models_own_template_is_a_warning(fake_model, tmp_path, template):
     """A chat says it too, and that another template can be given."""
@@ -59,6 +60,7 @@ def test_a_template_that_cannot_be_read_ends_the_start(fake_model, tmp_path, tem
         server.close()
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_is_no_part_of_a_template(fake_model, tmp_path):
     """It would stand in every prompt."""
     with Served(folder_with(fake_model, tmp_path, b"\xef\xbb\xbf{{ messages[0].content }}")) as server:
@@ -66,6 +68,7 @@ def test_a_byte_order_mark_is_no_part_of_a_template(fake_model, tmp_path):
         assert answer["count"] == 2
 
 
+@pytest.mark.slow
 def test_the_flags_template_ends_the_start(fake_model):
     """The user named it, so it is the user's to correct."""
     server = Served(fake_model, "--chat-template", SYNTAX, wait=False)

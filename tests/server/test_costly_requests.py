@@ -141,6 +141,7 @@ def test_what_only_all_sequences_together_make_too_much_is_refused(paced):
         assert (status, status == 200 or answer["error"]["param"]) == (400 if param else 200, param or True), answer
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_told_before_the_body_is_read(fake_model):
     """429 needs no byte of it, and says when to come back."""
     with Served(fake_model, "--max-num-seqs", "1", "--max-num-queued-reqs", "1", step_seconds=0.1) as server:
@@ -177,6 +178,7 @@ def test_each_choice_shows_the_prompts_log_probabilities(paced, stream):
         assert others == [first, first]
 
 
+@pytest.mark.slow
 def test_cached_tokens_tell_nothing_of_others(fake_model):
     """They are those of the first choice, and of what the same key has sent."""
     with Served(fake_model, "--api-key", "one", "two") as server:

@@ -24,6 +24,7 @@ STREAM = {"prompt": "hello", "max_tokens": 2, "stream": True}
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
+@pytest.mark.slow
 def test_a_stream_begins_before_its_first_token(fake_model):
     """Clients and proxies wait for the status; the headers say that nothing in between should collect."""
     with Served(fake_model, step_seconds=3) as server, connect(server) as connection:

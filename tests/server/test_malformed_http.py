@@ -168,6 +168,7 @@ def test_a_base_url_that_ends_in_a_slash_works(served, method, path):
     assert served.request(method, path, body)[0] == 200
 
 
+@pytest.mark.slow
 def test_a_stray_slash_opens_nothing(fake_model):
     """Whether a path needs a key is decided as it was sent."""
     with Served(fake_model, "--api-key", "sesame") as server:

@@ -32,6 +32,7 @@ def idle(server):
     server.wait_for_metric("vllm:kv_cache_usage_perc", 0)
 
 
+@pytest.mark.slow
 async def test_64_streamed_chats_finish_and_half_of_them_cut_off_leave_no_block_in_use(paced):
     """The cut ones end in the engine at once: they do not run on to their last token."""
     cut = {i for i in range(64) if i % 2}
@@ -117,6 +118,7 @@ async def test_a_reader_that_reads_nothing_stops_the_writer(monkeypatch):
     await runner.cleanup()
 
 
+@pytest.mark.slow
 def test_the_queue_is_bounded_and_says_when_to_come_back(fake_model):
     """429 with Retry-After in the OpenAI shape; what is running and waiting is not disturbed."""
     arguments = ("--max-num-seqs", "2", "--max-num-queued-reqs", "3")
@@ -140,6 +142,7 @@ def test_the_queue_is_bounded_and_says_when_to_come_back(fake_model):
         assert (status, answer["error"]["param"]) == (400, "n"), "it could never be let in"
 
 
+@pytest.mark.slow
 def test_the_queue_is_bounded_in_tokens_too(fake_model):
     """One request is always let in, however long; it has to be served some day."""
     arguments = ("--max-num-seqs", "1", "--max-num-queued-tokens", "50")
@@ -158,6 +161,7 @@ def test_the_queue_is_bounded_in_tokens_too(fake_model):
         assert server.post("/v1/completions", {"prompt": "x" * 60, "max_tokens": 1})[0] == 200
 
 
+@pytest.mark.slow
 def test_a_long_prompt_being_tokenized_does_not_hold_up_a_stream(paced):
     """Long texts are tokenized in a thread."""
     started = time.monotonic()

@@ -155,6 +155,7 @@ def test_an_odd_accept_header_is_answered_with_text(served, accept):
     assert "vllm:num_requests_running" in text
 
 
+@pytest.mark.slow
 def test_durations_do_not_follow_the_wall_clock(fake_model, tmp_path):
     """One that is set back would make a sum smaller, which readers take for a restart."""
     script = tmp_path / "serve.py"

@@ -215,6 +215,7 @@ def test_a_request_that_fails_in_a_step_fails_alone_streamed_or_not(served):
         assert (status, error["type"]) == (500, "InternalServerError")
 
 
+@pytest.mark.slow
 def test_a_stream_that_fails_after_it_has_begun_ends_with_the_error(fake_model):
     """Its status has been sent, so it is an event."""
     with Served(fake_model, "--served-model-name", "fake", step_seconds=2) as server:

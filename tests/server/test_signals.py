@@ -39,6 +39,7 @@ def ignoring(number):
         signal.signal(number, before)
 
 
+@pytest.mark.slow
 def test_hangups_drain(fake_model):
     """A terminal that goes sends more than one: they end the server as one SIGTERM does, after what runs."""
     with Served(fake_model, step_seconds=0.03) as server:
@@ -49,6 +50,7 @@ def test_hangups_drain(fake_model):
         assert server.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_drain_needs_no_one_who_reads_its_output(fake_model):
     """What it prints once the terminal is gone fails, and ends nothing."""
     with Served(fake_model, step_seconds=0.03) as server:
@@ -63,6 +65,7 @@ def test_a_drain_needs_no_one_who_reads_its_output(fake_model):
         server.wait(30)
 
 
+@pytest.mark.slow
 def test_a_server_under_nohup_outlives_its_terminal(fake_model):
     """SIGHUP that is ignored at the start stays ignored, in the core too."""
     with ignoring(signal.SIGHUP), Served(fake_model, step_seconds=0.03) as server:
@@ -72,6 +75,7 @@ def test_a_server_under_nohup_outlives_its_terminal(fake_model):
         assert alive(server.core_pid)
 
 
+@pytest.mark.slow
 def test_sigusr1_dumps_the_stacks_of_server_and_core(fake_model):
     """Of all threads, in the middle of a step; both go on."""
     with Served(fake_model, step_seconds=0.03) as server:
@@ -83,6 +87,7 @@ def test_sigusr1_dumps_the_stacks_of_server_and_core(fake_model):
         assert server.get("/health")[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGALRM])
 def test_what_other_servers_reload_at_is_ignored(fake_model, number):
     """The renderer of chats, in a session of its own, and the core ignore it as well."""
@@ -98,6 +103,7 @@ def test_what_other_servers_reload_at_is_ignored(fake_model, number):
         assert any("template_worker" in command_of(pid) for pid in family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM])
 def test_signals_while_it_starts_end_nothing(fake_model, number):
     """Interpreters that start have no handlers yet: what starts them sees to it."""

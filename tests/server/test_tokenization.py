@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pytest
 from octavo_testing.served import Served
 
 
@@ -64,6 +65,7 @@ def test_a_chat_takes_what_is_left_of_the_context_and_a_completion_16_tokens(ser
     assert answer["usage"]["completion_tokens"] == 16
 
 
+@pytest.mark.slow
 def test_defaults_come_from_the_models_generation_config_unless_told_otherwise(fake_model, tmp_path):
     """`--generation-config vllm` leaves them out; a request's own values win."""
     folder = tmp_path / "model"
@@ -79,6 +81,7 @@ def test_defaults_come_from_the_models_generation_config_unless_told_otherwise(f
         assert server.post("/v1/chat/completions", body)[1]["usage"]["completion_tokens"] > 100
 
 
+@pytest.mark.slow
 def test_a_dummy_model_without_a_tokenizer_reads_bytes(fake_model, tmp_path):
     """A config.json alone can be served."""
     (tmp_path / "config.json").write_bytes((fake_model / "config.json").read_bytes())
@@ -88,6 +91,7 @@ def test_a_dummy_model_without_a_tokenizer_reads_bytes(fake_model, tmp_path):
         assert server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})[0] == 200
 
 
+@pytest.mark.slow
 def test_a_root_path_is_a_prefix_that_a_proxy_may_or_may_not_strip(fake_model):
     """As with vLLM."""
     with Served(fake_model, "--root-path", "/llm/") as server:

@@ -92,6 +92,7 @@ def test_large_bodies_are_read_piece_by_piece(counted, framing):
     assert oversteps.read_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [

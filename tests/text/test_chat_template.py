@@ -377,6 +377,7 @@ def test_what_a_client_sends_back_with_empty_fields_is_as_if_they_were_absent(ma
     assert make({"default": template}).render([{**answer, "tool_calls": calls}]) == "content,role,tool_calls;"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"content_format": "string"}])
 def test_a_template_that_is_not_valid_is_found_before_the_first_chat(make, options):
     """The message names it and the line."""

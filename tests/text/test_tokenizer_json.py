@@ -44,6 +44,7 @@ def test_a_saved_tokenizer_reads_back_the_same(metadata, tmp_path):
     assert read.strips_space == built.strips_space
 
 
+@pytest.mark.slow
 def test_real_tokenizers_read_back_the_same(gemma3_saved, gemma3_tokenizer):
     """What transformers saved of Gemma's GGUF, roles of its tokens included."""
     read = load_tokenizer_json(gemma3_saved / "tokenizer.json")

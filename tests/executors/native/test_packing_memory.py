@@ -25,6 +25,7 @@ def described(kind, folder):
     return describe(config, files), files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dummy", "gguf"])
 def test_a_layer_is_let_go_of_once_it_is_packed(kind, tmp_path, monkeypatch):
     spec, files = described(kind, tmp_path)

@@ -83,6 +83,7 @@ def complete(server, prompt):
     return server.post("/v1/completions", {"prompt": prompt, "max_tokens": 4, "ignore_eos": True, "temperature": 0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ENDS)
 def test_a_gpu_that_fails_for_good_ends_the_server(tiny, fault):
     """Within seconds, with the reason; the request that met it gets an error, and so does one beside it."""
@@ -101,6 +102,7 @@ def test_a_gpu_that_fails_for_good_ends_the_server(tiny, fault):
         assert watch.asked > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", STARTS)
 def test_a_gpu_that_fails_at_the_start_ends_it(tiny, fault):
     """It was never ready."""
@@ -110,6 +112,7 @@ def test_a_gpu_that_fails_at_the_start_ends_it(tiny, fault):
         assert not watch.well
 
 
+@pytest.mark.slow
 def test_a_gpu_that_hangs_makes_the_server_unhealthy_and_stays_so(tiny):
     """No call returns, so nothing can end the step: whoever watches `/health` restarts the process."""
     with start(tiny, "hang", "--health-timeout", "1") as server:
@@ -127,6 +130,7 @@ def test_a_gpu_that_hangs_makes_the_server_unhealthy_and_stays_so(tiny):
         asking.join(10)
 
 
+@pytest.mark.slow
 def test_a_fault_that_passes_costs_nothing(tiny):
     """The step is tried again: the server goes on, and nothing shows."""
     with start(tiny, "once") as server, HealthWatch(server) as watch:

@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 3), (2, 3)])
 def test_loading_takes_little_more_than_the_ranks_share(folder, rank, ranks):
     """Neither float32 copies of what is read, nor whole matrices of which the rank has some columns."""

@@ -65,6 +65,7 @@ def test_packed_weights_say_what_widened_ones_say(mixed):
     assert_same(run(mixed, packed_executor, 3), run(mixed, create_executor, 3))
 
 
+@pytest.mark.slow
 def test_kernels_say_what_the_twin_says(mixed):
     """In Triton's interpreter, through stacks of mixed formats and a packed embedding with its tied head."""
 

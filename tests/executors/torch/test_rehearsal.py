@@ -34,6 +34,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "fields", "dtype", "place", "max_num_seqs"), CASES)
 def test_random_traffic_meets_no_kernel_beyond_those_rehearsed(model, fields, dtype, place, max_num_seqs):
     """1, 2, 3, 32 and 256 requests of odd lengths with anything asked of them, over the executor's own buffers."""

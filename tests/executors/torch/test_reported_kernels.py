@@ -22,6 +22,7 @@ def kernels(card):
     return list(reported.reported_kernels(card))
 
 
+@pytest.mark.slow
 def test_every_variant_is_there_once_under_a_name_of_its_own(kernels):
     assert len({kernel.variant for kernel in kernels}) == len({kernel.name for kernel in kernels}) == len(kernels)
     assert all(kernel.programs > 0 for kernel in kernels)
