@@ -12,6 +12,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 SCRIPTS = sorted(path.name for path in BENCH.glob("*.py") if "ArgumentParser(" in path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_its_help_is_printed(name):
     done = subprocess.run(

@@ -255,6 +255,7 @@ RandomSchedules.TestCase.settings = settings(
 TestRandomSchedules = RandomSchedules.TestCase
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [(None,), (None, 24)])
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("swap_bytes", [0, 60, 2000])

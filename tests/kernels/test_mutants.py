@@ -105,7 +105,10 @@ def mutated(folder: Path, module: str, old: str, new: str):
     return importlib.import_module(f"{package}.operations")
 
 
-@pytest.mark.parametrize(("test", "module", "old", "new"), [*MUTANTS, *IN_BFLOAT16])
+LEFT_TO_TEST_ALL = [pytest.param(*mutant, marks=pytest.mark.slow) for mutant in (*MUTANTS[4:], *IN_BFLOAT16)]
+
+
+@pytest.mark.parametrize(("test", "module", "old", "new"), [*MUTANTS[:4], *LEFT_TO_TEST_ALL])
 def test_a_wrong_kernel_fails_its_parity_test(device, tmp_path, monkeypatch, test, module, old, new):
     check, *arguments = test
     monkeypatch.syspath_prepend(tmp_path)

@@ -81,6 +81,7 @@ def alone(pool, folders):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tensor", "pipeline"),
     [

@@ -66,6 +66,7 @@ def test_smollm2_encodes_any_text_as_the_original(text, smollm2_tokenizer, smoll
     assert smollm2_tokenizer.decode(ids) == smollm2_original.decode(ids, skip_special_tokens=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS + NUMBERS + CHATS)
 def test_gemma3_encodes_as_transformers(text, gemma3_tokenizer, gemma3_reference):
     """With BOS and without, and back."""

@@ -56,6 +56,7 @@ FORMATS = {
     "q6_k": ("q6_k", "auto", 1e-4),
     "q4_1 widened to bf16": ("q4_1", "bfloat16", 0.02),
 }
+SOME_FORMATS = [name if name in {"bf16", "q4_k"} else pytest.param(name, marks=pytest.mark.slow) for name in FORMATS]
 
 
 def weights_of(name: str, scale: float):
@@ -162,7 +163,7 @@ def preempted(engine: Engine) -> None:
 
 
 @every_isa
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", SOME_FORMATS)
 def test_company_chunks_prefixes_preemptions_and_threads_change_no_bit(name, isa, tmp_path, monkeypatch):
     """Six draws with their log-probabilities, in each of these lives of one request."""
     if isa == AMX:
