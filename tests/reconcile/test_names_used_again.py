@@ -68,8 +68,9 @@ def test_what_a_former_service_owns_is_waited_for(installed, operator, namespace
     settled(installed, operator, namespace)
     api.delete(API, "LLMService", "s", namespace)
     api.create(service("s", namespace))
-    message = wait_for(installed, "s", namespace, "Ready", "False", "FormerServiceRemoved")["message"]
-    assert "Deployment s of a former service" in message
+    wait_for(installed, "s", namespace, "Ready", "False", "FormerServiceRemoved")
+    awaited = "Deployment s of a former service"  # once its Services have gone
+    until(lambda: awaited in conditions(installed, "s", namespace)["Ready"]["message"], 60, awaited)
     api.patch(APPS, "Deployment", "s", namespace, {"metadata": {"finalizers": None}})
     uid = api.get(API, "LLMService", "s", namespace)["metadata"]["uid"]
     until(

@@ -74,9 +74,10 @@ def another_autoscaler(namespace, name="keda-hpa-s"):
     }
 
 
-def test_anothers_autoscaler_is_left_its_number_as_long_as_it_is_there(installed, operator, namespace):
+def test_anothers_autoscaler_is_left_its_number_as_long_as_it_is_there(installed, operator, namespace, kubelet):
     """Down to zero and up; a suspended service stops anyway, and once the autoscaler is gone the manifest counts."""
     api = installed.api
+    kubelet.add_node("n1")  # or the message would be that pods have none
     api.create(service("s", namespace, replicas=2))
     until(lambda: api.find(APPS, "Deployment", "s", namespace), 30)
     api.create(another_autoscaler(namespace))
