@@ -51,6 +51,10 @@ class GgufMetadata:
         """`tensors` with q, k and v in one tensor, if the file has that: which one is up to its converter's version."""
         return tensors.updated(heads.packed("attn_qkv")) if "blk.0.attn_qkv.weight" in self.tensors else tensors
 
+    def has(self, name: LayerWeight, tensors: TensorMap) -> bool:
+        """Whether the first layer has this weight; the others must then have it too."""
+        return tensors.sources(name, 0)[0].tensor in self.tensors
+
     def has_bias(self, name: LayerWeight, tensors: TensorMap) -> bool:
         """Whether the first layer has this weight's bias; the others must then have it too."""
         return tensors.sources(f"{name}_bias", 0)[0].tensor in self.tensors

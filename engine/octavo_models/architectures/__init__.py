@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from octavo_models.architectures.apertus import APERTUS
 from octavo_models.architectures.arcee import ARCEE
+from octavo_models.architectures.biogpt import BIOGPT
+from octavo_models.architectures.bloom import BLOOM
+from octavo_models.architectures.codegen import CODEGEN
+from octavo_models.architectures.cohere import COHERE
+from octavo_models.architectures.cohere2 import COHERE2
 from octavo_models.architectures.dots1 import DOTS1
 from octavo_models.architectures.ernie4_5 import ERNIE4_5
 from octavo_models.architectures.ernie4_5_moe import ERNIE4_5_MOE
@@ -21,8 +26,12 @@ from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
 from octavo_models.architectures.glm4_moe import GLM4_MOE
 from octavo_models.architectures.gpt2 import GPT2
+from octavo_models.architectures.gpt_bigcode import GPT_BIGCODE
+from octavo_models.architectures.gpt_neo import GPT_NEO
 from octavo_models.architectures.gpt_neox import GPT_NEOX
+from octavo_models.architectures.gpt_neox_japanese import GPT_NEOX_JAPANESE
 from octavo_models.architectures.gpt_oss import GPT_OSS
+from octavo_models.architectures.gptj import GPTJ
 from octavo_models.architectures.granite import GRANITE
 from octavo_models.architectures.granitemoe import GRANITE_MOE
 from octavo_models.architectures.helium import HELIUM
@@ -35,12 +44,17 @@ from octavo_models.architectures.ministral import MINISTRAL
 from octavo_models.architectures.ministral3 import MINISTRAL3
 from octavo_models.architectures.mistral import MISTRAL
 from octavo_models.architectures.mixtral import MIXTRAL
+from octavo_models.architectures.mpt import MPT
 from octavo_models.architectures.multimodal import wrapping
 from octavo_models.architectures.nanochat import NANOCHAT
+from octavo_models.architectures.nemotron import JAIS2, NEMOTRON
+from octavo_models.architectures.olmo import OLMO
 from octavo_models.architectures.olmo2 import OLMO2
 from octavo_models.architectures.olmo3 import OLMO3
 from octavo_models.architectures.olmoe import OLMOE
+from octavo_models.architectures.openai_gpt import OPENAI_GPT
 from octavo_models.architectures.opt import OPT
+from octavo_models.architectures.persimmon import PERSIMMON
 from octavo_models.architectures.phi import PHI
 from octavo_models.architectures.phi3 import PHI3
 from octavo_models.architectures.phimoe import PHIMOE
@@ -50,6 +64,8 @@ from octavo_models.architectures.qwen3 import QWEN3
 from octavo_models.architectures.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE_TEXT
 from octavo_models.architectures.seed_oss import SEED_OSS
 from octavo_models.architectures.smollm3 import SMOLLM3
+from octavo_models.architectures.stablelm import STABLELM
+from octavo_models.architectures.starcoder2 import STARCODER2
 
 DECODERS = (
     LLAMA,
@@ -96,6 +112,23 @@ DECODERS = (
     PHIMOE,
     FLEX_OLMO,
     OLMOE,
+    GPT_BIGCODE,
+    GPT_NEO,
+    GPTJ,
+    CODEGEN,
+    BLOOM,
+    MPT,
+    STARCODER2,
+    STABLELM,
+    NEMOTRON,
+    JAIS2,
+    OLMO,
+    COHERE,
+    COHERE2,
+    PERSIMMON,
+    BIOGPT,
+    OPENAI_GPT,
+    GPT_NEOX_JAPANESE,
 )
 ALL = (*DECODERS, *wrapping({name: decoder for decoder in DECODERS for name in decoder.hf_classes}))
 

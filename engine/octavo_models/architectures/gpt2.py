@@ -52,17 +52,17 @@ def from_hf(source: HfConfig) -> SpecDraft:
         for i in range(source.num_layers())
     ]
     tensors = tensor_map(transposed=True).updated(heads.packed("attn.c_attn", transposed=True))
-    return draft_from_hf(source, attentions, tensors, inner="n_inner", activation="gelu_new")
+    return draft_from_hf(source, attentions, tensors, activation="gelu_new")
 
 
 def draft_from_hf(
-    source: HfConfig, attentions: Sequence[Attention], tensors: TensorMap, *, inner: str, activation: str
+    source: HfConfig, attentions: Sequence[Attention], tensors: TensorMap, *, activation: str
 ) -> SpecDraft:
-    """GPT-2's decoder with the given attention in each layer; `inner` is the field of the MLP's width."""
+    """GPT-2's decoder with the given attention in each layer; the activation is that of a config that names none."""
     c = source.fields
     source.refuse("add_cross_attention", True)
     norm = source.layer_norm("layer_norm_epsilon")
-    width = c.integer(inner, 4 * c.integer("hidden_size"))
+    width = c.integer("n_inner", 4 * c.integer("hidden_size"))
     mlp = Mlp(width, source.activation("activation_function", activation), gated=False, bias=True)
     layers = [Layer(attention, mlp, norm, None, norm, None) for attention in attentions]
     draft = source.draft(layers, norm, tensors, tied_head=True)

@@ -45,7 +45,9 @@ def make(kind: str, folder: Path) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 or name.endswith("bias"):
+            if (
+                parameter.ndim == 1 or "norm" in name or name.endswith("bias")
+            ):  # of experts or heads: they have two axes
                 parameter.add_(torch.randn_like(parameter) * 0.2)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):

@@ -10,6 +10,8 @@ FALCON_RW = {"alibi": True, "bias": True, "multi_query": False, "parallel_attn":
 OPT = {"ffn_dim": 80, "init_std": 0.3}
 OPT_350M = OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}
 GALACTICA = OPT | {"enable_bias": False, "layer_norm_elementwise_affine": False}
+MPT = {"attn_config": {"clip_qkv": 0.6, "softmax_scale": 0.3}}
+LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("PhiConfig", WIDE | {"partial_rotary_factor": 0.4}),
@@ -29,4 +31,26 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "galactica": ("OPTConfig", GALACTICA),
     "gpt 2": ("GPT2Config", {}),
     "gpt 2 scaled by layer": ("GPT2Config", {"scale_attn_by_inverse_layer_idx": True, "n_inner": 80}),
+    "gpt bigcode": ("GPTBigCodeConfig", {}),
+    "gpt bigcode with all kv heads": ("GPTBigCodeConfig", {"multi_query": False, "scale_attn_weights": False}),
+    "gpt neo": ("GPTNeoConfig", {"attention_types": [[["global", "local"], 1], [["local"], 1]], "window_size": 9}),
+    "gpt j": ("GPTJConfig", WIDE | {"rotary_dim": 6}),
+    "codegen": ("CodeGenConfig", WIDE | {"num_attention_heads": 12, "rotary_dim": 4}),
+    "bloom": ("BloomConfig", {}),
+    "mpt": ("MptConfig", {"max_seq_len": 256}),
+    "mpt clipped": ("MptConfig", {"max_seq_len": 256, "n_heads": 3} | MPT),
+    "starcoder 2": ("Starcoder2Config", {"sliding_window": 11}),
+    "starcoder 2 without biases": ("Starcoder2Config", {"use_bias": False, "tie_word_embeddings": False}),
+    "stablelm": ("StableLmConfig", WIDE | {"use_qkv_bias": True}),
+    "stablelm 12b": ("StableLmConfig", WIDE | {"use_parallel_residual": True, "qk_layernorm": True}),
+    "nemotron": ("NemotronConfig", {}),
+    "jais 2": ("Jais2Config", {}),
+    "olmo": ("OlmoConfig", {"clip_qkv": 0.6}),
+    "cohere": ("CohereConfig", {"logit_scale": 0.25}),
+    "cohere with QK norm": ("CohereConfig", {"use_qk_norm": True, "attention_bias": True}),
+    "cohere 2": ("Cohere2Config", {"sliding_window": 11, "layer_types": LOCAL_AND_GLOBAL}),
+    "persimmon": ("PersimmonConfig", WIDE),
+    "biogpt": ("BioGptConfig", {}),
+    "gpt 1": ("OpenAIGPTConfig", {}),
+    "gpt neox japanese": ("GPTNeoXJapaneseConfig", WIDE),
 }
