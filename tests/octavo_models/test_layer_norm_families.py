@@ -6,23 +6,37 @@ from dataclasses import replace
 
 import pytest
 from published_layer_norm import (
+    BLOOM_176B,
+    BLOOM_560M,
+    CODEGEN_350M,
+    COMMAND_R,
+    COMMAND_R7B,
+    COMMAND_R_PLUS,
     FALCON_7B,
     FALCON_11B,
     FALCON_40B,
     FALCON_RW_1B,
-    GPT2_SMALL,
-    OPT_125M,
-    OPT_350M,
+    GPT_J_6B,
+    GPT_NEOX_JAPANESE_2_7B,
+    MINITRON_4B,
+    MPT_7B,
+    OLMO_7B,
     PHI_2,
     PYTHIA_160M,
     REFINED_WEB_7B,
     REFINED_WEB_40B,
+    STABLELM_2_12B,
+    STABLELM_3B_4E1T,
+    STARCODER2_3B,
 )
+from published_learned_positions import GPT2_SMALL, GPT_1, GPT_NEO_125M, OPT_125M, OPT_350M, SANTACODER
 
 from octavo_models import InvalidConfigError, UnsupportedModelError, from_hf_checkpoint, from_hf_config
 from octavo_models.heads import alibi_slopes
+from octavo_models.layers import Mlp, Norm, Rotary
 from octavo_models.spec import LearnedPositions
 from octavo_models.stored_tensor import StoredTensor
+from octavo_models.tensors import Rows
 
 
 def test_phi_rotates_a_part_of_each_head_and_feeds_both_halves_one_norm():
@@ -89,6 +103,93 @@ def test_gpt2_can_scale_attention_by_the_layer():
     assert [layer.attention.scale for layer in spec.layers[:3]] == pytest.approx([1 / 8, 1 / 16, 1 / 24])
 
 
+def test_gpt_1_keeps_its_norms_on_the_residual_stream_and_calls_the_approximation_gelu():
+    spec = from_hf_config(GPT_1)
+    layer = spec.layers[0]
+    assert layer.post_norms_sum
+    assert (layer.pre_attention_norm, spec.final_norm) == (None, None)
+    assert layer.mlp == Mlp(3072, "gelu_tanh", gated=False, bias=True)
+
+
+def test_santacoder_has_one_kv_head_and_gpt_neo_a_window_in_every_other_layer():
+    assert from_hf_config(SANTACODER).layers[0].attention.num_kv_heads == 1
+    spec = from_hf_config(GPT_NEO_125M)
+    assert [layer.attention.window for layer in spec.layers[:4]] == [None, 256, None, 256]
+    assert (spec.layers[0].attention.scale, spec.layers[0].attention.qkv_bias) == (1.0, False)
+
+
+def test_gpt_j_rotates_pairs_of_neighbours():
+    assert from_hf_config(GPT_J_6B).layers[0].attention.rotary == Rotary(64, interleaved=True)
+
+
+def test_codegen_packs_q_v_and_k_for_four_devices():
+    sources = {weight.name: weight.sources[0] for weight in from_hf_config(CODEGEN_350M).weights}
+    rows = [sources[f"layers.0.{name}"].rows for name in "qvk"]
+    assert rows == [Rows(first, 256, 768, groups=4) for first in (0, 256, 512)]
+
+
+def test_bloom_normalizes_its_embedding_and_goes_by_either_name_of_its_width():
+    for config, width in ((BLOOM_560M, 1024), (BLOOM_176B, 14336)):
+        spec = from_hf_config(config)
+        assert (spec.hidden_size, spec.max_position, spec.embedding_norm) == (width, 2048, spec.final_norm)
+        assert spec.layers[0].attention.alibi_slopes == alibi_slopes(spec.layers[0].attention.num_heads)
+
+
+def test_mpt_goes_by_two_names_and_may_clip():
+    clipped = MPT_7B | {"attn_config": {"clip_qkv": 6, "alibi_bias_max": 16, "softmax_scale": 0.5}}
+    attention = from_hf_config(clipped).layers[0].attention
+    assert (attention.qkv_clip, attention.scale) == (6.0, 0.5)
+    assert attention.alibi_slopes == alibi_slopes(32, 16.0)
+    named = replace(from_hf_config(MPT_7B | {"architectures": ["MPTForCausalLM"]}), architecture="MptForCausalLM")
+    assert named == from_hf_config(MPT_7B)
+
+
+def test_starcoder_2_has_a_window_in_every_layer():
+    assert {layer.attention.window for layer in from_hf_config(STARCODER2_3B).layers} == {4096}
+    assert {layer.attention.window for layer in from_hf_config(STARCODER2_3B | {"sliding_window": None}).layers} == {
+        None
+    }
+
+
+def test_stablelm_12b_has_norms_of_each_head_and_its_halves_side_by_side():
+    layer = from_hf_config(STABLELM_2_12B).layers[0]
+    assert (layer.attention.qk_norm_span, layer.parallel_residual, layer.pre_mlp_norm) == ("each_head", True, None)
+    assert layer.attention.qk_norm == Norm("layer", 1e-5)
+
+
+def test_the_first_stablelm_is_read_by_its_own_names():
+    renamed = {"layer_norm_eps": "norm_eps", "partial_rotary_factor": "rope_pct"}
+    config = {renamed.get(key, key): value for key, value in STABLELM_3B_4E1T.items()}
+    first = from_hf_config(config | {"architectures": ["StableLMEpochForCausalLM"], "rope_pct": 0.5})
+    expected = from_hf_config(STABLELM_3B_4E1T | {"partial_rotary_factor": 0.5})
+    assert replace(first, architecture="StableLmForCausalLM") == expected
+
+
+def test_nemotron_stores_a_norm_minus_1_and_olmo_none():
+    assert from_hf_config(MINITRON_4B).final_norm == Norm("layer", 1e-5, offset=1.0, bias=True)
+    assert from_hf_config(OLMO_7B).final_norm == Norm("layer", 1e-5, weight=False)
+
+
+def test_command_r_is_as_long_as_its_authors_say():
+    spec = from_hf_config(COMMAND_R)
+    assert (spec.max_position, spec.logits_multiplier, spec.tied_head) == (131072, 0.0625, True)
+    plus = from_hf_config(COMMAND_R_PLUS).layers[0].attention
+    assert (plus.qk_norm, plus.qk_norm_span) == (Norm("layer", 1e-5), "each_head")
+
+
+def test_each_fourth_layer_of_command_r7b_has_neither_window_nor_rotary_embedding():
+    attentions = [layer.attention for layer in from_hf_config(COMMAND_R7B).layers]
+    assert [attention.window for attention in attentions[:4]] == [4096, 4096, 4096, None]
+    assert [attention.rotary is None for attention in attentions] == [False, False, False, True] * 8
+    assert attentions[0].rotary == Rotary(128, 50_000.0, interleaved=True)
+
+
+def test_only_the_last_layer_of_the_japanese_neox_has_a_bias():
+    spec = from_hf_config(GPT_NEOX_JAPANESE_2_7B)
+    assert [weight.name for weight in spec.weights if weight.name.endswith("o_bias")] == ["layers.31.o_bias"]
+    assert not spec.layers[0].parallel_residual
+
+
 @pytest.mark.parametrize("bare", [True, False])
 def test_tensors_may_lack_the_name_of_the_model_without_its_head(bare):
     """openai-community/gpt2 is stored so, with lm_head left out."""
@@ -112,6 +213,15 @@ def test_tensors_may_lack_the_name_of_the_model_without_its_head(bare):
         (OPT_125M | {"word_embed_proj_dim": 0}, "word_embed_proj_dim is 0"),
         (OPT_125M | {"do_layer_norm_before": 1}, "do_layer_norm_before is 1"),
         (PHI_2 | {"partial_rotary_factor": 0.01}, "partial_rotary_factor leaves 0 of 80"),
+        (GPT_J_6B | {"rotary_dim": 257}, "rotary_dim is 257; it must lie between 1 and 256"),
+        (GPT_J_6B | {"rotary_dim": 63}, "rotary_dim is 63; it must be even"),
+        (CODEGEN_350M | {"n_head": 2}, "n_head is 2"),
+        (GPT_NEO_125M | {"attention_types": [[["global"], 6]]}, "attention_types must name global or local for each"),
+        (GPT_NEO_125M | {"attention_types": [[["sparse"], 12]]}, "attention_types must name global or local for each"),
+        (BLOOM_560M | {"n_embed": 1023}, "n_embed is 1023, which num_attention_heads, 16, does not divide"),
+        (MPT_7B | {"attn_config": {"clip_qkv": -1}}, "clip_qkv is -1"),
+        (COMMAND_R | {"logit_scale": 0}, "logit_scale is 0"),
+        (COMMAND_R7B | {"sliding_window": 0}, "sliding_window is 0"),
     ],
 )
 def test_a_bad_field_is_refused_by_the_name_that_the_family_gives_it(config, message):
@@ -125,6 +235,12 @@ def test_a_bad_field_is_refused_by_the_name_that_the_family_gives_it(config, mes
         (GPT2_SMALL | {"add_cross_attention": True}, "add_cross_attention is True"),
         (GPT2_SMALL | {"activation_function": "mish"}, "activation_function is 'mish'"),
         (FALCON_7B | {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
+        (BLOOM_560M | {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
+        (MPT_7B | {"attn_config": {"alibi": False}}, "alibi is False; True is supported"),
+        (MPT_7B | {"attn_config": {"qk_ln": True}}, "qk_ln is True; False is supported"),
+        (MPT_7B | {"no_bias": False}, "no_bias is False; True is supported"),
+        (MPT_7B | {"logit_scale": "inv_sqrt_d_model"}, "logit_scale is 'inv_sqrt_d_model': not supported"),
+        (COMMAND_R7B | {"use_qk_norm": True}, "use_qk_norm is True"),
     ],
 )
 def test_what_the_description_cannot_express_is_refused_by_the_name_of_the_field(config, message):

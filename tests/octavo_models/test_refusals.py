@@ -22,6 +22,7 @@ from published_experts import (
 )
 from published_experts import PARAMETERS as EXPERTS
 from published_layer_norm import PARAMETERS as LAYER_NORM
+from published_learned_positions import PARAMETERS as LEARNED_POSITIONS
 from published_multimodal import PARAMETERS as MULTIMODAL
 from published_rms_norm import (
     APERTUS_8B,
@@ -48,7 +49,9 @@ NUMBERS = st.sampled_from(
     [-1, 0, 1, 2, 3, 7, 64, 2**31, 2**64, 0.5, 1e-300, 1e300, float("nan"), float("inf"), "8", True]
 )
 CONFIGS = [
-    config for config, size in (PARAMETERS | RMS_NORM | EXPERTS | LAYER_NORM | MULTIMODAL).values() if size < 3e10
+    config
+    for config, size in (PARAMETERS | RMS_NORM | EXPERTS | LAYER_NORM | LEARNED_POSITIONS | MULTIMODAL).values()
+    if size < 3e10
 ]
 
 
