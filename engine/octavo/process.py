@@ -1,7 +1,7 @@
 """What every verb needs of its process before it runs, and the end of one whose reader has gone.
 
 Standard streams that are open and can print any text, whatever the locale, and as many descriptors as the system grants.
-Knows no verb.
+Independent of the verbs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A counter in shared memory that the engine core increments as it works; it tells a slow core from a dead one.
+"""A counter in shared memory that the engine core increments as it works; it distinguishes a slow core from a dead one.
 
 The core's messages are not enough for that: in the middle of a step it sends none.
 """

@@ -286,7 +286,7 @@ def test_a_definition_that_somebody_applied_is_left_alone_and_handed_over_when_t
     release.plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
     owner = "meta.helm.sh/release-name"
     said = release.run("install", CHART)
-    assert "belongs to somebody without helm, and was left as it is" in said
+    assert "belongs to no helm release, and was left as it is" in said
     assert owner not in release.definition()["metadata"].get("annotations", {})
 
     always = {"crds": {"install": "Always"}}

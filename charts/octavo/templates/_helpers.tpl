@@ -49,7 +49,7 @@ installs into a namespace of their own may not be allowed to look. */}}
 {{- $name := get $of "meta.helm.sh/release-name" }}
 {{- $namespace := get $of "meta.helm.sh/release-namespace" }}
 {{- if or (ne $name .Release.Name) (ne $namespace .Release.Namespace) }}
-{{- if $name }}the release {{ $namespace }}/{{ $name }}{{ else }}somebody without helm{{ end }}
+{{- if $name }}the release {{ $namespace }}/{{ $name }}{{ else }}no helm release{{ end }}
 {{- end }}
 {{- end }}
 {{- end }}

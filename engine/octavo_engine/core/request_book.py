@@ -145,8 +145,8 @@ class RequestBook:
     def prepare_isolation(self) -> StepInFlight:
         """The only step in flight, before its requests are run again one at a time because all of it failed.
 
-        Blocks that it should have swapped in are invalid, and so is what a preempted sequence should have written: no
-        one can tell how far it came.
+        Blocks that it should have swapped in are invalid, and so are those that a preempted sequence should have
+        written: how far the step came is unknown.
         """
         (step,) = self.steps
         self._invalid_blocks = self._forget_swaps(step.kv_ops)

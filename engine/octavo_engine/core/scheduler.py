@@ -82,7 +82,7 @@ class Scheduler:
     def add(self, request: EngineRequest, problem: str | None = None) -> None:
         """Accept a request, or reject it for the caller's `problem` or one found here.
 
-        A request id that is in use ends both requests, because their outputs could not be told apart.
+        A request id that is in use ends both requests, because their outputs could not be separated.
         """
         if request.request_id in self.requests:
             self.requests.discard(request.request_id)

@@ -156,15 +156,15 @@ def _start(rank: int, config: EngineConfig, boot: dict[str, object], handle: Cor
     if rank == 0:
         arguments = ["octavo_engine.engine.core_process", handle.address, str(os.getpid())]
         fds.append(handle.heartbeat.fd)
-        told = boot | {"config": config, "heartbeat_fd": handle.heartbeat.fd}
+        message = boot | {"config": config, "heartbeat_fd": handle.heartbeat.fd}
     else:
         arguments = ["octavo_engine.engine.rank_process", str(os.getpid())]
-        told = {"config": config, "rank": rank, "words": write_end}
+        message = {"config": config, "rank": rank, "words": write_end}
     with sigusr1_held_back():
         process = subprocess.Popen([sys.executable, "-P", "-m", *arguments], stdin=subprocess.PIPE, pass_fds=fds)
     os.close(write_end)
     assert process.stdin is not None
-    data = msgspec.msgpack.encode(told)
+    data = msgspec.msgpack.encode(message)
     with contextlib.suppress(BrokenPipeError):  # it died at once; `alive` shows that
         process.stdin.write(len(data).to_bytes(4, "big") + data)
         process.stdin.flush()

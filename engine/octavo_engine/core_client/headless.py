@@ -17,8 +17,8 @@ RETRY_SECONDS = 1.0
 CAUSE_SECONDS = 3.0  # after the first rank's end, until it is clear that the cause is elsewhere
 
 
-class _ToldToEndError(Exception):
-    """SIGTERM, SIGINT or SIGHUP."""
+class _StoppedError(Exception):
+    """A signal stops this node: SIGTERM, SIGINT or SIGHUP."""
 
 
 def run(config: EngineConfig) -> int:
@@ -30,7 +30,7 @@ def run(config: EngineConfig) -> int:
     """
 
     def on_signal(number: int, _frame: object) -> None:
-        raise _ToldToEndError(number)
+        raise _StoppedError(number)
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
@@ -42,7 +42,7 @@ def run(config: EngineConfig) -> int:
         core = CoreHandle.start(config)
         _say(f"node {config.parallel.node_rank} runs {_ranks(config.parallel)}; --node-rank 0 serves HTTP")
         _wait(core)
-    except _ToldToEndError:
+    except _StoppedError:
         if core is not None:
             core.kill()
     finally:
@@ -52,14 +52,14 @@ def run(config: EngineConfig) -> int:
 
 
 def _wait_for_master(parallel: ParallelConfig) -> None:
-    """Until rank 0's machine listens; nodes start in any order."""
-    told = 0.0
+    """Wait until rank 0's machine listens; nodes start in any order."""
+    reported = 0.0
     while True:
         try:
             socket.create_connection((parallel.master_addr, parallel.master_port), RETRY_SECONDS).close()
         except OSError as error:
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
+            if time.monotonic() - reported > 10:
+                reported = time.monotonic()
                 _say(f"waiting for rank 0 at {parallel.master_addr}:{parallel.master_port} ({error})")
             time.sleep(RETRY_SECONDS)
         else:
@@ -67,7 +67,7 @@ def _wait_for_master(parallel: ParallelConfig) -> None:
 
 
 def _wait(core: CoreHandle) -> None:
-    """Until all ranks have ended. Raises EngineDeadError."""
+    """Wait until all ranks have ended. Raises EngineDeadError."""
     with selectors.DefaultSelector() as selector:
         for rank in core.ranks:
             selector.register(rank.alive, selectors.EVENT_READ)

@@ -205,7 +205,9 @@ def main(argv: list[str] | None = None) -> int:
     signals.dump_stacks_at_sigusr1()
     die_with_parent(int(parent), folder)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stdin = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # polling it then tells the truth
+    stdin = os.fdopen(
+        sys.stdin.fileno(), "rb", buffering=0, closefd=False
+    )  # unbuffered, so that polling it finds all that has arrived
     boot = msgspec.msgpack.decode(read_boot(stdin), type=CoreBoot)
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)

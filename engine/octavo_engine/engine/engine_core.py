@@ -160,7 +160,7 @@ class EngineCore:
         return self._scheduler.stats()
 
     def beat_into(self, beats: memoryview) -> None:
-        """Increment `beats[0]` as steps progress, for a process that has to tell a slow step from a dead core."""
+        """Increment `beats[0]` as steps progress, by which another process distinguishes a slow step from a dead core."""
         self._executor.beat_into(beats)
 
     def reset_prefix_cache(self) -> None:

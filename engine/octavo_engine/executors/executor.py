@@ -53,9 +53,9 @@ class Executor(ABC):
     """One model on one device. Calls come from one thread, in the order of the methods below.
 
     An asynchronous one may be given the next step before this one is collected: steps run in order, the next one's
-    requests follow on tokens that only the executor knows, and failures of the next one leave this one whole. What is
+    requests follow on tokens that only the executor has, and failures of the next one leave this one whole. What is
     drawn for a request that has ended, or that is sent again from an earlier position, is void; a request that has
-    failed may be scheduled once more before the core hears of it, and fails again or draws anything.
+    failed may be scheduled once more before the failure reaches the core; it then fails again, or draws an arbitrary token.
 
     `submit`, `sample` or `collect` may raise when a step fails as a whole. The core then sends the step's requests
     one at a time, each in `finished_ids` and `new` at once: what the failed step left of them is dropped.

@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 MAX_AGE = "600"  # seconds that a browser may keep a preflight's answer
-EXPOSED = "X-Request-Id, Retry-After"  # what a page's client reads besides the body
+EXPOSED = "X-Request-Id, Retry-After"  # headers that a client in a browser may read
 
 
 class CrossOrigin:

@@ -175,13 +175,13 @@ class Server:
 
 async def _log_load(context: ServerContext) -> None:
     """Log a line each ten seconds while there is something to report."""
-    told = False
+    was_busy = False
     while True:
         await asyncio.sleep(LOG_SECONDS)
         stats = context.metrics.stats
         prompt, generation = context.metrics.throughput()
         busy = bool(prompt or generation or stats.num_running or stats.num_waiting)
-        if busy or told:
+        if busy or was_busy:
             logger.info(
                 "prompt %.1f tokens/s, generation %.1f tokens/s, running %d, waiting %d, KV cache in use %.1f%%",
                 prompt,
@@ -190,7 +190,7 @@ async def _log_load(context: ServerContext) -> None:
                 stats.num_waiting,
                 100 * stats.kv_usage,
             )
-        told = busy
+        was_busy = busy
 
 
 def _print_stage(stage: str, seconds: float) -> None:

@@ -106,7 +106,7 @@ class ChatTemplate:
         knows_developer = "developer" in template
         content_format = self._format(template, process, param)
         prepared = prepare_messages(messages, content_format, knows_developer=knows_developer)
-        told = {
+        rendered_with = {
             **self._special_tokens,
             **(variables or {}),
             "messages": prepared,
@@ -114,7 +114,7 @@ class ChatTemplate:
             "documents": list(documents) if documents else None,
             "add_generation_prompt": add_generation_prompt,
         }
-        return self._ask(process, template, told, param, continue_final_message=continue_final_message)
+        return self._ask(process, template, rendered_with, param, continue_final_message=continue_final_message)
 
     def answer_endings(self, chat_template: str | None = None) -> tuple[str, ...]:
         """The text that each template writes after an assistant's answer, found by rendering a chat.

@@ -50,12 +50,12 @@ class Http:
                 raise urllib.error.URLError(f"{scheme or 'no'} scheme; http and https are served")
             request = self._passwords.request(url, {"User-Agent": "octavo", **(headers or {})})
             response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
-        except ValueError as error:  # of a page's, or of a redirect's
+        except ValueError as error:  # the address of a web page or of a redirect
             raise urllib.error.URLError(f"it is no address, or leads to what is none: {error}") from error
         return response
 
     def page(self, url: str, accept: str) -> tuple[str, bytes, str]:
-        """The content type, the body and the final address of a page."""
+        """Fetch a web page. Returns its content type, body and final address."""
         with self.open(url, {"Accept": accept}) as response:
             try:
                 body = response.read(LARGEST_PAGE + 1)

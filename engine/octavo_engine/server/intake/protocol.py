@@ -236,9 +236,9 @@ def _refusal(error: ValidationError) -> RequestError:
             return RequestError(f"{_path(meant)}: {meant['msg']}", "prompt")
         return RequestError("prompt must be a text, a list of token ids, or a list of either", "prompt")
     by_path = {_path(detail): detail["msg"] for detail in reversed(found)}
-    told = [f"{path}: {message}" for path, message in reversed(by_path.items())]
-    more = f"; and {len(told) - MAX_REPORTED_FIELDS} more" if len(told) > MAX_REPORTED_FIELDS else ""
-    return RequestError("; ".join(told[:MAX_REPORTED_FIELDS]) + more, _path(first))
+    problems = [f"{path}: {message}" for path, message in reversed(by_path.items())]
+    more = f"; and {len(problems) - MAX_REPORTED_FIELDS} more" if len(problems) > MAX_REPORTED_FIELDS else ""
+    return RequestError("; ".join(problems[:MAX_REPORTED_FIELDS]) + more, _path(first))
 
 
 def _path(detail: ErrorDetails) -> str:

@@ -6,9 +6,9 @@ from octavo_operator.api.observed import WarningEvent
 from octavo_operator.api.resources import EVENTS
 from octavo_operator.cluster.client import Cluster, Object
 
-AT_IT = {"ExternalProvisioning", "Provisioning"}  # posted again and again, between the warnings
-WARNINGS = {"FailedBinding", "NotTriggerScaleUp"}  # posted as Normal
-NODE_COMES = {"TriggeredScaleUp", "Nominated"}  # by the cluster autoscaler, by Karpenter
+PROGRESS = {"ExternalProvisioning", "Provisioning"}  # repeated between the warnings
+WARNINGS = {"FailedBinding", "NotTriggerScaleUp"}  # although their type is Normal
+NODE_ORDERED = {"TriggeredScaleUp", "Nominated"}  # by the cluster autoscaler, by Karpenter
 
 
 async def last_warning(cluster: Cluster, thing: Object) -> WarningEvent | None:
@@ -19,11 +19,11 @@ async def last_warning(cluster: Cluster, thing: Object) -> WarningEvent | None:
     events = [
         each
         for each in found
-        if each.get("reason") not in AT_IT and each.get("regarding", {}).get("uid") in {None, metadata["uid"]}
+        if each.get("reason") not in PROGRESS and each.get("regarding", {}).get("uid") in {None, metadata["uid"]}
     ]
     last = max(events, key=_when, default={})
-    scaled = [each for each in events if each.get("reason") in {*NODE_COMES, "NotTriggerScaleUp"}]
-    comes = max(scaled, key=_when, default={}).get("reason") in NODE_COMES
+    scaled = [each for each in events if each.get("reason") in {*NODE_ORDERED, "NotTriggerScaleUp"}]
+    comes = max(scaled, key=_when, default={}).get("reason") in NODE_ORDERED
     if not comes and last.get("type") != "Warning" and last.get("reason") not in WARNINGS:
         return None
     return WarningEvent(str(last.get("reason", "")), str(last.get("note", "")), comes)

@@ -1,5 +1,5 @@
 // Matrix products of the native executor: weights packed once, activations prepared once, products in any
-// number of threads. Owns formats, packing and instruction sets; knows nothing of layers, batches or blocks.
+// number of threads. Owns formats, packing and instruction sets; independent of layers, batches and blocks.
 //
 // y[m, n] = sum_k x[m, k] * w[n, k]; y is float32, row-major with a stride of ldy elements.
 #pragma once

@@ -1,6 +1,6 @@
-// Memory that the system gives page by page as it is touched, and takes back when the object goes. From 2 MiB on it
-// asks for huge pages: a step reads weights and KV from end to end, and with pages of 4 KiB it would wait for a page
-// walk every 64 lines.
+// Anonymous memory, allocated by the system as it is touched and released with the object. From 2 MiB on it is advised
+// to be huge pages: a step reads weights and KV from end to end, and with memory pages of 4 KiB it would wait for a
+// table walk every 64 lines.
 #pragma once
 #include <cstddef>
 #include <cstdint>

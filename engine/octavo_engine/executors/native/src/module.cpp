@@ -1,4 +1,4 @@
-// The Python module `_native`. The rest of src/ knows nothing of Python, but for the bind_*.cpp files.
+// The Python module `_native`. Only this file and the bind_*.cpp files depend on Python.
 #include <nanobind/nanobind.h>
 
 namespace octavo {

@@ -4,7 +4,7 @@
 // phase ends when its work is done, not when every thread has come: the cores are shared with the API server, and a
 // thread that lost its core must not hold up the others unless it holds a chunk. A thread that comes late skips the
 // phases that have ended. Threads are our own because libgomp's workers spin for milliseconds after a region on
-// cores that the server needs, and can't be told otherwise from inside a process.
+// cores that the server needs, and offer no way to change that from inside a process.
 #pragma once
 #include <atomic>
 #include <condition_variable>

@@ -1,4 +1,4 @@
-// Draws tokens from rows of logits. Knows nothing of batches; one thread works on one row.
+// Draws tokens from rows of logits. Independent of batches: one thread works on one row.
 //
 // The order of processing, of ties and the random numbers are those of kernels/reference_sampling.py: candidates are
 // ordered by logit, equals by token id with the lowest first; top_k keeps the first k of them, top_p a token while the

@@ -192,7 +192,7 @@ inline void clip_row(float* x, int64_t n, float clip) {
   for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, max(low, min(high, get(x + i)))); });
 }
 
-// One head as attention wants it: with its bias, and what `view` says.
+// Prepares one head of n values for attention: adds the bias, then applies the steps of `view`.
 inline void prepare_head(const float* x, const float* bias, int64_t n, const HeadView& view, int64_t row, float* out) {
   if (bias != nullptr) {
     for_vectors(n, [&](int64_t i, auto get, auto put) { put(out + i, get(x + i) + get(bias + i)); });

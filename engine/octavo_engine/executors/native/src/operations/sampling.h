@@ -176,7 +176,7 @@ inline BestToken gumbel_argmax_row(const float* x, int64_t n, int32_t likeliest,
     }
     const float top = max(highest);
     if (!(top >= threshold) || (best.token >= 0 && top + kMostNoise < best.value)) return;
-    // Most tokens that may still win have noise too small for it, which the words tell without a logarithm.
+    // The noise of most remaining tokens is too small to win; comparing random words decides that without a logarithm.
     const uint32_t least = best.token < 0 ? 0U : least_word(best.value - top);
     Ints words[4];
     philox(static_cast<uint32_t>(begin / 4), key.position, key.seed, words);
