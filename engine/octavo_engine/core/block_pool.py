@@ -57,13 +57,13 @@ class BlockPool:
         return block
 
     def share(self, block: int) -> None:
-        """One more user of a block that `find` returned."""
+        """Add a user to a block that `find` returned."""
         if not self._references[block]:
             del self._evictable[block]
         self._references[block] += 1
 
     def release(self, block: int) -> None:
-        """One user less. The last one's block is kept for its content if it has a digest."""
+        """Remove a user from a block. Without users it stays cached if it has a digest, else it is free."""
         self._references[block] -= 1
         if self._references[block]:
             return

@@ -179,7 +179,7 @@ class RequestBook:
         return outputs
 
     def settle(self) -> None:
-        """After a step: free the blocks of those that were aborted within it, and drop those that no longer run."""
+        """Finish a step: free the blocks of sequences that were aborted within it, and drop those that no longer run."""
         if self._aborted:
             held = {part.seq for step in self.steps for part in step.parts}
             for seq in self._aborted:

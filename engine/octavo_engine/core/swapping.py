@@ -83,7 +83,7 @@ class SwapRule:
         return self._seconds(num_blocks) <= self._longest
 
     def pays(self, num_tokens: int, num_blocks: Sequence[int]) -> bool:
-        """Whether to move `num_blocks[g]` blocks of each group rather than to compute `num_tokens` again."""
+        """Whether moving `num_blocks[g]` blocks of each group is faster than recomputing `num_tokens` tokens."""
         return self._token_seconds is None or self._seconds(num_blocks) < num_tokens * self._token_seconds
 
     def _seconds(self, num_blocks: Sequence[int]) -> float:

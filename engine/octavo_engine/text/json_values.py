@@ -9,8 +9,9 @@ MEMBER = 4  # elements of a list that cost as much as a member of an object, or 
 
 
 def exceeds(data: bytes, limit: int) -> bool:
-    """Whether `data` has more than `limit` values: commas and opening brackets outside of strings, and a list or a
-    member of an object as MEMBER of them.
+    """Whether JSON `data` has more than `limit` values.
+
+    Counts commas and opening brackets outside of strings; a list or a member of an object counts as MEMBER values.
     """
     if sum(map(_values, _stretches(data))) <= limit:
         return False
@@ -32,7 +33,7 @@ def _stretches(data: bytes) -> Iterator[bytes]:
 
 
 def _outside_of_strings(data: bytes) -> Iterator[bytes]:
-    """What is not within quotes, a stretch at a time."""
+    """Yield the bytes outside of strings, a stretch at a time."""
     inside, held = False, b""
     for stretch in _stretches(data):
         piece = held + stretch

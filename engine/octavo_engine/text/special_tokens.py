@@ -40,7 +40,7 @@ class SpecialTokens:
 
 
 def set_bos_and_eos(backend: Tokenizer, tokens: SpecialTokens, *, add_bos: bool, add_eos: bool) -> None:
-    """From now on `encode` puts BOS before and EOS after a text, where asked for and where the model has them."""
+    """Make `backend.encode` add BOS before and EOS after each text, as far as requested and defined by the model."""
     before = [tokens.texts["bos_token"]] if add_bos and "bos_token" in tokens.ids else []
     after = [tokens.texts["eos_token"]] if add_eos and "eos_token" in tokens.ids else []
     backend.post_processor = TemplateProcessing(

@@ -47,7 +47,7 @@ class StopStrings:
         return self._depth[state]
 
     def find(self, text: str, state: int, *, ignore: bool) -> tuple[tuple[str, int] | None, int]:
-        """As `StopSearch.find`, from `state` on; and the state after `text`."""
+        """Search `text` from `state` on. Returns what `StopSearch.find` does, and the state after `text`."""
         if not state and self._first.isdisjoint(text):
             return None, state
         for position, character in enumerate(text, 1):

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What applies where a request is silent. `sampling` holds those of `MODEL_DEFAULTS` that the model has."""
+    """Values of parameters that a request leaves out. `sampling` holds those of `MODEL_DEFAULTS` that the model has."""
 
     sampling: Mapping[str, float] = field(default_factory=dict)
     max_tokens: int | None = None
@@ -73,7 +73,7 @@ def _checked(values: Mapping[str, Any], name: str, kind: Any, path: Path | None)
 
 
 def _eos_token_ids(generation_config: Mapping[str, Any], files: ModelFiles) -> tuple[int, ...]:
-    """All that any of the model's files says; the tokenizer's own are joined by the server."""
+    """Collect the ids from all of the model's files; the server adds the tokenizer's."""
     if files.weights_format == "gguf":
         return _gguf_eos_token_ids(files)
     config = read_config(files)

@@ -74,9 +74,11 @@ def load_pieces(
     most_elements: int,
     whole: Collection[str] = (),
 ) -> Iterator[tuple[Weight, Iterator[LoadedWeight]]]:
-    """As `load_weights`, with the matrices not in `whole` read some rows at a time: host memory holds no more of them.
+    """Yield weights as `load_weights` does, but matrices that are not in `whole` in pieces of some rows.
 
-    The pieces of a weight are consumed before the next weight is asked for. A matrix whose rows move while it is read
+    A piece has at most `most_elements` elements, or one row, which bounds the host memory.
+
+    Consume the pieces of a weight before requesting the next weight. A matrix whose rows move while it is read
     is cut afterwards.
     """
     where = _where(checkpoint)

@@ -1,4 +1,4 @@
-"""Remembers beside the files that a download was whole: what was asked for, which files came of it, and their sizes.
+"""Records of complete downloads, beside their files: the request, the files that it produced, and their sizes.
 
 The same download, asked for again, needs neither a hub nor a network, on a volume that has outlived every Job. A file that has gone, or has another size, makes the marker void.
 """

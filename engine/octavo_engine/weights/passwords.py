@@ -13,7 +13,7 @@ Origin = tuple[str, str, int | None]
 
 
 class Passwords:
-    """Those of the addresses that were asked for so far (https://USER:PASSWORD@HOST/…), then those in ~/.netrc."""
+    """Passwords by origin: from the addresses requested so far (https://USER:PASSWORD@HOST/…), else from ~/.netrc."""
 
     def __init__(self) -> None:
         self._words: dict[Origin, str] = {}

@@ -1,4 +1,4 @@
-"""The ids of special tokens as a model's files state them: some name no token, and none of them stops a start."""
+"""The ids of special tokens as a model's files state them. Invalid ones are dropped; none prevents a start."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ logger = logging.getLogger(__name__)
 
 
 def known_ids(stated: object, num_tokens: int | None, where: str, *, warn: bool = True) -> tuple[int, ...]:
-    """Those of `stated` (an id, a list of them, or None) that name one of `num_tokens` tokens; others are warned of.
+    """Return the ids in `stated` (an id, a list of them, or None) below `num_tokens`, and warn of the others.
 
-    Files say "none" as null, -1, 2**32 - 1 or the vocabulary's size. `where` names file and field.
+    Files express "none" as null, -1, 2**32 - 1 or the vocabulary's size. `where` names file and field.
     """
     if stated is None:
         return ()

@@ -1,4 +1,4 @@
-"""A file of weights, read in bounded parts: truncating or rewriting it during the load is an error, never a SIGBUS.
+"""A file of weights, read in bounded parts: truncating or rewriting it during the load is an error, not a SIGBUS.
 
 For that reason it is not mapped into memory: a mapped page that the file no longer has ends the process without a
 message, and so does a failing disk. Each weight is packed right after it was read, so its copy is short-lived.

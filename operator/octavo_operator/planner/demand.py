@@ -165,7 +165,7 @@ class Demand:
 
     @property
     def vision_is_unknown(self) -> bool:
-        """Whether the runtime serves a vision half whose size the config does not tell."""
+        """Whether the runtime serves a vision half whose size the config does not state."""
         return runtime_of(self.engine).serves_vision and self.spec.vision_parameters is None
 
     def _vision(self) -> int:

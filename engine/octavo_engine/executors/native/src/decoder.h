@@ -54,15 +54,15 @@ class Decoder {
   void add_weight(const std::string& name, int32_t format, int64_t rows, int64_t cols, const uint8_t* data);
   // Packs everything; afterwards no byte that was added is needed. Returns the resident bytes of the weights.
   int64_t finalize();
-  // Packs the embedding, if it has come, and the layers before `end`, all of whose weights have: their bytes may go
-  // then. What is not packed yet is packed by finalize().
+  // Packs the embedding, if it was added, and the layers before `end`, all of whose weights were: their bytes may then
+  // be released. finalize() packs the rest.
   void pack_layers(size_t end);
 
   // Blocks of one KV group as this decoder lays them out.
   int64_t block_bytes(size_t group) const { return groups_.at(group).block_bytes; }
   // `num_host_blocks` are those to swap to; none, or one number a group.
   void init_kv(const std::vector<int32_t>& num_blocks, const std::vector<int32_t>& num_host_blocks);
-  // Has the system give all of that memory now: where there is less than was asked for, a start ends and not a request.
+  // Commits all of that memory now, so that a shortage of memory fails the start rather than a request.
   void touch_kv();
   void copy_block(size_t group, int32_t from, int32_t to);
   void swap_out(size_t group, int32_t block, int32_t host_block);

@@ -66,7 +66,7 @@ class Matrix {
 };
 
 // Stack `parts` (all with k columns, and all packable to one layout) into one matrix.
-// `widen`: F32, F16 or BF16 turn every part into that; std::nullopt-like -1 keeps the stored precision.
+// `widen`: F32, F16 or BF16 convert every part to that; -1 keeps the stored precision.
 // Throws std::invalid_argument naming format and sizes.
 std::unique_ptr<Matrix> pack(const std::vector<Rows>& parts, int64_t k, int32_t widen, Isa isa, Team& team);
 
@@ -83,7 +83,7 @@ class Activations {
   ~Activations();
   Activations(const Activations&) = delete;
   Activations& operator=(const Activations&) = delete;
-  // Prepare rows [m_begin, m_end) of x (stride ldx floats). Different threads may prepare different rows.
+  // Prepare rows [m_begin, m_end) of x [m][ldx], k columns each. Different threads may prepare different rows.
   void prepare(const float* x, int64_t ldx, int64_t m_begin, int64_t m_end);
   struct Impl;
   Impl* impl;
@@ -99,8 +99,8 @@ struct RowRange {
 // What a range of rows may begin at: the sets of rows that kernels take together are counted from a multiple of it.
 constexpr int64_t row_alignment(Isa isa) { return isa == Isa::Amx ? 16 : 4; }
 
-// Compute output blocks [block_begin, block_end) of `rows` into y, whose first row is that of rows.begin. Called by
-// each thread with its own range of blocks.
+// Compute output blocks [block_begin, block_end) of `rows` into y [rows.count()][ldy]. Called by each thread with
+// its own range of blocks.
 void matmul(const Matrix& w, const Activations& x, RowRange rows, int64_t block_begin, int64_t block_end, float* y,
             int64_t ldy);
 

@@ -1,4 +1,4 @@
-// The threads of one executor, and the phases they walk through together.
+// The threads of one executor, and the phases that they run through together.
 //
 // A step is a program of phases that every thread runs alike; the work of a phase is handed out in chunks, and the
 // phase ends when its work is done, not when every thread has come: the cores are shared with the API server, and a
@@ -40,7 +40,7 @@ struct Member {
 
 class Team {
  public:
-  // `threads` of them, the caller of `run` included. Throws std::runtime_error where the system does not give so many.
+  // `threads` of them, the caller of `run` included. Throws std::runtime_error where the system cannot start so many.
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;

@@ -10,7 +10,7 @@
 
 namespace octavo {
 
-// What is asked of one request in a step.
+// One request's work in a step.
 struct Scheduled {
   int32_t slot;
   int32_t computed;  // position of the first token
@@ -21,7 +21,7 @@ struct Scheduled {
 
 struct SequenceRows {
   Request* request;
-  int32_t index;  // in the batch as asked
+  int32_t index;  // in the batch
   int32_t first_row;
   int32_t count;
   int32_t position;

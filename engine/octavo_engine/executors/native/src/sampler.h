@@ -45,9 +45,11 @@ class Sampler {
  public:
   Sampler(const Operations& operations, int64_t vocab_size) : ops_(operations), vocab_(vocab_size) {}
 
-  // `logits` may be changed. `mask` has a bit for each token that may be drawn; null: all may.
+  // Draws one token from `logits` [vocab_size], which are overwritten. `mask` has a bit for each token that may be
+  // drawn; null: all may.
   Drawn draw(float* logits, const Request& request, const uint8_t* mask, SamplerScratch& scratch) const;
-  // Of raw logits: the log-probability of `token`, its rank and the `top` best. False if a logit is not a number.
+  // Computes from raw logits [vocab_size] the log-probability of `token`, its rank and the `top` best tokens. Returns
+  // false if a logit is not a number.
   bool logprob(const float* logits, int32_t token, int32_t top, SamplerScratch& scratch, TokenLogprob& out) const;
 
  private:

@@ -1,4 +1,4 @@
-// Where the time of steps goes, by kind of work, as the calling thread sees it. Off unless asked for.
+// Wall-clock seconds of steps by phase, measured on the calling thread; off until enabled.
 #pragma once
 #include <array>
 #include <chrono>

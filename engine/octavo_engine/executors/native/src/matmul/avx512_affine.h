@@ -1,4 +1,4 @@
-// What the two kernels of quantized weights share.
+// Constants and functions that both kernels of quantized weights use.
 #pragma once
 #include <immintrin.h>
 
@@ -13,7 +13,7 @@ void product_affine_many(const Part& part, const Activations::Impl& x, const Spa
 
 static constexpr int log2_of(int value) { return value <= 1 ? 0 : 1 + log2_of(value / 2); }
 
-// Where integer sums begin: at minus what the zero code would add.
+// Initial value of integer sums: it cancels what the zero code adds to each product.
 template <int Zero>
 static inline __m512i beginning(int32_t minus_sum) {
   if constexpr (Zero == 0) return _mm512_setzero_si512();

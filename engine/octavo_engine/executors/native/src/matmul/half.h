@@ -1,6 +1,6 @@
 // Conversions between float32 and the two 16-bit formats: the only ones outside of the kernels, for any CPU, and right
 // whether denormals are flushed or not.
-// Everything here is static: a file compiled for one instruction set must not lend its copy to another.
+// Everything here is static: a copy compiled for one instruction set must not be linked into another's code.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -59,7 +59,7 @@ void prepare_bf16(const Activations::Impl&, const float*, int64_t, int64_t, int6
 void prepare_q8(const Activations::Impl&, const float*, int64_t, int64_t, int64_t);
 void product_bf16(const Part&, const Activations::Impl&, const Span&, float*, int64_t);
 void product_affine(const Part&, const Activations::Impl&, const Span&, float*, int64_t);
-bool permitted();  // asks the kernel for tile state once
+bool permitted();  // requests tile state from the operating system, once
 }  // namespace amx
 
 }  // namespace octavo

@@ -1,4 +1,4 @@
-// What this machine can do at most, to judge the products by: measured, not looked up.
+// Measured limits of this machine, in multiply-adds and bytes per second, as a yardstick for the products.
 #pragma once
 #include <cstdint>
 
@@ -6,7 +6,7 @@ namespace octavo {
 
 enum class Peak : int32_t { Fma = 0, Bf16Dot = 1, Int8Dot = 2 };
 
-// Multiply-adds per second of all `threads` together, nothing but that instruction. Throws std::invalid_argument
+// Multiply-adds per second of all `threads` together, running that instruction alone. Throws std::invalid_argument
 // where the CPU has no AVX-512.
 double measure_peak(Peak peak, int threads);
 
@@ -14,7 +14,7 @@ double measure_peak(Peak peak, int threads);
 double measure_bandwidth(int64_t bytes, int threads, int repeats);
 
 namespace avx512 {
-double count_macs(Peak peak, int64_t rounds);  // runs them; returns how many there were
+double count_macs(Peak peak, int64_t rounds);  // executes `rounds` rounds and returns the number of multiply-adds
 void read_all(const uint8_t* data, int64_t bytes);
 }  // namespace avx512
 

@@ -147,8 +147,9 @@ struct BestToken {
 struct Operations {
   const char* name;
 
+  // out[n] = norm(x[n]).
   void (*norm)(const float* x, int64_t n, const NormView& norm, float* out);
-  // x += (a + bias) * factor, where `post`, if it has a weight, is first applied to a + bias.
+  // x[n] += (a + bias) * factor, where `post`, if it has a weight, is first applied to a + bias.
   void (*add_residual)(float* x, const float* a, const float* bias, int64_t n, float factor, const NormView& post,
                        float* scratch);
   void (*scale)(float* x, int64_t n, float factor);
@@ -164,24 +165,26 @@ struct Operations {
                         int64_t row);
   void (*kv_write)(const KvWriteArgs& args, const KvRun& run, float* scratch);
   void (*attention)(const AttentionArgs& args, float* scratch);
-  // Join the `parts` of one row, a stretch each and [stride] apart, into out[n]. The head's sink takes part in the
-  // softmax without a value; negative infinity: none.
+  // out[n] = the softmax-weighted sum of the `parts` of one row, a stretch each, `stride` floats apart. The head's sink
+  // takes part in the softmax without a value; negative infinity: none.
   void (*attention_join)(const float* parts, int64_t stride, int count, int64_t n, float sink, float* out);
 
-  // logits = soft_cap(multiplier * (logits + bias)); bias null: none
+  // logits[n] = soft_cap(multiplier * (logits + bias)); bias null: none
   void (*finish_logits)(float* logits, const float* bias, int64_t n, float multiplier, float soft_cap);
   // False if a value is NaN or infinite; negative infinity passes when `banned` says so.
   bool (*finite)(const float* x, int64_t n, bool banned);
+  // The largest x and its index; the lowest index among equals.
   BestToken (*argmax)(const float* x, int64_t n);
   // The sum of exp(x - maximum) over those of x >= threshold.
   double (*exp_sum)(const float* x, int64_t n, float maximum, float threshold);
   // x = (x - maximum) / divisor: no finite x overflows, and the largest becomes 0.
   void (*divide_below)(float* x, int64_t n, float maximum, float divisor);
+  // The number of x > threshold.
   int64_t (*count_above)(const float* x, int64_t n, float threshold);
   // Indices of x >= threshold, ascending, at most `room`; returns how many there are in all.
   int64_t (*collect)(const float* x, int64_t n, float threshold, int32_t* out, int64_t room);
   // The token with the largest x + noise among those of x > threshold, or x == threshold and token <= last_tie.
-  // `likeliest` is the argmax of x, looked at first so that more of the others can be passed over.
+  // `likeliest` is the argmax of x, examined first, so that more of the others can be skipped.
   BestToken (*gumbel_argmax)(const float* x, int64_t n, int32_t likeliest, float threshold, int32_t last_tie,
                              PhiloxKey key);
 };

@@ -152,14 +152,14 @@ inline Vec gumbel(Ints k) {
   return set(0.0F) - log(set(0.0F) - log_of(f, e));
 }
 
-// The least k whose noise can lift a token `distance` above where it stands: noise above d needs 1 - u below
+// The least k whose noise can raise a logit by `distance`: noise above d needs 1 - u below
 // 1 - exp(-exp(-d)), which is below exp(-d). A thousandth and one k are left for rounding.
 inline uint32_t least_word(float distance) {
   const float bound = __builtin_expf(-distance) * 1.001F;
   return bound >= 1.0F ? 0U : static_cast<uint32_t>((1.0F - bound) * 16777216.0F) - 1U;
 }
 
-// The largest noise there is is 17.33: a token that lies further below the best so far cannot win.
+// The largest possible noise is 17.33: a token that lies further below the best so far cannot win.
 constexpr float kMostNoise = 17.4F;
 
 inline BestToken gumbel_argmax_row(const float* x, int64_t n, int32_t likeliest, float threshold, int32_t last_tie,
