@@ -51,6 +51,7 @@ SUPPORTED: dict[Executor, frozenset[Feature]] = {
             "output_gate",
             "chunked_attention",
             "sinks",
+            "experts",
         }
     ),
     "torch": frozenset(),

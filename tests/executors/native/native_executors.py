@@ -37,10 +37,10 @@ SPECS = {
 GREEDY = SamplingParams(max_tokens=64, temperature=0.0)
 
 
-def config_of(threads: int = 2, dtype: str = "auto") -> EngineConfig:
+def config_of(threads: int = 2, dtype: str = "auto", max_tokens: int = 256) -> EngineConfig:
     return EngineConfig(
         model=ModelConfig(model="tiny", served_model_names=("tiny",), load_format="dummy", seed=4, dtype=dtype),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=256),
+        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=max_tokens),
         executor=ExecutorConfig(threads=threads),
     )
 

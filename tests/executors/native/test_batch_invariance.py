@@ -7,12 +7,13 @@ AMX tiles are left out: they take over from 16 rows on (32 with quantized weight
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import matmul_twin as twin
 import numpy as np
 import pytest
 from instruction_sets import AMX, every_isa
+from tiny_specs import MLP, attention, draft, mixture
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
@@ -173,8 +174,28 @@ def test_company_chunks_prefixes_preemptions_and_threads_change_no_bit(name, isa
     stored, dtype, scale = FORMATS[name]
     monkeypatch.setenv("OCTAVO_NATIVE_ISA", next(n for n, number in _native.ISAS.items() if number == isa))
     monkeypatch.setattr(native_executor, "load_weights", weights_of(stored, scale))
-    spec = from_hf_config(CONFIG)
-    files = ModelFiles(folder=tmp_path, config=None, weights=(), weights_format="dummy", tokenizer=None)
+    check(from_hf_config(CONFIG), dtype, tmp_path)
+
+
+@every_isa
+@pytest.mark.parametrize("name", ["f32", "q4_1", "q6_k"])
+def test_nor_do_they_with_experts(name, isa, tmp_path, monkeypatch):
+    """Where a prompt's rows are more than experts compute at once, and each expert has others' rows beside its own."""
+    if isa == AMX or (isa == _native.ISAS["scalar"] and name != "f32"):
+        pytest.skip("as above")
+    stored, dtype, scale = FORMATS[name]
+    monkeypatch.setenv("OCTAVO_NATIVE_ISA", next(n for n, number in _native.ISAS.items() if number == isa))
+    monkeypatch.setattr(native_executor, "load_weights", weights_of(stored, 2 * scale))
+    experts = mixture(8, 4, replace(MLP, intermediate_size=256), replace(MLP, intermediate_size=256), shared_gate=True)
+    wide = attention(head_dim_k=64, head_dim_v=64, scale=0.125)  # rows of the output's matrix are whole blocks
+    windowed = attention(wide.attention, window=300)
+    layers = (replace(windowed, mlp=experts.mlp), replace(wide, mlp=experts.mlp))
+    check(draft(layers=layers, hidden=256, vocab=263), dtype, tmp_path)
+
+
+def check(spec, dtype, folder) -> None:
+    """Six draws with their log-probabilities in each life of one request."""
+    files = ModelFiles(folder=folder, config=None, weights=(), weights_format="dummy", tokenizer=None)
     runs = {}
     for life, threads in ((alone, 2), (alone, 1), (alone, 3), (in_pieces, 2), (in_a_crowd, 2), (after_a_cached_prefix, 2), (preempted, 2)):  # fmt: skip
         executor = NativeExecutor(

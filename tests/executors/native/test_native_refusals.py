@@ -10,6 +10,7 @@ import sys
 import pytest
 from instruction_sets import every_isa, name_of
 from native_executors import SPECS, config_of, files_of
+from tiny_specs import draft, mixture
 
 from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.native import _native
@@ -47,6 +48,29 @@ def test_a_description_that_contradicts_itself_is_refused(spec, change, message)
     for name, value in change.items():
         *path, last = name.split(".")
         setattr(layers[0].mlp if path else layers[0], last, value)
+    model.layers = layers
+    with pytest.raises(ValueError, match=message):
+        decoder_of(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_chosen": 9}, "9 of 8 experts, from 1 of 1 groups"),
+        ({"num_chosen": 0}, "0 of 8 experts"),
+        ({"num_groups": 3}, "of 8 experts, from 1 of 3 groups"),
+        ({"num_groups": 4, "num_chosen": 3}, "3 of 8 experts, from 1 of 4 groups"),
+        ({"top_groups": 2}, "from 2 of 1 groups"),
+        ({"scoring": 4}, "scoring of kind 4"),
+    ],
+)
+def test_a_router_that_contradicts_itself_is_refused(change, message):
+    """Before it could choose an expert that there is not."""
+    spec = draft(mixture(8, 3))
+    model = describe(_native, spec, spec.kv_layout(16, "f32"))
+    layers = model.layers
+    for name, value in change.items():
+        setattr(layers[1].router, name, value)
     model.layers = layers
     with pytest.raises(ValueError, match=message):
         decoder_of(model)

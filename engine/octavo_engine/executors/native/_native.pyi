@@ -28,6 +28,20 @@ class MlpModel:
     activation: int  # as in ACTIVATIONS of model.py
     gated: bool
 
+class RouterModel:
+    num_experts: int  # 0: none
+    num_chosen: int
+    scoring: int  # as in SCORINGS of model.py
+    renormalize: bool
+    bias: bool
+    correction: bool
+    num_groups: int
+    top_groups: int
+    group_by_top2: bool
+    scale: float
+    jitter: float
+    weighs_input: bool
+
 class LayerModel:
     num_heads: int
     num_kv_heads: int
@@ -46,7 +60,10 @@ class LayerModel:
     sinks: bool
     rotary: int
     kv_group: int
-    mlp: MlpModel
+    router: RouterModel
+    mlp: MlpModel  # of each expert, where there is a router
+    shared: MlpModel  # of no size: none
+    shared_gate: bool
     parallel_residual: bool
     post_norms_sum: bool
     pre_attention_norm: Norm

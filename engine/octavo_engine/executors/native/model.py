@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_models.layers import Experts, Layer, Mlp, Norm, Rotary
+from octavo_models.layers import Experts, Layer, Mlp, Norm, Rotary, Router
 from octavo_models.spec import KVLayout, ModelSpec
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ ACTIVATIONS = {
     "swiglu_clamped": 7,
 }
 QK_NORM_SPANS = {"head": 0, "each_head": 1, "width": 2}
+SCORINGS = {"softmax": 0, "sigmoid": 1, "softmax_of_chosen": 2, "sparse_mixer": 3}
 NORMS = {"rms": 0, "layer": 1}
 
 
@@ -72,7 +73,6 @@ def _rotary(native: ModuleType, spec: Rotary) -> _native.Rotary:
 
 
 def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary]) -> _native.LayerModel:
-    assert not isinstance(spec.mlp, Experts)
     attention = spec.attention
     layer: _native.LayerModel = native.LayerModel()
     layer.num_heads = attention.num_heads
@@ -94,7 +94,14 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.sinks = attention.sinks
     layer.rotary = -1 if attention.rotary is None else rotaries.index(attention.rotary)
     layer.kv_group = kv_group
-    layer.mlp = _mlp(native, spec.mlp)
+    if isinstance(spec.mlp, Experts):
+        layer.router = _router(native, spec.mlp.router, spec.mlp)
+        layer.mlp = _mlp(native, spec.mlp.expert)
+        if spec.mlp.shared is not None:
+            layer.shared = _mlp(native, spec.mlp.shared)
+            layer.shared_gate = spec.mlp.shared_gate
+    else:
+        layer.mlp = _mlp(native, spec.mlp)
     layer.parallel_residual = spec.parallel_residual
     layer.post_norms_sum = spec.post_norms_sum
     layer.pre_attention_norm = _norm(native, spec.pre_attention_norm)
@@ -112,3 +119,20 @@ def _mlp(native: ModuleType, spec: Mlp) -> _native.MlpModel:
     mlp.activation = ACTIVATIONS[spec.activation]
     mlp.gated = spec.gated
     return mlp
+
+
+def _router(native: ModuleType, spec: Router, experts: Experts) -> _native.RouterModel:
+    router: _native.RouterModel = native.RouterModel()
+    router.num_experts = experts.num_experts
+    router.num_chosen = experts.num_experts_per_token
+    router.scoring = SCORINGS[spec.scoring]
+    router.renormalize = spec.renormalize
+    router.bias = spec.bias
+    router.correction = spec.correction
+    router.num_groups = spec.num_groups
+    router.top_groups = spec.top_groups
+    router.group_by_top2 = spec.group_by == "top2"
+    router.scale = spec.scale
+    router.jitter = spec.jitter
+    router.weighs_input = spec.weighs_input
+    return router

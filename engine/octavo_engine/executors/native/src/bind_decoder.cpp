@@ -44,7 +44,10 @@ void bind_layer(nb::module_& module) {
       .def_rw("sinks", &LayerModel::sinks)
       .def_rw("rotary", &LayerModel::rotary)
       .def_rw("kv_group", &LayerModel::kv_group)
+      .def_rw("router", &LayerModel::router)
       .def_rw("mlp", &LayerModel::mlp)
+      .def_rw("shared", &LayerModel::shared)
+      .def_rw("shared_gate", &LayerModel::shared_gate)
       .def_rw("parallel_residual", &LayerModel::parallel_residual)
       .def_rw("post_norms_sum", &LayerModel::post_norms_sum)
       .def_rw("pre_attention_norm", &LayerModel::pre_attention_norm)
@@ -78,6 +81,22 @@ void bind_model(nb::module_& module) {
           "activation", [](const MlpModel& m) { return static_cast<int32_t>(m.activation); },
           [](MlpModel& m, int32_t activation) { m.activation = static_cast<Activation>(activation); })
       .def_rw("gated", &MlpModel::gated);
+  nb::class_<RouterModel>(module, "RouterModel")
+      .def(nb::init<>())
+      .def_rw("num_experts", &RouterModel::num_experts)
+      .def_rw("num_chosen", &RouterModel::num_chosen)
+      .def_prop_rw(
+          "scoring", [](const RouterModel& r) { return static_cast<int32_t>(r.scoring); },
+          [](RouterModel& r, int32_t scoring) { r.scoring = static_cast<Scoring>(scoring); })
+      .def_rw("renormalize", &RouterModel::renormalize)
+      .def_rw("bias", &RouterModel::bias)
+      .def_rw("correction", &RouterModel::correction)
+      .def_rw("num_groups", &RouterModel::num_groups)
+      .def_rw("top_groups", &RouterModel::top_groups)
+      .def_rw("group_by_top2", &RouterModel::group_by_top2)
+      .def_rw("scale", &RouterModel::scale)
+      .def_rw("jitter", &RouterModel::jitter)
+      .def_rw("weighs_input", &RouterModel::weighs_input);
   bind_layer(module);
   nb::class_<DecoderModel>(module, "DecoderModel")
       .def(nb::init<>())

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "experts.h"
 #include "linear.h"
 #include "memory_map.h"
 #include "mlp.h"
@@ -87,7 +88,8 @@ class Decoder {
   struct Layer {
     Linear qkv, o;  // qkv: queries, keys, values and the output's gates
     std::vector<float> q_bias, k_bias, v_bias, o_bias, sinks;
-    Mlp mlp;
+    Mlp mlp;  // or experts
+    Experts experts;
     KvView kv;
     int32_t shape = 0;
   };
@@ -117,6 +119,8 @@ class Decoder {
   void finish_embedding(int64_t row, float* scratch);
   void attention_layer(Member& me, size_t i, Residual& residual);
   void mlp_layer(Member& me, size_t i, Residual& residual);
+  void dense_layer(Member& me, const Mlp& mlp);
+  ExpertsStep experts_step(const Member& me);
   void multiply(Member& me, const Linear& linear, int64_t m, float* y);
   void add_residual(const Residual& residual, int64_t row, float* scratch);
   void heads(Member& me, const Residual& residual);
@@ -138,6 +142,7 @@ class Decoder {
   Team team_;
   StepTimer timer_;
   uint64_t* beats_ = nullptr;
+  ExpertsWorkspace experts_;
   ActivationPool pool_;
   RequestTable requests_;
   Sampler sampler_;

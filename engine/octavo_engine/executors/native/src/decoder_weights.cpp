@@ -50,6 +50,11 @@ void Decoder::pack_attention(LayerModel& model, Layer& layer, const std::string&
 }
 
 void Decoder::pack_mlp(const LayerModel& model, Layer& layer, const std::string& at) {
+  if (model.router.num_experts > 0) {
+    layer.experts = Experts(model, model_.hidden_size, stored_, at, {options_.widen, pool_, team_});
+    packed_bytes_ += layer.experts.bytes();
+    return;
+  }
   Nonlinearity act{model.mlp.activation};
   if (act.kind == Activation::Xielu) {
     act.positive = softplus(stored_.take_vector(at + "xielu_positive", 1)[0]);
@@ -100,8 +105,11 @@ void Decoder::allocate_buffers() {
     const Layer& layer = layers_[i];
     qkv = std::max(qkv, layer.qkv.n());
     attended = std::max(attended, model.o_size());
-    inner = std::max(inner, layer.mlp.size());
-    scratch = std::max({scratch, paged_attention_scratch(model), layer.mlp.scratch_floats(rows)});
+    const bool dense = layer.experts.empty();
+    inner = std::max(inner, dense ? layer.mlp.size() : 0);
+    scratch = std::max(
+        {scratch, paged_attention_scratch(model),
+         dense ? layer.mlp.scratch_floats(rows) : layer.experts.scratch_floats(rows, experts_.routes.slots())});
   }
   for (const Rotary& r : model_.rotaries) angles += r.dim;
   scratch_floats_ = (scratch + 15) / 16 * 16 + 16;

@@ -55,6 +55,10 @@ void Linear::prepare(const float* x, int64_t ldx, int64_t begin, int64_t end) co
   for (Activations* input : inputs_) input->prepare(x + begin * ldx, ldx, begin, end);
 }
 
+void Linear::prepare_row(const float* x, int64_t row) const {
+  for (Activations* input : inputs_) input->prepare(x, k_, row, row + 1);
+}
+
 void Linear::multiply(RowRange rows, int64_t begin, int64_t end, float* y, int64_t ldy) const {
   for (const Part& part : parts_) {
     const int64_t from = std::max<int64_t>(begin - part.first_block, 0);

@@ -52,6 +52,8 @@ class Linear {
 
   // Prepare rows [begin, end) of x for every part.
   void prepare(const float* x, int64_t ldx, int64_t begin, int64_t end) const;
+  // Prepare one row, to be row `row` of what is multiplied.
+  void prepare_row(const float* x, int64_t row) const;
   // Output blocks [begin, end) of `rows` into y, whose first row is that of rows.begin.
   void multiply(RowRange rows, int64_t begin, int64_t end, float* y, int64_t ldy) const;
 

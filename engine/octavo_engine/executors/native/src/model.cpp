@@ -33,6 +33,23 @@ void check(const MlpModel& mlp) {
   if (mlp.intermediate_size <= 0) refuse("an MLP of " + std::to_string(mlp.intermediate_size));
 }
 
+void check(const RouterModel& router, const LayerModel& layer) {
+  const auto scoring = static_cast<int32_t>(router.scoring);
+  if (scoring < 0 || scoring > static_cast<int32_t>(Scoring::SparseMixer)) {
+    refuse("a router's scoring of kind " + std::to_string(scoring));
+  }
+  if (router.num_groups <= 0 || router.num_experts % router.num_groups != 0 || router.top_groups <= 0 ||
+      router.top_groups > router.num_groups || router.num_chosen <= 0 ||
+      router.num_chosen > router.num_experts / router.num_groups * router.top_groups) {
+    refuse(std::to_string(router.num_chosen) + " of " + std::to_string(router.num_experts) + " experts, from " +
+           std::to_string(router.top_groups) + " of " + std::to_string(router.num_groups) + " groups");
+  }
+  if (layer.shared.intermediate_size != 0) check(layer.shared);
+  for (const MlpModel* mlp : {&layer.mlp, &layer.shared}) {
+    if (mlp->activation == Activation::Xielu) refuse("an expert with xielu");
+  }
+}
+
 void check(const LayerModel& layer, const DecoderModel& model) {
   const std::string heads = std::to_string(layer.num_heads) + " heads of " + std::to_string(layer.head_dim_k) +
                             " and " + std::to_string(layer.head_dim_v) + " over " + std::to_string(layer.num_kv_heads) +
@@ -62,6 +79,7 @@ void check(const LayerModel& layer, const DecoderModel& model) {
     if (dim > layer.head_dim_k) refuse("rotary over " + std::to_string(dim) + " elements of " + heads);
   }
   check(layer.mlp);
+  if (layer.router.num_experts > 0) check(layer.router, layer);
   for (const Norm* norm : {&layer.pre_attention_norm, &layer.post_attention_norm, &layer.pre_mlp_norm,
                            &layer.post_mlp_norm, &layer.q_norm, &layer.k_norm}) {
     check(*norm);

@@ -54,6 +54,23 @@ struct MlpModel {
   bool gated = true;
 };
 
+enum class Scoring : int32_t { Softmax = 0, Sigmoid = 1, SoftmaxOfChosen = 2, SparseMixer = 3 };
+
+// Which experts a row goes to, and with what weight: see octavo_models.layers.Router.
+struct RouterModel {
+  int32_t num_experts = 0;  // 0: the layer has an MLP alone
+  int32_t num_chosen = 0;
+  Scoring scoring = Scoring::Softmax;
+  bool renormalize = true;
+  bool bias = false;
+  bool correction = false;
+  int32_t num_groups = 1, top_groups = 1;
+  bool group_by_top2 = true;  // a group's worth is the sum of its two largest, or the largest
+  float scale = 1.0F;
+  float jitter = 0.0F;
+  bool weighs_input = false;
+};
+
 struct LayerModel {
   int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
   float scale = 1.0F;
@@ -69,7 +86,10 @@ struct LayerModel {
   bool sinks = false;
   int32_t rotary = -1;  // index into DecoderModel::rotaries; -1: none
   int32_t kv_group = 0;
-  MlpModel mlp;
+  RouterModel router;
+  MlpModel mlp;     // with a router, of each expert
+  MlpModel shared;  // of no size: none
+  bool shared_gate = false;
   bool parallel_residual = false;
   bool post_norms_sum = false;
   Norm pre_attention_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;

@@ -154,6 +154,7 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
   const LayerModel& model = model_.layers[i];
   const Layer& layer = layers_[i];
   const int64_t hidden = model_.hidden_size, m = plan_.rows();
+  const bool dense = layer.experts.empty();
   const Norm& norm =
       model.parallel_residual && !model.pre_mlp_norm.present ? model.pre_attention_norm : model.pre_mlp_norm;
   team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
@@ -165,25 +166,44 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
       if (norm.present) {
         ops_.norm(x, hidden, norm.view(), h_.floats() + row * hidden);
         input = h_.floats();
+      } else if (!dense) {
+        std::copy(x, x + hidden, h_.floats() + row * hidden);
       }
     }
-    layer.mlp.gate_up().prepare(input, hidden, begin, end);
+    if (dense) {
+      layer.mlp.gate_up().prepare(input, hidden, begin, end);
+    } else {
+      layer.experts.prepare(experts_step(me), begin, end);
+    }
     if (model.parallel_residual) {
       for (int64_t row = begin; row < end; ++row) add_residual(residual, row, scratch(me));
     }
   });
   mark(me, Phase::Norm);
-
-  team_.each(me, layer.mlp.stripes(), 1, [&](int64_t begin, int64_t end) {
-    layer.mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me));
-  });
-  mark(me, Phase::GateUp);
-  const Linear& down = layer.mlp.down();
-  team_.each(me, m, 1, [&](int64_t begin, int64_t end) { down.prepare(act_.floats(), down.k(), begin, end); });
-  mark(me, Phase::Activation);
-  multiply(me, down, m, out_.floats());
-  mark(me, Phase::Down);
+  if (dense) {
+    dense_layer(me, layer.mlp);
+  } else {
+    layer.experts.route(me, experts_step(me));
+    mark(me, Phase::Router);
+    layer.experts.run(me, experts_step(me));
+    mark(me, Phase::Down);
+  }
   residual = {&layer.mlp.down_bias(), &model.post_mlp_norm, model.post_norms_sum, true};
+}
+
+ExpertsStep Decoder::experts_step(const Member& me) {
+  return {ops_, experts_, plan_.rows(), model_.hidden_size, h_.floats(), out_.floats(), scratch(me)};
+}
+
+void Decoder::dense_layer(Member& me, const Mlp& mlp) {
+  const int64_t m = plan_.rows();
+  team_.each(me, mlp.stripes(), 1,
+             [&](int64_t begin, int64_t end) { mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me)); });
+  mark(me, Phase::GateUp);
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) { mlp.down().prepare(act_.floats(), mlp.size(), begin, end); });
+  mark(me, Phase::Activation);
+  multiply(me, mlp.down(), m, out_.floats());
+  mark(me, Phase::Down);
 }
 
 void Decoder::heads(Member& me, const Residual& residual) {

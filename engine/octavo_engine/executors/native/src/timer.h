@@ -14,6 +14,7 @@ enum class Phase : int {
   KvWrite,
   Attention,
   Output,
+  Router,
   GateUp,
   Activation,
   Down,
@@ -23,8 +24,8 @@ enum class Phase : int {
 };
 
 constexpr std::array<const char*, static_cast<size_t>(Phase::Count)> kPhaseNames = {
-    "plan",   "embed",   "norm",       "qkv",  "kv_write", "attention",
-    "output", "gate_up", "activation", "down", "head",     "sample"};
+    "plan",   "embed",   "norm",       "qkv",  "kv_write", "attention", "output",
+    "router", "gate_up", "activation", "down", "head",     "sample"};
 
 class StepTimer {
  public:
