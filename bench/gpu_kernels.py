@@ -86,7 +86,7 @@ def works(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, de
     heads = None if attention.qk_norm is None else rows(attention.head_dim_k)
     yield Work(
         "norm, rotary, KV write",
-        lambda: ops.write_qkv(qkv, attention, turn, heads, heads, k_cache, v_cache, batch.slots),
+        lambda: ops.write_qkv(qkv, attention, turn, heads, heads, k_cache, v_cache, batch),
         size * 2 * n * qkv_size,
     )
     q = rows(n, attention.num_heads, attention.head_dim_k)

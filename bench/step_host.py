@@ -26,6 +26,7 @@ from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, Mode
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.kernels.reference_sampling import SamplingBatch
+from octavo_engine.kernels.triton.direct_launch import DirectLauncher
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
@@ -58,10 +59,10 @@ class Unlaunched(Launcher):
         """Nothing."""
 
 
-class Found(Launcher):
+class Found(DirectLauncher):
     """The code that serves a launch is found, and then does nothing."""
 
-    def _bound(self, *_: Any) -> Any:
+    def _code(self, *_: Any) -> Any:
         return lambda *_: None
 
 

@@ -21,6 +21,12 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got, expected, **TOLERANCES[expected.dtype])
 
 
+def writing_batch(slots):
+    """A step that writes to these slots; nothing else of it is of any meaning."""
+    numbers = torch.zeros(2, dtype=torch.int32, device=slots.device)
+    return PagedBatch(numbers[:1], numbers, numbers[:1], numbers[None], slots, 0, len(slots), len(slots))
+
+
 def paged_batch(spec, requests, block_size, dtype, device, cache_dtype=None):
     """(q, k_cache, v_cache, batch) of random contents: requests as (tokens in all, of which queries), those of one query
     that come first as decodes.

@@ -8,7 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch
+from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch, writing_batch
 
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
@@ -201,7 +201,8 @@ def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, d
         k_cache = torch.zeros(11, 16, spec.num_kv_heads, spec.head_dim_k, device=device).to(cache_dtype)
         v_cache = torch.zeros(11, 16, spec.num_kv_heads, spec.head_dim_v, device=device).to(cache_dtype)
         norms = (None, None) if spec.qk_norm is None else (q_norm, k_norm)
-        return operations.write_qkv(qkv, spec, turn, *norms, k_cache, v_cache, slots, scales), k_cache, v_cache
+        batch = writing_batch(slots)
+        return operations.write_qkv(qkv, spec, turn, *norms, k_cache, v_cache, batch, scales), k_cache, v_cache
 
     for got, expected in zip(run(triton_operations), run(REFERENCE), strict=True):
         if got.dtype == torch.float8_e4m3fn:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from kernel_parity import assert_close, paged_batch
+from kernel_parity import assert_close, paged_batch, writing_batch
 from test_attention_kernels import attention
 from test_input_kernels import step_rows
 from test_sampling_kernels import known_tokens, sampling_batch
@@ -83,7 +83,7 @@ def calls(device: torch.device, change: Change = lambda x: x) -> Iterator[tuple[
 
     def write(o: Operations) -> object:
         caches = [torch.zeros(4, 16, 2, 32, device=device) for _ in range(2)]
-        return o.write_qkv(qkv, spec, turn, None, None, *caches, slots), *caches
+        return o.write_qkv(qkv, spec, turn, None, None, *caches, writing_batch(slots)), *caches
 
     yield "write_qkv", write
     q, k_cache, v_cache, batch = paged_batch(spec, [(5, 1), (20, 4)], 16, torch.float32, device)

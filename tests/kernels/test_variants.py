@@ -20,7 +20,8 @@ PRELUDE = """
 import torch
 from triton.runtime.driver import driver
 from octavo_engine.kernels.triton.inputs import take_in_kernel
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.direct_launch import DirectLauncher
+from octavo_engine.kernels.triton.launch import Card
 from octavo_engine.kernels.triton.norm import norm_kernel
 from octavo_engine.kernels.triton.packed_matmul import packed_kernel
 from octavo_engine.kernels.triton.variants import NoGpu, Variant
@@ -109,7 +110,7 @@ class Gpu(NoGpu):
 
 
 driver.set_active(Gpu(90))
-launch = Launcher(Card(90, 132))
+launch = DirectLauncher(Card(90, 132))
 """
 
 
@@ -163,6 +164,54 @@ def test_a_strided_tensor_is_refused_where_kernels_are_compiled(layout, tmp_path
         + f"""
 kernel, args, options = norm_call()
 launch(kernel, (3,), {view}, *args[1:], **options)
+""",
+        tmp_path,
+        check=False,
+    )
+    assert "norm_kernel would read a strided tensor as if it were dense" in result.stderr
+
+
+def test_a_bound_launch_passes_the_addresses_of_its_time_and_holds_no_tensor(tmp_path):
+    """The code is found once; what does not begin at a multiple of 16 bytes is served by code of its own."""
+    run(
+        COUNTING
+        + """
+import weakref
+
+kernel, args, options = norm_call()
+changing = (0, 4, 5)
+bound = launch.bind(kernel, args, changing, **options)
+held = weakref.ref(args[4])
+settled = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in args]
+weight, bias = args[2:4]  # stay where they are
+del args
+assert held() is None and not launched and not loaded
+for tensors in ([at(torch.bfloat16) for _ in changing] for _ in range(2)):
+    bound((3, 2), *tensors)
+    search, kernel.run = kernel.run, None  # from here on it may not be asked
+    for i, x in zip(changing, tensors):
+        settled[i] = x.data_ptr()
+    assert launched[-1][:3] == (3, 2, 1)
+    assert list(launched[-1][9:18]) == settled
+    kernel.run = search
+bound((0,), *tensors)
+assert loaded == ["norm_kernel"] and len(launched) == 2
+bound((3,), at(torch.bfloat16, 1), *tensors[1:])
+assert loaded == ["norm_kernel"] * 2 and len(launched) == 3
+assert [v.args[0].aligned for v in launch.prepared] == [True, False]
+""",
+        tmp_path,
+    )
+
+
+def test_a_bound_launch_refuses_a_strided_tensor(tmp_path):
+    result = run(
+        COUNTING
+        + """
+kernel, args, options = norm_call()
+bound = launch.bind(kernel, args, (0,), **options)
+bound((3,), args[0])
+bound((3,), torch.empty(4, 80, dtype=torch.bfloat16)[:, :64])
 """,
         tmp_path,
         check=False,

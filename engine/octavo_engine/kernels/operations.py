@@ -8,8 +8,8 @@ one back. The few host numbers (`max_query_len`, `max_seq_len`, `num_decodes`) o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -36,6 +36,8 @@ class PagedBatch:
     max_query_len: int  # of the others
     max_seq_len: int
     decode_lens: tuple[int, ...] = ()  # of the decodes, or bounds of them; none: each may be `max_seq_len`
+    settled: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What the operations have found for the first layer of a kind, and need not look for again in this step."""
 
     @property
     def num_requests(self) -> int:
@@ -189,7 +191,7 @@ class Operations(Protocol):
         k_norm: Tensor | None,
         k_cache: Tensor,
         v_cache: Tensor,
-        slots: Tensor,
+        batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
         """Norm the heads of q and k, turn them, and write k and v to their slots, in one pass.
@@ -197,7 +199,7 @@ class Operations(Protocol):
         qkv: [num_tokens, q_size + k_size + v_size]; q_norm, k_norm: [head_dim_k], where spec.qk_norm says; turn: of
         `rotary_table`, where spec.rotary says; caches: [num_blocks, block_size, num_kv_heads, head_dim], in qkv's
         dtype or float8_e4m3fn, where k / kv_scales[0] and v / kv_scales[1] are stored, saturated. Slots of block 0 are
-        not written. Returns q: [num_tokens, num_heads, head_dim_k].
+        not written. Of `batch` only the slots are read. Returns q: [num_tokens, num_heads, head_dim_k].
         """
 
     def attention(

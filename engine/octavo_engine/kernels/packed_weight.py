@@ -7,7 +7,8 @@ Owns the layout and what is done to it without widening: cutting, padding, movin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class PackedWeight:
     has_minima: bool
     group: int  # 32; 16 with eight bits alone
     shift: int = 0  # groups of the first super block that were cut off
+    settled: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What the operations have found for a product with this weight, and need not look for again."""
 
     @property
     def shape(self) -> tuple[int, int]:

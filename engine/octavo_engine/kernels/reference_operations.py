@@ -82,7 +82,7 @@ class ReferenceOperations(Operations):
         k_norm: Tensor | None,
         k_cache: Tensor,
         v_cache: Tensor,
-        slots: Tensor,
+        batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
         q, k, v = torch.split(qkv, [spec.q_size, spec.k_size, spec.v_size], -1)
@@ -101,7 +101,7 @@ class ReferenceOperations(Operations):
             )
             # torch can't index float8 by a mask; the bytes are the same.
             k, v, k_cache, v_cache = (x.view(torch.uint8) for x in (k, v, k_cache, v_cache))
-        reference.kv_write(k, v, k_cache, v_cache, slots)
+        reference.kv_write(k, v, k_cache, v_cache, batch.slots)
         return q
 
     def attention(

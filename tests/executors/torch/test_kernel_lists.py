@@ -15,6 +15,7 @@ from octavo_engine.executors.torch import kernel_lists, warm_up
 from octavo_engine.executors.torch.kernel_lists import name_of, read_list, write_list
 from octavo_engine.executors.torch.rehearsal import kernels_of
 from octavo_engine.executors.torch.warm_up import compile_kernels, listed_as, variant_of
+from octavo_engine.kernels.triton.direct_launch import DirectLauncher
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_models import from_hf_config
 from octavo_models.partition import Place
@@ -111,7 +112,7 @@ def test_an_engine_loads_what_it_prepares(monkeypatch):
     monkeypatch.setattr(warm_up, "prepare", lambda variants, *_, **__: dict.fromkeys(variants, code))
     compile_kernels(config_for(64), SPEC, 90, [Place()], 1)
     monkeypatch.setattr(warm_up, "kernels_of", None)
-    ops = warm_up.TritonOperations(Launcher(Card(90, 132)))
+    ops = warm_up.TritonOperations(DirectLauncher(Card(90, 132)))
     config = replaced("model", model="/mounted", max_model_len=100)
     executor = SimpleNamespace(ops=ops, config=config, whole=SPEC, parallel=SimpleNamespace(place=Place()))
     warm_up.prepare_kernels(executor)

@@ -18,7 +18,7 @@ from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.memory import EVERYTHING, largest_step
 from octavo_engine.executors.torch.parallel import ALONE, RankedParallel
 from octavo_engine.executors.torch.step_memory import REQUEST_BYTES, count_bytes, step_bytes, table_bytes
-from octavo_engine.kernels.triton import decode_attention
+from octavo_engine.kernels.triton import decode_step
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
@@ -237,4 +237,4 @@ def test_a_launch_takes_no_more_runs_than_are_reserved(monkeypatch):
     executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
     attention = executor.spec.layers[0].attention
     scratch = executor.ops.attention_scratch(256, 131_072, attention)
-    assert scratch == 4 * decode_attention.MOST_RUNS * attention.num_heads * (attention.head_dim_v + 2)
+    assert scratch == 4 * decode_step.MOST_RUNS * attention.num_heads * (attention.head_dim_v + 2)

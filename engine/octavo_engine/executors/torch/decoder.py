@@ -99,6 +99,9 @@ class Decoder:
         rotaries = [layer.attention.rotary for layer in spec.layers]
         self._rotaries = list(dict.fromkeys(rotary for rotary in rotaries if rotary is not None))
         self._rotary_of_layer = [None if rotary is None else self._rotaries.index(rotary) for rotary in rotaries]
+        # Equal ones are one object: by it a step's batch finds what it has settled for layers of this kind.
+        kinds = {layer.attention: layer.attention for layer in spec.layers}
+        self._attentions = [kinds[layer.attention] for layer in spec.layers]
         self.on_part: Callable[[], None] = lambda: None  # called as each layer, or logits, were computed, or launched
         self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
 
@@ -115,7 +118,7 @@ class Decoder:
             turn = None if rotary is None else turns[rotary]
             normed, x = self._enter(weights.pre_attention_norm, x, branch)
             branch = None  # its memory, before attention takes more
-            attended = self._attention(i, layer.attention, weights, normed, turn, inputs, cache)
+            attended = self._attention(i, self._attentions[i], weights, normed, turn, inputs, cache)
             attended = self._leave(weights.post_attention_norm, attended)
             if layer.parallel_residual:
                 normed = normed if weights.pre_mlp_norm is None else self._normed(weights.pre_mlp_norm, x)
@@ -175,7 +178,7 @@ class Decoder:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
         keys, values = cache.keys[i], cache.values[i]
         qkv = self._projected(x, weights.qkv)
-        q = ops.write_qkv(qkv, spec, turn, weights.q_norm, weights.k_norm, keys, values, batch.slots)
+        q = ops.write_qkv(qkv, spec, turn, weights.q_norm, weights.k_norm, keys, values, batch)
         mixed = ops.attention(q, keys, values, batch, spec)  # [num_tokens, num_heads, head_dim_v]
         return self.parallel.all_reduce(self._projected(mixed.flatten(-2), weights.o))
 

@@ -38,7 +38,8 @@ def step_bytes(
     inputs = num_tokens * (8 * (2 + len(layout.groups)) + sum(4 * dim for dim in _rotary_dims(spec)))
     numbers = 4 * (max(MOST_VALUES, max_len) + n * (6 + 4 * (1 + len(layout.groups))))
     forward = element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
-    forward += max(ops.attention_scratch(n, max_len, layer.attention) for layer in spec.layers)
+    # Each kind of layer keeps its own through the step.
+    forward += sum(ops.attention_scratch(n, max_len, kind) for kind in {layer.attention for layer in spec.layers})
     if packed:
         forward += max(ops.matmul_scratch(num_tokens, columns) for columns in _product_columns(spec, place))
     hidden = element_size * num_tokens * spec.hidden_size

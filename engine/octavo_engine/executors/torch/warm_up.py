@@ -19,8 +19,9 @@ from octavo_engine.executors.torch.kernel_lists import Listed, name_of, read_lis
 from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.rehearsal import kernels_of
 from octavo_engine.kernels.folders import entry_of
+from octavo_engine.kernels.triton.direct_launch import DirectLauncher, launcher_on
 from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare
-from octavo_engine.kernels.triton.launch import Card, Launcher, tuned_launcher
+from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Pointer, Variant
 from octavo_models.partition import Place
@@ -41,7 +42,8 @@ def prepare_kernels(executor: TorchExecutor) -> None:
     workers = max(1, number_of_threads(config.executor.threads) // len(config.parallel.ranks_here))
     line = ProgressLine(launcher.card.capability)
     codes = _prepared(config, executor.whole, launcher, [executor.parallel.place], workers, line.report, on_gpu=True)
-    launcher.hold(codes)
+    if isinstance(launcher, DirectLauncher):
+        launcher.hold(codes)
     logger.info("%d kernels are ready (%.1f s)", len(codes), time.perf_counter() - start)
 
 
@@ -54,7 +56,7 @@ def compile_kernels(
         ExecutorError: a kernel can't be compiled, or the file of launch parameters is none.
     """
     # How many SMs a GPU has changes no list of kernels.
-    launcher = tuned_launcher(Card(capability, 1), config.executor.kernel_parameters)
+    launcher = launcher_on(Card(capability, 1), config.executor.kernel_parameters)
     line = ProgressLine(capability)
     return len(_prepared(config, spec, launcher, places, workers, line.report, on_gpu=False))
 

@@ -6,7 +6,6 @@ memory. Registers: 8 elements a thread of gate, up and result, under 40.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -50,9 +49,15 @@ def activation_kernel(x, out, size, KIND: tl.constexpr, GATED: tl.constexpr, BLO
 
 def activation(launch: Launcher, x: Tensor, kind: Activation, *, gated: bool) -> Tensor:
     """x: [num_tokens, size], or [num_tokens, 2 * size] where gated -> [num_tokens, size]."""
-    size = x.shape[-1] // (2 if gated else 1)
-    expect(x, (*x.shape[:-1], size * (2 if gated else 1)), *FLOATS)
-    out = torch.empty(*x.shape[:-1], size, dtype=x.dtype, device=x.device)
-    grid = (x.numel() // x.shape[-1], cdiv(size, BLOCK))
-    launch(activation_kernel, grid, x, out, size, KIND=kind, GATED=gated, BLOCK=BLOCK, num_warps=4)
+    *rows, columns = x.shape
+    size = columns // 2 if gated else columns
+    out = x.new_empty(*rows, size)
+    like = activation, kind, gated, columns, x.dtype
+    run = launch.bound.get(like)
+    if run is None:
+        expect(x, (*rows, size * (2 if gated else 1)), *FLOATS)
+        run = launch.bound[like] = launch.bind(
+            activation_kernel, (x, out, size), changing=(0, 1), KIND=kind, GATED=gated, BLOCK=BLOCK, num_warps=4
+        )
+    run((x.numel() // columns, cdiv(size, BLOCK)), x, out)
     return out

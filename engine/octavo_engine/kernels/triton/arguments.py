@@ -35,6 +35,11 @@ def expect(x: Tensor | None, shape: Sequence[int], *dtypes: torch.dtype, strided
     assert x.is_contiguous() or (strided and rows_are_dense(x)), f"strides {x.stride()} of shape {tuple(got)}"
 
 
+def signature(x: Tensor | None) -> tuple[torch.dtype, torch.Size] | None:
+    """What `expect` checks of a tensor, but for how it lies."""
+    return None if x is None else (x.dtype, x.shape)
+
+
 def _misfit(x: Tensor, shape: Sequence[int]) -> str:
     return f"a tensor of shape {tuple(x.shape)}, where a kernel expects {tuple(shape)}"
 

@@ -14,25 +14,12 @@ an SM.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from octavo_engine.kernels.operations import PagedBatch
-from octavo_engine.kernels.triton.arguments import cdiv, next_power_of_2
 from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
-from octavo_engine.kernels.triton.launch import Launcher
-from octavo_engine.kernels.triton.prefill_attention import LOG2_E
-from octavo_models.layers import Attention
 
-FEW_REQUESTS = 16
-JOINED_RUNS = 16  # at a time
-JOINED_COLUMNS = 256  # of a join's program: heads · their size
 SHORT = tl.constexpr(4)  # runs: up to so many a request has twice as many, of half the length
-MOST_RUNS = 1 << 14  # of a launch, whose results wait in memory to be joined: 4 million keys
 
 
 @triton.jit
@@ -203,143 +190,3 @@ def join_kernel(
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
     at_out = (r.to(tl.int64) * HEADS + heads)[:, None] * DV + dv[None, :]
     tl.store(out + at_out, result.to(out.dtype.element_ty), mask=(heads < HEADS)[:, None] & (dv < DV)[None, :])
-
-
-def decode_attention(
-    launch: Launcher,
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    out: Tensor,
-    batch: PagedBatch,
-    spec: Attention,
-    kv_scales: tuple[float, float],
-) -> None:
-    """Attend for the first `batch.num_decodes` requests, into the first as many rows of `out`.
-
-    As many at a time as MOST_RUNS allows; no request's result depends on which they are.
-    """
-    lens = batch.decode_lens or (batch.max_seq_len,) * batch.num_decodes
-    chosen = launch.tiles(f"decode.{max(64, _block(spec.head_dim_k))}", q.element_size())
-    reach = batch.max_seq_len if spec.window is None else spec.window + chosen["BLOCK_N"]
-    for first, last, num_runs in launches_of(lens, reach, chosen["SPLIT"]):
-        _attend_some(launch, q, k_cache, v_cache, out, batch, spec, kv_scales, first, last, num_runs)
-
-
-@lru_cache(maxsize=16)  # all layers of a step that have the same window ask the same
-def launches_of(lens: tuple[int, ...], reach: int, split: int) -> list[tuple[int, int, int]]:
-    """Requests first … last - 1 of each launch, and the most runs that they have, for requests of these lengths."""
-    found = []
-    first, num_runs = 0, 0
-    for last, length in enumerate(lens):
-        more = most_runs(min(length, reach), split)
-        if num_runs + more > MOST_RUNS and last > first:
-            found.append((first, last, num_runs))
-            first, num_runs = last, 0
-        num_runs += more
-    return [*found, (first, len(lens), num_runs)]
-
-
-def scratch_bytes(launch: Launcher, num_requests: int, max_len: int, spec: Attention) -> int:
-    """The most that a launch for requests of up to `max_len` takes beside its output, whatever its elements are."""
-    most = 0
-    for element_size in (2, 4):
-        chosen = launch.tiles(f"decode.{max(64, _block(spec.head_dim_k))}", element_size)
-        reach = max_len if spec.window is None else min(max_len, spec.window + chosen["BLOCK_N"])
-        longest = most_runs(reach, chosen["SPLIT"])
-        runs = min(num_requests * longest, max(MOST_RUNS, longest))
-        most = max(most, 4 * runs * spec.num_heads * (spec.head_dim_v + 2))
-    return most
-
-
-def _block(dim: int) -> int:
-    return next_power_of_2(max(16, dim))
-
-
-def _attend_some(
-    launch: Launcher,
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    out: Tensor,
-    batch: PagedBatch,
-    spec: Attention,
-    kv_scales: tuple[float, float],
-    first: int,
-    last: int,
-    max_runs: int,
-) -> None:
-    """Attend for the requests first … last - 1, which have at most `max_runs` runs."""
-    n, group = last - first, spec.num_heads // spec.num_kv_heads
-    rows, seq_lens = batch.rows, batch.seq_lens
-    if first:
-        q, out, rows, seq_lens = q[first:], out[first:], rows[first:], seq_lens[first:]
-    block_d, block_dv = _block(spec.head_dim_k), _block(spec.head_dim_v)
-    chosen = launch.tiles(f"decode.{max(64, block_d)}", q.element_size())
-    window, split, block_n = spec.window or 0, chosen["SPLIT"], chosen["BLOCK_N"]
-    maxima, sums = torch.empty(2, max_runs, spec.num_heads, dtype=torch.float32, device=q.device).unbind()
-    partial = torch.empty(max_runs, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
-    # One of two sizes: one for each power of two would be compiled while serving.
-    requests = FEW_REQUESTS if n <= FEW_REQUESTS else next_power_of_2(max(n, batch.block_tables.shape[0]))
-    # A tile of float8 is half as large: one more is on its way.
-    stages = chosen["num_stages"] + (k_cache.element_size() == 1)
-    launch(
-        decode_kernel,
-        (min(max_runs * spec.num_kv_heads, launch.card.num_sms * chosen["PROGRAMS_PER_SM"]),),
-        q,
-        k_cache,
-        v_cache,
-        out,
-        partial,
-        maxima,
-        sums,
-        rows,
-        seq_lens,
-        batch.block_tables,
-        n,
-        batch.block_tables.stride(0),
-        k_cache.stride(0),
-        v_cache.stride(0),
-        spec.scale * kv_scales[0] * LOG2_E,
-        (spec.soft_cap or 0.0) * LOG2_E,
-        kv_scales[1],
-        KV_HEADS=spec.num_kv_heads,
-        GROUP=group,
-        D=spec.head_dim_k,
-        DV=spec.head_dim_v,
-        BLOCK_D=block_d,
-        BLOCK_DV=block_dv,
-        BLOCK_SIZE=k_cache.shape[1],
-        WINDOW=window,
-        SOFT_CAP=spec.soft_cap is not None,
-        PRECISION="ieee" if q.element_size() == 4 else "tf32",
-        BLOCK_M=max(16, next_power_of_2(group)),
-        REQUESTS=requests,
-        BLOCK_N=block_n,
-        SPLIT=split,
-        num_warps=chosen["num_warps"],
-        num_stages=stages,
-    )
-    if max_runs == n:  # nothing was split
-        return
-    block_heads = max(1, JOINED_COLUMNS // block_dv)
-    launch(
-        join_kernel,
-        (n, cdiv(spec.num_heads, block_heads)),
-        partial,
-        maxima,
-        sums,
-        out,
-        seq_lens,
-        n,
-        HEADS=spec.num_heads,
-        DV=spec.head_dim_v,
-        BLOCK_DV=block_dv,
-        WINDOW=window,
-        REQUESTS=requests,
-        BLOCK_N=block_n,
-        SPLIT=split,
-        RUNS=JOINED_RUNS,
-        BLOCK_HEADS=block_heads,
-        num_warps=4,
-    )

@@ -26,8 +26,9 @@ def launch_float8(ops: TritonOperations) -> None:
     tokens = 512
     angle = _empty(tokens, ROTARY.dim // 2, dtype=torch.float32)
     qkv = _empty(tokens, ATTENTION.q_size + ATTENTION.k_size + ATTENTION.v_size)
-    q = ops.write_qkv(qkv, ATTENTION, (angle, angle), None, None, k, v, _empty(tokens, dtype=torch.int64))
-    ops.attention(q, k, v, _paged(0, 4, 4096, 128), ATTENTION)
+    prompts = _paged(0, 4, 4096, 128)
+    q = ops.write_qkv(qkv, ATTENTION, (angle, angle), None, None, k, v, prompts)
+    ops.attention(q, k, v, prompts, ATTENTION)
     ops.attention(q[:32], k, v, _paged(32, 0, 4096, 1), ATTENTION)
 
 

@@ -7,24 +7,18 @@ Owns the choice; the kernels own what the numbers mean. Nothing is tuned at a us
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from triton.runtime.driver import driver
-from triton.runtime.jit import JITFunction
 
 from octavo_engine.errors import ExecutorError, GpuUnavailableError
 from octavo_engine.gpus import NO_GPU
 from octavo_engine.kernels.triton.arguments import strides_are_known
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
-from octavo_engine.kernels.triton.variants import ALIGNED, Unspecialized, Variant, compiled, unspecialized
-
-logger = logging.getLogger(__name__)
 
 OLDEST = 80  # compute capability; see docs/kernels.md for what becomes of Turing
 STRIDED = "{} would read a strided tensor as if it were dense"
@@ -106,29 +100,19 @@ def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
     return read
 
 
-def tuned_launcher(card: Card, tuning: str | None) -> Launcher:
-    """For `card`, with the launches of `tuning`, a file of `tune`'s. Raises ExecutorError: see `read_tuning`."""
-    return Launcher(card, {} if tuning is None else read_tuning(Path(tuning), card))
+# (grid, the tensors and numbers that change): one kernel's launch, of which all else is settled.
+BoundLaunch = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Runs kernels on one card. `tuned` wins over the defaults, name by name.
-
-    Triton's own launch costs the host tens of microseconds, most of them to find out which code serves it. Here that is
-    found once for each combination of types, constants and fixed numbers, and kept: a launch that was met before packs
-    its arguments and goes.
-    """
+    """Runs kernels on one card, by Triton's own launch. `tuned` wins over the defaults, name by name."""
 
     card: Card
     tuned: Mapping[str, Parameters] = field(default_factory=dict)
-    prepared: dict[Variant, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What is compiled and, on a GPU, loaded. What is met beside it stalls a step: the log names it."""
-    _free: dict[Any, Unspecialized] = field(default_factory=dict, init=False, repr=False, compare=False)
+    bound: dict[tuple[Any, ...], BoundLaunch] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Launches that come again, by all that their operations have checked of the arguments."""
     _tiles: dict[tuple[str, int], dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _met: dict[tuple[Any, ...], Callable[[tuple[int, ...], list[Any]], None]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def parameters(self, name: str) -> Parameters:
         """Block sizes by their names in the kernel, num_warps and num_stages. `name` is a kernel and a shape, such as
@@ -149,61 +133,30 @@ class Launcher:
         """Launch kernel[grid] with args by position and constants by name, unless the grid is empty."""
         if 0 in grid:
             return
-        if not isinstance(kernel, JITFunction):  # interpreted
-            assert strides_are_known(args), STRIDED.format(kernel.__name__)
-            kernel[grid](*args, **options)
-            return
-        function = kernel.fn  # in keys: Triton hashes a kernel by its source, each time
-        free = self._free.get(function)
-        if free is None:
-            free = self._free[function] = unspecialized(kernel)
-        free_numbers, free_pointers = free
-        values: list[Any] = []
-        key: list[Any] = [function, *options, *options.values()]
-        dense = True
-        for i, arg in enumerate(args):
-            if isinstance(arg, Tensor):
-                at = arg.data_ptr()
-                values.append(at)
-                key.append(arg.dtype)
-                if at % ALIGNED and i not in free_pointers:
-                    key.append(i)
-                dense = dense and arg.is_contiguous()
-            else:
-                values.append(arg)
-                if i not in free_numbers:
-                    key.append(arg)
-        assert dense or strides_are_known(args), STRIDED.format(kernel.__name__)
-        run = self._met.get(tuple(key))
-        if run is None:
-            self._met[tuple(key)] = run = self._bound(kernel, args, options)
-        run(grid, values)
+        assert strides_are_known(args), STRIDED.format(kernel.__name__)
+        kernel[grid](*args, **options)
 
-    def hold(self, codes: Mapping[Variant, Any]) -> None:
-        """Load compiled kernels onto the GPU, so that their first launches need not."""
-        for variant, code in codes.items():
-            _ = code.run  # loads it
-            self.prepared[variant] = code
+    def bind(
+        self,
+        kernel: Any,
+        args: Sequence[Any],
+        changing: Sequence[int],
+        apart: Collection[int] = (),
+        **options: Any,
+    ) -> BoundLaunch:
+        """A launch that comes again: (grid, *what stands at the positions `changing` of `args`) -> None.
 
-    def _bound(
-        self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Callable[[tuple[int, ...], list[Any]], None]:
-        """A launch of the code for such arguments: (grid, addresses and numbers in the order of `args`)."""
-        variant = Variant.of(kernel, args, options)
-        code = self.prepared.get(variant)
-        if code is None:
-            if self.prepared:
-                logger.warning("a step waits for %s, which was not compiled before", variant)
-            self.prepared[variant] = code = compiled(variant)
-        names = kernel.arg_names[len(args) :]
-        constants = [options[name] for name in names]
-        launch, function, metadata = code.run, code.function, code.packed_metadata
-        active = driver.active
-        device = active.get_current_device()
-        stream_of = active.get_current_stream
+        That is of the same types each time, and None where it is None now. Tensors are asserted to be dense, but for
+        those at the positions `apart`, whose strides the caller compares.
+        """
+        settled = [None if i in changing else arg for i, arg in enumerate(args)]  # tensors of one call live no longer
 
-        def run(grid: tuple[int, ...], values: list[Any]) -> None:
-            x, y, z = (*grid, 1, 1)[:3]
-            launch(x, y, z, stream_of(device), function, metadata, None, None, None, *values, *constants)
+        def launch(grid: tuple[int, ...], *changed: Any) -> None:
+            now = settled.copy()
+            for i, arg in zip(changing, changed, strict=True):
+                dense = i in apart or not isinstance(arg, Tensor) or arg.is_contiguous()
+                assert dense, STRIDED.format(kernel.__name__)
+                now[i] = arg
+            self(kernel, grid, *now, **options)
 
-        return run
+        return launch

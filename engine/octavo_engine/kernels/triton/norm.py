@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import FLOATS, expect, next_power_of_2
-from octavo_engine.kernels.triton.launch import Launcher
+from octavo_engine.kernels.triton.arguments import FLOATS, expect, next_power_of_2, signature
+from octavo_engine.kernels.triton.launch import BoundLaunch, Launcher
 from octavo_models.layers import Norm
 
 
@@ -56,26 +56,33 @@ def norm(
     launch: Launcher, x: Tensor, residual: Tensor | None, weight: Tensor, spec: Norm, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The norm and what was normed: `x`, or its sum with `residual`. x: [..., dim]."""
+    shape = x.shape
+    dim = shape[-1]
+    assert residual is None or residual.shape == shape, f"shape {residual.shape} of a residual for {shape}"
+    residual_dtype = None if residual is None else residual.dtype
+    like = norm, spec, dim, x.dtype, residual_dtype, signature(weight), signature(bias)
+    run = launch.bound.get(like)
+    if run is None:
+        run = launch.bound[like] = _bound(launch, x, residual, weight, spec, bias)
+    out = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    run((x.numel() // dim,), x, residual, weight, bias, out, total)
+    return out, total
+
+
+def _bound(
+    launch: Launcher, x: Tensor, residual: Tensor | None, weight: Tensor, spec: Norm, bias: Tensor | None
+) -> BoundLaunch:
     dim = x.shape[-1]
     expect(x, x.shape, *FLOATS)
     expect(residual, x.shape, x.dtype)
     expect(weight, (dim,), *FLOATS)
     expect(bias, (dim,), *FLOATS)
-    out = torch.empty_like(x)
-    total = x if residual is None else torch.empty_like(x)
     block = next_power_of_2(dim)
-    launch(
+    return launch.bind(
         norm_kernel,
-        (x.numel() // dim,),
-        x,
-        residual,
-        weight,
-        bias,
-        out,
-        total,
-        dim,
-        spec.eps,
-        spec.offset,
+        (x, residual, weight, bias, x, x, dim, spec.eps, spec.offset),
+        changing=range(6),
         LAYER=spec.kind == "layer",
         HAS_RESIDUAL=residual is not None,
         HAS_BIAS=bias is not None,
@@ -83,4 +90,3 @@ def norm(
         # 16 elements a thread: two 16-byte loads of bf16 in flight, and a row of 8,192 on half an SM's warps.
         num_warps=min(16, max(1, block // 512)),
     )
-    return out, total

@@ -25,17 +25,16 @@ from octavo_engine.kernels.operations import (
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.activation import activation
-from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect
-from octavo_engine.kernels.triton.decode_attention import decode_attention, scratch_bytes
+from octavo_engine.kernels.triton.decode_step import scratch_bytes
+from octavo_engine.kernels.triton.direct_launch import launcher_on
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
-from octavo_engine.kernels.triton.launch import Card, Launcher, tuned_launcher
+from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.logits import ban, penalize, soft_cap_logits
 from octavo_engine.kernels.triton.logprobs import logprobs
 from octavo_engine.kernels.triton.norm import norm
 from octavo_engine.kernels.triton.packed_matmul import matmul_packed, parts_bytes
-from octavo_engine.kernels.triton.prefill_attention import prefill_attention
-from octavo_engine.kernels.triton.qkv import write_qkv
+from octavo_engine.kernels.triton.paged_attention import PagedAttention
 from octavo_engine.kernels.triton.rotary import rotary_table
 from octavo_engine.kernels.triton.sampling import sample
 from octavo_models.layers import Activation, Attention, Norm, Rotary
@@ -57,7 +56,7 @@ class TritonOperations(Operations):
         Raises:
             ExecutorError: the card is too old, or the file is none.
         """
-        return cls(tuned_launcher(Card.of(device), tuning))
+        return cls(launcher_on(Card.of(device), tuning))
 
     def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return norm(self.launch, x, None, weight, spec, bias)[0]
@@ -101,11 +100,11 @@ class TritonOperations(Operations):
         k_norm: Tensor | None,
         k_cache: Tensor,
         v_cache: Tensor,
-        slots: Tensor,
+        batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
-        self._check_cache(k_cache)
-        return write_qkv(self.launch, qkv, spec, turn, q_norm, k_norm, k_cache, v_cache, slots, kv_scales)
+        over = self._over(batch, spec, k_cache, v_cache, kv_scales)
+        return over.write(batch, qkv, turn, q_norm, k_norm, k_cache, v_cache)
 
     def attention(
         self,
@@ -116,19 +115,22 @@ class TritonOperations(Operations):
         spec: Attention,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
-        self._check_cache(k_cache)
-        expect(q, (ANY, spec.num_heads, spec.head_dim_k), *FLOATS)
-        expect(k_cache, (ANY, ANY, spec.num_kv_heads, spec.head_dim_k), *CACHED, strided=True)
-        expect(v_cache, (*k_cache.shape[:2], spec.num_kv_heads, spec.head_dim_v), k_cache.dtype, strided=True)
-        for numbers in (batch.rows, batch.query_starts, batch.seq_lens):
-            expect(numbers, (ANY,), torch.int32)
-        expect(batch.block_tables, (ANY, ANY), torch.int32, strided=True)
-        out = torch.empty(q.shape[0], spec.num_heads, spec.head_dim_v, dtype=q.dtype, device=q.device)
-        if batch.num_decodes > 0:
-            decode_attention(self.launch, q, k_cache, v_cache, out, batch, spec, kv_scales)
-        if batch.num_decodes < batch.num_requests:
-            prefill_attention(self.launch, q, k_cache, v_cache, out, batch, spec, kv_scales)
-        return out
+        return self._over(batch, spec, k_cache, v_cache, kv_scales).attend(batch, q, k_cache, v_cache)
+
+    def _over(
+        self,
+        batch: PagedBatch,
+        spec: Attention,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        kv_scales: tuple[float, float],
+    ) -> PagedAttention:
+        """What this batch has settled for such a layer."""
+        key = id(self.launch), id(spec), kv_scales
+        made = batch.settled.get(key)
+        if made is None or not made.takes(k_cache, v_cache):
+            made = batch.settled[key] = PagedAttention(self.launch, spec, batch, k_cache, v_cache, kv_scales)
+        return made
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
         return scratch_bytes(self.launch, num_decodes, max_len, spec)
@@ -155,7 +157,3 @@ class TritonOperations(Operations):
 
     def append_tokens(self, token_ids: Tensor, rows: Tensor, positions: Tensor, drawn: Tensor) -> None:
         append_tokens(self.launch, token_ids, rows, positions, drawn)
-
-    def _check_cache(self, cache: Tensor) -> None:
-        if cache.dtype == torch.float8_e4m3fn:
-            self.launch.card.require_float8("a KV cache in float8")

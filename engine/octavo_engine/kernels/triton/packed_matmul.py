@@ -13,13 +13,15 @@ accumulator BLOCK_M · BLOCK_N / (32 · num_warps), 64 for 128 × 128 on 8 warps
 
 from __future__ import annotations
 
+import sys
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from octavo_engine.kernels.packed_weight import PackedWeight
-from octavo_engine.kernels.triton.arguments import ANY, FLOATS, cdiv, expect, next_power_of_2
+from octavo_engine.kernels.triton.arguments import ANY, FLOATS, cdiv, expect, next_power_of_2, signature
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.launch_defaults import Parameters
 from octavo_models.formats import SUPER_BLOCK
@@ -28,6 +30,7 @@ INTERPRETED = triton.knobs.runtime.interpret  # it has no instructions of packed
 JOINED = 1024  # columns of a program that joins parts
 PROGRAMS_PER_SM = 2  # that a product of few rows should have
 MOST_SPLIT_ROWS = 256  # with more, tiles are enough for every SM
+ROW_CLASSES = (16, 64, MOST_SPLIT_ROWS, sys.maxsize)  # x of up to so many rows are multiplied alike
 
 
 @triton.jit
@@ -254,7 +257,7 @@ def parts_of(launch: Launcher, chosen: Parameters, columns: int, num_rows: int) 
 def parts_bytes(launch: Launcher, columns: int, most_rows: int) -> int:
     """The most that the parts of a product of up to so many rows take."""
     most = 0
-    for num_rows in (16, 64, MOST_SPLIT_ROWS):
+    for num_rows in ROW_CLASSES[:-1]:
         chosen = launch.parameters(f"packed.{rows_of_tile(num_rows)}")
         split = parts_of(launch, chosen, columns, num_rows)
         most = max(most, 4 * split * min(num_rows, most_rows) * columns if split > 1 else 0)
@@ -263,43 +266,69 @@ def parts_bytes(launch: Launcher, columns: int, most_rows: int) -> int:
 
 def matmul_packed(launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
     """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
-    m, k = x.shape
-    n = weight.shape[0]
-    assert k % 32 == 0, f"rows of {k} elements, where words are laid out in runs of 32"
-    expect(x, (m, k), *FLOATS)
-    expect(weight.quants, (n, k * weight.bits // 32), torch.int32)
-    expect(weight.scales, (k // weight.group, n), weight.scale_dtype)
-    expect(weight.supers, (ANY, n), weight.super_dtype)
-    expect(bias, (n,), *FLOATS)
-    of_super = 0 if weight.supers is None else SUPER_BLOCK // weight.group
-    chosen = dict(launch.parameters(f"packed.{rows_of_tile(m)}"))
-    split = parts_of(launch, chosen, n, m)
-    del chosen["SPLIT_K"]  # no constant: it depends on how many SMs the GPU has
-    out = torch.empty(split, m, n, dtype=x.dtype if split == 1 else torch.float32, device=x.device)
-    launch(
-        packed_kernel,
-        (cdiv(n, chosen["BLOCK_N"]), cdiv(m, chosen["BLOCK_M"]), split),
-        x,
-        weight.quants,
-        weight.scales,
-        weight.supers,
-        bias if split == 1 else None,
-        out,
-        m,
-        n,
-        k // 32,
-        weight.shift,
-        BITS=weight.bits,
-        GROUP=weight.group,
-        HAS_MINIMA=weight.has_minima,
-        OF_SUPER=of_super,
-        ONE_SUPER=of_super > 0 and weight.shift * weight.group % chosen["BLOCK_K"] == 0,
-        IN_HALVES=not INTERPRETED and weight.bits == 4 and x.element_size() == 2,
-        HAS_BIAS=bias is not None and split == 1,
-        PRECISION="ieee" if x.element_size() == 4 else "tf32",
-        **chosen,
-    )
-    return joined(launch, out, bias, x.dtype)
+    num_rows, k = x.shape
+    like = id(launch), x.dtype, k, next(most for most in ROW_CLASSES if num_rows <= most), signature(bias)
+    product = weight.settled.get(like)
+    if product is None:
+        product = weight.settled[like] = PackedProduct(launch, x, weight, bias)
+    return product(x, bias)
+
+
+class PackedProduct:
+    """Products with one weight, of x of one dtype and one of ROW_CLASSES."""
+
+    def __init__(self, launch: Launcher, x: Tensor, weight: PackedWeight, bias: Tensor | None) -> None:
+        m, k = x.shape
+        n = weight.shape[0]
+        assert k % 32 == 0, f"rows of {k} elements, where words are laid out in runs of 32"
+        expect(x, (m, k), *FLOATS)
+        expect(weight.quants, (n, k * weight.bits // 32), torch.int32)
+        expect(weight.scales, (k // weight.group, n), weight.scale_dtype)
+        expect(weight.supers, (ANY, n), weight.super_dtype)
+        expect(bias, (n,), *FLOATS)
+        of_super = 0 if weight.supers is None else SUPER_BLOCK // weight.group
+        chosen = dict(launch.parameters(f"packed.{rows_of_tile(m)}"))
+        split = parts_of(launch, chosen, n, m)
+        del chosen["SPLIT_K"]  # no constant: it depends on how many SMs the GPU has
+        self._launch = launch
+        self._parts, self._columns = split, n
+        self._tile = chosen["BLOCK_M"], chosen["BLOCK_N"]
+        self._dtype = x.dtype if split == 1 else torch.float32  # of parts
+        out = torch.empty(split, m, n, dtype=self._dtype, device="meta")
+        self._run = launch.bind(
+            packed_kernel,
+            (
+                x,
+                weight.quants,
+                weight.scales,
+                weight.supers,
+                bias if split == 1 else None,
+                out,
+                m,
+                n,
+                k // 32,
+                weight.shift,
+            ),
+            changing=(0, 4, 5, 6),
+            apart=(),
+            BITS=weight.bits,
+            GROUP=weight.group,
+            HAS_MINIMA=weight.has_minima,
+            OF_SUPER=of_super,
+            ONE_SUPER=of_super > 0 and weight.shift * weight.group % chosen["BLOCK_K"] == 0,
+            IN_HALVES=not INTERPRETED and weight.bits == 4 and x.element_size() == 2,
+            HAS_BIAS=bias is not None and split == 1,
+            PRECISION="ieee" if x.element_size() == 4 else "tf32",
+            **chosen,
+        )
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x: [num_tokens, in] -> [num_tokens, out] in x's dtype."""
+        m, n, split = x.shape[0], self._columns, self._parts
+        out = torch.empty(split, m, n, dtype=self._dtype, device=x.device)
+        grid = cdiv(n, self._tile[1]), cdiv(m, self._tile[0]), split
+        self._run(grid, x, bias if split == 1 else None, out, m)
+        return joined(self._launch, out, bias, x.dtype)
 
 
 @triton.jit(do_not_specialize=["M", "num_parts"], do_not_specialize_on_alignment=["bias"])
@@ -321,7 +350,16 @@ def joined(launch: Launcher, parts: Tensor, bias: Tensor | None, dtype: torch.dt
     if split == 1:
         return parts[0]
     out = torch.empty(m, n, dtype=dtype, device=parts.device)
-    grid = (cdiv(n, JOINED), m)
-    options = {"HAS_BIAS": bias is not None, "TILE": JOINED, "num_warps": 4}
-    launch(join_parts_kernel, grid, parts, bias, out, m, n, split, **options)
+    like = joined, n, split, dtype, signature(bias)
+    run = launch.bound.get(like)
+    if run is None:
+        run = launch.bound[like] = launch.bind(
+            join_parts_kernel,
+            (parts, bias, out, m, n, split),
+            changing=(0, 1, 2, 3),
+            HAS_BIAS=bias is not None,
+            TILE=JOINED,
+            num_warps=4,
+        )
+    run((cdiv(n, JOINED), m), parts, bias, out, m)
     return out

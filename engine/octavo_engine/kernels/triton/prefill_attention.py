@@ -117,51 +117,62 @@ def prefill_kernel(
     tl.store(out + at_out, result.to(out.dtype.element_ty), mask=held[:, None] & (dv < DV)[None, :])
 
 
-def prefill_attention(
-    launch: Launcher,
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    out: Tensor,
-    batch: PagedBatch,
-    spec: Attention,
-    kv_scales: tuple[float, float],
-) -> None:
-    """Attend for the requests after the first `batch.num_decodes`, into their rows of `out`."""
-    group = spec.num_heads // spec.num_kv_heads
-    block_d, block_dv = (next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
-    chosen = launch.tiles(f"prefill.{max(64, block_d)}", q.element_size())
-    block_m = max(next_power_of_2(group), chosen["BLOCK_M"])
-    num_prefills = batch.num_requests - batch.num_decodes
-    num_rows = q.shape[0] - batch.num_decodes
-    launch(
-        prefill_kernel,
-        (num_rows // (block_m // group) + num_prefills if num_prefills else 0, spec.num_kv_heads),
-        q,
-        k_cache,
-        v_cache,
-        out,
-        batch.rows,
-        batch.query_starts,
-        batch.seq_lens,
-        batch.block_tables,
-        batch.num_decodes,
-        batch.num_requests,
-        batch.block_tables.stride(0),
-        k_cache.stride(0),
-        v_cache.stride(0),
-        spec.scale * kv_scales[0] * LOG2_E,
-        (spec.soft_cap or 0.0) * LOG2_E,
-        kv_scales[1],
-        KV_HEADS=spec.num_kv_heads,
-        GROUP=group,
-        D=spec.head_dim_k,
-        DV=spec.head_dim_v,
-        BLOCK_D=block_d,
-        BLOCK_DV=block_dv,
-        BLOCK_SIZE=k_cache.shape[1],
-        WINDOW=spec.window or 0,
-        SOFT_CAP=spec.soft_cap is not None,
-        PRECISION="ieee" if q.element_size() == 4 else "tf32",
-        **(chosen | {"BLOCK_M": block_m}),
-    )
+class PrefillAttention:
+    """The prefills of a step, for layers of one kind: those of the requests after the first `batch.num_decodes`."""
+
+    def __init__(
+        self,
+        launch: Launcher,
+        spec: Attention,
+        batch: PagedBatch,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        kv_scales: tuple[float, float],
+    ) -> None:
+        """For queries and caches like these."""
+        group = spec.num_heads // spec.num_kv_heads
+        block_d, block_dv = (next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
+        chosen = launch.tiles(f"prefill.{max(64, block_d)}", q.element_size())
+        block_m = max(next_power_of_2(group), chosen["BLOCK_M"])
+        num_prefills = batch.num_requests - batch.num_decodes
+        num_rows = q.shape[0] - batch.num_decodes
+        self._grid = num_rows // (block_m // group) + num_prefills if num_prefills else 0, spec.num_kv_heads
+        self._run = launch.bind(
+            prefill_kernel,
+            (
+                q,
+                k_cache,
+                v_cache,
+                q,
+                batch.rows,
+                batch.query_starts,
+                batch.seq_lens,
+                batch.block_tables,
+                batch.num_decodes,
+                batch.num_requests,
+                batch.block_tables.stride(0),
+                k_cache.stride(0),
+                v_cache.stride(0),
+                spec.scale * kv_scales[0] * LOG2_E,
+                (spec.soft_cap or 0.0) * LOG2_E,
+                kv_scales[1],
+            ),
+            changing=(0, 1, 2, 3),
+            apart=(1, 2),
+            KV_HEADS=spec.num_kv_heads,
+            GROUP=group,
+            D=spec.head_dim_k,
+            DV=spec.head_dim_v,
+            BLOCK_D=block_d,
+            BLOCK_DV=block_dv,
+            BLOCK_SIZE=k_cache.shape[1],
+            WINDOW=spec.window or 0,
+            SOFT_CAP=spec.soft_cap is not None,
+            PRECISION="ieee" if q.element_size() == 4 else "tf32",
+            **(chosen | {"BLOCK_M": block_m}),
+        )
+
+    def __call__(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor) -> None:
+        """Attend, into the requests' rows of `out`."""
+        self._run(self._grid, q, k_cache, v_cache, out)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, cdiv, expect, next_power_of_2
+from octavo_engine.kernels.triton.arguments import FLOATS, cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.layers import Attention
 
@@ -141,62 +141,76 @@ def qkv_kernel(
         tl.store(v_cache + v_row + at, stored(v, v_scale, v_cache), mask=mask & written[:, None])
 
 
-def write_qkv(
-    launch: Launcher,
-    qkv: Tensor,
-    spec: Attention,
-    turn: tuple[Tensor, Tensor] | None,
-    q_norm: Tensor | None,
-    k_norm: Tensor | None,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    slots: Tensor,
-    kv_scales: tuple[float, float],
-) -> Tensor:
-    """See `Operations.write_qkv`. Blocks of a cache may lie apart; a kv_block itself is contiguous."""
-    num_tokens, kv_heads, d, dv = qkv.shape[0], spec.num_kv_heads, spec.head_dim_k, spec.head_dim_v
-    expect(qkv, (num_tokens, spec.q_size + spec.k_size + spec.v_size), *FLOATS)
-    expect(k_cache, (ANY, ANY, kv_heads, d), *CACHED, strided=True)
-    expect(v_cache, (*k_cache.shape[:2], kv_heads, dv), k_cache.dtype, strided=True)
-    expect(slots, (num_tokens,), torch.int64)
-    for norm in (q_norm, k_norm):
-        expect(norm, (d,), *FLOATS)
-    q = torch.empty(num_tokens, spec.num_heads, spec.head_dim_k, dtype=qkv.dtype, device=qkv.device)
-    rotary = 0 if spec.rotary is None or turn is None else spec.rotary.dim
-    cos, sin = (qkv, qkv) if turn is None else turn  # not read without rotary
-    if rotary:
-        for angles in (cos, sin):
-            expect(angles, (num_tokens, rotary // 2), torch.float32)
-    heads = 4
-    launch(
-        qkv_kernel,
-        (num_tokens, cdiv(spec.num_heads, heads) + cdiv(spec.num_kv_heads, heads)),
-        qkv,
-        cos,
-        sin,
-        q_norm,
-        k_norm,
-        q,
-        k_cache,
-        v_cache,
-        slots,
-        k_cache.stride(0),
-        v_cache.stride(0),
-        *kv_scales,
-        0.0 if spec.qk_norm is None else spec.qk_norm.eps,
-        0.0 if spec.qk_norm is None else spec.qk_norm.offset,
-        Q_HEADS=spec.num_heads,
-        KV_HEADS=spec.num_kv_heads,
-        D=spec.head_dim_k,
-        DV=spec.head_dim_v,
-        BLOCK_SIZE=k_cache.shape[1],
-        ROTARY=rotary,
-        HALF=next_power_of_2(max(1, rotary // 2)),
-        REST=next_power_of_2(max(1, spec.head_dim_k - rotary)),
-        INTERLEAVED=spec.rotary is not None and spec.rotary.interleaved,
-        NORM="none" if spec.qk_norm is None else spec.qk_norm.kind,
-        HEADS=heads,
-        BLOCK_DV=next_power_of_2(spec.head_dim_v),
-        num_warps=2,  # a turned half of 4 heads of 128 is 256 elements: 4 a thread
-    )
-    return q
+class QkvWrite:
+    """The writes of a step's keys and values, for layers of one kind. See `Operations.write_qkv`."""
+
+    def __init__(
+        self,
+        launch: Launcher,
+        spec: Attention,
+        turn: tuple[Tensor, Tensor] | None,
+        slots: Tensor,
+        qkv: Tensor,
+        norms: tuple[Tensor | None, Tensor | None],
+        k_cache: Tensor,
+        v_cache: Tensor,
+        kv_scales: tuple[float, float],
+    ) -> None:
+        """For projections, norms and caches like these. Blocks of a cache may lie apart; each is dense."""
+        num_tokens = qkv.shape[0]
+        self.turn = turn  # held: by its id this is found again
+        self._qkv_shape = (num_tokens, spec.q_size + spec.k_size + spec.v_size)
+        self._q_shape = (num_tokens, spec.num_heads, spec.head_dim_k)
+        expect(qkv, self._qkv_shape, *FLOATS)
+        expect(slots, (num_tokens,), torch.int64)
+        for norm in norms:
+            expect(norm, (spec.head_dim_k,), *FLOATS)
+        rotary = 0 if spec.rotary is None or turn is None else spec.rotary.dim
+        cos, sin = (qkv, qkv) if turn is None else turn  # not read without rotary
+        if rotary:
+            for angles in (cos, sin):
+                expect(angles, (num_tokens, rotary // 2), torch.float32)
+        heads = 4
+        self._grid = num_tokens, cdiv(spec.num_heads, heads) + cdiv(spec.num_kv_heads, heads)
+        self._run = launch.bind(
+            qkv_kernel,
+            (
+                qkv,
+                cos,
+                sin,
+                *norms,
+                qkv,
+                k_cache,
+                v_cache,
+                slots,
+                k_cache.stride(0),
+                v_cache.stride(0),
+                *kv_scales,
+                0.0 if spec.qk_norm is None else spec.qk_norm.eps,
+                0.0 if spec.qk_norm is None else spec.qk_norm.offset,
+            ),
+            changing=(0, 3, 4, 5, 6, 7),
+            apart=(6, 7),
+            Q_HEADS=spec.num_heads,
+            KV_HEADS=spec.num_kv_heads,
+            D=spec.head_dim_k,
+            DV=spec.head_dim_v,
+            BLOCK_SIZE=k_cache.shape[1],
+            ROTARY=rotary,
+            HALF=next_power_of_2(max(1, rotary // 2)),
+            REST=next_power_of_2(max(1, spec.head_dim_k - rotary)),
+            INTERLEAVED=spec.rotary is not None and spec.rotary.interleaved,
+            NORM="none" if spec.qk_norm is None else spec.qk_norm.kind,
+            HEADS=heads,
+            BLOCK_DV=next_power_of_2(spec.head_dim_v),
+            num_warps=2,  # a turned half of 4 heads of 128 is 256 elements: 4 a thread
+        )
+
+    def __call__(
+        self, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        """q, normed and turned: [num_tokens, num_heads, head_dim_k]."""
+        assert qkv.shape == self._qkv_shape, f"qkv of shape {tuple(qkv.shape)}, not {self._qkv_shape}"
+        q = qkv.new_empty(*self._q_shape)
+        self._run(self._grid, qkv, q_norm, k_norm, q, k_cache, v_cache)
+        return q
