@@ -33,25 +33,14 @@ from bench.whole_engine import SMALL, engine, expected, random_weights, request,
 from octavo_engine.config import CacheConfig, SchedulerConfig
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import DeviceLostError
+from octavo_engine.executors.torch.model_configs import LLAMA_3_8B
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_models import from_hf_config
 from octavo_models.spec import ModelSpec
 
 MODELS = {
-    "Llama-3-8B": {
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": 128_256,
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
-        "rope_theta": 500_000.0,
-        "rms_norm_eps": 1e-5,
-        "torch_dtype": "bfloat16",
-    },
+    "Llama-3-8B": LLAMA_3_8B,
     "Qwen3-0.6B": {
         "architectures": ["Qwen3ForCausalLM"],
         "vocab_size": 151_936,

@@ -24,9 +24,9 @@ from octavo_engine.config import (
 )
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.model_configs import GEMMA_3_270M, LLAMA_3_8B, SMOLLM2_135M
 from octavo_engine.executors.torch.parallel import WHOLE
 from octavo_engine.executors.torch.rehearsal import UncomputedOperations, Unshared, described_weights
-from octavo_engine.executors.torch.reported_kernels import GEMMA_3_270M, LLAMA_3_8B, SMOLLM2_135M
 from octavo_engine.kernels.packing import Stored
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.messages import EngineRequest

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,19 @@ from octavo_engine.kernels.compiled import Compiled
 BASELINE = Path(__file__).parents[1] / "kernels/compiled.json"
 
 
-def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+# The report of two models alone: to find what engines launch takes some seconds for each.
+SAMPLE = """
+import sys
+from octavo_engine.cli import kernels_report
+from octavo_engine.executors.torch import reported_kernels
+
+models = reported_kernels.reported_models()
+reported_kernels.reported_models = lambda: {label: models[label] for label in ("smollm2", "q4_k")}
+sys.exit(kernels_report.main())
+"""
+
+
+def report(*arguments: str, run: Sequence[str] = ("-m", "octavo_engine.cli.kernels_report"), baseline: Path = BASELINE):
     """In a fresh interpreter, where kernels are compiled. What is compiled stays in a cache outside the tree."""
     cache = Path.home() / ".cache/octavo" / f"triton-{importlib.metadata.version('triton')}"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -27,7 +41,7 @@ def report(*arguments: str) -> subprocess.CompletedProcess[str]:
         "TRITON_CACHE_DIR": os.fspath(cache),
         "PYTHONPATH": os.fspath(Path(kernels_report.__file__).parents[2]),
     }
-    command = [sys.executable, "-m", "octavo_engine.cli.kernels_report", "--baseline", os.fspath(BASELINE), *arguments]
+    command = [sys.executable, *run, "--baseline", os.fspath(baseline), *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
 
 
@@ -75,6 +89,42 @@ def test_a_gpu_that_is_refused_is_explained_and_no_fault():
         "cores, and up to 512 bytes of registers are spilled"
     )
     assert none.faults() == ["sm_75 packed q4_k does not compile: PTXASError: no bfloat16"]
+
+
+def sample(baseline: Path) -> subprocess.CompletedProcess[str]:
+    """Attention of few heads, and a product of one row with four-bit weights."""
+    only = "^sm_90 ((decode|prefill) smollm2|packed q4_k out=bfloat16 BLOCK_K=128 BLOCK_M=16)"
+    return report("--target", "90", "--only", only, run=("-W", "ignore", "-c", SAMPLE), baseline=baseline)
+
+
+def test_a_sample_of_kernels_is_no_worse_than_the_baseline():
+    made = sample(BASELINE)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "4 kernels compiled" in made.stdout
+
+
+def test_a_kernel_worse_than_the_baseline_fails_the_report(tmp_path):
+    """As if it had been better before, in each figure in turn."""
+    document = json.loads(BASELINE.read_text("utf-8"))
+    names = [name for name in document["kernels"] if name.startswith("sm_90 ")]
+    prefill, product = "sm_90 prefill smollm2", "sm_90 packed q4_k out=bfloat16 BLOCK_K=128 BLOCK_M=16"
+    assert {prefill, product} <= set(names)
+    registers, resident, in_flight, _, instructions = document["kernels"][product]
+    document["kernels"][product] = [registers - 8, resident + 1, in_flight + 1, -1, instructions - 0.1]
+    (tmp_path / "better.json").write_text(json.dumps(document))
+    made = sample(tmp_path / "better.json")
+    assert made.returncode == 1
+    for figure in document["figures"]:
+        assert f"{product}: {figure} " in made.stderr
+    assert prefill not in made.stderr.replace(f"· {prefill}", "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_kernel_is_no_worse_than_the_baseline():
+    """With nothing in the cache this takes seven minutes of CPU."""
+    made = report("--target", "80", "--target", "89", "--target", "90", "--target", "100")
+    assert made.returncode == 0, made.stdout + made.stderr
 
 
 @pytest.mark.slow

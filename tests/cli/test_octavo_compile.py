@@ -13,7 +13,7 @@ import pytest
 
 from octavo_engine.cli.compile import main
 from octavo_engine.executors.torch import warm_up
-from octavo_engine.executors.torch.reported_kernels import LLAMA_3_8B
+from octavo_engine.executors.torch.model_configs import LLAMA_3_8B
 from octavo_engine.kernels.folders import entry_of
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 

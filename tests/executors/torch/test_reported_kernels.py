@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from octavo_engine.cli.arguments import parse_with_notes
@@ -9,6 +12,7 @@ from octavo_engine.executors.torch import reported_kernels as reported
 from octavo_engine.executors.torch.rehearsal import kernels_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
 
+BASELINE = Path(__file__).parents[2] / "kernels/compiled.json"
 CARDS = [Card(80, 108), Card(90, 132)]
 
 
@@ -36,6 +40,14 @@ def test_what_an_engine_may_launch_is_in_the_report(kernels, card, model, flags)
     launched = kernels_of(config, reported.reported_models()[model], Launcher(card))
     missing = set(launched) - {kernel.variant for kernel in kernels}
     assert not missing, [str(variant) for variant in missing]
+
+
+def test_the_baseline_has_a_limit_for_each_kernel_of_the_report_and_for_no_other(kernels, card):
+    """Where a kernel is missing, or is not launched any more: `make kernels-baseline`."""
+    document = json.loads(BASELINE.read_text("utf-8"))
+    prefix = f"sm_{card.capability} "
+    limits = {name.removeprefix(prefix) for name in document["kernels"] if name.startswith(prefix)}
+    assert limits == {kernel.name for kernel in kernels}
 
 
 def test_what_no_engine_launches_is_float8_alone(kernels, card):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
+from octavo_engine.executors.torch.model_configs import GEMMA_3_270M, LLAMA_3_8B, SMOLLM2_135M
 from octavo_engine.executors.torch.rehearsal import Recorder, kernels_of, rehearse
 from octavo_engine.kernels.packing import PACKERS
 from octavo_engine.kernels.triton.float8_launches import launch_float8
@@ -23,47 +24,6 @@ from octavo_models import from_hf_config
 from octavo_models.formats import stays_packed
 from octavo_models.spec import ModelSpec
 
-LLAMA_3_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 128_256,
-    "hidden_size": 4096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500_000.0,
-    "dtype": "bfloat16",
-}
-GEMMA_3_270M = {
-    "architectures": ["Gemma3ForCausalLM"],
-    "vocab_size": 262_144,
-    "hidden_size": 640,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 18,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 1,
-    "head_dim": 256,
-    "sliding_window": 512,
-    "max_position_embeddings": 32_768,
-    "query_pre_attn_scalar": 256,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
-SMOLLM2_135M = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 49_152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "rope_theta": 100_000.0,
-    "tie_word_embeddings": True,
-    "dtype": "bfloat16",
-}
 LAST = ("BLOCK", "SPLIT", "TILE", "num_")  # what names a variant only where nothing else does: tables choose it
 
 
