@@ -78,7 +78,7 @@ class Decoder:
         dtype: torch.dtype,
         parallel: Parallel = ALONE,
     ) -> None:
-        """Takes each tensor out of `weights`, so that stacking never holds the model twice. Activations are `dtype`."""
+        """Take each tensor out of `weights`, so that stacking never holds the model twice. Activations are `dtype`."""
         self.spec = spec
         self.ops = ops
         self.parallel = parallel

@@ -1,4 +1,4 @@
-"""Which of torch's devices runs the model, as far as this build of torch can use it."""
+"""The choice of torch's device that runs the model, as far as this build of torch can use it."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def moved(host: Tensor, device: torch.device) -> Tensor:
 
 
 def sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """To the device, without waiting for it."""
+    """A tensor sent to the device, without waiting for it."""
     return moved(torch.tensor(values, dtype=dtype), device)

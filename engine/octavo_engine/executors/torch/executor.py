@@ -74,7 +74,7 @@ class SubmittedStep:
 
 @dataclass(slots=True)
 class Drawn:
-    """A step between `sample` and `collect`: of its tensors on the device none is held any more."""
+    """A step between `sample` and `collect`, which holds none of its tensors on the device."""
 
     results: Results
     done: torch.cuda.Event | None = None
@@ -243,7 +243,7 @@ class TorchExecutor(Executor):
 
     @torch.inference_mode()
     def take_drawn(self, handle: StepHandle, output: StepOutput) -> None:
-        """Instead of `sample` and `collect`, on a stage that draws nothing: what the last stage made of the step."""
+        """Take in what the last stage drew, in place of `sample` and `collect`, on a stage that draws nothing."""
         submitted = self._submitted.pop(handle.step_id)
         results = submitted.results
         with self._faults.watching():
@@ -272,7 +272,7 @@ class TorchExecutor(Executor):
         self.requests.clear()
 
     def _tables(self, max_len: int) -> PersistentBatch:
-        """Those of requests of up to `max_len` tokens."""
+        """Allocate the tables of requests of up to `max_len` tokens."""
         return PersistentBatch(
             self.ops,
             vocab_size=self.whole.vocab_size,
@@ -288,7 +288,7 @@ class TorchExecutor(Executor):
         self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
 
     def _make_graphs(self) -> None:
-        """None are recorded yet: those of other tables are gone."""
+        """Replace the graphs by ones over the present tables, none of them recorded yet."""
         if self._graphs is not None:
             self._graphs.forget()
         if self._recorder is None or self.config.executor.enforce_eager or self.parallel.place.num_stages > 1:
@@ -346,7 +346,7 @@ class TorchExecutor(Executor):
         return DecodeOutputs(rows, drawing, hidden, seq_lens, drawn)
 
     def _kv_bytes(self, counters: Counters) -> int:
-        """What the GPU has left for blocks beside the largest step, which is run to know, and all that is not yet there."""
+        """Bytes left for KV blocks beside the largest step, which is run to measure it, and all that is allocated later."""
         self._allocate((2,) * len(self.layout.groups))  # all write block 1, and the result is read by none
         config, graphs = self.config, self._graphs
         computed = step_bytes(
@@ -406,7 +406,7 @@ def _starting(what: str, remedy: str) -> Iterator[None]:
 
 
 def dtypes_of(asked: DType, spec: ModelSpec, *, on_gpu: bool) -> tuple[torch.dtype, str]:
-    """What a model is computed in, and the format of its KV blocks.
+    """The dtype that a model is computed in, and the format of its KV blocks.
 
     GPUs are not made for float32: `auto` takes bfloat16 there for checkpoints of it, and beside quantized weights.
     """

@@ -1,4 +1,4 @@
-"""Whose a failure is, a step's or the device's: decided here alone, by asking the device.
+"""The decision whether a failure is a step's or the device's, made here alone, by synchronizing the device.
 
 A kernel's fault shows at whichever call comes next, and each library reports it in its own way: PyTorch as
 AcceleratorError, Triton and cuBLAS as RuntimeError. Neither types nor messages tell it from a fault that leaves the
@@ -20,14 +20,14 @@ from octavo_engine.errors import DeviceLostError, OutOfMemoryError, first_line
 
 
 class FaultWatch:
-    """Tells faults of a device from those of a step. `synchronize` waits for the device, and raises if it is lost."""
+    """Distinguishes faults of a device from those of a step. `synchronize` waits for the device, and raises if it is lost."""
 
     def __init__(self, synchronize: Callable[[], object]) -> None:
         self.synchronize = synchronize
 
     @classmethod
     def of(cls, device: torch.device) -> FaultWatch:
-        """For a device; a CPU is never lost."""
+        """The watch of a device; a CPU is never lost."""
         return cls((lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None))
 
     @contextmanager

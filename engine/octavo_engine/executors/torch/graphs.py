@@ -30,7 +30,7 @@ MOST_TOKENS = 1 << 19
 
 @dataclass(frozen=True, slots=True)
 class GraphKey:
-    """What a graph is captured for. `draws`: all of its requests draw a token, and nothing more is asked."""
+    """The steps that a graph serves. `draws`: all of its requests draw a token, and nothing more is asked."""
 
     num_requests: int
     draws: bool
@@ -38,7 +38,7 @@ class GraphKey:
 
 @dataclass(frozen=True, slots=True)
 class DecodeOutputs:
-    """What a step of decodes leaves, at addresses that a graph keeps until its next replay."""
+    """The results of a step of decodes, at addresses that a graph keeps until its next replay."""
 
     rows: StepRows
     drawing: Tensor  # [num_requests] int32: the numbers of the requests that draw, then padding
@@ -48,7 +48,7 @@ class DecodeOutputs:
 
 
 class Outcome(IntEnum):
-    """Of a capture; the worst of all ranks' counts."""
+    """The result of a capture; ranks act on the worst of all theirs."""
 
     CAPTURED = 0
     NO_MEMORY = 1  # this size runs without
@@ -70,7 +70,7 @@ class Recorder(Protocol):
         """
 
     def forget(self) -> None:
-        """All that was recorded is gone."""
+        """Drop all that was recorded."""
 
 
 class CudaRecorder:
@@ -135,7 +135,7 @@ class DecodeGraphs:
         return min(fitting, key=lambda key: key.num_requests, default=None)
 
     def layout(self, key: GraphKey) -> StepLayout:
-        """Of its buffer: as many runs as each request has tables of blocks, each of one block on average."""
+        """The layout of its buffer: as many runs as each request has tables of blocks, each of one block on average."""
         runs = key.num_requests * self._num_groups
         return StepLayout(key.num_requests, runs, runs, key.num_requests)
 

@@ -1,4 +1,4 @@
-"""Which kernels a rank was found to need, kept beside them: its next start need not be rehearsed.
+"""Lists of the kernels that a rank was found to need, kept beside them: its next start need not be rehearsed.
 
 A list is named for all that decides what is in it, this source and the versions of PyTorch and Triton included, so a
 list that is found is right. Imports neither of them: that everything is compiled can be seen in well under a second.
@@ -47,7 +47,7 @@ def complete(kernels: Sequence[Listed]) -> bool:
 
 
 def what_decides(config: EngineConfig) -> EngineConfig:
-    """Of `config` what variants depend on; the rest at its defaults. A rehearsal is run under this."""
+    """The part of `config` that variants depend on; the rest at its defaults. A rehearsal is run under this."""
     return EngineConfig(
         model=ModelConfig(model="", served_model_names=(), load_format="dummy", dtype=config.model.dtype),
         cache=CacheConfig(block_size=config.cache.block_size),
@@ -81,7 +81,7 @@ def _sources() -> bytes:
 
 
 def read_list(name: str) -> list[Listed] | None:
-    """What an earlier start has found."""
+    """Read what an earlier start has found."""
     for folder in folders():
         try:
             return msgspec.json.decode((folder / name).read_bytes(), type=list[Listed])
@@ -91,7 +91,7 @@ def read_list(name: str) -> list[Listed] | None:
 
 
 def write_list(name: str, kernels: Sequence[Listed]) -> None:
-    """Keep it for the next start. Where that can't be done, the next one rehearses again."""
+    """Keep a list for the next start. Where that can't be done, the next one rehearses again."""
     path = cache_folder() / name
     partial = path.with_suffix(f".{os.getpid()}")
     try:

@@ -87,7 +87,7 @@ class KVCache:
                     move(stack, pairs)
 
     def close(self) -> None:
-        """Once the device has nothing left to do. No tensor of the swap space may be used afterwards."""
+        """Release the swap space, once the device is idle. No tensor of the swap space may be used afterwards."""
         self._unlock()
 
     def _swap_out(self, stack: _Stack, pairs: list[Move]) -> None:
@@ -128,7 +128,7 @@ class _Stack:
         self.turn = 0
 
     def chunks(self, pairs: list[Move]) -> Iterator[list[Move]]:
-        """As many at a time as a staging buffer holds."""
+        """Divide blocks into pieces that a staging buffer holds."""
         most = self.staging.shape[1]
         for first in range(0, len(pairs), most):
             yield pairs[first : first + most]
@@ -183,7 +183,7 @@ def _cut(memory: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def swap_buffer_bytes(layout: KVLayout) -> int:
-    """What swaps keep on the device: two buffers for each stack of matrices, of which a group has two at most."""
+    """Bytes that swaps keep on the device: two buffers for each stack of matrices, of which a group has two at most."""
     return sum(2 * max(2 * STAGING_BYTES, group.block_bytes) for group in layout.groups if group.layers)
 
 

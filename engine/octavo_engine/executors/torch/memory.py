@@ -1,4 +1,4 @@
-"""How many bytes of a card are left for KV blocks, once the largest step has been measured.
+"""The bytes of a GPU that are left for KV blocks, once the largest step has been measured.
 
 Owns what the largest step is, and the arithmetic; the executor runs it. Knows nothing of models.
 """
@@ -61,22 +61,22 @@ def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> 
 
 
 class Counters(Protocol):
-    """What a device tells of its memory, in bytes."""
+    """Counters of a device's memory, in bytes."""
 
     def total(self) -> int: ...
 
     def free(self) -> int:
-        """Of the device, once PyTorch has given back what it holds in reserve."""
+        """Free bytes of the device, after PyTorch has released its reserve."""
 
     def held(self) -> int:
-        """By PyTorch, its reserve included."""
+        """Bytes that PyTorch holds, its reserve included."""
 
     def peak(self, run: Callable[[], object]) -> int:
         """The most that PyTorch held at once while `run` ran."""
 
 
 class CudaCounters:
-    """A card's own."""
+    """The counters of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -61,14 +61,14 @@ class CommandRing:
 
     @classmethod
     def create(cls, num_readers: int) -> CommandRing:
-        """The writer's."""
+        """Create a ring, as its writer."""
         fd = os.memfd_create("octavo-commands")
         os.ftruncate(fd, size_of(num_readers))
         return cls(fd, num_readers)
 
     @classmethod
     def open(cls, path: str, num_readers: int, reader: int) -> CommandRing:
-        """That of reader number `reader`, by the writer's `path`."""
+        """Open the ring at the writer's `path` as reader number `reader`."""
         return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC), num_readers, reader)
 
     @property
@@ -130,5 +130,5 @@ class CommandRing:
 
 
 def size_of(num_readers: int) -> int:
-    """Bytes of a ring."""
+    """The size of a ring in bytes."""
     return 8 * (WORDS * (1 + num_readers) + NUM_SLOTS * SLOT_WORDS)

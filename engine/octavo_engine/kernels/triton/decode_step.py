@@ -54,7 +54,7 @@ class DecodeAttention:
         v_cache: Tensor,
         kv_scales: tuple[float, float],
     ) -> None:
-        """For queries and caches like these."""
+        """Settle the launches for queries and caches like these, and allocate their scratch."""
         lens = batch.decode_lens or (batch.max_seq_len,) * batch.num_decodes
         chosen = _chosen(launch, spec, q.element_size())
         reach = batch.max_seq_len if spec.window is None else spec.window + chosen["BLOCK_N"]

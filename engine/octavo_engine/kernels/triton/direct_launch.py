@@ -131,7 +131,7 @@ class DirectLauncher(Launcher):
 
 
 def launcher_on(card: Card, tuning: str | None) -> Launcher:
-    """For `card`, with the launches of `tuning`, a file of `tune`'s; Triton's own launches where kernels are interpreted.
+    """The launcher of `card`, with the parameters of `tuning`, a file of `tune`'s; Triton's own where kernels are interpreted.
 
     Raises:
         ExecutorError: as `read_tuning`.

@@ -18,7 +18,7 @@ FLOAT8 = torch.float8_e4m3fn
 
 
 def launch_float8(ops: TritonOperations) -> None:
-    """A product by few rows, by more and by many; writes into a cache, prompts and decodes over it."""
+    """Launch a product by few rows, by more and by many; writes into a cache, prompts and decodes over it."""
     for rows in (1, 64, 512):
         weight = Float8Weight(_empty(4096, 4096, dtype=FLOAT8), _empty(4096, dtype=torch.float32))
         ops.matmul(_empty(rows, 4096), weight)

@@ -1,4 +1,4 @@
-"""Makes Triton's interpreter compute with narrow floats as cards do. For tests on machines without one.
+"""Makes Triton's interpreter compute with narrow floats as GPUs do. For tests on machines without one.
 
 Triton (3.6 to 3.9) interprets bfloat16 as its bits: casts to it cut the mantissa off, products multiply the bits, and
 casts to float8 lose the carry of rounding. `mend` replaces these three by torch's own conversions, and lets floats
@@ -56,7 +56,7 @@ def run_grid(self: Any, *args: Any, **options: Any) -> Any:
 
 
 def mend() -> None:
-    """Once a process; harmless where kernels are compiled."""
+    """Replace the three, once a process; harmless where kernels are compiled."""
     interpreter._convert_float = convert  # noqa: SLF001
     interpreter.InterpreterBuilder.create_dot = dot
     interpreter.GridExecutor.__call__ = run_grid

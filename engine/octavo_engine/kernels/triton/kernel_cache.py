@@ -100,7 +100,7 @@ def prepare(
 
 
 def _look(variants: Sequence[Variant], code_of: Callable[[Variant], Any]) -> dict[Variant, Any]:
-    """What the cache has."""
+    """Look up what the cache has."""
     found = {}
     KernelCache.looking = True
     try:
@@ -115,7 +115,7 @@ def _look(variants: Sequence[Variant], code_of: Callable[[Variant], Any]) -> dic
 
 
 def _compiling(missing: Sequence[Variant], capability: int, workers: int) -> Iterator[None]:
-    """Something for each kernel that has been compiled. Largest first: attention and products take longest."""
+    """Compile and yield once for each kernel that is done. Largest first: attention and products take longest."""
     ordered = sorted(missing, key=lambda variant: -len(variant.options))
     pool = ProcessPoolExecutor(min(workers, len(missing)), multiprocessing.get_context("spawn"))
     try:
@@ -133,7 +133,7 @@ def _compiling(missing: Sequence[Variant], capability: int, workers: int) -> Ite
 
 
 def _compile(capability: int, variant: Variant) -> str | None:
-    """In a process of its own: why it can't be compiled, None where it could."""
+    """Compile one variant in a process of its own; the reason if it can't be compiled, else None."""
     use_kernel_cache()
     try:
         compiled_for(capability, variant)

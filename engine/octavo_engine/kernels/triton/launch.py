@@ -1,4 +1,4 @@
-"""How kernels are launched: which card this is, and which block sizes, warps and stages suit it.
+"""Launches of kernels: the kind of GPU, and the block sizes, warps and stages that suit it.
 
 Owns the choice; the kernels own what the numbers mean. Nothing is tuned at a user's start: shipped defaults
 (`launch_defaults`) serve, or a file that `python -m octavo_engine.kernels.tune` wrote.
@@ -26,14 +26,14 @@ STRIDED = "{} would read a strided tensor as if it were dense"
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What of a card the launches depend on."""
+    """The properties of a GPU that launches depend on."""
 
     capability: int  # 80, 89, 90, 100 …
     num_sms: int
 
     @classmethod
     def of(cls, device: torch.device) -> Card:
-        """The device's; a CPU, where Triton interprets, stands in as a small card that has every format.
+        """The properties of a device; a CPU, where Triton interprets, stands in as a small card that has every format.
 
         Raises:
             GpuUnavailableError: the GPU is older than the kernels are written for.
@@ -58,8 +58,10 @@ class Card:
         return max(c for c in DEFAULTS if c <= self.capability and c != 89)
 
     def require_float8(self, what: str) -> None:
-        """Raises:
-        ExecutorError: this GPU has no float8.
+        """Refuse `what` on a GPU without float8.
+
+        Raises:
+            ExecutorError: this GPU has none.
         """
         if self.capability < 89:
             raise ExecutorError(
@@ -69,7 +71,7 @@ class Card:
 
 
 def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
-    """What `tune` wrote for a GPU like `card`: launch name -> parameters.
+    """Read what `tune` wrote for a GPU like `card`: launch name -> parameters.
 
     Raises:
         ExecutorError: the file is not such a one, is for another kind of GPU, or for kernels of another version.
@@ -106,7 +108,7 @@ BoundLaunch = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Runs kernels on one card, by Triton's own launch. `tuned` wins over the defaults, name by name."""
+    """Runs kernels on one GPU, by Triton's own launch. `tuned` wins over the defaults, name by name."""
 
     card: Card
     tuned: Mapping[str, Parameters] = field(default_factory=dict)

@@ -51,7 +51,7 @@ class TritonOperations(Operations):
 
     @classmethod
     def on(cls, device: torch.device, tuning: str | None = None) -> TritonOperations:
-        """For a device. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
+        """The operations on a device. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
 
         Raises:
             ExecutorError: the card is too old, or the file is none.
@@ -125,7 +125,7 @@ class TritonOperations(Operations):
         v_cache: Tensor,
         kv_scales: tuple[float, float],
     ) -> PagedAttention:
-        """What this batch has settled for such a layer."""
+        """Find what this batch has settled for such a layer, or settle it."""
         key = id(self.launch), id(spec), kv_scales
         made = batch.settled.get(key)
         if made is None or not made.takes(k_cache, v_cache):

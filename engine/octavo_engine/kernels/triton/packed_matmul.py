@@ -245,7 +245,7 @@ def rows_of_tile(num_rows: int) -> int:
 
 
 def parts_of(launch: Launcher, chosen: Parameters, columns: int, num_rows: int) -> int:
-    """Into how many parts K is split: enough for PROGRAMS_PER_SM by the columns alone, which the weight decides, and no
+    """The number of parts that K is split into: enough for PROGRAMS_PER_SM by the columns alone, which the weight decides, and no
     more than the launch's SPLIT_K. A wide weight keeps every SM at work unsplit, and saves the join; so do many rows."""
     if num_rows > MOST_SPLIT_ROWS:
         return 1

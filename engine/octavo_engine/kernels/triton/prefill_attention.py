@@ -130,7 +130,7 @@ class PrefillAttention:
         v_cache: Tensor,
         kv_scales: tuple[float, float],
     ) -> None:
-        """For queries and caches like these."""
+        """Settle the launch for queries and caches like these."""
         group = spec.num_heads // spec.num_kv_heads
         block_d, block_dv = (next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
         chosen = launch.tiles(f"prefill.{max(64, block_d)}", q.element_size())

@@ -156,7 +156,7 @@ class QkvWrite:
         v_cache: Tensor,
         kv_scales: tuple[float, float],
     ) -> None:
-        """For projections, norms and caches like these. Blocks of a cache may lie apart; each is dense."""
+        """Settle the launch for projections, norms and caches like these. Blocks of a cache may lie apart; each is dense."""
         num_tokens = qkv.shape[0]
         self.turn = turn  # held: by its id this is found again
         self._qkv_shape = (num_tokens, spec.q_size + spec.k_size + spec.v_size)

@@ -44,7 +44,7 @@ class Unspecialized(NamedTuple):
 
 @cache
 def unspecialized(kernel: Any) -> Unspecialized:
-    """As its decorator declares them; of an interpreted kernel too."""
+    """What a kernel's decorator declares; of an interpreted kernel too."""
     given = kernel.kwargs if hasattr(kernel, "kwargs") else vars(kernel)
     names = list(inspect.signature(kernel.fn).parameters)
 
@@ -84,7 +84,7 @@ class Variant:
 
 
 class _Address(MockTensor):  # type: ignore[misc]
-    """A tensor that is nowhere."""
+    """A stand-in for a tensor, without memory."""
 
     def __init__(self, pointer: Pointer) -> None:
         super().__init__(pointer.dtype)
