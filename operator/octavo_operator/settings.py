@@ -58,6 +58,10 @@ class Settings:
     """Before a replica that died is started again, on this machine; it doubles with each failure."""
     version: str = field(default_factory=_own_version)
     """Version of the operator, and of the engine whose image is its default."""
+    own_version: str = field(default_factory=_own_version)
+    """Version of the operator in any case: `version` is an older one for a service whose image is pinned."""
+    torch_on_cpu: bool = False
+    """The engine for CPUs has torch, which then runs what the native executor does not; the default image has none."""
     rates: Rates = Rates()
     """Rates for the start-up budget and the drain."""
     longest_drain_s: int = 585  # with preStop and margin the 600 s for which the cluster autoscaler waits

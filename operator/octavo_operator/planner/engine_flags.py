@@ -28,7 +28,7 @@ def version_of(engine: Engine, hardware: Hardware, settings: Settings) -> Versio
     if not runtime_of(engine).flags_since or (engine.image is not None and engine.image.repository is not None):
         return None
     tag = Reference.parse(image_of(engine, hardware, settings)).tag
-    return _parsed(tag or "") or _parsed(settings.version) or OLDEST
+    return parsed_version(tag or "") or parsed_version(settings.version) or OLDEST
 
 
 def known(line: Sequence[str], version: Version | None, since: Mapping[str, Version] = SINCE) -> tuple[str, ...]:
@@ -80,6 +80,7 @@ def _came_later(template: ChatTemplate, version: Version | None) -> bool:
     return version is not None and template.name is not None and TEMPLATES.get(template.name, OLDEST) > version
 
 
-def _parsed(text: str) -> Version | None:
+def parsed_version(text: str) -> Version | None:
+    """The version that a text begins with; None where it begins with none."""
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
     return None if found is None else (int(found[1]), int(found[2]), int(found[3]))

@@ -63,6 +63,7 @@ RUNTIME = Runtime(
     schemes=frozenset({"hf", "pvc", "file", "package"}),
     runs_locally=True,
     runs_download=True,
+    executors={"nvidia": ("torch",), "cpu": ("native",)},
     capability=(8, 0),  # octavo_engine.kernels.triton.launch
     takes=command_line.TAKES,
     checks={"kv_cache_dtype": _kv_cache_dtype, "quantization": _quantization, "swap_space": swap_space_on_cpu},

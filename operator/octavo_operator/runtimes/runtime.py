@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from octavo_models import ModelSpec
+from octavo_models.features import Executor
 from octavo_operator.api.engine import Engine
 from octavo_operator.api.flags import canonical
 from octavo_operator.api.observed import Capability
@@ -105,6 +106,8 @@ class Runtime:
     """`octavo up` starts it."""
     runs_download: bool
     """Its image holds `octavo_engine.fetch`, which the download Job runs."""
+    executors: Mapping[str, tuple[Executor, ...]]
+    """Executors of `octavo_models.features` by the vendor of the accelerator; empty where the engine has others."""
     capability: Capability
     """Compute capability of the oldest GPU that it runs on."""
     takes: frozenset[str]

@@ -48,6 +48,7 @@ RUNTIME = Runtime(
     schemes=frozenset({"hf", "pvc", "file"}),
     runs_locally=False,
     runs_download=False,
+    executors={},
     capability=(7, 5),  # CUDA 13, for which its wheels are built, has no older target
     takes=command_line.TAKES | {"quantization"},
     checks={"kv_cache_dtype": _kv_cache_dtype, "swap_space": _swap_space},

@@ -6,6 +6,8 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from octavo_operator.api.manifest import read_manifest
@@ -44,6 +46,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     service, remark = launch.for_this_machine(manifest.service(options.name), cpu=options.cpu, gpus=gpus)
     references = References.of(manifest, options.secret, options.config_map)
     found = describe(service.spec.model, folder=options.model_dir, offline=True)
+    settings = replace(settings, torch_on_cpu=find_spec("torch") is not None)
     made = plan(service, Observed(found.spec, found.why_unknown, model_bytes=found.size), settings)
     if made.refusal is not None and not (made.refusal.reason == SpecReason.SCHEME and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
