@@ -114,7 +114,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral": ("MinistralConfig", {"sliding_window": 9, "layer_types": GEMMA_LAYERS}),
     "ministral 3": (
         "Ministral3Config",
-        {"rope_parameters": YARN | {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5}},
+        {
+            "rope_parameters": YARN
+            | {"factor": 16.0, "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5}
+        },
     ),
     "helium": ("HeliumConfig", {"num_attention_heads": 3, "num_key_value_heads": 3, "attention_bias": True}),
     "nanochat": ("NanoChatConfig", {}),
