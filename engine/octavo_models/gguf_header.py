@@ -19,6 +19,7 @@ from octavo_models.stored_tensor import StoredTensor
 
 MAGIC = b"GGUF"
 ROPE_FACTORS = "rope_freqs.weight"
+LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"  # LongRoPE's
 MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
 STRING, ARRAY = 8, 9
@@ -80,7 +81,7 @@ class Strings(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """A checked header. `rope_factors` are the values of the tensor `rope_freqs.weight`, if there is one."""
+    """A checked header. `rope_factors` are the values of the tensor of rotary factors that holds, if there is one."""
 
     metadata: Mapping[str, Value]
     tensors: Mapping[str, StoredTensor]
@@ -108,7 +109,7 @@ def read_gguf_header(file: BinaryIO) -> GgufHeader:
     num_keys = reader.integer("Q", "the number of keys")
     metadata = _metadata(reader, num_keys)
     tensors = _tensors(reader, num_tensors, metadata)
-    return GgufHeader(metadata, tensors, _rope_factors(file, tensors.get(ROPE_FACTORS)))
+    return GgufHeader(metadata, tensors, _rope_factors(file, _factors(tensors, metadata)))
 
 
 def _metadata(reader: _Reader, count: int) -> dict[str, Value]:
@@ -172,11 +173,21 @@ def _tensor(reader: _Reader, name: str, alignment: int) -> StoredTensor:
     return StoredTensor(f.name, shape, offset, math.prod(shape) // f.block_size * f.bytes_per_block)
 
 
+def _factors(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Value]) -> StoredTensor | None:
+    """The tensor of rotary factors that holds: of LongRoPE's two, that of the length that the model is served with."""
+    name = metadata.get("general.architecture")
+    length, original = (
+        metadata.get(f"{name}.{key}") for key in ("context_length", "rope.scaling.original_context_length")
+    )
+    longer = isinstance(length, int) and isinstance(original, int) and length > original
+    return tensors.get(ROPE_FACTORS, tensors.get(LONG_FACTORS if longer else SHORT_FACTORS))
+
+
 def _rope_factors(file: BinaryIO, tensor: StoredTensor | None) -> tuple[float, ...] | None:
     if tensor is None or tensor.format != "f32":
         return None
     if tensor.nbytes > 4 * MOST_ROPE_FACTORS:
-        raise InvalidConfigError(f"tensor {ROPE_FACTORS} has the shape {list(tensor.shape)}, too large for a head")
+        raise InvalidConfigError(f"rotary factors have the shape {list(tensor.shape)}, too large for a head")
     file.seek(tensor.offset)
     data = file.read(tensor.nbytes)
     if len(data) < tensor.nbytes:

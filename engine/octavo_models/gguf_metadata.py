@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 from octavo_models.fields import MOST_LAYERS, Fields
 from octavo_models.heads import Heads, even
-from octavo_models.layers import Layer, Norm
+from octavo_models.layers import Experts, Layer, Norm
 from octavo_models.rotary import longest_from_gguf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import LayerWeight, TensorMap
@@ -62,7 +62,7 @@ class GgufMetadata:
     def draft(self, layers: Sequence[Layer], tensors: TensorMap, norm: Norm | None = None) -> SpecDraft:
         """The decoder of `layers`, its vocabulary by the embedding's shape. `norm` is the final one: else RMSNorm."""
         m = self.fields
-        if m.integer("expert_count", 0, minimum=0):
+        if m.integer("expert_count", 0, minimum=0) and not any(isinstance(layer.mlp, Experts) for layer in layers):
             raise UnsupportedModelError(f"{m.prefix}expert_count: mixtures of experts are not supported")
         embedding, head = (tensors.sources(name, None)[0].tensor for name in ("embedding", "head"))
         if embedding not in self.tensors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from octavo_models.tensors import TensorMap, at
 
 GGUF_TENSORS = TensorMap(
@@ -27,5 +29,14 @@ GGUF_TENSORS = TensorMap(
         "up": at("ffn_up"),
         "down": at("ffn_down"),
         "post_mlp_norm": at("post_ffw_norm"),
+        "router": at("ffn_gate_inp"),
+        "router_correction": replace(at("exp_probs_b"), weight=".bias"),
+        "experts_gate": at("ffn_gate_exps"),
+        "experts_up": at("ffn_up_exps"),
+        "experts_down": at("ffn_down_exps"),
+        "shared_gate": at("ffn_gate_shexp"),
+        "shared_up": at("ffn_up_shexp"),
+        "shared_down": at("ffn_down_shexp"),
+        "shared_router": at("ffn_gate_inp_shexp"),
     },
 )

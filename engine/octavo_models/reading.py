@@ -11,7 +11,7 @@ from octavo_models.architectures import BY_GGUF_NAME, BY_HF_CLASS
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 from octavo_models.fields import Fields
 from octavo_models.formats import WEIGHT_FORMATS, nbytes
-from octavo_models.gguf_header import ROPE_FACTORS, GgufHeader
+from octavo_models.gguf_header import LONG_FACTORS, ROPE_FACTORS, GgufHeader
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
@@ -64,7 +64,7 @@ def from_gguf(
         metadata: the file's keys and values.
         tensors: name → (format, shape); a format is a key of `FORMATS`, a shape has the contiguous axis last (GGUF
             itself writes it first).
-        rope_factors: the values of the tensor `rope_freqs.weight`, where the file has one.
+        rope_factors: the values of the tensor of rotary factors that holds, where the file has one.
 
     Raises:
         UnsupportedModelError: the architecture, a feature of it, or a tensor's format is not supported.
@@ -76,8 +76,9 @@ def from_gguf(
         raise UnsupportedModelError(
             f"GGUF architecture {name!r} is not supported; supported are {', '.join(BY_GGUF_NAME)}"
         )
-    if ROPE_FACTORS in tensors and rope_factors is None:
-        raise InvalidConfigError(f"the values of tensor {ROPE_FACTORS} are needed to describe the rotary embedding")
+    for factors in (ROPE_FACTORS, LONG_FACTORS):
+        if factors in tensors and rope_factors is None:
+            raise InvalidConfigError(f"the values of tensor {factors} are needed to describe the rotary embedding")
     known = {key: (format_, tuple(shape)) for key, (format_, shape) in tensors.items()}
     draft = architecture.from_gguf(GgufMetadata(Fields(metadata, f"{name}."), known, rope_factors))
 

@@ -89,7 +89,7 @@ def rotary_from_gguf(
     factors: Sequence[float] | None = None,
     scaled: bool = True,
 ) -> Rotary:
-    """The rotary embedding of a GGUF file; `factors` are the values of its tensor `rope_freqs.weight`, if it has one."""
+    """The rotary embedding of a GGUF file; `factors` are the values of its tensor of rotary factors, if it has one."""
     base = theta if theta is not None else metadata.number("rope.freq_base", 10000.0)
     dim = metadata.integer("rope.dimension_count", head_dim)
     if dim > head_dim or dim % 2:
@@ -99,8 +99,9 @@ def rotary_from_gguf(
         return Rotary(dim, base)
     if factors is not None:
         checked = Fields({"rope_freqs.weight": list(factors)}).numbers("rope_freqs.weight", dim // 2)
-        # Llama 3's stretching is stored as divisors; it leaves attention's temperature alone.
-        return Rotary(dim, base, scaling=RotaryScaling("longrope", attention_factor=1.0, factors=checked or ()))
+        # Llama 3's stretching is stored as divisors too; it leaves attention's temperature alone.
+        attention = metadata.number("rope.scaling.attn_factor", 1.0)
+        return Rotary(dim, base, scaling=RotaryScaling("longrope", attention_factor=attention, factors=checked or ()))
     # Files from before rope.scaling.* name one linear factor.
     legacy = "linear" if metadata.has("rope.scale_linear") else "none"
     kind = metadata.text("rope.scaling.type", legacy)

@@ -72,8 +72,8 @@ class Source:
         """The shape [rows, in_features] that a tensor of the shape `stored` is read as; of a `vector`, [elements]."""
         if vector:
             return (math.prod(stored),)
-        if len(stored) < 2:
-            return stored
+        if len(stored) == 1:  # GGUF's gate of a shared expert, a matrix of one row
+            return (1, *stored)
         shape = (*stored[:-2], stored[-1], stored[-2]) if self.transposed else stored
         return (math.prod(shape[:-1]), shape[-1])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.qwen3 import HF_QWEN3
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Experts, Mlp
 from octavo_models.rotary import rotary_from_hf
@@ -52,4 +53,11 @@ def mlps_from_hf(source: HfConfig, experts: Experts, dense_layers: int) -> list[
     return mixtures.mlps(source, llama.mlp_from_hf(source), experts, lambda layer: layer >= first)
 
 
-DOTS1 = Architecture(("Dots1ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=True, scoring=2)
+    attention = gguf_parts.attention(source, qk_norm=source.norm())
+    mlps, tensors = gguf_parts.mlps(source, experts, count), gguf_parts.expert_tensors(source, experts)
+    return gguf_parts.draft(source, [attention] * count, mlps, tensors)
+
+
+DOTS1 = Architecture(("Dots1ForCausalLM",), from_hf, "dots1", from_gguf)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Attention, Mlp
 from octavo_models.rotary import rotary_from_hf
@@ -39,4 +41,10 @@ def mlp_from_hf(source: HfConfig, width: str = "intermediate_size") -> Mlp:
     return Mlp(c.integer(width), source.activation(), bias=c.boolean("use_bias", False))
 
 
-ERNIE4_5 = Architecture(("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count = source.num_layers()
+    attention = gguf_parts.attention(source, interleaved=True)
+    return gguf_parts.draft(source, [attention] * count, [gguf_parts.mlp(source)] * count)
+
+
+ERNIE4_5 = Architecture(("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"), from_hf, "ernie4_5", from_gguf)

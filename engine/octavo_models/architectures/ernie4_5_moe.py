@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import ernie4_5, llama
 from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Router
 from octavo_models.mixtures import parameter
@@ -37,4 +38,11 @@ def from_hf(source: HfConfig) -> SpecDraft:
     )
 
 
-ERNIE4_5_MOE = Architecture(("Ernie4_5_MoeForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=True)
+    attention = gguf_parts.attention(source, interleaved=True)
+    mlps, tensors = gguf_parts.mlps(source, experts, count), gguf_parts.expert_tensors(source, experts)
+    return gguf_parts.draft(source, [attention] * count, mlps, tensors)
+
+
+ERNIE4_5_MOE = Architecture(("Ernie4_5_MoeForCausalLM",), from_hf, "ernie4_5-moe", from_gguf)

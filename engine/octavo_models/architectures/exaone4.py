@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama, olmo2
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
@@ -30,4 +32,15 @@ def from_hf(source: HfConfig) -> SpecDraft:
     return olmo2.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])
 
 
-EXAONE4 = Architecture(("Exaone4ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, window = source.num_layers(), gguf_parts.window(source)
+    attention = gguf_parts.attention(source, qk_norm=source.norm())
+    attentions = [attention] * count
+    if window is not None:
+        pattern = source.fields.integer("attention.sliding_window_pattern", PATTERN)
+        full, sliding = replace(attention, rotary=None), replace(attention, window=window)
+        attentions = [sliding if (i + 1) % pattern else full for i in range(count)]
+    return gguf_parts.draft(source, attentions, [gguf_parts.mlp(source)] * count, before=False, after=True)
+
+
+EXAONE4 = Architecture(("Exaone4ForCausalLM",), from_hf, "exaone4", from_gguf)

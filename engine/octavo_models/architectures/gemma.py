@@ -6,8 +6,10 @@ import math
 import struct
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Norm
 from octavo_models.rotary import rotary_from_hf
@@ -50,4 +52,16 @@ def rounded(value: float, dtype: str) -> float:
     return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
-GEMMA = Architecture(("GemmaForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    """In GGUF files, norms have the weight itself."""
+    count = source.num_layers()
+    attentions = [gguf_parts.attention(source)] * count
+    draft = gguf_parts.draft(source, attentions, [gguf_parts.mlp(source, "gelu_tanh")] * count)
+    return scaled_from_gguf(draft)
+
+
+def scaled_from_gguf(draft: SpecDraft) -> SpecDraft:
+    return replace(draft, embedding_multiplier=rounded(math.sqrt(draft.hidden_size), "float32"))
+
+
+GEMMA = Architecture(("GemmaForCausalLM",), from_hf, "gemma", from_gguf)

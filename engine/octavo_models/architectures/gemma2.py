@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import gemma
 from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.fields import Fields
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Layer, Mlp
 from octavo_models.rotary import rotary_from_hf
@@ -22,6 +24,7 @@ HF_GEMMA2 = HF_LLAMA.updated(
     }
 )
 WINDOW = 4096
+LAYERS_OF_27B = 46
 ATTENTION_CAP, LOGITS_CAP = 50.0, 30.0  # where the config is silent; null means none
 
 
@@ -50,4 +53,16 @@ def soft_cap(config: Fields, name: str, default: float | None = None) -> float |
     return config.number(name) if config.has(name) else None
 
 
-GEMMA2 = Architecture(("Gemma2ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    m, heads, count = source.fields, source.heads(), source.num_layers()
+    # GGUF does not store query_pre_attn_scalar: llama.cpp recognizes the 27B by its layers.
+    scale = (m.integer("embedding_length") / heads.num if count == LAYERS_OF_27B else heads.dim) ** -0.5
+    cap = m.number("attn_logit_softcapping", ATTENTION_CAP)
+    full = gguf_parts.attention(source, scale=scale, soft_cap=cap)
+    sliding = replace(full, window=m.integer("attention.sliding_window", WINDOW))
+    attentions = [full if i % 2 else sliding for i in range(count)]
+    draft = gguf_parts.draft(source, attentions, [gguf_parts.mlp(source, "gelu_tanh")] * count, after=True)
+    return gemma.scaled_from_gguf(replace(draft, logits_soft_cap=m.number("final_logit_softcapping", LOGITS_CAP)))
+
+
+GEMMA2 = Architecture(("Gemma2ForCausalLM",), from_hf, "gemma2", from_gguf)

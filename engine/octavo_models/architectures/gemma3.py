@@ -5,7 +5,6 @@ Its checkpoints on Hugging Face store a norm's weight minus 1; those in GGUF sto
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -96,8 +95,7 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
         bias=False,
     )
     return replace(
-        source.draft(layers, GGUF_TENSORS),
-        embedding_multiplier=gemma.rounded(math.sqrt(hidden), "float32"),
+        gemma.scaled_from_gguf(source.draft(layers, GGUF_TENSORS)),
         max_position=m.integer("context_length"),
     )
 

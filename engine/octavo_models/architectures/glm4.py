@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
-from octavo_models.architectures import glm
+from octavo_models.architectures import glm, phi3
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import At, LayerWeight, at
@@ -23,4 +25,10 @@ def from_hf(source: HfConfig) -> SpecDraft:
     return replace(draft, layers=layers, tensors=draft.tensors.updated(NORMS))
 
 
-GLM4 = Architecture(("Glm4ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    tensors, count = phi3.tensors_of_gguf(source), source.num_layers()
+    attention = gguf_parts.attention(source, tensors, interleaved=True)
+    return gguf_parts.draft(source, [attention] * count, [gguf_parts.mlp(source)] * count, tensors, after=True)
+
+
+GLM4 = Architecture(("Glm4ForCausalLM",), from_hf, "glm4", from_gguf)

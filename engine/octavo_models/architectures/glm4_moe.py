@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import dots1, glm, llama
 from octavo_models.architectures.qwen3 import HF_QWEN3
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
@@ -28,4 +29,14 @@ def from_hf(source: HfConfig) -> SpecDraft:
     )
 
 
-GLM4_MOE = Architecture(("Glm4MoeForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    """The blocks include layers that draft tokens, which are left out."""
+    m, experts = source.fields, gguf_parts.experts(source, renormalize=True, scoring=2)
+    count = source.num_layers() - m.integer("nextn_predict_layers", 0, minimum=0, maximum=source.num_layers() - 1)
+    normed = "blk.0.attn_q_norm.weight" in source.tensors
+    attention = gguf_parts.attention(source, qk_norm=source.norm() if normed else None)
+    tensors = gguf_parts.renamed("pre_mlp_norm", "post_attention_norm", gguf_parts.expert_tensors(source, experts))
+    return gguf_parts.draft(source, [attention] * count, gguf_parts.mlps(source, experts, count), tensors)
+
+
+GLM4_MOE = Architecture(("Glm4MoeForCausalLM",), from_hf, "glm4moe", from_gguf)

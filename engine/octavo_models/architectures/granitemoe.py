@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import granite, llama
-from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.architectures.llama import GGUF_LLAMA, HF_LLAMA
 from octavo_models.architectures.phi3 import packed_gate_up
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Router
 from octavo_models.spec_draft import SpecDraft
@@ -32,4 +33,10 @@ def from_hf(source: HfConfig) -> SpecDraft:
     return granite.draft_from_hf(source, [experts] * source.num_layers(), HF_LLAMA.updated(names))
 
 
-GRANITE_MOE = Architecture(("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    experts = gguf_parts.experts(source, renormalize=True, scoring=3)
+    tensors = gguf_parts.expert_tensors(source, experts, GGUF_LLAMA)
+    return granite.draft_from_gguf(source, [experts] * source.num_layers(), tensors)
+
+
+GRANITE_MOE = Architecture(("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"), from_hf, "granitemoe", from_gguf)

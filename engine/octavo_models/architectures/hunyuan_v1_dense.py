@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Attention
 from octavo_models.rotary import rotary_from_hf
@@ -29,4 +31,13 @@ def attention_from_hf(source: HfConfig) -> Attention:
     )
 
 
-HUNYUAN_V1_DENSE = Architecture(("HunYuanDenseV1ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count = source.num_layers()
+    return gguf_parts.draft(source, [attention_from_gguf(source)] * count, [gguf_parts.mlp(source)] * count)
+
+
+def attention_from_gguf(source: GgufMetadata) -> Attention:
+    return gguf_parts.attention(source, qk_norm=source.norm(), qk_norm_after_rotary=True)
+
+
+HUNYUAN_V1_DENSE = Architecture(("HunYuanDenseV1ForCausalLM",), from_hf, "hunyuan-dense", from_gguf)

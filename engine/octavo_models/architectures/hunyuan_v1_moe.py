@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import hunyuan_v1_dense, llama
 from octavo_models.architectures.hunyuan_v1_dense import HF_HUNYUAN
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Router
 from octavo_models.spec_draft import SpecDraft
@@ -27,4 +28,10 @@ def from_hf(source: HfConfig) -> SpecDraft:
     )
 
 
-HUNYUAN_V1_MOE = Architecture(("HunYuanMoEV1ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=True)
+    attentions = [hunyuan_v1_dense.attention_from_gguf(source)] * count
+    return gguf_parts.draft(source, attentions, [experts] * count, gguf_parts.expert_tensors(source, experts))
+
+
+HUNYUAN_V1_MOE = Architecture(("HunYuanMoEV1ForCausalLM",), from_hf, "hunyuan-moe", from_gguf)

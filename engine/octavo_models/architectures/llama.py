@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm
-from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
+from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import TensorMap, at
 
@@ -68,20 +70,21 @@ def mlp_from_hf(source: HfConfig) -> Mlp:
 
 
 def draft_from_gguf(source: GgufMetadata, rotates: Sequence[bool]) -> SpecDraft:
-    """Llama's decoder; `rotates` says for each layer whether it has a rotary embedding."""
-    m, heads, norm = source.fields, source.heads(), source.norm()
-    rotary = rotary_from_gguf(m, heads.dim, factors=source.rope_factors)
-    if rotary.dim != heads.dim:
+    """Llama's decoder, or Mixtral's; `rotates` says for each layer whether it has a rotary embedding."""
+    m, count = source.fields, len(rotates)
+    attention = gguf_parts.attention(source, GGUF_LLAMA, window=gguf_parts.window(source))
+    if attention.rotary is not None and attention.rotary.dim != attention.head_dim_k:
         raise m.error(
-            "rope.dimension_count", f"is {rotary.dim}; heads of {heads.dim} rotate whole in this architecture"
+            "rope.dimension_count",
+            f"is {attention.rotary.dim}; heads of {attention.head_dim_k} rotate whole in this architecture",
         )
-    window = m.integer("attention.sliding_window") if m.has("attention.sliding_window") else None
-    mlp = Mlp(m.integer("feed_forward_length"), bias=source.has_bias("down", GGUF_LLAMA))
-    qkv_bias, o_bias = source.has_bias("q", GGUF_LLAMA), source.has_bias("o", GGUF_LLAMA)
-    attentions = [
-        heads.attention(rotary if r else None, window=window, qkv_bias=qkv_bias, o_bias=o_bias) for r in rotates
-    ]
-    return source.draft([Layer(attention, mlp, norm, None, norm, None) for attention in attentions], GGUF_LLAMA)
+    mlps: Sequence[Mlp | Experts] = [gguf_parts.mlp(source)] * count
+    tensors = GGUF_LLAMA
+    if m.integer("expert_count", 0, minimum=0):
+        experts = gguf_parts.experts(source, renormalize=True)
+        mlps, tensors = [experts] * count, gguf_parts.expert_tensors(source, experts, GGUF_LLAMA)
+    plain = replace(attention, rotary=None)
+    return gguf_parts.draft(source, [attention if r else plain for r in rotates], mlps, tensors)
 
 
 LLAMA = Architecture(("LlamaForCausalLM",), from_hf, "llama", from_gguf)

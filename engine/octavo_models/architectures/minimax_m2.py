@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama, mixtral
 from octavo_models.architectures.qwen3 import HF_QWEN3
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Router
 from octavo_models.mixtures import parameter
@@ -34,4 +35,11 @@ def from_hf(source: HfConfig) -> SpecDraft:
     )
 
 
-MINIMAX_M2 = Architecture(("MiniMaxM2ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=True, scoring=2)
+    attention = gguf_parts.attention(source, qk_norm=source.norm(), qk_norm_span="width")
+    tensors = gguf_parts.expert_tensors(source, experts)
+    return gguf_parts.draft(source, [attention] * count, [experts] * count, tensors)
+
+
+MINIMAX_M2 = Architecture(("MiniMaxM2ForCausalLM",), from_hf, "minimax-m2", from_gguf)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.qwen3 import HF_QWEN3
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Attention, Experts, Layer, Mlp
-from octavo_models.rotary import rotary_from_hf
+from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import TensorMap, at
 
@@ -17,6 +20,7 @@ HF_OLMO2 = HF_QWEN3.updated(
     {"post_attention_norm": at("post_attention_layernorm"), "post_mlp_norm": at("post_feedforward_layernorm")}
 )
 EPS = 1e-5
+PATTERN = 4  # each fourth layer of OLMo 3 has no window
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
@@ -45,4 +49,16 @@ def draft_from_hf(
     return source.draft(layers, norm, tensors)
 
 
-OLMO2 = Architecture(("Olmo2ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    """OLMo 3's files go by the same name; their layers with a window have a rotary embedding that nothing scales."""
+    m, heads, count, window = source.fields, source.heads(), source.num_layers(), gguf_parts.window(source)
+    full = gguf_parts.attention(source, qk_norm=source.norm(), qk_norm_span="width")
+    theta = m.number("rope.freq_base_swa", m.number("rope.freq_base", 10_000.0))
+    local = rotary_from_gguf(m, heads.dim, theta=theta, scaled=False)
+    sliding = full if window is None else replace(full, rotary=local, window=window)
+    pattern = m.integer("attention.sliding_window_pattern", PATTERN)
+    attentions = [sliding if (i + 1) % pattern else full for i in range(count)]
+    return gguf_parts.draft(source, attentions, [gguf_parts.mlp(source)] * count, before=False, after=True)
+
+
+OLMO2 = Architecture(("Olmo2ForCausalLM",), from_hf, "olmo2", from_gguf)

@@ -12,7 +12,6 @@ from octavo_models.spec_draft import SpecDraft
 
 THETA = 500_000.0
 WINDOW = 4096
-PATTERN = 4  # each fourth layer has no window
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
@@ -20,7 +19,9 @@ def from_hf(source: HfConfig) -> SpecDraft:
     full = olmo2.attention_from_hf(source, theta=THETA)
     local = rotary_from_hf(c, heads.dim, layer_type="sliding_attention", default_theta=THETA, scaled=False)
     sliding = replace(full, rotary=local, window=c.integer("sliding_window", WINDOW))
-    types = source.layer_types(["sliding_attention" if (i + 1) % PATTERN else "full_attention" for i in range(count)])
+    types = source.layer_types(
+        ["sliding_attention" if (i + 1) % olmo2.PATTERN else "full_attention" for i in range(count)]
+    )
     return olmo2.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])
 
 

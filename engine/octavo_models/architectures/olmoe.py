@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama, olmo2
 from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.errors import UnsupportedModelError
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Experts, Router
 from octavo_models.spec_draft import SpecDraft
@@ -30,4 +31,11 @@ def experts_from_hf(source: HfConfig) -> Experts:
     return mixtures.experts_from_hf(source, llama.mlp_from_hf(source), router)
 
 
-OLMOE = Architecture(("OlmoeForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=False)
+    attention = gguf_parts.attention(source, qk_norm=source.norm(), qk_norm_span="width")
+    tensors = gguf_parts.expert_tensors(source, experts)
+    return gguf_parts.draft(source, [attention] * count, [experts] * count, tensors)
+
+
+OLMOE = Architecture(("OlmoeForCausalLM",), from_hf, "olmoe", from_gguf)

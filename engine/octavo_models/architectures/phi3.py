@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.gguf_metadata import GgufMetadata
+from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.hf_config import HfConfig
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import At, LayerWeight, packed
+from octavo_models.tensors import At, LayerWeight, TensorMap, packed
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
@@ -28,4 +31,16 @@ def packed_gate_up(
     return packed(module, (gate, intermediate_size), (up, intermediate_size))
 
 
-PHI3 = Architecture(("Phi3ForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    tensors, count = tensors_of_gguf(source), source.num_layers()
+    attention = gguf_parts.attention(source, tensors, window=gguf_parts.window(source))
+    return gguf_parts.draft(source, [attention] * count, [gguf_parts.mlp(source)] * count, tensors)
+
+
+def tensors_of_gguf(source: GgufMetadata) -> TensorMap:
+    """The tensors of a file that has gate and up in the tensor that holds up elsewhere."""
+    tensors = source.packed_if_stored(GGUF_TENSORS, source.heads())
+    return tensors.updated(packed_gate_up(source.fields.integer("feed_forward_length"), "ffn_up"))
+
+
+PHI3 = Architecture(("Phi3ForCausalLM",), from_hf, "phi3", from_gguf)

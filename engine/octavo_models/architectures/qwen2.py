@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.gguf_metadata import GgufMetadata
-from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.heads import Heads
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Layer, Mlp, Norm
-from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
+from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import TensorMap
 
@@ -21,7 +21,8 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
-    return draft_from_gguf(source, GGUF_TENSORS, qk_norm=False)
+    count = source.num_layers()
+    return gguf_parts.draft(source, [gguf_parts.attention(source)] * count, [gguf_parts.mlp(source)] * count)
 
 
 def draft_from_hf(
@@ -50,19 +51,6 @@ def draft_from_hf(
         for kind in types
     ]
     return source.draft([Layer(attention, mlp, norm, None, norm, None) for attention in attentions], norm, tensors)
-
-
-def draft_from_gguf(source: GgufMetadata, tensors: TensorMap, *, qk_norm: bool) -> SpecDraft:
-    """Qwen's decoder; biases are what the file has."""
-    m, heads, norm = source.fields, source.heads(), source.norm()
-    attention = heads.attention(
-        rotary_from_gguf(m, heads.dim, factors=source.rope_factors),
-        qk_norm=norm if qk_norm else None,
-        qkv_bias=source.has_bias("q", tensors),
-        o_bias=source.has_bias("o", tensors),
-    )
-    layer = Layer(attention, Mlp(m.integer("feed_forward_length")), norm, None, norm, None)
-    return source.draft([layer] * source.num_layers(), tensors)
 
 
 QWEN2 = Architecture(("Qwen2ForCausalLM",), from_hf, "qwen2", from_gguf)

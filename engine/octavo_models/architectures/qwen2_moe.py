@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.llama import HF_LLAMA
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Router
 from octavo_models.rotary import rotary_from_hf
@@ -52,4 +53,11 @@ def is_sparse(source: HfConfig) -> Callable[[int], bool]:
     return lambda layer: layer not in dense and (layer + 1) % step == 0
 
 
-QWEN2_MOE = Architecture(("Qwen2MoeForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=False, shared_gate=True)
+    tensors = gguf_parts.expert_tensors(source, experts)
+    mlps = gguf_parts.mlps(source, experts, count)
+    return gguf_parts.draft(source, [gguf_parts.attention(source)] * count, mlps, tensors)
+
+
+QWEN2_MOE = Architecture(("Qwen2MoeForCausalLM",), from_hf, "qwen2moe", from_gguf)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import qwen2
 from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.gguf_metadata import GgufMetadata
-from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.hf_config import HfConfig
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import At, LayerWeight, at
@@ -22,7 +22,8 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
-    return qwen2.draft_from_gguf(source, GGUF_TENSORS, qk_norm=True)
+    count, attention = source.num_layers(), gguf_parts.attention(source, qk_norm=source.norm())
+    return gguf_parts.draft(source, [attention] * count, [gguf_parts.mlp(source)] * count)
 
 
 QWEN3 = Architecture(("Qwen3ForCausalLM",), from_hf, "qwen3", from_gguf)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from octavo_models import mixtures
+from octavo_models import gguf_parts, mixtures
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.architectures.qwen2_moe import is_sparse
 from octavo_models.architectures.qwen3 import HF_QWEN3
+from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Experts, Mlp, Router
 from octavo_models.mixtures import parameter
@@ -54,5 +55,12 @@ def draft_from_hf(source: HfConfig, experts: Experts, tensors: TensorMap) -> Spe
     )
 
 
-QWEN3_MOE = Architecture(("Qwen3MoeForCausalLM",), from_hf)
+def from_gguf(source: GgufMetadata) -> SpecDraft:
+    count, experts = source.num_layers(), gguf_parts.experts(source, renormalize=True)
+    attention = gguf_parts.attention(source, qk_norm=source.norm())
+    mlps, tensors = gguf_parts.mlps(source, experts, count), gguf_parts.expert_tensors(source, experts)
+    return gguf_parts.draft(source, [attention] * count, mlps, tensors)
+
+
+QWEN3_MOE = Architecture(("Qwen3MoeForCausalLM",), from_hf, "qwen3moe", from_gguf)
 QWEN3_VL_MOE_TEXT = Architecture(("Qwen3VLMoeTextForCausalLM",), from_vl_hf)
