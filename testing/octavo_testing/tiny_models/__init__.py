@@ -30,19 +30,29 @@ MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS | multimodal.MODEL
 """Name → transformers' config class and its fields beside those of SIZES that it has."""
 
 
-def make(kind: str, folder: Path) -> Any:
-    """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
+def config_of(kind: str) -> Any:
+    """transformers' config of the model called `kind` in MODELS, with the class of its checkpoint in `architectures`."""
     config_class, fields = MODELS[kind]
-    torch.manual_seed(11)
     config_type = getattr(transformers, config_class)
     if kind in multimodal.MODELS:
         text = SIZES | {"model_type": config_type().text_config.model_type} | fields["text_config"]
         config = config_type(**fields | {"text_config": text})
-        model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
     else:
         known = {field.name for field in dataclasses.fields(config_type)} | set(config_type.attribute_map)
         config = config_type(**{name: value for name, value in SIZES.items() if name in known} | fields)
-        model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    config.architectures = [_auto_class(kind)._model_mapping[config_type].__name__]
+    return config
+
+
+def _auto_class(kind: str) -> Any:
+    multi = kind in multimodal.MODELS
+    return transformers.AutoModelForImageTextToText if multi else transformers.AutoModelForCausalLM
+
+
+def make(kind: str, folder: Path) -> Any:
+    """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
+    torch.manual_seed(11)
+    model = _auto_class(kind).from_config(config_of(kind)).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if (
