@@ -148,6 +148,19 @@ def test_biases_of_a_packed_module_are_cut_as_its_rows_are():
         np.testing.assert_array_equal(loaded.data.view(np.float32).reshape(weight.shape), whole[weight.name])
 
 
+@pytest.mark.parametrize("stored", [(HEADS.num, HEADS.dim), (1, Q)])
+def test_a_vector_may_be_stored_with_several_axes(stored):
+    """As norms of each head's own (Command R) and routers' corrections (ERNIE 4.5) are."""
+    spec = spec_of(HF_LLAMA, bias=True)
+    whole = arrays_of(spec)
+    biases = {f"{ATTENTION}{name}_proj.bias": whole[f"layers.0.{name}_bias"] for name in "qkv"}
+    bias = biases[f"{ATTENTION}q_proj.bias"]
+    checkpoint = store(spec, whole, biases | {f"{ATTENTION}q_proj.bias": bias.reshape(stored)})
+    loaded = {weight.name: data for weight, data in load_weights(spec, checkpoint)}["layers.0.q_bias"]
+    assert loaded.shape == (Q,)
+    np.testing.assert_array_equal(loaded.data.view(np.float32), bias[None])
+
+
 def test_only_the_rows_of_a_part_are_read_where_they_follow_one_another():
     whole = arrays_of(spec_of(HF_LLAMA))
     entries, tensors = phi3(whole)

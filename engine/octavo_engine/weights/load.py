@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,11 +142,16 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
             f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
             f"the model's config makes it {list(expected)}"
         )
+    if len(weight.shape) == 1:
+        return replace(info, shape=(math.prod(info.shape),))  # whatever axes it is stored with
     return info
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo, rows: tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 [rows, bytes of a row]; each element of a vector is a row."""
+    if info.shape != checkpoint.tensors[info.name].shape:
+        whole = np.frombuffer(checkpoint.read(info.name), np.uint8)
+        return whole.reshape(info.num_rows, -1)[rows[0] : rows[1]]
     data = np.frombuffer(checkpoint.read(info.name, rows), np.uint8)
     return data.reshape(rows[1] - rows[0], info.nbytes // info.num_rows)
 

@@ -104,8 +104,8 @@ DecoderModel checked(DecoderModel model) {
 }
 
 float QueryScaling::at(int32_t position) const {
-  const auto passed = static_cast<float>((int64_t{position} + offset) / period);
-  return 1.0F + beta * std::log(1.0F + passed);
+  const int64_t passed = (int64_t{position} + offset) / period;
+  return 1.0F + beta * std::log(1.0F + static_cast<float>(passed));
 }
 
 void fill_angles(const Rotary& rotary, int32_t position, float* cos, float* sin) {

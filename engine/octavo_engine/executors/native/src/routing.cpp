@@ -46,7 +46,9 @@ void limit_groups(const RouterModel& router, const std::vector<float>& worth, st
   }
   std::vector<uint8_t> kept(groups, 0);
   for (int32_t i = 0; i < router.top_groups; ++i) kept[static_cast<size_t>(largest(of_group, kept))] = 1;
-  for (size_t i = 0; i < taken.size(); ++i) taken[i] = kept[i / size] != 0 ? 0 : 1;
+  for (size_t g = 0; g < groups; ++g) {
+    std::fill_n(taken.begin() + static_cast<int64_t>(g * size), size, kept[g] != 0 ? uint8_t{0} : uint8_t{1});
+  }
 }
 
 // Phi-3.5-MoE: each choice's weight is its softmax among those left that are within the jitter of the largest of them.
