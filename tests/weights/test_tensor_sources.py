@@ -122,6 +122,7 @@ def test_a_layout_of_published_checkpoints_is_brought_to_the_specs(layout):
     spec = spec_of(HF_LLAMA.updated(entries))
     checkpoint = store(spec, whole, tensors)
     for weight, loaded in load_weights(spec, checkpoint):
+        assert loaded.data.flags.c_contiguous
         np.testing.assert_array_equal(loaded.data.view(np.float32).reshape(weight.shape), whole[weight.name])
     wanted = {"layers.0.q": (8, 24), "layers.0.up": (5, 13)}
     for weight, pieces in load_pieces(spec, checkpoint, wanted, most_elements=3 * HIDDEN):

@@ -164,7 +164,8 @@ def _rows(source: Source, info: TensorInfo, checkpoint: Checkpoint) -> NDArray[n
     if source.rows is None:
         return data
     groups = data.reshape(source.rows.groups, -1, data.shape[1])
-    return groups[:, source.rows.first : source.rows.first + source.rows.count].reshape(-1, data.shape[1])
+    rows = groups[:, source.rows.first : source.rows.first + source.rows.count].reshape(-1, data.shape[1])
+    return np.ascontiguousarray(rows)  # of one row a group, numpy makes a view
 
 
 def _unpermuted(rows: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:

@@ -205,7 +205,8 @@ void bind_decoder(nb::module_& module) {
             }
             d.add_weight(name, format, rows, cols, data.data());
           },
-          nb::arg("name"), nb::arg("number"), nb::arg("rows"), nb::arg("cols"), nb::arg("data"))
+          nb::arg("name"), nb::arg("number"), nb::arg("rows"), nb::arg("cols"),
+          nb::arg("data").noconvert())  // a copy made for the call would be gone before it is packed
       .def("pack_layers", &Decoder::pack_layers, nb::arg("end"), nb::call_guard<nb::gil_scoped_release>())
       .def("finalize", &Decoder::finalize, nb::call_guard<nb::gil_scoped_release>())
       .def("block_bytes", &Decoder::block_bytes)
