@@ -54,7 +54,7 @@ SUPPORTED: dict[Executor, frozenset[Feature]] = {
             "experts",
         }
     ),
-    "torch": frozenset(),
+    "torch": frozenset({"experts"}),
 }
 """What each executor of this version runs; the tests of both hold them to it."""
 

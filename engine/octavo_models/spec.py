@@ -35,16 +35,6 @@ class Weight:
     groups: int = 1
     adapter_target: str | None = None
 
-    @property
-    def first_row(self) -> int | None:
-        """Where the weight begins in its only source, if its rows are stored there one after another; else None."""
-        (source, *others) = self.sources
-        if others or source.transposed or self.transform is not None:
-            return None
-        if source.rows is None:
-            return 0
-        return source.rows.first if source.rows.groups == 1 else None
-
     def fits(self, source: Source, stored: tuple[int, ...]) -> bool:
         """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
         shape = source.rows_of(stored, vector=len(self.shape) == 1)

@@ -36,7 +36,22 @@ GEMMA = LLAMA | {
     "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
     "tie_word_embeddings": True,
 }
-MODELS = {"llama": LLAMA, "llama with biases": LLAMA | BIASES, "mistral with a window": MISTRAL, "gemma 3": GEMMA}
+# Experts in each second layer, with what all tokens share; a rank has some rows of each of them.
+EXPERTS = LLAMA | {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+    "decoder_sparse_step": 2,
+}
+MODELS = {
+    "experts": EXPERTS,
+    "llama": LLAMA,
+    "llama with biases": LLAMA | BIASES,
+    "mistral with a window": MISTRAL,
+    "gemma 3": GEMMA,
+}
 PROMPTS = [[5, 9, 13, 300, 40, 41, 42, 7, 30, 31], list(range(1, 38)), [299, 1]]
 
 
@@ -94,6 +109,9 @@ def alone(pool, folders):
         ("llama", 1, 3),
         ("gemma 3", 1, 2),
         ("gemma 3", 2, 2),
+        ("experts", 2, 1),
+        ("experts", 4, 1),
+        ("experts", 2, 2),
     ],
 )
 def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeline):

@@ -18,7 +18,7 @@ from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.dequantize import dequantize
 from octavo_engine.weights.describe import describe
-from octavo_engine.weights.load import LoadedWeight, load_weights, open_checkpoint
+from octavo_engine.weights.load import LoadedWeight, load_pieces, load_weights, open_checkpoint
 from octavo_engine.weights.source import resolve
 from octavo_engine.weights.weight_file import WeightFile
 from octavo_models import ModelSpec, from_hf_config
@@ -121,7 +121,8 @@ def test_only_the_rows_that_a_rank_wants_are_read(tmp_path, weights_format, monk
     files = resolve(model(source), lambda *_: None)
     with closing(open_checkpoint(files)) as checkpoint:
         read.clear()
-        loaded = {weight.name: each for weight, each in load_weights(spec, checkpoint, rows)}
+        ranges = {name: (wanted,) for name, wanted in rows.items()}
+        loaded = {weight.name: next(pieces) for weight, pieces in load_pieces(spec, checkpoint, ranges, 1 << 20)}
     for name, each in loaded.items():
         first, last = rows.get(name, (0, None))
         np.testing.assert_array_equal(each.data, whole[name].data[first:last])

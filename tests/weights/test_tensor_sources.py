@@ -124,11 +124,11 @@ def test_a_layout_of_published_checkpoints_is_brought_to_the_specs(layout):
     for weight, loaded in load_weights(spec, checkpoint):
         assert loaded.data.flags.c_contiguous
         np.testing.assert_array_equal(loaded.data.view(np.float32).reshape(weight.shape), whole[weight.name])
-    wanted = {"layers.0.q": (8, 24), "layers.0.up": (5, 13)}
+    wanted = {"layers.0.q": ((8, 24),), "layers.0.up": ((5, 9), (11, 19))}
     for weight, pieces in load_pieces(spec, checkpoint, wanted, most_elements=3 * HIDDEN):
         found = np.concatenate([piece.data.view(np.float32) for piece in pieces])
-        first, last = wanted.get(weight.name, (0, None))
-        expected = whole[weight.name][first:last]
+        ranges = wanted.get(weight.name, ((0, None),))
+        expected = np.concatenate([whole[weight.name][first:last] for first, last in ranges])
         np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
@@ -167,9 +167,21 @@ def test_only_the_rows_of_a_part_are_read_where_they_follow_one_another():
     entries, tensors = phi3(whole)
     spec = spec_of(HF_LLAMA.updated(entries))
     checkpoint = store(spec, whole, tensors)
-    list(load_weights(spec, checkpoint, {"layers.0.gate": (0, 4), "layers.0.up": (8, 12)}))
+    wanted = {"layers.0.gate": ((0, 4),), "layers.0.up": ((8, 10), (12, 14))}
+    for _, pieces in load_pieces(spec, checkpoint, wanted, most_elements=1 << 20):
+        list(pieces)
     assert checkpoint.read_rows[f"{MLP}gate_up_proj.weight"] == 8
     assert checkpoint.read_rows[f"{ATTENTION}qkv_proj.weight"] == Q + 2 * KV
+
+
+def test_of_experts_in_tensors_of_their_own_only_the_rows_of_a_part_are_read():
+    whole = arrays_of(spec_of(HF_LLAMA))
+    entries, tensors = experts(whole)
+    spec = spec_of(HF_LLAMA.updated(entries))
+    checkpoint = store(spec, whole, tensors)
+    for _, pieces in load_pieces(spec, checkpoint, {"layers.0.up": ((2, 5), (18, 21))}, most_elements=1 << 20):
+        list(pieces)
+    assert [checkpoint.read_rows.get(f"{MLP}experts.{e}.up_proj.weight", 0) for e in range(3)] == [3, 0, 3]
 
 
 def test_a_packed_tensor_with_too_few_rows_is_named():

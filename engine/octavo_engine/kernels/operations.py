@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
-from octavo_models.layers import Activation, Attention, Norm, Rotary
+from octavo_models.layers import Activation, Attention, Experts, Norm, Rotary, Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,24 @@ class Operations(Protocol):
     def matmul_scratch(self, num_tokens: int, columns: int) -> int:
         """The most bytes that `matmul` with a PackedWeight of `columns` outputs takes beside its result, for up to
         `num_tokens` rows of x."""
+
+    # --- mixtures of experts ---
+    def route(
+        self, logits: Tensor, router: Router, num_chosen: int, correction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Choose experts. logits: [num_tokens, num_experts], bias included; correction: [num_experts].
+
+        Returns the numbers of the chosen experts, the best first, of equals the lower number, and their weights:
+        [num_tokens, num_chosen] int32 and float32.
+        """
+
+    def experts(self, x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, spec: Experts) -> Tensor:
+        """`sum(share * expert(x))` over the chosen ones; no other expert is read. x: [num_tokens, hidden]; chosen and
+        shares: of `route` -> as x."""
+
+    def experts_scratch(self, num_tokens: int, spec: Experts) -> int:
+        """The most bytes that `route` and `experts` take beside what is of x's dtype: of each choice the expert's inner
+        row and its result."""
 
     # --- attention ---
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from octavo_models.layers import Activation, Norm, Rotary
 
+CLAMP = 7.0  # of swiglu_clamped
+
 
 def norm(x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
     """RMSNorm or LayerNorm over the last axis, as `spec.kind` says.
@@ -148,8 +150,14 @@ def activation(x: Tensor, kind: Activation) -> Tensor:
 
 
 def gated(gate_up: Tensor, kind: Activation) -> Tensor:
-    """`act(gate) * up` of a fused projection. gate_up: [num_tokens, 2 * size], gate first -> [num_tokens, size]."""
+    """`act(gate) * up` of a fused projection. gate_up: [num_tokens, 2 * size], gate first -> [num_tokens, size].
+
+    swiglu_clamped: `(up + 1) * gate * sigmoid(1.702 * gate)`, gate at most 7, up within ±7.
+    """
     gate, up = gate_up.chunk(2, -1)
+    if kind == "swiglu_clamped":
+        gate, up = gate.clamp(max=CLAMP), up.clamp(-CLAMP, CLAMP)
+        return activation(gate, "quick_gelu") * (up + 1)
     return activation(gate, kind) * up
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from octavo_engine.kernels import reference
+from octavo_engine.kernels import reference, reference_experts
+from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import (
     IN_PROMPT,
     Bans,
@@ -35,7 +36,7 @@ from octavo_engine.kernels.reference_sampling import (
     sample,
     token_logprobs,
 )
-from octavo_models.layers import Activation, Attention, Norm, Rotary
+from octavo_models.layers import Activation, Attention, Experts, Norm, Rotary, Router
 
 
 class ReferenceOperations(Operations):
@@ -68,6 +69,18 @@ class ReferenceOperations(Operations):
 
     def matmul_scratch(self, num_tokens: int, columns: int) -> int:
         del num_tokens, columns
+        return 0  # as `attention_scratch`
+
+    def route(
+        self, logits: Tensor, router: Router, num_chosen: int, correction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return reference_experts.route(logits, router, num_chosen, correction)
+
+    def experts(self, x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, spec: Experts) -> Tensor:
+        return reference_experts.experts(x, chosen, shares, weights, spec)
+
+    def experts_scratch(self, num_tokens: int, spec: Experts) -> int:
+        del num_tokens, spec
         return 0  # as `attention_scratch`
 
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:

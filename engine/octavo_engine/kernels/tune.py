@@ -19,12 +19,13 @@ import torch
 import triton
 
 from octavo_engine.errors import ExecutorError
+from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.layers import Attention
+from octavo_models.layers import Attention, Experts, Mlp
 
 BLOCK_SIZE = 16
 # What is tried, per kind of launch; a program that doesn't fit the card is left out when it says so.
@@ -43,6 +44,12 @@ CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
         "SPLIT_K": (1, 2, 4),
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4),
+    },
+    "experts": {
+        "BLOCK_N": (32, 64, 128),
+        "BLOCK_K": (64, 128),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4, 5),
     },
     "float8": {
         "BLOCK_N": (64, 128),
@@ -75,8 +82,11 @@ def fastest(tried: Iterator[Parameters], time: Callable[[Parameters], float | No
 
 
 def workload(name: str, device: torch.device) -> Callable[[TritonOperations], object]:
-    """What `name`'s kernel is timed on: prompts of 1,024 tokens, 32 contexts of 4,096, or products of 4,096 squared."""
+    """What `name`'s kernel is timed on: prompts of 1,024 tokens, 32 contexts of 4,096, products of 4,096 squared, or 64
+    experts of 768, of which tokens of 2,048 take eight."""
     kind, _, size = name.partition(".")
+    if kind == "experts":
+        return _experts({"16": 16, "64": 512, "128": 4096}[size], device)
     if kind in {"packed", "float8"}:
         rows = {"16": 8, "64": 64, "128": 1024}[size]
         x = torch.randn(rows, 4096, dtype=torch.bfloat16, device=device)
@@ -102,6 +112,17 @@ def workload(name: str, device: torch.device) -> Callable[[TritonOperations], ob
     )
     q = torch.randn(n * queries, 32, dim, dtype=torch.bfloat16, device=device)
     return lambda ops: ops.attention(q, k, v, batch, spec)
+
+
+def _experts(num_tokens: int, device: torch.device) -> Callable[[TritonOperations], object]:
+    mixture = Experts(64, 8, Mlp(768))
+    like = {"dtype": torch.bfloat16, "device": device}
+    x = torch.randn(num_tokens, 2048, **like)  # type: ignore[call-overload]
+    gate, up = torch.randn(2, 64 * 768, 2048, **like).unbind()  # type: ignore[call-overload]
+    weights = ExpertWeights(gate, up, torch.randn(64 * 2048, 768, **like))  # type: ignore[call-overload]
+    chosen = torch.rand(num_tokens, 64, device=device).argsort(-1)[:, :8].int()
+    shares = torch.rand(num_tokens, 8, device=device)
+    return lambda ops: ops.experts(x, chosen, shares, weights, mixture)
 
 
 def time_on(

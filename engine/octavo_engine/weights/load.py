@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from octavo_models.spec import ModelSpec, Weight
 from octavo_models.tensors import Source
 
 PLAIN = {"f32", "f16", "bf16"}
+Ranges = Sequence[tuple[int, int]]  # of rows: first, last + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +52,21 @@ def open_checkpoint(files: ModelFiles, spec: ModelSpec | None = None, seed: int 
     return DummyCheckpoint(spec, seed)
 
 
-def load_weights(
-    spec: ModelSpec, checkpoint: Checkpoint, rows: Mapping[str, tuple[int, int]] | None = None
-) -> Iterator[tuple[Weight, LoadedWeight]]:
+def load_weights(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[tuple[Weight, LoadedWeight]]:
     """Each weight of `spec`, in its order, transforms applied; a weight that the executor drops is freed.
-
-    `rows` names matrices of which only some rows are needed (first, last + 1): the others are not even read, if the
-    checkpoint stores the weight's rows one after another.
 
     Raises:
         ModelLoadError: a tensor is missing, or has another shape or a dtype that can't be used.
     """
     where = _where(checkpoint)
     for weight in spec.weights:
-        yield weight, _load(weight, checkpoint, where, rows.get(weight.name) if rows else None)
+        yield weight, _load(weight, checkpoint, where, _all_of(weight))
 
 
 def load_pieces(
     spec: ModelSpec,
     checkpoint: Checkpoint,
-    rows: Mapping[str, tuple[int, int]],
+    rows: Mapping[str, Ranges],
     most_elements: int,
     whole: Collection[str] = (),
 ) -> Iterator[tuple[Weight, Iterator[LoadedWeight]]]:
@@ -78,53 +74,120 @@ def load_pieces(
 
     A piece has at most `most_elements` elements, or one row, which bounds the host memory.
 
-    Consume the pieces of a weight before requesting the next weight. A matrix whose rows move while it is read
-    is cut afterwards.
+    `rows` names matrices of which only some rows are needed (first, last + 1): the others are not even read, if the
+    checkpoint stores the weight's rows one after another. Consume the pieces of a weight before requesting the next
+    weight. Rows that move while they are read are cut afterwards.
     """
     where = _where(checkpoint)
     for weight in spec.weights:
-        most = None if weight.name in whole or len(weight.shape) == 1 else most_elements
-        yield weight, _pieces(weight, checkpoint, where, rows.get(weight.name), most)
+        ranges = rows.get(weight.name) or _all_of(weight)
+        if weight.name in whole or len(weight.shape) == 1:
+            yield weight, iter((_load(weight, checkpoint, where, ranges),))
+        else:
+            step = max(1, most_elements // weight.shape[1])
+            yield weight, _pieces(weight, checkpoint, where, ranges, step)
 
 
-def _pieces(
-    weight: Weight, checkpoint: Checkpoint, where: str, wanted: tuple[int, int] | None, most: int | None
-) -> Iterator[LoadedWeight]:
-    if most is None:
-        yield _load(weight, checkpoint, where, wanted)
-        return
-    step = max(1, most // weight.shape[1])
-    if weight.first_row is None:
-        loaded = _load(weight, checkpoint, where, wanted)
-        for at in range(0, len(loaded.data), step):
-            part = loaded.data[at : at + step]
-            yield LoadedWeight(loaded.format, (len(part), *weight.shape[1:]), part)
-        return
-    _tensor(weight, weight.sources[0], checkpoint.tensors, where)
-    first, last = wanted or (0, weight.shape[0])
-    last = min(last, weight.shape[0])
-    for at in range(first, last, step):
-        yield _load(weight, checkpoint, where, (at, min(at + step, last)))
+def _all_of(weight: Weight) -> Ranges:
+    return ((0, weight.shape[0]),)
 
 
-def _load(weight: Weight, checkpoint: Checkpoint, where: str, wanted: tuple[int, int] | None) -> LoadedWeight:
-    tensors = [_tensor(weight, source, checkpoint.tensors, where) for source in weight.sources]
-    if len({tensor.format for tensor in tensors}) > 1:
-        names = ", ".join(tensor.name for tensor in tensors)
-        raise ModelLoadError(f"{tensors[0].path}: tensors {names} are stored in different formats")
-    first, last = wanted or (0, weight.shape[0])
-    last = min(last, weight.shape[0])
-    if weight.first_row is not None:
-        data = _read(checkpoint, tensors[0], (weight.first_row + first, weight.first_row + last))
-    else:
-        parts = [_rows(source, tensor, checkpoint) for source, tensor in zip(weight.sources, tensors, strict=True)]
-        data = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if weight.transform is not None:
-            data = _unpermuted(data, weight.transform.heads)
-        data = data[first:last]
+def _load(weight: Weight, checkpoint: Checkpoint, where: str, ranges: Ranges) -> LoadedWeight:
+    """The rows of `ranges` in one."""
+    pieces = list(_pieces(weight, checkpoint, where, ranges, weight.shape[0]))
+    data = pieces[0].data if len(pieces) == 1 else np.concatenate([piece.data for piece in pieces])
     if len(weight.shape) == 1:
-        return LoadedWeight(tensors[0].format, weight.shape, data.reshape(1, -1))
-    return LoadedWeight(tensors[0].format, (len(data), *weight.shape[1:]), data)
+        return LoadedWeight(pieces[0].format, weight.shape, data.reshape(1, -1))
+    return LoadedWeight(pieces[0].format, (len(data), *weight.shape[1:]), data)
+
+
+def _pieces(weight: Weight, checkpoint: Checkpoint, where: str, ranges: Ranges, step: int) -> Iterator[LoadedWeight]:
+    """The rows of `ranges`, at most `step` at a time, in the order of the ranges."""
+    runs = _runs(weight, checkpoint, where)
+    if weight.transform is not None:
+        moved = np.concatenate([_rows(run, checkpoint, 0, run.count) for run in runs])
+        data = _unpermuted(moved, weight.transform.heads)
+        parts = (data[at : min(at + step, last)] for first, last in ranges for at in range(first, last, step))
+    else:
+        parts = (
+            part
+            for first, last in ranges
+            for run in runs
+            if run.first < last and first < run.first + run.count
+            for part in _parts(run, checkpoint, max(first - run.first, 0), min(last - run.first, run.count), step)
+        )
+    for part in parts:
+        yield LoadedWeight(runs[0].tensor.format, (len(part), *weight.shape[1:]), part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Rows of a weight that one tensor stores one after another: `count` from `first` on.
+
+    They are the rows of the tensor from `stored` on. Where these are in another order, or other rows lie between them,
+    they are read together, all `num_stored` of them.
+    """
+
+    source: Source
+    tensor: TensorInfo
+    first: int
+    count: int
+    stored: int
+    num_stored: int
+    in_order: bool
+
+
+def _runs(weight: Weight, checkpoint: Checkpoint, where: str) -> list[_Run]:
+    """All rows of the weight."""
+    size = weight.shape[0] // len(weight.sources)
+    runs: list[_Run] = []
+    for i, source in enumerate(weight.sources):
+        tensor = _tensor(weight, source, checkpoint.tensors, where)
+        runs += _runs_of(source, tensor, i * size, size)
+    if len({run.tensor.format for run in runs}) > 1:
+        names = ", ".join(dict.fromkeys(run.tensor.name for run in runs))
+        raise ModelLoadError(f"{runs[0].tensor.path}: tensors {names} are stored in different formats")
+    return runs
+
+
+def _runs_of(source: Source, tensor: TensorInfo, first: int, count: int) -> list[_Run]:
+    rows = source.rows
+    if not source.transposed and (rows is None or rows.groups == 1):
+        return [_Run(source, tensor, first, count, 0 if rows is None else rows.first, count, in_order=True)]
+    parts = math.prod(tensor.shape[:-2])  # experts, each with rows of its own
+    if rows is not None and rows.groups % parts:
+        parts = 1
+    of_weight, of_tensor = count // parts, tensor.num_rows // parts
+    return [
+        _Run(source, tensor, first + i * of_weight, of_weight, i * of_tensor, of_tensor, in_order=False)
+        for i in range(parts)
+    ]
+
+
+def _parts(run: _Run, checkpoint: Checkpoint, first: int, last: int, step: int) -> Iterator[NDArray[np.uint8]]:
+    """Rows `first` … `last` - 1 of the run, at most `step` at a time."""
+    if run.in_order:
+        for at in range(first, last, step):
+            yield _rows(run, checkpoint, at, min(at + step, last))
+        return
+    data = _rows(run, checkpoint, first, last)
+    for at in range(0, len(data), step):
+        yield data[at : at + step]
+
+
+def _rows(run: _Run, checkpoint: Checkpoint, first: int, last: int) -> NDArray[np.uint8]:
+    """Rows `first` … `last` - 1 of the run: uint8 [rows, bytes of a row]; each element of a vector is a row."""
+    if run.in_order:
+        return _read(checkpoint, run.tensor, (run.stored + first, run.stored + last))
+    data = _read(checkpoint, run.tensor, (run.stored, run.stored + run.num_stored))
+    if run.source.transposed:
+        data = _transposed(data, run.tensor)
+    rows = run.source.rows
+    if rows is not None:
+        groups = data.reshape(-1, rows.of, data.shape[1])
+        taken = groups[:, rows.first : rows.first + rows.count].reshape(-1, data.shape[1])
+        data = np.ascontiguousarray(taken)  # of one row a group, numpy makes a view
+    return data[first:last]
 
 
 def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], where: str) -> TensorInfo:
@@ -156,18 +219,6 @@ def _read(checkpoint: Checkpoint, info: TensorInfo, rows: tuple[int, int]) -> ND
     return data.reshape(rows[1] - rows[0], info.nbytes // info.num_rows)
 
 
-def _rows(source: Source, info: TensorInfo, checkpoint: Checkpoint) -> NDArray[np.uint8]:
-    """The rows of a source that is not stored as the weight has it, or not alone."""
-    data = _read(checkpoint, info, (0, info.num_rows))
-    if source.transposed and len(info.shape) > 1:
-        data = _transposed(data, info)
-    if source.rows is None:
-        return data
-    groups = data.reshape(source.rows.groups, -1, data.shape[1])
-    rows = groups[:, source.rows.first : source.rows.first + source.rows.count].reshape(-1, data.shape[1])
-    return np.ascontiguousarray(rows)  # of one row a group, numpy makes a view
-
-
 def _unpermuted(rows: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
     """Rows of each head from rotary pairs, side by side, to halves: (2i, 2i+1) → (i, i + dim/2).
 
@@ -181,9 +232,9 @@ def _transposed(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:
     if info.format not in PLAIN:
         raise ModelLoadError(f"{info.path}: tensor {info.name} is stored as {info.format}, which can't be transposed")
     element = FORMATS[info.format].bytes_per_block
-    *outer, inputs, outputs = info.shape
+    inputs, outputs = info.shape[-2:]
     wide = data.reshape(-1, inputs, outputs, element).swapaxes(1, 2)
-    return np.ascontiguousarray(wide).reshape(math.prod(outer) * outputs, -1)
+    return np.ascontiguousarray(wide).reshape(-1, inputs * element)
 
 
 def _where(checkpoint: Checkpoint) -> str:

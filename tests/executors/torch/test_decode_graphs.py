@@ -141,7 +141,7 @@ def requests():
     ]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma 3"])
+@pytest.mark.parametrize("kind", ["llama", "gemma 3", "qwen 2 with experts"])
 def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
     """Over two KV groups and one; with requests that end, so that the batch grows and shrinks along the ladder."""
     make(kind, tmp_path)

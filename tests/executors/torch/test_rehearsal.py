@@ -13,7 +13,7 @@ from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch import rehearsal
 from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of, rehearse
-from octavo_engine.executors.torch.reported_kernels import packed_in
+from octavo_engine.executors.torch.reported_kernels import LLAMA_3_8B, packed_in
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.triton.launch import Card, Launcher
@@ -24,13 +24,30 @@ from octavo_models.partition import Place
 
 MOST_VARIANTS = 150
 CARD = Card(90, 132)
-LAYERS = {"Llama-3-8B": 1, "Gemma 3 270M": 6, "SmolLM2-135M": 1}  # all kinds of layers are among the first so many
+QWEN_30B = LLAMA_3_8B | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 2048,
+    "head_dim": 128,
+    "num_key_value_heads": 4,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+}
+ALL_MODELS = MODELS | {"Qwen3-30B-A3B": QWEN_30B}
+LAYERS = {
+    "Qwen3-30B-A3B": 1,
+    "Llama-3-8B": 1,
+    "Gemma 3 270M": 6,
+    "SmolLM2-135M": 1,
+}  # all kinds of layers are among the first so many
 CASES = [
     ("Llama-3-8B", {}, "auto", Place(), 256),
     ("Gemma 3 270M", {}, "float16", Place(), 64),
     ("SmolLM2-135M", {}, "auto", Place(), 7),
     ("SmolLM2-135M", {"vocab_size": 50_257, "intermediate_size": 1530}, "float32", Place(), 100),
     ("Llama-3-8B", {"vocab_size": 128_257}, "auto", Place(1, 2), 33),
+    ("Qwen3-30B-A3B", {}, "auto", Place(1, 2), 40),
+    ("Qwen3-30B-A3B", {"num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1]}, "auto", Place(), 16),
 ]
 
 
@@ -39,7 +56,7 @@ CASES = [
 def test_random_traffic_meets_no_kernel_beyond_those_rehearsed(model, fields, dtype, place, max_num_seqs):
     """1, 2, 3, 32 and 256 requests of odd lengths with anything asked of them, over the executor's own buffers."""
     config = config_for(max_num_seqs, dtype)
-    spec = shallow(MODELS[model] | fields, LAYERS[model])
+    spec = shallow(ALL_MODELS[model] | fields, LAYERS[model])
     rehearsed = set(kernels_of(config, spec, Launcher(CARD), Parallel(place)))
     assert len(rehearsed) < MOST_VARIANTS
     recorder = Recorder(CARD)

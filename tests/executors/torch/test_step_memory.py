@@ -57,6 +57,28 @@ GEMMA = LLAMA | {
     "sliding_window": 1024,
     "tie_word_embeddings": True,
 }
+QWEN_MOE = LLAMA | {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "num_experts": 60,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632,
+}
+QWEN_30B = QWEN_MOE | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+    "num_key_value_heads": 4,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+}
+EXPERTS = [("Qwen 1.5 MoE", QWEN_MOE, 1), ("Qwen3-30B-A3B", QWEN_30B, 1), ("Qwen3-30B-A3B", QWEN_30B, 4)]
 CASES = [("8B", LLAMA_8B, 1), ("8B", LLAMA_8B, 8), ("70B", LLAMA_70B, 1), ("70B", LLAMA_70B, 8), ("Gemma", GEMMA, 1)]
 SCHEDULERS = [(256, 8192), (16, 16)]
 
@@ -154,7 +176,7 @@ def run(executor, step):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize(("name", "config", "ranks"), CASES)
+@pytest.mark.parametrize(("name", "config", "ranks"), [*CASES, *EXPERTS])
 def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks, scheduler, monkeypatch):
     """Of any lengths, with any parameters; and the largest one comes near to it, so the figure is no guess."""
     executor = executor_of(config, ranks, scheduler, monkeypatch)

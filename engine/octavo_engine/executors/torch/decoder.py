@@ -12,15 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from octavo_engine.executors.torch.feed_forward import ExpertsWeights, MlpWeights, feed_forward
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels.operations import Operations, PagedBatch
-from octavo_engine.kernels.packing import Stored, stacked
-from octavo_models.layers import Attention, Layer, Mlp, Norm
+from octavo_engine.kernels.packing import Stored
+from octavo_models.layers import Attention, Layer, Norm
 from octavo_models.spec import ModelSpec
-
-Matrices = Callable[[str], Stored]  # canonical name -> matrix, handed over
-Vectors = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +41,6 @@ class NormWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """`x @ weightᵀ + bias`, several projections of the same input: one product for those that are stored alike."""
-
-    parts: tuple[tuple[Stored, Tensor | None], ...]  # [out, in], [out]; results lie side by side
-
-
-@dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One layer. A norm that the spec leaves out is None."""
 
@@ -60,8 +52,7 @@ class LayerWeights:
     k_norm: Tensor | None
     qkv: Linear
     o: Linear
-    up: Linear  # [gate; up] where gated
-    down: Linear
+    feed_forward: MlpWeights | ExpertsWeights
 
 
 class Decoder:
@@ -125,7 +116,9 @@ class Decoder:
                 x = x + attended
             else:
                 normed, x = self._enter(weights.pre_mlp_norm, x, attended)
-            branch = self._leave(weights.post_mlp_norm, self._mlp(layer, weights, normed))
+            branch = self._leave(
+                weights.post_mlp_norm, self.parallel.all_reduce(weights.feed_forward(self.ops, normed))
+            )
             self.on_part()
         if self.parallel.place.last_stage:
             return self._enter(self.final_norm, x, branch)[0]
@@ -177,41 +170,23 @@ class Decoder:
     ) -> Tensor:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
         keys, values = cache.keys[i], cache.values[i]
-        qkv = self._projected(x, weights.qkv)
+        qkv = weights.qkv(ops, x)
         q = ops.write_qkv(qkv, spec, turn, weights.q_norm, weights.k_norm, keys, values, batch)
         mixed = ops.attention(q, keys, values, batch, spec)  # [num_tokens, num_heads, head_dim_v]
-        return self.parallel.all_reduce(self._projected(mixed.flatten(-2), weights.o))
-
-    def _mlp(self, layer: Layer, weights: LayerWeights, x: Tensor) -> Tensor:
-        assert isinstance(layer.mlp, Mlp)
-        ops, kind = self.ops, layer.mlp.activation
-        up = self._projected(x, weights.up)
-        inner = ops.gated(up, kind) if layer.mlp.gated else ops.activation(up, kind)
-        return self.parallel.all_reduce(self._projected(inner, weights.down))
-
-    def _projected(self, x: Tensor, linear: Linear) -> Tensor:
-        if len(linear.parts) == 1:
-            weight, bias = linear.parts[0]
-            return self.ops.matmul(x, weight, bias)
-        return torch.cat([self.ops.matmul(x, weight, bias) for weight, bias in linear.parts], -1)
+        return self.parallel.all_reduce(weights.o(ops, mixed.flatten(-2)))
 
     @staticmethod
     def _norm(vector: Vectors, name: str, spec: Norm) -> NormWeights:
         return NormWeights(spec, vector(name), vector(f"{name}_bias") if spec.bias else None)
 
     def _layer(self, matrix: Matrices, vector: Vectors, i: int, layer: Layer) -> LayerWeights:
-        assert isinstance(layer.mlp, Mlp)
         attention = layer.attention
 
         def norm(name: str, spec: Norm | None) -> NormWeights | None:
             return None if spec is None else self._norm(vector, f"layers.{i}.{name}", spec)
 
-        def stack(*names: str, bias: bool) -> Linear:
-            matrices = stacked([matrix(f"layers.{i}.{n}") for n in names])
-            if not bias:
-                return Linear(tuple((m, None) for m in matrices))
-            biases = torch.cat([vector(f"layers.{i}.{n}_bias") for n in names])
-            return Linear(tuple(zip(matrices, torch.split(biases, [m.shape[0] for m in matrices]), strict=True)))
+        def linear(*names: str, bias: bool) -> Linear:
+            return Linear.of(matrix, vector, [f"layers.{i}.{name}" for name in names], bias=bias)
 
         return LayerWeights(
             pre_attention_norm=norm("pre_attention_norm", layer.pre_attention_norm),
@@ -220,8 +195,7 @@ class Decoder:
             post_mlp_norm=norm("post_mlp_norm", layer.post_mlp_norm),
             q_norm=None if attention.qk_norm is None else vector(f"layers.{i}.q_norm"),
             k_norm=None if attention.qk_norm is None else vector(f"layers.{i}.k_norm"),
-            qkv=stack("q", "k", "v", bias=attention.qkv_bias),
-            o=stack("o", bias=attention.o_bias),
-            up=stack(*(("gate", "up") if layer.mlp.gated else ("up",)), bias=layer.mlp.bias),
-            down=stack("down", bias=layer.mlp.bias),
+            qkv=linear("q", "k", "v", bias=attention.qkv_bias),
+            o=linear("o", bias=attention.o_bias),
+            feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector),
         )

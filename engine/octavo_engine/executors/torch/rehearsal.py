@@ -31,12 +31,14 @@ from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Variant
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models.formats import FORMATS, stays_packed
+from octavo_models.layers import Experts
 from octavo_models.partition import Place, Shard, shards
 from octavo_models.spec import ModelSpec, Weight
 
 NOWHERE = torch.device("meta")
 # Of what is rehearsed: requests and tokens of a step, tokens of a request. Kernels know no classes beyond.
 MOST_REQUESTS, MOST_TOKENS, MOST_LENGTH = 512, 512, 4096
+MOST_TOKENS_OF_EXPERTS = 1 << 14  # among many experts it takes more until each has the rows of the largest tile
 FEWEST_SMS, MOST_SMS = 1, 1024
 PLAIN = SamplingParams(max_tokens=2)
 EVERYTHING = SamplingParams(
@@ -129,7 +131,9 @@ def rehearse(
     executor.load()
     executor.init_kv((2,) * len(executor.layout.groups))
     most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
-    for step in _steps(most, min(config.scheduler.max_num_batched_tokens, MOST_TOKENS), length, executor):
+    mixed = any(isinstance(layer.mlp, Experts) for layer in spec.layers)
+    most_tokens = min(config.scheduler.max_num_batched_tokens, MOST_TOKENS_OF_EXPERTS if mixed else MOST_TOKENS)
+    for step in _steps(most, most_tokens, length, executor):
         handle = executor.submit(step)
         if place.last_stage:
             executor.sample(handle)

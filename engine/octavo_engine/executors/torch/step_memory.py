@@ -11,7 +11,7 @@ from octavo_engine.config import SchedulerConfig
 from octavo_engine.executors.torch.input_batch import MOST_VALUES
 from octavo_engine.executors.torch.sampler import PROMPT_ROWS
 from octavo_engine.kernels.operations import Operations
-from octavo_models.layers import Layer, Mlp
+from octavo_models.layers import Experts, Layer, Mlp
 from octavo_models.partition import Place
 from octavo_models.spec import KVLayout, ModelSpec
 
@@ -42,6 +42,8 @@ def step_bytes(
     forward += sum(ops.attention_scratch(n, max_len, kind) for kind in {layer.attention for layer in spec.layers})
     if packed:
         forward += max(ops.matmul_scratch(num_tokens, columns) for columns in _product_columns(spec, place))
+    mixtures = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, Experts)]
+    forward += max((ops.experts_scratch(num_tokens, mixture) for mixture in mixtures), default=0)
     hidden = element_size * num_tokens * spec.hidden_size
     draw = (
         hidden + _draw_bytes(spec, place, n, min(PROMPT_ROWS, num_tokens), element_size) if place.last_stage else hidden
@@ -63,25 +65,35 @@ def table_bytes(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> i
 
 def _layer_width(spec: ModelSpec, layer: Layer) -> int:
     """Elements a token at the widest moment of a layer: the residual stream's rows, and what is beside them."""
-    assert isinstance(layer.mlp, Mlp)
-    h, attention, mlp = spec.hidden_size, layer.attention, layer.mlp
+    h, attention = spec.hidden_size, layer.attention
     qkv = attention.q_size + attention.k_size + attention.v_size
     # Where q, k and v, or gate and up, are stored in several formats, their products are put side by side.
     attending = 2 * h + max(2 * qkv, qkv + attention.q_size + attention.o_size + h)
-    up = mlp.intermediate_size * (2 if mlp.gated else 1)
-    feeding = 3 * h + max(2 * up, up + mlp.intermediate_size + h)
+    feeding = 3 * h + _feed_forward_width(layer.mlp, h)
     more = sum(norm is not None for norm in (layer.post_attention_norm, layer.post_mlp_norm))
     more += (spec.residual_multiplier != 1.0) + layer.parallel_residual
     return max(attending, feeding, 5 * h) + more * h
+
+
+def _feed_forward_width(mlp: Mlp | Experts, h: int) -> int:
+    """Beside what is normed: of an MLP, its two products; of experts, what each of a token's makes, and their sum."""
+    if isinstance(mlp, Mlp):
+        up = mlp.intermediate_size * (2 if mlp.gated else 1)
+        return max(2 * up, up + mlp.intermediate_size + h)
+    each = mlp.num_experts_per_token
+    mixing = mlp.num_experts + each * (mlp.expert.intermediate_size + h) + h
+    return mixing if mlp.shared is None else max(mixing, h + _feed_forward_width(mlp.shared, h))
 
 
 def _product_columns(spec: ModelSpec, place: Place) -> set[int]:
     """Outputs of all products, however far q, k and v, or gate and up, are stacked."""
     found = {spec.hidden_size, -(-spec.vocab_size // place.tensor_size)}
     for layer in spec.layers:
-        assert isinstance(layer.mlp, Mlp)
         q, k, v = layer.attention.q_size, layer.attention.k_size, layer.attention.v_size
-        found |= {q, k, v, q + k, k + v, q + k + v, layer.mlp.intermediate_size, 2 * layer.mlp.intermediate_size}
+        found |= {q, k, v, q + k, k + v, q + k + v}
+        dense = layer.mlp.shared if isinstance(layer.mlp, Experts) else layer.mlp
+        if dense is not None:
+            found |= {dense.intermediate_size, 2 * dense.intermediate_size}
     return found
 
 

@@ -51,9 +51,9 @@ def read_weights(
     mine = list(shards(spec, place))
     wanted = replace(spec, weights=tuple(shard.whole for shard in mine))
     rows = {
-        shard.whole.name: (shard.start, shard.start + shard.weight.shape[0])
+        shard.whole.name: tuple((first, min(last, shard.whole.shape[0])) for first, last in shard.row_ranges)
         for shard in mine
-        if shard.axis == 0 and len(shard.weight.shape) > 1 and shard.weight.groups == 1
+        if shard.axis == 0 and len(shard.weight.shape) > 1
     }
     stay = {
         shard.whole.name
@@ -81,7 +81,9 @@ def _assembled(shard: Shard, pieces: Iterator[LoadedWeight], dtype: torch.dtype,
         next(pieces, None)  # as every tensor, it must be there
         return torch.zeros(shape, dtype=dtype, device=device)
     if len(shape) == 1:
-        vector = _numbers(shard, next(pieces))[0, shard.start : shard.start + shape[0]]
+        vector = _numbers(shard, next(pieces))[0]
+        if shard.axis == 0:
+            vector = torch.cat([vector[first:last] for first, last in shard.row_ranges])
         return pad(vector.to(device, dtype), (0, shape[0] - len(vector)))
     held = torch.empty(shape, dtype=dtype, device=device)
     at = 0

@@ -15,6 +15,7 @@ from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.layers import Activation
 
 BLOCK = 1024
+CLAMP = tl.constexpr(7.0)  # of swiglu_clamped
 
 
 @triton.jit
@@ -24,26 +25,47 @@ def tanh(x):
 
 
 @triton.jit
-def activation_kernel(x, out, size, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    held = at < size
-    source = x + row * size * (2 if GATED else 1) + at
-    h = tl.load(source, mask=held, other=0.0).to(tl.float32)
+def activated(h, KIND: tl.constexpr):
+    """act(h), float32. `swiglu_clamped` is the gate's part of it, as `gated_by` takes it."""
     if KIND == "silu":
         h = h * tl.sigmoid(h)
     elif KIND == "gelu":
         h = 0.5 * h * (1.0 + tl.erf(h * 0.7071067811865476))
     elif KIND == "gelu_tanh":
         h = 0.5 * h * (1.0 + tanh(0.7978845608028654 * (h + 0.044715 * h * h * h)))
+    elif KIND == "quick_gelu":
+        h = h * tl.sigmoid(1.702 * h)
     elif KIND == "relu":
         h = tl.maximum(h, 0.0)
+    elif KIND == "swiglu_clamped":
+        h = tl.minimum(h, CLAMP)
+        h = h * tl.sigmoid(1.702 * h)
     else:
         tl.static_assert(KIND == "relu2")
         h = tl.maximum(h, 0.0)
         h = h * h
+    return h
+
+
+@triton.jit
+def gated_by(gate, up, KIND: tl.constexpr):
+    """act(gate) * up, float32."""
+    if KIND == "swiglu_clamped":
+        up = tl.minimum(tl.maximum(up, -CLAMP), CLAMP) + 1.0
+    return activated(gate, KIND) * up
+
+
+@triton.jit
+def activation_kernel(x, out, size, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    held = at < size
+    source = x + row * size * (2 if GATED else 1) + at
+    h = tl.load(source, mask=held, other=0.0).to(tl.float32)
     if GATED:
-        h *= tl.load(source + size, mask=held, other=0.0).to(tl.float32)
+        h = gated_by(h, tl.load(source + size, mask=held, other=0.0).to(tl.float32), KIND)
+    else:
+        h = activated(h, KIND)
     tl.store(out + row * size + at, h.to(out.dtype.element_ty), mask=held)
 
 

@@ -1,7 +1,7 @@
 """Launch parameters that ship: one table a generation, reasoned from its limits, not measured (see docs/LOG.md).
 
-A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by head size, "packed.M" and "float8.M" by
-the number of rows that a tile takes. What the limits say:
+A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by head size, "packed.M", "float8.M" and
+"experts.M" by the number of rows that a tile takes. What the limits say:
 
 All: with three stages a tile of keys and values is on its way while the one before it is used; with two nothing is.
 sm_80 (A100): 164 KiB of shared memory an SM, 163 a program; loads are asynchronous copies, so depth comes from stages.
@@ -34,6 +34,10 @@ def _product(m: int, n: int, k: int, split_k: int, warps: int, stages: int) -> P
     return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SPLIT_K": split_k, "num_warps": warps, "num_stages": stages}
 
 
+def _experts(m: int, n: int, k: int, warps: int, stages: int) -> Parameters:
+    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
+
+
 # With few rows a product streams weights: narrow tiles and a split of K put every SM to work (4,096 columns make 64
 # tiles of 64, under half of an A100's or H100's SMs). With many, tiles are square, and K is whole above 256 rows.
 _STREAMING = {
@@ -42,6 +46,14 @@ _STREAMING = {
     "packed.128": _product(128, 128, 64, 4, 8, 3),
     "float8.16": _product(16, 64, 256, 4, 4, 3),
     "float8.64": _product(64, 64, 128, 2, 4, 3),
+}
+
+# Gate and up are made at once: a stage has two tiles of weights. With few rows tiles are narrow, for a few experts of some
+# 1,000 rows each must keep every SM at work.
+_EXPERTS = {
+    "experts.16": _experts(16, 32, 128, 4, 4),
+    "experts.64": _experts(64, 64, 64, 4, 3),
+    "experts.128": _experts(128, 64, 64, 8, 3),
 }
 
 # Faster memory: of two programs an SM, 20 KiB of words and scales each have to be on their way.
@@ -53,6 +65,7 @@ _STREAMING_90 = {
 
 DEFAULTS: Mapping[int, Table] = {
     80: {
+        **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 32, 8, 3),
         "prefill.256": _prefill(64, 32, 8, 3),
@@ -63,6 +76,7 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 64, 64, 1, 8, 3),  # for its twin's sake only: refused before it is launched
     },
     89: {
+        **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 32, 8, 3),
         "prefill.256": _prefill(64, 16, 8, 3),
@@ -73,6 +87,7 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 128, 64, 1, 8, 3),
     },
     90: {
+        **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 64, 8, 3),
         "prefill.256": _prefill(64, 32, 8, 3),
@@ -83,6 +98,7 @@ DEFAULTS: Mapping[int, Table] = {
         "float8.128": _product(128, 128, 128, 1, 8, 3),
     },
     100: {
+        **_EXPERTS,
         "prefill.64": _prefill(128, 64, 8, 3),
         "prefill.128": _prefill(128, 64, 8, 3),
         "prefill.256": _prefill(64, 32, 8, 3),

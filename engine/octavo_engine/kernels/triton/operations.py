@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import (
     Bans,
     Float8Weight,
@@ -27,6 +28,8 @@ from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.activation import activation
 from octavo_engine.kernels.triton.decode_step import scratch_bytes
 from octavo_engine.kernels.triton.direct_launch import launcher_on
+from octavo_engine.kernels.triton.experts import experts
+from octavo_engine.kernels.triton.experts import scratch_bytes as scratch_of_experts
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
 from octavo_engine.kernels.triton.launch import Card, Launcher
@@ -36,8 +39,9 @@ from octavo_engine.kernels.triton.norm import norm
 from octavo_engine.kernels.triton.packed_matmul import matmul_packed, parts_bytes
 from octavo_engine.kernels.triton.paged_attention import PagedAttention
 from octavo_engine.kernels.triton.rotary import rotary_table
+from octavo_engine.kernels.triton.routing import route
 from octavo_engine.kernels.triton.sampling import sample
-from octavo_models.layers import Activation, Attention, Norm, Rotary
+from octavo_models.layers import Activation, Attention, Experts, Norm, Rotary, Router
 
 
 class TritonOperations(Operations):
@@ -83,6 +87,17 @@ class TritonOperations(Operations):
 
     def matmul_scratch(self, num_tokens: int, columns: int) -> int:
         return parts_bytes(self.launch, columns, num_tokens)
+
+    def route(
+        self, logits: Tensor, router: Router, num_chosen: int, correction: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return route(self.launch, logits, router, num_chosen, correction)
+
+    def experts(self, x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, spec: Experts) -> Tensor:
+        return experts(self.launch, x, chosen, shares, weights, spec)
+
+    def experts_scratch(self, num_tokens: int, spec: Experts) -> int:
+        return scratch_of_experts(self.launch, num_tokens, spec)
 
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
         frequencies = self._frequencies.get(rotary)
