@@ -54,7 +54,19 @@ SUPPORTED: dict[Executor, frozenset[Feature]] = {
             "experts",
         }
     ),
-    "torch": frozenset({"experts"}),
+    "torch": frozenset(
+        {
+            "experts",
+            "learned_positions",
+            "embedding_norm",
+            "unweighted_norm",
+            "head_bias",
+            "projected_embedding",
+            "activation",
+            "post_norms_sum",
+            "output_gate",
+        }
+    ),
 }
 """What each executor of this version runs; the tests of both hold them to it."""
 

@@ -30,11 +30,18 @@ def test_norms_are_their_twins(triton_operations, device, dtype, dim, spec):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [7, 1536, 1025])
-@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh", "relu", "relu2"])
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2"])
 def test_activations_are_their_twins(triton_operations, device, dtype, size, kind):
     x = (torch.randn(3, 2 * size, device=device) * 4).to(dtype)
     assert_close(triton_operations.gated(x, kind), REFERENCE.gated(x.float(), kind).to(dtype))
     assert_close(triton_operations.activation(x, kind), REFERENCE.activation(x.float(), kind).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_clamped_gates_are_their_twins(triton_operations, device, dtype):
+    x = (torch.randn(3, 2 * 100, device=device) * 8).to(dtype)
+    expected = REFERENCE.gated(x.float(), "swiglu_clamped").to(dtype)
+    assert_close(triton_operations.gated(x, "swiglu_clamped"), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -55,3 +62,24 @@ def test_turns_of_far_positions_are_their_twins(triton_operations, device, rotar
         triton_operations.rotary_table(rotary, positions), REFERENCE.rotary_table(rotary, positions), strict=True
     ):
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", [Norm(weight=False), Norm("layer", 1e-5, weight=False)], ids=["rms", "layer"])
+def test_norms_without_weights_are_their_twins(triton_operations, device, dtype, spec):
+    x = torch.randn(3, 100, device=device).to(dtype) * 3 + 1
+    assert_close(triton_operations.norm(x, None, spec), REFERENCE.norm(x, None, spec))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_xielu_is_its_twin(triton_operations, device, dtype):
+    x = (torch.randn(3, 1111, device=device) * 3).to(dtype)
+    x[0, :2] = torch.tensor([0.0, -1e-4], dtype=dtype)
+    positive, negative = torch.tensor([[0.7], [1.3]], device=device)
+    assert_close(triton_operations.xielu(x, positive, negative), REFERENCE.xielu(x, positive, negative))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gates_of_attention_are_the_twins(triton_operations, device, dtype):
+    x, gate = (torch.randn(3, 1111, device=device) * 3).to(dtype), torch.randn(3, 1111, device=device).to(dtype)
+    assert_close(triton_operations.gate_by_sigmoid(x.clone(), gate), REFERENCE.gate_by_sigmoid(x.clone(), gate))

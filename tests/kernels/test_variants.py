@@ -33,7 +33,7 @@ def at(dtype, offset=0):
 
 def norm_call(x=0, dim=64, dtype=torch.bfloat16, block=64):
     args = (at(dtype, x), None, at(dtype), None, at(dtype), at(dtype), dim, 1e-6, 0.0)
-    return norm_kernel, args, {"LAYER": False, "HAS_RESIDUAL": False, "HAS_BIAS": False, "BLOCK": block, "num_warps": 1}
+    return norm_kernel, args, {"LAYER": False, "HAS_RESIDUAL": False, "HAS_WEIGHT": True, "HAS_BIAS": False, "BLOCK": block, "num_warps": 1}
 
 
 def take_in_call(stride=64, number=0, offset=0):

@@ -155,11 +155,12 @@ class Operations(Protocol):
     """A file's blocks are multiplied packed. False: each product would widen the whole matrix first."""
 
     # --- rows ---
-    def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
-        """RMSNorm or LayerNorm over the last axis. x: [..., dim]; weight, bias: [dim] -> as x."""
+    def norm(self, x: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None) -> Tensor:
+        """RMSNorm or LayerNorm over the last axis. x: [..., dim]; weight, bias: [dim], no weight where the norm has
+        none -> as x."""
 
     def add_norm(
-        self, x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+        self, x: Tensor, residual: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """x, residual: [num_tokens, dim] -> (norm(total), total), total = x + residual in their dtype."""
 
@@ -168,6 +169,12 @@ class Operations(Protocol):
 
     def activation(self, x: Tensor, kind: Activation) -> Tensor:
         """Elementwise."""
+
+    def xielu(self, x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Elementwise, as `reference.xielu` defines it. positive, negative: [1] float32."""
+
+    def gate_by_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
+        """`x * sigmoid(gate)`, in place of x. Both [num_tokens, size]."""
 
     def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """`x @ weightᵀ + bias`. x: [num_tokens, in]; bias: [out] -> [num_tokens, out] in x's dtype.

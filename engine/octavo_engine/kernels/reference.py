@@ -16,24 +16,25 @@ from octavo_models.layers import Activation, Norm, Rotary
 CLAMP = 7.0  # of swiglu_clamped
 
 
-def norm(x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
+def norm(x: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None) -> Tensor:
     """RMSNorm or LayerNorm over the last axis, as `spec.kind` says.
 
-    x: [..., dim]; weight, bias: [dim]. RMSNorm is `x / sqrt(mean(x²) + eps) * (weight + offset)` (Zhang & Sennrich
+    x: [..., dim]; weight, bias: [dim], without a weight it normalizes alone. RMSNorm is `x / sqrt(mean(x²) + eps) * (weight + offset)` (Zhang & Sennrich
     2019); LayerNorm takes the mean away first. Computed in float32, weight included.
     """
     h = x.float()
     if spec.kind == "layer":
         h = h - h.mean(-1, keepdim=True)
     h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + spec.eps)
-    h = h * (weight.float() + spec.offset)
+    if weight is not None:
+        h = h * (weight.float() + spec.offset)
     if bias is not None:
         h = h + bias.float()
     return h.to(x.dtype)
 
 
 def add_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+    x: Tensor, residual: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The fused pair that opens every half of a layer: the new residual `x + residual`, and its norm.
 
@@ -147,6 +148,16 @@ def activation(x: Tensor, kind: Activation) -> Tensor:
             return functional.relu(x)
         case "relu2":
             return functional.relu(x).square()
+
+
+def xielu(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """xIELU (Huang & Schlag 2024), beta 0.5: `positive * x² + x / 2` above 0, `negative * (exp(x) - 1 - x) + x / 2` below.
+
+    positive, negative: [1], at least 0.
+    """
+    h = x.float()
+    below = negative.float() * (torch.expm1(h.clamp(max=0.0)) - h)
+    return (torch.where(h > 0, positive.float() * h.square(), below) + 0.5 * h).to(x.dtype)
 
 
 def gated(gate_up: Tensor, kind: Activation) -> Tensor:

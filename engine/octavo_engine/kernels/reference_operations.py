@@ -44,11 +44,11 @@ class ReferenceOperations(Operations):
 
     prefers_packed = False
 
-    def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
+    def norm(self, x: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return reference.norm(x, weight, spec, bias)
 
     def add_norm(
-        self, x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+        self, x: Tensor, residual: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return reference.add_norm(x, residual, weight, spec, bias)
 
@@ -57,6 +57,12 @@ class ReferenceOperations(Operations):
 
     def activation(self, x: Tensor, kind: Activation) -> Tensor:
         return reference.activation(x, kind)
+
+    def xielu(self, x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        return reference.xielu(x, positive, negative)
+
+    def gate_by_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x.copy_(x.float() * torch.sigmoid(gate.float()))
 
     def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         match weight:

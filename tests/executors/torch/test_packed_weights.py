@@ -86,9 +86,9 @@ def test_what_is_held_is_what_is_reported_and_planned(mixed):
     capacity = executor.load()
     assert capacity.weight_bytes == weights_on_gpu(spec, None, 1, 1)
     decoder = executor._decoder
-    assert decoder.head is decoder.embedding
-    linears = [linear for w in decoder.layers for linear in (w.qkv, w.o, w.up, w.down)]
-    matrices = [decoder.embedding, *(part for linear in linears for part, _ in linear.parts)]
+    assert decoder.head is decoder.embedding.table
+    linears = [linear for w in decoder.layers for linear in (w.qkv, w.o, w.feed_forward.up, w.feed_forward.down)]
+    matrices = [decoder.head, *(part for linear in linears for part, _ in linear.parts)]
     assert [m.dtype for m in matrices if isinstance(m, torch.Tensor)] == [torch.bfloat16], "v of the second layer"
     norms = [decoder.final_norm, *(n for w in decoder.layers for n in (w.pre_attention_norm, w.pre_mlp_norm))]
     assert capacity.weight_bytes == sum(m.nbytes for m in matrices) + sum(n.weight.nbytes for n in norms)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from octavo_engine.executors.torch.embedding import Embedding
 from octavo_engine.executors.torch.feed_forward import ExpertsWeights, MlpWeights, feed_forward
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
+from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored
@@ -32,15 +34,6 @@ class DecoderInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class NormWeights:
-    """A norm with what it needs to run."""
-
-    spec: Norm
-    weight: Tensor  # [dim]
-    bias: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One layer. A norm that the spec leaves out is None."""
 
@@ -48,9 +41,10 @@ class LayerWeights:
     post_attention_norm: NormWeights | None
     pre_mlp_norm: NormWeights | None
     post_mlp_norm: NormWeights | None
-    q_norm: Tensor | None  # [head_dim_k]
-    k_norm: Tensor | None
+    q_norm: NormWeights | None
+    k_norm: NormWeights | None
     qkv: Linear
+    output_gate: Linear | None
     o: Linear
     feed_forward: MlpWeights | ExpertsWeights
 
@@ -80,13 +74,16 @@ class Decoder:
             assert isinstance(held, Tensor), "blocks are packed in matrices alone"
             return held
 
-        if "embedding" in weights:
-            self.embedding = weights.pop("embedding")  # [vocab, hidden]; packed, rows are widened when looked up
-        # As `dtype` rounds it, for so the model multiplies by it.
-        self.embedding_multiplier = float(torch.tensor(spec.embedding_multiplier, dtype=dtype))
+        table = weights.pop("embedding", None)
+        if parallel.place.first_stage:
+            assert table is not None
+            self.embedding = Embedding.of(spec, table, dtype, weights.pop, vector)
         if parallel.place.last_stage:
-            self.head = self.embedding if spec.tied_head else weights.pop("head")  # [vocab, hidden]
-            self.final_norm = None if spec.final_norm is None else self._norm(vector, "final_norm", spec.final_norm)
+            norm = spec.final_norm
+            self.final_norm = None if norm is None else NormWeights.of(norm, "final_norm", vector)
+            self.project_out = weights.pop("project_out") if spec.projected_embedding is not None else None
+            self.head = table if spec.tied_head and table is not None else weights.pop("head")  # [vocab, width]
+            self.head_bias = vector("head_bias") if spec.head_bias else None
         rotaries = [layer.attention.rotary for layer in spec.layers]
         self._rotaries = list(dict.fromkeys(rotary for rotary in rotaries if rotary is not None))
         self._rotary_of_layer = [None if rotary is None else self._rotaries.index(rotary) for rotary in rotaries]
@@ -110,15 +107,21 @@ class Decoder:
             normed, x = self._enter(weights.pre_attention_norm, x, branch)
             branch = None  # its memory, before attention takes more
             attended = self._attention(i, self._attentions[i], weights, normed, turn, inputs, cache)
-            attended = self._leave(weights.post_attention_norm, attended)
-            if layer.parallel_residual:
-                normed = normed if weights.pre_mlp_norm is None else self._normed(weights.pre_mlp_norm, x)
-                x = x + attended
+            if layer.post_norms_sum:
+                x = self._enter(weights.post_attention_norm, x, self._leave(None, attended))[0]
+                normed = x if weights.pre_mlp_norm is None else weights.pre_mlp_norm(self.ops, x)
             else:
-                normed, x = self._enter(weights.pre_mlp_norm, x, attended)
-            branch = self._leave(
-                weights.post_mlp_norm, self.parallel.all_reduce(weights.feed_forward(self.ops, normed))
-            )
+                attended = self._leave(weights.post_attention_norm, attended)
+                if layer.parallel_residual:
+                    normed = normed if weights.pre_mlp_norm is None else weights.pre_mlp_norm(self.ops, x)
+                    x = x + attended
+                else:
+                    normed, x = self._enter(weights.pre_mlp_norm, x, attended)
+            fed = self.parallel.all_reduce(weights.feed_forward(self.ops, normed))
+            if layer.post_norms_sum:
+                x = self._enter(weights.post_mlp_norm, x, self._leave(None, fed))[0]
+            else:
+                branch = self._leave(weights.post_mlp_norm, fed)
             self.on_part()
         if self.parallel.place.last_stage:
             return self._enter(self.final_norm, x, branch)[0]
@@ -128,14 +131,17 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [n, hidden_size], normed -> [n, vocab], float32, multiplier and soft cap included."""
-        logits = self.parallel.gather_logits(self.ops.matmul(hidden, self.head), self.spec.vocab_size)
+        if self.project_out is not None:
+            hidden = self.ops.matmul(hidden, self.project_out)
+        own = self.ops.matmul(hidden, self.head, self.head_bias)
+        logits = self.parallel.gather_logits(own, self.spec.vocab_size)
+        del own
         capped = self.ops.soft_cap_logits(logits, self.spec.logits_multiplier, self.spec.logits_soft_cap)
         self.on_part()
         return capped
 
     def _embedded(self, inputs: DecoderInputs) -> Tensor:
-        x = self.parallel.embed(self.embedding, inputs.token_ids, self.dtype)  # [num_tokens, hidden]
-        return x if self.spec.embedding_multiplier == 1.0 else x * self.embedding_multiplier
+        return self.embedding(self.ops, self.parallel, inputs.token_ids, inputs.positions)
 
     def _received(self, inputs: DecoderInputs) -> Tensor:
         shape = (len(inputs.token_ids), self.spec.hidden_size)
@@ -144,7 +150,7 @@ class Decoder:
     def _enter(self, norm: NormWeights | None, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
         """(norm(x + branch), x + branch): what a half of a layer reads, and the residual stream beside it."""
         if branch is None:
-            return (x if norm is None else self._normed(norm, x)), x
+            return (x if norm is None else norm(self.ops, x)), x
         if norm is None:
             total = x + branch
             return total, total
@@ -152,11 +158,8 @@ class Decoder:
 
     def _leave(self, norm: NormWeights | None, x: Tensor) -> Tensor:
         """A half's result as the residual stream takes it in."""
-        x = x if norm is None else self._normed(norm, x)
+        x = x if norm is None else norm(self.ops, x)
         return x if self.spec.residual_multiplier == 1.0 else x * self.spec.residual_multiplier
-
-    def _normed(self, norm: NormWeights, x: Tensor) -> Tensor:
-        return self.ops.norm(x, norm.weight, norm.spec, norm.bias)
 
     def _attention(
         self,
@@ -171,19 +174,26 @@ class Decoder:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
         keys, values = cache.keys[i], cache.values[i]
         qkv = weights.qkv(ops, x)
-        q = ops.write_qkv(qkv, spec, turn, weights.q_norm, weights.k_norm, keys, values, batch)
-        mixed = ops.attention(q, keys, values, batch, spec)  # [num_tokens, num_heads, head_dim_v]
-        return self.parallel.all_reduce(weights.o(ops, mixed.flatten(-2)))
-
-    @staticmethod
-    def _norm(vector: Vectors, name: str, spec: Norm) -> NormWeights:
-        return NormWeights(spec, vector(name), vector(f"{name}_bias") if spec.bias else None)
+        q = ops.write_qkv(
+            qkv,
+            spec,
+            turn,
+            weights.q_norm and weights.q_norm.weight,
+            weights.k_norm and weights.k_norm.weight,
+            keys,
+            values,
+            batch,
+        )
+        mixed = ops.attention(q, keys, values, batch, spec).flatten(-2)  # [num_tokens, num_heads * head_dim_v]
+        if weights.output_gate is not None:
+            mixed = ops.gate_by_sigmoid(mixed, weights.output_gate(ops, x))
+        return self.parallel.all_reduce(weights.o(ops, mixed))
 
     def _layer(self, matrix: Matrices, vector: Vectors, i: int, layer: Layer) -> LayerWeights:
         attention = layer.attention
 
         def norm(name: str, spec: Norm | None) -> NormWeights | None:
-            return None if spec is None else self._norm(vector, f"layers.{i}.{name}", spec)
+            return None if spec is None else NormWeights.of(spec, f"layers.{i}.{name}", vector)
 
         def linear(*names: str, bias: bool) -> Linear:
             return Linear.of(matrix, vector, [f"layers.{i}.{name}" for name in names], bias=bias)
@@ -193,9 +203,10 @@ class Decoder:
             post_attention_norm=norm("post_attention_norm", layer.post_attention_norm),
             pre_mlp_norm=norm("pre_mlp_norm", layer.pre_mlp_norm),
             post_mlp_norm=norm("post_mlp_norm", layer.post_mlp_norm),
-            q_norm=None if attention.qk_norm is None else vector(f"layers.{i}.q_norm"),
-            k_norm=None if attention.qk_norm is None else vector(f"layers.{i}.k_norm"),
+            q_norm=norm("q_norm", attention.qk_norm),
+            k_norm=norm("k_norm", attention.qk_norm),
             qkv=linear("q", "k", "v", bias=attention.qkv_bias),
+            output_gate=linear("output_gate", bias=False) if attention.output_gate else None,
             o=linear("o", bias=attention.o_bias),
             feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector),
         )

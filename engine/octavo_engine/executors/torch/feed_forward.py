@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
@@ -15,6 +16,8 @@ from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.packing import Stored
 from octavo_models.layers import Experts, Mlp
 
+XIELU_BETA = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class MlpWeights:
@@ -23,20 +26,24 @@ class MlpWeights:
     spec: Mlp
     up: Linear
     down: Linear
+    learned: tuple[Tensor, Tensor] | None = None  # of xielu, [1] float32 each: as it multiplies by them
 
     @classmethod
     def of(cls, spec: Mlp, prefix: str, matrix: Matrices, vector: Vectors) -> MlpWeights:
         """Takes the weights whose names begin with `prefix`."""
         ups = [f"{prefix}{name}" for name in (("gate", "up") if spec.gated else ("up",))]
         up = Linear.of(matrix, vector, ups, bias=spec.bias)
-        return cls(spec, up, Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias))
+        down = Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias)
+        return cls(spec, up, down, _learned(prefix, vector) if spec.activation == "xielu" else None)
 
     def __call__(self, ops: Operations, x: Tensor) -> Tensor:
         """x: [num_tokens, hidden], normed -> as x; of a rank of several, its part of the sum."""
-        up = self.up(ops, x)
-        inner = ops.gated(up, self.spec.activation) if self.spec.gated else ops.activation(up, self.spec.activation)
-        del up
-        return self.down(ops, inner)
+        return self.down(ops, self._inner(ops, self.up(ops, x)))
+
+    def _inner(self, ops: Operations, up: Tensor) -> Tensor:
+        if self.learned is not None:
+            return ops.xielu(up, *self.learned)
+        return ops.gated(up, self.spec.activation) if self.spec.gated else ops.activation(up, self.spec.activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,12 @@ def feed_forward(spec: Mlp | Experts, prefix: str, matrix: Matrices, vector: Vec
     if isinstance(spec, Experts):
         return ExpertsWeights.of(spec, prefix, matrix, vector)
     return MlpWeights.of(spec, prefix, matrix, vector)
+
+
+def _learned(prefix: str, vector: Vectors) -> tuple[Tensor, Tensor]:
+    """A checkpoint has what a softplus makes of it."""
+    positive, negative = (softplus(vector(f"{prefix}xielu_{name}").float()) for name in ("positive", "negative"))
+    return positive, negative + XIELU_BETA
 
 
 def _experts(spec: Mlp, prefix: str, matrix: Matrices, vector: Vectors) -> ExpertWeights:

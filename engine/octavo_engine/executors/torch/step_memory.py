@@ -68,10 +68,10 @@ def _layer_width(spec: ModelSpec, layer: Layer) -> int:
     h, attention = spec.hidden_size, layer.attention
     qkv = attention.q_size + attention.k_size + attention.v_size
     # Where q, k and v, or gate and up, are stored in several formats, their products are put side by side.
-    attending = 2 * h + max(2 * qkv, qkv + attention.q_size + attention.o_size + h)
+    attending = 2 * h + max(2 * qkv, qkv + attention.q_size + attention.o_size * (1 + attention.output_gate) + h)
     feeding = 3 * h + _feed_forward_width(layer.mlp, h)
     more = sum(norm is not None for norm in (layer.post_attention_norm, layer.post_mlp_norm))
-    more += (spec.residual_multiplier != 1.0) + layer.parallel_residual
+    more += (spec.residual_multiplier != 1.0) + layer.parallel_residual + layer.post_norms_sum
     return max(attending, feeding, 5 * h) + more * h
 
 
@@ -87,10 +87,10 @@ def _feed_forward_width(mlp: Mlp | Experts, h: int) -> int:
 
 def _product_columns(spec: ModelSpec, place: Place) -> set[int]:
     """Outputs of all products, however far q, k and v, or gate and up, are stacked."""
-    found = {spec.hidden_size, -(-spec.vocab_size // place.tensor_size)}
+    found = {spec.hidden_size, -(-spec.vocab_size // place.tensor_size), spec.projected_embedding or 0}
     for layer in spec.layers:
         q, k, v = layer.attention.q_size, layer.attention.k_size, layer.attention.v_size
-        found |= {q, k, v, q + k, k + v, q + k + v}
+        found |= {q, k, v, q + k, k + v, q + k + v, layer.attention.o_size}
         dense = layer.mlp.shared if isinstance(layer.mlp, Experts) else layer.mlp
         if dense is not None:
             found |= {dense.intermediate_size, 2 * dense.intermediate_size}
@@ -106,8 +106,9 @@ def _draw_bytes(spec: ModelSpec, place: Place, n: int, scored_rows: int, element
     vocab = spec.vocab_size
     rows = -(-vocab // place.tensor_size)
     gathered = rows * place.tensor_size + vocab if place.tensor_size > 1 else 0
-    projected = element_size * (spec.hidden_size + rows + gathered)  # of a row
-    capped = element_size * (spec.hidden_size + (vocab if place.tensor_size > 1 else rows)) + 4 * vocab
+    hidden = spec.hidden_size + (spec.projected_embedding or 0)
+    projected = element_size * (hidden + rows + gathered)  # of a row
+    capped = element_size * (hidden + (vocab if place.tensor_size > 1 else rows)) + 4 * vocab
     processed = 3 * 4 * vocab + vocab // 4  # the logits, a copy as they were, those whose tops are wanted, masks
     draw = n * max(projected, capped, processed)
     scored = min(n, PROMPT_ROWS) * SORTED_BYTES * vocab + n * 2 * 4 * vocab

@@ -30,6 +30,7 @@ def norm_kernel(
     offset,
     LAYER: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -46,14 +47,15 @@ def norm_kernel(
     if LAYER:
         h = tl.where(held, h - tl.sum(h) / dim, 0.0)
     h *= tl.rsqrt(tl.sum(h * h) / dim + eps)
-    h *= tl.load(weight + at, mask=held, other=0.0).to(tl.float32) + offset
+    if HAS_WEIGHT:
+        h *= tl.load(weight + at, mask=held, other=0.0).to(tl.float32) + offset
     if HAS_BIAS:
         h += tl.load(bias + at, mask=held, other=0.0).to(tl.float32)
     tl.store(out + row + at, h.to(out.dtype.element_ty), mask=held)
 
 
 def norm(
-    launch: Launcher, x: Tensor, residual: Tensor | None, weight: Tensor, spec: Norm, bias: Tensor | None
+    launch: Launcher, x: Tensor, residual: Tensor | None, weight: Tensor | None, spec: Norm, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The norm and what was normed: `x`, or its sum with `residual`. x: [..., dim]."""
     shape = x.shape
@@ -71,7 +73,7 @@ def norm(
 
 
 def _bound(
-    launch: Launcher, x: Tensor, residual: Tensor | None, weight: Tensor, spec: Norm, bias: Tensor | None
+    launch: Launcher, x: Tensor, residual: Tensor | None, weight: Tensor | None, spec: Norm, bias: Tensor | None
 ) -> BoundLaunch:
     dim = x.shape[-1]
     expect(x, x.shape, *FLOATS)
@@ -85,6 +87,7 @@ def _bound(
         changing=range(6),
         LAYER=spec.kind == "layer",
         HAS_RESIDUAL=residual is not None,
+        HAS_WEIGHT=weight is not None,
         HAS_BIAS=bias is not None,
         BLOCK=block,
         # 16 elements a thread: two 16-byte loads of bf16 in flight, and a row of 8,192 on half an SM's warps.

@@ -28,6 +28,7 @@ from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.activation import activation
 from octavo_engine.kernels.triton.decode_step import scratch_bytes
 from octavo_engine.kernels.triton.direct_launch import launcher_on
+from octavo_engine.kernels.triton.elementwise import gate_by_sigmoid, xielu
 from octavo_engine.kernels.triton.experts import experts
 from octavo_engine.kernels.triton.experts import scratch_bytes as scratch_of_experts
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
@@ -62,11 +63,11 @@ class TritonOperations(Operations):
         """
         return cls(launcher_on(Card.of(device), tuning))
 
-    def norm(self, x: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None) -> Tensor:
+    def norm(self, x: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return norm(self.launch, x, None, weight, spec, bias)[0]
 
     def add_norm(
-        self, x: Tensor, residual: Tensor, weight: Tensor, spec: Norm, bias: Tensor | None = None
+        self, x: Tensor, residual: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return norm(self.launch, x, residual, weight, spec, bias)
 
@@ -75,6 +76,12 @@ class TritonOperations(Operations):
 
     def activation(self, x: Tensor, kind: Activation) -> Tensor:
         return activation(self.launch, x, kind, gated=False)
+
+    def xielu(self, x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        return xielu(self.launch, x, positive, negative)
+
+    def gate_by_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
+        return gate_by_sigmoid(self.launch, x, gate)
 
     def matmul(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         match weight:
