@@ -12,7 +12,7 @@ import torch
 from bench.gpu_limits import Limits, seconds_of
 from torch import Tensor
 
-from octavo_engine.kernels.operations import Operations, PagedBatch
+from octavo_engine.kernels.operations import HeadChanges, Operations, PagedBatch
 from octavo_engine.kernels.packing import pack_blocks
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.formats import FORMATS
@@ -86,7 +86,7 @@ def works(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, de
     heads = None if attention.qk_norm is None else rows(attention.head_dim_k)
     yield Work(
         "norm, rotary, KV write",
-        lambda: ops.write_qkv(qkv, attention, turn, heads, heads, k_cache, v_cache, batch),
+        lambda: ops.write_qkv(qkv, attention, HeadChanges(turn, heads, heads), k_cache, v_cache, batch),
         size * 2 * n * qkv_size,
     )
     q = rows(n, attention.num_heads, attention.head_dim_k)

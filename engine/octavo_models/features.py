@@ -65,6 +65,14 @@ SUPPORTED: dict[Executor, frozenset[Feature]] = {
             "activation",
             "post_norms_sum",
             "output_gate",
+            "alibi",
+            "sinks",
+            "chunked_attention",
+            "query_scaling",
+            "qkv_clip",
+            "qk_norm_each_head",
+            "qk_norm_width",
+            "qk_norm_after_rotary",
         }
     ),
 }

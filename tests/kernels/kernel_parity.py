@@ -50,6 +50,8 @@ def paged_batch(spec, requests, block_size, dtype, device, cache_dtype=None):
         blocks = [free.pop() for _ in range(-(-length // block_size))]
         tables[row, : len(blocks)] = torch.tensor(blocks)
         first = 0 if spec.window is None else max(0, length - queries - spec.window + 1)
+        if spec.chunk is not None:
+            first = max(first, (length - queries) // spec.chunk * spec.chunk)
         at = torch.arange(first, length)
         unread[torch.tensor(blocks)[at // block_size], at % block_size] = False
         tables[row, : first // block_size] = 0

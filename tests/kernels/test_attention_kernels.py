@@ -10,11 +10,12 @@ import triton
 import triton.language as tl
 from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch, writing_batch
 
+from octavo_engine.kernels.operations import HeadChanges
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.layers import Attention, Norm, Rotary
+from octavo_models.layers import Attention, Norm, QueryScaling, Rotary
 
 REFERENCE = ReferenceOperations()
 # (tokens in all, of which queries): a decode, a whole prompt, chunks, a decode over several runs, block edges
@@ -23,7 +24,7 @@ REQUESTS = [(1, 1), (300, 1), (33, 33), (40, 1), (150, 17), (16, 16), (64, 2), (
 
 def attention(heads=4, kv_heads=2, dim=32, dim_v=None, window=None, soft_cap=None, **fields):
     rotary = fields.pop("rotary", Rotary(dim))
-    return Attention(heads, kv_heads, dim, dim_v or dim, dim**-0.5, rotary, window, soft_cap, **fields)
+    return Attention(heads, kv_heads, dim, dim_v or dim, dim**-0.5, rotary, window, soft_cap=soft_cap, **fields)
 
 
 SHAPES = {
@@ -32,15 +33,20 @@ SHAPES = {
     "uneven": attention(6, 2, 24, 20, soft_cap=5.0),
     "mha": attention(2, 2, 16, window=1),
     "window": attention(8, 2, 32, window=70, soft_cap=30.0),
+    "alibi": attention(6, 2, 32, alibi_slopes=(0.5, 0.25, 0.125, 0.0625, 0.03, 0.4)),
+    "sinks": attention(6, 2, 32, sinks=True, window=100),
+    "chunks": attention(4, 2, 32, chunk=48),
+    "falcon 7b": attention(71, 1, 16),
 }
 
 
 def compare(operations, device, spec, dtype, block_size, requests, *, cache_dtype=None, scales=(1.0, 1.0)):
     q, k_cache, v_cache, batch = paged_batch(spec, requests, block_size, dtype, device, cache_dtype)
-    got = operations.attention(q, k_cache, v_cache, batch, spec, scales)
+    sinks = torch.randn(spec.num_heads, device=device).to(dtype) * 2 if spec.sinks else None
+    got = operations.attention(q, k_cache, v_cache, batch, spec, scales, sinks)
     # Weights are rounded to `dtype` before they meet the values; the twin keeps them in float32.
     tolerance = {name: 2 * t for name, t in TOLERANCES[dtype].items()}
-    torch.testing.assert_close(got, REFERENCE.attention(q, k_cache, v_cache, batch, spec, scales), **tolerance)
+    torch.testing.assert_close(got, REFERENCE.attention(q, k_cache, v_cache, batch, spec, scales, sinks), **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -180,7 +186,55 @@ WRITES = {
     "phi": attention(4, 2, 80, rotary=Rotary(32)),
     "phi 3": attention(4, 4, 96),
     "no rotary": attention(4, 2, 48, rotary=None, qk_norm=Norm()),
+    "mpt": attention(4, 2, 32, rotary=None, qkv_clip=0.7),
+    "olmo 2": attention(6, 3, 24, qk_norm=Norm(), qk_norm_span="width"),
+    "width, layer": attention(4, 4, 16, qk_norm=Norm("layer", 1e-5, bias=True), qk_norm_span="width", qkv_clip=1.0),
+    "stablelm 2": attention(6, 3, 24, rotary=Rotary(8), qk_norm=Norm("layer", 1e-5), qk_norm_span="each_head"),
+    "phi with norms": attention(4, 2, 80, rotary=Rotary(32), qk_norm=Norm("layer", 1e-5, bias=True)),
+    "hunyuan": attention(6, 2, 32, qk_norm=Norm(), qk_norm_after_rotary=True),
+    "llama 4": attention(
+        4, 2, 32, qk_norm=Norm(weight=False), qk_norm_after_rotary=True, rotary=Rotary(32, interleaved=True)
+    ),
+    "llama 4 without": attention(5, 5, 32, rotary=None, query_scaling=QueryScaling(0.1, 64, 1)),
+    "interleaved partial": attention(4, 2, 40, rotary=Rotary(20, interleaved=True)),
 }
+
+
+def head_changes(spec, qkv, positions, dtype, device):
+    """Random norms of `spec`; of the width, as of two ranks, the other of which has the same."""
+    norm, each = spec.qk_norm, spec.qk_norm_span != "head"
+
+    def numbers(heads, there=True):
+        size = (heads if each else 1) * spec.head_dim_k
+        return torch.randn(size, device=device).to(dtype) if there and norm and norm.weight else None
+
+    biased = norm is not None and norm.bias
+    return HeadChanges(
+        spec.rotary and REFERENCE.rotary_table(spec.rotary, positions),
+        numbers(spec.num_heads),
+        numbers(spec.num_kv_heads),
+        numbers(spec.num_heads, biased),
+        numbers(spec.num_kv_heads, biased),
+        2 * REFERENCE.head_sums(qkv, spec) if spec.qk_norm_span == "width" else None,
+        2 if spec.qk_norm_span == "width" else 1,
+        spec.query_scaling and REFERENCE.query_scales(spec.query_scaling, positions),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_sums_of_all_heads_are_their_twins(triton_operations, device, dtype, clip):
+    spec = attention(40, 20, 64, qkv_clip=clip)
+    qkv = torch.randn(3, spec.q_size + spec.k_size + spec.v_size, device=device).to(dtype)
+    got, expected = (ops.head_sums(qkv, spec) for ops in (triton_operations, REFERENCE))
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-5)
+
+
+def test_factors_on_queries_are_their_twins(triton_operations, device):
+    positions = torch.tensor([0, 62, 63, 64, 8191, 8192, 131_072] * 40, device=device)
+    for scaling in (QueryScaling(0.1, 8192, 1), QueryScaling(0.25, 64)):
+        got, expected = (ops.query_scales(scaling, positions) for ops in (triton_operations, REFERENCE))
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -191,8 +245,8 @@ def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, d
     if cached == "float8" and triton_operations.launch.card.capability < 89:
         pytest.skip("this GPU has no float8")
     qkv = torch.randn(tokens, spec.q_size + spec.k_size + spec.v_size, device=device).to(dtype)
-    q_norm, k_norm = (torch.randn(spec.head_dim_k, device=device).to(dtype) for _ in range(2))
-    turn = spec.rotary and REFERENCE.rotary_table(spec.rotary, torch.randint(0, 3000, (tokens,), device=device))
+    positions = torch.randint(0, 3000, (tokens,), device=device)
+    changes = head_changes(spec, qkv, positions, dtype, device)
     slots = torch.randperm(10 * 16, device=device)[:tokens] + 16
     slots[3] = 5  # the null block
     cache_dtype = torch.float8_e4m3fn if cached == "float8" else dtype
@@ -200,14 +254,13 @@ def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, d
     def run(operations):
         k_cache = torch.zeros(11, 16, spec.num_kv_heads, spec.head_dim_k, device=device).to(cache_dtype)
         v_cache = torch.zeros(11, 16, spec.num_kv_heads, spec.head_dim_v, device=device).to(cache_dtype)
-        norms = (None, None) if spec.qk_norm is None else (q_norm, k_norm)
         batch = writing_batch(slots)
-        return operations.write_qkv(qkv, spec, turn, *norms, k_cache, v_cache, batch, scales), k_cache, v_cache
+        return operations.write_qkv(qkv, spec, changes, k_cache, v_cache, batch, scales), k_cache, v_cache
 
     for got, expected in zip(run(triton_operations), run(REFERENCE), strict=True):
         if got.dtype == torch.float8_e4m3fn:
-            # Before they are rounded to three bits, both differ as `dtype` lets them.
-            tolerance = {"rtol": 0.13, "atol": 2 * TOLERANCES[dtype]["atol"]}
+            # Before they are scaled and rounded to three bits, both differ as `dtype` lets them.
+            tolerance = {"rtol": 0.13, "atol": 2 * TOLERANCES[dtype]["atol"] / min(scales)}
             torch.testing.assert_close(got.float(), expected.float(), **tolerance)
             assert (got.float() == expected.float()).float().mean() > 0.98
         else:

@@ -14,7 +14,7 @@ from test_input_kernels import step_rows
 from test_sampling_kernels import known_tokens, sampling_batch
 from torch import Tensor
 
-from octavo_engine.kernels.operations import Bans, Operations, Penalties, TokenCounts
+from octavo_engine.kernels.operations import Bans, HeadChanges, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.arguments import rows_are_dense, strides_are_known
@@ -83,7 +83,7 @@ def calls(device: torch.device, change: Change = lambda x: x) -> Iterator[tuple[
 
     def write(o: Operations) -> object:
         caches = [torch.zeros(4, 16, 2, 32, device=device) for _ in range(2)]
-        return o.write_qkv(qkv, spec, turn, None, None, *caches, writing_batch(slots)), *caches
+        return o.write_qkv(qkv, spec, HeadChanges(turn), *caches, writing_batch(slots)), *caches
 
     yield "write_qkv", write
     q, k_cache, v_cache, batch = paged_batch(spec, [(5, 1), (20, 4)], 16, torch.float32, device)

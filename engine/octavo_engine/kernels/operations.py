@@ -16,7 +16,7 @@ from torch import Tensor
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
-from octavo_models.layers import Activation, Attention, Experts, Norm, Rotary, Router
+from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,26 @@ class PagedBatch:
     @property
     def num_requests(self) -> int:
         return self.rows.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChanges:
+    """What heads of q and k are normed, turned and scaled by, where their `Attention` says so.
+
+    Norms have numbers of one head, [head_dim_k], or of all heads, where each has its own or they span the width.
+    """
+
+    turn: tuple[Tensor, Tensor] | None = None  # of `rotary_table`
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+    q_norm_bias: Tensor | None = None
+    k_norm_bias: Tensor | None = None
+    sums: Tensor | None = None  # of `head_sums`, all ranks' together, where norms span the width
+    num_ranks: int = 1  # that `sums` are of
+    scales: Tensor | None = None  # of `query_scales`
+
+
+NO_CHANGES = HeadChanges()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,22 +228,28 @@ class Operations(Protocol):
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin: each [num_tokens, rotary.dim / 2] float32. Once a step and kind of rotary."""
 
+    def query_scales(self, scaling: QueryScaling, positions: Tensor) -> Tensor:
+        """The factor on the query of each token: [num_tokens] float32. Once a step and kind of scaling."""
+
+    def head_sums(self, qkv: Tensor, spec: Attention) -> Tensor:
+        """The sums of q's elements, of their squares, and the same of k's, clipped as spec says: [num_tokens, 4] float32.
+
+        qkv: as in `write_qkv`.
+        """
+
     def write_qkv(
         self,
         qkv: Tensor,
         spec: Attention,
-        turn: tuple[Tensor, Tensor] | None,
-        q_norm: Tensor | None,
-        k_norm: Tensor | None,
+        changes: HeadChanges,
         k_cache: Tensor,
         v_cache: Tensor,
         batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
-        """Norm the heads of q and k, turn them, and write k and v to their slots, in one pass.
+        """Clip, norm, turn and scale the heads of q and k as `spec` says, and write k and v to their slots, in one pass.
 
-        qkv: [num_tokens, q_size + k_size + v_size]; q_norm, k_norm: [head_dim_k], where spec.qk_norm says; turn: of
-        `rotary_table`, where spec.rotary says; caches: [num_blocks, block_size, num_kv_heads, head_dim], in qkv's
+        qkv: [num_tokens, q_size + k_size + v_size]; caches: [num_blocks, block_size, num_kv_heads, head_dim], in qkv's
         dtype or float8_e4m3fn, where k / kv_scales[0] and v / kv_scales[1] are stored, saturated. Slots of block 0 are
         not written. Of `batch` only the slots are read. Returns q: [num_tokens, num_heads, head_dim_k].
         """
@@ -236,10 +262,12 @@ class Operations(Protocol):
         batch: PagedBatch,
         spec: Attention,
         kv_scales: tuple[float, float] = (1.0, 1.0),
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        """Causal attention over paged keys and values, window, soft cap and scale as `spec` says.
+        """Causal attention over paged keys and values; window, chunk, soft cap, scale and slopes as `spec` says.
 
-        q: [num_tokens, num_heads, head_dim_k]; caches as in `write_qkv` -> [num_tokens, num_heads, head_dim_v].
+        q: [num_tokens, num_heads, head_dim_k]; caches as in `write_qkv`; sinks: [num_heads], where spec says
+        -> [num_tokens, num_heads, head_dim_v].
         """
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:

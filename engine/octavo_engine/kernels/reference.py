@@ -92,13 +92,16 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     soft_cap: float | None = None,
+    chunk: int | None = None,
+    alibi_slopes: tuple[float, ...] = (),
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of a mixed batch, prefill chunks and decodes alike, over paged keys and values.
 
     q: [num_tokens, num_heads, head_dim_k]; caches: [num_blocks, block_size, num_kv_heads, head_dim]. Request r owns
     the rows query_starts[r] … query_starts[r + 1] - 1 of `q`; they are the last of its seq_lens[r] tokens, whose
     keys are already written; block_tables[r] has its blocks in order, [num_blocks]. Query head h reads KV head
-    h // (num_heads / num_kv_heads). Blocks wholly before the window may be the null block: they are masked.
+    h // (num_heads / num_kv_heads). sinks: [num_heads], a logit a head that has no value. Blocks wholly before the window may be the null block: they are masked.
     Returns [num_tokens, num_heads, head_dim_v].
     """
     num_heads, block_size, num_kv_heads = q.shape[1], k_cache.shape[1], k_cache.shape[2]
@@ -107,6 +110,8 @@ def paged_attention(
         start, end = query_starts[r], query_starts[r + 1]
         first_query = seq_len - (end - start)
         first_key = 0 if window is None else max(0, first_query - window + 1)
+        if chunk is not None:
+            first_key = max(first_key, first_query // chunk * chunk)
         first_block, end_block = first_key // block_size, -(-seq_len // block_size)
         blocks = block_tables[r][first_block:end_block]
         # [num_keys, num_kv_heads, head_dim] -> [num_kv_heads, 1, num_keys, head_dim]
@@ -121,11 +126,21 @@ def paged_attention(
         key_at = torch.arange(first_block * block_size, seq_len, device=q.device)[None, :]
         query_at = torch.arange(first_query, seq_len, device=q.device)[:, None]
         masked = key_at > query_at
+        if alibi_slopes:
+            slopes = torch.tensor(alibi_slopes, dtype=torch.float32, device=q.device)
+            scores = scores + slopes.reshape(num_kv_heads, -1, 1, 1) * (key_at - query_at)
         if window is not None:
             masked = masked | (key_at <= query_at - window)
+        if chunk is not None:
+            masked = masked | (key_at < query_at // chunk * chunk)
         # Null blocks may hold anything, NaN included; a weight of zero would not hide that.
         hidden = masked.all(0)[:, None]
-        probabilities = scores.masked_fill(masked, -torch.inf).softmax(-1)
+        scores = scores.masked_fill(masked, -torch.inf)
+        if sinks is not None:  # they take their share, and add nothing
+            shares = sinks.float().reshape(num_kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
+            probabilities = torch.cat((scores, shares), -1).softmax(-1)[..., :-1]
+        else:
+            probabilities = scores.softmax(-1)
         mixed = probabilities @ values.masked_fill(hidden, 0.0)
         out[start:end] = mixed.flatten(0, 1).transpose(0, 1).to(q.dtype)
     return out

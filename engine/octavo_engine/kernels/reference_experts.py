@@ -49,7 +49,7 @@ def _within_best_groups(worth: Tensor, router: Router) -> Tensor:
     """-inf outside of the groups that experts can be chosen from."""
     if router.top_groups >= router.num_groups:
         return worth
-    groups = worth.unflatten(1, (router.num_groups, -1))
+    groups = worth.reshape(len(worth), router.num_groups, -1)
     of_group = groups.topk(2).values.sum(-1) if router.group_by == "top2" else groups.amax(-1)
     best = of_group.sort(dim=-1, descending=True, stable=True).indices[:, : router.top_groups]
     outside = torch.ones_like(of_group, dtype=torch.bool).scatter(1, best, value=False)
@@ -72,7 +72,7 @@ def _sparse_mixer(x: Tensor, jitter: float, num_chosen: int) -> tuple[Tensor, Te
 def experts(x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, spec: Experts) -> Tensor:
     """`sum(share * expert(x))` over the chosen ones. x: [n, hidden]; chosen, shares: of `route` -> as x."""
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    for expert in chosen.unique().tolist():
+    for expert in torch.unique(chosen).tolist():
         rows, places = (chosen == expert).nonzero(as_tuple=True)
         share = shares[rows, places, None]
         h = x[rows]

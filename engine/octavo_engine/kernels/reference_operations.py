@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from octavo_engine.kernels import reference, reference_experts
+from octavo_engine.kernels import reference, reference_experts, reference_heads
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import (
     IN_PROMPT,
     Bans,
     Float8Weight,
+    HeadChanges,
     KnownTokens,
     Logprobs,
     Operations,
@@ -36,7 +37,7 @@ from octavo_engine.kernels.reference_sampling import (
     sample,
     token_logprobs,
 )
-from octavo_models.layers import Activation, Attention, Experts, Norm, Rotary, Router
+from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
 
 
 class ReferenceOperations(Operations):
@@ -92,27 +93,23 @@ class ReferenceOperations(Operations):
     def rotary_table(self, rotary: Rotary, positions: Tensor) -> tuple[Tensor, Tensor]:
         return reference.rotary_table(rotary, positions)
 
+    def query_scales(self, scaling: QueryScaling, positions: Tensor) -> Tensor:
+        return reference_heads.query_scales(scaling, positions)
+
+    def head_sums(self, qkv: Tensor, spec: Attention) -> Tensor:
+        return reference_heads.head_sums(qkv, spec)
+
     def write_qkv(
         self,
         qkv: Tensor,
         spec: Attention,
-        turn: tuple[Tensor, Tensor] | None,
-        q_norm: Tensor | None,
-        k_norm: Tensor | None,
+        changes: HeadChanges,
         k_cache: Tensor,
         v_cache: Tensor,
         batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
-        q, k, v = torch.split(qkv, [spec.q_size, spec.k_size, spec.v_size], -1)
-        q = q.reshape(-1, spec.num_heads, spec.head_dim_k)
-        k = k.reshape(-1, spec.num_kv_heads, spec.head_dim_k)
-        v = v.reshape(-1, spec.num_kv_heads, spec.head_dim_v)
-        if spec.qk_norm is not None and q_norm is not None and k_norm is not None:
-            q, k = reference.norm(q, q_norm, spec.qk_norm), reference.norm(k, k_norm, spec.qk_norm)
-        if spec.rotary is not None and turn is not None:
-            q = reference.apply_rotary(q, *turn, interleaved=spec.rotary.interleaved)
-            k = reference.apply_rotary(k, *turn, interleaved=spec.rotary.interleaved)
+        q, k, v = reference_heads.changed_heads(qkv, spec, changes)
         if k_cache.dtype == torch.float8_e4m3fn:
             k, v = (
                 (x.float() / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)
@@ -131,6 +128,7 @@ class ReferenceOperations(Operations):
         batch: PagedBatch,
         spec: Attention,
         kv_scales: tuple[float, float] = (1.0, 1.0),
+        sinks: Tensor | None = None,
     ) -> Tensor:
         if k_cache.dtype == torch.float8_e4m3fn:
             k_cache, v_cache = k_cache.float() * kv_scales[0], v_cache.float() * kv_scales[1]
@@ -152,6 +150,9 @@ class ReferenceOperations(Operations):
                 scale=spec.scale,
                 window=spec.window,
                 soft_cap=spec.soft_cap,
+                chunk=spec.chunk,
+                alibi_slopes=spec.alibi_slopes,
+                sinks=sinks,
             )
         return out
 

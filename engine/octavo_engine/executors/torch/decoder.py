@@ -7,7 +7,7 @@ it can be captured as a CUDA graph. What the spec says and this decoder can't do
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
-from octavo_engine.kernels.operations import Operations, PagedBatch
+from octavo_engine.kernels.operations import HeadChanges, Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored
 from octavo_models.layers import Attention, Layer, Norm
 from octavo_models.spec import ModelSpec
@@ -44,6 +44,7 @@ class LayerWeights:
     q_norm: NormWeights | None
     k_norm: NormWeights | None
     qkv: Linear
+    sinks: Tensor | None  # [num_heads]
     output_gate: Linear | None
     o: Linear
     feed_forward: MlpWeights | ExpertsWeights
@@ -84,9 +85,11 @@ class Decoder:
             self.project_out = weights.pop("project_out") if spec.projected_embedding is not None else None
             self.head = table if spec.tied_head and table is not None else weights.pop("head")  # [vocab, width]
             self.head_bias = vector("head_bias") if spec.head_bias else None
-        rotaries = [layer.attention.rotary for layer in spec.layers]
-        self._rotaries = list(dict.fromkeys(rotary for rotary in rotaries if rotary is not None))
-        self._rotary_of_layer = [None if rotary is None else self._rotaries.index(rotary) for rotary in rotaries]
+        rotaries, scalings = zip(
+            *((layer.attention.rotary, layer.attention.query_scaling) for layer in spec.layers), strict=True
+        )
+        self._rotaries = dict.fromkeys(rotary for rotary in rotaries if rotary is not None)
+        self._scalings = dict.fromkeys(scaling for scaling in scalings if scaling is not None)
         # Equal ones are one object: by it a step's batch finds what it has settled for layers of this kind.
         kinds = {layer.attention: layer.attention for layer in spec.layers}
         self._attentions = [kinds[layer.attention] for layer in spec.layers]
@@ -99,14 +102,14 @@ class Decoder:
         They are normed; of a stage that is not the last one, they are what the next stage goes on with.
         """
         x = self._embedded(inputs) if self.parallel.place.first_stage else self._received(inputs)
-        turns = [self.ops.rotary_table(rotary, inputs.positions) for rotary in self._rotaries]
+        turns = {rotary: self.ops.rotary_table(rotary, inputs.positions) for rotary in self._rotaries}
+        scales = {scaling: self.ops.query_scales(scaling, inputs.positions) for scaling in self._scalings}
         branch: Tensor | None = None  # what the residual stream x still has to take in: the next norm adds it
         for i, (layer, weights) in enumerate(zip(self.spec.layers, self.layers, strict=True)):
-            rotary = self._rotary_of_layer[i]
-            turn = None if rotary is None else turns[rotary]
+            changes = HeadChanges(turns.get(layer.attention.rotary), scales=scales.get(layer.attention.query_scaling))
             normed, x = self._enter(weights.pre_attention_norm, x, branch)
             branch = None  # its memory, before attention takes more
-            attended = self._attention(i, self._attentions[i], weights, normed, turn, inputs, cache)
+            attended = self._attention(i, self._attentions[i], weights, normed, changes, inputs, cache)
             if layer.post_norms_sum:
                 x = self._enter(weights.post_attention_norm, x, self._leave(None, attended))[0]
                 normed = x if weights.pre_mlp_norm is None else weights.pre_mlp_norm(self.ops, x)
@@ -167,27 +170,39 @@ class Decoder:
         spec: Attention,
         weights: LayerWeights,
         x: Tensor,
-        turn: tuple[Tensor, Tensor] | None,
+        changes: HeadChanges,
         inputs: DecoderInputs,
         cache: KVCache,
     ) -> Tensor:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
         keys, values = cache.keys[i], cache.values[i]
         qkv = weights.qkv(ops, x)
-        q = ops.write_qkv(
-            qkv,
-            spec,
-            turn,
-            weights.q_norm and weights.q_norm.weight,
-            weights.k_norm and weights.k_norm.weight,
-            keys,
-            values,
-            batch,
-        )
-        mixed = ops.attention(q, keys, values, batch, spec).flatten(-2)  # [num_tokens, num_heads * head_dim_v]
+        q = ops.write_qkv(qkv, spec, self._normed(qkv, spec, weights, changes), keys, values, batch)
+        mixed = ops.attention(q, keys, values, batch, spec, sinks=weights.sinks).flatten(
+            -2
+        )  # [num_tokens, num_heads * head_dim_v]
         if weights.output_gate is not None:
             mixed = ops.gate_by_sigmoid(mixed, weights.output_gate(ops, x))
         return self.parallel.all_reduce(weights.o(ops, mixed))
+
+    def _normed(self, qkv: Tensor, spec: Attention, weights: LayerWeights, changes: HeadChanges) -> HeadChanges:
+        """`changes` with the layer's norms; those of the width span the heads of all ranks."""
+        q, k = weights.q_norm, weights.k_norm
+        if q is None or k is None:
+            return changes
+        sums = None
+        if spec.qk_norm_span == "width":
+            sums = self.parallel.all_reduce(self.ops.head_sums(qkv, spec))
+        ranks = self.parallel.place.tensor_size
+        return replace(
+            changes,
+            q_norm=q.weight,
+            k_norm=k.weight,
+            q_norm_bias=q.bias,
+            k_norm_bias=k.bias,
+            sums=sums,
+            num_ranks=1 if sums is None else ranks,
+        )
 
     def _layer(self, matrix: Matrices, vector: Vectors, i: int, layer: Layer) -> LayerWeights:
         attention = layer.attention
@@ -206,6 +221,7 @@ class Decoder:
             q_norm=norm("q_norm", attention.qk_norm),
             k_norm=norm("k_norm", attention.qk_norm),
             qkv=linear("q", "k", "v", bias=attention.qkv_bias),
+            sinks=vector(f"layers.{i}.sinks") if attention.sinks else None,
             output_gate=linear("output_gate", bias=False) if attention.output_gate else None,
             o=linear("o", bias=attention.o_bias),
             feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector),

@@ -18,6 +18,7 @@ from octavo_models.spec import KVLayout, ModelSpec
 REQUEST_BYTES = 128 << 10  # of one request's biases, bans and parameters, all as many as the server lets through
 SAMPLING_BYTES = 64 << 10  # of one row's draw, beside its logits
 SORTED_BYTES = 36  # of one logit of a row that is sorted whole: itself, its place, and room to sort them
+HEAD_SUMS = 4  # of a token, where norms span all heads
 ROUNDING = 1 << 20  # 2,000 small tensors, each a multiple of 512 bytes
 
 
@@ -36,6 +37,7 @@ def step_bytes(
     num_tokens = scheduler.max_num_batched_tokens
     n = min(scheduler.max_num_seqs, num_tokens)
     inputs = num_tokens * (8 * (2 + len(layout.groups)) + sum(4 * dim for dim in _rotary_dims(spec)))
+    inputs += num_tokens * 4 * (len({layer.attention.query_scaling for layer in spec.layers}) + HEAD_SUMS)
     numbers = 4 * (max(MOST_VALUES, max_len) + n * (6 + 4 * (1 + len(layout.groups))))
     forward = element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
     # Each kind of layer keeps its own through the step.

@@ -8,8 +8,22 @@ the caller says which keys lie in reach.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
+from torch import Tensor
+
+LOG2_E = 1.4426950408889634
+IN_LOG2 = tl.constexpr(LOG2_E)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBiases:
+    """What takes part in the softmax beside products of queries and keys, where the model has it."""
+
+    slopes: Tensor | None  # ALiBi's: [num_heads] float32, in units of log2
+    sinks: Tensor | None  # [num_heads]
 
 
 @triton.jit
@@ -40,6 +54,7 @@ def attend(
     v_block_stride,
     scale,
     soft_cap,
+    slopes,
     row_max,
     row_sum,
     acc,
@@ -50,12 +65,15 @@ def attend(
     BLOCK_DV: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    ALIBI: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Take the keys first_key … end_key - 1 of `keys` [BLOCK_N] into (row_max, row_sum, acc), which are returned.
 
-    blocks: of `load_blocks` for the same keys; q: [BLOCK_M, BLOCK_D] at positions query_at [BLOCK_M]; `scale` and `soft_cap` are in units of log2.
+    blocks: of `load_blocks` for the same keys; q: [BLOCK_M, BLOCK_D] at positions query_at [BLOCK_M]; `scale`, `soft_cap` and
+    `slopes` (ALiBi's, of each row) are in units of log2.
     Keys outside are never read: null blocks may hold anything, NaN included.
     """
     d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
@@ -67,9 +85,13 @@ def attend(
     scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION) * scale
     if SOFT_CAP:
         scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)  # tanh
+    if ALIBI:
+        scores += slopes[:, None] * (keys[None, :] - query_at[:, None]).to(tl.float32)
     seen = held[None, :] & (keys[None, :] <= query_at[:, None])
     if WINDOW > 0:
         seen &= keys[None, :] > query_at[:, None] - WINDOW
+    if CHUNK > 0:
+        seen &= keys[None, :] >= (query_at // CHUNK * CHUNK)[:, None]
     scores = tl.where(seen, scores, float("-inf"))
     new_max = tl.maximum(row_max, tl.max(scores, 1))
     # A row that has seen nothing yet keeps -inf; subtracting it from itself would be NaN.
@@ -80,3 +102,22 @@ def attend(
     v = tl.load(v_at[:, None] + dv[None, :], mask=held[:, None] & (dv < DV)[None, :], other=0.0)  # [BLOCK_N, BLOCK_DV]
     acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * shrink[:, None], input_precision=PRECISION)
     return new_max, row_sum * shrink + tl.sum(weights, 1), acc
+
+
+@triton.jit
+def slopes_of(slopes, heads, held, ALIBI: tl.constexpr):
+    """ALiBi's slopes of rows that belong to `heads`: [BLOCK_M] float32."""
+    found = tl.zeros_like(heads).to(tl.float32)
+    if ALIBI:
+        found = tl.load(slopes + heads, mask=held, other=0.0)
+    return found
+
+
+@triton.jit
+def take_in_sinks(sinks, heads, held, row_max, row_sum, acc):
+    """(row_sum, acc), once each row has seen its head's sink, which has no value."""
+    sink = tl.load(sinks + heads, mask=held, other=float("-inf")).to(tl.float32) * IN_LOG2
+    best = tl.maximum(row_max, sink)
+    base = tl.where(best == float("-inf"), 0.0, best)
+    shrink = tl.exp2(row_max - base)
+    return row_sum * shrink + tl.exp2(sink - base), acc * shrink[:, None]

@@ -17,13 +17,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
+from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query, slopes_of, take_in_sinks
 
 SHORT = tl.constexpr(4)  # runs: up to so many a request has twice as many, of half the length
 
 
 @triton.jit
-def runs_of(seq_len, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):
+def runs_of(seq_len, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
     """Of a request: the first key in reach of its newest query, the tile's edge at or before it, where runs begin, the
     keys of a run, and the number of runs, at least one.
 
@@ -33,6 +33,8 @@ def runs_of(seq_len, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.cons
     first_key = seq_len * 0
     if WINDOW > 0:
         first_key = tl.maximum(seq_len - WINDOW, 0)
+    if CHUNK > 0:
+        first_key = tl.maximum(tl.maximum(seq_len - 1, 0) // CHUNK * CHUNK, first_key)
     begin = first_key // BLOCK_N * BLOCK_N
     reach = seq_len - begin
     split = tl.where((reach > SPLIT) & (reach <= SHORT * SPLIT), SPLIT // 2, SPLIT)
@@ -46,18 +48,26 @@ def most_runs(reach: int, split: int) -> int:
 
 
 @triton.jit
-def count_runs(seq_lens, num_requests, REQUESTS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr):  # fmt: skip
+def count_runs(
+    seq_lens,
+    num_requests,
+    REQUESTS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
     """How many runs each request has, and how many the requests up to it have together: [REQUESTS] each."""
     r = tl.arange(0, REQUESTS)
     lengths = tl.load(seq_lens + r, mask=r < num_requests, other=0)
-    _, _, _, runs = runs_of(lengths, SPLIT, BLOCK_N, WINDOW)
+    _, _, _, runs = runs_of(lengths, SPLIT, BLOCK_N, WINDOW, CHUNK)
     runs = tl.where(r < num_requests, runs, 0)
     return runs, tl.cumsum(runs, 0)
 
 
 @triton.jit(
     do_not_specialize=["num_requests", "table_stride"],
-    do_not_specialize_on_alignment=["partial_max", "partial_sum", "rows", "seq_lens", "block_tables"],
+    do_not_specialize_on_alignment=["partial_max", "partial_sum", "rows", "seq_lens", "block_tables", "sinks"],
 )
 def decode_kernel(
     q,
@@ -70,6 +80,8 @@ def decode_kernel(
     rows,
     seq_lens,
     block_tables,
+    slopes,
+    sinks,
     num_requests,
     table_stride,
     k_block_stride,
@@ -85,7 +97,10 @@ def decode_kernel(
     BLOCK_DV: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    SINKS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     REQUESTS: tl.constexpr,
@@ -93,7 +108,7 @@ def decode_kernel(
     SPLIT: tl.constexpr,
 ):
     HEADS: tl.constexpr = KV_HEADS * GROUP
-    runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW)
+    runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW, CHUNK)
     num_items = tl.sum(runs) * KV_HEADS
     m, dv = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_DV)
     wide = tl.full([], 0, tl.int64)  # added to what a loop counts, which the interpreter has as Python's
@@ -105,7 +120,7 @@ def decode_kernel(
         runs_of_r = tl.sum(tl.where(is_r, runs, 0))
         part = run - (tl.sum(tl.where(is_r, runs_until, 0)) - runs_of_r)
         seq_len = tl.load(seq_lens + r)
-        first_key, begin, split, _ = runs_of(seq_len, SPLIT, BLOCK_N, WINDOW)
+        first_key, begin, split, _ = runs_of(seq_len, SPLIT, BLOCK_N, WINDOW, CHUNK)
         begin += part * split
         end = tl.minimum(begin + split, seq_len)
         held = m < GROUP
@@ -113,6 +128,7 @@ def decode_kernel(
         row = r.to(tl.int64) + tl.zeros([BLOCK_M], tl.int64)
         q_tile = load_query(q, row, heads, held, D, BLOCK_D, HEADS)
         query_at = tl.where(held, seq_len - 1, -1)
+        slope = slopes_of(slopes, heads, held, ALIBI)
         table = block_tables + tl.load(rows + r).to(tl.int64) * table_stride
         row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
         row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -123,13 +139,16 @@ def decode_kernel(
             coming = load_blocks(table, keys + BLOCK_N, first_key, end, BLOCK_SIZE)
             row_max, row_sum, acc = attend(
                 q_tile, keys, blocks, first_key, end, query_at,
-                k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap,
-                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, 0, SOFT_CAP, PRECISION,
+                k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
+                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, 0, 0, SOFT_CAP,
+                ALIBI, PRECISION,
             )  # fmt: skip
             blocks = coming
         mask = held[:, None] & (dv < DV)[None, :]
         acc *= v_scale
         if runs_of_r == 1:
+            if SINKS:
+                row_sum, acc = take_in_sinks(sinks, heads, held, row_max, row_sum, acc)
             at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
             tl.store(
                 out + at_out, (acc / tl.where(row_sum > 0, row_sum, 1.0)[:, None]).to(out.dtype.element_ty), mask=mask
@@ -143,19 +162,22 @@ def decode_kernel(
 
 @triton.jit(
     do_not_specialize=["num_requests"],
-    do_not_specialize_on_alignment=["partial_max", "partial_sum", "seq_lens"],
+    do_not_specialize_on_alignment=["partial_max", "partial_sum", "seq_lens", "sinks"],
 )
 def join_kernel(
     partial,
     partial_max,
     partial_sum,
     out,
+    sinks,
     seq_lens,
     num_requests,
     HEADS: tl.constexpr,
     DV: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    SINKS: tl.constexpr,
     WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
     REQUESTS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -164,7 +186,7 @@ def join_kernel(
 ):
     """out[r, heads] of request r's runs, where it has several: RUNS are loaded at once, and joined in their order."""
     r = tl.program_id(0)
-    runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW)
+    runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW, CHUNK)
     is_r = tl.arange(0, REQUESTS) == r
     count = tl.sum(tl.where(is_r, runs, 0))
     if count == 1:
@@ -187,6 +209,8 @@ def join_kernel(
         values = tl.load(partial + at[:, :, None] * DV + dv[None, None, :], mask=columns, other=0.0)
         acc = acc * shrink[:, None] + tl.sum(weight[:, :, None] * values, 0)
         best = new
+    if SINKS:
+        total, acc = take_in_sinks(sinks, heads, heads < HEADS, best, total, acc)
     result = acc / tl.where(total > 0, total, 1.0)[:, None]
     at_out = (r.to(tl.int64) * HEADS + heads)[:, None] * DV + dv[None, :]
     tl.store(out + at_out, result.to(out.dtype.element_ty), mask=(heads < HEADS)[:, None] & (dv < DV)[None, :])

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import cdiv, next_power_of_2
+from octavo_engine.kernels.triton.attention_tile import LOG2_E, ScoreBiases
 from octavo_engine.kernels.triton.decode_attention import decode_kernel, join_kernel, most_runs
 from octavo_engine.kernels.triton.launch import BoundLaunch, Launcher
 from octavo_engine.kernels.triton.launch_defaults import Parameters
-from octavo_engine.kernels.triton.prefill_attention import LOG2_E
 from octavo_models.layers import Attention
 
 FEW_REQUESTS = 16
@@ -53,11 +53,12 @@ class DecodeAttention:
         k_cache: Tensor,
         v_cache: Tensor,
         kv_scales: tuple[float, float],
+        biases: ScoreBiases,
     ) -> None:
         """Settle the launches for queries and caches like these, and allocate their scratch."""
         lens = batch.decode_lens or (batch.max_seq_len,) * batch.num_decodes
         chosen = _chosen(launch, spec, q.element_size())
-        reach = batch.max_seq_len if spec.window is None else spec.window + chosen["BLOCK_N"]
+        reach = _reach(batch.max_seq_len, spec, chosen)
         parts = list(launches_of(lens, reach, chosen["SPLIT"]))
         most = max(max_runs for _, _, max_runs in parts)
         maxima, sums = torch.empty(2, most, spec.num_heads, dtype=torch.float32, device=q.device).unbind()
@@ -71,6 +72,7 @@ class DecodeAttention:
             # compiled while serving.
             runs: dict[str, Any] = {
                 "WINDOW": spec.window or 0,
+                "CHUNK": spec.chunk or 0,
                 "REQUESTS": FEW_REQUESTS if n <= FEW_REQUESTS else next_power_of_2(max(n, batch.block_tables.shape[0])),
                 "BLOCK_N": chosen["BLOCK_N"],
                 "SPLIT": chosen["SPLIT"],
@@ -88,6 +90,8 @@ class DecodeAttention:
                     rows,
                     seq_lens,
                     batch.block_tables,
+                    biases.slopes,
+                    biases.sinks,
                     n,
                     batch.block_tables.stride(0),
                     k_cache.stride(0),
@@ -96,7 +100,7 @@ class DecodeAttention:
                     (spec.soft_cap or 0.0) * LOG2_E,
                     kv_scales[1],
                 ),
-                changing=(0, 1, 2, 3),
+                changing=(0, 1, 2, 3, 11),
                 apart=(1, 2),
                 KV_HEADS=spec.num_kv_heads,
                 GROUP=group,
@@ -106,6 +110,8 @@ class DecodeAttention:
                 BLOCK_DV=block_dv,
                 BLOCK_SIZE=k_cache.shape[1],
                 SOFT_CAP=spec.soft_cap is not None,
+                ALIBI=biases.slopes is not None,
+                SINKS=biases.sinks is not None,
                 PRECISION="ieee" if q.element_size() == 4 else "tf32",
                 BLOCK_M=max(16, next_power_of_2(group)),
                 **runs,
@@ -115,11 +121,12 @@ class DecodeAttention:
             )
             join = launch.bind(
                 join_kernel,
-                (partial, maxima, sums, q, seq_lens, n),
-                changing=(3,),
+                (partial, maxima, sums, q, biases.sinks, seq_lens, n),
+                changing=(3, 4),
                 HEADS=spec.num_heads,
                 DV=spec.head_dim_v,
                 BLOCK_DV=block_dv,
+                SINKS=biases.sinks is not None,
                 **runs,
                 RUNS=JOINED_RUNS,
                 BLOCK_HEADS=block_heads,
@@ -129,13 +136,13 @@ class DecodeAttention:
             joins = n, cdiv(spec.num_heads, block_heads)
             self._launches.append(_Launches(first, (programs,), attend, joins, join if max_runs > n else None))
 
-    def __call__(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor) -> None:
+    def __call__(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor, sinks: Tensor | None) -> None:
         """Attend, into the first rows of `out`."""
         for part in self._launches:
             queries, results = (q[part.first :], out[part.first :]) if part.first else (q, out)
-            part.attend(part.grid, queries, k_cache, v_cache, results)
+            part.attend(part.grid, queries, k_cache, v_cache, results, sinks)
             if part.join is not None:  # something was split
-                part.join(part.join_grid, results)
+                part.join(part.join_grid, results, sinks)
 
 
 def launches_of(lens: tuple[int, ...], reach: int, split: int) -> Iterator[tuple[int, int, int]]:
@@ -155,11 +162,17 @@ def scratch_bytes(launch: Launcher, num_requests: int, max_len: int, spec: Atten
     most = 0
     for element_size in (2, 4):
         chosen = _chosen(launch, spec, element_size)
-        reach = max_len if spec.window is None else min(max_len, spec.window + chosen["BLOCK_N"])
+        reach = _reach(max_len, spec, chosen)
         longest = most_runs(reach, chosen["SPLIT"])
         runs = min(num_requests * longest, max(MOST_RUNS, longest))
         most = max(most, 4 * runs * spec.num_heads * (spec.head_dim_v + 2))
     return most
+
+
+def _reach(max_len: int, spec: Attention, chosen: Parameters) -> int:
+    """The most keys that a query of a sequence of up to `max_len` tokens sees, and those of the tile that they begin in."""
+    spans = [span + chosen["BLOCK_N"] for span in (spec.window, spec.chunk) if span is not None]
+    return min(max_len, *spans) if spans else max_len
 
 
 def _chosen(launch: Launcher, spec: Attention, element_size: int) -> Parameters:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo_engine.kernels.operations import Float8Weight, PagedBatch
+from octavo_engine.kernels.operations import Float8Weight, HeadChanges, PagedBatch
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.layers import Attention, Rotary
 
@@ -27,7 +27,7 @@ def launch_float8(ops: TritonOperations) -> None:
     angle = _empty(tokens, ROTARY.dim // 2, dtype=torch.float32)
     qkv = _empty(tokens, ATTENTION.q_size + ATTENTION.k_size + ATTENTION.v_size)
     prompts = _paged(0, 4, 4096, 128)
-    q = ops.write_qkv(qkv, ATTENTION, (angle, angle), None, None, k, v, prompts)
+    q = ops.write_qkv(qkv, ATTENTION, HeadChanges((angle, angle)), k, v, prompts)
     ops.attention(q, k, v, prompts, ATTENTION)
     ops.attention(q[:32], k, v, _paged(32, 0, 4096, 1), ATTENTION)
 

@@ -13,6 +13,7 @@ from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import (
     Bans,
     Float8Weight,
+    HeadChanges,
     KnownTokens,
     Logprobs,
     Operations,
@@ -26,12 +27,14 @@ from octavo_engine.kernels.operations import (
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.activation import activation
+from octavo_engine.kernels.triton.attention_tile import LOG2_E, ScoreBiases
 from octavo_engine.kernels.triton.decode_step import scratch_bytes
 from octavo_engine.kernels.triton.direct_launch import launcher_on
 from octavo_engine.kernels.triton.elementwise import gate_by_sigmoid, xielu
 from octavo_engine.kernels.triton.experts import experts
 from octavo_engine.kernels.triton.experts import scratch_bytes as scratch_of_experts
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
+from octavo_engine.kernels.triton.head_sums import head_sums
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.logits import ban, penalize, soft_cap_logits
@@ -39,10 +42,10 @@ from octavo_engine.kernels.triton.logprobs import logprobs
 from octavo_engine.kernels.triton.norm import norm
 from octavo_engine.kernels.triton.packed_matmul import matmul_packed, parts_bytes
 from octavo_engine.kernels.triton.paged_attention import PagedAttention
-from octavo_engine.kernels.triton.rotary import rotary_table
+from octavo_engine.kernels.triton.rotary import query_scales, rotary_table
 from octavo_engine.kernels.triton.routing import route
 from octavo_engine.kernels.triton.sampling import sample
-from octavo_models.layers import Activation, Attention, Experts, Norm, Rotary, Router
+from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
 
 
 class TritonOperations(Operations):
@@ -53,6 +56,7 @@ class TritonOperations(Operations):
     def __init__(self, launch: Launcher) -> None:
         self.launch = launch
         self._frequencies: dict[Rotary, Tensor] = {}
+        self._slopes: dict[tuple[float, ...], Tensor] = {}
 
     @classmethod
     def on(cls, device: torch.device, tuning: str | None = None) -> TritonOperations:
@@ -113,20 +117,24 @@ class TritonOperations(Operations):
             self._frequencies[rotary] = frequencies
         return rotary_table(self.launch, frequencies, rotary.attention_factor(), positions)
 
+    def query_scales(self, scaling: QueryScaling, positions: Tensor) -> Tensor:
+        return query_scales(self.launch, scaling, positions)
+
+    def head_sums(self, qkv: Tensor, spec: Attention) -> Tensor:
+        return head_sums(self.launch, qkv, spec)
+
     def write_qkv(
         self,
         qkv: Tensor,
         spec: Attention,
-        turn: tuple[Tensor, Tensor] | None,
-        q_norm: Tensor | None,
-        k_norm: Tensor | None,
+        changes: HeadChanges,
         k_cache: Tensor,
         v_cache: Tensor,
         batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
         over = self._over(batch, spec, k_cache, v_cache, kv_scales)
-        return over.write(batch, qkv, turn, q_norm, k_norm, k_cache, v_cache)
+        return over.write(batch, qkv, changes, k_cache, v_cache)
 
     def attention(
         self,
@@ -136,8 +144,20 @@ class TritonOperations(Operations):
         batch: PagedBatch,
         spec: Attention,
         kv_scales: tuple[float, float] = (1.0, 1.0),
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        return self._over(batch, spec, k_cache, v_cache, kv_scales).attend(batch, q, k_cache, v_cache)
+        biases = ScoreBiases(self._slopes_of(spec, q.device), sinks)
+        return self._over(batch, spec, k_cache, v_cache, kv_scales).attend(batch, q, k_cache, v_cache, biases)
+
+    def _slopes_of(self, spec: Attention, device: torch.device) -> Tensor | None:
+        """[num_heads] float32, in units of log2."""
+        if not spec.alibi_slopes:
+            return None
+        slopes = self._slopes.get(spec.alibi_slopes)
+        if slopes is None:  # copied once, as frequencies are
+            slopes = torch.tensor(spec.alibi_slopes, dtype=torch.float32, device=device) * LOG2_E
+            self._slopes[spec.alibi_slopes] = slopes
+        return slopes
 
     def _over(
         self,

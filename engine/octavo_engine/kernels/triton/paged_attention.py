@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo_engine.kernels.operations import PagedBatch
+from octavo_engine.kernels.operations import HeadChanges, PagedBatch
 from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect, signature
+from octavo_engine.kernels.triton.attention_tile import ScoreBiases
 from octavo_engine.kernels.triton.decode_step import DecodeAttention
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_engine.kernels.triton.prefill_attention import PrefillAttention
@@ -43,7 +44,7 @@ class PagedAttention:
         self._found = k_cache, v_cache  # the last that were found to be laid out so
         self._writes: dict[object, QkvWrite] = {}
         self._attends: list[DecodeAttention | PrefillAttention] = []
-        self._q_like: tuple[torch.Size, torch.dtype] | None = None
+        self._q_like: tuple[object, ...] | None = None
 
     def takes(self, k_cache: Tensor, v_cache: Tensor) -> bool:
         """Whether these caches are laid out as those that this is for."""
@@ -58,38 +59,38 @@ class PagedAttention:
         self,
         batch: PagedBatch,
         qkv: Tensor,
-        turn: tuple[Tensor, Tensor] | None,
-        q_norm: Tensor | None,
-        k_norm: Tensor | None,
+        changes: HeadChanges,
         k_cache: Tensor,
         v_cache: Tensor,
     ) -> Tensor:
         """See `Operations.write_qkv`."""
-        like = id(turn), qkv.dtype, signature(q_norm), signature(k_norm)
+        norms = changes.q_norm, changes.k_norm, changes.q_norm_bias, changes.k_norm_bias
+        like = id(changes.turn), id(changes.scales), changes.num_ranks, qkv.dtype, *map(signature, norms)
         write = self._writes.get(like)
         if write is None:
-            norms = q_norm, k_norm
-            write = QkvWrite(self.launch, self.spec, turn, batch.slots, qkv, norms, k_cache, v_cache, self._kv_scales)
+            write = QkvWrite(self.launch, self.spec, changes, batch.slots, qkv, k_cache, v_cache, self._kv_scales)
             self._writes[like] = write
-        return write(qkv, q_norm, k_norm, k_cache, v_cache)
+        return write(qkv, changes, k_cache, v_cache)
 
-    def attend(self, batch: PagedBatch, q: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def attend(self, batch: PagedBatch, q: Tensor, k_cache: Tensor, v_cache: Tensor, biases: ScoreBiases) -> Tensor:
         """See `Operations.attention`."""
-        like = q.shape, q.dtype
+        like = q.shape, q.dtype, signature(biases.sinks)
         if like != self._q_like:
             expect(q, (ANY, self.spec.num_heads, self.spec.head_dim_k), *FLOATS)
+            expect(biases.slopes, (self.spec.num_heads,), torch.float32)
+            expect(biases.sinks, (self.spec.num_heads,), *FLOATS)
             kinds: list[type[DecodeAttention | PrefillAttention]] = []
             if batch.num_decodes > 0:
                 kinds.append(DecodeAttention)
             if batch.num_decodes < batch.num_requests:
                 kinds.append(PrefillAttention)
             self._attends = [
-                kind(self.launch, self.spec, batch, q, k_cache, v_cache, self._kv_scales) for kind in kinds
+                kind(self.launch, self.spec, batch, q, k_cache, v_cache, self._kv_scales, biases) for kind in kinds
             ]
             self._q_like = like
         out = q.new_empty(q.shape[0], self.spec.num_heads, self.spec.head_dim_v)
         for attend in self._attends:
-            attend(q, k_cache, v_cache, out)
+            attend(q, k_cache, v_cache, out, biases.sinks)
         return out
 
 

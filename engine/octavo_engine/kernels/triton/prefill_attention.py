@@ -17,11 +17,17 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import next_power_of_2
-from octavo_engine.kernels.triton.attention_tile import attend, load_blocks, load_query
+from octavo_engine.kernels.triton.attention_tile import (
+    LOG2_E,
+    ScoreBiases,
+    attend,
+    load_blocks,
+    load_query,
+    slopes_of,
+    take_in_sinks,
+)
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.layers import Attention
-
-LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -42,7 +48,7 @@ def find_request(query_starts, tile, first_request, num_requests, BLOCK_Q: tl.co
 
 @triton.jit(
     do_not_specialize=["first_request", "num_requests", "table_stride"],
-    do_not_specialize_on_alignment=["rows", "query_starts", "seq_lens", "block_tables"],
+    do_not_specialize_on_alignment=["rows", "query_starts", "seq_lens", "block_tables", "sinks"],
 )
 def prefill_kernel(
     q,
@@ -53,6 +59,8 @@ def prefill_kernel(
     query_starts,
     seq_lens,
     block_tables,
+    slopes,
+    sinks,
     first_request,
     num_requests,
     table_stride,
@@ -69,7 +77,10 @@ def prefill_kernel(
     BLOCK_DV: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    SINKS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -96,6 +107,9 @@ def prefill_kernel(
     first_key = 0
     if WINDOW > 0:
         first_key = tl.maximum(seq_len - num_queries + first_query - WINDOW + 1, 0)
+    if CHUNK > 0:
+        first_key = tl.maximum((seq_len - num_queries + first_query) // CHUNK * CHUNK, first_key)
+    slope = slopes_of(slopes, heads, held, ALIBI)
     table = block_tables + tl.load(rows + r).to(tl.int64) * table_stride
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -107,10 +121,13 @@ def prefill_kernel(
         coming = load_blocks(table, keys + BLOCK_N, first_key, end, BLOCK_SIZE)
         row_max, row_sum, acc = attend(
             q_tile, keys, blocks, first_key, end, query_at,
-            k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap,
-            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, WINDOW, SOFT_CAP, PRECISION,
+            k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
+            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, WINDOW, CHUNK, SOFT_CAP,
+            ALIBI, PRECISION,
         )  # fmt: skip
         blocks = coming
+    if SINKS:
+        row_sum, acc = take_in_sinks(sinks, heads, held, row_max, row_sum, acc)
     result = acc * (v_scale / tl.where(row_sum > 0, row_sum, 1.0))[:, None]
     dv = tl.arange(0, BLOCK_DV)
     at_out = (row * HEADS + heads)[:, None] * DV + dv[None, :]
@@ -129,6 +146,7 @@ class PrefillAttention:
         k_cache: Tensor,
         v_cache: Tensor,
         kv_scales: tuple[float, float],
+        biases: ScoreBiases,
     ) -> None:
         """Settle the launch for queries and caches like these."""
         group = spec.num_heads // spec.num_kv_heads
@@ -149,6 +167,8 @@ class PrefillAttention:
                 batch.query_starts,
                 batch.seq_lens,
                 batch.block_tables,
+                biases.slopes,
+                biases.sinks,
                 batch.num_decodes,
                 batch.num_requests,
                 batch.block_tables.stride(0),
@@ -158,7 +178,7 @@ class PrefillAttention:
                 (spec.soft_cap or 0.0) * LOG2_E,
                 kv_scales[1],
             ),
-            changing=(0, 1, 2, 3),
+            changing=(0, 1, 2, 3, 9),
             apart=(1, 2),
             KV_HEADS=spec.num_kv_heads,
             GROUP=group,
@@ -168,11 +188,14 @@ class PrefillAttention:
             BLOCK_DV=block_dv,
             BLOCK_SIZE=k_cache.shape[1],
             WINDOW=spec.window or 0,
+            CHUNK=spec.chunk or 0,
             SOFT_CAP=spec.soft_cap is not None,
+            ALIBI=biases.slopes is not None,
+            SINKS=biases.sinks is not None,
             PRECISION="ieee" if q.element_size() == 4 else "tf32",
             **(chosen | {"BLOCK_M": block_m}),
         )
 
-    def __call__(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor) -> None:
+    def __call__(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor, sinks: Tensor | None) -> None:
         """Attend, into the requests' rows of `out`."""
-        self._run(self._grid, q, k_cache, v_cache, out)
+        self._run(self._grid, q, k_cache, v_cache, out, sinks)

@@ -1,4 +1,4 @@
-"""QK norm, rotary and the write of keys and values to their blocks, in one pass. Twin: `ReferenceOperations.write_qkv`.
+"""Clip, QK norm, rotary and the write of keys and values to their blocks, in one pass. Twin: `ReferenceOperations.write_qkv`.
 
 One program a token and HEADS heads: q's heads first, then those of k, which take v's along.
 Arithmetic intensity: some 10 FLOP for 4 bytes (bf16): bound by memory; fused, a token's row is read once and written
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo_engine.kernels.operations import HeadChanges
 from octavo_engine.kernels.triton.arguments import FLOATS, cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
 from octavo_models.layers import Attention
@@ -29,16 +30,96 @@ def stored(x, scale, target):
 
 
 @triton.jit
+def of_norm(source, heads, held_heads, at, held, D: tl.constexpr, SHARED: tl.constexpr):
+    """A norm's numbers for elements `at` of the heads, which share theirs or not: [1 or HEADS, elements]."""
+    if SHARED:
+        numbers = tl.load(source + at, mask=held, other=0.0).to(tl.float32)[None, :]
+    else:
+        where = heads[:, None] * D + at[None, :]
+        numbers = tl.load(source + where, mask=held_heads[:, None] & held[None, :], other=0.0).to(tl.float32)
+    return numbers
+
+
+@triton.jit
+def normed(
+    a,
+    b,
+    rest,
+    at_a,
+    at_b,
+    r,
+    is_pair,
+    is_rest,
+    heads,
+    held_heads,
+    weight,
+    bias,
+    sums,
+    eps,
+    offset,
+    share,
+    D: tl.constexpr,
+    NORM: tl.constexpr,
+    SPAN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    """Heads, held as pairs a, b and the rest, normed. Of a norm of the width `sums` has both of its sums, which times
+    `share` are means."""
+    mask_pair, mask_rest = held_heads[:, None] & is_pair[None, :], held_heads[:, None] & is_rest[None, :]
+    if NORM == "layer":
+        if SPAN == "width":
+            mean = tl.load(sums) * share
+        else:
+            mean = ((tl.sum(a, 1) + tl.sum(b, 1) + tl.sum(rest, 1)) / D)[:, None]
+        a, b = tl.where(mask_pair, a - mean, 0.0), tl.where(mask_pair, b - mean, 0.0)
+        rest = tl.where(mask_rest, rest - mean, 0.0)
+    if SPAN == "width":
+        square = tl.load(sums + 1) * share
+        if NORM == "layer":
+            square -= mean * mean
+        inverse = tl.rsqrt(square + eps)
+    else:
+        square = tl.sum(a * a, 1) + tl.sum(b * b, 1) + tl.sum(rest * rest, 1)
+        inverse = tl.rsqrt(square / D + eps)[:, None]
+    SHARED: tl.constexpr = SPAN == "head"
+    if HAS_WEIGHT:
+        a *= inverse * (of_norm(weight, heads, held_heads, at_a, is_pair, D, SHARED) + offset)
+        b *= inverse * (of_norm(weight, heads, held_heads, at_b, is_pair, D, SHARED) + offset)
+        rest *= inverse * (of_norm(weight, heads, held_heads, r, is_rest, D, SHARED) + offset)
+    else:
+        a, b, rest = a * inverse, b * inverse, rest * inverse
+    if HAS_BIAS:
+        a += of_norm(bias, heads, held_heads, at_a, is_pair, D, SHARED)
+        b += of_norm(bias, heads, held_heads, at_b, is_pair, D, SHARED)
+        rest += of_norm(bias, heads, held_heads, r, is_rest, D, SHARED)
+    return a, b, rest
+
+
+@triton.jit
+def clipped(x, clip, CLIP: tl.constexpr):
+    """x within ±clip, where there is one."""
+    if CLIP:
+        x = tl.minimum(tl.maximum(x, -clip), clip)
+    return x
+
+
+@triton.jit
 def turn_heads(
     source,
     norm_weight,
+    norm_bias,
+    sums,
     eps,
     offset,
+    share,
+    clip,
     target,
     scale,
     target_row,
     cos,
     sin,
+    factor,
     heads,
     held_heads,
     written,
@@ -48,8 +129,15 @@ def turn_heads(
     REST: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     NORM: tl.constexpr,
+    SPAN: tl.constexpr,
+    AFTER: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    CLIP: tl.constexpr,
+    SCALED: tl.constexpr,
 ):
-    """Norm and turn heads [HEADS, D] at `source` into `target`; elements are held as pairs, then the unturned rest."""
+    """Clip, norm, turn and scale heads [HEADS, D] at `source` into `target`; elements are held as pairs, then the
+    unturned rest."""
     i, r = tl.arange(0, HALF), ROTARY + tl.arange(0, REST)
     is_pair, is_rest = i < ROTARY // 2, r < D
     if INTERLEAVED:
@@ -58,36 +146,44 @@ def turn_heads(
         at_a, at_b = i, i + ROTARY // 2
     base = heads[:, None] * D
     mask_pair, mask_rest = held_heads[:, None] & is_pair[None, :], held_heads[:, None] & is_rest[None, :]
-    a = tl.load(source + base + at_a[None, :], mask=mask_pair, other=0.0).to(tl.float32)
-    b = tl.load(source + base + at_b[None, :], mask=mask_pair, other=0.0).to(tl.float32)
-    rest = tl.load(source + base + r[None, :], mask=mask_rest, other=0.0).to(tl.float32)
-    if NORM != "none":
-        if NORM == "layer":
-            mean = ((tl.sum(a, 1) + tl.sum(b, 1) + tl.sum(rest, 1)) / D)[:, None]
-            a, b = tl.where(mask_pair, a - mean, 0.0), tl.where(mask_pair, b - mean, 0.0)
-            rest = tl.where(mask_rest, rest - mean, 0.0)
-        square = tl.sum(a * a, 1) + tl.sum(b * b, 1) + tl.sum(rest * rest, 1)
-        inverse = tl.rsqrt(square / D + eps)[:, None]
-        a *= inverse * (tl.load(norm_weight + at_a, mask=is_pair, other=0.0).to(tl.float32) + offset)[None, :]
-        b *= inverse * (tl.load(norm_weight + at_b, mask=is_pair, other=0.0).to(tl.float32) + offset)[None, :]
-        rest *= inverse * (tl.load(norm_weight + r, mask=is_rest, other=0.0).to(tl.float32) + offset)[None, :]
-    out = target + target_row + base
-    store_pair, store_rest = written[:, None] & is_pair[None, :], written[:, None] & is_rest[None, :]
+    a = clipped(tl.load(source + base + at_a[None, :], mask=mask_pair, other=0.0).to(tl.float32), clip, CLIP)
+    b = clipped(tl.load(source + base + at_b[None, :], mask=mask_pair, other=0.0).to(tl.float32), clip, CLIP)
+    rest = clipped(tl.load(source + base + r[None, :], mask=mask_rest, other=0.0).to(tl.float32), clip, CLIP)
+    if NORM != "none" and not AFTER:
+        a, b, rest = normed(
+            a, b, rest, at_a, at_b, r, is_pair, is_rest, heads, held_heads, norm_weight, norm_bias, sums,
+            eps, offset, share, D, NORM, SPAN, HAS_WEIGHT, HAS_BIAS,
+        )  # fmt: skip
     if ROTARY > 0:
         c = tl.load(cos + i, mask=is_pair, other=0.0)[None, :]
         s = tl.load(sin + i, mask=is_pair, other=0.0)[None, :]
-        tl.store(out + at_a[None, :], stored(a * c - b * s, scale, target), mask=store_pair)
-        tl.store(out + at_b[None, :], stored(b * c + a * s, scale, target), mask=store_pair)
+        a, b = a * c - b * s, b * c + a * s
+    if NORM != "none" and AFTER:
+        a, b, rest = normed(
+            a, b, rest, at_a, at_b, r, is_pair, is_rest, heads, held_heads, norm_weight, norm_bias, sums,
+            eps, offset, share, D, NORM, SPAN, HAS_WEIGHT, HAS_BIAS,
+        )  # fmt: skip
+    if SCALED:
+        a, b, rest = a * factor, b * factor, rest * factor
+    out = target + target_row + base
+    store_pair, store_rest = written[:, None] & is_pair[None, :], written[:, None] & is_rest[None, :]
+    if ROTARY > 0:
+        tl.store(out + at_a[None, :], stored(a, scale, target), mask=store_pair)
+        tl.store(out + at_b[None, :], stored(b, scale, target), mask=store_pair)
     tl.store(out + r[None, :], stored(rest, scale, target), mask=store_rest)
 
 
-@triton.jit(do_not_specialize_on_alignment=["slots"])
+@triton.jit(do_not_specialize_on_alignment=["slots", "scales"])
 def qkv_kernel(
     qkv,
     cos,
     sin,
     q_norm,
     k_norm,
+    q_norm_bias,
+    k_norm_bias,
+    sums,
+    scales,
     q_out,
     k_cache,
     v_cache,
@@ -98,6 +194,9 @@ def qkv_kernel(
     v_scale,
     eps,
     offset,
+    q_share,
+    k_share,
+    clip,
     Q_HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -108,6 +207,12 @@ def qkv_kernel(
     REST: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     NORM: tl.constexpr,
+    SPAN: tl.constexpr,
+    AFTER: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    CLIP: tl.constexpr,
+    SCALED: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
@@ -116,11 +221,18 @@ def qkv_kernel(
     row = qkv + token * (Q_HEADS * D + KV_HEADS * (D + DV))
     cos += token * (ROTARY // 2)
     sin += token * (ROTARY // 2)
+    q_sums, k_sums = sums, sums
+    if SPAN == "width":
+        q_sums, k_sums = sums + token * 4, sums + token * 4 + 2
     if block < q_blocks:
         heads = block * HEADS + tl.arange(0, HEADS)
+        factor = 1.0
+        if SCALED:
+            factor = tl.load(scales + token)
         turn_heads(
-            row, q_norm, eps, offset, q_out, 1.0, token * (Q_HEADS * D), cos, sin, heads, heads < Q_HEADS, heads < Q_HEADS,
-            D, ROTARY, HALF, REST, INTERLEAVED, NORM,
+            row, q_norm, q_norm_bias, q_sums, eps, offset, q_share, clip, q_out, 1.0, token * (Q_HEADS * D), cos, sin,
+            factor, heads, heads < Q_HEADS, heads < Q_HEADS,
+            D, ROTARY, HALF, REST, INTERLEAVED, NORM, SPAN, AFTER, HAS_WEIGHT, HAS_BIAS, CLIP, SCALED,
         )  # fmt: skip
     else:
         heads = (block - q_blocks) * HEADS + tl.arange(0, HEADS)
@@ -130,15 +242,16 @@ def qkv_kernel(
         written = held & (kv_block + heads * 0 > 0)
         k_row = kv_block * k_block_stride + in_block * (KV_HEADS * D)
         turn_heads(
-            row + Q_HEADS * D, k_norm, eps, offset, k_cache, k_scale, k_row, cos, sin, heads, held, written,
-            D, ROTARY, HALF, REST, INTERLEAVED, NORM,
+            row + Q_HEADS * D, k_norm, k_norm_bias, k_sums, eps, offset, k_share, clip, k_cache, k_scale, k_row, cos, sin,
+            1.0, heads, held, written,
+            D, ROTARY, HALF, REST, INTERLEAVED, NORM, SPAN, AFTER, HAS_WEIGHT, HAS_BIAS, CLIP, False,
         )  # fmt: skip
         d = tl.arange(0, BLOCK_DV)
         mask = held[:, None] & (d < DV)[None, :]
         at = heads[:, None] * DV + d[None, :]
         v = tl.load(row + (Q_HEADS + KV_HEADS) * D + at, mask=mask, other=0.0).to(tl.float32)
         v_row = kv_block * v_block_stride + in_block * (KV_HEADS * DV)
-        tl.store(v_cache + v_row + at, stored(v, v_scale, v_cache), mask=mask & written[:, None])
+        tl.store(v_cache + v_row + at, stored(clipped(v, clip, CLIP), v_scale, v_cache), mask=mask & written[:, None])
 
 
 class QkvWrite:
@@ -148,25 +261,33 @@ class QkvWrite:
         self,
         launch: Launcher,
         spec: Attention,
-        turn: tuple[Tensor, Tensor] | None,
+        changes: HeadChanges,
         slots: Tensor,
         qkv: Tensor,
-        norms: tuple[Tensor | None, Tensor | None],
         k_cache: Tensor,
         v_cache: Tensor,
         kv_scales: tuple[float, float],
     ) -> None:
-        """Settle the launch for projections, norms and caches like these. Blocks of a cache may lie apart; each is dense."""
+        """For projections, norms and caches like these. Blocks of a cache may lie apart; each is dense."""
         num_tokens = qkv.shape[0]
-        self.turn = turn  # held: by its id this is found again
+        self.held = changes.turn, changes.scales  # by their ids this is found again
         self._qkv_shape = (num_tokens, spec.q_size + spec.k_size + spec.v_size)
         self._q_shape = (num_tokens, spec.num_heads, spec.head_dim_k)
+        self._sums_shape = None if spec.qk_norm is None or spec.qk_norm_span != "width" else (num_tokens, 4)
         expect(qkv, self._qkv_shape, *FLOATS)
         expect(slots, (num_tokens,), torch.int64)
-        for norm in norms:
-            expect(norm, (spec.head_dim_k,), *FLOATS)
-        rotary = 0 if spec.rotary is None or turn is None else spec.rotary.dim
-        cos, sin = (qkv, qkv) if turn is None else turn  # not read without rotary
+        expect(changes.sums, (num_tokens, 4), torch.float32)
+        expect(changes.scales, (num_tokens,), torch.float32)
+        shared = spec.qk_norm_span == "head"
+        for norm, heads in (
+            (changes.q_norm, spec.num_heads),
+            (changes.q_norm_bias, spec.num_heads),
+            (changes.k_norm, spec.num_kv_heads),
+            (changes.k_norm_bias, spec.num_kv_heads),
+        ):
+            expect(norm, ((1 if shared else heads) * spec.head_dim_k,), *FLOATS)
+        rotary = 0 if spec.rotary is None or changes.turn is None else spec.rotary.dim
+        cos, sin = (qkv, qkv) if changes.turn is None else changes.turn  # not read without rotary
         if rotary:
             for angles in (cos, sin):
                 expect(angles, (num_tokens, rotary // 2), torch.float32)
@@ -178,7 +299,12 @@ class QkvWrite:
                 qkv,
                 cos,
                 sin,
-                *norms,
+                changes.q_norm,
+                changes.k_norm,
+                changes.q_norm_bias,
+                changes.k_norm_bias,
+                changes.sums,
+                changes.scales,
                 qkv,
                 k_cache,
                 v_cache,
@@ -188,9 +314,12 @@ class QkvWrite:
                 *kv_scales,
                 0.0 if spec.qk_norm is None else spec.qk_norm.eps,
                 0.0 if spec.qk_norm is None else spec.qk_norm.offset,
+                1.0 / (changes.num_ranks * spec.q_size),
+                1.0 / (changes.num_ranks * spec.k_size),
+                spec.qkv_clip or 0.0,
             ),
-            changing=(0, 3, 4, 5, 6, 7),
-            apart=(6, 7),
+            changing=(0, 3, 4, 5, 6, 7, 9, 10, 11),
+            apart=(10, 11),
             Q_HEADS=spec.num_heads,
             KV_HEADS=spec.num_kv_heads,
             D=spec.head_dim_k,
@@ -201,16 +330,23 @@ class QkvWrite:
             REST=next_power_of_2(max(1, spec.head_dim_k - rotary)),
             INTERLEAVED=spec.rotary is not None and spec.rotary.interleaved,
             NORM="none" if spec.qk_norm is None else spec.qk_norm.kind,
+            SPAN=spec.qk_norm_span,
+            AFTER=spec.qk_norm_after_rotary,
+            HAS_WEIGHT=changes.q_norm is not None,
+            HAS_BIAS=changes.q_norm_bias is not None,
+            CLIP=spec.qkv_clip is not None,
+            SCALED=changes.scales is not None,
             HEADS=heads,
             BLOCK_DV=next_power_of_2(spec.head_dim_v),
             num_warps=2,  # a turned half of 4 heads of 128 is 256 elements: 4 a thread
         )
 
-    def __call__(
-        self, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, k_cache: Tensor, v_cache: Tensor
-    ) -> Tensor:
+    def __call__(self, qkv: Tensor, changes: HeadChanges, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         """q, normed and turned: [num_tokens, num_heads, head_dim_k]."""
         assert qkv.shape == self._qkv_shape, f"qkv of shape {tuple(qkv.shape)}, not {self._qkv_shape}"
+        sums = changes.sums
+        assert (None if sums is None else tuple(sums.shape)) == self._sums_shape, "sums of another step, or none"
         q = qkv.new_empty(*self._q_shape)
-        self._run(self._grid, qkv, q_norm, k_norm, q, k_cache, v_cache)
+        norms = changes.q_norm, changes.k_norm, changes.q_norm_bias, changes.k_norm_bias
+        self._run(self._grid, qkv, *norms, sums, q, k_cache, v_cache)
         return q

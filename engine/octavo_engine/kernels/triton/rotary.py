@@ -1,4 +1,4 @@
-"""cos and sin of a step's positions. Twin: `reference.rotary_table`.
+"""cos and sin of a step's positions, and factors on its queries. Twins: `reference.rotary_table`, `reference_heads`.
 
 One program a token. Two transcendental functions an element of 8 written bytes, a few hundred kilobytes a step:
 bound by its launch. No shared memory; a handful of registers beyond what the argument's reduction takes.
@@ -11,8 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo_engine.kernels.triton.arguments import expect, next_power_of_2
+from octavo_engine.kernels.triton.arguments import cdiv, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
+from octavo_models.layers import QueryScaling
+
+BLOCK = 256
 
 
 @triton.jit(do_not_specialize_on_alignment=["positions"])
@@ -35,3 +38,20 @@ def rotary_table(launch: Launcher, frequencies: Tensor, factor: float, positions
     block = next_power_of_2(half)
     launch(rotary_kernel, (n,), positions, frequencies, cos, sin, factor, HALF=half, BLOCK=block, num_warps=1)
     return cos, sin
+
+
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["positions"])
+def query_scales_kernel(positions, scales, beta, n, PERIOD: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    periods = (tl.load(positions + i, mask=i < n, other=0) + OFFSET) // PERIOD
+    tl.store(scales + i, 1.0 + beta * tl.log(1.0 + periods.to(tl.float32)), mask=i < n)
+
+
+def query_scales(launch: Launcher, scaling: QueryScaling, positions: Tensor) -> Tensor:
+    """See `Operations.query_scales`."""
+    n = positions.shape[0]
+    expect(positions, (n,), torch.int64)
+    scales = torch.empty(n, dtype=torch.float32, device=positions.device)
+    options = {"PERIOD": scaling.period, "OFFSET": scaling.offset, "BLOCK": BLOCK, "num_warps": 4}
+    launch(query_scales_kernel, (cdiv(n, BLOCK),), positions, scales, scaling.beta, n, **options)
+    return scales
