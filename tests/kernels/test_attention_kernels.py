@@ -60,6 +60,12 @@ def test_blocks_of_any_size_serve(triton_operations, device, block_size):
     compare(triton_operations, device, SHAPES["window"], torch.float32, block_size, REQUESTS[:5])
 
 
+@pytest.mark.parametrize("name", ["sinks", "alibi", "chunks"])
+def test_sinks_slopes_and_chunks_are_joined_from_their_runs(triton_operations, device, name):
+    spec = dataclasses.replace(SHAPES[name], window=None, chunk=600 if name == "chunks" else None)
+    compare(triton_operations, device, spec, torch.float32, 16, [(1200, 1), (513, 1), (3, 1)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("requests", [[(4200, 1)], [(1, 1)] * 5, [(1025, 1), (1024, 1), (257, 1), (256, 1)]])
 @pytest.mark.parametrize("window", [None, 300])

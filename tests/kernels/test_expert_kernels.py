@@ -92,7 +92,7 @@ def mixture(spec, hidden, dtype, device, *, packed=False, bits=4):
 MIXTURES = {
     "gated": Experts(5, 2, Mlp(40)),
     "with biases and a clamp": Experts(4, 2, Mlp(24, "swiglu_clamped", bias=True)),
-    "weighed inputs": Experts(3, 1, Mlp(33, "gelu"), Router(weighs_input=True)),
+    "weighed inputs": Experts(3, 1, Mlp(33, "gelu"), Router(renormalize=False, weighs_input=True)),
     "plain": Experts(6, 3, Mlp(20, "relu2", gated=False)),
 }
 
@@ -117,8 +117,8 @@ def test_experts_are_their_twins(triton_operations, device, dtype, n, hidden, ki
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_experts_of_few_bits_are_their_twins(triton_operations, device, dtype, bits):
     spec = Experts(3, 2, Mlp(64))
-    x = torch.randn(5, 96, device=device).to(dtype)
-    weights = mixture(spec, 96, dtype, device, packed=True, bits=bits)
+    x = torch.randn(5, 160, device=device).to(dtype)
+    weights = mixture(spec, 160, dtype, device, packed=True, bits=bits)
     chosen, shares = REFERENCE.route(torch.randn(5, 3, device=device), spec.router, 2)
     assert_alike(
         triton_operations.experts(x, chosen, shares, weights, spec),

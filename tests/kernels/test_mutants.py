@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import test_attention_kernels as attention
+import test_expert_kernels as experts
 import test_input_kernels as inputs
 import test_matmul_kernels as matmul
 import test_row_kernels as rows
@@ -43,6 +44,11 @@ split_k = (matmul.test_products_with_packed_weights_are_the_twins, F32, 4, 32, *
 k_format = (matmul.test_products_with_blocks_of_every_format_are_the_twins, "q4_k", F32)
 eight_bits = (matmul.test_products_with_packed_weights_are_the_twins, F32, 8, 16, *SHAPE)
 float8 = (matmul.test_products_in_float8_are_the_twins, F32, *SHAPE)
+routes = (experts.test_routes_are_the_twins, F32)
+mixtures = (experts.test_experts_are_their_twins, F32, 45, 50)
+packed_experts = (experts.test_experts_of_few_bits_are_their_twins, F32, 4)
+written = attention.test_heads_are_normed_turned_and_written_as_by_the_twin
+joined = attention.test_sinks_slopes_and_chunks_are_joined_from_their_runs
 made = (inputs.test_inputs_are_the_twins, 1, 3)
 
 MUTANTS = [
@@ -81,6 +87,29 @@ MUTANTS = [
     (split_k, "packed_matmul", "range(1, num_parts)", "range(1, num_parts - 1)"),
     (eight_bits, "packed_matmul", "+ 128.0)", "+ 127.0)"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
+    ((mixed[0], "alibi", F32), "attention_tile", "scores += slopes", "scores -= slopes"),
+    ((mixed[0], "sinks", F32), "attention_tile", "tl.exp2(sink - base), acc", "0.0 * sink, acc"),
+    ((mixed[0], "chunks", F32), "attention_tile", "query_at // CHUNK * CHUNK", "query_at // CHUNK * CHUNK + 1"),
+    ((joined, "sinks"), "decode_attention", "heads, heads < HEADS, best", "heads, heads < 0, best"),
+    ((joined, "chunks"), "decode_attention", "tl.maximum(seq_len - 1, 0) // CHUNK", "seq_len // CHUNK"),
+    ((written, "olmo 2", F32, "as computed"), "qkv", "tl.load(sums + 1) * share", "tl.load(sums) * share"),
+    (
+        (written, "stablelm 2", F32, "as computed"),
+        "qkv",
+        "heads[:, None] * D + at[None, :]",
+        "heads[:, None] + at[None, :]",
+    ),
+    ((written, "mpt", F32, "as computed"), "qkv", "stored(clipped(v, clip, CLIP)", "stored(clipped(v, clip, False)"),
+    ((attention.test_sums_of_all_heads_are_their_twins, F32, 0.5), "head_sums", "squares += x * x", "squares += x"),
+    ((*routes, "deepseek 3"), "routing", "of_group += tl.max", "of_group = tl.max"),
+    ((*routes, "deepseek 2"), "routing", "(g != group)", "(g >= group)"),
+    ((*routes, "phi"), "routing", "2.0 * jitter", "jitter"),
+    ((*routes, "qwen"), "routing", "found * scale", "found"),
+    ((*mixtures, "gated"), "routing", "first + own)", "first + own - 1)"),
+    ((*mixtures, "gated"), "experts", "choice // ROWS_OF", "choice * 0"),
+    ((*mixtures, "weighed inputs"), "experts", "gates *= share", "gates *= 1.0"),
+    ((*mixtures, "with biases and a clamp"), "experts", "tl.load(gate_bias + n", "tl.load(bias + n"),
+    (packed_experts, "experts", "first * BITS // 32", "first * BITS // 64"),
     (made, "inputs", "position % BLOCK_SIZE", "(position + 1) % BLOCK_SIZE"),
 ]
 IN_BFLOAT16 = [

@@ -45,7 +45,19 @@ EXPERTS = LLAMA | {
     "shared_expert_intermediate_size": 48,
     "decoder_sparse_step": 2,
 }
+WIDTH = LLAMA | {"architectures": ["Olmo2ForCausalLM"]}  # norms over the heads of all ranks
+GPT_OSS = LLAMA | {
+    "architectures": ["GptOssForCausalLM"],
+    "intermediate_size": 32,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "attention_bias": True,
+}
 MODELS = {
+    "width": WIDTH,
+    "gpt-oss": GPT_OSS,
     "experts": EXPERTS,
     "llama": LLAMA,
     "llama with biases": LLAMA | BIASES,
@@ -112,6 +124,9 @@ def alone(pool, folders):
         ("experts", 2, 1),
         ("experts", 4, 1),
         ("experts", 2, 2),
+        ("width", 2, 1),
+        ("width", 4, 1),
+        ("gpt-oss", 2, 1),
     ],
 )
 def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeline):

@@ -134,7 +134,9 @@ def test_a_stack_is_as_few_matrices_as_its_formats_allow(mixed):
     executor.load()
     shapes = [[m.shape[0] for m, _ in w.qkv.parts] for w in executor._decoder.layers]
     assert shapes == [[256 + 64, 64], [256 + 64, 64]], "q and k alike, v in other bits or none"
-    assert [len(w.feed_forward.up.parts) for w in executor._decoder.layers] == [2, 2], "q4_0 has no minima, q6_k other groups"
+    assert [len(w.feed_forward.up.parts) for w in executor._decoder.layers] == [2, 2], (
+        "q4_0 has no minima, q6_k other groups"
+    )
     assert {f for layer in MIXED_LAYERS for f in layer.values()} >= {"q4_0", "q4_1", "q5_k", "q6_k"}
 
 
