@@ -24,8 +24,9 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 
 def from_vl_hf(source: HfConfig) -> SpecDraft:
-    """Qwen3-VL's text half, whose experts share a tensor."""
+    """Qwen3-VL's text half, whose experts share a tensor, and which divides the chosen scores by their sum in any case."""
     experts = experts_from_hf(source)
+    experts = replace(experts, router=replace(experts.router, renormalize=True))
     gate_up = mixtures.stacked_gate_up("mlp.experts.gate_up_proj", experts, transposed=True)
     names: dict[LayerWeight, At] = {
         "router": at("mlp.gate"),

@@ -332,7 +332,7 @@ class QkvWrite:
             NORM="none" if spec.qk_norm is None else spec.qk_norm.kind,
             SPAN=spec.qk_norm_span,
             AFTER=spec.qk_norm_after_rotary,
-            HAS_WEIGHT=changes.q_norm is not None,
+            HAS_WEIGHT=spec.qk_norm is None or spec.qk_norm.weight,
             HAS_BIAS=changes.q_norm_bias is not None,
             CLIP=spec.qkv_clip is not None,
             SCALED=changes.scales is not None,
