@@ -104,7 +104,7 @@ def test_no_context_has_more_runs_than_the_host_allows_for(device, split):
 @triton.jit
 def count_runs_of(lengths, counted, n, split: tl.constexpr):
     i = tl.program_id(0) * 1024 + tl.arange(0, 1024)
-    _, _, _, runs = runs_of(tl.load(lengths + i, mask=i < n, other=1), split, 64, 0)
+    _, _, _, runs = runs_of(tl.load(lengths + i, mask=i < n, other=1), split, 64, 0, 0)
     tl.store(counted + i, runs, mask=i < n)
 
 

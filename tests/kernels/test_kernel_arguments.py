@@ -14,11 +14,12 @@ from test_input_kernels import step_rows
 from test_sampling_kernels import known_tokens, sampling_batch
 from torch import Tensor
 
+from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import Bans, HeadChanges, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.arguments import rows_are_dense, strides_are_known
-from octavo_models.layers import Norm, Rotary
+from octavo_models.layers import Experts, Mlp, Norm, QueryScaling, Rotary
 
 REFERENCE = ReferenceOperations()
 # Products with plain weights are cuBLAS's, which honours strides; the rest of the operations are kernels.
@@ -65,6 +66,16 @@ def calls(device: torch.device, change: Change = lambda x: x) -> Iterator[tuple[
     yield "add_norm", lambda o: o.add_norm(x, residual, weight, Norm())
     yield "gated", lambda o: o.gated(x, "silu")
     yield "activation", lambda o: o.activation(x, "relu2")
+    learned = floats(1).abs()
+    yield "xielu", lambda o: o.xielu(x, learned, learned)
+    # A clone keeps strides, and a clone of what is unaligned is aligned.
+    yield "gate_by_sigmoid", lambda o: o.gate_by_sigmoid(x.clone(), residual)
+    mixture = Experts(5, 2, Mlp(8))
+    weights = ExpertWeights(floats(40, 24), floats(40, 24), floats(120, 8))
+    scores = change(floats(3, 5))
+    yield "route", lambda o: o.route(scores, mixture.router, 2)
+    chosen, shares = (change(made) for made in REFERENCE.route(scores, mixture.router, 2))
+    yield "experts", lambda o: o.experts(x, chosen, shares, weights, mixture)
     wide = change(floats(3, 64))
     plain, rows = floats(5, 64), floats(3, 64)
     yield "matmul plain", lambda o: o.matmul(wide, plain)
@@ -79,6 +90,8 @@ def calls(device: torch.device, change: Change = lambda x: x) -> Iterator[tuple[
     yield "rotary_table", lambda o: o.rotary_table(Rotary(32), change(positions[:, None])[:, 0])
     turn = REFERENCE.rotary_table(Rotary(32), positions)
     qkv = change(floats(3, spec.q_size + spec.k_size + spec.v_size))
+    yield "head_sums", lambda o: o.head_sums(qkv, spec)
+    yield "query_scales", lambda o: o.query_scales(QueryScaling(0.1, 4), change(positions[:, None])[:, 0])
     slots = torch.tensor([17, 20, 40], device=device)
 
     def write(o: Operations) -> object:
@@ -149,7 +162,7 @@ def compare(name: str, run: Callable[[Operations], object], operations: Operatio
 def test_every_operation_is_called_here(device):
     called = {name.split()[0] for name, _ in calls(device)}
     public = {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
-    assert called == public - {"attention_scratch", "matmul_scratch"}  # sizes: they take no tensor
+    assert called == public - {"attention_scratch", "matmul_scratch", "experts_scratch"}  # sizes: they take no tensor
 
 
 @pytest.mark.parametrize("change", [lambda x: x, unaligned], ids=["dense", "unaligned"])
