@@ -68,7 +68,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "distributed-executor-backend=mp|uni",
     ),
     **_refuse(
-        "mixture-of-experts models are not served yet; serve a dense model",
+        "each rank holds some rows of every expert, by --tensor-parallel-size; leave it out",
         "all2all-backend",
         "expert-placement-strategy",
         "eplb-config",
