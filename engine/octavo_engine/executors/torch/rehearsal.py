@@ -191,11 +191,9 @@ def _steps(most: int, most_tokens: int, longest: int, executor: TorchExecutor) -
     for num_best in (0, 1, 8, 32):
         scored = msgspec.structs.replace(EVERYTHING, logprobs=num_best, prompt_logprobs=num_best)
         yield _step(executor, [(min(5, longest), min(5, longest))], scored)
-    tokens = 2
-    while tokens <= most_tokens:
+    for tokens in (*(1 << k for k in range(1, most_tokens.bit_length()) if 1 << k < most_tokens), most_tokens):
         length = min(tokens, longest)
         yield _step(executor, [(length, length)] * min(tokens // length, most), PLAIN)
-        tokens *= 2
 
 
 def _step(executor: TorchExecutor, requests: list[tuple[int, int]], sampling: SamplingParams) -> SchedulerOutput:
