@@ -44,7 +44,22 @@ GEMMA = LLAMA | {
     "sliding_window": 20,
     "tie_word_embeddings": True,
 }
-SMALL = {"llama": LLAMA, "gemma 3": GEMMA}
+GPT_OSS = LLAMA | {  # experts, sinks, biases
+    "architectures": ["GptOssForCausalLM"],
+    "intermediate_size": 32,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "sliding_window": 20,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "attention_bias": True,
+}
+OLMOE = LLAMA | {  # experts, norms over all heads
+    "architectures": ["OlmoeForCausalLM"],
+    "intermediate_size": 24,
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+}
+SMALL = {"llama": LLAMA, "gemma 3": GEMMA, "gpt-oss": GPT_OSS, "olmoe": OLMOE}
 
 
 def random_weights(spec: ModelSpec, dtype: torch.dtype, device: torch.device, spread: float) -> dict[str, Tensor]:

@@ -1,0 +1,39 @@
+"""What a rank reads of a checkpoint is its part of what one rank alone reads, however the tensors are stored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from octavo_testing.tiny_models import make
+
+from octavo_engine.config import ModelConfig
+from octavo_engine.executors.torch.weights import read_weights
+from octavo_engine.weights.describe import describe
+from octavo_engine.weights.source import resolve
+from octavo_models.partition import Place, shards
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["gpt-oss", "llama 4", "qwen 2 with experts", "phi 3", "gpt 2"])
+def test_a_rank_reads_its_rows_of_every_expert_and_of_every_packed_tensor(kind, tmp_path):
+    """Rows of gate and up in turn, transposed; tensors of all experts, and one for each; q, k and v together."""
+    make(kind, tmp_path)
+    model = ModelConfig(model=str(tmp_path), served_model_names=("tiny",))
+    files = resolve(model, lambda *_: None)
+    spec = describe(model, files)
+    whole = read_weights(spec, files, torch.float32, CPU, 0, Place())
+    for rank in range(2):
+        place = Place.of(rank, 2, 1)
+        read = read_weights(spec, files, torch.float32, CPU, 0, place)
+        for shard in shards(spec, place):
+            expected = whole[shard.whole.name]
+            if shard.zero:
+                expected = torch.zeros_like(expected)
+            elif shard.axis == 0:
+                expected = torch.cat([expected[first:last] for first, last in shard.row_ranges])
+                rows = shard.weight.shape[0] - len(expected)  # the vocabulary's last part is padded
+                expected = torch.cat((expected, expected.new_zeros(rows, *expected.shape[1:])))
+            elif shard.axis == 1:
+                expected = expected[:, shard.start : shard.start + shard.weight.shape[1]]
+            assert torch.equal(read[shard.weight.name], expected), shard.weight.name
