@@ -12,7 +12,8 @@ import torch
 from bench.gpu_limits import Limits, seconds_of
 from torch import Tensor
 
-from octavo_engine.kernels.operations import HeadChanges, Operations, PagedBatch
+from octavo_engine.kernels.head_changes import HeadChanges
+from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import pack_blocks
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.formats import FORMATS

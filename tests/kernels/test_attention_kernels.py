@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch, writing_batch
 
-from octavo_engine.kernels.operations import HeadChanges
+from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
 from octavo_engine.kernels.triton.launch import Card, Launcher

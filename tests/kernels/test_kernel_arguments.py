@@ -15,7 +15,8 @@ from test_sampling_kernels import known_tokens, sampling_batch
 from torch import Tensor
 
 from octavo_engine.kernels.expert_weights import ExpertWeights
-from octavo_engine.kernels.operations import Bans, HeadChanges, Operations, Penalties, TokenCounts
+from octavo_engine.kernels.head_changes import HeadChanges
+from octavo_engine.kernels.operations import Bans, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.arguments import rows_are_dense, strides_are_known

@@ -92,10 +92,10 @@ MUTANTS = [
     ((mixed[0], "chunks", F32), "attention_tile", "query_at // CHUNK * CHUNK", "query_at // CHUNK * CHUNK + 1"),
     ((joined, "sinks"), "decode_attention", "heads, heads < HEADS, best", "heads, heads < 0, best"),
     ((joined, "chunks"), "decode_attention", "tl.maximum(seq_len - 1, 0) // CHUNK", "seq_len // CHUNK"),
-    ((written, "olmo 2", F32, "as computed"), "qkv", "tl.load(sums + 1) * share", "tl.load(sums) * share"),
+    ((written, "olmo 2", F32, "as computed"), "head_norm", "tl.load(sums + 1) * share", "tl.load(sums) * share"),
     (
         (written, "stablelm 2", F32, "as computed"),
-        "qkv",
+        "head_norm",
         "heads[:, None] * D + at[None, :]",
         "heads[:, None] + at[None, :]",
     ),

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from octavo_engine.kernels.expert_weights import ExpertWeights
+from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
@@ -43,26 +44,6 @@ class PagedBatch:
     @property
     def num_requests(self) -> int:
         return self.rows.shape[0]
-
-
-@dataclass(frozen=True, slots=True)
-class HeadChanges:
-    """What heads of q and k are normed, turned and scaled by, where their `Attention` says so.
-
-    Norms have numbers of one head, [head_dim_k], or of all heads, where each has its own or they span the width.
-    """
-
-    turn: tuple[Tensor, Tensor] | None = None  # of `rotary_table`
-    q_norm: Tensor | None = None
-    k_norm: Tensor | None = None
-    q_norm_bias: Tensor | None = None
-    k_norm_bias: Tensor | None = None
-    sums: Tensor | None = None  # of `head_sums`, all ranks' together, where norms span the width
-    num_ranks: int = 1  # that `sums` are of
-    scales: Tensor | None = None  # of `query_scales`
-
-
-NO_CHANGES = HeadChanges()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.kernels import reference
-from octavo_engine.kernels.operations import HeadChanges
+from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_models.layers import Attention, Norm, QueryScaling
 
 

@@ -12,11 +12,11 @@ from torch.nn.functional import linear
 
 from octavo_engine.kernels import reference, reference_experts, reference_heads
 from octavo_engine.kernels.expert_weights import ExpertWeights
+from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import (
     IN_PROMPT,
     Bans,
     Float8Weight,
-    HeadChanges,
     KnownTokens,
     Logprobs,
     Operations,

@@ -18,7 +18,8 @@ from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
-from octavo_engine.kernels.operations import HeadChanges, Operations, PagedBatch
+from octavo_engine.kernels.head_changes import HeadChanges
+from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored
 from octavo_models.layers import Attention, Layer, Norm
 from octavo_models.spec import ModelSpec

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo_engine.kernels.operations import Float8Weight, HeadChanges, PagedBatch
+from octavo_engine.kernels.head_changes import HeadChanges
+from octavo_engine.kernels.operations import Float8Weight, PagedBatch
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.layers import Attention, Rotary
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from octavo_engine.kernels.expert_weights import ExpertWeights
+from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import (
     Bans,
     Float8Weight,
-    HeadChanges,
     KnownTokens,
     Logprobs,
     Operations,

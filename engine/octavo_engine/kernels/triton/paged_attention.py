@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo_engine.kernels.operations import HeadChanges, PagedBatch
+from octavo_engine.kernels.head_changes import HeadChanges
+from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import ANY, CACHED, FLOATS, expect, signature
 from octavo_engine.kernels.triton.attention_tile import ScoreBiases
 from octavo_engine.kernels.triton.decode_step import DecodeAttention
