@@ -51,7 +51,7 @@ demo: $(VENV)/.run ## one manifest, one real model, one streamed answer
 WORKERS ?= $(if $(KUBECONFIG),0,4)
 PYTEST := $(BIN)/python -m pytest $(if $(CI),--permitted-skips tests/permitted_skips.txt)
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# Before the tests, whose time limits know nothing of minutes of building; one that fails is told by those that need it.
+# Before the tests, whose time limits leave no minutes for building; the tests that need what failed to build report it.
 BUILD := $(BIN)/python scripts/kubernetes/build.py
 KUBERNETES := $(if $(KUBECONFIG),:,$(BUILD) >/dev/null || :)
 TESTS = $(PYTEST) $(SIDE_BY_SIDE) $(1) || \

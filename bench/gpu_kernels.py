@@ -15,7 +15,7 @@ from torch import Tensor
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import pack_blocks
-from octavo_engine.kernels.reference_sampling import SamplingBatch
+from octavo_engine.kernels.reference_sampling import Filters, SamplingBatch
 from octavo_models.formats import FORMATS
 from octavo_models.layers import Mlp
 from octavo_models.spec import ModelSpec
@@ -135,14 +135,8 @@ def _draws(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, d
         ("draw", 1.0, 0, 1.0),
         ("top-k, top-p", 1.0, 50, 0.9),
     ):
-        batch = SamplingBatch(
-            temperature=torch.full((n,), temperature, device=device),
-            top_k=torch.full((n,), top_k, dtype=torch.int32, device=device),
-            top_p=torch.full((n,), top_p, device=device),
-            min_p=torch.zeros(n, device=device),
-            seeds=torch.arange(n, device=device),
-            positions=torch.full((n,), shape.length, dtype=torch.int64, device=device),
-        )
+        filters = [Filters(temperature, top_k, top_p, seed=i) for i in range(n)]
+        batch = SamplingBatch.of(filters, [shape.length] * n, device)
         yield Work(name, lambda batch=batch: ops.sample(logits, batch), 4.0 * n * vocab)  # type: ignore[misc]
     tokens = torch.zeros(n, dtype=torch.int64, device=device)
     yield Work("log-probabilities, 5 best", lambda: ops.logprobs(logits, tokens, 5), 4.0 * n * vocab)

@@ -11,7 +11,7 @@ import pytest
 from e2e.conftest import FOUND
 
 NAME = "scaled"
-WITHIN_S = 60  # of the queue's forming, three replicas are wished for
+WITHIN_S = 60  # of the queue's forming, three replicas are desired
 MOST = 3
 QUEUE = 2
 
@@ -29,7 +29,7 @@ def recorder(world, namespace, stop):
             samples.append(
                 {
                     "at": time.time(),
-                    "wished": deployment["spec"].get("replicas", 0),
+                    "desired": deployment["spec"].get("replicas", 0),
                     "ready": deployment["status"].get("readyReplicas", 0),
                     "queue": queue,
                 }
@@ -64,11 +64,11 @@ def test_replicas_follow_the_queue(octavo, shared_namespace, traffic, record_pro
     try:
         with traffic(NAME, namespace, clients=2, max_tokens=8, pause=0.5) as steady:
             with traffic(NAME, namespace, clients=24, max_tokens=48) as crowd:
-                octavo.until(lambda: samples and samples[-1]["wished"] == MOST, 120, lambda: octavo.tell(namespace))
+                octavo.until(lambda: samples and samples[-1]["desired"] == MOST, 120, lambda: octavo.tell(namespace))
                 octavo.until(lambda: samples[-1]["ready"] == MOST, 240, lambda: octavo.tell(namespace))
                 octavo.until(lambda: _all_answer(octavo, namespace), 120, "a new replica is asked nothing")
                 heavy = crowd.stop()
-            octavo.until(lambda: samples[-1]["wished"] == 1, 300, lambda: octavo.tell(namespace))
+            octavo.until(lambda: samples[-1]["desired"] == 1, 300, lambda: octavo.tell(namespace))
             octavo.until(lambda: len(octavo.replicas(NAME, namespace)) == 1, 120, "replicas stay")
             time.sleep(15)
             light = steady.stop()
@@ -77,9 +77,9 @@ def test_replicas_follow_the_queue(octavo, shared_namespace, traffic, record_pro
         thread.join()
     assert heavy.failures == light.failures == []
     formed = next(each["at"] for each in samples if (each["queue"] or 0) > QUEUE)
-    decided = next(each["at"] for each in samples if each["wished"] == MOST)
+    decided = next(each["at"] for each in samples if each["desired"] == MOST)
     ready = next(each["at"] for each in samples if each["ready"] == MOST)
-    record_property("3 wished after", f"{decided - formed:.0f} s")
+    record_property("3 desired after", f"{decided - formed:.0f} s")
     record_property("3 ready after", f"{ready - formed:.0f} s")
     record_property("traffic", f"{heavy.requests + light.requests} requests, 0 failed")
     FOUND.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """`octavo-health`: exit status 0 if the service in this container says that it is healthy, 1 if not.
 
-For `docker run`'s HEALTHCHECK and for whoever is inside; Kubernetes probes over HTTP. It asks where PID 1 was told to
+For `docker run`'s HEALTHCHECK and for a person inside; Kubernetes probes over HTTP. It asks where PID 1 was configured to
 listen: `octavo-health FLAG DEFAULT_PORT PATH`, FLAG being the option of PID 1 that names the port.
 """
 

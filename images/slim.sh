@@ -1,6 +1,6 @@
 #!/bin/sh
 # Takes from a Debian with Python what a service never calls, and compiles the standard library, which an image that
-# is read-only at run time could not. What stays: a shell and coreutils for whoever has to look inside, certificates,
+# is read-only at run time could not. What stays: a shell and coreutils for a person who looks inside, certificates,
 # time zones, and dpkg's list of packages, which scanners of vulnerabilities read.
 set -eu
 

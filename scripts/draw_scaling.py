@@ -59,29 +59,29 @@ def text(x: float, y: float, words: str, colour: str = INK, *, end: bool = False
 
 
 def draw(run: dict[str, Any]) -> str:
-    """The figure. `run` has `samples` (at, wished, ready, queue), `formed`, `failed` and `requests`."""
+    """The figure. `run` has `samples` (at, desired, ready, queue), `formed`, `failed` and `requests`."""
     samples = run["samples"]
     start, stop = samples[0]["at"], samples[-1]["at"]
     seconds = stop - start
     waiting = [(s["at"] - start, s["queue"]) for s in samples if s["queue"] is not None]
     most = max(4.0, *(value for _, value in waiting))
     queue = Panel("queue", seconds, most)
-    replicas = Panel("replicas", seconds, max(s["wished"] for s in samples) + 0.5)
+    replicas = Panel("replicas", seconds, max(s["desired"] for s in samples) + 0.5)
     failed = Panel("failed", seconds, 1)
-    top = max(s["wished"] for s in samples)
-    decided = next(s["at"] for s in samples if s["wished"] == top) - run["formed"]
+    top = max(s["desired"] for s in samples)
+    decided = next(s["at"] for s in samples if s["desired"] == top) - run["formed"]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        text(LEFT, 24, f"{top} replicas wished for {decided:.0f} s after the queue formed", bold=True),
+        text(LEFT, 24, f"{top} replicas desired {decided:.0f} s after the queue formed", bold=True),
         queue.axis([0, round(most / 2), round(most)]),
         queue.steps(waiting, BLUE),
         text(LEFT, TOPS["queue"] - 6, "requests that wait, of all replicas", BLUE),
         replicas.axis(range(top + 1)),
         replicas.steps([(s["at"] - start, s["ready"]) for s in samples], GREEN),
-        replicas.steps([(s["at"] - start, s["wished"]) for s in samples], GREY, dashed=True),
+        replicas.steps([(s["at"] - start, s["desired"]) for s in samples], GREY, dashed=True),
         text(LEFT, TOPS["replicas"] - 6, "replicas ready", GREEN),
-        text(LEFT + 100, TOPS["replicas"] - 6, "– – wished for", GREY),
+        text(LEFT + 100, TOPS["replicas"] - 6, "– – desired", GREY),
         text(LEFT, TOPS["failed"] - 6, f"requests failed: {len(run['failed'])} of {run['requests']}", RED),
         failed.axis([0]),
         *(

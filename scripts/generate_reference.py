@@ -203,7 +203,7 @@ def label_names(metrics: OperatorMetrics) -> dict[str, tuple[str, ...]]:
 
 
 def metric_table(families: Iterable[Metric], labels: dict[str, tuple[str, ...]]) -> list[str]:
-    """A row for each family; its labels are those given by its name, else those that tell its own samples apart."""
+    """A row for each family; its labels are those given by its name, else those that distinguish its own samples."""
     rows = ["| metric | type | labels | |", "|-|-|-|-|"]
     for family in families:
         if family.name.startswith("process_"):

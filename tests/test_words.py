@@ -20,11 +20,20 @@ SOURCES = sorted(
     for path in (ROOT / package).rglob("*.py")
 )
 PAGES = [
-    *(ROOT / name for name in ("README.md", "SECURITY.md", "images/README.md", "charts/octavo/templates/NOTES.txt")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
+            "images/README.md",
+            "charts/octavo/templates/NOTES.txt",
+        )
+    ),
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in {"LOG.md", "glossary.md"}),
 ]
 OTHERWISE = re.compile(
-    r"status\.plan\.cards|(package|index|web|memory|mapped) page|page cache|page[- ](size|locked)|huge pages?|One page each",
+    r"status\.plan\.cards|`card`|\"nobody\" \(no rights\)|(package|index|web|memory|mapped) page|page cache|page[- ](size|locked)|huge pages?|One page each",
     re.IGNORECASE,
 )
 """Banned words in another sense."""
@@ -85,10 +94,11 @@ def test_messages_use_the_glossarys_words():
 
 
 def test_docstrings_and_comments_use_the_glossarys_words():
+    """Of the sources, the test kit and the scripts."""
+    others = [path for folder in ("testing", "scripts", "images") for path in sorted((ROOT / folder).rglob("*.py"))]
     found = [
         f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}: {text.strip()!r:.100}"
-        for path in SOURCES
-        if "kernels" not in path.parts and path.parts[-2:-1] != ("torch",)  # not gone through yet
+        for path in (*SOURCES, *others)
         for line, text in prose(path)
         if (words := wrong(text))
     ]

@@ -1,6 +1,6 @@
 """A small JSON client of an API server: one method a verb, from the standard library.
 
-Objects are plain dicts. What is addressed is told by `apiVersion`, `kind` and `metadata` of an object, or by an
+Objects are plain dicts. What is addressed follows from `apiVersion`, `kind` and `metadata` of an object, or by an
 `(apiVersion, kind)` pair and a name; the plural is looked up by discovery, once for each group and version.
 """
 
@@ -251,7 +251,7 @@ def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
 
 
 def until(ask: Callable[[], T], seconds: float = 20.0, otherwise: str = "", pause: float = 0.05) -> T:
-    """Ask until the answer is true, and give it. `otherwise` says what was waited for; the last answer is told too.
+    """Ask until the answer is true, and give it. `otherwise` says what was waited for; with the last answer.
 
     `seconds` are ample on a quiet machine, and PATIENCE times as many on one that does something else: what has to be
     quick is to be measured.

@@ -23,8 +23,8 @@ POLICY: dict[str, Any] = {
 class Asked:
     """One request. `resource` has its subresource after a slash; both are "" for an address that is no resource.
 
-    `created` tells that it made an object: a server-side apply is a `patch` that needs the right to `create` as well.
-    `forbidden` tells that the user had no right to it.
+    `created`: it made an object: a server-side apply is a `patch` that needs the right to `create` as well.
+    `forbidden`: the user had no right to it.
     """
 
     user: str
@@ -42,7 +42,7 @@ class Asked:
 
 
 class AuditLog:
-    """Reads the log anew whenever it is asked; the server writes a line before it answers."""
+    """Reads the log whenever it is asked; the server writes a line before it answers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,6 @@
 """Keys and certificates for a control plane on loopback, from the standard library alone.
 
-Neither openssl nor the `cryptography` package has to be on the machine: ECDSA on P-256 is a page of integers. It takes
+Neither openssl nor the `cryptography` package has to be on the machine: ECDSA on P-256 is a screen of integers. It takes
 no care against side channels, so it signs for tests and for nothing else.
 DER: ITU-T X.690; certificates: RFC 5280; keys: RFC 5915; signatures: FIPS 186-5, curve: SP 800-186.
 """

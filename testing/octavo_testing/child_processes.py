@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Asks the kernel for a SIGKILL at the parent's death, and becomes the command. An exec keeps that wish, and unlike
+# Asks the kernel for a SIGKILL at the parent's death, and becomes the command. An exec keeps that setting, and unlike
 # `preexec_fn` nothing of ours runs between fork and exec in a process with threads.
 LAUNCHER = """
 import os, sys

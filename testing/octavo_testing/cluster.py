@@ -1,4 +1,4 @@
-"""An API server for tests, whoever runs it, and what a test asks of it as an administrator or as somebody else."""
+"""An API server for tests, whichever runs it, and what a test asks of it as an administrator or as another user."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Cluster:
         return self._kubeconfigs[key]
 
     def kubectl(self, *arguments: str | Path, stdin: str | None = None, user: str = "admin", check: bool = True) -> str:
-        """kubectl's output, stderr after stdout. Raises AssertionError with it unless told not to check."""
+        """kubectl's output, stderr after stdout. Raises AssertionError with it unless `check` is False."""
         argv = [binaries() / "kubectl", f"--kubeconfig={self.kubeconfig(user)}", f"--cache-dir={self.folder}/discovery"]
         done = subprocess.run(
             [*map(str, argv), *map(str, arguments)],
@@ -135,7 +135,7 @@ class UserCluster(Cluster):
         )
 
     def in_use(self) -> bool:
-        """Whether somebody's LLMServices are in it."""
+        """Whether a user's LLMServices are in it."""
         found = self.kubectl("get", "llmservices.octavo.dev", "-A", "-o", "name", check=False)
         return any(line.startswith("llmservice.octavo.dev/") for line in found.splitlines())
 
@@ -166,5 +166,5 @@ def write_kubeconfig(path: Path, endpoint: Endpoint) -> None:
         "clusters": [{"name": "test", "cluster": cluster}],
         "users": [{"name": "test", "user": user}],
     }
-    path.touch(0o600)  # kubectl and others warn of tokens that anybody may read
+    path.touch(0o600)  # kubectl and others warn of tokens that all users may read
     path.write_text(json.dumps(config, indent=1))

@@ -124,7 +124,7 @@ class ControlPlane(Cluster):
     def start_api_server(self) -> None:
         """Start it (again), at the same address, and wait until it is ready.
 
-        The controllers start anew with it: their watches would wait for up to a minute before they try again.
+        The controllers restart with it: their watches would wait for up to a minute before they try again.
         """
         self._processes["kube-apiserver"].start()
         self._wait(self._is_ready)

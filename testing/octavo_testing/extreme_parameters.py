@@ -134,7 +134,7 @@ def outcome(context: ServerContext, case: Case) -> SamplingParams | RequestError
 
 
 def shown(case: Case) -> str:
-    """`case` as a person wants to read it."""
+    """`case` in a readable form."""
     return ", ".join(
         f"{name}: {literal if len(literal) < 40 else literal[:20] + '…'}" for name, literal in case.items()
     )

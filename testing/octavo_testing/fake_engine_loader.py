@@ -26,7 +26,7 @@ TROUBLE = {ord("!") - 33: "submit", ord('"') - 33: "lost"}
 class TroubledExecutor(FakeExecutor):
     """Fails for a prompt that begins with "!", and as if the device were lost for one that begins with a quote."""
 
-    beats = memoryview(array("Q", [0]))  # until somebody looks
+    beats = memoryview(array("Q", [0]))  # until a reader looks
 
     def beat_into(self, beats):
         self.beats = beats

@@ -103,7 +103,7 @@ def core_over(
 
 @dataclass(slots=True)
 class State:
-    """A request as the executor knows it."""
+    """The executor's copy of a request."""
 
     token_ids: list[int]
     num_prompt_tokens: int
@@ -241,7 +241,7 @@ class FakeExecutor(Executor):
             if state.resumed:
                 del state.token_ids[end:]  # drawn when it had been sent back already: void
                 state.resumed = False
-            _require(end == len(state.token_ids), f"{request_id} draws before all that it knows is computed")
+            _require(end == len(state.token_ids), f"{request_id} draws before all of its tokens are computed")
             seen = self._slot(0, state.tables[0], end - 1)
             token = self.draw(seen, state.sampling, len(state.token_ids) - state.num_prompt_tokens)
             state.token_ids.append(token)
@@ -288,7 +288,7 @@ class FakeExecutor(Executor):
         named = [r.request_id for r in (*step.new, *step.continued)]
         _require(sorted(named) == sorted(step.num_scheduled_tokens), "who is named is who is scheduled")
         _require(step.samples <= step.logits_wanted.keys() <= step.num_scheduled_tokens.keys(), "logits of scheduled")
-        _require(all(n > 0 for n in step.num_scheduled_tokens.values()), "everybody computes something")
+        _require(all(n > 0 for n in step.num_scheduled_tokens.values()), "every request computes something")
 
     @staticmethod
     def _state(new: NewRequest) -> State:
@@ -321,7 +321,7 @@ class FakeExecutor(Executor):
                 slots[offset] = values[position]
 
     def _read(self, request_id: str, count: int) -> None:
-        """Read all that this step's queries see, through the tables; nobody's request reads the null block."""
+        """Read all that this step's queries see, through the tables; no request reads the null block."""
         if request_id == PROBE:
             return
         state = self.states[request_id]

@@ -24,7 +24,7 @@ RECONNECT_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a container ended, as a pod's status tells it. `message` is its termination message."""
+    """How a container ended, as a pod's status reports it. `message` is its termination message."""
 
     exit_code: int = 1
     reason: str = "Error"
@@ -217,7 +217,7 @@ class FakeKubelet:
         # The scheduler's word on where the pod goes is kept.
         conditions += [before["PodScheduled"]] if "PodScheduled" in before else []
         done = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}}
-        # On the loopback: whoever connects to a pod is refused at once, and nothing leaves this machine.
+        # On the loopback: a client that connects to a pod is refused at once, and nothing leaves this machine.
         address = old.get("podIP") or "127.200.{}.{}".format(*divmod(next(self._addresses), 250))
         return {
             "phase": phase,

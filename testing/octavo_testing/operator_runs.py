@@ -29,7 +29,7 @@ API = "octavo.dev/v1alpha1"
 
 
 class Operator:
-    """One replica, without the metrics API unless told otherwise. `log` grows while it runs."""
+    """One replica, without the metrics API unless asked for. `log` grows while it runs."""
 
     def __init__(self, kubeconfig: Path, log: Path, *arguments: str) -> None:
         self.log = log

@@ -32,7 +32,7 @@ class Upload:
 
 
 class PackageIndexStandIn(LoopbackServer):
-    """`upload` puts files there; `html` makes it an index that knows no JSON."""
+    """`upload` puts files there; `html` makes it an index without JSON."""
 
     def __init__(self, *, html: bool = False, password: str | None = None, **place: Any) -> None:
         super().__init__(**place)
@@ -110,7 +110,7 @@ def wheel(name: str, version: str, files: Mapping[str, bytes], requires: Sequenc
 
 
 def silent(*_: object) -> None:
-    """A report that nobody reads."""
+    """A report that is not read."""
 
 
 def model_wheel(content: bytes, version: str = "1.0", name: str = "tiny-model") -> tuple[str, bytes]:

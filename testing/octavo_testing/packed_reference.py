@@ -1,4 +1,4 @@
-"""The torch executor with packed weights on a CPU, where it would widen them: as on a card, over the plain operations."""
+"""The torch executor with packed weights on a CPU, where it would widen them: as on a GPU, over the plain operations."""
 
 from __future__ import annotations
 

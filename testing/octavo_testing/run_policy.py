@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    cache = item.config.cache
+    cache = getattr(item.config, "cache", None)  # without pytest's cache plugin there is none
     if not item.config.getoption("--second-try") or cache is None or item.nodeid not in cache.get(FAILED, {}):
         return
     if item.get_closest_marker("once") is not None or item.nodeid in cache.get(CRASHED, []):
@@ -40,7 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class RunPolicy:
-    """Of the process that collects all reports."""
+    """Collects the reports of all workers, in the process that starts them."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -64,8 +64,9 @@ class RunPolicy:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not self._config.getoption("--second-try") and self._config.cache is not None:
-            self._config.cache.set(CRASHED, self._crashed)
+        cache = getattr(self._config, "cache", None)
+        if not self._config.getoption("--second-try") and cache is not None:
+            cache.set(CRASHED, self._crashed)
         if self._skipped and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -193,7 +193,7 @@ class Served:
         return sum(s.value for s in samples if labels.items() <= s.labels.items())
 
     def wait_for_metric(self, name: str, value: float, seconds: float = 10.0) -> None:
-        """Wait until a metric has a value; the engine tells its gauges once a second while idle."""
+        """Wait until a metric has a value; the engine reports its gauges once a second while idle."""
         until(lambda: self.metric(name) == value, seconds, f"{name} is {self.metric(name)}, not {value}")
 
 

@@ -39,7 +39,7 @@ from octavo_engine.executors.torch.sampler import Extras, Sampler, SamplingTable
 from octavo_engine.kernels.backends import triton_operations_on
 from octavo_engine.kernels.operations import KnownTokens, Operations, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.kernels.reference_sampling import SamplingBatch, process_logits, sample
+from octavo_engine.kernels.reference_sampling import Filters, SamplingBatch, process_logits, sample
 from octavo_engine.messages import EngineRequest
 from octavo_engine.sampling_params import SamplingParams
 
@@ -224,14 +224,7 @@ def test_no_sampler_needs_a_temperature_to_be_sensible(temperature, filters):
     best = [{int(row.argmax())} for row in logits[:1]] + [{40, 90}] + [{int(row.argmax())} for row in logits[2:]]
     sampling = native_sampling(_native, SamplingParams(max_tokens=1, **filters))
     sampling.temperature = temperature
-    batch = SamplingBatch(
-        temperature=torch.full((rows,), temperature),
-        top_k=torch.full((rows,), filters.get("top_k", 0), dtype=torch.int32),
-        top_p=torch.full((rows,), filters.get("top_p", 1.0)),
-        min_p=torch.full((rows,), filters.get("min_p", 0.0)),
-        seeds=torch.zeros(rows, dtype=torch.int64),
-        positions=torch.full((rows,), len(PROMPT)),
-    )
+    batch = SamplingBatch.of([Filters(temperature, **filters)] * rows, [len(PROMPT)] * rows)
     for drawn in (
         [_native.draw(_native.best_isa(), row.numpy(), PROMPT, [], sampling, None)[0] for row in logits],
         ReferenceOperations().sample(logits, batch).tolist(),

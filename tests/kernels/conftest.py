@@ -14,10 +14,10 @@ if not torch.cuda.is_available():
     torch.set_num_threads(1)  # tensors are small, and threads that wait take the interpreter's time
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, Triton's own at its import
 
-from octavo_engine.kernels.triton.interpreter import mend
+from octavo_engine.kernels.triton.interpreter import correct_interpreter
 from octavo_engine.kernels.triton.operations import TritonOperations
 
-mend()
+correct_interpreter()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import torch
 
 from octavo_engine.kernels.operations import Bans, KnownTokens, Penalties, TokenCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.kernels.reference_sampling import SamplingBatch, apply_penalties
+from octavo_engine.kernels.reference_sampling import Filters, SamplingBatch, apply_penalties
 from octavo_engine.kernels.triton import sampling as sampling_kernels
 
 REFERENCE = ReferenceOperations()
@@ -32,16 +32,8 @@ FILTERS = {
 
 def sampling_batch(filters, device):
     """A row for each of `filters`, seeds past 32 bits and positions past 16."""
-    n = len(filters)
-    column = lambda name, off, dtype: torch.tensor([f.get(name, off) for f in filters], dtype=dtype, device=device)  # noqa: E731
-    return SamplingBatch(
-        temperature=column("temperature", 1.0, torch.float32),
-        top_k=column("top_k", 0, torch.int32),
-        top_p=column("top_p", 1.0, torch.float32),
-        min_p=column("min_p", 0.0, torch.float32),
-        seeds=torch.tensor([7 + i * 0x1_2345_6789 for i in range(n)], device=device),
-        positions=torch.tensor([3 + i * 9001 for i in range(n)], device=device),
-    )
+    draws = [Filters(**each, seed=7 + i * 0x1_2345_6789) for i, each in enumerate(filters)]
+    return SamplingBatch.of(draws, [3 + i * 9001 for i in range(len(filters))], device)
 
 
 def known_tokens(sequences, device):

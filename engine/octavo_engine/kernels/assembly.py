@@ -1,6 +1,6 @@
 """What the compiler's assembly says of a kernel's main loop: bytes on their way while it computes, and instructions.
 
-Reads PTX for the pipelined copies (`cp.async`) and SASS for what is executed; knows neither kernels nor GPUs.
+Reads PTX for the pipelined copies (`cp.async`) and SASS for what is executed; independent of kernels and GPUs.
 """
 
 from __future__ import annotations

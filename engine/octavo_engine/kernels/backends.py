@@ -9,10 +9,10 @@ from octavo_engine.kernels.reference_operations import ReferenceOperations
 
 
 def operations_on(device: torch.device, tuning: str | None = None) -> Operations:
-    """Triton's kernels on a card, plain torch on a CPU. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
+    """Triton's kernels on a GPU, plain torch on a CPU. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
 
     Raises:
-        ExecutorError: the card is too old, or the file is none.
+        ExecutorError: the GPU is too old, or the file is none.
     """
     if device.type == "cpu":
         return ReferenceOperations()
@@ -23,12 +23,12 @@ def triton_operations_on(device: torch.device, tuning: str | None = None) -> Ope
     """Triton's kernels, on a CPU too: there its interpreter runs them, if TRITON_INTERPRET was set before its import.
 
     Raises:
-        ExecutorError: the card is too old, or the file is none.
+        ExecutorError: the GPU is too old, or the file is none.
     """
     from octavo_engine.kernels.triton.operations import TritonOperations  # noqa: PLC0415
 
     if device.type == "cpu":
-        from octavo_engine.kernels.triton.interpreter import mend  # noqa: PLC0415
+        from octavo_engine.kernels.triton.interpreter import correct_interpreter  # noqa: PLC0415
 
-        mend()
+        correct_interpreter()
     return TritonOperations.on(device, tuning)

@@ -88,7 +88,7 @@ def compile_for(target: int, name: str, variant: Variant, programs: int) -> Comp
         usage, sass = (_dumped(file.name, what) for what in ("--dump-resource-usage", "--dump-sass"))
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
     warps, threads = made.metadata.num_warps, 32 * made.metadata.num_warps
-    # Without a stack nothing was spilled; with one, only ptxas tells spills from local arrays.
+    # Without a stack nothing was spilled; with one, only ptxas distinguishes spills from local arrays.
     spills = spilled(made.asm["ptx"], target) if stack else 0
     in_flight = bytes_in_flight(made.asm["ptx"])
     options = dict(variant.options)

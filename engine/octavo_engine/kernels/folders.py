@@ -1,6 +1,6 @@
 """Where compiled kernels are kept: Triton's own cache, and a folder beside it that an image brings along.
 
-Knows the layout of an entry; imports neither Triton nor PyTorch.
+Owns the layout of an entry; imports neither Triton nor PyTorch.
 """
 
 from __future__ import annotations

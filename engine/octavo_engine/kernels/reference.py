@@ -1,6 +1,6 @@
 """The decoder's operations in plain torch: the twin that every kernel, Triton's and native, is tested against.
 
-Owns the meaning of each operation, shapes and treatment of edges included; runs on any device torch knows. Clear
+Owns the meaning of each operation, shapes and treatment of edges included; runs on any device of torch. Clear
 before quick: whatever reads or reduces does so in float32 and returns its input's dtype. Sampling has a module of
 its own, `reference_sampling`; storage formats have `dequantize`.
 """

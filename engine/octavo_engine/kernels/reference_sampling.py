@@ -1,7 +1,7 @@
 """How a token is drawn from logits, in plain torch: the twin that every sampler is tested against.
 
 Owns the order of processing, the treatment of ties and the random numbers, so that executors sample alike. Works
-on one request's row at a time; knows nothing of batches, requests or text.
+on one request's row at a time; independent of batches, requests and text.
 
 A draw depends on (seed, position, token id) alone: not on the batch, the step, or how often it is repeated.
 """
@@ -65,6 +65,22 @@ class SamplingBatch:
     min_p: Tensor  # [n] float32; 0: off
     seeds: Tensor  # [n] int64
     positions: Tensor  # [n] int64: the drawn token's own, which is how many tokens come before it; 0: padding
+
+    @classmethod
+    def of(
+        cls, draws: Sequence[Drawing], positions: Sequence[int], device: torch.device | None = None
+    ) -> SamplingBatch:
+        """A row for each of `draws`; for tests and benchmarks, since the executor keeps its requests' rows on the device."""
+
+        def column(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([getattr(draw, name) for draw in draws], dtype=dtype, device=device)
+
+        return cls(
+            top_k=column("top_k", torch.int32),
+            seeds=column("seed", torch.int64),
+            positions=torch.tensor(positions, dtype=torch.int64, device=device),
+            **{name: column(name, torch.float32) for name in NUMBERS},
+        )
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """What a GPU holds and needs: programs resident on an SM, and bytes that have to be on their way to keep its memory busy.
 
-Pure arithmetic on published limits; knows nothing of Triton. Limits of an SM: CUDA C++ Programming Guide, "Technical
+Pure arithmetic on published limits; independent of Triton. Limits of an SM: CUDA C++ Programming Guide, "Technical
 Specifications per Compute Capability". Bandwidths: NVIDIA's datasheets of A100 80GB SXM, L4, H100 SXM, H200 SXM and
 HGX B200 (64 TB/s for eight). By Little's law a busy memory has latency · bandwidth bytes on their way. What that is for
 each SM under full load is stated by NVIDIA's CCCL (cub/device/dispatch/tuning/tuning_transform.cuh: 16 KiB on A100, 32

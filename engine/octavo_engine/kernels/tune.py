@@ -1,4 +1,4 @@
-"""Finds launch parameters for this machine's card: `python -m octavo_engine.kernels.tune --output parameters.json`.
+"""Finds launch parameters for this machine's GPU: `python -m octavo_engine.kernels.tune --output parameters.json`.
 
 Times each candidate of each launch on a shape that stands for its kind, and writes the fastest, some minutes in all. The
 file is for `octavo serve --kernel-parameters`; nothing is tuned there. A candidate that does not compile or run is
@@ -28,7 +28,7 @@ from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.layers import Attention, Experts, Mlp
 
 BLOCK_SIZE = 16
-# What is tried, per kind of launch; a program that doesn't fit the card is left out when it says so.
+# What is tried, per kind of launch; a program that doesn't fit the GPU is left out when it says so.
 CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
     "prefill": {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4, 5)},
     "decode": {

@@ -1,6 +1,6 @@
 """The torch executor: the contract of `executors.executor` over torch tensors, on any device torch has.
 
-On a card it runs over Triton's kernels and CUDA graphs; on a CPU over the plain operations, slowly: it is the twin
+On a GPU it runs over Triton's kernels and CUDA graphs; on a CPU over the plain operations, slowly: it is the twin
 that the native executor and every kernel are compared with. Asynchronous: what a step draws feeds the next one on the
 device, and `collect` alone waits for it.
 """
@@ -85,7 +85,7 @@ class TorchExecutor(Executor):
 
     `operations` and `recorder` are the device's own unless said: a recorder makes a CPU run decodes as graphs do.
     `weights` gives the tensors by their canonical names, on the device, where they are not read from `files`; `counters`
-    tell of the device's memory, which is divided by them.
+    describe the device's memory, which is divided by them.
     """
 
     def __init__(

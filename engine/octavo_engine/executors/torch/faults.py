@@ -1,7 +1,7 @@
 """The decision whether a failure is a step's or the device's, made here alone, by synchronizing the device.
 
 A kernel's fault shows at whichever call comes next, and each library reports it in its own way: PyTorch as
-AcceleratorError, Triton and cuBLAS as RuntimeError. Neither types nor messages tell it from a fault that leaves the
+AcceleratorError, Triton and cuBLAS as RuntimeError. Neither types nor messages distinguish it from one that leaves the
 device well (no memory for pinned buffers or for a module, a launch that is refused). So after any error the device is
 synchronized: a corrupt context refuses that for good, and the process must end. Else the error passes, and the engine
 core tries the step's requests one at a time. Collectives are the exception: after an error of theirs the communicator

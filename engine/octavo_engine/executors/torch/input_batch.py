@@ -2,8 +2,8 @@
 
 Owns the persistent tables (tokens, blocks) with a row for each request that runs, and the host's copy of what is not
 there yet. A step sends one short list of numbers; its inputs are made from them on the device. Tokens that were drawn
-are in the tables before the host has read them, so a step may follow another that nobody has waited for. Knows
-nothing of layers, weights or sampling.
+are in the tables before the host has read them, so a step may follow another that the host has not waited
+for. Independent of layers, weights and sampling.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKENS = 0  # the table of tokens; that of KV group g is 1 + g
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """One request as the host knows it. The last tokens that were drawn may not be in `token_ids` yet."""
+    """The host's copy of one request. The last tokens that were drawn may not be in `token_ids` yet."""
 
     request_id: str
     token_ids: list[int]  # the prompt and what was read of the tokens drawn since
@@ -63,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """A step's requests in the order of their rows: those of a single token first, as attention wants them."""
+    """A step's requests in the order of their rows: those of a single token first, as attention needs them."""
 
     states: list[RequestState]
     counts: list[int]  # scheduled tokens

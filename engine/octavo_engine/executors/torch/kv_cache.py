@@ -1,6 +1,6 @@
 """Paged keys and values: one allocation a KV group, indexed by block; and the host memory that blocks are swapped to.
 
-Owns the memory; whoever schedules owns the blocks' meaning. Knows nothing of requests. A group's matrices lie layer by
+Owns the memory; the scheduler owns the blocks' meaning. Independent of requests. A group's matrices lie layer by
 layer, for attention reads the blocks of one layer; in host memory they lie block by block, so that a swap is one gather
 and one copy a run of blocks, instead of two small copies a layer and block.
 """

@@ -1,6 +1,6 @@
 """The bytes of a GPU that are left for KV blocks, once the largest step has been measured.
 
-Owns what the largest step is, and the arithmetic; the executor runs it. Knows nothing of models.
+Owns what the largest step is, and the arithmetic; the executor runs it. Independent of models.
 """
 
 from __future__ import annotations

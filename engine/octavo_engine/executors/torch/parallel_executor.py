@@ -1,8 +1,8 @@
 """A model over several ranks: rank 0 leads with `LeadExecutor`, the others `follow`. Each has a `TorchExecutor`.
 
 A step goes out as the scheduler's own output, in msgpack, and every rank runs it alike. All ranks of the last stage
-draw every token, from the same gathered logits by the same Philox draws: one collective a step, where "rank 0 draws
-and tells" needs two, and a drawn token never leaves the device for the next step. With several stages, what the last
+draw every token, from the same gathered logits by the same Philox draws: one collective a step, where drawing on
+rank 0 and sending the token needs two, and a drawn token never leaves the device for the next step. With several stages, what the last
 one drew goes round once, for the first one embeds it.
 
 A step that fails at the same place on every rank leaves them in step, and the guilty request ends alone. One that fails
@@ -87,7 +87,7 @@ class LeadExecutor(Executor):
         self._group = RankGroup(config.parallel, 0, config.executor.device)
         self._group.publish(files_key(config), encode_files(files))
         self._rank = Rank(config, spec, files, self._group)
-        self._reachable = False  # the others wait for what they are told
+        self._reachable = False  # the others wait for commands
 
     @property
     def capabilities(self) -> Capabilities:
@@ -248,7 +248,7 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
                         rank.collect(running.popleft())
             except DeviceLostError:
                 raise
-            except Exception as error:  # noqa: BLE001 — rank 0 tells, and goes on: so do the others
+            except Exception as error:  # noqa: BLE001 — rank 0 reports it, and goes on: so do the others
                 logger.debug("a step failed on all ranks: %r", error)
         else:
             rank.executor.close()

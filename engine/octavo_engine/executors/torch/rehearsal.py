@@ -181,7 +181,7 @@ def _distinct(spec: ModelSpec, times: int) -> ModelSpec:
 
 
 def _steps(most: int, most_tokens: int, longest: int, executor: TorchExecutor) -> Iterator[SchedulerOutput]:
-    """Steps of every kind: kernels tell numbers of requests, rows and best tokens apart at powers of two."""
+    """Steps of every kind: kernels distinguish numbers of requests, rows and best tokens by powers of two."""
     counts = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
     for n in counts:
         yield _step(executor, [(min(2, longest), 1)] * n, PLAIN)

@@ -88,7 +88,7 @@ def _rehearsed(card: Card) -> Iterator[tuple[str, Mapping[Variant, int]]]:
 
 
 def names_of(variants: Collection[Variant]) -> dict[Variant, str]:
-    """A name for each: its kernel, and as much of what it is compiled for as tells it from its kernel's others."""
+    """A name for each: its kernel, and as much of what it is compiled for as distinguishes it from its kernel's others."""
     by_kernel: dict[str, list[Variant]] = {}
     for variant in variants:
         by_kernel.setdefault(variant.name, []).append(variant)

@@ -56,7 +56,7 @@ class SamplingTable:
             self._plain_from[state.row] = _plain_from(state)
 
     def is_plain(self, batch: StepBatch) -> bool:
-        """Whether every request draws, from raw logits, and wants nothing but the token."""
+        """Whether every request draws, from raw logits, and asks for nothing but the token."""
         plain_from = self._plain_from
         return len(batch.drawing) == batch.num_requests and all(
             s.row is not None and plain_from[s.row] <= n for s, n in zip(batch.states, batch.seq_lens, strict=True)
@@ -79,7 +79,7 @@ class Extras:
     def of(
         cls, states: list[RequestState], seq_lens: list[int], vocab_size: int, device: torch.device
     ) -> Extras | None:
-        """For requests that draw at these lengths; None if nobody asks for anything."""
+        """For requests that draw at these lengths; None if none of them asks for anything."""
         biased = [(i, s) for i, s in enumerate(states) if s.sampling.logit_bias]
         bans = [ban for i, (s, n) in enumerate(zip(states, seq_lens, strict=True)) for ban in _bans(i, s, n)]
         bans = [ban for ban in bans if ban[1] < vocab_size]
@@ -137,7 +137,7 @@ class Results:
     prompts: list[Scored] = field(default_factory=list)
 
     def read(self, step_id: int) -> StepOutput:
-        """As the core wants it; drawn tokens become known to the host's states."""
+        """In the form that the core reads; drawn tokens become known to the host's states."""
         tokens: dict[str, list[int]] = {}
         errors, undrawable = dict(self.errors), []
         for state, position, token in zip(self.drawing, self.positions, self._tokens(), strict=True):

@@ -2,7 +2,7 @@
 
 One function of the configuration: a step is bounded by its tokens and requests, whatever their lengths and parameters.
 Profiling confirms it at the start (`memory.measure`), and tests hold random steps to it by counting every allocation.
-Owns the arithmetic; what is allocated is the decoder's, the sampler's and the kernels'. Knows no device.
+Owns the arithmetic; what is allocated is the decoder's, the sampler's and the kernels'. Independent of the device.
 """
 
 from __future__ import annotations

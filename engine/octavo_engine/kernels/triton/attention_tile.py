@@ -2,7 +2,7 @@
 
 Online softmax as in FlashAttention (Dao et al. 2022), in base 2; blocks are gathered key by key, so that any block size
 serves. Their ids are loaded a tile ahead and carried through the caller's loop: a tile's keys and values then depend on
-nothing that is loaded in the same round, and Triton copies them num_stages - 1 rounds ahead. Knows nothing of requests:
+nothing that is loaded in the same round, and Triton copies them num_stages - 1 rounds ahead. Independent of requests:
 the caller says which keys lie in reach.
 """
 

@@ -1,6 +1,6 @@
 """The decodes of a step, over the kernels of `decode_attention`: how many requests a launch takes, and what it needs.
 
-Knows bounds of the requests' lengths alone; which run is whose is found on the device.
+Has bounds of the requests' lengths alone; which run is whose is found on the device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Makes Triton's interpreter compute with narrow floats as GPUs do. For tests on machines without one.
 
 Triton (3.6 to 3.9) interprets bfloat16 as its bits: casts to it cut the mantissa off, products multiply the bits, and
-casts to float8 lose the carry of rounding. `mend` replaces these three by torch's own conversions, and lets floats
+casts to float8 lose the carry of rounding. `correct_interpreter` replaces these three by torch's own conversions, and lets floats
 overflow in silence.
 """
 
@@ -38,7 +38,7 @@ def convert(values: Any, source: Any, target: Any, rounding: Any) -> Any:
 
 
 def dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
-    """a @ b + d, operands widened to float32 first where they are narrower than float16's interpreter knows."""
+    """a @ b + d, operands widened to float32 first where they are narrower than float16."""
 
     def wide(x: Any) -> Any:
         if x.dtype.scalar not in {tl.bfloat16, tl.float8e4nv, tl.float8e5}:
@@ -50,12 +50,12 @@ def dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
 
 
 def run_grid(self: Any, *args: Any, **options: Any) -> Any:
-    """Launch as before; numpy's warnings of infinities, which a card doesn't give, are off."""
+    """Launch as before; numpy's warnings of infinities, which a GPU doesn't give, are off."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return _run_grid(self, *args, **options)
 
 
-def mend() -> None:
+def correct_interpreter() -> None:
     """Replace the three, once a process; harmless where kernels are compiled."""
     interpreter._convert_float = convert  # noqa: SLF001
     interpreter.InterpreterBuilder.create_dot = dot

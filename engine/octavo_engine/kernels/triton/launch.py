@@ -33,7 +33,7 @@ class Card:
 
     @classmethod
     def of(cls, device: torch.device) -> Card:
-        """The properties of a device; a CPU, where Triton interprets, stands in as a small card that has every format.
+        """The properties of a device; a CPU, where Triton interprets, stands in as a small GPU that has every format.
 
         Raises:
             GpuUnavailableError: the GPU is older than the kernels are written for.
@@ -52,8 +52,8 @@ class Card:
 
     @property
     def family(self) -> int:
-        """The table that serves this card: the newest generation that isn't newer, of the same shared memory."""
-        if self.capability in {86, 89} or self.capability >= 120:  # the workstation's cards: 100 KiB an SM
+        """The table that serves this GPU: the newest generation that isn't newer, of the same shared memory."""
+        if self.capability in {86, 89} or self.capability >= 120:  # the workstation's GPUs: 100 KiB an SM
             return 89
         return max(c for c in DEFAULTS if c <= self.capability and c != 89)
 
@@ -122,7 +122,7 @@ class Launcher:
         return self.tuned.get(name) or DEFAULTS[self.card.family][name]
 
     def tiles(self, name: str, element_size: int) -> dict[str, int]:
-        """`parameters` for elements of that many bytes: float32, which no model is served in on a card, takes half a
+        """`parameters` for elements of that many bytes: float32, which no model is served in on a GPU, takes half a
         tile of keys and no second stage. Not to be changed."""
         chosen = self._tiles.get((name, element_size))
         if chosen is None:

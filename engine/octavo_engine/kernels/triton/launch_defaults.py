@@ -6,9 +6,9 @@ A name is a kernel and the shape that decides: "prefill.D" and "decode.D" by hea
 All: with three stages a tile of keys and values is on its way while the one before it is used; with two nothing is.
 sm_80 (A100): 164 KiB of shared memory an SM, 163 a program; loads are asynchronous copies, so depth comes from stages.
 sm_89 (L4, L40S, RTX 40): 100 KiB an SM, 99 a program: tiles are halved. Memory is slow beside arithmetic (L4:
-    300 GB/s), so decode wants fewer, longer runs and its two programs an SM are enough.
+    300 GB/s), so decode needs fewer, longer runs and its two programs an SM are enough.
 sm_90 (H100, H200): 228 KiB an SM, 227 a program; products of 64 rows by 4 warps are the unit of its matrix
-    instruction, so 128 rows take 8 warps. Memory wants 32 to 48 KiB in flight an SM (`residency`): three stages.
+    instruction, so 128 rows take 8 warps. Memory needs 32 to 48 KiB in flight an SM (`residency`): three stages.
 sm_100 (B200): as sm_90 in size. Products' accumulators leave the register file, so 4 warps feed 128 rows of them; that
     of attention comes back to be rescaled, and spills on 4 warps.
 """

@@ -1,6 +1,6 @@
 """`operations.Operations` by Triton kernels, on one device. What no kernel betters stays torch's.
 
-Owns which kernel serves which operation and what a card is refused; shapes and launches are the kernels'.
+Owns which kernel serves which operation and what a GPU is refused; shapes and launches are the kernels'.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TritonOperations(Operations):
         """The operations on a device. `tuning`: a file that `octavo_engine.kernels.tune` wrote.
 
         Raises:
-            ExecutorError: the card is too old, or the file is none.
+            ExecutorError: the GPU is too old, or the file is none.
         """
         return cls(launcher_on(Card.of(device), tuning))
 

@@ -215,7 +215,7 @@ def packed_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """K is 32 * RUNS: so the compiler knows that rows begin at multiples of 16 bytes."""
+    """K is 32 * RUNS: the compiler then infers that rows begin at multiples of 16 bytes."""
     K, WORDS = RUNS * 32, RUNS * BITS
     part = tl.program_id(2)
     n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)

@@ -48,7 +48,7 @@ def gumbel_noise(seed, position, first, TILE: tl.constexpr):
     """The noise of tokens first … first + TILE - 1 (first a multiple of 4): `reference_sampling.gumbel_noise`.
 
     u = (n + 0.5) · 2⁻²⁴ needs 25 bits. Below 1/2 a float32 holds it, above it holds 1 - u, and log(1 - c) comes by
-    Kahan's correction of log(fl(1 - c)): float64, slow on most cards, isn't needed.
+    Kahan's correction of log(fl(1 - c)): float64, slow on most GPUs, isn't needed.
     """
     counter = first // 4 + tl.arange(0, TILE // 4)
     zero = counter * 0

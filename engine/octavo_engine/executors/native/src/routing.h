@@ -1,4 +1,4 @@
-// Which experts a step's rows go to, and in what order the experts compute them. Knows no weights.
+// Which experts a step's rows go to, and in what order the experts compute them. Independent of weights.
 #pragma once
 #include <atomic>
 #include <cstdint>
