@@ -12,7 +12,7 @@ from typing import Literal
 
 from octavo_models.formats import FORMATS, nbytes
 from octavo_models.layers import Layer, Norm
-from octavo_models.tensors import Source, Unpermute
+from octavo_models.tensors import Source, UnitRows, Unpermute
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Weight:
 
     `name` is canonical (docs/decisions/0002). `shape` is [out_features, in_features] for a matrix; the experts of a
     layer lie one after another in one matrix, [num_experts * out_features, in_features]. The rows of all `sources`
-    follow one another; `transform` then brings them into the order that executors expect. `format` is a key of
+    follow one another; `transform` then brings them into the order, or the length, that executors expect. `format` is a key of
     `FORMATS`: as stored. `shard_axis` is the axis that tensor parallelism cuts; axis 0 is cut within each of `groups`
     equal groups of rows. `adapter_target` is the module name that LoRA checkpoints use.
     """
@@ -30,7 +30,7 @@ class Weight:
     shape: tuple[int, ...]
     sources: tuple[Source, ...]
     format: str
-    transform: Unpermute | None = None
+    transform: Unpermute | UnitRows | None = None
     shard_axis: int | None = None
     groups: int = 1
     adapter_target: str | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm
 from octavo_models.spec import LearnedPositions, ModelSpec, Weight
-from octavo_models.tensors import TensorMap, Unpermute
+from octavo_models.tensors import At, TensorMap, UnitRows, Unpermute
 
 # Axis that tensor parallelism cuts, and the module name of LoRA checkpoints, by the last part of a weight's name.
 ROW_SHARDED = ("q", "k", "v", "output_gate", "gate", "up", "experts_gate", "experts_up", "shared_gate", "shared_up")
@@ -73,7 +73,7 @@ def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weig
             part.shape,
             sources,
             format_of(sources[0].tensor),  # loading checks that all are equal
-            transform=Unpermute(part.heads) if entry is not None and entry.permuted else None,
+            transform=_transform(part, entry),
             shard_axis=_shard_axis(part, layer, draft),
             groups=part.groups,
             adapter_target=ADAPTER_TARGETS.get(part.last),
@@ -86,6 +86,12 @@ def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weig
             yield weight(part, i)
     for part in _after(draft):
         yield weight(part)
+
+
+def _transform(part: Part, entry: At | None) -> Unpermute | UnitRows | None:
+    if entry is not None and entry.permuted:
+        return Unpermute(part.heads)
+    return UnitRows() if entry is not None and entry.unit_rows else None
 
 
 def _shard_axis(part: Part, layer: int | None, draft: SpecDraft) -> int | None:

@@ -86,11 +86,16 @@ class Unpermute:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitRows:
+    """Each row is scaled to length 1 (Baichuan 2's head)."""
+
+
+@dataclass(frozen=True, slots=True)
 class At:
     """Where one weight is stored, and its bias. Made by `at`.
 
     Several `modules` are joined along their rows, one after another (the experts of a layer: `at_experts`). A layer's
-    modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`.
+    modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`, `unit_rows` a `UnitRows`.
     """
 
     modules: tuple[str, ...]
@@ -99,6 +104,7 @@ class At:
     permuted: bool = False
     weight: str = ".weight"  # what follows the module's name: gpt-oss's experts have "" and "_bias"
     bias: str = ".bias"
+    unit_rows: bool = False
 
 
 def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permuted: bool = False) -> At:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import Checkpoint, TensorInfo
+from octavo_engine.weights.dequantize import dequantize
+from octavo_engine.weights.float_formats import to_format
 from octavo_models.formats import FORMATS
 from octavo_models.spec import ModelSpec, Weight
-from octavo_models.tensors import Source
+from octavo_models.tensors import Source, Unpermute
 
 PLAIN = {"f32", "f16", "bf16"}
+SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
 Ranges = Sequence[tuple[int, int]]  # of rows: first, last + 1
 
 
@@ -106,7 +109,10 @@ def _pieces(weight: Weight, checkpoint: Checkpoint, where: str, ranges: Ranges, 
     runs = _runs(weight, checkpoint, where)
     if weight.transform is not None:
         moved = np.concatenate([_rows(run, checkpoint, 0, run.count) for run in runs])
-        data = _unpermuted(moved, weight.transform.heads)
+        if isinstance(weight.transform, Unpermute):
+            data = _unpermuted(moved, weight.transform.heads)
+        else:
+            data = _unit_rows(moved, runs[0].tensor)
         parts = (data[at : min(at + step, last)] for first, last in ranges for at in range(first, last, step))
     else:
         parts = (
@@ -207,6 +213,8 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
         )
     if len(weight.shape) == 1:
         return replace(info, shape=(math.prod(info.shape),))  # whatever axes it is stored with
+    if len(info.shape) == 1:
+        return replace(info, shape=weight.shape)  # a matrix of one row
     return info
 
 
@@ -226,6 +234,15 @@ def _unpermuted(rows: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
     """
     pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _unit_rows(rows: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:
+    """Rows of length 1, in the format that they were stored in."""
+    if info.format not in PLAIN:
+        raise ModelLoadError(f"{info.path}: tensor {info.name} is stored as {info.format}, which can't be normalized")
+    values = dequantize(info.format, rows)
+    lengths = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), SHORTEST)
+    return to_format(values / lengths, info.format).reshape(rows.shape)
 
 
 def _transposed(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:

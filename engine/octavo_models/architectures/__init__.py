@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from octavo_models.architectures.apertus import APERTUS
 from octavo_models.architectures.arcee import ARCEE
+from octavo_models.architectures.baichuan import BAICHUAN
 from octavo_models.architectures.biogpt import BIOGPT
 from octavo_models.architectures.bloom import BLOOM
 from octavo_models.architectures.codegen import CODEGEN
@@ -16,6 +17,7 @@ from octavo_models.architectures.cohere2 import COHERE2
 from octavo_models.architectures.dots1 import DOTS1
 from octavo_models.architectures.ernie4_5 import ERNIE4_5
 from octavo_models.architectures.ernie4_5_moe import ERNIE4_5_MOE
+from octavo_models.architectures.exaone import EXAONE
 from octavo_models.architectures.exaone4 import EXAONE4
 from octavo_models.architectures.falcon import FALCON
 from octavo_models.architectures.flex_olmo import FLEX_OLMO
@@ -37,8 +39,11 @@ from octavo_models.architectures.granitemoe import GRANITE_MOE
 from octavo_models.architectures.helium import HELIUM
 from octavo_models.architectures.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from octavo_models.architectures.hunyuan_v1_moe import HUNYUAN_V1_MOE
+from octavo_models.architectures.internlm import INTERNLM, INTERNLM3
+from octavo_models.architectures.internlm2 import INTERNLM2
 from octavo_models.architectures.llama import LLAMA
 from octavo_models.architectures.llama4 import LLAMA4
+from octavo_models.architectures.minicpm import MINICPM
 from octavo_models.architectures.minimax_m2 import MINIMAX_M2
 from octavo_models.architectures.ministral import MINISTRAL
 from octavo_models.architectures.ministral3 import MINISTRAL3
@@ -58,6 +63,7 @@ from octavo_models.architectures.persimmon import PERSIMMON
 from octavo_models.architectures.phi import PHI
 from octavo_models.architectures.phi3 import PHI3
 from octavo_models.architectures.phimoe import PHIMOE
+from octavo_models.architectures.qwen import QWEN
 from octavo_models.architectures.qwen2 import QWEN2
 from octavo_models.architectures.qwen2_moe import QWEN2_MOE
 from octavo_models.architectures.qwen3 import QWEN3
@@ -66,6 +72,7 @@ from octavo_models.architectures.seed_oss import SEED_OSS
 from octavo_models.architectures.smollm3 import SMOLLM3
 from octavo_models.architectures.stablelm import STABLELM
 from octavo_models.architectures.starcoder2 import STARCODER2
+from octavo_models.architectures.xverse import XVERSE
 
 DECODERS = (
     LLAMA,
@@ -83,6 +90,14 @@ DECODERS = (
     OLMO2,
     OLMO3,
     EXAONE4,
+    XVERSE,
+    QWEN,
+    MINICPM,
+    INTERNLM2,
+    INTERNLM,
+    INTERNLM3,
+    EXAONE,
+    BAICHUAN,
     SEED_OSS,
     HUNYUAN_V1_DENSE,
     ERNIE4_5,

@@ -121,4 +121,5 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "helium": ("HeliumConfig", {"num_attention_heads": 3, "num_key_value_heads": 3, "attention_bias": True}),
     "nanochat": ("NanoChatConfig", {}),
+    "exaone 3": ("ExaoneConfig", {"rope_parameters": LLAMA3}),
 }
