@@ -9,12 +9,14 @@ import torch
 import triton
 import triton.language as tl
 from kernel_parity import DTYPES, TOLERANCES, assert_close, paged_batch, writing_batch
+from triton.runtime.interpreter import interpreter_builder
 
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
+from octavo_engine.kernels.triton.prefill_attention import PrefillAttention
 from octavo_models.layers import Attention, Norm, QueryScaling, Rotary
 
 REFERENCE = ReferenceOperations()
@@ -111,6 +113,30 @@ def count_runs_of(lengths, counted, n, split: tl.constexpr):
 @pytest.mark.parametrize("requests", [[(200, 200)], [(3, 3), (1, 1), (300, 5)], [(90, 45), (45, 45)]])
 def test_prefills_alone_start_at_any_row(triton_operations, device, requests):
     compare(triton_operations, device, attention(6, 2), torch.float32, 16, requests)
+
+
+def test_the_last_tiles_of_prompts_start_first(device, monkeypatch):
+    """They see the most keys: started last, one of them would run on alone when all others are done."""
+    if device.type == "cuda":
+        pytest.skip("programs of a GPU run at once")
+    spec = attention(4, 2)
+    launcher = Launcher(Card(90, 132))
+    queries = 2 * launcher.tiles("prefill.64", 4)["BLOCK_M"]
+    q, k_cache, v_cache, batch = paged_batch(spec, [(queries, queries), (40, 40)], 16, torch.float32, device)
+    out = torch.full(q.shape, torch.nan)
+    order = []  # of rows, as programs of the first KV head write them
+    set_program = interpreter_builder.set_grid_idx
+
+    def noted(x, y, z):
+        order.extend(row for row in (~out[:, 0].isnan().any(1)).nonzero()[:, 0].tolist() if row not in order)
+        set_program(x, y, z)
+
+    monkeypatch.setattr(interpreter_builder, "set_grid_idx", noted)
+    PrefillAttention(launcher, spec, batch, q, k_cache, v_cache, (1.0, 1.0))(q, k_cache, v_cache, out)
+    noted(0, 0, 0)
+    assert sorted(order) == list(range(queries + 40))
+    firsts = [order.index(row) for row in (0, queries // 2, queries - 1, queries)]
+    assert firsts == sorted(firsts, reverse=True)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 2, 80), (4, 2, 96)])

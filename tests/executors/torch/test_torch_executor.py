@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, Sche
 from octavo_engine.executors.torch.executor import TorchExecutor, dtypes_of
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepLayout
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.sampler import Results
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models import from_hf_config
@@ -107,6 +109,32 @@ def test_a_token_outside_the_vocabulary_ends_its_request_alone(executor):
     assert out.errors == {"bad": "token 64 is outside the vocabulary of 64"}
     alone = run(executor, step(2, continued=[ContinuedRequest("bad", ([], []), 0)], counts={"bad": 2}))
     assert list(alone.errors) == ["bad"]
+
+
+def test_the_wait_for_a_step_of_a_gpu_takes_no_core(executor, monkeypatch):
+    """It sleeps in the kernel: by default CUDA spins, which takes a core a rank. And nothing is read before it is over."""
+    events = []
+
+    class Event:
+        def __init__(self, **options):
+            events.append(options)
+
+        def record(self):
+            events.append("recorded")
+
+        def synchronize(self):
+            events.append("waited for")
+
+    read = Results.read
+    monkeypatch.setattr(Results, "read", lambda *args: events.append("read") or read(*args))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    new = NewRequest("a", [5, 9, 3], GREEDY, ([1],) * len(executor.layout.groups), 0)
+    handle = executor.submit(step(0, new=[new], counts={"a": 3}))
+    monkeypatch.setattr(executor, "device", SimpleNamespace(type="cuda"))
+    executor.sample(handle)
+    assert events == [{"blocking": True}, "recorded"]
+    assert executor.collect(handle).tokens["a"]
+    assert events[2:] == ["waited for", "read"]
 
 
 def test_blocks_are_copied_in_every_layer_of_their_group_alone(spec):
