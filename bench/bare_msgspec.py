@@ -1,6 +1,6 @@
 """Lets the engine's modules be imported where msgspec is not: structs become dataclasses, and nothing is encoded.
 
-For machines with a card that have torch, triton and nothing else, and no network.
+For machines with a GPU that have torch, triton and nothing else, and no network.
 """
 
 from __future__ import annotations

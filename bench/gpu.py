@@ -1,7 +1,7 @@
-"""The engine on this machine's card: first that it is right, then how fast. `make bench-gpu`.
+"""The engine on this machine's GPU: first that it is right, then how fast. `make bench-gpu`.
 
 Needs torch and triton alone: weights are random, nothing is fetched, no server is imported. Prints Markdown for
-docs/LOG.md: the card's measured limits; tokens a second; each operation's share of the roofline.
+docs/LOG.md: the GPU's measured limits; tokens a second; each operation's share of the roofline.
 """
 
 from __future__ import annotations

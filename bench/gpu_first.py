@@ -36,7 +36,7 @@ def measured(part: str, *arguments: str, seconds: float = 900.0) -> tuple[tuple[
 
 def tested(*arguments: str) -> tuple[str, ...]:
     """The kernels' tests, on the GPU."""
-    settings = ("-c", "tests/kernels/card.ini", "--rootdir", "tests/kernels")
+    settings = ("-c", "tests/kernels/gpu.ini", "--rootdir", "tests/kernels")
     return (sys.executable, "-m", "pytest", *settings, "--maxfail=50", *arguments)
 
 

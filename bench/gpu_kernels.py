@@ -175,7 +175,7 @@ def table(
     """Rows in Markdown: operation, step, microseconds, share of the roofline. `only`: of these operations."""
     yield "| operation | step | µs | of the roofline |"
     yield "|---|---|--:|--:|"
-    flush = 256 << 20 if device.type == "cuda" else 0  # more than any card's cache
+    flush = 256 << 20 if device.type == "cuda" else 0  # more than any GPU's cache
     for shape in shapes:
         for work in works(ops, spec, shape, dtype, device):
             if only is not None and work.name not in only:

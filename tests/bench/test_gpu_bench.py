@@ -1,4 +1,4 @@
-"""`make bench-gpu` as far as a machine without a card can tell: it measures, and it needs nothing but torch."""
+"""`make bench-gpu` as far as a machine without a GPU can show: it measures, and it needs nothing but torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where the kernels' tests run: on a card if there is one, else in Triton's interpreter.
+"""Where the kernels' tests run: on a GPU if there is one, else in Triton's interpreter.
 
-Needs torch, triton and pytest alone, so that `make test-gpu` runs on a bare machine with a card.
+Needs torch, triton and pytest alone, so that `make test-gpu` runs on a bare machine with a GPU.
 """
 
 from __future__ import annotations

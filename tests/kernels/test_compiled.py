@@ -53,7 +53,7 @@ def test_float8_sums_on_sm_90_go_to_float32_every_128_products(tmp_path):
     assert "maxNumImpreciseAcc = 128 " in made.stdout
 
 
-def test_what_a_card_cannot_hold_is_a_fault():
+def test_what_a_gpu_cannot_hold_is_a_fault():
     fits = Compiled("k", 89, 4, 128, 16, 99 << 10)
     assert fits.faults() == []
     assert Compiled("k", 89, 4, 128, 0, (99 << 10) + 1).faults() == [

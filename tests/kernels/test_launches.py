@@ -18,7 +18,7 @@ from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 
 @pytest.mark.slow
 def test_the_kernels_need_nothing_of_the_server():
-    """So that a bare machine with a card can test and tune them."""
+    """So that a bare machine with a GPU can test and tune them."""
     code = "import octavo_engine.kernels.tune, octavo_engine.kernels.compiled, sys; print(*sys.modules)"
     engine = str(Path(tune.__file__).parents[2])
     result = subprocess.run(
@@ -34,7 +34,7 @@ def test_the_kernels_need_nothing_of_the_server():
 @pytest.mark.parametrize(
     ("capability", "family"), [(80, 80), (86, 89), (87, 80), (89, 89), (90, 90), (100, 100), (103, 100), (120, 89)]
 )
-def test_a_card_between_generations_takes_the_launches_of_its_like(capability, family):
+def test_a_gpu_between_generations_takes_the_launches_of_its_like(capability, family):
     launcher = Launcher(Card(capability, 10))
     assert launcher.parameters("decode.128") == DEFAULTS[family]["decode.128"]
 
@@ -46,7 +46,7 @@ def test_every_generation_has_every_launch():
 
 def tuned_file(folder, launches, capability=90):
     file = folder / "tuned.json"
-    file.write_text(json.dumps({"card": "x", "capability": capability, "triton": "3.9", "launches": launches}))
+    file.write_text(json.dumps({"gpu": "x", "capability": capability, "triton": "3.9", "launches": launches}))
     return file
 
 

@@ -223,7 +223,7 @@ def test_instructions_of_two_halves_are_what_is_interpreted(dtype):
     assert torch.equal(executed(asm, dtype, [pairs, scales, centres]).view(64, 32), widen(weight, dtype))
 
 
-def test_float8_is_refused_on_older_cards_with_the_reason():
+def test_float8_is_refused_on_older_gpus_with_the_reason():
     operations = TritonOperations(Launcher(Card(86, 82)))
     with pytest.raises(ExecutorError, match=r"a matrix product in float8 needs .* 8.9 or newer; this GPU has 8.6"):
         operations.matmul(torch.zeros(1, 16), quantize_float8(torch.ones(16, 16)))

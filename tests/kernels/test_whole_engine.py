@@ -1,6 +1,6 @@
 """The engine over the kernels, its steps overlapping, draws the tokens that the plain operations draw on the CPU.
 
-On a card through CUDA graphs too; without one in Triton's interpreter, for a few tokens.
+On a GPU through CUDA graphs too; without one in Triton's interpreter, for a few tokens.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def main() -> int:
         chosen[name] = dict(best[0])
         print(f"{name}: {time(default) or float('nan'):.3f} → {best[1]:.3f} ms {best[0]}")  # noqa: T201
     written = {
-        "card": torch.cuda.get_device_name(),
+        "gpu": torch.cuda.get_device_name(),
         "capability": card.capability,
         "triton": triton.__version__,
         "launches": chosen,

@@ -1,6 +1,6 @@
 """Decodes through graphs give the tokens of decodes without: the ladder, the padding, the buffers that stay.
 
-A card records what a function launches; here `Replay` runs the function again over the same buffers and writes to the
+A GPU records what a function launches; here `Replay` runs the function again over the same buffers and writes to the
 same outputs, which is all that a graph does with them.
 """
 

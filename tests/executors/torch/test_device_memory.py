@@ -1,4 +1,4 @@
-"""How many bytes of a card blocks get: what is left beside the largest step, which is run to know."""
+"""How many bytes of a GPU blocks get: what is left beside the largest step, which is run to know."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_steps_get_the_larger_of_what_is_computed_and_what_is_measured(caplog, c
     assert ("more than the" in caplog.text) == warns
 
 
-def test_a_card_that_is_too_small_says_what_takes_its_room():
+def test_a_gpu_that_is_too_small_says_what_takes_its_room():
     with pytest.raises(
         ExecutorError, match=r"90% of 80.00 GiB, of which 70.00 GiB are in use .* takes 3.00 .* --max-num"
     ):

@@ -42,12 +42,12 @@ def created(model, name):
         (False, "torch", TorchExecutor),
     ],
 )
-def test_a_card_chooses_torch_unless_told_otherwise(monkeypatch, model, card, name, kind):
+def test_a_gpu_chooses_torch_unless_told_otherwise(monkeypatch, model, card, name, kind):
     monkeypatch.setattr(executors, "has_gpu", lambda: card)
     assert type(created(model, name)) is kind
 
 
-def test_a_card_without_torch_is_said_to_be_idle(monkeypatch, model, caplog):
+def test_a_gpu_without_torch_is_said_to_be_idle(monkeypatch, model, caplog):
     monkeypatch.setattr(executors, "has_gpu", lambda: True)
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING):

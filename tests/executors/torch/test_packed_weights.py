@@ -82,7 +82,7 @@ def test_what_is_held_is_what_is_reported_and_planned(mixed):
     """All matrices in blocks, the one without in the dtype of the activations; the embedding once, its head tied."""
     model, spec, files = mixed
     executor = packed_executor(config_of(model), spec, files)
-    executor.dtype = torch.bfloat16  # a card's
+    executor.dtype = torch.bfloat16  # a GPU's
     capacity = executor.load()
     assert capacity.weight_bytes == weights_on_gpu(spec, None, 1, 1)
     decoder = executor._decoder

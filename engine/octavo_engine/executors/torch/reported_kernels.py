@@ -37,7 +37,7 @@ class Reported:
 
 
 def reported_kernels(card: Card) -> Iterator[Reported]:
-    """Every variant that `card` is compiled for, once, under the first model that has it.
+    """Every variant that is compiled for a GPU, once, under the first model that has it.
 
     For a GPU that is refused, what would be compiled in float16, the only half that it has.
     """

@@ -131,7 +131,7 @@ class DirectLauncher(Launcher):
 
 
 def launcher_on(card: Card, tuning: str | None) -> Launcher:
-    """The launcher of `card`, with the parameters of `tuning`, a file of `tune`'s; Triton's own where kernels are interpreted.
+    """The launcher of a GPU, with the parameters of `tuning`, a file of `tune`'s; Triton's own where kernels are interpreted.
 
     Raises:
         ExecutorError: as `read_tuning`.

@@ -71,7 +71,7 @@ class Card:
 
 
 def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
-    """Read what `tune` wrote for a GPU like `card`: launch name -> parameters.
+    """Read what `tune` wrote for a GPU of that capability: launch name -> parameters.
 
     Raises:
         ExecutorError: the file is not such a one, is for another kind of GPU, or for kernels of another version.
