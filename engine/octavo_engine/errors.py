@@ -32,7 +32,7 @@ class ExecutorError(OctavoError):
 
 
 class GpuUnavailableError(ExecutorError):
-    """A GPU was promised (--device cuda), and there is none that can be used."""
+    """A GPU was promised (--device cuda), or is there, and can't be used."""
 
 
 class OutOfMemoryError(ExecutorError):

@@ -1,6 +1,6 @@
 """The GPUs that the NVIDIA driver shows this process, asked without torch, whose import takes seconds.
 
-Owns the one sentence with which a start ends where a GPU was promised and there is none: `NO_GPU` begins it, and the
+Owns the one sentence with which a start ends where a GPU was promised, or is there, and can't be used: `NO_GPU` begins it, and the
 operator classifies the end of a pod by it (octavo_operator.reconcile.diagnosis.pods).
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 from octavo_engine.errors import GpuUnavailableError
 
 NO_GPU = "no usable GPU: "
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+DEVICE_FILES = Path("/dev")
 PROVIDE_ONE = (
     "on Kubernetes see that the pod has nvidia.com/gpu among its limits and that the node runs the NVIDIA driver and "
     "container toolkit (the GPU Operator installs both); with docker pass --gpus all; --device cpu runs on the CPU"
@@ -47,6 +49,29 @@ def require_gpus(ranks: int) -> None:
             f"{NO_GPU}torch is not installed here, and without it no GPU can be used; take the image whose tag ends in "
             "-cuda, or pip install torch triton; --device cpu runs on the CPU"
         )
+
+
+def require_working_driver() -> None:
+    """Ensure that the driver starts where this process is given GPUs. Without any, nothing is required.
+
+    A start that was promised no device would otherwise serve on the CPU, ready and slow.
+
+    Raises:
+        GpuUnavailableError: there are GPUs, and their driver can't be used.
+    """
+    found = _count()
+    if isinstance(found, str) and any(DEVICE_FILES.glob("nvidia[0-9]*")):
+        raise GpuUnavailableError(
+            f"{NO_GPU}there are GPUs, and {found}; see that nvidia-smi runs here, and on machines with NVSwitch the "
+            "fabric manager; --device cpu runs on the CPU"
+        )
+
+
+def newest_cuda() -> str:
+    """The newest version of CUDA that the driver serves, such as 12.4."""
+    version = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def _count() -> int | str:

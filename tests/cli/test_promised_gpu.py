@@ -22,6 +22,7 @@ from octavo_engine.executors import require_device
 DRIVER = """
 int cuInit(unsigned flags) { return %d; }
 int cuDeviceGetCount(int *count) { *count = %d; return 0; }
+int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
 """
 
 
@@ -115,6 +116,67 @@ def test_without_torch_the_image_that_has_it_is_named(monkeypatch):
 def test_without_a_promise_a_machine_without_a_gpu_is_no_error():
     require_device(parse(["m"]))
     require_device(parse(["m", "--device", "cpu"]))
+
+
+NOT_STARTING = "the NVIDIA driver does not start (cuInit returns 802)"  # without its fabric manager, as an H100's
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "arguments", "refused"),
+    [
+        (["nvidia0", "nvidiactl"], NOT_STARTING, [], True),
+        (["nvidia1"], "libcuda.so.1 is not visible", ["--executor", "torch"], True),
+        (["nvidia0"], NOT_STARTING, ["--device", "cpu"], False),
+        (["nvidia0"], NOT_STARTING, ["--executor", "native"], False),
+        (["nvidiactl", "nvidia-uvm"], NOT_STARTING, [], False),
+        (["nvidia0"], 1, [], False),
+        (["nvidia0"], 0, [], False),  # CUDA_VISIBLE_DEVICES hides it
+    ],
+)
+def test_a_gpu_that_is_there_and_does_not_start_is_not_passed_over(
+    monkeypatch, tmp_path, files, found, arguments, refused
+):
+    """Without a promise either: the engine would serve on the CPU, ready and slow."""
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(gpus, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(gpus, "_count", lambda: found)
+    config = parse(["m", *arguments])
+    if not refused:
+        require_device(config)
+        return
+    with pytest.raises(GpuUnavailableError, match="no usable GPU: ") as caught:
+        require_device(config)
+    assert found in str(caught.value)
+    assert "--device cpu runs on the CPU" in str(caught.value)
+
+
+def test_a_driver_that_is_too_old_is_named_with_both_versions(driver):
+    """That which torch is built for, and that which the driver serves."""
+    pytest.importorskip("torch")
+    script = (
+        "import torch; from octavo_engine.executors.torch.device import device_of\n"
+        "torch.version.cuda = '13.2'; torch.cuda.is_available = lambda: False; device_of('auto')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | driver(0, 1), capture_output=True, text=True, check=False
+    )
+    assert "is built for CUDA 13.2, and the driver serves versions up to 12.4; " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpu", "promised", "kind"), [(False, "auto", "cpu"), (True, "cpu", "cpu"), (True, "auto", None)]
+)
+def test_a_gpu_that_torch_can_not_use_is_not_passed_over(monkeypatch, gpu, promised, kind):
+    """A torch for CPUs, or one that is newer than the driver serves."""
+    device = pytest.importorskip("octavo_engine.executors.torch.device")
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "has_gpu", lambda: gpu)
+    if kind is not None:
+        assert device.device_of(promised).type == kind
+        return
+    with pytest.raises(GpuUnavailableError, match=r"no usable GPU: torch .*--device cpu runs on the CPU"):
+        device.device_of(promised)
 
 
 @pytest.mark.parametrize(("arguments", "times"), [([], 1), (["--device", "cpu"], 0), (["--executor", "native"], 0)])

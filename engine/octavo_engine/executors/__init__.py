@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
-from octavo_engine.gpus import has_gpu, require_gpus
+from octavo_engine.gpus import has_gpu, require_gpus, require_working_driver
 from octavo_engine.kernels.folders import cache_folder
 from octavo_models.features import Executor as ExecutorName
 from octavo_models.features import unsupported
@@ -51,10 +51,12 @@ def require_device(config: EngineConfig) -> None:
     """Ensure that the promised device is there, before anything is downloaded for it.
 
     Raises:
-        GpuUnavailableError: a GPU was promised, and this process can't use one.
+        GpuUnavailableError: a GPU was promised, or is there and no device was named, and this process can't use it.
     """
     if config.executor.device == "cuda":
         require_gpus(len(config.parallel.ranks_here))
+    elif config.executor.device == "auto":
+        require_working_driver()
 
 
 def require_torch() -> None:

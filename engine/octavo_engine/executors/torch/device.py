@@ -9,20 +9,24 @@ from torch import Tensor
 
 from octavo_engine.config import Device
 from octavo_engine.errors import GpuUnavailableError
-from octavo_engine.gpus import NO_GPU
+from octavo_engine.gpus import NO_GPU, has_gpu, newest_cuda
 
 
 def device_of(promised: Device) -> torch.device:
-    """The device that was promised, or what torch can use here.
+    """The device that was promised, else a GPU where there is one.
 
     Raises:
-        GpuUnavailableError: a GPU was promised, and this build of torch can't use one.
+        GpuUnavailableError: this build of torch can't use the GPU that was promised, or is there.
     """
     if promised == "auto":
-        promised = "cuda" if torch.cuda.is_available() else "cpu"
+        promised = "cuda" if torch.cuda.is_available() or has_gpu() else "cpu"
     if promised == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
-        why = "is built without CUDA" if built is None else f"is built for CUDA {built}, newer than the driver serves"
+        why = (
+            "is built without CUDA"
+            if built is None
+            else f"is built for CUDA {built}, and the driver serves versions up to {newest_cuda()}"
+        )
         raise GpuUnavailableError(
             f"{NO_GPU}torch {torch.__version__} {why}; take the image whose tag ends in -cuda, or update the driver; "
             "--device cpu runs on the CPU"
