@@ -13,6 +13,7 @@ from triton.runtime.interpreter import interpreter_builder
 
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.kernels.triton.attention_tile import ScoreBiases
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
@@ -132,7 +133,8 @@ def test_the_last_tiles_of_prompts_start_first(device, monkeypatch):
         set_program(x, y, z)
 
     monkeypatch.setattr(interpreter_builder, "set_grid_idx", noted)
-    PrefillAttention(launcher, spec, batch, q, k_cache, v_cache, (1.0, 1.0))(q, k_cache, v_cache, out)
+    attend = PrefillAttention(launcher, spec, batch, q, k_cache, v_cache, (1.0, 1.0), ScoreBiases(None, None))
+    attend(q, k_cache, v_cache, out, None)
     noted(0, 0, 0)
     assert sorted(order) == list(range(queries + 40))
     firsts = [order.index(row) for row in (0, queries // 2, queries - 1, queries)]

@@ -105,7 +105,7 @@ def experts_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """out[i] of choice i in `order`, of row i // ROWS_OF of x. K is NUM_RUNS * RUN: what the compiler knows of it.
+    """out[i] of choice i in `order`, of row i // ROWS_OF of x. K is NUM_RUNS * RUN: a fact for the compiler.
 
     SHARE: where the weight of the choice comes in: "input", "output" or "none". KIND "none": there is no activation.
     """
