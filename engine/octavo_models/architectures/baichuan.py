@@ -13,7 +13,7 @@ from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import at
 
-# No field of the config says so: each model has its own code, which vLLM tells apart by the same sizes.
+# No field of the config says so: each model has its own code, which vLLM distinguishes by the same sizes.
 HIDDEN_OF_ROTARY = 4096
 VOCABULARY_OF_2 = 125_696
 LENGTH = {"max_position_embeddings": ("max_position_embeddings", "model_max_length")}
