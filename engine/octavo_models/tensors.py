@@ -61,12 +61,13 @@ class Source:
     """A tensor of the checkpoint, or some of its rows.
 
     A `transposed` one is stored as [in_features, out_features]. One of more than two axes (the experts of a layer) is a
-    matrix with all but the last axis as rows.
+    matrix with all but the last axis as rows; so is one of `matrices` below each other, each of them transposed.
     """
 
     tensor: str
     rows: Rows | None = None  # of the tensor as it is after the transposition
     transposed: bool = False
+    matrices: int = 1
 
     def rows_of(self, stored: tuple[int, ...], *, vector: bool = False) -> tuple[int, ...]:
         """The shape [rows, in_features] that a tensor of the shape `stored` is read as; of a `vector`, [elements]."""
@@ -74,8 +75,19 @@ class Source:
             return (math.prod(stored),)
         if len(stored) == 1:  # GGUF's gate of a shared expert, a matrix of one row
             return (1, *stored)
-        shape = (*stored[:-2], stored[-1], stored[-2]) if self.transposed else stored
+        axes = self.axes(stored)
+        shape = (*axes[:-2], axes[-1], axes[-2]) if self.transposed else axes
         return (math.prod(shape[:-1]), shape[-1])
+
+    def axes(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape `stored` of a tensor with an axis for its matrices."""
+        if self.matrices == 1 or len(stored) != 2 or stored[0] % self.matrices:
+            return stored
+        return (self.matrices, stored[0] // self.matrices, stored[1])
+
+    def shape_of(self, rows: int, *columns: int) -> tuple[int, ...]:
+        """The shape in which a checkpoint has this many rows, the reverse of `rows_of`."""
+        return (*(self.matrices * n for n in columns), rows // self.matrices) if self.transposed else (rows, *columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,7 @@ class At:
     modules: tuple[str, ...]
     rows: Rows | None = None
     transposed: bool = False
+    matrices: int = 1
     permuted: bool = False
     weight: str = ".weight"  # what follows the module's name: gpt-oss's experts have "" and "_bias"
     bias: str = ".bias"
@@ -109,7 +122,7 @@ class At:
 
 def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permuted: bool = False) -> At:
     """The weight and the bias of `modules`, under the usual names of parameters."""
-    return At(modules, rows, transposed, permuted)
+    return At(modules, rows, transposed, permuted=permuted)
 
 
 def at_experts(module: str, num_experts: int) -> At:
@@ -190,6 +203,6 @@ class TensorMap:
         prefix = "" if layer is None else f"{self.layers}.{layer}."
         parameter = entry.bias if is_bias else entry.weight
         return tuple(
-            Source(f"{prefix}{module}{parameter}", entry.rows, entry.transposed and not is_bias)
+            Source(f"{prefix}{module}{parameter}", entry.rows, entry.transposed and not is_bias, entry.matrices)
             for module in entry.modules
         )

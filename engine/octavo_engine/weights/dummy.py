@@ -66,9 +66,7 @@ class DummyCheckpoint:
         """Make the tensor of `source`, which may hold several weights."""
         rows = source.rows
         count = weight.shape[0] // len(weight.sources) if rows is None else rows.of * rows.groups
-        shape = (count, *weight.shape[1:])
-        if source.transposed:
-            shape = shape[::-1]
+        shape = source.shape_of(count, *weight.shape[1:])
         self._weights.setdefault(source.tensor, weight)
         self.tensors[source.tensor] = TensorInfo(
             source.tensor, weight.format, shape, Path("dummy"), 0, nbytes(weight.format, shape)

@@ -160,7 +160,7 @@ def _runs_of(source: Source, tensor: TensorInfo, first: int, count: int) -> list
     rows = source.rows
     if not source.transposed and (rows is None or rows.groups == 1):
         return [_Run(source, tensor, first, count, 0 if rows is None else rows.first, count, in_order=True)]
-    parts = math.prod(tensor.shape[:-2])  # experts, each with rows of its own
+    parts = math.prod(source.axes(tensor.shape)[:-2])  # experts, each with rows of its own
     if rows is not None and rows.groups % parts:
         parts = 1
     of_weight, of_tensor = count // parts, tensor.num_rows // parts
@@ -187,7 +187,7 @@ def _rows(run: _Run, checkpoint: Checkpoint, first: int, last: int) -> NDArray[n
         return _read(checkpoint, run.tensor, (run.stored + first, run.stored + last))
     data = _read(checkpoint, run.tensor, (run.stored, run.stored + run.num_stored))
     if run.source.transposed:
-        data = _transposed(data, run.tensor)
+        data = _transposed(data, run.tensor, run.source)
     rows = run.source.rows
     if rows is not None:
         groups = data.reshape(-1, rows.of, data.shape[1])
@@ -206,7 +206,7 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
         )
     if not weight.fits(source, info.shape):
         rows = weight.shape[0] // len(weight.sources) if source.rows is None else source.rows.of * source.rows.groups
-        expected = (rows, *weight.shape[1:])[:: -1 if source.transposed else 1]
+        expected = source.shape_of(rows, *weight.shape[1:])
         raise ModelLoadError(
             f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
             f"the model's config makes it {list(expected)}"
@@ -245,11 +245,11 @@ def _unit_rows(rows: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:
     return to_format(values / lengths, info.format).reshape(rows.shape)
 
 
-def _transposed(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:
+def _transposed(data: NDArray[np.uint8], info: TensorInfo, source: Source) -> NDArray[np.uint8]:
     if info.format not in PLAIN:
         raise ModelLoadError(f"{info.path}: tensor {info.name} is stored as {info.format}, which can't be transposed")
     element = FORMATS[info.format].bytes_per_block
-    inputs, outputs = info.shape[-2:]
+    inputs, outputs = source.axes(info.shape)[-2:]
     wide = data.reshape(-1, inputs, outputs, element).swapaxes(1, 2)
     return np.ascontiguousarray(wide).reshape(-1, inputs * element)
 

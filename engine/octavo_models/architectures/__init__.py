@@ -14,6 +14,7 @@ from octavo_models.architectures.bloom import BLOOM
 from octavo_models.architectures.codegen import CODEGEN
 from octavo_models.architectures.cohere import COHERE
 from octavo_models.architectures.cohere2 import COHERE2
+from octavo_models.architectures.dbrx import DBRX
 from octavo_models.architectures.dots1 import DOTS1
 from octavo_models.architectures.ernie4_5 import ERNIE4_5
 from octavo_models.architectures.ernie4_5_moe import ERNIE4_5_MOE
@@ -133,6 +134,7 @@ DECODERS = (
     CODEGEN,
     BLOOM,
     MPT,
+    DBRX,
     STARCODER2,
     STABLELM,
     NEMOTRON,

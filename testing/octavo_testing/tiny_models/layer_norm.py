@@ -12,6 +12,12 @@ OPT_350M = OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}
 GALACTICA = OPT | {"enable_bias": False, "layer_norm_elementwise_affine": False}
 MPT = {"attn_config": {"clip_qkv": 0.6, "softmax_scale": 0.3}}
 LOCAL_AND_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
+DBRX = {
+    "d_model": 48,
+    "max_seq_len": 256,
+    "attn_config": {"clip_qkv": 0.6, "kv_n_heads": 2, "rope_theta": 500.0},
+    "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 5, "moe_top_k": 2},
+}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("PhiConfig", WIDE | {"partial_rotary_factor": 0.4}),
@@ -39,6 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", {}),
     "mpt": ("MptConfig", {"max_seq_len": 256}),
     "mpt clipped": ("MptConfig", {"max_seq_len": 256, "n_heads": 3} | MPT),
+    "dbrx": ("DbrxConfig", DBRX),
     "starcoder 2": ("Starcoder2Config", {"sliding_window": 11}),
     "starcoder 2 without biases": ("Starcoder2Config", {"use_bias": False, "tie_word_embeddings": False}),
     "stablelm": ("StableLmConfig", WIDE | {"use_qkv_bias": True}),
