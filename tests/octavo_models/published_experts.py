@@ -335,6 +335,18 @@ LLAMA_4_SCOUT_TEXT = {
     "use_qk_norm": True,
     "vocab_size": 202048,
 }
+DBRX_132B = {
+    "architectures": ["DbrxForCausalLM"],
+    "attn_config": {"clip_qkv": 8, "kv_n_heads": 8, "rope_theta": 500000},
+    "d_model": 6144,
+    "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+    "max_seq_len": 32768,
+    "n_heads": 48,
+    "n_layers": 40,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 100352,
+}
 
 # Parameters of the decoder, a tied head counted once.
 PARAMETERS = {
@@ -354,4 +366,5 @@ PARAMETERS = {
     "gpt-oss-20b": (GPT_OSS_20B, 20_914_757_184),
     "gpt-oss-120b": (GPT_OSS_120B, 116_829_156_672),
     "Llama-4-Scout": (LLAMA_4_SCOUT_TEXT, 107_769_861_120),  # published as 108,641,793,536 with the vision half
+    "DBRX": (DBRX_132B, 131_596_523_520),
 }

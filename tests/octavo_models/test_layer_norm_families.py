@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from published_experts import DBRX_132B
 from published_layer_norm import (
     BLOOM_176B,
     BLOOM_560M,
@@ -33,10 +34,10 @@ from published_learned_positions import GPT2_SMALL, GPT_1, GPT_NEO_125M, OPT_125
 
 from octavo_models import InvalidConfigError, UnsupportedModelError, from_hf_checkpoint, from_hf_config
 from octavo_models.heads import alibi_slopes
-from octavo_models.layers import Mlp, Norm, Rotary
+from octavo_models.layers import Experts, Mlp, Norm, Rotary, Router
 from octavo_models.spec import LearnedPositions
 from octavo_models.stored_tensor import StoredTensor
-from octavo_models.tensors import Rows
+from octavo_models.tensors import Rows, Source
 
 
 def test_phi_rotates_a_part_of_each_head_and_feeds_both_halves_one_norm():
@@ -144,6 +145,23 @@ def test_mpt_goes_by_two_names_and_may_clip():
     assert named == from_hf_config(MPT_7B)
 
 
+def test_dbrx_reads_its_attention_and_its_experts_from_mappings_of_their_own():
+    layer = from_hf_config(DBRX_132B).layers[0]
+    assert (layer.attention.num_kv_heads, layer.attention.qkv_clip) == (8, 8.0)
+    assert layer.attention.rotary == Rotary(128, 500_000.0)
+    assert layer.mlp == Experts(16, 4, Mlp(10752), Router(renormalize=True))
+    weighted = DBRX_132B["ffn_config"] | {"moe_normalize_expert_weights": None}
+    experts = from_hf_config(DBRX_132B | {"ffn_config": weighted}).layers[0].mlp
+    assert isinstance(experts, Experts)
+    assert not experts.router.renormalize
+
+
+def test_experts_below_each_other_in_one_matrix_are_transposed_each():
+    down = Source("w2", transposed=True, matrices=3)
+    assert down.rows_of((3 * 5, 7)) == (3 * 7, 5)
+    assert down.shape_of(3 * 7, 5) == (3 * 5, 7)
+
+
 def test_starcoder_2_has_a_window_in_every_layer():
     assert {layer.attention.window for layer in from_hf_config(STARCODER2_3B).layers} == {4096}
     assert {layer.attention.window for layer in from_hf_config(STARCODER2_3B | {"sliding_window": None}).layers} == {
@@ -221,6 +239,8 @@ def test_tensors_may_lack_the_name_of_the_model_without_its_head(bare):
         (BLOOM_560M | {"n_embed": 1023}, "n_embed is 1023, which num_attention_heads, 16, does not divide"),
         (MPT_7B | {"attn_config": {"clip_qkv": -1}}, "clip_qkv is -1"),
         (COMMAND_R | {"logit_scale": 0}, "logit_scale is 0"),
+        (DBRX_132B | {"attn_config": {"kv_n_heads": 5}}, "kv_n_heads is 5, which does not divide n_heads"),
+        (DBRX_132B | {"ffn_config": {"moe_top_k": 17, "moe_num_experts": 16}}, "moe_top_k is 17"),
         (COMMAND_R7B | {"sliding_window": 0}, "sliding_window is 0"),
     ],
 )
@@ -241,6 +261,7 @@ def test_a_bad_field_is_refused_by_the_name_that_the_family_gives_it(config, mes
         (MPT_7B | {"no_bias": False}, "no_bias is False; True is supported"),
         (MPT_7B | {"logit_scale": "inv_sqrt_d_model"}, "logit_scale is 'inv_sqrt_d_model': not supported"),
         (COMMAND_R7B | {"use_qk_norm": True}, "use_qk_norm is True"),
+        (DBRX_132B | {"ffn_config": {"moe_normalize_expert_weights": 2}}, "moe_normalize_expert_weights is 2"),
     ],
 )
 def test_what_the_description_cannot_express_is_refused_by_the_name_of_the_field(config, message):
