@@ -18,3 +18,4 @@ class Architecture:
     from_hf: Callable[[HfConfig], SpecDraft]
     gguf_name: str | None = None  # `general.architecture`
     from_gguf: Callable[[GgufMetadata], SpecDraft] | None = None
+    model_type: str | None = None  # where transformers saves the family under another one's class

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from octavo_models.architectures import BY_GGUF_NAME, BY_HF_CLASS
+from octavo_models.architectures import BY_GGUF_NAME, BY_HF_CLASS, BY_MODEL_TYPE
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 from octavo_models.fields import Fields
 from octavo_models.formats import WEIGHT_FORMATS, nbytes
@@ -40,7 +40,8 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_
             f"quantization_config: weights quantized as {method!r} are not supported; use the plain model or a GGUF file"
         )
     own = _dtype(fields)
-    draft = BY_HF_CLASS[name].from_hf(HfConfig(fields, dtype or own))
+    architecture = BY_MODEL_TYPE.get(fields.text("model_type", ""), BY_HF_CLASS[name])
+    draft = architecture.from_hf(HfConfig(fields, dtype or own))
     if tied_head is not None:
         draft = replace(draft, tied_head=tied_head)
     return complete(draft, name, lambda _tensor: FORMAT_OF_DTYPE[own], own, None)

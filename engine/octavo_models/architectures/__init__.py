@@ -150,4 +150,5 @@ DECODERS = (
 ALL = (*DECODERS, *wrapping({name: decoder for decoder in DECODERS for name in decoder.hf_classes}))
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}
+BY_MODEL_TYPE = {architecture.model_type: architecture for architecture in ALL if architecture.model_type is not None}
 BY_GGUF_NAME = {architecture.gguf_name: architecture for architecture in ALL if architecture.gguf_name is not None}

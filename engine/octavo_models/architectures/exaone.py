@@ -48,4 +48,4 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
     return gguf_parts.draft(source, [gguf_parts.attention(source)] * count, [gguf_parts.mlp(source)] * count)
 
 
-EXAONE = Architecture(("ExaoneForCausalLM",), from_hf, "exaone", from_gguf)
+EXAONE = Architecture(("ExaoneForCausalLM",), from_hf, "exaone", from_gguf, model_type="exaone")

@@ -36,9 +36,10 @@ def from_vl_hf(source: HfConfig) -> SpecDraft:
     return draft_from_hf(source, experts, HF_QWEN3.updated(names))
 
 
-def experts_from_hf(source: HfConfig) -> Experts:
+def experts_from_hf(source: HfConfig, *, renormalize: bool = False) -> Experts:
+    """Return the mixture; `renormalize` is what the family assumes where the config is silent."""
     c = source.fields
-    router = Router("softmax", renormalize=c.boolean("norm_topk_prob", False))
+    router = Router("softmax", renormalize=c.boolean("norm_topk_prob", renormalize))
     return mixtures.experts_from_hf(source, Mlp(c.integer("moe_intermediate_size"), source.activation()), router)
 
 
