@@ -18,8 +18,8 @@ from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.children import render
 from octavo_operator.errors import ManifestError
 from octavo_operator.planner import plan
-from octavo_operator.reconcile import status as statuses
-from octavo_operator.reconcile.applying import Outcome, Refused
+from octavo_operator.reconcile import summary
+from octavo_operator.reconcile.applying import Outcome, Rejection
 from octavo_operator.settings import Settings
 
 Object = dict[str, Any]
@@ -28,7 +28,7 @@ SUSPENDED = "Suspended"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the operator observes: replicas by the Deployment's status, what their pods do, and what was refused."""
+    """What the operator observes: replicas by the Deployment's status, what their pods do, and what was rejected."""
 
     wished: int = 1
     existing: int | None = None
@@ -38,7 +38,7 @@ class Seen:
     pod: Object | None = None  # status of one engine pod
     job: Object | None = None  # status of the download
     autoscaler: Object | None = None  # status
-    refused: tuple[Refused, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
     nodes: Nodes | None = None
 
 
@@ -49,13 +49,13 @@ def lives(spec: Object, seen: Seen, generation: int = 2, **metadata: Any) -> Obj
     try:
         service = parse(body)
     except ManifestError as error:
-        said = statuses.invalid(body, _observed(body, (), seen), error)
+        said = summary.invalid(body, _observed(body, (), seen), error)
     else:
         made = plan(service, Observed(from_hf_config(MISTRAL_7B)), Settings())
         observed = _observed(body, render(made), seen)
-        said = statuses.summarize(service, made, observed, Outcome(refused=list(seen.refused)))
+        said = summary.summarize(service, made, observed, Outcome(rejected=list(seen.rejected)))
     status = said.status.model_dump(by_alias=True, exclude_none=True)
-    status["conditions"] = statuses.conditions_of(said.conditions, generation, {}, "2026-01-01T00:00:00Z")
+    status["conditions"] = summary.conditions_of(said.conditions, generation, {}, "2026-01-01T00:00:00Z")
     return body | {"status": status}
 
 
@@ -103,7 +103,7 @@ REFUSES = _container(
 )
 NO_IMAGE = _container({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})
 KILLED = _container({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, restartCount=1, lastState={})
-QUOTA = Refused("PersistentVolumeClaim", "s-cache", "Forbidden", "exceeded quota: q", status=403)
+QUOTA = Rejection("PersistentVolumeClaim", "s-cache", "Forbidden", "exceeded quota: q", status=403)
 
 BASE: Object = {"model": {"uri": "hf://org/name"}, "accelerator": {"vendor": "cpu"}, "engine": {"maxModelLen": 512}}
 CARDS: Object = {"model": {"uri": "hf://org/name"}, "accelerator": {"products": ["NVIDIA-A100-SXM4-80GB"]}}
@@ -148,7 +148,7 @@ CASES = {
     "serving, a change stuck": Case(
         BASE, Seen(existing=2, ready=1, updated=1, pod=NO_IMAGE), "Degraded", "can't be pulled"
     ),
-    "quota": Case(CACHED, Seen(refused=(QUOTA,)), "Degraded", "raise the ResourceQuota"),
+    "quota": Case(CACHED, Seen(rejected=(QUOTA,)), "Degraded", "raise the ResourceQuota"),
     "does not fit": Case(
         CARDS | {"engine": {"tensorParallelSize": 3}}, Seen(deployed=False), "Degraded", "tensorParallelSize"
     ),

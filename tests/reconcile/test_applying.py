@@ -46,7 +46,7 @@ async def test_a_conflict_about_one_child_leaves_the_others_to_be_made():
     outcome = await applied(server, replicas=2)
     assert server.written == ["Deployment", "PodDisruptionBudget"]
     assert outcome.conflict is not None
-    assert outcome.refused == []
+    assert outcome.rejected == []
 
 
 async def test_a_network_policy_is_in_force_before_any_pod_exists():

@@ -14,7 +14,7 @@ from octavo_operator.api.observed import Download, Observed
 from octavo_operator.children import render
 from octavo_operator.errors import ManifestError
 from octavo_operator.planner import plan
-from octavo_operator.reconcile import downloads, status
+from octavo_operator.reconcile import downloads, summary
 from octavo_operator.reconcile.applying import Outcome
 from octavo_operator.reconcile.cache_state import memory_of
 from octavo_operator.settings import Settings
@@ -46,7 +46,7 @@ RUNS = {"containerStatuses": [{"name": "engine", "state": {"running": {}}}]}
 
 def summarized(observed, outcome=None, unknown=(), **spec):
     made = service(accelerator=CPU, **spec)
-    return status.summarize(made, plan(made, observed, Settings()), observed, outcome or Outcome(), unknown=unknown)
+    return summary.summarize(made, plan(made, observed, Settings()), observed, outcome or Outcome(), unknown=unknown)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_conditions_have_no_other_reasons():
     """The one place that all conditions, and the Events that follow from them, go through."""
     dead = pod("old", phase="Failed", reason="OutOfnvidia.com/gpu", message="rejected")
     said = summarized(Observed(children=(deployment(ready=0),), pods=(dead,)))
-    found = status.conditions_of(said.conditions, 1, {}, "2026-01-01T00:00:00Z")
+    found = summary.conditions_of(said.conditions, 1, {}, "2026-01-01T00:00:00Z")
     assert {each["type"]: each["reason"] for each in found}["Ready"] == "OutOfnvidiaComGpu"
     assert all(re.fullmatch(REASON, each["reason"]) for each in found)
 
@@ -227,7 +227,7 @@ def test_a_spec_that_can_not_be_read_ends_no_readiness():
     autoscaler = {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "svc"}, "spec": {"minReplicas": 1}}
 
     def ready(*children):
-        said = status.invalid(body(), Observed(children=children), ManifestError("LLMService", ()))
+        said = summary.invalid(body(), Observed(children=children), ManifestError("LLMService", ()))
         return said.conditions["Ready"][0]
 
     assert ready(deployment(2, 2)) == "True"

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejection:
     """A child that could not be made what it should be."""
 
     kind: str
@@ -46,7 +46,7 @@ class Outcome:
     created: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # fields that another manager holds
     kept: list[str] = field(default_factory=list)  # claims that are no longer desired and hold data
     answers: list[Object] = field(default_factory=list)  # what was written, as the API server has it now
@@ -56,9 +56,9 @@ class Outcome:
     def wrote(self) -> bool:
         return bool(self.created or self.changed or self.removed)
 
-    def refusal_of(self, kind: str) -> str:
-        """The API server's final refusal of a child of this kind, in its words; empty where it took it."""
-        final = [each for each in self.refused if each.kind == kind and each.status in {400, 403, 422}]
+    def rejection_of(self, kind: str) -> str:
+        """The API server's final rejection of a child of this kind, in its words; empty where it took it."""
+        final = [each for each in self.rejected if each.kind == kind and each.status in {400, 403, 422}]
         return final[0].words if final else ""
 
 
@@ -97,12 +97,12 @@ class Applier:
             try:
                 await self._bring_about(manifest)
             except UnreachableError as error:
-                self._refused(kind, name, error)
+                self._rejected(kind, name, error)
                 return (
                     self.outcome
                 )  # each further child might wait as long: the status first, then again from the start
             except ApiError as error:
-                self._refused(kind, name, error)
+                self._rejected(kind, name, error)
         if self._plan.refusal is None:
             await self._remove_unwanted(desired)
         return self.outcome
@@ -125,7 +125,7 @@ class Applier:
         try:
             self._deployment = await replicas.set_number(self._cluster, live, wanted, self._log_as)
         except (ApiError, UnreachableError) as error:
-            self._refused(DEPLOYMENTS.kind, plan.name, error)
+            self._rejected(DEPLOYMENTS.kind, plan.name, error)
         else:
             self._changed(self._deployment)
 
@@ -152,12 +152,12 @@ class Applier:
             live = await self._cluster.get(BY_KIND[kind], manifest["metadata"]["namespace"], name)
             if live is not None and not self._is_known(live):
                 words = f"{kind} {name} exists and belongs to another owner; delete it, or rename the service"
-                self.outcome.refused.append(Refused(kind, name, "NameTaken", words))
+                self.outcome.rejected.append(Rejection(kind, name, "NameTaken", words))
                 return
         if live is not None and self._is_going(live):
             former = "" if self._is_ours(live) else " of a former service of that name"
             words = f"{kind} {name}{former} is still being deleted; it is created again once it is gone"
-            self.outcome.refused.append(Refused(kind, name, "Terminating", words))
+            self.outcome.rejected.append(Rejection(kind, name, "Terminating", words))
             return
         if kind == JOBS.kind:
             stays = await self._settled_job(manifest, live)
@@ -253,7 +253,7 @@ class Applier:
         try:
             await self._cluster.delete(BY_KIND[kind], live)
         except (ApiError, UnreachableError) as error:
-            self._refused(kind, name, error)
+            self._rejected(kind, name, error)
             return
         self.outcome.removed.append(f"{kind} {name}")
         log.info("removed %s %s", kind, name, extra=self._log_as)
@@ -262,15 +262,15 @@ class Applier:
         self.outcome.changed.append(named(answer))
         self.outcome.answers.append(answer)
 
-    def _refused(self, kind: str, name: str, error: ApiError | UnreachableError) -> None:
+    def _rejected(self, kind: str, name: str, error: ApiError | UnreachableError) -> None:
         if isinstance(error, ApiError) and error.status == 409:
             self.outcome.conflict = error
             return
         if isinstance(error, UnreachableError):  # a webhook may be slow; where the server is away, the status fails too
-            refused = Refused(kind, name, "NoAnswer", str(error))
+            rejection = Rejection(kind, name, "NoAnswer", str(error))
         else:
-            refused = Refused(kind, name, error.reason, error.words, error.causes, error.status)
-        self.outcome.refused.append(refused)
+            rejection = Rejection(kind, name, error.reason, error.words, error.causes, error.status)
+        self.outcome.rejected.append(rejection)
 
     def _is_ours(self, live: Object) -> bool:
         return self._owner(live) == self._plan.uid

@@ -13,7 +13,7 @@ from octavo_operator.api.reasons import StorageReason
 from octavo_operator.api.status import CacheStatus
 from octavo_operator.planner import Plan
 from octavo_operator.reconcile import downloads
-from octavo_operator.reconcile.applying import Refused
+from octavo_operator.reconcile.applying import Rejection
 from octavo_operator.reconcile.diagnosis import claims, rejections
 from octavo_operator.reconcile.diagnosis.pods import seen_trouble
 from octavo_operator.reconcile.diagnosis.redaction import redacted
@@ -51,7 +51,9 @@ def download_trouble(plan: Plan, observed: Observed) -> Trouble:
         )
         return Trouble(StorageReason.DOWNLOAD_SUSPENDED, text, stuck=False, rank=0)
     if job is not None and not pods and observed.job_message:
-        refused = rejections.trouble_of(Refused("Pod", f"of Job {name}", "FailedCreate", observed.job_message, (), 403))
+        refused = rejections.trouble_of(
+            Rejection("Pod", f"of Job {name}", "FailedCreate", observed.job_message, (), 403)
+        )
         return replace(refused, message=f"the download can't run: {refused.message}")
     troubles = [t for pod in pods if (t := seen_trouble(pod, plan, observed)) is not None and t.rank < 8]
     if troubles:

@@ -26,8 +26,7 @@ from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.planner import Plan, plan
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.storage import referenced
-from octavo_operator.reconcile import downloads, failed_pass, free_gpus, replicas
-from octavo_operator.reconcile import status as statuses
+from octavo_operator.reconcile import downloads, failed_pass, free_gpus, replicas, summary
 from octavo_operator.reconcile.applying import Applier
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.events import events_of, restored, rivalry
@@ -35,7 +34,7 @@ from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.metrics import Metrics
 from octavo_operator.reconcile.observing import observe, with_writes
 from octavo_operator.reconcile.rivals import OTHER, Rivals, in_words
-from octavo_operator.reconcile.status import StatusDraft
+from octavo_operator.reconcile.summary import StatusDraft
 from octavo_operator.reconcile.turns import Turns
 from octavo_operator.reconcile.undeclared import Undeclared
 from octavo_operator.reconcile.upgrades.paced import Paced, asked_before, live_deployment, paced, reported
@@ -103,7 +102,7 @@ class Reconciler:
         found = self._plan(key, body, service, observed)
         made = found.plan
         outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(found.desired)
-        if found.begins and (why := outcome.refusal_of(DEPLOYMENTS.kind)):
+        if found.begins and (why := outcome.rejection_of(DEPLOYMENTS.kind)):
             found = found.without_the_move(why)
             applier = Applier(self.cluster, made, observed, key.logged, referenced(service))
             outcome = await applier.run(found.desired)
@@ -115,14 +114,14 @@ class Reconciler:
             self.kinds.note(key, {each["kind"] for each in outcome.answers})
             observed = with_writes(observed, outcome, key.name, self.feed, self.cluster.now())
         upgrade = reported(key, body, found, self.upgrades)
-        draft = statuses.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
+        draft = summary.summarize(service, made, observed, outcome, upgrade, self.source(), unknown)
         self._settle(key, service, found, observed, draft)
         wrote = await self._report(body, draft)
-        for each in outcome.refused:
+        for each in outcome.rejected:
             log.warning("%s %s was refused: %s", each.kind, each.name, each.words, extra=key.logged)
         if outcome.conflict is not None:
             raise outcome.conflict
-        if outcome.refused or made.rollout.waits or found.held or observed.claim_waits:
+        if outcome.rejected or made.rollout.waits or found.held or observed.claim_waits:
             return "waiting"
         if wrote or outcome.wrote:
             return "changed"  # which causes an event, and so another pass
@@ -206,7 +205,7 @@ class Reconciler:
         if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
             await replicas.set_number(self.cluster, live, 0, key.logged)
             observed = await observe(self.cluster, body, None, None, self.kinds)
-        wrote = await self._report(body, statuses.invalid(body, observed, error))
+        wrote = await self._report(body, summary.invalid(body, observed, error))
         return "changed" if wrote else "unchanged"
 
     async def _report(self, body: Object, draft: StatusDraft) -> bool:
@@ -229,7 +228,7 @@ class Reconciler:
             draft = replace(
                 draft, conditions={**draft.conditions, TWO_OPERATORS: ("True", StateReason.TWO_OPERATORS, words)}
             )
-        desired["conditions"] = statuses.conditions_of(draft.conditions, metadata.get("generation"), before, now)
+        desired["conditions"] = summary.conditions_of(draft.conditions, metadata.get("generation"), before, now)
         desired = self.undeclared.without(desired)
         if desired == _ours(before):
             return False

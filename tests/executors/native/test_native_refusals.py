@@ -15,7 +15,7 @@ from tiny_specs import draft, mixture
 from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.native import _native
 from octavo_engine.executors.native.executor import NativeExecutor
-from octavo_engine.executors.native.model import describe
+from octavo_engine.executors.native.model import decoder_model
 
 
 def decoder_of(model, **fields):
@@ -43,7 +43,7 @@ def decoder_of(model, **fields):
 )
 def test_a_description_that_contradicts_itself_is_refused(spec, change, message):
     """By the native module itself: it must not read beyond what it was given."""
-    model = describe(_native, spec, spec.kv_layout(16, "f32"))
+    model = decoder_model(_native, spec, spec.kv_layout(16, "f32"))
     layers = model.layers
     for name, value in change.items():
         *path, last = name.split(".")
@@ -67,7 +67,7 @@ def test_a_description_that_contradicts_itself_is_refused(spec, change, message)
 def test_a_router_that_contradicts_itself_is_refused(change, message):
     """Before it could choose an expert that there is not."""
     spec = draft(mixture(8, 3))
-    model = describe(_native, spec, spec.kv_layout(16, "f32"))
+    model = decoder_model(_native, spec, spec.kv_layout(16, "f32"))
     layers = model.layers
     for name, value in change.items():
         setattr(layers[1].router, name, value)
@@ -78,7 +78,7 @@ def test_a_router_that_contradicts_itself_is_refused(change, message):
 
 def test_kinds_and_sizes_out_of_range_are_refused(spec):
     """A norm that does not exist, an instruction set that does not exist, a step of no tokens."""
-    model = describe(_native, spec, spec.kv_layout(16, "f32"))
+    model = decoder_model(_native, spec, spec.kv_layout(16, "f32"))
     for isa in (-1, 99):
         with pytest.raises(ValueError, match="lacks the instruction set"):
             decoder_of(model, isa=isa)

@@ -9,7 +9,7 @@ import pytest
 from octavo_operator.api.observed import Nodes, Observed, WarningEvent
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.planner import plan
-from octavo_operator.reconcile.applying import Refused
+from octavo_operator.reconcile.applying import Rejection
 from octavo_operator.reconcile.diagnosis.pods import PATIENCE_S, trouble_of
 from octavo_operator.reconcile.diagnosis.redaction import redacted
 from octavo_operator.reconcile.diagnosis.rejections import trouble_of as trouble_of_refusal
@@ -74,7 +74,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("kind", "status", "words", "reason", "stuck", "remedy"), REFUSALS)
 def test_a_refusal_is_classified_by_the_words_of_who_refused(kind, status, words, reason, stuck, remedy):
     """A 403 is RBAC's only if RBAC says so; what only time can change is not stuck."""
-    trouble = trouble_of_refusal(Refused(kind, "s", "Forbidden", words, status=status))
+    trouble = trouble_of_refusal(Rejection(kind, "s", "Forbidden", words, status=status))
     assert (trouble.reason, trouble.stuck) == (reason, stuck)
     assert words in trouble.message
     assert remedy in trouble.message

@@ -18,7 +18,7 @@ from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.features import refuse_unsupported
-from octavo_engine.executors.native.model import describe
+from octavo_engine.executors.native.model import decoder_model
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.load import load_weights, open_checkpoint
@@ -82,7 +82,7 @@ class NativeExecutor(Executor):
         layout = self._spec.kv_layout(block_size, self._kv_format)
         try:
             decoder: _native.Decoder = self._native.Decoder(
-                describe(self._native, self._spec, layout),
+                decoder_model(self._native, self._spec, layout),
                 threads=self._threads,
                 isa=self._isa,
                 kv_bf16=self._kv_format == "bf16",

@@ -27,7 +27,7 @@ SCORINGS = {"softmax": 0, "sigmoid": 1, "softmax_of_chosen": 2, "sparse_mixer": 
 NORMS = {"rms": 0, "layer": 1}
 
 
-def describe(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _native.DecoderModel:
+def decoder_model(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _native.DecoderModel:
     """The decoder of `spec`, whose layers keep their blocks as `layout` groups them."""
     model: _native.DecoderModel = native.DecoderModel()
     model.vocab_size = spec.vocab_size

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from octavo_operator.api.reasons import ApiReason
-from octavo_operator.reconcile.applying import Refused
+from octavo_operator.reconcile.applying import Rejection
 from octavo_operator.reconcile.diagnosis.redaction import redacted
 from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
@@ -138,18 +138,18 @@ RULES = (
 )
 
 
-def trouble_of(refused: Refused) -> Trouble:
+def trouble_of(rejection: Rejection) -> Trouble:
     """Diagnose a child that is missing or is not what it should be."""
-    what = f"{refused.kind} {refused.name}"
-    words = redacted(refused.words)
-    if refused.reason == "NameTaken":
+    what = f"{rejection.kind} {rejection.name}"
+    words = redacted(rejection.words)
+    if rejection.reason == "NameTaken":
         return Trouble(ApiReason.NAME_TAKEN, words, stuck=True, rank=0)
-    if refused.reason == "Terminating":
+    if rejection.reason == "Terminating":
         return Trouble(ApiReason.FORMER_REMOVED, words, stuck=False, rank=0)
-    if refused.reason == "NoAnswer":
+    if rejection.reason == "NoAnswer":
         text = f"{what}: {words}; see whether an admission webhook is slow (it may take ten seconds); it is tried again"
         return Trouble(ApiReason.NO_ANSWER, text, stuck=False, rank=0)
-    if "NamespaceTerminating" in refused.causes:
+    if "NamespaceTerminating" in rejection.causes:
         return Trouble(
             ApiReason.NAMESPACE_TERMINATING,
             f"{what}: {words}; nothing can be created in it any more",
@@ -159,24 +159,28 @@ def trouble_of(refused: Refused) -> Trouble:
     for rule in RULES:
         if rule.words.search(words):
             return Trouble(rule.reason, f"{what}: {words}; {rule.remedy}", rule.stuck, rank=0)
-    reason, remedy, stuck = _by_status(refused)
+    reason, remedy, stuck = _by_status(rejection)
     return Trouble(reason, f"{what}: {words}; {remedy}", stuck, rank=0)
 
 
-def _by_status(refused: Refused) -> tuple[ApiReason, str, bool]:
+def _by_status(rejection: Rejection) -> tuple[ApiReason, str, bool]:
     """Diagnose by the status code, where the words of no admission plugin match."""
-    if refused.status == 401:
+    if rejection.status == 401:
         return ApiReason.UNAUTHORIZED, "the operator's credentials are not accepted: see its log", False
-    if refused.status == 403:
+    if rejection.status == 403:
         return (
             ApiReason.ADMISSION_DENIED,
             "an admission plugin of the cluster refuses it: satisfy it, or change podTemplate",
             True,
         )
-    if refused.status == 404:
+    if rejection.status == 404:
         return ApiReason.KIND_UNKNOWN, "install its CustomResourceDefinition", True
-    if refused.status == 422 and refused.kind == "PersistentVolumeClaim":
+    if rejection.status == 422 and rejection.kind == "PersistentVolumeClaim":
         return ApiReason.CLAIM_IMMUTABLE, "this field of a claim can't be changed: take the change back", True
-    if refused.status in {400, 413, 422}:
+    if rejection.status in {400, 413, 422}:
         return ApiReason.CHILD_INVALID, "fix the field of the spec that it came from", True
-    return ApiReason.APPLY_FAILED, "it is tried again", refused.status < 500 and refused.status not in {408, 409, 429}
+    return (
+        ApiReason.APPLY_FAILED,
+        "it is tried again",
+        rejection.status < 500 and rejection.status not in {408, 409, 429},
+    )

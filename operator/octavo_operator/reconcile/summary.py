@@ -34,7 +34,7 @@ from octavo_operator.errors import ManifestError
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import human
 from octavo_operator.reconcile import downloads, replicas
-from octavo_operator.reconcile.applying import Outcome, Refused
+from octavo_operator.reconcile.applying import Outcome, Rejection
 from octavo_operator.reconcile.cache_state import download_trouble, memory_of, model_cached
 from octavo_operator.reconcile.diagnosis import claims, rejections
 from octavo_operator.reconcile.diagnosis.pods import seen_trouble
@@ -82,8 +82,8 @@ def summarize(
     """Summarize a service whose spec can be read; `unknown` has the fields that this version of the operator lacks."""
     counts, fetched = _counts(plan.name, observed), downloads.done(plan, observed)
     cached = model_cached(plan, observed, fetched)
-    refused = sorted((rejections.trouble_of(each) for each in outcome.refused), key=lambda t: t.rank)
-    trouble = refused[0] if refused else _trouble(plan, observed, counts)
+    rejected = sorted((rejections.trouble_of(each) for each in outcome.rejected), key=lambda t: t.rank)
+    trouble = rejected[0] if rejected else _trouble(plan, observed, counts)
     conditions = {
         **_main(service, plan, observed, counts, trouble, outcome),
         MODEL_CACHED: cached,
@@ -239,8 +239,8 @@ def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
     conditions = by_type((deployment or {}).get("status"))
     failure, progressing = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
     if failure.get("status") == "True":
-        refused = Refused("Pod", plan.name, failure["reason"], failure["message"], status=403)
-        found.append(rejections.trouble_of(refused))
+        rejection = Rejection("Pod", plan.name, failure["reason"], failure["message"], status=403)
+        found.append(rejections.trouble_of(rejection))
     if progressing.get("reason") == "ProgressDeadlineExceeded":
         # What was waited for until now did not come within the Deployment's deadline.
         found = [replace(t, stuck=True, message=f"{t.message}; {TOO_LATE}") for t in found if t.rank < LATE_RANK]
