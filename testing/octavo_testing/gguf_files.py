@@ -17,9 +17,11 @@ HIDDEN, INNER, HEADS, KV_HEADS, VOCAB, LAYERS = 64, 96, 4, 2, 100, 2
 HEAD_DIM = HIDDEN // HEADS
 
 
-def write_gguf(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> Path:
-    """A GGUF file of `arrays` (numpy, or (quantized bytes, type)) and plain `metadata`, architecture llama."""
-    writer = gguf.GGUFWriter(path, "llama")
+def write_gguf(
+    path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, Any] | None = None, architecture: str = "llama"
+) -> Path:
+    """A GGUF file of `arrays` (numpy, or (quantized bytes, type)) and plain `metadata`."""
+    writer = gguf.GGUFWriter(path, architecture)
     for key, value in (metadata or {}).items():
         if isinstance(value, str):
             writer.add_string(key, value)

@@ -1,8 +1,8 @@
-"""Families that transformers has no code of compute what their published description says, on small random models.
+"""Families whose own classes transformers does not have compute what their published description says, on small random models.
 
 The reference is a decoder in a few lines of torch that reads tensors by their published names; what differs between the
-families is data. Descriptions: the model cards and reports of InternLM, InternLM 2, Baichuan 1 and 2, Qwen 1, XVERSE and
-MiniCPM.
+families is data. Descriptions: the model cards and reports of InternLM 1 to 3, EXAONE 3, Baichuan 1 and 2, Qwen 1, XVERSE
+and MiniCPM.
 """
 
 from __future__ import annotations
@@ -83,6 +83,28 @@ FAMILIES = {
         },
         kv_heads=2,
         packed="groups",
+    ),
+    "internlm 3": Family(
+        {"architectures": ["InternLM3ForCausalLM"], "bias": True, "qkv_bias": True, "num_key_value_heads": 2},
+        kv_heads=2,
+        biases=frozenset({"q", "k", "v", "o", "gate", "up", "down"}),
+    ),
+    "exaone 3": Family(
+        {"architectures": ["ExaoneForCausalLM"], "num_layers": LAYERS, "layer_norm_epsilon": EPS},
+        {
+            "embedding": "transformer.wte",
+            "layer": "transformer.h.{}",
+            "norm": "transformer.ln_f",
+            "norm1": "ln_1",
+            "q": "attn.attention.q_proj",
+            "k": "attn.attention.k_proj",
+            "v": "attn.attention.v_proj",
+            "o": "attn.attention.out_proj",
+            "norm2": "ln_2",
+            "gate": "mlp.c_fc_0",
+            "up": "mlp.c_fc_1",
+            "down": "mlp.c_proj",
+        },
     ),
     "baichuan 7b": Family({"architectures": ["BaiChuanForCausalLM"]}, {"qkv": "self_attn.W_pack"}, packed="whole"),
     "baichuan 2 13b": Family(
