@@ -31,6 +31,7 @@ from published_experts import (
 from published_experts import PARAMETERS as EXPERTS
 from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_learned_positions import PARAMETERS as LEARNED_POSITIONS
+from published_remote_code import PARAMETERS as REMOTE_CODE
 from published_rms_norm import (
     EXAONE_4_1_2B,
     GEMMA_2_2B,
@@ -49,7 +50,7 @@ from octavo_models.layers import Experts, QueryScaling
 from octavo_models.tensors import Rows, Source
 
 DENSE = PARAMETERS | RMS_NORM | LAYER_NORM | LEARNED_POSITIONS
-MODELS = DENSE | EXPERTS
+MODELS = DENSE | EXPERTS | REMOTE_CODE
 # transformers' name, and that of the tensor
 IN_CHECKPOINTS = dict.fromkeys(("GPTNeoXForCausalLM", "GPTNeoXJapaneseForCausalLM"), ("lm_head.", "embed_out."))
 

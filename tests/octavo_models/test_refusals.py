@@ -24,6 +24,7 @@ from published_experts import PARAMETERS as EXPERTS
 from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_learned_positions import PARAMETERS as LEARNED_POSITIONS
 from published_multimodal import PARAMETERS as MULTIMODAL
+from published_remote_code import PARAMETERS as REMOTE_CODE
 from published_rms_norm import (
     APERTUS_8B,
     EXAONE_4_1_2B,
@@ -42,7 +43,9 @@ from octavo_models import InvalidConfigError, ModelError, UnsupportedModelError,
 
 CONFIGS = [
     config
-    for config, size in (PARAMETERS | RMS_NORM | EXPERTS | LAYER_NORM | LEARNED_POSITIONS | MULTIMODAL).values()
+    for config, size in (
+        PARAMETERS | RMS_NORM | EXPERTS | LAYER_NORM | LEARNED_POSITIONS | MULTIMODAL | REMOTE_CODE
+    ).values()
     if size < 3e10
 ]
 
