@@ -24,6 +24,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     dtype: DType = "auto"  # auto: as stored, four-bit stays four-bit; else every weight is widened to it
     load_format: Literal["auto", "safetensors", "gguf", "dummy"] = "auto"
+    model_impl: Literal["auto", "octavo", "transformers"] = "auto"  # auto: transformers where there is no description
     max_model_len: int | None = None  # None: the model's own, or as much of it as the KV memory holds
     seed: int = 0
     chat_template: str | None = None  # the template's text, already read

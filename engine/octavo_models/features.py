@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 from octavo_models.layers import Attention, Experts, Layer
+from octavo_models.outline import Model, ModelOutline
 from octavo_models.spec import ModelSpec
 
 Feature = Literal[
@@ -81,8 +82,10 @@ SUPPORTED: dict[Executor, frozenset[Feature]] = {
 USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}
 
 
-def unsupported(spec: ModelSpec, executor: Executor) -> str | None:
+def unsupported(spec: Model, executor: Executor) -> str | None:
     """What the executor can't run of the spec: the first such feature and its layer; None if it runs all of it."""
+    if isinstance(spec, ModelOutline):
+        return None if executor == "torch" else "models that transformers computes"
     return next((where for feature, where in features_of(spec) if feature not in SUPPORTED[executor]), None)
 
 

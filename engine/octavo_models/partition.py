@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import overload
 
 from octavo_models.layers import Experts, Layer, Mlp
+from octavo_models.outline import Model, ModelOutline
 from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, stage_of
 from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight
 
@@ -72,8 +74,15 @@ def layers_of(spec: ModelSpec, place: Place) -> range:
     return range(mine[0], mine[-1] + 1)
 
 
-def part(spec: ModelSpec, place: Place) -> ModelSpec:
+@overload
+def part(spec: ModelSpec, place: Place) -> ModelSpec: ...
+@overload
+def part(spec: Model, place: Place) -> Model: ...
+def part(spec: Model, place: Place) -> Model:
     """The decoder that the rank runs. Its vocabulary's size stays the model's; its weights are its own."""
+    if isinstance(spec, ModelOutline):
+        assert place.tensor_size == place.num_stages == 1, "what is not described is not divided"
+        return spec
     layers = tuple(_layer(spec.layers[i], place) for i in layers_of(spec, place))
     return replace(spec, layers=layers, weights=tuple(shard.weight for shard in shards(spec, place)))
 
@@ -98,7 +107,7 @@ def shards(spec: ModelSpec, place: Place) -> Iterator[Shard]:
         yield _shard(whole, name, place, parts)
 
 
-def kv_layout(spec: ModelSpec, place: Place, block_size: int, kv_format: str) -> KVLayout:
+def kv_layout(spec: Model, place: Place, block_size: int, kv_format: str) -> KVLayout:
     """The rank's share of the model's blocks: the same groups for all ranks, with the rank's own layers and bytes.
 
     A stage without layers of a group has blocks of zero bytes in it, so that all ranks have the same block tables.

@@ -7,11 +7,12 @@ Independent of files, devices and batches; every type here is frozen data.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from octavo_models.formats import FORMATS, nbytes
-from octavo_models.layers import Layer, Norm
+from octavo_models.layers import Attention, Layer, Norm
 from octavo_models.tensors import Source, UnitRows, Unpermute
 
 
@@ -116,19 +117,14 @@ class ModelSpec:
             return sum(w.nbytes for w in self.weights)
         return sum(nbytes(FORMAT_OF_DTYPE[dtype], w.shape) for w in self.weights)
 
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """Each layer's attention."""
+        return tuple(layer.attention for layer in self.layers)
+
     def kv_layout(self, block_size: int, kv_format: str) -> KVLayout:
         """Blocks of `block_size` tokens in `kv_format` ("f32", "bf16", "f16" …), one group a kind of attention."""
-        element = FORMATS[kv_format].bytes_per_block
-        by_window: dict[int | None, list[int]] = {}
-        for i, layer in enumerate(self.layers):
-            if layer.attention.kv_from_layer is None:
-                by_window.setdefault(layer.attention.window, []).append(i)
-        groups = []
-        for window, members in sorted(by_window.items(), key=lambda item: (item[0] is not None, item[0] or 0)):
-            per_token = sum(self.layers[i].attention.k_size + self.layers[i].attention.v_size for i in members)
-            kind: Literal["full", "window"] = "full" if window is None else "window"
-            groups.append(KVGroup(kind, tuple(members), per_token * block_size * element, window))
-        return KVLayout(block_size, tuple(groups))
+        return kv_layout_of(self.attentions, block_size, kv_format)
 
     def kv_bytes(self, num_tokens: int, kv_format: str, block_size: int = 16) -> int:
         """KV bytes that one sequence of `num_tokens` keeps; window layers keep no more than their window."""
@@ -137,6 +133,21 @@ class ModelSpec:
             kept = num_tokens if group.window is None else min(num_tokens, group.window + block_size)
             total += -(-kept // block_size) * group.block_bytes
         return total
+
+
+def kv_layout_of(attentions: Sequence[Attention], block_size: int, kv_format: str) -> KVLayout:
+    """The blocks that keep what `attentions` write, of `block_size` tokens in `kv_format`."""
+    element = FORMATS[kv_format].bytes_per_block
+    by_window: dict[int | None, list[int]] = {}
+    for i, attention in enumerate(attentions):
+        if attention.kv_from_layer is None:
+            by_window.setdefault(attention.window, []).append(i)
+    groups = []
+    for window, members in sorted(by_window.items(), key=lambda item: (item[0] is not None, item[0] or 0)):
+        per_token = sum(attentions[i].k_size + attentions[i].v_size for i in members)
+        kind: Literal["full", "window"] = "full" if window is None else "window"
+        groups.append(KVGroup(kind, tuple(members), per_token * block_size * element, window))
+    return KVLayout(block_size, tuple(groups))
 
 
 FORMAT_OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}

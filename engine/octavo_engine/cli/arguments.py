@@ -201,6 +201,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             tokenizer=options.tokenizer,
             dtype={"half": "float16", "float": "float32"}.get(options.dtype, options.dtype),
             load_format="auto" if options.load_format == "hf" else options.load_format,
+            model_impl="octavo" if options.model_impl == "vllm" else options.model_impl,
             max_model_len=options.max_model_len,
             seed=options.seed,
             chat_template=_template(options.chat_template),

@@ -57,6 +57,13 @@ def _model(group: argparse._ArgumentGroup) -> None:
         help="dummy: random weights, for benchmarks without a download; default: auto, by the files found",
     )
     add(
+        "--model-impl",
+        choices=("auto", "octavo", "vllm", "transformers"),
+        default="auto",
+        help="transformers: its code computes the layers, over the torch executor's KV blocks, for architectures that "
+        "are not described; octavo, or vllm: none but described ones; default: auto, transformers where need be",
+    )
+    add(
         "--max-model-len",
         type=model_len,
         metavar="TOKENS",

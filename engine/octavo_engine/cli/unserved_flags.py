@@ -101,7 +101,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "hf-overrides",
         "hf-config-path",
         "config-format=auto|hf",
-        "model-impl=auto",
         "code-revision",
         "rope-scaling",
         "rope-theta",

@@ -36,7 +36,7 @@ from octavo_engine.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
     from octavo_engine.executors.executor import Executor, StepHandle
-    from octavo_models.spec import ModelSpec
+    from octavo_models.outline import Model
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class EngineCore:
         self,
         config: EngineConfig,
         executor: Executor,
-        spec: ModelSpec | None = None,
+        spec: Model | None = None,
         on_stage: Callable[[str, float], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

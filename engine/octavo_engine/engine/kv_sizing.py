@@ -15,7 +15,7 @@ from octavo_engine.errors import ConfigError
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
     from octavo_engine.executors.executor import Capacity
-    from octavo_models.spec import ModelSpec
+    from octavo_models.outline import Model
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def check_memory(kv_bytes: int, capacity: Capacity) -> None:
     )
 
 
-def check_max_model_len(config: EngineConfig, spec: ModelSpec | None) -> None:
+def check_max_model_len(config: EngineConfig, spec: Model | None) -> None:
     """What can be refused before the weights are read."""
     asked = config.model.max_model_len
     longest = spec.max_position if spec else None
@@ -113,7 +113,7 @@ def check_max_model_len(config: EngineConfig, spec: ModelSpec | None) -> None:
         raise ConfigError(f"--max-model-len {asked} is more than the {longest} tokens that this model was made for")
 
 
-def max_model_len_of(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec: ModelSpec | None) -> int:
+def max_model_len_of(config: EngineConfig, capacity: Capacity, kv_bytes: int, spec: Model | None) -> int:
     """The length asked for, or the model's own, or as much of it as fits."""
     asked = config.model.max_model_len
     longest = spec.max_position if spec else None

@@ -5,21 +5,28 @@ Owns the order of the start. Each stage is reported with its seconds when it end
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import msgspec
 
 from octavo_engine.config import EngineConfig, ModelFiles, encode_files
 from octavo_engine.engine.engine_core import EngineCore
-from octavo_engine.errors import ConfigError
-from octavo_engine.executors import create_executor, require_device
+from octavo_engine.errors import ConfigError, ModelLoadError
+from octavo_engine.executors import create_executor, executor_name, require_device
 from octavo_engine.messages import Progress, Ready, Reply, Resolved
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
+from octavo_models.errors import UnsupportedModelError
+from octavo_models.features import unsupported
+from octavo_models.outline import Model, ModelOutline
 from octavo_models.sharding import FLAG_NAMES, obstacle, possible_sizes
 from octavo_models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
 
 
 def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCore, Ready]:
@@ -34,7 +41,7 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     send(Resolved(encode_files(files)))
     send(Progress("downloaded the model" if fetched else "found the model", time.perf_counter() - start))
     start = time.perf_counter()
-    spec = read_description(config, files)
+    spec = read_model(config, files)
     send(Progress(f"read its description: {spec.architecture}", time.perf_counter() - start))
     start = time.perf_counter()
     executor = create_executor(config, spec, files)
@@ -67,6 +74,63 @@ def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
         sizes = possible_sizes(spec, min(parallel.pipeline_parallel_size, len(spec.layers)), most)
         raise ConfigError(f"{hindrance}: {', '.join(map(str, sizes))} would do" if "tensor" in hindrance else hindrance)
     return spec
+
+
+def read_model(config: EngineConfig, files: ModelFiles) -> Model:
+    """The model's description, or its outline where transformers computes it, as --model-impl says.
+
+    Raises:
+        ConfigError, ExecutorError, ModelLoadError, ModelError: it can't be run so.
+    """
+    way = config.model.model_impl
+    if way == "transformers":
+        return _outlined(config, files, "--model-impl says so")
+    try:
+        spec = read_description(config, files)
+    except ModelLoadError as error:
+        if way == "octavo" or not isinstance(error.__cause__, UnsupportedModelError):
+            raise
+        try:
+            return _outlined(config, files, str(error.__cause__).partition(";")[0])
+        except (ConfigError, ModelLoadError) as other:
+            raise ModelLoadError(f"{error}; nor can transformers run it: {other}") from error
+    missing = unsupported(spec, executor_name(config, spec))
+    if missing is None or way == "octavo":
+        return spec
+    try:
+        return _outlined(config, files, f"the executor does not support {missing}")
+    except (ConfigError, ModelLoadError):
+        return spec  # refused by the executor, with what it lacks
+
+
+def _outlined(config: EngineConfig, files: ModelFiles, why: str) -> ModelOutline:
+    hindrance = _transformers_obstacle(config, files)
+    if hindrance is not None:
+        raise ConfigError(f"--model-impl transformers: {hindrance}")
+    from octavo_engine.executors.torch.transformers_outline import outline  # noqa: PLC0415 — imports torch
+
+    found = outline(config.model, files)
+    logger.warning(
+        "transformers computes %s over Octavo's KV blocks (%s): slower than a described model, each layer's operations "
+        "one by one and without CUDA graphs; weights unpacked; one rank",
+        found.architecture,
+        why,
+    )
+    return found
+
+
+def _transformers_obstacle(config: EngineConfig, files: ModelFiles) -> str | None:
+    """Why transformers can't run a model of this configuration; None if it may."""
+    if config.executor.executor == "native":
+        return "the native executor runs described architectures alone; take --executor torch"
+    if config.parallel.world_size > 1:
+        return "it runs on one rank; leave --tensor-parallel-size and --pipeline-parallel-size out"
+    if files.weights_format == "gguf":
+        return "it reads folders with a config.json, and this is a GGUF file"
+    lacking = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if lacking:
+        return f"it needs {' and '.join(lacking)}: pip install {' '.join(lacking)}"
+    return None
 
 
 class DownloadLine:

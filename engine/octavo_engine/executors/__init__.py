@@ -12,29 +12,32 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
+from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.gpus import has_gpu, require_gpus, require_working_driver
 from octavo_engine.kernels.folders import cache_folder
 from octavo_models.features import Executor as ExecutorName
 from octavo_models.features import unsupported
+from octavo_models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig, ModelFiles
     from octavo_engine.executors.executor import Executor
-    from octavo_models.spec import ModelSpec
+    from octavo_models.outline import Model
 
 logger = logging.getLogger(__name__)
 
 
-def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> Executor:
+def create_executor(config: EngineConfig, spec: Model, files: ModelFiles) -> Executor:
     """The executor that the configuration names, not yet loaded.
 
     Raises:
         ExecutorError: it isn't installed, or this machine lacks what it needs.
     """
-    name = _name(config, spec)
+    name = executor_name(config, spec)
     if name == "torch":
         require_torch()
     if name == "torch" and config.parallel.world_size > 1:
+        assert isinstance(spec, ModelSpec), "the loader divides described models alone"
         from octavo_engine.executors.torch.parallel_executor import LeadExecutor  # noqa: PLC0415
 
         return LeadExecutor(config, spec, files)
@@ -42,6 +45,8 @@ def create_executor(config: EngineConfig, spec: ModelSpec, files: ModelFiles) ->
         from octavo_engine.executors.torch.executor import TorchExecutor  # noqa: PLC0415
 
         return TorchExecutor(config, spec, files)
+    refuse_unsupported(spec, "native")
+    assert isinstance(spec, ModelSpec)
     from octavo_engine.executors.native.executor import NativeExecutor  # noqa: PLC0415
 
     return NativeExecutor(config, spec, files)
@@ -95,7 +100,7 @@ def _find_kernel_cache() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _name(config: EngineConfig, spec: ModelSpec) -> ExecutorName:
+def executor_name(config: EngineConfig, spec: Model) -> ExecutorName:
     """`native` or `torch`."""
     executor = config.executor
     if executor.executor != "auto":
@@ -105,7 +110,7 @@ def _name(config: EngineConfig, spec: ModelSpec) -> ExecutorName:
     return _on_cpu(spec) if executor.device == "cpu" else _suiting(spec)
 
 
-def _on_cpu(spec: ModelSpec) -> ExecutorName:
+def _on_cpu(spec: Model) -> ExecutorName:
     """The native executor; torch for a model that only torch runs."""
     missing = unsupported(spec, "native")
     if missing is None or unsupported(spec, "torch") is not None or find_spec("torch") is None:
@@ -116,7 +121,7 @@ def _on_cpu(spec: ModelSpec) -> ExecutorName:
     return "torch"
 
 
-def _suiting(spec: ModelSpec) -> ExecutorName:
+def _suiting(spec: Model) -> ExecutorName:
     """The executor for this machine."""
     if not has_gpu():
         return _on_cpu(spec)

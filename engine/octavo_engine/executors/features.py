@@ -6,10 +6,10 @@ from importlib.util import find_spec
 
 from octavo_engine.errors import ExecutorError
 from octavo_models.features import Executor, unsupported
-from octavo_models.spec import ModelSpec
+from octavo_models.outline import Model
 
 
-def refuse_unsupported(spec: ModelSpec, executor: Executor) -> None:
+def refuse_unsupported(spec: Model, executor: Executor) -> None:
     """Raise ExecutorError for the first feature of `spec` that the executor lacks; it names the feature and a remedy."""
     missing = unsupported(spec, executor)
     if missing is None:

@@ -53,6 +53,14 @@ def make(kind: str, folder: Path) -> Any:
     """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
     torch.manual_seed(11)
     model = _auto_class(kind).from_config(config_of(kind)).float().eval()
+    randomize(model)
+    model.save_pretrained(folder)
+    # Llama 4 with images fails in transformers where there is no image: its text half is the same decoder.
+    return model.language_model if isinstance(model, transformers.Llama4ForConditionalGeneration) else model
+
+
+def randomize(model: torch.nn.Module) -> None:
+    """Move norms and biases from the ones and zeros that they begin as."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if (
@@ -62,6 +70,3 @@ def make(kind: str, folder: Path) -> Any:
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn_like(buffer) * 0.2)
-    model.save_pretrained(folder)
-    # Llama 4 with images fails in transformers where there is no image: its text half is the same decoder.
-    return model.language_model if isinstance(model, transformers.Llama4ForConditionalGeneration) else model

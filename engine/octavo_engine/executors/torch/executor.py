@@ -23,6 +23,7 @@ from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.features import refuse_unsupported
+from octavo_engine.executors.torch.causal_model import CausalModel
 from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.faults import FaultWatch
@@ -44,6 +45,7 @@ from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packing import Stored
+from octavo_models.outline import Model, ModelOutline
 from octavo_models.partition import kv_layout, part
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 
@@ -91,7 +93,7 @@ class TorchExecutor(Executor):
     def __init__(
         self,
         config: EngineConfig,
-        spec: ModelSpec,
+        spec: Model,
         files: ModelFiles,
         device: torch.device | None = None,
         parallel: Parallel = ALONE,
@@ -120,7 +122,7 @@ class TorchExecutor(Executor):
         self._max_len = config.model.max_model_len or spec.max_position
         self.requests = self._tables(min(self._max_len, longest_of_step(config.scheduler)))
         self._weights = weights or self._read_weights
-        self._decoder: Decoder | None = None
+        self._decoder: CausalModel | None = None
         self._sampler: Sampler | None = None
         self._cache: KVCache | None = None
         self._submitted: dict[int, SubmittedStep] = {}
@@ -149,13 +151,30 @@ class TorchExecutor(Executor):
             from octavo_engine.executors.torch.warm_up import prepare_kernels  # noqa: PLC0415 — it runs an executor
 
             prepare_kernels(self)
-        weights = self._weights()
-        weight_bytes = sum(weight.nbytes for weight in weights.values())
-        decoder = Decoder(self.spec, weights, self.ops, self.dtype, self.parallel)
+        decoder, weight_bytes = self._built()
         self._decoder = decoder
         self._make_sampler(decoder)
         kv_bytes = None if self._counters is None else self._kv_bytes(self._counters)
         return Capacity(self.layout, weight_bytes, kv_bytes)
+
+    def _built(self) -> tuple[CausalModel, int]:
+        """The model, and the bytes of its weights."""
+        if isinstance(self.spec, ModelOutline):
+            from octavo_engine.executors.torch.transformers_check import checked_decoder  # noqa: PLC0415
+
+            return checked_decoder(
+                self.spec,
+                self.files,
+                self.ops,
+                self.layout,
+                dtype=self.dtype,
+                kv_format=self.kv_format,
+                device=self.device,
+                seed=self.config.model.seed,
+            )
+        weights = self._weights()
+        weight_bytes = sum(weight.nbytes for weight in weights.values())
+        return Decoder(self.spec, weights, self.ops, self.dtype, self.parallel), weight_bytes
 
     def beat_into(self, beats: memoryview) -> None:
         def beat() -> None:
@@ -283,7 +302,7 @@ class TorchExecutor(Executor):
             device=self.device,
         )
 
-    def _make_sampler(self, decoder: Decoder) -> None:
+    def _make_sampler(self, decoder: CausalModel) -> None:
         table = SamplingTable(self.config.scheduler.max_num_seqs, self.device)
         self._sampler = Sampler(self.ops, table, self.requests.token_ids, decoder.logits)
 
@@ -293,6 +312,8 @@ class TorchExecutor(Executor):
             self._graphs.forget()
         if self._recorder is None or self.config.executor.enforce_eager or self.parallel.place.num_stages > 1:
             return
+        if isinstance(self.spec, ModelOutline):
+            return  # its code may read tensors back, or choose by their sizes
         self._graphs = DecodeGraphs(
             self._decode,
             self._recorder,
@@ -303,10 +324,11 @@ class TorchExecutor(Executor):
         )
 
     def _read_weights(self) -> dict[str, Stored]:
+        assert isinstance(self.whole, ModelSpec)
         seed, place = self.config.model.seed, self.parallel.place
         return read_weights(self.whole, self.files, self.dtype, self.device, seed, place, packed=self.packed)
 
-    def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: Decoder, cache: KVCache) -> SubmittedStep:
+    def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: CausalModel, cache: KVCache) -> SubmittedStep:
         if batch.num_values > MOST_VALUES:
             self.requests.send(batch.runs)
         layout = StepLayout.of(batch)
@@ -389,7 +411,7 @@ class TorchExecutor(Executor):
         self._drawn.clear()
         self.requests.clear()
 
-    def _loaded(self) -> tuple[Decoder, Sampler, KVCache]:
+    def _loaded(self) -> tuple[CausalModel, Sampler, KVCache]:
         assert self._decoder is not None, "load comes first"
         assert self._sampler is not None
         assert self._cache is not None, "init_kv comes before submit"
@@ -405,7 +427,7 @@ def _starting(what: str, remedy: str) -> Iterator[None]:
         raise OutOfMemoryError(f"there is not enough memory for {what}: {error}; {remedy}") from error
 
 
-def dtypes_of(asked: DType, spec: ModelSpec, *, on_gpu: bool) -> tuple[torch.dtype, str]:
+def dtypes_of(asked: DType, spec: Model, *, on_gpu: bool) -> tuple[torch.dtype, str]:
     """The dtype that a model is computed in, and the format of its KV blocks.
 
     GPUs are not made for float32: `auto` takes bfloat16 there for checkpoints of it, and beside quantized weights.

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from octavo_engine.core.outputs import KVOps
 from octavo_engine.executors.torch.device import moved
-from octavo_models.spec import KVLayout, ModelSpec
+from octavo_models.outline import Model
+from octavo_models.spec import KVLayout
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class KVCache:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        model: Model,
         layout: KVLayout,
         num_blocks: tuple[int, ...],
         kv_format: str,
@@ -64,7 +65,7 @@ class KVCache:
             matrices = []  # (elements of a block, whose keys or values they are, shape of a block)
             for i in group.layers:
                 self.group_of_layer[i] = g
-                attention = spec.layers[i].attention
+                attention = model.attentions[i]
                 for held, dim in ((self.keys, attention.head_dim_k), (self.values, attention.head_dim_v)):
                     shape = (layout.block_size, attention.num_kv_heads, dim)
                     matrices.append((math.prod(shape), held, i, shape))

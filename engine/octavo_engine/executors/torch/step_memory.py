@@ -12,6 +12,7 @@ from octavo_engine.executors.torch.input_batch import MOST_VALUES
 from octavo_engine.executors.torch.sampler import PROMPT_ROWS
 from octavo_engine.kernels.operations import Operations
 from octavo_models.layers import Experts, Layer, Mlp
+from octavo_models.outline import Model
 from octavo_models.partition import Place
 from octavo_models.spec import KVLayout, ModelSpec
 
@@ -23,7 +24,7 @@ ROUNDING = 1 << 20  # 2,000 small tensors, each a multiple of 512 bytes
 
 
 def step_bytes(
-    spec: ModelSpec,
+    spec: Model,
     scheduler: SchedulerConfig,
     layout: KVLayout,
     place: Place,
@@ -33,19 +34,23 @@ def step_bytes(
     max_len: int,
     packed: bool = False,
 ) -> int:
-    """The most that a step allocates at once. `spec` and `layout` are the rank's own; `element_size`: of activations."""
+    """The most that a step allocates at once. `spec` and `layout` are the rank's own; `element_size`: of activations.
+
+    Of a model that transformers computes, what its layers allocate is not counted: profiling alone sees it.
+    """
     num_tokens = scheduler.max_num_batched_tokens
     n = min(scheduler.max_num_seqs, num_tokens)
     inputs = num_tokens * (8 * (2 + len(layout.groups)) + sum(4 * dim for dim in _rotary_dims(spec)))
-    inputs += num_tokens * 4 * (len({layer.attention.query_scaling for layer in spec.layers}) + HEAD_SUMS)
+    inputs += num_tokens * 4 * (len({attention.query_scaling for attention in spec.attentions}) + HEAD_SUMS)
     numbers = 4 * (max(MOST_VALUES, max_len) + n * (6 + 4 * (1 + len(layout.groups))))
-    forward = element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
-    # Each kind of layer keeps its own through the step.
-    forward += sum(ops.attention_scratch(n, max_len, kind) for kind in {layer.attention for layer in spec.layers})
-    if packed:
-        forward += max(ops.matmul_scratch(num_tokens, columns) for columns in _product_columns(spec, place))
-    mixtures = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, Experts)]
-    forward += max((ops.experts_scratch(num_tokens, mixture) for mixture in mixtures), default=0)
+    # Each kind of attention keeps its own through the step.
+    forward = sum(ops.attention_scratch(n, max_len, kind) for kind in set(spec.attentions))
+    if isinstance(spec, ModelSpec):
+        forward += element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
+        if packed:
+            forward += max(ops.matmul_scratch(num_tokens, columns) for columns in _product_columns(spec, place))
+        mixtures = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, Experts)]
+        forward += max((ops.experts_scratch(num_tokens, mixture) for mixture in mixtures), default=0)
     hidden = element_size * num_tokens * spec.hidden_size
     draw = (
         hidden + _draw_bytes(spec, place, n, min(PROMPT_ROWS, num_tokens), element_size) if place.last_stage else hidden
@@ -54,7 +59,7 @@ def step_bytes(
     return numbers + counts + max(inputs + forward, draw) + n * (REQUEST_BYTES + SAMPLING_BYTES) + ROUNDING
 
 
-def count_bytes(spec: ModelSpec, scheduler: SchedulerConfig) -> int:
+def count_bytes(spec: Model, scheduler: SchedulerConfig) -> int:
     """The counts of penalties, where all requests ask for some: they outlast a step."""
     return 4 * scheduler.max_num_seqs * spec.vocab_size
 
@@ -99,16 +104,17 @@ def _product_columns(spec: ModelSpec, place: Place) -> set[int]:
     return found
 
 
-def _rotary_dims(spec: ModelSpec) -> list[int]:
-    return [rotary.dim for rotary in {layer.attention.rotary for layer in spec.layers} if rotary is not None]
+def _rotary_dims(spec: Model) -> list[int]:
+    return [rotary.dim for rotary in {attention.rotary for attention in spec.attentions} if rotary is not None]
 
 
-def _draw_bytes(spec: ModelSpec, place: Place, n: int, scored_rows: int, element_size: int) -> int:
+def _draw_bytes(spec: Model, place: Place, n: int, scored_rows: int, element_size: int) -> int:
     """From n hidden rows to tokens, where everything is asked for that can be; prompts are scored some rows at a time."""
     vocab = spec.vocab_size
     rows = -(-vocab // place.tensor_size)
     gathered = rows * place.tensor_size + vocab if place.tensor_size > 1 else 0
-    hidden = spec.hidden_size + (spec.projected_embedding or 0)
+    narrower = spec.projected_embedding if isinstance(spec, ModelSpec) else None
+    hidden = spec.hidden_size + (narrower or 0)
     projected = element_size * (hidden + rows + gathered)  # of a row
     capped = element_size * (hidden + (vocab if place.tensor_size > 1 else rows)) + 4 * vocab
     processed = 3 * 4 * vocab + vocab // 4  # the logits, a copy as they were, those whose tops are wanted, masks

@@ -36,8 +36,8 @@ def prepare_kernels(executor: TorchExecutor) -> None:
     Raises:
         ExecutorError: a kernel can't be compiled.
     """
-    if not isinstance(executor.ops, TritonOperations):
-        return
+    if not isinstance(executor.ops, TritonOperations) or not isinstance(executor.whole, ModelSpec):
+        return  # beside transformers, kernels are compiled as they are first launched
     start, config, launcher = time.perf_counter(), executor.config, executor.ops.launch
     workers = max(1, number_of_threads(config.executor.threads) // len(config.parallel.ranks_here))
     line = ProgressLine(launcher.card.capability)

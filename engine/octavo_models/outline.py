@@ -1,0 +1,32 @@
+"""The outline of a decoder that is not described: what the engine needs to know of a model that another library runs.
+
+`ModelSpec` says how a decoder computes; an outline says only how large it is and how its layers attend, by which
+tables, KV blocks and lengths are sized. Both have these fields, and `Model` is either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo_models.layers import Attention
+from octavo_models.spec import KVLayout, ModelSpec, kv_layout_of
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutline:
+    """A causal decoder. `attentions` are those of one forward, in the order in which they are computed."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    attentions: tuple[Attention, ...]
+    max_position: int
+    dtype: str  # the checkpoint's own: float32, float16 or bfloat16
+    quantization: None = None
+
+    def kv_layout(self, block_size: int, kv_format: str) -> KVLayout:
+        """Blocks of `block_size` tokens in `kv_format`, one group a kind of attention."""
+        return kv_layout_of(self.attentions, block_size, kv_format)
+
+
+Model = ModelSpec | ModelOutline

@@ -1,0 +1,16 @@
+"""Which models run through transformers is what the reference says, kind by kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from octavo_testing.golden import assert_golden
+from octavo_testing.transformers_survey import page
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models-through-transformers.md"
+
+
+@pytest.mark.slow
+def test_the_reference_lists_what_runs():
+    assert_golden(page(), PAGE)
