@@ -20,6 +20,8 @@ and `torch` (GPU) run is ✓; what one lacks is named. Each is compared with tra
 every parameter is random, norms and biases too: the names and shapes of all tensors, and the log-probabilities of prompts
 of 1 to 70 tokens that are prefilled in chunks and decoded together (`tests/correctness/test_architectures.py`).
 
+Others run through `transformers`, more slowly: [models-through-transformers.md](models-through-transformers.md) lists them.
+
 Written by `tests/docs/test_models_page.py` (`OCTAVO_UPDATE_GOLDEN=1`).
 
 | classes | GGUF | native | torch | compared as |
