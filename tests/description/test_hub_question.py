@@ -112,10 +112,10 @@ def test_an_answer_that_is_too_large_is_not_cut_and_then_read(hub):
     ],
 )
 def test_a_model_that_no_page_describes_still_has_a_size(hub, files, size):
-    hub.body, hub.files = json.dumps({"architectures": ["PhiForCausalLM"]}), files
+    hub.body, hub.files = json.dumps({"architectures": ["MambaForCausalLM"]}), files
     found = describe(MODEL, offline=False)
     assert (found.spec, found.size) == (None, size)
-    assert "PhiForCausalLM" in found.why_unknown
+    assert "MambaForCausalLM" in found.why_unknown
     assert [path for path, _ in hub.asked] == [
         "/org/name/resolve/refs%2Fpr%2F1/config.json",
         "/api/models/org/name/revision/refs%2Fpr%2F1?blobs=true",
@@ -123,7 +123,7 @@ def test_a_model_that_no_page_describes_still_has_a_size(hub, files, size):
 
 
 def test_files_of_this_machine_have_a_size_too(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["PhiForCausalLM"]}))
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
     (tmp_path / "model.safetensors").write_bytes(b"x" * 9)
     assert describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).size == 9
     index = {"metadata": {"total_size": 5_000_000_000}, "weight_map": {}}
