@@ -123,7 +123,7 @@ def page() -> str:
     ]
     for kind, name in MODEL_TYPES.items():
         why = verdicts[kind]
-        # Others' messages quote names and commands, which are not this page's own.
+        # Names and commands in a library's messages are not ours.
         shown = "yes" if why is None else "no: " + " ".join(why.split()).replace("|", "\\|").replace("`", '"')
         lines.append(f"| {kind} | {name} | {'yes' if kind in described else ''} | {shown} |")
     return "\n".join(lines) + "\n"
