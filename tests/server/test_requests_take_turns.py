@@ -60,6 +60,19 @@ async def test_those_that_have_begun_go_first():
     assert taken == list("aabbcc")
 
 
+async def test_those_that_have_begun_keep_their_order():
+    """Many come back from the pools at once: the first ones are not overtaken by all that follow."""
+    turns, taken = Turns(), []
+
+    async def request(name: str, *, begun: bool) -> None:
+        await turns.take(begun=begun)
+        taken.append(name)
+
+    names = [("holds the turn", False), ("new", False), ("first", True), ("second", True), ("third", True)]
+    await asyncio.gather(*(request(name, begun=begun) for name, begun in names))
+    assert taken == ["holds the turn", "first", "second", "third", "new"]
+
+
 async def test_a_burst_is_refused_before_it_is_parsed(monkeypatch):
     """Each is tokenized and in the queue before another is read, so that those behind find it full."""
     parsed, submitted = [], []

@@ -14,14 +14,15 @@ class Turns:
     """Lets one caller of `take` through in each iteration of the event loop, in order but for those that have begun."""
 
     def __init__(self) -> None:
+        self._begun: deque[asyncio.Future[None]] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._taken = False
 
     async def take(self, *, begun: bool = False) -> None:
         """Wait until no other request has its turn; what follows, up to the next await, is this one's.
 
-        A request that has `begun`, in a turn before, goes in front of those that have not: it is in the queue, or
-        refused, before work goes into another.
+        Requests that have `begun`, in a turn before, go in front of those that have not, in their own order: each is in
+        the queue, or refused, before work goes into another.
         """
         loop = asyncio.get_running_loop()
         if not self._taken:
@@ -29,16 +30,13 @@ class Turns:
             loop.call_soon(self._pass_on)
             return
         turn = loop.create_future()
-        if begun:
-            self._waiting.appendleft(turn)
-        else:
-            self._waiting.append(turn)
+        (self._begun if begun else self._waiting).append(turn)
         await turn
 
     def _pass_on(self) -> None:
         self._taken = False
-        while self._waiting and not self._taken:
-            turn = self._waiting.popleft()
+        while not self._taken and (queue := self._begun or self._waiting):
+            turn = queue.popleft()
             if not turn.done():  # else its request is gone
                 turn.set_result(None)
                 self._taken = True
