@@ -173,6 +173,17 @@ def test_a_gpu_that_a_waiting_pod_is_about_to_get_is_not_free():
     assert free([node("a"), node("b", 1)], pod(7, gpus="2")) == 1
 
 
+def test_a_queue_of_pods_that_are_alike_costs_no_more_than_one_of_them(monkeypatch):
+    """Thousands may wait for a full cluster, and each look counts what they are about to take."""
+    looks, free = [], ClusterCapacity.free
+    monkeypatch.setattr(ClusterCapacity, "free", lambda self, *args: looks.append(args) or free(self, *args))
+    nodes = [node(f"n{index}", 1) for index in range(50)]
+    full = [pod(index, f"n{index}") for index in range(49)]
+    waiting = [pod(100 + index) for index in range(500)]
+    assert free_gpus.nodes_for(CARDS, {}, ClusterCapacity(nodes, [*full, *waiting])).free == 0
+    assert len(looks) < 3 * len(nodes)
+
+
 def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():
     """Another team's pod that no node here will ever take does not cost a service its surge."""
     team = [{"key": "team", "value": "a", "effect": "NoSchedule"}]

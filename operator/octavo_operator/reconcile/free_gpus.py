@@ -6,6 +6,7 @@ where a pod waits for something else (affinity, spread, ports, a volume), the sc
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -130,14 +131,19 @@ def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> di
     """What waiting pods are about to take of a resource, by node: each on the first node that takes it."""
     seats: dict[str, int] = {}
     have = capacity.of_nodes(name, lambda: [node for node in capacity.nodes if node.allocatable.get(name)])
+    # Seats only grow: a node that had none for a pod has none for the next one like it, and a queue has many alike.
+    candidates: defaultdict[tuple[int, str], list[NodeFacts]] = defaultdict(lambda: have[::-1])
     for pod in capacity.waiting:
         needed = pod.requests.get(name, 0)
         if not needed or pod.gated or pod.uid in without:
             continue
-        for node in have:
+        left = candidates[needed, repr(pod.placement)]
+        while left:
+            node = left[-1]
             if capacity.free(node, name, without) - seats.get(node.name, 0) >= needed and _takes(node, pod.placement):
                 seats[node.name] = seats.get(node.name, 0) + needed
                 break
+            left.pop()
     return seats
 
 
