@@ -202,6 +202,7 @@ class ApiReason(Reason):
     FORBIDDEN = "Forbidden", "The operator lacks a permission.", "Give it the permissions in `config/rbac`."
     NAME_TAKEN = "NameTaken", "An object of that name belongs to another owner.", "Delete it, or rename the service."
     FORMER_REMOVED = "FormerServiceRemoved", "An object of a deleted service of that name is still being removed.", "Wait."
+    OBJECT_TERMINATING = "ObjectTerminating", "An object of the service is being deleted; it is created again afterwards.", "Wait; if it stays, see its finalizers."
     NO_ANSWER = "NoAnswer", "The API server did not answer in time.", "See whether an admission webhook is slow; it is tried again."
     UNAUTHORIZED = "Unauthorized", "The operator's credentials are not accepted.", "See the operator's log."
     KIND_UNKNOWN = "KindUnknown", "The cluster does not have that kind.", "Install its CustomResourceDefinition."

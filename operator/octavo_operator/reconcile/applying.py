@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from octavo_operator.api.observed import Observed
@@ -33,7 +33,7 @@ class Rejection:
 
     kind: str
     name: str
-    reason: str  # Kubernetes' word, or ours: NameTaken, Terminating, NoAnswer
+    reason: str  # Kubernetes' word, or ours: NameTaken, FormerTerminating, Terminating, NoAnswer
     words: str
     causes: tuple[str, ...] = ()
     status: int = 0
@@ -55,6 +55,16 @@ class Outcome:
     @property
     def wrote(self) -> bool:
         return bool(self.created or self.changed or self.removed)
+
+    def followed_by(self, later: Outcome) -> Outcome:
+        """What two runs of one pass came to: what both wrote, and what stands in the way after the second."""
+        return replace(
+            later,
+            created=self.created + later.created,
+            changed=self.changed + later.changed,
+            removed=self.removed + later.removed,
+            answers=self.answers + later.answers,
+        )
 
     def rejection_of(self, kind: str) -> str:
         """The API server's final rejection of a child of this kind, in its words; empty where it took it."""
@@ -155,9 +165,10 @@ class Applier:
                 self.outcome.rejected.append(Rejection(kind, name, "NameTaken", words))
                 return
         if live is not None and self._is_going(live):
-            former = "" if self._is_ours(live) else " of a former service of that name"
+            own = self._is_ours(live)
+            former, reason = ("", "Terminating") if own else (" of a former service of that name", "FormerTerminating")
             words = f"{kind} {name}{former} is still being deleted; it is created again once it is gone"
-            self.outcome.rejected.append(Rejection(kind, name, "Terminating", words))
+            self.outcome.rejected.append(Rejection(kind, name, reason, words))
             return
         if kind == JOBS.kind:
             stays = await self._settled_job(manifest, live)

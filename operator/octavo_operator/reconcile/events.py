@@ -45,7 +45,12 @@ def events_of(body: Mapping[str, Any], desired: Mapping[str, Any], identity: str
             old[UP_TO_DATE],
             identity,
         )
-    known = set((before.get("plan") or {}).get("warnings", ()))
+    yield from plan_warnings(body, desired, identity)
+
+
+def plan_warnings(body: Mapping[str, Any], desired: Mapping[str, Any], identity: str) -> Iterator[Object]:
+    """Report the warnings of the plan that the status of `body` does not have."""
+    known = set(((body.get("status") or {}).get("plan") or {}).get("warnings", ()))
     for warning in (desired.get("plan") or {}).get("warnings", ()):
         if warning not in known:
             yield _event(body, "Normal", {"reason": EventReason.PLAN_WARNING, "message": warning}, None, identity)

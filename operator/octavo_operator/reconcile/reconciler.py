@@ -29,7 +29,7 @@ from octavo_operator.planner.storage import referenced
 from octavo_operator.reconcile import downloads, failed_pass, free_gpus, replicas, summary
 from octavo_operator.reconcile.applying import Applier
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
-from octavo_operator.reconcile.events import events_of, restored, rivalry
+from octavo_operator.reconcile.events import events_of, plan_warnings, restored, rivalry
 from octavo_operator.reconcile.kinds_seen import KindsSeen
 from octavo_operator.reconcile.metrics import Metrics
 from octavo_operator.reconcile.observing import observe, with_writes
@@ -104,8 +104,9 @@ class Reconciler:
         outcome = await Applier(self.cluster, made, observed, key.logged, referenced(service)).run(found.desired)
         if found.begins and (why := outcome.rejection_of(DEPLOYMENTS.kind)):
             found = found.without_the_move(why)
-            applier = Applier(self.cluster, made, observed, key.logged, referenced(service))
-            outcome = await applier.run(found.desired)
+            now_seen = with_writes(observed, outcome, key.name, self.feed, self.cluster.now())
+            applier = Applier(self.cluster, made, now_seen, key.logged, referenced(service))
+            outcome = outcome.followed_by(await applier.run(found.desired))
         if outcome.wrote:
             edited = (body.get("status") or {}).get("observedGeneration") != body["metadata"].get("generation")
             if found.steady and not edited:
@@ -261,6 +262,8 @@ class Reconciler:
                 return False  # deleted meanwhile
             if (shorter := self.undeclared.learn(error, status)) is not None:
                 log.warning("the definition of LLMServices is older than this operator: %s", error.words)
+                for event in plan_warnings(body, shorter, self.identity):
+                    await self._post(event)
                 return await self._write(body, shorter, only_as_seen=only_as_seen)
             raise
         return True

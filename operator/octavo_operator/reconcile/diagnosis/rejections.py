@@ -144,8 +144,10 @@ def trouble_of(rejection: Rejection) -> Trouble:
     words = redacted(rejection.words)
     if rejection.reason == "NameTaken":
         return Trouble(ApiReason.NAME_TAKEN, words, stuck=True, rank=0)
-    if rejection.reason == "Terminating":
+    if rejection.reason == "FormerTerminating":
         return Trouble(ApiReason.FORMER_REMOVED, words, stuck=False, rank=0)
+    if rejection.reason == "Terminating":
+        return Trouble(ApiReason.OBJECT_TERMINATING, words, stuck=False, rank=0)
     if rejection.reason == "NoAnswer":
         text = f"{what}: {words}; see whether an admission webhook is slow (it may take ten seconds); it is tried again"
         return Trouble(ApiReason.NO_ANSWER, text, stuck=False, rank=0)
