@@ -178,7 +178,7 @@ def test_a_secret_that_is_not_base64_is_told():
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "words"),
     [
         (
             "{name: phi2}",
@@ -190,5 +190,5 @@ def test_a_secret_that_is_not_base64_is_told():
         ("{key: a, name: null}", "chatTemplate.configMapName: is missing beside key; set both"),
     ],
 )
-def test_a_chat_template_is_one_name_or_one_key_of_a_config_map(template, told):
-    assert f"spec.model.{told}" in problem(f"  model: {{uri: hf://a/b, chatTemplate: {template}}}")
+def test_a_chat_template_is_one_name_or_one_key_of_a_config_map(template, words):
+    assert f"spec.model.{words}" in problem(f"  model: {{uri: hf://a/b, chatTemplate: {template}}}")

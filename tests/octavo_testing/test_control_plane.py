@@ -46,8 +46,8 @@ def deployment(namespace: str, replicas: int = 2, **container) -> dict:
 def test_the_server_calls_itself_what_was_built(control_plane):
     """Not `v0.0.0-master`, which Kubernetes built without its own scripts says, and clients do not like."""
     assert control_plane.pids
-    told = subprocess.run([binaries() / "kube-apiserver", "--version"], capture_output=True, text=True, check=True)
-    version = told.stdout.split()[-1]
+    printed = subprocess.run([binaries() / "kube-apiserver", "--version"], capture_output=True, text=True, check=True)
+    version = printed.stdout.split()[-1]
     assert re.fullmatch(r"v1\.\d+\.\d+", version)
     assert f"Server Version: {version}" in control_plane.kubectl("version")
 

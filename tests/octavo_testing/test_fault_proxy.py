@@ -132,14 +132,14 @@ def test_a_delay_comes_before_the_answer(namespace, proxy, through):
 
 
 def test_what_hangs_is_not_answered_and_a_watch_falls_silent(control_plane, namespace, proxy, through):
-    told = []
+    seen = []
     with through.watching("v1", "ConfigMap", namespace, timeout=0.5) as events:
         next(events)
         proxy.hang()
         control_plane.api.create(config_map(namespace, "unseen"))
         with pytest.raises(TimeoutError):
-            told.extend(event["object"]["metadata"]["name"] for event in events)
-    assert "unseen" not in told
+            seen.extend(event["object"]["metadata"]["name"] for event in events)
+    assert "unseen" not in seen
     with pytest.raises(TimeoutError):
         through.list("v1", "ConfigMap", namespace, timeout=0.5)
     proxy.heal()

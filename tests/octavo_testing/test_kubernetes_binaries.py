@@ -56,8 +56,8 @@ def test_everything_is_built_once_and_each_step_is_told(machine, capsys):
     assert builds(machine) == [package for package, _ in build.COMMANDS.values()]
     assert "version.gitVersion=v1.34.4" in (machine / "log").read_text()
     assert "GOFLAGS=-mod=readonly CGO_ENABLED=0" in (machine / "log").read_text()
-    told = capsys.readouterr().err
-    assert all(f"{name} is built" in told for name in build.COMMANDS)
+    error = capsys.readouterr().err
+    assert all(f"{name} is built" in error for name in build.COMMANDS)
     assert build.binaries() == folder
     assert len(builds(machine)) == 5
     assert capsys.readouterr().err == ""
@@ -183,7 +183,7 @@ def _assets(machine: Path, *names: str, version: str = "v1.34.4") -> Path:
 
 
 def test_a_build_counts_against_no_tests_time_limit(machine, monkeypatch):
-    """It takes minutes, and is done before the first test; one that fails is told by each test that needs it."""
+    """It takes minutes, and is done before the first test; one that fails is reported by each test that needs it."""
     monkeypatch.setenv("FAKE_GO_SECONDS", "3")
     monkeypatch.setenv("FAKE_GO_FAILS", "/etcd")
     monkeypatch.delenv("KUBECONFIG", raising=False)

@@ -1,4 +1,4 @@
-"""The status says what is so and what to do; what is refused is told in the API server's own words and tried again."""
+"""The status says what is so and what to do; what is refused is reported in the API server's own words and tried again."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_quota_is_told_in_its_own_words_and_heals(installed, operator, namespa
 
 
 def test_pods_that_a_quota_refuses_show_in_the_status(installed, operator, namespace):
-    """The ReplicaSet is told, nobody else: its words reach the service."""
+    """Only the ReplicaSet gets the refusal: its words reach the service."""
     api = installed.api
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace}}
     api.create({**quota, "spec": {"hard": {"pods": "0"}}})

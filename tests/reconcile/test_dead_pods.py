@@ -44,7 +44,7 @@ def test_a_kubelet_that_admits_no_pod_is_told(installed, operator, namespace, ku
     installed.api.create({**quota, "spec": {"hard": {"pods": "1"}}})
     (pod,) = kubelet.pods(namespace, ENGINES)
     fail(installed, namespace, pod["metadata"]["name"], "OutOfnvidia.com/gpu", "Pod was rejected")
-    until(lambda: conditions(installed, "s", namespace)["Ready"]["reason"] != "LoadingModel", 30, "it is told")
+    until(lambda: conditions(installed, "s", namespace)["Ready"]["reason"] != "LoadingModel", 30, "it is reported")
 
 
 def test_what_the_kubelet_complains_of_before_a_container_starts_is_told(installed, operator, namespace, kubelet):

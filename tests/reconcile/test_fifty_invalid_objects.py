@@ -1,4 +1,4 @@
-"""Fifty wrong manifests, as people write them: each is rejected with the field's path, or told in a condition."""
+"""Fifty wrong manifests, as people write them: each is rejected with the field's path, or reported in a condition."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def test_fifty_invalid_objects_are_each_answered_and_nothing_crashes(installed, 
             assert path.split(".")[-1] in answer, f"{path}: {answer}"
             rejected.append(path)
     for name, path in stored:
-        told = until(
+        stalled = until(
             lambda n=name: (c := conditions(installed, n, namespace).get("Stalled")) and c["status"] == "True" and c,
             20,
-            f"{name} ({path}) is told",
+            f"{name} ({path}) is reported",
         )
-        assert path.split(".")[-1].lower() in told["message"].lower() or told["reason"] != "InvalidSpec"
+        assert path.split(".")[-1].lower() in stalled["message"].lower() or stalled["reason"] != "InvalidSpec"
     installed.api.create(service("good", namespace))
     until(lambda: installed.api.find("apps/v1", "Deployment", "good", namespace), 20)
-    print(f"{len(rejected)} rejected by the API server, {len(stored)} told in a condition")
+    print(f"{len(rejected)} rejected by the API server, {len(stored)} reported in a condition")
     assert not [record for record in operator.records() if "exception" in record]

@@ -1,4 +1,4 @@
-"""Replicas between the manifest and the autoscaler: nobody fights, and nobody sees a dip."""
+"""Replicas pass between the manifest and the autoscaler without a fight over their number, and without a dip."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_a_download_that_never_came_to_run_follows_an_edit(installed, operator, 
 
 
 def test_a_download_whose_pod_is_refused_says_why(installed, operator, namespace, kubelet):
-    """Nobody but the Job's own Events tells: a quota, a ServiceAccount that is not there, a policy."""
+    """Only the Job's own Events report it: a quota, a ServiceAccount that is not there, a policy."""
     api = installed.api
     account = {"spec": {"serviceAccountName": "model-reader"}}
     api.create(service("s", namespace, cache={"size": "1Gi"}, podTemplate=account))

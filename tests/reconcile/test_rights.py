@@ -105,7 +105,7 @@ def test_a_namespaced_operator_serves_its_namespaces_with_their_roles_alone(inst
 
 
 def test_the_operators_own_metrics_tell_who_leads_and_what_is_watched(installed, tmp_path):
-    """For Prometheus; and it ends in order when it is told to."""
+    """For Prometheus; and it ends in order on SIGTERM."""
     with running(installed, tmp_path / "operator.log") as operator:
         expected = {
             "octavo_operator_leader 1.0",

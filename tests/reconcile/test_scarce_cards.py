@@ -55,7 +55,7 @@ def test_a_surge_keeps_its_course_while_the_new_replica_loads(installed, operato
 
 @pytest.mark.slow
 def test_a_surge_whose_card_was_taken_waits_and_then_the_old_replica_makes_way(installed, operator, namespace, kubelet):
-    """Nobody tells when a minute is over: the operator looks again by itself. The outage is told before it happens."""
+    """No event reports that a minute is over: the operator looks again by itself. The outage is reported before it happens."""
     kubelet.add_node("n2", gpus=2, product="NVIDIA-L4")
     serve(installed, kubelet, namespace, rollout={"strategy": "Surge"})
     lose_a_card(kubelet)
@@ -66,7 +66,7 @@ def test_a_surge_whose_card_was_taken_waits_and_then_the_old_replica_makes_way(i
     until(
         lambda: any("an old one makes way, an outage" in each for each in plan_of(installed, namespace)["warnings"]),
         30,
-        "the outage is told",
+        "the outage is reported",
     )
     assert conditions(installed, "s", namespace)["Ready"]["status"] == "True"
     until(lambda: old not in replicas(installed, namespace), 150, "the old one makes way")

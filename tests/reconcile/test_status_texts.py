@@ -259,8 +259,8 @@ def test_replicas_that_are_evicted_for_want_of_disk_again_and_again_are_stalled(
         return found.conditions["Stalled"][:2], found.conditions["Stalled"][2]
 
     assert stalled(pod("a", **evicted), loads)[0] == ("False", "Progressing"), "once may be a neighbour's fault"
-    told, message = stalled(pod("a", **evicted), pod("b", **evicted), loads)
-    assert told == ("True", "DiskFull")
+    state, message = stalled(pod("a", **evicted), pod("b", **evicted), loads)
+    assert state == ("True", "DiskFull")
     assert "cache: {}" in message
     assert "resources.requests.ephemeral-storage" in message
     assert stalled(pod("a", **evicted), pod("b", **evicted), pod("c", ready=True), ready=1)[0][0] == "False"
@@ -282,9 +282,9 @@ def test_a_class_that_can_not_share_a_volume_is_stalled_with_the_field(words):
     """As provisioners word it: tried again for ever, it never succeeds."""
     pending = claim(phase="Pending", mode="ReadWriteMany")
     observed = Observed(children=(pending, deployment(2, 0)), claim_waits=True, claim_message=words)
-    told = summarized(observed, cache={}, replicas=2).conditions["Stalled"]
-    assert told[:2] == ("True", "AccessModeNotSupported")
-    assert "cache.accessMode: ReadWriteOnce" in told[2]
+    stalled_by = summarized(observed, cache={}, replicas=2).conditions["Stalled"]
+    assert stalled_by[:2] == ("True", "AccessModeNotSupported")
+    assert "cache.accessMode: ReadWriteOnce" in stalled_by[2]
 
 
 def test_other_troubles_of_a_provisioner_are_waited_for():

@@ -1,4 +1,4 @@
-"""Why a claim has no volume is told in the words of the storage's own controllers, with what to do."""
+"""Why a claim has no volume is reported in the words of the storage's own controllers, with what to do."""
 
 from __future__ import annotations
 

@@ -142,8 +142,8 @@ def test_one_that_never_serves_goes_back_and_three_in_a_row_stop_the_campaign(pl
         settled(plane, operator, namespace)
         assert images(plane, namespace, names) == dict.fromkeys(names, OLD)
         assert "octavo_operator_upgrades_stopped 1.0" in operator.ask("/metrics")[1]
-        told = conditions(plane, failed[0], namespace)["UpToDate"]["message"]
-        assert "died of the new image" in told
+        message = conditions(plane, failed[0], namespace)["UpToDate"]["message"]
+        assert "died of the new image" in message
         assert {event["reason"] for event in plane.api.list("events.k8s.io/v1", "Event", namespace)} >= {
             "UpgradeFailed"
         }
