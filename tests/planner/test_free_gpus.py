@@ -182,6 +182,11 @@ def test_a_queue_of_pods_that_are_alike_costs_no_more_than_one_of_them(monkeypat
     waiting = [pod(100 + index) for index in range(500)]
     assert free_gpus.nodes_for(CARDS, {}, ClusterCapacity(nodes, [*full, *waiting])).free == 0
     assert len(looks) < 3 * len(nodes)
+    looks.clear()
+    own = [pod("own", "n49")]
+    roomy = ClusterCapacity([*nodes, node("roomy", 2)], [*full, *own, *waiting])
+    assert free_gpus.contender(requests_of(own[0]), own, own, roomy) is None
+    assert len(looks) < 10 * len(nodes)
 
 
 def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():

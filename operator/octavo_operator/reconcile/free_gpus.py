@@ -246,9 +246,12 @@ def contender(
     ours = {_uid(pod) for pod in own}
     places = {pod["spec"].get("nodeName"): _uid(pod) for pod in old if not _is_ending(pod)}
     nodes = [(node, [places[node.name]]) for node in capacity.nodes if node.name in places]
+    passed_over: set[str] = set()
     for waiting in capacity.waiting:
-        if waiting.gated or waiting.uid in ours:
+        kind = repr((waiting.requests, waiting.placement))
+        if waiting.gated or waiting.uid in ours or kind in passed_over:
             continue
+        passed_over.add(kind)
         for node, without in nodes:
             asked = waiting.requests
             takes = capacity.has_capacity(node, asked, without) and _takes(node, waiting.placement)
