@@ -305,6 +305,17 @@ def test_an_init_container_runs_with_the_sidecars_that_started_before_it():
     assert requests_of({"metadata": {}, "spec": spec})["cpu"] == 5250
 
 
+def test_a_pods_own_requests_stand_in_place_of_its_containers():
+    """Pod-level resources, for processor and memory alone; the overhead is added to them as well."""
+    spec = {
+        "containers": [{"resources": {"requests": {"cpu": "1", GPU: "2"}}}, {"resources": {"requests": {"cpu": "1"}}}],
+        "resources": {"requests": {"cpu": "8"}},
+        "overhead": {"cpu": "250m"},
+    }
+    found = requests_of({"metadata": {}, "spec": spec})
+    assert (found["cpu"], found[GPU]) == (8250, 2000)
+
+
 def test_ten_thousand_pods_on_five_hundred_nodes_take_a_few_mebibytes():
     """The cache holds what planning reads, and pods of one kind share their requests."""
     labels = {f"feature.example/{number}": "true" for number in range(30)}

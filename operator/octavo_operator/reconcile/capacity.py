@@ -186,7 +186,8 @@ def pod_facts(pod: Object) -> PodFacts | None:
 
 
 def requests_of(pod: Object) -> Amounts:
-    """What the scheduler counts: all containers together, or the largest of those that run before them."""
+    """What the scheduler counts: the pod's own requests, or else all containers together, or the largest of those that
+    run before them."""
     spec = pod["spec"]
     sums = {"pods": 1000}
     for container in spec.get("containers", ()):
@@ -204,13 +205,15 @@ def requests_of(pod: Object) -> Amounts:
             before[name] = max(before.get(name, 0), here)
     for name in before.keys() | sidecars.keys():
         sums[name] = max(sums.get(name, 0) + sidecars.get(name, 0), before.get(name, 0))
+    sums |= _of(spec)  # a pod's own requests stand in place of its containers'
     for name, amount in _amounts(spec.get("overhead", {})).items():
         sums[name] = sums.get(name, 0) + amount
     return _shared(tuple(sorted(sums.items())))
 
 
-def _of(container: Mapping[str, Any]) -> Amounts:
-    resources = container.get("resources", {})
+def _of(requester: Mapping[str, Any]) -> Amounts:
+    """The requests of a container, or a pod spec's own; a limit stands for a request that is missing."""
+    resources = requester.get("resources", {})
     return _amounts({**resources.get("limits", {}), **resources.get("requests", {})})
 
 
