@@ -33,6 +33,21 @@ def window(source: GgufMetadata) -> int | None:
     return source.fields.integer("attention.sliding_window", 0, minimum=0) or None
 
 
+def local_layers(source: GgufMetadata, pattern: int) -> list[bool]:
+    """For each layer whether it has the window. The file lists them, or says that each n-th layer has none.
+
+    `pattern` is n where the file is silent.
+    """
+    m, name, count = source.fields, "attention.sliding_window_pattern", source.num_layers()
+    if not isinstance(m.raw(name), Sequence):
+        pattern = m.integer(name, pattern)
+        return [(i + 1) % pattern != 0 for i in range(count)]
+    listed = m.sequence(name, count) or ()
+    if any(flag not in (0, 1) for flag in listed):
+        raise m.error(name, f"must hold true or false for each of {count} layers")
+    return [bool(flag) for flag in listed]
+
+
 def mlp(source: GgufMetadata, activation: Activation = "silu", *, gated: bool = True) -> Mlp:
     bias = source.has_bias("down", GGUF_TENSORS)
     return Mlp(source.fields.integer("feed_forward_length"), activation, gated=gated, bias=bias)

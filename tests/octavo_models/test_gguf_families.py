@@ -62,6 +62,7 @@ GROUPED_KEYS = EXPERT_KEYS | {
     "expert_weights_scale": 2.5,
     "expert_gating_func": 2,
 }
+LOCAL = memoryview(bytes([1, 1, 1, 0])).cast("?")  # the layers with a window, as gguf_header reads a list of booleans
 # GGUF's architecture → class, fields and keys beyond the common ones.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "phi3": ("Phi3", {"sliding_window": 512}, {"attention.sliding_window": 512}),
@@ -100,6 +101,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"sliding_window": 512, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.25}},
         {
             "attention.sliding_window": 512,
+            "attention.sliding_window_pattern": LOCAL,
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": 4.0,
             "rope.scaling.attn_factor": 1.25 / 1.138629436111989,  # llama.cpp multiplies by 0.1 log(factor) + 1
@@ -110,7 +112,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"num_experts": 6, "num_experts_per_tok": 2, "intermediate_size": INNER},
         {"expert_count": 6, "expert_used_count": 2},
     ),
-    "exaone4": ("Exaone4", {"sliding_window": 512}, {"attention.sliding_window": 512}),
+    "exaone4": (
+        "Exaone4",
+        {"sliding_window": 512},
+        {"attention.sliding_window": 512, "attention.sliding_window_pattern": LOCAL},
+    ),
     "seed_oss": ("SeedOss", {}, {}),
     "hunyuan-dense": ("HunYuanDenseV1", {}, {}),
     "hunyuan-moe": (
@@ -282,6 +288,23 @@ def test_a_bad_number_of_a_mixture_is_named(key, value, error, message):
     tensors = written("dots1", described("dots1"))
     with pytest.raises(error, match=rf"dots1\.{message}"):
         from_gguf(metadata("dots1", **{key: value}), tensors)
+
+
+@pytest.mark.parametrize("family", ["olmo2", "exaone4"])
+def test_layers_with_a_window_are_listed_or_those_without_are_each_nth_one(family):
+    def windows(pattern):
+        keys = metadata(family, **{"attention.sliding_window_pattern": pattern})
+        layers = from_gguf(keys, written(family, described(family))).layers
+        return [layer.attention.window for layer in layers]
+
+    assert windows([False, True, True, True]) == [None, 512, 512, 512]
+    assert windows([True] * LAYERS) == [512] * LAYERS
+    assert windows(2) == [512, None, 512, None]
+    assert windows(None) == [512, 512, 512, None]
+    with pytest.raises(InvalidConfigError, match="sliding_window_pattern has 3 elements; 4 are expected"):
+        windows([True, True, False])
+    with pytest.raises(InvalidConfigError, match="sliding_window_pattern must hold true or false for each of 4 layers"):
+        windows([True, True, True, 7])
 
 
 def test_layers_that_draft_tokens_are_left_out():

@@ -37,9 +37,8 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
     attention = gguf_parts.attention(source, qk_norm=source.norm())
     attentions = [attention] * count
     if window is not None:
-        pattern = source.fields.integer("attention.sliding_window_pattern", PATTERN)
         full, sliding = replace(attention, rotary=None), replace(attention, window=window)
-        attentions = [sliding if (i + 1) % pattern else full for i in range(count)]
+        attentions = [sliding if local else full for local in gguf_parts.local_layers(source, PATTERN)]
     return gguf_parts.draft(source, attentions, [gguf_parts.mlp(source)] * count, before=False, after=True)
 
 

@@ -56,8 +56,7 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
     theta = m.number("rope.freq_base_swa", m.number("rope.freq_base", 10_000.0))
     local = rotary_from_gguf(m, heads.dim, theta=theta, scaled=False)
     sliding = full if window is None else replace(full, rotary=local, window=window)
-    pattern = m.integer("attention.sliding_window_pattern", PATTERN)
-    attentions = [sliding if (i + 1) % pattern else full for i in range(count)]
+    attentions = [sliding if local else full for local in gguf_parts.local_layers(source, PATTERN)]
     return gguf_parts.draft(source, attentions, [gguf_parts.mlp(source)] * count, before=False, after=True)
 
 
