@@ -72,16 +72,16 @@ class HfConfig:
             raise UnsupportedModelError(f"{self.fields.key(name)} is {value!r}; supported activations are {known}")
         return ACTIVATIONS[value]
 
-    def layer_types(self, default: Sequence[str], kinds: tuple[str, str] = ("full", "sliding")) -> Sequence[str]:
-        """ "full_attention" or "sliding_attention", or so of other `kinds`, for each layer."""
+    def local_layers(self, default: Sequence[bool], kind: str = "sliding") -> Sequence[bool]:
+        """For each layer whether its attention is local, of this `kind`; `default` where `layer_types` is absent."""
         types = self.fields.sequence("layer_types", self.num_layers())
         if types is None:
             return default
-        names = tuple(f"{kind}_attention" for kind in kinds)
-        for kind in types:
-            if kind not in names:
-                raise UnsupportedModelError(f"layer_types names {kind!r}; supported are {' and '.join(names)}")
-        return types
+        full, local = names = ("full_attention", f"{kind}_attention")
+        for name in types:
+            if name not in names:
+                raise UnsupportedModelError(f"layer_types names {name!r}; supported are {full} and {local}")
+        return [name == local for name in types]
 
     def layer_norm(self, name: str, *, bias: bool = True) -> Norm:
         """LayerNorm with the epsilon that the field `name` has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import cohere
 from octavo_models.gguf_metadata import GgufMetadata
@@ -21,23 +22,27 @@ def from_hf(source: HfConfig) -> SpecDraft:
     c, heads, count = source.fields, source.heads(), source.num_layers()
     source.refuse("use_qk_norm", True)
     pattern = c.integer("sliding_window_pattern", PATTERN)
-    types = source.layer_types(["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)])
+    local_layers = source.local_layers([(i + 1) % pattern != 0 for i in range(count)])
     bias = c.boolean("attention_bias", False)
-    attentions = _attentions(heads, rotary_from_hf(c, heads.dim), types, c.integer("sliding_window", 4096), bias=bias)
+    attentions = _attentions(
+        heads, rotary_from_hf(c, heads.dim), local_layers, c.integer("sliding_window", 4096), bias=bias
+    )
     return cohere.draft_from_hf(source, attentions)
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
     m, heads = source.fields, source.heads()
-    types = ["sliding_attention" if (i + 1) % PATTERN else "full_attention" for i in range(source.num_layers())]
-    window = m.integer("attention.sliding_window")
-    return cohere.draft_from_gguf(source, _attentions(heads, rotary_from_gguf(m, heads.dim), types, window, bias=False))
+    local_layers, window = gguf_parts.local_layers(source, PATTERN), m.integer("attention.sliding_window")
+    attentions = _attentions(heads, rotary_from_gguf(m, heads.dim), local_layers, window, bias=False)
+    return cohere.draft_from_gguf(source, attentions)
 
 
-def _attentions(heads: Heads, rotary: Rotary, types: Sequence[str], window: int, *, bias: bool) -> list[Attention]:
+def _attentions(
+    heads: Heads, rotary: Rotary, local_layers: Sequence[bool], window: int, *, bias: bool
+) -> list[Attention]:
     full = heads.attention(None, qkv_bias=bias, o_bias=bias)
     sliding = replace(full, rotary=replace(rotary, interleaved=True), window=window)
-    return [sliding if kind == "sliding_attention" else full for kind in types]
+    return [sliding if local else full for local in local_layers]
 
 
 COHERE2 = Architecture(("Cohere2ForCausalLM",), from_hf, "cohere2", from_gguf)

@@ -21,13 +21,11 @@ def from_hf(source: HfConfig) -> SpecDraft:
     full = heads.attention(rotary_from_hf(c, heads.dim), qk_norm=norm, qkv_bias=bias, o_bias=bias)
     sliding = replace(full, window=source.window())
     first = c.integer("max_window_layers", count, minimum=0)
-    types = source.layer_types(
-        ["sliding_attention" if sliding.window and i >= first else "full_attention" for i in range(count)]
-    )
+    local_layers = source.local_layers([sliding.window is not None and i >= first for i in range(count)])
     experts = experts_from_hf(source)
     return llama.draft_from_hf(
         source,
-        [sliding if kind == "sliding_attention" else full for kind in types],
+        [sliding if local else full for local in local_layers],
         mlps=mlps_from_hf(source, experts, 0),
         norm=norm,
         tensors=HF_QWEN3.updated(mixtures.modules(experts.num_experts)),

@@ -23,13 +23,11 @@ def from_hf(source: HfConfig) -> SpecDraft:
     attention = heads.attention(rotary_from_hf(c, heads.dim), qk_norm=llama.rms_norm(source, olmo2.EPS))
     if window is None:
         return olmo2.draft_from_hf(source, [attention] * count)
-    default: list[str] = []
-    if not c.has("layer_types"):  # beside which the pattern may be a word, LLLG
-        pattern = c.integer("sliding_window_pattern", PATTERN)
-        default = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)]
-    types = source.layer_types(default)
+    # Beside layer_types the pattern may be a word, LLLG.
+    pattern = PATTERN if c.has("layer_types") else c.integer("sliding_window_pattern", PATTERN)
+    local_layers = source.local_layers([(i + 1) % pattern != 0 for i in range(count)])
     full, sliding = replace(attention, rotary=None), replace(attention, window=window)
-    return olmo2.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])
+    return olmo2.draft_from_hf(source, [sliding if local else full for local in local_layers])
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:

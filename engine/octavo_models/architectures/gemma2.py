@@ -39,9 +39,9 @@ def from_hf(source: HfConfig) -> SpecDraft:
         o_bias=bias,
     )
     sliding = replace(full, window=c.integer("sliding_window", WINDOW))
-    types = source.layer_types(["full_attention" if i % 2 else "sliding_attention" for i in range(count)])
+    local_layers = source.local_layers([i % 2 == 0 for i in range(count)])
     mlp = Mlp(c.integer("intermediate_size"), source.activation("hidden_activation", "gelu_pytorch_tanh"))
-    layers = [Layer(sliding if kind == "sliding_attention" else full, mlp, norm, norm, norm, norm) for kind in types]
+    layers = [Layer(sliding if local else full, mlp, norm, norm, norm, norm) for local in local_layers]
     draft = source.draft(layers, norm, HF_GEMMA2, tied_head=True)
     return gemma.scaled(replace(draft, logits_soft_cap=soft_cap(c, "final_logit_softcapping", LOGITS_CAP)), source)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from octavo_models import gguf_parts
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import gemma
 from octavo_models.architectures.gemma2 import HF_GEMMA2, soft_cap
@@ -46,7 +47,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     c, heads, count = source.fields, source.heads(), source.num_layers()
     norm = gemma.norm(source)
     pattern = c.integer("sliding_window_pattern", PATTERN)
-    types = source.layer_types(["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)])
+    local_layers = source.local_layers([(i + 1) % pattern != 0 for i in range(count)])
     local = rotary_from_hf(
         c,
         heads.dim,
@@ -57,7 +58,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     rotary = rotary_from_hf(c, heads.dim, layer_type="full_attention", theta=c.number("rope_theta", GLOBAL_THETA))
     layers = _layers(
         heads,
-        types=types,
+        local_layers=local_layers,
         window=c.integer("sliding_window", 4096),
         rotary=rotary,
         local=local,
@@ -77,12 +78,10 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
     m, heads, norm, count = source.fields, source.heads(), source.norm(), source.num_layers()
-    pattern = m.integer("attention.sliding_window_pattern", PATTERN)
-    types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(count)]
     hidden = m.integer("embedding_length")
     layers = _layers(
         heads,
-        types=types,
+        local_layers=gguf_parts.local_layers(source, PATTERN),
         window=m.integer("attention.sliding_window"),
         rotary=rotary_from_gguf(
             m, heads.dim, theta=m.number("rope.freq_base", GLOBAL_THETA), factors=source.rope_factors
@@ -103,7 +102,7 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
 def _layers(
     heads: Heads,
     *,
-    types: Sequence[str],
+    local_layers: Sequence[bool],
     window: int,
     rotary: Rotary,
     local: Rotary,
@@ -115,7 +114,7 @@ def _layers(
 ) -> list[Layer]:
     full = heads.attention(rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias)
     sliding = replace(full, rotary=local, window=window)
-    return [Layer(sliding if kind == "sliding_attention" else full, mlp, norm, norm, norm, norm) for kind in types]
+    return [Layer(sliding if each else full, mlp, norm, norm, norm, norm) for each in local_layers]
 
 
 GEMMA3 = Architecture(("Gemma3ForCausalLM",), from_hf, "gemma3", from_gguf)

@@ -34,7 +34,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     bias = c.boolean("attention_bias", True)
     full = heads.attention(rotary_from_hf(c, heads.dim, default_theta=THETA), sinks=True, qkv_bias=bias, o_bias=bias)
     sliding = replace(full, window=c.integer("sliding_window", WINDOW))
-    types = source.layer_types(["full_attention" if i % 2 else "sliding_attention" for i in range(count)])
+    local_layers = source.local_layers([i % 2 == 0 for i in range(count)])
     expert = Mlp(c.integer("intermediate_size"), "swiglu_clamped", bias=True)
     experts = mixtures.experts_from_hf(source, expert, Router("softmax_of_chosen", bias=True))
     packed = mixtures.stacked_gate_up("mlp.experts.gate_up_proj", experts, interleaved=True, transposed=True)
@@ -46,7 +46,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     names |= {name: replace(entry, weight="", bias="_bias") for name, entry in packed.items()}
     return llama.draft_from_hf(
         source,
-        [sliding if kind == "sliding_attention" else full for kind in types],
+        [sliding if local else full for local in local_layers],
         mlps=[experts] * count,
         norm=llama.rms_norm(source, 1e-5),
         tensors=HF_LLAMA.updated(names),

@@ -52,12 +52,10 @@ def _attentions(source: HfConfig) -> list[Attention]:
     # Absent is not null, which means no chunks.
     chunk = c.integer("attention_chunk_size") if c.has("attention_chunk_size") else None
     chunk = CHUNK if "attention_chunk_size" not in c.values else chunk
-    types = source.layer_types(
-        ["chunked_attention" if r and chunk else "full_attention" for r in rotates], kinds=("full", "chunked")
-    )
+    chunked = source.local_layers([r and chunk is not None for r in rotates], "chunked")
     return [
-        replace(rotating if r else plain, chunk=chunk if kind == "chunked_attention" else None)
-        for r, kind in zip(rotates, types, strict=True)
+        replace(rotating if r else plain, chunk=chunk if local else None)
+        for r, local in zip(rotates, chunked, strict=True)
     ]
 
 

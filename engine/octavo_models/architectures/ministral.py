@@ -15,9 +15,8 @@ def from_hf(source: HfConfig) -> SpecDraft:
     c, heads, window = source.fields, source.heads(), mistral.window(source)
     full = heads.attention(rotary_from_hf(c, heads.dim))
     sliding = replace(full, window=window)
-    kind = "full_attention" if window is None else "sliding_attention"
-    types = source.layer_types([kind] * source.num_layers())
-    return llama.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])
+    local_layers = source.local_layers([window is not None] * source.num_layers())
+    return llama.draft_from_hf(source, [sliding if local else full for local in local_layers])
 
 
 MINISTRAL = Architecture(("MinistralForCausalLM",), from_hf)

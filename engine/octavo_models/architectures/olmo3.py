@@ -19,10 +19,8 @@ def from_hf(source: HfConfig) -> SpecDraft:
     full = olmo2.attention_from_hf(source, theta=THETA)
     local = rotary_from_hf(c, heads.dim, layer_type="sliding_attention", default_theta=THETA, scaled=False)
     sliding = replace(full, rotary=local, window=c.integer("sliding_window", WINDOW))
-    types = source.layer_types(
-        ["sliding_attention" if (i + 1) % olmo2.PATTERN else "full_attention" for i in range(count)]
-    )
-    return olmo2.draft_from_hf(source, [sliding if kind == "sliding_attention" else full for kind in types])
+    local_layers = source.local_layers([(i + 1) % olmo2.PATTERN != 0 for i in range(count)])
+    return olmo2.draft_from_hf(source, [sliding if local else full for local in local_layers])
 
 
 OLMO3 = Architecture(("Olmo3ForCausalLM",), from_hf)

@@ -35,20 +35,18 @@ def draft_from_hf(
     slides = c.boolean("use_sliding_window", False) and c.raw("sliding_window") is not None
     window = c.integer("sliding_window") if slides else None
     first = c.integer("max_window_layers", FIRST_WINDOW_LAYER, minimum=0)
-    types = source.layer_types(
-        ["sliding_attention" if slides and i >= first else "full_attention" for i in range(count)]
-    )
+    local_layers = source.local_layers([slides and i >= first for i in range(count)])
     rotary = rotary_from_hf(c, heads.dim)
     mlp = Mlp(c.integer("intermediate_size"), source.activation())
     attentions = [
         heads.attention(
             rotary,
-            window=window if kind == "sliding_attention" else None,
+            window=window if local else None,
             qk_norm=norm if qk_norm else None,
             qkv_bias=qkv_bias,
             o_bias=o_bias,
         )
-        for kind in types
+        for local in local_layers
     ]
     return source.draft([Layer(attention, mlp, norm, None, norm, None) for attention in attentions], norm, tensors)
 

@@ -25,9 +25,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     slides = c.boolean("use_sliding_window", False)
     sliding = replace(full, window=source.window() if slides else None)
     last = c.integer("max_window_layers", WINDOW_LAYERS, minimum=0)
-    types = source.layer_types(
-        ["sliding_attention" if slides and i % 2 == 0 and i < last else "full_attention" for i in range(count)]
-    )
+    local_layers = source.local_layers([slides and i % 2 == 0 and i < last for i in range(count)])
     activation = source.activation()
     experts = mixtures.experts_from_hf(
         source,
@@ -39,7 +37,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     names = mixtures.modules(experts.num_experts, shared="shared_expert")
     return llama.draft_from_hf(
         source,
-        [sliding if kind == "sliding_attention" else full for kind in types],
+        [sliding if local else full for local in local_layers],
         mlps=mixtures.mlps(source, llama.mlp_from_hf(source), experts, is_sparse(source)),
         tensors=HF_LLAMA.updated({**names, "shared_router": at("mlp.shared_expert_gate")}),
     )

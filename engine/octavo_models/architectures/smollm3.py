@@ -20,15 +20,15 @@ def from_hf(source: HfConfig) -> SpecDraft:
     rotates = rotates_from_hf(source)
     slides = c.boolean("use_sliding_window", False) and c.has("sliding_window")
     window = c.integer("sliding_window") if slides else None
-    types = source.layer_types(["sliding_attention" if slides and not r else "full_attention" for r in rotates])
+    local_layers = source.local_layers([slides and not r for r in rotates])
     attentions = [
         heads.attention(
             rotary if r else None,
-            window=window if kind == "sliding_attention" else None,
+            window=window if local else None,
             qkv_bias=bias,
             o_bias=bias,
         )
-        for r, kind in zip(rotates, types, strict=True)
+        for r, local in zip(rotates, local_layers, strict=True)
     ]
     return llama.draft_from_hf(source, attentions, tied_head=True)
 
