@@ -91,9 +91,8 @@ def shards(spec: ModelSpec, place: Place) -> Iterator[Shard]:
     """The rank's part of each weight that it needs, in the model's order."""
     mine = layers_of(spec, place)
     for whole in spec.weights:
-        name, last = whole.name, whole.name.rpartition(".")[2]
-        if name.startswith("layers."):
-            layer = int(name.split(".")[1])
+        name, layer, last = whole.name, whole.layer, whole.name.rpartition(".")[2]
+        if layer is not None:
             if layer not in mine:
                 continue
             name = f"layers.{layer - mine.start}.{last}"

@@ -113,8 +113,8 @@ def _share_of_kv(spec: ModelSpec, whole: int, tensor_parallel: int, pipeline_par
 
 def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int) -> int:
     parts = tensor_parallel
-    if weight.name.rpartition(".")[2] in KV_ROWS:
-        parts = min(parts, spec.layers[_layer(weight)].attention.num_kv_heads)
+    if weight.layer is not None and weight.name.rpartition(".")[2] in KV_ROWS:
+        parts = min(parts, spec.layers[weight.layer].attention.num_kv_heads)
     groups = weight.groups if weight.shard_axis == 0 else 1
     shape = tuple(
         groups * -(-(n // groups) // parts) if axis == weight.shard_axis else n for axis, n in enumerate(weight.shape)
@@ -127,14 +127,10 @@ def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: 
 
 
 def _stages(spec: ModelSpec, weight: Weight, pipeline_parallel: int) -> set[int]:
-    if weight.name.startswith("layers."):
-        return {stage_of(_layer(weight), len(spec.layers), pipeline_parallel)}
+    if weight.layer is not None:
+        return {stage_of(weight.layer, len(spec.layers), pipeline_parallel)}
     if weight.name == "embedding":
         return {0, pipeline_parallel - 1} if spec.tied_head else {0}
     if weight.name.startswith(BEFORE_THE_LAYERS):
         return {0}
     return {pipeline_parallel - 1}
-
-
-def _layer(weight: Weight) -> int:
-    return int(weight.name.split(".")[1])

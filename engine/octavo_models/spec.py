@@ -36,11 +36,13 @@ class Weight:
     groups: int = 1
     adapter_target: str | None = None
 
+    def rows_in(self, source: Source) -> int:
+        """The rows of the tensor of `source`, one of this weight's: also of those that belong to other weights."""
+        return self.shape[0] // len(self.sources) if source.rows is None else source.rows.of * source.rows.groups
+
     def fits(self, source: Source, stored: tuple[int, ...]) -> bool:
         """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
-        shape = source.rows_of(stored, vector=len(self.shape) == 1)
-        num_rows = self.shape[0] // len(self.sources) if source.rows is None else source.rows.of * source.rows.groups
-        return shape == (num_rows, *self.shape[1:])
+        return source.rows_of(stored, vector=len(self.shape) == 1) == (self.rows_in(source), *self.shape[1:])
 
     @property
     def layer(self) -> int | None:

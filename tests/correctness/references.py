@@ -95,7 +95,7 @@ def few_prompts(model: RealModel) -> list[list[int]]:
 
 
 def key_of_few(model: RealModel, given: Sequence[Sequence[int]]) -> str:
-    """Another one for every change of prompts or tokenizer. `fetch_qwen_coder` knows the file by its hash."""
+    """Another one for every change of prompts or tokenizer. `package_parts.KNOWN` has the file's hash."""
     return hashlib.sha256(json.dumps([given, model.gguf.stat().st_size, FEW_TOKENS]).encode()).hexdigest()[:16]
 
 

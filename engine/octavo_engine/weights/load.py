@@ -205,8 +205,7 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
             f"{info.path}: tensor {info.name} is stored as {info.format}, where {weight.format} belongs"
         )
     if not weight.fits(source, info.shape):
-        rows = weight.shape[0] // len(weight.sources) if source.rows is None else source.rows.of * source.rows.groups
-        expected = source.shape_of(rows, *weight.shape[1:])
+        expected = source.shape_of(weight.rows_in(source), *weight.shape[1:])
         raise ModelLoadError(
             f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
             f"the model's config makes it {list(expected)}"
