@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from octavo_models.fields import Fields
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Experts, Mlp, Router
-from octavo_models.tensors import At, LayerWeight, at, at_experts, packed
+from octavo_models.tensors import At, LayerWeight, at, at_experts, packed, parameter
 
 MOST_EXPERTS = 4096
 # Families differ in these names, and transformers 5 writes others than the published configs have.
@@ -81,21 +80,24 @@ def shared_modules(module: str) -> dict[LayerWeight, At]:
     return {"shared_gate": gate, "shared_up": up, "shared_down": down}
 
 
-def stacked_gate_up(
-    tensor: str, experts: Experts, *, interleaved: bool = False, transposed: bool = False
-) -> dict[LayerWeight, At]:
+def stacked_gate_up(tensor: str, experts: Experts, *, interleaved: bool = False) -> dict[LayerWeight, At]:
     """The entries of all experts' gates and ups that one tensor [num_experts, gate and up, in] holds.
 
     An expert's gate precedes its up, or rows of both alternate (`interleaved`).
     """
     rows = experts.num_experts * experts.expert.intermediate_size
     groups = rows if interleaved else experts.num_experts
-    return packed(tensor, ("experts_gate", rows), ("experts_up", rows), groups=groups, transposed=transposed)
+    return packed(tensor, ("experts_gate", rows), ("experts_up", rows), groups=groups)
 
 
-def parameter(name: str) -> At:
-    """A parameter whose name is complete; a bias beside it has `_bias` behind that."""
-    return replace(at(name), weight="", bias="_bias")
+def stacked_parameters(module: str, experts: Experts, *, interleaved: bool = False) -> dict[LayerWeight, At]:
+    """The entries of experts that lie transposed in two parameters of a module, `gate_up_proj` and `down_proj`."""
+    tensor = f"{module}.gate_up_proj"
+    gate_up = stacked_gate_up(tensor, experts, interleaved=interleaved)
+    return {
+        **{name: parameter(tensor, rows=entry.rows, transposed=True) for name, entry in gate_up.items()},
+        "experts_down": parameter(f"{module}.down_proj", transposed=True),
+    }
 
 
 def _named(fields: Fields, names: tuple[str, ...]) -> str:

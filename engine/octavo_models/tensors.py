@@ -125,6 +125,11 @@ def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permut
     return At(modules, rows, transposed, permuted=permuted)
 
 
+def parameter(name: str, *, rows: Rows | None = None, transposed: bool = False, matrices: int = 1) -> At:
+    """A parameter whose name is complete; a bias beside it has `_bias` behind that."""
+    return At((name,), rows, transposed, matrices, weight="", bias="_bias")
+
+
 def at_experts(module: str, num_experts: int) -> At:
     """A weight of which each expert has a module of its own; `module` has a {} for the expert's number."""
     return At(tuple(module.format(i) for i in range(num_experts)))

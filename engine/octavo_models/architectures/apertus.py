@@ -7,10 +7,9 @@ from octavo_models.architectures import llama
 from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp
-from octavo_models.mixtures import parameter
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import at
+from octavo_models.tensors import at, parameter
 
 HF_APERTUS = HF_QWEN3.updated(
     {

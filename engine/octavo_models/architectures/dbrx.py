@@ -10,10 +10,10 @@ from octavo_models.errors import UnsupportedModelError
 from octavo_models.fields import Fields
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Experts, Layer, Mlp, Norm, Router
-from octavo_models.mixtures import MOST_EXPERTS, parameter
+from octavo_models.mixtures import MOST_EXPERTS
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import TensorMap, at
+from octavo_models.tensors import TensorMap, at, parameter
 
 HF_DBRX = TensorMap(
     layers="transformer.blocks",
@@ -39,7 +39,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     rotary = rotary_from_hf(c, heads.dim, default_theta=attn.number("rope_theta", 10_000.0))
     attention = heads.attention(rotary, qkv_clip=attn.number("clip_qkv") if attn.has("clip_qkv") else None)
     experts, norm = _experts(source, ffn), Norm("layer", 1e-5)
-    down = replace(parameter("ffn.experts.mlp.w2"), transposed=True, matrices=experts.num_experts)
+    down = parameter("ffn.experts.mlp.w2", transposed=True, matrices=experts.num_experts)
     tensors = HF_DBRX.updated({**heads.packed("norm_attn_norm.attn.Wqkv"), "experts_down": down})
     return source.draft([Layer(attention, experts, norm, None, norm, None)] * source.num_layers(), norm, tensors)
 

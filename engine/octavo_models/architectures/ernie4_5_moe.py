@@ -9,8 +9,8 @@ from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Router
-from octavo_models.mixtures import parameter
 from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import parameter
 
 
 def from_hf(source: HfConfig) -> SpecDraft:

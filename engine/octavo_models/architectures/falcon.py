@@ -1,4 +1,4 @@
-"""Falcon: q, k and v in one tensor, attention and MLP side by side. The first models were published as RefinedWeb.
+"""Falcon: BLOOM's tensors, attention and MLP side by side. The first models were published as RefinedWeb.
 
 7B has one KV head and one LayerNorm a layer, 40B and 180B several KV heads and two, 11B several and one; the 1B and 7B of
 the RefinedWeb paper ("rw") compute their halves one after the other, with ALiBi.
@@ -10,6 +10,7 @@ import math
 from dataclasses import replace
 
 from octavo_models.architecture import Architecture
+from octavo_models.architectures.bloom import HF_BLOOM
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.heads import alibi_slopes
@@ -17,23 +18,8 @@ from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Layer, Mlp
 from octavo_models.rotary import rotary_from_gguf, rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import At, LayerWeight, TensorMap, at
+from octavo_models.tensors import At, LayerWeight, at
 
-HF_FALCON = TensorMap(
-    layers="transformer.h",
-    outer={
-        "embedding": at("transformer.word_embeddings"),
-        "final_norm": at("transformer.ln_f"),
-        "head": at("lm_head"),
-    },
-    inner={
-        "pre_attention_norm": at("input_layernorm"),
-        "o": at("self_attention.dense"),
-        "pre_mlp_norm": at("post_attention_layernorm"),
-        "up": at("mlp.dense_h_to_4h"),
-        "down": at("mlp.dense_4h_to_h"),
-    },
-)
 TWO_NORMS: dict[LayerWeight, At] = {"pre_attention_norm": at("ln_attn"), "pre_mlp_norm": at("ln_mlp")}
 GGUF_TWO_NORMS: dict[LayerWeight, At] = {"pre_attention_norm": at("attn_norm_2"), "pre_mlp_norm": at("attn_norm")}
 
@@ -64,7 +50,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
     mlp = Mlp(inner, source.activation("activation", "gelu"), gated=False, bias=bias)
     parallel = new or c.boolean("parallel_attn", True)
     two = not parallel or (new and c.integer("num_ln_in_parallel_attn", 2, maximum=2) == 2)
-    tensors = HF_FALCON.updated(heads.packed("self_attention.query_key_value", groups=heads.num_kv))
+    tensors = HF_BLOOM.updated(heads.packed("self_attention.query_key_value", groups=heads.num_kv))
     layer = Layer(attention, mlp, norm, None, norm if two else None, None, parallel_residual=parallel)
     return source.draft(
         [layer] * source.num_layers(),

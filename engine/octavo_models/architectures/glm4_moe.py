@@ -7,6 +7,7 @@ from octavo_models.architecture import Architecture
 from octavo_models.architectures import dots1, glm, llama
 from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.gguf_metadata import GgufMetadata
+from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.hf_config import HfConfig
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
@@ -33,8 +34,7 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
     """The blocks include layers that draft tokens, which are left out."""
     m, experts = source.fields, gguf_parts.experts(source, renormalize=True, scoring=2)
     count = source.num_layers() - m.integer("nextn_predict_layers", 0, minimum=0, maximum=source.num_layers() - 1)
-    normed = "blk.0.attn_q_norm.weight" in source.tensors
-    attention = gguf_parts.attention(source, qk_norm=source.norm() if normed else None)
+    attention = gguf_parts.attention(source, qk_norm=source.norm() if source.has("q_norm", GGUF_TENSORS) else None)
     tensors = gguf_parts.renamed("pre_mlp_norm", "post_attention_norm", gguf_parts.expert_tensors(source, experts))
     return gguf_parts.draft(source, [attention] * count, gguf_parts.mlps(source, experts, count), tensors)
 

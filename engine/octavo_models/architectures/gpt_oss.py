@@ -15,10 +15,9 @@ from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Mlp, Router
-from octavo_models.mixtures import parameter
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import At, LayerWeight, at
+from octavo_models.tensors import At, LayerWeight, at, parameter
 
 HEAD_DIM = 64
 THETA = 150_000.0
@@ -37,13 +36,11 @@ def from_hf(source: HfConfig) -> SpecDraft:
     local_layers = source.local_layers([i % 2 == 0 for i in range(count)])
     expert = Mlp(c.integer("intermediate_size"), "swiglu_clamped", bias=True)
     experts = mixtures.experts_from_hf(source, expert, Router("softmax_of_chosen", bias=True))
-    packed = mixtures.stacked_gate_up("mlp.experts.gate_up_proj", experts, interleaved=True, transposed=True)
     names: dict[LayerWeight, At] = {
         "sinks": parameter("self_attn.sinks"),
         "router": at("mlp.router"),
-        "experts_down": replace(parameter("mlp.experts.down_proj"), transposed=True),
+        **mixtures.stacked_parameters("mlp.experts", experts, interleaved=True),
     }
-    names |= {name: replace(entry, weight="", bias="_bias") for name, entry in packed.items()}
     return llama.draft_from_hf(
         source,
         [sliding if local else full for local in local_layers],

@@ -14,7 +14,6 @@ from octavo_models.architectures import llama, smollm3
 from octavo_models.architectures.llama import HF_LLAMA
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Attention, Experts, Mlp, QueryScaling, Router
-from octavo_models.mixtures import parameter
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import At, LayerWeight, at
@@ -68,14 +67,12 @@ def _is_sparse(source: HfConfig) -> Callable[[int], bool]:
 
 
 def _names(experts: Experts) -> dict[LayerWeight, At]:
-    gate_up = mixtures.stacked_gate_up("feed_forward.experts.gate_up_proj", experts, transposed=True)
     return {
         "gate": at("feed_forward.gate_proj"),
         "up": at("feed_forward.up_proj"),
         "down": at("feed_forward.down_proj"),
         "router": at("feed_forward.router"),
-        **{name: replace(entry, weight="") for name, entry in gate_up.items()},
-        "experts_down": replace(parameter("feed_forward.experts.down_proj"), transposed=True),
+        **mixtures.stacked_parameters("feed_forward.experts", experts),
         **mixtures.shared_modules("feed_forward.shared_expert"),
     }
 

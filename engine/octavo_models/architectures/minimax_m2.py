@@ -9,9 +9,9 @@ from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Router
-from octavo_models.mixtures import parameter
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
+from octavo_models.tensors import parameter
 
 THETA = 5_000_000.0
 HEAD_DIM = 128

@@ -6,12 +6,11 @@ it is served up to that length.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from octavo_models.architecture import Architecture
 from octavo_models.architectures import llama
 from octavo_models.hf_config import HfConfig
-from octavo_models.layers import Mlp, Norm, Rotary
+from octavo_models.layers import Mlp
+from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
 from octavo_models.tensors import TensorMap, at
 
@@ -30,6 +29,8 @@ HF_QWEN = TensorMap(
 NAMES = {
     "head_dim": ("kv_channels",),
     "rms_norm_eps": ("layer_norm_epsilon",),
+    "partial_rotary_factor": ("rotary_pct",),
+    "rope_theta": ("rotary_emb_base",),
     "max_position_embeddings": ("seq_length", "max_position_embeddings"),
 }
 
@@ -37,17 +38,12 @@ NAMES = {
 def from_hf(source: HfConfig) -> SpecDraft:
     source = source.reading(NAMES)
     c, heads, count = source.fields, source.heads(), source.num_layers()
-    dim = int(heads.dim * c.number("rotary_pct", 1.0))
-    if not 0 < dim <= heads.dim or dim % 2:
-        raise c.error("rotary_pct", f"leaves {dim} of {heads.dim} elements to rotate; an even number is needed")
-    theta = c.number("rotary_emb_base", 10000.0, minimum=1.0)
-    attention = replace(heads.attention(Rotary(dim, theta)), qkv_bias=True)
+    attention = heads.attention(rotary_from_hf(c, heads.dim), qkv_bias=True)
     both = c.integer("intermediate_size", minimum=2)  # of gate and up together
     if both % 2:
         raise c.error("intermediate_size", f"is {both}; it counts gate and up together and must be even")
-    norm = Norm(eps=c.number("rms_norm_eps", 1e-6))
     tensors = HF_QWEN.updated(heads.packed("attn.c_attn"))
-    return llama.draft_from_hf(source, [attention] * count, mlps=[Mlp(both // 2)] * count, norm=norm, tensors=tensors)
+    return llama.draft_from_hf(source, [attention] * count, mlps=[Mlp(both // 2)] * count, tensors=tensors)
 
 
 QWEN = Architecture(("QWenLMHeadModel",), from_hf)

@@ -12,10 +12,9 @@ from octavo_models.architectures.qwen3 import HF_QWEN3
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
 from octavo_models.layers import Experts, Mlp, Router
-from octavo_models.mixtures import parameter
 from octavo_models.rotary import rotary_from_hf
 from octavo_models.spec_draft import SpecDraft
-from octavo_models.tensors import At, LayerWeight, TensorMap, at
+from octavo_models.tensors import TensorMap, at
 
 
 def from_hf(source: HfConfig) -> SpecDraft:
@@ -27,13 +26,8 @@ def from_vl_hf(source: HfConfig) -> SpecDraft:
     """Qwen3-VL's text half, whose experts share a tensor, and which divides the chosen scores by their sum in any case."""
     experts = experts_from_hf(source)
     experts = replace(experts, router=replace(experts.router, renormalize=True))
-    gate_up = mixtures.stacked_gate_up("mlp.experts.gate_up_proj", experts, transposed=True)
-    names: dict[LayerWeight, At] = {
-        "router": at("mlp.gate"),
-        **{name: replace(entry, weight="") for name, entry in gate_up.items()},
-        "experts_down": replace(parameter("mlp.experts.down_proj"), transposed=True),
-    }
-    return draft_from_hf(source, experts, HF_QWEN3.updated(names))
+    names = mixtures.stacked_parameters("mlp.experts", experts)
+    return draft_from_hf(source, experts, HF_QWEN3.updated({"router": at("mlp.gate"), **names}))
 
 
 def experts_from_hf(source: HfConfig, *, renormalize: bool = False) -> Experts:
