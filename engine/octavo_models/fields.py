@@ -12,6 +12,7 @@ from octavo_models.errors import InvalidConfigError, UnsupportedModelError
 # Larger than in any published decoder, and small enough that sizes and frequencies computed from them stay finite.
 LARGEST = (1 << 31) - 1
 MOST_LAYERS = 4096
+MOST_HEADS = 4096
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-30, 1e30
 
 T = TypeVar("T")

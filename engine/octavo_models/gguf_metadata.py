@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from octavo_models.errors import InvalidConfigError, UnsupportedModelError
-from octavo_models.fields import MOST_LAYERS, Fields
+from octavo_models.fields import MOST_HEADS, MOST_LAYERS, Fields
 from octavo_models.heads import Heads, even
 from octavo_models.layers import Experts, Layer, Norm
 from octavo_models.rotary import longest_from_gguf
@@ -24,7 +24,7 @@ class GgufMetadata:
 
     def heads(self) -> Heads:
         m = self.fields
-        num = m.integer("attention.head_count")
+        num = m.integer("attention.head_count", maximum=MOST_HEADS)
         num_kv = m.integer("attention.head_count_kv", num)
         if num % num_kv:
             raise m.error("attention.head_count_kv", f"is {num_kv}, which does not divide attention.head_count, {num}")

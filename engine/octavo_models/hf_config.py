@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo_models.errors import UnsupportedModelError
-from octavo_models.fields import MOST_LAYERS, Fields
+from octavo_models.fields import MOST_HEADS, MOST_LAYERS, Fields
 from octavo_models.heads import Heads, even
 from octavo_models.layers import Activation, Layer, Norm
 from octavo_models.rotary import longest_from_hf
@@ -44,7 +44,7 @@ class HfConfig:
 
     def heads(self, default_dim: int | None = None) -> Heads:
         c = self.fields
-        num = c.integer("num_attention_heads")
+        num = c.integer("num_attention_heads", maximum=MOST_HEADS)
         num_kv = c.integer("num_key_value_heads", num)
         if num % num_kv:
             problem = f"is {num_kv}, which does not divide {c.key('num_attention_heads')}, {num}"

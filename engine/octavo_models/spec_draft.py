@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from octavo_models.errors import InvalidConfigError
 from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm
 from octavo_models.spec import LearnedPositions, ModelSpec, Weight
 from octavo_models.tensors import At, TensorMap, UnitRows, Unpermute
@@ -13,6 +14,7 @@ from octavo_models.tensors import At, TensorMap, UnitRows, Unpermute
 ROW_SHARDED = ("q", "k", "v", "output_gate", "gate", "up", "experts_gate", "experts_up", "shared_gate", "shared_up")
 SHARD_AXIS = dict.fromkeys(("embedding", "head", "head_bias", "sinks", *ROW_SHARDED), 0)
 SHARD_AXIS |= {f"{name}_bias": 0 for name in ROW_SHARDED} | {"o": 1, "down": 1, "experts_down": 1, "shared_down": 1}
+MOST_SOURCES = 1 << 20  # layers times experts, or times heads; the largest published mixtures have some 100,000
 ADAPTER_TARGETS = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
 
 
@@ -79,11 +81,16 @@ def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weig
             adapter_target=ADAPTER_TARGETS.get(part.last),
         )
 
+    num_sources = 0
     for part in _before(draft):
         yield weight(part)
     for i, layer in enumerate(draft.layers):
         for part in _layer(layer, draft.hidden_size):
-            yield weight(part, i)
+            found = weight(part, i)
+            num_sources += len(found.sources)
+            if num_sources > MOST_SOURCES:
+                raise InvalidConfigError(f"it has more than {MOST_SOURCES} tensors in its layers, which is implausible")
+            yield found
     for part in _after(draft):
         yield weight(part)
 

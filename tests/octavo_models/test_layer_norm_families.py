@@ -235,6 +235,17 @@ def test_tensors_may_lack_the_name_of_the_model_without_its_head(bare):
         (GPT_J_6B | {"rotary_dim": 63}, "rotary_dim is 63; it must be even"),
         (CODEGEN_350M | {"n_head": 2}, "n_head is 2"),
         (GPT_NEO_125M | {"attention_types": [[["global"], 6]]}, "attention_types must name global or local for each"),
+        (GPT_NEO_125M | {"attention_types": [[[], 2**70]]}, "attention_types must name global or local for each"),
+        (
+            BLOOM_560M | {"n_embed": 2**30, "num_attention_heads": 2**29},
+            "num_attention_heads is 536870912; it must lie",
+        ),
+        (
+            STABLELM_2_12B
+            | {"num_hidden_layers": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096}
+            | {"hidden_size": 65536},
+            "more than 1048576 tensors in its layers",
+        ),
         (GPT_NEO_125M | {"attention_types": [[["sparse"], 12]]}, "attention_types must name global or local for each"),
         (BLOOM_560M | {"n_embed": 1023}, "n_embed is 1023, which num_attention_heads, 16, does not divide"),
         (MPT_7B | {"attn_config": {"clip_qkv": -1}}, "clip_qkv is -1"),

@@ -136,6 +136,10 @@ def test_any_number_in_any_rope_scaling_gives_a_spec_or_a_model_error(data):
         ),
         (EXAONE_4_1_2B | {"rope_scaling": {"type": "dynamic", "alpha": -1.0}}, "alpha is -1"),
         (MIXTRAL_8X7B | {"num_local_experts": 1 << 20}, "num_local_experts is 1048576; it must lie between 1 and 4096"),
+        (
+            MIXTRAL_8X7B | {"num_local_experts": 4096, "num_hidden_layers": 4096},
+            "more than 1048576 tensors in its layers",
+        ),
         (MIXTRAL_8X7B | {"num_experts_per_tok": 9}, "num_experts_per_tok is 9; it must lie between 1 and 8"),
         (QWEN3_30B_A3B | {"moe_intermediate_size": None}, "moe_intermediate_size is missing"),
         (QWEN3_30B_A3B | {"norm_topk_prob": 1}, "norm_topk_prob is 1"),

@@ -42,7 +42,8 @@ def _kinds(c: Fields, count: int) -> Sequence[str]:
     kinds: list[str] = []
     for entry in c.sequence("attention_types") or [[["global", "local"], count // 2]]:
         pattern, times = entry if isinstance(entry, list | tuple) and len(entry) == 2 else ((), 0)
-        if isinstance(pattern, list | tuple) and isinstance(times, int) and len(pattern) * times <= count:
+        plausible = isinstance(pattern, list | tuple) and isinstance(times, int) and 0 < times <= count
+        if plausible and len(pattern) * times <= count:
             kinds += [*pattern] * times
     if len(kinds) != count or any(kind not in ("global", "local") for kind in kinds):
         raise c.error("attention_types", f"must name global or local for each of {count} layers")
