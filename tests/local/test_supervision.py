@@ -53,7 +53,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def running(self):
-        task = asyncio.create_task(self.supervisor.run())
+        task = self._task = asyncio.create_task(self.supervisor.run())
         try:
             yield task
         finally:
@@ -64,8 +64,15 @@ class Run:
                 task.result()
 
     async def until(self, words: str, count: int = 1) -> None:
-        while self.log.getvalue().count(words) < count:  # noqa: ASYNC110 — the log is all there is
-            await asyncio.sleep(0.02)
+        """Wait for the log to have the words. An end of the run before that fails, as does a wait of 45 s: a running
+        supervisor ignores the signal that pytest's own time limit uses."""
+        async with asyncio.timeout(45):
+            while True:
+                ended = self._task.done()
+                if self.log.getvalue().count(words) >= count:
+                    return
+                assert not ended, f"the run ended with {self._task}:\n{self.log.getvalue()}"
+                await asyncio.sleep(0.02)
 
     @property
     def pid(self) -> int:
@@ -143,8 +150,9 @@ async def test_one_replica_that_hangs_does_not_age_what_is_known_of_the_others()
             run.supervisor.upstreams[0].port = server.sockets[0].getsockname()[1]
             run.supervisor.upstreams[1].port = mute.getsockname()[1]
             watching = asyncio.create_task(run.supervisor._watch(client))
-            while asked < 6:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(45):
+                while asked < 6:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             assert run.supervisor.upstreams[0].ready
             assert not run.supervisor.upstreams[1].ready
             watching.cancel()
