@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 from octavo_models.layers import Attention, Experts, Layer
 from octavo_models.outline import Model, ModelOutline
@@ -31,52 +31,29 @@ Feature = Literal[
     "projected_embedding",
     "head_bias",
 ]
-FEATURES: frozenset[Feature] = frozenset(get_args(Feature))
 Executor = Literal["native", "torch"]
-SUPPORTED: dict[Executor, frozenset[Feature]] = {
-    "native": frozenset(
-        {
-            "learned_positions",
-            "embedding_norm",
-            "unweighted_norm",
-            "head_bias",
-            "projected_embedding",
-            "alibi",
-            "qkv_clip",
-            "activation",
-            "post_norms_sum",
-            "qk_norm_each_head",
-            "qk_norm_width",
-            "qk_norm_after_rotary",
-            "query_scaling",
-            "output_gate",
-            "chunked_attention",
-            "sinks",
-            "experts",
-        }
-    ),
-    "torch": frozenset(
-        {
-            "experts",
-            "learned_positions",
-            "embedding_norm",
-            "unweighted_norm",
-            "head_bias",
-            "projected_embedding",
-            "activation",
-            "post_norms_sum",
-            "output_gate",
-            "alibi",
-            "sinks",
-            "chunked_attention",
-            "query_scaling",
-            "qkv_clip",
-            "qk_norm_each_head",
-            "qk_norm_width",
-            "qk_norm_after_rotary",
-        }
-    ),
-}
+OF_BOTH: frozenset[Feature] = frozenset(
+    {
+        "learned_positions",
+        "embedding_norm",
+        "projected_embedding",
+        "head_bias",
+        "unweighted_norm",
+        "post_norms_sum",
+        "activation",
+        "experts",
+        "alibi",
+        "sinks",
+        "chunked_attention",
+        "output_gate",
+        "query_scaling",
+        "qkv_clip",
+        "qk_norm_each_head",
+        "qk_norm_width",
+        "qk_norm_after_rotary",
+    }
+)
+SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": OF_BOTH, "torch": OF_BOTH}
 """What each executor of this version runs; the tests of both hold them to it."""
 
 USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}

@@ -130,9 +130,8 @@ def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
     if axis is None or parts == 1:
         zero = name.rpartition(".")[2] in ADDED_AFTER_THE_SUM and place.tensor_rank > 0
         return Shard(replace(whole, name=name), whole, zero=zero)
-    groups = whole.groups if axis == 0 else 1
-    size = -(-(whole.shape[axis] // groups) // parts)
-    shape = tuple(groups * size if i == axis else n for i, n in enumerate(whole.shape))
+    shape = whole.divided(parts)
+    size = shape[axis] // (whole.groups if axis == 0 else 1)
     index = place.tensor_rank * parts // place.tensor_size
     return Shard(replace(whole, name=name, shape=shape), whole, axis, index * size)
 

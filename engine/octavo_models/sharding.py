@@ -115,10 +115,7 @@ def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: 
     parts = tensor_parallel
     if weight.layer is not None and weight.name.rpartition(".")[2] in KV_ROWS:
         parts = min(parts, spec.layers[weight.layer].attention.num_kv_heads)
-    groups = weight.groups if weight.shard_axis == 0 else 1
-    shape = tuple(
-        groups * -(-(n // groups) // parts) if axis == weight.shard_axis else n for axis, n in enumerate(weight.shape)
-    )
+    shape = weight.divided(parts)
     if dtype is not None:
         return nbytes(FORMAT_OF_DTYPE[dtype], shape)
     if stays_packed(weight.format, shape):

@@ -44,6 +44,13 @@ class Weight:
         """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
         return source.rows_of(stored, vector=len(self.shape) == 1) == (self.rows_in(source), *self.shape[1:])
 
+    def divided(self, parts: int) -> tuple[int, ...]:
+        """The shape of each of `parts` equal parts that tensor parallelism cuts; the last one may need padding."""
+        groups = self.groups if self.shard_axis == 0 else 1
+        return tuple(
+            groups * -(-(n // groups) // parts) if i == self.shard_axis else n for i, n in enumerate(self.shape)
+        )
+
     @property
     def layer(self) -> int | None:
         """The number of the layer that it belongs to; None outside of the layers."""
