@@ -222,6 +222,7 @@ WRITES = {
     "no rotary": attention(4, 2, 48, rotary=None, qk_norm=Norm()),
     "mpt": attention(4, 2, 32, rotary=None, qkv_clip=0.7),
     "olmo 2": attention(6, 3, 24, qk_norm=Norm(), qk_norm_span="width"),
+    "minimax without norms": attention(6, 3, 24, qk_norm_span="width"),
     "width, layer": attention(4, 4, 16, qk_norm=Norm("layer", 1e-5, bias=True), qk_norm_span="width", qkv_clip=1.0),
     "stablelm 2": attention(6, 3, 24, rotary=Rotary(8), qk_norm=Norm("layer", 1e-5), qk_norm_span="each_head"),
     "phi with norms": attention(4, 2, 80, rotary=Rotary(32), qk_norm=Norm("layer", 1e-5, bias=True)),
@@ -243,14 +244,15 @@ def head_changes(spec, qkv, positions, dtype, device):
         return torch.randn(size, device=device).to(dtype) if there and norm and norm.weight else None
 
     biased = norm is not None and norm.bias
+    of_width = norm is not None and spec.qk_norm_span == "width"
     return HeadChanges(
         spec.rotary and REFERENCE.rotary_table(spec.rotary, positions),
         numbers(spec.num_heads),
         numbers(spec.num_kv_heads),
         numbers(spec.num_heads, biased),
         numbers(spec.num_kv_heads, biased),
-        2 * REFERENCE.head_sums(qkv, spec) if spec.qk_norm_span == "width" else None,
-        2 if spec.qk_norm_span == "width" else 1,
+        2 * REFERENCE.head_sums(qkv, spec) if of_width else None,
+        2 if of_width else 1,
         spec.query_scaling and REFERENCE.query_scales(spec.query_scaling, positions),
     )
 

@@ -207,19 +207,19 @@ class QkvWrite:
         self.held = changes.turn, changes.scales  # by their ids this is found again
         self._qkv_shape = (num_tokens, spec.q_size + spec.k_size + spec.v_size)
         self._q_shape = (num_tokens, spec.num_heads, spec.head_dim_k)
-        self._sums_shape = None if spec.qk_norm is None or spec.qk_norm_span != "width" else (num_tokens, 4)
+        span = "head" if spec.qk_norm is None else spec.qk_norm_span
+        self._sums_shape = (num_tokens, 4) if span == "width" else None
         expect(qkv, self._qkv_shape, *FLOATS)
         expect(slots, (num_tokens,), torch.int64)
         expect(changes.sums, (num_tokens, 4), torch.float32)
         expect(changes.scales, (num_tokens,), torch.float32)
-        shared = spec.qk_norm_span == "head"
         for norm, heads in (
             (changes.q_norm, spec.num_heads),
             (changes.q_norm_bias, spec.num_heads),
             (changes.k_norm, spec.num_kv_heads),
             (changes.k_norm_bias, spec.num_kv_heads),
         ):
-            expect(norm, ((1 if shared else heads) * spec.head_dim_k,), *FLOATS)
+            expect(norm, ((1 if span == "head" else heads) * spec.head_dim_k,), *FLOATS)
         rotary = 0 if spec.rotary is None or changes.turn is None else spec.rotary.dim
         cos, sin = (qkv, qkv) if changes.turn is None else changes.turn  # not read without rotary
         if rotary:
@@ -264,7 +264,7 @@ class QkvWrite:
             REST=next_power_of_2(max(1, spec.head_dim_k - rotary)),
             INTERLEAVED=spec.rotary is not None and spec.rotary.interleaved,
             NORM="none" if spec.qk_norm is None else spec.qk_norm.kind,
-            SPAN=spec.qk_norm_span,
+            SPAN=span,
             AFTER=spec.qk_norm_after_rotary,
             HAS_WEIGHT=spec.qk_norm is None or spec.qk_norm.weight,
             HAS_BIAS=changes.q_norm_bias is not None,
