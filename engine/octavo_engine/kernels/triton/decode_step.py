@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import cdiv, next_power_of_2
-from octavo_engine.kernels.triton.attention_tile import LOG2_E, ScoreBiases
+from octavo_engine.kernels.triton.attention_launch import block_of, constants_of, numbers_of
+from octavo_engine.kernels.triton.attention_tile import ScoreBiases
 from octavo_engine.kernels.triton.decode_attention import decode_kernel, join_kernel, most_runs
 from octavo_engine.kernels.triton.launch import BoundLaunch, Launcher
 from octavo_engine.kernels.triton.launch_defaults import Parameters
@@ -63,16 +63,14 @@ class DecodeAttention:
         most = max(max_runs for _, _, max_runs in parts)
         maxima, sums = torch.empty(2, most, spec.num_heads, dtype=torch.float32, device=q.device).unbind()
         partial = torch.empty(most, spec.num_heads, spec.head_dim_v, dtype=torch.float32, device=q.device)
-        group, block_d, block_dv = spec.num_heads // spec.num_kv_heads, _block(spec.head_dim_k), _block(spec.head_dim_v)
-        block_heads = max(1, JOINED_COLUMNS // block_dv)
+        constants = constants_of(spec, q, k_cache, biases)
+        block_heads = max(1, JOINED_COLUMNS // constants["BLOCK_DV"])
         self._launches = []
         for first, last, max_runs in parts:
             n, rows, seq_lens = last - first, batch.rows[first:], batch.seq_lens[first:]
             # What both kernels find the runs by. REQUESTS is one of two sizes: one for each power of two would be
             # compiled while serving.
-            runs: dict[str, Any] = {
-                "WINDOW": spec.window or 0,
-                "CHUNK": spec.chunk or 0,
+            runs = {
                 "REQUESTS": FEW_REQUESTS if n <= FEW_REQUESTS else next_power_of_2(max(n, batch.block_tables.shape[0])),
                 "BLOCK_N": chosen["BLOCK_N"],
                 "SPLIT": chosen["SPLIT"],
@@ -93,28 +91,13 @@ class DecodeAttention:
                     biases.slopes,
                     biases.sinks,
                     n,
-                    batch.block_tables.stride(0),
-                    k_cache.stride(0),
-                    v_cache.stride(0),
-                    spec.scale * kv_scales[0] * LOG2_E,
-                    (spec.soft_cap or 0.0) * LOG2_E,
-                    kv_scales[1],
+                    *numbers_of(spec, batch, k_cache, v_cache, kv_scales),
                 ),
                 changing=(0, 1, 2, 3, 11),
                 apart=(1, 2),
-                KV_HEADS=spec.num_kv_heads,
-                GROUP=group,
-                D=spec.head_dim_k,
-                DV=spec.head_dim_v,
-                BLOCK_D=block_d,
-                BLOCK_DV=block_dv,
-                BLOCK_SIZE=k_cache.shape[1],
-                SOFT_CAP=spec.soft_cap is not None,
-                ALIBI=biases.slopes is not None,
-                SINKS=biases.sinks is not None,
-                PRECISION="ieee" if q.element_size() == 4 else "tf32",
-                BLOCK_M=max(16, next_power_of_2(group)),
+                **constants,
                 **runs,
+                BLOCK_M=max(16, next_power_of_2(constants["GROUP"])),
                 num_warps=chosen["num_warps"],
                 # A tile of float8 is half as large: one more is on its way.
                 num_stages=chosen["num_stages"] + (k_cache.element_size() == 1),
@@ -124,9 +107,7 @@ class DecodeAttention:
                 (partial, maxima, sums, q, biases.sinks, seq_lens, n),
                 changing=(3, 4),
                 HEADS=spec.num_heads,
-                DV=spec.head_dim_v,
-                BLOCK_DV=block_dv,
-                SINKS=biases.sinks is not None,
+                **{name: constants[name] for name in ("DV", "BLOCK_DV", "SINKS", "WINDOW", "CHUNK")},
                 **runs,
                 RUNS=JOINED_RUNS,
                 BLOCK_HEADS=block_heads,
@@ -176,8 +157,4 @@ def _reach(max_len: int, spec: Attention, chosen: Parameters) -> int:
 
 
 def _chosen(launch: Launcher, spec: Attention, element_size: int) -> Parameters:
-    return launch.tiles(f"decode.{max(64, _block(spec.head_dim_k))}", element_size)
-
-
-def _block(dim: int) -> int:
-    return next_power_of_2(max(16, dim))
+    return launch.tiles(f"decode.{max(64, block_of(spec.head_dim_k))}", element_size)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import next_power_of_2
+from octavo_engine.kernels.triton.attention_launch import constants_of, numbers_of
 from octavo_engine.kernels.triton.attention_tile import (
-    LOG2_E,
     ScoreBiases,
     attend,
     load_blocks,
@@ -149,9 +149,9 @@ class PrefillAttention:
         biases: ScoreBiases,
     ) -> None:
         """Settle the launch for queries and caches like these."""
-        group = spec.num_heads // spec.num_kv_heads
-        block_d, block_dv = (next_power_of_2(max(16, d)) for d in (spec.head_dim_k, spec.head_dim_v))
-        chosen = launch.tiles(f"prefill.{max(64, block_d)}", q.element_size())
+        constants = constants_of(spec, q, k_cache, biases)
+        chosen = launch.tiles(f"prefill.{max(64, constants['BLOCK_D'])}", q.element_size())
+        group = constants["GROUP"]
         block_m = max(next_power_of_2(group), chosen["BLOCK_M"])
         num_prefills = batch.num_requests - batch.num_decodes
         num_rows = q.shape[0] - batch.num_decodes
@@ -171,28 +171,11 @@ class PrefillAttention:
                 biases.sinks,
                 batch.num_decodes,
                 batch.num_requests,
-                batch.block_tables.stride(0),
-                k_cache.stride(0),
-                v_cache.stride(0),
-                spec.scale * kv_scales[0] * LOG2_E,
-                (spec.soft_cap or 0.0) * LOG2_E,
-                kv_scales[1],
+                *numbers_of(spec, batch, k_cache, v_cache, kv_scales),
             ),
             changing=(0, 1, 2, 3, 9),
             apart=(1, 2),
-            KV_HEADS=spec.num_kv_heads,
-            GROUP=group,
-            D=spec.head_dim_k,
-            DV=spec.head_dim_v,
-            BLOCK_D=block_d,
-            BLOCK_DV=block_dv,
-            BLOCK_SIZE=k_cache.shape[1],
-            WINDOW=spec.window or 0,
-            CHUNK=spec.chunk or 0,
-            SOFT_CAP=spec.soft_cap is not None,
-            ALIBI=biases.slopes is not None,
-            SINKS=biases.sinks is not None,
-            PRECISION="ieee" if q.element_size() == 4 else "tf32",
+            **constants,
             **(chosen | {"BLOCK_M": block_m}),
         )
 
