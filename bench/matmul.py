@@ -16,33 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 from octavo_engine.executors.native import _native as native
+from octavo_models.formats import FORMATS
 
-FORMATS = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "q4_k": 12,
-    "q5_k": 13,
-    "q6_k": 14,
-    "bf16": 30,
-}
-BLOCK_BYTES = {
-    "f32": (1, 4),
-    "f16": (1, 2),
-    "bf16": (1, 2),
-    "q4_0": (32, 18),
-    "q4_1": (32, 20),
-    "q5_0": (32, 22),
-    "q5_1": (32, 24),
-    "q8_0": (32, 34),
-    "q4_k": (256, 144),
-    "q5_k": (256, 176),
-    "q6_k": (256, 210),
-}
 # [out, in] of each layer's fused projections, and the head.
 LAYER = ((960, 576), (576, 576), (3072, 576), (576, 1536))
 HEAD = (49152, 576)
@@ -51,18 +26,18 @@ PEAKS = ("fma", "bf16 dot", "int8 dot")
 
 def shapes_for(name: str) -> list[tuple[int, int]]:
     """The K formats need rows of 256: the nearest larger sizes stand in."""
-    block = BLOCK_BYTES[name][0]
+    block = FORMATS[name].block_size
     return [(n, -(-k // block) * block) for n, k in (*LAYER * 30, HEAD)]
 
 
 def make(name: str, shapes: list[tuple[int, int]], isa: int) -> list[object]:
     rng = np.random.default_rng(0)
-    block, size = BLOCK_BYTES[name]
+    stored = FORMATS[name]
     matrices = []
     for n, k in shapes:
         # Bytes below 0x40 keep every f16 scale finite; speed does not depend on values.
-        data = rng.integers(0, 0x30, n * k // block * size, dtype=np.uint8)
-        matrices.append(native.pack([(FORMATS[name], n, data)], k, -1, isa))
+        data = rng.integers(0, 0x30, n * k // stored.block_size * stored.bytes_per_block, dtype=np.uint8)
+        matrices.append(native.pack([(stored.ggml_type, n, data)], k, -1, isa))
     return matrices
 
 

@@ -24,9 +24,9 @@ from octavo_engine.executors.torch.transformers_model import DividedModel, new_m
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.layers import Attention
 from octavo_models.outline import ModelOutline
+from octavo_models.reading import DTYPE_OF_FORMAT
 
 NAME = "octavo_outline"
-FORMATS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 NUM_TOKENS = 5
 FAR = (1 << 20) + 1  # a query's position that no window reaches back from to the first token
 IGNORED = {"position_ids", "cache_position"}  # tensors that attention may be given and does not need
@@ -177,7 +177,7 @@ def _dtype(config: PreTrainedConfig, model: ModelConfig, files: ModelFiles) -> s
     if model.dtype != "auto":
         return model.dtype
     named = str(config.dtype or config.get_text_config(decoder=True).dtype).removeprefix("torch.")
-    if named in FORMATS.values():
+    if named in DTYPE_OF_FORMAT.values():
         return named
     if files.weights_format == "dummy":
         return "float32"
@@ -186,4 +186,4 @@ def _dtype(config: PreTrainedConfig, model: ModelConfig, files: ModelFiles) -> s
     checkpoint = SafetensorsCheckpoint(files.weights)
     formats = [tensor.format for tensor in checkpoint.tensors.values()]
     checkpoint.close()
-    return next((FORMATS[name] for name in formats if name in FORMATS), "float32")
+    return next((DTYPE_OF_FORMAT[name] for name in formats if name in DTYPE_OF_FORMAT), "float32")
