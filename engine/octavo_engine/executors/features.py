@@ -15,9 +15,14 @@ def refuse_unsupported(spec: Model, executor: Executor) -> None:
     if missing is None:
         return
     other: Executor = "torch" if executor == "native" else "native"
-    remedy = f"--executor {other} runs it" if unsupported(spec, other) is None else "choose another model"
-    if "--executor torch" in remedy and find_spec("torch") is None:
-        remedy += ", and needs torch: pip install torch, or take the image whose tag ends in -cuda"
+    if unsupported(spec, other) is not None:
+        remedy = "choose another model"
+    elif other == "torch" and find_spec("torch") is None:
+        remedy = (
+            "--executor torch runs it, and needs torch: pip install torch, or take the image whose tag ends in -cuda"
+        )
+    else:
+        remedy = f"--executor {other} runs it"
     raise ExecutorError(
         f"the {executor} executor can't run {spec.architecture}: it does not support {missing}; {remedy}"
     )

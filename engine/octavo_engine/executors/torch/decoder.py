@@ -179,9 +179,8 @@ class Decoder:
         keys, values = cache.keys[i], cache.values[i]
         qkv = weights.qkv(ops, x)
         q = ops.write_qkv(qkv, spec, self._normed(qkv, spec, weights, changes), keys, values, batch)
-        mixed = ops.attention(q, keys, values, batch, spec, sinks=weights.sinks).flatten(
-            -2
-        )  # [num_tokens, num_heads * head_dim_v]
+        mixed = ops.attention(q, keys, values, batch, spec, sinks=weights.sinks)  # [num_tokens, num_heads, head_dim_v]
+        mixed = mixed.flatten(-2)
         if weights.output_gate is not None:
             mixed = ops.gate_by_sigmoid(mixed, weights.output_gate(ops, x))
         return self.parallel.all_reduce(weights.o(ops, mixed))

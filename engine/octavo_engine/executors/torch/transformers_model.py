@@ -31,7 +31,6 @@ class DividedModel:
             raise UnsupportedModelError(f"{type(model).__name__} has no part {name!r} that its head follows")
         if "position_ids" not in inspect.signature(layers.forward).parameters:
             raise UnsupportedModelError(f"{type(layers).__name__} takes no positions")
-        self.whole_name = type(model).__name__
         self.weights = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())} if not _is_meta(model) else {}
         self.layers = layers
         self._given = _Given()
