@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class DecodeAttention:
             n, rows, seq_lens = last - first, batch.rows[first:], batch.seq_lens[first:]
             # What both kernels find the runs by. REQUESTS is one of two sizes: one for each power of two would be
             # compiled while serving.
-            runs = {
+            runs: dict[str, Any] = {
                 "REQUESTS": FEW_REQUESTS if n <= FEW_REQUESTS else next_power_of_2(max(n, batch.block_tables.shape[0])),
                 "BLOCK_N": chosen["BLOCK_N"],
                 "SPLIT": chosen["SPLIT"],

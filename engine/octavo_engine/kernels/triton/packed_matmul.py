@@ -310,6 +310,7 @@ class PackedProduct:
                 weight.shift,
             ),
             changing=(0, 4, 5, 6),
+            apart=(),
             BITS=weight.bits,
             GROUP=weight.group,
             HAS_MINIMA=weight.has_minima,
