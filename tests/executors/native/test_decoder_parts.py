@@ -159,3 +159,15 @@ def test_a_position_beyond_the_table_is_that_requests_error(tmp_path, monkeypatc
     assert not out.errors
     out = sequences.step({"long": 1})
     assert out.errors == {"long": "position 128 is beyond the model's 128 learned ones"}
+
+
+def test_experts_whose_scores_are_all_zero_are_weighed_by_numbers(tmp_path, monkeypatch):
+    """Sigmoids of logits below -104 are zero in float32, and so is the sum that they are divided by."""
+    spec = draft(mixture(scoring="sigmoid", bias=True))
+    weights = weights_of(spec)
+    weights = {n: np.full_like(w, -300.0) if n.endswith("router_bias") else w for n, w in weights.items()}
+    executor = executor_of(spec, weights, tmp_path, monkeypatch)
+    sequences = Sequences(executor, 1)
+    assert not sequences.step({"a": 9}, request("a", tokens_of(9, 1))).errors
+    assert np.isfinite(sequences.logits[0]).all()
+    executor.close()

@@ -8,6 +8,7 @@ namespace octavo {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kTiny = 1e-20F;  // in a divisor that may be zero: sigmoids of very negative numbers
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -89,7 +90,7 @@ void choose_largest(const RouterModel& router, const float* logits, const float*
   if (router.scoring == Scoring::SoftmaxOfChosen) {
     softmax(weights.data(), router.num_chosen);
   } else if (router.renormalize) {
-    factor /= sum;
+    factor /= sum + kTiny;
   }
   for (int32_t k = 0; k < router.num_chosen; ++k) out[k].weight = weights[static_cast<size_t>(k)] * factor;
 }
