@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(shell find engine/octavo_engine/executors/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name CMakeLists.txt)
+NATIVE := $(shell find engine/octavo_engine/executors/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.pyi' -o -name CMakeLists.txt)
 # A folder with torch's CPU wheel, where there is one; without it PyPI's CUDA build serves, only larger.
 WHEELS ?= ../shared/wheels
 UV := UV_LINK_MODE=copy $(BIN)/uv pip install -q --python $(BIN)/python

@@ -155,3 +155,14 @@ def test_a_missing_extension_says_what_to_do(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(ExecutorError, match=r"isn't built.*compiler.*--executor torch"):
         NativeExecutor(config_of(), spec, files_of(tmp_path))
+
+
+@pytest.mark.parametrize("stamp", [None, "0" * 64])
+def test_an_extension_of_another_version_says_what_to_do(spec, tmp_path, monkeypatch, stamp):
+    """One from before the stamp was there has none."""
+    if stamp is None:
+        monkeypatch.delattr(_native, "INTERFACE")
+    else:
+        monkeypatch.setattr(_native, "INTERFACE", stamp)
+    with pytest.raises(ExecutorError, match=r"compiled for another version .*: install Octavo again"):
+        NativeExecutor(config_of(), spec, files_of(tmp_path))

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+INTERFACE: str  # SHA-256 of this file as it was compiled with
 ISAS: dict[str, int]  # names and numbers, from the least to the most
 
 def best_isa() -> int: ...

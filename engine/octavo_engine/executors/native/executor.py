@@ -10,6 +10,8 @@ import dataclasses
 import importlib
 import logging
 from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo_engine.config import EngineConfig, ModelFiles
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AS_STORED = -1
+INTERFACE = Path(__file__).with_name("_native.pyi")  # images do without: all of it is built at once there
 UNKNOWN = "the executor has no such request"
 
 
@@ -231,12 +234,18 @@ class NativeExecutor(Executor):
 
 def _extension() -> ModuleType:
     try:
-        return importlib.import_module("octavo_engine.executors.native._native")
+        native = importlib.import_module("octavo_engine.executors.native._native")
     except ImportError as error:
         raise ExecutorError(
             f"the native executor isn't built ({error}): install Octavo again where a C++ compiler is at hand "
             "(GCC 12 or Clang 15 and later), or choose --executor torch"
         ) from error
+    if INTERFACE.exists() and getattr(native, "INTERFACE", None) != sha256(INTERFACE.read_bytes()).hexdigest():
+        raise ExecutorError(
+            f"the native executor in {native.__file__} was compiled for another version of Octavo's Python files: "
+            "install Octavo again, which compiles it"
+        )
+    return native
 
 
 def _threads(config: EngineConfig) -> int:

@@ -8,6 +8,7 @@ void bind_operations(nanobind::module_& module);
 }  // namespace octavo
 
 NB_MODULE(_native, module) {
+  module.attr("INTERFACE") = OCTAVO_INTERFACE;
   octavo::bind_matmul(module);
   octavo::bind_decoder(module);
   octavo::bind_operations(module);
