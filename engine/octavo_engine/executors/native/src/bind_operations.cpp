@@ -34,8 +34,6 @@ NormView norm_view(const Norm& norm, const Vector& weight, const nb::object& bia
   return view;
 }
 
-const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
-
 // One attention layer with its blocks, run as the decoder runs it.
 class AttentionLayer {
  public:

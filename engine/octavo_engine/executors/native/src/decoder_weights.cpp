@@ -96,7 +96,7 @@ int64_t Decoder::finalize() {
 }
 
 void Decoder::allocate_buffers() {
-  const auto floats = [](int64_t n) { return MemoryMap(static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(float)); };
+  const auto& floats = MemoryMap::of_floats;
   const int64_t rows = options_.max_rows, hidden = model_.hidden_size;
   const int64_t most = std::max(rows, options_.max_drawn);
   int64_t qkv = 0, attended = 0, inner = 0, scratch = 2 * hidden, angles = 0;

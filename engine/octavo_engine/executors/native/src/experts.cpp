@@ -9,10 +9,6 @@ namespace {
 // Slots of a wave: as many rows as make products of a few dozen rows with each of a hundred experts.
 constexpr int64_t kMostSlots = 2048;
 
-const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
-
-MemoryMap floats(int64_t n) { return MemoryMap(static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(float)); }
-
 int64_t most_chosen(const std::vector<LayerModel>& layers) {
   int64_t most = 0;
   for (const LayerModel& layer : layers) most = std::max<int64_t>(most, layer.router.num_chosen);
@@ -46,9 +42,9 @@ int64_t ExpertsWorkspace::slots(const std::vector<LayerModel>& layers, int64_t m
 ExpertsWorkspace::ExpertsWorkspace(const std::vector<LayerModel>& layers, int64_t hidden_size, int64_t max_rows,
                                    Isa isa)
     : routes(max_rows, most_chosen(layers), row_alignment(isa), slots(layers, max_rows, isa)),
-      logits(floats(max_rows * (most_experts(layers) + 1))),
-      inner(floats(widest(layers, routes.slots(), max_rows))),
-      outer(floats(most_experts(layers) > 0 ? routes.slots() * hidden_size : 0)) {}
+      logits(MemoryMap::of_floats(max_rows * (most_experts(layers) + 1))),
+      inner(MemoryMap::of_floats(widest(layers, routes.slots(), max_rows))),
+      outer(MemoryMap::of_floats(most_experts(layers) > 0 ? routes.slots() * hidden_size : 0)) {}
 
 Experts::Experts(const LayerModel& model, int64_t hidden_size, StoredWeights& stored, const std::string& at,
                  const Packing& packing)

@@ -11,6 +11,10 @@ class MemoryMap {
  public:
   MemoryMap() = default;
   explicit MemoryMap(size_t bytes);  // zeroed; throws std::bad_alloc
+  // Room for `count` floats, at least one.
+  static MemoryMap of_floats(int64_t count) {
+    return MemoryMap(static_cast<size_t>(count > 0 ? count : 1) * sizeof(float));
+  }
   ~MemoryMap();
   MemoryMap(MemoryMap&& other) noexcept;
   MemoryMap& operator=(MemoryMap&& other) noexcept;

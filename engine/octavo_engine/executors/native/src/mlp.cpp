@@ -7,8 +7,6 @@ namespace {
 
 constexpr int64_t kScratch = 64 * 1024;  // floats of a thread's part of gate and up, about what its L2 cache holds
 
-const float* from(const std::vector<float>& v, int64_t at) { return v.empty() ? nullptr : v.data() + at; }
-
 }  // namespace
 
 MlpWeights MlpWeights::take(StoredWeights& stored, const std::string& prefix, const MlpModel& model,
@@ -82,8 +80,8 @@ void Mlp::activate(const Operations& ops, RowRange rows, int64_t begin, int64_t 
       for (int64_t k = 0; k < pieces; ++k) {
         const int64_t column = at * width() + k * piece;
         const float* gate = scratch + row * ld + k * stripe;
-        ops.activate(act_, gate, model_.gated ? gate + piece : nullptr, from(bias, column), from(up_bias_, column),
-                     std::min(piece, size() - column), out + row * size() + column);
+        ops.activate(act_, gate, model_.gated ? gate + piece : nullptr, or_null(bias, column),
+                     or_null(up_bias_, column), std::min(piece, size() - column), out + row * size() + column);
       }
     }
   }

@@ -10,6 +10,9 @@
 
 namespace octavo {
 
+// The element `at` of v on, or null where it is empty.
+inline const float* or_null(const std::vector<float>& v, int64_t at = 0) { return v.empty() ? nullptr : v.data() + at; }
+
 // `x / rms(x) * (weight + offset) + bias`, or LayerNorm; without `weighted` it normalizes alone.
 struct Norm {
   bool present = false;
@@ -19,9 +22,7 @@ struct Norm {
   float offset = 0.0F;
   std::vector<float> weight, bias;
 
-  NormView view() const {
-    return {present, weight.empty() ? nullptr : weight.data(), bias.empty() ? nullptr : bias.data(), eps, offset, kind};
-  }
+  NormView view() const { return {present, or_null(weight), or_null(bias), eps, offset, kind}; }
 };
 
 struct Rotary {

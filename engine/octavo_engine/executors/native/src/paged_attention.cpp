@@ -28,25 +28,25 @@ int64_t paged_attention_scratch(const LayerModel& model) {
                            int64_t{2} * (model.head_dim_k + model.head_dim_v));
 }
 
+// What is done to queries or keys, by the weights of the first head's norm.
+HeadView PagedAttention::whole(const Norm& norm) const {
+  return {model.qkv_clip, norm.view(), rotary, model.qk_norm_after_rotary};
+}
+
 // What is still to be done to `head`, of queries or of keys.
 HeadView PagedAttention::view(const Norm& norm, int64_t head) const {
   if (prepared()) return {};
-  HeadView view{model.qkv_clip, norm.view(), rotary, model.qk_norm_after_rotary};
-  if (model.qk_norm_span == QkNormSpan::EachHead) {
-    const int64_t offset = head * model.head_dim_k;
-    if (view.norm.weight != nullptr) view.norm.weight += offset;
-    if (view.norm.bias != nullptr) view.norm.bias += offset;
-  }
+  HeadView view = whole(norm);
+  if (model.qk_norm_span == QkNormSpan::EachHead) view.norm = of_head(view.norm, head * model.head_dim_k);
   return view;
 }
 
 void PagedAttention::prepare(Member& me, const StepPlan& plan, float* qkv, int64_t ld) const {
   if (!prepared()) return;
+  const HeadView query = whole(model.q_norm), key = whole(model.k_norm);
   me.team->each(me, plan.rows(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       float* q = qkv + row * ld;
-      const HeadView query{model.qkv_clip, model.q_norm.view(), rotary, model.qk_norm_after_rotary};
-      const HeadView key{model.qkv_clip, model.k_norm.view(), rotary, model.qk_norm_after_rotary};
       ops.prepare_width(q, q_bias, model.num_heads, model.head_dim_k, query, row);
       ops.prepare_width(q + model.q_size(), k_bias, model.num_kv_heads, model.head_dim_k, key, row);
     }

@@ -34,6 +34,7 @@ struct PagedAttention {
 
  private:
   bool prepared() const { return model.qk_norm_span == QkNormSpan::Width && model.q_norm.present; }
+  HeadView whole(const Norm& norm) const;
   HeadView view(const Norm& norm, int64_t head) const;
   // The heads of one KV head's group that are the `piece`-th part of it.
   void attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t kv_head, int64_t piece, const float* qkv,

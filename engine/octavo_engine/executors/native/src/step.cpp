@@ -7,11 +7,7 @@
 #include "decoder.h"
 
 namespace octavo {
-namespace {
-
-const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
-
-}  // namespace
+namespace {}  // namespace
 
 void Decoder::forward(const std::vector<Scheduled>& batch) {
   if (!finalized_) throw std::logic_error("weights come before the first step");

@@ -285,13 +285,6 @@ inline AttentionScratch carve(float* scratch, int32_t head_dim_k, int32_t padded
   return s;
 }
 
-// The part of `norm`'s weights that begins `offset` behind.
-inline NormView of_head(NormView norm, int64_t offset) {
-  if (norm.weight != nullptr) norm.weight += offset;
-  if (norm.bias != nullptr) norm.bias += offset;
-  return norm;
-}
-
 template <class Element>
 inline void attention_with(const AttentionArgs& args, float* scratch) {
   const KvView& kv = args.kv;

@@ -36,6 +36,13 @@ struct NormView {
   NormKind kind = NormKind::Rms;
 };
 
+// The part of `norm`'s weights that begins `offset` behind. Static, as all that each instruction set compiles.
+static inline NormView of_head(NormView norm, int64_t offset) {
+  if (norm.weight != nullptr) norm.weight += offset;
+  if (norm.bias != nullptr) norm.bias += offset;
+  return norm;
+}
+
 // cos and sin of one step's tokens, [tokens][dim / 2] each.
 struct RotaryView {
   const float* cos = nullptr;

@@ -106,8 +106,9 @@ OCTAVO_INLINE Vec xielu(Vec x, const Nonlinearity& act) {
   return select_less(set(0.0F), x, above, below);
 }
 
+// act(x); of SwigluClamped what the gate makes of it.
 template <Activation kind>
-inline Vec activated(Vec x) {
+inline Vec activated(Vec x, const Nonlinearity& act) {
   if constexpr (kind == Activation::Silu) {
     return x / (set(1.0F) + exp(set(0.0F) - x));
   } else if constexpr (kind == Activation::Gelu) {
@@ -117,6 +118,10 @@ inline Vec activated(Vec x) {
     return set(0.5F) * x * (set(1.0F) + tanh(inner));
   } else if constexpr (kind == Activation::QuickGelu) {
     return x * sigmoid(set(1.702F) * x);
+  } else if constexpr (kind == Activation::Xielu) {
+    return xielu(x, act);
+  } else if constexpr (kind == Activation::SwigluClamped) {
+    return activated<Activation::QuickGelu>(min(set(7.0F), x), act);
   } else {
     const Vec r = max(set(0.0F), x);
     return kind == Activation::Relu ? r : r * r;
@@ -129,19 +134,14 @@ inline void activate_with(const Nonlinearity& act, const float* gate, const floa
   for_vectors(n, [&](int64_t i, auto get, auto put) {
     Vec g = get(gate + i);
     if (gate_bias != nullptr) g = g + get(gate_bias + i);
-    Vec u = set(1.0F);
+    Vec y = activated<kind>(g, act);
     if (up != nullptr) {
-      u = get(up + i);
+      Vec u = get(up + i);
       if (up_bias != nullptr) u = u + get(up_bias + i);
+      if constexpr (kind == Activation::SwigluClamped) u = max(set(-7.0F), min(set(7.0F), u)) + set(1.0F);
+      y = y * u;
     }
-    if constexpr (kind == Activation::Xielu) {
-      put(out + i, xielu(g, act) * u);
-    } else if constexpr (kind == Activation::SwigluClamped) {
-      const Vec clamped = max(set(-7.0F), min(set(7.0F), u)) + set(1.0F);
-      put(out + i, activated<Activation::QuickGelu>(min(set(7.0F), g)) * clamped);
-    } else {
-      put(out + i, up == nullptr ? activated<kind>(g) : activated<kind>(g) * u);
-    }
+    put(out + i, y);
   });
 }
 
