@@ -15,6 +15,7 @@ Feature = Literal[
     "experts",
     "alibi",
     "sinks",
+    "latent_attention",
     "shared_kv",
     "chunked_attention",
     "output_gate",
@@ -104,6 +105,8 @@ def _of_attention(attention: Attention) -> Iterator[tuple[Feature, str]]:
         yield "alibi", "ALiBi"
     if attention.sinks:
         yield "sinks", "attention sinks"
+    if attention.latent is not None:
+        yield "latent_attention", f"attention over a latent of {attention.latent.rank}"
     if attention.kv_from_layer is not None:
         yield "shared_kv", f"keys and values of layer {attention.kv_from_layer}"
     if attention.chunk is not None:

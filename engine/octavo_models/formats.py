@@ -54,6 +54,14 @@ SUPER_BLOCK = 256  # elements of a K format's block, which have one or two scale
 PACKED_GROUP = 32  # elements of a row; a cut between two groups splits neither a scale nor a byte
 
 
+def format_of_transposed(name: str) -> str:
+    """The format of a transposed matrix that was stored in format `name`: blocks lie along rows, so theirs are widened.
+
+    A float16 holds an eight-bit block's numbers more precisely than a bfloat16.
+    """
+    return name if FORMATS[name].block_size == 1 else "f16"
+
+
 def nbytes(name: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of `shape` in format `name`; rows (the last axis) must divide into whole blocks."""
     f = FORMATS[name]

@@ -6,7 +6,7 @@ Every executor computes a layer from these types alone. Independent of weights, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from octavo_models.errors import UnsupportedModelError
@@ -129,6 +129,27 @@ class QueryScaling:
     offset: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Multi-head latent attention (DeepSeek V2, arXiv 2405.04434): all heads' keys and values come of one vector a token.
+
+    With c = norm(kv_a x) of `rank` elements, head h has the value `v_b[h] c` and the key `[k_b[h] c, turned(r)]`; r, of
+    `rotary_dim` elements, follows c in the product kv_a and is shared by all heads. Blocks keep [c, turned(r)] alone.
+    A query is `q_b norm(q_a x)` with a `q_rank`, else `q x`; the last `rotary_dim` elements of each head are turned.
+    """
+
+    rank: int
+    rotary_dim: int
+    q_rank: int | None = None
+    norm: Norm = Norm()  # of both c and the query's vector of `q_rank`
+    bias: bool = False  # of q_a and kv_a
+
+    @property
+    def width(self) -> int:
+        """Elements that a token has in the blocks of a layer."""
+        return self.rank + self.rotary_dim
+
+
 QkNormSpan = Literal["head", "each_head", "width"]
 
 
@@ -164,6 +185,7 @@ class Attention:
     output_gate: bool = False  # the result is multiplied by sigmoid(g); g: [num_heads * head_dim_v], a product like q
     sinks: bool = False  # a logit a head that takes part in the softmax and has no value (gpt-oss)
     kv_from_layer: int | None = None
+    latent: Latent | None = None  # one KV head; `head_dim_k` includes the part that rotates
 
     @property
     def q_size(self) -> int:
@@ -171,15 +193,26 @@ class Attention:
 
     @property
     def k_size(self) -> int:
-        return self.num_kv_heads * self.head_dim_k
+        """Elements of a token's keys; of a latent, which serves as keys and values, all of it."""
+        return self.num_kv_heads * self.head_dim_k if self.latent is None else self.latent.width
 
     @property
     def v_size(self) -> int:
-        return self.num_kv_heads * self.head_dim_v
+        return self.num_kv_heads * self.head_dim_v if self.latent is None else 0
 
     @property
     def o_size(self) -> int:
         return self.num_heads * self.head_dim_v
+
+    @property
+    def absorbed(self) -> Attention:
+        """What reads the blocks. Of a latent: queries that have taken in `k_b`, whose result `v_b` is still to multiply.
+
+        The one KV head's keys are the latent and the shared key, [rank + rotary_dim]; their first `rank` are its values.
+        """
+        if self.latent is None:
+            return self
+        return replace(self, head_dim_k=self.latent.width, head_dim_v=self.latent.rank)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,21 @@ def grouped_router(source: HfConfig) -> Router:
     )
 
 
+def first_dense(source: HfConfig, default: int = 0) -> Callable[[int], bool]:
+    """Which layers have the mixture: those that `mlp_layer_types` names, or all after the first dense ones.
+
+    `default` is the number of these where the config is silent.
+    """
+    c = source.fields
+    types = c.sequence("mlp_layer_types", source.num_layers())
+    if types is not None:
+        if not set(types) <= {"dense", "sparse"}:
+            raise c.error("mlp_layer_types", "must hold dense or sparse for each layer")
+        return lambda layer: types[layer] == "sparse"
+    first, step = c.integer("first_k_dense_replace", default, minimum=0), c.integer("moe_layer_freq", 1)
+    return lambda layer: layer >= first and layer % step == 0
+
+
 def mlps(source: HfConfig, dense: Mlp, experts: Experts, is_sparse: Callable[[int], bool]) -> list[Mlp | Experts]:
     """Each layer's half after attention: the mixture where `is_sparse` of its number."""
     return [experts if is_sparse(i) else dense for i in range(source.num_layers())]
@@ -90,13 +105,15 @@ def stacked_gate_up(tensor: str, experts: Experts, *, interleaved: bool = False)
     return packed(tensor, ("experts_gate", rows), ("experts_up", rows), groups=groups)
 
 
-def stacked_parameters(module: str, experts: Experts, *, interleaved: bool = False) -> dict[LayerWeight, At]:
-    """The entries of experts that lie transposed in two parameters of a module, `gate_up_proj` and `down_proj`."""
+def stacked_parameters(
+    module: str, experts: Experts, *, interleaved: bool = False, transposed: bool = True
+) -> dict[LayerWeight, At]:
+    """The entries of experts that lie, transposed or not, in two parameters of a module, `gate_up_proj` and `down_proj`."""
     tensor = f"{module}.gate_up_proj"
     gate_up = stacked_gate_up(tensor, experts, interleaved=interleaved)
     return {
-        **{name: parameter(tensor, rows=entry.rows, transposed=True) for name, entry in gate_up.items()},
-        "experts_down": parameter(f"{module}.down_proj", transposed=True),
+        **{name: parameter(tensor, rows=entry.rows, transposed=transposed) for name, entry in gate_up.items()},
+        "experts_down": parameter(f"{module}.down_proj", transposed=transposed),
     }
 
 

@@ -111,11 +111,11 @@ def kv_layout(spec: Model, place: Place, block_size: int, kv_format: str) -> KVL
 
     A stage without layers of a group has blocks of zero bytes in it, so that all ranks have the same block tables.
     """
-    own = {group.window: group for group in part(spec, place).kv_layout(block_size, kv_format).groups}
-    groups = spec.kv_layout(block_size, kv_format).groups
-    return KVLayout(
-        block_size, tuple(own.get(group.window, KVGroup(group.kind, (), 0, group.window)) for group in groups)
-    )
+    own = {(group.kind, group.window): group for group in part(spec, place).kv_layout(block_size, kv_format).groups}
+    absent = {
+        (g.kind, g.window): KVGroup(g.kind, (), 0, g.window) for g in spec.kv_layout(block_size, kv_format).groups
+    }
+    return KVLayout(block_size, tuple((absent | own).values()))
 
 
 def _has(spec: ModelSpec, last: str, place: Place) -> bool:

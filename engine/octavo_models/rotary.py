@@ -59,8 +59,7 @@ def longest_from_hf(config: Fields) -> int:
     lengths of llama3 and longrope are lengthened ones already.
     """
     own = config.integer("max_position_embeddings")
-    parameters = _parameters(config, None)
-    fields = Fields((parameters if parameters is not None else config.mapping("rope_scaling")) or {})
+    fields = Fields(rotary_parameters(config) or {})
     match _kind(fields):
         case "linear" | "dynamic":
             longest = own * fields.number("factor", 1.0 if fields.has("alpha") else None)
@@ -114,7 +113,7 @@ def rotary_from_gguf(
         raise UnsupportedModelError(f"{metadata.prefix}rope.scaling.type is {kind!r}; linear and yarn are supported")
     factor = metadata.number("rope.scaling.factor")
     # llama.cpp multiplies the temperature that yarn computes by the file's own factor.
-    attention = metadata.number("rope.scaling.attn_factor", 1.0) * _yarn_temperature(factor, 1.0)
+    attention = metadata.number("rope.scaling.attn_factor", 1.0) * yarn_temperature(factor, 1.0)
     scaling = RotaryScaling(
         "yarn",
         factor,
@@ -124,6 +123,12 @@ def rotary_from_gguf(
         attention_factor=attention,
     )
     return Rotary(dim, base, scaling=scaling)
+
+
+def rotary_parameters(config: Fields) -> Mapping[str, Any] | None:
+    """The mapping that both spellings keep rotary scaling in; None where the config has neither."""
+    parameters = _parameters(config, None)
+    return parameters if parameters is not None else config.mapping("rope_scaling")
 
 
 def _parameters(config: Fields, layer_type: str | None) -> Mapping[str, Any] | None:
@@ -203,7 +208,7 @@ def _yarn(config: Fields, fields: Fields) -> RotaryScaling:
     factor = fields.number("factor", 1.0 if fields.has("original_max_position_embeddings") else None)
     attention = fields.number("attention_factor") if fields.has("attention_factor") else None
     if attention is None and fields.has("mscale") and fields.has("mscale_all_dim"):
-        scale, scale_all = (_yarn_temperature(factor, fields.number(m)) for m in ("mscale", "mscale_all_dim"))
+        scale, scale_all = (yarn_temperature(factor, fields.number(m)) for m in ("mscale", "mscale_all_dim"))
         attention = scale / scale_all
     return RotaryScaling(
         "yarn",
@@ -216,7 +221,8 @@ def _yarn(config: Fields, fields: Fields) -> RotaryScaling:
     )
 
 
-def _yarn_temperature(factor: float, mscale: float) -> float:
+def yarn_temperature(factor: float, mscale: float) -> float:
+    """yarn's factor on queries and on keys for a model that is lengthened by `factor`, as DeepSeek weighs it."""
     return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
 
 

@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from octavo_models.formats import nbytes, packed_nbytes, stays_packed
+from octavo_models.formats import nbytes, packed_nbytes
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec, Weight
 
 KV_ROWS = {f"{name}{bias}" for name in ("k", "v", "k_norm") for bias in ("", "_bias")}
@@ -118,7 +118,7 @@ def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: 
     shape = weight.divided(parts)
     if dtype is not None:
         return nbytes(FORMAT_OF_DTYPE[dtype], shape)
-    if stays_packed(weight.format, shape):
+    if weight.stays_packed(shape):
         return packed_nbytes(weight.format, shape)
     return nbytes(weight.format if spec.quantization is None else "bf16", shape)
 

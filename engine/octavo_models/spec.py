@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from octavo_models.formats import FORMATS, nbytes
+from octavo_models.formats import FORMATS, nbytes, stays_packed
 from octavo_models.layers import Attention, Layer, Norm
-from octavo_models.tensors import Source, UnitRows, Unpermute
+from octavo_models.tensors import Source, TransposeHeads, UnitRows, Unpermute
+
+BY_HEAD = {"k_b", "v_b"}
+"""Weights of which each head has a matrix, for rows of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +34,25 @@ class Weight:
     shape: tuple[int, ...]
     sources: tuple[Source, ...]
     format: str
-    transform: Unpermute | UnitRows | None = None
+    transform: Unpermute | UnitRows | TransposeHeads | None = None
     shard_axis: int | None = None
     groups: int = 1
     adapter_target: str | None = None
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape before the transform."""
+        t = self.transform
+        return t.stored(self.shape) if isinstance(t, TransposeHeads) else self.shape
+
     def rows_in(self, source: Source) -> int:
         """The rows of the tensor of `source`, one of this weight's: also of those that belong to other weights."""
-        return self.shape[0] // len(self.sources) if source.rows is None else source.rows.of * source.rows.groups
+        own = self.stored_shape[0] // len(self.sources)
+        return own if source.rows is None else source.rows.of * source.rows.groups
 
     def fits(self, source: Source, stored: tuple[int, ...]) -> bool:
         """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
-        return source.rows_of(stored, vector=len(self.shape) == 1) == (self.rows_in(source), *self.shape[1:])
+        return source.rows_of(stored, vector=len(self.shape) == 1) == (self.rows_in(source), *self.stored_shape[1:])
 
     def divided(self, parts: int) -> tuple[int, ...]:
         """The shape of each of `parts` equal parts that tensor parallelism cuts; the last one may need padding."""
@@ -50,6 +60,10 @@ class Weight:
         return tuple(
             groups * -(-(n // groups) // parts) if i == self.shard_axis else n for i, n in enumerate(self.shape)
         )
+
+    def stays_packed(self, shape: tuple[int, ...]) -> bool:
+        """Whether a GPU holds a part of this `shape` as packed blocks; what each head multiplies with its own is not."""
+        return stays_packed(self.format, shape) and self.name.rpartition(".")[2] not in BY_HEAD
 
     @property
     def layer(self) -> int | None:
@@ -147,14 +161,14 @@ class ModelSpec:
 def kv_layout_of(attentions: Sequence[Attention], block_size: int, kv_format: str) -> KVLayout:
     """The blocks that keep what `attentions` write, of `block_size` tokens in `kv_format`."""
     element = FORMATS[kv_format].bytes_per_block
-    by_window: dict[int | None, list[int]] = {}
+    kinds: dict[tuple[bool, int | None], list[int]] = {}
     for i, attention in enumerate(attentions):
         if attention.kv_from_layer is None:
-            by_window.setdefault(attention.window, []).append(i)
+            kinds.setdefault((attention.latent is not None, attention.window), []).append(i)
     groups = []
-    for window, members in sorted(by_window.items(), key=lambda item: (item[0] is not None, item[0] or 0)):
+    for (is_latent, window), members in sorted(kinds.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
         per_token = sum(attentions[i].k_size + attentions[i].v_size for i in members)
-        kind: Literal["full", "window"] = "full" if window is None else "window"
+        kind: Literal["full", "window", "latent"] = "latent" if is_latent else "full" if window is None else "window"
         groups.append(KVGroup(kind, tuple(members), per_token * block_size * element, window))
     return KVLayout(block_size, tuple(groups))
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from octavo_models.errors import InvalidConfigError
-from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm
+from octavo_models.formats import format_of_transposed
+from octavo_models.layers import Attention, Experts, Latent, Layer, Mlp, Norm
 from octavo_models.spec import LearnedPositions, ModelSpec, Weight
-from octavo_models.tensors import At, TensorMap, UnitRows, Unpermute
+from octavo_models.tensors import At, TensorMap, TransposeHeads, UnitRows, Unpermute
 
 # Axis that tensor parallelism cuts, and the module name of LoRA checkpoints, by the last part of a weight's name.
 ROW_SHARDED = ("q", "k", "v", "output_gate", "gate", "up", "experts_gate", "experts_up", "shared_gate", "shared_up")
-SHARD_AXIS = dict.fromkeys(("embedding", "head", "head_bias", "sinks", *ROW_SHARDED), 0)
+SHARD_AXIS = dict.fromkeys(("embedding", "head", "head_bias", "sinks", "q_b", "k_b", "v_b", *ROW_SHARDED), 0)
 SHARD_AXIS |= {f"{name}_bias": 0 for name in ROW_SHARDED} | {"o": 1, "down": 1, "experts_down": 1, "shared_down": 1}
 MOST_SOURCES = 1 << 20  # layers times experts, or times heads; the largest published mixtures have some 100,000
 ADAPTER_TARGETS = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
@@ -70,12 +71,14 @@ def complete(
 def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weight]:
     def weight(part: Part, layer: int | None = None) -> Weight:
         entry, sources = draft.tensors.entry(part.last), draft.tensors.sources(part.last, layer)
+        transform = _transform(part, entry)
+        stored = format_of(sources[0].tensor)  # loading checks that all are equal
         return Weight(
             part.last if layer is None else f"layers.{layer}.{part.last}",
             part.shape,
             sources,
-            format_of(sources[0].tensor),  # loading checks that all are equal
-            transform=_transform(part, entry),
+            format_of_transposed(stored) if isinstance(transform, TransposeHeads) else stored,
+            transform=transform,
             shard_axis=_shard_axis(part, layer, draft),
             groups=part.groups,
             adapter_target=ADAPTER_TARGETS.get(part.last),
@@ -95,7 +98,9 @@ def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weig
         yield weight(part)
 
 
-def _transform(part: Part, entry: At | None) -> Unpermute | UnitRows | None:
+def _transform(part: Part, entry: At | None) -> Unpermute | UnitRows | TransposeHeads | None:
+    if entry is not None and entry.by_head:
+        return TransposeHeads(part.heads)
     if entry is not None and entry.permuted:
         return Unpermute(part.heads)
     return UnitRows() if entry is not None and entry.unit_rows else None
@@ -154,6 +159,36 @@ def _layer(layer: Layer, hidden: int) -> Iterator[Part]:
 
 
 def _attention(a: Attention, hidden: int) -> Iterator[Part]:
+    yield from _qkv(a, hidden) if a.latent is None else _latent(a, a.latent, hidden)
+    if a.output_gate:
+        yield Part("output_gate", (a.o_size, hidden))
+    if a.sinks:
+        yield Part("sinks", (a.num_heads,))
+    yield Part("o", (hidden, a.o_size))
+    if a.o_bias:
+        yield Part("o_bias", (hidden,))
+
+
+def _latent(a: Attention, latent: Latent, hidden: int) -> Iterator[Part]:
+    if latent.q_rank is None:
+        yield Part("q", (a.q_size, hidden))
+    else:
+        yield from _with_bias("q_a", (latent.q_rank, hidden), latent.bias)
+        yield from _norm("q_a_norm", latent.norm, latent.q_rank)
+        yield Part("q_b", (a.q_size, latent.q_rank))
+    yield from _with_bias("kv_a", (latent.width, hidden), latent.bias)
+    yield from _norm("kv_a_norm", latent.norm, latent.rank)
+    yield Part("k_b", (a.num_heads * latent.rank, a.head_dim_k - latent.rotary_dim), a.num_heads)
+    yield Part("v_b", (a.o_size, latent.rank))
+
+
+def _with_bias(last: str, shape: tuple[int, int], bias: bool) -> Iterator[Part]:
+    yield Part(last, shape)
+    if bias:
+        yield Part(f"{last}_bias", shape[:1])
+
+
+def _qkv(a: Attention, hidden: int) -> Iterator[Part]:
     for last, rows, heads in (
         ("q", a.q_size, a.num_heads),
         ("k", a.k_size, a.num_kv_heads),
@@ -164,13 +199,6 @@ def _attention(a: Attention, hidden: int) -> Iterator[Part]:
             yield Part(f"{last}_bias", (rows,), heads)
     for last, num_heads in (("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)):
         yield from _norm(last, a.qk_norm, a.head_dim_k * (1 if a.qk_norm_span == "head" else num_heads))
-    if a.output_gate:
-        yield Part("output_gate", (a.o_size, hidden))
-    if a.sinks:
-        yield Part("sinks", (a.num_heads,))
-    yield Part("o", (hidden, a.o_size))
-    if a.o_bias:
-        yield Part("o_bias", (hidden,))
 
 
 def _experts(experts: Experts, hidden: int) -> Iterator[Part]:

@@ -17,6 +17,13 @@ LayerWeight = Literal[
     "q",
     "k",
     "v",
+    "q_a",
+    "q_a_norm",
+    "q_b",
+    "kv_a",
+    "kv_a_norm",
+    "k_b",
+    "v_b",
     "q_norm",
     "k_norm",
     "output_gate",
@@ -103,11 +110,26 @@ class UnitRows:
 
 
 @dataclass(frozen=True, slots=True)
+class TransposeHeads:
+    """Each of `heads` heads has a matrix, all of them below each other, and each is transposed.
+
+    Latent attention's keys: a head's [rows, rank] multiplies latents, and [rank, rows] what queries take it in with.
+    """
+
+    heads: int
+
+    def stored(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape before, of one that is `shape` afterwards."""
+        return (self.heads * shape[1], shape[0] // self.heads)
+
+
+@dataclass(frozen=True, slots=True)
 class At:
     """Where one weight is stored, and its bias. Made by `at`.
 
     Several `modules` are joined along their rows, one after another (the experts of a layer: `at_experts`). A layer's
-    modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`, `unit_rows` a `UnitRows`.
+    modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`, `unit_rows` a `UnitRows`,
+    `by_head` a `TransposeHeads`.
     """
 
     modules: tuple[str, ...]
@@ -118,6 +140,7 @@ class At:
     weight: str = ".weight"  # what follows the module's name: gpt-oss's experts have "" and "_bias"
     bias: str = ".bias"
     unit_rows: bool = False
+    by_head: bool = False
 
 
 def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permuted: bool = False) -> At:

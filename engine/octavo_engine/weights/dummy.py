@@ -64,7 +64,7 @@ class DummyCheckpoint:
 
     def _add(self, weight: Weight, source: Source) -> None:
         """Make the tensor of `source`, which may hold several weights."""
-        shape = source.shape_of(weight.rows_in(source), *weight.shape[1:])
+        shape = source.shape_of(weight.rows_in(source), *weight.stored_shape[1:])
         self._weights.setdefault(source.tensor, weight)
         self.tensors[source.tensor] = TensorInfo(
             source.tensor, weight.format, shape, Path("dummy"), 0, nbytes(weight.format, shape)

@@ -14,9 +14,9 @@ from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import Checkpoint, TensorInfo
 from octavo_engine.weights.dequantize import dequantize
 from octavo_engine.weights.float_formats import to_format
-from octavo_models.formats import FORMATS
+from octavo_models.formats import FORMATS, format_of_transposed
 from octavo_models.spec import ModelSpec, Weight
-from octavo_models.tensors import Source, Unpermute
+from octavo_models.tensors import Source, TransposeHeads, Unpermute
 
 PLAIN = {"f32", "f16", "bf16"}
 SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
@@ -107,12 +107,17 @@ def _load(weight: Weight, checkpoint: Checkpoint, where: str, ranges: Ranges) ->
 def _pieces(weight: Weight, checkpoint: Checkpoint, where: str, ranges: Ranges, step: int) -> Iterator[LoadedWeight]:
     """The rows of `ranges`, at most `step` at a time, in the order of the ranges."""
     runs = _runs(weight, checkpoint, where)
+    stored = runs[0].tensor.format
     if weight.transform is not None:
         moved = np.concatenate([_rows(run, checkpoint, 0, run.count) for run in runs])
-        if isinstance(weight.transform, Unpermute):
-            data = _unpermuted(moved, weight.transform.heads)
-        else:
-            data = _unit_rows(moved, runs[0].tensor)
+        match weight.transform:
+            case Unpermute(heads):
+                data = _unpermuted(moved, heads)
+            case TransposeHeads(heads):
+                data = _transposed_heads(moved, runs[0].tensor.format, heads)
+                stored = format_of_transposed(stored)
+            case _:
+                data = _unit_rows(moved, runs[0].tensor)
         parts = (data[at : min(at + step, last)] for first, last in ranges for at in range(first, last, step))
     else:
         parts = (
@@ -123,7 +128,7 @@ def _pieces(weight: Weight, checkpoint: Checkpoint, where: str, ranges: Ranges, 
             for part in _parts(run, checkpoint, max(first - run.first, 0), min(last - run.first, run.count), step)
         )
     for part in parts:
-        yield LoadedWeight(runs[0].tensor.format, (len(part), *weight.shape[1:]), part)
+        yield LoadedWeight(stored, (len(part), *weight.shape[1:]), part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ class _Run:
 
 def _runs(weight: Weight, checkpoint: Checkpoint, where: str) -> list[_Run]:
     """All rows of the weight."""
-    size = weight.shape[0] // len(weight.sources)
+    size = weight.stored_shape[0] // len(weight.sources)
     runs: list[_Run] = []
     for i, source in enumerate(weight.sources):
         tensor = _tensor(weight, source, checkpoint.tensors, where)
@@ -200,12 +205,14 @@ def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], w
     info = tensors.get(source.tensor)
     if info is None:
         raise ModelLoadError(f"{where}: tensor {source.tensor} is missing")
-    if info.format not in FORMATS or (info.format != weight.format and not {info.format, weight.format} <= PLAIN):
+    turned = isinstance(weight.transform, TransposeHeads)
+    held = format_of_transposed(info.format) if turned and info.format in FORMATS else info.format
+    if info.format not in FORMATS or (held != weight.format and not {held, weight.format} <= PLAIN):
         raise ModelLoadError(
             f"{info.path}: tensor {info.name} is stored as {info.format}, where {weight.format} belongs"
         )
     if not weight.fits(source, info.shape):
-        expected = source.shape_of(weight.rows_in(source), *weight.shape[1:])
+        expected = source.shape_of(weight.rows_in(source), *weight.stored_shape[1:])
         raise ModelLoadError(
             f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
             f"the model's config makes it {list(expected)}"
@@ -233,6 +240,16 @@ def _unpermuted(rows: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
     """
     pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _transposed_heads(rows: NDArray[np.uint8], format_: str, heads: int) -> NDArray[np.uint8]:
+    """Each head's matrix transposed; of blocks, their numbers, as `format_of_transposed` says."""
+    if format_ not in PLAIN:
+        rows = to_format(dequantize(format_, rows), format_of_transposed(format_)).reshape(len(rows), -1)
+        format_ = format_of_transposed(format_)
+    element = FORMATS[format_].bytes_per_block
+    turned = rows.reshape(heads, len(rows) // heads, -1, element).swapaxes(1, 2)
+    return np.ascontiguousarray(turned).reshape(heads * turned.shape[1], -1)
 
 
 def _unit_rows(rows: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.uint8]:

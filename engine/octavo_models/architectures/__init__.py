@@ -15,6 +15,8 @@ from octavo_models.architectures.codegen import CODEGEN
 from octavo_models.architectures.cohere import COHERE
 from octavo_models.architectures.cohere2 import COHERE2
 from octavo_models.architectures.dbrx import DBRX
+from octavo_models.architectures.deepseek_v2 import DEEPSEEK_V2
+from octavo_models.architectures.deepseek_v3 import DEEPSEEK_V3
 from octavo_models.architectures.dots1 import DOTS1
 from octavo_models.architectures.ernie4_5 import ERNIE4_5
 from octavo_models.architectures.ernie4_5_moe import ERNIE4_5_MOE
@@ -28,6 +30,7 @@ from octavo_models.architectures.gemma3 import GEMMA3
 from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
 from octavo_models.architectures.glm4_moe import GLM4_MOE
+from octavo_models.architectures.glm4_moe_lite import GLM4_MOE_LITE
 from octavo_models.architectures.gpt2 import GPT2
 from octavo_models.architectures.gpt_bigcode import GPT_BIGCODE
 from octavo_models.architectures.gpt_neo import GPT_NEO
@@ -45,10 +48,12 @@ from octavo_models.architectures.internlm2 import INTERNLM2
 from octavo_models.architectures.llama import LLAMA
 from octavo_models.architectures.llama4 import LLAMA4
 from octavo_models.architectures.minicpm import MINICPM
+from octavo_models.architectures.minicpm3 import MINICPM3
 from octavo_models.architectures.minimax_m2 import MINIMAX_M2
 from octavo_models.architectures.ministral import MINISTRAL
 from octavo_models.architectures.ministral3 import MINISTRAL3
 from octavo_models.architectures.mistral import MISTRAL
+from octavo_models.architectures.mistral4 import MISTRAL4
 from octavo_models.architectures.mixtral import MIXTRAL
 from octavo_models.architectures.mpt import MPT
 from octavo_models.architectures.multimodal import wrapping
@@ -74,6 +79,7 @@ from octavo_models.architectures.smollm3 import SMOLLM3
 from octavo_models.architectures.stablelm import STABLELM
 from octavo_models.architectures.starcoder2 import STARCODER2
 from octavo_models.architectures.xverse import XVERSE
+from octavo_models.architectures.youtu import YOUTU
 
 DECODERS = (
     LLAMA,
@@ -146,6 +152,12 @@ DECODERS = (
     BIOGPT,
     OPENAI_GPT,
     GPT_NEOX_JAPANESE,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    GLM4_MOE_LITE,
+    MINICPM3,
+    YOUTU,
+    MISTRAL4,
 )
 ALL = (*DECODERS, *wrapping({name: decoder for decoder in DECODERS for name in decoder.hf_classes}))
 

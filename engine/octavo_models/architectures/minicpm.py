@@ -36,12 +36,19 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
-    m, count, attention = source.fields, source.num_layers(), gguf_parts.attention(source, GGUF_LLAMA)
-    draft = gguf_parts.draft(source, [attention] * count, [gguf_parts.mlp(source)] * count, GGUF_LLAMA)
+    count, attention = source.num_layers(), gguf_parts.attention(source, GGUF_LLAMA)
+    return multiplied(
+        source, gguf_parts.draft(source, [attention] * count, [gguf_parts.mlp(source)] * count, GGUF_LLAMA)
+    )
+
+
+def multiplied(source: GgufMetadata, draft: SpecDraft) -> SpecDraft:
+    """`draft` with the file's factors."""
+    m = source.fields
     return replace(
         draft,
         embedding_multiplier=m.number("embedding_scale", EMBEDDING),
-        residual_multiplier=m.number("residual_scale", DEPTH / math.sqrt(count)),
+        residual_multiplier=m.number("residual_scale", DEPTH / math.sqrt(len(draft.layers))),
         logits_multiplier=1 / m.number("logit_scale", draft.hidden_size / BASE),
     )
 

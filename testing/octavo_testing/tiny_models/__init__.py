@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from octavo_testing.tiny_models import experts, layer_norm, multimodal, rms_norm
+from octavo_testing.tiny_models import experts, latent, layer_norm, multimodal, rms_norm
 
 SIZES = {
     "vocab_size": 211,
@@ -26,7 +26,7 @@ SIZES = {
     "bos_token_id": 1,
     "pad_token_id": 0,
 }
-MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS | multimodal.MODELS
+MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS | latent.MODELS | multimodal.MODELS
 """Name → transformers' config class and its fields beside those of SIZES that it has."""
 
 
@@ -40,19 +40,24 @@ def config_of(kind: str) -> Any:
     else:
         known = {field.name for field in dataclasses.fields(config_type)} | set(config_type.attribute_map)
         config = config_type(**{name: value for name, value in SIZES.items() if name in known} | fields)
-    config.architectures = [_auto_class(kind)._model_mapping[config_type].__name__]
+    config.architectures = [_class_of(kind, config_type).__name__]
     return config
 
 
-def _auto_class(kind: str) -> Any:
+def _class_of(kind: str, config_type: type) -> Any:
+    """transformers' model class; of a family that its auto classes know as a text half alone, by its name."""
     multi = kind in multimodal.MODELS
-    return transformers.AutoModelForImageTextToText if multi else transformers.AutoModelForCausalLM
+    auto: Any = transformers.AutoModelForImageTextToText if multi else transformers.AutoModelForCausalLM
+    if config_type in auto._model_mapping:
+        return auto._model_mapping[config_type]
+    return getattr(transformers, f"{config_type.__name__.removesuffix('Config')}ForCausalLM")
 
 
 def make(kind: str, folder: Path) -> Any:
     """Write the model called `kind` in MODELS to `folder` as safetensors; transformers' own, in float32."""
     torch.manual_seed(11)
-    model = _auto_class(kind).from_config(config_of(kind)).float().eval()
+    config = config_of(kind)
+    model = _class_of(kind, type(config))._from_config(config).float().eval()
     randomize(model)
     model.save_pretrained(folder)
     # Llama 4 with images fails in transformers where there is no image: its text half is the same decoder.

@@ -21,7 +21,6 @@ from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.packing import Stored, pack_blocks
 from octavo_engine.weights.dequantize import dequantize
 from octavo_engine.weights.load import LoadedWeight, load_pieces, open_checkpoint
-from octavo_models.formats import stays_packed
 from octavo_models.partition import Place, Shard, shards
 from octavo_models.spec import ModelSpec
 
@@ -56,9 +55,7 @@ def read_weights(
         if shard.axis == 0 and len(shard.weight.shape) > 1
     }
     stay = {
-        shard.whole.name
-        for shard in mine
-        if packed and not shard.zero and stays_packed(shard.whole.format, shard.weight.shape)
+        shard.whole.name for shard in mine if packed and not shard.zero and shard.whole.stays_packed(shard.weight.shape)
     }
     checkpoint = open_checkpoint(files, spec, seed)
     held: dict[str, Stored] = {}
