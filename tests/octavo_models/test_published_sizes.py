@@ -29,6 +29,7 @@ from published_experts import (
     QWEN3_30B_A3B,
 )
 from published_experts import PARAMETERS as EXPERTS
+from published_latent import PARAMETERS as LATENT
 from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_learned_positions import PARAMETERS as LEARNED_POSITIONS
 from published_remote_code import PARAMETERS as REMOTE_CODE
@@ -50,7 +51,7 @@ from octavo_models.layers import Experts, QueryScaling
 from octavo_models.tensors import Rows, Source
 
 DENSE = PARAMETERS | RMS_NORM | LAYER_NORM | LEARNED_POSITIONS
-MODELS = DENSE | EXPERTS | REMOTE_CODE
+MODELS = DENSE | EXPERTS | LATENT | REMOTE_CODE
 # transformers' name, and that of the tensor
 IN_CHECKPOINTS = dict.fromkeys(("GPTNeoXForCausalLM", "GPTNeoXJapaneseForCausalLM"), ("lm_head.", "embed_out."))
 

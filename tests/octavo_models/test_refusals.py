@@ -21,6 +21,7 @@ from published_experts import (
     QWEN3_30B_A3B,
 )
 from published_experts import PARAMETERS as EXPERTS
+from published_latent import PARAMETERS as LATENT
 from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_learned_positions import PARAMETERS as LEARNED_POSITIONS
 from published_multimodal import PARAMETERS as MULTIMODAL
@@ -44,7 +45,7 @@ from octavo_models import InvalidConfigError, ModelError, UnsupportedModelError,
 CONFIGS = [
     config
     for config, size in (
-        PARAMETERS | RMS_NORM | EXPERTS | LAYER_NORM | LEARNED_POSITIONS | MULTIMODAL | REMOTE_CODE
+        PARAMETERS | RMS_NORM | EXPERTS | LATENT | LAYER_NORM | LEARNED_POSITIONS | MULTIMODAL | REMOTE_CODE
     ).values()
     if size < 3e10
 ]
