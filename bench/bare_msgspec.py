@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Struct:
-    """Of `msgspec.Struct`: the fields, their defaults, and whether they can be assigned."""
+    """A stand-in for `msgspec.Struct`: the fields, their defaults, and whether they can be assigned."""
 
     def __init_subclass__(cls, *, frozen: bool = False, kw_only: bool = False, **_encoding: Any) -> None:
         for name in inspect.get_annotations(cls):

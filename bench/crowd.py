@@ -1,4 +1,4 @@
-"""What the operator costs in a large cluster: memory, CPU a look, and how regularly it renews its Lease.
+"""Measures the operator in a large cluster: memory, CPU a look, and how regularly it renews its Lease.
 
 Starts a real control plane, fills it with nodes, other people's pods and GPU services, lets the operator bring all
 services up, then touches every service once and measures that round. A *look* is one reconcile of one service, with
@@ -178,7 +178,7 @@ def measure(plane: ControlPlane, log: Path, services: int, options: argparse.Nam
 
 
 def bring_up(operator: Operator, services: int, patience: float) -> None:
-    """Until all are ready, or patience is over; says once a minute where it has come to."""
+    """Wait until all are ready, or patience is over; print the progress once a minute."""
     began, said = time.monotonic(), 0.0
     while (ready := count_ready(operator)) < services and (passed := time.monotonic() - began) < patience:
         if passed - said >= 60:

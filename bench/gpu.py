@@ -100,7 +100,7 @@ def machine(device: torch.device) -> Iterator[str]:
 
 
 def decodes(device: torch.device, num_tokens: int = 6) -> Iterator[str]:
-    """As many requests at a time as make other launches, against the plain operations on the CPU.
+    """Compare as many requests at a time as make other launches with the plain operations on the CPU.
 
     Raises:
         SystemExit: a token is not the one.

@@ -114,7 +114,7 @@ def works(ops: Operations, spec: ModelSpec, shape: Shape, dtype: torch.dtype, de
 
 
 def _packed_product(ops: Operations, x: Tensor, outer: int) -> Work:
-    """Of random blocks; bytes are those of the file."""
+    """The product with a matrix of random blocks; bytes are those of the file."""
     n, inner = x.shape
     row = FORMATS[PACKED].bytes_per_block * inner // FORMATS[PACKED].block_size
     stored = torch.randint(0, 256, (outer, row), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""What a device allows: bytes moved and multiply-adds done each second, measured; and how long a call takes on it."""
+"""Measures the limits of a device: bytes moved and multiply-adds done each second, and how long a call takes on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Limits:
         return f"{self.name}: moves {self.bandwidth / 1e9:.0f} GB/s, {self.flops / 1e12:.1f} TFLOP/s in bfloat16"
 
     def share(self, num_bytes: float, num_flops: float, seconds: float) -> float:
-        """Of what the tighter of the two limits would allow."""
+        """The share of what the tighter of the two limits would allow."""
         return max(num_bytes / self.bandwidth, num_flops / self.flops) / seconds
 
 

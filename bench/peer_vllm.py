@@ -83,7 +83,7 @@ def export_model(python: Path, gguf: Path) -> Path:
 
 
 def command(python: Path, model: Path, port: str) -> list[str]:
-    """As a user would start it for two cores."""
+    """The command by which a user would start it for two cores."""
     return [
         str(python), "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(model), "--served-model-name", "model", "--host", "127.0.0.1", "--port", port,

@@ -1,4 +1,4 @@
-"""What a command of rank 0 takes to reach the other ranks of a machine: shared memory in turns with the process group.
+"""Measures how long a command of rank 0 takes to reach the other ranks of a machine: shared memory in turns with the
 
 A command is a step of 128 decodes, sent each `--pause` seconds. Prints median and 99th percentile of the time until a
 rank has it, in microseconds, and the CPU time of a rank that waits. Needs no GPU and no model.
@@ -53,7 +53,7 @@ def lead(group: RankGroup, arguments: argparse.Namespace) -> None:
 
 
 def follow(group: RankGroup, arguments: argparse.Namespace) -> dict[str, tuple[list[int], float]]:
-    """By way: nanoseconds of each command, and CPU seconds of a second of waiting for one."""
+    """The measurements by way: nanoseconds of each command, and CPU seconds of a second of waiting for one."""
     taken: dict[str, list[int]] = {way: [] for way in WAYS}
     idle: dict[str, list[float]] = {way: [] for way in WAYS}
     for i in range(arguments.rounds * len(WAYS)):

@@ -1,4 +1,4 @@
-"""What this machine allows: bytes read and multiply-adds done each second, measured by the native kernels' own loops."""
+"""Measures the limits of this machine by the native kernels: bytes read and multiply-adds done each second."""
 
 from __future__ import annotations
 

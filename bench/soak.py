@@ -187,7 +187,7 @@ class Served:
             self._group.remove()
 
     def answers(self) -> bool:
-        """Whether the server and its engine are there."""
+        """True if the server and its engine are there."""
         end = time.monotonic() + PATIENCE_S  # for what it still works on
         while time.monotonic() < end and self.process.poll() is None:
             try:

@@ -1,4 +1,4 @@
-"""What one request, client or signal costs everyone else: streams run while each of them is tried.
+"""Measures what one request, client or signal costs all others: streams run while each of them is tried.
 
 For each case: its answer, the longest gap between two tokens of a neighbour's stream, how late the API server's event
 loop ran at most (as a bucket of its histogram), and the memory peak of each process. The server gets the arguments of

@@ -76,7 +76,7 @@ def tiny_chunks(server: Server) -> Answer:
 
 
 def thousands(server: Server) -> Answer:
-    """As many connections as this process may hold, 10,000 at most, half of which trickle a head."""
+    """Open as many connections as this process may hold, 10,000 at most, half of which trickle a head."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(10_000, hard - 200)
@@ -146,7 +146,7 @@ def unread_chunks(server: Server) -> Answer:
 
 
 def at_once(count: int, path: str, body: bytes | None = None) -> Attempt:
-    """As many small requests, each over a connection of its own, that arrive together."""
+    """Send many small requests that arrive together, each over a connection of its own."""
     method, data = ("GET", b"") if body is None else ("POST", body)
     request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
 
@@ -187,7 +187,7 @@ def with_renderers(number: signal.Signals) -> Attempt:
 
 
 def clients() -> dict[str, Attempt]:
-    """By name."""
+    """The clients by name."""
     return {
         "a body without an end": unbounded,
         "a body of 1 GB": endless(b"Content-Length: 1000000000"),

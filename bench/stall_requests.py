@@ -36,7 +36,7 @@ def words(rng: random.Random, characters: int) -> str:
 
 
 def large_requests(rng: random.Random) -> dict[str, Attempt]:
-    """By name; bodies are made before anything is measured."""
+    """The large requests by name; bodies are made before anything is measured."""
     text = words(rng, 8_000_000)
     million = [rng.randrange(100, 40_000) for _ in range(999_999)]
     return {

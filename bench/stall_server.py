@@ -67,7 +67,7 @@ class Server:
 
 
 def loop_delays(server: Server) -> dict[float, float]:
-    """How often the event loop was at most so late; empty for a version that does not say."""
+    """The number of times that the event loop was at most so late; empty for a version that does not say."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT_SECONDS)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()

@@ -1,4 +1,4 @@
-"""What a step costs the host of a GPU: everything but the launches, which are left out. Needs no GPU.
+"""Measures what a step costs the host of a GPU: everything but the launches, which are left out. Needs no GPU.
 
 The executor runs over tensors of a CPU; kernels are not launched, products are not computed, and graphs replay nothing.
 Launches are left out whole ("unlaunched"), or but for finding the code that serves them ("found"). Prints wall

@@ -63,7 +63,7 @@ SMALL = {"llama": LLAMA, "gemma 3": GEMMA, "gpt-oss": GPT_OSS, "olmoe": OLMOE}
 
 
 def random_weights(spec: ModelSpec, dtype: torch.dtype, device: torch.device, spread: float) -> dict[str, Tensor]:
-    """By canonical name; norms pass their input through. The same numbers on every device if made on the CPU."""
+    """Random weights by canonical name; norms pass their input through. The same on every device if made on the CPU."""
     generator = torch.Generator(device).manual_seed(3)
     weights = {}
     for weight in spec.weights:
@@ -147,5 +147,5 @@ def small_engine(kind: str, device: torch.device, *, max_num_seqs: int = 4, **op
 
 
 def expected(kind: str, num_tokens: int) -> dict[str, list[int]]:
-    """What the plain operations on the CPU make of the small requests."""
+    """The results that the plain operations on the CPU give for the small requests."""
     return run(small_engine(kind, torch.device("cpu"), operations=ReferenceOperations()), small_requests(num_tokens))

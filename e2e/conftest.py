@@ -36,7 +36,7 @@ FOUND = ROOT / ".e2e"  # what a failure left to look at, and the measured runs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order in which a person would do it; the sort keeps that within a file."""
+    """Sort the tests in the order in which a person would act; the order within a file stays."""
     items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else len(ORDER))
 
 
@@ -197,15 +197,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):
             if isinstance(report, pytest.TestReport) and (report.when == "call" or report.outcome != "passed"):
-                told = ", ".join(f"{name} {value}" for name, value in report.user_properties)
-                why = report.longrepr[2].removeprefix("Skipped: ") if report.skipped else told
+                measured = ", ".join(f"{name} {value}" for name, value in report.user_properties)
+                why = report.longrepr[2].removeprefix("Skipped: ") if report.skipped else measured
                 rows.append((report.nodeid, MARKS[report.outcome], report.claim, why, report.duration))
     if not rows:
         return
     terminalreporter.section("what was proven")
-    for _, mark, claim, told, seconds in rows:
+    for _, mark, claim, measured, seconds in rows:
         terminalreporter.write_line(f"{mark:<8} {seconds:6.0f} s  {claim}")
-        if told:
-            terminalreporter.write_line(f"{'':19}{told}")
+        if measured:
+            terminalreporter.write_line(f"{'':19}{measured}")
     total = time.monotonic() - config.stash[BEGAN]
     terminalreporter.write_line(f"{'':8} {total:6.0f} s  in all")

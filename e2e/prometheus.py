@@ -20,7 +20,7 @@ PORTS = {"engines": 8000, "operators": 8080}
 
 
 class NoPrometheusError(Exception):
-    """There is none, and none can be had."""
+    """Prometheus is not installed, and can't be fetched."""
 
 
 def binary(cache: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Whatever is deleted, in whatever order: nothing stays, and nothing hangs."""
+"""Deletion of anything, in any order, leaves nothing behind, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHOLE = {
 
 
 def left(world, namespace):
-    """What is left of services there."""
+    """The objects that are left of services in the namespace."""
     return world.kubectl("-n", namespace, "get", KINDS, "-l", SERVICE_LABEL, "-o", "name", "--ignore-not-found").split()
 
 

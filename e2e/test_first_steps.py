@@ -1,4 +1,4 @@
-"""What a person pastes in the first quarter of an hour, run as it stands: `make cluster`, the chart's notes, the README."""
+"""The commands of the first quarter of an hour run as printed: `make cluster`, the chart's notes, the README."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def blocks(section):
 def paste(cluster):
     """Runs a script as a person's shell in the checkout would, stopped by its first failure; what it printed."""
     if not cluster.is_ours:
-        pytest.skip("`make cluster` prints how to install on a cluster of its own; this one is somebody else's")
+        pytest.skip("`make cluster` prints how to install on a cluster of its own; this one is not the suite's")
     outer = {"KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}  # of a make that runs the suite
     environment = {name: value for name, value in os.environ.items() if name not in outer}
     environment["OCTAVO_CLUSTER"] = cluster.layout.name
@@ -97,13 +97,15 @@ def installed(cluster, notes):
 
 
 def answer(said):
-    """What the model says, in what curl has printed: no line break follows it."""
+    """The model's answer in what curl has printed: no line break follows it."""
     start = said.index('{"id"')
     return json.JSONDecoder().raw_decode(said[start:])[0]["choices"][0]["message"]["content"]
 
 
 def test_the_notes_lead_to_an_answer(paste, printed, notes, ended, record_property):
-    """What `make cluster` prints installs Octavo; what the chart then prints, pasted, ends with a model's answer"""
+    """The commands that `make cluster` prints install Octavo; those that the chart then prints end with a model's
+    answer
+    """
     exports = next(line for line in printed.splitlines() if line.startswith("export "))
     said = paste(f"{exports}\nexport HF_TOKEN=hf_none\n{commands(notes)}")
     record_property("answer", answer(said)[:60])
@@ -117,7 +119,7 @@ def test_the_readme_leads_to_an_answer(paste, printed, installed, ended, record_
 
 
 def test_the_readme_pushes_and_installs(paste, printed, cluster, installed, helm, record_property):
-    """`make push` to a registry, and the chart told of it by one value, as the README has it"""
+    """`make push` to a registry, and the chart pointed at it by one value, as the README has it"""
     exports = next(line for line in printed.splitlines() if line.startswith("export "))
     (script,) = (block for block in blocks("On a cluster") if "make push" in block)
     helm("uninstall", "octavo", "-n", SYSTEM, "--wait")

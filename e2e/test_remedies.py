@@ -1,4 +1,4 @@
-"""What stands in the way is named with its remedy, and the remedy takes effect at once."""
+"""An obstacle is named with its remedy, and the remedy takes effect at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FIX_S = 45  # less than the minute that a surge has before the old replica makes
 
 
 def free_cpu(world):
-    """What the first node has left of CPU, in thousandths, by its pods' requests."""
+    """The CPU that the first node has left, in thousandths, by its pods' requests."""
     node = world.cluster.nodes[0]
     allocatable = _thousandths(world.get("node", node)["status"]["allocatable"]["cpu"])
     pods = [pod for pod in world.list("pods") if pod["spec"].get("nodeName") == node]
@@ -36,7 +36,7 @@ def test_a_replica_that_no_node_takes(octavo, namespace, record_property):
     octavo.until(
         lambda: octavo.condition("large", namespace).get("reason") == "Unschedulable",
         60,
-        lambda: octavo.tell(namespace),
+        lambda: octavo.state_of(namespace),
     )
     said = octavo.condition("large", namespace)["message"]
     record_property("said", said)
@@ -56,7 +56,7 @@ def test_a_replica_that_does_not_serve_makes_way_at_once(octavo, namespace, reco
     octavo.until(
         lambda: "--no-such-flag" in octavo.condition("typo", namespace).get("message", ""),
         180,
-        lambda: octavo.tell(namespace),
+        lambda: octavo.state_of(namespace),
     )
     record_property("said", octavo.condition("typo", namespace)["message"][:120])
     (broken,) = octavo.lives("typo", namespace)
@@ -67,7 +67,7 @@ def test_a_replica_that_does_not_serve_makes_way_at_once(octavo, namespace, reco
         pods = octavo.replicas("typo", namespace)
         return any(pod["metadata"]["uid"] != broken and pod["spec"].get("nodeName") for pod in pods)
 
-    octavo.until(has_taken_its_place, FIX_S, lambda: octavo.tell(namespace), every=0.5)
+    octavo.until(has_taken_its_place, FIX_S, lambda: octavo.state_of(namespace), every=0.5)
     record_property("scheduled after", f"{time.monotonic() - began:.0f} s")
     octavo.wait_ready("typo", namespace)
     record_property("ready after", f"{time.monotonic() - began:.0f} s")

@@ -17,7 +17,7 @@ QUEUE = 2
 
 
 def recorder(world, namespace, stop):
-    """Replicas and queue, twice a second until told to stop; in a thread."""
+    """Replicas and queue, twice a second until stopped; in a thread."""
     samples = []
 
     def record():
@@ -64,11 +64,13 @@ def test_replicas_follow_the_queue(octavo, shared_namespace, traffic, record_pro
     try:
         with traffic(NAME, namespace, clients=2, max_tokens=8, pause=0.5) as steady:
             with traffic(NAME, namespace, clients=24, max_tokens=48) as crowd:
-                octavo.until(lambda: samples and samples[-1]["desired"] == MOST, 120, lambda: octavo.tell(namespace))
-                octavo.until(lambda: samples[-1]["ready"] == MOST, 240, lambda: octavo.tell(namespace))
+                octavo.until(
+                    lambda: samples and samples[-1]["desired"] == MOST, 120, lambda: octavo.state_of(namespace)
+                )
+                octavo.until(lambda: samples[-1]["ready"] == MOST, 240, lambda: octavo.state_of(namespace))
                 octavo.until(lambda: _all_answer(octavo, namespace), 120, "a new replica is asked nothing")
                 heavy = crowd.stop()
-            octavo.until(lambda: samples[-1]["desired"] == 1, 300, lambda: octavo.tell(namespace))
+            octavo.until(lambda: samples[-1]["desired"] == 1, 300, lambda: octavo.state_of(namespace))
             octavo.until(lambda: len(octavo.replicas(NAME, namespace)) == 1, 120, "replicas stay")
             time.sleep(15)
             light = steady.stop()

@@ -15,7 +15,7 @@ QUESTION = {"prompt": "The capital of France is", "max_tokens": 8, "temperature"
 
 
 def answer(world, name, namespace):
-    """What the service answers through its Service."""
+    """The service's answer through its Service."""
     status, text = world.ask(f"{world.url(name, namespace)}/v1/completions", {**QUESTION, "model": name})
     assert status == 200, text
     return json.loads(text)["choices"][0]["text"]
@@ -52,9 +52,9 @@ def test_a_gated_model_and_its_token(octavo, cluster, smollm2_folder, namespace,
     octavo.until(
         lambda: octavo.condition("gated", namespace, "Stalled").get("reason") == "ModelAccessDenied",
         180,
-        lambda: octavo.tell(namespace),
+        lambda: octavo.state_of(namespace),
     )
-    record_property("told", octavo.condition("gated", namespace, "Stalled")["message"][:120])
+    record_property("reported", octavo.condition("gated", namespace, "Stalled")["message"][:120])
     octavo.apply({**secret, "stringData": {"token": "hf_secret"}})
     octavo.kubectl("-n", namespace, "delete", "pods", "--all")  # a variable of a running container does not change
     octavo.wait_ready("gated", namespace)
@@ -78,7 +78,7 @@ def test_a_cache_is_filled_once(octavo, namespace, record_property):
 
 
 def test_a_model_that_lies_on_a_claim(octavo, namespace):
-    """A pvc:// model is served from a volume that somebody else has filled"""
+    """A pvc:// model is served from a volume that another service has filled"""
     octavo.apply(octavo.service("filler", namespace, cache={"size": "1Gi", "retain": True}))
     octavo.wait_ready("filler", namespace)
     octavo.kubectl("-n", namespace, "delete", "llms", "filler")
@@ -93,7 +93,7 @@ def test_a_model_that_lies_on_a_claim(octavo, namespace):
 
 
 def _on_claim(world, namespace, claim, code):
-    """What Python says of a claim's files."""
+    """The output of Python code run on a claim's files."""
     volumes = [{"name": "model", "persistentVolumeClaim": {"claimName": claim}}]
     mounts = {"volumeMounts": [{"name": "model", "mountPath": "/model"}]}
     pod = world.client_pod("look", ["python", "-c", code], volumes=volumes, container=mounts)

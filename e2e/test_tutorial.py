@@ -58,7 +58,7 @@ def _listens(port):
 
 
 def run(*argv, stdin=""):
-    """What a program prints; it must succeed."""
+    """Run a program, which must succeed, and return its output."""
     done = subprocess.run(list(map(str, argv)), input=stdin, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -82,7 +82,7 @@ def test_the_chatbot_keeps_the_conversation(forwarded):
 
 
 def test_the_load_test_runs(forwarded, record_property):
-    """Its load test: twenty completions at once, all answered"""
+    """The tutorial's load test: twenty completions at once, all answered"""
     said = run(sys.executable, TUTORIAL / "load_test.py", forwarded)
     assert "Total requests: 20" in said
     record_property("throughput", re.search(r"Throughput: (.*)", said)[1])

@@ -1,4 +1,4 @@
-"""Whatever happens to replicas, nodes and the operator: no request is dropped, and no replica restarts without need."""
+"""No request is dropped and no replica restarts without need, whatever happens to replicas, nodes and the operator."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A program of its own, so that it runs in a pod beside the service as well as in a test: `python traffic.py URL MODEL`.
 Half of the clients keep their connection alive, half open one for each request; half read a stream, half a whole
-answer. Nothing is ever tried again. It prints JSON, a line a second and a line a failure, until it is told to stop
+answer. Nothing is ever tried again. It prints JSON, a line a second and a line a failure, until it is stopped
 (SIGTERM, or `--seconds`); then it lets its requests finish, and the last line is the sum.
 """
 
@@ -27,12 +27,12 @@ HEADERS = {"Content-Type": "application/json"}
 
 
 class BrokenAnswerError(Exception):
-    """It came, but not whole, or not as asked for."""
+    """An answer that is not whole, or not as requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """How one client behaves."""
+    """The behaviour of one client."""
 
     number: int
     kept_alive: bool
@@ -45,7 +45,7 @@ class Client:
 
 @dataclass
 class Account:
-    """What became of all requests. Every one that was begun is in `answered` or in `failures`, once it has ended."""
+    """The outcome of all requests. Every one that was begun is in `answered` or in `failures`, once it has ended."""
 
     begun: int = 0
     in_flight: int = 0
@@ -53,7 +53,7 @@ class Account:
     failures: list[dict[str, Any]] = field(default_factory=list)
     connections: dict[str, int] = field(default_factory=dict)
     longest_s: float = 0.0
-    told: int = 0
+    reported: int = 0
 
     @property
     def num_answered(self) -> int:
@@ -90,15 +90,15 @@ class Traffic:
         self._stop.set()
 
     async def run(self, seconds: float | None = None) -> Account:
-        """Until `stop`, or for so long; then until every request has ended."""
+        """Send requests until `stop`, or for so long; return once every request has ended."""
         async with asyncio.TaskGroup() as group:
-            telling = group.create_task(self._tell_each_second())
+            reports = group.create_task(self._report_each_second())
             clients = [group.create_task(self._ask(client)) for client in _clients(self.clients)]
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), seconds)
             self._stop.set()
             await asyncio.gather(*clients)
-            telling.cancel()
+            reports.cancel()
         assert self.account.begun == self.account.num_answered + len(self.account.failures)
         self._say(self.account.sum())
         return self.account
@@ -174,7 +174,7 @@ class Traffic:
         if not done or reason != "length":
             raise BrokenAnswerError(f"the stream was cut short: [DONE] {bool(done)}, finish_reason {reason}")
 
-    async def _tell_each_second(self) -> None:
+    async def _report_each_second(self) -> None:
         account = self.account
         while True:
             await asyncio.sleep(1)
@@ -183,12 +183,12 @@ class Traffic:
                 {
                     "event": "second",
                     "at": time.time(),
-                    "answered": answered - account.told,
+                    "answered": answered - account.reported,
                     "in_flight": account.in_flight,
                     "failed": len(account.failures),
                 }
             )
-            account.told = answered
+            account.reported = answered
 
     def _say(self, values: dict[str, Any]) -> None:
         if self.report is not None:
@@ -222,6 +222,6 @@ if __name__ == "__main__":
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two requests of a client")
-    parser.add_argument("--seconds", type=float, default=None, help="default: until told to stop")
+    parser.add_argument("--seconds", type=float, default=None, help="default: until stopped")
     parser.add_argument("--key", default=None, help="an API key")
     sys.exit(asyncio.run(_main(parser.parse_args())))

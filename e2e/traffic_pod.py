@@ -15,7 +15,7 @@ DRIVER = Path(__file__).with_name("traffic.py")
 
 @dataclass
 class Ledger:
-    """Every request of the suite. `failures` are those that any driver told."""
+    """The requests of the whole suite. `failures` are those that any driver reported."""
 
     requests: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Report:
-    """What one driver did. `seconds` are its lines, one a second."""
+    """The report of one driver. `seconds` are its lines, one a second."""
 
     requests: int
     failures: list[dict[str, Any]]
@@ -75,13 +75,15 @@ class TrafficPod:
         container = {"volumeMounts": mounts}
         pod = self._world.client_pod(self.name, self._command, volumes=volumes, container=container, **where)
         self._world.apply({**driver, "data": {"traffic.py": DRIVER.read_text()}}, pod)
-        self._world.until(self._answers, 90, lambda: f"no request was answered:\n{self._world.tell(HOME)}{self.log()}")
+        self._world.until(
+            self._answers, 90, lambda: f"no request was answered:\n{self._world.state_of(HOME)}{self.log()}"
+        )
 
     def log(self) -> str:
         return self._world.kubectl("-n", HOME, "logs", self.name, check=False)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it has said so far."""
+        """The lines that it has printed so far."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
     @property
@@ -89,7 +91,7 @@ class TrafficPod:
         return sum(line["answered"] for line in self.lines() if line["event"] == "second")
 
     def wait_for(self, requests: int, seconds: float) -> None:
-        """Until so many were answered, or for so long: a slow machine answers fewer."""
+        """Wait until so many were answered, or for so long: a slow machine answers fewer."""
         end = time.monotonic() + seconds
         while self.answered < requests and time.monotonic() < end:
             time.sleep(3)

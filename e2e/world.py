@@ -1,4 +1,6 @@
-"""What the tests ask of a cluster, in their own words: objects, services, waits, and what to show when a wait is in vain."""
+"""The tests' requests of a cluster in their own words: objects, services, waits, and what to show when a wait is in
+vain.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ class World:
         return next((each for each in conditions if each["type"] == kind), {})
 
     def wait_ready(self, name: str, namespace: str, seconds: float = START_S) -> float:
-        """Until it is Ready and all replicas follow its spec; the seconds that it took."""
+        """Wait until it is Ready and all replicas follow its spec; the seconds that it took."""
         began = time.monotonic()
 
         def done() -> bool:
@@ -101,7 +103,7 @@ class World:
                 for kind, wanted in (("Ready", "True"), ("Progressing", "False"))
             )
 
-        self.until(done, seconds, lambda: f"{namespace}/{name} is not ready:\n{self.tell(namespace)}")
+        self.until(done, seconds, lambda: f"{namespace}/{name} is not ready:\n{self.state_of(namespace)}")
         took = time.monotonic() - began
         # kube-proxy learns of a Service's first endpoint a moment after the API server; who asks meanwhile is refused.
         code = f"import socket; socket.create_connection(('{name}.{namespace}.svc', 8000), 5); print('taken')"
@@ -113,7 +115,7 @@ class World:
         return took
 
     def replicas(self, name: str, namespace: str) -> list[Object]:
-        """Its engines' pods that are not about to end."""
+        """The service's engine pods that are not about to end."""
         pods = self.list("pods", namespace, f"{SERVICE_LABEL}={name},app.kubernetes.io/component=engine")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
@@ -189,8 +191,8 @@ class World:
             time.sleep(every)
         return time.monotonic() - began
 
-    def tell(self, namespace: str) -> str:
-        """What a person would look at first."""
+    def state_of(self, namespace: str) -> str:
+        """The state that a person would look at first."""
         looks = (
             ("get", "llms", "-o", "wide"),
             ("get", "llms", "-o", "jsonpath={range .items[*].status.conditions[*]}{.type}={.status} {.reason}: {.message}\n{end}"),
@@ -233,7 +235,7 @@ def outside(name: str, url: str) -> list[Object]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """A port of this machine that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

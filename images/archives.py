@@ -1,4 +1,4 @@
-"""What an OCI archive holds, and how large it is."""
+"""The contents of an OCI archive, and their size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the images are built on: a Debian with Python."""
+"""The base of the images: a Debian with Python."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SHARED = ("pyproject.toml", "LICENSE", "images/build.lock", "images/health.py", 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an image is called, what it is made from, and how."""
+    """An image: its name, and what it is made from."""
 
     reference: str
     containerfile: str
@@ -43,7 +43,7 @@ class Image:
     model: Path | None = None  # config.json or a GGUF file, whose kernels the image brings along
 
     def copy_inputs(self, context: Path) -> None:
-        """What a build sees, so that no edit comes between the key and the build."""
+        """Copy what a build sees, so that no edit comes between the key and the build."""
         for name in (*SHARED, self.containerfile, *self.inputs):
             source, target = ROOT / name, context / name
             target.parent.mkdir(parents=True, exist_ok=True)

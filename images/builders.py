@@ -1,4 +1,4 @@
-"""What builds a Containerfile here: buildah where there is one, else docker.
+"""The programs that build a Containerfile: buildah where there is one, else docker.
 
 How this machine reaches its package index (pip's configuration, the certificates it trusts) is lent to the build as
 secrets and ends up in no layer.
@@ -33,7 +33,7 @@ class Builder(Protocol):
     name: str
 
     def pull(self, reference: str) -> bool:
-        """Whether it is here, after an attempt to fetch it."""
+        """Fetch the image if it is missing; True if it is here."""
         ...
 
     def add(self, reference: str, root: Path) -> None:
@@ -138,7 +138,7 @@ def lent_secrets() -> Iterator[list[str]]:
 
 
 def _pip_settings() -> dict[str, str]:
-    """By their names, from pip's files and environment; the latter wins, as it does in pip."""
+    """pip's settings by name, from its files and environment; the latter wins, as it does in pip."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     ).stdout

@@ -44,7 +44,7 @@ class Box(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What belongs together, with its name at the upper left."""
+    """A frame around parts that belong together, with its name at the upper left."""
 
     x: int
     y: int

@@ -19,6 +19,11 @@ SOURCES = sorted(
     for package in ("engine/octavo", "engine/octavo_engine", "engine/octavo_models", "operator/octavo_operator")
     for path in (ROOT / package).rglob("*.py")
 )
+OTHERS = sorted(
+    path
+    for folder in ("testing", "e2e", "bench", "scripts", "images", "charts")
+    for path in (ROOT / folder).rglob("*.py")
+)
 PAGES = [
     *(
         ROOT / name
@@ -48,6 +53,14 @@ def banned() -> list[str]:
     return words
 
 
+OPENING = re.compile(
+    r"(?:what|whether|how|why|which|who|whose|where|when|(?:what|who|which|where|when|how)ever"
+    r"|of|from|as|by|in|with|for|between|without|on|at|to|until|after|before|under|over|per|within|during"
+    r"|and|or|nor|but|also|so|not|those|none|it|they|its|their|there|then|even|else)\b",
+    re.IGNORECASE,
+)
+"""First words of a docstring that is no verb or noun phrase, or that goes on where its function's name ends."""
+
 BANNED = re.compile(r"\b(" + "|".join(map(re.escape, banned())) + r")\b", re.IGNORECASE)
 
 
@@ -73,6 +86,14 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings of a module, its classes and its functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and (text := ast.get_docstring(node)):
+            yield getattr(node, "lineno", 1), text
+
+
 def words_of(name: str) -> list[str]:
     """The words of an identifier, spelled with underscores or capitals."""
     return re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
@@ -94,13 +115,22 @@ def test_messages_use_the_glossarys_words():
 
 
 def test_docstrings_and_comments_use_the_glossarys_words():
-    """Of the sources, the test kit and the scripts."""
-    others = [path for folder in ("testing", "scripts", "images") for path in sorted((ROOT / folder).rglob("*.py"))]
     found = [
         f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}: {text.strip()!r:.100}"
-        for path in (*SOURCES, *others)
+        for path in (*SOURCES, *OTHERS)
         for line, text in prose(path)
         if (words := wrong(text))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    """A small list of first words is denied: question words, prepositions, conjunctions and pronouns."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]!r:.100}"
+        for path in (*SOURCES, *OTHERS)
+        for line, text in docstrings(path)
+        if OPENING.match(text)
     ]
     assert not found, "\n".join(found)
 

@@ -11,7 +11,7 @@
     cluster.publish_model("org/name", folder)           # hf://org/name; publish_package(wheel) for package://
     cluster.tool("helm")                                # a binary that belongs to the cluster's version
 
-Which one: $KUBECONFIG where it is set, else our own where it runs or can run, else kind. e2e/README.md tells what
+Which one: $KUBECONFIG where it is set, else our own where it runs or can run, else kind. e2e/README.md says what
 each needs. `python -m e2e.cluster` has the verbs that make calls.
 
 The cluster's code needs the standard library alone, so that it works before anything is installed. Keys, API client

@@ -52,7 +52,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; `make cluster` begins anew, `make cluster-down` removes what is there", file=sys.stderr)
+        print("\ninterrupted; `make cluster` starts again, `make cluster-down` removes what is there", file=sys.stderr)
         return 130
 
 

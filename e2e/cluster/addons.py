@@ -1,4 +1,4 @@
-"""What runs in the cluster from the start: CoreDNS, and local-path-provisioner as the default StorageClass."""
+"""The programs that every cluster runs: CoreDNS, and local-path-provisioner as the default StorageClass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEARDOWN = '#!/bin/sh\nset -eu\nrm -rf "$VOL_DIR"\n'
 
 
 def manifests(dns_service: str) -> list[Manifest]:
-    """In the order in which they can be applied; `dns_service`: the address that pods ask for names."""
+    """The manifests in the order in which they can be applied; `dns_service`: the address that pods ask for names."""
     return [*_coredns(dns_service), *_provisioner()]
 
 

@@ -67,7 +67,7 @@ def _bring_up(name: str, count: int, ipv6: bool) -> OwnCluster:
 
 
 def _is_whole(layout: Layout) -> bool:
-    """Whether it came up whole, and the machine has not been restarted since."""
+    """True if it came up whole, and the machine has not been restarted since."""
     names = ["host", *(node.name for node in layout.nodes)]
     return layout.complete.exists() and all(Sandbox(layout.name, name).init() for name in names)
 

@@ -75,7 +75,7 @@ def _wait_until_ready(layout: Layout, sandbox: Sandbox, commands: Sequence[str])
 
 
 def is_ready(layout: Layout, seconds: float = 5.0) -> bool:
-    """Whether the API server says of itself that it is ready. Everybody may ask this."""
+    """True if the API server reports itself as ready. Every client may ask this."""
     client = ApiClient(Endpoint(layout.server, str(credentials_folder(layout) / "ca.crt")))
     try:
         return bool(client.request("GET", "/readyz", timeout=seconds) == "ok")

@@ -29,7 +29,7 @@ def write_credentials(layout: Layout) -> None:
     folder = credentials_folder(layout)
     folder.mkdir(mode=0o700, exist_ok=True)
     authority = Authority(f"octavo-cluster-{layout.name}")
-    # Another authority for the front proxy: whoever it signs may say on whose behalf it asks.
+    # Another authority for the front proxy: any client that it signs may say on whose behalf it asks.
     front_proxy = Authority("front-proxy")
     _write(folder / "ca.crt", authority.certificate)
     _write(folder / "front-proxy-ca.crt", front_proxy.certificate)
@@ -52,7 +52,7 @@ def credentials_folder(layout: Layout) -> Path:
 
 
 def kubeconfig_of(layout: Layout, user: str) -> Path:
-    """Of one of USERS, or of a node's kubelet."""
+    """The kubeconfig of one of USERS, or of a node's kubelet."""
     return credentials_folder(layout) / f"{user}.kubeconfig"
 
 

@@ -1,4 +1,4 @@
-"""A cluster that somebody else runs: the one of $KUBECONFIG, or kind's."""
+"""A cluster that the suite does not own: the one of $KUBECONFIG, or kind's."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ class KindCluster(GivenCluster):
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         kubeconfig = folder / "kubeconfig"
         kubeconfig.touch(0o600)
-        kubeconfig.write_text(_told("kind", "get", "kubeconfig", "--name", name))
+        kubeconfig.write_text(_output("kind", "get", "kubeconfig", "--name", name))
         super().__init__(kubeconfig, "", _kind_gateway())
 
     def push_image(self, archive: Path) -> list[str]:
-        _told("kind", "load", "image-archive", str(archive), "--name", self.name)
+        _output("kind", "load", "image-archive", str(archive), "--name", self.name)
         return names_in(archive)
 
 
 def given_cluster() -> GivenCluster | None:
-    """$KUBECONFIG's cluster. Raises MissingError, a sentence each, for what the suite has to be told about it."""
+    """$KUBECONFIG's cluster. Raises MissingError, a sentence each, for the settings that the suite lacks."""
     kubeconfig = os.environ.get("KUBECONFIG", "")
     if not kubeconfig:
         return None
@@ -100,18 +100,18 @@ def kind_cluster(name: str) -> KindCluster | None:
     """kind's cluster of this name, made if need be, where kind and docker are installed."""
     if not shutil.which("kind") or not shutil.which("docker"):
         return None
-    if name not in _told("kind", "get", "clusters").split():
-        _told("kind", "create", "cluster", "--name", name)
+    if name not in _output("kind", "get", "clusters").split():
+        _output("kind", "create", "cluster", "--name", name)
     return KindCluster(name)
 
 
 def _kind_gateway() -> str:
     """The host's IPv4 address in the network that kind makes in docker."""
-    (network,) = json.loads(_told("docker", "network", "inspect", "kind"))
+    (network,) = json.loads(_output("docker", "network", "inspect", "kind"))
     return next(str(part["Gateway"]) for part in network["IPAM"]["Config"] if "." in part.get("Gateway", ""))
 
 
-def _told(*argv: str) -> str:
+def _output(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MissingError(f"{' '.join(argv)} failed: {done.stderr.strip()}")

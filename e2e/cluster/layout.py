@@ -60,7 +60,7 @@ class Layout:
 
     @property
     def any_address(self) -> str:
-        """Where daemons listen that others reach."""
+        """The address on which daemons listen that others reach."""
         return "::" if self.ipv6 else "0.0.0.0"
 
     @property
@@ -96,7 +96,7 @@ class Layout:
 
     @property
     def nodes(self) -> list[Node]:
-        """Those that have a folder; the first runs the control plane too."""
+        """The nodes that have a folder; the first runs the control plane too."""
         return [node for node in map(self.node, range(1, MOST_NODES + 1)) if node.folder.exists()]
 
     @property
@@ -119,7 +119,7 @@ class Layout:
         return [Path(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def hand_out(self) -> Path:
-        """The folder in this checkout for the kubeconfig; it is noted, so that whoever removes the cluster empties it."""
+        """The folder in this checkout for the kubeconfig; it is recorded, so that removing the cluster empties it."""
         here = ROOT / HANDED_OUT
         folder = here if self.name == "octavo" else here / self.name
         noted = dict.fromkeys([*self.handed_out, folder])
@@ -188,7 +188,7 @@ def everyone() -> Iterator[Layout]:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """One `up` or `down` of a cluster at a time. It ends with the process that holds it, and leaves no file."""
-    told = False
+    printed = False
     with socket.socket(socket.AF_UNIX) as held:
         while True:
             try:
@@ -197,8 +197,8 @@ def locked(name: str) -> Iterator[None]:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-            if not told:
+            if not printed:
                 print(f"· another make cluster or cluster-down is at work on {name}: waiting for it", flush=True)
-            told = True
+            printed = True
             time.sleep(0.2)
         yield

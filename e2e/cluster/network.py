@@ -28,7 +28,7 @@ def connect_first(layout: Layout, sandbox: Sandbox) -> None:
 
 
 def connect_next(layout: Layout, node: Node, sandbox: Sandbox, first: Sandbox) -> None:
-    """Join another node to the first one's bridge, and tell both where the other's pods are."""
+    """Join another node to the first one's bridge, and give both a route to the other's pods."""
     _ip(f"link add {node.name} netns {first.start()} type veth peer name eth0 netns {sandbox.start()}")
     first.run("ip", "link", "set", node.name, "master", BRIDGE, "up")
     _configure(layout, node, sandbox, "eth0")

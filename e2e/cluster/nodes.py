@@ -55,10 +55,10 @@ def prepare_node(layout: Layout, node: Node, sandbox: Sandbox) -> None:
         script.append(f"mount --bind '{file}' /proc/sys/{name}")
     sandbox.run("sh", "-c", "\n".join(script))
     cgroups.make(_cgroup(layout, node))
-    (node.folder / "resolv.conf").write_text("")  # whatever CoreDNS doesn't know, nobody does
+    (node.folder / "resolv.conf").write_text("")  # CoreDNS forwards to no other server
     mirror = node.folder / "registries" / "_default"
     mirror.mkdir(parents=True, exist_ok=True)
-    # Both lines: containerd 1.6 wants a host, and without a server would turn to the internet for what it lacks.
+    # Both lines: containerd 1.6 requires a host, and without a server would turn to the internet for what it lacks.
     registry = f"http://{layout.urls.registry}"
     # An inline table: in a table's header its TOML reader takes the bracket of an IPv6 address for the end.
     (mirror / "hosts.toml").write_text(f'server = "{registry}"\n[host]\n"{registry}" = {{}}\n')

@@ -1,4 +1,4 @@
-"""Which cluster the suite runs on."""
+"""Chooses the cluster that the suite runs on."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def open_cluster(nodes: int = 1) -> Cluster:
         if kind:
             return kind
         raise MissingError(
-            *error.sentences, "Or set KUBECONFIG, or install kind and docker; e2e/README.md tells what each needs."
+            *error.sentences, "Or set KUBECONFIG, or install kind and docker; e2e/README.md says what each needs."
         ) from error
 
 
 def _own_of_kubeconfig() -> str:
-    """The name of the cluster of our own that $KUBECONFIG is of, for that is what `make cluster` tells to export."""
+    """The name of the own cluster that $KUBECONFIG is of, for `make cluster` prints this variable to be exported."""
     given = Path(os.environ.get("KUBECONFIG", "")).expanduser()
     if not given.is_file():
         return ""

@@ -16,7 +16,7 @@ from e2e.cluster.sandboxes import MARK, Sandbox, SandboxError
 
 
 class OwnCluster(Cluster):
-    """Also gives what a test can only do to a cluster of its own: its audit log, its daemons, its nodes' namespaces."""
+    """A cluster of the suite's own: also gives its audit log, its daemons and its nodes' namespaces to tests."""
 
     is_ours = True
 

@@ -1,4 +1,4 @@
-"""What a machine needs before a node can run on it."""
+"""The requirements of a machine on which a node runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _lacking() -> dict[str, str]:
 
 
 def _refused() -> str:
-    """What making namespaces, mounts and a network device fails with."""
+    """The error of making namespaces, mounts and a network device; empty if it succeeds."""
     script = "mount -t tmpfs tmpfs /run && ip link add t0 type veth peer name t1 && ip link add t2 type bridge"
     own = ["--net", "--pid", "--fork", "--mount", "--mount-proc", "--uts", "--propagation", "slave"]
     done = subprocess.run(["unshare", *own, "sh", "-c", script], capture_output=True, text=True, check=False)
@@ -71,7 +71,7 @@ def _refused() -> str:
 
 
 def _is_static(path: Path) -> bool:
-    """Whether it is an ELF program that names no dynamic loader (elf(5): e_phoff, e_phentsize, e_phnum; p_type)."""
+    """True if it is an ELF program that names no dynamic loader (elf(5): e_phoff, e_phentsize, e_phnum; p_type)."""
     try:
         content = path.read_bytes()
     except OSError:

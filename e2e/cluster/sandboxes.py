@@ -3,7 +3,7 @@
 The first process of a PID namespace is its init: when it is killed, the kernel kills all others in there, and with the
 last of them go the mounts, devices, routes and rules of their namespaces. So a sandbox leaves nothing whatever happened
 in it, and needs no list of what to undo. Processes are found by a variable in their environment, never by a pid that
-was written down: the pid may be another's by now, and whoever wrote it may have been killed before.
+was written down: the pid may be another's by now, and its writer may have been killed before.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Sandbox:
         return None
 
     def has_ended(self, command: str) -> bool:
-        """Whether what `spawn` started is gone: neither the daemon is there nor what is about to become it."""
+        """True if what `spawn` started is gone: neither the daemon is there nor what is about to become it."""
         stages = {command, "setsid", "nsenter"}
         for _ in range(2):  # while a process changes its program, it has no environment for a moment
             if any(p.command == command and Path(p.argv[0]).name in stages for p in self.processes()):
@@ -96,7 +96,7 @@ class Sandbox:
         self._detach(command, [*self.enter(), *map(str, argv)], log)
 
     def run(self, *argv: str | Path, stdin: str | None = None) -> str:
-        """What a command prints in there. Raises SandboxError with its words when it fails."""
+        """Run a command in the sandbox and return its output. Raises SandboxError with its words when it fails."""
         done = subprocess.run(
             [*self.enter(), *map(str, argv)],
             env=self._environment("run"),
@@ -122,7 +122,7 @@ class Sandbox:
 
     def _detach(self, command: str, argv: Sequence[str], log: Path) -> None:
         with log.open("ab") as out:
-            # setsid forks and ends: what it leaves is nobody's child, and no Ctrl-C reaches it.
+            # setsid forks and ends: what it leaves is an orphan, and no Ctrl-C reaches it.
             subprocess.run(
                 ["setsid", "--fork", *argv],
                 env=self._environment(command),

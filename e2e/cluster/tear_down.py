@@ -49,7 +49,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def left(layout: Layout, given: Iterable[Path] = ()) -> Iterator[str]:
-    """What there still is of a cluster, a sentence each; `given`: the folders that it handed its kubeconfig out to."""
+    """The remains of a cluster, a sentence each; `given`: the folders that it handed its kubeconfig out to."""
     for process in processes(layout.name):
         yield f"process {process.pid} ({' '.join(process.argv)[:80]}) still runs"
     if layout.number >= 0 and Path(f"/sys/class/net/{layout.link}").exists():

@@ -1,4 +1,4 @@
-"""What every verb needs of its process before it runs, and the end of one whose reader has gone.
+"""The setup that every verb's process needs before it runs, and its end once its reader has gone.
 
 Standard streams that are open and can print any text, whatever the locale, and as many descriptors as the system grants.
 Independent of the verbs.
@@ -93,5 +93,5 @@ def _raise_descriptor_limit() -> None:
 
 
 def _discard_output() -> None:
-    """What is still buffered goes nowhere, also at the interpreter's exit."""
+    """Send what is still buffered to /dev/null, also at the interpreter's exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

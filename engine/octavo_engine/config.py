@@ -15,7 +15,7 @@ DType = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model, and how its weights are held."""
+    """The model, and the form in which its weights are held."""
 
     model: str  # as the user wrote it: a path, org/name, hf://, package:// …
     served_model_names: tuple[str, ...]  # the first one is reported
@@ -68,7 +68,7 @@ class ExecutorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Over how many ranks the model is spread, a process each, and where they meet."""
+    """The ranks over which the model is spread, a process each, and their meeting point."""
 
     tensor_parallel_size: int = 1  # ranks that each layer is cut among
     pipeline_parallel_size: int = 1  # stages that the layers are cut into

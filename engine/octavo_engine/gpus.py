@@ -23,7 +23,7 @@ PROVIDE_ONE = (
 
 
 def has_gpu() -> bool:
-    """Whether this process can see a GPU."""
+    """True if this process can see a GPU."""
     found = _count()
     return isinstance(found, int) and found > 0
 

@@ -1,4 +1,4 @@
-"""What an architecture's file provides: the names that models call it by, and a reader for each kind of model file."""
+"""An architecture: the names that models call it by, and a reader for each kind of model file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a decoder may need beyond the plain one, and which executors have it: data that planner and executors share."""
+"""The features that a decoder may need beyond the plain one, and the executors that have each: for planner and
+executors.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}
 
 
 def unsupported(spec: Model, executor: Executor) -> str | None:
-    """What the executor can't run of the spec: the first such feature and its layer; None if it runs all of it."""
+    """The first feature that the executor lacks for the spec, and its layer; None if it runs all of it."""
     if isinstance(spec, ModelOutline):
         return None if executor == "torch" else "models that transformers computes"
     return next((where for feature, where in features_of(spec) if feature not in SUPPORTED[executor]), None)

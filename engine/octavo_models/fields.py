@@ -30,12 +30,12 @@ class Fields:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def key(self, name: str) -> str:
-        """What the mapping calls a field."""
+        """The mapping's name of a field."""
         keys = [self.prefix + own for own in self.names.get(name, (name,))]
         return next((key for key in keys if self.values.get(key) is not None), keys[0])
 
     def has(self, name: str) -> bool:
-        """Whether the field is present and not null."""
+        """True if the field is present and not null."""
         return self.raw(name) is not None
 
     def raw(self, name: str) -> Any:

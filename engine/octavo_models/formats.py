@@ -71,7 +71,7 @@ def nbytes(name: str, shape: tuple[int, ...]) -> int:
 
 
 def stays_packed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a GPU holds a weight of `shape`, or a rank's part of one, as packed blocks.
+    """True if a GPU holds a weight of `shape`, or a rank's part of one, as packed blocks.
 
     Vectors and plain dtypes have none, and a part whose rows aren't whole groups can't be cut out of them.
     """
@@ -79,7 +79,7 @@ def stays_packed(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def super_blocks(columns: int) -> int:
-    """How many super blocks a part of so many columns may touch: one more where its cuts go through some."""
+    """The most super blocks that a part of so many columns may touch: one more where its cuts go through some."""
     return columns // SUPER_BLOCK if columns % SUPER_BLOCK == 0 else columns // SUPER_BLOCK + 2
 
 

@@ -52,11 +52,11 @@ class GgufMetadata:
         return tensors.updated(heads.packed("attn_qkv")) if "blk.0.attn_qkv.weight" in self.tensors else tensors
 
     def has(self, name: LayerWeight, tensors: TensorMap) -> bool:
-        """Whether the first layer has this weight; the others must then have it too."""
+        """True if the first layer has this weight; the others must then have it too."""
         return tensors.sources(name, 0)[0].tensor in self.tensors
 
     def has_bias(self, name: LayerWeight, tensors: TensorMap) -> bool:
-        """Whether the first layer has this weight's bias; the others must then have it too."""
+        """True if the first layer has this weight's bias; the others must then have it too."""
         return tensors.sources(f"{name}_bias", 0)[0].tensor in self.tensors
 
     def draft(self, layers: Sequence[Layer], tensors: TensorMap, norm: Norm | None = None) -> SpecDraft:

@@ -34,7 +34,7 @@ def window(source: GgufMetadata) -> int | None:
 
 
 def local_layers(source: GgufMetadata, pattern: int) -> list[bool]:
-    """For each layer whether it has the window. The file lists them, or says that each n-th layer has none.
+    """True for each layer that has the window. The file lists them, or says that each n-th layer has none.
 
     `pattern` is n where the file is silent.
     """

@@ -23,7 +23,7 @@ def piece_names(name: str) -> list[str]:
 
 
 def first_pieces(names: Sequence[str]) -> list[str]:
-    """Those of the GGUF files `names` that are whole models or the first pieces of one."""
+    """The GGUF files among `names` that are whole models or the first pieces of one."""
     return [name for name in names if (match := PIECE.fullmatch(name)) is None or int(match[2]) == 1]
 
 

@@ -73,7 +73,7 @@ class HfConfig:
         return ACTIVATIONS[value]
 
     def local_layers(self, default: Sequence[bool], kind: str = "sliding") -> Sequence[bool]:
-        """For each layer whether its attention is local, of this `kind`; `default` where `layer_types` is absent."""
+        """True for each layer whose attention is local, of this `kind`; `default` where `layer_types` is absent."""
         types = self.fields.sequence("layer_types", self.num_layers())
         if types is None:
             return default

@@ -16,7 +16,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2",
 
 @dataclass(frozen=True, slots=True)
 class RotaryScaling:
-    """How a model stretches its rotary frequencies beyond the length it was trained on.
+    """The stretch of a model's rotary frequencies beyond the length it was trained on.
 
     Fields that a kind does not use keep their defaults. Kinds and names are Hugging Face's `rope_scaling`.
     """
@@ -236,7 +236,7 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Which experts a token goes to, and with what weight: `scores = scoring(router(x) + bias)`.
+    """The choice of experts for a token, and their weights: `scores = scoring(router(x) + bias)`.
 
     The chosen ones have the largest scores, with `correction` the largest `scores + correction`. With groups, only
     experts of the `top_groups` best of `num_groups` equal groups can be chosen; a group's worth is the sum of its two

@@ -1,4 +1,4 @@
-"""What mixtures of experts have in common in Hugging Face configs: counts, layers with and without, tensors' names."""
+"""The common fields of Hugging Face configs of mixtures of experts: counts, layers with experts, tensors' names."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def kv_layout(spec: Model, place: Place, block_size: int, kv_format: str) -> KVL
 
 
 def _has(spec: ModelSpec, last: str, place: Place) -> bool:
-    """Whether the rank needs one of the weights outside of the layers."""
+    """True if the rank needs this one of the weights outside of the layers."""
     if last == "embedding":
         return place.first_stage or (spec.tied_head and place.last_stage)
     return place.first_stage if last.startswith(BEFORE_THE_LAYERS) else place.last_stage

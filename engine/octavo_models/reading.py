@@ -1,4 +1,4 @@
-"""From a config or GGUF metadata to a ModelSpec: finds the architecture, and the format of each weight."""
+"""Reads a ModelSpec from a config or GGUF metadata: finds the architecture, and the format of each weight."""
 
 from __future__ import annotations
 

@@ -152,7 +152,8 @@ def _length(fields: Fields, tokens: float) -> int:
 
 
 def _alpha(fields: Fields) -> float:
-    """By how much NTK-aware scaling stretches the wavelengths: the config's `alpha` (Hunyuan), or by its factor.
+    """The factor by which NTK-aware scaling stretches the wavelengths: the config's `alpha` (Hunyuan), or one computed
+    from its factor.
 
     transformers computes the latter for each length, which can't be done where keys are cached. A model is served at its
     full length, `factor` times its own, as in vLLM; there both are the same.

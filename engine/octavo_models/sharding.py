@@ -1,4 +1,4 @@
-"""How a decoder is divided among ranks: by heads and widths (tensor parallel), and by layers (pipeline parallel).
+"""The division of a decoder among ranks: by heads and widths (tensor parallel), and by layers (pipeline parallel).
 
 One set of rules for the planner, which computes what a GPU holds, and for the engine, which cuts the weights.
 """
@@ -33,7 +33,7 @@ FLAG_NAMES = SizeNames("--tensor-parallel-size", "--pipeline-parallel-size")
 def obstacle(
     spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int, names: SizeNames = MANIFEST_NAMES
 ) -> str | None:
-    """Why the model can't be divided into these sizes, as a sentence that names both numbers; None if it can."""
+    """The reason why the model can't be divided into these sizes, as a sentence with both numbers; None if it can."""
     if pipeline_parallel > len(spec.layers):
         return f"{names.pipeline} {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
     asked = f"{names.tensor} {tensor_parallel}"

@@ -51,7 +51,7 @@ class Weight:
         return own if source.rows is None else source.rows.of * source.rows.groups
 
     def fits(self, source: Source, stored: tuple[int, ...]) -> bool:
-        """Whether a tensor of the shape `stored` can be `source`, one of this weight's."""
+        """True if a tensor of the shape `stored` can be `source`, one of this weight's."""
         return source.rows_of(stored, vector=len(self.shape) == 1) == (self.rows_in(source), *self.stored_shape[1:])
 
     def divided(self, parts: int) -> tuple[int, ...]:

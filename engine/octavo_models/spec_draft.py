@@ -21,7 +21,9 @@ ADAPTER_TARGETS = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate",
 
 @dataclass(frozen=True, slots=True)
 class SpecDraft:
-    """What an architecture reads out of a config or of GGUF metadata; `tensors` locates each weight of `layers`."""
+    """The values that an architecture reads out of a config or of GGUF metadata; `tensors` locates each weight of
+    `layers`.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -124,7 +126,7 @@ class Part:
 
 
 def _before(draft: SpecDraft) -> Iterator[Part]:
-    """What precedes the layers."""
+    """The parts that precede the layers."""
     hidden, width = draft.hidden_size, draft.projected_embedding
     yield Part("embedding", (draft.vocab_size, width or hidden))
     if draft.positions is not None:
@@ -135,7 +137,7 @@ def _before(draft: SpecDraft) -> Iterator[Part]:
 
 
 def _after(draft: SpecDraft) -> Iterator[Part]:
-    """What follows the layers."""
+    """The parts that follow the layers."""
     hidden, width = draft.hidden_size, draft.projected_embedding
     yield from _norm("final_norm", draft.final_norm, hidden)
     if width is not None:

@@ -1,4 +1,4 @@
-"""Where a checkpoint keeps a decoder's weights, as typed values: tensors, parts of tensors, and tables of both.
+"""The places of a decoder's weights in a checkpoint, as typed values: tensors, parts of tensors, and tables of both.
 
 The tables themselves belong to the architectures' files; the types here only define what a table can express.
 """
@@ -125,7 +125,7 @@ class TransposeHeads:
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where one weight is stored, and its bias. Made by `at`.
+    """The place of one weight in a checkpoint, and of its bias. Made by `at`.
 
     Several `modules` are joined along their rows, one after another (the experts of a layer: `at_experts`). A layer's
     modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`, `unit_rows` a `UnitRows`,
@@ -173,7 +173,7 @@ def packed(
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the names of a decoder's tensors begin with, where a decoder alone has `model.`, and where it has nothing."""
+    """The prefixes of a decoder's tensor names: `inner` where a plain one has `model.`, `outer` where it has none."""
 
     inner: str
     outer: str = ""
@@ -184,7 +184,7 @@ class Layout:
         return self.outer + plain if rest == plain else self.inner + rest
 
     def plain(self, name: str) -> str | None:
-        """What a decoder alone calls `name`; None if the name isn't one of this layout."""
+        """The name by which a decoder alone calls `name`; None if the name isn't one of this layout."""
         if name.startswith(self.inner):
             return PLAIN.inner + name.removeprefix(self.inner)
         return name.removeprefix(self.outer) if name.startswith(self.outer) else None

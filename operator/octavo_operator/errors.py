@@ -1,4 +1,4 @@
-"""What can go wrong in the operator's half.
+"""The exceptions of the operator's half.
 
 OperatorError
 ├── ManifestError        a manifest is wrong: every problem with its field, line and remedy; exit status 2

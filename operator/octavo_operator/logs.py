@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
 
 
 def extras(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`; of a service (`about`) its namespace and name."""
+    """The fields that were given as `extra`; of a service (`about`) its namespace and name."""
     given = {key: value for key, value in record.__dict__.items() if key not in STANDARD and key not in FOREIGN}
     return {**given.pop("about", {}), **given}
 

@@ -1,4 +1,4 @@
-"""What the installation decides, not the manifest: images, and the rates by which times are estimated."""
+"""The settings of an installation, which no manifest makes: images, and the rates by which times are estimated."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ class Settings:
 
     @property
     def release(self) -> str:
-        """What an upgrade changes: the operator's version, its default images and variables, as a word for people."""
+        """The release as a word for people: it changes with the operator's version, default images and variables."""
         given = json.dumps([self.images, self.engine_env], sort_keys=True).encode()
         return f"{self.version}-{hashlib.sha256(given).hexdigest()[:6]}"

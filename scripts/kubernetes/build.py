@@ -77,7 +77,7 @@ class BuildError(Exception):
 
 
 def cache_folder() -> Path:
-    """Where everything goes that is slow to fetch or to build."""
+    """The folder of everything that is slow to fetch or to build."""
     return Path(os.environ.get("OCTAVO_CACHE") or Path.home() / ".cache" / "octavo").expanduser()
 
 

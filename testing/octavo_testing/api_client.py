@@ -39,7 +39,9 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """How to reach an API server: its https URL, the CA's file, and a bearer token or a client certificate's file."""
+    """The address of an API server, and the credentials for it: its https URL, the CA's file, and a bearer token or a
+    client certificate's file.
+    """
 
     server: str
     authority: str | None = None

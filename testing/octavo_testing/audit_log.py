@@ -1,4 +1,4 @@
-"""What users asked an API server for, read from its audit log."""
+"""The requests of users to an API server, read from its audit log."""
 
 from __future__ import annotations
 

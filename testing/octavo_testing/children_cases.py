@@ -1,4 +1,4 @@
-"""What the children's tests share: the samples' plans, and children by kind."""
+"""The plans and children that tests of children share: the samples' plans, and children by kind."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def pod_of(children: tuple[Manifest, ...]) -> Manifest:
 
 
 def terms_of(pod: Manifest) -> list[list[Manifest]]:
-    """What a node must meet: one of these lists of expressions."""
+    """The terms of which a node must meet one, each a list of expressions."""
     required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     return [term["matchExpressions"] for term in required["nodeSelectorTerms"]]
 

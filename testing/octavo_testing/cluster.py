@@ -19,7 +19,7 @@ TOKEN_SECONDS = 6 * 3600
 
 
 class Cluster:
-    """What `ControlPlane` and `UserCluster` have in common. `folder` holds the kubeconfigs that are handed out."""
+    """The common part of `ControlPlane` and `UserCluster`. `folder` holds the kubeconfigs that are handed out."""
 
     own = False
 
@@ -29,7 +29,9 @@ class Cluster:
         self._clients: dict[str, ApiClient] = {}
 
     def endpoint(self, user: str = "admin", server: str = "") -> Endpoint:
-        """How `user` reaches the API server: "admin", or "NAMESPACE/NAME" for a ServiceAccount (by TokenRequest)."""
+        """The endpoint of the API server for `user`: "admin", or "NAMESPACE/NAME" for a ServiceAccount (by
+        TokenRequest).
+        """
         raise NotImplementedError
 
     @property
@@ -74,7 +76,7 @@ class Cluster:
         return done.stdout + done.stderr
 
     def wait_established(self, *definitions: str, seconds: float = 60) -> None:
-        """Until CustomResourceDefinitions are served: `kubectl wait` fails on one that has no status yet."""
+        """Wait until CustomResourceDefinitions are served: `kubectl wait` fails on one that has no status yet."""
         end = time.monotonic() + seconds
         for name in definitions:
             while not self._is_established(name):
@@ -135,7 +137,7 @@ class UserCluster(Cluster):
         )
 
     def in_use(self) -> bool:
-        """Whether a user's LLMServices are in it."""
+        """True if a user's LLMServices are in it."""
         found = self.kubectl("get", "llmservices.octavo.dev", "-A", "-o", "name", check=False)
         return any(line.startswith("llmservice.octavo.dev/") for line in found.splitlines())
 

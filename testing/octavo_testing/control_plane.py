@@ -158,7 +158,7 @@ class ControlPlane(Cluster):
     # What was asked of the API server.
 
     def verbs_used(self, user: str, since: int = 0) -> set[tuple[str, str, str]]:
-        """What a user was allowed to do and did: (API group, resource or resource/subresource, verb).
+        """The verbs that a user was allowed to use and used: (API group, resource or resource/subresource, verb).
 
         An apply that made its object counts as `patch` and `create`: the server asks for both rights.
         """
@@ -168,7 +168,9 @@ class ControlPlane(Cluster):
         }
 
     def denied(self, user: str, since: int = 0) -> set[tuple[str, str, str]]:
-        """What a user had no right to; what admission refused (a quota, a namespace that ends) is no matter of rights."""
+        """The requests that a user had no right to; what admission rejected (a quota, a namespace that ends) is left
+        out.
+        """
         return {(a.group, a.resource, a.verb) for a in self.audit.asked(username(user), since) if a.forbidden}
 
     def logs(self, count: int = 30) -> str:

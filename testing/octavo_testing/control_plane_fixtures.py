@@ -26,7 +26,7 @@ def control_plane(request, tmp_path_factory) -> Iterator[Cluster]:
 
 
 def started(request, tmp_path_factory) -> Iterator[Cluster]:
-    """What the fixture gives, for parts that need one to themselves."""
+    """Start the cluster of the fixture `control_plane`, for parts that need one to themselves."""
     if (error := request.config.stash.get(BUILD_ERROR, None)) is not None:
         pytest.fail(str(error), pytrace=False)
     folder = tmp_path_factory.mktemp("control-plane")
@@ -97,7 +97,7 @@ def pytest_report_header() -> list[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call) -> Any:
-    """What the control plane said last stands below a failed test that used it."""
+    """Append the control plane's last output to the report of a failed test that used it."""
     report = yield
     if report.failed and "control_plane" in getattr(item, "fixturenames", ()):
         report.sections.extend(("control plane", plane.logs(8)) for plane in _running)

@@ -1,4 +1,4 @@
-"""Whether all is compared that could be (`OCTAVO_DEEP_TESTS=1`, `make test-deep`), or what takes minutes in all."""
+"""A switch between comparing all there is (`OCTAVO_DEEP_TESTS=1`, `make test-deep`), and what takes minutes in all."""
 
 import os
 

@@ -24,7 +24,7 @@ BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 
 @dataclass(slots=True)
 class Finished:
-    """What became of one request."""
+    """The result of one request."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)

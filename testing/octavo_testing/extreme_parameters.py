@@ -87,7 +87,7 @@ def pairs(context: ServerContext) -> Iterator[Case]:
 
 
 def server_context(folder: Path) -> ServerContext:
-    """What composing a request's parameters needs of a server, for a tiny model with `VOCABULARY` tokens."""
+    """The part of a server that composes a request's parameters, for a tiny model with `VOCABULARY` tokens."""
     config = EngineConfig(model=ModelConfig(model=str(folder), served_model_names=("tiny",), seed=0))
     tokenizer = load_tokenizer_json(write_model(folder) / "tokenizer.json")
     ready = Ready(

@@ -24,7 +24,7 @@ RECONNECT_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a container ended, as a pod's status reports it. `message` is its termination message."""
+    """The end of a container, as a pod's status reports it. `message` is its termination message."""
 
     exit_code: int = 1
     reason: str = "Error"
@@ -33,7 +33,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What all containers of a pod do: wait for a reason, run, or have ended."""
+    """The state of all containers of a pod: waiting for a reason, running, or ended."""
 
     ready: bool = False
     waiting: str = ""
@@ -160,16 +160,16 @@ class FakeKubelet:
         return self.mark_pods(namespace, selector, State(), count)
 
     def mark_pods_waiting(self, namespace: str, selector: str, reason: str, message: str = "") -> list[str]:
-        """Not running, as with `ImagePullBackOff` or `CreateContainerConfigError`."""
+        """Mark pods as not running, as with `ImagePullBackOff` or `CreateContainerConfigError`."""
         return self.mark_pods(namespace, selector, State(waiting=reason, message=message))
 
     def crash_pods(self, namespace: str, selector: str, ended: Ended, restarts: int = 3) -> list[str]:
-        """In CrashLoopBackOff after it ended that way; `Ended(137, "OOMKilled")` is the kernel's way."""
+        """Put pods into CrashLoopBackOff after they ended so; `Ended(137, "OOMKilled")` is the kernel's way."""
         words = {"waiting": "CrashLoopBackOff", "message": "back-off restarting failed container"}
         return self.mark_pods(namespace, selector, State(**words, last=ended, restarts=restarts))
 
     def finish_pods(self, namespace: str, selector: str, exit_code: int = 0, message: str = "") -> list[str]:
-        """Ended for good, as a Job's pods end."""
+        """End pods for good, as a Job's pods end."""
         reason = "Error" if exit_code else "Completed"
         return self.mark_pods(namespace, selector, State(ended=Ended(exit_code, reason, message)))
 
@@ -313,7 +313,7 @@ def _container(container: Object, state: State = State(), at: str = "") -> Objec
 
 
 def _started(status: Object) -> str:
-    """Since when its containers run, if they do."""
+    """The time since which its containers run; empty if they do not."""
     for container in status.get("containerStatuses", ()):
         if since := container.get("state", {}).get("running", {}).get("startedAt"):
             return str(since)
@@ -321,8 +321,8 @@ def _started(status: Object) -> str:
 
 
 def _terminated(ended: Ended, at: str) -> Object:
-    told = {"exitCode": ended.exit_code, "reason": ended.reason, "message": ended.message}
-    return {"terminated": {**told, "startedAt": at, "finishedAt": at}}
+    ending = {"exitCode": ended.exit_code, "reason": ended.reason, "message": ended.message}
+    return {"terminated": {**ending, "startedAt": at, "finishedAt": at}}
 
 
 def has_ended(pod: Object) -> bool:

@@ -55,7 +55,7 @@ RESOURCE = re.compile(r"^/(?:api|apis/[^/]+)/[^/]+(?:/namespaces/[^/]+(?=/.))?/(
 
 @dataclass
 class Fault:
-    """What happens to the requests that match, while it lasts."""
+    """A fault that befalls the requests that match, while it lasts."""
 
     verb: str
     path: str
@@ -142,7 +142,7 @@ class FaultProxy:
         self._on_loop(self._heal)
 
     def counted(self, verb: str = "*", path: str = "", since: float = 0.0) -> int:
-        """How many requests of a kind came."""
+        """The number of requests of a kind that came."""
         return sum(s.at >= since and verb in {s.verb, "*"} and bool(re.search(path, s.path)) for s in self.requests)
 
     def open_watches(self, path: str = "") -> int:

@@ -91,7 +91,7 @@ def core_over(launcher: Launcher, config: EngineConfig, spec: ModelSpec, place: 
 
 
 def random_request(name: str, spec: ModelSpec, chance: random.Random) -> EngineRequest:
-    """Of any length, plain or with any of what a request may ask for."""
+    """A request of any length, plain or with any of what a request may ask for."""
     longest = min(spec.max_position - 64, 3000)
     prompt = [
         chance.randrange(spec.vocab_size)

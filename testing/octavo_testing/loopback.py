@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass
 class Body:
-    """What a file's address answers with, and how it goes wrong.
+    """The answer of a file's address, and the ways in which it goes wrong.
 
     `cut_after`: the connection ends after so many bytes, `cuts` times. `chunk` bytes are sent every `pause` seconds.
     `ranges`: whether a Range is honoured.

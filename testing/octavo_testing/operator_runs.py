@@ -86,7 +86,7 @@ class Operator:
         return self.process.wait(20)
 
     def stop(self) -> None:
-        """In order, or else by force."""
+        """End the process in order, or else by force."""
         try:
             self.end()
         except subprocess.TimeoutExpired:
@@ -119,7 +119,7 @@ def service(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
 
 
 def conditions(plane: Any, name: str, namespace: str) -> dict[str, dict[str, Any]]:
-    """By type; empty where there is no status yet."""
+    """An LLMService's conditions by type; empty where there is no status yet."""
     found = plane.api.get(API, "LLMService", name, namespace)
     return {each["type"]: each for each in found.get("status", {}).get("conditions", ())}
 
@@ -127,7 +127,7 @@ def conditions(plane: Any, name: str, namespace: str) -> dict[str, dict[str, Any
 def wait_for(
     plane: Any, name: str, namespace: str, kind: str, status: str, reason: str = "", seconds: float = 30
 ) -> dict[str, Any]:
-    """The condition, once it says so."""
+    """Wait for the condition with this status and reason, and return it."""
     last: dict[str, Any] = {}
 
     def met() -> dict[str, Any] | None:
@@ -143,7 +143,7 @@ def wait_for(
 
 
 def writes(plane: Any, since: int, namespace: str = "") -> list[Any]:
-    """What the operator wrote since a mark in the audit log; the Lease's renewals are no writes of an object."""
+    """The operator's writes since a mark in the audit log; the Lease's renewals are no writes of an object."""
     asked = plane.audit.asked(USER, since)
     asked = [a for a in asked if a.verb in {"create", "update", "patch", "delete"} and a.resource != "leases"]
     return [a for a in asked if namespace in {"", a.namespace}]

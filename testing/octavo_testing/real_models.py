@@ -47,7 +47,7 @@ class RealModel:
 
     @property
     def key(self) -> dict[str, Any]:
-        """Of all that takes part where transformers reads the file."""
+        """The versions and the file that decide what transformers makes of it."""
         return versions() | {"file": self.gguf.name, "size": self.gguf.stat().st_size}
 
 
@@ -64,7 +64,7 @@ def fetch(name: str, model: str) -> RealModel:
 
 
 def versions() -> dict[str, str]:
-    """Of all that takes part in a reference."""
+    """The versions of all packages that take part in a reference."""
     return {name: version(name) for name in ("torch", "transformers", "gguf")}
 
 
@@ -99,7 +99,7 @@ def load_transformers(model: RealModel) -> Any:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without its progress bars, and without the warnings of another project."""
+    """Silence transformers' progress bars, and the warnings of another project."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

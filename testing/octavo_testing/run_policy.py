@@ -1,4 +1,4 @@
-"""What a run of the whole suite forgives: a pytest plugin.
+"""The failures that a run of the whole suite forgives: a pytest plugin.
 
 A test that failed beside others is run once more alone (`--second-try`), because a machine with other work can miss a
 deadline. What no load explains is not forgiven: a test marked `once`, such as one that counts dropped requests, and a

@@ -206,7 +206,7 @@ def until(condition: Any, seconds: float, otherwise: str = "it did not happen in
 
 
 def alive(pid: int) -> bool:
-    """Whether a process lives; a zombie does not."""
+    """True if a process lives; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

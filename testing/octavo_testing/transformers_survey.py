@@ -1,4 +1,5 @@
-"""Which causal language models of the installed transformers run over paged blocks: each one tried, small and random.
+"""The causal language models of the installed transformers that run over paged blocks: each one tried, small and
+random.
 
 A model of a kind is made from its own configuration class with few and odd sizes, outlined, and compared with itself
 over its own attention, as the executor does at a start.
@@ -78,7 +79,7 @@ def _small(kind: type[PreTrainedConfig], own: dict[str, Any]) -> PreTrainedConfi
 
 
 def verdict(model_type: str) -> str | None:
-    """Why a model of the kind does not run; None: it computes what transformers computes."""
+    """The reason why a model of the kind does not run; None: it computes what transformers computes."""
     torch.manual_seed(5)
     register()
     with warnings.catch_warnings():

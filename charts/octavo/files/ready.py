@@ -1,4 +1,6 @@
-"""What `helm test` runs: python ready.py HOST PORT. Ends with 0 once every replica behind HOST is ready, 1 after 90 s."""
+"""The program of `helm test`: python ready.py HOST PORT. Ends with 0 once every replica behind HOST is ready, 1 after
+90 s.
+"""
 
 import socket
 import sys
@@ -24,7 +26,7 @@ def main(host: str, port: str) -> int:
 
 
 def ask(host: str, port: str) -> tuple[bool, str]:
-    """Whether a replica is ready, and what it says."""
+    """True if a replica is ready, and what it says."""
     try:
         with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=10) as answer:
             return True, f"{host}: {answer.read().decode()}"

@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]) -> EngineConfig:
 
 
 def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
-    """As `parse`, with the remarks about flags without effect returned instead of printed."""
+    """Parse as `parse` does, and return the remarks about flags without effect instead of printing them."""
     notes: list[str] = []
     parser = build_parser()
     switches = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}  # noqa: SLF001

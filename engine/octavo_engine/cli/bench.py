@@ -142,7 +142,7 @@ async def _first_model(client: OpenAIClient) -> str:
 
 
 async def _as_words(client: OpenAIClient, form: load.RequestForm, wanted: str) -> bool:
-    """Whether prompts are words; if that is not given, one short request shows whether token ids are accepted."""
+    """True if prompts are words; if that is not given, one short request shows whether token ids are accepted."""
     if form.endpoint == "chat" or wanted == "words":
         return True
     if wanted == "tokens":

@@ -81,7 +81,7 @@ def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | N
 
 
 def _number_there(config: EngineConfig, spec: ModelSpec, capability: int, places: Sequence[Place]) -> int | None:
-    """How many kernels these ranks need, where all are compiled already; else None."""
+    """The number of kernels that these ranks need, if all are compiled already; else None."""
     found: set[str] = set()
     for place in places:
         try:

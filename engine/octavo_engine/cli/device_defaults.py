@@ -42,7 +42,7 @@ def device_of(flag: Device | None, executor: str | None) -> Device:
 
 
 def defaults_for(device: Device, executor: str | None) -> DeviceDefaults:
-    """Those of the device that will run the model."""
+    """The defaults of the device that will run the model."""
     if device == "auto":
         device = "cuda" if executor != "native" and has_gpu() and find_spec("torch") is not None else "cpu"
     return ON_GPU if device == "cuda" else ON_CPU

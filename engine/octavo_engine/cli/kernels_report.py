@@ -1,4 +1,4 @@
-"""What the compiler makes of every kernel for every GPU, without one: `python -m octavo_engine.cli.kernels_report`.
+"""Reports how each kernel compiles for every GPU, without one: `python -m octavo_engine.cli.kernels_report`.
 
 Compiles for each target all that its engines would launch, and reads the compiler's own output: registers, shared
 memory, spills, how many programs an SM holds at once, how many bytes pipelined copies keep on their way, against what
@@ -55,7 +55,7 @@ def table(title: str, columns: dict[str, int], compiled: list[Compiled], cell: C
 
 
 def tables(compiled: list[Compiled]) -> str:
-    """What fits, what is on its way, and what a weight costs."""
+    """Tables of the programs that fit an SM, the bytes on their way, and the instructions that a weight costs."""
     targets = {f"sm_{t}": t for t in sorted({c.target for c in compiled})}
     gpus = {gpu.name: gpu for gpu in GPUS if gpu.target in targets.values()}
 
@@ -87,7 +87,7 @@ def tables(compiled: list[Compiled]) -> str:
 
 
 def regressions(compiled: list[Compiled], baseline: Mapping[str, Any], only: str = "") -> list[str]:
-    """What is worse than the baseline has it, or is in one of both alone; empty if nothing."""
+    """Each value that is worse than in the baseline, or is in one of both alone; empty if there is none."""
     if baseline["triton"] != triton.__version__:
         return [f"the baseline is of Triton {baseline['triton']}, this is {triton.__version__}; {RENEW}"]
     targets = {f"sm_{c.target}" for c in compiled}
@@ -107,7 +107,7 @@ def regressions(compiled: list[Compiled], baseline: Mapping[str, Any], only: str
 
 
 def refusals(compiled: list[Compiled]) -> list[str]:
-    """Why older GPUs are refused, a line for each."""
+    """The reasons why older GPUs are refused, a line for each."""
     lines = []
     for target in sorted({c.target for c in compiled if c.target < OLDEST}):
         made = [c for c in compiled if c.target == target]

@@ -141,7 +141,7 @@ class BlockManager:
         return True
 
     def has_room(self, num_tokens: int) -> bool:
-        """Whether there are blocks for a sequence of `num_tokens`, none of them cached."""
+        """True if there are blocks for a sequence of `num_tokens`, none of them cached."""
         num_blocks = -(-num_tokens // self.block_size)
         return all(window is not None or pool.num_free >= num_blocks for pool, window in self._groups)
 
@@ -217,7 +217,7 @@ class BlockManager:
         return True
 
     def may_move(self, seq: Sequence) -> bool:
-        """Whether the swapped blocks of `seq` can be swapped in with the step that is being scheduled."""
+        """True if the swapped blocks of `seq` can be swapped in with the step that is being scheduled."""
         return seq.swapped is None or self._may_move([len(blocks) for blocks in seq.swapped.blocks])
 
     def _may_move(self, counts: list[int]) -> bool:

@@ -16,7 +16,9 @@ NOTHING_DRAWN = "the model drew no token for this request"
 
 
 def problem_with(request: EngineRequest, max_model_len: int, max_whole_prompt: int | None) -> str | None:
-    """Why a request can't be served; None if it can. `max_whole_prompt`: tokens of a step, if prompts are not cut."""
+    """The reason why a request can't be served; None if it can. `max_whole_prompt`: tokens of a step, if prompts are
+    not cut.
+    """
     prompt = request.prompt_token_ids
     if not prompt:
         return "the prompt is empty: it needs at least one token"

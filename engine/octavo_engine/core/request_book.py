@@ -35,7 +35,7 @@ class RequestBook:
         self._invalid_blocks: set[Block] = set()  # that the older step should have swapped in, if all of it failed
 
     def __contains__(self, request_id: str) -> bool:
-        """Whether the request was accepted and has not ended."""
+        """True if the request was accepted and has not ended."""
         return request_id in self._sequences
 
     @property
@@ -157,7 +157,7 @@ class RequestBook:
         return step
 
     def can_run_alone(self, seq: Sequence, failed: Collection[str]) -> bool:
-        """Whether a sequence of an isolated step has blocks, and none of them is affected by `failed` ones."""
+        """True if a sequence of an isolated step has blocks, and none of them is affected by `failed` ones."""
         return bool(seq.tables) and seq not in affected_by(failed, self.steps, self._invalid_blocks)[0]
 
     def end_failed(self, errors: Mapping[str, str]) -> list[EngineOutput]:

@@ -315,11 +315,11 @@ class Scheduler:
         return max(1, min(budget - len(behind), max(budget - wanted, budget // 2, LEAST_CHUNK)))
 
     def _fitting(self, seq: Sequence, count: int) -> int:
-        """How many of the next `count` tokens of `seq` take the time of `count` tokens without log-probabilities."""
+        """The number of the next `count` tokens of `seq` that take as long as `count` without log-probabilities."""
         return max(1, int(count / self.pace.scored_cost)) if seq.wants_prompt_logprobs else count
 
     def _cost(self, seq: Sequence, count: int) -> int:
-        """How many tokens of a step's budget the next `count` of `seq` take."""
+        """The number of tokens of a step's budget that the next `count` of `seq` take."""
         return math.ceil(count * self.pace.scored_cost) if seq.wants_prompt_logprobs else count
 
     def _admit(self, budget: int, *, prefills: bool) -> Iterator[Part]:

@@ -32,7 +32,7 @@ class Part(msgspec.Struct, eq=False, gc=False):
 
     @property
     def discarded(self) -> bool:
-        """Whether its results are discarded: the sequence has finished, or starts again."""
+        """True if its results are discarded: the sequence has finished, or starts again."""
         return self.seq.status is Status.FINISHED or self.seq.epoch != self.epoch
 
 

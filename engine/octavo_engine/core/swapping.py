@@ -79,11 +79,11 @@ class SwapRule:
         self._token_seconds = rate if known is None else known + SMOOTHING * (rate - known)
 
     def fits(self, num_blocks: Sequence[int]) -> bool:
-        """Whether a step may move `num_blocks[g]` blocks of each group, in either direction."""
+        """True if a step may move `num_blocks[g]` blocks of each group, in either direction."""
         return self._seconds(num_blocks) <= self._longest
 
     def pays(self, num_tokens: int, num_blocks: Sequence[int]) -> bool:
-        """Whether moving `num_blocks[g]` blocks of each group is faster than recomputing `num_tokens` tokens."""
+        """True if moving `num_blocks[g]` blocks of each group is faster than recomputing `num_tokens` tokens."""
         return self._token_seconds is None or self._seconds(num_blocks) < num_tokens * self._token_seconds
 
     def _seconds(self, num_blocks: Sequence[int]) -> float:

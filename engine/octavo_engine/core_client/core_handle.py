@@ -41,7 +41,7 @@ class RankProcess:
     words: bytes = b""
 
     def end(self) -> str | None:
-        """How the process ended, in words; None if it has not, or only because it lost the connection to another rank."""
+        """The process's end, in words; None if it runs, or ended only for its lost connection to another rank."""
         with contextlib.suppress(BlockingIOError):
             self.words += os.read(self.alive, MAX_LAST_WORDS)
         code = self.process.poll()

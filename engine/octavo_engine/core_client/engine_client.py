@@ -312,7 +312,7 @@ class EngineClient:
             self._find_cause(time.monotonic() + CAUSE_SECONDS)
 
     def _find_cause(self, end: float) -> None:
-        """When one rank ends, the others follow: until `end`, look for the one that was first."""
+        """Look for the rank that ended first, until `end`: the others follow it."""
         if self.dead is not None:
             return
         cause = self._core.cause()

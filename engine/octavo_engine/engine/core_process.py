@@ -189,7 +189,7 @@ def die_with_parent(parent: int, folder: Path) -> None:
 
 
 def kill_with_parent(parent: int) -> None:
-    """From now on the parent's end is this process's, even inside a long native call: nothing is left to tidy up."""
+    """End this process with its parent, even inside a long native call: nothing is left to clean up."""
     import ctypes  # noqa: PLC0415
 
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

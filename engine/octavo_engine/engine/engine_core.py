@@ -118,7 +118,7 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` would compute or return anything."""
+        """True if `step` would compute or return anything."""
         return self._scheduler.requests.has_work or bool(self._in_flight)
 
     def add(self, request: EngineRequest) -> None:
@@ -175,7 +175,7 @@ class EngineCore:
         self._executor.close()
 
     def _problem(self, request: EngineRequest) -> str | None:
-        """Why this model can't serve the request, in a sentence for its sender; None if it can."""
+        """The reason why this model can't serve the request, in a sentence for its sender; None if it can."""
         if request.adapter_slot and not self._executor.capabilities.adapters:
             return "this engine serves no adapters: ask for the base model"
         if self._vocab_size is not None:
@@ -239,7 +239,7 @@ class EngineCore:
         return self._scheduler.update(result)
 
     def _note_failure(self, step: SchedulerOutput, error: Exception) -> None:
-        """After a step that did not fit into memory, the next ones are shorter: as long a one would fail again."""
+        """Shorten the steps after one that did not fit into memory: as long a one would fail again."""
         if isinstance(error, (OutOfMemoryError, MemoryError)):
             logger.warning(
                 "a step of %d tokens ran out of memory: later ones take at most %d; lower --max-num-batched-tokens, "

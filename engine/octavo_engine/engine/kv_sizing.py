@@ -80,7 +80,7 @@ def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> in
 
 
 def is_promised(config: EngineConfig) -> bool:
-    """Whether the size of the KV cache was set, by flag or by the container's limit, rather than guessed."""
+    """True if the size of the KV cache was set, by flag or by the container's limit, rather than guessed."""
     cache = config.cache
     return (cache.kv_cache_memory_bytes or cache.num_gpu_blocks_override or container_limit()) is not None
 
@@ -104,7 +104,7 @@ def check_memory(kv_bytes: int, capacity: Capacity) -> None:
 
 
 def check_max_model_len(config: EngineConfig, spec: Model | None) -> None:
-    """What can be refused before the weights are read."""
+    """Refuse a length that is known to be too long before the weights are read."""
     asked = config.model.max_model_len
     longest = spec.max_position if spec else None
     if asked is None and longest is None:

@@ -1,4 +1,4 @@
-"""From a configuration to an engine core that can step: find the files, read what they describe, load.
+"""Loads an engine core that can step from a configuration: finds the files, reads their description, loads the weights.
 
 Owns the order of the start. Each stage is reported with its seconds when it ends.
 """
@@ -120,7 +120,7 @@ def _outlined(config: EngineConfig, files: ModelFiles, why: str) -> ModelOutline
 
 
 def _transformers_obstacle(config: EngineConfig, files: ModelFiles) -> str | None:
-    """Why transformers can't run a model of this configuration; None if it may."""
+    """The reason why transformers can't run a model of this configuration; None if it may."""
     if config.executor.executor == "native":
         return "the native executor runs described architectures alone; take --executor torch"
     if config.parallel.world_size > 1:

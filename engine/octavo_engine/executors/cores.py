@@ -1,4 +1,4 @@
-"""How many threads to run: what the user says, or as many as the cores that this process may use.
+"""The number of threads to run: what the user says, or as many as the cores that this process may use.
 
 Those are bounded by its affinity mask and by the CPU quota of its control groups.
 

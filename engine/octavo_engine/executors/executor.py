@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an executor can be asked for; the core refuses at the edge what is missing here."""
+    """The features that an executor offers; the core refuses a request for any other at the edge."""
 
     name: str  # for people, such as "native avx512-bf16, 2 threads"
     asynchronous: bool = False  # a step may be submitted and sampled before the last one is collected
@@ -31,7 +31,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What `load` found: how blocks are laid out, and how many bytes are left for them. Of several ranks, on each.
+    """The result of `load`: the layout of blocks, and the bytes left for them. Of several ranks, on each.
 
     `kv_bytes` is None where the executor sets no bound of its own (a CPU): the configuration then decides.
     """

@@ -1,4 +1,4 @@
-"""What the compiler's assembly says of a kernel's main loop: bytes on their way while it computes, and instructions.
+"""Reads a kernel's main loop in the compiler's assembly: bytes on their way while it computes, and instructions.
 
 Reads PTX for the pipelined copies (`cp.async`) and SASS for what is executed; independent of kernels and GPUs.
 """

@@ -1,4 +1,4 @@
-"""Which implementation of `operations.Operations` serves a device. Triton is imported only where it is chosen."""
+"""Chooses the implementation of `operations.Operations` for a device. Triton is imported only where it is chosen."""
 
 from __future__ import annotations
 

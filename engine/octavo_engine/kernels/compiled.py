@@ -1,4 +1,4 @@
-"""What the compiler makes of one kernel for one GPU: registers, shared memory, spills, copies on their way, instructions.
+"""Compiles one kernel for one GPU and reads the result: registers, shared memory, spills, copies, instructions.
 
 Read off the compiler's own output, without a GPU. Which kernels there are is `reported_kernels`'.
 """
@@ -54,12 +54,12 @@ class Compiled:
         return (self.in_flight or 0) * min(self.resident, self.programs / gpu.num_sms)
 
     def figures(self) -> list[float]:
-        """What may not get worse, in the order of FIGURES; registers in the units that hardware allots."""
+        """The values that may not get worse, in the order of FIGURES; registers in the units that hardware allots."""
         in_flight = self.resident * (self.in_flight or 0)
         return [allotted(self.registers), self.resident, in_flight, self.spills, self.instructions or 0.0]
 
     def faults(self) -> list[str]:
-        """Why it can't run well there; empty if it can."""
+        """The reasons why it can't run well there; empty if it can."""
         if self.failure is not None:
             return [f"{self.key} does not compile: {self.failure}"]
         found = []
@@ -76,7 +76,7 @@ class Compiled:
 
 
 def compile_for(target: int, name: str, variant: Variant, programs: int) -> Compiled:
-    """What becomes of `variant` there, or why nothing does. `programs` are its largest launch's."""
+    """Compile `variant` for a target. `programs` are its largest launch's."""
     try:
         made = compiled_for(target, variant)
     except Exception as error:  # noqa: BLE001 — the passes raise what they like, and not all of it can be pickled

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept: Triton's own cache, and a folder beside it that an image brings along.
+"""The folders of compiled kernels: Triton's own cache, and a folder beside it that an image brings along.
 
 Owns the layout of an entry; imports neither Triton nor PyTorch.
 """
@@ -15,7 +15,7 @@ READ_FROM = "OCTAVO_KERNELS"  # a folder of kernels that is read and never writt
 
 
 def folders() -> Iterator[Path]:
-    """Where compiled kernels are looked for: the cache, then a folder that an image brings along."""
+    """The folders that are searched for compiled kernels: the cache, then the one that an image brings along."""
     yield cache_folder()
     if read_from := os.environ.get(READ_FROM):
         yield Path(read_from)

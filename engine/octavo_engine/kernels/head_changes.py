@@ -1,4 +1,4 @@
-"""What becomes of the heads of q and k before they meet, as operations take it."""
+"""The changes to the heads of q and k before they meet, as operations take them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class HeadChanges:
-    """What heads of q and k are normed, turned and scaled by, where their `Attention` says so.
+    """The tensors that norm, turn and scale heads of q and k, where their `Attention` says so.
 
     Norms have numbers of one head, [head_dim_k], or of all heads, where each has its own or they span the width.
     """

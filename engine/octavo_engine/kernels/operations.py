@@ -66,7 +66,7 @@ Weight = Tensor | PackedWeight | Float8Weight
 
 @dataclass(frozen=True, slots=True)
 class KnownTokens:
-    """What the rows' requests hold so far: penalties and bad words read it. Row i's tokens are
+    """The tokens that the rows' requests hold so far: penalties and bad words read them. Row i's tokens are
     token_ids[rows[i], : lengths[i]], of which the first prompt_lens[i] are its prompt."""
 
     token_ids: Tensor  # [max_requests, max_len] int32
@@ -86,7 +86,8 @@ class Penalties:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """How often the rows' requests have used each token, kept from draw to draw. Row i's counts are table[slots[i]].
+    """The number of times that the rows' requests have used each token, kept from draw to draw: row i's are
+    table[slots[i]].
 
     They are of its first `counted[i]` tokens; 0: the table's row may hold anything. An element is the number of times
     that the token is in the output, plus IN_PROMPT if it is in the prompt.
@@ -122,7 +123,8 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """What differs in a step: which requests run, where they stand, and which blocks and tokens they gained.
+    """The differences that a step brings: which requests run, where they stand, and which blocks and tokens they
+    gained.
 
     Rows are places in the persistent tables. New numbers come flat: run j puts values[starts[j] : starts[j + 1]] into
     row run_rows[j] of table run_tables[j] from column run_columns[j] on. Table 0 is the token ids, table 1 + g the
@@ -150,7 +152,7 @@ class StepInputs:
 
 
 class Operations(Protocol):
-    """What a decoder and its sampler call. Arguments are contiguous unless said; none is changed unless said."""
+    """The operations that a decoder and its sampler call. Arguments are contiguous and never changed unless said."""
 
     prefers_packed: bool
     """A file's blocks are multiplied packed. False: each product would widen the whole matrix first."""
@@ -278,8 +280,8 @@ class Operations(Protocol):
         """
 
     def logprobs(self, logits: Tensor, tokens: Tensor, num_top: int) -> Logprobs:
-        """Of raw float32 logits [n, vocab]. tokens: [n] int64 (outside the vocabulary: the row is unspecified);
-        num_top: at most 32."""
+        """Log-probabilities from raw float32 logits [n, vocab]. tokens: [n] int64 (outside the vocabulary: the row is
+        unspecified); num_top: at most 32."""
 
     # --- inputs ---
     def build_inputs(

@@ -73,12 +73,12 @@ class PackedWeight:
         return self.quants.nbytes + self.scales.nbytes + (0 if self.supers is None else self.supers.nbytes)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedWeight:
-        """With the same done to each of its tensors."""
+        """A weight with the same done to each of its tensors."""
         supers = None if self.supers is None else change(self.supers)
         return replace(self, quants=change(self.quants), scales=change(self.scales), supers=supers)
 
     def rows(self, rows: Tensor | slice) -> PackedWeight:
-        """Those rows alone, as an index or a slice chooses them."""
+        """A weight of the given rows alone, as an index or a slice chooses them."""
         supers = None if self.supers is None else self.supers[:, rows]
         return replace(self, quants=self.quants[rows], scales=self.scales[:, rows], supers=supers)
 
@@ -98,7 +98,7 @@ class PackedWeight:
         return replace(self, quants=quants, scales=scales, supers=supers, shift=at % SUPER_BLOCK // self.group)
 
     def padded_rows(self, missing: int) -> PackedWeight:
-        """With `missing` rows of zeros below."""
+        """A weight with `missing` rows of zeros below."""
         if not missing:
             return self
         supers = None if self.supers is None else pad(self.supers, (0, missing))

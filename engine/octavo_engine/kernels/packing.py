@@ -1,4 +1,4 @@
-"""From a file's quantized blocks to a `PackedWeight`: every number stays what the file says, four bits stay four bits.
+"""Packs a file's quantized blocks as a `PackedWeight`: every number stays what the file says, four bits stay four bits.
 
 Owns which format becomes what: 4-bit formats stay packed, the 5-, 6- and 8-bit ones take eight bits, as words hold
 whole ones. Layouts of blocks are those of `weights.dequantize`. And what is done with a file's weights beside products,

@@ -90,7 +90,7 @@ def experts(x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, s
 
 
 def _product(x: Tensor, matrix: Stored, bias: Tensor | None, expert: int, num_experts: int) -> Tensor:
-    """With one expert's rows of a matrix that has all of them."""
+    """The product with one expert's rows of a matrix that has all of them."""
     size = matrix.shape[0] // num_experts
     rows = slice(expert * size, (expert + 1) * size)
     own = widen(matrix.rows(rows), x.dtype) if isinstance(matrix, PackedWeight) else matrix[rows]

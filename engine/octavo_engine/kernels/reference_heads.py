@@ -1,4 +1,4 @@
-"""What becomes of the heads of q and k before they meet, in plain torch: the twin of `triton.qkv`.
+"""Changes the heads of q and k before they meet, in plain torch: the twin of `triton.qkv`.
 
 Owns the order: clip, norm, rotary (norm last where the model says so), query scaling.
 """

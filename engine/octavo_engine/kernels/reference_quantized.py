@@ -63,7 +63,7 @@ def unpack(weight: PackedWeight) -> Tensor:
 
 
 def widen(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
-    """What products multiply by: [out, in] in `dtype`.
+    """The matrix that products multiply by: [out, in] in `dtype`.
 
     Eight bits, and float32, are `unpack`'s numbers, rounded once. Four bits in 16-bit floats are made in them: centred
     at 8, with the scale s and what is in the middle, c = minimum + 8 s, rounded before, so that two elements take one

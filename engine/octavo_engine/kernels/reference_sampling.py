@@ -1,4 +1,4 @@
-"""How a token is drawn from logits, in plain torch: the twin that every sampler is tested against.
+"""Draws a token from logits, in plain torch: the twin that every sampler is tested against.
 
 Owns the order of processing, the treatment of ties and the random numbers, so that executors sample alike. Works
 on one request's row at a time; independent of batches, requests and text.
@@ -27,7 +27,7 @@ MASK = 0xFFFFFFFF
 
 
 class Drawing(Protocol):
-    """Those of `SamplingParams` that choose among processed logits."""
+    """The fields of `SamplingParams` that choose among processed logits."""
 
     @property
     def temperature(self) -> float: ...
@@ -186,7 +186,7 @@ def first_argmax(x: Tensor) -> int:
 
 
 def candidates(logits: Tensor, params: Drawing) -> Tensor:
-    """Which tokens may be drawn at all: a mask [vocab] of logits already divided by temperature, bans -inf.
+    """The tokens that may be drawn at all: a mask [vocab] of logits already divided by temperature, bans -inf.
 
     min_p keeps tokens whose probability is at least min_p times the largest. Then top_k keeps the k best. Then
     top_p keeps, of the probabilities renormalised over what is left, the smallest set of the best whose sum reaches

@@ -1,4 +1,4 @@
-"""What a GPU holds and needs: programs resident on an SM, and bytes that have to be on their way to keep its memory busy.
+"""The limits of a GPU: programs resident on an SM, and bytes that must be on their way to keep its memory busy.
 
 Pure arithmetic on published limits; independent of Triton. Limits of an SM: CUDA C++ Programming Guide, "Technical
 Specifications per Compute Capability". Bandwidths: NVIDIA's datasheets of A100 80GB SXM, L4, H100 SXM, H200 SXM and

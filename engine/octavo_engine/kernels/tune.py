@@ -82,8 +82,8 @@ def fastest(tried: Iterator[Parameters], time: Callable[[Parameters], float | No
 
 
 def workload(name: str, device: torch.device) -> Callable[[TritonOperations], object]:
-    """What `name`'s kernel is timed on: prompts of 1,024 tokens, 32 contexts of 4,096, products of 4,096 squared, or 64
-    experts of 768, of which tokens of 2,048 take eight."""
+    """The workload that `name`'s kernel is timed on: prompts of 1,024 tokens, 32 contexts of 4,096, products of 4,096
+    squared, or 64 experts of 768, of which tokens of 2,048 take eight."""
     kind, _, size = name.partition(".")
     if kind == "experts":
         return _experts({"16": 16, "64": 512, "128": 4096}[size], device)

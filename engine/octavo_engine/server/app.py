@@ -77,7 +77,7 @@ async def _count_load(request: web.Request, handler: Handler) -> web.StreamRespo
 
 
 def _name_task(request: web.Request) -> None:
-    """So that the log can say which route has held up the event loop."""
+    """Name the task after its route, for the log of what has held up the event loop."""
     task = asyncio.current_task()
     assert task is not None
     task.set_name(f"{request.method} {request.path[:MAX_SHOWN_PATH]!r}")

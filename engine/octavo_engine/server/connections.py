@@ -26,7 +26,7 @@ class Connections:
         self._last_request = clock() - LONGEST_LIFE_S
 
     def has_grown_old(self, connection: asyncio.Task[None]) -> bool:
-        """Whether the answer now begun should be its last; its life begins with its first answer."""
+        """True if the answer now begun should be the connection's last. Its age counts from its first answer."""
         end = self._ends.get(connection)
         if end is None:
             spread = random.uniform(1 - SPREAD, 1 + SPREAD)

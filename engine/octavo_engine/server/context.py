@@ -63,7 +63,7 @@ class ServerContext:
         self.eos_token_ids = self.ends(self.turn_ends)
 
     def ends(self, turn_ends: Sequence[int]) -> tuple[int, ...]:
-        """As in vLLM, all that the tokenizer, the config and the generation config name; and the template's `turn_ends`."""
+        """The tokens that end an answer: the tokenizer's, the config's and the generation config's, and `turn_ends`."""
         named = dict.fromkeys((*self.tokenizer.eos_token_ids, *self.defaults.eos_token_ids, *turn_ends))
         return tuple(token_id for token_id in named if token_id < self.vocab_size)
 

@@ -71,7 +71,7 @@ class Connection(web.RequestHandler):
     __slots__ = ("_asked",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As aiohttp's, but a client that asks for nothing does not keep its connection."""
+        """Accept as aiohttp does, but do not keep the connection of a client that asks for nothing."""
         super().connection_made(transport)
         self._asked = False
         asyncio.get_running_loop().call_later(HEAD_SECONDS, self._end_if_silent)
@@ -81,7 +81,7 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp's, but a request whose body turns out to be malformed does not wait for the rest of it."""
+        """Parse as aiohttp does, but do not wait for the rest of a body that turns out to be malformed."""
         super().data_received(data)
         self._asked = self._asked or bool(self._messages)
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
@@ -95,7 +95,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp's, and then take what the handler left of the body."""
+        """Finish as aiohttp does, then read what the handler left of the body."""
         answered = await super().finish_response(request, resp, start_time)
         if self.connected and not request.content.is_eof():
             with contextlib.suppress(OSError, web.RequestPayloadError, HttpProcessingError):

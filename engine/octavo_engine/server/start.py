@@ -1,4 +1,4 @@
-"""From a core process that is starting to a server context that can answer: tokenizer, template, defaults, limits."""
+"""Makes a server context from a core process that is starting: tokenizer, template, defaults, limits."""
 
 from __future__ import annotations
 

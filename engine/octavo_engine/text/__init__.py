@@ -1,1 +1,1 @@
-"""Between text and tokens: tokenizers, chat templates, detokenizing, stop strings. Imports no torch."""
+"""Converts between text and tokens: tokenizers, chat templates, detokenizing, stop strings. Imports no torch."""

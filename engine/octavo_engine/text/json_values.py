@@ -9,7 +9,7 @@ MEMBER = 4  # elements of a list that cost as much as a member of an object, or 
 
 
 def exceeds(data: bytes, limit: int) -> bool:
-    """Whether JSON `data` has more than `limit` values.
+    """True if JSON `data` has more than `limit` values.
 
     Counts commas and opening brackets outside of strings; a list or a member of an object counts as MEMBER values.
     """

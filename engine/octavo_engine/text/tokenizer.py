@@ -54,12 +54,12 @@ class Tokenizer:
 
     @property
     def strips_space(self) -> bool:
-        """Whether the tokenizer adds a space to the start of a text (SentencePiece), which is no part of the text."""
+        """True if the tokenizer adds a space to the start of a text (SentencePiece), which is no part of the text."""
         return self._spelling.strips_space
 
     @property
     def adds_bos(self) -> bool:
-        """Whether the tokenizer puts BOS before a text by itself."""
+        """True if the tokenizer puts BOS before a text by itself."""
         return self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
 
     def encode(self, text: str, *, add_special_tokens: bool = True, most: int | None = None) -> list[int]:

@@ -1,4 +1,4 @@
-"""From a model's files to its ModelSpec: reads config.json or the GGUF header for octavo_models."""
+"""Describes a model's files as a ModelSpec: reads config.json or the GGUF header for octavo_models."""
 
 from __future__ import annotations
 

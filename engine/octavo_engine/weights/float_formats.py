@@ -1,4 +1,4 @@
-"""Between float32 arrays and the bytes of the plain formats: f32, f16, bf16."""
+"""Converts between float32 arrays and the bytes of the plain formats: f32, f16, bf16."""
 
 from __future__ import annotations
 

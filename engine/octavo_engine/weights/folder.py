@@ -1,4 +1,4 @@
-"""Which files of a folder are the model's: config, tokenizer, weights."""
+"""Finds a model's files in a folder: config, tokenizer, weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
 
 
 def names_gguf(name: str) -> bool:
-    """Whether a file of this name can be a GGUF file: blobs of caches have a name without a suffix."""
+    """True if a file of this name can be a GGUF file: blobs of caches have a name without a suffix."""
     return Path(name).suffix.lower() in {".gguf", ""}
 
 

@@ -14,7 +14,7 @@ from octavo_models.gguf_pieces import join
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file has the magic number of GGUF, or its suffix."""
+    """True if a file has the magic number of GGUF, or its suffix."""
     if path.suffix.lower() == ".gguf":
         return path.is_file()
     try:

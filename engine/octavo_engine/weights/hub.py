@@ -324,7 +324,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the hub was unreachable. A refusal is an answer, which the cache must not hide."""
+    """True if the hub was unreachable. A refusal is an answer, which the cache must not hide."""
     status = _status(error)
     return status is None or status >= 500
 

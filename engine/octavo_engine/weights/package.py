@@ -30,7 +30,7 @@ WEIGHT_SUFFIXES = {".gguf", ".safetensors"}
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Which package, as an index spells its name, and which version, if that matters."""
+    """A package, as an index spells its name, and a version of it, if that matters."""
 
     name: str
     version: str | None

@@ -1,4 +1,4 @@
-"""Which password goes to which server: each to the origin that it was given for, and to no other."""
+"""Sends each password to the origin that it was given for, and to no other."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def rounded(value: float, dtype: str) -> float:
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
-    """In GGUF files, norms have the weight itself."""
+    """Reads a GGUF file, whose norms store the weight itself."""
     count = source.num_layers()
     attentions = [gguf_parts.attention(source)] * count
     draft = gguf_parts.draft(source, attentions, [gguf_parts.mlp(source, "gelu_tanh")] * count)

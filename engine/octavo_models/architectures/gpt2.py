@@ -23,7 +23,7 @@ NAMES = {
 
 
 def tensor_map(*, transposed: bool) -> TensorMap:
-    """Where GPT-2, and models that have its names, store all but q, k and v."""
+    """The places where GPT-2, and models that share its names, store all but q, k and v."""
     return TensorMap(
         layers="transformer.h",
         outer={

@@ -26,7 +26,7 @@ def from_jais2_hf(source: HfConfig) -> SpecDraft:
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
-    """Its files store a norm's weight as it is."""
+    """Reads a GGUF file, which stores a norm's weight as it is."""
     m, heads, norm = source.fields, source.heads(), source.layer_norm()
     attention = heads.attention(
         rotary_from_gguf(m, heads.dim),

@@ -44,7 +44,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 
 def is_sparse(source: HfConfig) -> Callable[[int], bool]:
-    """Which layers have experts: each `decoder_sparse_step`th one that `mlp_only_layers` does not list."""
+    """True for each layer that has experts: each `decoder_sparse_step`th one that `mlp_only_layers` does not list."""
     c = source.fields
     step = c.integer("decoder_sparse_step", 1)
     dense = c.sequence("mlp_only_layers") or ()

@@ -34,7 +34,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
 
 
 def rotates_from_hf(source: HfConfig) -> list[bool]:
-    """For each layer whether it has a rotary embedding; the config's 1s stand for those that have."""
+    """True for each layer that has a rotary embedding; the config marks those with 1."""
     c, count = source.fields, source.num_layers()
     interval = c.integer("no_rope_layer_interval", NO_ROPE_INTERVAL)
     listed = c.sequence("no_rope_layers")

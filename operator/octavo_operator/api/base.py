@@ -1,4 +1,4 @@
-"""What all types of the API share: strictness, spelling, and the names that Kubernetes allows."""
+"""The base of all types of the API: strictness, spelling, and the names that Kubernetes allows."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def condition_of(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def is_true(thing: Mapping[str, Any], kind: str) -> bool:
-    """Whether an object has the condition with the status True."""
+    """True if an object has the condition with the status True."""
     return bool(condition_of(thing, kind).get("status") == "True")
 
 

@@ -42,7 +42,7 @@ class KeySelector(Strict):
 
 
 class EnvSource(Strict):
-    """Where the value of an environment variable comes from; exactly one of these."""
+    """The source of an environment variable's value; exactly one of these."""
 
     secret_key_ref: KeySelector | None = None
     """A key of a Secret."""

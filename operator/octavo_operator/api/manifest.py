@@ -27,7 +27,7 @@ from octavo_operator.errors import ManifestError, Problem
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a file holds. `secrets` and `config_maps` go by name, then by key; `others` are named, as `Kind name`."""
+    """The objects of a file. `secrets` and `config_maps` go by name, then by key; `others` are `Kind name`."""
 
     source: str
     services: tuple[LLMService, ...]
@@ -173,7 +173,7 @@ def _objects(documents: list[Document]) -> list[Document]:
 
 
 def _is_ours(body: Mapping[str, Any]) -> bool:
-    """Whether the object is meant to be an LLMService, even misspelt: then it is read as one, and the slip reported."""
+    """True if the object is meant to be an LLMService, even misspelt: then it is read as one, and the slip reported."""
     kind, version = str(body.get("kind", "")), str(body.get("apiVersion", ""))
     if version.startswith(f"{GROUP}/") or kind == KIND:
         return True

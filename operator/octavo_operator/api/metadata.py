@@ -8,7 +8,7 @@ from octavo_operator.api.base import Label, ServiceName, Strict
 
 
 class Metadata(Strict):
-    """What Kubernetes keeps of every object. Fields that the API server writes are read and left alone."""
+    """The metadata that Kubernetes keeps of every object. Fields that the API server writes are read and left alone."""
 
     name: ServiceName
     """Name of the service, and of its children."""

@@ -1,4 +1,4 @@
-"""What one reconcile, or a verb, has read of the world: a frozen snapshot, from which the planner plans."""
+"""A frozen snapshot of all that one reconcile, or a verb, has read of the cluster, from which the planner plans."""
 
 from __future__ import annotations
 

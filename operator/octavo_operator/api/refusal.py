@@ -1,4 +1,4 @@
-"""Why nothing is created for an LLMService."""
+"""The refusal of a plan: why nothing is created for an LLMService."""
 
 from __future__ import annotations
 

@@ -301,7 +301,7 @@ RULES: dict[type[Strict], tuple[Rule, ...]] = {
 
 
 def findings(model: type[Strict], raw: Raw) -> Iterator[Finding]:
-    """What the rules of `model` and of the types within it have against `raw`; fields are dotted paths from it."""
+    """The objections of the rules of `model`, and of the types within it, to `raw`; fields are dotted paths from it."""
     for rule in RULES.get(model, ()):
         try:
             yield from list(rule.check(raw))

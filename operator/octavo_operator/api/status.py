@@ -37,7 +37,7 @@ class ModelStatus(Strict):
 
 
 class MemoryStatus(Strict):
-    """How the memory of one GPU, or of the container without GPUs, is divided."""
+    """The division of the memory of one GPU, or of the container without GPUs."""
 
     capacity: str
     """All of it."""
@@ -94,7 +94,7 @@ class CacheStatus(Strict):
 
 
 class UpgradeStatus(Strict):
-    """What the replicas keep while the operator is upgraded, until the service's turn comes."""
+    """The settings that the replicas keep while the operator is upgraded, until the service's turn comes."""
 
     release: str | None = None
     """Release of the operator that rendered the replicas' pod template."""

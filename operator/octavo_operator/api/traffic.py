@@ -26,7 +26,7 @@ class Autoscaling(Strict):
 
 
 class Rollout(Strict):
-    """How a change reaches the replicas."""
+    """The rollout of changes to the replicas."""
 
     strategy: Literal["Auto", "Surge", "InPlace"] = "Auto"
     """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the GPUs that are free."""
@@ -67,7 +67,7 @@ class Service(Strict):
 
 
 class Monitoring(Strict):
-    """How Prometheus finds the replicas."""
+    """The discovery of the replicas by Prometheus."""
 
     service_monitor: Literal["Auto", "Enabled", "Disabled"] = "Auto"
     """Whether a ServiceMonitor is made; Auto makes one where its CRD exists."""
@@ -80,7 +80,7 @@ class Monitoring(Strict):
 
 
 class NetworkPolicy(Strict):
-    """Who may reach the replicas over the network."""
+    """The clients that may reach the replicas over the network."""
 
     enabled: bool = False
     """Whether a NetworkPolicy is made."""

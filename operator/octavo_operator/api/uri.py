@@ -1,4 +1,4 @@
-"""Where a model comes from: `scheme://…`, taken apart once."""
+"""A model's URI: `scheme://…`, taken apart once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a plan to Kubernetes objects: pure, one module a child; the same plan gives the same bytes."""
+"""Renders a plan as Kubernetes objects: pure, one module a child; the same plan gives the same bytes."""
 
 from __future__ import annotations
 

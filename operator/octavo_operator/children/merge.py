@@ -58,7 +58,7 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged_list(field: str, base: list[Any], patch: list[Any]) -> list[Any]:
-    """What stands in `base` keeps its place; what is new follows in the patch's order."""
+    """Merge lists: items of `base` keep their places, new ones follow in the order of `patch`."""
     if {DIRECTIVE: "replace"} in patch:
         return [deepcopy(item) for item in patch if item != {DIRECTIVE: "replace"}]
     if field in ADDED:

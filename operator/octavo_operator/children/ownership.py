@@ -1,4 +1,4 @@
-"""What all children have: a name, the labels, and the LLMService as their owner."""
+"""The metadata of all children: a name, the labels, and the LLMService as their owner."""
 
 from __future__ import annotations
 

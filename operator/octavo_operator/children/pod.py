@@ -144,7 +144,7 @@ def variables(env: tuple[Env, ...]) -> list[Manifest]:
 
 
 def cache_volume(plan: Plan) -> Manifest:
-    """What keeps the model: the claim, or a folder that lasts as long as the pod."""
+    """The volume that keeps the model: the claim, or a folder that lasts as long as the pod."""
     if plan.cache is None:
         return {"name": "cache", "emptyDir": {}}
     return {"name": "cache", "persistentVolumeClaim": {"claimName": plan.cache.claim}}

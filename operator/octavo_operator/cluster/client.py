@@ -115,7 +115,7 @@ class Cluster:
             query["continue"] = rest
 
     async def serves(self, resource: Resource) -> bool:
-        """Whether the API server has the kind, by discovery."""
+        """True if the API server has the kind, by discovery."""
         try:
             known = await self._request("GET", f"/apis/{resource.api_version}")
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""How the API server is reached: from within the cluster by the ServiceAccount's files, elsewhere by $KUBECONFIG."""
+"""Connects to the API server: from within the cluster by the ServiceAccount's files, elsewhere by $KUBECONFIG."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Credentials:
         return self._headers[1]
 
     def _read_again(self) -> bool:
-        """Whether the token's file has another token by now."""
+        """True if the token's file has another token by now."""
         before, self._headers = self._headers[1], (-FRESH_S, {})
         try:
             return self.headers() != before

@@ -31,12 +31,12 @@ PORTS = (("containerPort", "protocol"), ("port", "protocol"))
 
 
 def differs(desired: Object, live: Object) -> bool:
-    """Whether it takes an apply of `desired` to make `live` what it should be."""
+    """True if it takes an apply of `desired` to make `live` what it should be."""
     return not _within(desired, live, ()) or not covers(ours(live), desired)
 
 
 def same_template(desired: Object, live: Object) -> bool:
-    """Whether the pods of a Deployment stay as they are: its template needs no apply."""
+    """True if the pods of a Deployment stay as they are: its template needs no apply."""
     path = ("spec", "template")
     wanted, there = desired["spec"]["template"], live["spec"]["template"]
     owned: Any = ours(live)

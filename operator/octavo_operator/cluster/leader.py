@@ -48,7 +48,7 @@ class Leader:
 
     @property
     def leads(self) -> bool:
-        """Whether this process may write: the Lease was renewed lately. A process that was stopped sees it at once."""
+        """True if this process may write: the Lease was renewed lately. A process that was stopped sees it at once."""
         return self.fence() > 0
 
     def fence(self) -> float:

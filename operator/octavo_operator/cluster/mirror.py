@@ -61,7 +61,7 @@ class Mirror(Generic[T]):
         """The API server's last error; None after a list that it answered."""
 
     def is_current(self, now: float) -> bool:
-        """Whether it has been listed, and the API server has answered lately (monotonic `now`)."""
+        """True if it has been listed, and the API server has answered lately (monotonic `now`)."""
         return self._listed and self._received is not None and now - self._received < SILENCE_S
 
     async def answered(self) -> None:

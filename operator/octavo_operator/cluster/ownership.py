@@ -1,4 +1,4 @@
-"""Who owns which field of an object, from its `metadata.managedFields` (FieldsV1 of server-side apply).
+"""The owners of an object's fields, from its `metadata.managedFields` (FieldsV1 of server-side apply).
 
 A path is a tuple of steps: `("f", "spec")` a field, `("k", {...})` an item of a list by its keys, `("v", …)` an item of
 a set. Ours are the fields of the manager `octavo`. Those of another *applying* manager are another's: they are left
@@ -53,7 +53,7 @@ def item_of(items: list[Any], step: str) -> Any:
 
 
 def covers(fields: Fields, desired: Any) -> bool:
-    """Whether `desired` has every owned field: one that is no longer desired must be given up by another apply."""
+    """True if `desired` has every owned field: one that is no longer desired must be given up by another apply."""
     for step, below in fields.items():
         if step == ".":
             continue
@@ -73,7 +73,7 @@ def covers(fields: Fields, desired: Any) -> bool:
 
 
 def owns(fields: Fields, *path: str) -> bool:
-    """Whether a plain field is among them."""
+    """True if a plain field is among them."""
     here: Any = fields
     for name in path:
         if not isinstance(here, Mapping) or f"f:{name}" not in here:

@@ -62,7 +62,7 @@ class Health:
         self.metrics.forget(key)
 
     def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and the state in detail."""
+        """True if all is well, and the state in detail."""
         now = time.monotonic()
         troubles: dict[str, str] = {}
         if self.leading:

@@ -57,7 +57,7 @@ class Watch:
     why: str = ""
 
     def trouble(self, now: float) -> str | None:
-        """Why the watch cannot be relied on; None where it can."""
+        """The reason why the watch cannot be relied on; None where it can."""
         if self.failed_since is not None and now - self.failed_since > GRACE_S:
             return f"fails for {now - self.failed_since:.0f} s: {self.why}"
         if self.received is None:
@@ -137,7 +137,7 @@ class Watchers:
             self._flag.set()
 
     async def _known(self) -> bool:
-        """Whether ServiceMonitors are known; waits until LLMServices are."""
+        """True if the API server serves ServiceMonitors; waits until it serves LLMServices."""
         reported = False
         while not await self._cluster.serves(SERVICES):
             self.why = "the CustomResourceDefinition llmservices.octavo.dev is not installed: kubectl apply -f crds"

@@ -26,7 +26,7 @@ SLOW_S = 10.0  # a pass that takes longer waited for an answer
 
 
 class Seen(NamedTuple):
-    """What a watch or a list reported of a service: its generation, or the kind of one of its children."""
+    """A report of a watch or a list on a service: its generation, or the kind of one of its children."""
 
     key: NamespacedName
     generation: int | None = None

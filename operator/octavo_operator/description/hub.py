@@ -69,7 +69,7 @@ def _endpoint() -> str:
 
 
 def user_cache() -> Path:
-    """Where the user's programs keep what they fetched; a folder that is not there for a user without a home."""
+    """The folder where the user's programs keep what they fetched; it does not exist for a user without a home."""
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 

@@ -189,7 +189,7 @@ def _json_object(text: str, name: str) -> dict[str, Any]:
 
 
 def _main_file(folder: Path, file: str | None) -> Path:
-    """What describes the model of a folder: the file named, a config.json with its weights, or the only GGUF."""
+    """The file that describes a folder's model: the file named, a config.json with its weights, or the only GGUF."""
     if not folder.is_dir():
         raise ModelUnknownError(f"{folder} is not a folder")
     if file is not None and Path(file).suffix.lower() in {".gguf", ""}:

@@ -1,4 +1,4 @@
-"""What a person sees while replicas start and run: a live table in a terminal, plain lines elsewhere."""
+"""The display of `octavo up` while replicas start and run: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Plain:
         print(text, file=self._stream, flush=True)
 
     def replica(self, name: str, phase: str, detail: str) -> None:
-        """What a replica does: phase is starting, loading, ready, ended, stopping or stopped."""
+        """Print a replica's phase: starting, loading, ready, ended, stopping or stopped."""
         shown = detail if phase in {"loading", "ended"} else f"{phase} {detail}".rstrip()
         print(f"{time.monotonic() - self._start:7.1f} s  {name}  {shown}", file=self._stream, flush=True)
 

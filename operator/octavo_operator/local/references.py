@@ -1,4 +1,4 @@
-"""What a manifest refers to, found without a cluster: Secrets and ConfigMaps of the same file, or named by a flag."""
+"""Finds the Secrets and ConfigMaps of a manifest without a cluster: in the same file, or named by a flag."""
 
 from __future__ import annotations
 

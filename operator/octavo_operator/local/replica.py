@@ -32,7 +32,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How one run of the process ended."""
+    """The end of one run of the process."""
 
     status: int
     reason: str
@@ -224,7 +224,7 @@ def free_port() -> int:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether the Service's port can be had on the loopback."""
+    """True if nothing listens on the Service's port of the loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -235,7 +235,7 @@ def port_is_free(port: int) -> bool:
 
 
 def _in_child(parent: int, cores: frozenset[int] | None) -> Callable[[], None]:
-    """What the child does between fork and exec; the library is loaded before the fork."""
+    """Prepare the child between fork and exec; the library is loaded before the fork."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def prepare() -> None:

@@ -70,12 +70,12 @@ def session() -> aiohttp.ClientSession:
 
 
 def refuses(error: aiohttp.ClientConnectorError) -> bool:
-    """Whether nothing listens there."""
+    """True if nothing listens there."""
     return error.os_error.errno == errno.ECONNREFUSED
 
 
 def lacks_descriptors(error: aiohttp.ClientConnectorError) -> bool:
-    """Whether it is this process that can't connect, which proves nothing about the replica."""
+    """True if it is this process that can't connect, which proves nothing about the replica."""
     return error.os_error.errno in OUT_OF_DESCRIPTORS
 
 

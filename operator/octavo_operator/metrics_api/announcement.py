@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 def is_ours(api_service: Object, namespace: str) -> bool:
-    """Whether it leads to the operator's Service in its namespace, by any author; or to that of an installation of
+    """True if it leads to the operator's Service in its namespace, by any author; or to that of an installation of
     Octavo in another namespace that is gone, and left it behind."""
     service = api_service["spec"].get("service") or {}
     if service.get("name") != SERVICE:
@@ -89,12 +89,12 @@ async def serving(cluster: Cluster, namespace: str) -> Serving:
 
 
 def is_available(api_service: Object) -> bool:
-    """Whether the API server reports that it reaches it."""
+    """True if the API server reports that it reaches it."""
     return is_true(api_service, "Available")
 
 
 def unavailable(api_service: Object) -> str:
-    """Why the API server does not reach it, in its own words; empty where it does, or has not looked yet."""
+    """The API server's own words on why it does not reach it; empty where it does, or has not looked yet."""
     available = condition_of(api_service, "Available")
     if available.get("status") != "False":
         return ""
@@ -193,7 +193,7 @@ class Announcement:
         return SERVED if all(each is not None and is_available(each) for each in found) else self.source
 
     async def _held_back(self, found: list[Object]) -> MetricsSource | None:
-        """What is reported instead of an announcement, and what was announced is withdrawn; None where it may be."""
+        """The state to report instead of announcing, with an earlier announcement withdrawn; None to announce."""
         others = [each for each in found if not is_ours(each, self._namespace)]
         if others:
             await withdraw(self._cluster, self._namespace)
@@ -215,7 +215,7 @@ class Announcement:
         return None
 
     def _trouble(self, found: list[Object], now: float) -> str:
-        """Why the API server has not reached what is announced for too long; empty where it has."""
+        """The reason why the API server has not reached an announced API for too long; empty where it has."""
         why = next((words for each in found if (words := unavailable(each))), "")
         if not why:
             if found and all(is_available(each) for each in found):

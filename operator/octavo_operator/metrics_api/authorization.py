@@ -52,7 +52,9 @@ class Authorizer:
         self._known: dict[tuple[User, Attempt], tuple[float, str | None]] = {}
 
     async def refusal(self, user: User, attempt: Attempt) -> str | None:
-        """Why a request is denied; None where it is allowed. Raises ApiError or UnreachableError without a review."""
+        """The reason why a request is denied; None where it is allowed. Raises ApiError or UnreachableError without a
+        review.
+        """
         if MASTERS in user.groups:
             return None
         key, now = (user, attempt), time.monotonic()

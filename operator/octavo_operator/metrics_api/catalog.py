@@ -25,7 +25,7 @@ class Metric:
 
 
 def _names(of: Callable[[MetricNames], tuple[str, ...]]) -> tuple[str, ...]:
-    """What any runtime calls a metric, present names first."""
+    """The names that any runtime gives a metric, present names first."""
     return tuple(dict.fromkeys(name for runtime in RUNTIMES.values() for name in of(runtime.metrics)))
 
 

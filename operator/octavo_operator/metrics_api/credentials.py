@@ -55,7 +55,7 @@ class Credentials:
 
     @property
     def usable(self) -> bool:
-        """Whether there has been a certificate: it stays in use when a renewal fails."""
+        """True once there has been a certificate: it stays in use when a renewal fails."""
         return self._used is not None
 
     async def _look(self) -> None:

@@ -31,8 +31,9 @@ async def leave(cluster: Cluster, namespace: str, pod: str) -> None:
 
 
 async def _serving(cluster: Cluster, namespace: str) -> tuple[str, ...]:
-    """None where that may no longer be asked: the namespace goes, and its Role before the pods. What stayed announced
-    would then delay the end of every namespace, this one's too."""
+    """The pods that serve; none where that may no longer be asked: the namespace goes, and its Role before the pods.
+    What
+    stayed announced would then delay the end of every namespace, this one's too."""
     try:
         return tuple((await serving(cluster, namespace)).pods)
     except ApiError as error:

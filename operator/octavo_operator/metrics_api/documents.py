@@ -1,4 +1,4 @@
-"""What API machinery reads of the API: discovery, and OpenAPI in versions 2 and 3. Pure."""
+"""The API's documents for API machinery: discovery, and OpenAPI in versions 2 and 3. Pure."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class SelectorError(OperatorError):
 
 
 def parse(text: str) -> Selector:
-    """Whether labels match; an empty selector matches all. As in Kubernetes, `!=` and `notin` match a missing key.
+    """Parse a selector into a test of labels; an empty one matches all. `!=` and `notin` match a missing key.
 
     Raises SelectorError.
     """

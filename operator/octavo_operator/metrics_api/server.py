@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What is needed to answer. `troubles` holds why this replica does not serve; empty where it does."""
+    """The parts that are needed to answer. `troubles` holds why this replica does not serve; empty where it does."""
 
     engines: Engines
     scraper: Scraper

@@ -99,7 +99,7 @@ def environment(service: LLMService, cache: CachePlan | None, settings: Settings
 
 
 def mounts_keys(service: LLMService) -> bool:
-    """Whether the engine reads its API keys from a file: a variable of the manifest's own comes first."""
+    """True if the engine reads its API keys from a file: a variable of the manifest's own comes first."""
     engine = service.spec.engine
     names, given = runtime_of(engine).variables, {variable.name for variable in engine.env}
     return service.spec.auth.api_keys is not None and bool(names.api_key_file) and names.api_key not in given

@@ -1,4 +1,4 @@
-"""Which children a service has: decided here, rendered by `children`."""
+"""Decides which children a service has; `children` renders them."""
 
 from __future__ import annotations
 

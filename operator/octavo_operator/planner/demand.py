@@ -115,7 +115,7 @@ class Demand:
 
     @property
     def request_peak(self) -> int:
-        """What the largest requests may take of a CPU's memory."""
+        """The bytes of a CPU's memory that the largest requests may take."""
         bounded = not self.on_gpu and runtime_of(self.engine).bounds_requests
         return request_bytes(self.max_model_len) if bounded else 0
 
@@ -165,7 +165,7 @@ class Demand:
 
     @property
     def vision_is_unknown(self) -> bool:
-        """Whether the runtime serves a vision half whose size the config does not state."""
+        """True if the runtime serves a vision half whose size the config does not state."""
         return runtime_of(self.engine).serves_vision and self.spec.vision_parameters is None
 
     def _vision(self) -> int:

@@ -43,7 +43,7 @@ def known(line: Sequence[str], version: Version | None, since: Mapping[str, Vers
 
 
 def warnings(line: Sequence[str], version: Version | None, since: Mapping[str, Version] = SINCE) -> tuple[str, ...]:
-    """What the fields behind those flags come to."""
+    """A warning about the fields whose flags the version lacks."""
     left_out = [word for word in line if word.startswith("--") and word not in known(line, version, since)]
     if version is None or not left_out:
         return ()
@@ -64,7 +64,7 @@ def template_argument(template: ChatTemplate | None, version: Version | None) ->
 
 
 def template_warnings(template: ChatTemplate | None, version: Version | None) -> tuple[str, ...]:
-    """What a built-in template that the version lacks comes to."""
+    """A warning about a built-in template that the version lacks."""
     if template is None or version is None or not _came_later(template, version):
         return ()
     assert template.name is not None

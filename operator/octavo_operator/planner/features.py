@@ -1,4 +1,4 @@
-"""Whether the engine runs every part of the model: what its description needs against what executors have.
+"""Checks that the engine runs every part of the model: the description's features against those of the executors.
 
 Known for the version whose `octavo_models` this is; of another version's image it is not, and nothing is blocked.
 """

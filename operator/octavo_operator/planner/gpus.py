@@ -138,17 +138,17 @@ def candidates(hardware: Hardware, nodes: Nodes | None) -> Candidates:
 
 
 def of_cuda(total: int) -> int:
-    """What CUDA has of the total that nvidia-smi reports."""
+    """The part of the total, as nvidia-smi reports it, that CUDA has."""
     return total - max(DRIVER_LEAST, int(total * DRIVER_SHARE))
 
 
 def is_slice(product: str | None) -> bool:
-    """Whether it is a part of a GPU (MIG); NCCL joins none of these."""
+    """True if it is a part of a GPU (MIG); NCCL joins none of these."""
     return product is not None and SLICE.match(product) is not None
 
 
 def is_shared(gpu: Gpu) -> bool:
-    """Whether pods take turns on it."""
+    """True if pods take turns on it."""
     return gpu.shares > 1 or gpu.product.endswith(SHARED)
 
 

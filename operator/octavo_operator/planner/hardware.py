@@ -88,12 +88,12 @@ def container_resources(
 
 
 def pinned(count: int) -> int:
-    """What PyTorch takes of host memory for `count` bytes that a GPU reads: the next power of two."""
+    """The host memory that PyTorch takes for `count` bytes that a GPU reads: the next power of two."""
     return 1 << (count - 1).bit_length() if count else 0
 
 
 def requests_in_words(spec: Spec, resources: ContainerResources) -> str | None:
-    """What is requested by default, and the fields that change it; None where the manifest sets it all."""
+    """The default requests, and the fields that change them, in words; None where the manifest sets them all."""
     ours = [n for n in ("cpu", "memory") if n in resources.requests and n not in spec.resources.requests]
     if not ours:
         return None

@@ -1,4 +1,4 @@
-"""Which image a replica runs: the manifest's, completed from the default of its runtime and accelerator."""
+"""Chooses a replica's image: the manifest's, completed from the default of its runtime and accelerator."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def image_of(engine: Engine, hardware: Hardware, settings: Settings) -> str:
 
 
 def refusal(engine: Engine, hardware: Hardware, settings: Settings) -> Refusal | None:
-    """Why no image is known; None where one is."""
+    """The refusal where no image is known; None where one is."""
     if image_of(engine, hardware, settings):
         return None
     where = "GPUs" if hardware.gpus else "CPUs"

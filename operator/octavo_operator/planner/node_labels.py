@@ -1,4 +1,4 @@
-"""Which node labels name a GPU's product: NVIDIA's own, each platform's, and the table between them. Pure.
+"""The node labels that name a GPU's product: NVIDIA's own, each platform's, and the table between them. Pure.
 
 A product is written as GPU feature discovery writes it (`NVIDIA-L4`). Where a node carries that label, it decides.
 Elsewhere a platform has labels and values of its own, which `ROWS` lists; a manifest may use these words, too.
@@ -134,7 +134,7 @@ def memory_of(labels: Labels, resource: str) -> int | None:
 
 @lru_cache(maxsize=256)
 def selection(products: tuple[str, ...], label: str | None, resource: str, *, together: bool) -> tuple[Term, ...]:
-    """What a node must carry, one term or another; empty where any node will do.
+    """The labels that a node must carry, one term or another; empty where any node will do.
 
     `label` is the manifest's own key, whose values the products then are. GPUs that are used `together` are whole ones:
     two shares may be of one GPU.
@@ -172,12 +172,12 @@ def known_as(product: str) -> tuple[str, ...]:
 
 
 def holds(term: Iterable[Requirement], labels: Labels) -> bool:
-    """Whether labels meet all requirements, as the scheduler reads them."""
+    """True if labels meet all requirements, as the scheduler reads them."""
     return all(_holds(each, labels) for each in term)
 
 
 def matches(terms: Collection[Term], labels: Labels) -> bool:
-    """Whether labels meet one of the terms; no term rules nothing out."""
+    """True if labels meet one of the terms; no term rules nothing out."""
     return not terms or any(holds(term, labels) for term in terms)
 
 

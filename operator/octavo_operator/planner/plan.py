@@ -1,4 +1,4 @@
-"""What a plan is made of: plain values, enough to render Kubernetes objects or to start local processes from."""
+"""A plan and its parts: plain values, enough to render Kubernetes objects or to start local processes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from octavo_operator.runtimes.runtime import Target
 
 @dataclass(frozen=True, slots=True)
 class GpuBudget:
-    """How one GPU's memory is divided, in bytes. On a CPU the container's memory takes its place."""
+    """The division of one GPU's memory, in bytes. On a CPU the container's memory takes its place."""
 
     capacity: int
     usable: int  # capacity × gpuMemoryUtilization
@@ -27,7 +27,7 @@ class GpuBudget:
 
     @property
     def kv(self) -> int:
-        """What is left for KV blocks; negative where even the weights do not fit."""
+        """The bytes that are left for KV blocks; negative where even the weights do not fit."""
         return self.usable - self.weights - self.overhead
 
     @property
@@ -50,7 +50,7 @@ class GpuBudget:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether the model fits its GPUs, as the condition `Fits` reports it."""
+    """The verdict on whether the model fits its GPUs, as the condition `Fits` reports it."""
 
     state: Literal["True", "False", "Unknown"]
     reason: FitReason
@@ -83,7 +83,7 @@ class Env:
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """What runs in the container. Its address and the places of its files are arguments of `line`."""
+    """The process that runs in the container. Its address and the places of its files are arguments of `line`."""
 
     runtime: str
     image: str
@@ -103,7 +103,7 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a node's label must be, as in a node affinity's `matchExpressions`."""
+    """A requirement on a node's label, as in a node affinity's `matchExpressions`."""
 
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
@@ -192,7 +192,7 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """How a change reaches the replicas."""
+    """The rollout of a change to the replicas."""
 
     strategy: Literal["Surge", "InPlace"]
     max_surge: int
@@ -207,7 +207,7 @@ class RolloutPlan:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How many replicas. `replicas` is None under autoscaling, which decides."""
+    """The number of replicas. `replicas` is None under autoscaling, which decides."""
 
     replicas: int | None
     minimum: int
@@ -219,7 +219,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class PodPlan:
-    """What a pod has in addition to its engine: sources of files, and the manifest's own template."""
+    """The parts of a pod beside its engine: sources of files, and the manifest's own template."""
 
     pull_policy: str | None = None
     pull_secrets: tuple[str, ...] = ()
@@ -233,7 +233,7 @@ class PodPlan:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """Who may connect: the manifest's peers, or else the namespace; and the operator, which reads the queue."""
+    """The peers that may connect: the manifest's, or else the namespace; and the operator, which reads the queue."""
 
     allow_from: tuple[dict[str, Any], ...]
     operator_namespace: str

@@ -276,7 +276,7 @@ def _reasons(
     *,
     downloads: bool,
 ) -> tuple[str, ...]:
-    """What was decided for the manifest, and by what."""
+    """The sentences on what was decided for the manifest, and by what."""
     spec, reasons = service.spec, []
     if limits.shortened:
         assert observed.model is not None

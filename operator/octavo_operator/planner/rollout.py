@@ -1,4 +1,5 @@
-"""How a change reaches the replicas: with a surge where one has room, in place where none has, and never a deadlock.
+"""Decides how a change reaches the replicas: with a surge where one has room, in place where none has, never a
+deadlock.
 
 Chosen when a change begins. One that is under way goes on as it began, for its own surge has taken the GPU that was
 free; but a surge that finds no node for too long ends in place, and a replica that finds none although an old one made
@@ -78,7 +79,7 @@ def _patience(change: Change) -> int:
 def _surge(
     strategy: str, hardware: Hardware, free_gpus: int | None, narrow: Mapping[str, str]
 ) -> tuple[bool, str, bool]:
-    """Whether it surges, why, and whether that holds for this moment only."""
+    """The decision between surge and in place: whether it surges, why, and whether that holds for this moment only."""
     for claim, mode in narrow.items():
         if mode == "ReadWriteOncePod":
             return False, f"the claim {claim} is ReadWriteOncePod: one pod at a time may have it", False

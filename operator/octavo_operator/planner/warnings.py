@@ -23,7 +23,7 @@ SCALE_UP_DELAY = "cluster-autoscaler.kubernetes.io/pod-scale-up-delay"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What the checks read."""
+    """The input of the checks."""
 
     service: LLMService
     demand: Demand | None

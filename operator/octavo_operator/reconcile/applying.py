@@ -41,7 +41,7 @@ class Rejection:
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of applying the children."""
 
     created: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Outcome:
         return bool(self.created or self.changed or self.removed)
 
     def followed_by(self, later: Outcome) -> Outcome:
-        """What two runs of one pass came to: what both wrote, and what stands in the way after the second."""
+        """The result of two runs of one pass: what both wrote, and what stands in the way after the second."""
         return replace(
             later,
             created=self.created + later.created,
@@ -100,7 +100,7 @@ class Applier:
         self.outcome = Outcome()
 
     async def run(self, desired: tuple[Manifest, ...]) -> Outcome:
-        """What the API server refuses, or does not answer in time, is part of the outcome. Raises NotLeadingError."""
+        """Apply all children; the outcome includes what was rejected or not answered. Raises NotLeadingError."""
         await self._set_number()
         for manifest in desired:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -108,9 +108,8 @@ class Applier:
                 await self._bring_about(manifest)
             except UnreachableError as error:
                 self._rejected(kind, name, error)
-                return (
-                    self.outcome
-                )  # each further child might wait as long: the status first, then again from the start
+                # Each further child might wait as long: the status first, then again from the start.
+                return self.outcome
             except ApiError as error:
                 self._rejected(kind, name, error)
         if self._plan.refusal is None:
@@ -179,7 +178,7 @@ class Applier:
             ):  # its template can't be changed, and what an admission webhook added to it is no drift
                 manifest = manifest | {"spec": stays["spec"]}
             live = stays
-        if kind == CLAIMS.kind and live is not None and _must_be_made_again(manifest, live):
+        if kind == CLAIMS.kind and live is not None and _must_be_recreated(manifest, live):
             await self._remove(live)  # created in the next pass
             return
         if kind == DEPLOYMENTS.kind:
@@ -287,8 +286,8 @@ class Applier:
         return self._owner(live) == self._plan.uid
 
     def _is_known(self, live: Object) -> bool:
-        """Whether it is ours; or a former service's of that name, which goes; or one whose owner and labels were lost, such as a
-        claim that was retained: our own apply stands in its managed fields."""
+        """True if the object is of a service of this name: this one, a former one that is going, or one whose owner and
+        labels were lost, such as a claim that was retained, whose managed fields have our own apply."""
         owners = live["metadata"].get("ownerReferences", ())
         if any(owner.get("kind") == KIND and owner["name"] == self._plan.name for owner in owners):
             return True
@@ -304,8 +303,8 @@ class Applier:
         return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
 
 
-def _must_be_made_again(manifest: Manifest, live: Object) -> bool:
-    """Whether a claim without a volume is to be another kind of one: neither can be changed, and nothing is lost."""
+def _must_be_recreated(manifest: Manifest, live: Object) -> bool:
+    """True if a claim without a volume is to be another kind of one: neither can be changed, and nothing is lost."""
     if live.get("status", {}).get("phase") != "Pending":
         return False
     wanted, there = manifest["spec"], live["spec"]

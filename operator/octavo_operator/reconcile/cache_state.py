@@ -38,7 +38,7 @@ def model_cached(plan: Plan, observed: Observed, fetched: Download | None) -> St
 
 
 def download_trouble(plan: Plan, observed: Observed) -> Trouble:
-    """Why a model that is to be downloaded is not there yet."""
+    """The reason why a model that is to be downloaded is not there yet."""
     job, name = downloads.job_of(plan, observed), preload_job(plan.name)
     pods = downloads.at_work(observed) if job is None else downloads.pods_of(job, observed)
     if job is not None and downloads.finished(job) == "Failed":
@@ -80,7 +80,7 @@ def _last_words(pod: Mapping[str, Any]) -> str:
 
 
 def memory_of(fetched: Download | None) -> CacheStatus | None:
-    """What is remembered of a download; nothing without its claim's UID, which distinguishes it from another."""
+    """The status's memory of a download; empty without its claim's UID, which distinguishes it from another."""
     if fetched is None or not fetched.claim_uid:
         return None
     return CacheStatus.model_validate(

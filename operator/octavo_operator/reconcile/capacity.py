@@ -1,4 +1,4 @@
-"""What nodes have and what pods were promised, trimmed to what planning reads. Pure: no clock, no network.
+"""The capacity of nodes and the requests of pods, trimmed to what planning reads. Pure: no clock, no network.
 
 Keeps of a node its name, labels, taints, readiness and allocatable amounts; of a pod its node, its requests and the
 service that it belongs to. Sums per node are kept, so that one look costs time by nodes, never by pods. How it is kept
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What planning reads of a Node."""
+    """The facts about a Node that planning reads."""
 
     name: str
     labels: Mapping[str, str]
@@ -43,7 +43,7 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """What planning reads of a Pod that has not ended."""
+    """The facts about a Pod that has not ended that planning reads."""
 
     uid: str
     node: str
@@ -85,11 +85,11 @@ class ClusterCapacity:
         return self._waiting.values()
 
     def counts(self, uid: str) -> bool:
-        """Whether what this pod requests is among what pods were promised, or waits to be."""
+        """True if this pod's requests are among what pods were promised, or wait to be."""
         return uid in self._pods
 
     def free(self, node: NodeFacts, name: str, without: Collection[str] = ()) -> int:
-        """What a node has left of one resource, in thousandths, once the pods of the uids in `without` have ended."""
+        """The rest of one resource of a node, in thousandths, once the pods of the uids in `without` have ended."""
         taken = self._promised.get(node.name, {}).get(name, 0)
         for uid in without:
             pod = self._pods.get(uid)
@@ -98,15 +98,15 @@ class ClusterCapacity:
         return node.allocatable.get(name, 0) - taken
 
     def has_capacity(self, node: NodeFacts, requests: Amounts, without: Collection[str] = ()) -> bool:
-        """Whether a pod with these requests fits on the node."""
+        """True if a pod with these requests fits on the node."""
         return all(self.free(node, name, without) >= amount for name, amount in requests.items() if amount)
 
     def of_nodes(self, key: Hashable, found: Callable[[], T]) -> T:
-        """What follows from the nodes alone, found once for each key until a node changes."""
+        """A value that follows from the nodes alone, found once for each key until a node changes."""
         return _kept(self._of_nodes, key, found)
 
     def of_all(self, key: Hashable, found: Callable[[], T]) -> T:
-        """What follows from nodes and pods, found once for each key until one of them changes."""
+        """A value that follows from nodes and pods, found once for each key until one of them changes."""
         return _kept(self._of_all, key, found)
 
     def keep_node(self, facts: NodeFacts) -> None:
@@ -186,7 +186,8 @@ def pod_facts(pod: Object) -> PodFacts | None:
 
 
 def requests_of(pod: Object) -> Amounts:
-    """What the scheduler counts: the pod's own requests, or else all containers together, or the largest of those that
+    """The requests that the scheduler counts: the pod's own, or else all containers together, or the largest of those
+    that
     run before them."""
     spec = pod["spec"]
     sums = {"pods": 1000}

@@ -1,4 +1,4 @@
-"""Whether a model has been downloaded: by the status's own memory of it, or by the Job. Pure.
+"""Decides whether a model has been downloaded: by the status's own memory of it, or by the Job. Pure.
 
 A Job is no memory: a TTL or a cleaner may remove it at any time. What it did is kept in the status, together with the
 claim's UID, so that a claim that was made again counts as empty.
@@ -42,7 +42,7 @@ def finished(job: Object) -> str | None:
 
 
 def is_suspended(job: Object) -> bool:
-    """Whether a queue that has not admitted it yet, or a person, holds it back."""
+    """True if a queue that has not admitted it yet, or a person, holds it back."""
     return job.get("spec", {}).get("suspend") is True and finished(job) is None
 
 
@@ -77,7 +77,7 @@ def done(plan: Plan, observed: Observed) -> Download | None:
 
 
 def is_good(job: Object, claim: Object | None) -> bool:
-    """Whether the Job is complete, onto the claim that exists now."""
+    """True if the Job is complete, onto the claim that exists now."""
     if finished(job) != "Complete":
         return False
     ended = job.get("status", {}).get("completionTime")
@@ -106,7 +106,7 @@ def at_work(observed: Observed) -> list[Object]:
 
 
 def is_at_work(pod: Object) -> bool:
-    """Whether a pod may still write to the volume."""
+    """True if a pod may still write to the volume."""
     return pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
 
 
@@ -121,7 +121,7 @@ def _digest(plan: Plan) -> str:
 
 
 def _report(pod: Object) -> Mapping[str, Any] | None:
-    """What the fetch wrote as its last message: commit and size."""
+    """The report in the fetch's last message: commit and size."""
     for container in pod.get("status", {}).get("containerStatuses", ()):
         ended = container.get("state", {}).get("terminated") or {}
         if ended.get("exitCode") == 0:

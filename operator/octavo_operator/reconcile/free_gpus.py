@@ -1,4 +1,4 @@
-"""Where a replica has room: what nodes have, less what pods were promised. Pure.
+"""Finds where a replica fits: on what nodes have, less what pods were promised. Pure.
 
 It counts what decides in practice (readiness, taints, selectors, GPUs, CPU, memory), not all that the scheduler does:
 where a pod waits for something else (affinity, spread, ports, a volume), the scheduler's own words decide.
@@ -61,7 +61,7 @@ def free_for(
 
 
 def are_counted(deployment: Object, engines: Sequence[Object], capacity: ClusterCapacity) -> bool:
-    """Whether all pods that the Deployment reports, the first one of its change included, are part of the capacity."""
+    """True if all pods that the Deployment reports, the first one of its change included, are part of the capacity."""
     status = deployment.get("status", {})
     if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
         return False  # the status is of the former template
@@ -73,7 +73,7 @@ def are_counted(deployment: Object, engines: Sequence[Object], capacity: Cluster
 def _suitable(
     hardware: Hardware, spec: Mapping[str, Any], nodes: Iterable[NodeFacts]
 ) -> tuple[Nodes, tuple[NodeFacts, ...]]:
-    """What `nodes_for` reports of nodes whatever pods they have, and the nodes with GPUs that would do."""
+    """The report of `nodes_for` on nodes, whatever pods they have, and the nodes with GPUs that would do."""
     name = hardware.resource_name
     assert name is not None
     tolerations = [*spec.get("tolerations", ()), *hardware.tolerations]
@@ -128,7 +128,7 @@ def _in_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
 
 
 def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> dict[str, int]:
-    """What waiting pods are about to take of a resource, by node: each on the first node that takes it."""
+    """The amount of a resource that waiting pods are about to take, by node: each on the first node that takes it."""
     seats: dict[str, int] = {}
     have = capacity.of_nodes(name, lambda: [node for node in capacity.nodes if node.allocatable.get(name)])
     # Seats only grow: a node that had none for a pod has none for the next one like it, and a queue has many alike.
@@ -148,7 +148,7 @@ def _seats(name: str, capacity: ClusterCapacity, without: Collection[str]) -> di
 
 
 def is_under_way(deployment: Object) -> bool:
-    """Whether replicas still differ from the Deployment's template; not whether they are ready."""
+    """True while replicas differ from the Deployment's template; not whether they are ready."""
     status: Mapping[str, Any] = deployment.get("status", {})
     desired = int(deployment["spec"].get("replicas", 1))
     updated = int(status.get("updatedReplicas", 0))
@@ -171,7 +171,7 @@ def ending(own: Sequence[Object]) -> list[str]:
 
 
 def most_free(template: Mapping[str, Any], capacity: ClusterCapacity) -> dict[str, int]:
-    """What the node with most of each has left, of those that would take such a pod; empty where none would."""
+    """The largest rest of each resource on a node that would take such a pod; empty where none would."""
     spec: Mapping[str, Any] = template.get("spec") or {}
     would = [
         node
@@ -283,20 +283,20 @@ def detained_by(pod: Object, pods: Iterable[Object], exclusive: Collection[str])
 
 
 def _fits(pod: Object, capacity: ClusterCapacity, without: Collection[str] = ()) -> bool:
-    """Whether a node has what the pod requests, once the pods of `without` have ended."""
+    """True if a node has what the pod requests, once the pods of `without` have ended."""
     spec = pod["spec"]
     needed = requests_of(pod)
     return any(capacity.has_capacity(node, needed, without) for node in capacity.nodes if _takes(node, spec))
 
 
 def _takes(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
-    """Whether nothing in a pod's spec rules the node out."""
+    """True if nothing in a pod's spec rules the node out."""
     obstacle = _obstacle(node, spec.get("nodeSelector") or {}, spec.get("tolerations") or ())
     return not obstacle and _has_affinity(node, spec)
 
 
 def _obstacle(node: NodeFacts, selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]) -> str:
-    """Why a node takes no such pod; empty where it does."""
+    """The reason why a node takes no such pod; empty where it does."""
     if not node.ready:
         return "is not ready"
     if not node.schedulable:
@@ -322,7 +322,7 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
 
 
 def _has_affinity(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
-    """Whether the labels meet what the pod requires; by fields of a node, nothing is ruled out."""
+    """True if the labels meet what the pod requires; by fields of a node, nothing is ruled out."""
     required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
         "requiredDuringSchedulingIgnoredDuringExecution"
     )
@@ -335,7 +335,7 @@ def _has_affinity(node: NodeFacts, spec: Mapping[str, Any]) -> bool:
 
 
 def _is_waiting(pod: Object) -> bool:
-    """Whether a pod waits for a node, and not for a controller that holds it back by a scheduling gate."""
+    """True if a pod waits for a node, and not for a controller that holds it back by a scheduling gate."""
     spec = pod["spec"]
     ended = pod.get("status", {}).get("phase") in ENDED
     return not (spec.get("nodeName") or spec.get("schedulingGates") or ended or _is_ending(pod))
@@ -348,12 +348,12 @@ def _waited(pod: Object, now: datetime) -> float:
 
 
 def _words(pod: Object) -> str:
-    """Why the scheduler has found no node, without its words on preemption."""
+    """The scheduler's reason for finding no node, without its words on preemption."""
     return str(condition_of(pod, "PodScheduled").get("message") or "").partition("preemption:")[0]
 
 
 def is_loading(pod: Object) -> bool:
-    """Whether a pod has a node and does not answer yet."""
+    """True if a pod has a node and does not answer yet."""
     return bool(
         pod["spec"].get("nodeName")
         and not _is_ending(pod)
@@ -370,7 +370,7 @@ def _has_started(pod: Object) -> bool:
 
 
 def has_not_started(pod: Object) -> bool:
-    """Whether a pod is not over, and none of its containers runs or has run."""
+    """True if a pod is not over, and none of its containers runs or has run."""
     return not (pod.get("status", {}).get("phase") in ENDED or _is_ending(pod) or _has_started(pod))
 
 

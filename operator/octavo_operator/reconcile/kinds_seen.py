@@ -1,4 +1,4 @@
-"""Which kinds of children a service may have: a pass lists those and the ones that its spec asks for, no others.
+"""The kinds of children that a service may have: a pass lists those and the ones that its spec asks for, no others.
 
 An optional kind counts once a list or a watch has shown a child of it. Until all kinds were listed, and again at each
 resync, all of them count, so that a watch event that was lost is not lost for good. Belongs to one event loop.
@@ -17,15 +17,16 @@ from octavo_operator.planner.children import kinds_of
 
 @dataclass(slots=True)
 class KindsSeen:
-    """What lists and watches have shown, by service. `monitors`: the cluster serves ServiceMonitors."""
+    """The kinds that lists and watches have shown, by service. `monitors`: the cluster serves ServiceMonitors."""
 
     monitors: Callable[[], bool] = lambda: True
     _seen: dict[NamespacedName, set[str]] = field(default_factory=dict)
     _complete: set[NamespacedName] = field(default_factory=set)
 
     def to_list(self, key: NamespacedName, service: LLMService | None, *, new: bool = False) -> tuple[Resource, ...]:
-        """What a pass lists; everything where the spec can't be read. A `new` service was not looked at before, so that
-        it has no children but those that a watch may have shown."""
+        """The kinds that a pass lists; everything where the spec can't be read. A `new` service was not looked at
+        before, so
+        that it has no children but those that a watch may have shown."""
         known = (*CHILDREN, MONITORS) if self.monitors() else CHILDREN
         if new:
             self._complete.add(key)

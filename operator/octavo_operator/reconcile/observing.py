@@ -38,7 +38,8 @@ async def observe(
     feed: CapacityFeed | None,
     kinds: KindsSeen,
 ) -> Observed:
-    """What the API server has of a service; `service` is None where its spec can't be read, `feed` where no node may be.
+    """Read what the API server has of a service; `service` is None where its spec can't be read, `feed` where no node
+    may be.
 
     Children of kinds that the service can't have, by `kinds`, are not asked for. What a former service of the same name
     owned is left out: it is about to go.
@@ -199,7 +200,7 @@ async def _autoscaler(
 
 
 def is_anothers(child: Object, uid: str) -> bool:
-    """Whether an object has an owner other than the service."""
+    """True if an object has an owner other than the service."""
     return any(
         owner.get("controller") and owner["uid"] != uid for owner in child["metadata"].get("ownerReferences", ())
     )
@@ -214,7 +215,7 @@ def _is_a_formers(pod: Object, deployment: Object | None) -> bool:
 
 
 def _has_no_pod(job: Object) -> bool:
-    """Whether a Job goes on without a pod: the API server refuses it."""
+    """True if a Job goes on without a pod: the API server rejects it."""
     return downloads.finished(job) is None and not job.get("status", {}).get("active")
 
 

@@ -49,7 +49,7 @@ Result = Literal["gone", "unchanged", "changed", "waiting"]
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """What does not change from one pass to the next."""
+    """One operator's reconcile, with all that does not change from one pass to the next."""
 
     cluster: Cluster
     settings: Settings
@@ -163,7 +163,7 @@ class Reconciler:
         return found
 
     def _held(self, key: NamespacedName, made: Plan, observed: Observed) -> str:
-        """Why the replicas are not to be replaced yet; empty where they may be."""
+        """The reason why the replicas are not to be replaced yet; empty where they may be."""
         if made.rollout.strategy == "Surge":
             return ""
         remedy = "rollout.strategy: InPlace does not wait for it"
@@ -279,7 +279,7 @@ class Reconciler:
 
 
 def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
-    """Whether the replicas that run are what is desired: only those are kept although they would not fit."""
+    """True if the replicas that run are what is desired: only those are kept although they would not fit."""
     return all(
         (live := observed.child(each["kind"], each["metadata"]["name"])) is not None and same_template(each, dict(live))
         for each in desired
@@ -288,12 +288,12 @@ def _stays(desired: tuple[Manifest, ...], observed: Observed) -> bool:
 
 
 def _takes_turns(service: LLMService) -> bool:
-    """Whether a service needs a turn: it has GPUs, and no person has decided how a change is made."""
+    """True if a service needs a turn: it has GPUs, and no person has decided how a change is made."""
     return service.spec.rollout.strategy == "Auto" and hardware_of(service.spec).gpus > 0
 
 
 def _serves(live: Mapping[str, Any], made: Plan) -> bool:
-    """Whether there is something to lose: a replica answers, and is to go on doing so."""
+    """True if there is something to lose: a replica answers, and is to go on doing so."""
     return bool(live.get("status", {}).get("readyReplicas")) and made.scale.replicas != 0
 
 

@@ -33,7 +33,7 @@ def autoscaler_of(name: str, autoscalers: Sequence[Object]) -> str | None:
 
 
 def is_autoscaled(plan: Plan, observed: Observed) -> bool:
-    """Whether the live number stands: our own autoscaler is desired, or another one scales what is not stopped."""
+    """True if the live number stands: our own autoscaler is desired, or another one scales what is not stopped."""
     if plan.scale.replicas is None:
         return True
     return plan.scale.replicas > 0 and observed.autoscaler not in {None, plan.name}
@@ -48,7 +48,7 @@ def running(live: Mapping[str, Any] | None) -> int:
 
 
 def asks_to_stop(body: Mapping[str, Any]) -> bool:
-    """Whether a spec that cannot be used as a whole still plainly requests no replicas."""
+    """True if a spec that cannot be used as a whole still plainly requests no replicas."""
     spec = body.get("spec")
     if not isinstance(spec, dict):
         return False

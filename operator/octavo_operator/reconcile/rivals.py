@@ -27,7 +27,9 @@ GONE_S = 4.0 * LEASE_S  # longer than an upgrade of the rival leaves its Lease w
 
 @dataclass
 class Rivals:
-    """What this process has seen. `own` names the installation: replicas of one share a Lease, and so the name."""
+    """The rivals that this process has seen. `own` names the installation: replicas of one share a Lease, and so the
+    name.
+    """
 
     own: str
     clock: Callable[[], float] = time.monotonic
@@ -62,7 +64,7 @@ class Rivals:
         return str(other)
 
     async def is_gone(self, cluster: Cluster, rival: str) -> bool:
-        """Whether the Lease of a rival is not there, or was not renewed between two looks.
+        """True if the Lease of a rival is not there, or was not renewed between two looks.
 
         No clock but our own decides. Never where we may not look, as an operator of single namespaces may not.
         """
@@ -86,7 +88,7 @@ class Rivals:
 
 
 def in_words(rival: str, gives_way: str) -> str:
-    """What happens, and what to do, for a condition and an Event."""
+    """The conflict and its remedy in words, for a condition and an Event."""
     return (
         f"the operators of the namespaces {gives_way} and {rival} both reconcile this service, and that of {gives_way} "
         "leaves it alone: give each its own namespaces (watchNamespaces), or uninstall one"

@@ -221,7 +221,7 @@ def _outage(plan: Plan) -> str:
 
 
 def _trouble(plan: Plan, observed: Observed, counts: Counts) -> Trouble | None:
-    """Why replicas are missing: the gravest of the claim's, the download's, the Deployment's and the pods'."""
+    """The reason why replicas are missing: the gravest among claim, download, Deployment and pods."""
     found = [t for pod in _counting(observed) if (t := seen_trouble(pod, plan, observed)) is not None]
     if (full := _disk_is_full(plan, observed, counts)) is not None:
         found.append(full)

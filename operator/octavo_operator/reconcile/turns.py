@@ -1,4 +1,4 @@
-"""Which service may replace its replicas now: where GPUs are scarce, one at a time per kind of GPU.
+"""Decides which service may replace its replicas now: where GPUs are scarce, one at a time per kind of GPU.
 
 Services that are edited in one second would all surge for the same free GPU, and one that goes in place frees a GPU
 which another's new replica may take: one that served is left without. So a change begins at once where GPUs are free
@@ -62,7 +62,7 @@ class Turns:
         self._turns[key] = Turn(hardware, self.clock() + seconds, 0 if placed else hardware.gpus, ready)
 
     def loads(self, key: NamespacedName, ready: int, desired: int) -> bool:
-        """Whether all its replicas are new ones, of which fewer answer than did before, or than are desired by now."""
+        """True if all its replicas are new ones, of which fewer answer than did before, or than are desired by now."""
         turn = self._turns.get(key)
         return turn is not None and ready < min(turn.ready, desired)
 
@@ -91,7 +91,7 @@ class Turns:
 
 
 def _meet(one: Hardware, other: Hardware) -> bool:
-    """Whether a GPU may do for both; without products any will."""
+    """True if a GPU may do for both; without products any will."""
     if one.resource_name != other.resource_name:
         return False
     return not one.products or not other.products or not set(one.products).isdisjoint(other.products)

@@ -18,7 +18,7 @@ REFUSED = re.compile(r"\.status\.([A-Za-z0-9.]+): field not declared in schema")
 
 @dataclass(slots=True)
 class Undeclared:
-    """What refusals have shown, until it is doubted."""
+    """The undeclared fields that rejections have shown, until they are doubted."""
 
     paths: set[str] = field(default_factory=set)
     """Dotted, below the status."""

@@ -43,7 +43,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is served and where: the part of the command line that differs between a pod and a local process."""
+    """The served model and its place: the part of the command line that differs between a pod and a local process."""
 
     model: str
     host: str | None
@@ -138,7 +138,7 @@ class Runtime:
     """Version of the engine that brought each built-in chat template; empty where it has none."""
 
     def accepts(self, name: str, engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> Refusal | None:
-        """Why the engine section's field `name` cannot be taken as it is; None where it can.
+        """The reason why the engine section's field `name` cannot be taken as it is; None where it can.
 
         Raises KeyError for a field that is in neither `takes` nor `checks`.
         """
@@ -152,7 +152,9 @@ class Runtime:
         return next((each for each in refusals if each is not None), None)
 
     def template_refusal(self, name: str | None) -> Refusal | None:
-        """Why the built-in chat template of this name cannot be taken; None where it can, or where none is named."""
+        """The reason why the built-in chat template of this name cannot be taken; None where it can, or where none is
+        named.
+        """
         if name is None or name in self.templates_since:
             return None
         message = f"model.chatTemplate.name {name}: {self.name} has no built-in chat templates"
@@ -172,7 +174,7 @@ class Runtime:
         return max(self.capability, (8, 0)) if engine.dtype == "bfloat16" else self.capability
 
     def float32_kv(self, engine: Engine, spec: ModelSpec | None) -> bool:
-        """Whether the KV cache is float32 where the manifest leaves it open: the model runs in float32."""
+        """True if the KV cache is float32 where the manifest leaves it open: the model runs in float32."""
         plain = spec is not None and spec.dtype == "float32" and spec.quantization is None
         return engine.dtype == "float32" or (engine.dtype == "auto" and plain and self.widens)
 

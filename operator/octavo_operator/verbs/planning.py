@@ -1,4 +1,4 @@
-"""What `octavo plan` and `octavo render` share: how a manifest and its model are named, and the plans of its services."""
+"""The common part of `octavo plan` and `octavo render`: names a manifest and its model, and plans its services."""
 
 from __future__ import annotations
 

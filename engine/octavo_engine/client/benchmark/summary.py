@@ -1,4 +1,4 @@
-"""From outcomes to figures. Pure; times in seconds."""
+"""Computes figures from outcomes. Pure; times in seconds."""
 
 from __future__ import annotations
 

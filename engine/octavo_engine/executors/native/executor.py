@@ -199,7 +199,7 @@ class NativeExecutor(Executor):
         return output
 
     def logits(self) -> NDArray[np.float32]:
-        """Between `submit` and `sample`: raw logits of the rows that draw, [rows, vocab], in the batch's order."""
+        """Raw logits of the rows that draw, between `submit` and `sample`: [rows, vocab], in the batch's order."""
         return self._loaded().logits()
 
     def time_phases(self, *, on: bool) -> None:
@@ -292,7 +292,7 @@ def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampl
 
 
 def _count(logprobs: int | None) -> int:
-    """How many of the best tokens to report: the native module writes None as -1, and -1 is vLLM's word for all."""
+    """The number of best tokens to report: the native module writes None as -1, and -1 is vLLM's word for all."""
     if logprobs is None:
         return -1
     return logprobs if logprobs >= 0 else 0x7FFF_FFFF

@@ -27,7 +27,7 @@ from octavo_models.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class DecoderInputs:
-    """What a forward reads: a step's token rows, and the step as each KV group sees it."""
+    """The inputs of a forward: a step's token rows, and the step as each KV group sees it."""
 
     token_ids: Tensor  # [num_tokens] int64
     positions: Tensor  # [num_tokens] int64

@@ -1,4 +1,4 @@
-"""What precedes the layers: from a step's tokens and positions to rows of the residual stream."""
+"""The parts before the layers: from a step's tokens and positions to rows of the residual stream."""
 
 from __future__ import annotations
 

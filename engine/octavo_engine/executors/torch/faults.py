@@ -55,5 +55,5 @@ class FaultWatch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, the device's or the host's page-locked one: libraries say so by message alone."""
+    """True if memory ran out, the device's or the host's page-locked one: libraries say so by message alone."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)

@@ -140,7 +140,7 @@ class DecodeGraphs:
         return StepLayout(key.num_requests, runs, runs, key.num_requests)
 
     def fits(self, key: GraphKey, batch: StepBatch) -> bool:
-        """Whether the step's news have room in the graph's buffer; else they are taken in before it."""
+        """True if the step's news have room in the graph's buffer; else they are taken in before it."""
         need, room = StepLayout.of(batch), self.layout(key)
         return need.num_runs <= room.num_runs and need.num_values <= room.num_values
 

@@ -92,7 +92,7 @@ class StepBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """How a step's numbers lie in one flat int32 buffer, so that they reach the device in one copy.
+    """The layout of a step's numbers in one flat int32 buffer, which reaches the device in one copy.
 
     Padding: requests of row -1 with one token, runs of table -1 without values.
     """
@@ -230,7 +230,7 @@ class PersistentBatch:
     def inputs(
         self, rows: StepRows, *, num_tokens: int, decode_lens: tuple[int, ...], max_query_len: int, max_seq_len: int
     ) -> tuple[DecoderInputs, Tensor]:
-        """What the decoder reads, made on the device, and the requests' lengths: [num_requests] int32.
+        """The decoder's inputs, made on the device, and the requests' lengths: [num_requests] int32.
 
         decode_lens: of the requests with one token each, which come first, or bounds of them.
         """

@@ -39,7 +39,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 def complete(kernels: Sequence[Listed]) -> bool:
-    """Whether the folders hold the code of each."""
+    """True if the folders hold the code of each."""
     return all(
         any(group_of(folder / kernel.entry, f"{kernel.name}.json") is not None for folder in folders())
         for kernel in kernels

@@ -45,7 +45,7 @@ def longest_of_step(scheduler: SchedulerConfig) -> int:
 
 
 def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> SchedulerOutput:
-    """As many requests and tokens as a step may have, all of them drawn with everything that can be asked for.
+    """A step of as many requests and tokens as one may have, all of them drawn with everything that can be asked for.
 
     All of them write block 1 of each group: what they make is never read.
     """
@@ -124,7 +124,7 @@ class Measured:
         return int(self.total * utilization) - self.used - self.activations - self.graphs
 
     def kv_bytes(self, utilization: float) -> int:
-        """What blocks may take, so that no more than `utilization` of the device is ever used.
+        """The bytes that blocks may take, so that no more than `utilization` of the device is ever used.
 
         Raises:
             ExecutorError: nothing is left.

@@ -1,4 +1,4 @@
-"""What a decoder leaves to the other ranks: sums after a row-cut product, the vocabulary's parts, stage to stage.
+"""The operations that a decoder shares with other ranks: sums after a row-cut product, the vocabulary's parts, stages.
 
 `Parallel` is one rank alone, and does nothing. `RankedParallel` is one of several. Which part of a weight a rank
 holds is `octavo_models.partition`'s; who the others are and how they met is `parallel_group`'s.

@@ -73,7 +73,7 @@ class CommandRing:
 
     @property
     def path(self) -> str:
-        """Where other processes of this user open the ring."""
+        """The file by which other processes of this user open the ring."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def put(self, data: bytes) -> None:

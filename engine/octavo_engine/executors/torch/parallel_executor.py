@@ -99,7 +99,7 @@ class LeadExecutor(Executor):
         )
 
     def load(self) -> Capacity:
-        """What fits on every rank: the widest blocks, the least memory."""
+        """Load on every rank, and return what fits on all of them: the widest blocks, the least memory."""
         found = self._rank.load()
         first = found[0].layout
         groups = tuple(
@@ -163,7 +163,7 @@ class LeadExecutor(Executor):
 
     @contextmanager
     def _one_step(self) -> Iterator[None]:
-        """What fails in here fails for all ranks, or for good."""
+        """Run one step. A failure inside is one of all ranks, or loses the device for good."""
         try:
             with self._rank.failing_together():
                 yield
@@ -173,7 +173,7 @@ class LeadExecutor(Executor):
 
 
 class Rank:
-    """What leader and followers do alike, each at its place."""
+    """One rank's part of each call, the same for the leader and the followers."""
 
     def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: RankGroup) -> None:
         self._group = group
@@ -190,7 +190,7 @@ class Rank:
             self.executor.sample(handle)
 
     def collect(self, handle: StepHandle) -> StepOutput:
-        """What the step made, on every rank."""
+        """Collect the step's results, on every rank."""
         place = self._group.place
         if place.num_stages == 1:
             return self.executor.collect(handle)
@@ -264,17 +264,17 @@ def _place_of(error: Exception, num_collectives: int) -> int:
 
 
 def files_key(config: EngineConfig) -> str:
-    """Under which the ranks of a machine find where the model's files lie there."""
+    """The key under which the ranks of a machine find where the model's files lie there."""
     return f"files/{config.parallel.node_rank}"
 
 
 def files_of(config: EngineConfig, group: RankGroup) -> ModelFiles:
-    """Where the first rank of this machine has found or put the model's files."""
+    """The model's files, where the first rank of this machine has found or put them."""
     return decode_files(group.ask(files_key(config)))
 
 
 def _shared_out(config: EngineConfig) -> EngineConfig:
-    """With the rank's share of the threads: ranks that each used every core would wait on each other."""
+    """The configuration with the rank's share of the threads: ranks that all use every core hinder each other."""
     threads = number_of_threads(config.executor.threads)
     share = max(1, threads // len(config.parallel.ranks_here))
     return msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, threads=share))

@@ -1,4 +1,4 @@
-"""How ranks meet, and what they exchange about their work.
+"""The process groups by which ranks meet and exchange messages about their work.
 
 All ranks share one store (rank 0 serves it, on a socket that was opened for it) and process groups over it: gloo for
 messages, and for tensors too on CPUs; NCCL for tensors on GPUs. Messages are bytes, never pickled objects. Commands of
@@ -76,12 +76,12 @@ class RankGroup:
         self._store.set(key, data)  # type: ignore[arg-type]  # takes bytes as well
 
     def ask(self, key: str) -> bytes:
-        """What was published under `key`, as soon as it is."""
+        """Wait for what is published under `key`, and return it."""
         with self._messaging():
             return bytes(self._store.get(key))
 
     def gather(self, key: str, data: bytes) -> list[bytes]:
-        """What every rank gives under `key`, in their order."""
+        """Exchange `data` with every rank under `key`, and return all of it, by rank."""
         self.publish(f"{key}/{self.rank}", data)
         return [self.ask(f"{key}/{rank}") for rank in range(self.config.world_size)]
 

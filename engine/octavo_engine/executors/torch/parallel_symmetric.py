@@ -34,10 +34,10 @@ TRIAL_BYTES = 256
 
 
 class Memory(Protocol):
-    """What a torch build offers. Methods raise whatever torch raises."""
+    """The operations that a torch build offers. Methods raise whatever torch raises."""
 
     def obstacle(self, device: torch.device, peers: list[torch.device]) -> str:
-        """Why the device can't read the memory of `peers`, in words; nothing if it can."""
+        """The reason why the device can't read the memory of `peers`, in words; empty if it can."""
 
     def allocate(self, num_bytes: int, device: torch.device) -> Tensor:
         """A buffer that other ranks may map: [num_bytes] uint8."""
@@ -124,7 +124,7 @@ class SymmetricSum:
         return None
 
     def takes(self, x: Tensor) -> bool:
-        """Whether a sum of this shape and type goes this way: the same on all ranks."""
+        """True if a sum of this shape and type goes this way: the same on all ranks."""
         most = BUFFER_BYTES if self.multicast else self.one_shot_bytes
         return x.dtype in TYPES and 0 < x.nbytes <= most and x.nbytes % ALIGNMENT == 0
 

@@ -1,4 +1,4 @@
-"""How often requests with penalties have used each token, kept on the device from draw to draw.
+"""The number of times that requests with penalties have used each token, kept on the device from draw to draw.
 
 Owns which request has which slot of the table. The table is no more than a cache of what the device's tokens say: a
 request that is new to its slot, or whose last draws are void, is counted afresh. Kernels count; a token is counted by
@@ -32,7 +32,9 @@ class PenaltyCounts:
         self._table: Tensor | None = None
 
     def take(self, states: list[RequestState], lengths: list[int], vocab_size: int) -> TokenCounts:
-        """What a draw of `states` at these lengths reads and completes. Until `completed`, nothing of it holds."""
+        """The counts that a draw of `states` at these lengths reads and completes. Until `completed`, nothing of it
+        holds.
+        """
         self._place([s for s in states if penalized(s)], vocab_size)
         assert self._table is not None
         slots = [s.count_slot if penalized(s) else -1 for s in states]

@@ -99,7 +99,7 @@ class Unshared(Parallel):
 
 
 def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE) -> list[Variant]:
-    """What the rank at `parallel.place` of the model `spec` may launch under `config`, on `launcher`'s kind of GPU.
+    """The kernels that the rank at `parallel.place` of `spec` may launch under `config`, on `launcher`'s kind of GPU.
 
     GPUs of a kind differ in their number of SMs, by which products are split or not: both are rehearsed.
     """
@@ -111,7 +111,7 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
 def rehearse(
     config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE
 ) -> dict[Variant, int]:
-    """What is launched on `launcher`'s very GPU, and the programs of each variant's largest launch."""
+    """The variants that are launched on `launcher`'s very GPU, and the programs of each one's largest launch."""
     recorder = Recorder(launcher.card, launcher.tuned)
     place = parallel.place
     length = min(spec.max_position, MOST_LENGTH)
@@ -147,7 +147,7 @@ def rehearse(
 
 
 def described_weights(spec: ModelSpec, place: Place, dtype: torch.dtype, *, packed: bool) -> dict[str, Stored]:
-    """What `weights.read_weights` gives, nowhere: the same layouts, without a file."""
+    """The weights of `weights.read_weights` without storage: the same layouts, without a file."""
     return {shard.weight.name: _nowhere(shard, dtype, packed=packed) for shard in shards(spec, place)}
 
 

@@ -51,14 +51,14 @@ def reported_kernels(card: Card) -> Iterator[Reported]:
 
 
 def reported_models() -> dict[str, ModelSpec]:
-    """By the label that names carry."""
+    """The reported models by the label that names carry."""
     llama = from_hf_config(LLAMA_3_8B)
     models = {"llama": llama, "gemma": from_hf_config(GEMMA_3_270M), "smollm2": from_hf_config(SMOLLM2_135M)}
     return models | {format_: packed_in(format_, llama) for format_ in PACKERS}
 
 
 def report_config() -> EngineConfig:
-    """What an engine without flags runs under."""
+    """The configuration of an engine without flags."""
     return EngineConfig(
         model=ModelConfig(model="report", served_model_names=("report",), load_format="dummy"),
         executor=ExecutorConfig(executor="torch"),

@@ -1,4 +1,4 @@
-"""From hidden rows to tokens and log-probabilities, on the device.
+"""Turns hidden rows into tokens and log-probabilities, on the device.
 
 Owns which rows become logits, how requests' parameters lie on the device, and what is read back; the numbers are the
 kernels'. Nothing here waits for the device: `Results` is read once the step is done. A request that can't be sampled
@@ -56,7 +56,7 @@ class SamplingTable:
             self._plain_from[state.row] = _plain_from(state)
 
     def is_plain(self, batch: StepBatch) -> bool:
-        """Whether every request draws, from raw logits, and asks for nothing but the token."""
+        """True if every request draws, from raw logits, and asks for nothing but the token."""
         plain_from = self._plain_from
         return len(batch.drawing) == batch.num_requests and all(
             s.row is not None and plain_from[s.row] <= n for s, n in zip(batch.states, batch.seq_lens, strict=True)
@@ -68,7 +68,7 @@ class SamplingTable:
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What few requests ask for: it makes a step's draw more than a choice among raw logits. Rows are drawn rows."""
+    """The options that few requests use, which make a draw more than a choice among raw logits. Rows are drawn rows."""
 
     biases: tuple[Tensor, Tensor, Tensor] | None  # rows, tokens, values
     allowed: Tensor | None  # [n, ceil(vocab / 32)] int32
@@ -79,7 +79,7 @@ class Extras:
     def of(
         cls, states: list[RequestState], seq_lens: list[int], vocab_size: int, device: torch.device
     ) -> Extras | None:
-        """For requests that draw at these lengths; None if none of them asks for anything."""
+        """The extras of requests that draw at these lengths; None if none of them asks for anything."""
         biased = [(i, s) for i, s in enumerate(states) if s.sampling.logit_bias]
         bans = [ban for i, (s, n) in enumerate(zip(states, seq_lens, strict=True)) for ban in _bans(i, s, n)]
         bans = [ban for ban in bans if ban[1] < vocab_size]
@@ -110,7 +110,7 @@ class Scored:
     found: Logprobs
 
     def to_host(self) -> Scored:
-        """On its way, without waiting."""
+        """Start the copy to the host, without waiting."""
         found = self.found
         moved = (x.to("cpu", non_blocking=True) for x in (found.own, found.ranks, found.top_ids, found.top))
         return Scored(self.states, self.tokens.to("cpu", non_blocking=True), Logprobs(*moved))
@@ -127,7 +127,7 @@ class Scored:
 
 @dataclass(slots=True)
 class Results:
-    """What a step made, on its way to the host. `read` once the device has come to it."""
+    """A step's results, on their way to the host. `read` once the device has come to them."""
 
     drawing: list[RequestState]
     positions: list[int]  # of the drawn tokens
@@ -137,7 +137,7 @@ class Results:
     prompts: list[Scored] = field(default_factory=list)
 
     def read(self, step_id: int) -> StepOutput:
-        """In the form that the core reads; drawn tokens become known to the host's states."""
+        """Read the results in the core's form; drawn tokens become known to the host's states."""
         tokens: dict[str, list[int]] = {}
         errors, undrawable = dict(self.errors), []
         for state, position, token in zip(self.drawing, self.positions, self._tokens(), strict=True):
@@ -266,7 +266,7 @@ class Sampler:
         return scored
 
     def _extras(self, states: list[RequestState], lengths: list[int], vocab_size: int) -> Extras | None:
-        """Those of the last step where the same requests draw and none has passed its min_tokens: nothing is sent."""
+        """The extras; sent only where other requests draw than in the last step, or one has passed its min_tokens."""
         early = [n - s.num_prompt_tokens < s.sampling.min_tokens for s, n in zip(states, lengths, strict=True)]
         known = self._known
         if known is None or known.states != states or known.early != early:
@@ -295,7 +295,9 @@ def all_logprobs(logits: Tensor, tokens: Tensor) -> Logprobs:
 
 
 def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Those (row, number of tops) that a kernel does, and those whose tops are too many for it."""
+    """The (row, number of tops) pairs in two lists: those that a kernel serves, and those whose tops are too many for
+    it.
+    """
     few = [(i, n) for i, n in wanted if 0 <= n <= MOST_TOP]
     many = [(i, n) for i, n in wanted if not 0 <= n <= MOST_TOP]
     return [some for some in (few, many) if some]

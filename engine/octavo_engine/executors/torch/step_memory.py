@@ -1,4 +1,4 @@
-"""How many bytes of a device any step of a configuration may take beside weights, tables and KV blocks.
+"""The bytes of a device that any step of a configuration may take beside weights, tables and KV blocks.
 
 One function of the configuration: a step is bounded by its tokens and requests, whatever their lengths and parameters.
 Profiling confirms it at the start (`memory.measure`), and tests hold random steps to it by counting every allocation.
@@ -109,7 +109,7 @@ def _rotary_dims(spec: Model) -> list[int]:
 
 
 def _draw_bytes(spec: Model, place: Place, n: int, scored_rows: int, element_size: int) -> int:
-    """From n hidden rows to tokens, where everything is asked for that can be; prompts are scored some rows at a time."""
+    """The bytes of a draw from n hidden rows that asks for all there is; prompts are scored some rows at a time."""
     vocab = spec.vocab_size
     rows = -(-vocab // place.tensor_size)
     gathered = rows * place.tensor_size + vocab if place.tensor_size > 1 else 0

@@ -1,4 +1,4 @@
-"""Which models `transformers` may run here, judged by their configuration alone; what can't run is refused by name.
+"""Refuses models that `transformers` can't run here, judged by their configuration alone, with what is in the way.
 
 Owns the refusals. Nothing of a model's own code is run, and no weights are read.
 """

@@ -82,7 +82,7 @@ def outline_of(config: PreTrainedConfig, max_position: int, dtype: str) -> Model
 
 
 class _Notes:
-    """What one forward calls."""
+    """A record of the masks and attentions of one forward."""
 
     def __init__(self) -> None:
         self.attentions: list[Attention] = []
@@ -162,7 +162,7 @@ def window_of(rule: Rule) -> int | None:
 
 
 def _seen(rule: Rule, query: int) -> Tensor:
-    """Which of the tokens 0 … query + 1 the query at that position sees."""
+    """A mask of the tokens 0 … query + 1 that the query at that position sees."""
     zero = torch.tensor(0)
     return torch.as_tensor(rule(zero, zero, torch.tensor(query), torch.arange(query + 2))).expand(query + 2)
 
@@ -173,7 +173,7 @@ def _unmixed(_: nn.Module, hidden_states: Tensor, *__: Any, **___: Any) -> Tenso
 
 
 def _dtype(config: PreTrainedConfig, model: ModelConfig, files: ModelFiles) -> str:
-    """What the checkpoint is stored in: its config's word, else that of its first tensor."""
+    """The dtype that the checkpoint is stored in: its config's word, else that of its first tensor."""
     if model.dtype != "auto":
         return model.dtype
     named = str(config.dtype or config.get_text_config(decoder=True).dtype).removeprefix("torch.")

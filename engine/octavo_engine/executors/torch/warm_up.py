@@ -96,7 +96,7 @@ def listed_as(variant: Variant, entry: str) -> Listed:
 
 
 def variant_of(kernel: Listed) -> Variant:
-    """What was written down."""
+    """The variant that `listed_as` wrote down."""
     args = tuple(
         Pointer(getattr(torch, arg[0].removeprefix("torch.")), arg[1]) if isinstance(arg, tuple) else arg
         for arg in kernel.args

@@ -20,7 +20,7 @@ CLAMP = tl.constexpr(7.0)  # of swiglu_clamped
 
 @triton.jit
 def tanh(x):
-    """By the exponential, which every target has: tanh x = 2 · sigmoid(2x) - 1."""
+    """The hyperbolic tangent by the exponential, which every target has: tanh x = 2 · sigmoid(2x) - 1."""
     return 2.0 * tl.sigmoid(2.0 * x) - 1.0
 
 

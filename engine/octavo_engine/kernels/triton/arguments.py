@@ -1,4 +1,4 @@
-"""What kernels take for granted of their tensors, asserted before each launch.
+"""The properties that kernels take for granted of their tensors, asserted before each launch.
 
 Kernels compute addresses from shapes alone: a tensor is contiguous, or its first dimension alone has a stride, which
 the launch passes along (KV caches, persistent tables). Alignment is not among it: Triton reads each pointer's at its
@@ -36,7 +36,7 @@ def expect(x: Tensor | None, shape: Sequence[int], *dtypes: torch.dtype, strided
 
 
 def signature(x: Tensor | None) -> tuple[torch.dtype, torch.Size] | None:
-    """What `expect` checks of a tensor, but for how it lies."""
+    """The properties that `expect` checks of a tensor, except for its strides."""
     return None if x is None else (x.dtype, x.shape)
 
 
@@ -45,12 +45,12 @@ def _misfit(x: Tensor, shape: Sequence[int]) -> str:
 
 
 def rows_are_dense(x: Tensor) -> bool:
-    """Whether x[0], x[1] … are contiguous each, wherever they lie."""
+    """True if x[0], x[1] … are contiguous each, wherever they lie."""
     return x.is_contiguous() or (x.dim() > 1 and x[:1].squeeze(0).is_contiguous())
 
 
 def strides_are_known(args: Sequence[Any]) -> bool:
-    """Whether each tensor among a kernel's arguments is dense, or of dense rows whose stride is an argument too."""
+    """True if each tensor among a kernel's arguments is dense, or of dense rows whose stride is an argument too."""
     strides = {arg for arg in args if type(arg) is int}
     return all(
         x.is_contiguous() or (x.stride(0) in strides and rows_are_dense(x)) for x in args if isinstance(x, Tensor)

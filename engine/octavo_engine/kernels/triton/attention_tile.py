@@ -20,7 +20,7 @@ IN_LOG2 = tl.constexpr(LOG2_E)
 
 @dataclass(frozen=True, slots=True)
 class ScoreBiases:
-    """What takes part in the softmax beside products of queries and keys, where the model has it."""
+    """The terms of the softmax beside products of queries and keys, where the model has them."""
 
     slopes: Tensor | None  # ALiBi's: [num_heads] float32, in units of log2
     sinks: Tensor | None  # [num_heads]

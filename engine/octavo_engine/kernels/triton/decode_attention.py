@@ -24,7 +24,8 @@ SHORT = tl.constexpr(4)  # runs: up to so many a request has twice as many, of h
 
 @triton.jit
 def runs_of(seq_len, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
-    """Of a request: the first key in reach of its newest query, the tile's edge at or before it, where runs begin, the
+    """A request's runs: the first key in reach of its newest query, the tile's edge at or before it, where runs begin,
+    the
     keys of a run, and the number of runs, at least one.
 
     A few runs would leave most SMs idle when the request is alone, so they are halved; a context that fits one run stays
@@ -57,7 +58,7 @@ def count_runs(
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """How many runs each request has, and how many the requests up to it have together: [REQUESTS] each."""
+    """The number of runs of each request, and the sum up to and including each: [REQUESTS] each."""
     r = tl.arange(0, REQUESTS)
     lengths = tl.load(seq_lens + r, mask=r < num_requests, other=0)
     _, _, _, runs = runs_of(lengths, SPLIT, BLOCK_N, WINDOW, CHUNK)

@@ -29,7 +29,7 @@ MOST_RUNS = 1 << 14  # of a launch, whose results wait in memory to be joined: 4
 
 @dataclass(frozen=True, slots=True)
 class _Launches:
-    """Those of some neighbouring requests, from row `first` of q on."""
+    """The launches of some neighbouring requests, from row `first` of q on."""
 
     first: int
     grid: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What changes logits before a draw: multiplier and soft cap, bans, penalties.
+"""Changes logits before a draw: multiplier and soft cap, bans, penalties.
 
 Twins: `reference.soft_cap_logits`, `ReferenceOperations.ban`, `reference_sampling.apply_penalties`.
 Each reads and writes the logits at most once, some 10 FLOP for 8 bytes: bound by memory, and rows without anything to
@@ -92,7 +92,7 @@ def ban_kernel(
 
 @triton.jit
 def count(tokens, start, end, first, TILE: tl.constexpr, TOKENS: tl.constexpr):
-    """How often each of the tokens first … first + TILE - 1 is among tokens[start:end]: [TILE]."""
+    """The number of times that each of the tokens first … first + TILE - 1 is among tokens[start:end]: [TILE]."""
     counts = tl.zeros([TILE], tl.int32)
     for at in range(start, end, TOKENS):
         i = at + tl.arange(0, TOKENS)

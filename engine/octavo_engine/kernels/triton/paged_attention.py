@@ -48,7 +48,7 @@ class PagedAttention:
         self._q_like: tuple[object, ...] | None = None
 
     def takes(self, k_cache: Tensor, v_cache: Tensor) -> bool:
-        """Whether these caches are laid out as those that this is for."""
+        """True if these caches have the layout that this kernel reads."""
         k_found, v_found = self._found
         if k_cache is not k_found or v_cache is not v_found:
             if (_layout(k_cache), _layout(v_cache)) != self._layouts:

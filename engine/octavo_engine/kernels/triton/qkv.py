@@ -202,7 +202,7 @@ class QkvWrite:
         v_cache: Tensor,
         kv_scales: tuple[float, float],
     ) -> None:
-        """For projections, norms and caches like these. Blocks of a cache may lie apart; each is dense."""
+        """Bind the launch to projections, norms and caches like these. Each block of a cache is dense."""
         num_tokens = qkv.shape[0]
         self.held = changes.turn, changes.scales  # by their ids this is found again
         self._qkv_shape = (num_tokens, spec.q_size + spec.k_size + spec.v_size)

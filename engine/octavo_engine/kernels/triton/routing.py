@@ -1,4 +1,4 @@
-"""Which experts each token goes to, and the rows of each expert in one place. Twin: `reference_experts.route`.
+"""Chooses each token's experts, and puts the rows of each expert in one place. Twin: `reference_experts.route`.
 
 Routing: a program a token, its experts' scores in registers; choosing is a reduction for each choice. Some hundred
 operations for 2 bytes of logits (bf16): bound by its launch. Arranging: a program an expert, which reads the choices of

@@ -66,7 +66,7 @@ def gumbel_noise(seed, position, first, TILE: tl.constexpr):
 
 @triton.jit
 def is_filtered(heat, k, share, least, vocab):
-    """Whether anything but temperature decides what a row draws."""
+    """True if anything but temperature decides what a row draws."""
     return (heat > 0.0) & (((k > 0) & (k < vocab)) | (share < 1.0) | (least > 0.0))
 
 
@@ -85,7 +85,7 @@ def first_best(x, tokens):
 
 @triton.jit(do_not_specialize_on_alignment=["positions", "part_max"])
 def largest_kernel(logits, positions, part_max, vocab, part_size, PARTS: tl.constexpr, TILE: tl.constexpr):
-    """Of one part of one row: the largest logit (NaN counts as infinite)."""
+    """The largest logit of one part of one row (NaN counts as infinite)."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if tl.load(positions + row) == 0:
         return
@@ -121,7 +121,7 @@ def draw_kernel(
     PARTS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Of one part of one row: the noisy maximum and its token; of a row with filters how many tokens each bin has, and
+    """The noisy maximum of one part of one row, and its token; of a row with filters how many tokens each bin has, and
     their mass relative to the best token's."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     position = tl.load(positions + row)
@@ -204,7 +204,7 @@ def collect_kernel(
     TILE: tl.constexpr,
     MOST: tl.constexpr,
 ):
-    """Of one part of a row with filters: put what may be drawn where the parts before it end, in the order of tokens."""
+    """Put what may be drawn of one part of a row with filters where the parts before it end, in the order of tokens."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     position = tl.load(positions + row)
     if position == 0:
@@ -289,7 +289,7 @@ def finish_kernel(
     TILE: tl.constexpr,
     MOST: tl.constexpr,
 ):
-    """Of one row: the draw, or why there is none."""
+    """The draw of one row, or why there is none."""
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + row)
     if position == 0:

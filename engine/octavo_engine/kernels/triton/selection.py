@@ -28,7 +28,7 @@ def unsigned(keys):
 
 @triton.jit
 def up_to(keys, tokens, key, token):
-    """Which of (keys, tokens) come no later than (key, token)."""
+    """A mask of the (keys, tokens) that come no later than (key, token)."""
     return (keys > key) | ((keys == key) & (tokens <= token))
 
 

@@ -1,4 +1,4 @@
-"""What a kernel is compiled for: the key that launches, the compile report and the warm-up share.
+"""The key that a kernel is compiled for, shared by launches, the compile report and the warm-up.
 
 A kernel's variants differ by the types of its pointers, by its constants and by what Triton reads off its numbers: 1,
 and multiples of 16. Each kernel declares what is left out of this: numbers that change from step to step
@@ -44,7 +44,7 @@ class Unspecialized(NamedTuple):
 
 @cache
 def unspecialized(kernel: Any) -> Unspecialized:
-    """What a kernel's decorator declares; of an interpreted kernel too."""
+    """The arguments that a kernel's decorator declares unspecialized; of an interpreted kernel too."""
     given = kernel.kwargs if hasattr(kernel, "kwargs") else vars(kernel)
     names = list(inspect.signature(kernel.fn).parameters)
 
@@ -132,7 +132,7 @@ def compiled_for(capability: int, variant: Variant) -> Any:
 
 
 def compiled(variant: Variant) -> Any:
-    """Its code, as Triton's own launch would make it or find it in its cache: for the active driver's target.
+    """The variant's code, as Triton's own launch would make it or find it in its cache: for the active driver's target.
 
     Raises:
         Exception: it can't be compiled; the compiler's passes raise what they like.

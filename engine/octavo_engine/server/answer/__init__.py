@@ -1,1 +1,1 @@
-"""From outputs to HTTP: whole answers, streams, log-probabilities, errors."""
+"""Writes outputs as HTTP: whole answers, streams, log-probabilities, errors."""

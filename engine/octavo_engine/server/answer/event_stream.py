@@ -39,7 +39,7 @@ class EventStream:
 
     @property
     def begun(self) -> bool:
-        """Whether the status has been sent."""
+        """True once the status has been sent."""
         return self._response.prepared
 
     @property

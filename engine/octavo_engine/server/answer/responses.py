@@ -169,7 +169,7 @@ class ChatChunk(msgspec.Struct):
 
 
 class ErrorBody(msgspec.Struct):
-    """What happened, why, and what to do; `param` is the offending field."""
+    """An error in three parts: what happened, why, and what to do; `param` is the offending field."""
 
     message: str
     type: str

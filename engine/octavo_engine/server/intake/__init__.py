@@ -1,1 +1,1 @@
-"""From an HTTP body to complete prompts and sampling parameters, within the limits."""
+"""Turns an HTTP body into complete prompts and sampling parameters, within the limits."""

@@ -85,7 +85,7 @@ def request_id(request: web.Request) -> str:
 
 
 def _is_fit(name: str) -> bool:
-    """Whether a client's name for its request can be sent back in a header."""
+    """True if a client's name for its request can be sent back in a header."""
     return 0 < len(name) <= MAX_REQUEST_ID and name.isprintable() and name.isascii()
 
 

@@ -1,4 +1,4 @@
-"""From a body to complete prompts with complete sampling parameters: the one path of every route that generates.
+"""Prepares complete prompts with complete sampling parameters from a body: the one path of every route that generates.
 
 The order is that of cost: numbers are checked before texts are tokenized, and sizes before anything is submitted.
 """

@@ -1,4 +1,4 @@
-"""From a body's texts, messages or token ids to the token ids of each prompt."""
+"""Turns a body's texts, messages or token ids into the token ids of each prompt."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def truncate(context: ServerContext, body: CompletionBody | ChatBody, token_ids:
 async def echoed_texts(
     context: ServerContext, body: CompletionBody | ChatBody, whole: Sequence[list[int]], kept: Sequence[list[int]]
 ) -> list[str]:
-    """With `echo`, the text that precedes each answer: the prompt, or the chat's last message; else empty texts.
+    """The text that precedes each answer with `echo`: the prompt, or the chat's last message. Empty texts without it.
 
     A prompt is echoed as it was sent; one of token ids, or one that was truncated from `whole` to `kept`, is decoded.
     """

@@ -1,1 +1,1 @@
-"""What went wrong, and what to do: from the words of the API server, scheduler, kubelet and engine. Pure."""
+"""Diagnoses what went wrong, and what to do, from the words of API server, scheduler, kubelet and engine. Pure."""

@@ -1,4 +1,4 @@
-"""Why the model's claim has no volume, or a replica does not get it, and what to do. Pure."""
+"""Diagnoses a model's claim that has no volume, or that a replica does not get, with the remedy. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Why an engine's process ended, by its exit code and last words. Pure.
+"""Diagnoses the end of an engine's process by its exit code and last words. Pure.
 
-By the exception that was raised or by a runtime's whole phrase, never by a number or a word that may stand there by
+Matches the exception that was raised or a runtime's whole phrase, never a number or a word that may stand there by
 chance: a traceback is full of line numbers, ports and shapes.
 """
 
@@ -14,7 +14,7 @@ from octavo_operator.api.reasons import EngineReason, Reason, StorageReason
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a kind of failure leaves behind. `codes` are exit codes that are enough without words."""
+    """The traces that a kind of failure leaves. `codes` are exit codes that are enough without words."""
 
     reason: Reason
     words: re.Pattern[str] | None

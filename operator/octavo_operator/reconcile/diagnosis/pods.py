@@ -1,4 +1,4 @@
-"""Why a pod does not answer, by its status and the Events about it: what happened, and what to do. Pure.
+"""Diagnoses a pod that does not answer by its status and the Events about it: what happened, and what to do. Pure.
 
 A pod that crashes flickers between running and waiting; it counts as crashing until it is ready, so that the status
 does not flicker with it. Nothing that counts up by itself (restarts, times) is reported.
@@ -304,13 +304,13 @@ def _unplaced(words: str, waited: float | None, warning: WarningEvent | None, as
 
 
 def _autoscaler_note(warning: WarningEvent | None) -> str:
-    """Why an autoscaler adds no node, where it says so."""
+    """The autoscaler's reason for adding no node, where it gives one."""
     refuses = warning is not None and warning.reason == "NotTriggerScaleUp"
     return f"; it says: {_short(warning.note)}" if warning is not None and refuses else ""
 
 
 def _requested(pod: Object) -> str:
-    """What a download's pod requests, as kubectl writes it."""
+    """The requests of a download's pod, as kubectl writes them."""
     amounts = [each.get("resources", {}).get("requests", {}) for each in pod["spec"].get("containers", ())]
     asked = " and ".join(f"{name} {amount}" for each in amounts for name, amount in sorted(each.items()))
     return f"; the download requests {asked}: free a node, or change podTemplate.spec" if asked else ""
@@ -335,7 +335,7 @@ def _seconds_since(time: Any, now: datetime | None) -> float | None:
 
 
 def _asked(words: str, plan: Plan, most_free: Mapping[str, int]) -> str:
-    """What the pod requests of what the scheduler finds too little of, what is free, and the field that lowers it."""
+    """The pod's requests of which the scheduler finds too little, with what is free, and the field that lowers them."""
     short = [name for name in ("cpu", "memory", "ephemeral-storage") if f"Insufficient {name}" in words]
     asked = [f"{name} {plan.resources.requests[name]}" for name in short if name in plan.resources.requests]
     if not asked:

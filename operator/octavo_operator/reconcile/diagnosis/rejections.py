@@ -1,4 +1,4 @@
-"""What the API server's refusals mean for a person: a reason, its own words, and the remedy. Pure.
+"""Explains the API server's rejections to a person: a reason, its own words, and the remedy. Pure.
 
 One table, by the words of the admission plugin that refused; the status code decides only where no plugin is known. A
 403 is RBAC's only if its message is.

@@ -1,4 +1,4 @@
-"""What a diagnosis ends in."""
+"""The result of a diagnosis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from octavo_operator.api.reasons import AnyReason
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a pod does not answer, or an object is not what it should be."""
+    """The reason why a pod does not answer, or an object is not what it should be."""
 
     reason: AnyReason
     message: str

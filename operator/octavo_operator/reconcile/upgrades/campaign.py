@@ -44,12 +44,12 @@ class Campaign:
         return last if len(last) == ROW and not any(tried[key].served for key in last) else ()
 
     def may_move(self, key: NamespacedName, member: Member, members: Mapping[NamespacedName, Member]) -> bool:
-        """Whether the service has its turn now."""
+        """True if the service has its turn now."""
         others = sum(each.moving for name, each in members.items() if name != key)
         return others < self.limit and (member.asked_for or not self.stopped(members))
 
     def next(self, members: Mapping[NamespacedName, Member]) -> tuple[NamespacedName, ...]:
-        """Those of the waiting that have their turn now: first those that a person has approved, then by name."""
+        """The waiting services that have their turn now: first those that a person has approved, then by name."""
         free = self.limit - sum(member.moving for member in members.values())
         if free <= 0:
             return ()

@@ -43,7 +43,7 @@ class Paced:
 
     @property
     def begins(self) -> bool:
-        """Whether this very pass begins to replace the replicas because of an upgrade."""
+        """True if this very pass begins to replace the replicas because of an upgrade."""
         return (
             self.case is not None
             and self.step is not None
@@ -64,7 +64,7 @@ class Paced:
 
 
 def asked_before(body: Object, observed: Observed) -> bool:
-    """Whether the replicas were rendered from the present manifest."""
+    """True if the replicas were rendered from the present manifest."""
     live = live_deployment(body, observed)
     record = None if live is None else recorded(live)
     return record is not None and record.current.asked == asked_of(body)

@@ -1,4 +1,4 @@
-"""What a Deployment was given: its pod template as rendered, and what it was rendered from.
+"""The record of a Deployment's rendering: its pod template as rendered, and what it was rendered from.
 
 It is kept in an annotation of the Deployment, for there it changes together with the template: a process that is killed
 between two writes leaves nothing that contradicts itself, and a status that is lost takes nothing with it.
@@ -60,7 +60,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How the last upgrade of a service ended."""
+    """The end of a service's last upgrade."""
 
     release: str
     asked: str
@@ -84,9 +84,9 @@ class Record:
 
 
 def asked_of(body: Object) -> str:
-    """What a person requests, as a word that changes with it and with nothing else.
+    """A person's request as a word that changes with it and with nothing else.
 
-    By the generation rather than by the spec: defaults that a newer CustomResourceDefinition fills in do not move it.
+    Follows the generation rather than the spec: defaults that a newer CustomResourceDefinition fills in do not move it.
     """
     metadata = body["metadata"]
     ours = {
@@ -99,7 +99,7 @@ def asked_of(body: Object) -> str:
 
 
 def recorded(deployment: Object) -> Record | None:
-    """What the Deployment's annotation holds; None where there is none, or one that is not ours."""
+    """The record in the Deployment's annotation; None where there is none, or one that is not ours."""
     text = (deployment["metadata"].get("annotations") or {}).get(ANNOTATION)
     if text is None:
         return None
@@ -142,7 +142,7 @@ def annotated(manifest: Manifest, record: Record) -> Manifest:
 
 
 def _plain(value: Any) -> Any:
-    """As `asdict` has it, without its copies: a template is long, and every pass does this."""
+    """The values of `asdict` without its copies: a template is long, and every pass does this."""
     if not isinstance(value, Record | Rendering | Move | Attempt | Pin):
         return value
     return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}

@@ -70,7 +70,7 @@ def _bad_condition(deployment: Object, kind: str, bad: str) -> str:
 
 
 def _may_recover(pod: Object) -> bool:
-    """Whether a pod crashed, but not often: perhaps what it needs comes late."""
+    """True if a pod crashed, but not often: perhaps what it needs comes late."""
     containers = [*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ())]
     waits_for = {each.get("state", {}).get("waiting", {}).get("reason") for each in containers}
     crashes = max((int(each.get("restartCount", 0)) for each in containers), default=0)

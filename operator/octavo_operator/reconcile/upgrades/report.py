@@ -46,7 +46,9 @@ def reported(
 
 
 def _state(key: NamespacedName, case: Case, taken: Step, stopped: Sequence[NamespacedName], limit: int) -> State:
-    """Whether the replicas have what this release of the operator renders; if not, why, and what to do."""
+    """The state of the replicas: whether they have what this release of the operator renders; if not, why, and the
+    remedy.
+    """
     new, old = _name(case, fresh=True), _name(case, fresh=False)
     take = f"kubectl annotate llms -n {key.namespace} {key.name} --overwrite {UPGRADE}={approval_for(case)}"
     match taken.phase:

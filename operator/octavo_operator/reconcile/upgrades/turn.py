@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What comes next. `record` is what the Deployment is to have."""
+    """The next step. `record` is what the Deployment is to have."""
 
     phase: Phase
     record: Record
@@ -53,7 +53,7 @@ class Step:
 
     @property
     def renders(self) -> bool:
-        """Whether the template is rendered by this release, with the record's pin; otherwise it is kept verbatim."""
+        """True if the template is rendered by this release, with the record's pin; otherwise it is kept verbatim."""
         return self.phase in {"Current", "Edited", "Taken"}
 
 
@@ -96,7 +96,7 @@ def moved(case: Case) -> Step:
 
 
 def is_moving(record: Record, replicas: Replicas, release: str) -> bool:
-    """Whether the service has a turn: it moves, or goes back and does not serve again yet."""
+    """True if the service has a turn: it moves, or goes back and does not serve again yet."""
     if record.move is not None:
         return True
     attempt = record.attempt
@@ -114,7 +114,7 @@ def refused(case: Case, why: str) -> Step:
 
 
 def passed_over(case: Case) -> bool:
-    """Whether a service did not serve this release, and no person has requested it again."""
+    """True if a service did not serve this release, and no person has requested it again."""
     attempt = _tried(case)
     return attempt is not None and (attempt.asked, attempt.approval) == (case.fresh.asked, case.approval)
 
