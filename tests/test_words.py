@@ -75,23 +75,21 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Docstrings, and strings that stand alone below a field, line by line; and comments."""
-    source = path.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings of a module, its classes and its functions, and strings that stand alone below a field."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield from enumerate(node.value.value.splitlines(), node.lineno)
+            yield node.lineno, node.value.value.strip()
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings line by line, and comments."""
+    for first, text in docstrings(path):
+        yield from enumerate(text.splitlines(), first)
+    source = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
-
-
-def docstrings(path: Path) -> Iterator[tuple[int, str]]:
-    """Docstrings of a module, its classes and its functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and (text := ast.get_docstring(node)):
-            yield getattr(node, "lineno", 1), text
 
 
 def words_of(name: str) -> list[str]:

@@ -38,9 +38,9 @@ class Cluster(ABC):
 
     is_ours = False
     pull_policy = "IfNotPresent"
-    """With which nodes run what `push_image` gave them last, under a tag that they have pulled before."""
+    """The policy with which nodes run what `push_image` gave them last, under a tag that they have pulled before."""
     image_registry = ""
-    """What images are named by before `octavo/engine`: the chart's image.registry."""
+    """The registry in images' names before `octavo/engine`: the chart's image.registry."""
 
     def __init__(self, kubeconfig: Path, urls: Urls) -> None:
         self.kubeconfig = kubeconfig

@@ -57,7 +57,7 @@ OF_BOTH: frozenset[Feature] = frozenset(
     }
 )
 SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": OF_BOTH, "torch": OF_BOTH}
-"""What each executor of this version runs; the tests of both hold them to it."""
+"""The features that each executor of this version runs; the tests of both hold them to it."""
 
 USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}
 

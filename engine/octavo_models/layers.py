@@ -175,7 +175,8 @@ class Attention:
     alibi_slopes: tuple[float, ...] = ()  # of each query head; `slope * (p_k - p_q)` is added to a score
     qk_norm: Norm | None = None
     qk_norm_span: QkNormSpan = "head"
-    """What the norms of q and k normalize: "head" each head by one weight [head_dim_k]; "each_head" each head by its
+    """The span that a norm of q or k normalizes: "head" each head by one weight [head_dim_k]; "each_head" each head by
+    its
     own weight [num_heads, head_dim_k]; "width" all heads together by a weight [num_heads * head_dim_k]."""
     qk_norm_after_rotary: bool = False
     qkv_clip: float | None = None  # q, k and v lie within ±qkv_clip after their biases

@@ -53,9 +53,9 @@ class Settings:
     operator_namespace: str = "octavo-system"
     """Namespace of the operator: a NetworkPolicy lets it read the queue."""
     engine_command: tuple[str, ...] = (sys.executable, "-m", "octavo_engine")
-    """What runs the engine on this machine, without a cluster."""
+    """The command that runs the engine on this machine, without a cluster."""
     first_restart_pause_s: float = 1.0
-    """Before a replica that died is started again, on this machine; it doubles with each failure."""
+    """The pause before a replica that died is started again, on this machine; it doubles with each failure."""
     version: str = field(default_factory=_own_version)
     """Version of the operator, and of the engine whose image is its default."""
     own_version: str = field(default_factory=_own_version)

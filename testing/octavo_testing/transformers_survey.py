@@ -60,7 +60,7 @@ OWN: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
     "gptj": {"n_embd": 64, "n_head": 4, "n_layer": 4, "rotary_dim": 8},
 }
-"""What a kind needs beside."""
+"""The fields that a kind needs beside."""
 MOST_PARAMETERS = 100_000_000  # image towers keep their sizes
 
 

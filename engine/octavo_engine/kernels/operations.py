@@ -39,7 +39,7 @@ class PagedBatch:
     max_seq_len: int
     decode_lens: tuple[int, ...] = ()  # of the decodes, or bounds of them; none: each may be `max_seq_len`
     settled: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What the operations have found for the first layer of a kind, and need not look for again in this step."""
+    """The operations' findings for the first layer of a kind, which they need not look for again in this step."""
 
     @property
     def num_requests(self) -> int:

@@ -42,7 +42,7 @@ class PackedWeight:
     group: int  # 32; 16 with eight bits alone
     shift: int = 0  # groups of the first super block that were cut off
     settled: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What the operations have found for a product with this weight, and need not look for again."""
+    """The operations' findings for a product with this weight, which they need not look for again."""
 
     @property
     def shape(self) -> tuple[int, int]:

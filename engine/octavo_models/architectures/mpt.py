@@ -31,7 +31,7 @@ NAMES = {
     "max_position_embeddings": ("max_seq_len",),
 }
 ONLY = {"attn_type": "multihead_attention", "qk_ln": False, "prefix_lm": False, "alibi": True}
-"""What the fields of `attn_config` must say, as they do in all published models of the family."""
+"""The values that fields of `attn_config` must have, as they do in all published models of the family."""
 
 
 def from_hf(source: HfConfig) -> SpecDraft:

@@ -96,12 +96,12 @@ class Condition(Strict):
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=316)]
     """Ready, Progressing, Stalled, ModelCached, Autoscaling, Fits, UpToDate, TwoOperators or Reconciling."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """True, False or Unknown."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The metadata.generation that the condition describes."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """When `status` last changed, as RFC 3339; a new reason or message alone does not move it."""
+    """The time when `status` last changed, as RFC 3339; a new reason or message alone does not move it."""
     reason: Annotated[str, Field(pattern=REASON, min_length=1, max_length=1024)]
-    """Why, in one CamelCase word for programs."""
+    """The reason, in one CamelCase word for programs."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """Why, and what to do, for people."""
+    """The reason and the remedy, for people."""

@@ -25,7 +25,7 @@ class Image(Strict):
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
     """Digest, sha256:…; it wins over the tag."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When the kubelet pulls the image."""
+    """The kubelet's policy for pulling the image."""
     pull_secrets: Annotated[list[ObjectName], Field(max_length=MAX_ITEMS)] = []
     """Names of the Secrets with which the image is pulled."""
 
@@ -38,11 +38,11 @@ class KeySelector(Strict):
     key: DataKey
     """Key within it."""
     optional: bool | None = None
-    """Whether the pod starts without it."""
+    """Lets the pod start without it."""
 
 
 class EnvSource(Strict):
-    """The source of an environment variable's value; exactly one of these."""
+    """The source of its value, in place of `value`; exactly one of these."""
 
     secret_key_ref: KeySelector | None = None
     """A key of a Secret."""
@@ -60,16 +60,16 @@ class EnvVar(Strict):
     name: EnvName
     """Name of the variable."""
     value: Annotated[str, Field(max_length=131072)] | None = None
-    """Its value."""
+    """The value itself."""
     value_from: EnvSource | None = None
-    """Where its value comes from, in place of `value`."""
+    """The source of its value, in place of `value`."""
 
 
 class Engine(Strict):
     """The engine and its limits. Fields that are left out follow the accelerator and the model."""
 
     runtime: Literal["octavo", "vllm", "sglang", "tgi", "tensorrt-llm"] = "octavo"
-    """Which engine runs the model."""
+    """The engine that runs the model."""
     image: Image | None = None
     """Container image in place of the operator's default."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1

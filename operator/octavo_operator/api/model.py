@@ -43,7 +43,9 @@ class Model(Strict):
     """The model that is served."""
 
     uri: ModelUri
-    """Where the weights come from: hf://ORG/NAME, pvc://CLAIM/PATH, file:///PATH, or, for octavo alone, package://NAME. s3://, gs://, oci:// and http(s):// are refused: no runtime reads them yet."""
+    """The source of the weights: hf://ORG/NAME, pvc://CLAIM/PATH, file:///PATH, or, for octavo alone, package://NAME.
+    s3://, gs://, oci:// and http(s):// are refused: no runtime reads them yet.
+    """
     revision: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s]+$")] | None = None
     """Branch, tag or commit of a hub's repository; the commit it resolves to is reported in the status."""
     file: Annotated[str, Field(min_length=1, max_length=1024)] | None = None

@@ -38,7 +38,7 @@ class Nodes:
     products: tuple[str, ...] = ()
     """Products that nodes have, whether they would do or not."""
     obstacles: tuple[str, ...] = ()
-    """Where none would do: why some that have the GPUs do not, a node each."""
+    """The reasons why nodes that have the GPUs do not do, a node each, where none would."""
     gpus: tuple[Gpu, ...] = ()
     """Kinds of GPUs on the nodes that would do."""
     announced: bool = True
@@ -77,7 +77,7 @@ class Change:
     old_serves: bool = True
     """A replica of the former revision answers: it is worth some patience."""
     contender: str = ""
-    """What else waits for a node and would take what an old replica frees; empty where nothing would."""
+    """Another pod that waits for a node and would take what an old replica frees; empty where none would."""
     node_comes: bool = False
     """An autoscaler has announced a node for such a replica."""
 
@@ -87,7 +87,7 @@ class Download:
     """A model that is complete on a claim."""
 
     digest: str
-    """Which download it was: model, revision, file and claim."""
+    """The download's identity: model, revision, file and claim."""
     claim: str
     claim_uid: str
     commit: str | None = None
@@ -118,7 +118,7 @@ class Observed:
     downloaded: Download | None = None
     """The last download that the service's status remembers."""
     contender: str = ""
-    """What else waits for a GPU and would take the one that a replica frees; empty where nothing would."""
+    """Another pod that waits for a GPU and would take the one that a replica frees; empty where none would."""
     job_waits: bool = False
     """The download goes on and has no pod; no watch reports when that changes."""
     job_message: str = ""
@@ -136,13 +136,13 @@ class Observed:
     holders: tuple[Object, ...] = ()
     """Others' pods that have one of `claims` which is on one node at a time."""
     nodes: Nodes | None = None
-    """None where nodes were not read, or may not be."""
+    """The nodes; None where they were not read, or may not be."""
     most_free: Mapping[str, int] = field(default_factory=dict)
     """CPU and memory that the node with most of each has left, in thousandths; empty where no replica seeks a node."""
     model_bytes: int | None = None
     """Size of the model's files, where only that is known."""
     change: Change | None = None
-    """None where all replicas follow the Deployment."""
+    """The change that is under way; None where all replicas follow the Deployment."""
 
     @property
     def engines(self) -> list[Object]:

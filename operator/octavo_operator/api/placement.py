@@ -28,9 +28,9 @@ class Resources(Strict):
     """CPU and memory of a replica. GPUs do not belong here: they follow from the parallel sizes."""
 
     requests: Annotated[dict[ResourceName, Quantity], Field(max_length=MAX_ITEMS)] = {}
-    """What the scheduler sets aside for the container."""
+    """The resources that the scheduler sets aside for the container."""
     limits: Annotated[dict[ResourceName, Quantity], Field(max_length=MAX_ITEMS)] = {}
-    """What the container may not exceed."""
+    """The resources that the container may not exceed."""
 
 
 class Cache(Strict):
@@ -41,7 +41,7 @@ class Cache(Strict):
     storage_class_name: ObjectName | None = None
     """Storage class; by default the cluster's."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] | None = None
-    """Who may mount it; by default ReadWriteMany with several replicas, else ReadWriteOnce."""
+    """The claim's access mode; by default ReadWriteMany with several replicas, else ReadWriteOnce."""
     preload: bool = True
     """Download once, by a Job, before the first pod starts."""
     retain: bool = False

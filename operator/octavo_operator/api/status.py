@@ -23,7 +23,7 @@ class ModelStatus(Strict):
     """The model that is served, as it was resolved."""
 
     uri: str
-    """Where the weights come from: spec.model.uri, as it was observed."""
+    """The source of the weights: spec.model.uri, as it was observed."""
     display_name: str
     """The model's name without its scheme, as kubectl get shows it."""
     revision: str | None = None
@@ -37,7 +37,7 @@ class ModelStatus(Strict):
 
 
 class MemoryStatus(Strict):
-    """The division of the memory of one GPU, or of the container without GPUs."""
+    """The division of memory, where the model and the GPU are known: of one GPU, or of the container without GPUs."""
 
     capacity: str
     """All of it."""
@@ -63,17 +63,17 @@ class PlanStatus(Strict):
     concurrent_sequences: Natural | None = None
     """Sequences of maxModelLen tokens that have room at once, where it is known."""
     memory: MemoryStatus | None = None
-    """How memory is divided, where the model and the GPU are known."""
+    """The division of memory, where the model and the GPU are known."""
     startup_seconds: Natural | None = None
-    """How long a replica may take until it answers."""
+    """The time that a replica may take until it answers, in seconds."""
     drain_seconds: Natural | None = None
-    """How long a replica that ends may finish its requests."""
+    """The time in which a replica that ends may finish its requests, in seconds."""
     rollout: Literal["Surge", "InPlace"] | None = None
-    """How a change reaches the replicas."""
+    """The way in which a change reaches the replicas."""
     rollout_reason: str | None = None
-    """Why it does so in this way."""
+    """The reason for choosing this way."""
     reasons: list[str] = []
-    """What was decided for the manifest, and by what."""
+    """The decisions made for the manifest, and the reason for each."""
     warnings: list[str] = []
     """Warnings, each with what avoids it."""
 
@@ -94,7 +94,7 @@ class CacheStatus(Strict):
 
 
 class UpgradeStatus(Strict):
-    """The settings that the replicas keep while the operator is upgraded, until the service's turn comes."""
+    """The settings that the replicas keep while the operator is upgraded, once they have served, until the service's turn."""
 
     release: str | None = None
     """Release of the operator that rendered the replicas' pod template."""
@@ -126,7 +126,7 @@ class Status(Strict):
     selector: str | None = None
     """Label selector of the replicas' pods, as the scale subresource needs it."""
     url: str | None = None
-    """Where clients within the cluster reach the service."""
+    """The URL of the service for clients within the cluster."""
     model: ModelStatus | None = None
     """The model that is served, as it was resolved."""
     cache: CacheStatus | None = None
@@ -138,4 +138,4 @@ class Status(Strict):
     other_operator: str | None = None
     """Namespace of that other one, while it runs."""
     upgrade: UpgradeStatus | None = None
-    """What the replicas keep while the operator is upgraded, once they have served."""
+    """The settings that the replicas keep while the operator is upgraded, once they have served."""

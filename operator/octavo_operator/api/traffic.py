@@ -31,9 +31,13 @@ class Rollout(Strict):
     strategy: Literal["Auto", "Surge", "InPlace"] = "Auto"
     """Surge starts the new replica before the old one ends; InPlace ends the old one first; Auto decides by the GPUs that are free."""
     upgrade_policy: Literal["Paced", "Manual"] = "Paced"
-    """What an upgrade of the operator does to the replicas: Paced replaces them when the service's turn comes; Manual leaves them until the service has the annotation octavo.dev/upgrade, as the condition UpToDate describes."""
+    """The effect of an operator upgrade on the replicas: Paced replaces them when the service's turn comes; Manual
+    leaves them until the service has the annotation octavo.dev/upgrade, as the condition UpToDate describes.
+    """
     drain_timeout: Duration | None = None
-    """How long a replica that ends may finish its requests; by default as long as the longest admissible generation takes."""
+    """The time in which a replica that ends may finish its requests; by default as long as the longest admissible
+    generation takes.
+    """
 
 
 class ApiKeys(Strict):
@@ -70,7 +74,7 @@ class Monitoring(Strict):
     """The discovery of the replicas by Prometheus."""
 
     service_monitor: Literal["Auto", "Enabled", "Disabled"] = "Auto"
-    """Whether a ServiceMonitor is made; Auto makes one where its CRD exists."""
+    """Creates a ServiceMonitor; Auto creates one where its CRD exists."""
     labels: Texts = {}
     """Labels of the ServiceMonitor, by which a Prometheus may select it (kube-prometheus-stack: its release)."""
     annotations: Texts = {}
@@ -83,6 +87,6 @@ class NetworkPolicy(Strict):
     """The clients that may reach the replicas over the network."""
 
     enabled: bool = False
-    """Whether a NetworkPolicy is made."""
+    """Creates a NetworkPolicy."""
     allow_from: Annotated[list[Verbatim], Field(max_length=MAX_ITEMS)] = []
     """Peers that may connect, verbatim networking.k8s.io/v1; none: the service's own namespace."""

@@ -51,15 +51,15 @@ class Spec(Strict):
     autoscaling: Autoscaling | None = None
     """Scaling by the queue's depth, in place of `replicas`."""
     rollout: Rollout = Rollout()
-    """How a change reaches the replicas."""
+    """The rollout of changes to the replicas."""
     auth: Auth = Auth()
     """Authentication of clients."""
     service: Service = Service()
     """The Service in front of the replicas."""
     monitoring: Monitoring = Monitoring()
-    """How Prometheus finds the replicas."""
+    """The discovery of the replicas by Prometheus."""
     network_policy: NetworkPolicy = NetworkPolicy()
-    """Who may reach the replicas over the network."""
+    """The clients that may reach the replicas over the network."""
     suspend: bool = False
     """Scale to nothing and keep everything else."""
     pod_template: Verbatim = {}

@@ -29,7 +29,7 @@ RENDERERS: Mapping[str, Callable[[Plan, str], Manifest]] = {
     "PodDisruptionBudget": pod_disruption.render,
     "ServiceMonitor": service_monitor.render,
 }
-"""By kind, in the order in which they are applied."""
+"""The renderers by kind, in the order in which children are applied."""
 
 
 def render(plan: Plan) -> tuple[Manifest, ...]:

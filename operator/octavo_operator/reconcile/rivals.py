@@ -37,7 +37,7 @@ class Rivals:
     _alone: set[NamespacedName] = field(default_factory=set)
     """Services whose status this process has seen without another operator: what is in it since was written by a live one."""
     _leases: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """By namespace: the resourceVersion of a rival's Lease, and when it was first seen."""
+    """The resourceVersion of a rival's Lease, and when it was first seen, by namespace."""
 
     def of(self, key: NamespacedName, status: Mapping[str, Any] | None) -> str | None:
         """The other operator that reconciles the service too; None where there is none."""

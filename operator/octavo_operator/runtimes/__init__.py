@@ -20,7 +20,7 @@ ENTRIES: tuple[Runtime | Unsupported, ...] = (
     tensorrt_llm.RUNTIME,
 )
 RUNTIMES: Mapping[str, Runtime] = {each.name: each for each in ENTRIES if isinstance(each, Runtime)}
-"""Those that run, by their value of `engine.runtime`."""
+"""The runtimes that run, by their value of `engine.runtime`."""
 IMAGE_KEYS = tuple(sorted({key for runtime in RUNTIMES.values() for key in runtime.images.values()}))
 """Keys of `Settings.images`."""
 OCTAVO = octavo.RUNTIME

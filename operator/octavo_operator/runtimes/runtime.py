@@ -105,7 +105,7 @@ class Runtime:
     runs_locally: bool
     """`octavo up` starts it."""
     runs_download: bool
-    """Its image holds `octavo_engine.fetch`, which the download Job runs."""
+    """True if its image holds `octavo_engine.fetch`, which the download Job runs."""
     executors: Mapping[str, tuple[Executor, ...]]
     """Executors of `octavo_models.features` by the vendor of the accelerator; empty where the engine has others."""
     capability: Capability

@@ -31,7 +31,8 @@ class DirectLauncher(Launcher):
     """Launches compiled code by itself, found once and kept."""
 
     prepared: dict[Variant, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What is compiled and, on a GPU, loaded. What is met beside it stalls a step: the log names it."""
+    """The code that is compiled and, on a GPU, loaded. A kernel that is not among it stalls a step: the log names it.
+    """
     _free: dict[Any, Unspecialized] = field(default_factory=dict, init=False, repr=False, compare=False)
     _met: dict[tuple[Any, ...], Code] = field(default_factory=dict, init=False, repr=False, compare=False)
 

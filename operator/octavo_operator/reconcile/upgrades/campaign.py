@@ -21,12 +21,12 @@ class Member:
     """A service, as the campaign sees it."""
 
     moving: bool = False
-    """Whether it moves, or goes back, and does not serve yet."""
+    """True while it moves, or goes back, and does not serve yet."""
     attempt: Attempt | None = None
     waits: bool = False
-    """Whether it may move as soon as its turn comes."""
+    """True if it may move as soon as its turn comes."""
     asked_for: bool = False
-    """Whether a person has requested it, for this service."""
+    """True if a person has requested it, for this service."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,12 @@ class Paced:
     plan: Plan
     desired: tuple[Manifest, ...]
     case: Case | None = None
-    """None where there is nothing to upgrade: a new service, or one whose plan is refused."""
+    """The upgrade's case; None where there is nothing to upgrade: a new service, or one whose plan is refused."""
     step: Step | None = None
     steady: bool = False
     """The Deployment has its record already: what is written to it undoes what others changed."""
     held: str = ""
-    """Why a move that has its turn does not begin: GPUs are scarce."""
+    """The reason why a move that has its turn does not begin: GPUs are scarce."""
 
     @property
     def begins(self) -> bool:

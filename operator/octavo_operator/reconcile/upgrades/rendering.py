@@ -39,11 +39,11 @@ class Rendering:
     """A pod template, and what it was rendered from."""
 
     asked: str
-    """What a person had asked for: see `asked_of`."""
+    """A person's request at that time: see `asked_of`."""
     release: str
     """`Settings.release` of the operator that rendered it."""
     pin: Pin | None
-    """None where the manifest names its image."""
+    """The pinned image; None where the manifest names its image."""
     template: Manifest
 
 
@@ -69,7 +69,7 @@ class Attempt:
     at: str
     """RFC 3339, by the API server's clock."""
     why: str = ""
-    """Why it did not serve."""
+    """The reason why it did not serve."""
     image: str = ""
     """The default image of the attempt."""
 

@@ -25,9 +25,9 @@ class Replicas:
     under_way: bool
     """Some do not follow the Deployment's template yet."""
     stuck: str = ""
-    """Why those that follow it will not serve; empty while they may."""
+    """The reason why replicas that follow it will not serve; empty while they may."""
     refused: str = ""
-    """Why the API server takes no pod of it; empty where it does."""
+    """The API server's reason for taking no pod of it; empty where it takes them."""
     loading: bool = False
     """One has a node and is about to serve."""
 

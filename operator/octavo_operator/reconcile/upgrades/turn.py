@@ -31,7 +31,7 @@ class Case:
 
     record: Record
     fresh: Rendering
-    """What this release renders, with its own default image."""
+    """The rendering by this release, with its own default image."""
     replicas: Replicas
     now: str
     """RFC 3339, by the API server's clock."""
@@ -39,7 +39,7 @@ class Case:
     approval: str = ""
     """The service's annotation octavo.dev/upgrade."""
     served: bool = True
-    """Whether it has ever served; assumed where that is not recorded."""
+    """True if it has ever served; assumed where that is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Step:
     phase: Phase
     record: Record
     asked_for: bool = False
-    """Whether a person has requested it, for this service."""
+    """True if a person has requested it, for this service."""
 
     @property
     def renders(self) -> bool:
