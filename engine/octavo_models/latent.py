@@ -1,4 +1,4 @@
-"""What families with multi-head latent attention have in common: heads, ranks, rotary scaling and tensors' names."""
+"""The common parts of families with multi-head latent attention: heads, ranks, rotary scaling and tensors' names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def from_hf(source: HfConfig, *, interleaved: bool = True, v_dim: int | None = N
 
 
 def hf_tensors(attention: Attention) -> dict[LayerWeight, At]:
-    """Its entries, as Hugging Face checkpoints name them."""
+    """The entries of the latent's weights, as Hugging Face checkpoints name them."""
     assert attention.latent is not None
     names = (f"self_attn.{name}" for name in HF_NAMES)
     return _entries(*names) | _keys_and_values("self_attn.kv_b_proj", attention, attention.latent)

@@ -207,7 +207,8 @@ class Attention:
 
     @property
     def absorbed(self) -> Attention:
-        """What reads the blocks. Of a latent: queries that have taken in `k_b`, whose result `v_b` is still to multiply.
+        """The attention that reads the blocks. A latent's queries have taken in `k_b`, and its result is still to
+        multiply with
 
         The one KV head's keys are the latent and the shared key, [rank + rotary_dim]; their first `rank` are its values.
         """

@@ -47,7 +47,7 @@ def grouped_router(source: HfConfig) -> Router:
 
 
 def first_dense(source: HfConfig, default: int = 0) -> Callable[[int], bool]:
-    """Which layers have the mixture: those that `mlp_layer_types` names, or all after the first dense ones.
+    """True for each layer that has the mixture: those that `mlp_layer_types` names, or all after the first dense ones.
 
     `default` is the number of these where the config is silent.
     """

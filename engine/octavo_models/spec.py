@@ -62,7 +62,9 @@ class Weight:
         )
 
     def stays_packed(self, shape: tuple[int, ...]) -> bool:
-        """Whether a GPU holds a part of this `shape` as packed blocks; what each head multiplies with its own is not."""
+        """True if a GPU holds a part of this `shape` as packed blocks; what each head multiplies with its own is not
+        packed.
+        """
         return stays_packed(self.format, shape) and self.name.rpartition(".")[2] not in BY_HEAD
 
     @property
