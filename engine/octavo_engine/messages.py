@@ -34,11 +34,21 @@ class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
     """Drop all cached blocks that nothing uses. Reserved for vLLM's endpoint /reset_prefix_cache."""
 
 
+class Vocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
+    """The bytes of each token, sent once before the first request that a grammar constrains.
+
+    `tokens[i]` are those that token i adds to a text, a special token's spelling; empty for an id that is never drawn.
+    """
+
+    tokens: list[bytes]
+    special_token_ids: list[int]
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End now; the server has drained before it sends this."""
 
 
-Request = EngineRequest | AbortRequests | ResetPrefixCache | Shutdown
+Request = EngineRequest | AbortRequests | ResetPrefixCache | Vocabulary | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -60,6 +60,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()  # empty: all
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed
+    grammar: str = ""  # what the answer must match, as llguidance reads it; empty: anything
 
     def __post_init__(self) -> None:
         if 0.0 < self.temperature < LEAST_TEMPERATURE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,13 +13,15 @@ from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, Mode
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors import create_executor
 from octavo_engine.executors.executor import Executor
-from octavo_engine.messages import EngineRequest, TokenLogprob
+from octavo_engine.messages import EngineRequest, TokenLogprob, Vocabulary
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
 from octavo_models.spec import ModelSpec
 
 MAX_STEPS = 20_000
+BYTES = Vocabulary([bytes([byte]) for byte in range(256)], [])  # token i is byte i
+LETTERS = json.dumps({"grammars": [{"lark_grammar": "start: /([a-z][0-9]){500}/"}]})
 BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 
 
@@ -96,12 +99,18 @@ def running_core(
 
 
 def generate(core: EngineCore, requests: Iterable[EngineRequest]) -> dict[str, Finished]:
-    """Step until all of `requests` have ended; the books of the blocks are checked after every step."""
+    """Step until all of `requests` have ended; the books of the blocks are checked after every step.
+
+    Grammars are about `BYTES`.
+    """
     results: dict[str, Finished] = {}
+    core.set_vocabulary(BYTES)
     for r in requests:
         core.add(r)
         results[r.request_id] = Finished()
     for _ in range(MAX_STEPS):
+        while core.is_compiling and not core.has_work:
+            time.sleep(0.001)
         if not core.has_work:
             break
         for output in core.step():

@@ -31,10 +31,10 @@ class TroubledExecutor(FakeExecutor):
     def beat_into(self, beats):
         self.beats = beats
 
-    def draw(self, seen, sampling, num_output_tokens):
+    def draw(self, seen, sampling, num_output_tokens, mask=None):
         """Every answer is FAKE_ANSWER's token ids, over and over, if there are any."""
         if "FAKE_ANSWER" not in os.environ:
-            return super().draw(seen, sampling, num_output_tokens)
+            return super().draw(seen, sampling, num_output_tokens, mask)
         answer = json.loads(os.environ["FAKE_ANSWER"])
         return answer[num_output_tokens % len(answer)]
 

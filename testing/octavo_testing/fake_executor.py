@@ -47,14 +47,18 @@ def digests(token_ids: list[int], adapter_slot: int = 0) -> list[int]:
     return result
 
 
-def draw(seen: int, sampling: SamplingParams, num_output_tokens: int, vocab_size: int) -> int:
-    """The next token after a context, with the bans of `min_tokens`."""
+def draw(
+    seen: int, sampling: SamplingParams, num_output_tokens: int, vocab_size: int, mask: bytes | None = None
+) -> int | None:
+    """The next token after a context, with the bans of `min_tokens` and of a mask; None if all are banned."""
+    if mask is not None and not any(mask):
+        return None
     banned = {*sampling.eos_token_ids, *sampling.stop_token_ids} if num_output_tokens < sampling.min_tokens else set()
     value = seen + sampling.seed
     while True:
         value = value * 6_364_136_223_846_793_005 % MODULUS
         token = (value >> 20) % vocab_size
-        if token not in banned:
+        if token not in banned and (mask is None or mask[token // 8] >> token % 8 & 1):
             return token
 
 
@@ -148,7 +152,7 @@ class FakeExecutor(Executor):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("fake", adapters=True, swapping=True, asynchronous=self.asynchronous)
+        return Capabilities("fake", adapters=True, grammar_masks=True, swapping=True, asynchronous=self.asynchronous)
 
     @property
     def layout(self) -> KVLayout:
@@ -216,7 +220,14 @@ class FakeExecutor(Executor):
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         step = self.steps[-1]
         _require(step.step_id == handle.step_id, "sample follows its submit")
+        width = (self.vocab_size + 31) // 32 * 4
+        masks = (
+            {}
+            if grammar_mask is None
+            else {r: grammar_mask[row * width : (row + 1) * width] for row, r in enumerate(step.constrained)}
+        )
         tokens: dict[str, list[int]] = {}
+        undrawable: list[str] = []
         errors = {}
         logprobs = {}
         prompt_logprobs = {}
@@ -243,13 +254,22 @@ class FakeExecutor(Executor):
                 state.resumed = False
             _require(end == len(state.token_ids), f"{request_id} draws before all of its tokens are computed")
             seen = self._slot(0, state.tables[0], end - 1)
-            token = self.draw(seen, state.sampling, len(state.token_ids) - state.num_prompt_tokens)
+            num_output = len(state.token_ids) - state.num_prompt_tokens
+            _require(
+                grammar_mask is None or bool(state.sampling.grammar) == (request_id in masks), "masks are for grammars"
+            )
+            token = self.draw(seen, state.sampling, num_output, masks.get(request_id))
+            if token is None:
+                undrawable.append(request_id)
+                continue
             state.token_ids.append(token)
             tokens[request_id] = [token]
             if state.sampling.logprobs is not None:
                 logprobs[request_id] = [TokenLogprob(token, -1.0, 1, [])]
         raising = any(self.fails.get(r) == "collect" for r in step.num_scheduled_tokens)
-        output = StepOutput(step.step_id, tokens, logprobs, prompt_logprobs, errors=errors)
+        output = StepOutput(
+            step.step_id, tokens, logprobs, prompt_logprobs, errors=errors, undrawable=tuple(undrawable)
+        )
         self._outputs[step.step_id] = None if raising else output
 
     def collect(self, handle: StepHandle) -> StepOutput:
@@ -260,9 +280,11 @@ class FakeExecutor(Executor):
             raise InjectedError("lost on the way")
         return output
 
-    def draw(self, seen: int, sampling: SamplingParams, num_output_tokens: int) -> int:
-        """The next token of a sequence."""
-        return draw(seen, sampling, num_output_tokens, self.vocab_size)
+    def draw(
+        self, seen: int, sampling: SamplingParams, num_output_tokens: int, mask: bytes | None = None
+    ) -> int | None:
+        """The next token of a sequence; None if every token is banned."""
+        return draw(seen, sampling, num_output_tokens, self.vocab_size, mask)
 
     def close(self) -> None:
         self.closed = True

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from octavo_testing.engine_runs import engine_config, request
+from octavo_testing.engine_runs import LETTERS, engine_config, request
 from octavo_testing.gguf_files import write_mixed_gguf
 from rank_pool import spread
 from rank_worker import POISON
@@ -88,11 +89,12 @@ def dummy(folder, *, blocks=64, seqs=8, swap_space=0.0):
 
 
 def requests():
-    """Greedy ones and one that draws, in chunks of prompts beside decodes, with the words' log-probabilities."""
+    """Greedy ones, one that draws and one that a grammar constrains, in chunks of prompts beside decodes."""
     greedy = [request(f"greedy{i}", prompt, 12) for i, prompt in enumerate(PROMPTS)]
     drawn = request("drawn", PROMPTS[0], 12, temperature=1.5, top_k=40, seed=7, logprobs=2)
     scored = request("scored", PROMPTS[1], 2, prompt_logprobs=1, repetition_penalty=1.3)
-    return [*greedy, drawn, scored]
+    constrained = request("constrained", PROMPTS[2], 12, temperature=1.0, seed=5, grammar=LETTERS)
+    return [*greedy, drawn, scored, constrained]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,7 @@ def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeli
     expected = alone(name)
     got = pool.run(spread(dummy(folders[name]), tensor, pipeline), requests())
     assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
+    assert re.fullmatch(b"([a-z][0-9]){6}", bytes(got["constrained"]["tokens"]))
     assert len({tuple(result["tokens"]) for result in got.values()}) == len(got), "the model tells prompts apart"
     for mine, theirs in zip(got["drawn"]["logprobs"], expected["drawn"]["logprobs"], strict=True):
         assert mine[0] == theirs[0]

@@ -74,6 +74,7 @@ class SchedulerOutput:
     draft_tokens: dict[str, list[int]] = field(default_factory=dict)
     kv_ops: KVOps = KVOps()
     pooling: frozenset[str] = frozenset()
+    constrained: tuple[str, ...] = ()  # those of `samples` that a grammar constrains, in the batch's order
 
     @property
     def num_scored_tokens(self) -> int:

@@ -112,6 +112,7 @@ class Scheduler:
         num_scheduled: dict[str, int] = {}
         wanted: dict[str, int] = {}
         samples: list[str] = []
+        constrained: list[str] = []
         new: list[NewRequest] = []
         continued: list[ContinuedRequest] = []
         unchanged: tuple[list[int], ...] = tuple([] for _ in self.block_manager.pools)
@@ -151,6 +152,8 @@ class Scheduler:
             if part.draws:
                 samples.append(request_id)
                 wanted[request_id] = 1
+                if seq.sampling.grammar:
+                    constrained.append(request_id)
             if seq.wants_prompt_logprobs:
                 wanted[request_id] = count
             parts.append(part)
@@ -169,6 +172,8 @@ class Scheduler:
                 if part.draws:
                     samples.append(request_id)
                     wanted[request_id] = 1
+                    if seq.sampling.grammar:
+                        constrained.append(request_id)
                 if seq.wants_prompt_logprobs:
                     wanted[request_id] = part.count
                 parts.append(part)
@@ -188,6 +193,7 @@ class Scheduler:
             frozenset(samples),
             finished_ids,
             kv_ops=kv_ops,
+            constrained=tuple(constrained),
         )
 
     def isolated(self, step: SchedulerOutput, errors: dict[str, str]) -> Iterator[SchedulerOutput]:
@@ -212,6 +218,7 @@ class Scheduler:
                 {request_id: step.logits_wanted[request_id]} if request_id in step.logits_wanted else {},
                 step.samples & {request_id},
                 (*finished, request_id),
+                constrained=(request_id,) if request_id in step.constrained else (),
             )
             if request_id not in errors:
                 finished = ()

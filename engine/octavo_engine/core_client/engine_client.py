@@ -34,6 +34,7 @@ from octavo_engine.messages import (
     SchedulerStats,
     Shutdown,
     StepOutputs,
+    Vocabulary,
 )
 
 # Plain ints: the enumerations cost more than the call.
@@ -172,6 +173,12 @@ class EngineClient:
             self._observer.finished(request_id, reason, now)
         if self.dead is None:
             self._send(AbortRequests(known))
+            self._poke()
+
+    def send_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Send the tokens that grammars are about, before the first request that has one."""
+        if self.dead is None:
+            self._send(vocabulary)
             self._poke()
 
     def reset_prefix_cache(self) -> None:

@@ -42,10 +42,12 @@ from octavo_engine.messages import (
     SchedulerStats,
     Shutdown,
     StepOutputs,
+    Vocabulary,
 )
 from octavo_models.errors import ModelError
 
 HEARTBEAT_MS = 1000
+COMPILING_MS = 2  # between two looks for a grammar that a thread compiles
 INTAKE_BYTES = 256 * 1024  # of requests between two steps: tens of thousands of prompt tokens, and one request at least
 # Plain ints: the enumerations cost more than the call.
 EVENTS = int(zmq.EVENTS)
@@ -68,6 +70,11 @@ class SteppedEngine(Protocol):
 
     @property
     def has_work(self) -> bool: ...
+
+    @property
+    def is_compiling(self) -> bool: ...
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None: ...
 
     def add(self, request: EngineRequest) -> None: ...
 
@@ -142,7 +149,7 @@ class CoreProcess:
         poller.register(self._parent, zmq.POLLIN)
         while True:
             if not engine.has_work:
-                ready = dict(poller.poll(HEARTBEAT_MS))
+                ready = dict(poller.poll(COMPILING_MS if engine.is_compiling else HEARTBEAT_MS))
                 if self._parent.fileno() in ready:
                     return  # end of file: the API server is gone
             if not self._drain(engine):
@@ -164,6 +171,8 @@ class CoreProcess:
                 engine.abort(request.request_ids)
             elif isinstance(request, ResetPrefixCache):
                 engine.reset_prefix_cache()
+            elif isinstance(request, Vocabulary):
+                engine.set_vocabulary(request)
             else:
                 assert isinstance(request, Shutdown), request
                 return False

@@ -10,7 +10,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
+from octavo_engine.engine.constraints import Constraints
 from octavo_engine.engine.kv_sizing import (
     GIB,
     check_max_model_len,
@@ -30,7 +32,7 @@ from octavo_engine.engine.kv_sizing import (
     swap_bytes_of,
 )
 from octavo_engine.errors import DeviceLostError, OctavoError, OutOfMemoryError, described
-from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats, Vocabulary
 from octavo_engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -39,6 +41,17 @@ if TYPE_CHECKING:
     from octavo_models.outline import Model
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Launched:
+    """A step between its launch and the booking of what it made."""
+
+    step: SchedulerOutput
+    handle: StepHandle
+    at: float  # the clock's, when it was launched
+    sampled: bool = False
+
 
 PROBE = ""  # the id of the core's own request: no client's is empty
 PROBED_BLOCKS = 16  # of each group, to learn what a swap takes
@@ -95,11 +108,12 @@ class EngineCore:
         )
         asynchronous = executor.capabilities.asynchronous and config.scheduler.async_scheduling
         self._ahead = 1 if asynchronous else 0  # steps that may be in flight when `step` returns
-        self._in_flight: deque[tuple[SchedulerOutput, StepHandle, float]] = deque()  # and when it was launched
+        self._in_flight: deque[Launched] = deque()
         self._landed_at = 0.0
         self._busy = False  # there has been work ever since
         self._last_sampling: SamplingParams | None = None
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
+        self._constraints = Constraints(self._vocab_size)
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -119,18 +133,31 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """True if `step` would compute or return anything."""
-        return self._scheduler.requests.has_work or bool(self._in_flight)
+        return self._scheduler.requests.has_work or bool(self._in_flight) or self._constraints.has_compiled
+
+    @property
+    def is_compiling(self) -> bool:
+        """True if there will be work without another call."""
+        return self._constraints.num_compiling > 0
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Take the tokens that grammars are about."""
+        self._constraints.set_vocabulary(vocabulary)
 
     def add(self, request: EngineRequest) -> None:
         """Accept a request; if it can't be served, the next `step` returns its error."""
         problem = self._problem(request)
         self._share_lists(request.sampling)
-        self._scheduler.add(request, problem)
+        if problem is None and request.sampling.grammar:
+            self._constraints.compile(request)
+        else:
+            self._scheduler.add(request, problem)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` returns their last outputs. Unknown ids are ignored."""
         for request_id in request_ids:
-            self._scheduler.requests.abort(request_id)
+            if not self._constraints.discard(request_id):
+                self._scheduler.requests.abort(request_id)
 
     def step(self) -> list[EngineOutput]:
         """Launch a step, if there is anything to compute; what came of it, or of the one before, for each request.
@@ -144,20 +171,25 @@ class EngineCore:
         scheduler = self._scheduler
         # A step takes all the time since the last one's results, in which these were booked, sent, and requests taken in.
         start = self._landed_at if self._busy else self._clock()
+        for request, problem in self._constraints.take_compiled():
+            scheduler.add(request, problem)
         step = scheduler.schedule()
         outputs: list[EngineOutput] = []
-        if step is not None and not self._launched(step, start):
-            outputs += self._isolate(step)
+        if step is not None:
+            outputs += self._launch(step, start)
         if self._careful:
             self._careful = {request_id for request_id in self._careful if request_id in scheduler.requests}
         ahead = self._ahead if step is not None and not self._careful else 0
         while len(self._in_flight) > ahead:
             outputs += self._land()
         self._busy = self.has_work
-        return scheduler.requests.take_outputs() + outputs
+        outputs = scheduler.requests.take_outputs() + outputs
+        self._constraints.end(outputs)
+        return outputs
 
     def stats(self) -> SchedulerStats:
-        return self._scheduler.stats()
+        stats, waiting = self._scheduler.stats(), self._constraints.num_compiling
+        return msgspec.structs.replace(stats, num_waiting=stats.num_waiting + waiting) if waiting else stats
 
     def beat_into(self, beats: memoryview) -> None:
         """Increment `beats[0]` as steps progress, by which another process distinguishes a slow step from a dead core."""
@@ -172,12 +204,15 @@ class EngineCore:
         self._scheduler.block_manager.check()
 
     def close(self) -> None:
+        self._constraints.close()
         self._executor.close()
 
     def _problem(self, request: EngineRequest) -> str | None:
         """The reason why this model can't serve the request, in a sentence for its sender; None if it can."""
         if request.adapter_slot and not self._executor.capabilities.adapters:
             return "this engine serves no adapters: ask for the base model"
+        if request.sampling.grammar and not self._executor.capabilities.grammar_masks:
+            return "this engine takes no grammar: leave out what constrains the answer"
         if self._vocab_size is not None:
             sampling = request.sampling
             for field, ids in (
@@ -194,34 +229,68 @@ class EngineCore:
     def _share_lists(self, sampling: SamplingParams) -> None:
         """Hold the long lists of the choices of one request, which come one after another, only once."""
         last, self._last_sampling = self._last_sampling, sampling
-        for name in ("allowed_token_ids", "bad_words", "logit_bias") if last is not None else ():
+        for name in ("allowed_token_ids", "bad_words", "logit_bias", "grammar") if last is not None else ():
             held = getattr(last, name)
             if held and held == getattr(sampling, name):
                 msgspec.structs.force_setattr(sampling, name, held)
 
-    def _launched(self, step: SchedulerOutput, start: float) -> bool:
-        """Launch a step that began at `start`; False if it failed.
+    def _launch(self, step: SchedulerOutput, start: float) -> list[EngineOutput]:
+        """Launch a step that began at `start`; what came of the one before, if a grammar needs its tokens first."""
+        outputs: list[EngineOutput] = []
+        masks = self._start_masks(step) if not self._in_flight else None
+        launched = self._submitted(step, start)
+        if launched is None:
+            return self._isolate(step)
+        if step.constrained and masks is None:
+            while self._in_flight[0] is not launched:
+                outputs += self._land()
+                if not self._in_flight:
+                    return outputs  # both steps were given up
+            masks = self._start_masks(step)
+        if not self._sampled(launched, masks):
+            self._in_flight.pop()
+            outputs += self._isolate(step)
+        return outputs
 
-        By then its exception is gone, and the memory that its frames held.
-        """
+    def _submitted(self, step: SchedulerOutput, start: float) -> Launched | None:
+        """The step once its forward is launched; None if it failed, and by then its exception's frames are gone."""
         try:
-            handle = self._executor.submit(step)
-            self._executor.sample(handle)
+            launched = Launched(step, self._executor.submit(step), start)
         except DeviceLostError:
             raise
-        except Exception as error:
-            logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
-            self._note_failure(step, error)
+        except Exception as error:  # noqa: BLE001 — its requests are tried one at a time
+            self._note_failed_launch(step, error)
+            return None
+        self._in_flight.append(launched)
+        return launched
+
+    def _sampled(self, launched: Launched, masks: Future[bytes] | None) -> bool:
+        """Launch the draws of a step; False if they failed. Frames: as in `_submitted`."""
+        launched.sampled = True
+        try:
+            self._executor.sample(launched.handle, None if masks is None else masks.result())
+        except DeviceLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 — as above
+            self._note_failed_launch(launched.step, error)
             return False
-        self._in_flight.append((step, handle, start))
         return True
+
+    def _note_failed_launch(self, step: SchedulerOutput, error: Exception) -> None:
+        logger.error("step %d failed as a whole; its requests are tried one at a time", step.step_id, exc_info=error)
+        self._note_failure(step, error)
+
+    def _start_masks(self, step: SchedulerOutput) -> Future[bytes] | None:
+        """Compute the masks of a step while its forward runs: all tokens before it must be known. None: it needs none."""
+        return self._constraints.start_masks(step.constrained) if step.constrained else None
 
     def _land(self) -> list[EngineOutput]:
         """Wait for the oldest step in flight and book what it made."""
-        step, handle, launched_at = self._in_flight.popleft()
+        launched = self._in_flight.popleft()
+        step = launched.step
         result = None
         try:
-            result = self._executor.collect(handle)
+            result = self._executor.collect(launched.handle)
         except DeviceLostError:
             raise
         except Exception as error:
@@ -230,13 +299,13 @@ class EngineCore:
         if result is None:  # here, not above: an exception's frames hold memory
             return self._give_up() if self._scheduler.requests.num_in_flight > 1 else self._isolate(step)
         now = self._clock()
-        seconds = now - max(launched_at, self._landed_at)
+        seconds = now - max(launched.at, self._landed_at)
         self._swap_rule.note_step(step.total_tokens, seconds)
         self._scheduler.pace.note_step(
             step.total_tokens, len(step.num_scheduled_tokens), seconds, step.num_scored_tokens
         )
         self._landed_at = now
-        return self._scheduler.update(result)
+        return self._constraints.accept(self._scheduler.update(result))
 
     def _note_failure(self, step: SchedulerOutput, error: Exception) -> None:
         """Shorten the steps after one that did not fit into memory: as long a one would fail again."""
@@ -254,7 +323,7 @@ class EngineCore:
         while self._in_flight:
             outputs += self._land()
         if self._scheduler.requests.num_in_flight:  # else the step before it has failed too, and both were given up
-            outputs += self._scheduler.update(self._execute_isolated(step))
+            outputs += self._constraints.accept(self._scheduler.update(self._execute_isolated(step)))
         return outputs
 
     def _give_up(self) -> list[EngineOutput]:
@@ -264,9 +333,11 @@ class EngineCore:
         """
         self._careful |= self._scheduler.requests.abandon_steps()
         while self._in_flight:
-            _, handle, _ = self._in_flight.popleft()
+            launched = self._in_flight.popleft()
             try:
-                self._executor.collect(handle)
+                if not launched.sampled:
+                    self._executor.sample(launched.handle)
+                self._executor.collect(launched.handle)
             except DeviceLostError:
                 raise
             except Exception:  # its results are discarded anyway
@@ -274,8 +345,9 @@ class EngineCore:
         return []
 
     def _execute(self, step: SchedulerOutput) -> StepOutput:
+        masks = self._start_masks(step)
         handle = self._executor.submit(step)
-        self._executor.sample(handle)
+        self._executor.sample(handle, None if masks is None else masks.result())
         return self._executor.collect(handle)
 
     def _execute_isolated(self, step: SchedulerOutput) -> StepOutput:

@@ -112,8 +112,9 @@ class Executor(ABC):
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         """Draw a token for each request of `step.samples`.
 
-        A mask has one bit a token, in rows of whole 32-bit little-endian words: one for each request of `samples`, in
-        the order of `num_scheduled_tokens`, the ones that the executor refused included.
+        A mask has one bit a token, in rows of whole 32-bit little-endian words: one for each request of the step's
+        `constrained`, the ones that the executor refused included. The step before may be collected between `submit`
+        and this call: what it drew decides the mask.
         """
 
     @abstractmethod

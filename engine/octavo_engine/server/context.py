@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import time
@@ -13,7 +14,7 @@ from aiohttp import web
 from octavo_engine.config import EngineConfig
 from octavo_engine.core_client.engine_client import EngineClient
 from octavo_engine.errors import RequestError
-from octavo_engine.messages import Ready
+from octavo_engine.messages import Ready, Vocabulary
 from octavo_engine.server.connections import Connections
 from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT, SHORT_TEXT, Limits, limits_of
 from octavo_engine.server.intake.request_body import BodyBudget
@@ -54,6 +55,7 @@ class ServerContext:
     """True once a request that arrives could not be finished in time."""
     sequence: itertools.count[int] = field(default_factory=itertools.count)
     seeds: random.Random = field(init=False)
+    _sending_vocabulary: asyncio.Future[None] | None = None
     eos_token_ids: tuple[int, ...] = field(init=False)
     """The tokens that end an answer, unless its request brings a template of its own."""
 
@@ -125,6 +127,21 @@ class ServerContext:
             await self.turns.take(begun=True)
             return self.tokenizer.decode(token_ids)
         return await self.pools.run("decode", self.tokenizer.decode, token_ids)
+
+    def special_token(self, text: str) -> int | None:
+        """The id of the special token that is spelled `text`; None if there is none."""
+        token_id = self.tokenizer.token_id(text)
+        return token_id if token_id in self.tokenizer.special_token_ids else None
+
+    async def send_vocabulary(self) -> None:
+        """Have the engine know the tokens that grammars are about; they are sent once."""
+        if self._sending_vocabulary is None:
+            self._sending_vocabulary = asyncio.ensure_future(self._send_vocabulary())
+        await asyncio.shield(self._sending_vocabulary)
+
+    async def _send_vocabulary(self) -> None:
+        tokens = await self.pools.run("encode_long", self.tokenizer.all_token_bytes)
+        self.client.send_vocabulary(Vocabulary(tokens, sorted(self.tokenizer.special_token_ids)))
 
     def check_length(self, text: str, param: str) -> None:
         """Raises RequestError for a text that can't fit the context, before time goes into tokenizing it."""

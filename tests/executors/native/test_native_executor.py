@@ -253,29 +253,32 @@ def test_nan_is_an_error_of_the_request_that_met_it(spec, with_caps, dtype, isa,
 
 
 def test_each_request_has_its_own_row_of_a_mask(spec, executor):
-    """Rows follow the step's requests, the ones that were refused included: a refusal does not shift the others'."""
+    """Rows are those of the step's constrained requests, refused ones included; the others draw freely."""
     groups = len(spec.kv_layout(16, "f32").groups)
-    allowed = {"first": 11, "bad": 12, "second": 13, "third": 14}
+    allowed = {"first": 11, "bad": 12, "no blocks": 15, "third": 14}
     tokens = {"first": [1], "bad": [211], "second": [2], "third": [3]}
     blocks = iter(range(1, 99))
     new = [NewRequest(r, t, GREEDY, tuple([next(blocks)] for _ in range(groups)), 0) for r, t in tokens.items()]
     stray = NewRequest("no blocks", [4], GREEDY, ([],) * groups, 0)
-    mask = np.zeros((5, 224 // 8), np.uint8)  # 211 tokens in seven words
-    for row, token in zip((0, 1, 3, 4), allowed.values(), strict=True):
+    mask = np.zeros((len(allowed), 224 // 8), np.uint8)  # 211 tokens in seven words
+    for row, token in enumerate(allowed.values()):
         mask[row, token // 8] = 1 << token % 8
     news = (new[0], new[1], stray, new[2], new[3])
     counts = {r.request_id: 1 for r in news}
-    handle = executor.submit(SchedulerOutput(1, news, (), counts, counts, frozenset(counts)))
+    step = SchedulerOutput(1, news, (), counts, counts, frozenset(counts), constrained=tuple(allowed))
+    handle = executor.submit(step)
+    best = executor.logits()[1].argmax()
     executor.sample(handle, mask.tobytes())
     out = executor.collect(handle)
     assert set(out.errors) == {"bad", "no blocks"}
-    assert out.tokens == {r: [allowed[r]] for r in ("first", "second", "third")}
+    assert out.tokens == {"first": [11], "second": [best], "third": [14]}
 
 
 def test_a_mask_that_is_too_short_is_refused(spec, executor):
     """Rather than read beyond its end."""
     groups = len(spec.kv_layout(16, "f32").groups)
     new = NewRequest("a", [1], GREEDY, tuple([1] for _ in range(groups)), 0)
-    handle = executor.submit(SchedulerOutput(1, (new,), (), {"a": 1}, {"a": 1}, frozenset({"a"})))
+    step = SchedulerOutput(1, (new,), (), {"a": 1}, {"a": 1}, frozenset({"a"}), constrained=("a",))
+    handle = executor.submit(step)
     with pytest.raises(ValueError, match="a grammar mask of 27 bytes has no row 0 of 28"):
         executor.sample(handle, bytes(27))

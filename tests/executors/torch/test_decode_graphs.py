@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 import torch
-from octavo_testing.engine_runs import engine_config, generate, request
+from octavo_testing.engine_runs import LETTERS, engine_config, generate, request
 from octavo_testing.tiny_models import make
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
@@ -132,6 +132,7 @@ def requests():
         {"logprobs": 3},
         {"repetition_penalty": 1.3},
         {"min_tokens": 9, "eos_token_ids": (2,)},
+        {"grammar": LETTERS, "temperature": 1.0, "allowed_token_ids": tuple(range(48, 128))},
     ]
     return [
         request(

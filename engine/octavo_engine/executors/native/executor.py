@@ -167,7 +167,7 @@ class NativeExecutor(Executor):
         self.move_blocks(step.kv_ops)
         scheduled, wanted, samples = step.num_scheduled_tokens, step.logits_wanted, step.samples
         self._ids = ids = [r for r in scheduled if r in slots]
-        row_of = {r: row for row, r in enumerate(r for r in scheduled if r in samples)}
+        row_of = {r: row for row, r in enumerate(step.constrained)}
         self._mask_rows = [row_of.get(r, -1) for r in ids]
         self._errors = {r: self._refused.get(r, UNKNOWN) for r in scheduled if r not in slots}
         decoder.forward(

@@ -39,7 +39,7 @@ from octavo_engine.executors.torch.memory import (
     measure,
 )
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
-from octavo_engine.executors.torch.sampler import Results, Sampler, SamplingTable
+from octavo_engine.executors.torch.sampler import GrammarMask, Results, Sampler, SamplingTable
 from octavo_engine.executors.torch.step_memory import step_bytes, table_bytes
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.backends import operations_on
@@ -136,7 +136,9 @@ class TorchExecutor(Executor):
     @property
     def capabilities(self) -> Capabilities:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return Capabilities(name=f"torch {torch.__version__} on {name}", asynchronous=True, swapping=True)
+        return Capabilities(
+            name=f"torch {torch.__version__} on {name}", asynchronous=True, grammar_masks=True, swapping=True
+        )
 
     @torch.inference_mode()
     def load(self) -> Capacity:
@@ -229,7 +231,6 @@ class TorchExecutor(Executor):
 
     @torch.inference_mode()
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
-        assert grammar_mask is None, "this executor takes no grammar masks"
         submitted = self._submitted.pop(handle.step_id)  # a draw that fails leaves nothing of its step
         _, sampler, _ = self._loaded()
         drawn = Drawn(submitted.results)
@@ -243,6 +244,7 @@ class TorchExecutor(Executor):
                     submitted.rows,
                     submitted.seq_lens,
                     submitted.drawing,
+                    None if grammar_mask is None else GrammarMask(submitted.step.constrained, grammar_mask),
                 )
                 results.prompts = sampler.score_prompts(submitted.step, submitted.batch, submitted.hidden)
             if submitted.drawn is not None:

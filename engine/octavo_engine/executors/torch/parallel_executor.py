@@ -57,11 +57,17 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     scheduled: SchedulerOutput
 
 
+class Masks(msgspec.Struct, frozen=True, tag="masks"):
+    """What the grammars of the step before allow, which was sent with `constrained` requests."""
+
+    bits: bytes
+
+
 class Close(msgspec.Struct, frozen=True, tag="close"):
     """The engine ends in good order."""
 
 
-Command = LimitLength | InitKV | MoveBlocks | Step | Close
+Command = LimitLength | InitKV | MoveBlocks | Step | Masks | Close
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -88,6 +94,7 @@ class LeadExecutor(Executor):
         self._group.publish(files_key(config), encode_files(files))
         self._rank = Rank(config, spec, files, self._group)
         self._reachable = False  # the others wait for commands
+        self._masked = False  # the step that was submitted last waits for its masks
 
     @property
     def capabilities(self) -> Capabilities:
@@ -136,12 +143,14 @@ class LeadExecutor(Executor):
     def submit(self, step: SchedulerOutput) -> StepHandle:
         with self._one_step():
             self._send(Step(step))
+            self._masked = bool(step.constrained)
             return self._rank.executor.submit(step)
 
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
-        assert grammar_mask is None, "this executor takes no grammar masks"
         with self._one_step():
-            self._rank.sample(handle)
+            if self._masked:
+                self._send(Masks(grammar_mask or b""))
+            self._rank.sample(handle, grammar_mask)
 
     def collect(self, handle: StepHandle) -> StepOutput:
         with self._one_step():
@@ -185,9 +194,9 @@ class Rank:
         data = ENCODER.encode(Found(own.layout, own.weight_bytes, own.kv_bytes))
         return [FOUND.decode(found) for found in self._group.gather("capacity", data)]
 
-    def sample(self, handle: StepHandle) -> None:
+    def sample(self, handle: StepHandle, grammar_mask: bytes | None) -> None:
         if self._group.place.last_stage:
-            self.executor.sample(handle)
+            self.executor.sample(handle, grammar_mask)
 
     def collect(self, handle: StepHandle) -> StepOutput:
         """Collect the step's results, on every rank."""
@@ -229,6 +238,14 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
     # As many steps are read later as rank 0 lets run on: waiting for one would keep the next from being launched.
     ahead = 1 if rank.executor.capabilities.asynchronous and group.place.num_stages == 1 else 0
     running: deque[StepHandle] = deque()
+    unmasked: StepHandle | None = None
+
+    def sample(handle: StepHandle, masks: bytes | None) -> None:
+        rank.sample(handle, masks)
+        running.append(handle)
+        while len(running) > ahead:
+            rank.collect(running.popleft())
+
     while True:
         command = COMMANDS.decode(group.receive_command())
         if isinstance(command, LimitLength):
@@ -239,21 +256,31 @@ def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: Rank
         elif isinstance(command, MoveBlocks):
             rank.executor.move_blocks(command.ops)
         elif isinstance(command, Step):
-            try:
-                with rank.failing_together():
-                    handle = rank.executor.submit(command.scheduled)
-                    rank.sample(handle)
-                    running.append(handle)
-                    while len(running) > ahead:
-                        rank.collect(running.popleft())
-            except DeviceLostError:
-                raise
-            except Exception as error:  # noqa: BLE001 — rank 0 reports it, and goes on: so do the others
-                logger.debug("a step failed on all ranks: %r", error)
+            with _failing_alike(rank):
+                handle = rank.executor.submit(command.scheduled)
+                unmasked = handle if command.scheduled.constrained else None
+                if unmasked is None:
+                    sample(handle, None)
+        elif isinstance(command, Masks):
+            assert unmasked is not None, "masks follow their step"
+            with _failing_alike(rank):
+                sample(unmasked, command.bits or None)
         else:
             rank.executor.close()
             group.close()
             return
+
+
+@contextmanager
+def _failing_alike(rank: Rank) -> Iterator[None]:
+    """A failure that all ranks have met is reported by rank 0, which goes on: so do the others."""
+    try:
+        with rank.failing_together():
+            yield
+    except DeviceLostError:
+        raise
+    except Exception as error:  # noqa: BLE001 — as above
+        logger.debug("a step failed on all ranks: %r", error)
 
 
 def _place_of(error: Exception, num_collectives: int) -> int:

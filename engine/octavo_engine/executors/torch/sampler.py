@@ -8,13 +8,13 @@ gets an error of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
-from octavo_engine.executors.torch.device import sent
+from octavo_engine.executors.torch.device import moved, sent
 from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
 from octavo_engine.executors.torch.penalty_counts import PenaltyCounts, penalized
 from octavo_engine.kernels.operations import Bans, KnownTokens, Logprobs, Operations, Penalties, TokenCounts
@@ -90,6 +90,25 @@ class Extras:
         biases = _biases(biased, device) if biased else None
         allowed = _masks(states, vocab_size, device) if listed else None
         return cls(biases, allowed, _sent_bans(bans, device) if bans else None, asking)
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarMask:
+    """The tokens that grammars allow in a step: one bit a token, in whole 32-bit words, a row each of `request_ids`."""
+
+    request_ids: tuple[str, ...]
+    bits: bytes
+
+    def narrow(self, extras: Extras | None, states: list[RequestState], device: torch.device) -> Extras:
+        """`extras` of a step in which `states` draw, with less allowed."""
+        rows = torch.frombuffer(bytearray(self.bits), dtype=torch.int32).view(len(self.request_ids), -1)
+        row_of = {request_id: row for row, request_id in enumerate(self.request_ids)}
+        every = torch.full_like(rows[0], -1)
+        drawing = [rows[row_of[s.request_id]] if s.request_id in row_of else every for s in states]
+        allowed = moved(torch.stack(drawing), device)
+        if extras is None:
+            return Extras(None, allowed, None, penalized=False)
+        return replace(extras, allowed=allowed if extras.allowed is None else extras.allowed & allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +232,14 @@ class Sampler:
         return drawn
 
     def draw_step(
-        self, batch: StepBatch, hidden: Tensor, query_starts: Tensor, rows: Tensor, seq_lens: Tensor, drawing: Tensor
+        self,
+        batch: StepBatch,
+        hidden: Tensor,
+        query_starts: Tensor,
+        rows: Tensor,
+        seq_lens: Tensor,
+        drawing: Tensor,
+        mask: GrammarMask | None = None,
     ) -> tuple[Tensor | None, list[Scored]]:
         """Draw for `batch.drawing`: (the tokens, log-probabilities of them where they are wanted).
 
@@ -226,6 +252,8 @@ class Sampler:
         vocab_logits = self._logits_of(hidden[query_starts[1:][drawing] - 1])
         wanting = [i for i, s in enumerate(states) if s.sampling.logprobs is not None]
         extras = self._extras(states, lengths, vocab_logits.shape[1])
+        if mask is not None:
+            extras = mask.narrow(extras, states, hidden.device)
         raw = vocab_logits.clone() if wanting and extras is not None else vocab_logits
         counts = None
         if extras is not None and extras.penalized:
@@ -312,7 +340,7 @@ def _cut(entry: TokenLogprob, num_top: int) -> TokenLogprob:
 def _plain_from(state: RequestState) -> int:
     s = state.sampling
     wants = s.logprobs is not None or s.prompt_logprobs is not None
-    if wants or s.logit_bias or s.allowed_token_ids or s.bad_words or penalized(state):
+    if wants or s.logit_bias or s.allowed_token_ids or s.bad_words or s.grammar or penalized(state):
         return NEVER
     return state.num_prompt_tokens + s.min_tokens
 

@@ -19,6 +19,9 @@ MAX_BIASED_TOKENS = 1024
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_CHARACTERS = 16384  # of all of a request together
 MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, times the request's sequences
+MAX_CHOICES = 10_000  # of structured_outputs.choice
+MAX_GRAMMAR_CHARACTERS = 256 * 1024  # of what constrains an answer, as a grammar
+MAX_SCHEMA_MEMBERS = 1000  # of one object or list in a JSON schema
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
 MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
 

@@ -16,6 +16,7 @@ from octavo_engine.server.intake.limits import MAX_BANS, MAX_LOGPROBS, MAX_PROMP
 from octavo_engine.server.intake.prompts import echoed_texts, encode_prompts, end_tokens, truncate
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 from octavo_engine.server.intake.sampling import SEED_MASK, num_logprobs, read_bad_words, shared_values
+from octavo_engine.server.intake.structured_outputs import grammar_of
 
 
 @dataclass(slots=True)
@@ -43,6 +44,9 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
     shared["bad_words"] = await read_bad_words(context, body.bad_words or ())
     whole = await encode_prompts(context, body, must_fit=body.truncate_prompt_tokens is None)
     shared["eos_token_ids"] = await end_tokens(context, body)
+    shared["grammar"] = await _grammar(context, body, ends=bool(shared["eos_token_ids"] or shared["stop_token_ids"]))
+    if shared["grammar"]:
+        shared["ignore_eos"] = False  # its end is the grammar's
     kept = [truncate(context, body, token_ids) for token_ids in whole]
     max_tokens = [_max_tokens(context, body, token_ids, shared["logprobs"], len(kept) * n) for token_ids in kept]
     _check_size(context, kept, n, shared, prompt_logprobs)
@@ -58,6 +62,24 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
         Prompt(token_ids, tuple(sampling(index, most) for index in range(n)), text)
         for token_ids, most, text in zip(kept, max_tokens, texts, strict=True)
     ]
+
+
+async def _grammar(context: ServerContext, body: CompletionBody | ChatBody, *, ends: bool) -> str:
+    """The grammar that the answer must match, once the engine knows its tokens; empty if the request has none.
+
+    Raises:
+        RequestError: the request asks for one that can't be made, or nothing would end its answer.
+    """
+    grammar = grammar_of(body.response_format, body.structured, context.special_token)
+    if not grammar:
+        return ""
+    if not ends:
+        raise RequestError(
+            "this model has no token that ends a text, so no answer could match a schema and end: name one in stop_token_ids",
+            "stop_token_ids",
+        )
+    await context.send_vocabulary()
+    return grammar
 
 
 def check_num_sequences(context: ServerContext, num_prompts: int, n: int) -> None:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, PydanticUseDefault
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import MinP, Penalty, RepetitionPenalty, Temperature, TopK, TopP
 from octavo_engine.server.intake.limits import MAX_BIASED_TOKENS
+from octavo_engine.server.intake.structured_outputs import ResponseFormat, SchemaSource, StructuredOutputs
 from octavo_engine.server.intake.unserved_fields import refuse_unserved
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -90,6 +91,13 @@ class SamplingBody(RequestBody):
     logit_bias: Biases | None = None
     allowed_token_ids: TokenIds | None = None
     bad_words: Texts | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: SchemaSource | None = None
+    guided_regex: str | None = None
+    guided_choice: Texts | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
     prompt_logprobs: NumLogprobs = None
     skip_special_tokens: Flag = True
     spaces_between_special_tokens: Flag = True
@@ -101,6 +109,18 @@ class SamplingBody(RequestBody):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     user: str | None = None
+
+    @property
+    def structured(self) -> StructuredOutputs | None:
+        """What the answer must match, as vLLM's field or its older ones say. Raises RequestError if both do."""
+        older = {name: getattr(self, f"guided_{name}") for name in ("json", "regex", "choice", "grammar")}
+        asked = {name: value for name, value in older.items() if value is not None}
+        if not asked:
+            return self.structured_outputs
+        name = f"guided_{next(iter(asked))}"
+        if self.structured_outputs is not None:
+            raise RequestError(f"{name} and structured_outputs both say what the answer must match: send one", name)
+        return StructuredOutputs.model_validate({**asked, "whitespace_pattern": self.guided_whitespace_pattern})
 
     @property
     def stop_strings(self) -> list[str]:

@@ -7,21 +7,11 @@ from typing import Any
 
 from octavo_engine.errors import RequestError
 
-CONSTRAINED = (
-    "constrained decoding is not served yet; leave it out and say in the prompt what the answer must look like"
-)
 TOOLS = "tool calls are not served yet; leave it out, or send tool_choice 'none'"
 
 # name: (why, the values that change nothing; null never does)
 UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "response_format": (CONSTRAINED, ({"type": "text"},)),
-    "structured_outputs": (CONSTRAINED, ({},)),
-    "guided_json": (CONSTRAINED, ()),
-    "guided_regex": (CONSTRAINED, ()),
-    "guided_choice": (CONSTRAINED, ()),
-    "guided_grammar": (CONSTRAINED, ()),
-    "structural_tag": (CONSTRAINED, ()),
-    "guided_decoding_backend": (CONSTRAINED, ()),
+    "structural_tag": ("send it in structured_outputs, or in response_format", ()),
     "functions": (TOOLS, ([],)),
     "function_call": (TOOLS, ("none",)),
     "use_beam_search": ("beam search is not served yet; leave it out", (False,)),
