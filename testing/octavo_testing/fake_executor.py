@@ -50,15 +50,16 @@ def digests(token_ids: list[int], adapter_slot: int = 0) -> list[int]:
 def draw(
     seen: int, sampling: SamplingParams, num_output_tokens: int, vocab_size: int, mask: bytes | None = None
 ) -> int | None:
-    """The next token after a context, with the bans of `min_tokens` and of a mask; None if all are banned."""
-    if mask is not None and not any(mask):
-        return None
+    """The next token after a context, with the bans of `min_tokens`; with a mask one of its tokens, if there is one."""
     banned = {*sampling.eos_token_ids, *sampling.stop_token_ids} if num_output_tokens < sampling.min_tokens else set()
+    allowed = range(vocab_size) if mask is None else [i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1]
+    if banned.issuperset(allowed):
+        return None
     value = seen + sampling.seed
     while True:
         value = value * 6_364_136_223_846_793_005 % MODULUS
-        token = (value >> 20) % vocab_size
-        if token not in banned and (mask is None or mask[token // 8] >> token % 8 & 1):
+        token = allowed[(value >> 20) % len(allowed)]
+        if token not in banned:
             return token
 
 
@@ -220,7 +221,7 @@ class FakeExecutor(Executor):
     def sample(self, handle: StepHandle, grammar_mask: bytes | None = None) -> None:
         step = self.steps[-1]
         _require(step.step_id == handle.step_id, "sample follows its submit")
-        width = (self.vocab_size + 31) // 32 * 4
+        width = len(grammar_mask or b"") // max(1, len(step.constrained))
         masks = (
             {}
             if grammar_mask is None

@@ -98,8 +98,7 @@ def test_a_field_that_asks_for_nothing_is_accepted(served, fields):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"response_format": {"type": "json_schema", "json_schema": None}}, "response_format"),
-        ({"structured_outputs": {"json": {}, "regex": None}}, "structured_outputs"),
+        ({"response_format": {"type": "json_schema", "json_schema": None}}, "response_format.json_schema"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream_options": {}, "stream": None}, "stream_options"),
         ({"messages": None}, "messages"),

@@ -136,6 +136,7 @@ class Constraints:
         for row, answer in zip(masks, answers, strict=True):
             if answer is not None:  # else it has ended: what is drawn is void
                 answer.fill(row)
+        masks[:, self._vocab_size >> 5] &= ~np.uint32(1 << (self._vocab_size & 31))
         return masks[:, :words].tobytes()
 
     def _matcher(self, grammar: str) -> llguidance.LLMatcher:
