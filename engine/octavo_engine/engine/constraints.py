@@ -64,7 +64,7 @@ class Constraints:
 
     @property
     def has_compiled(self) -> bool:
-        """Whether `take_compiled` would return a request."""
+        """True if `take_compiled` would return a request."""
         return any(future.done() for _, future in self._compiling.values())
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -171,7 +171,7 @@ class Answer:
 
     @property
     def problem(self) -> str:
-        """Why no further token can be allowed; empty if one can."""
+        """The reason why no further token can be allowed; empty if one can."""
         return self._matcher.get_error()
 
     def accept(self, token_ids: list[int]) -> None:

@@ -58,7 +58,7 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
 
 
 class Masks(msgspec.Struct, frozen=True, tag="masks"):
-    """What the grammars of the step before allow, which was sent with `constrained` requests."""
+    """The masks of the step before, which was sent with `constrained` requests."""
 
     bits: bytes
 

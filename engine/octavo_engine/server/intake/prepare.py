@@ -65,7 +65,7 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
 
 
 async def _grammar(context: ServerContext, body: CompletionBody | ChatBody, *, ends: bool) -> str:
-    """The grammar that the answer must match, once the engine knows its tokens; empty if the request has none.
+    """The grammar that the answer must match; empty if the request has none. The engine then has the vocabulary.
 
     Raises:
         RequestError: the request asks for one that can't be made, or nothing would end its answer.

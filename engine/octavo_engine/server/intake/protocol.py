@@ -112,7 +112,7 @@ class SamplingBody(RequestBody):
 
     @property
     def structured(self) -> StructuredOutputs | None:
-        """What the answer must match, as vLLM's field or its older ones say. Raises RequestError if both do."""
+        """The constraint on the answer, as vLLM's field or its older ones say. Raises RequestError if both do."""
         older = {name: getattr(self, f"guided_{name}") for name in ("json", "regex", "choice", "grammar")}
         asked = {name: value for name, value in older.items() if value is not None}
         if not asked:

@@ -1,4 +1,4 @@
-"""What an answer must match: from the fields of OpenAI and vLLM to one grammar, as llguidance reads it.
+"""Constraints on an answer: from the fields of OpenAI and vLLM to one grammar, as llguidance reads it.
 
 The grammar is compiled in the engine core, which refuses what it can't follow. Here only its form is decided, and what is
 refused by size: a schema is never weakened, and a keyword that can't be honoured is an error.
