@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ CACHED_CHARACTERS = 4 * 2**20  # of all of them together
 MOST_PROBLEM = 500  # characters of llguidance's messages, which may quote all of a grammar
 NICE = 10  # of the compiling thread: steps come first
 # Of llguidance's `LLParserLimits`: what a grammar may take to compile, and each of its masks to compute.
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "max_grammar_size": 200_000,
     "max_items_in_row": 2_000,
