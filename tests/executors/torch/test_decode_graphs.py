@@ -1,7 +1,6 @@
 """Decodes through graphs give the tokens of decodes without: the ladder, the padding, the buffers that stay.
 
-A GPU records what a function launches; here `Replay` runs the function again over the same buffers and writes to the
-same outputs, which is all that a graph does with them.
+A GPU records what a function launches; here `GraphRecorder` records its operations, and replays those alone.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import msgspec
 import pytest
 import torch
 from octavo_testing.engine_runs import LETTERS, engine_config, generate, request
+from octavo_testing.recorded_graph import GraphRecorder
 from octavo_testing.tiny_models import make
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
@@ -17,34 +17,10 @@ from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.graphs import DecodeGraphs, ladder
 from octavo_engine.executors.torch.input_batch import RequestState, Run, StepBatch
+from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
-
-
-class Replay:
-    """A recorder: a replay computes afresh, into the tensors of the first time."""
-
-    def __init__(self) -> None:
-        self.addresses: list[set[int]] = []
-        self.replays = 0
-
-    def forget(self) -> None:
-        pass
-
-    def record(self, run):
-        outputs = run()
-        fixed = [outputs.hidden, outputs.seq_lens, outputs.drawn]
-
-        def replay() -> None:
-            self.replays += 1
-            again = run()
-            assert again.rows.rows.data_ptr() == outputs.rows.rows.data_ptr()
-            for kept, new in zip(fixed, (again.hidden, again.seq_lens, again.drawn), strict=True):
-                if kept is not None:
-                    kept.copy_(new)
-
-        return outputs, replay
 
 
 def batch(lengths, counts=None, runs=()):
@@ -121,7 +97,8 @@ def core(folder, recorder, **executor):
     config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, **executor))
     files = resolve(config.model, lambda *_: None)
     spec = describe(config.model, files)
-    return EngineCore(config, TorchExecutor(config, spec, files, recorder=recorder), spec)
+    operations = recorder.over(ReferenceOperations())
+    return EngineCore(config, TorchExecutor(config, spec, files, recorder=recorder, operations=operations), spec)
 
 
 def requests():
@@ -146,8 +123,8 @@ def requests():
 def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
     """Over two KV groups and one; with requests that end, so that the batch grows and shrinks along the ladder."""
     make(kind, tmp_path)
-    recorder = Replay()
-    with_graphs, without = core(tmp_path, recorder), core(tmp_path, Replay(), enforce_eager=True)
+    recorder = GraphRecorder()
+    with_graphs, without = core(tmp_path, recorder), core(tmp_path, GraphRecorder(), enforce_eager=True)
     got, expected = generate(with_graphs, requests()), generate(without, requests())
     for name, result in expected.items():
         assert got[name].tokens == result.tokens
@@ -159,7 +136,7 @@ def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
     assert without._executor._graphs is None, "--enforce-eager turns them off"
 
 
-class Refusing(Replay):
+class Refusing(GraphRecorder):
     """A recorder that raises what CUDA raises."""
 
     def __init__(self, error) -> None:
@@ -186,7 +163,7 @@ def test_a_size_that_can_not_be_recorded_runs_without(tmp_path, caplog, error, a
     make("llama", tmp_path)
     refusing = Refusing(error)
     got = generate(core(tmp_path, refusing), requests()[:2])
-    expected = generate(core(tmp_path, Replay(), enforce_eager=True), requests()[:2])
+    expected = generate(core(tmp_path, GraphRecorder(), enforce_eager=True), requests()[:2])
     assert {n: r.tokens for n, r in got.items()} == {n: r.tokens for n, r in expected.items()}
     assert "can't be captured" in caplog.text
     assert refusing.asked == (1 if all_off else len(ladder(6)) * 2)
@@ -207,7 +184,7 @@ def test_ranks_replay_a_graph_together_or_none_does(elsewhere):
     assert (made.key(batch([5]), draws=True) is None) == (elsewhere > 0)
 
 
-class Recorded(Replay):
+class Recorded(GraphRecorder):
     """A recorder of nothing."""
 
     def record(self, run):

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from octavo_testing.engine_runs import engine_config, generate, request
+from octavo_testing.recorded_graph import GraphRecorder
 from octavo_testing.tiny_models import make
-from test_decode_graphs import Replay
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.engine import engine_core
@@ -25,6 +25,7 @@ from octavo_engine.executors.torch import parallel_executor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
+from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.weights.describe import describe
 from octavo_engine.weights.source import resolve
 from octavo_models.partition import Place
@@ -288,7 +289,7 @@ class NcclGroup:
         self.closed = True
 
 
-class Held(Replay):
+class Held(GraphRecorder):
     """Its graphs can be seen to go."""
 
     def __init__(self) -> None:
@@ -312,7 +313,13 @@ def test_graphs_go_before_the_groups_that_they_captured(model, monkeypatch, role
     config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
     recorder, waits = Held(), []
     executor = TorchExecutor(
-        config, spec, files, torch.device("cpu"), recorder=recorder, faults=FaultWatch(lambda: waits.append(1))
+        config,
+        spec,
+        files,
+        torch.device("cpu"),
+        recorder=recorder,
+        operations=recorder.over(ReferenceOperations()),
+        faults=FaultWatch(lambda: waits.append(1)),
     )
     core = EngineCore(config, executor, spec)
     generate(core, [request("a", [3, 4, 5], 8)])
