@@ -1,11 +1,13 @@
 """A Deployment's controller, a scheduler and kubelets in forty lines each: enough to walk a whole rollout.
 
 The rules are those of Kubernetes' own rolling update (pkg/controller/deployment/rolling.go): what it may create, which
-unhealthy old replicas it removes first, and how many healthy ones it may take away.
+unhealthy old replicas it removes first, and how many healthy ones it may take away. The scheduler counts by itself: it
+asks nothing of the code under test.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +15,7 @@ from octavo_operator.api.observed import Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 from octavo_operator.planner.rollout import choose
 from octavo_operator.reconcile import free_gpus
-from octavo_operator.reconcile.capacity import ClusterCapacity, requests_of
+from octavo_operator.reconcile.capacity import ClusterCapacity
 
 GPU = "nvidia.com/gpu"
 TICK_S = 5
@@ -142,17 +144,23 @@ class Simulation:
         for pod in self.staying:
             if pod["spec"].get("nodeName"):
                 continue
-            capacity = self._capacity()
-            for node in capacity.nodes:
-                if capacity.has_capacity(node, requests_of(pod)):
-                    pod["spec"]["nodeName"], pod["left"] = node.name, self.load_ticks
-                    pod["status"]["conditions"] = []
-                    break
-            else:
-                if not pod["status"]["conditions"]:
-                    since = self.now.isoformat().replace("+00:00", "Z")
-                    condition = {"type": "PodScheduled", "status": "False", "lastTransitionTime": since}
-                    pod["status"]["conditions"] = [condition]
+            node = next((node for node in self.nodes if self._fits(node, pod)), None)
+            if node is not None:
+                pod["spec"]["nodeName"], pod["left"] = node["metadata"]["name"], self.load_ticks
+                pod["status"]["conditions"] = []
+            elif not pod["status"]["conditions"]:
+                since = self.now.isoformat().replace("+00:00", "Z")
+                condition = {"type": "PodScheduled", "status": "False", "lastTransitionTime": since}
+                pod["status"]["conditions"] = [condition]
+
+    def _fits(self, node: dict[str, Any], pod: dict[str, Any]) -> bool:
+        """Whether a node has what a pod requests beside what is bound there; a pod that ends keeps its own until then."""
+        name, allocatable = node["metadata"]["name"], node["status"]["allocatable"]
+        bound = [other for other in (*self.pods, *self.others) if other["spec"].get("nodeName") == name]
+        sums = Counter(pods=1 + len(bound))
+        for each in (pod, *bound):
+            sums.update({resource: int(amount) for resource, amount in _requests(each).items()})
+        return all(sums[resource] <= int(allocatable[resource]) for resource in ("pods", *_requests(pod)))
 
     def _run(self) -> None:
         for pod in list(self.pods):
@@ -182,6 +190,11 @@ def _node(name: str, gpus: int) -> dict[str, Any]:
     """GPUs, and as many CPUs: a service without GPUs takes a CPU for each replica."""
     allocatable = {GPU: str(gpus), "cpu": str(max(1, gpus)), "pods": "110"}
     return {"metadata": {"name": name, "labels": {}}, "spec": {}, "status": {"allocatable": allocatable}}
+
+
+def _requests(pod: dict[str, Any]) -> dict[str, str]:
+    requests: dict[str, str] = pod["spec"]["containers"][0]["resources"]["requests"]
+    return requests
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 from octavo_testing.planner_cases import CPU, on_a100, planned
-from simulated_rollout import LOAD_TICKS, Simulation
+from simulated_rollout import LOAD_TICKS, TICK_S, Simulation
 
 from octavo_operator.api.observed import Change, Observed
 from octavo_operator.planner.rollout import NODE_S, PATIENCE_S
 
 WAITS, GIVES_UP = PATIENCE_S - 1.0, PATIENCE_S + 1.0
+LONG_LOAD = 3 * PATIENCE_S // TICK_S  # ticks: longer than any patience
 
 
+@pytest.mark.parametrize("load_ticks", [LOAD_TICKS, LONG_LOAD])
 @pytest.mark.parametrize(
     ("nodes", "replicas", "gpus", "least_ready"),
     [
@@ -30,14 +32,14 @@ WAITS, GIVES_UP = PATIENCE_S - 1.0, PATIENCE_S + 1.0
         ([2], 1, 0, 1),
     ],
 )
-def test_every_edit_goes_through(nodes, replicas, gpus, least_ready):
+def test_every_edit_goes_through(nodes, replicas, gpus, least_ready, load_ticks):
     """On so many GPUs, with so many replicas: all that have a node follow the edit, and as few as possible are away."""
-    world = Simulation(nodes, replicas=replicas, gpus=gpus)
+    world = Simulation(nodes, replicas=replicas, gpus=gpus, load_ticks=load_ticks)
     world.deploy()
     runs = world.ready
     world.least_ready = runs
     world.edit()
-    assert world.walk() < 200, world.plan
+    assert world.walk(ticks=500) < 500, world.plan
     assert {pod["revision"] for pod in world.pods} == {1}
     assert world.ready == runs
     assert world.least_ready == min(least_ready, runs)
@@ -47,7 +49,7 @@ def test_every_edit_goes_through(nodes, replicas, gpus, least_ready):
 def test_with_more_replicas_than_gpus_one_old_one_at_a_time_makes_way(nodes, replicas, serving):
     """An autoscaler at its maximum, a node that was lost: a model that loads for longer than every patience is no
     reason to end the next one."""
-    world = Simulation(nodes, replicas=replicas, load_ticks=3 * PATIENCE_S // 5)
+    world = Simulation(nodes, replicas=replicas, load_ticks=LONG_LOAD)
     world.deploy()
     world.least_ready = world.ready
     world.edit()
@@ -81,7 +83,7 @@ def test_a_gpu_that_is_taken_after_the_choice_is_waited_for_and_then_the_old_one
     assert world.plan.waits
     assert world.ready == 1
     ticks = world.walk()
-    assert PATIENCE_S / 5 < ticks < 60
+    assert PATIENCE_S / TICK_S < ticks < 60
     assert (world.ready, world.least_ready) == (1, 0)
 
 
