@@ -1,4 +1,9 @@
-"""A stand-in for the Hugging Face hub on loopback: the parts of its protocol that huggingface_hub uses to read models."""
+"""A stand-in for the Hugging Face hub on loopback: the parts of its protocol that huggingface_hub uses to read models.
+
+As at the hub no file lies at its `resolve` address. A small one is redirected within the hub, by a relative address;
+what lies in LFS is redirected to another host, which signs its addresses and refuses a token beside the signature; the
+hub's answer has the size and the hash of what is there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from octavo_testing.loopback import Asked, Body, LoopbackServer
+
+CACHE, STORE = "/api/resolve-cache/models/", "/lfs/"
+ELSEWHERE = "localhost"  # to a client another host than 127.0.0.1
+SMALL = (".json", ".jinja", ".txt", ".md", ".py")  # are in git itself, not in LFS
 
 
 @dataclass
@@ -36,7 +45,14 @@ class HubStandIn(LoopbackServer):
         return self.repositories[name]
 
     def downloads(self) -> list[str]:
-        return [path.partition("/resolve/")[2].partition("/")[2] for path in self.paths() if "/resolve/" in path]
+        """The files whose contents were asked for."""
+        places = [path.partition("?")[0] for path in self.paths()]
+        return [
+            place.removeprefix(prefix).split("/", 3)[3]
+            for place in places
+            for prefix in (CACHE, STORE)
+            if place.startswith(prefix)
+        ]
 
     def answer(self, asked: Asked) -> tuple[int, Body]:
         if self.down:
@@ -48,9 +64,13 @@ class HubStandIn(LoopbackServer):
         if path.startswith("api/models/"):
             name, _, rest = path.removeprefix("api/models/").partition("/revision/")
             return self._info(asked, name, rest or "main")
+        for place in (CACHE, STORE):
+            if f"/{path}".startswith(place):
+                owner, model, _, file = f"/{path}".removeprefix(place).split("/", 3)
+                return self._content(asked, f"{owner}/{model}", file, stored=place == STORE)
         name, _, rest = path.partition("/resolve/")
         revision, _, file = rest.partition("/")
-        return self._file(asked, name, revision, file)
+        return self._redirect(asked, name, revision, file)
 
     def _refusal(self, asked: Asked, name: str, revision: str) -> tuple[int, Body] | None:
         repository = self.repositories.get(name)
@@ -95,7 +115,7 @@ class HubStandIn(LoopbackServer):
         ]
         return 200, Body(json.dumps(files).encode(), {"Content-Type": "application/json"})
 
-    def _file(self, asked: Asked, name: str, revision: str, file: str) -> tuple[int, Body]:
+    def _redirect(self, asked: Asked, name: str, revision: str, file: str) -> tuple[int, Body]:
         refusal = self._refusal(asked, name, revision)
         if refusal is not None:
             return refusal
@@ -103,7 +123,22 @@ class HubStandIn(LoopbackServer):
         body = repository.files.get(file)
         if body is None:
             return _error(404, "EntryNotFound", "Entry not found")
-        body.headers.update({"ETag": f'"{_etag(body)}"', "X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"})
+        path, headers = f"{name}/{repository.commit}/{file}", {"X-Repo-Commit": repository.commit}
+        if file.endswith(SMALL):
+            return 307, Body(b"", {**headers, "Location": f"{CACHE}{path}"})
+        linked = {"X-Linked-ETag": f'"{_etag(body)}"', "X-Linked-Size": str(len(body.content))}
+        host = asked.headers["Host"].replace("127.0.0.1", ELSEWHERE)
+        return 302, Body(b"", {**headers, **linked, "Location": f"http://{host}{STORE}{path}?X-Amz-Signature=1"})
+
+    def _content(self, asked: Asked, name: str, file: str, *, stored: bool) -> tuple[int, Body]:
+        repository = self.repositories[name]
+        if stored and ELSEWHERE in asked.headers["Host"] and "Authorization" in asked.headers:
+            return 400, Body(b"Only one auth mechanism allowed")
+        if not stored and (refusal := self._refusal(asked, name, repository.commit)) is not None:
+            return refusal
+        body = repository.files[file]
+        own = {} if stored else {"X-Repo-Commit": repository.commit}
+        body.headers.update({"ETag": f'"{_etag(body)}"', "Accept-Ranges": "bytes", **own})
         return 200, body
 
 

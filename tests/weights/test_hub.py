@@ -43,7 +43,7 @@ SHARDED = {
 @pytest.fixture(autouse=True)
 def without_proxies(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
 
 
 @pytest.fixture
@@ -331,6 +331,30 @@ def test_a_volume_that_lacks_a_shard_is_not_taken_for_whole(hub, volume, tmp_pat
     files = fetched("org/name")
     assert "model.safetensors" in hub.downloads()
     assert files.folder.is_relative_to(tmp_path / "volume" / "elsewhere")
+
+
+def test_a_token_is_for_the_hub_and_not_for_the_store_that_it_redirects_to(hub, monkeypatch):
+    hub.add("org/private", PLAIN, token="secret")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert fetched("org/private").weights[0].read_bytes() == PLAIN["model.safetensors"]
+    with_token = {asked.headers["Host"].partition(":")[0]: "Authorization" in asked.headers for asked in hub.asked}
+    assert with_token == {"127.0.0.1": True, "localhost": False}
+
+
+def test_a_hub_that_limits_its_requests_is_waited_for(hub, monkeypatch):
+    """As it says in Retry-After; every second request is refused."""
+    hub.add("org/plain", PLAIN)
+    answer, refused = hub.answer, []
+
+    def limited(asked):
+        if "/resolve/" in asked.path and asked.path not in refused:
+            refused.append(asked.path)
+            return 429, Body(b"", {"Retry-After": "0"})
+        return answer(asked)
+
+    monkeypatch.setattr(hub, "answer", limited)
+    assert fetched("org/plain").weights
+    assert refused
 
 
 def test_the_tutorials_name_of_the_token_serves(hub, monkeypatch):
