@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find engine/octavo_engine/executors/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.pyi' -o -name CMakeLists.txt)
 # A folder with torch's CPU wheel, where there is one; without it PyPI's CUDA build serves, only larger.
 WHEELS ?= ../shared/wheels
-UV := UV_LINK_MODE=copy $(BIN)/uv pip install -q --python $(BIN)/python
+UV := UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install -q --python $(BIN)/python
 
 .PHONY: help
 help: ## this list
@@ -26,7 +26,7 @@ $(BIN)/uv:
 
 $(VENV)/.run: pyproject.toml $(NATIVE) | $(BIN)/uv
 	@echo "· octavo with engine and operator; the native executor is compiled (about a minute the first time)"
-	@$(UV) --compile-bytecode -e '.[engine,operator]'
+	@$(UV) -e '.[engine,operator]'
 	@if $(BIN)/python -c 'import octavo_engine.executors.native._native' 2>/dev/null; then touch $@; else \
 	    echo "  no native executor: install a C++17 compiler and run make again, or use --executor torch"; fi
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 if not Path("/dev/nvidiactl").exists():  # no card: kernels are interpreted, and Triton reads this when first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Many images forbid Python to keep what it has compiled: each of hundreds of processes would compile the same again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell that ignores these (`nohup`, some CI runners) would hand that on to every process that a test sends them to.
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -19,6 +25,14 @@ for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 pytest_plugins = ["octavo_testing.control_plane_fixtures", "octavo_testing.run_policy"]
 EXECUTORS = ("native", "torch")
 LONG = {"correctness", "reconcile", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
+
+
+gc.disable()  # until all is collected, most of which stays: to look through it again and again takes seconds a worker
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,8 +6,6 @@ import pytest
 import torch
 from octavo_testing.engine_runs import engine_config, generate, request, running_core
 from octavo_testing.tiny_models import randomize
-from octavo_testing.transformers_survey import small_config
-from transformers import AutoModelForCausalLM
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
 from octavo_engine.engine.loader import read_model
@@ -26,6 +24,9 @@ def slow(kinds: tuple[str, ...]) -> list:
 @pytest.mark.parametrize("kind", [*ALWAYS, *slow(SLOW + DESCRIBED)])
 def test_logits_equal_transformers_own(kind, tmp_path):
     """Prompts longer than the windows beside each other, in chunks; the second round reads cached prefixes."""
+    from octavo_testing.transformers_survey import small_config  # seconds, which each worker would take
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(small_config(kind), dtype=torch.float32).eval()
     randomize(model)

@@ -9,12 +9,10 @@ import msgspec
 import pytest
 import torch
 from octavo_testing.engine_runs import engine_config
-from octavo_testing.transformers_survey import small_config, verdict
 
 from octavo_engine.config import EngineConfig, ModelConfig, ParallelConfig
 from octavo_engine.engine.loader import read_model
 from octavo_engine.errors import ConfigError, ModelLoadError
-from octavo_engine.executors.torch.transformers_outline import window_of
 from octavo_engine.weights.source import resolve
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.outline import ModelOutline
@@ -23,6 +21,8 @@ from octavo_models.spec import ModelSpec
 
 def read(folder, kind: str, executor: str = "torch", *, parallel: int = 1, impl: str = "auto", **fields):
     """What the engine takes the small model `kind` for, with `fields` of its config.json changed."""
+    from octavo_testing.transformers_survey import small_config  # seconds, which each worker would take
+
     values = small_config(kind).to_dict()
     (folder / "config.json").write_text(json.dumps(values | fields))
     model = ModelConfig(
@@ -99,6 +99,8 @@ def test_what_a_model_needs_and_cannot_have_is_named(kind, fields, message, tmp_
 
 def test_a_model_that_counts_positions_its_own_way_does_not_serve():
     """RoBERTa's begin after the padding token's number; its outline shows nothing of it."""
+    from octavo_testing.transformers_survey import verdict
+
     assert "is not what transformers computes" in (verdict("roberta") or "")
 
 
@@ -111,6 +113,8 @@ def test_a_model_that_counts_positions_its_own_way_does_not_serve():
     ],
 )
 def test_windows_are_read_from_masks(rule, window):
+    from octavo_engine.executors.torch.transformers_outline import window_of
+
     assert window_of(rule) == window
 
 
@@ -124,5 +128,7 @@ def test_windows_are_read_from_masks(rule, window):
     ],
 )
 def test_masks_that_are_no_window_are_refused(rule):
+    from octavo_engine.executors.torch.transformers_outline import window_of
+
     with pytest.raises(UnsupportedModelError):
         window_of(rule)
