@@ -25,6 +25,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: DType = "auto"  # auto: as stored, four-bit stays four-bit; else every weight is widened to it
     load_format: Literal["auto", "safetensors", "gguf", "dummy"] = "auto"
     model_impl: Literal["auto", "octavo", "transformers"] = "auto"  # auto: transformers where there is no description
+    runner: Literal["auto", "generate", "pooling"] = "auto"  # auto: as the model's files say
+    convert: Literal["auto", "none", "embed", "classify"] = "auto"  # what a decoder that pools makes
+    pooling: Literal["mean", "cls", "last", "max"] | None = None  # None: the model's own
+    hf_overrides: str | None = None  # JSON: fields in place of those of config.json
     max_model_len: int | None = None  # None: the model's own, or as much of it as the KV memory holds
     seed: int = 0
     chat_template: str | None = None  # the template's text, already read
@@ -129,7 +133,7 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     config: Path | None  # config.json; None: the GGUF holds it
     weights: tuple[Path, ...]  # safetensors shards or GGUF pieces in order; empty for `dummy`
     weights_format: Literal["safetensors", "gguf", "dummy"]
-    tokenizer: Path | None  # tokenizer.json; None: out of the GGUF
+    tokenizer: Path | None  # tokenizer.json, or BERT's vocab.txt; None: out of the GGUF
     chat_template: Path | None = None
     generation_config: Path | None = None
     commit: str | None = None  # the resolved revision

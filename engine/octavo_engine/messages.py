@@ -24,6 +24,19 @@ class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_d
     adapter_slot: int = 0  # 0: no adapter
 
 
+class PoolingRequest(msgspec.Struct, frozen=True, tag="pool", kw_only=True, omit_defaults=True):
+    """One prompt to pool, of a model that pools. Several prompts of one HTTP request are several of these.
+
+    Its output is one `EngineOutput` with `pooled`, which `core_client.pooling` turns into a `PoolingOutput`.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    arrival_time: float  # as in `EngineRequest`
+    priority: int = 0
+    second_segment: int = 0  # position of its first token, of a pair of texts; 0: there is one segment
+
+
 class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
     """Finish these now and free their blocks; unknown ids are ignored."""
 
@@ -48,7 +61,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End now; the server has drained before it sends this."""
 
 
-Request = EngineRequest | AbortRequests | ResetPrefixCache | Vocabulary | Shutdown
+Request = EngineRequest | PoolingRequest | AbortRequests | ResetPrefixCache | Vocabulary | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -72,6 +85,7 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     logprobs: list[TokenLogprob] | None = None  # one per new token
     # Of the prompt's next tokens, None for its first: in parts, before and with the first token.
     prompt_logprobs: list[TokenLogprob | None] | None = None
+    pooled: bytes | None = None  # of a `PoolingRequest`, with its last output: float32, little-endian
     num_cached_tokens: int = 0  # of the prompt, from the prefix cache; valid with the first token
     num_preemptions: int = 0
     queued_at: float = 0.0  # time.monotonic() in the core: when it was accepted
@@ -92,6 +106,18 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     iteration_tokens: list[int] = []  # tokens scheduled in each step since the last message
 
 
+class PoolingModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a model that pools makes of a prompt, as `octavo_models.pooling.Pooling` says."""
+
+    task: str  # embed | classify
+    size: int  # elements of `EngineOutput.pooled`
+    normalize: bool = False
+    activation: str = "none"
+    labels: list[str] = []
+    dimensions: list[int] = []
+    any_dimension: bool = False
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     """The core has loaded the model and serves."""
 
@@ -102,6 +128,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     executor: str  # such as "native avx512-bf16, 2 threads"
     stages: list[tuple[str, float]]  # what the start did and the seconds it took
     vocab_size: int = 0  # of the model, padding included; 0: the tokenizer's
+    pooling: PoolingModel | None = None  # of a model that pools; None: it generates
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

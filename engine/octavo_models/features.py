@@ -14,6 +14,7 @@ from octavo_models.spec import ModelSpec
 Feature = Literal[
     "bidirectional",
     "pooling",
+    "token_types",
     "experts",
     "alibi",
     "sinks",
@@ -37,6 +38,9 @@ Feature = Literal[
 Executor = Literal["native", "torch"]
 OF_BOTH: frozenset[Feature] = frozenset(
     {
+        "bidirectional",
+        "pooling",
+        "token_types",
         "learned_positions",
         "embedding_norm",
         "projected_embedding",
@@ -71,10 +75,10 @@ def unsupported(spec: Model, executor: Executor) -> str | None:
 
 def features_of(spec: ModelSpec) -> Iterator[tuple[Feature, str]]:
     """Each feature that the spec needs, and where."""
-    if not spec.causal:
-        yield "bidirectional", "attention in both directions (causal: false)"
-    if spec.head != "lm":
-        yield "pooling", f"a head of the kind {spec.head}"
+    if spec.pooling is not None:
+        yield "pooling", f"pooling ({spec.pooling.kind})"
+    if spec.token_types:
+        yield "token_types", "token types"
     if spec.positions is not None:
         yield "learned_positions", "learned positions"
     if spec.embedding_norm is not None:
@@ -103,6 +107,8 @@ def _of_layer(layer: Layer) -> Iterator[tuple[Feature, str]]:
 
 
 def _of_attention(attention: Attention) -> Iterator[tuple[Feature, str]]:
+    if not attention.causal:
+        yield "bidirectional", "attention in both directions"
     if attention.alibi_slopes:
         yield "alibi", "ALiBi"
     if attention.sinks:

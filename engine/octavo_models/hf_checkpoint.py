@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from octavo_models.purpose import GENERATE_OR_POOL, Purpose
 from octavo_models.reading import DTYPE_OF_FORMAT, from_hf_config
 from octavo_models.spec import ModelSpec, Weight
 from octavo_models.stored_tensor import StoredTensor
@@ -18,7 +19,12 @@ CHUNK = 1 << 20
 
 
 def from_hf_checkpoint(
-    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], read: Read, *, dtype: str | None = None
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    read: Read,
+    *,
+    dtype: str | None = None,
+    purpose: Purpose = GENERATE_OR_POOL,
 ) -> tuple[ModelSpec, str | None]:
     """The spec of a model whose weights are available, and a warning if they contradict the config.
 
@@ -31,13 +37,16 @@ def from_hf_checkpoint(
     stored = {name: tensor.format for name, tensor in tensors.items() if tensor.format in DTYPE_OF_FORMAT}
     if stored and not any(config.get(key) for key in ("dtype", "torch_dtype", "text_config")):
         config = {**config, "dtype": DTYPE_OF_FORMAT[Counter(stored.values()).most_common(1)[0][0]]}
-    declared = from_hf_config(config, dtype=dtype)
-    untied = _named_as_stored(from_hf_config(config, dtype=dtype, tied_head=False), tensors)
+    declared = from_hf_config(config, dtype=dtype, purpose=purpose)
+    untied = _named_as_stored(from_hf_config(config, dtype=dtype, tied_head=False, purpose=purpose), tensors)
     sources = {weight.name: weight.sources[0].tensor for weight in untied.weights}
-    head = sources["head"]
+    # Of a model that pools, scores may be rows of the head.
+    head = sources.get("head") or sources.get("dense_0") or sources["embedding"]
     tied = _is_tied(tensors.get(sources["embedding"]), tensors.get(head), read)
     warning = None
-    if declared.tied_head and not tied:
+    if declared.pooling is not None:
+        pass
+    elif declared.tied_head and not tied:
         warning = (
             f"the config says that the head is tied to the embedding, and the weights hold another, {head}: it is used"
         )
@@ -45,7 +54,7 @@ def from_hf_checkpoint(
         warning = (
             f"the config says that the head is not tied, and the weights hold no {head}: the embedding serves as head"
         )
-    spec = _named_as_stored(from_hf_config(config, dtype=dtype, tied_head=tied), tensors)
+    spec = _named_as_stored(from_hf_config(config, dtype=dtype, tied_head=tied, purpose=purpose), tensors)
     weights = [
         dataclasses.replace(_turned(w, tensors), format=stored.get(w.sources[0].tensor, w.format)) for w in spec.weights
     ]
@@ -57,14 +66,30 @@ def _named_as_stored(spec: ModelSpec, tensors: Mapping[str, StoredTensor]) -> Mo
     """The spec with names of tensors as the checkpoint has them, if they differ in what they begin with.
 
     transformers leaves out `transformer.` or the like of a model that it saves without a head; GPT-2 and BLOOM were
-    published that way. Where the text half of a model lies that also takes images has changed with its versions.
+    published that way. Where the text half of a model lies that also takes images has changed with its versions. BERT's
+    first checkpoints call weight and bias of a norm gamma and beta.
     """
+    spec = _with_prefix_as_stored(spec, tensors)
+
+    def named(name: str) -> str:
+        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return old if name not in tensors and old in tensors else name
+
+    return _renamed(spec, named)
+
+
+def _with_prefix_as_stored(spec: ModelSpec, tensors: Mapping[str, StoredTensor]) -> ModelSpec:
     embedding = spec.weights[0].sources[0].tensor
     if embedding in tensors:
         return spec
     first, _, rest = embedding.partition(".")
     if rest in tensors:
         return _renamed(spec, lambda name: name.removeprefix(f"{first}."))
+    if spec.pooling is not None:  # what an encoder with a head is called in it has changed with its authors' code
+        begin = next((name.removesuffix(rest) for name in tensors if name.endswith(f".{rest}")), "")
+        return _renamed(
+            spec, lambda name: begin + name.removeprefix(f"{first}.") if name.startswith(f"{first}.") else name
+        )
     own = next((layout for layout in reversed(LAYOUTS) if embedding.startswith(layout.inner)), None)
     other = next((layout for layout in LAYOUTS if own and layout.name(own.plain(embedding) or "") in tensors), None)
     if own is None or other is None:

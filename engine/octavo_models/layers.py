@@ -158,7 +158,8 @@ class Attention:
     """One layer's attention. Scores are `scale * q·k`, capped by `soft_cap * tanh(s / soft_cap)` where given.
 
     `window` counts the query's own token: position p sees (p - window, p]. With a `chunk` it sees the positions of its
-    own chunk up to itself: [p // chunk * chunk, p].
+    own chunk up to itself: [p // chunk * chunk, p]. Where it is not `causal`, position p sees the whole sequence, or
+    with a window (p - window, p + window).
 
     Order of what is optional: clip, norm, rotary (norm last with `qk_norm_after_rotary`), query scaling.
     """
@@ -187,6 +188,7 @@ class Attention:
     sinks: bool = False  # a logit a head that takes part in the softmax and has no value (gpt-oss)
     kv_from_layer: int | None = None
     latent: Latent | None = None  # one KV head; `head_dim_k` includes the part that rotates
+    causal: bool = True  # False: attention in both directions (encoders)
 
     @property
     def q_size(self) -> int:
@@ -219,7 +221,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where not gated.
+    """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where not gated. `down_bias` is a bias of `down` alone.
 
     Activations beyond the usual ones: `xielu` (Apertus) has two learned numbers a layer, `swiglu_clamped` (gpt-oss) is
     `(clamp(up, -7, 7) + 1) * g * sigmoid(1.702 g)` with g = min(gate, 7), and always gated.
@@ -229,6 +231,7 @@ class Mlp:
     activation: Activation = "silu"
     gated: bool = True
     bias: bool = False
+    down_bias: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -14,17 +14,25 @@ from octavo_models.formats import WEIGHT_FORMATS, nbytes
 from octavo_models.gguf_header import LONG_FACTORS, ROPE_FACTORS, GgufHeader
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.hf_config import HfConfig
+from octavo_models.purpose import GENERATE_OR_POOL, Purpose, language_model_of, with_purpose
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 from octavo_models.spec_draft import complete
 
 DTYPE_OF_FORMAT = {format_: dtype for dtype, format_ in FORMAT_OF_DTYPE.items()}
 
 
-def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_head: bool | None = None) -> ModelSpec:
+def from_hf_config(
+    config: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    tied_head: bool | None = None,
+    purpose: Purpose = GENERATE_OR_POOL,
+) -> ModelSpec:
     """The spec of a Hugging Face `config.json`.
 
     Weights are taken to be stored in the config's own dtype. `dtype` is what the model will run in, where that
     differs; the reference rounds some constants to it. `tied_head` overrides the config where the weights are known.
+    `purpose` is what it is served for: a head of scores, or none, decides by itself.
 
     Raises:
         UnsupportedModelError: the architecture, or a feature of it, is not supported.
@@ -32,7 +40,8 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_
     """
     fields = Fields(config)
     name = _architecture(fields)
-    if name not in BY_HF_CLASS:
+    known = name if name in BY_HF_CLASS else language_model_of(name, BY_HF_CLASS)
+    if known is None:
         raise UnsupportedModelError(f"architecture {name!r} is not supported; supported are {', '.join(BY_HF_CLASS)}")
     if fields.has("quantization_config"):
         method = Fields(fields.mapping("quantization_config") or {}).text("quant_method", "unknown")
@@ -40,10 +49,11 @@ def from_hf_config(config: Mapping[str, Any], *, dtype: str | None = None, tied_
             f"quantization_config: weights quantized as {method!r} are not supported; use the plain model or a GGUF file"
         )
     own = _dtype(fields)
-    architecture = BY_MODEL_TYPE.get(fields.text("model_type", ""), BY_HF_CLASS[name])
+    architecture = BY_MODEL_TYPE.get(fields.text("model_type", ""), BY_HF_CLASS[known])
     draft = architecture.from_hf(HfConfig(fields, dtype or own))
     if tied_head is not None:
         draft = replace(draft, tied_head=tied_head)
+    draft = with_purpose(draft, name, fields, purpose, headless=known != name)
     return complete(draft, name, lambda _tensor: FORMAT_OF_DTYPE[own], own, None)
 
 

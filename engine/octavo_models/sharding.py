@@ -14,7 +14,7 @@ from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec, Weight
 
 KV_ROWS = {f"{name}{bias}" for name in ("k", "v", "k_norm") for bias in ("", "_bias")}
 """Weights with rows of KV heads: ranks beyond the number of these hold the same."""
-BEFORE_THE_LAYERS = ("positions", "embedding_norm", "project_in")
+BEFORE_THE_LAYERS = ("positions", "token_types", "embedding_norm", "project_in")
 """Names, or their beginnings, of weights that only the first stage has."""
 
 

@@ -1,6 +1,6 @@
-"""The description of a decoder: the `ModelSpec` that the planner and both executors read.
+"""The description of a decoder or an encoder: the `ModelSpec` that the planner and both executors read.
 
-Owns the whole decoder, its weights and the exact sizes that follow from them; `layers` has the parts of a layer.
+Owns the whole model, its weights and the exact sizes that follow from them; `layers` has the parts of a layer.
 Independent of files, devices and batches; every type here is frozen data.
 """
 
@@ -13,6 +13,7 @@ from typing import Literal
 
 from octavo_models.formats import FORMATS, nbytes, stays_packed
 from octavo_models.layers import Attention, Layer, Norm
+from octavo_models.pooling import Pooling
 from octavo_models.tensors import Source, TransposeHeads, UnitRows, Unpermute
 
 BY_HEAD = {"k_b", "v_b"}
@@ -106,7 +107,8 @@ class LearnedPositions:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A whole decoder. Built by `octavo_models.from_hf_config` or `from_gguf`."""
+    """A whole decoder or encoder. With a `pooling` it has no head, and no KV blocks: a prompt is computed in one step.
+    Built by `octavo_models.from_hf_config` or `from_gguf`."""
 
     architecture: str
     vocab_size: int
@@ -129,8 +131,8 @@ class ModelSpec:
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
     vision_parameters: int | None = 0  # of what the checkpoint has beside the decoder; None: it has that, of any size
-    causal: bool = True
-    head: Literal["lm", "pool", "classify"] = "lm"
+    token_types: int = 0  # rows of the table of which one is added to each embedding, by its token's segment
+    pooling: Pooling | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -149,6 +151,8 @@ class ModelSpec:
 
     def kv_layout(self, block_size: int, kv_format: str) -> KVLayout:
         """Blocks of `block_size` tokens in `kv_format` ("f32", "bf16", "f16" …), one group a kind of attention."""
+        if self.pooling is not None:
+            return KVLayout(block_size, ())
         return kv_layout_of(self.attentions, block_size, kv_format)
 
     def kv_bytes(self, num_tokens: int, kv_format: str, block_size: int = 16) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from octavo_models.errors import InvalidConfigError
 from octavo_models.formats import format_of_transposed
 from octavo_models.layers import Attention, Experts, Latent, Layer, Mlp, Norm
+from octavo_models.pooling import Pooling
 from octavo_models.spec import LearnedPositions, ModelSpec, Weight
 from octavo_models.tensors import At, TensorMap, TransposeHeads, UnitRows, Unpermute
 
@@ -41,6 +42,8 @@ class SpecDraft:
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
     vision_parameters: int | None = 0
+    token_types: int = 0
+    pooling: Pooling | None = None
 
 
 def complete(
@@ -67,6 +70,8 @@ def complete(
         logits_multiplier=draft.logits_multiplier,
         logits_soft_cap=draft.logits_soft_cap,
         vision_parameters=draft.vision_parameters,
+        token_types=draft.token_types,
+        pooling=draft.pooling,
     )
 
 
@@ -131,6 +136,8 @@ def _before(draft: SpecDraft) -> Iterator[Part]:
     yield Part("embedding", (draft.vocab_size, width or hidden))
     if draft.positions is not None:
         yield Part("positions", (draft.positions.count, hidden))
+    if draft.token_types:
+        yield Part("token_types", (draft.token_types, hidden))
     yield from _norm("embedding_norm", draft.embedding_norm, hidden)
     if width is not None:
         yield Part("project_in", (hidden, width))
@@ -140,12 +147,23 @@ def _after(draft: SpecDraft) -> Iterator[Part]:
     """The parts that follow the layers."""
     hidden, width = draft.hidden_size, draft.projected_embedding
     yield from _norm("final_norm", draft.final_norm, hidden)
+    if draft.pooling is not None:
+        yield from _pooling(draft.pooling)
+        return
     if width is not None:
         yield Part("project_out", (width, hidden))
     if not draft.tied_head:
         yield Part("head", (draft.vocab_size, width or hidden))
     if draft.head_bias:
         yield Part("head_bias", (draft.vocab_size,))
+
+
+def _pooling(pooling: Pooling) -> Iterator[Part]:
+    for i, dense in enumerate(pooling.dense):
+        yield Part(f"dense_{i}", (dense.out_size, dense.in_size))
+        if dense.bias:
+            yield Part(f"dense_{i}_bias", (dense.out_size,))
+        yield from _norm(f"dense_{i}_norm", dense.norm, dense.out_size)
 
 
 def _layer(layer: Layer, hidden: int) -> Iterator[Part]:
@@ -223,7 +241,7 @@ def _mlp(prefix: str, mlp: Mlp, hidden: int, num: int = 1) -> Iterator[Part]:
     matrices = [("gate", inner, hidden)] if mlp.gated else []
     for last, rows, columns in (*matrices, ("up", inner, hidden), ("down", hidden, inner)):
         yield Part(f"{prefix}{last}", (num * rows, columns), groups=num)
-        if mlp.bias:
+        if mlp.bias or (last == "down" and mlp.down_bias):
             yield Part(f"{prefix}{last}_bias", (num * rows,), groups=num)
     if mlp.activation == "xielu":
         yield Part("xielu_positive", (1,))

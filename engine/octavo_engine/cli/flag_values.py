@@ -78,3 +78,28 @@ def strings(text: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON list of strings")
     return value
+
+
+def json_object(text: str) -> str:
+    """A JSON object, as its text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return text
+
+
+def pooling(text: str) -> str | None:
+    """The pooling that vLLM's pooler config names, in lower case; None where it names none."""
+    config: dict[str, object] = json.loads(json_object(text))
+    named = {config.pop(key) for key in ("pooling_type", "seq_pooling_type") if key in config}
+    if config:
+        raise argparse.ArgumentTypeError(f"{', '.join(config)}: pooling_type alone is served; leave the others out")
+    if not named:
+        return None
+    kind = str(named.pop()).lower()
+    if named or kind not in {"mean", "cls", "last", "max"}:
+        raise argparse.ArgumentTypeError(f"{text}: pooling_type is one of MEAN, CLS, LAST and MAX")
+    return kind

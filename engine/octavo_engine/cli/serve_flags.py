@@ -10,7 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from octavo_engine.cli.device_defaults import DEVICES, by_device, used_here
-from octavo_engine.cli.flag_values import at_least, fraction, max_logprobs, model_len, non_negative, port, strings
+from octavo_engine.cli.flag_values import (
+    at_least,
+    fraction,
+    json_object,
+    max_logprobs,
+    model_len,
+    non_negative,
+    pooling,
+    port,
+    strings,
+)
 from octavo_engine.errors import ConfigError
 from octavo_engine.text.named_templates import NAMES
 
@@ -62,6 +72,31 @@ def _model(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="transformers: its code computes the layers, over the torch executor's KV blocks, for architectures that "
         "are not described; octavo, or vllm: none but described ones; default: auto, transformers where need be",
+    )
+    add(
+        "--runner",
+        choices=("auto", "generate", "pooling"),
+        default="auto",
+        help="pooling: embeddings or scores in place of text; default: auto, by the model's class and modules.json",
+    )
+    add(
+        "--convert",
+        choices=("auto", "none", "embed", "classify"),
+        default="auto",
+        help="what a decoder that pools makes: embeddings, or scores by the tokens that classifier_from_token names; "
+        "default: auto",
+    )
+    add(
+        "--pooler-config",
+        type=pooling,
+        metavar="JSON",
+        help="pooling_type (MEAN, CLS, LAST or MAX) in place of the model's own",
+    )
+    add(
+        "--hf-overrides",
+        type=json_object,
+        metavar="JSON",
+        help="fields in place of those of the model's config.json, such as is_matryoshka",
     )
     add(
         "--max-model-len",

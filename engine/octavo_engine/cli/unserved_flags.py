@@ -97,8 +97,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "mamba-cache-mode=none",
     ),
     **_refuse(
-        "the architecture is read from the model's own files; edit its config.json instead",
-        "hf-overrides",
+        "the architecture is read from the model's own files; edit its config.json, or use --hf-overrides",
         "hf-config-path",
         "config-format=auto|hf",
         "code-revision",
@@ -107,12 +106,12 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         switches="disable-sliding-window",
     ),
     **_refuse(
-        "only text generation is served so far; leave it out, or serve a decoder",
-        "runner=auto|generate",
-        "convert=auto|none",
+        "vLLM has removed it; use --runner pooling, with --convert embed or classify, or --pooler-config",
         "task=auto|generate",
-        "pooler-config",
         "override-pooler-config",
+    ),
+    **_refuse(
+        "models take text alone; leave it out",
         "logits-processor-pattern",
         "limit-mm-per-prompt",
         "mm-processor-kwargs",

@@ -135,10 +135,14 @@ class BlockManager:
         seq.tables = prefix.tables
         seq.first_blocks = [next((i for i, block in enumerate(table) if block), 0) for table in prefix.tables]
         seq.num_computed = prefix.num_tokens
-        seq.capacity = min(map(len, seq.tables)) * block_size
+        seq.capacity = self._capacity(seq)
         seq.num_filled = prefix.num_tokens // block_size
         seq.next_fill = (seq.num_filled + 1) * block_size if self._caching else NEVER
         return True
+
+    def _capacity(self, seq: Sequence) -> int:
+        """The number of tokens that its tables hold; of a model without KV blocks, any."""
+        return min(map(len, seq.tables), default=NEVER) * self.block_size
 
     def has_room(self, num_tokens: int) -> bool:
         """True if there are blocks for a sequence of `num_tokens`, none of them cached."""
@@ -164,7 +168,7 @@ class BlockManager:
             blocks = [pool.take() for _ in range(num_blocks - len(table))]
             table.extend(blocks)
             added.append(blocks)
-        seq.capacity = min(map(len, seq.tables)) * block_size
+        seq.capacity = self._capacity(seq)
         return tuple(added)
 
     def fill(self, seq: Sequence, end: int) -> None:
@@ -262,7 +266,7 @@ class BlockManager:
     @property
     def usage(self) -> float:
         """Blocks in use / all, of the group that is nearest to its end; 0 to 1."""
-        return max(pool.num_in_use / pool.total if pool.total else 0.0 for pool in self.pools)
+        return max((pool.num_in_use / pool.total if pool.total else 0.0 for pool in self.pools), default=0.0)
 
     def check(self) -> None:
         """Assert that no block is lost or held twice, in any group."""

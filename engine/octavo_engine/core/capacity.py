@@ -37,11 +37,14 @@ def split_capacity(
 ) -> tuple[int, ...]:
     """Blocks of each group, the null block included, so that all groups run out together.
 
-    They run out together for sequences of `max_model_len`; never more than `max_num_seqs` of those can use.
+    They run out together for sequences of `max_model_len`; never more than `max_num_seqs` of those can use. None of a
+    model without KV blocks.
 
     Raises:
         ConfigError: not even one sequence fits; the message says what would.
     """
+    if not layout.groups:
+        return ()
     demands = _demands(layout, max_model_len, max_num_batched_tokens)
     needed = sequence_bytes(layout, max_model_len, max_num_batched_tokens)
     if needed > kv_bytes:

@@ -28,6 +28,7 @@ class NewRequest:
     num_computed_tokens: int
     adapter_slot: int = 0
     output_token_ids: list[int] = field(default_factory=list)
+    second_segment: int = 0  # position of its first token (a cross-encoder's document); 0: there is one segment
 
 
 class ContinuedRequest(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +74,6 @@ class SchedulerOutput:
     finished_ids: tuple[str, ...] = ()
     draft_tokens: dict[str, list[int]] = field(default_factory=dict)
     kv_ops: KVOps = KVOps()
-    pooling: frozenset[str] = frozenset()
     constrained: tuple[str, ...] = ()  # those of `samples` that a grammar constrains, in the batch's order
 
     @property
@@ -94,14 +94,14 @@ class StepOutput:
 
     `undrawable` are requests that ban every token: they end too, but their computed blocks are valid.
     `prompt_logprobs[id]` has an entry for each position whose logits were requested and whose next token is known
-    from the prompt: the log-probability of that next token.
+    from the prompt: the log-probability of that next token. `pooled[id]` is a vector of float32, little-endian.
     """
 
     step_id: int
     tokens: dict[str, list[int]]
     logprobs: dict[str, list[TokenLogprob]] = field(default_factory=dict)
     prompt_logprobs: dict[str, list[TokenLogprob]] = field(default_factory=dict)
-    pooled: dict[str, list[float]] = field(default_factory=dict)
+    pooled: dict[str, bytes] = field(default_factory=dict)
     drafts: dict[str, list[int]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     undrawable: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.request import Sequence
-from octavo_engine.messages import EngineRequest
+from octavo_engine.messages import EngineRequest, PoolingRequest
 
 MAX_TOKEN_ID = 2**32 - 1  # digests are over four bytes a token
 DUPLICATE_ID = "this request id is in use already; every request needs one of its own"
@@ -12,17 +12,31 @@ NOTHING_TO_DRAW = (
     "no token can be drawn: allowed_token_ids, bad_words and the stop tokens before min_tokens together ban every one; "
     "allow more tokens or ban fewer"
 )
+NOTHING_POOLED = "the model made no vector of this prompt"
+POOLS = (
+    "this model makes embeddings or scores, and generates nothing: send the request to /v1/embeddings, /pooling, "
+    "/classify, /score or /rerank, or serve a model that generates"
+)
+GENERATES = (
+    "this model generates, and makes no embeddings or scores: serve an embedding model or a reranker, or serve it with "
+    "--runner pooling"
+)
 NOTHING_DRAWN = "the model drew no token for this request"
 
 
-def problem_with(request: EngineRequest, max_model_len: int, max_whole_prompt: int | None) -> str | None:
+def problem_with(
+    request: EngineRequest | PoolingRequest, max_model_len: int, max_whole_prompt: int | None
+) -> str | None:
     """The reason why a request can't be served; None if it can. `max_whole_prompt`: tokens of a step, if prompts are
     not cut.
     """
     prompt = request.prompt_token_ids
     if not prompt:
         return "the prompt is empty: it needs at least one token"
-    if len(prompt) + min(request.sampling.max_tokens, 1) > max_model_len:
+    if isinstance(request, PoolingRequest):
+        if len(prompt) > max_model_len:
+            return f"the prompt has {len(prompt)} tokens and the model's context {max_model_len}: shorten the prompt"
+    elif len(prompt) + min(request.sampling.max_tokens, 1) > max_model_len:
         return (
             f"the prompt has {len(prompt)} tokens and the model's context {max_model_len}, of which the "
             "output needs at least one: shorten the prompt, or serve with a larger --max-model-len"

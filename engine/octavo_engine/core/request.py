@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from octavo_engine.core.block_hashes import chain_root
 from octavo_engine.core.swapping import Swapped
 from octavo_engine.messages import EngineOutput
+from octavo_engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from octavo_engine.messages import EngineRequest, TokenLogprob
-    from octavo_engine.sampling_params import SamplingParams
+    from octavo_engine.messages import EngineRequest, PoolingRequest, TokenLogprob
 
 NEVER = 1 << 62  # a token count that no sequence reaches
+NOTHING = SamplingParams(max_tokens=0)  # what a prompt that is pooled draws
 
 
 class Status(Enum):
@@ -60,6 +61,8 @@ class Sequence:
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)  # that no output has carried yet
     num_scored: int = 0  # log-probabilities of its prompt that were computed since it started or started again
     num_kept: int = 0  # the most of them ever: what is computed again is not sent again
+    pools: bool = False  # its prompt is computed whole, draws nothing, and ends with a vector
+    second_segment: int = 0  # as in `PoolingRequest`
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     queued_at: float = 0.0
@@ -87,6 +90,26 @@ class Sequence:
             use_prefix_cache=not logprobs,
             wants_prompt_logprobs=logprobs,
             prompt_logprobs=[None] if logprobs else [],
+            queued_at=queued_at,
+        )
+
+    @classmethod
+    def from_pooling_request(cls, request: PoolingRequest, *, order: tuple[int, int], queued_at: float) -> Sequence:
+        """The sequence that is `request`'s prompt."""
+        num_tokens = len(request.prompt_token_ids)
+        return cls(
+            request_id=request.request_id,
+            token_ids=list(request.prompt_token_ids),
+            num_prompt_tokens=num_tokens,
+            sampling=NOTHING,
+            adapter_slot=0,
+            order=order,
+            root=b"",
+            max_num_tokens=num_tokens,
+            stop_ids=frozenset(),
+            use_prefix_cache=False,
+            pools=True,
+            second_segment=request.second_segment,
             queued_at=queued_at,
         )
 
@@ -130,10 +153,15 @@ class Sequence:
         refused: bool = False,
         logprobs: list[TokenLogprob] | None = None,
         first: bool = False,
+        pooled: bytes | None = None,
     ) -> EngineOutput:
         """A first or a last output, with the fields that are sent once."""
         stopped_by = None
-        if reason == "stop" and (self.sampling.ignore_eos or token_ids[-1] not in self.sampling.eos_token_ids):
+        if (
+            reason == "stop"
+            and token_ids
+            and (self.sampling.ignore_eos or token_ids[-1] not in self.sampling.eos_token_ids)
+        ):
             stopped_by = token_ids[-1]
         return EngineOutput(
             request_id=self.request_id,
@@ -144,6 +172,7 @@ class Sequence:
             refused=refused,
             logprobs=logprobs,
             prompt_logprobs=self.take_prompt_logprobs() if first else None,
+            pooled=pooled,
             num_cached_tokens=self.num_cached_tokens,
             num_preemptions=self.num_preemptions,
             queued_at=self.queued_at,

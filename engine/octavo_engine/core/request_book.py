@@ -127,6 +127,7 @@ class RequestBook:
             num_computed,
             seq.adapter_slot,
             seq.token_ids[seq.num_prompt_tokens :],
+            seq.second_segment,
         )
 
     def abandon_steps(self) -> set[str]:
@@ -151,14 +152,16 @@ class RequestBook:
         (step,) = self.steps
         self._invalid_blocks = self._forget_swaps(step.kv_ops)
         for part in step.parts:
-            if not part.seq.tables and not part.discarded:  # preempted since: it has no blocks to compute it in
+            if (
+                part.seq.status is not Status.RUNNING and not part.discarded
+            ):  # preempted since: it has no blocks to compute it in
                 self._invalid_blocks.update(part.written)
                 self._restart(part.seq)
         return step
 
     def can_run_alone(self, seq: Sequence, failed: Collection[str]) -> bool:
-        """True if a sequence of an isolated step has blocks, and none of them is affected by `failed` ones."""
-        return bool(seq.tables) and seq not in affected_by(failed, self.steps, self._invalid_blocks)[0]
+        """True if a sequence of an isolated step still runs, and none of its blocks is affected by `failed` ones."""
+        return seq.status is Status.RUNNING and seq not in affected_by(failed, self.steps, self._invalid_blocks)[0]
 
     def end_failed(self, errors: Mapping[str, str]) -> list[EngineOutput]:
         """End the requests that failed in the older step; all others that are affected are recomputed."""

@@ -18,12 +18,19 @@ from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
-from octavo_engine.core.rejections import DUPLICATE_ID, NOTHING_DRAWN, NOTHING_TO_DRAW, never_fits, problem_with
+from octavo_engine.core.rejections import (
+    DUPLICATE_ID,
+    NOTHING_DRAWN,
+    NOTHING_POOLED,
+    NOTHING_TO_DRAW,
+    never_fits,
+    problem_with,
+)
 from octavo_engine.core.request import Sequence, Status
 from octavo_engine.core.request_book import RequestBook
 from octavo_engine.core.step_pace import StepPace
 from octavo_engine.core.steps_in_flight import Part, StepInFlight
-from octavo_engine.messages import EngineOutput, EngineRequest, SchedulerStats
+from octavo_engine.messages import EngineOutput, EngineRequest, PoolingRequest, SchedulerStats
 
 if TYPE_CHECKING:
     from octavo_engine.config import SchedulerConfig
@@ -66,9 +73,11 @@ class Scheduler:
         self.requests = RequestBook(self.block_manager)
         self._max_num_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
-        self._chunked = config.enable_chunked_prefill
+        self._pools = not layout.groups  # without blocks, prompts are computed whole, each in one step
+        self._chunked = config.enable_chunked_prefill and not self._pools
         self.pace = StepPace(
-            config.max_step_seconds if self._chunked else 0.0,  # what may not be cut takes as long as it takes
+            # What may not be cut takes as long as it takes; but how many prompts are pooled at once may be chosen.
+            config.max_step_seconds if self._chunked or self._pools else 0.0,
             max_tokens=config.max_num_batched_tokens,
             block_size=layout.block_size,
         )
@@ -79,7 +88,7 @@ class Scheduler:
         self._queries = self._hits = self._preemptions = 0
         self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
 
-    def add(self, request: EngineRequest, problem: str | None = None) -> None:
+    def add(self, request: EngineRequest | PoolingRequest, problem: str | None = None) -> None:
         """Accept a request, or reject it for the caller's `problem` or one found here.
 
         A request id that is in use ends both requests, because their outputs could not be separated.
@@ -92,13 +101,12 @@ class Scheduler:
             self.requests.reject(request.request_id, problem)
             return
         self._arrivals += 1
+        order, now = (request.priority if self._by_priority else 0, self._arrivals), time.monotonic()
+        if isinstance(request, PoolingRequest):
+            self.requests.accept(Sequence.from_pooling_request(request, order=order, queued_at=now))
+            return
         self.requests.accept(
-            Sequence.from_request(
-                request,
-                order=(request.priority if self._by_priority else 0, self._arrivals),
-                max_model_len=self._max_model_len,
-                queued_at=time.monotonic(),
-            )
+            Sequence.from_request(request, order=order, max_model_len=self._max_model_len, queued_at=now)
         )
 
     def schedule(self) -> SchedulerOutput | None:
@@ -243,7 +251,12 @@ class Scheduler:
                 seq.wants_prompt_logprobs = part.end < seq.num_prompt_tokens
             drawn = tokens_of.get(request_id)
             if not drawn:
-                if part.draws:
+                if seq.pools:
+                    requests.conclude(seq)
+                    pooled = result.pooled.get(request_id)
+                    error = NOTHING_POOLED if pooled is None else None
+                    outputs.append(seq.output([], "error" if error else "stop", error=error, pooled=pooled))
+                elif part.draws:
                     requests.conclude(seq)
                     refused = request_id in result.undrawable
                     error = NOTHING_TO_DRAW if refused else NOTHING_DRAWN
@@ -274,7 +287,7 @@ class Scheduler:
 
     def shorten(self, num_tokens: int) -> int:
         """The most tokens that later steps take after one of `num_tokens` ran out of memory. Whole prompts stay whole."""
-        return self.pace.shorten(num_tokens) if self._chunked else self._max_tokens
+        return self.pace.shorten(num_tokens) if self._chunked or self._pools else self._max_tokens
 
     def stats(self) -> SchedulerStats:
         """Current gauges and counters since the start; the token counts are those of the steps since the last call."""
@@ -334,13 +347,17 @@ class Scheduler:
 
         `prefills`: whether running ones prefill in it.
         """
+        first_budget = budget
         while budget > 0 and len(self.requests.running) < self._max_num_seqs:
             seq = self.requests.waiting.first()
             if seq is None:
                 return
             prefix = self.block_manager.lookup(seq)
             count = len(seq.token_ids) - prefix.num_tokens
-            if count > budget:
+            if self._pools:
+                if count > budget and budget < first_budget:
+                    return  # wait for the next step; one that is longer than a step's pace has one of its own
+            elif count > budget:
                 if not self._chunked and budget < min(count, self._max_tokens):
                     return  # wait for a step that takes it whole, or at least for a whole step
                 count = budget

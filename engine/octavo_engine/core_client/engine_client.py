@@ -26,6 +26,7 @@ from octavo_engine.messages import (
     EngineOutput,
     EngineRequest,
     Failed,
+    PoolingRequest,
     Progress,
     Ready,
     Reply,
@@ -49,7 +50,7 @@ class Observer(Protocol):
 
     def rejected(self, reason: str) -> None: ...
 
-    def arrived(self, request: EngineRequest) -> None: ...
+    def arrived(self, request: EngineRequest | PoolingRequest) -> None: ...
 
     def output(self, output: EngineOutput, now: float) -> None: ...
 
@@ -137,7 +138,7 @@ class EngineClient:
             raise self.dead
         self._admit(1, 1)
 
-    def submit(self, requests: Sequence[EngineRequest]) -> OutputStream:
+    def submit(self, requests: Sequence[EngineRequest | PoolingRequest]) -> OutputStream:
         """Send requests that share a stream: all of them are admitted, or none.
 
         If the core turns out to be gone, the stream raises that, with the cause.

@@ -34,6 +34,7 @@ from octavo_engine.messages import (
     EngineOutput,
     EngineRequest,
     Failed,
+    PoolingRequest,
     Progress,
     Ready,
     Reply,
@@ -76,7 +77,7 @@ class SteppedEngine(Protocol):
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None: ...
 
-    def add(self, request: EngineRequest) -> None: ...
+    def add(self, request: EngineRequest | PoolingRequest) -> None: ...
 
     def abort(self, request_ids: list[str]) -> None: ...
 
@@ -164,7 +165,7 @@ class CoreProcess:
             message = self._socket.recv()
             left -= len(message)
             request = self._decoder.decode(message)
-            if isinstance(request, EngineRequest):
+            if isinstance(request, EngineRequest | PoolingRequest):
                 self._num_received += 1
                 engine.add(request)
             elif isinstance(request, AbortRequests):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.core.rejections import GENERATES, POOLS
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
 from octavo_engine.engine.constraints import Constraints
@@ -32,8 +33,17 @@ from octavo_engine.engine.kv_sizing import (
     swap_bytes_of,
 )
 from octavo_engine.errors import DeviceLostError, OctavoError, OutOfMemoryError, described
-from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats, Vocabulary
+from octavo_engine.messages import (
+    EngineOutput,
+    EngineRequest,
+    PoolingModel,
+    PoolingRequest,
+    Ready,
+    SchedulerStats,
+    Vocabulary,
+)
 from octavo_engine.sampling_params import SamplingParams
+from octavo_models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
@@ -80,6 +90,7 @@ class EngineCore:
         self._stages: list[tuple[str, float]] = []
         self._on_stage = on_stage
         self._vocab_size = spec.vocab_size if spec else None
+        self._pooling = pooling_of(spec)
         start = time.perf_counter()
         check_max_model_len(config, spec)
         capacity = executor.load()
@@ -92,11 +103,12 @@ class EngineCore:
         self.num_host_blocks = num_host_blocks_of(swap_bytes, self.num_blocks, self.kv_cache_bytes)
         executor.limit_length(self.max_model_len)
         executor.init_kv(self.num_blocks, self.num_host_blocks)
-        if capacity.kv_bytes is None and is_promised(config):
+        if self._layout.groups and capacity.kv_bytes is None and is_promised(config):
             check_memory(self.kv_cache_bytes + swap_bytes, capacity)
             executor.touch_kv()
         self._swap_rule = SwapRule(self._block_seconds(), config.scheduler.max_step_seconds)
-        self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
+        if self._layout.groups:
+            self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
         self._scheduler = Scheduler(
             config.scheduler,
             self._layout,
@@ -128,6 +140,7 @@ class EngineCore:
             max_model_len=self.max_model_len,
             executor=self._executor.capabilities.name,
             stages=self._stages,
+            pooling=self._pooling,
         )
 
     @property
@@ -144,11 +157,12 @@ class EngineCore:
         """Take the tokens that grammars are about."""
         self._constraints.set_vocabulary(vocabulary)
 
-    def add(self, request: EngineRequest) -> None:
+    def add(self, request: EngineRequest | PoolingRequest) -> None:
         """Accept a request; if it can't be served, the next `step` returns its error."""
         problem = self._problem(request)
-        self._share_lists(request.sampling)
-        if problem is None and request.sampling.grammar:
+        if isinstance(request, EngineRequest):
+            self._share_lists(request.sampling)
+        if problem is None and isinstance(request, EngineRequest) and request.sampling.grammar:
             self._constraints.compile(request)
         else:
             self._scheduler.add(request, problem)
@@ -207,24 +221,34 @@ class EngineCore:
         self._constraints.close()
         self._executor.close()
 
-    def _problem(self, request: EngineRequest) -> str | None:
+    def _problem(self, request: EngineRequest | PoolingRequest) -> str | None:
         """The reason why this model can't serve the request, in a sentence for its sender; None if it can."""
+        if isinstance(request, PoolingRequest):
+            if self._pooling is None:
+                return GENERATES
+            return self._outside("the prompt", request.prompt_token_ids)
+        if self._pooling is not None:
+            return POOLS
         if request.adapter_slot and not self._executor.capabilities.adapters:
             return "this engine serves no adapters: ask for the base model"
-        if request.sampling.grammar and not self._executor.capabilities.grammar_masks:
+        sampling = request.sampling
+        if sampling.grammar and not self._executor.capabilities.grammar_masks:
             return "this engine takes no grammar: leave out what constrains the answer"
-        if self._vocab_size is not None:
-            sampling = request.sampling
-            for field, ids in (
-                ("the prompt", request.prompt_token_ids),
-                ("logit_bias", sampling.logit_bias),
-                ("allowed_token_ids", sampling.allowed_token_ids),
-                ("stop_token_ids", sampling.stop_token_ids),
-                ("bad_words", [token for word in sampling.bad_words for token in word]),
-            ):
-                if ids and (max(ids) >= self._vocab_size or min(ids) < 0):
-                    return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
+        for field, ids in (
+            ("the prompt", request.prompt_token_ids),
+            ("logit_bias", sampling.logit_bias),
+            ("allowed_token_ids", sampling.allowed_token_ids),
+            ("stop_token_ids", sampling.stop_token_ids),
+            ("bad_words", [token for word in sampling.bad_words for token in word]),
+        ):
+            if (problem := self._outside(field, ids)) is not None:
+                return problem
         return None
+
+    def _outside(self, field: str, ids: Collection[int]) -> str | None:
+        if self._vocab_size is None or not ids or (max(ids) < self._vocab_size and min(ids) >= 0):
+            return None
+        return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
 
     def _share_lists(self, sampling: SamplingParams) -> None:
         """Hold the long lists of the choices of one request, which come one after another, only once."""
@@ -373,6 +397,7 @@ class EngineCore:
             merged.tokens.update(result.tokens)
             merged.logprobs.update(result.logprobs)
             merged.prompt_logprobs.update(result.prompt_logprobs)
+            merged.pooled.update(result.pooled)
             undrawable += result.undrawable
         if num_failed and not num_run:
             self._run_nothing()
@@ -386,9 +411,10 @@ class EngineCore:
         """
         null = tuple([0] for _ in self._layout.groups)
         new = NewRequest(PROBE, [0], SamplingParams(max_tokens=1, temperature=0.0), null, 0)
-        one = {PROBE: 1}
+        one, pools = {PROBE: 1}, self._pooling is not None
+        drawn = {} if pools else one
         try:
-            self._execute(SchedulerOutput(-1, (new,), (), one, one, frozenset(one)))
+            self._execute(SchedulerOutput(-1, (new,), (), one, drawn, frozenset(drawn)))
             self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(PROBE,)))
         except DeviceLostError:
             raise
@@ -413,3 +439,20 @@ class EngineCore:
         if self._on_stage:
             self._on_stage(stage, now - start)
         return now
+
+
+def pooling_of(spec: Model | None) -> PoolingModel | None:
+    """What the server reads of a model that pools; None of one that generates."""
+    pooling = spec.pooling if isinstance(spec, ModelSpec) else None
+    if pooling is None:
+        return None
+    assert isinstance(spec, ModelSpec)
+    return PoolingModel(
+        task=pooling.task,
+        size=pooling.size(spec.hidden_size),
+        normalize=pooling.normalize,
+        activation=pooling.activation,
+        labels=list(pooling.labels),
+        dimensions=list(pooling.dimensions),
+        any_dimension=pooling.any_dimension,
+    )

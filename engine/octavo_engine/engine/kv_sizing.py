@@ -33,6 +33,8 @@ def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
     Raises:
         ConfigError: the container, or the machine, has less than what was set.
     """
+    if not capacity.layout.groups:
+        return 0  # nothing is ever swapped
     asked = config.cache.swap_space_gib
     if capacity.kv_bytes is None:  # on a CPU it is counted with the KV blocks
         return int((asked or 0.0) * GIB)
@@ -56,6 +58,8 @@ def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
 def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
     """Bytes for KV blocks: what the user said, what the executor found, or a share of the container's memory."""
     cache = config.cache
+    if not capacity.layout.groups:
+        return 0  # a model that pools
     if cache.num_gpu_blocks_override is not None:
         return 0  # blocks are counted instead
     if cache.kv_cache_memory_bytes is not None:
@@ -122,6 +126,8 @@ def max_model_len_of(config: EngineConfig, capacity: Capacity, kv_bytes: int, sp
     assert longest is not None, "checked before the weights were loaded"
     layout, batched = capacity.layout, config.scheduler.max_num_batched_tokens
     override = config.cache.num_gpu_blocks_override
+    if not layout.groups:
+        return longest
     if override is None:
         fits = longest_sequence(layout, kv_bytes, longest, batched)
     else:
@@ -141,7 +147,7 @@ def max_model_len_of(config: EngineConfig, capacity: Capacity, kv_bytes: int, sp
 def num_blocks_of(config: EngineConfig, capacity: Capacity, kv_bytes: int, max_model_len: int) -> tuple[int, ...]:
     scheduler = config.scheduler
     override = config.cache.num_gpu_blocks_override
-    if override is not None:
+    if override is not None and capacity.layout.groups:
         return split_blocks(capacity.layout, override, max_model_len, scheduler.max_num_batched_tokens)
     return split_capacity(
         capacity.layout, kv_bytes, max_model_len, scheduler.max_num_batched_tokens, scheduler.max_num_seqs

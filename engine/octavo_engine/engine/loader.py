@@ -44,11 +44,23 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     spec = read_model(config, files)
     send(Progress(f"read its description: {spec.architecture}", time.perf_counter() - start))
     start = time.perf_counter()
+    config = suited(config, spec)
     executor = create_executor(config, spec, files)
     kind = executor.capabilities.name.partition(" ")[0]
     send(Progress(f"prepared the {kind} executor", time.perf_counter() - start))
     engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
     return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
+
+
+def suited(config: EngineConfig, spec: Model) -> EngineConfig:
+    """The configuration for a model that pools: its prompts are computed whole, so a step takes the longest one."""
+    if not isinstance(spec, ModelSpec) or spec.pooling is None:
+        return config
+    scheduler, longest = config.scheduler, config.model.max_model_len or spec.max_position
+    if scheduler.max_num_batched_tokens < longest:
+        logger.info("a step takes a whole prompt: --max-num-batched-tokens is %d", longest)
+        scheduler = msgspec.structs.replace(scheduler, max_num_batched_tokens=longest)
+    return msgspec.structs.replace(config, scheduler=scheduler)
 
 
 def find_files(config: EngineConfig) -> tuple[ModelFiles, bool]:
@@ -68,6 +80,11 @@ def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
     """
     spec = describe(config.model, files)
     parallel = config.parallel
+    if spec.pooling is not None and parallel.world_size > 1:
+        raise ConfigError(
+            "a model that makes embeddings or scores runs on one rank; leave --tensor-parallel-size and "
+            "--pipeline-parallel-size out, and run several replicas"
+        )
     hindrance = obstacle(spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES)
     if hindrance is not None:
         most = max(parallel.tensor_parallel_size, 64)

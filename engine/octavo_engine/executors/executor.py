@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from octavo_models.spec import KVLayout
 
 
+NOT_FINITE = "the model's vector of this prompt has elements that are not finite numbers"
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """The features that an executor offers; the core refuses a request for any other at the edge."""
@@ -25,7 +28,7 @@ class Capabilities:
     grammar_masks: bool = False
     swapping: bool = False
     speculative: bool = False
-    pooling: bool = False
+    pooling: bool = False  # models that pool: encoders, and decoders as embedders and rerankers
     adapters: bool = False
 
 
@@ -120,6 +123,9 @@ class Executor(ABC):
     @abstractmethod
     def collect(self, handle: StepHandle) -> StepOutput:
         """Wait for the step and return what it made. A request that failed alone is in `errors`.
+
+        Of a model that pools, a step's prompts are whole, draw nothing, and have no blocks (`layout` has no groups):
+        `pooled` has each one's vector, or scores, as the model's `Pooling` defines them.
 
         Raises:
             DeviceLostError: nothing in this process can be trusted any more.

@@ -18,6 +18,7 @@ from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
+from octavo_models.pooling import PoolingKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ class Operations(Protocol):
         kv_scales: tuple[float, float] = (1.0, 1.0),
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """Causal attention over paged keys and values; window, chunk, soft cap, scale and slopes as `spec` says.
+        """Attention over paged keys and values; direction, window, chunk, soft cap, scale and slopes as `spec` says.
 
         q: [num_tokens, num_heads, head_dim_k]; caches as in `write_qkv`; sinks: [num_heads], where spec says
         -> [num_tokens, num_heads, head_dim_v].
@@ -255,6 +256,11 @@ class Operations(Protocol):
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
         """The most bytes that `attention` takes beside its result, for requests of up to `max_len` tokens."""
+
+    # --- pooling ---
+    def pool(self, hidden: Tensor, starts: Tensor, kind: PoolingKind) -> Tensor:
+        """One vector of each prompt's rows. hidden: [num_tokens, dim]; starts: [n + 1] int32, prompt i owns the rows
+        starts[i] … starts[i + 1] - 1, one at least -> [n, dim] float32."""
 
     # --- sampling ---
     def soft_cap_logits(self, logits: Tensor, multiplier: float, soft_cap: float | None) -> Tensor:

@@ -95,8 +95,11 @@ def paged_attention(
     chunk: int | None = None,
     alibi_slopes: tuple[float, ...] = (),
     sinks: Tensor | None = None,
+    causal: bool = True,
 ) -> Tensor:
-    """Causal attention of a mixed batch, prefill chunks and decodes alike, over paged keys and values.
+    """Attention of a mixed batch, prefill chunks and decodes alike, over paged keys and values.
+
+    Where it is not `causal`, a query sees all keys of its request, or those nearer than a window.
 
     q: [num_tokens, num_heads, head_dim_k]; caches: [num_blocks, block_size, num_kv_heads, head_dim]. Request r owns
     the rows query_starts[r] … query_starts[r + 1] - 1 of `q`; they are the last of its seq_lens[r] tokens, whose
@@ -125,12 +128,14 @@ def paged_attention(
             scores = soft_cap * torch.tanh(scores / soft_cap)
         key_at = torch.arange(first_block * block_size, seq_len, device=q.device)[None, :]
         query_at = torch.arange(first_query, seq_len, device=q.device)[:, None]
-        masked = key_at > query_at
+        masked = key_at > (query_at if causal else seq_len)
         if alibi_slopes:
             slopes = torch.tensor(alibi_slopes, dtype=torch.float32, device=q.device)
             scores = scores + slopes.reshape(num_kv_heads, -1, 1, 1) * (key_at - query_at)
         if window is not None:
             masked = masked | (key_at <= query_at - window)
+            if not causal:
+                masked = masked | (key_at >= query_at + window)
         if chunk is not None:
             masked = masked | (key_at < query_at // chunk * chunk)
         # Null blocks may hold anything, NaN included; a weight of zero would not hide that.

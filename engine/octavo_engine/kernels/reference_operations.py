@@ -6,6 +6,9 @@ Owns the batching, one row or request after the other; the numbers are those of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -38,6 +41,14 @@ from octavo_engine.kernels.reference_sampling import (
     token_logprobs,
 )
 from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
+from octavo_models.pooling import PoolingKind
+
+POOLINGS: dict[PoolingKind, Callable[[Tensor], Tensor]] = {
+    "mean": lambda states: states.mean(0),
+    "max": lambda states: states.amax(0),
+    "cls": lambda states: states[0],
+    "last": lambda states: states[-1],
+}
 
 
 class ReferenceOperations(Operations):
@@ -153,8 +164,14 @@ class ReferenceOperations(Operations):
                 chunk=spec.chunk,
                 alibi_slopes=spec.alibi_slopes,
                 sinks=sinks,
+                causal=spec.causal,
             )
         return out
+
+    def pool(self, hidden: Tensor, starts: Tensor, kind: PoolingKind) -> Tensor:
+        edges = starts.tolist()
+        prompts = [hidden[first:end].float() for first, end in pairwise(edges)]
+        return torch.stack([POOLINGS[kind](states) for states in prompts])
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
         del num_decodes, max_len, spec

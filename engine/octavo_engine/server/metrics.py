@@ -18,7 +18,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from octavo_engine.config import CacheConfig
-from octavo_engine.messages import EngineOutput, EngineRequest, Ready, SchedulerStats
+from octavo_engine.messages import EngineOutput, EngineRequest, PoolingRequest, Ready, SchedulerStats
 from octavo_engine.server.loop_watch import LoopWatch
 from octavo_engine.server.series import Counter, Histogram, gauge, one_two_five
 
@@ -144,9 +144,10 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         self._rejections.add(1, reason)
 
-    def arrived(self, request: EngineRequest) -> None:
+    def arrived(self, request: EngineRequest | PoolingRequest) -> None:
+        max_tokens = request.sampling.max_tokens if isinstance(request, EngineRequest) else 0
         self._open_requests[request.request_id] = OpenRequest(
-            request.arrival_time, len(request.prompt_token_ids), request.sampling.max_tokens
+            request.arrival_time, len(request.prompt_token_ids), max_tokens
         )
 
     def output(self, output: EngineOutput, now: float) -> None:
@@ -160,18 +161,21 @@ class Metrics:
                 for _ in range(count):
                     self._between.observe(gap)
             else:
-                self._first_token(opened, output, now)
+                self._first.observe(now - opened.arrived)
+                self._prefilled(opened, output, now)
             opened.last = now
             opened.num_tokens += count
             self.generation_tokens.values[""] += count
+        elif output.pooled is not None:
+            self._prefilled(opened, output, now)
+            opened.last = now
         opened.num_preemptions = max(opened.num_preemptions, output.num_preemptions)
 
-    def _first_token(self, opened: OpenRequest, output: EngineOutput, now: float) -> None:
+    def _prefilled(self, opened: OpenRequest, output: EngineOutput, now: float) -> None:
         opened.first = now
         opened.queued = output.queued_at or opened.arrived
         opened.scheduled = output.scheduled_at or opened.queued
         opened.num_cached = output.num_cached_tokens
-        self._first.observe(now - opened.arrived)
         self.prompt_tokens.add(opened.num_prompt_tokens)
         self._by_source.add(opened.num_prompt_tokens - opened.num_cached, "local_compute")
         self._by_source.add(opened.num_cached, "local_cache_hit")

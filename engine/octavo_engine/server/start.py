@@ -59,9 +59,11 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     )
     template.start()
     on_stage("loaded the tokenizer", time.perf_counter() - start)
-    usable = await _usable(template, override=config.model.chat_template is not None)
-    ends = await asyncio.to_thread(turn_ends, template, tokenizer) if usable else ()
+    problem = await _problem_of(template, override=config.model.chat_template is not None)
+    ends = await asyncio.to_thread(turn_ends, template, tokenizer) if problem is None else ()
     ready = await client.ready()
+    if problem is not None and ready.pooling is None:
+        logger.warning("%s: every chat will be refused; serve with --chat-template FILE to chat", problem)
     metrics.configure(config.cache, ready)
     template.max_characters = limits_of(config, ready.max_model_len).text_characters  # no more would be tokenized
     return ServerContext(
@@ -94,16 +96,15 @@ def named_template_of(model: ModelConfig, files: ModelFiles, tokenizer: Tokenize
     return found
 
 
-async def _usable(template: ChatTemplate, *, override: bool) -> bool:
-    """Say at the start what is wrong with a template: the flag's ends it, without the model's own completions work."""
+async def _problem_of(template: ChatTemplate, *, override: bool) -> RequestError | None:
+    """What is wrong with a template: the flag's ends the start, without the model's own completions work."""
     try:
         await asyncio.to_thread(template.check)
     except RequestError as error:
         if override:
             raise ConfigError(f"--chat-template can't be used: {error}") from error
-        logger.warning("%s: every chat will be refused; serve with --chat-template FILE to chat", error)
-        return False
-    return True
+        return error
+    return None
 
 
 def tokenizer_of(model: ModelConfig, files: ModelFiles) -> Tokenizer:

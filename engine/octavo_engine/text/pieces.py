@@ -1,7 +1,8 @@
 """The bytes of each piece of the vocabulary, according to the tokenizer's decoder.
 
 Two spellings exist among decoders of text: GPT-2's byte alphabet, where every character of a piece is one byte, and
-SentencePiece's, where a piece is text with `▁` for a space and `<0x0A>` for a single byte.
+SentencePiece's, where a piece is text with `▁` for a space and `<0x0A>` for a single byte. BERT's WordPiece, of models
+that write no text, marks with `##` what continues a word.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ def sentencepiece_bytes(piece: str) -> bytes:
     return piece.replace(SPACE, " ").encode()
 
 
+def wordpiece_bytes(piece: str) -> bytes:
+    """Bytes of a WordPiece piece: a word begins with a space, unless it goes on."""
+    return (piece.removeprefix("##") if piece.startswith("##") else f" {piece}").encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """The mapping from pieces to bytes; `strips_space`: the tokenizer added the text's first space, which is dropped."""
@@ -58,7 +64,7 @@ class Spelling:
 
 
 def spelling_of(decoder: Any) -> Spelling:
-    """The spelling that a `tokenizers` decoder undoes. Raises ModelLoadError for one that is not of the two kinds."""
+    """The spelling that a `tokenizers` decoder undoes. Raises ModelLoadError for one that is not of these kinds."""
     if decoder is None:
         raise ModelLoadError("the tokenizer has no decoder, so its tokens can't be turned into text")
     state = json.loads(decoder.__getstate__())
@@ -66,6 +72,8 @@ def spelling_of(decoder: Any) -> Spelling:
     kinds = {step["type"] for step in steps}
     if kinds == {"ByteLevel"}:
         return Spelling(byte_level_bytes, strips_space=False)
+    if kinds == {"WordPiece"}:
+        return Spelling(wordpiece_bytes, strips_space=True)
     if kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         metaspace = any(step["type"] == "Metaspace" and step.get("prepend_scheme") != "never" for step in steps)
         strip = any(step["type"] == "Strip" and step.get("start", 0) > 0 for step in steps)

@@ -14,13 +14,14 @@ from tokenizers import AddedToken
 
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError, RequestError
-from octavo_engine.text import gguf_tokenizer
+from octavo_engine.text import gguf_tokenizer, wordpiece
 from octavo_engine.text.pieces import spelling_of
 from octavo_engine.text.special_tokens import SpecialTokens, set_bos_and_eos
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object, read_text
 from octavo_models import ModelError
 
+VOCABULARY = "vocab.txt"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -80,6 +81,18 @@ class Tokenizer:
         token_ids: list[int] = encoding.ids
         return token_ids
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], int]:
+        """Token ids of two texts as the tokenizer joins them, special tokens included, and the position where token type
+        1 begins; 0 where it gives both the same type.
+
+        Raises RequestError as `encode` does.
+        """
+        try:
+            encoding = self._backend.encode_batch_fast([(first, second)])[0]
+        except TypeError:
+            raise RequestError("the text holds half of a surrogate pair, which is no character: leave it out") from None
+        return encoding.ids, next((i for i, kind in enumerate(encoding.type_ids) if kind), 0)
+
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `token_ids`: bytes that are not UTF-8 become U+FFFD, ids that the vocabulary lacks nothing."""
         skipped = self.special_token_ids if skip_special_tokens else frozenset()
@@ -138,6 +151,8 @@ def load_tokenizer(files: ModelFiles) -> Tokenizer:
 
     Raises ModelLoadError, naming the file, where there is none or it can't be used.
     """
+    if files.tokenizer is not None and files.tokenizer.name == VOCABULARY:
+        return load_wordpiece(files.tokenizer)
     if files.tokenizer is not None:
         return load_tokenizer_json(files.tokenizer, files.chat_template)
     if files.weights_format == "gguf":
@@ -152,6 +167,16 @@ def _load_gguf(path: Path, chat_template: Path | None) -> Tokenizer:
         backend, special = gguf_tokenizer.build_tokenizer(metadata)
         return Tokenizer(backend, special, templates)
     except (ModelLoadError, ModelError) as error:
+        raise ModelLoadError(f"{path}: {error}") from error
+
+
+def load_wordpiece(path: Path) -> Tokenizer:
+    """BERT's tokenizer from its vocab.txt and the tokenizer_config.json beside it. Raises ModelLoadError."""
+    beside = path.with_name("tokenizer_config.json")
+    config = read_object(beside) if beside.is_file() else {}
+    try:
+        return Tokenizer(*wordpiece.build_tokenizer(read_text(path).splitlines(), config))
+    except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
 
 

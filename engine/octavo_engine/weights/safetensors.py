@@ -14,7 +14,7 @@ from octavo_models.stored_tensor import StoredTensor
 
 
 class SafetensorsCheckpoint:
-    """A model in one safetensors file or several shards.
+    """A model in one safetensors file or several shards. Names of tensors in a folder below begin with its path.
 
     Raises:
         ModelLoadError: a file isn't safetensors, is cut short, or contradicts itself; names file and tensor.
@@ -28,6 +28,8 @@ class SafetensorsCheckpoint:
                 file = WeightFile(path)
                 self._files.append(file)
                 found = file.header(partial(read_safetensors_header, piece=piece))
+                if (below := path.parent.relative_to(paths[0].parent)) != Path():  # a module of sentence-transformers
+                    found = {f"{below.as_posix()}/{name}": tensor for name, tensor in found.items()}
                 self._refuse_duplicates(path, found)
                 self.stored |= found
         except ModelLoadError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from octavo_models.architectures.apertus import APERTUS
 from octavo_models.architectures.arcee import ARCEE
 from octavo_models.architectures.baichuan import BAICHUAN
+from octavo_models.architectures.bert import BERT, ROBERTA
 from octavo_models.architectures.biogpt import BIOGPT
 from octavo_models.architectures.bloom import BLOOM
 from octavo_models.architectures.codegen import CODEGEN
@@ -40,6 +41,7 @@ from octavo_models.architectures.gpt_oss import GPT_OSS
 from octavo_models.architectures.gptj import GPTJ
 from octavo_models.architectures.granite import GRANITE
 from octavo_models.architectures.granitemoe import GRANITE_MOE
+from octavo_models.architectures.gte import GTE
 from octavo_models.architectures.helium import HELIUM
 from octavo_models.architectures.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from octavo_models.architectures.hunyuan_v1_moe import HUNYUAN_V1_MOE
@@ -55,10 +57,12 @@ from octavo_models.architectures.ministral3 import MINISTRAL3
 from octavo_models.architectures.mistral import MISTRAL
 from octavo_models.architectures.mistral4 import MISTRAL4
 from octavo_models.architectures.mixtral import MIXTRAL
+from octavo_models.architectures.modernbert import MODERNBERT
 from octavo_models.architectures.mpt import MPT
 from octavo_models.architectures.multimodal import wrapping
 from octavo_models.architectures.nanochat import NANOCHAT
 from octavo_models.architectures.nemotron import JAIS2, NEMOTRON
+from octavo_models.architectures.nomic_bert import NOMIC_BERT
 from octavo_models.architectures.olmo import OLMO
 from octavo_models.architectures.olmo2 import OLMO2
 from octavo_models.architectures.olmo3 import OLMO3
@@ -159,7 +163,8 @@ DECODERS = (
     YOUTU,
     MISTRAL4,
 )
-ALL = (*DECODERS, *wrapping({name: decoder for decoder in DECODERS for name in decoder.hf_classes}))
+ENCODERS = (BERT, ROBERTA, MODERNBERT, NOMIC_BERT, GTE)
+ALL = (*DECODERS, *ENCODERS, *wrapping({name: decoder for decoder in DECODERS for name in decoder.hf_classes}))
 
 BY_HF_CLASS = {name: architecture for architecture in ALL for name in architecture.hf_classes}
 BY_MODEL_TYPE = {architecture.model_type: architecture for architecture in ALL if architecture.model_type is not None}

@@ -45,7 +45,7 @@ DEFAULTS = {
 def from_hf(source: HfConfig) -> SpecDraft:
     source = replace(source, fields=Fields({**DEFAULTS, **source.fields.values}))
     c, heads, count = source.fields, source.heads(), source.num_layers()
-    norm = gemma.norm(source)
+    norm = Norm(eps=c.number("rms_norm_eps", 1e-6), offset=1.0)
     pattern = c.integer("sliding_window_pattern", PATTERN)
     local_layers = source.local_layers([(i + 1) % pattern != 0 for i in range(count)])
     local = rotary_from_hf(
@@ -56,10 +56,12 @@ def from_hf(source: HfConfig) -> SpecDraft:
         scaled=False,
     )
     rotary = rotary_from_hf(c, heads.dim, layer_type="full_attention", theta=c.number("rope_theta", GLOBAL_THETA))
+    causal = not c.boolean("use_bidirectional_attention", False)
+    window = c.integer("sliding_window", 4096)
     layers = _layers(
         heads,
         local_layers=local_layers,
-        window=c.integer("sliding_window", 4096),
+        window=window if causal else window // 2 + 1,  # half of it on each side
         rotary=rotary,
         local=local,
         scale=c.number("query_pre_attn_scalar", 256.0) ** -0.5,
@@ -67,6 +69,7 @@ def from_hf(source: HfConfig) -> SpecDraft:
         mlp=Mlp(c.integer("intermediate_size"), source.activation("hidden_activation", "gelu_pytorch_tanh")),
         norm=norm,
         bias=c.boolean("attention_bias", False),
+        causal=causal,
     )
     draft = source.draft(layers, norm, HF_GEMMA3, tied_head=True)
     return replace(
@@ -111,8 +114,11 @@ def _layers(
     mlp: Mlp,
     norm: Norm,
     bias: bool,
+    causal: bool = True,
 ) -> list[Layer]:
-    full = heads.attention(rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias)
+    full = heads.attention(
+        rotary, scale=scale, soft_cap=soft_cap, qk_norm=norm, qkv_bias=bias, o_bias=bias, causal=causal
+    )
     sliding = replace(full, rotary=local, window=window)
     return [Layer(sliding if each else full, mlp, norm, norm, norm, norm) for each in local_layers]
 

@@ -20,7 +20,9 @@ from octavo_models import ModelError, ModelSpec, from_gguf_header, from_hf_check
 from octavo_models.gguf_header import MAGIC, read_gguf_header
 from octavo_models.gguf_pieces import first_pieces, join, piece_names
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
+from octavo_models.purpose import GENERATE_OR_POOL, Purpose
 from octavo_models.safetensors_header import read_safetensors_header
+from octavo_models.sentence_modules import read_modules
 from octavo_models.stored_tensor import StoredTensor
 from octavo_operator.api.model import Model
 from octavo_operator.api.quantity import Quantity
@@ -118,14 +120,31 @@ def _read(path: Path) -> ModelSpec:
             return _from_gguf(path)
         refuse_pointer(start)
         text = path.read_text(encoding="utf-8")
-        shards = _shards(path.parent) if path.name == "config.json" else []
-        return _from_checkpoint(text, str(path), shards) if shards else _from_config(text, str(path))
+        if path.name != "config.json":
+            return _from_config(text, str(path))
+        shards, purpose = _shards(path.parent), _purpose(path.parent)
+        if shards:
+            return _from_checkpoint(text, str(path), shards, purpose)
+        return _from_config(text, str(path), purpose)
     except OSError as error:
         raise ModelUnknownError(f"{error.filename or path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ModelUnknownError(f"{path} is not UTF-8 text") from error
     except ModelError as error:
         raise ModelUnknownError(f"{path}: {error}") from error
+
+
+def _purpose(folder: Path) -> Purpose:
+    """What sentence-transformers' files beside a config.json say the model is for."""
+
+    def read(name: str) -> Any:
+        path = folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    try:
+        return Purpose(modules=read_modules(read))
+    except (ValueError, RecursionError) as error:
+        raise ModelUnknownError(f"{folder}: the files that modules.json names are not JSON: {error}") from error
 
 
 def _from_gguf(path: Path) -> ModelSpec:
@@ -149,7 +168,7 @@ def _shards(folder: Path) -> list[Path]:
     return shards if all(shard.is_file() for shard in shards) else []
 
 
-def _from_checkpoint(text: str, name: str, shards: Sequence[Path]) -> ModelSpec:
+def _from_checkpoint(text: str, name: str, shards: Sequence[Path], purpose: Purpose) -> ModelSpec:
     """Read config and weights: they decide on the dtype, and whether the head is tied."""
     tensors: dict[str, StoredTensor] = {}
     with ExitStack() as opened:
@@ -166,14 +185,14 @@ def _from_checkpoint(text: str, name: str, shards: Sequence[Path]) -> ModelSpec:
             return file.read(count)
 
         try:
-            return from_hf_checkpoint(_json_object(text, name), tensors, read)[0]
+            return from_hf_checkpoint(_json_object(text, name), tensors, read, purpose=purpose)[0]
         except ModelError as error:
             raise ModelUnknownError(f"{name}: {error}") from error
 
 
-def _from_config(text: str, name: str) -> ModelSpec:
+def _from_config(text: str, name: str, purpose: Purpose = GENERATE_OR_POOL) -> ModelSpec:
     try:
-        return from_hf_config(_json_object(text, name))
+        return from_hf_config(_json_object(text, name), purpose=purpose)
     except ModelError as error:
         raise ModelUnknownError(f"{name}: {error}") from error
 

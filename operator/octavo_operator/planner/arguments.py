@@ -56,7 +56,7 @@ def arguments(service: LLMService, limits: Limits, hardware: Hardware, drain: in
         max_model_len=_max_model_len(engine.max_model_len, limits, hardware),
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
-        kv_cache_bytes=limits.kv_cache_bytes,
+        kv_cache_bytes=limits.kv_cache_bytes or None,  # a model that pools has none
         on_gpu=bool(hardware.gpus),
         drain_s=drain,
     )

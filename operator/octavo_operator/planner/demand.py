@@ -158,6 +158,8 @@ class Demand:
         widest = max(_width(spec, i, tensor_parallel) for i in range(len(spec.layers)))
         element = 4 if not self.on_gpu or self.engine.dtype == "float32" else 2
         layer = rows * (4 * spec.hidden_size + widest) * element
+        if spec.pooling is not None:
+            return layer + rows * widest * element  # the keys and values of one layer, and no logits
         if not self.on_gpu:
             return layer + 2 * limits.max_num_seqs * spec.vocab_size * 4
         logits = 3 * limits.max_num_seqs * spec.vocab_size * 4  # raw, processed, sorted
@@ -192,6 +194,8 @@ def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:
     """
     if demand is None:
         return UNKNOWN_KV_ON_CPU if memory is None else memory // 2
+    if demand.spec.pooling is not None:
+        return 0
     one, once, least = demand.kv(demand.max_model_len, 1), demand.kv_once(1), demand.least_kv(1)
     if memory is not None:
         left = memory - demand.weights(1) - demand.overhead(1)

@@ -257,6 +257,8 @@ def _remedy(demand: Demand, engine: Engine, budget: GpuBudget, *, whole: bool) -
 
 
 def _capacity(budget: GpuBudget, demand: Demand) -> str:
+    if demand.spec.pooling is not None:
+        return f"prompts of up to {demand.max_model_len} tokens, without a KV cache"
     most = demand.limits.max_num_seqs
     count = min(budget.sequences, most)
     sequences = "one sequence" if count == 1 else f"{count} sequences"
@@ -273,6 +275,8 @@ def _error(budget: GpuBudget) -> str:
 
 
 def _kv_words(demand: Demand, budget: GpuBudget, show: Callable[[int], str]) -> str:
+    if demand.spec.pooling is not None:
+        return "no KV"
     many = demand.engine.min_concurrency
     amount = show(budget.kv_per_sequence * many)
     for_whom = "one sequence" if many == 1 else f"{many} sequences (minConcurrency)"

@@ -49,6 +49,7 @@ class LayerModel:
     head_dim_k: int
     head_dim_v: int
     scale: float
+    causal: bool
     window: int
     chunk: int
     soft_cap: float
@@ -74,12 +75,24 @@ class LayerModel:
     q_norm: Norm
     k_norm: Norm
 
+class DenseModel:
+    in_size: int
+    out_size: int
+    bias: bool
+    activation: int  # as in DENSE_ACTIVATIONS of model.py
+    norm: Norm
+
+class PoolingModel:
+    kind: int  # as in POOLINGS of model.py; 0: none
+    dense: list[DenseModel]
+
 class DecoderModel:
     vocab_size: int
     hidden_size: int
     embedding_size: int
     num_positions: int
     position_offset: int
+    num_token_types: int
     tied_head: bool
     head_bias: bool
     embedding_multiplier: float
@@ -91,6 +104,7 @@ class DecoderModel:
     rotaries: list[Rotary]
     layers: list[LayerModel]
     group_windows: list[int]
+    pooling: PoolingModel
 
 class Sampling:
     NUMBERS: ClassVar[tuple[str, ...]]  # the float parameters, each an attribute of the same name
@@ -136,7 +150,9 @@ class Decoder:
     def copy_block(self, group: int, source: int, target: int) -> None: ...
     def swap_out(self, group: int, block: int, host_block: int) -> None: ...
     def swap_in(self, group: int, host_block: int, block: int) -> None: ...
-    def add_request(self, prompt: Sequence[int], drawn: Sequence[int], sampling: Sampling) -> int: ...
+    def add_request(
+        self, prompt: Sequence[int], drawn: Sequence[int], sampling: Sampling, second_segment: int = 0
+    ) -> int: ...
     def remove_request(self, slot: int) -> None: ...
     def append_blocks(self, slot: int, group: int, blocks: Sequence[int]) -> None: ...
     def clear_blocks(self, slot: int) -> None: ...
@@ -161,6 +177,7 @@ class Decoder:
         list[tuple[int, TokenLogprob]],
     ]: ...
     def logits(self) -> NDArray[np.float32]: ...
+    def pooled(self) -> tuple[list[int], NDArray[np.float32]]: ...
     def beat_into(self, beats: memoryview) -> None: ...
     def time_phases(self, on: bool) -> None: ...
     def phase_seconds(self) -> dict[str, float]: ...

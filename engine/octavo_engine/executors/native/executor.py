@@ -14,11 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.cores import number_of_threads
-from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
+from octavo_engine.executors.executor import NOT_FINITE, Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.native.model import decoder_model
 from octavo_engine.messages import TokenLogprob
@@ -30,7 +32,6 @@ from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout, ModelSpec
 if TYPE_CHECKING:
     from types import ModuleType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from octavo_engine.executors.native import _native
@@ -78,7 +79,7 @@ class NativeExecutor(Executor):
     def capabilities(self) -> Capabilities:
         threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
         isa = next(name for name, number in self._native.ISAS.items() if number == self._isa)
-        return Capabilities(name=f"native {isa}, {threads}", grammar_masks=True, swapping=True)
+        return Capabilities(name=f"native {isa}, {threads}", grammar_masks=True, swapping=True, pooling=True)
 
     def load(self) -> Capacity:
         block_size = self._config.cache.block_size
@@ -185,12 +186,22 @@ class NativeExecutor(Executor):
         tokens = {ids[i]: [token] for i, token in drawn}
         output = StepOutput(handle.step_id, tokens, undrawable=tuple(ids[i] for i in undrawable))
         output.errors.update(self._errors)
+        if self._spec.pooling is not None:
+            self._pool(output)
         output.errors.update({ids[i]: reason for i, reason in errors})
         for i, logprob in logprobs:
             output.logprobs[ids[i]] = [_logprob(logprob)]
         for i, logprob in prompt:
             output.prompt_logprobs.setdefault(ids[i], []).append(_logprob(logprob))
         self._output = output
+
+    def _pool(self, output: StepOutput) -> None:
+        indices, vectors = self._loaded().pooled()
+        for i, vector in zip(indices, vectors, strict=True):
+            if np.isfinite(vector).all():
+                output.pooled[self._ids[i]] = vector.tobytes()
+            else:
+                output.errors[self._ids[i]] = NOT_FINITE
 
     def collect(self, handle: StepHandle) -> StepOutput:
         output, self._output = self._output, None
@@ -223,7 +234,8 @@ class NativeExecutor(Executor):
         if known is not None:
             decoder.remove_request(known)
         try:
-            slot = decoder.add_request(new.token_ids, new.output_token_ids, native_sampling(self._native, new.sampling))
+            sampling = native_sampling(self._native, new.sampling)
+            slot = decoder.add_request(new.token_ids, new.output_token_ids, sampling, new.second_segment)
         except (ValueError, TypeError) as error:
             self._refused[new.request_id] = str(error)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from octavo_models.layers import Experts, Layer, Mlp, Norm, Rotary, Router
+from octavo_models.pooling import Dense, Pooling
 from octavo_models.spec import KVLayout, ModelSpec
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ ACTIVATIONS = {
 QK_NORM_SPANS = {"head": 0, "each_head": 1, "width": 2}
 SCORINGS = {"softmax": 0, "sigmoid": 1, "softmax_of_chosen": 2, "sparse_mixer": 3}
 NORMS = {"rms": 0, "layer": 1}
+POOLINGS = {"mean": 1, "cls": 2, "last": 3, "max": 4}
+DENSE_ACTIVATIONS = {"none": 0, "tanh": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4, "silu": 5}
 
 
 def decoder_model(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _native.DecoderModel:
@@ -47,9 +50,30 @@ def decoder_model(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _nat
     rotaries = list(dict.fromkeys(r for layer in spec.layers if (r := layer.attention.rotary) is not None))
     model.rotaries = [_rotary(native, r) for r in rotaries]
     group_of = {i: g for g, group in enumerate(layout.groups) for i in group.layers}
-    model.layers = [_layer(native, layer, group_of[i], rotaries) for i, layer in enumerate(spec.layers)]
+    model.layers = [_layer(native, layer, group_of.get(i, 0), rotaries) for i, layer in enumerate(spec.layers)]
     model.group_windows = [group.window or 0 for group in layout.groups]
+    model.num_token_types = spec.token_types
+    if spec.pooling is not None:
+        model.group_windows = [0]  # of the scratch that takes one layer's keys and values after another
+        model.pooling = _pooling(native, spec.pooling)
     return model
+
+
+def _pooling(native: ModuleType, spec: Pooling) -> _native.PoolingModel:
+    pooling: _native.PoolingModel = native.PoolingModel()
+    pooling.kind = POOLINGS[spec.kind]
+    pooling.dense = [_dense(native, dense) for dense in spec.dense]
+    return pooling
+
+
+def _dense(native: ModuleType, spec: Dense) -> _native.DenseModel:
+    dense: _native.DenseModel = native.DenseModel()
+    dense.in_size = spec.in_size
+    dense.out_size = spec.out_size
+    dense.bias = spec.bias
+    dense.activation = DENSE_ACTIVATIONS[spec.activation]
+    dense.norm = _norm(native, spec.norm)
+    return dense
 
 
 def _norm(native: ModuleType, spec: Norm | None) -> _native.Norm:
@@ -80,6 +104,7 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.head_dim_k = attention.head_dim_k
     layer.head_dim_v = attention.head_dim_v
     layer.scale = attention.scale
+    layer.causal = attention.causal
     layer.window = attention.window or 0
     layer.chunk = attention.chunk or 0
     layer.soft_cap = attention.soft_cap or 0.0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from octavo_engine.executors.torch.decoder import DecoderInputs
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.scratch_cache import ScratchCache
 
 
 class CausalModel(Protocol):
@@ -16,7 +17,7 @@ class CausalModel(Protocol):
 
     on_part: Callable[[], None]
 
-    def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
+    def forward(self, inputs: DecoderInputs, cache: KVCache | ScratchCache) -> Tensor:
         """Run all layers over the step's rows and write their KV. Returns [num_tokens, hidden_size], normed."""
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One decoder for every `ModelSpec`: weights fused once at load, a forward over a batch of paged sequences.
+"""One decoder, or encoder, for every `ModelSpec`: weights fused once at load, a forward over a batch of paged sequences.
 
 Owns the order of operations; the operations are the kernels'. A forward reads nothing back from the device, so that
 it can be captured as a CUDA graph. What the spec says and this decoder can't do is refused at load, by name.
@@ -18,6 +18,8 @@ from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
+from octavo_engine.executors.torch.pooler import Pooler
+from octavo_engine.executors.torch.scratch_cache import ScratchCache
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_engine.kernels.packing import Stored
@@ -32,6 +34,7 @@ class DecoderInputs:
     token_ids: Tensor  # [num_tokens] int64
     positions: Tensor  # [num_tokens] int64
     groups: tuple[PagedBatch, ...]
+    token_types: Tensor | None = None  # [num_tokens] int64; None: all 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,13 @@ class Decoder:
         if parallel.place.first_stage:
             assert table is not None
             self.embedding = Embedding.of(spec, table, dtype, weights.pop, vector)
+        self.pooler: Pooler | None = None
         if parallel.place.last_stage:
             norm = spec.final_norm
             self.final_norm = None if norm is None else NormWeights.of(norm, "final_norm", vector)
+        if spec.pooling is not None:
+            self.pooler = Pooler(spec.pooling, weights.pop, vector, dtype)
+        elif parallel.place.last_stage:
             self.project_out = weights.pop("project_out") if spec.projected_embedding is not None else None
             self.head = table if spec.tied_head and table is not None else weights.pop("head")  # [vocab, width]
             self.head_bias = vector("head_bias") if spec.head_bias else None
@@ -97,7 +104,7 @@ class Decoder:
         self.on_part: Callable[[], None] = lambda: None  # called as each layer, or logits, were computed, or launched
         self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
 
-    def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
+    def forward(self, inputs: DecoderInputs, cache: KVCache | ScratchCache) -> Tensor:
         """Run all layers over the step's rows and write their KV. Returns [num_tokens, hidden_size].
 
         They are normed; of a stage that is not the last one, they are what the next stage goes on with.
@@ -145,7 +152,7 @@ class Decoder:
         return capped
 
     def _embedded(self, inputs: DecoderInputs) -> Tensor:
-        return self.embedding(self.ops, self.parallel, inputs.token_ids, inputs.positions)
+        return self.embedding(self.ops, self.parallel, inputs.token_ids, inputs.positions, inputs.token_types)
 
     def _received(self, inputs: DecoderInputs) -> Tensor:
         shape = (len(inputs.token_ids), self.spec.hidden_size)
@@ -173,7 +180,7 @@ class Decoder:
         x: Tensor,
         changes: HeadChanges,
         inputs: DecoderInputs,
-        cache: KVCache,
+        cache: KVCache | ScratchCache,
     ) -> Tensor:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
         keys, values = cache.keys[i], cache.values[i]

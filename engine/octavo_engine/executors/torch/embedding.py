@@ -25,6 +25,7 @@ class Embedding:
     project_in: Stored | None  # [hidden, width]
     positions: Stored | None  # [count, hidden]
     offset: int
+    token_types: Stored | None  # [count, hidden]
     norm: NormWeights | None
 
     @classmethod
@@ -38,11 +39,19 @@ class Embedding:
             matrix("project_in") if spec.projected_embedding is not None else None,
             matrix("positions") if spec.positions is not None else None,
             0 if spec.positions is None else spec.positions.offset,
+            matrix("token_types") if spec.token_types else None,
             None if norm is None else NormWeights.of(norm, "embedding_norm", vector),
         )
 
-    def __call__(self, ops: Operations, parallel: Parallel, token_ids: Tensor, positions: Tensor) -> Tensor:
-        """token_ids, positions: [num_tokens] int64 -> [num_tokens, hidden]."""
+    def __call__(
+        self,
+        ops: Operations,
+        parallel: Parallel,
+        token_ids: Tensor,
+        positions: Tensor,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """token_ids, positions, token_types (None: all 0): [num_tokens] int64 -> [num_tokens, hidden]."""
         x = parallel.embed(self.table, token_ids, self.dtype)
         if self.multiplier != 1.0:
             x = x * self.multiplier
@@ -50,4 +59,7 @@ class Embedding:
             x = ops.matmul(x, self.project_in)
         if self.positions is not None:
             x = x + rows_of(self.positions, positions + self.offset, self.dtype)
+        if self.token_types is not None:
+            types = torch.zeros_like(token_ids) if token_types is None else token_types
+            x = x + rows_of(self.token_types, types, self.dtype)
         return x if self.norm is None else self.norm(ops, x)

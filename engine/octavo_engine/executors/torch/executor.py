@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from octavo_engine.executors.torch.device import device_of
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import MOST_VALUES, PersistentBatch, StepBatch, StepLayout, to_device
-from octavo_engine.executors.torch.kv_cache import KVCache, swap_buffer_bytes
+from octavo_engine.executors.torch.kv_cache import KV_DTYPES, KVCache, swap_buffer_bytes
 from octavo_engine.executors.torch.memory import (
     Counters,
     CudaCounters,
@@ -40,6 +40,7 @@ from octavo_engine.executors.torch.memory import (
 )
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.sampler import GrammarMask, Results, Sampler, SamplingTable
+from octavo_engine.executors.torch.scratch_cache import ScratchCache, blocks_for, with_blocks
 from octavo_engine.executors.torch.step_memory import step_bytes, table_bytes
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.backends import operations_on
@@ -119,12 +120,13 @@ class TorchExecutor(Executor):
         self.dtype, self.kv_format = dtypes_of(config.model.dtype, spec, on_gpu=self.device.type != "cpu")
         self.packed = as_stored and self.ops.prefers_packed
         self.layout = kv_layout(spec, parallel.place, config.cache.block_size, self.kv_format)
+        self._pools = isinstance(spec, ModelSpec) and spec.pooling is not None
         self._max_len = config.model.max_model_len or spec.max_position
         self.requests = self._tables(min(self._max_len, longest_of_step(config.scheduler)))
         self._weights = weights or self._read_weights
         self._decoder: CausalModel | None = None
         self._sampler: Sampler | None = None
-        self._cache: KVCache | None = None
+        self._cache: KVCache | ScratchCache | None = None
         self._submitted: dict[int, SubmittedStep] = {}
         self._drawn: dict[int, Drawn] = {}
         self._graphs: DecodeGraphs | None = None
@@ -136,9 +138,8 @@ class TorchExecutor(Executor):
     @property
     def capabilities(self) -> Capabilities:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return Capabilities(
-            name=f"torch {torch.__version__} on {name}", asynchronous=True, grammar_masks=True, swapping=True
-        )
+        name = f"torch {torch.__version__} on {name}"
+        return Capabilities(name, asynchronous=True, grammar_masks=True, swapping=True, pooling=True)
 
     @torch.inference_mode()
     def load(self) -> Capacity:
@@ -156,6 +157,11 @@ class TorchExecutor(Executor):
         decoder, weight_bytes = self._built()
         self._decoder = decoder
         self._make_sampler(decoder)
+        if self._pools:
+            self._allocate(())
+            if self._counters is not None:  # what does not fit is found at the start, not by a request
+                self._largest_step()
+            return Capacity(self.layout, weight_bytes, None)
         kv_bytes = None if self._counters is None else self._kv_bytes(self._counters)
         return Capacity(self.layout, weight_bytes, kv_bytes)
 
@@ -206,6 +212,12 @@ class TorchExecutor(Executor):
 
     def _allocate(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
         with _starting("the KV cache and its swap space", KV_REMEDY), self._faults.watching():
+            if self._pools:
+                assert isinstance(self.spec, ModelSpec)
+                scheduler, block_size = self.config.scheduler, self.layout.block_size
+                whole = blocks_for(scheduler.max_num_batched_tokens, scheduler.max_num_seqs, block_size)
+                self._cache = ScratchCache(self.spec, whole, block_size, KV_DTYPES[self.kv_format], self.device)
+                return
             self._cache = KVCache(self.spec, self.layout, num_blocks, self.kv_format, self.device, num_host_blocks)
 
     @torch.inference_mode()
@@ -218,6 +230,8 @@ class TorchExecutor(Executor):
     @torch.inference_mode()
     def submit(self, step: SchedulerOutput) -> StepHandle:
         decoder, sampler, cache = self._loaded()
+        if self._pools:
+            step = with_blocks(step, self.layout.block_size)
         with self._faults.watching():
             batch = self.requests.apply(step)
             sampler.table.update(batch.states)
@@ -236,7 +250,9 @@ class TorchExecutor(Executor):
         drawn = Drawn(submitted.results)
         results = drawn.results
         with self._faults.watching():
-            if submitted.drawn is None:
+            if self._pools:
+                results.pooled = self.pooled(submitted).to("cpu", non_blocking=True)
+            elif submitted.drawn is None:
                 submitted.drawn, results.scored = sampler.draw_step(
                     submitted.batch,
                     submitted.hidden,
@@ -254,6 +270,22 @@ class TorchExecutor(Executor):
                 drawn.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 drawn.done.record()
         self._drawn[handle.step_id] = drawn
+
+    def pooled(self, submitted: SubmittedStep) -> Tensor:
+        """The vectors of a step's prompts: [num_requests, size] float32, on the device."""
+        assert isinstance(self._decoder, Decoder)
+        assert self._decoder.pooler is not None
+        results = submitted.results
+        results.pooling = submitted.batch.states
+        if not submitted.batch.num_requests:
+            return submitted.hidden.float()
+        return self._decoder.pooler(self.ops, submitted.hidden, submitted.query_starts)
+
+    @torch.inference_mode()
+    def pooled_nowhere(self, step: SchedulerOutput) -> None:
+        """Launch what a step of prompts launches, and read nothing: for a rehearsal."""
+        handle = self.submit(step)
+        self.pooled(self._submitted.pop(handle.step_id))
 
     def collect(self, handle: StepHandle) -> StepOutput:
         drawn = self._drawn.pop(handle.step_id)
@@ -298,7 +330,7 @@ class TorchExecutor(Executor):
             self.ops,
             vocab_size=self.whole.vocab_size,
             block_size=self.layout.block_size,
-            num_groups=len(self.layout.groups),
+            num_groups=1 if self._pools else len(self.layout.groups),
             max_requests=self.config.scheduler.max_num_seqs,
             max_len=max_len,
             device=self.device,
@@ -314,7 +346,7 @@ class TorchExecutor(Executor):
             self._graphs.forget()
         if self._recorder is None or self.config.executor.enforce_eager or self.parallel.place.num_stages > 1:
             return
-        if isinstance(self.spec, ModelOutline):
+        if self._pools or isinstance(self.spec, ModelOutline):
             return  # its code may read tensors back, or choose by their sizes
         self._graphs = DecodeGraphs(
             self._decode,
@@ -330,7 +362,9 @@ class TorchExecutor(Executor):
         seed, place = self.config.model.seed, self.parallel.place
         return read_weights(self.whole, self.files, self.dtype, self.device, seed, place, packed=self.packed)
 
-    def _eager(self, step: SchedulerOutput, batch: StepBatch, decoder: CausalModel, cache: KVCache) -> SubmittedStep:
+    def _eager(
+        self, step: SchedulerOutput, batch: StepBatch, decoder: CausalModel, cache: KVCache | ScratchCache
+    ) -> SubmittedStep:
         if batch.num_values > MOST_VALUES:
             self.requests.send(batch.runs)
         layout = StepLayout.of(batch)
@@ -346,6 +380,8 @@ class TorchExecutor(Executor):
             max_query_len=max(batch.counts),
             max_seq_len=max(batch.seq_lens),
         )
+        if self._pools:
+            inputs = replace(inputs, token_types=batch.token_types(self.device))
         hidden = decoder.forward(inputs, cache)
         return SubmittedStep(step, batch, hidden, rows.rows, rows.query_starts, seq_lens, drawing)
 
@@ -404,7 +440,7 @@ class TorchExecutor(Executor):
         return max(0, left - table_bytes(config.scheduler, self.layout, longest))
 
     def _largest_step(self) -> None:
-        step = largest_step(self.config.scheduler, self.layout, self.requests.max_len)
+        step = largest_step(self.config.scheduler, self.layout, self.requests.max_len, draws=not self._pools)
         handle = self.submit(step)
         if self.parallel.place.last_stage:
             self.sample(handle)
@@ -413,7 +449,7 @@ class TorchExecutor(Executor):
         self._drawn.clear()
         self.requests.clear()
 
-    def _loaded(self) -> tuple[CausalModel, Sampler, KVCache]:
+    def _loaded(self) -> tuple[CausalModel, Sampler, KVCache | ScratchCache]:
         assert self._decoder is not None, "load comes first"
         assert self._sampler is not None
         assert self._cache is not None, "init_kv comes before submit"

@@ -33,7 +33,7 @@ class MlpWeights:
         """Takes the weights whose names begin with `prefix`."""
         ups = [f"{prefix}{name}" for name in (("gate", "up") if spec.gated else ("up",))]
         up = Linear.of(matrix, vector, ups, bias=spec.bias)
-        down = Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias)
+        down = Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias or spec.down_bias)
         return cls(spec, up, down, _learned(prefix, vector) if spec.activation == "xielu" else None)
 
     def __call__(self, ops: Operations, x: Tensor) -> Tensor:

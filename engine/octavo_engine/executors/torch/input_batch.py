@@ -36,6 +36,7 @@ class RequestState:
     sampling: SamplingParams
     block_tables: list[list[int]]
     num_computed_tokens: int
+    second_segment: int = 0  # as in `NewRequest`
     error: str | None = None
     row: int | None = None  # of the device's tables
     allowed: Tensor | None = None  # [ceil(vocab / 32)] int32, on the device once a step has drawn with it
@@ -84,6 +85,16 @@ class StepBatch:
     @property
     def num_tokens(self) -> int:
         return sum(self.counts)
+
+    def token_types(self, device: torch.device) -> Tensor | None:
+        """[num_tokens] int64: 1 for a token of a second segment; None if no prompt has one."""
+        if not any(s.second_segment for s in self.states):
+            return None
+        types = []
+        for state, count in zip(self.states, self.counts, strict=True):
+            first = min(state.second_segment or count, count)
+            types += [0] * first + [1] * (count - first)
+        return moved(torch.tensor(types, dtype=torch.int64), device)
 
     @property
     def num_decodes(self) -> int:
@@ -263,6 +274,7 @@ class PersistentBatch:
             sampling=new.sampling,
             block_tables=[list(ids) for ids in new.block_ids],
             num_computed_tokens=new.num_computed_tokens,
+            second_segment=new.second_segment,
             error=self._refusal(new.token_ids),
         )
 

@@ -44,8 +44,8 @@ def longest_of_step(scheduler: SchedulerConfig) -> int:
     return -(-total // min(scheduler.max_num_seqs, total))
 
 
-def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> SchedulerOutput:
-    """A step of as many requests and tokens as one may have, all of them drawn with everything that can be asked for.
+def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int, *, draws: bool = True) -> SchedulerOutput:
+    """A step of as many requests and tokens as one may have; if it `draws`, each with everything that can be asked for.
 
     All of them write block 1 of each group: what they make is never read.
     """
@@ -57,6 +57,8 @@ def largest_step(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> 
         blocks = [1] * -(-length // layout.block_size)
         new.append(NewRequest(str(i), [0] * length, EVERYTHING, tuple(list(blocks) for _ in layout.groups), 0))
     counts = {request.request_id: len(request.token_ids) for request in new}
+    if not draws:
+        return SchedulerOutput(0, tuple(new), (), counts, {}, frozenset())
     return SchedulerOutput(0, tuple(new), (), counts, counts, frozenset(counts))
 
 

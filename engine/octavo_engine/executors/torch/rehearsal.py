@@ -130,6 +130,12 @@ def rehearse(
     )
     executor.load()
     executor.init_kv((2,) * len(executor.layout.groups))
+    if spec.pooling is not None:
+        for step in _prompts(config, length):
+            executor.pooled_nowhere(step)
+            executor.requests.clear()
+        executor.close()
+        return recorder.recorded
     most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
     mixed = any(isinstance(layer.mlp, Experts) for layer in spec.layers)
     most_tokens = min(config.scheduler.max_num_batched_tokens, MOST_TOKENS_OF_EXPERTS if mixed else MOST_TOKENS)
@@ -178,6 +184,19 @@ def _distinct(spec: ModelSpec, times: int) -> ModelSpec:
     ]
     outside = [weight for weight in spec.weights if weight.layer is None]
     return replace(spec, layers=tuple(spec.layers[i] for i in kept), weights=(*outside, *moved))
+
+
+def _prompts(config: EngineConfig, longest: int) -> Iterator[SchedulerOutput]:
+    """Steps of a model that pools: few and many prompts, of one token and of many."""
+    most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
+    most_tokens = min(config.scheduler.max_num_batched_tokens, MOST_TOKENS)
+    shapes = [(1, n) for n in (1, most)]
+    shapes += [(min(1 << k, longest), 1) for k in range(1, most_tokens.bit_length())]
+    shapes += [(min(max(2, most_tokens // most), longest), most)]
+    for length, count in shapes:
+        new = tuple(NewRequest(str(i), [0] * length, PLAIN, (), 0) for i in range(count))
+        counts = {request.request_id: length for request in new}
+        yield SchedulerOutput(0, new, (), counts, {}, frozenset())
 
 
 def _steps(most: int, most_tokens: int, longest: int, executor: TorchExecutor) -> Iterator[SchedulerOutput]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from octavo_engine.core.outputs import SchedulerOutput, StepOutput
+from octavo_engine.executors.executor import NOT_FINITE
 from octavo_engine.executors.torch.device import moved, sent
 from octavo_engine.executors.torch.input_batch import RequestState, StepBatch
 from octavo_engine.executors.torch.penalty_counts import PenaltyCounts, penalized
@@ -154,6 +155,8 @@ class Results:
     drawn: Tensor | None = None  # [n] int64; negative: nothing could be drawn
     scored: list[Scored] = field(default_factory=list)
     prompts: list[Scored] = field(default_factory=list)
+    pooling: list[RequestState] = field(default_factory=list)
+    pooled: Tensor | None = None  # [len(pooling), size] float32
 
     def read(self, step_id: int) -> StepOutput:
         """Read the results in the core's form; drawn tokens become known to the host's states."""
@@ -169,6 +172,11 @@ class Results:
             else:
                 state.error = errors[state.request_id] = "the model's logits are not finite numbers"
         out = StepOutput(step_id, tokens, errors=errors, undrawable=tuple(undrawable))
+        for state, vector in zip(self.pooling, () if self.pooled is None else self.pooled, strict=True):
+            if torch.isfinite(vector).all():
+                out.pooled[state.request_id] = vector.numpy().tobytes()
+            else:
+                out.errors[state.request_id] = NOT_FINITE
         for scored in self.scored:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 if state.request_id in out.tokens:

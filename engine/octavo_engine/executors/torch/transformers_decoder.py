@@ -21,6 +21,7 @@ from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.executors.torch.decoder import DecoderInputs
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.scratch_cache import ScratchCache
 from octavo_engine.executors.torch.transformers_config import transformers_config
 from octavo_engine.executors.torch.transformers_model import DividedModel, new_model
 from octavo_engine.kernels.head_changes import HeadChanges
@@ -46,7 +47,7 @@ class TransformersDecoder:
     def weight_bytes(self) -> int:
         return self.divided.weight_bytes
 
-    def forward(self, inputs: DecoderInputs, cache: KVCache) -> Tensor:
+    def forward(self, inputs: DecoderInputs, cache: KVCache | ScratchCache) -> Tensor:
         """Run all layers over the step's rows and write their KV. Returns [num_tokens, hidden_size], normed."""
         step = _Step(inputs, cache, self._ops, self._outline.attentions, self._dtype, self.on_part)
         AttentionInterface.register(NAME, step.attend)
@@ -69,7 +70,7 @@ class _Step:
     """One forward's attention, in the order in which the layers ask for it."""
 
     inputs: DecoderInputs
-    cache: KVCache
+    cache: KVCache | ScratchCache
     ops: Operations
     attentions: tuple[Attention, ...]
     dtype: torch.dtype

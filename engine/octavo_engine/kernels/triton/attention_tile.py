@@ -66,6 +66,7 @@ def attend(
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
+    CAUSAL: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -87,9 +88,13 @@ def attend(
         scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)  # tanh
     if ALIBI:
         scores += slopes[:, None] * (keys[None, :] - query_at[:, None]).to(tl.float32)
-    seen = held[None, :] & (keys[None, :] <= query_at[:, None])
+    seen = held[None, :]
+    if CAUSAL:
+        seen &= keys[None, :] <= query_at[:, None]
     if WINDOW > 0:
         seen &= keys[None, :] > query_at[:, None] - WINDOW
+        if not CAUSAL:
+            seen &= keys[None, :] < query_at[:, None] + WINDOW
     if CHUNK > 0:
         seen &= keys[None, :] >= (query_at // CHUNK * CHUNK)[:, None]
     scores = tl.where(seen, scores, float("-inf"))

@@ -141,7 +141,7 @@ def decode_kernel(
             row_max, row_sum, acc = attend(
                 q_tile, keys, blocks, first_key, end, query_at,
                 k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
-                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, 0, 0, SOFT_CAP,
+                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, 0, 0, True, SOFT_CAP,
                 ALIBI, PRECISION,
             )  # fmt: skip
             blocks = coming

@@ -42,10 +42,12 @@ from octavo_engine.kernels.triton.logprobs import logprobs
 from octavo_engine.kernels.triton.norm import norm
 from octavo_engine.kernels.triton.packed_matmul import matmul_packed, parts_bytes
 from octavo_engine.kernels.triton.paged_attention import PagedAttention
+from octavo_engine.kernels.triton.pooling import pool
 from octavo_engine.kernels.triton.rotary import query_scales, rotary_table
 from octavo_engine.kernels.triton.routing import route
 from octavo_engine.kernels.triton.sampling import sample
 from octavo_models.layers import Activation, Attention, Experts, Norm, QueryScaling, Rotary, Router
+from octavo_models.pooling import PoolingKind
 
 
 class TritonOperations(Operations):
@@ -173,6 +175,9 @@ class TritonOperations(Operations):
         if made is None or not made.takes(k_cache, v_cache):
             made = batch.settled[key] = PagedAttention(self.launch, spec, batch, k_cache, v_cache, kv_scales)
         return made
+
+    def pool(self, hidden: Tensor, starts: Tensor, kind: PoolingKind) -> Tensor:
+        return pool(self.launch, hidden, starts, kind)
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
         return scratch_bytes(self.launch, num_decodes, max_len, spec)

@@ -1,4 +1,4 @@
-"""Causal attention of prefill chunks over paged keys and values. Twin: `reference.paged_attention`.
+"""Attention of prefill chunks, or of whole prompts in both directions, over paged keys and values. Twin: `reference.paged_attention`.
 
 A program takes BLOCK_M rows: BLOCK_M // group queries of one request by the `group` query heads of one KV head, so
 that keys and values are read once for all of them. It walks from the window's start to its last query.
@@ -78,6 +78,7 @@ def prefill_kernel(
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
+    CAUSAL: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     ALIBI: tl.constexpr,
     SINKS: tl.constexpr,
@@ -103,7 +104,11 @@ def prefill_kernel(
     row = (start + query).to(tl.int64)
     query_at = tl.where(held, seq_len - num_queries + query, -1)
     q_tile = load_query(q, row, heads, held, D, BLOCK_D, HEADS)
-    end = tl.minimum(seq_len - num_queries + first_query + BLOCK_Q, seq_len)
+    end = seq_len
+    if CAUSAL:
+        end = tl.minimum(seq_len - num_queries + first_query + BLOCK_Q, seq_len)
+    elif WINDOW > 0:
+        end = tl.minimum(seq_len - num_queries + first_query + BLOCK_Q + WINDOW - 1, seq_len)
     first_key = 0
     if WINDOW > 0:
         first_key = tl.maximum(seq_len - num_queries + first_query - WINDOW + 1, 0)
@@ -122,7 +127,7 @@ def prefill_kernel(
         row_max, row_sum, acc = attend(
             q_tile, keys, blocks, first_key, end, query_at,
             k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
-            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, WINDOW, CHUNK, SOFT_CAP,
+            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, WINDOW, CHUNK, CAUSAL, SOFT_CAP,
             ALIBI, PRECISION,
         )  # fmt: skip
         blocks = coming
@@ -176,6 +181,7 @@ class PrefillAttention:
             changing=(0, 1, 2, 3, 9),
             apart=(1, 2),
             **constants,
+            CAUSAL=spec.causal,
             **(chosen | {"BLOCK_M": block_m}),
         )
 

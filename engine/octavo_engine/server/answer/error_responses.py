@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
+from octavo_engine.core_client.pooling import PoolingError
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
 from octavo_engine.server.answer.responses import Error, ErrorBody
 from octavo_engine.server.generation import GenerationError
@@ -46,7 +47,7 @@ def status_of(error: Exception) -> int:
 def error_body(error: Exception) -> Error:
     """The body for `error`; for a bug it reveals no more than that there is one."""
     status = status_of(error)
-    known = isinstance(error, RequestError | EngineDeadError | GenerationError)
+    known = isinstance(error, RequestError | EngineDeadError | GenerationError | PoolingError)
     message = str(error) if known else "internal error; the server's log has the traceback"
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) and error.code else status
@@ -75,7 +76,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Around all else: every error leaves in the OpenAI shape."""
     try:
         return await handler(request)
-    except (RequestError, EngineDeadError, GenerationError) as error:
+    except (RequestError, EngineDeadError, GenerationError, PoolingError) as error:
         response = error_response(error)
         if not request.content.is_eof():
             response.force_close()  # the rest of its body would come first

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from octavo_engine.core.rejections import POOLS
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
@@ -34,6 +35,8 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
     Raises:
         RequestError: a field is wrong, is not served, or asks for more than the server's limits allow; names it.
     """
+    if context.ready.pooling is not None:
+        raise RequestError(POOLS)
     n = body.n or 1
     check_num_sequences(context, body.num_prompts, n)
     _check_served(body)

@@ -23,6 +23,7 @@ void bind_layer(nb::module_& module) {
       .def_rw("head_dim_k", &LayerModel::head_dim_k)
       .def_rw("head_dim_v", &LayerModel::head_dim_v)
       .def_rw("scale", &LayerModel::scale)
+      .def_rw("causal", &LayerModel::causal)
       .def_rw("window", &LayerModel::window)
       .def_rw("chunk", &LayerModel::chunk)
       .def_rw("soft_cap", &LayerModel::soft_cap)
@@ -98,6 +99,21 @@ void bind_model(nb::module_& module) {
       .def_rw("jitter", &RouterModel::jitter)
       .def_rw("weighs_input", &RouterModel::weighs_input);
   bind_layer(module);
+  nb::class_<DenseModel>(module, "DenseModel")
+      .def(nb::init<>())
+      .def_rw("in_size", &DenseModel::in_size)
+      .def_rw("out_size", &DenseModel::out_size)
+      .def_rw("bias", &DenseModel::bias)
+      .def_prop_rw(
+          "activation", [](const DenseModel& d) { return static_cast<int32_t>(d.activation); },
+          [](DenseModel& d, int32_t activation) { d.activation = static_cast<DenseActivation>(activation); })
+      .def_rw("norm", &DenseModel::norm);
+  nb::class_<PoolingModel>(module, "PoolingModel")
+      .def(nb::init<>())
+      .def_prop_rw(
+          "kind", [](const PoolingModel& p) { return static_cast<int32_t>(p.kind); },
+          [](PoolingModel& p, int32_t kind) { p.kind = static_cast<PoolingKind>(kind); })
+      .def_rw("dense", &PoolingModel::dense);
   nb::class_<DecoderModel>(module, "DecoderModel")
       .def(nb::init<>())
       .def_rw("vocab_size", &DecoderModel::vocab_size)
@@ -105,6 +121,7 @@ void bind_model(nb::module_& module) {
       .def_rw("embedding_size", &DecoderModel::embedding_size)
       .def_rw("num_positions", &DecoderModel::num_positions)
       .def_rw("position_offset", &DecoderModel::position_offset)
+      .def_rw("num_token_types", &DecoderModel::num_token_types)
       .def_rw("tied_head", &DecoderModel::tied_head)
       .def_rw("head_bias", &DecoderModel::head_bias)
       .def_rw("embedding_multiplier", &DecoderModel::embedding_multiplier)
@@ -115,7 +132,8 @@ void bind_model(nb::module_& module) {
       .def_rw("final_norm", &DecoderModel::final_norm)
       .def_rw("rotaries", &DecoderModel::rotaries)
       .def_rw("layers", &DecoderModel::layers)
-      .def_rw("group_windows", &DecoderModel::group_windows);
+      .def_rw("group_windows", &DecoderModel::group_windows)
+      .def_rw("pooling", &DecoderModel::pooling);
 }
 
 void bind_requests(nb::module_& module) {
@@ -215,8 +233,11 @@ void bind_decoder(nb::module_& module) {
       .def("copy_block", &Decoder::copy_block)
       .def("swap_out", &Decoder::swap_out)
       .def("swap_in", &Decoder::swap_in)
-      .def("add_request", [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn,
-                             const Sampling& sampling) { return d.requests().add(std::move(prompt), drawn, sampling); })
+      .def(
+          "add_request",
+          [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, const Sampling& sampling,
+             int32_t second_segment) { return d.requests().add(std::move(prompt), drawn, sampling, second_segment); },
+          nb::arg("prompt"), nb::arg("drawn"), nb::arg("sampling"), nb::arg("second_segment") = 0)
       .def("remove_request", [](Decoder& d, int32_t slot) { d.requests().remove(slot); })
       .def("append_blocks", [](Decoder& d, int32_t slot, size_t group,
                                const std::vector<int32_t>& blocks) { d.requests().append_blocks(slot, group, blocks); })
@@ -238,6 +259,14 @@ void bind_decoder(nb::module_& module) {
             return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(d.logits(), {rows, vocab}, nb::handle());
           },
           nb::rv_policy::copy)
+      .def(
+          "pooled",
+          [](const Decoder& d) {
+            const std::vector<int32_t> indices = d.pooled_indices();
+            const size_t rows = indices.size(), size = static_cast<size_t>(d.pooled_size());
+            nb::ndarray<nb::numpy, const float, nb::ndim<2>> vectors(d.pooled(), {rows, size}, nb::handle());
+            return nb::make_tuple(indices, nb::cast(vectors, nb::rv_policy::copy));
+          })
       .def(
           "beat_into",
           [](Decoder& d, const nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu>& beats) {

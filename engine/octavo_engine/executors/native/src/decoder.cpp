@@ -51,14 +51,20 @@ void Decoder::lay_out_blocks() {
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerModel& l = model_.layers[i];
     Group& group = groups_[static_cast<size_t>(l.kv_group)];
-    layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, group.block_bytes);
-    group.block_bytes += layer_bytes(l, layers_[i].kv);
+    const bool shared = model_.pools();  // no layer needs what another has written
+    layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, shared ? 0 : group.block_bytes);
+    const int64_t bytes = layer_bytes(l, layers_[i].kv);
+    group.block_bytes = shared ? std::max(group.block_bytes, bytes) : group.block_bytes + bytes;
     const AttentionShape shape = AttentionShape::of(l);
     layers_[i].shape = static_cast<int32_t>(std::find(shapes_.begin(), shapes_.end(), shape) - shapes_.begin());
   }
 }
 
-void Decoder::init_kv(const std::vector<int32_t>& num_blocks, const std::vector<int32_t>& num_host_blocks) {
+void Decoder::init_kv(const std::vector<int32_t>& asked, const std::vector<int32_t>& num_host_blocks) {
+  if (model_.pools() && !asked.empty()) throw std::invalid_argument("a model that pools has no KV groups");
+  // Of a model that pools: what any step's prompts fit in.
+  const auto whole = static_cast<int32_t>(options_.max_rows / options_.block_size + options_.max_drawn + 1);
+  const std::vector<int32_t> num_blocks = model_.pools() ? std::vector<int32_t>{whole} : asked;
   for (const auto* counts : {&num_blocks, &num_host_blocks}) {
     if (counts->size() == groups_.size() || (counts == &num_host_blocks && counts->empty())) continue;
     throw std::invalid_argument("the model has " + std::to_string(groups_.size()) + " KV groups, not " +

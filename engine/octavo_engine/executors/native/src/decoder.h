@@ -79,6 +79,11 @@ class Decoder {
   void forward(const std::vector<Scheduled>& batch);
   // Draws, appends what was drawn to its requests, and returns all that the step made.
   StepResult sample(const GrammarMask& mask);
+  // Of a model that pools: the vectors of the step's prompts, [num_pooled][pooled_size], until the next forward; and which
+  // of the batch they are.
+  const float* pooled() const { return pooled_.floats(); }
+  std::vector<int32_t> pooled_indices() const;
+  int64_t pooled_size() const { return model_.pooled_size(); }
   // Logits of the rows to draw from, [rows][vocab], until the next forward or sample. For tests.
   const float* logits() const { return logits_.floats(); }
   int64_t num_drawn() const { return static_cast<int64_t>(plan_.drawn.size()); }
@@ -109,6 +114,7 @@ class Decoder {
 
   Linear pack_linear(const std::vector<StoredWeight>& weights);
   void pack_front();
+  void pack_head();
   void pack_attention(LayerModel& model, Layer& layer, const std::string& at);
   void pack_mlp(const LayerModel& model, Layer& layer, const std::string& at);
   void lay_out_blocks();
@@ -124,6 +130,8 @@ class Decoder {
   void multiply(Member& me, const Linear& linear, int64_t m, float* y);
   void add_residual(const Residual& residual, int64_t row, float* scratch);
   void heads(Member& me, const Residual& residual);
+  void pool(Member& me, const Residual& residual);
+  void pool_rows(const SequenceRows& sequence, float* out) const;
   void head_rows(Member& me, const Residual& residual, const WantedRow* wanted, int64_t count, float* logits);
   RotaryView rotary(int32_t index) const;
   float* scratch(const Member& me) const { return scratch_.floats() + me.id * scratch_floats_; }
@@ -150,15 +158,18 @@ class Decoder {
   std::vector<Layer> layers_;
   std::vector<Group> groups_;
   std::vector<AttentionShape> shapes_;
-  Linear embedding_, positions_, project_in_, project_out_, head_;
+  Linear embedding_, positions_, token_types_, project_in_, project_out_, head_;
   std::vector<float> head_bias_;
+  std::vector<Linear> dense_;
+  std::vector<std::vector<float>> dense_bias_;
   StepPlan plan_;
   size_t packed_layers_ = 0;
   int64_t packed_bytes_ = 0;
   bool finalized_ = false;
 
   int64_t scratch_floats_ = 0;  // of each thread
-  MemoryMap x_, h_, narrow_, qkv_, attended_, out_, act_, logits_, prompt_logits_, scratch_, parts_, angles_;
+  MemoryMap x_, h_, narrow_, qkv_, attended_, out_, act_, logits_, prompt_logits_, scratch_, parts_, angles_,
+      pooled_;
   std::vector<SamplerScratch> sampling_;
   std::vector<TokenLogprob> prompt_logprobs_;
   std::vector<uint8_t> prompt_failed_;

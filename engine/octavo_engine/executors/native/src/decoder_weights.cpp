@@ -27,6 +27,9 @@ void Decoder::pack_front() {
   const int64_t hidden = model_.hidden_size, width = model_.embedding_size;
   (model_.tied_head ? head_ : embedding_) = pack_linear({stored_.take("embedding", model_.vocab_size, width)});
   if (model_.num_positions > 0) positions_ = pack_linear({stored_.take("positions", model_.num_positions, hidden)});
+  if (model_.num_token_types > 0) {
+    token_types_ = pack_linear({stored_.take("token_types", model_.num_token_types, hidden)});
+  }
   stored_.take_norm(model_.embedding_norm, "embedding_norm", hidden);
   if (model_.projected()) project_in_ = pack_linear({stored_.take("project_in", hidden, width)});
 }
@@ -83,11 +86,8 @@ void Decoder::pack_layers(size_t end) {
 int64_t Decoder::finalize() {
   pack_layers(layers_.size());
   if ((model_.tied_head ? head_ : embedding_).empty()) throw std::invalid_argument("the weight embedding is missing");
-  const int64_t width = model_.embedding_size;
   stored_.take_norm(model_.final_norm, "final_norm", model_.hidden_size);
-  if (model_.projected()) project_out_ = pack_linear({stored_.take("project_out", width, model_.hidden_size)});
-  if (!model_.tied_head) head_ = pack_linear({stored_.take("head", model_.vocab_size, width)});
-  if (model_.head_bias) head_bias_ = stored_.take_vector("head_bias", model_.vocab_size);
+  pack_head();
   const std::string left = stored_.left();
   if (!left.empty()) throw std::invalid_argument("the model has no place for the weight " + left);
   allocate_buffers();
@@ -95,11 +95,29 @@ int64_t Decoder::finalize() {
   return packed_bytes_;
 }
 
+void Decoder::pack_head() {
+  const int64_t width = model_.embedding_size;
+  if (model_.pools()) {
+    for (size_t i = 0; i < model_.pooling.dense.size(); ++i) {
+      DenseModel& dense = model_.pooling.dense[i];
+      const std::string name = "dense_" + std::to_string(i);
+      dense_.push_back(pack_linear({stored_.take(name, dense.out_size, dense.in_size)}));
+      dense_bias_.push_back(dense.bias ? stored_.take_vector(name + "_bias", dense.out_size) : std::vector<float>());
+      stored_.take_norm(dense.norm, name + "_norm", dense.out_size);
+    }
+    return;
+  }
+  if (model_.projected()) project_out_ = pack_linear({stored_.take("project_out", width, model_.hidden_size)});
+  if (!model_.tied_head) head_ = pack_linear({stored_.take("head", model_.vocab_size, width)});
+  if (model_.head_bias) head_bias_ = stored_.take_vector("head_bias", model_.vocab_size);
+}
+
 void Decoder::allocate_buffers() {
   const auto& floats = MemoryMap::of_floats;
   const int64_t rows = options_.max_rows, hidden = model_.hidden_size;
   const int64_t most = std::max(rows, options_.max_drawn);
   int64_t qkv = 0, attended = 0, inner = 0, scratch = 2 * hidden, angles = 0;
+  for (const DenseModel& dense : model_.pooling.dense) scratch = std::max(scratch, dense.out_size);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerModel& model = model_.layers[i];
     const Layer& layer = layers_[i];
@@ -121,8 +139,15 @@ void Decoder::allocate_buffers() {
   attended_ = floats(rows * attended);
   act_ = floats(rows * inner);
   angles_ = floats(rows * angles);
-  logits_ = floats(options_.max_drawn * model_.vocab_size);
-  prompt_logits_ = floats(kPromptRows * model_.vocab_size);
+  if (model_.pools()) {
+    int64_t widest = hidden;
+    for (const DenseModel& dense : model_.pooling.dense) widest = std::max(widest, dense.out_size);
+    pooled_ = floats(options_.max_drawn * widest);
+    narrow_ = floats(options_.max_drawn * widest);
+  } else {
+    logits_ = floats(options_.max_drawn * model_.vocab_size);
+    prompt_logits_ = floats(kPromptRows * model_.vocab_size);
+  }
   scratch_ = floats(scratch_floats_ * team_.size());
   sampling_.resize(static_cast<size_t>(team_.size()));
 }

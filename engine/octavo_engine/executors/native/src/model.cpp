@@ -86,6 +86,22 @@ void check(const LayerModel& layer, const DecoderModel& model) {
   }
 }
 
+void check(const PoolingModel& pooling, int64_t hidden) {
+  const auto kind = static_cast<int32_t>(pooling.kind);
+  if (kind < 0 || kind > static_cast<int32_t>(PoolingKind::Max)) refuse("pooling of kind " + std::to_string(kind));
+  int64_t width = hidden;
+  for (const DenseModel& dense : pooling.dense) {
+    const auto activation = static_cast<int32_t>(dense.activation);
+    if (dense.in_size != width || dense.out_size <= 0 || activation < 0 ||
+        activation > static_cast<int32_t>(DenseActivation::Silu)) {
+      refuse("a dense layer of " + std::to_string(dense.in_size) + " to " + std::to_string(dense.out_size) +
+             " with an activation of kind " + std::to_string(activation) + ", after " + std::to_string(width));
+    }
+    check(dense.norm);
+    width = dense.out_size;
+  }
+}
+
 }  // namespace
 
 DecoderModel checked(DecoderModel model) {
@@ -99,7 +115,15 @@ DecoderModel checked(DecoderModel model) {
   check(model.embedding_norm);
   check(model.final_norm);
   for (const Rotary& rotary : model.rotaries) check(rotary);
-  for (const LayerModel& layer : model.layers) check(layer, model);
+  for (const LayerModel& layer : model.layers) {
+    check(layer, model);
+    if (!layer.causal && (!model.pools() || layer.chunk > 0)) refuse("a head or chunks with attention in both directions");
+  }
+  check(model.pooling, model.hidden_size);
+  if (model.pools() && (model.projected() || model.group_windows.size() != 1 || model.group_windows[0] != 0)) {
+    refuse("pooling with a projected embedding or " + std::to_string(model.group_windows.size()) + " KV groups");
+  }
+  if (model.num_token_types < 0) refuse("a table of " + std::to_string(model.num_token_types) + " segments");
   return model;
 }
 

@@ -75,6 +75,7 @@ struct RouterModel {
 struct LayerModel {
   int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
   float scale = 1.0F;
+  bool causal = true;               // false: a position sees keys behind it too, within the window's distance
   int32_t window = 0;               // 0: none
   int32_t chunk = 0;                // 0: none
   float soft_cap = 0.0F;            // 0: none
@@ -102,11 +103,29 @@ struct LayerModel {
   int64_t gate_size() const { return output_gate ? o_size() : 0; }
 };
 
+// One vector of a prompt's rows: none, where the model has a head.
+enum class PoolingKind : int32_t { None = 0, Mean = 1, Cls = 2, Last = 3, Max = 4 };
+enum class DenseActivation : int32_t { None = 0, Tanh = 1, Gelu = 2, GeluTanh = 3, Relu = 4, Silu = 5 };
+
+// norm(act(weight · x + bias)) of a pooled vector.
+struct DenseModel {
+  int64_t in_size = 0, out_size = 0;
+  bool bias = false;
+  DenseActivation activation = DenseActivation::None;
+  Norm norm;
+};
+
+struct PoolingModel {
+  PoolingKind kind = PoolingKind::None;
+  std::vector<DenseModel> dense;
+};
+
 struct DecoderModel {
   int64_t vocab_size = 0, hidden_size = 0;
   int64_t embedding_size = 0;  // width of embedding and head; other than hidden_size, projections lead there and back
   int64_t num_positions = 0;   // rows of the table of learned positions; 0: none
   int32_t position_offset = 0;
+  int64_t num_token_types = 0;  // rows of the table of segments; 0: none
   bool tied_head = false;
   bool head_bias = false;
   float embedding_multiplier = 1.0F, residual_multiplier = 1.0F, logits_multiplier = 1.0F;
@@ -115,7 +134,11 @@ struct DecoderModel {
   std::vector<Rotary> rotaries;
   std::vector<LayerModel> layers;
   std::vector<int32_t> group_windows;  // of each KV group; 0: none
+  PoolingModel pooling;
 
+  // A model that pools computes each prompt whole, in one step: its keys and values lie in one layer's scratch.
+  bool pools() const { return pooling.kind != PoolingKind::None; }
+  int64_t pooled_size() const { return pooling.dense.empty() ? hidden_size : pooling.dense.back().out_size; }
   bool projected() const { return embedding_size != hidden_size; }
 };
 

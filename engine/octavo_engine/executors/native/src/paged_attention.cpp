@@ -127,6 +127,8 @@ void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile
   args.stretch = tile.stretch;
   args.window = model.window;
   args.chunk = model.chunk;
+  args.ahead = 0;
+  if (!model.causal) args.ahead = model.window > 0 ? model.window - 1 : sequence.count;
   args.scale = model.scale;
   args.soft_cap = model.soft_cap;
   args.slopes = model.alibi_slopes.empty() ? nullptr : model.alibi_slopes.data() + first_head;

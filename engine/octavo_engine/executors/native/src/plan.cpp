@@ -24,6 +24,16 @@ std::string StepPlan::check(const Scheduled& work, const Request& request, const
     return "logits of " + std::to_string(work.wanted) + " positions are wanted, but " + std::to_string(work.count) +
            " are scheduled";
   }
+  if (!model.pools()) return check_tables(work, request, model, num_blocks, block_size);
+  if (work.computed != 0 || end != static_cast<int64_t>(request.tokens.size()) || work.draws) {
+    return "a prompt that is pooled is computed whole, in one step";
+  }
+  return {};
+}
+
+std::string StepPlan::check_tables(const Scheduled& work, const Request& request, const DecoderModel& model,
+                                   const std::vector<int32_t>& num_blocks, int32_t block_size) const {
+  const int64_t end = int64_t{work.computed} + work.count;
   for (size_t g = 0; g < request.tables.size(); ++g) {
     const auto& table = request.tables[g];
     if ((end - 1) / block_size >= static_cast<int64_t>(table.size())) {
@@ -70,9 +80,11 @@ void StepPlan::add_tiles(AttentionPlan& plan, int threads) {
   for (size_t i = 0; i < sequences.size(); ++i) {
     const SequenceRows& s = sequences[i];
     for (int32_t offset = 0, tokens; offset < s.count; offset += tokens) {
-      const int32_t first = s.position + offset, stretch = attention_stretch(first);
+      const int32_t first = s.position + offset, length = s.position + s.count;
+      // In both directions all rows of a sequence have the stretches of its last one.
+      const int32_t stretch = attention_stretch(shape.causal ? first : length - 1);
       tokens = std::min({tokens_of_tile, s.count - offset, 16 * stretch - first});
-      const int32_t end = first + tokens;
+      const int32_t end = shape.end_key(first + tokens - 1, length);
       const int32_t begin = round_down(shape.first_key(first), 16);
       const int32_t first_split = begin / stretch, splits = (end - 1) / stretch - first_split + 1;
       const auto sequence = static_cast<int32_t>(i);
@@ -97,9 +109,11 @@ void StepPlan::build(const std::vector<Scheduled>& batch, RequestTable& requests
   sequences.clear();
   tokens.clear();
   positions.clear();
+  segments.clear();
   drawn.clear();
   prompt.clear();
   errors.clear();
+  int32_t next_block = 1;  // of a model that pools: its prompts' blocks follow one another
   runs.resize(num_blocks.size());
   for (auto& group : runs) group.clear();
 
@@ -113,6 +127,9 @@ void StepPlan::build(const std::vector<Scheduled>& batch, RequestTable& requests
     if (error.empty() && work.draws && static_cast<int64_t>(drawn.size()) >= max_drawn) {
       error = "the step draws more than " + std::to_string(max_drawn) + " tokens, which --max-num-seqs sets";
     }
+    if (error.empty() && model.pools() && static_cast<int64_t>(sequences.size()) >= max_drawn) {
+      error = "the step has more than " + std::to_string(max_drawn) + " prompts, which --max-num-seqs sets";
+    }
     if (!error.empty()) {
       errors.emplace_back(static_cast<int32_t>(i), std::move(error));
       continue;
@@ -123,6 +140,12 @@ void StepPlan::build(const std::vector<Scheduled>& batch, RequestTable& requests
     for (int32_t k = 0; k < work.count; ++k) {
       tokens.push_back(request.tokens[static_cast<size_t>(work.computed) + static_cast<size_t>(k)]);
       positions.push_back(work.computed + k);
+      segments.push_back(request.second_segment > 0 && work.computed + k >= request.second_segment ? 1 : 0);
+    }
+    if (model.pools()) {
+      auto& table = request.tables[0];
+      table.resize(static_cast<size_t>((work.count + block_size - 1) / block_size));
+      for (int32_t& block : table) block = next_block++;
     }
     for (int32_t k = work.count - work.wanted; k < work.count; ++k) {
       const int32_t next = work.computed + k + 1;

@@ -1,5 +1,6 @@
 // One step's work, laid out before any thread begins: rows, where their keys and values go, and pieces of attention.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -27,13 +28,15 @@ struct SequenceRows {
   int32_t position;
 };
 
-// Attention of layers that share blocks, head counts, window and chunk.
+// Attention of layers that share blocks, head counts, window, chunk and direction.
 struct AttentionShape {
   int32_t kv_group, num_heads, num_kv_heads, window, chunk;
   int32_t head_dim_v;
+  bool causal;
 
   static AttentionShape of(const LayerModel& layer) {
-    return {layer.kv_group, layer.num_heads, layer.num_kv_heads, layer.window, layer.chunk, layer.head_dim_v};
+    return {layer.kv_group, layer.num_heads,  layer.num_kv_heads, layer.window,
+            layer.chunk,    layer.head_dim_v, layer.causal};
   }
   int32_t group() const { return num_heads / num_kv_heads; }
   // Pieces of a group of query heads: no more rows than one call of `attention` takes.
@@ -43,9 +46,14 @@ struct AttentionShape {
     if (chunk > 0) return position / chunk * chunk;
     return window > 0 && position >= window ? position - window + 1 : 0;
   }
+  // One more than the last key that a query at `position` of a sequence of `length` sees.
+  int32_t end_key(int32_t position, int32_t length) const {
+    if (causal) return position + 1;
+    return window > 0 ? std::min(position + window, length) : length;
+  }
   bool operator==(const AttentionShape& o) const {
     return kv_group == o.kv_group && num_heads == o.num_heads && num_kv_heads == o.num_kv_heads && window == o.window &&
-           chunk == o.chunk && head_dim_v == o.head_dim_v;
+           chunk == o.chunk && head_dim_v == o.head_dim_v && causal == o.causal;
   }
 };
 
@@ -78,7 +86,7 @@ struct WantedRow {
 
 struct StepPlan {
   std::vector<SequenceRows> sequences;
-  std::vector<int32_t> tokens, positions;  // of each row
+  std::vector<int32_t> tokens, positions, segments;  // of each row
   std::vector<std::vector<KvRun>> runs;    // of each KV group
   std::vector<AttentionPlan> attention;    // of each shape
   std::vector<WantedRow> drawn, prompt;
@@ -94,6 +102,8 @@ struct StepPlan {
  private:
   std::string check(const Scheduled& work, const Request& request, const DecoderModel& model,
                     const std::vector<int32_t>& num_blocks, int32_t block_size) const;
+  std::string check_tables(const Scheduled& work, const Request& request, const DecoderModel& model,
+                           const std::vector<int32_t>& num_blocks, int32_t block_size) const;
   void add_runs(const SequenceRows& sequence, size_t group, int32_t block_size);
   void add_tiles(AttentionPlan& plan, int threads);
 };

@@ -11,7 +11,8 @@ void RequestTable::check(int32_t token, const char* field) const {
   }
 }
 
-int32_t RequestTable::add(std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, Sampling sampling) {
+int32_t RequestTable::add(std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, Sampling sampling,
+                          int32_t second_segment) {
   for (const int32_t token : prompt) check(token, "prompt");
   for (const int32_t token : drawn) check(token, "output");
   for (const auto& bias : sampling.logit_bias) check(bias.first, "logit_bias");
@@ -24,6 +25,7 @@ int32_t RequestTable::add(std::vector<int32_t> prompt, const std::vector<int32_t
   request->prompt_size = static_cast<int32_t>(prompt.size());
   request->tokens = std::move(prompt);
   request->sampling = std::move(sampling);
+  request->second_segment = second_segment;
   request->tables.resize(groups_);
   if (request->sampling.penalizes()) {
     for (const int32_t token : request->tokens) request->counts.emplace(token, 0);

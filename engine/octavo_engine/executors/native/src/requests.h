@@ -38,6 +38,7 @@ struct Sampling {
 struct Request {
   std::vector<int32_t> tokens;  // the prompt and every token drawn
   int32_t prompt_size = 0;
+  int32_t second_segment = 0;  // position of its first token; 0: there is one segment
   std::vector<std::vector<int32_t>> tables;  // block ids, one list a KV group
   Sampling sampling;
   std::unordered_map<int32_t, int32_t> counts;  // of drawn tokens; prompt tokens have an entry too. Only if penalized
@@ -55,7 +56,8 @@ class RequestTable {
 
   // Throws std::invalid_argument, naming the field, where a token id is outside the vocabulary.
   // `drawn` are tokens that an earlier run of the request has already drawn.
-  int32_t add(std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, Sampling sampling);
+  int32_t add(std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, Sampling sampling,
+              int32_t second_segment = 0);
   void remove(int32_t slot);
   void append_blocks(int32_t slot, size_t group, const std::vector<int32_t>& blocks);
   void clear_blocks(int32_t slot);

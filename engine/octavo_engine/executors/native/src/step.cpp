@@ -37,7 +37,7 @@ void Decoder::step(Member& me) {
     attention_layer(me, i, residual);
     mlp_layer(me, i, residual);
   }
-  heads(me, residual);
+  model_.pools() ? pool(me, residual) : heads(me, residual);
 }
 
 RotaryView Decoder::rotary(int32_t index) const {
@@ -82,6 +82,10 @@ void Decoder::finish_embedding(int64_t row, float* scratch) {
   float* x = x_.floats() + row * hidden;
   if (model_.num_positions > 0) {
     positions_.first().row(plan_.positions[static_cast<size_t>(row)] + model_.position_offset, scratch);
+    ops_.add_scaled(x, scratch, hidden, 1.0F);
+  }
+  if (model_.num_token_types > 0) {
+    token_types_.first().row(plan_.segments[static_cast<size_t>(row)], scratch);
     ops_.add_scaled(x, scratch, hidden, 1.0F);
   }
   if (model_.embedding_norm.present) ops_.norm(x, hidden, model_.embedding_norm.view(), x);

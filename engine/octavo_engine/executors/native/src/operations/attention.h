@@ -337,7 +337,7 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
       int32_t from = args.window > 0 ? position - args.window + 1 - begin : 0;
       if (args.chunk > 0) from = position / args.chunk * args.chunk - begin;
       const DistanceBias bias{args.slopes == nullptr ? 0.0F : args.slopes[r % args.group], begin - position};
-      int32_t to = position + 1 - begin;
+      int32_t to = position + 1 + args.ahead - begin;
       from = from < 0 ? 0 : from;
       to = to > n ? n : to;
       soften<Element>(s.scores + r * kAttentionChunk, from, to, padded, args.soft_cap, bias, state[r],

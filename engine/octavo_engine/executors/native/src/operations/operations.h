@@ -121,6 +121,7 @@ struct AttentionArgs {
   int32_t stretch;             // of every row here
   int32_t window;              // 0: none
   int32_t chunk;               // 0: none
+  int32_t ahead;               // keys behind its own that a query sees; 0: it is causal
   float scale;
   const float* query_factors;  // of each query row, or null
   const float* slopes;         // of the group's first head, or null
