@@ -107,7 +107,7 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolingModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a model that pools makes of a prompt, as `octavo_models.pooling.Pooling` says."""
+    """The kind of vector that a model which pools makes of a prompt, as `octavo_models.pooling.Pooling` says."""
 
     task: str  # embed | classify
     size: int  # elements of `EngineOutput.pooled`

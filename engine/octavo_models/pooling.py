@@ -1,4 +1,4 @@
-"""What becomes of the last hidden states of a model that generates nothing: a vector or scores for each prompt.
+"""Pooling of the last hidden states of a model that generates nothing: a vector or scores for each prompt.
 
 Frozen data that the planner and both executors read. `purpose` decides which model pools, and how.
 """
@@ -31,7 +31,7 @@ class Pooling:
     """One vector of a prompt's last hidden states (the final norm applied), then each of `dense` in turn.
 
     "cls" is the first token's state, "last" the last one's, "mean" and "max" are over all tokens. What executors compute
-    ends there; whoever answers divides an embedding by its length (`normalize`), or applies `activation` to the scores.
+    ends there; the server divides an embedding by its length (`normalize`), or applies `activation` to the scores.
     `sigmoid_of_difference` makes one score of two: sigmoid(second - first).
     """
 

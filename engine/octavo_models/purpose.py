@@ -1,4 +1,4 @@
-"""What a model is served for: whether it generates, or pools, and then by which head.
+"""The purpose that a model is served for: whether it generates, or pools, and then by which head.
 
 An encoder pools; so does a class with a head of scores, and a folder that sentence-transformers has written. Any other
 decoder generates, unless the user says otherwise, with vLLM's words (`--runner`, `--convert`).
@@ -27,7 +27,7 @@ LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What the user says, what sentence-transformers' files do, and the ids of tokens, where a tokenizer is at hand."""
+    """The words of the user, of sentence-transformers' files do, and the ids of tokens, where a tokenizer is at hand."""
 
     runner: Runner = "auto"
     convert: Convert = "auto"
@@ -37,7 +37,7 @@ class Purpose:
 
     @property
     def pools(self) -> bool:
-        """Whether a model that could do both pools."""
+        """True if a model that could do both pools."""
         if self.runner != "auto":
             return self.runner == "pooling"
         return self.convert in {"embed", "classify"} or (self.convert == "auto" and self.modules is not None)
@@ -186,7 +186,7 @@ def _labels(fields: Fields, count: int) -> tuple[str, ...]:
 
 
 def _activation(fields: Fields, count: int) -> ScoreActivation:
-    """As in vLLM: what sentence-transformers has written, else by the kind of problem, else by the number of labels."""
+    """The activation of scores, as in vLLM: what sentence-transformers has written, else by the kind of problem, else by the number of labels."""
     written = Fields(fields.mapping("sentence_transformers") or {})
     name = written.text("activation_fn", fields.text("sbert_ce_default_activation_function", ""))
     if name:

@@ -47,7 +47,7 @@ class DenseModule:
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What follows the model itself."""
+    """The modules that follow the model itself."""
 
     kind: PoolingKind
     dense: tuple[DenseModule, ...] = ()

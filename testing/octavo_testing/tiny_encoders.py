@@ -46,8 +46,8 @@ class TinyEncoder:
 
 MODELS = {
     "bert": TinyEncoder("BertModel", WIDE),
-    "bert, mean": TinyEncoder("BertModel", WIDE, "mean", modules=True),
-    "bert, max": TinyEncoder("BertModel", WIDE | {"hidden_act": "gelu_new"}, "max", modules=True),
+    "bert with mean pooling": TinyEncoder("BertModel", WIDE, "mean", modules=True),
+    "bert with max pooling": TinyEncoder("BertModel", WIDE | {"hidden_act": "gelu_new"}, "max", modules=True),
     "bert classifier": TinyEncoder("BertForSequenceClassification", WIDE | LABELS),
     "roberta": TinyEncoder("RobertaModel", WIDE | {"type_vocab_size": 1}, "mean", modules=True),
     "roberta classifier": TinyEncoder("RobertaForSequenceClassification", WIDE | ONE_LABEL),
@@ -76,14 +76,23 @@ MODELS = {
 }
 
 
+def config_of(kind: str) -> dict[str, Any]:
+    """The config.json of the model called `kind` in MODELS."""
+    return _config_of(kind).to_dict() | {"architectures": [MODELS[kind].model]}
+
+
+def _config_of(kind: str) -> Any:
+    tiny = MODELS[kind]
+    config_class = getattr(transformers, tiny.model).config_class
+    known = {each.name for each in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    return config_class(**{name: value for name, value in SIZES.items() if name in known} | tiny.fields)
+
+
 def make(kind: str, folder: Path) -> Any:
     """Write the model called `kind` in MODELS to `folder` as it would be published; transformers' own, in float32."""
     tiny = MODELS[kind]
     torch.manual_seed(11)
-    model_class = getattr(transformers, tiny.model)
-    config_class = model_class.config_class
-    known = {each.name for each in dataclasses.fields(config_class)} | set(config_class.attribute_map)
-    config = config_class(**{name: value for name, value in SIZES.items() if name in known} | tiny.fields)
+    model_class, config = getattr(transformers, tiny.model), _config_of(kind)
     bare = {"add_pooling_layer": False} if tiny.model in HAS_POOLER else {}
     model = model_class(config, **bare).float().eval()
     randomize(model)
@@ -127,7 +136,7 @@ def write_modules(folder: Path, pooling: str, width: int, dense: tuple[int, ...]
 
 
 def reference(kind: str, model: Any, folder: Path) -> Callable[[list[int]], torch.Tensor]:
-    """What transformers gives for the token ids of one prompt: the scores, or the pooled vector before its length is divided out."""
+    """A function that gives what transformers does for the token ids of one prompt: the scores, or the pooled vector before its length is divided out."""
     tiny = MODELS[kind]
 
     @torch.inference_mode()

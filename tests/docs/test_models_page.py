@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import transformers
+from octavo_testing import tiny_encoders
 from octavo_testing.golden import assert_golden
 from octavo_testing.operator_runs import ROOT
 from octavo_testing.tiny_models import MODELS, config_of
@@ -10,6 +11,7 @@ from octavo_testing.tiny_models import MODELS, config_of
 from octavo_models import from_hf_config
 from octavo_models.architectures import ALL, BY_HF_CLASS
 from octavo_models.features import unsupported
+from octavo_models.purpose import language_model_of
 
 PAGE = ROOT / "docs/reference/models.md"
 ELSEWHERE = "tests/correctness/test_remote_code_families.py"  # families that transformers does not have
@@ -19,6 +21,10 @@ The architectures that Octavo describes, by the name of their class in a checkpo
 and `torch` (GPU) run is ✓; what one lacks is named. Each is compared with transformers on small random models in which
 every parameter is random, norms and biases too: the names and shapes of all tensors, and the log-probabilities of prompts
 of 1 to 70 tokens that are prefilled in chunks and decoded together (`tests/correctness/test_architectures.py`).
+
+Encoders make embeddings or scores in place of text, and so do decoders of a class without a head of tokens
+(`…Model`, `…ForSequenceClassification`), of a folder that sentence-transformers has written (`modules.json`), or with
+`--runner pooling`. Their vectors are compared to 1e-4 (`tests/correctness/test_encoders.py`).
 
 Others run through `transformers`, more slowly: [models-through-transformers.md](models-through-transformers.md) lists them.
 
@@ -31,11 +37,14 @@ Written by `tests/docs/test_models_page.py` (`OCTAVO_UPDATE_GOLDEN=1`).
 
 def test_the_page_lists_every_architecture_with_what_runs_it():
     rows: dict[str, list[tuple[str, dict[str, str | None]]]] = {}
-    for kind in MODELS:
-        config = config_of(kind).to_dict()
+    configs = {kind: config_of(kind).to_dict() for kind in MODELS}
+    for kind, config in (configs | {kind: tiny_encoders.config_of(kind) for kind in tiny_encoders.MODELS}).items():
         spec = from_hf_config(config)
         lacking = {executor: unsupported(spec, executor) for executor in ("native", "torch")}
-        rows.setdefault(BY_HF_CLASS[spec.architecture].hf_classes[0], []).append((kind, lacking))
+        known_as = (
+            spec.architecture if spec.architecture in BY_HF_CLASS else language_model_of(spec.architecture, BY_HF_CLASS)
+        )
+        rows.setdefault(BY_HF_CLASS[known_as].hf_classes[0], []).append((kind, lacking))
     lines = []
     for architecture in sorted(ALL, key=lambda each: each.hf_classes[0].lower()):
         found = rows.get(architecture.hf_classes[0], [])

@@ -10,6 +10,7 @@ from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.features import refuse_unsupported
 from octavo_models import features, from_hf_config
 from octavo_models.layers import Experts, Mlp, Norm, QueryScaling
+from octavo_models.pooling import Pooling
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -52,6 +53,7 @@ def nothing(monkeypatch):
         ({"qk_norm": Norm(), "qk_norm_span": "width"}, {}, "norms of queries and keys over all heads"),
         ({"qk_norm": Norm(), "qk_norm_span": "each_head"}, {}, "norms of queries and keys with weights of each head"),
         ({"qk_norm": Norm(), "qk_norm_after_rotary": True}, {}, "norms of queries and keys after rotary"),
+        ({"causal": False}, {}, "attention in both directions"),
         ({"kv_from_layer": 0}, {}, "keys and values of layer 0"),
     ],
 )
@@ -66,8 +68,8 @@ def test_a_feature_that_an_executor_lacks_is_refused_by_name(nothing, attention,
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
-        ("causal", False, "causal: false"),
-        ("head", "pool", "a head of the kind pool"),
+        ("pooling", Pooling("mean"), r"pooling \(mean\)"),
+        ("token_types", 2, "token types"),
         ("head_bias", True, "a bias of the head"),
         ("embedding_norm", Norm(), "a norm of the embedding"),
         ("projected_embedding", 32, "an embedding of another width, 32"),

@@ -40,6 +40,8 @@ SHAPES = {
     "sinks": attention(6, 2, 32, sinks=True, window=100),
     "chunks": attention(4, 2, 32, chunk=48),
     "falcon 7b": attention(71, 1, 16),
+    "encoder": attention(6, 2, 32, causal=False),
+    "encoder with a window": attention(4, 4, 16, causal=False, window=40),
 }
 
 

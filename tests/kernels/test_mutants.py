@@ -87,6 +87,13 @@ MUTANTS = [
     (split_k, "packed_matmul", "range(1, num_parts)", "range(1, num_parts - 1)"),
     (eight_bits, "packed_matmul", "+ 128.0)", "+ 127.0)"),
     (float8, "float8_matmul", "weight_scales + n", "weight_scales + n * 0"),
+    (
+        (mixed[0], "encoder with a window", F32),
+        "attention_tile",
+        "query_at[:, None] + WINDOW",
+        "query_at[:, None] + WINDOW + 1",
+    ),
+    ((mixed[0], "encoder", F32), "prefill_attention", "    end = seq_len\n", "    end = seq_len - 1\n"),
     ((mixed[0], "alibi", F32), "attention_tile", "scores += slopes", "scores -= slopes"),
     ((mixed[0], "sinks", F32), "attention_tile", "tl.exp2(sink - base), acc", "0.0 * sink, acc"),
     ((mixed[0], "chunks", F32), "attention_tile", "query_at // CHUNK * CHUNK", "query_at // CHUNK * CHUNK + 1"),

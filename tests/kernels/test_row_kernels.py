@@ -83,3 +83,13 @@ def test_xielu_is_its_twin(triton_operations, device, dtype):
 def test_gates_of_attention_are_the_twins(triton_operations, device, dtype):
     x, gate = (torch.randn(3, 1111, device=device) * 3).to(dtype), torch.randn(3, 1111, device=device).to(dtype)
     assert_close(triton_operations.gate_by_sigmoid(x.clone(), gate), REFERENCE.gate_by_sigmoid(x.clone(), gate))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["mean", "max", "cls", "last"])
+def test_pooled_prompts_are_their_twins(triton_operations, device, dtype, kind):
+    """Prompts of one row and of many, of more columns than a program takes."""
+    starts = torch.tensor([0, 1, 8, 9, 30], dtype=torch.int32, device=device)
+    hidden = (torch.randn(30, 700, device=device) * 3).to(dtype)
+    got = triton_operations.pool(hidden, starts, kind)
+    torch.testing.assert_close(got, REFERENCE.pool(hidden, starts, kind), atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""From prompts to embeddings or scores: the requests of one HTTP request, and what the client makes of the core's vectors.
+"""Pooling as the server asks for it, from prompts to embeddings or scores: the requests of one HTTP request, and what the client makes of the core's vectors.
 
 The core computes vectors; here they are cut, divided by their length, or become scores, as the model's `PoolingModel` and
 the request say. Independent of HTTP and text.
@@ -23,7 +23,7 @@ class PoolingError(OctavoError):
 
 @dataclass(frozen=True, slots=True)
 class PoolingOptions:
-    """What a request may change of the model's pooling."""
+    """The part that a request may change of the model's pooling."""
 
     normalize: bool | None = None  # None: as the model does
     activate: bool | None = None  # of scores; None: yes
@@ -32,7 +32,7 @@ class PoolingOptions:
 
 @dataclass(frozen=True, slots=True)
 class PoolingOutput:
-    """What became of one prompt: an embedding, or a score for each label."""
+    """The result of one prompt: an embedding, or a score for each label."""
 
     values: array[float]  # float32
     num_prompt_tokens: int

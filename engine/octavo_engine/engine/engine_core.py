@@ -442,7 +442,7 @@ class EngineCore:
 
 
 def pooling_of(spec: Model | None) -> PoolingModel | None:
-    """What the server reads of a model that pools; None of one that generates."""
+    """The part of a model that pools which the server reads; None of one that generates."""
     pooling = spec.pooling if isinstance(spec, ModelSpec) else None
     if pooling is None:
         return None

@@ -97,7 +97,7 @@ def named_template_of(model: ModelConfig, files: ModelFiles, tokenizer: Tokenize
 
 
 async def _problem_of(template: ChatTemplate, *, override: bool) -> RequestError | None:
-    """What is wrong with a template: the flag's ends the start, without the model's own completions work."""
+    """The problem with a template, if there is one: the flag's ends the start, without the model's own completions work."""
     try:
         await asyncio.to_thread(template.check)
     except RequestError as error:

@@ -27,11 +27,9 @@ def build_tokenizer(vocabulary: Sequence[str], config: Mapping[str, Any]) -> tup
     Raises:
         ModelLoadError: a special token is missing in the vocabulary.
     """
-    texts = {role: token for role, token in SPECIAL.items() if role != "mask_token" or token in vocabulary}
-    for role in texts:
-        stated = config.get(role)
-        stated = stated.get("content") if isinstance(stated, dict) else stated
-        texts[role] = stated if isinstance(stated, str) else texts[role]
+    texts = {role: _stated(config.get(role)) or token for role, token in SPECIAL.items()}
+    if texts["mask_token"] not in vocabulary:
+        del texts["mask_token"]
     ids = {piece: index for index, piece in enumerate(vocabulary)}
     for role, token in texts.items():
         if token not in ids:
@@ -52,3 +50,8 @@ def build_tokenizer(vocabulary: Sequence[str], config: Mapping[str, Any]) -> tup
     backend.decoder = decoders.WordPiece()
     backend.add_tokens([AddedToken(token, normalized=False, special=True) for token in texts.values()])
     return backend, SpecialTokens.by_text(backend, texts)
+
+
+def _stated(token: Any) -> str | None:
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

@@ -55,7 +55,7 @@ def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
 
 
 def purpose_of(model: ModelConfig, files: ModelFiles) -> Purpose:
-    """What the model is served for, by the flags and by what sentence-transformers has written beside it."""
+    """The purpose that the model is served for, by the flags and by what sentence-transformers has written beside it."""
 
     def token_id(token: str) -> int | None:
         if files.tokenizer is None or files.tokenizer.suffix != ".json":

@@ -65,7 +65,7 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
 
 
 def modules_of(folder: Path) -> Modules | None:
-    """What sentence-transformers has written beside a model; None where it has not. Raises ModelLoadError."""
+    """The modules that sentence-transformers has written beside a model; None where it has not. Raises ModelLoadError."""
 
     def read(name: str) -> Any:
         path = folder / name

@@ -55,7 +55,7 @@ def read_shard_names(index: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises ModelLoadError where it can't be read, or isn't JSON."""
+    """The value that a JSON file holds. Raises ModelLoadError where it can't be read, or isn't JSON."""
     text = read_text(path)
     try:
         return json.loads(text)

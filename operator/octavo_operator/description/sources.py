@@ -135,7 +135,7 @@ def _read(path: Path) -> ModelSpec:
 
 
 def _purpose(folder: Path) -> Purpose:
-    """What sentence-transformers' files beside a config.json say the model is for."""
+    """The purpose that sentence-transformers' files beside a config.json name."""
 
     def read(name: str) -> Any:
         path = folder / name

@@ -16,6 +16,7 @@ from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.native import _native
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_engine.executors.native.model import decoder_model
+from octavo_models import features
 
 
 def decoder_of(model, **fields):
@@ -132,10 +133,11 @@ def test_an_instruction_set_runs_under_its_own_name(spec, tmp_path, monkeypatch,
     assert executor.capabilities.name == f"native {name_of(isa)}, 2 threads"
 
 
-def test_what_is_not_run_is_refused_by_name(spec, tmp_path):
+def test_what_is_not_run_is_refused_by_name(spec, tmp_path, monkeypatch):
     """A start ends with the feature's name."""
-    with pytest.raises(ExecutorError, match=r"native executor can't run .*: it does not support .*causal: false"):
-        NativeExecutor(config_of(), dataclasses.replace(spec, causal=False), files_of(tmp_path))
+    monkeypatch.setattr(features, "SUPPORTED", {"native": frozenset(), "torch": frozenset()})
+    with pytest.raises(ExecutorError, match=r"native executor can't run .*: it does not support a bias of the head"):
+        NativeExecutor(config_of(), dataclasses.replace(spec, head_bias=True), files_of(tmp_path))
 
 
 def test_no_threads_are_refused(spec, tmp_path):

@@ -10,7 +10,8 @@ import torch
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
 from octavo_engine.core.outputs import ContinuedRequest, KVOps, NewRequest, SchedulerOutput
-from octavo_engine.executors.torch.executor import TorchExecutor, dtypes_of
+from octavo_engine.executors.torch.dtypes import dtypes_of
+from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.input_batch import PersistentBatch, StepLayout
 from octavo_engine.executors.torch.kv_cache import KVCache
 from octavo_engine.executors.torch.sampler import Results

@@ -11,12 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from octavo_engine.config import DType, EngineConfig, ModelFiles
+from octavo_engine.config import EngineConfig, ModelFiles
 from octavo_engine.core.capacity import longest_sequence
 from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import OutOfMemoryError
@@ -26,6 +26,7 @@ from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.torch.causal_model import CausalModel
 from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.device import device_of
+from octavo_engine.executors.torch.dtypes import dtypes_of
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import CudaRecorder, DecodeGraphs, DecodeOutputs, GraphKey, Recorder
 from octavo_engine.executors.torch.input_batch import MOST_VALUES, PersistentBatch, StepBatch, StepLayout, to_device
@@ -42,13 +43,14 @@ from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.sampler import GrammarMask, Results, Sampler, SamplingTable
 from octavo_engine.executors.torch.scratch_cache import ScratchCache, blocks_for, with_blocks
 from octavo_engine.executors.torch.step_memory import step_bytes, table_bytes
+from octavo_engine.executors.torch.submitted import Drawn, SubmittedStep
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packing import Stored
 from octavo_models.outline import Model, ModelOutline
 from octavo_models.partition import kv_layout, part
-from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
+from octavo_models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -57,30 +59,6 @@ LOAD_REMEDY = (
     "or --max-num-seqs"
 )
 KV_REMEDY = "lower --kv-cache-memory-bytes, --gpu-memory-utilization or --swap-space"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(slots=True)
-class SubmittedStep:
-    """A step between `submit` and `collect`."""
-
-    step: SchedulerOutput
-    batch: StepBatch
-    hidden: Tensor  # [num_tokens, hidden_size], normed
-    rows: Tensor  # [num_requests] int32
-    query_starts: Tensor
-    seq_lens: Tensor
-    drawing: Tensor  # [requests that draw]: their numbers
-    drawn: Tensor | None = None  # where the forward has drawn already
-    results: Results = field(default_factory=lambda: Results([], [], {}))
-
-
-@dataclass(slots=True)
-class Drawn:
-    """A step between `sample` and `collect`, which holds none of its tensors on the device."""
-
-    results: Results
-    done: torch.cuda.Event | None = None
 
 
 class TorchExecutor(Executor):
@@ -463,15 +441,3 @@ def _starting(what: str, remedy: str) -> Iterator[None]:
         yield
     except OutOfMemoryError as error:
         raise OutOfMemoryError(f"there is not enough memory for {what}: {error}; {remedy}") from error
-
-
-def dtypes_of(asked: DType, spec: Model, *, on_gpu: bool) -> tuple[torch.dtype, str]:
-    """The dtype that a model is computed in, and the format of its KV blocks.
-
-    GPUs are not made for float32: `auto` takes bfloat16 there for checkpoints of it, and beside quantized weights.
-    """
-    name: str = asked
-    if name == "auto":
-        name = "bfloat16" if on_gpu and spec.dtype == "float32" else spec.dtype
-    widened = asked == "auto" and spec.quantization is not None and name == "float32"
-    return DTYPES[name], "bf16" if widened else FORMAT_OF_DTYPE[name]

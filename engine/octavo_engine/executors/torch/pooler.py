@@ -1,4 +1,4 @@
-"""What a model that pools makes of its last rows: a vector of each prompt, through its dense layers."""
+"""The end of a model that pools: a vector of each prompt, through its dense layers."""
 
 from __future__ import annotations
 
