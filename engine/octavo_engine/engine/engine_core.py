@@ -96,18 +96,19 @@ class EngineCore:
         capacity = executor.load()
         start = self._stage("loaded the weights", start)
         self._layout = capacity.layout
-        swap_bytes = swap_bytes_of(config, capacity) if executor.capabilities.swapping else 0
-        kv_bytes = kv_bytes_of(config, capacity, swap_bytes)
+        has_kv = bool(self._layout.groups)  # a model that pools has none
+        swap_bytes = swap_bytes_of(config, capacity) if has_kv and executor.capabilities.swapping else 0
+        kv_bytes = kv_bytes_of(config, capacity, swap_bytes) if has_kv else 0
         self.max_model_len = max_model_len_of(config, capacity, kv_bytes, spec)
         self.num_blocks = num_blocks_of(config, capacity, kv_bytes, self.max_model_len)
         self.num_host_blocks = num_host_blocks_of(swap_bytes, self.num_blocks, self.kv_cache_bytes)
         executor.limit_length(self.max_model_len)
         executor.init_kv(self.num_blocks, self.num_host_blocks)
-        if self._layout.groups and capacity.kv_bytes is None and is_promised(config):
+        if has_kv and capacity.kv_bytes is None and is_promised(config):
             check_memory(self.kv_cache_bytes + swap_bytes, capacity)
             executor.touch_kv()
         self._swap_rule = SwapRule(self._block_seconds(), config.scheduler.max_step_seconds)
-        if self._layout.groups:
+        if has_kv:
             self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
         self._scheduler = Scheduler(
             config.scheduler,

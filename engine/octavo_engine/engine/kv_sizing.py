@@ -33,8 +33,6 @@ def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
     Raises:
         ConfigError: the container, or the machine, has less than what was set.
     """
-    if not capacity.layout.groups:
-        return 0  # nothing is ever swapped
     asked = config.cache.swap_space_gib
     if capacity.kv_bytes is None:  # on a CPU it is counted with the KV blocks
         return int((asked or 0.0) * GIB)
@@ -58,8 +56,6 @@ def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
 def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
     """Bytes for KV blocks: what the user said, what the executor found, or a share of the container's memory."""
     cache = config.cache
-    if not capacity.layout.groups:
-        return 0  # a model that pools
     if cache.num_gpu_blocks_override is not None:
         return 0  # blocks are counted instead
     if cache.kv_cache_memory_bytes is not None:
