@@ -32,18 +32,17 @@ from octavo_engine.engine.kv_sizing import (
     num_host_blocks_of,
     swap_bytes_of,
 )
+from octavo_engine.engine.pooling_model import pooling_of
 from octavo_engine.errors import DeviceLostError, OctavoError, OutOfMemoryError, described
 from octavo_engine.messages import (
     EngineOutput,
     EngineRequest,
-    PoolingModel,
     PoolingRequest,
     Ready,
     SchedulerStats,
     Vocabulary,
 )
 from octavo_engine.sampling_params import SamplingParams
-from octavo_models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
@@ -440,20 +439,3 @@ class EngineCore:
         if self._on_stage:
             self._on_stage(stage, now - start)
         return now
-
-
-def pooling_of(spec: Model | None) -> PoolingModel | None:
-    """The part of a model that pools which the server reads; None of one that generates."""
-    pooling = spec.pooling if isinstance(spec, ModelSpec) else None
-    if pooling is None:
-        return None
-    assert isinstance(spec, ModelSpec)
-    return PoolingModel(
-        task=pooling.task,
-        size=pooling.size(spec.hidden_size),
-        normalize=pooling.normalize,
-        activation=pooling.activation,
-        labels=list(pooling.labels),
-        dimensions=list(pooling.dimensions),
-        any_dimension=pooling.any_dimension,
-    )
