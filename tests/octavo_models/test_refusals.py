@@ -8,7 +8,7 @@ import copy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from published_configs import GEMMA_3_4B, GEMMA_3_270M, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
+from published_configs import GEMMA_3_4B, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
 from published_experts import (
     DOTS_1,
     ERNIE_4_5_21B_A3B,
@@ -119,7 +119,6 @@ def test_any_number_in_any_rope_scaling_gives_a_spec_or_a_model_error(data):
         (SMOLLM3_3B | {"no_rope_layers": [1, 0]}, "no_rope_layers must hold"),
         (QWEN3_0_6B | {"layer_types": ["full_attention"]}, "layer_types has 1 elements; 28 are expected"),
         (MISTRAL_7B_V01 | {"sliding_window": 0}, "sliding_window is 0"),
-        (GEMMA_3_270M | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (PHI_4_MINI | {"sliding_window": 0}, "sliding_window is 0"),
         (PHI_4_MINI | {"partial_rotary_factor": 0.5}, "long_factor has 48 elements; 32 are expected"),
         (GEMMA_2B | {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
