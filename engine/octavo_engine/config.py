@@ -109,6 +109,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     health_timeout: float = 10.0  # seconds without a message or a part of a step before /health says 503
     start_timeout: float = 600.0  # seconds without any progress of the start before it ends; 0: never
     allow_request_chat_template: bool = False
+    tool_call_parser: str | None = None  # the format of tool calls; None: by the model, "none": they stay text
+    reasoning_parser: str | None = None  # of reasoning, likewise
+    enable_auto_tool_choice: bool | None = None  # False: tool_choice "auto" is refused
+    exclude_tools_when_none: bool = False  # from the prompt, with tool_choice "none"
     enable_log_requests: bool = False
     disable_log_stats: bool = False
     allowed_origins: tuple[str, ...] = ()

@@ -270,7 +270,13 @@ def test_flags_that_vllm_has_removed_or_that_change_nothing_get_a_line(argv, tol
         (["m", "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
         (["m", "--max-num-seqs", "300", "--max-num-batched-tokens", "100"], "--max-num-batched-tokens 100 is less"),
         (["m", "--kv-cache-dtype", "fp8"], "--kv-cache-dtype fp8: KV blocks are"),
-        (["m", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"], "--enable-auto-tool-choice: tool calls"),
+        (
+            ["m", "--tool-call-parser", "hermse"],
+            "--tool-call-parser hermse: there is no such format; did you mean hermes?",
+        ),
+        (["m", "--tool-call-parser", "kimi_k3"], "--tool-call-parser kimi_k3: its XTML elements are not described yet"),
+        (["m", "--reasoning-parser", "hermes"], "--reasoning-parser hermes: there is no such format; it is one of"),
+        (["m", "--tool-parser-plugin", "x.py"], "--tool-parser-plugin x.py: no code is loaded"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(argv, told, capsys):

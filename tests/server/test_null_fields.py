@@ -85,7 +85,7 @@ def test_max_tokens_of_a_completion_is_16_also_where_it_is_null(served):
         {"vllm_xargs": {"a": None}},
         {"top_logprobs": 0},
         {"top_logprobs": 0, "logprobs": False},
-        {"tools": [], "tool_choice": None},
+        {"tools": None, "tool_choice": None},
     ],
 )
 def test_a_field_that_asks_for_nothing_is_accepted(served, fields):

@@ -28,6 +28,7 @@ from octavo_engine.config import (
     ServerConfig,
 )
 from octavo_engine.errors import ConfigError
+from octavo_engine.text.format_choice import check_names
 from octavo_engine.text.named_templates import NAMED_TEMPLATES, NAMES
 
 
@@ -187,6 +188,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             "--trust-remote-code: code from a model's repository is never run, it could do anything this process "
             "can; leave it out (a supported architecture needs none of it)"
         )
+    check_names(options.tool_call_parser, options.reasoning_parser)
     parallel = _parallel(options)
     device = device_of(options.device, options.executor)
     defaults = defaults_for(device, options.executor)
@@ -242,6 +244,10 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             max_logprobs=options.max_logprobs,
             max_body_bytes=options.max_body_bytes,
             allow_request_chat_template=options.trust_request_chat_template,
+            tool_call_parser=options.tool_call_parser or None,
+            reasoning_parser=options.reasoning_parser or None,
+            enable_auto_tool_choice=options.enable_auto_tool_choice,
+            exclude_tools_when_none=options.exclude_tools_when_tool_choice_none,
             enable_log_requests=options.enable_log_requests,
             disable_log_stats=options.disable_log_stats,
             allowed_origins=tuple(origin for group in options.allowed_origins for origin in group),

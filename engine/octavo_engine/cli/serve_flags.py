@@ -122,6 +122,28 @@ def _model(group: argparse._ArgumentGroup) -> None:
         metavar="auto|vllm|FOLDER",
         help="sampling defaults: the model's, none, or those of a folder; default: auto",
     )
+    add(
+        "--tool-call-parser",
+        metavar="NAME",
+        help="format of the model's tool calls, by vLLM's name; none: they stay text; default: by the chat template",
+    )
+    add(
+        "--reasoning-parser",
+        metavar="NAME",
+        help="format of its reasoning, likewise; none: it stays in the content; default: by the chat template",
+    )
+    add(
+        "--enable-auto-tool-choice",
+        action=SWITCH,
+        default=None,
+        help="serve tool_choice auto; default: on where the format of tool calls is known",
+    )
+    add(
+        "--exclude-tools-when-tool-choice-none",
+        action=SWITCH,
+        default=False,
+        help="leave tools out of the prompt with tool_choice none; default: off",
+    )
     add("--trust-remote-code", action=SWITCH, default=False, help="refused: a model's own code is never run")
     add(
         "--trust-request-chat-template",

@@ -163,19 +163,12 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "sc",
     ),
     **_refuse(
-        "tool calls are not parsed yet; leave it out, tools in a request are refused by name",
-        "tool-call-parser",
+        "no code is loaded; describe the format in a file instead (docs/extending.md), or name one of those that are read",
         "tool-parser-plugin",
-        "tool-server",
-        switches="enable-auto-tool-choice exclude-tools-when-tool-choice-none",
-    ),
-    **_refuse(
-        "reasoning is not split from the answer yet; leave it out, the text arrives whole",
-        "reasoning-parser",
         "reasoning-parser-plugin",
-        "reasoning-config",
-        switches="enable-reasoning",
     ),
+    **_refuse("no tools are run by the server; leave it out, and run them in the client", "tool-server"),
+    **_refuse("the end of reasoning can't be forced yet; leave it out, and limit max_tokens", "reasoning-config"),
     **_refuse(
         "constrained decoding is not served yet; leave it out, requests that need it are refused by name",
         "structured-outputs-config",
@@ -276,6 +269,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "the HTTP parser's bounds are fixed; it has no effect", "h11-max-incomplete-event-size", "h11-max-header-count"
     ),
     **_note("requests are logged only with --enable-log-requests; it has no effect", switches="disable-log-requests"),
+    **_note("reasoning is split where its format is known; it has no effect", switches="enable-reasoning"),
     **_note("the old metrics are always exported; it has no effect", "show-hidden-metrics-for-version"),
     **_note(
         "which executor runs is chosen by --executor; it has no effect",

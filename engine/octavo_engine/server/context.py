@@ -21,6 +21,7 @@ from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
 from octavo_engine.server.turns import Turns
+from octavo_engine.text.answer_format import AnswerFormat
 from octavo_engine.text.chat_template import ChatTemplate
 from octavo_engine.text.tokenizer import Tokenizer
 from octavo_engine.weights.generation_config import GenerationDefaults
@@ -40,6 +41,8 @@ class ServerContext:
     turn_ends: tuple[int, ...]  # the chat template's
     ready: Ready
     metrics: Metrics
+    answer_format: AnswerFormat | None = None
+    """The format of the answers to chats; None: their text is content as it is."""
     turn_stops: tuple[str, ...] = ()
     """The chat template's: strings that the next turn begins with."""
     started: int = field(default_factory=lambda: int(time.time()))

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
-from octavo_engine.server.answer.responses import CachedTokens, Usage
+from octavo_engine.server.answer.reading import AnswerReading
+from octavo_engine.server.answer.responses import CachedTokens, ReasoningTokens, Usage
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import Prompt
 from octavo_engine.server.intake.protocol import ChatBody, SamplingBody
+from octavo_engine.text.answer_events import AnswerEvent, ContentText, joined
+from octavo_engine.text.answer_parser import AnswerParser
 from octavo_engine.text.stop_strings import StopStrings
-from octavo_engine.text.text_stream import TextStream
+from octavo_engine.text.text_stream import TextDelta, TextStream, joined_deltas
 
 
 class GenerationError(OctavoError):
@@ -30,6 +33,7 @@ class Piece:
 
     choice: Choice
     text: str
+    events: list[AnswerEvent]  # what the text amounts to
     token_ids: list[int]
     offsets: Sequence[int]
     logprobs: list[TokenLogprob] | None
@@ -45,6 +49,8 @@ class Choice:
     index: int
     prompt: Prompt
     text_stream: TextStream
+    parser: AnswerParser | None = None  # None: all text is content
+    num_reasoning: int = 0  # tokens
     num_cached: int = 0
     finished: bool = False
     prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -56,7 +62,7 @@ class Choice:
         if output.num_cached_tokens:
             self.num_cached = output.num_cached_tokens
         token_ids = output.new_token_ids
-        delta = self.text_stream.add(token_ids, finished=reason is not None, ended_by_token=reason == "stop")
+        delta, events = self._read(token_ids, finished=reason is not None, ended_by_token=reason == "stop")
         logprobs = output.logprobs
         stop: str | int | None = output.stop_token_id
         if delta.stop is not None:
@@ -64,7 +70,30 @@ class Choice:
             token_ids = token_ids[: delta.num_tokens]
             logprobs = logprobs[: delta.num_tokens] if logprobs is not None else None
         self.finished = reason is not None
-        return Piece(self, delta.text, token_ids, delta.offsets, logprobs, reason, stop)
+        if self.finished and self.parser is not None:
+            events += self.parser.finish()
+        return Piece(self, delta.text, events, token_ids, delta.offsets, logprobs, reason, stop)
+
+    def _read(
+        self, token_ids: list[int], *, finished: bool, ended_by_token: bool
+    ) -> tuple[TextDelta, list[AnswerEvent]]:
+        """The text of `token_ids`, and what it amounts to."""
+        if self.parser is None:
+            delta = self.text_stream.add(token_ids, finished=finished, ended_by_token=ended_by_token)
+            return delta, [ContentText(delta.text)] if delta.text else []
+        deltas: list[TextDelta] = []
+        events: list[AnswerEvent] = []
+        # One by one, so that those of the reasoning can be counted.
+        for at in range(max(1, len(token_ids))):
+            last = finished and at >= len(token_ids) - 1
+            delta = self.text_stream.add(token_ids[at : at + 1], finished=last, ended_by_token=ended_by_token and last)
+            before = self.parser.in_reasoning
+            events += self.parser.feed(delta.text)
+            self.num_reasoning += delta.num_tokens * (before and self.parser.in_reasoning)
+            deltas.append(delta)
+            if delta.stop is not None:
+                break
+        return joined_deltas(deltas), joined(events)
 
 
 @dataclass(slots=True)
@@ -74,6 +103,7 @@ class Generation:
     stream: OutputStream
     choices: dict[str, Choice]  # by the engine's request id
     num_prompt_tokens: int
+    counts_reasoning: bool = False
     num_completed: int = 0  # tokens of all choices
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -116,7 +146,10 @@ class Generation:
         # Those of a prompt's first choice: the others find cached what the first has computed.
         first = {id(choice.prompt): choice.num_cached for choice in reversed(self.choices.values())}
         cached = sum(first.values())
-        return Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
+        usage = Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
+        if self.counts_reasoning:
+            usage.completion_tokens_details = ReasoningTokens(sum(c.num_reasoning for c in self.choices.values()))
+        return usage
 
     def share_prompt_logprobs(self) -> None:
         """Copy the prompt's log-probabilities from its first choice to the others, once all have finished."""
@@ -141,9 +174,16 @@ def stop_strings(context: ServerContext, body: SamplingBody) -> StopStrings | No
 
 
 def start(
-    context: ServerContext, body: SamplingBody, prompts: Sequence[Prompt], arrived: float, salt: str
+    context: ServerContext,
+    body: SamplingBody,
+    prompts: Sequence[Prompt],
+    arrived: float,
+    salt: str,
+    reading: AnswerReading | None = None,
 ) -> Generation:
     """Submit a sequence for each choice of each prompt. They share cached prefixes with requests of the same `salt` only.
+
+    `reading` is how their answers are read; None: their text is content.
 
     Raises:
         RequestError: a stop string can't be honoured, or the queue is full.
@@ -166,7 +206,9 @@ def start(
                     include_stop_str_in_output=body.include_stop_str_in_output,
                     min_tokens=body.min_tokens,
                     skip_special_tokens=body.skip_special_tokens,
+                    kept_tokens=frozenset() if reading is None else reading.kept_tokens,
                 ),
+                parser=None if reading is None else reading.parser(prompt.token_ids),
             )
             requests.append(
                 EngineRequest(
@@ -181,4 +223,5 @@ def start(
     context.metrics.num_choices.observe(len(prompts[0].sampling))
     context.metrics.max_tokens.observe(prompts[0].sampling[0].max_tokens)
     stream = context.client.submit(requests)
-    return Generation(stream, choices, sum(len(prompt.token_ids) for prompt in prompts))
+    num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+    return Generation(stream, choices, num_prompt_tokens, reading is not None and reading.has_reasoning)

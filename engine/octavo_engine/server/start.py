@@ -14,8 +14,10 @@ from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.limits import limits_of
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.text.answer_format import AnswerFormat
 from octavo_engine.text.byte_tokenizer import byte_tokenizer
 from octavo_engine.text.chat_template import RENDER_SECONDS, ChatTemplate
+from octavo_engine.text.format_choice import choose_format
 from octavo_engine.text.named_templates import NAMED_TEMPLATES, NamedTemplate, template_of_family
 from octavo_engine.text.template_process import TemplateProcess
 from octavo_engine.text.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
@@ -64,6 +66,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     ready = await client.ready()
     if problem is not None and ready.pooling is None:
         logger.warning("%s: every chat will be refused; serve with --chat-template FILE to chat", problem)
+    answers = None if ready.pooling is not None else await asyncio.to_thread(_answer_format, config, template)
     metrics.configure(config.cache, ready)
     template.max_characters = limits_of(config, ready.max_model_len).text_characters  # no more would be tokenized
     return ServerContext(
@@ -73,6 +76,7 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
         chat_template=template,
         defaults=defaults,
         turn_ends=ends,
+        answer_format=answers,
         turn_stops=() if named is None else named.stops,
         ready=ready,
         metrics=metrics,
@@ -94,6 +98,19 @@ def named_template_of(model: ModelConfig, files: ModelFiles, tokenizer: Tokenize
             found.name,
         )
     return found
+
+
+def _answer_format(config: EngineConfig, template: ChatTemplate) -> AnswerFormat | None:
+    """The format that the model's answers are read by; says in the log where it is from.
+
+    Raises:
+        ConfigError: a flag names what the model lacks.
+    """
+    server = config.server
+    choice = choose_format(server.tool_call_parser, server.reasoning_parser, template.texts, None)
+    for line in choice.lines:
+        logger.info("%s", line)
+    return choice.answer_format
 
 
 async def _problem_of(template: ChatTemplate, *, override: bool) -> RequestError | None:

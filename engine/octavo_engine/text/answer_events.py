@@ -1,4 +1,4 @@
-"""What an answer consists of, as it comes: the same for every API that is spoken to clients."""
+"""Events that an answer consists of, as it comes: the same for every API that is spoken to clients."""
 
 from __future__ import annotations
 

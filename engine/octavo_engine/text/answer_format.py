@@ -26,7 +26,7 @@ class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What stands around content, in formats that mark it; in others it is all that is nothing else."""
+    """Delimiters of content, in formats that mark it; in others it is all that is nothing else."""
 
     open: tuple[str, ...]
     close: tuple[str, ...]

@@ -34,7 +34,7 @@ class Literals:
         self._first = frozenset(text[0] for text in self.texts)
 
     def find(self, text: str, at: int, *, ended: bool) -> tuple[int, str | None]:
-        """Where the first of them begins from `at` on, and which; None: none does, and up to there none can begin."""
+        """The place from `at` on where the first of them begins, and which; None: none does, and up to there none can begin."""
         match = self._found.search(text, at)
         if ended:
             return (len(text), None) if match is None else (match.start(), match[0])
@@ -62,7 +62,7 @@ def literals(*texts: str) -> Literals:
 
 
 class AnswerInput:
-    """What has come and was not read yet. `kept` collects what is read while it may have to be taken back."""
+    """Text that has come and was not read yet. `kept` collects what is read while it may have to be taken back."""
 
     def __init__(self) -> None:
         self._text = ""

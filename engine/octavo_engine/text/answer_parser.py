@@ -60,7 +60,7 @@ class AnswerParser:
         next(self._run)
 
     def feed(self, text: str) -> list[AnswerEvent]:
-        """What the next piece of the answer adds."""
+        """Add the next piece of the answer; the events that it makes."""
         assert not self._finished, "the answer has ended"
         if text:
             self._input.add(text)
@@ -68,7 +68,7 @@ class AnswerParser:
         return self._taken()
 
     def finish(self) -> list[AnswerEvent]:
-        """What is left at the answer's end."""
+        """End the answer; the events that are left."""
         self._finished = True
         self._input.end()
         for _ in self._run:
@@ -86,7 +86,7 @@ class AnswerParser:
         return taken
 
     def _watched(self, answer_format: AnswerFormat) -> dict[str, str]:
-        """What is looked for outside of every section, and what it begins; nothing for what is only left out."""
+        """The texts that are looked for outside of every section, and what each begins; empty for those that are left out."""
         watched = dict.fromkeys(answer_format.stray, "")
         if self._content is not None:
             watched |= dict.fromkeys(self._content.close, "") | dict.fromkeys(self._content.open, "content")
@@ -144,7 +144,7 @@ class AnswerParser:
         return ends[found]
 
     def _bare_first(self, content: Trimmed) -> Reader[bool]:
-        """Whether the first text of the content begins a call."""
+        """Return whether the first text of the content begins a call."""
         if content.begun or self._calls is None or not self._calls.bare_first:
             return False
         source = self._input
@@ -234,7 +234,7 @@ def _delimiters(texts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def prompt_opens_reasoning(answer_format: AnswerFormat, prompt: str) -> bool:
-    """Whether a rendered chat ends within reasoning, so that its answer begins there."""
+    """Return whether a rendered chat ends within reasoning, so that its answer begins there."""
     reasoning = answer_format.reasoning
     if reasoning is None:
         return False
@@ -242,13 +242,13 @@ def prompt_opens_reasoning(answer_format: AnswerFormat, prompt: str) -> bool:
 
 
 def prompt_closes_reasoning(answer_format: AnswerFormat, prompt: str) -> bool:
-    """Whether a rendered chat ends behind reasoning: the answer of a model that always begins with it has none then."""
+    """Return whether a rendered chat ends behind reasoning: the answer of a model that always begins with it has none then."""
     reasoning = answer_format.reasoning
     return reasoning is not None and prompt.rstrip(SPACE).endswith(tuple(text.strip(SPACE) for text in reasoning.close))
 
 
 def ids_of(calls: Calls, num_earlier: int = 0) -> NewId:
-    """What makes the ids of calls, as the model's template expects to read them again. `num_earlier`: calls of the chat."""
+    """The function that makes the ids of calls, as the model's template expects to read them again. `num_earlier`: calls of the chat."""
     match calls.ids:
         case "nine":
             return lambda _index, _name: "".join(secrets.choice(NINE) for _ in range(9))

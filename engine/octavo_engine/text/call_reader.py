@@ -134,7 +134,7 @@ class CallReader:
             self._early.append(text)
 
     def _header(self, end: Literals, *, take: bool = False) -> Reader[str]:
-        """What comes before one of `end`. Raises MalformedError if that is too much."""
+        """Read what comes before one of `end`. Raises MalformedError if that is too much."""
         pieces: list[str] = []
 
         def collect(text: str) -> None:

@@ -56,6 +56,11 @@ class ChatTemplate:
         self._own = renderer or TemplateProcess(seconds)
         self._foreign = TemplateProcess(seconds)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The server's own templates."""
+        return tuple(self._templates.values())
+
     def start(self) -> None:
         """Start the renderer ahead of the first chat; end it where there will be none."""
         if self._templates:

@@ -24,10 +24,16 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_token_ids: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        kept_tokens: frozenset[int] = frozenset(),
     ) -> None:
+        """`kept_tokens` are not skipped."""
         self._token_bytes = tokenizer.token_bytes
-        self._skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_token_ids - kept_tokens if skip_special_tokens else frozenset()
         self._decoder = _utf8(errors="replace")
         self._drop_space = tokenizer.strips_space
         self.offset = 0  # characters returned so far

@@ -1,4 +1,4 @@
-"""Which answer format a model's answers have: that of a flag, of the model's own files, or what its chat template writes.
+"""The answer format of a model: that of a flag, of the model's own files, or what its chat template writes.
 
 Owns the names that vLLM has for its parsers, each of which is a file of ours, or refused with the nearest that is.
 """
@@ -49,12 +49,12 @@ class FormatChoice:
 
 
 def tool_parsers() -> dict[str, FormatFile]:
-    """By each name that `--tool-call-parser` takes, the file that describes its calls."""
+    """Return the file that describes calls, by each name that `--tool-call-parser` takes."""
     return {name: file for file in format_files().values() for name in {*file.tool_parsers, *_own(file, calls=True)}}
 
 
 def reasoning_parsers() -> dict[str, FormatFile]:
-    """By each name that `--reasoning-parser` takes, the file that describes its reasoning."""
+    """Return the file that describes reasoning, by each name that `--reasoning-parser` takes."""
     return {
         name: file for file in format_files().values() for name in {*file.reasoning_parsers, *_own(file, calls=False)}
     }
@@ -72,7 +72,7 @@ def check_names(tool_parser: str | None, reasoning_parser: str | None) -> None:
             raise ConfigError(f"{flag} {name}: {refused[name]}; leave it out to have the text as it is")
         names = known()
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]}?" if close else f"it is one of {', '.join(sorted(names))}"
             raise ConfigError(f"{flag} {name}: there is no such format; {hint}")
 

@@ -20,6 +20,18 @@ class TextDelta:
     offsets: tuple[int, ...] = ()  # of each counted token: where in the whole text its own begins, in characters
 
 
+def joined_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
+    """Deltas that follow each other as one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return TextDelta(
+        "".join(delta.text for delta in deltas),
+        sum(delta.num_tokens for delta in deltas),
+        deltas[-1].stop,
+        tuple(offset for delta in deltas for offset in delta.offsets),
+    )
+
+
 class TextStream:
     """The texts of all deltas, one after the other, are the choice's text.
 
@@ -35,8 +47,12 @@ class TextStream:
         include_stop_str_in_output: bool = False,
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
+        kept_tokens: frozenset[int] = frozenset(),
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, prompt_token_ids, skip_special_tokens=skip_special_tokens)
+        """`kept_tokens`: special tokens that are not skipped."""
+        self._detokenizer = Detokenizer(
+            tokenizer, prompt_token_ids, skip_special_tokens=skip_special_tokens, kept_tokens=kept_tokens
+        )
         self._stop = StopSearch(stop) if stop is not None else None
         self._never_included = stop.never_included if stop is not None else frozenset()
         self._include_stop = include_stop_str_in_output

@@ -136,6 +136,14 @@ class Tokenizer:
         spelled = max((marker for marker in self._markers if text.startswith(marker)), key=len, default=None)
         return None if spelled is None else self._markers[spelled]
 
+    def special_tokens_in(self, texts: Iterable[str]) -> frozenset[int]:
+        """The special tokens whose spelling is part of one of `texts`."""
+        return frozenset(
+            index
+            for index in self.special_token_ids
+            if (piece := self.piece(index)) and any(piece in text for text in texts)
+        )
+
     def piece(self, token_id: int) -> str | None:
         """A token's spelling in the vocabulary, such as `Ġhello`."""
         return self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None

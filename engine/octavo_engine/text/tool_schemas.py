@@ -1,4 +1,4 @@
-"""What a request's tools declare: their names, and the types of their parameters for formats that write values as text."""
+"""Declarations of a request's tools: their names, and the types of their parameters for formats that write values as text."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _DIGITS = {"u": 4, "x": 2, "U": 8}
 
 
 class MalformedError(Exception):
-    """What comes is not what the format has in its place."""
+    """Text that is not what the format has in its place."""
 
 
 def escaped(text: str) -> str:

@@ -17,6 +17,12 @@ class CachedTokens(msgspec.Struct):
     cached_tokens: int
 
 
+class ReasoningTokens(msgspec.Struct):
+    """The number of tokens that were reasoning."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct):
     """Tokens of all choices together."""
 
@@ -24,6 +30,7 @@ class Usage(msgspec.Struct):
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: CachedTokens | None = None
+    completion_tokens_details: ReasoningTokens | UnsetType = UNSET
 
 
 class CompletionLogprobs(msgspec.Struct):
@@ -98,17 +105,33 @@ class PromptLogprob(msgspec.Struct):
     decoded_token: str
 
 
-class ChatMessage(msgspec.Struct):
-    """A whole answer."""
+class FunctionCall(msgspec.Struct):
+    """The function of a call, and its arguments as JSON text."""
 
-    content: str
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct):
+    """A call that a client is asked to make."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
+class ChatMessage(msgspec.Struct):
+    """A whole answer. The reasoning has both names that clients read it by."""
+
+    content: str | None
     role: str = "assistant"
     refusal: str | None = None
     annotations: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: list[None] = []
+    tool_calls: list[ToolCall] = []
     reasoning: str | None = None
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -138,11 +161,30 @@ class ChatCompletion(msgspec.Struct):
     kv_transfer_params: None = None
 
 
+class FunctionDelta(msgspec.Struct):
+    """The next piece of a call's arguments; the name comes with the first one."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallDelta(msgspec.Struct):
+    """The next piece of a call; id and type come with the first one."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class Delta(msgspec.Struct):
     """The next piece of an answer; the role comes with the first one."""
 
     content: str | UnsetType = UNSET
     role: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):

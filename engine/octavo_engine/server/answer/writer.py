@@ -13,14 +13,14 @@ from octavo_engine.errors import EngineDeadError, RequestError
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.answer.event_stream import EventStream
 from octavo_engine.server.answer.logprobs import LogprobFormat
-from octavo_engine.server.answer.responses import ChatChoice, CompletionChoice, Usage
+from octavo_engine.server.answer.responses import Usage
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.generation import Choice, Generation, GenerationError, Piece
 from octavo_engine.server.intake.limits import FEW_LOGPROBS, FEW_TOKENS
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 
 Body = TypeVar("Body", CompletionBody, ChatBody)
-Part = TypeVar("Part", CompletionChoice, ChatChoice)
+Part = TypeVar("Part")
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -108,14 +108,6 @@ def _check_served(body: CompletionBody | ChatBody) -> None:
         return
     if body.top_logprobs and not body.logprobs:  # some clients always send their number: 0 asks for none
         raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
-    if body.tools and body.tool_choice != "none":
-        raise RequestError(
-            "tools: tool calls are not parsed yet, so a call would reach the client as text; leave tools out, "
-            "or send tool_choice 'none' to have them in the prompt only",
-            "tool_choice" if body.tool_choice is not None else "tools",
-        )
-    if body.tool_choice not in (None, "none", "auto"):
-        raise RequestError("tool_choice: tool calls are not served yet; send 'none' or leave it out", "tool_choice")
 
 
 def _max_tokens(

@@ -64,17 +64,24 @@ async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
         documents = body.documents
         if body.reasoning_effort is not None:
             variables.setdefault("reasoning_effort", body.reasoning_effort)
+            variables.setdefault("enable_thinking", body.reasoning_effort != "none")  # of templates with a switch
     return await context.pools.run(
         "render",
         context.chat_template.render,
         body.messages or [],
-        tools=body.tools,
+        tools=_shown_tools(context, body),
         documents=documents,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         chat_template=body.chat_template,
         variables=variables,
     )
+
+
+def _shown_tools(context: ServerContext, body: ChatBody | TokenizeBody) -> list[dict[str, Any]] | None:
+    """The tools that the prompt lists."""
+    hidden = context.config.server.exclude_tools_when_none and isinstance(body, ChatBody) and body.tool_choice == "none"
+    return None if hidden else body.tools
 
 
 async def end_tokens(context: ServerContext, body: CompletionBody | ChatBody) -> tuple[int, ...]:

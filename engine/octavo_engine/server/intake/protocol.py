@@ -178,7 +178,9 @@ class ChatBody(SamplingBody):
     documents: Objects | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    include_reasoning: Flag = True
     add_generation_prompt: Flag = True
     continue_final_message: Flag = False
     add_special_tokens: Flag = False

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
+from octavo_engine.server.answer.chat_parts import delta_of, shown, whole_message
+from octavo_engine.server.answer.reading import answer_reading
 from octavo_engine.server.answer.responses import (
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
     ChatLogprobs,
-    ChatMessage,
     Delta,
     Usage,
 )
 from octavo_engine.server.answer.writer import AnswerWriter
-from octavo_engine.server.context import CONTEXT
-from octavo_engine.server.generation import Choice, Piece, start
+from octavo_engine.server.context import CONTEXT, ServerContext
+from octavo_engine.server.generation import Choice, Generation, Piece, start
 from octavo_engine.server.intake.admission import SHARE, answer_id, cache_salt, read_body
 from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import ChatBody
+from octavo_engine.server.intake.tools import ToolUse, tool_use
+from octavo_engine.text.answer_events import AnswerEvent, ContentText
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -33,24 +37,45 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_body(request, ChatBody)
     model = context.check_model(body.model)
+    use = tool_use(context, body)
     prompts = await prepare(context, body)
-    generation = start(context, body, prompts, arrived, cache_salt(request, body))
+    reading = answer_reading(context, body, use)
+    generation = start(context, body, prompts, arrived, cache_salt(request, body), reading)
     body.messages = []  # the engine has the tokens: free the memory
     body.tools = body.documents = body.chat_template_kwargs = None
     request[SHARE].give_back()
-    writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model)
+    writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model, use)
     try:
         return await (writer.stream(request) if body.stream else writer.whole())
     finally:
         generation.close()
 
 
-class ChatWriter(AnswerWriter[ChatBody, ChatChoice]):
+@dataclass(slots=True)
+class ChatPart:
+    """A piece of a choice, or all of it."""
+
+    index: int
+    events: list[AnswerEvent]
+    logprobs: list[Raw]
+    finish_reason: str | None
+    stop_reason: str | int | None
+    token_ids: list[int]
+
+
+class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
     """The first chunk of a choice carries its role."""
 
-    def _answer(self, choices: list[ChatChoice]) -> ChatCompletion:
+    def __init__(
+        self, context: ServerContext, body: ChatBody, generation: Generation, id_: str, model: str, use: ToolUse
+    ) -> None:
+        super().__init__(context, body, generation, id_, model)
+        self._use = use
+
+    def _answer(self, choices: list[ChatPart]) -> ChatCompletion:
         usage = self._generation.usage()
-        result = ChatCompletion(self._id, self._generation.created, self._model, choices, usage)
+        whole = [self._choice(part) for part in choices]
+        result = ChatCompletion(self._id, self._generation.created, self._model, whole, usage)
         first = next(iter(self._generation.choices.values()))
         if self._body.return_token_ids:
             result.prompt_token_ids = first.prompt.token_ids
@@ -58,31 +83,50 @@ class ChatWriter(AnswerWriter[ChatBody, ChatChoice]):
             result.prompt_logprobs = self._format.prompt(first.prompt_logprobs)
         return result
 
-    def _part(self, piece: Piece) -> ChatChoice:
+    def _choice(self, part: ChatPart) -> ChatChoice:
+        message = whole_message(part.events)
         return ChatChoice(
+            part.index,
+            message,
+            ChatLogprobs(part.logprobs) if part.logprobs else None,
+            self._finish_reason(part.finish_reason, calls=bool(message.tool_calls)),
+            part.stop_reason,
+            part.token_ids if self._body.return_token_ids else None,
+        )
+
+    def _part(self, piece: Piece) -> ChatPart:
+        logprobs = self._logprobs(piece)
+        return ChatPart(
             piece.choice.index,
-            ChatMessage(piece.text),
-            self._logprobs(piece),
+            self._shown(piece),
+            [] if logprobs is None else logprobs.content,
             piece.finish_reason,
             piece.stop_reason,
-            piece.token_ids if self._body.return_token_ids else None,
+            piece.token_ids,
         )
 
-    def _joined(self, parts: Sequence[ChatChoice]) -> ChatChoice:
+    def _joined(self, parts: Sequence[ChatPart]) -> ChatPart:
         last = parts[-1]
-        content = [entry for part in parts if part.logprobs for entry in part.logprobs.content]
-        return ChatChoice(
+        return ChatPart(
             last.index,
-            ChatMessage("".join([part.message.content for part in parts])),
-            ChatLogprobs(content) if content else None,
+            [event for part in parts for event in part.events],
+            [entry for part in parts for entry in part.logprobs],
             last.finish_reason,
             last.stop_reason,
-            [token for part in parts for token in part.token_ids or ()] if last.token_ids is not None else None,
+            [token for part in parts for token in part.token_ids],
         )
 
-    def _opened(self, part: ChatChoice, choice: Choice) -> ChatChoice:
-        part.message.content = choice.prompt.text + part.message.content
+    def _opened(self, part: ChatPart, choice: Choice) -> ChatPart:
+        if choice.prompt.text:
+            part.events.insert(0, ContentText(choice.prompt.text))
         return part
+
+    def _shown(self, piece: Piece) -> list[AnswerEvent]:
+        return list(shown(piece.events, reasoning=self._body.include_reasoning, parallel=self._use.parallel))
+
+    def _finish_reason(self, reason: str | None, *, calls: bool) -> str | None:
+        """OpenAI's: a call that was forced by name ends as text does."""
+        return "tool_calls" if reason == "stop" and calls and not self._use.named else reason
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[ChatChunk]:
         if not piece.choice.begun:
@@ -117,13 +161,15 @@ class ChatWriter(AnswerWriter[ChatBody, ChatChoice]):
         """The chunk of a piece; None if there is nothing to send yet."""
         logprobs = self._logprobs(piece)
         ids = self._body.return_token_ids
-        if not (piece.text or logprobs or piece.finish_reason or ids):
+        delta = delta_of(self._shown(piece))
+        if not (delta or logprobs or piece.finish_reason or ids):
             return None
+        parser = piece.choice.parser
         return ChatChunkChoice(
             piece.choice.index,
-            Delta(piece.text) if piece.text or logprobs else Delta(),
+            delta or (Delta("") if logprobs else Delta()),
             logprobs,
-            piece.finish_reason,
+            self._finish_reason(piece.finish_reason, calls=parser is not None and parser.num_calls > 0),
             piece.stop_reason if piece.finish_reason else UNSET,
             piece.token_ids if ids else None,
         )
