@@ -115,6 +115,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     exclude_tools_when_none: bool = False  # from the prompt, with tool_choice "none"
     enable_log_requests: bool = False
     disable_log_stats: bool = False
+    log_level: str = "info"  # of every process
     allowed_origins: tuple[str, ...] = ()
     root_path: str = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -226,7 +227,7 @@ def test_every_unserved_flag_of_vllms_is_named_in_a_refusal_or_a_note(name):
     used = [spelled] if flag.switch else [spelled, "some-value"]
     if not flag.refused:
         _, notes = parse_with_notes(["m", *used])
-        assert notes == [f"{spelled}: {flag.why}"]
+        assert notes == ([] if "true" in flag.same else [f"{spelled}: {flag.why}"])
     elif "true" not in flag.same:
         assert refusal("m", *used).startswith(f"{spelled}{'' if flag.switch else ' some-value'}: {flag.why}")
     for value in flag.same:
@@ -313,3 +314,57 @@ def test_every_flag_says_what_it_does_and_its_own_default(action):
         return
     written = {True: "on", False: "off"}.get(action.default) if isinstance(action.default, bool) else action.default
     assert said[1] == f"{written:g}" if isinstance(written, float) else said[1] == str(written)
+
+
+# Names and defaults of `vllm serve` 0.32, read from vllm/engine/arg_utils.py, vllm/config and vllm/entrypoints/launchers/cli_args.py;
+# null: no default that could be written, or none at all.
+VLLM_FLAGS = json.loads(Path(__file__).with_name("vllm_flags.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(VLLM_FLAGS))
+def test_every_flag_of_vllms_is_known_and_its_default_stops_nothing(name):
+    """Written out, the default asks for what a server without the flag does in vLLM, too."""
+    default = VLLM_FLAGS[name]
+    switch = isinstance(default, bool)
+    if switch or default:
+        argv = [f"--{'' if default else 'no-'}{name}"] if switch else [f"--{name}", default]
+        parse_with_notes(["m", *argv])
+    refused = ""
+    try:
+        parse_with_notes(["m", f"--{name}"] if switch else ["m", f"--{name}", "1"])
+    except (ConfigError, SystemExit) as error:  # argparse exits at a wrong value
+        refused = str(error)
+    assert "there is no flag" not in refused
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected", "remark"),
+    [
+        ({"VLLM_LOGGING_LEVEL": "DEBUG"}, ("debug", None), None),
+        ({"VLLM_CPU_KVCACHE_SPACE": "2"}, ("info", 2 << 30), None),
+        ({"VLLM_CPU_KVCACHE_SPACE": "0"}, ("info", None), None),
+        ({"VLLM_NO_USAGE_STATS": "1", "VLLM_USE_V1": "1"}, ("info", None), "VLLM_USE_V1: "),
+        (
+            {"VLLM_SERVICE_HOST": "10.0.0.1", "VLLM_PORT": "tcp://10.0.0.1:80", "VLLM_PORT_80_TCP_PORT": "80"},
+            ("info", None),
+            None,
+        ),
+        ({"VLLM_B": "1", "VLLM_A": "2", "VLLM_C": ""}, ("info", None), "VLLM_A, VLLM_B: "),
+    ],
+)
+def test_variables_of_vllms_are_honoured_or_named(monkeypatch, variables, expected, remark):
+    """In one line; what Kubernetes sets for a Service called vllm is not vLLM's."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config, notes = parse_with_notes(["m"])
+    assert (config.server.log_level, config.cache.kv_cache_memory_bytes) == expected
+    assert [note.partition("set in")[0] for note in notes] == ([] if remark is None else [remark])
+    config, _ = parse_with_notes(["m", "--log-level", "error", "--kv-cache-memory-bytes", "1G"])
+    assert (config.server.log_level, config.cache.kv_cache_memory_bytes) == ("error", 1 << 30)
+
+
+@pytest.mark.parametrize(("name", "value"), [("VLLM_LOGGING_LEVEL", "loud"), ("VLLM_CPU_KVCACHE_SPACE", "4G")])
+def test_a_variable_with_a_wrong_value_is_named(monkeypatch, name, value):
+    """It would be ignored else, and the server another one than was asked for."""
+    monkeypatch.setenv(name, value)
+    assert f"{name} is '{value}'" in refusal("m")

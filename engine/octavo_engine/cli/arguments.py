@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from octavo_engine import api_keys
 from octavo_engine.cli.device_defaults import DeviceDefaults, defaults_for, device_of
 from octavo_engine.cli.serve_flags import build_parser
 from octavo_engine.cli.unserved_flags import UNSERVED_FLAGS, UnservedFlag
+from octavo_engine.cli.vllm_environment import flags_of
 from octavo_engine.config import (
     CacheConfig,
     EngineConfig,
@@ -49,8 +51,9 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
     notes: list[str] = []
     parser = build_parser()
     switches = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}  # noqa: SLF001
-    tokens = [_dashed(token) for token in argv]
-    tokens = _with_config_file(tokens, switches)
+    flags, remarks = flags_of(os.environ)
+    notes += remarks
+    tokens = [*flags, *_with_config_file([_dashed(token) for token in argv], switches)]
     tokens = _without_unserved(tokens, notes)
     options, rest = parser.parse_known_args(tokens)
     if rest:
@@ -250,6 +253,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             exclude_tools_when_none=options.exclude_tools_when_tool_choice_none,
             enable_log_requests=options.enable_log_requests,
             disable_log_stats=options.disable_log_stats,
+            log_level=options.log_level,
             allowed_origins=tuple(origin for group in options.allowed_origins for origin in group),
             root_path="/" + options.root_path.strip("/") if options.root_path.strip("/") else "",
         ),

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def serve(config: EngineConfig, *, loader: str | None = None, started: float | None = None) -> int:
     """Serve `config` until a signal. Returns the exit code. `loader` names another engine, for tests."""
     started = time.perf_counter() if started is None else started
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logging.basicConfig(level=config.server.log_level.upper(), format=LOG_FORMAT)
     signals.ignore_strays()
     signals.dump_stacks_at_sigusr1()
     core = None

@@ -21,6 +21,7 @@ from octavo_engine.cli.flag_values import (
     port,
     strings,
 )
+from octavo_engine.cli.vllm_environment import LEVELS
 from octavo_engine.errors import ConfigError
 from octavo_engine.text.named_templates import NAMES
 
@@ -164,6 +165,7 @@ def _cache(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--gpu-memory-utilization",
+        "--device-memory-utilization",
         type=fraction,
         metavar="FRACTION",
         help="share of the memory for weights, buffers and KV cache; " + by_device("gpu_memory_utilization"),
@@ -339,6 +341,12 @@ def _server(group: argparse._ArgumentGroup) -> None:
         action=SWITCH,
         default=False,
         help="log each request's parameters, without prompts; default: off",
+    )
+    add(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="least severity that is logged; or VLLM_LOGGING_LEVEL; default: info",
     )
     add("--disable-log-stats", action=SWITCH, default=False, help="no line of statistics in the log; default: off")
     add("--config", metavar="FILE", help="YAML file of flags; those of the command line win over it")

@@ -21,13 +21,17 @@ class UnservedFlag:
 
 
 def _refuse(why: str, *flags: str, switches: str = "") -> dict[str, UnservedFlag]:
-    """Flags are written `name` or `name=value|value` with the values that ask for what Octavo does anyway."""
+    """Flags are written `name` or `name=value|value` with the values that ask for what Octavo does anyway.
+
+    A switch asks for that when it is off, or as `name=true` when it is on.
+    """
     table = {}
     for flag in flags:
         name, _, same = flag.partition("=")
         table[name] = UnservedFlag(why, same=frozenset(same.split("|")) if same else frozenset())
-    for name in switches.split():
-        table[name] = UnservedFlag(why, switch=True, same=frozenset({"false"}))
+    for switch in switches.split():
+        name, _, same = switch.partition("=")
+        table[name] = UnservedFlag(why, switch=True, same=frozenset({same or "false"}))
     return table
 
 
@@ -40,8 +44,8 @@ def _note(why: str, *flags: str, switches: str = "") -> dict[str, UnservedFlag]:
 
 
 def _always(why: str, switches: str) -> dict[str, UnservedFlag]:
-    """Switches that name what is always on; only their `--no-` form is refused."""
-    return {name: UnservedFlag(why, switch=True, same=frozenset({"true"})) for name in switches.split()}
+    """Switches that name what is always on; their `--no-` form, vLLM's default, is accepted with a line."""
+    return {name: UnservedFlag(why, refused=False, switch=True, same=frozenset({"true"})) for name in switches.split()}
 
 
 UNSERVED_FLAGS: dict[str, UnservedFlag] = {
@@ -54,23 +58,42 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "data-parallel-size-local=1",
         "data-parallel-address",
         "data-parallel-rpc-port",
-        "data-parallel-backend",
+        "data-parallel-backend=mp",
+        "data-parallel-supervisor-port=9256",
+        "dp-supervisor-probe-interval-s=5.0|5",
+        "dp-supervisor-probe-timeout-s=5.0|5",
+        "dp-supervisor-probe-failure-threshold=3",
+        "dp-sync-interval=16",
+        "elastic-ep-max-dp-size",
+        "fault-tolerance-config",
         "api-server-count=1",
+        "renderer-num-workers=1",
         "decode-context-parallel-size=1",
         "prefill-context-parallel-size=1",
+        "cp-kv-cache-interleave-size=1",
+        "dcp-kv-cache-interleave-size=1",
+        "dcp-comm-backend",
         "worker-cls=auto",
         "worker-extension-cls",
-        switches="data-parallel-hybrid-lb data-parallel-external-lb enable-elastic-ep ray-workers-use-nsight",
+        switches="data-parallel-hybrid-lb data-parallel-external-lb data-parallel-multi-port-external-lb enable-elastic-ep "
+        "ray-workers-use-nsight dcp-q-replicate enable-fault-tolerance enable-nccl-comm-suspend",
     ),
     # Several ranks
     **_refuse(
         "ranks are processes that torch.distributed joins; leave it out, and use --nnodes for several machines",
         "distributed-executor-backend=mp|uni",
     ),
+    **_refuse("the GPUs are those that the process sees; leave it out, and set CUDA_VISIBLE_DEVICES", "device-ids"),
+    **_refuse(
+        "start the process under numactl instead; leave it out",
+        "numa-bind-nodes",
+        "numa-bind-cpus",
+        switches="numa-bind",
+    ),
     **_refuse(
         "each rank holds some rows of every expert, by --tensor-parallel-size; leave it out",
-        "all2all-backend",
-        "expert-placement-strategy",
+        "all2all-backend=allgather_reducescatter",
+        "expert-placement-strategy=linear",
         "eplb-config",
         "num-redundant-experts",
         "moe-backend=auto",
@@ -85,7 +108,11 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "attention-config",
         "kernel-config",
         "linear-backend=auto",
-        switches="allow-deprecated-quantization",
+        "kda-prefill-backend",
+        "kda-decode-backend",
+        "sparse-indexer-topk-backend=auto",
+        "ir-op-priority",
+        switches="allow-deprecated-quantization enable-hc-sp use-fp64-gumbel",
     ),
     **_refuse(
         "KV blocks are bfloat16, or float32 under --dtype float32; leave it out",
@@ -95,6 +122,12 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "mamba-ssm-cache-dtype=auto",
         "mamba-block-size",
         "mamba-cache-mode=none",
+        "mamba-backend=triton|MambaBackendEnum.TRITON",
+        "mamba-config",
+        "mamba-cache-philox-rounds=0",
+        "mamba-ssu-algorithm",
+        "engram-config",
+        switches="enable-mamba-cache-stochastic-rounding enable-mamba-shared-prefix-checkpoint use-replayssm",
     ),
     **_refuse(
         "the architecture is read from the model's own files; edit its config.json, or use --hf-overrides",
@@ -103,6 +136,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "code-revision",
         "rope-scaling",
         "rope-theta",
+        "model-class-overrides",
         switches="disable-sliding-window",
     ),
     **_refuse(
@@ -118,11 +152,25 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "media-io-kwargs",
         "allowed-local-media-path",
         "allowed-media-domains",
-        "mm-encoder-tp-mode",
-        "mm-processor-cache-gb",
-        "mm-processor-cache-type",
-        "interleave-mm-strings",
-        switches="enable-prompt-embeds enable-mm-embeds language-model-only disable-mm-preprocessor-cache",
+        "mm-encoder-tp-mode=weights",
+        "mm-encoder-attn-backend",
+        "mm-encoder-attn-dtype",
+        "mm-encoder-fp8-scale-path",
+        "mm-encoder-fp8-scale-save-path",
+        "mm-encoder-fp8-scale-save-margin=1.5",
+        "mm-hasher-algorithm=blake3",
+        "mm-ipc-gpu-memory-gb=0|0.0",
+        "mm-processor-cache-gb=4|4.0",
+        "mm-processor-cache-type=lru",
+        "mm-processor-device=auto",
+        "mm-shm-cache-max-object-size-mb=128",
+        "mm-tensor-ipc=direct_rpc",
+        "video-pruning-method=evs",
+        "video-pruning-rate",
+        "ec-manager-config",
+        "diffusion-config",
+        switches="enable-prompt-embeds enable-mm-embeds language-model-only disable-mm-preprocessor-cache mm-encoder-only "
+        "mm-device-do-normalize=true enable-mm-processor-stats interleave-mm-strings skip-mm-profiling trust-request-mm-kwargs",
     ),
     **_refuse(
         "tokenizers come from tokenizer.json or the GGUF; leave it out (--tokenizer names another one)",
@@ -135,22 +183,28 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse(
         "weights are read from safetensors or GGUF; leave it out",
         "model-loader-extra-config",
+        "model-weights",
         "ignore-patterns",
         "safetensors-load-strategy=lazy",
-        "pt-load-map-location",
-        switches="use-tqdm-on-load",
+        "safetensors-prefetch-block-size",
+        "safetensors-prefetch-num-threads",
+        "pt-load-map-location=cpu",
+        "weight-transfer-config",
     ),
+    **_note("each stage of the start is shown anyway; it has no effect", switches="use-tqdm-on-load"),
     # Features to come
     **_refuse(
         "LoRA adapters are not served yet; merge the adapter into the model's weights",
         "lora-modules",
-        "max-loras",
-        "max-lora-rank",
+        "max-loras=1",
+        "max-lora-rank=16",
         "max-cpu-loras",
+        "max-lora-cls-labels",
         "lora-dtype=auto",
         "lora-target-modules",
         "default-mm-loras",
-        switches="enable-lora fully-sharded-loras enable-tower-connector-lora",
+        switches="enable-lora fully-sharded-loras enable-tower-connector-lora enable-moe-shared-loras "
+        "enable-mixed-moe-lora-format specialize-active-lora",
     ),
     **_refuse(
         "speculative decoding is not served yet; leave it out: the answers are the same",
@@ -160,6 +214,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "spec-tokens",
         "speculative-model",
         "num-speculative-tokens",
+        "per-request-spec-decode-metrics=none",
         "sc",
     ),
     **_refuse(
@@ -170,36 +225,54 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse("no tools are run by the server; leave it out, and run them in the client", "tool-server"),
     **_refuse("the end of reasoning can't be forced yet; leave it out, and limit max_tokens", "reasoning-config"),
     **_refuse(
-        "constrained decoding is not served yet; leave it out, requests that need it are refused by name",
-        "structured-outputs-config",
-        "guided-decoding-backend",
-        "guided-decoding-disable-fallback",
+        "no code is loaded by an import path; leave it out",
         "logits-processors",
         "io-processor-plugin",
+    ),
+    **_note(
+        "llguidance follows every grammar; it has no effect",
+        "structured-outputs-config",
+        "guided-decoding-backend",
+        switches="guided-decoding-disable-fallback",
     ),
     **_refuse(
         "KV blocks are not offloaded; leave it out, --swap-space keeps preempted sequences in host memory",
         "cpu-offload-gb=0",
         "cpu-offload-params",
         "kv-offloading-size",
-        "kv-offloading-backend",
+        "kv-offloading-backend=native",
         "kv-transfer-config",
         "ec-transfer-config",
         "kv-events-config",
         "offload-backend=auto",
-        "offload-group-size",
-        switches="kv-sharing-fast-prefill enable-sleep-mode enable-scale-out",
+        "offload-group-size=0",
+        "offload-num-in-group=1",
+        "offload-prefetch-step=1",
+        "offload-params",
+        switches="kv-sharing-fast-prefill enable-sleep-mode enable-scale-out sleep-mode-offload-cudagraph tokens-only "
+        "enable-cumem-allocator",
     ),
+    **_refuse("it is not served yet; leave it out", "sleep-preserve-parameter-names"),
     **_refuse(
         "tracing is not served yet; /metrics has each request's times",
         "otlp-traces-endpoint",
         "collect-detailed-traces",
-        "kv-cache-metrics-sample",
+        "kv-cache-metrics-sample=0.01",
         "profiler-config",
         "custom-histogram-buckets",
-        switches="kv-cache-metrics cudagraph-metrics enable-mfu-metrics enable-layerwise-nvtx-tracing",
+        "aux-output-config",
+        switches="kv-cache-metrics cudagraph-metrics enable-mfu-metrics enable-layerwise-nvtx-tracing enable-trace-replay "
+        "enable-per-request-metrics enable-return-routed-experts return-sampling-mask",
     ),
     # The HTTP server
+    **_refuse("only HTTP is spoken; leave it out", "grpc-port", switches="grpc"),
+    **_refuse("answers carry no fingerprint; leave it out", "fingerprint-mode=full|none", "fingerprint-value"),
+    **_refuse("the text is not marked; leave it out", "watermark-config"),
+    **_refuse(
+        "Cohere's API is not served; use /v1/chat/completions, and leave it out",
+        "cohere-format=cmd4",
+        switches="cohere-is-reasoning-model=true",
+    ),
     **_refuse(
         "TLS is not served here; put an ingress or a gateway in front",
         "ssl-keyfile",
@@ -249,13 +322,28 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "preemption-mode",
         "watermark",
         "stream-interval",
+        "sse-keep-alive-interval",
+        "max-num-active-seqs",
+        "max-num-scheduled-tokens",
+        "prefill-schedule-interval",
+        "prefix-cache-retention-interval",
+        "prefix-match-unit",
+        "dbo-decode-token-threshold",
+        "dbo-prefill-token-threshold",
+        "ubatch-size",
+        "replayssm-buffer-len",
+        "distributed-timeout-seconds",
+        "cpu-distributed-timeout-seconds",
+        "tool-strict-level",
+        "anthropic-disabled-thinking-effort",
         "max-parallel-loading-workers",
         "prefix-caching-hash-algo",
         "gdn-prefill-backend",
         switches="use-v2-block-manager multi-step-stream-outputs disable-async-output-proc "
-        "scheduler-reserve-full-isl disable-chunked-mm-input disable-hybrid-kv-cache-manager "
+        "scheduler-reserve-full-isl long-prefill-token-threshold-adaptive disable-chunked-mm-input disable-hybrid-kv-cache-manager "
         "disable-frontend-multiprocessing worker-use-ray engine-use-ray calculate-kv-scales "
-        "disable-nccl-for-dp-synchronization enable-dbo",
+        "disable-nccl-for-dp-synchronization enable-dbo enable-batch-sharded-sampling swa-bounded-replay "
+        "enable-shm-tensor-arena",
     ),
     **_note(
         "logging is set by --enable-log-requests and --disable-log-stats; it has no effect",
@@ -263,7 +351,10 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "log-config-file",
         "max-log-len",
         "disable-access-log-for-endpoints",
-        switches="disable-uvicorn-access-log enable-logging-iteration-details aggregate-engine-logging log-error-stack",
+        "logging-config",
+        "jit-monitor-mode",
+        switches="disable-uvicorn-access-log enable-logging-iteration-details aggregate-engine-logging log-error-stack "
+        "enable-log-deltas jit-monitor-verbose fail-on-environ-validation",
     ),
     **_note(
         "the HTTP parser's bounds are fixed; it has no effect", "h11-max-incomplete-event-size", "h11-max-header-count"
@@ -271,6 +362,12 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_note("requests are logged only with --enable-log-requests; it has no effect", switches="disable-log-requests"),
     **_note("reasoning is split where its format is known; it has no effect", switches="enable-reasoning"),
     **_note("the old metrics are always exported; it has no effect", "show-hidden-metrics-for-version"),
+    **_note("/load and the load metrics are always served; it has no effect", switches="enable-server-load-tracking"),
+    **_note(
+        "it tunes kernels that are not used here; it has no effect",
+        switches="enable-flashinfer-autotune enable-flash-late-interaction",
+    ),
+    **_note("no documentation is fetched from elsewhere; it has no effect", switches="enable-offline-docs"),
     **_note(
         "which executor runs is chosen by --executor; it has no effect",
         "additional-config",

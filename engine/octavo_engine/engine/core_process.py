@@ -219,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdin.fileno(), "rb", buffering=0, closefd=False
     )  # unbuffered, so that polling it finds all that has arrived
     boot = msgspec.msgpack.decode(read_boot(stdin), type=CoreBoot)
+    logging.getLogger().setLevel(boot.config.server.log_level.upper())
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
     try:
