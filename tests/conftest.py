@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-if not Path("/dev/nvidiactl").exists():  # no card: kernels are interpreted, and Triton reads this when first imported
+if not Path("/dev/nvidiactl").exists():  # no GPU: kernels are interpreted, and Triton reads this when first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Many images forbid Python to keep what it has compiled: each of hundreds of processes would compile the same again.
@@ -36,7 +36,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For workers side by side a file of each long part in turn, then the others: so they compute and wait by turns."""
+    """Give workers a file of each long part in turn, then the others, so that they compute and wait by turns."""
     if not hasattr(config, "workerinput"):
         return
     files: dict[str, dict[Path, int]] = {}

@@ -28,7 +28,7 @@ MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files of the tree that git knows or would take in, and that are still there."""
+    """Files of the tree that git has or would take in, and that are still there."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
         cwd=ROOT,

@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ OTHERS = sorted(
     for folder in ("testing", "e2e", "bench", "scripts", "images", "charts")
     for path in (ROOT / folder).rglob("*.py")
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PAGES = [
     *(
         ROOT / name
@@ -60,6 +62,11 @@ OPENING = re.compile(
     re.IGNORECASE,
 )
 """First words of a docstring that is no verb or noun phrase, or that goes on where its function's name ends."""
+FRAGMENT = re.compile(
+    r"(?:whether|how|why|who|whose|of|from|as|by|to|into|per|until|and|or|nor|but|also|so|not|it|they|those|then|else|even)\b",
+    re.IGNORECASE,
+)
+"""First words of a test's docstring that is no sentence on a behaviour without the test's name."""
 
 BANNED = re.compile(r"\b(" + "|".join(map(re.escape, banned())) + r")\b", re.IGNORECASE)
 
@@ -75,16 +82,21 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def docstrings(path: Path) -> Iterator[tuple[int, str]]:
-    """Docstrings of a module, its classes and its functions, and strings that stand alone below a field."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.lineno, node.value.value.strip()
+@cache
+def docstrings(path: Path) -> list[tuple[int, str, str]]:
+    """Docstrings, and strings that stand alone below a field: line, the name of what holds it, text."""
+    return [
+        (bare.lineno, getattr(node, "name", ""), bare.value.value.strip())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(body := getattr(node, "body", None), list)
+        for bare in body
+        if isinstance(bare, ast.Expr) and isinstance(bare.value, ast.Constant) and isinstance(bare.value.value, str)
+    ]
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Docstrings line by line, and comments."""
-    for first, text in docstrings(path):
+    for first, _, text in docstrings(path):
         yield from enumerate(text.splitlines(), first)
     source = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -115,7 +127,7 @@ def test_messages_use_the_glossarys_words():
 def test_docstrings_and_comments_use_the_glossarys_words():
     found = [
         f"{path.relative_to(ROOT)}:{line}: {', '.join(words)}: {text.strip()!r:.100}"
-        for path in (*SOURCES, *OTHERS)
+        for path in (*SOURCES, *OTHERS, *TESTS)
         for line, text in prose(path)
         if (words := wrong(text))
     ]
@@ -126,9 +138,20 @@ def test_docstrings_begin_with_a_verb_or_a_noun():
     """A small list of first words is denied: question words, prepositions, conjunctions and pronouns."""
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]!r:.100}"
-        for path in (*SOURCES, *OTHERS)
-        for line, text in docstrings(path)
-        if OPENING.match(text)
+        for path in (*SOURCES, *OTHERS, *TESTS)
+        for line, name, text in docstrings(path)
+        if not name.startswith("test_") and OPENING.match(text)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_docstrings_of_tests_state_a_behaviour():
+    """A sentence may begin with a condition ("With a second GPU free …"), but not in the middle."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]!r:.100}"
+        for path in TESTS
+        for line, name, text in docstrings(path)
+        if name.startswith("test_") and FRAGMENT.match(text)
     ]
     assert not found, "\n".join(found)
 
@@ -164,7 +187,7 @@ def test_manifests_alerts_and_dashboards_use_the_glossarys_words():
 
 
 def test_names_in_the_operator_use_the_glossarys_words():
-    """A name is split into words. A list of the API server comes in pages; `status.plan.cards` is API, and stays."""
+    """A name is split into words. Lists of the API server are paged; `status.plan.cards` is API, and stays."""
     found = [
         f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
         for path in SOURCES

@@ -20,7 +20,7 @@ def test_what_is_no_duration_is_refused(text):
         Duration(text)
 
 
-def test_a_bare_number_of_seconds_is_told_its_unit():
+def test_a_bare_number_of_seconds_is_refused_with_its_unit():
     with pytest.raises(PydanticCustomError, match="write 30s for seconds"):
         Duration.parse(30)
 
@@ -56,6 +56,6 @@ def test_each_scheme_is_understood(text):
         ("hf://a/b c", "one looks like"),
     ],
 )
-def test_a_wrong_address_is_told_what_was_meant(text, meant):
+def test_a_wrong_address_is_refused_with_what_was_meant(text, meant):
     with pytest.raises(PydanticCustomError, match=meant):
         ModelUri.parse(text)

@@ -1,4 +1,4 @@
-"""Everything that is wrong in a manifest is told at once: line, field, what is so, and what was meant."""
+"""Everything that is wrong in a manifest is reported at once: line, field, what it is, and what was meant."""
 
 import re
 
@@ -27,7 +27,7 @@ def with_model(rest: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rest", "told"),
+    ("rest", "message"),
     [
         ("  engine: {maxModelLenn: 5}", "spec.engine.maxModelLenn: there is no such field; did you mean maxModelLen?"),
         ("  engine: {max_model_len: 5}", "did you mean maxModelLen?"),
@@ -55,12 +55,12 @@ def with_model(rest: str) -> str:
         ("  service: {port: 80000}", "80000 is out of range; it must be at most 65535"),
     ],
 )
-def test_a_wrong_field_is_told_with_its_remedy(rest, told):
-    assert told in problem(with_model(rest))
+def test_a_wrong_field_is_reported_with_its_remedy(rest, message):
+    assert message in problem(with_model(rest))
 
 
 @pytest.mark.parametrize(
-    ("rest", "told"),
+    ("rest", "message"),
     [
         (
             "  autoscaling: {minReplicas: 3, maxReplicas: 2}",
@@ -99,16 +99,16 @@ def test_a_wrong_field_is_told_with_its_remedy(rest, told):
         ("  engine: {env: [{name: A, valueFrom: {}}]}", "needs exactly one of secretKeyRef"),
     ],
 )
-def test_fields_that_contradict_each_other_are_told(rest, told):
-    assert told in problem(with_model(rest))
+def test_fields_that_contradict_each_other_are_reported(rest, message):
+    assert message in problem(with_model(rest))
 
 
 def test_all_problems_come_at_once_with_their_lines():
-    told = problems(
+    message = problems(
         "  model:\n    uri: a/b\n  engine:\n    dtype: bf16\n    args: ['--port=1']\n  replicas: 2\n"
         "  autoscaling: {minReplicas: 9, maxReplicas: 2}\n"
     )
-    assert [re.match(r"line (\d+): ([\w.\[\]]+):", line).groups() for line in told] == [
+    assert [re.match(r"line (\d+): ([\w.\[\]]+):", line).groups() for line in message] == [
         ("6", "spec.model.uri"),
         ("8", "spec.engine.dtype"),
         ("9", "spec.engine.args[0]"),
@@ -117,18 +117,18 @@ def test_all_problems_come_at_once_with_their_lines():
     ]
 
 
-def test_what_is_required_is_told_where_it_is_missing():
+def test_what_is_required_is_reported_where_it_is_missing():
     assert problem("  model: {}\n") == "line 5: spec.model.uri: is required"
 
 
-def test_a_name_that_no_service_could_have_is_told():
+def test_a_name_that_no_service_could_have_is_refused():
     head = HEAD.replace("{name: a}", "{name: My_Model}")
-    (told,) = problems("  model: {uri: hf://a/b}", head)
-    assert "must be lower-case letters, digits and '-', beginning with a letter; did you mean my-model?" in told
+    (message,) = problems("  model: {uri: hf://a/b}", head)
+    assert "must be lower-case letters, digits and '-', beginning with a letter; did you mean my-model?" in message
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "message"),
     [
         (HEAD.replace("v1alpha1", "v1"), 'apiVersion: the text "octavo.dev/v1" is not one of octavo.dev/v1alpha1'),
         (HEAD.replace("LLMService", "LLMservice"), "did you mean LLMService?"),
@@ -136,17 +136,17 @@ def test_a_name_that_no_service_could_have_is_told():
         (HEAD.replace("apiVersion: octavo.dev/v1alpha1\n", ""), "apiVersion: is required"),
     ],
 )
-def test_a_wrong_version_or_kind_is_told(head, told):
+def test_a_wrong_version_or_kind_is_reported(head, message):
     (only,) = problems("  model: {uri: hf://a/b}", head)
-    assert told in only
+    assert message in only
 
 
 def test_a_key_that_stands_twice_is_refused_with_both_lines():
-    (told,) = problems("  model: {uri: hf://a/b}\n  replicas: 1\n  replicas: 2\n")
-    assert told == "line 7: spec.replicas: stands twice, first on line 6; remove one of the two"
+    (message,) = problems("  model: {uri: hf://a/b}\n  replicas: 1\n  replicas: 2\n")
+    assert message == "line 7: spec.replicas: stands twice, first on line 6; remove one of the two"
 
 
-def test_text_that_is_no_yaml_is_told_with_its_line():
+def test_text_that_is_no_yaml_is_reported_with_its_line():
     assert problem("  model: {uri: hf://a/b\n  replicas: 1\n").startswith("line ")
     assert "is not YAML" in problem("\tmodel: 1\n")
 
@@ -171,7 +171,7 @@ def test_a_file_that_does_not_exist_is_one_sentence(tmp_path):
         read_manifest(tmp_path / "none.yaml")
 
 
-def test_a_secret_that_is_not_base64_is_told():
+def test_a_secret_that_is_not_base64_is_reported():
     text = f"{HEAD}spec: {{model: {{uri: hf://a/b}}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\ndata: {{k: '%'}}\n"
     with pytest.raises(ManifestError, match=r"Secret s: data.k: is not base64"):
         read_manifest(text)

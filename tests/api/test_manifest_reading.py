@@ -1,4 +1,4 @@
-"""What a file of manifests holds is found, whatever else stands beside it."""
+"""The objects of a file of manifests are found, whatever else stands beside them."""
 
 import io
 
@@ -103,9 +103,9 @@ def all_types(model: type[Strict]) -> set[type[Strict]]:
 
 @pytest.mark.parametrize("model", sorted(all_types(LLMService), key=lambda t: t.__name__))
 def test_every_field_of_every_type_is_described(model):
-    told = descriptions(model)
-    assert set(told) == set(model.model_fields)
-    assert all(text.strip().endswith(".") for text in told.values())
+    written = descriptions(model)
+    assert set(written) == set(model.model_fields)
+    assert all(text.strip().endswith(".") for text in written.values())
     assert model.__doc__
 
 
@@ -114,7 +114,7 @@ def test_every_type_with_rules_is_part_of_the_api():
 
 
 def test_nulls_are_as_good_as_left_out():
-    """As charts with unset values write them; the API server takes them too."""
+    """Charts write nulls for unset values, and the API server takes them too."""
     text = """
 apiVersion: octavo.dev/v1alpha1
 kind: LLMService
@@ -150,6 +150,6 @@ spec: {model: {uri: hf://org/model}, accelerator: {vendor: cpu}}
 
 
 def test_a_null_within_the_pod_template_stays():
-    """It removes what would be there, as in a strategic merge."""
+    """A null there removes a field that would be there, as in a strategic merge."""
     text = (ONE % "a").replace("}}", "}, podTemplate: {spec: {securityContext: null}}}")
     assert load_manifest(text).spec.pod_template == {"spec": {"securityContext": None}}

@@ -42,7 +42,7 @@ def test_a_quantity_has_kubernetes_value(text, value):
         ("2K", "2k"),
     ],
 )
-def test_a_common_slip_is_told_what_was_meant(text, meant):
+def test_a_common_slip_is_reported_with_what_was_meant(text, meant):
     with pytest.raises(ValueError, match=f"did you mean {meant}"):
         Quantity(text)
 
@@ -66,7 +66,7 @@ def test_a_bare_whole_number_of_yaml_is_a_quantity(value, text):
 
 @pytest.mark.parametrize("value", [0.5, 1.5, 1e-07])
 def test_a_bare_fraction_is_refused_as_the_api_server_refuses_it(value):
-    """It takes `cpu: 0.5` for a Pod, but for no custom resource: in quotes it is right for both."""
+    """The API server takes `cpu: 0.5` for a Pod, but for no custom resource: in quotes it is right for both."""
     with pytest.raises(PydanticCustomError, match=f'needs quotes.*"{value}"'):
         Quantity.parse(value)
 

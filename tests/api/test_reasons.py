@@ -38,7 +38,7 @@ def test_a_conditions_state_takes_no_plain_text():
 
 
 def test_every_reason_is_used():
-    """By its name, or by a set of names that is passed on by value."""
+    """Each is used by its name, or by a set of names that is passed on by value."""
     text = "\n".join(path.read_text() for path in SOURCES.rglob("*.py") if path.name != "reasons.py")
     used = set(re.findall(r"\b(\w+Reason\.[A-Z_]+)\b", text))
     assert {f"{type(each).__name__}.{each.name}" for each in REASONS} == used
@@ -60,7 +60,7 @@ def test_every_reason_has_its_remedy_in_one_place():
 
 
 def test_every_group_has_a_title_and_a_sentence():
-    """The page has a section for each."""
+    """The reference of conditions has a section for each."""
     for group in GROUPS:
         title, _, text = group.__doc__.partition("\n\n")
         assert title.endswith(".")

@@ -55,9 +55,9 @@ def test_a_bare_machine_runs_the_engine_and_says_that_it_has_no_gpu():
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "TRITON_INTERPRET"}}
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
     assert ended.returncode == 1, ended.stderr
-    told = ended.stdout.splitlines()
-    assert told[0] == "{'0': 3, '1': 4, '2': 5, '3': 6, '4': 7}"
-    assert told[1:] == ["this machine has no GPU that torch can use: torch.cuda.is_available() is false"]
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "{'0': 3, '1': 4, '2': 5, '3': 6, '4': 7}"
+    assert lines[1:] == ["this machine has no GPU that torch can use: torch.cuda.is_available() is false"]
 
 
 def test_what_is_checked_first_fails_on_a_wrong_token(monkeypatch):
@@ -91,11 +91,11 @@ def test_rates_are_of_tokens_and_seconds(monkeypatch):
 
 def test_the_bound_is_what_must_be_read_or_multiplied():
     spec = from_hf_config(gpu.MODELS["Llama-3-8B"])
-    card = Limits("paper", 2e12, 1e15)
-    decode, prefill = gpu.bounds(spec, card, 1, 0)
+    gpu_limits = Limits("paper", 2e12, 1e15)
+    decode, prefill = gpu.bounds(spec, gpu_limits, 1, 0)
     assert decode == pytest.approx(2e12 / (2 * spec.num_parameters), rel=1e-6)
     assert prefill == pytest.approx(1e15 / (2 * spec.num_parameters))
-    assert gpu.bounds(spec, card, 256, 1000)[0] < 256 * decode
+    assert gpu.bounds(spec, gpu_limits, 256, 1000)[0] < 256 * decode
 
 
 def test_every_operation_of_a_layer_has_its_row():

@@ -37,7 +37,7 @@ class Helm:
         self._environment = {**os.environ, **places, "KUBECONFIG": str(kubeconfig or os.devnull)}
 
     def run(self, *arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
-        """What helm printed. Raises HelmError."""
+        """Run helm and return what it printed. Raises HelmError."""
         given = ["--values", "-"] if values else []
         done = subprocess.run(
             [self.binary, *arguments, *given],
@@ -55,7 +55,7 @@ class Helm:
     def template(
         self, values: Mapping[str, Any] | None = None, namespace: str = "octavo-system", *, tests: bool = False
     ) -> list[Object]:
-        """The objects of `helm install octavo`, without the pod of `helm test` unless told so."""
+        """The objects of `helm install octavo`; the pod of `helm test` only with `tests`."""
         skip = [] if tests else ["--skip-tests"]
         text = self.run(
             *("template", "octavo", CHART, "--namespace", namespace, "--kube-version", KUBERNETES, *skip), values=values
@@ -64,7 +64,7 @@ class Helm:
 
 
 def by_name(objects: Iterable[Object]) -> dict[tuple[str, str, str], Object]:
-    """By kind, namespace and name; each must be there once."""
+    """The objects by kind, namespace and name; each must be there once."""
     found: dict[tuple[str, str, str], Object] = {}
     for each in objects:
         key = (each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"])
@@ -74,7 +74,7 @@ def by_name(objects: Iterable[Object]) -> dict[tuple[str, str, str], Object]:
 
 
 def without_helm(thing: Object) -> Object:
-    """An object without the labels and annotations that tell of helm."""
+    """An object without the labels and annotations that helm adds."""
     metadata = dict(thing["metadata"])
     for field in ("labels", "annotations"):
         kept = {key: value for key, value in metadata.pop(field, {}).items() if key not in OF_HELM}

@@ -1,4 +1,4 @@
-"""What the chart renders to, switch by switch, as a real API server takes it; and kustomize's objects beside it."""
+"""The rendered chart, switch by switch, is taken by a real API server; and kustomize's objects beside it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def account(namespace: str) -> dict[str, str]:
 
 
 def test_a_namespaced_operator_has_no_right_in_the_cluster(helm):
-    """Only the two ClusterRoles that users get by aggregation are left, which bind nobody."""
+    """Only the two ClusterRoles that users get by aggregation are left, without a binding."""
     kinds = {key for key in by_name(helm.template({"watchNamespaces": ["chat"]})) if key[0].startswith("ClusterRole")}
     assert kinds == {("ClusterRole", "", "octavo-edit"), ("ClusterRole", "", "octavo-view")}
 
@@ -108,7 +108,7 @@ def test_the_monitoring_folder_has_the_same_objects_as_the_switches(server, helm
 
 
 def test_the_namespaced_folder_has_the_same_objects_as_the_switch(helm):
-    """Which namespace they are applied in, kubectl is told."""
+    """The namespace is given to kubectl, not in the objects."""
     charts = by_name(helm.template({"watchNamespaces": ["chat"]}))
     written = yaml.safe_load_all((ROOT / "config/rbac/namespaced/operator.yaml").read_text())
     for each in written:

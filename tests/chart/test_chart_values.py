@@ -1,4 +1,4 @@
-"""The chart's values: what they may be, and how a slip is told. Needs helm alone."""
+"""The chart's values: which are taken, and how a slip is reported. Needs helm alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_lint_finds_nothing_even_if_strict(helm):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"replica": 3}, "at '': additional properties 'replica' not allowed"),
         ({"image": {"tagg": "1"}}, "at '/image': additional properties 'tagg' not allowed"),
@@ -34,13 +34,13 @@ def test_lint_finds_nothing_even_if_strict(helm):
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
-def test_a_slip_is_refused_with_its_place_and_what_would_do(helm, values, told):
+def test_a_slip_is_refused_with_its_place_and_what_would_do(helm, values, message):
     with pytest.raises(HelmError) as refusal:
         helm.template(values)
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
 
 
-def test_the_schema_knows_the_same_values_as_the_chart():
+def test_the_schema_has_the_same_values_as_the_chart():
     def compare(values: Any, schema: Any, path: str) -> None:
         if "additionalProperties" not in schema or schema["additionalProperties"] is not False:
             return
@@ -106,7 +106,7 @@ def test_the_engines_environment_reaches_the_operator(helm):
 
 
 def test_where_the_platform_assigns_users_no_pod_of_the_chart_names_one(helm):
-    """By value, or where OpenShift's API is served; the operator gets the same flag, or looks for the same API."""
+    """OpenShift is set by value, or found by its API; the operator gets the same flag, or looks for the same API."""
 
     def users(*arguments, **values):
         text = helm.run("template", "octavo", CHART, "--kube-version", KUBERNETES, *arguments, values=values)

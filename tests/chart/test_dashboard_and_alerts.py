@@ -31,7 +31,7 @@ ALERTS = [
 
 @pytest.fixture(scope="module")
 def exposed() -> dict[str, set[str]]:
-    """The series of an engine and of an operator that knows one service, each with its labels."""
+    """The series of an engine and of an operator with one service, each with its labels."""
     operator = OperatorMetrics()
     operator.record(NamespacedName("ns", "chat"), 1, 2, {"Ready": "False", "Progressing": "True", "Stalled": "False"})
     operator.watcher_up.labels("pods").set(1)
@@ -57,7 +57,7 @@ def walk(node: Any) -> Iterator[Any]:
 
 
 def ask_for(expression: str) -> promql_parser.Expr:
-    """As Prometheus' own parser reads it, Grafana's variables filled in."""
+    """The selectors of a query as Prometheus' own parser reads it, Grafana's variables filled in."""
     for name, value in (("$__rate_interval", "5m"), ("$namespace", ".*"), ("$model", ".*")):
         expression = expression.replace(name, value)
     return promql_parser.parse(expression)
@@ -89,7 +89,7 @@ def test_what_is_asked_for_exists_with_the_labels_it_is_asked_by(exposed, what, 
 
 
 def test_a_counter_is_asked_for_its_rate_alone():
-    """Its bare value says when the process started, and nothing else."""
+    """A counter's bare value says when the process started, and nothing else."""
     for what, expression in EXPRESSIONS:
         ranged = [
             node.vector_selector.name
@@ -114,8 +114,8 @@ def test_no_panel_lies_on_another_and_each_says_what_it_shows():
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_tells_what_is_so_and_what_to_do(rule):
-    """And what it names by a label, its expression keeps."""
+def test_an_alert_states_the_fault_and_the_remedy(rule):
+    """The expression keeps each label that the alert's text names."""
     annotations = rule["annotations"]
     assert {"summary", "description", "runbook"} == set(annotations)
     assert rule["labels"]["severity"] in {"critical", "warning"}

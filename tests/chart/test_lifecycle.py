@@ -96,7 +96,7 @@ class Installed:
 
 
 def ask(port: int) -> dict[str, Any]:
-    """What a ready operator says of itself; nothing where it is not."""
+    """A ready operator's answer; None where it is not ready."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             return json.load(answer)
@@ -105,7 +105,7 @@ def ask(port: int) -> dict[str, Any]:
 
 
 def metrics(port: int) -> str:
-    """What the operator tells Prometheus."""
+    """The operator's metrics for Prometheus."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         return answer.read().decode()
 
@@ -131,7 +131,7 @@ def service(name: str, namespace: str) -> dict[str, Any]:
 
 
 def children(installed: Installed, namespace: str) -> dict[tuple[str, str], tuple[str, Any]]:
-    """What a service is made of: uid, and generation or version, which a write would move."""
+    """A service's children by uid and by generation or version, which a write would move."""
     return {
         (kind, each["metadata"]["name"]): (
             each["metadata"]["uid"],
@@ -197,7 +197,9 @@ def test_an_upgrade_reaches_the_definition_and_touches_nothing_that_serves(relea
 
 
 def metrics_api_serves(release: Installed) -> None:
-    """With the certificate that the operator made for it, as the API server would check."""
+    """True if the metrics API answers with the certificate that the operator made for it, as the API server would
+    check.
+    """
     port = free_port()
     where = [f"--operator-namespace={release.namespace}", "--bind-address=127.0.0.1", f"--secure-port={port}"]
     secret = release.api.get("v1", "Secret", "octavo-metrics-api-tls", release.namespace)
@@ -234,7 +236,7 @@ def helm_test(release: Installed, port: int) -> None:
 
 @pytest.mark.slow
 def test_an_uninstall_leaves_the_services_and_their_definition(release):
-    """Also while the operator still runs; and the same release, installed again, has both as before."""
+    """An uninstall while the operator runs leaves both, and the same release, installed again, has them as before."""
     api, namespace = release.api, release.namespace
     release.run("install", CHART)
     with release.operator():
@@ -262,7 +264,7 @@ def test_an_uninstall_leaves_the_services_and_their_definition(release):
 
 
 def announced(release: Installed) -> None:
-    """The operator announces custom.metrics.k8s.io, for it is told that a pod serves it: here none has a node."""
+    """Wait until the operator announces custom.metrics.k8s.io; a ready pod is pretended, for here none has a node."""
     release.api.create(
         {
             "apiVersion": "discovery.k8s.io/v1",
@@ -281,7 +283,7 @@ def announced(release: Installed) -> None:
 
 
 @pytest.mark.slow
-def test_a_definition_that_somebody_applied_is_left_alone_and_handed_over_when_told(release):
+def test_a_definition_that_a_person_applied_is_left_alone_and_handed_over_on_request(release):
     """helm would refuse the install; Auto installs the rest, and says how to take the definition over."""
     release.plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
     owner = "meta.helm.sh/release-name"
@@ -325,7 +327,7 @@ def test_a_namespaced_release_works_in_its_namespaces_with_no_right_beyond(relea
                 20,
             )
             api.delete(API, "LLMService", "chat", watched)
-            until(lambda: 'llmservice="chat"' not in metrics(port), 20, "nothing is told of a service that is gone")
+            until(lambda: 'llmservice="chat"' not in metrics(port), 20, "a service that is gone has no metrics left")
         assert children(release, namespace) == {}
         assert sorted(release.plane.denied(release.account, mark)) == []
     finally:
@@ -333,7 +335,7 @@ def test_a_namespaced_release_works_in_its_namespaces_with_no_right_beyond(relea
 
 
 def test_who_administers_a_namespace_alone_installs_what_needs_no_right_beyond(release, tmp_path):
-    """Definition and rights are there already, by somebody who may; helm is not even asked to look for them."""
+    """Definition and rights are there already, made by an administrator; helm is not even asked to look for them."""
     api, namespace = release.api, release.namespace
     account = {"kind": "ServiceAccount", "name": "tenant", "namespace": namespace}
     api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tenant", "namespace": namespace}})

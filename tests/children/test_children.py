@@ -1,4 +1,4 @@
-"""What each field of the manifest comes to in the children."""
+"""The effect of each field of the manifest on the children."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TestReplicas:
         assert cache["target"]["averageValue"] == "800m"
 
     def test_a_burst_at_most_doubles_the_replicas_while_one_starts(self):
-        """Whether the next one is enough shows once it has loaded; until then no further ones are started."""
+        """The next replica's effect shows once it has loaded; until then no further ones are started."""
         made = planned(service(autoscaling=AUTO), SMALL)
         upwards = only(render(made), "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleUp"]
         assert [(each["type"], each["value"]) for each in upwards["policies"]] == [("Percent", 100), ("Pods", 1)]
@@ -130,11 +130,11 @@ class TestRollouts:
         assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
     def test_one_replica_in_place_is_recreated(self):
-        """rollout deadlock on one GPU with surge: the new pod would wait for the card that the old one has."""
+        """A surge on one GPU would be a deadlock: the new pod would wait for the GPU that the old one has."""
         assert only(rendered(observed={"free_gpus": 0}), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
 
     def test_a_volume_of_one_node_is_no_place_for_a_surge(self):
-        """The free card may be on another node than the volume."""
+        """The free GPU may be on another node than the volume."""
         spec = only(rendered(cache={}, observed={"free_gpus": 8}), "Deployment")["spec"]
         assert spec["strategy"] == {"type": "Recreate"}
 
@@ -205,7 +205,7 @@ class TestNodes:
         (any_gpu,) = terms_for()
         assert strategy in any_gpu
 
-    def test_nodes_that_keep_others_off_their_cards_take_it(self):
+    def test_nodes_that_keep_others_off_their_gpus_take_it(self):
         taint, azure = pod_of(rendered())["tolerations"]
         assert taint == {"key": "nvidia.com/gpu", "operator": "Exists"}, "NoExecute too"
         assert (azure["key"], azure["value"]) == ("sku", "gpu")
@@ -216,24 +216,24 @@ class TestNodes:
         keys = [each["key"] for each in pod_of(slices)["tolerations"]]
         assert keys == ["nvidia.com/mig-1g.5gb", "nvidia.com/gpu", "sku"]
 
-    def test_another_resources_name_counts_the_cards(self):
+    def test_another_resources_name_counts_the_gpus(self):
         children = rendered(accelerator={"resourceName": "nvidia.com/mig-1g.10gb"})
         resources = engine_of(children)["resources"]
         assert resources["limits"] == {"nvidia.com/mig-1g.10gb": "1"}
         assert resources["requests"]["nvidia.com/mig-1g.10gb"] == "1"
 
-    def test_the_cards_follow_from_both_parallel_sizes(self):
+    def test_the_gpus_follow_from_both_parallel_sizes(self):
         children = rendered(engine={"tensorParallelSize": 3, "pipelineParallelSize": 2})
         assert engine_of(children)["resources"]["limits"]["nvidia.com/gpu"] == "6"
 
-    def test_a_cpu_replica_asks_for_no_card_and_runs_anywhere(self):
+    def test_a_cpu_replica_requests_no_gpu_and_runs_anywhere(self):
         children = rendered(accelerator=CPU)
         assert not [name for part in engine_of(children)["resources"].values() for name in part if "gpu" in name]
         assert not {"nodeSelector", "affinity", "tolerations"} & pod_of(children).keys()
 
 
 class TestTheCache:
-    def test_a_claim_is_made_as_it_was_wished(self):
+    def test_a_claim_is_created_as_the_manifest_has_it(self):
         spec = {"size": "7Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"}
         assert only(rendered(cache=spec), "PersistentVolumeClaim")["spec"] == {
             "accessModes": ["ReadWriteMany"],
@@ -312,13 +312,13 @@ class TestThePreload:
     def job(self, **changes):
         return only(rendered(**(self.spec | changes)), "Job")
 
-    def test_it_runs_where_the_replicas_can_and_asks_for_no_card(self):
+    def test_it_runs_where_the_replicas_can_and_requests_no_gpu(self):
         pod = self.job()["spec"]["template"]["spec"]
         assert terms_of(pod) == terms_of(pod_of(rendered(**self.spec)))
         assert pod["tolerations"]
         assert not [name for name in pod["containers"][0]["resources"]["requests"] if "gpu" in name]
 
-    def test_it_rather_runs_near_cards_where_any_will_do(self):
+    def test_it_prefers_nodes_with_gpus_where_any_will_do(self):
         affinity = self.job(accelerator={})["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
         assert set(affinity) == {"preferredDuringSchedulingIgnoredDuringExecution"}
 
@@ -380,7 +380,7 @@ class TestWhatIsOptional:
             ("Disabled", True, False),
         ],
     )
-    def test_a_service_monitor_is_made_where_it_is_known_or_wished(self, wanted, known, made):
+    def test_a_service_monitor_is_created_where_it_is_served_or_requested(self, wanted, known, made):
         children = rendered(monitoring={"serviceMonitor": wanted}, observed={"service_monitors": known})
         assert ("ServiceMonitor" in kinds(children)) is made
 

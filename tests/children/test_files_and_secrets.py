@@ -1,4 +1,4 @@
-"""Where a pod has its files and secrets from."""
+"""The sources of a pod's files and secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_vllm_which_reads_its_keys_once_has_no_such_file():
     assert not [v for v in pod_of(children)["volumes"] if "secret" in v]
 
 
-def test_the_chat_template_lies_where_the_engine_is_told():
+def test_the_chat_template_lies_where_the_engines_flag_points():
     children = rendered(model={"uri": "hf://o/n", "chatTemplate": {"configMapName": "t", "key": "x"}})
     words = engine_of(children)["args"]
     path = words[words.index("--chat-template") + 1]

@@ -92,12 +92,12 @@ def test_mounts_are_found_by_their_path_and_ports_by_their_number():
 
 
 def test_arguments_are_replaced_as_a_whole():
-    """They have no names to be merged by."""
+    """Arguments have no names to be merged by."""
     assert container(args=["--help"])["args"] == ["--help"]
 
 
 def test_tolerations_are_added():
-    """Replaced, the one for the card would go, and the pod would wait for ever."""
+    """Replacement would drop the one for the GPU, and the pod would wait for ever."""
     spot = {"key": "spot", "operator": "Exists"}
     assert spec(tolerations=[spot])["tolerations"] == [BASE["spec"]["tolerations"][0], spot]
     assert spec(tolerations=BASE["spec"]["tolerations"])["tolerations"] == BASE["spec"]["tolerations"]
@@ -122,7 +122,7 @@ def test_directives_of_a_patch_are_understood():
     assert "securityContext" not in spec(securityContext={"$patch": "delete"})
 
 
-def test_fields_that_nobody_knows_are_kept():
+def test_unknown_fields_are_kept():
     assert spec(inventedYesterday=[{"a": 1}])["inventedYesterday"] == [{"a": 1}]
 
 

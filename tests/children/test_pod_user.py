@@ -1,4 +1,4 @@
-"""As whom pods run."""
+"""The user as whom pods run."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_it_runs_where_replicas_can_run():
 
 
 def test_what_the_manifest_demands_of_nodes_still_holds():
-    """Its own terms are narrowed to those nodes, not replaced."""
+    """The manifest's own terms are narrowed to those nodes, not replaced."""
     zone = {"key": "zone", "operator": "In", "values": ["a"]}
     terms = {"nodeSelectorTerms": [{"matchExpressions": [zone]}]}
     template = {"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}}
@@ -125,7 +125,7 @@ def test_no_meshs_sidecar_and_no_autoscaler_of_nodes_comes_in_its_way():
 
 
 def test_volumes_of_the_pods_own_keep_no_node():
-    """The cluster autoscaler leaves a node alone whose pods have volumes on it, unless told that nothing is lost."""
+    """The cluster autoscaler leaves a node alone whose pods have volumes on it, unless marked as disposable."""
     key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 
     def named(**spec):

@@ -1,4 +1,4 @@
-"""Whatever valid service is rendered, its children are whole: found, owned, restricted, and the same each time."""
+"""The children of any valid service are whole: found, owned, restricted, and the same each time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def optional(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str
 
 SECRET = st.sampled_from([{"secretName": "s"}, {"secretName": "s", "key": "k"}])
 QUANTITY = st.sampled_from(["1Gi", "512Mi", 3, "2", "1.5Gi"])
-CARDS = optional(products=st.lists(st.sampled_from(["NVIDIA-L4", "NVIDIA-A100-SXM4-40GB"]), unique=True))
+GPUS = optional(products=st.lists(st.sampled_from(["NVIDIA-L4", "NVIDIA-A100-SXM4-40GB"]), unique=True))
 ENGINE = optional(
     runtime=st.sampled_from(["octavo", "vllm"]),
     maxModelLen=st.integers(1, 4096),
@@ -54,7 +54,7 @@ SPECS = st.fixed_dictionaries(
     },
     optional={
         "engine": ENGINE,
-        "accelerator": st.just({"vendor": "cpu"}) | CARDS,
+        "accelerator": st.just({"vendor": "cpu"}) | GPUS,
         "resources": optional(requests=optional(cpu=st.just("4"), memory=QUANTITY)),
         "sharedMemory": QUANTITY,
         "cache": optional(

@@ -19,7 +19,7 @@ def flag(children, name: str) -> str:
 
 
 def mounts(children) -> dict[str, dict]:
-    """What is mounted, by path."""
+    """The mounted volumes, by path."""
     volumes = {volume["name"]: volume for volume in pod_of(children)["volumes"]}
     return {mount["mountPath"]: volumes[mount["name"]] for mount in engine_of(children)["volumeMounts"]}
 
@@ -51,7 +51,7 @@ class TestMistralOnAnA100:
         assert port["containerPort"] == 8000
         assert flag(self.children, "--port") == "8000"
 
-    def test_it_has_one_card_and_what_it_asked_for(self):
+    def test_it_has_one_gpu_and_what_it_requested(self):
         resources = engine_of(self.children)["resources"]
         assert resources["limits"]["nvidia.com/gpu"] == "1"
         assert resources["requests"] == {"nvidia.com/gpu": "1", "memory": "32Gi", "cpu": "4"}
@@ -83,7 +83,7 @@ class TestMistralOnAnA100:
     def test_shared_memory_is_held_in_memory_and_16_gib(self):
         assert mounts(self.children)["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
 
-    def test_it_runs_on_that_card_alone(self):
+    def test_it_runs_on_that_gpu_alone(self):
         """The tutorial's node selector, and the same GPU by the labels of platforms without feature discovery."""
         nodes = {
             "NVIDIA-A100-SXM4-40GB": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"},
@@ -157,11 +157,11 @@ class TestTwoModels:
         assert only(self.mistral, "Deployment")["spec"]["replicas"] == 2
         assert only(self.llama, "Deployment")["spec"]["replicas"] == 1
 
-    def test_they_have_one_card_and_four(self):
+    def test_they_have_one_gpu_and_four(self):
         assert engine_of(self.mistral)["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert engine_of(self.llama)["resources"]["limits"]["nvidia.com/gpu"] == "4"
 
-    def test_the_large_one_is_split_across_its_cards(self):
+    def test_the_large_one_is_split_across_its_gpus(self):
         assert flag(self.llama, "--model") == "meta-llama/Llama-2-70b-chat-hf"
         assert flag(self.llama, "--tensor-parallel-size") == "4"
 
@@ -182,7 +182,7 @@ class TestTheChatbot:
         assert flag(self.children, "--model") == "microsoft/phi-2"
         assert flag(self.children, "--max-model-len") == "2048"
 
-    def test_it_has_one_card_of_any_kind(self):
+    def test_it_has_one_gpu_of_any_kind(self):
         assert engine_of(self.children)["resources"]["limits"] == {"nvidia.com/gpu": "1"}
         assert "nodeSelector" not in pod_of(self.children)
 

@@ -80,12 +80,12 @@ def test_numbers_are_written_as_vllm_writes_them(argv, value):
 
 @pytest.mark.parametrize("text", ["1.5K", "many", "0", "-2", "4kk", ""])
 def test_a_number_that_is_none_is_named_with_its_flag(text):
-    """And the exit code is 2."""
+    """The exit code is 2."""
     assert "--max-model-len" in refusal("model", "--max-model-len", text)
 
 
 def test_short_forms_and_negations():
-    """As vLLM has them."""
+    """vLLM has the same ones."""
     config = config_of(
         "-tp", "1", "-pp", "1", "-q", "gguf", "-dp", "1", "--no-enable-prefix-caching", "--no-enforce-eager"
     )
@@ -188,12 +188,12 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
 
 
 def test_remote_code_is_refused_with_the_reason():
-    """What is so, why, what to do."""
+    """The refusal has the state, the reason and the remedy."""
     assert "never run" in refusal("m", "--trust-remote-code")
 
 
 def test_several_ranks_run_over_torch_alone():
-    """It is chosen by itself; the native executor, asked for by name, says what it can't do."""
+    """Torch is chosen by itself; the native executor, asked for by name, says what it can't do."""
     assert parse(["m"]).executor.executor == "auto"
     config = parse(["m", "-tp", "4", "-pp", "2", "--distributed-executor-backend", "mp"])
     assert config.executor.executor == "torch"
@@ -203,7 +203,7 @@ def test_several_ranks_run_over_torch_alone():
 
 
 def test_sums_between_ranks_can_be_left_to_the_backend():
-    """By vLLM's flag."""
+    """vLLM's flag leaves them to it."""
     assert parse(["m", "-tp", "2"]).parallel.custom_all_reduce
     assert not parse(["m", "-tp", "2", "--disable-custom-all-reduce"]).parallel.custom_all_reduce
 
@@ -221,7 +221,7 @@ def test_nodes_share_the_ranks_evenly():
 
 @pytest.mark.parametrize("name", sorted(UNSERVED_FLAGS))
 def test_every_unserved_flag_of_vllms_is_named_in_a_refusal_or_a_note(name):
-    """None is swallowed; a value that asks for what is so anyway is accepted in silence."""
+    """None is ignored; a value that asks for the present behaviour is accepted in silence."""
     flag = UNSERVED_FLAGS[name]
     spelled = f"--{name}" if len(name) > 2 else f"-{name}"
     used = [spelled] if flag.switch else [spelled, "some-value"]
@@ -242,7 +242,7 @@ def test_no_flag_is_both_served_and_unserved():
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--compilation-config.mode", "0"], "--compilation-config.mode: "),
         (["-O3"], "-O3: "),
@@ -251,14 +251,14 @@ def test_no_flag_is_both_served_and_unserved():
         (["--num_scheduler_steps=8"], "--num-scheduler-steps: "),
     ],
 )
-def test_flags_that_vllm_has_removed_or_that_change_nothing_get_a_line(argv, told, capsys):
+def test_flags_that_vllm_has_removed_or_that_change_nothing_get_a_line(argv, message, capsys):
     """The start goes on."""
     parse(["m", *argv])
-    assert capsys.readouterr().err.startswith(f"octavo serve: {told}")
+    assert capsys.readouterr().err.startswith(f"octavo serve: {message}")
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["m", "--max-model-length", "4"], "there is no flag --max-model-length; did you mean --max-model-len?"),
         (["m", "--max-num", "4"], "there is no flag --max-num; did you mean"),
@@ -280,17 +280,17 @@ def test_flags_that_vllm_has_removed_or_that_change_nothing_get_a_line(argv, tol
         (["m", "--tool-parser-plugin", "x.py"], "--tool-parser-plugin x.py: no code is loaded"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(argv, told, capsys):
+def test_a_mistake_is_one_sentence_and_exit_code_2(argv, message, capsys):
     """No traceback, and nothing was started."""
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("octavo serve: ")
-    assert told in error
+    assert message in error
     assert "Traceback" not in error
 
 
 def test_help_lists_the_flags(capsys):
-    """And exits with 0."""
+    """The exit code is 0."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0

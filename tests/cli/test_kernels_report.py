@@ -34,7 +34,7 @@ sys.exit(kernels_report.main())
 
 
 def report(*arguments: str, run: Sequence[str] = ("-m", "octavo_engine.cli.kernels_report"), baseline: Path = BASELINE):
-    """In a fresh interpreter, where kernels are compiled. What is compiled stays in a cache outside the tree."""
+    """The report of a fresh interpreter, where kernels are compiled. Compiled ones stay in a cache outside the tree."""
     cache = Path.home() / ".cache/octavo" / f"triton-{importlib.metadata.version('triton')}"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {
@@ -121,7 +121,7 @@ def test_every_kernel_is_no_worse_than_the_baseline():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_triton_makes_no_product_on_turings_tensor_cores():
-    """Why 7.5 is refused. Where this fails, Triton has learnt it: serve Turing in float16, and lower OLDEST."""
+    """This is why 7.5 is refused. Where it fails, Triton has learnt it: serve Turing in float16, and lower OLDEST."""
     made = report("--target", "75", "--only", "(decode|prefill) llama|packed q4_k")
     assert made.returncode == 0, made.stdout + made.stderr
     bad, compiled, failed, scalar = map(

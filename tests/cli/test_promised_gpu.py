@@ -62,7 +62,7 @@ def last_words(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_without_a_driver_the_start_ends_before_anything_is_downloaded():
-    """The model does not exist: nobody gets as far as to ask for it."""
+    """The model does not exist, and is never asked for."""
     done = served("--model", "org/none", "--executor", "torch", "--device", "cuda", "--port", "0")
     assert done.returncode == 1
     assert last_words(done).startswith("octavo serve: no usable GPU: the NVIDIA driver's library, libcuda.so.1, is not")
@@ -77,26 +77,26 @@ def test_the_images_own_promise_counts_as_the_flag():
 
 
 @pytest.mark.parametrize(
-    ("status", "count", "env", "told"),
+    ("status", "count", "env", "message"),
     [
         (100, 0, {}, "the driver shows none and one is needed"),
         (0, 0, {"CUDA_VISIBLE_DEVICES": ""}, "shows none (CUDA_VISIBLE_DEVICES is '') and one is needed"),
         (803, 0, {}, "the NVIDIA driver does not start (cuInit returns 803)"),
     ],
 )
-def test_a_driver_without_a_device_is_told(driver, status, count, env, told):
+def test_a_driver_without_a_device_is_reported(driver, status, count, env, message):
     done = served("--model", "org/none", "--device", "cuda", "--port", "0", env=driver(status, count) | env)
-    assert (done.returncode, told in last_words(done)) == (1, True), done.stderr
+    assert (done.returncode, message in last_words(done)) == (1, True), done.stderr
 
 
-def test_more_ranks_than_gpus_is_told(driver):
+def test_more_ranks_than_gpus_are_refused(driver):
     done = served("--model", "org/none", "--device", "cuda", "-tp", "4", "--port", "0", env=driver(0, 1))
     assert done.returncode == 1
     assert "no usable GPU: the driver shows 1 and 4 are needed" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_torch_that_can_use_no_gpu_is_told(driver, model):
+def test_a_torch_that_can_use_no_gpu_is_reported(driver, model):
     pytest.importorskip("torch")
     done = served("--model", model, "--load-format", "dummy", "--device", "cuda", "--port", "0", env=driver(0, 1))
     assert done.returncode == 1
@@ -224,7 +224,7 @@ def test_limits_follow_the_device(monkeypatch, arguments, variable, defaults):
 
 
 def test_the_tutorials_raw_deployment_means_what_it_meant(monkeypatch):
-    """Its args under the -cuda image's own promise, with nothing but the image replaced."""
+    """The tutorial's args run under the -cuda image's own promise, with nothing but the image replaced."""
     monkeypatch.setenv("OCTAVO_DEVICE", "cuda")
     mistral = [
         "--model",
@@ -246,14 +246,14 @@ def test_a_flag_wins_over_the_device():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variable", "told"),
+    ("arguments", "variable", "message"),
     [
         (["--executor", "native", "--device", "cuda"], None, "leave one of them out"),
         ([], "gpu", "OCTAVO_DEVICE is 'gpu'; set it to one of auto, cuda, cpu"),
     ],
 )
-def test_devices_that_contradict_each_other_are_refused(monkeypatch, arguments, variable, told):
+def test_devices_that_contradict_each_other_are_refused(monkeypatch, arguments, variable, message):
     if variable is not None:
         monkeypatch.setenv("OCTAVO_DEVICE", variable)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         parse(["m", *arguments])

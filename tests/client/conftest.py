@@ -1,4 +1,4 @@
-"""A small server of the OpenAI API, in a thread, that answers as it is told."""
+"""A small server of the OpenAI API, in a thread, that answers by a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp import web
 
 @dataclass
 class ScriptedServer:
-    """What it does is set before a request; what it was asked is kept."""
+    """A server whose behaviour is set before a request, and which keeps what it was asked."""
 
     url: str = ""
     takes_token_ids: bool = True
@@ -39,7 +39,7 @@ class ScriptedServer:
         body = await request.json()
         self.bodies.append(body)
         if self.fail_every and len(self.bodies) % self.fail_every == 0:
-            return web.json_response({"error": {"message": "told to fail", "code": 500}}, status=500)
+            return web.json_response({"error": {"message": "failing on purpose", "code": 500}}, status=500)
         if isinstance(body.get("prompt"), list) and not self.takes_token_ids:
             error = {"message": "prompt must be a string", "param": "prompt"}
             return web.json_response({"error": error}, status=400)
@@ -66,7 +66,7 @@ class ScriptedServer:
                     request.transport.close()
                     return response
                 if i == self.error_after:
-                    await self._send(response, {"error": {"message": "told to break", "code": 500}})
+                    await self._send(response, {"error": {"message": "breaking on purpose", "code": 500}})
                     return response
                 part = {"delta": {"content": word}} if chat else {"text": word}
                 await self._send(response, {"choices": [{"index": 0, **part, "finish_reason": None}], "usage": None})

@@ -1,4 +1,4 @@
-"""`octavo bench` against a server that answers as it is told."""
+"""`octavo bench` against a server that answers by a script."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def test_requests_are_made_as_the_flags_say(server, capsys):
 
 
 def test_no_more_than_concurrency_run_at_once(server, capsys):
-    """And as many as that do."""
+    """Exactly as many as --max-concurrency run."""
     server.delay = 0.01
     run_json(server, capsys, "--num-prompts", "9", "--concurrency", "3", "--output-len", "3")
     assert server.most_running == 3
 
 
 def test_warmup_requests_are_not_counted_and_have_other_prompts(server, capsys):
-    """Or a prefix cache would flatter the figures."""
+    """Common prompts would be found in a prefix cache, which would flatter the figures."""
     _, figures = run_json(server, capsys, "--num-prompts", "2", "--warmup", "3", "--prompts", "tokens")
     assert figures["succeeded"] == 2
     assert len(server.bodies) == 5
@@ -101,7 +101,7 @@ def test_warmup_requests_are_not_counted_and_have_other_prompts(server, capsys):
 
 
 def test_a_seed_repeats_the_prompts_and_none_makes_fresh_ones(server, capsys):
-    """So that a second run does not find the first one's prefixes."""
+    """A second run without one does not find the first one's prefixes."""
     args = ("--num-prompts", "2", "--warmup", "0", "--prompts", "tokens", "--output-len", "1")
     for seed in (("--seed", "7"), ("--seed", "7"), (), ()):
         run_json(server, capsys, *args, *seed)
@@ -126,14 +126,15 @@ def test_failed_requests_are_counted_with_their_reasons_and_exit_1(server, capsy
     )
     assert code == 1
     assert "4 ok, 2 failed" in out
-    assert "2 failed: the server answers 500: told to fail" in out
+    assert "2 failed: the server answers 500: failing on purpose" in out
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("break_after", "the connection to"), ("error_after", "the server breaks off: told to break")]
+    ("how", "reason"),
+    [("break_after", "the connection to"), ("error_after", "the server breaks off: breaking on purpose")],
 )
 def test_an_answer_that_breaks_off_is_a_failure(server, capsys, how, reason):
-    """Its tokens do not count."""
+    """The tokens of such an answer do not count."""
     setattr(server, how, 2)
     code, figures = run_json(
         server, capsys, "--num-prompts", "1", "--warmup", "0", "--prompts", "tokens", "--output-len", "5"
@@ -211,7 +212,7 @@ def test_the_table_is_spelled_out_in_ascii(server):
 
 
 def test_a_reader_that_has_gone_is_not_taken_for_a_file_that_cannot_be_written(server):
-    """As SIGPIPE would end it: quietly."""
+    """The end is quiet, as SIGPIPE's would be."""
     reading, writing = os.pipe()
     os.close(reading)
     done = spawned(server, stdout=writing)

@@ -28,7 +28,7 @@ def test_percentiles_are_numpys(values, percent):
 
 
 def test_a_distribution_of_nothing_is_nan():
-    """Not an error: a run in which all failed still has a report."""
+    """A run in which all failed still has a report."""
     nothing = distribution([])
     assert all(math.isnan(value) for value in (nothing.mean, nothing.p50, nothing.p99, nothing.max))
 
@@ -68,7 +68,7 @@ def test_a_run_in_which_all_failed_has_a_report():
 
 
 def test_word_prompts_have_as_many_words_as_asked():
-    """And share their prefix."""
+    """Word prompts share their prefix."""
     first, second = Workload(2, 5, 3, seed=1).prompts(as_words=True)
     assert len(first.split()) == len(second.split()) == 8
     assert first.split()[:3] == second.split()[:3]

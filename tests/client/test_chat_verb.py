@@ -1,4 +1,4 @@
-"""`octavo chat` against a server that answers as it is told."""
+"""`octavo chat` against a server that answers by a script."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_flags_reach_the_request(server, capsys, monkeypatch):
     assert (body["max_tokens"], body["temperature"], body["model"]) == (3, 0, "other")
 
 
-def test_each_line_of_a_pipe_is_a_turn_that_knows_those_before(server, capsys, monkeypatch):
+def test_each_line_of_a_pipe_is_a_turn_that_follows_those_before(server, capsys, monkeypatch):
     """Empty lines are none, and quit ends."""
     server.words = ("yes",)
     code, out, _ = run(server, capsys, monkeypatch, lines="one\n\ntwo\nquit\nthree\n")
@@ -71,7 +71,7 @@ def test_a_wrong_url_is_one_line(capsys):
 
 
 def test_a_missing_key_is_named(server, capsys, monkeypatch):
-    """And the key from the environment opens."""
+    """The key from the environment opens."""
     server.api_key = "secret"
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     code, _, err = run(server, capsys, monkeypatch, "--once", "hi")
@@ -82,9 +82,9 @@ def test_a_missing_key_is_named(server, capsys, monkeypatch):
     assert run(server, capsys, monkeypatch, "--once", "hi")[0] == 0
 
 
-@pytest.mark.parametrize(("how", "message"), [("break_after", "broke"), ("error_after", "told to break")])
+@pytest.mark.parametrize(("how", "message"), [("break_after", "broke"), ("error_after", "breaking on purpose")])
 def test_an_answer_that_breaks_off_is_an_error(server, capsys, monkeypatch, how, message):
-    """What came is printed, the exit code tells."""
+    """The part that came is printed, and the exit code is 1."""
     setattr(server, how, 1)
     code, out, err = run(server, capsys, monkeypatch, "--once", "hi")
     assert code == 1

@@ -1,4 +1,4 @@
-"""How the API server is asked: what it answers when it is busy, behind something else, or no longer accepts us."""
+"""Requests to an API server that is busy, behind something else, or no longer accepts us."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a live object still is what is wished for."""
+"""Drift between a live object and the desired one is detected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OWNED = {"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {"f:replicas": {}, "
 
 
 def live(**owners):
-    """As the server would have it: defaults filled in, quantities in its own spelling."""
+    """The object as the server would have it: defaults filled in, quantities in its own spelling."""
     result = deepcopy(DESIRED)
     spec = result["spec"]
     spec["strategy"] = {"type": "RollingUpdate"}
@@ -73,7 +73,7 @@ def test_a_changed_or_missing_value_is_a_difference(change):
     assert differs(DESIRED, edited)
 
 
-def test_a_field_that_we_own_and_no_longer_wish_for_is_a_difference():
+def test_a_field_that_we_own_and_no_longer_desire_is_a_difference():
     desired = deepcopy(DESIRED)
     del desired["spec"]["replicas"]
     assert differs(desired, live())

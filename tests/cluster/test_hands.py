@@ -1,4 +1,4 @@
-"""Whose change is undone."""
+"""The manager of a field decides whether its change is undone."""
 
 from __future__ import annotations
 

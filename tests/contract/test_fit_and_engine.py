@@ -1,4 +1,4 @@
-"""What the plan says fits, the engine's own arithmetic finds room for: they describe models alike and count alike."""
+"""The engine's own arithmetic has room for all that fits by the plan: they describe models alike and count alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine compiles outlives its pod: the image keeps kernels in the volume that the operator mounts."""
+"""Kernels that an engine compiles outlive its pod: the image keeps them in the volume that the operator mounts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def variable(name: str) -> str:
-    """What the engine's image sets it to."""
+    """The value that the engine's image gives a variable."""
     found = re.search(rf"{name}=(\S+)", (ROOT / "images/engine.Containerfile").read_text())
     assert found is not None
     return found[1]

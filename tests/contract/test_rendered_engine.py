@@ -1,4 +1,4 @@
-"""What the operator renders, the engine understands: arguments, environment, probes, ports, metrics, the fetch.
+"""The engine understands what the operator renders: arguments, environment, probes, ports, metrics, the fetch.
 
 These tests alone import both halves: neither half imports the other, so nothing else would notice when they part.
 """
@@ -102,7 +102,7 @@ def test_every_named_port_is_the_containers():
 
 
 def test_the_autoscalers_metrics_are_the_engines():
-    """As adapters of Prometheus rename them: a colon becomes an underscore."""
+    """Adapters of Prometheus rename them: a colon becomes an underscore."""
     exported = {family.name.replace(":", "_") for family in Metrics("m").collect()}
     children = rendered(autoscaling={"maxReplicas": 3})
     assert "HorizontalPodAutoscaler" in kinds(children)
@@ -119,7 +119,7 @@ def test_the_api_keys_variable_is_the_one_that_the_engine_reads(monkeypatch):
 
 
 def test_the_api_keys_file_is_the_one_that_the_engine_reads(monkeypatch, tmp_path):
-    """It comes before the variable, which holds what the Secret had when the pod started."""
+    """The file comes before the variable, which holds what the Secret had when the pod started."""
     (tmp_path / "keys").write_text("secret\n")
     monkeypatch.setenv(OCTAVO.variables.api_key, "former")
     monkeypatch.setenv(OCTAVO.variables.api_key_file, str(tmp_path / "keys"))

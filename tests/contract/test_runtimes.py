@@ -136,7 +136,7 @@ def test_a_float32_model_keeps_octavos_kv_cache_in_float32():
 
 
 def test_vllm_is_not_given_a_package():
-    """It has no loader for one: the pod would crash-loop."""
+    """vLLM has no loader for one: the pod would crash-loop."""
     made = plan(service(model={"uri": "package://p"}, engine={"runtime": "vllm"}), Observed(), SETTINGS)
     assert made.refusal.message == "engine.runtime vllm cannot load package://"
     assert made.refusal.remedy == "use one of hf://, pvc://, file://, or set engine.runtime: octavo"

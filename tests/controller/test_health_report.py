@@ -1,4 +1,4 @@
-"""What `/livez` and `/healthz` are told by."""
+"""The state that `/livez` and `/healthz` report."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ async def livez(of: Health) -> tuple[int, dict]:
 
 async def test_an_operator_that_is_merely_behind_is_alive():
     """A thousand services at seconds each are due for many minutes; a restart would begin all over again."""
-    told = health()
+    tracked = health()
     for index in range(1000):
-        told.queue.add(NamespacedName("n", str(index)), -3600)
-    told.queue.done(await told.queue.get())
-    assert told.queue.overdue() > STUCK_S
-    assert (await livez(told))[0] == 200
-    well, said = told.report()
+        tracked.queue.add(NamespacedName("n", str(index)), -3600)
+    tracked.queue.done(await tracked.queue.get())
+    assert tracked.queue.overdue() > STUCK_S
+    assert (await livez(tracked))[0] == 200
+    well, said = tracked.report()
     assert not well, "/healthz says so all the same"
     assert "reconciles" in said["troubles"]
 
 
 async def test_workers_that_finish_nothing_for_long_are_restarted():
-    told = health()
-    told.queue.add(A, 0)
-    await told.queue.get()
-    told.queue._finished -= STUCK_S + 1
-    assert (await livez(told))[0] == 503
+    tracked = health()
+    tracked.queue.add(A, 0)
+    await tracked.queue.get()
+    tracked.queue._finished -= STUCK_S + 1
+    assert (await livez(tracked))[0] == 503
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(UNAUTHORIZED_S - 10, 200), (UNAUTHORIZED_S + 10, 503)])
@@ -58,18 +58,18 @@ async def test_credentials_that_are_refused_for_long_are_no_life(seconds, status
 
 
 async def test_a_generation_is_news_once_and_makes_its_service_urgent():
-    told = health()
-    assert told.take(Seen(A, 3))
-    assert not told.take(Seen(A, 3)), "a status that changed"
-    assert not told.take(Seen(A)), "a child's event"
-    assert not told.take(Seen(A, 2)), "an older event that came late"
-    assert told.take(Seen(A, 4))
-    told.forget(A)
-    assert told.take(Seen(A, 1)), "another of that name"
+    tracked = health()
+    assert tracked.take(Seen(A, 3))
+    assert not tracked.take(Seen(A, 3)), "a status that changed"
+    assert not tracked.take(Seen(A)), "a child's event"
+    assert not tracked.take(Seen(A, 2)), "an older event that came late"
+    assert tracked.take(Seen(A, 4))
+    tracked.forget(A)
+    assert tracked.take(Seen(A, 1)), "another of that name"
 
 
 def test_the_operator_that_was_there_first_gives_way_to_a_rival():
-    """And one that comes later takes over from an installation that is gone."""
+    """An operator that comes later takes over from an installation that is gone."""
     first, second = Rivals("first"), Rivals("second")
     assert first.of(A, None) is None
     assert first.of(A, {"operator": "first"}) is None
@@ -136,6 +136,6 @@ def test_the_operator_that_gives_way_leaves_the_rest_of_the_status_alone():
     status = status_beside(body, "second", "first", "now")
     assert status["conditions"][0] == ready
     assert (status["readyReplicas"], status["operator"], status["otherOperator"]) == (1, "second", "first")
-    (told,) = [each for each in status["conditions"] if each["type"] == "TwoOperators"]
-    assert (told["status"], told["observedGeneration"]) == ("True", 3)
+    (condition,) = [each for each in status["conditions"] if each["type"] == "TwoOperators"]
+    assert (condition["status"], condition["observedGeneration"]) == ("True", 3)
     assert status_beside({"metadata": {"generation": 4}, "status": status}, "second", "first", "later") is None

@@ -1,4 +1,4 @@
-"""Which replica a scale-in should take, and when it is worth saying."""
+"""The replica that a scale-in should take, and when it is worth saying."""
 
 from __future__ import annotations
 

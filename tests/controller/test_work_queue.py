@@ -72,7 +72,7 @@ async def test_success_forgets_failures():
     assert queue.failed(A, 60) == pytest.approx(1)
 
 
-async def test_a_key_that_nobody_takes_is_told():
+async def test_a_key_that_waits_too_long_is_reported():
     queue = WorkQueue()
     queue.add(A, 0)
     await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A step is scheduled and launched before anybody knows what the last one drew; what comes of it is the same."""
+"""A step is scheduled and launched before the last one's tokens are known; the results are the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(core):
 
 
 def test_outputs_come_one_call_later():
-    """The first call launches the prefill, the second launches a decode and tells of the prefill."""
+    """The first call launches the prefill, the second launches a decode and returns the prefill's outputs."""
     executor = FakeExecutor(asynchronous=True)
     core = core_over(executor)
     core.add(request("a", [1, 2, 3], 3))
@@ -56,7 +56,7 @@ def test_synchronous_where_it_was_asked_for():
 
 
 def test_what_is_drawn_after_a_stop_token_is_void():
-    """One step too many is launched for it, and nobody hears of that."""
+    """One step too many is launched for it, and its token is dropped."""
     expected = alone([1, 2, 3], 20)[0]
     stop = expected[4]
     assert stop not in expected[:4]
@@ -92,7 +92,7 @@ def test_a_block_that_unknown_tokens_fill_is_shared_once_they_are_known():
 
 
 def test_abort_between_launch_and_landing():
-    """It ends once, at once, and its blocks come back; the other goes on."""
+    """An aborted request ends once, at once, and its blocks come back; the other goes on."""
     core = core_over(FakeExecutor(asynchronous=True))
     core.add(request("a", list(range(9)), 20))
     core.add(request("b", list(range(9)), 5))
@@ -131,7 +131,7 @@ def test_request_that_fails_when_another_step_is_in_flight_fails_alone(how, afte
 
 
 def test_a_step_lost_on_the_way_is_computed_again_with_care():
-    """Whoever was in flight is recomputed, one step at a time until all of them have ended; then as before."""
+    """Every request of the step is recomputed, one step at a time until all of them have ended; then as before."""
     executor = FakeExecutor(asynchronous=True)
     core = core_over(executor)
     core.add(request("a", [1, 2, 3], 8))

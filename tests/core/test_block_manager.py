@@ -50,7 +50,7 @@ def test_hit_is_whole_blocks_and_leaves_a_token_to_compute() -> None:
 
 
 def test_salt_and_adapter_keep_prefixes_apart() -> None:
-    """One tenant's timing tells nothing of another's prompts."""
+    """One tenant's timing reveals nothing of another's prompts."""
     block_manager = manager(None)
     compute(block_manager, list(range(10)), cache_salt="a")
     assert cached(block_manager, list(range(10))) == 0
@@ -68,7 +68,7 @@ def test_same_block_after_another_beginning_is_another_block() -> None:
 
 
 def test_digests_do_not_depend_on_where_the_chain_was_cut() -> None:
-    """They are extended block by block or all at once, and are the same in every process."""
+    """Digests extended block by block or all at once are the same, in every process."""
     tokens = list(range(70_000, 70_012))
     root = chain_root("salt", 0)
     at_once: list[bytes] = []
@@ -92,7 +92,7 @@ def test_request_for_prompt_logprobs_computes_its_whole_prompt() -> None:
 
 
 def test_without_caching_nothing_is_found() -> None:
-    """And nothing is kept."""
+    """Nothing is kept either."""
     block_manager = manager(None, caching=False)
     seq = sequence(list(range(10)))
     assert block_manager.admit(seq, block_manager.lookup(seq), 10)
@@ -170,7 +170,7 @@ def test_window_holds_no_more_than_its_peak() -> None:
 
 
 def test_admission_takes_nothing_when_the_prompt_does_not_fit() -> None:
-    """Not even its prefix, which would be in its own way."""
+    """The prompt's prefix is not taken either: it would be in its own way."""
     block_manager = manager(None, blocks=4)
     block_manager.free(compute(block_manager, list(range(9))))
     other = compute(block_manager, [50])

@@ -17,7 +17,7 @@ def test_null_block_is_never_handed_out() -> None:
 
 
 def test_block_with_a_digest_outlives_its_user() -> None:
-    """It can be found and shared again, and counts as free meanwhile."""
+    """Such a block can be found and shared again, and counts as free meanwhile."""
     pool = BlockPool(3)
     block = pool.take()
     pool.remember(block, b"a")
@@ -43,7 +43,7 @@ def test_shared_block_is_free_after_its_last_user() -> None:
 
 
 def test_blank_blocks_go_before_cached_ones_and_cached_ones_by_last_use() -> None:
-    """The least recently used content is evicted first, and nobody finds it any more."""
+    """The least recently used content is evicted first, and is not found any more."""
     pool = BlockPool(4)
     first, second, blank = pool.take(), pool.take(), pool.take()
     pool.remember(first, b"first")
@@ -72,7 +72,7 @@ def test_content_known_already_keeps_its_first_block() -> None:
 
 @pytest.mark.parametrize("used", [True, False])
 def test_forgotten_block_is_not_found(used) -> None:
-    """Whether somebody uses it or not."""
+    """This holds for used and for unused blocks."""
     pool = BlockPool(3)
     block = pool.take()
     pool.remember(block, b"a")
@@ -85,7 +85,7 @@ def test_forgotten_block_is_not_found(used) -> None:
 
 
 def test_forgetting_unused_blocks_spares_those_in_use() -> None:
-    """The number that was forgotten is told."""
+    """The number of forgotten blocks is returned."""
     pool = BlockPool(4)
     used, unused = pool.take(), pool.take()
     pool.remember(used, b"used")

@@ -1,4 +1,4 @@
-"""How many blocks each group gets."""
+"""The number of blocks that each group gets."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_override_too_small_for_one_sequence_is_refused() -> None:
     batched=st.integers(1, 300),
 )
 def test_longest_sequence_fits_and_the_next_does_not(windows, block_size, kv_bytes, batched) -> None:
-    """And the split for it stays within the bytes."""
+    """The split for it stays within the bytes."""
     groups = tuple(KVGroup("full" if w is None else "window", (i,), i + 3, w) for i, w in enumerate(windows))
     layout = KVLayout(block_size, groups)
     longest = longest_sequence(layout, kv_bytes, 400, batched)

@@ -76,7 +76,7 @@ def test_group_outside_of_the_namespace_reads_what_is_mounted(tmp_path) -> None:
 
 
 def test_machine_without_these_files(tmp_path) -> None:
-    """Not every kernel has them."""
+    """Some kernels lack them."""
     assert container_limit(tmp_path) is None
     assert available_memory(tmp_path) == 0
 

@@ -1,4 +1,4 @@
-"""How prompts share a step, and what is left of those that end while they wait."""
+"""Prompts share a step, and those that end while they wait leave nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from octavo_engine.core.scheduler import LEAST_CHUNK
 
 
 def test_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
-    """It is computed in the next step, whole; the long one takes what it leaves."""
+    """The short prompt is computed in the next step, whole; the long one takes what it leaves."""
     core = scheduler()
     core.add(request("long", 150))
     step(core)
@@ -62,8 +62,8 @@ def test_prefill_leaves_nothing_for_one_that_has_no_place_or_blocks() -> None:
     assert step(core)[0].num_scheduled_tokens == {"a": 32}
 
 
-def test_nobody_waits_when_a_preempted_one_ends_among_many_that_were_aborted() -> None:
-    """Its last token was in flight; the queue is rid of those that have ended at that very moment."""
+def test_no_request_waits_when_a_preempted_one_ends_among_many_that_were_aborted() -> None:
+    """The last token was in flight; the queue is rid of those that have ended at that very moment."""
     core = scheduler(blocks=4)
     core.add(request("a", 7, 9))
     core.add(request("b", 7, 2))

@@ -34,7 +34,7 @@ class RandomClock:
 
 
 class Ledger:
-    """What was asked of a core and what came out; asserts the rules that hold after every step."""
+    """A record of what was asked of a core and what came out; asserts the rules that hold after every step."""
 
     def __init__(self, core: EngineCore, executor: FakeExecutor, *, fcfs: bool, unchunked: int | None = None) -> None:
         self.core = core
@@ -159,7 +159,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 class RandomSchedules(RuleBasedStateMachine):
-    """After every step: blocks are conserved, FCFS serves the oldest, no request has outputs after its end."""
+    """Checks after every step: blocks are conserved, FCFS serves the oldest, no request has outputs after its end."""
 
     @initialize(config=CONFIGS)
     def start(self, config) -> None:

@@ -1,4 +1,4 @@
-"""What runs when: order, budget, chunks, preemption, ends. Driven step by step with made-up tokens."""
+"""Schedules by order, budget, chunks, preemption and ends. Driven step by step with made-up tokens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def request(name: str, prompt: int | list[int], max_tokens: int = 5, *, priority
 
 
 def step(core: Scheduler, token: int = TOKEN) -> tuple[SchedulerOutput, list[EngineOutput]]:
-    """One step in which everybody who may draws `token`."""
+    """Run one step in which every request that may draws `token`."""
     made = core.schedule()
     assert made is not None
     outputs = core.update(StepOutput(made.step_id, {r: [token] for r in made.samples}))
@@ -48,7 +48,7 @@ def step(core: Scheduler, token: int = TOKEN) -> tuple[SchedulerOutput, list[Eng
 
 
 def run(core: Scheduler) -> dict[str, EngineOutput]:
-    """To the end; the last output of each request."""
+    """Run to the end; the last output of each request."""
     last = {}
     for _ in range(1000):
         if not core.requests.has_work:
@@ -75,7 +75,7 @@ def test_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
 
 
 def test_without_chunks_a_prompt_waits_for_a_step_that_takes_it_whole() -> None:
-    """Nobody overtakes it meanwhile."""
+    """No later prompt overtakes it meanwhile."""
     core = scheduler(enable_chunked_prefill=False)
     core.add(request("a", 10, 2))
     core.add(request("b", 32))
@@ -86,7 +86,7 @@ def test_without_chunks_a_prompt_waits_for_a_step_that_takes_it_whole() -> None:
 
 
 def test_without_chunks_a_prompt_beyond_the_budget_is_refused() -> None:
-    """It would wait forever."""
+    """Accepted, it would wait forever."""
     core = scheduler(enable_chunked_prefill=False)
     core.add(request("a", 33))
     (output,) = core.requests.take_outputs()
@@ -96,7 +96,7 @@ def test_without_chunks_a_prompt_beyond_the_budget_is_refused() -> None:
 
 
 def test_without_chunks_a_preempted_request_may_outgrow_the_budget_and_still_end() -> None:
-    """Its prompt fitted a step; prompt and output no longer do, so they are recomputed in parts."""
+    """The prompt fitted a step; prompt and output no longer do, so they are recomputed in parts."""
     core = scheduler(enable_chunked_prefill=False, blocks=14, caching=False)
     core.add(request("a", 2, 40))
     core.add(request("b", 30, 20))
@@ -118,7 +118,7 @@ def test_no_more_requests_run_than_allowed() -> None:
 
 
 def test_last_come_is_preempted_first_and_resumes_before_later_ones() -> None:
-    """It is sent again with whole tables, which replace the old ones, and keeps what it has drawn."""
+    """A resumed request is sent again with whole tables, which replace the old ones, and keeps what it has drawn."""
     core = scheduler(blocks=4, caching=False)
     core.add(request("a", 7, 5))
     core.add(request("b", 7, 5))
@@ -157,14 +157,14 @@ def test_lower_priority_waits_and_is_preempted() -> None:
 
 
 def test_priority_is_ignored_under_fcfs() -> None:
-    """As the policy says."""
+    """The policy decides."""
     core = scheduler(max_num_seqs=1)
     core.add(request("a", 3, priority=5))
     core.add(request("b", 3, priority=0))
     assert list(step(core)[0].num_scheduled_tokens) == ["a"]
 
 
-def test_nobody_is_admitted_in_a_step_that_preempts() -> None:
+def test_no_request_is_admitted_in_a_step_that_preempts() -> None:
     """Blocks have just run out."""
     core = scheduler(blocks=5, caching=False)
     core.add(request("a", 7, 9))
@@ -189,7 +189,7 @@ def test_long_prompt_of_higher_priority_leaves_the_others_their_token() -> None:
 
 
 def test_request_that_alone_outgrows_the_blocks_ends_with_the_reason() -> None:
-    """Not a livelock of preempting itself."""
+    """Preempting itself would be a livelock."""
     core = scheduler(blocks=2)
     core.add(request("a", 7, 50))
     core.add(request("b", 3, 2))
@@ -200,7 +200,7 @@ def test_request_that_alone_outgrows_the_blocks_ends_with_the_reason() -> None:
 
 
 def test_prompt_that_never_fits_the_blocks_ends_with_the_reason() -> None:
-    """Those behind it go on."""
+    """The requests behind it go on."""
     core = scheduler(blocks=2)
     core.add(request("a", 9))
     core.add(request("b", 3, 2))
@@ -250,7 +250,7 @@ def test_ends_by_eos_stop_token_or_length() -> None:
 
 
 def test_stop_tokens_do_not_count_before_min_tokens() -> None:
-    """The executor bans them; should one come all the same, it does not end the request."""
+    """The executor bans them; one that comes anyway does not end the request."""
     core = scheduler()
     core.add(request("a", 3, 9, eos_token_ids=(TOKEN,), min_tokens=3))
     assert [step(core)[1][0].finish_reason for _ in range(3)] == [None, None, "stop"]
@@ -270,7 +270,7 @@ def test_request_for_no_token_ends_with_its_prompt() -> None:
 
 
 def test_prompt_logprobs_are_whole_across_chunks_and_a_preemption() -> None:
-    """They come in parts, a step's each, and what is computed again after a preemption does not come again."""
+    """Log-probabilities come in parts, a step's each; what is computed again after a preemption does not come again."""
     core = scheduler(blocks=5, caching=False, max_num_batched_tokens=6)
     core.add(request("a", 3, 10))
     core.add(request("b", 16, 3, prompt_logprobs=0))
@@ -327,7 +327,7 @@ def test_abort_reaches_a_request_wherever_it_stands() -> None:
 
 
 def test_id_can_be_used_again_once_its_request_has_ended() -> None:
-    """The executor is told of both in one step."""
+    """The executor is given both in one step."""
     core = scheduler()
     core.add(request("a", 5))
     step(core)
@@ -339,7 +339,7 @@ def test_id_can_be_used_again_once_its_request_has_ended() -> None:
 
 
 def test_id_in_use_ends_both_requests() -> None:
-    """Their outputs could not be told apart: one error, and silence."""
+    """Their outputs could not be separated: one error, and silence."""
     core = scheduler()
     core.add(request("a", 5))
     step(core)
@@ -390,7 +390,7 @@ def test_request_that_draws_nothing_where_it_should_ends() -> None:
 
 
 def test_decode_step_of_many_requests_costs_few_calls_each() -> None:
-    """What a step of 256 takes is calls, some twenty a request; counted, for a clock would tell of the machine."""
+    """The calls of a step of 256 are counted, some twenty a request, for a clock would measure the machine."""
     core = scheduler(blocks=20_000, max_num_seqs=256, max_num_batched_tokens=8192, max_model_len=4096)
     for i in range(256):
         core.add(request(f"r{i}", list(range(i, i + 20 + i % 4)), 1000, eos_token_ids=(2,)))

@@ -1,4 +1,4 @@
-"""How long steps are: prompts are cut by what tokens were seen to take. Whole schedules, by a clock that tests set."""
+"""The length of steps: prompts are cut by what tokens were seen to take. Whole schedules, by a clock that tests set."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def prefill(core: EngineCore, name: str) -> list[int]:
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("per_token", [0.001, 0.003, 0.02])
 def test_stream_waits_no_longer_than_a_step_behind_another_prefill(per_token: float, asynchronous: bool) -> None:
-    """But for the first step, which nothing was known of, and the ones that were in flight then."""
+    """The first step, of which nothing was known, and the ones that were in flight then are the exception."""
     executor = SlowExecutor(per_token=per_token, overhead=0.01, asynchronous=asynchronous)
     core = core_of(executor)
     core.add(request("stream", 20))
@@ -122,7 +122,9 @@ def test_fast_machine_takes_whole_steps_after_a_few(asynchronous: bool) -> None:
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("per_scored", [0.0002, 0.01])
 def test_log_probabilities_of_a_prompt_count_as_work(per_scored: float, asynchronous: bool) -> None:
-    """A prompt that wants them is cut shorter than one that does not, also right after one that showed a fast machine."""
+    """A prompt that asks for them is cut shorter than one that does not, also right after one that showed a fast
+    machine.
+    """
     executor = SlowExecutor(per_token=0.0001, per_scored=per_scored, overhead=0.01, asynchronous=asynchronous)
     core = core_of(executor)
     core.add(request("stream", 20))
@@ -164,7 +166,7 @@ def test_disturbed_step_is_forgotten_within_a_few() -> None:
 
 
 def test_hopeless_machine_computes_a_block_a_step() -> None:
-    """Even where a single token takes longer than a step should, prompts come to an end."""
+    """Prompts come to an end even where a single token takes longer than a step should."""
     executor = SlowExecutor(block_size=16, per_token=1.0, overhead=1.0)
     core = core_of(executor)
     core.add(request("stream", 3))
@@ -191,8 +193,8 @@ def test_steps_of_decodes_alone_say_nothing_of_prompts() -> None:
     assert pace.tokens(4, alone=False) == before
 
 
-def test_prefill_that_nobody_waits_behind_takes_longer_steps() -> None:
-    """Until somebody comes."""
+def test_prefill_that_no_request_waits_behind_takes_longer_steps() -> None:
+    """Steps become shorter once a request arrives behind it."""
     executor = SlowExecutor(per_token=0.004)
     core = core_of(executor)
     core.add(request("alone", 4000))

@@ -69,7 +69,7 @@ def test_without_swap_space_it_is_computed_again() -> None:
 
 
 def test_a_full_swap_space_leaves_the_rest_to_be_computed_again() -> None:
-    """Two blocks of host memory hold nobody; all end well all the same."""
+    """Two blocks of host memory fit no request; all end well anyway."""
     core, executor = scarce((None,), swap_bytes=2)
     before = executor.num_moved
     run(core, executor)
@@ -78,7 +78,7 @@ def test_a_full_swap_space_leaves_the_rest_to_be_computed_again() -> None:
 
 
 def test_an_aborted_request_gives_its_swap_space_back() -> None:
-    """Also while it waits; `check` would find a block that is lost."""
+    """Swap space comes back from a waiting request too; `check` would find a block that is lost."""
     core, _ = scarce((None,), swap_bytes=200)
     for name, prompt in PROMPTS.items():
         core.add(request(name, prompt))
@@ -119,7 +119,7 @@ def test_the_rule_swaps_what_is_quicker_to_move_than_to_compute() -> None:
     """Seconds a block against seconds a token, both measured; before a telling step has been seen it swaps."""
     rule = SwapRule([0.001, 0.01])
     assert rule.pays(1, [100, 100])
-    rule.note_step(10, 99.0)  # too small a step to tell
+    rule.note_step(10, 99.0)  # too small a step to measure
     assert rule.pays(1, [100, 100])
     rule.note_step(1000, 1.0)  # a millisecond a token
     assert rule.pays(100, [10, 5])  # 60 ms against 100

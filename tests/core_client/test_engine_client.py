@@ -23,7 +23,7 @@ from octavo_engine.sampling_params import SamplingParams
 
 
 class Recorder:
-    """An observer that writes down what it is told."""
+    """An observer that records its calls."""
 
     def __init__(self):
         self.events = []
@@ -87,7 +87,7 @@ async def test_a_request_yields_its_tokens_and_then_ends(connected):
 
 
 async def test_closing_the_stream_aborts_the_request(connected):
-    """As a client that goes away does."""
+    """A client that goes away does so."""
     stream = connected.submit([request("a", max_tokens=200)])
     await stream.get()
     stream.close()
@@ -126,7 +126,7 @@ async def test_admission_is_exact_even_before_the_core_has_spoken(connected):
 
 
 async def test_the_cores_end_reaches_everyone_who_waits(connected):
-    """And whoever asks afterwards."""
+    """A call after the end fails too."""
     stream = connected.submit([request("a", max_tokens=200)])
     await stream.get()
     deaths = []
@@ -160,7 +160,7 @@ async def test_a_wait_that_takes_too_long_ends_and_loses_nothing(connected):
     assert stream._timer is None
 
 
-async def test_a_request_sent_after_the_cores_end_hears_of_the_cause(connected):
+async def test_a_request_sent_after_the_cores_end_gets_the_cause(connected):
     """Before the loop has seen the end: its stream is woken, and by the cause, not by what the socket says."""
     os.kill(connected._core.process.pid, signal.SIGKILL)
     connected._core.process.wait()
@@ -189,7 +189,7 @@ def test_a_client_comes_back_when_half_of_the_queue_has_started():
     assert pace.seconds_for(1000, now=10.0) == 60
 
 
-def test_what_nobody_reads_is_joined():
+def test_unread_outputs_are_joined():
     """A stream holds tokens, not a message for each: a request of n choices may run for long beside a client that reads nothing."""
     stream = OutputStream(None, ["a", "b"])
 

@@ -61,7 +61,7 @@ async def test_a_survivor_that_aborts_is_not_named_as_the_cause(ranks, tmp_path,
 
 
 def test_a_rank_whose_pipe_has_ended_is_waited_for(ranks, tmp_path):
-    """It is not yet known how it ended, when the others are already gone."""
+    """The cause of its end is not known yet when the others are already gone."""
     handle = CoreHandle(ranks, tmp_path / "none")
     ranks[0].process.send_signal(signal.SIGABRT)
     await_zombie(ranks[0])
@@ -73,7 +73,7 @@ def test_a_rank_whose_pipe_has_ended_is_waited_for(ranks, tmp_path):
 
 
 def test_a_rank_that_lost_touch_is_never_the_cause(ranks, tmp_path):
-    """It says so by its exit code, whenever it ended."""
+    """Such a rank says so by its exit code, whenever it ended."""
     handle = CoreHandle(ranks, tmp_path / "none")
     code = f"import os; os._exit({LOST_TOUCH})"
     ranks[0].process.kill()
@@ -88,7 +88,7 @@ def test_a_rank_that_lost_touch_is_never_the_cause(ranks, tmp_path):
 
 
 def await_zombie(rank):
-    """It has ended, and is not waited for: as the kernel has it until its parent asks."""
+    """Wait until the process is a zombie: ended, and not reaped by its parent."""
     end = time.monotonic() + 20
     while os.waitid(os.P_PID, rank.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         assert time.monotonic() < end

@@ -67,7 +67,7 @@ async def test_stages_are_progress_as_well():
 
 
 @pytest.mark.parametrize(("moved", "patience"), [(None, 0.05), (0, 0)])
-async def test_where_progress_is_not_known_or_nobody_is_in_a_hurry_it_waits(moved, patience):
+async def test_where_progress_is_not_known_or_no_limit_is_set_it_waits(moved, patience):
     assert await StartWatch(lambda: moved, patience).until(load(0.5)) == "loaded"
 
 

@@ -1,7 +1,7 @@
-"""What transformers makes of a model and prompts: greedy tokens, and how close its two best logits were.
+"""Answers of transformers for a model and prompts: greedy tokens, and how close its two best logits were.
 
-It lies in `references/`, as `python tests/correctness/transformers_reference.py` wrote it with transformers itself; to
-load it would take longer than all that is compared with it. `OCTAVO_DEEP_TESTS=1` compares with transformers anew.
+They lie in `references/`, as `python tests/correctness/transformers_reference.py` wrote it with transformers itself; to
+load it would take longer than all that is compared with it. `OCTAVO_DEEP_TESTS=1` compares with transformers again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEW_PROMPTS, FEW_TOKENS = (1, 6, 9, 14), 12  # what is compared of a model that 
 
 
 def beyond_doubt(gaps: Sequence[float], close: float = CLOSE) -> int:
-    """How many tokens come before the first whose two best logits are closer than `close`."""
+    """The number of tokens before the first whose two best logits are closer than `close`."""
     return next((i for i, gap in enumerate(gaps) if gap < close), len(gaps))
 
 
@@ -42,7 +42,7 @@ class Continuation:
     gaps: list[float]
 
     def comparable(self, limit: int = NUM_TOKENS) -> int:
-        """How many of the first tokens are beyond doubt."""
+        """The number of first tokens that are beyond doubt."""
         return beyond_doubt(self.gaps[:limit])
 
 
@@ -68,7 +68,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What transformers is given, in token ids."""
+    """The input of transformers, in token ids."""
 
     prompts: list[list[int]]
     texts: dict[str, list[int]]
@@ -89,7 +89,7 @@ def asked(model: RealModel) -> Asked:
 
 
 def few_prompts(model: RealModel) -> list[list[int]]:
-    """What a large model is given."""
+    """The prompts for a large model."""
     every = prompts(load_tokenizer(model.files).encode)
     return [every[i] for i in FEW_PROMPTS]
 
@@ -111,7 +111,7 @@ def few_continuations(model: RealModel) -> list[Continuation]:
 
 @cache
 def reference(model: RealModel) -> Reference:
-    """As it was written for exactly these prompts and this file."""
+    """The reference written for exactly these prompts and this file."""
     given = asked(model)
     stored = json.loads((FOLDER / f"{model.name}.json").read_text("utf-8"))
     assert stored["key"] == given.key(model), "made for other prompts: run tests/correctness/transformers_reference.py"

@@ -139,7 +139,7 @@ def run_beside_neighbour(core: EngineCore, sampled: Iterable[SamplingParams], un
 
 
 def check(case: Case, params: SamplingParams, result: Finished) -> None:
-    """It ended as its parameters say, with tokens and log-probabilities that are some."""
+    """Assert that a request ended as its parameters say, with valid tokens and log-probabilities."""
     if bans_everything(params):
         assert (result.finish_reason, result.tokens) == ("error", []), shown(case)
         assert "no token can be drawn" in (result.error or ""), shown(case)
@@ -163,7 +163,7 @@ def bans_everything(params: SamplingParams) -> bool:
 
 @pytest.mark.slow
 def test_the_three_samplers_draw_alike_at_every_extreme(taken):
-    """From the same logits, all as `reference_sampling` says."""
+    """The same logits give the same tokens, all as `reference_sampling` says."""
     cases = [(case, params) for case, params in thinned(taken, SLOW) if not bans_everything(params)]
     logits = torch.randn(len(cases), VOCABULARY, generator=torch.Generator().manual_seed(5)) * 3
     logits[:, PROMPT] += 4  # so that penalties matter
@@ -235,7 +235,7 @@ def test_no_sampler_needs_a_temperature_to_be_sensible(temperature, filters):
 
 @pytest.mark.parametrize("penalty", [1e-45, 1e-39, 1e-30, 1e30, 3e38])
 def test_a_penalty_never_makes_a_logit_infinite(penalty):
-    """Nor lifts a ban, nor hides a logit that is no number."""
+    """A penalty lifts no ban either, and hides no logit that is no number."""
     logits = torch.tensor([[20.0, -20.0, 0.0, -math.inf, math.nan, math.inf, 3.0]])
     known = KnownTokens(torch.arange(6, dtype=torch.int32)[None], *(torch.tensor([n]).int() for n in (0, 6, 5)))
     ones = torch.ones(1)

@@ -62,7 +62,8 @@ def in_transformers(path):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("auto", 0.05)])
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_logprobs_equal_transformers(embedding, dtype, tolerance, executor_name, tmp_path):
-    """Of a prompt and of what follows it, whatever format a row of the embedding is widened from.
+    """Log-probabilities of a prompt and of what follows it agree, whatever format a row of the embedding is widened
+    from.
 
     As stored, activations are rounded to bytes or bfloat16; an embedding of zeros would be wrong by 0.3.
     """

@@ -1,4 +1,4 @@
-"""What quantized activations, four-bit weights and bfloat16 cost: losses on fixed texts, through prompt_logprobs."""
+"""The loss of quantized activations, four-bit weights and bfloat16 on fixed texts, through prompt_logprobs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_lower_precision_stays_within_one_percent_of_float32(model, dtype):
 
 
 def twin_loss(model, config, create=create_executor):
-    """Of the first tokens of each text: the torch executor is slow on a CPU."""
+    """The loss over the first tokens of each text: the torch executor is slow on a CPU."""
     texts = {name: ids[:TWIN_TEXT] for name, ids in reference(model).texts.items()}
     with running_core(config, create=create) as core:
         results = generate(core, [ask(name, ids, 1, prompt_logprobs=0) for name, ids in texts.items()])
@@ -104,7 +104,7 @@ def test_the_twin_scores_a_text_as_the_native_executor_does(smollm2, dtype):
     [
         ("smollm2", torch.float32, 0.01),
         ("gemma3", torch.float32, 0.01),
-        ("smollm2", torch.bfloat16, 0.02),  # a card's; so short a text leaves that much of it
+        ("smollm2", torch.bfloat16, 0.02),  # a GPU's; so short a text leaves that much of it
     ],
 )
 def test_packed_weights_on_torch_score_a_text_as_float32_does(request, name, activations, allowed):

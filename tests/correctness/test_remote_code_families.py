@@ -1,8 +1,8 @@
 """Families whose own classes transformers does not have compute what their published description says, on small random models.
 
 The reference is a decoder in a few lines of torch that reads tensors by their published names; what differs between the
-families is data. Descriptions: the model cards and reports of InternLM 1 to 3, EXAONE 3, Baichuan 1 and 2, Qwen 1, XVERSE
-and MiniCPM.
+families is data. Descriptions: the authors' model descriptions and reports of InternLM 1 to 3, EXAONE 3, Baichuan 1 and
+2, Qwen 1, XVERSE and MiniCPM.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ SAMPLED = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """By executor, by request: all of them in one batch of each."""
+    """The results by executor, by request: all of them in one batch of each."""
     folder = tmp_path_factory.mktemp("alike")
     make("qwen 3", folder)
     outputs = {}

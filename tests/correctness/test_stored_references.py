@@ -1,4 +1,4 @@
-"""What the other tests here compare with is what transformers says."""
+"""The stored references are what transformers computes."""
 
 from __future__ import annotations
 

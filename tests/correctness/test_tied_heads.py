@@ -1,4 +1,4 @@
-"""Whether the head is tied to the embedding is decided by the weights: what lies in the file is computed with."""
+"""The weights decide whether the head is tied to the embedding: one that the file has is used."""
 
 from __future__ import annotations
 

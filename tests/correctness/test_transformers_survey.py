@@ -1,4 +1,4 @@
-"""Which models run through transformers is what the reference says, kind by kind."""
+"""The models that run through transformers are those of the reference, kind by kind."""
 
 from __future__ import annotations
 

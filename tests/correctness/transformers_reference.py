@@ -49,7 +49,7 @@ def compute(model: RealModel, given: Asked) -> dict[str, Any]:
 
 
 def compute_few(model: RealModel, given: list[list[int]]) -> dict[str, Any]:
-    """Of a large model, in float32: a few prompts together."""
+    """Compute a few prompts of a large model together, in float32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = load_transformers(model)
@@ -88,7 +88,7 @@ def loss(model: Any, ids: list[int]) -> float:
 
 @torch.inference_mode()
 def two_layers(model: Any, layers: tuple[int, ...], prompt: list[int]) -> dict[str, Any]:
-    """Of these layers alone; the others are gone from `model` afterwards."""
+    """A model of these layers alone; the others are gone from `model` afterwards."""
     model.model.layers = torch.nn.ModuleList(model.model.layers[i] for i in layers)
     model.config.num_hidden_layers = len(layers)
     if getattr(model.config, "layer_types", None):

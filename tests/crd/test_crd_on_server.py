@@ -78,7 +78,7 @@ def test_nulls_are_as_good_as_left_out(api, namespace):
 
 
 def test_nulls_of_unset_values_are_taken_under_server_side_apply(api, namespace):
-    """As a chart writes them: kubectl apply --server-side, helm 4 and Argo CD send them."""
+    """Charts write such nulls: kubectl apply --server-side, helm 4 and Argo CD send them."""
     every = dict.fromkeys(_optional(Spec))
     spec = every | {
         "model": {"uri": "hf://org/name"} | dict.fromkeys(_optional(Model)),

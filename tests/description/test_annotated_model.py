@@ -17,12 +17,12 @@ metadata:
   annotations: {MODEL_CONFIG: 'CONFIG'}
 spec:
   model: {uri: hf://meta-llama/Llama-2-70b-chat-hf}
-  accelerator: {products: [CARD]}
+  accelerator: {products: [PRODUCT]}
 """
 
 
 def planned(tmp_path, config: str) -> int:
-    text = MANIFEST.replace("MODEL_CONFIG", MODEL_CONFIG).replace("CONFIG", config).replace("CARD", A100_40)
+    text = MANIFEST.replace("MODEL_CONFIG", MODEL_CONFIG).replace("CONFIG", config).replace("PRODUCT", A100_40)
     (tmp_path / "llama.yaml").write_text(text)
     return main(["-f", str(tmp_path / "llama.yaml"), "--offline"])
 
@@ -43,7 +43,7 @@ def test_a_file_that_is_named_goes_first(tmp_path, capsys):
 
 
 def test_an_annotation_that_is_no_config_leaves_the_model_unknown(tmp_path, capsys):
-    """It blocks nothing, and says what is wrong with it."""
+    """Such an annotation blocks nothing, and the reason says what is wrong with it."""
     assert planned(tmp_path, "[]") == 0
     assert f"the annotation {MODEL_CONFIG} holds no JSON object" in " ".join(capsys.readouterr().out.split())
     assert annotated({}) is None

@@ -82,12 +82,12 @@ def test_a_token_that_was_logged_in_with_is_used(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "message"),
     [(401, "requires a token"), (403, "requires a token"), (404, "answers 404"), (500, "answers 500")],
 )
-def test_a_refusal_is_half_a_sentence(hub, status, told):
+def test_a_refusal_is_half_a_sentence(hub, status, message):
     hub.status = status
-    assert told in describe(MODEL, offline=False).why_unknown
+    assert message in describe(MODEL, offline=False).why_unknown
 
 
 def test_an_answer_that_is_no_config_is_reported(hub):

@@ -1,4 +1,4 @@
-"""What each program takes that the pages call: targets, flags, paths, kinds, fields, values, endpoints."""
+"""The targets, flags, paths, kinds, fields, values and endpoints that each program takes in the documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pages import PLACEHOLDER, PROGRAMS, ROOT, Command
+from documents import PLACEHOLDER, PROGRAMS, ROOT, Command
 from pydantic import TypeAdapter
 
 from octavo.__main__ import VERBS

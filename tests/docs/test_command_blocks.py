@@ -1,6 +1,6 @@
-"""What the pages tell people to type is what this tree takes.
+"""The commands that the documentation gives are taken by this tree.
 
-`e2e/test_first_steps.py` runs the README's and the notes' commands on a real cluster; here every page's are parsed.
+`e2e/test_first_steps.py` runs the README's and the notes' commands on a real cluster; here all documents' are parsed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 import pytest
 import yaml
 from command_checks import VERSION, check, check_set, field
-from pages import PAGES, ROOT, Command, blocks, commands, script, span_commands, spans
+from documents import PAGES, ROOT, Command, blocks, commands, script, span_commands, spans
 
 from octavo_operator.api.manifest import load_manifest
 from octavo_operator.metrics_api.catalog import METRICS
@@ -107,7 +107,7 @@ def test_what_a_page_names_exists(page):
 
 
 def test_the_images_of_the_manifests_are_all_renamed():
-    """The `sed` of the installation page, on the file that it is for."""
+    """The installation's `sed` runs on the file that it is for."""
     page = (ROOT / "docs/installing.md").read_text()
     (expression,) = re.findall(r"sed -i '(s#.*?)'", page)
     manifest = (ROOT / "config/operator/deployment.yaml").read_text()

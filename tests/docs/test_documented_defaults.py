@@ -1,7 +1,7 @@
-"""Numbers that pages, help texts and field descriptions state in their own sentences, spelled from the code that holds them.
+"""The numbers in the sentences of documents, help texts and field descriptions are those of the code.
 
-Of generated pages this is their hand-written half; `make verify`, `tests/serve/test_arguments.py` (numbers of the flags'
-help) and `tests/server/test_limits.py` (the page of limits) hold the rest.
+Generated documents are covered by their hand-written half; `make verify`, `tests/cli/test_arguments.py` (numbers of
+the flags' help) and `tests/server/test_limits.py` (the limits' reference) hold the rest.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 
 import pytest
 import yaml
+from documents import ROOT
 from octavo_testing.planner_cases import planned
-from pages import ROOT
 
 from octavo_engine.config import EngineConfig, ModelConfig, ServerConfig
 from octavo_engine.core_client.queue_pace import LONGEST_SECONDS
@@ -152,7 +152,7 @@ DESCRIPTIONS = {
 
 
 def text_of(page: str) -> str:
-    """A page on one line, without the marks of comments."""
+    """A document on one line, without the marks of comments."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return " ".join((re.sub(r"^ *# ?", "", text, flags=re.MULTILINE) if page.endswith(".yaml") else text).split())
 
@@ -210,7 +210,7 @@ def test_the_page_of_kernels_has_the_sizes_of_the_code():
 
 
 def test_the_versions_that_are_needed_are_one():
-    """Of Kubernetes in the chart, of Python in the package, of the Kubernetes that tests run."""
+    """The chart, the package and the tests name one version of Kubernetes and of Python."""
     chart = yaml.safe_load((ROOT / "charts/octavo/Chart.yaml").read_text())
     (least,) = re.findall(r">= ?(1\.\d+)", chart["kubeVersion"])
     (tested,) = re.findall(r'^VERSION = "v(.+)"$', (ROOT / "scripts/kubernetes/build.py").read_text(), re.MULTILINE)

@@ -61,5 +61,5 @@ def test_the_page_lists_every_architecture_with_what_runs_it():
 
 
 def _verdict(lacking: list[str | None]) -> str:
-    """Of all compared variants of an architecture."""
+    """The verdict over all compared variants of an architecture."""
     return "; ".join(dict.fromkeys(f"lacks {each}" for each in lacking if each is not None)) or "✓"

@@ -13,7 +13,7 @@ from octavo_engine.sampling_params import SamplingParams
 
 
 class QueuedSocket:
-    """As much of a ZeroMQ socket as `CoreProcess` reads."""
+    """The part of a ZeroMQ socket that `CoreProcess` reads."""
 
     def __init__(self, messages: list[Request]) -> None:
         self.waiting = [msgspec.msgpack.encode(message) for message in messages]

@@ -26,7 +26,7 @@ def request(name: str, prompt: list[int], max_tokens: int = 6, **fields) -> Engi
 
 
 def run(core: EngineCore, before: list[EngineOutput] | None = None) -> dict[str, tuple[list[int], str]]:
-    """To the end: tokens and reason of each; `before` has come out already."""
+    """Run to the end: tokens and reason of each; `before` has come out already."""
     tokens: dict[str, list[int]] = {}
     reasons: dict[str, str] = {}
     for output in before or []:
@@ -97,7 +97,7 @@ def test_blocks_that_a_failed_request_should_have_filled_are_not_shared(how) -> 
         assert results[name] == alone(prompt), name
 
 
-def test_executor_hears_of_finished_requests_although_a_step_fails() -> None:
+def test_executor_gets_finished_requests_although_a_step_fails() -> None:
     """Be it before it took anything in: their ids come again with the next step."""
     executor = FakeExecutor()
     core = core_over(executor)
@@ -113,7 +113,7 @@ def test_executor_hears_of_finished_requests_although_a_step_fails() -> None:
 
 
 def test_step_too_large_for_memory_is_done_in_parts() -> None:
-    """As long as each request fits alone, nobody ends."""
+    """No request ends, as long as each fits alone."""
     executor = FakeExecutor(max_tokens_at_once=12)
     core = core_over(executor)
     prompts = {name: [i] * 10 for i, name in enumerate("abc")}
@@ -123,7 +123,7 @@ def test_step_too_large_for_memory_is_done_in_parts() -> None:
 
 
 def test_abort_within_a_step_that_fails() -> None:
-    """It ends once, and its blocks are still its own while the others are tried."""
+    """An aborted request ends once, and its blocks are its own while the others are tried."""
     executor = FakeExecutor()
     core = core_over(executor)
     prompts = {name: [*range(9), i] for i, name in enumerate("abc")}
@@ -195,15 +195,15 @@ def test_prefix_cache_can_be_forgotten() -> None:
     assert core.stats().prefix_cache_hits == 8
 
 
-def test_start_tells_its_stages_and_what_it_came_to() -> None:
+def test_start_reports_its_stages_and_its_result() -> None:
     """For the server, and for a person who waits."""
-    told = []
+    stages = []
     executor = FakeExecutor(block_bytes=1 << 20)
     core = EngineCore(
-        config(kv_cache_memory_bytes=1 << 30), executor, on_stage=lambda stage, seconds: told.append(stage)
+        config(kv_cache_memory_bytes=1 << 30), executor, on_stage=lambda stage, seconds: stages.append(stage)
     )
     ready = core.ready()
-    assert told == [stage for stage, _ in ready.stages] == ["loaded the weights", "allocated 0.13 GiB of KV blocks"]
+    assert stages == [stage for stage, _ in ready.stages] == ["loaded the weights", "allocated 0.13 GiB of KV blocks"]
     assert ready.num_blocks == list(executor.num_blocks) == [129]  # eight sequences of 16 blocks, and the null block
     assert ready.kv_cache_bytes == 129 << 20
     assert (ready.block_size, ready.max_model_len, ready.executor) == (4, 64, "fake")
@@ -211,8 +211,8 @@ def test_start_tells_its_stages_and_what_it_came_to() -> None:
     assert executor.closed
 
 
-def test_length_is_the_models_own_where_nobody_asked() -> None:
-    """Or as much of it as fits, and then it says so."""
+def test_length_is_the_models_own_by_default() -> None:
+    """Memory may allow less, and then the engine says so."""
     spec = SimpleNamespace(vocab_size=50, max_position=100)
     core = EngineCore(config(kv_cache_memory_bytes=1000, max_model_len=None), FakeExecutor(), spec)
     assert core.max_model_len == 100
@@ -235,7 +235,7 @@ def test_length_beyond_the_models_own_is_refused() -> None:
 
 
 def test_override_sets_the_number_of_blocks() -> None:
-    """Whatever memory there is; the length follows it where nobody asked for one."""
+    """The override ignores the memory; the length follows it where no flag sets one."""
     executor = FakeExecutor()
     EngineCore(config(num_gpu_blocks_override=33), executor)
     assert executor.num_blocks == (33,)
@@ -245,7 +245,7 @@ def test_override_sets_the_number_of_blocks() -> None:
 
 
 def test_executors_capacity_counts_where_the_user_said_nothing() -> None:
-    """A card knows what it has left."""
+    """A GPU reports the memory that it has left."""
     executor = FakeExecutor(kv_bytes=20 << 20, block_bytes=1 << 20)
     EngineCore(config(), executor)
     assert executor.num_blocks == (20,)
@@ -300,7 +300,7 @@ def test_sequence_that_was_preempted_while_its_step_failed_starts_again(swap_byt
 
 
 def test_blocks_that_were_promised_are_touched_at_the_start(monkeypatch) -> None:
-    """A size that was only guessed is taken as it is used: nobody counts on it."""
+    """A guessed size is taken as it is used: the plan does not count on it."""
     monkeypatch.setattr(kv_sizing, "container_limit", lambda: None)
     guessed, said, limited = FakeExecutor(), FakeExecutor(), FakeExecutor()
     EngineCore(config(), guessed)

@@ -53,7 +53,7 @@ def beside_a_gpu(ranks: int = 1) -> SimpleNamespace:
     ],
 )
 def test_by_default_it_is_4_gib_or_half_of_what_is_left(host, limit, available, ranks, expected) -> None:
-    """Of the container's limit where there is one, shared by its ranks."""
+    """The half is one of the container's limit where there is one, shared by its ranks."""
     host(limit, available)
     assert kv_sizing.swap_bytes_of(config(), beside_a_gpu(ranks)) == expected
 
@@ -77,7 +77,7 @@ def test_more_than_is_left_is_refused_with_the_numbers(host, limit, available, w
 
 
 def test_the_executor_gets_as_many_host_blocks_as_the_limit_allows(host) -> None:
-    """And the null block."""
+    """The null block comes on top."""
     host(MemoryLimit(6 * GIB, used=2 * GIB))
     executor = FakeExecutor(kv_bytes=20 << 20, block_bytes=1 << 20)
     EngineCore(config(), executor)

@@ -31,7 +31,7 @@ GEMMA = LLAMA | {
 
 
 def asked():
-    """As many as may run at once: the probe finds no row free."""
+    """The number of requests that may run at once: the probe finds no row free."""
     return [request(f"r{i}", [5 + i, 9, 40 + i], 12) for i in range(3)]
 
 

@@ -1,4 +1,4 @@
-"""How many threads a container's CPU limit, the affinity mask and the user allow."""
+"""The number of threads that a container's CPU limit, the affinity mask and the user allow."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_what_is_not_understood_limits_nothing(machine, text):
 
 
 def test_no_control_groups_at_all(machine):
-    """Not Linux, or /proc is hidden."""
+    """Systems other than Linux have none, and /proc may be hidden."""
     assert machine.quota is None
     assert machine.process("garbage\n\n0::/../../x\n", "short line", "1 2 3 4 5 6").quota is None
 

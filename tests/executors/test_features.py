@@ -1,4 +1,4 @@
-"""What an executor does not run is refused at the start, by its name and with the remedy."""
+"""Features that an executor does not run are refused at the start, by name and with the remedy."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def binary() -> Path:
 def _build(made: Path) -> None:
     started, go = time.monotonic(), build.find_go()
     build.say("building Argo CD's health, diff and sync for tests/gitops, once, some minutes")
-    # Argo CD wants a newer Go than Kubernetes does: go fetches it as a module, as its go.mod asks for.
+    # Argo CD needs a newer Go than Kubernetes does: go fetches it as a module, as its go.mod asks for.
     environment = {**build._go_environment(go), "GOTOOLCHAIN": "auto"}
     with tempfile.TemporaryDirectory(prefix=build.SCRATCH, dir=made.parent) as scratch:
         half = Path(scratch) / made.name
@@ -52,7 +52,7 @@ def _build(made: Path) -> None:
 
 
 class ArgoCD:
-    """Argo CD with what config/argocd tells it, or with other `overrides`."""
+    """Argo CD as config/argocd configures it, or with other `overrides`."""
 
     def __init__(self, command: Path, overrides: dict[str, Object]) -> None:
         self.command = command

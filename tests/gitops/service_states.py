@@ -1,6 +1,6 @@
-"""LLMServices in every state that the operator tells of, their status by the operator's own planner and `summarize`.
+"""LLMServices in every state that the operator reports, their status by the operator's own planner and `summarize`.
 
-What is pretended is only what the operator sees: the children as it renders them, with the status that Kubernetes'
+The operator's observations alone are pretended: the children as it renders them, with the status that Kubernetes'
 controllers and kubelets give such objects.
 """
 
@@ -28,9 +28,9 @@ SUSPENDED = "Suspended"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the operator observes: replicas by the Deployment's status, what their pods do, and what was rejected."""
+    """The operator's observations: replicas by the Deployment's status, what their pods do, and what was rejected."""
 
-    wished: int = 1
+    desired: int = 1
     existing: int | None = None
     ready: int = 0
     updated: int | None = None
@@ -60,7 +60,7 @@ def lives(spec: Object, seen: Seen, generation: int = 2, **metadata: Any) -> Obj
 
 
 def _observed(body: Object, children: tuple[Object, ...], seen: Seen) -> Observed:
-    existing = seen.wished if seen.existing is None else seen.existing
+    existing = seen.desired if seen.existing is None else seen.existing
     given = {
         "Deployment": {
             "observedGeneration": 1,
@@ -75,7 +75,7 @@ def _observed(body: Object, children: tuple[Object, ...], seen: Seen) -> Observe
     for child in children:
         if child["kind"] == "Deployment" and not seen.deployed:
             continue
-        spec = {**child["spec"], "replicas": seen.wished} if child["kind"] == "Deployment" else child["spec"]
+        spec = {**child["spec"], "replicas": seen.desired} if child["kind"] == "Deployment" else child["spec"]
         metadata = {**child["metadata"], "generation": 1}
         live.append({**child, "metadata": metadata, "spec": spec, "status": given.get(child["kind"]) or {}})
     labels = {"octavo.dev/service": body["metadata"]["name"], "app.kubernetes.io/component": "engine"}
@@ -106,7 +106,7 @@ KILLED = _container({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, re
 QUOTA = Rejection("PersistentVolumeClaim", "s-cache", "Forbidden", "exceeded quota: q", status=403)
 
 BASE: Object = {"model": {"uri": "hf://org/name"}, "accelerator": {"vendor": "cpu"}, "engine": {"maxModelLen": 512}}
-CARDS: Object = {"model": {"uri": "hf://org/name"}, "accelerator": {"products": ["NVIDIA-A100-SXM4-80GB"]}}
+GPUS: Object = {"model": {"uri": "hf://org/name"}, "accelerator": {"products": ["NVIDIA-A100-SXM4-80GB"]}}
 CACHED = BASE | {"cache": {"size": "20Gi", "preload": True}}
 SCALED = BASE | {"autoscaling": {"minReplicas": 1, "maxReplicas": 4}}
 HPA_LOOKS = {"conditions": [{"type": "ScalingActive", "status": "True", "reason": "ValidMetricFound", "message": ""}]}
@@ -128,20 +128,20 @@ class Case:
 CASES = {
     "made": Case(BASE, Seen(deployed=False), "Progressing", "being made"),
     "loading": Case(BASE, Seen(pod=LOADING), "Progressing", "being loaded"),
-    "downloading": Case(CACHED, Seen(wished=0, job={}), "Progressing", "being downloaded"),
+    "downloading": Case(CACHED, Seen(desired=0, job={}), "Progressing", "being downloaded"),
     "serving": Case(BASE, Seen(ready=1), "Healthy", "1 of 1 replicas answer"),
-    "serving, autoscaled": Case(SCALED, Seen(wished=3, ready=3, autoscaler=HPA_LOOKS), "Healthy", "3 of 3"),
-    "serving, the autoscaler blind": Case(SCALED, Seen(wished=1, ready=1, autoscaler=HPA_BLIND), "Healthy", "1 of 1"),
-    "scaling out": Case(SCALED, Seen(wished=3, ready=1, pod=LOADING), "Progressing", "being loaded"),
+    "serving, autoscaled": Case(SCALED, Seen(desired=3, ready=3, autoscaler=HPA_LOOKS), "Healthy", "3 of 3"),
+    "serving, the autoscaler blind": Case(SCALED, Seen(desired=1, ready=1, autoscaler=HPA_BLIND), "Healthy", "1 of 1"),
+    "scaling out": Case(SCALED, Seen(desired=3, ready=1, pod=LOADING), "Progressing", "being loaded"),
     "scaling in": Case(BASE, Seen(existing=2, ready=2), "Progressing", "a change reaches the replicas"),
     "rolling out, serving": Case(
-        BASE | {"replicas": 2}, Seen(wished=2, existing=3, ready=2, updated=1), "Progressing", "a change reaches"
+        BASE | {"replicas": 2}, Seen(desired=2, existing=3, ready=2, updated=1), "Progressing", "a change reaches"
     ),
     "rolling out, not serving": Case(BASE, Seen(existing=0), "Progressing", "being started"),
-    "waits for a card": Case(
-        CARDS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(free=0, largest=4)), "Progressing", "waits for a free GPU"
+    "waits for a GPU": Case(
+        GPUS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(free=0, largest=4)), "Progressing", "waits for a free GPU"
     ),
-    "no such card": Case(CARDS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(0, 0)), "Progressing", "no node has"),
+    "no such GPU": Case(GPUS, Seen(pod=_unscheduled("0/1"), nodes=Nodes(0, 0)), "Progressing", "no node has"),
     "engine refuses": Case(BASE, Seen(pod=REFUSES), "Degraded", "--max-num-seqs: 0 is too small"),
     "out of memory": Case(BASE, Seen(pod=KILLED), "Degraded", "raise resources.limits.memory"),
     "no image": Case(BASE, Seen(pod=NO_IMAGE), "Degraded", "can't be pulled"),
@@ -150,19 +150,19 @@ CASES = {
     ),
     "quota": Case(CACHED, Seen(rejected=(QUOTA,)), "Degraded", "raise the ResourceQuota"),
     "does not fit": Case(
-        CARDS | {"engine": {"tensorParallelSize": 3}}, Seen(deployed=False), "Degraded", "tensorParallelSize"
+        GPUS | {"engine": {"tensorParallelSize": 3}}, Seen(deployed=False), "Degraded", "tensorParallelSize"
     ),
     "invalid": Case(BASE | {"repilcas": 2}, Seen(deployed=False), "Degraded", "spec.repilcas"),
-    "suspended": Case(BASE | {"suspend": True}, Seen(wished=0), SUSPENDED, "suspend: false starts it"),
-    "suspended, autoscaled": Case(SCALED | {"suspend": True}, Seen(wished=0), SUSPENDED, "suspend: false"),
+    "suspended": Case(BASE | {"suspend": True}, Seen(desired=0), SUSPENDED, "suspend: false starts it"),
+    "suspended, autoscaled": Case(SCALED | {"suspend": True}, Seen(desired=0), SUSPENDED, "suspend: false"),
     "suspended, replicas end": Case(
-        BASE | {"suspend": True}, Seen(wished=0, existing=1), "Progressing", "replicas end"
+        BASE | {"suspend": True}, Seen(desired=0, existing=1), "Progressing", "replicas end"
     ),
-    "scaled to zero": Case(BASE | {"replicas": 0}, Seen(wished=0), SUSPENDED, "replicas: 1 starts it"),
+    "scaled to zero": Case(BASE | {"replicas": 0}, Seen(desired=0), SUSPENDED, "replicas: 1 starts it"),
 }
 
 KSTATUS = {"Progressing": "InProgress", "Healthy": "Current", "Degraded": "Failed", SUSPENDED: "InProgress"}
-"""kstatus has no word for what rests as wished, and reads `Ready=False` as not there yet; healthCheckExprs help."""
+"""kstatus has no word for what rests as desired, and reads `Ready=False` as not there yet; healthCheckExprs help."""
 
 
 def object_of(case: Case) -> Object:
@@ -170,7 +170,7 @@ def object_of(case: Case) -> Object:
 
 
 def edited(made: Object) -> Object:
-    """Its spec has been changed since the operator looked last."""
+    """A service whose spec has been changed since the operator looked last."""
     return made | {"metadata": made["metadata"] | {"generation": made["metadata"]["generation"] + 1}}
 
 
@@ -180,7 +180,7 @@ def unseen(made: Object) -> Object:
 
 
 def with_others(made: Object) -> Object:
-    """A condition that somebody else wrote, before and behind the operator's."""
+    """Conditions of another author, before and behind the operator's."""
     foreign = {"type": "Audited", "status": "True", "reason": "Stalled", "message": "by somebody else"}
     conditions = [foreign, *made["status"]["conditions"], foreign | {"type": "Progressing2"}]
     return made | {"status": made["status"] | {"conditions": conditions}}

@@ -1,4 +1,4 @@
-"""What Argo CD and Flux make of an LLMService in each of its states, by their own code."""
+"""Argo CD and Flux judge an LLMService in each of its states, by their own code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def health_check_expressions():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_argo_cd_tells_each_state_in_the_operators_words(argocd, name):
+def test_argo_cd_shows_each_state_in_the_operators_words(argocd, name):
     """Degraded only where a person must act, with what to do; Suspended only where all has come to rest."""
     case = CASES[name]
     (health,) = argocd.ask("health", [object_of(case)])
@@ -47,7 +47,7 @@ def test_a_status_of_an_older_spec_counts_for_nothing(argocd):
 
 
 def test_a_status_with_holes_is_in_progress(argocd):
-    """Not healthy for want of bad news: no status, none of its parts, Ready unknown."""
+    """Such a status is not healthy for want of bad news: no status, none of its parts, Ready unknown."""
     ready, *others = SERVING["status"]["conditions"]
     bare = {key: value for key, value in SERVING.items() if key != "status"}
     holes = [
@@ -72,14 +72,14 @@ def test_conditions_of_others_change_nothing(argocd):
 
 
 def test_one_that_is_being_deleted_is_in_progress(argocd):
-    """By Argo CD's own rule, which comes before any script."""
+    """Argo CD's own rule comes before any script."""
     going = SERVING | {"metadata": SERVING["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
     assert argocd.ask("health", [going])[0]["status"] == "Progressing"
     assert argocd.ask("kstatus", [going])[0]["status"] == "Terminating"
 
 
-def test_without_the_script_argo_cd_knows_nothing(argocd):
-    """It is the script that tells: else an LLMService would count as healthy from its first moment."""
+def test_without_the_script_argo_cd_reports_no_health(argocd):
+    """The script decides: else an LLMService would count as healthy from its first moment."""
     assert ArgoCD(argocd.command, {}).ask("health", [SERVING]) == [{}]
 
 
@@ -92,7 +92,7 @@ def test_kstatus_reads_the_conditions_as_they_are_meant(argocd, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_flux_with_the_documented_expressions_waits_for_no_suspended_service(argocd, name):
-    """As kstatus, but for a service that rests as wished: that is current."""
+    """A service that rests as desired is current; all others are judged by kstatus."""
     (status,) = flux(argocd, [object_of(CASES[name])])
     expected = "Current" if CASES[name].health == SUSPENDED else KSTATUS[CASES[name].health]
     assert status["status"] == expected

@@ -1,4 +1,4 @@
-"""Between git, the operator and the autoscaler nobody fights: Argo CD's own sync and diff over a real API server."""
+"""Git, the operator and the autoscaler do not fight: Argo CD's own sync and diff over a real API server."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def reconcile(installed, namespace):
 
 @pytest.fixture
 def git(argocd, installed):
-    """Argo CD over the test's API server, tracking as it does unless told otherwise."""
+    """Argo CD over the test's API server, with its default way of tracking unless another is given."""
     return Application(argocd, installed, TRACKING[0])
 
 
@@ -97,16 +97,16 @@ class Application:
         self.argocd, self.tracking = argocd, tracking
         self.request = {"app": NAME, "tracking": tracking, "kubeconfig": str(plane.kubeconfig())}
 
-    def sync(self, wished, *, server_side):
-        self.argocd.ask("sync", [wished], serverSide=server_side, **self.request)
+    def sync(self, desired, *, server_side):
+        self.argocd.ask("sync", [desired], serverSide=server_side, **self.request)
 
-    def differs(self, wished, *, server_side, **more):
-        (answer,) = self.argocd.ask("diff", [wished], serverSide=server_side, **self.request, **more)
+    def differs(self, desired, *, server_side, **more):
+        (answer,) = self.argocd.ask("diff", [desired], serverSide=server_side, **self.request, **more)
         return answer if answer.get("modified") else None
 
-    def in_sync(self, wished):
-        """By either way of comparing, whichever the Application is set to."""
-        return not any(self.differs(wished, server_side=each) for each in (False, True))
+    def in_sync(self, desired):
+        """True by either way of comparing, whichever the Application is set to."""
+        return not any(self.differs(desired, server_side=each) for each in (False, True))
 
 
 def live(plane, namespace):
@@ -126,57 +126,61 @@ def children(plane, namespace):
 @pytest.mark.parametrize("case", SPECS)
 async def test_nothing_differs_once_it_is_reconciled(git, installed, namespace, reconcile, case, server_side):
     """Before the operator has seen it, after it has written its status, and after another sync."""
-    wished = manifest(namespace, case)
-    git.sync(wished, server_side=server_side)
-    assert git.in_sync(wished)
+    desired = manifest(namespace, case)
+    git.sync(desired, server_side=server_side)
+    assert git.in_sync(desired)
     await reconcile()
     assert live(installed, namespace)["status"]["conditions"]
-    assert git.in_sync(wished)
+    assert git.in_sync(desired)
     before = live(installed, namespace)["metadata"]["generation"]
-    git.sync(wished, server_side=server_side)
+    git.sync(desired, server_side=server_side)
     await reconcile()
     assert live(installed, namespace)["metadata"]["generation"] == before
 
 
 @pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
 async def test_the_autoscaler_scales_below_what_git_says(git, installed, namespace, reconcile, server_side):
-    """Its number is the Deployment's; the LLMService stays as it is in git, and neither sync nor operator resets it."""
-    wished = manifest(namespace, "scaled")
-    git.sync(wished, server_side=server_side)
+    """The autoscaler's number is the Deployment's; the LLMService stays as it is in git, and neither sync nor operator
+    resets it.
+    """
+    desired = manifest(namespace, "scaled")
+    git.sync(desired, server_side=server_side)
     await reconcile()
     scale(installed, "apps/v1", "Deployment", namespace, 3)
     await reconcile()
-    assert git.in_sync(wished)
-    git.sync(wished, server_side=server_side)
+    assert git.in_sync(desired)
+    git.sync(desired, server_side=server_side)
     await reconcile()
     assert installed.api.get("apps/v1", "Deployment", NAME, namespace)["spec"]["replicas"] == 3
 
 
 def test_what_a_person_changes_differs(git, installed, namespace):
     """In git or in the cluster, replicas too: the rules hide nothing that is a person's."""
-    wished = manifest(namespace, "minimal", replicas=1)
-    git.sync(wished, server_side=True)
+    desired = manifest(namespace, "minimal", replicas=1)
+    git.sync(desired, server_side=True)
     for server_side in (False, True):
         assert git.differs(manifest(namespace, "minimal", replicas=2), server_side=server_side)
         assert git.differs(manifest(namespace, "minimal", replicas=1, suspend=True), server_side=server_side)
     scale(installed, API, "LLMService", namespace, 2, manager="kubectl")
     for server_side in (False, True):
-        assert git.differs(wished, server_side=server_side)
+        assert git.differs(desired, server_side=server_side)
 
 
 def test_replicas_that_an_autoscaler_wrote_into_the_service_are_its_own(git, installed, namespace, argocd):
     """One of the user's own, on the scale subresource; by our rule alone, for without it they differ."""
-    wished = manifest(namespace, "minimal", replicas=1)
-    git.sync(wished, server_side=True)
+    desired = manifest(namespace, "minimal", replicas=1)
+    git.sync(desired, server_side=True)
     scale(installed, API, "LLMService", namespace, 3)
-    assert git.in_sync(wished)
+    assert git.in_sync(desired)
     argocd_without = Application(ArgoCD(argocd.command, {}), installed, git.tracking)
-    assert argocd_without.differs(wished, server_side=False)
-    assert argocd_without.differs(wished, server_side=True)
+    assert argocd_without.differs(desired, server_side=False)
+    assert argocd_without.differs(desired, server_side=True)
 
 
 async def test_a_status_that_got_into_git_is_passed_over(git, installed, namespace, reconcile, argocd):
-    """As `kubectl get -o yaml` prints it; by our rule alone, where Argo CD is set to compare statuses."""
+    """Such a status is one that `kubectl get -o yaml` printed; our rule alone passes over it, where Argo CD compares
+    statuses.
+    """
     git.sync(manifest(namespace, "minimal"), server_side=False)
     old = manifest(namespace, "minimal") | {"status": {"replicas": 7}}
     await reconcile()
@@ -186,7 +190,8 @@ async def test_a_status_that_got_into_git_is_passed_over(git, installed, namespa
 
 @pytest.mark.parametrize("tracking", TRACKING)
 async def test_no_child_is_taken_for_a_part_of_the_application(argocd, installed, namespace, reconcile, tracking):
-    """Else the next sync would prune it. The application has the service's name, which is what people do.
+    """A child taken for a part would be pruned by the next sync. The application has the service's name, as people do
+    it.
 
     By Argo CD's rule a part has the application's mark and no owner; the marks on the service are not handed down.
     """
@@ -207,6 +212,6 @@ async def test_no_child_is_taken_for_a_part_of_the_application(argocd, installed
 
 
 def scale(plane, version, kind, namespace, replicas, manager="kube-controller-manager"):
-    """As the HorizontalPodAutoscaler's controller writes it, or somebody else."""
+    """Scale as the HorizontalPodAutoscaler's controller does, or another author."""
     body = {"spec": {"replicas": replicas}}
     plane.api.patch(version, kind, NAME, namespace, body, subresource="scale", fieldManager=manager)

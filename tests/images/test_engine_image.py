@@ -1,4 +1,4 @@
-"""The engine's image as a container: it takes vLLM's arguments, serves, tells its health, and ends in order."""
+"""The engine's image as a container: it takes vLLM's arguments, serves, reports its health, and ends in order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def serving(engine, smollm2, tmp_path):
         yield container
 
 
-def test_it_tells_its_options_without_a_model(engine, tmp_path):
+def test_it_prints_its_options_without_a_model(engine, tmp_path):
     with Engine(engine, tmp_path, ["--help"]) as container:
         assert container.wait(60) == 0, container.output
         assert "--max-model-len" in container.output
@@ -111,7 +111,7 @@ def test_sigterm_is_heeded_before_anything_is_loaded(engine, smollm2, tmp_path):
 
 
 def test_it_serves_a_dummy_model_at_another_port(engine, dummy, tmp_path):
-    """The health command asks where the engine was told to listen."""
+    """The health command asks at the address where the engine listens."""
     args = ["--model", "/models", "--load-format", "dummy", "--port", "9000", "--kv-cache-memory-bytes", "16M"]
     with Engine(engine, tmp_path / "run", args, {"/models": dummy}) as container:
         container.wait_until_healthy(60)

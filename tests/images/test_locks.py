@@ -59,6 +59,6 @@ def test_a_lock_names_no_package_index(name):
 
 
 def test_the_images_hold_nothing_of_each_other():
-    """No cluster client in the engine, no tokenizer in the operator, no torch where there is no card."""
+    """The engine has no cluster client, the operator no tokenizer, and an image without a GPU no torch."""
     assert not pins("engine-cpu.lock").keys() & {"kopf", "kubernetes", "cryptography", "torch", "triton"}
     assert not pins("operator.lock").keys() & {"numpy", "tokenizers", "huggingface-hub", "uvloop", "torch", "pyzmq"}

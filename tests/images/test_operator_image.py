@@ -25,7 +25,7 @@ class Operator(Container):
     health = ("octavo-health", "--metrics-port", "8080", "/livez")
 
 
-def test_it_tells_its_options(operator, tmp_path):
+def test_it_prints_its_options(operator, tmp_path):
     with Operator(operator, tmp_path, ["--help"]) as container:
         assert container.wait(60) == 0
         assert "--all-namespaces" in container.output
@@ -39,7 +39,9 @@ def test_without_a_cluster_it_ends_in_one_sentence(operator, tmp_path):
 
 
 def test_it_waits_for_an_api_server_and_ends_in_order_at_sigterm(operator, tmp_path):
-    """As PID 1, with a read-only root: kubeconfig read, health served, signal taken, exit status 0."""
+    """The container runs it as PID 1, with a read-only root: kubeconfig read, health served, signal taken, exit status
+    0.
+    """
     (tmp_path / "kube").mkdir()
     (tmp_path / "kube/config").write_text(KUBECONFIG)
     mounts = {"/kube": tmp_path / "kube"}

@@ -1,4 +1,4 @@
-"""Where `make push` puts an image: the registry, the folder in it, and whether it speaks TLS."""
+"""`make push` puts an image into the given registry and folder, over TLS or without."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_image_goes_where_the_chart_looks_for_it(monkeypatch):
     ids=["buildah", "docker"],
 )
 def test_what_is_pushed_is_the_archives_image(monkeypatch, builder, said, last):
-    """Not what is in the builder's storage under its name: that may be another checkout's."""
+    """The builder's storage may hold another checkout's image under that name."""
     ran = []
 
     def run(command, *_, **__):

@@ -1,4 +1,4 @@
-"""Where the kernels' tests run: on a GPU if there is one, else in Triton's interpreter.
+"""Runs the kernels' tests on a GPU if there is one, else in Triton's interpreter.
 
 Needs torch, triton and pytest alone, so that `make test-gpu` runs on a bare machine with a GPU.
 """

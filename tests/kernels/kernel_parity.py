@@ -1,4 +1,4 @@
-"""What the parity tests share: the dtypes, and how near a kernel must be to its twin in each."""
+"""The common part of the parity tests: the dtypes, and how near a kernel must be to its twin in each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCES = {
 
 
 def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal as far as their dtype can tell."""
+    """Assert that tensors are equal within the precision of their dtype."""
     torch.testing.assert_close(got, expected, **TOLERANCES[expected.dtype])
 
 

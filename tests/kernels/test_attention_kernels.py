@@ -81,7 +81,7 @@ def test_decodes_alone_are_joined_from_their_runs(triton_operations, device, req
 
 @pytest.mark.parametrize(("length", "window", "kernels"), [(256, None, 1), (257, None, 2), (5000, 200, 1)])
 def test_runs_are_joined_only_where_something_was_split(length, window, kernels):
-    """By the host's bound on lengths: no request of a step has more keys in reach."""
+    """The host's bound on lengths decides: no request of a step has more keys in reach."""
     launched = []
 
     class Counting(Launcher):
@@ -119,7 +119,7 @@ def test_prefills_alone_start_at_any_row(triton_operations, device, requests):
 
 
 def test_the_last_tiles_of_prompts_start_first(device, monkeypatch):
-    """They see the most keys: started last, one of them would run on alone when all others are done."""
+    """Last tiles see the most keys: started last, one of them would run on alone when all others are done."""
     if device.type == "cuda":
         pytest.skip("programs of a GPU run at once")
     spec = attention(4, 2)
@@ -178,7 +178,7 @@ def test_a_request_gets_the_same_bits_in_every_batch(triton_operations, device):
         assert torch.equal(triton_operations.attention(q[r : r + 1], k_cache, v_cache, alone, spec)[0], together[r])
 
 
-def test_padding_is_zero_and_disturbs_nobody(triton_operations, device):
+def test_padding_is_zero_and_disturbs_no_request(triton_operations, device):
     """A captured graph's batch is longer than the step: the rest has length 0."""
     spec = SHAPES["window"]
     q, k_cache, v_cache, batch = paged_batch(spec, [(300, 1), (20, 1)], 16, torch.float32, device)

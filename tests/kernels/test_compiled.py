@@ -1,4 +1,4 @@
-"""What the compiler's output says of a kernel, and whether a GPU can hold it."""
+"""The compiler's output of a kernel is read, and whether a GPU can hold it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(compiled_for(90, Variant.of(float8_kernel, args, options)).asm["ttgir"])
 
 @pytest.mark.slow
 def test_float8_sums_on_sm_90_go_to_float32_every_128_products(tmp_path):
-    """Its matrix units add products of float8 up with some 13 bits; Triton lets them do so to the end of K."""
+    """The GPU's matrix units add products of float8 up with some 13 bits; Triton lets them do so to the end of K."""
     (tmp_path / "compile_float8.py").write_text(COMPILE_FLOAT8)
     made = run_module("compile_float8", TRITON_CACHE_DIR=os.fspath(tmp_path), PYTHONPATH=python_path(tmp_path))
     assert made.returncode == 0, made.stderr

@@ -41,7 +41,7 @@ def test_routes_are_the_twins(triton_operations, device, dtype, kind):
 
 
 def test_rows_without_a_number_go_to_experts_that_exist(triton_operations, device):
-    """Of padding anything may be in memory."""
+    """Memory of padding may hold anything."""
     for router, num_chosen, num in ROUTERS.values():
         correction = torch.full((num,), torch.nan, device=device) if router.correction else None
         logits = torch.full((3, num), torch.nan, device=device)

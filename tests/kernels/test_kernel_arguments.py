@@ -207,7 +207,7 @@ def test_dtypes_and_shapes_are_not_guessed(triton_operations, device):
         triton_operations.norm(logits, torch.ones(3, device=device), Norm())
 
 
-def test_a_launch_knows_the_stride_of_each_tensor(device):
+def test_a_launch_has_the_stride_of_each_tensor(device):
     """Whatever an operation forgets to assert."""
     dense, apart = torch.zeros(4, 6, device=device), rows_apart(torch.zeros(4, 6, device=device))
     assert strides_are_known((dense, 4))

@@ -18,7 +18,7 @@ from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 
 @pytest.mark.slow
 def test_the_kernels_need_nothing_of_the_server():
-    """So that a bare machine with a GPU can test and tune them."""
+    """A bare machine with a GPU can then test and tune them."""
     code = "import octavo_engine.kernels.tune, octavo_engine.kernels.compiled, sys; print(*sys.modules)"
     engine = str(Path(tune.__file__).parents[2])
     result = subprocess.run(
@@ -71,7 +71,7 @@ def test_a_file_without_launches_is_refused_by_name(tmp_path, text):
 
 
 def test_launches_of_another_gpu_or_another_version_are_refused(tmp_path):
-    """Their tiles may take more shared memory than this one has, or lack what the kernels read."""
+    """Launches of either may take more shared memory than this GPU has, or lack what the kernels read."""
     chosen = DEFAULTS[90]["decode.128"]
     file = tuned_file(tmp_path, {"decode.128": chosen})
     with pytest.raises(ExecutorError, match=r"is for compute capability 9\.0, and this GPU has 8\.9"):
@@ -82,7 +82,7 @@ def test_launches_of_another_gpu_or_another_version_are_refused(tmp_path):
 
 
 class CompilerError(Exception):
-    """As the passes raise: of any type, of many lines."""
+    """An error as the passes raise it: of any type, of many lines."""
 
 
 @pytest.mark.parametrize("error", [CompilerError("PassManager::run failed\nmore"), RuntimeError("ptxas"), ValueError()])

@@ -157,7 +157,9 @@ def test_words_hold_what_a_thread_takes_of_a_run_of_sixteen(bits):
 
 @pytest.mark.parametrize("name", PACKERS)
 def test_packed_blocks_are_the_numbers_of_the_file(name, monkeypatch):
-    """To the bit of float32, for every format, however many rows are packed at once; four bits stay four bits."""
+    """The numbers are equal to the bit of float32, for every format, however many rows are packed at once; four bits
+    stay four bits.
+    """
     np = pytest.importorskip("numpy")
     from octavo_engine.weights.dequantize import dequantize
 
@@ -176,7 +178,7 @@ def test_packed_blocks_are_the_numbers_of_the_file(name, monkeypatch):
 @pytest.mark.parametrize("name", PACKERS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_what_products_multiply_by_is_near_the_numbers_of_the_file(name, dtype):
-    """As near as `widen` says: four bits are scaled in 16 bits, eight are rounded once."""
+    """The distance is the one that `widen` states: four bits are scaled in 16 bits, eight are rounded once."""
     packed = pack_blocks(name, blocks_of(name, 40, 4))
     scales, minima = (None if x is None else x.T[..., None] for x in scales_of(packed))
     exact = unpack(packed)
@@ -191,7 +193,7 @@ def test_what_products_multiply_by_is_near_the_numbers_of_the_file(name, dtype):
 
 
 def executed(asm, dtype, inputs):
-    """What inline assembly of moves and of multiply-adds of two halves leaves in $0. inputs: $1 …: [n, 2] of dtype."""
+    """The $0 of inline assembly of moves and of multiply-adds of two halves. inputs: $1 …: [n, 2] of dtype."""
     held = {f"${i}": x.double() for i, x in enumerate(inputs, 1)}
     kind = {torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
     for name, operands in re.findall(r"^\s*([a-z0-9.]+) ([^;]*);", asm, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""What a launch is compiled for: our key is Triton's own, few things enter it, and a launch that was met goes at once.
+"""The key that a launch is compiled for is Triton's own, few things enter it, and a launch that was met goes at once.
 
 The tests run in processes of their own, where kernels are compiled and not interpreted. No GPU is needed: a driver that
 counts stands for one.
@@ -62,7 +62,7 @@ def run(code: str, folder: Path, *, check: bool = True) -> subprocess.CompletedP
 
 @pytest.mark.slow
 def test_two_launches_have_one_key_exactly_where_triton_has_one_for_them(tmp_path):
-    """A key that tells more than Triton's would make the set larger than it is; one that tells less would miss code."""
+    """A finer key than Triton's would make the set larger than it is; a coarser one would miss code."""
     run(
         """
 from triton.backends.compiler import GPUTarget

@@ -12,15 +12,15 @@ import pytest
 import torch
 from bench.whole_engine import SMALL, expected, run, small_engine, small_requests
 
-ON_CARD = torch.cuda.is_available()
-NUM_TOKENS = 24 if ON_CARD else 2
+ON_GPU = torch.cuda.is_available()
+NUM_TOKENS = 24 if ON_GPU else 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("eager", [True, False], ids=["eager", "graphs"])
 def test_the_engine_over_kernels_draws_what_the_twins_draw(triton_operations, device, kind, eager):
-    recorder = None if ON_CARD or eager else _recorder()
+    recorder = None if ON_GPU or eager else _recorder()
     with nullcontext() if recorder is None else recorder.launches():
         core = small_engine(kind, device, operations=triton_operations, recorder=recorder, eager=eager)
         assert run(core, small_requests(NUM_TOKENS)) == expected(kind, NUM_TOKENS)

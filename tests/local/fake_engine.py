@@ -70,7 +70,7 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
                 "rest": rest,
                 "template": template,
                 "key": os.environ.get("OCTAVO_API_KEY"),
-                "cards": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "authorization": request.headers.get("Authorization"),
                 "cores": sorted(os.sched_getaffinity(0)),
             }
@@ -81,7 +81,7 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
         os._exit(3)
 
     async def hang(_request: web.Request) -> web.Response:
-        """Answers nothing any longer, and hears no SIGTERM."""
+        """Stop answering, and ignore SIGTERM."""
         time.sleep(1000)  # noqa: ASYNC251 — that is the fault
         return web.Response()
 

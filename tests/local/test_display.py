@@ -1,4 +1,4 @@
-"""What a person sees of replicas: plain lines in a log, a table in a terminal that leaves plain lines behind."""
+"""The display of replicas: plain lines in a log, a table in a terminal that leaves plain lines behind."""
 
 import io
 

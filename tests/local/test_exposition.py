@@ -1,4 +1,4 @@
-"""Several replicas' metrics are one page: each sample labelled, each family declared once."""
+"""Several replicas' metrics are one exposition: each sample labelled, each family declared once."""
 
 from octavo_operator.exposition import merge
 

@@ -51,7 +51,7 @@ class FakeReplica:
         await web.TCPSite(self._runner, "127.0.0.1", self.upstream.port).start()
 
     async def stop(self) -> None:
-        """As a process that is killed: connections end where they are."""
+        """End like a process that is killed: connections end where they are."""
         for transport in self._transports:
             transport.abort()
         if self._runner is not None:
@@ -259,7 +259,7 @@ async def test_a_client_that_goes_away_ends_its_request_at_the_replica():
         assert front.upstreams[0].in_flight == 0
 
 
-async def test_without_a_ready_replica_a_client_is_told_when_to_come_back():
+async def test_without_a_ready_replica_a_client_gets_retry_after():
     async with running(2) as (front, _replicas, client):
         assert (await client.get("/health")).status == 200
         for upstream in front.upstreams:

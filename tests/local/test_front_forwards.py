@@ -1,4 +1,6 @@
-"""What passes through the front unchanged: bodies in any coding, odd paths and headers, old clients, slow ones."""
+"""The front changes nothing that passes through it: bodies in any coding, odd paths and headers, old clients, slow
+ones.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ async def test_a_body_that_is_no_gzip_is_the_replicas_to_refuse():
 
 
 async def test_a_compressed_answer_is_the_clients_to_read():
-    """As it left the replica, length and all."""
+    """The answer passes as it left the replica, length and all."""
     packed = gzip.compress(BODY)
     async with running(1) as (_, (replica,), client):
         replica.answers["/packed"] = web.Response(body=packed, headers={"Content-Encoding": "gzip", "ETag": '"x"'})
@@ -95,7 +97,7 @@ async def test_an_answer_without_a_body_stays_without():
 
 
 async def test_a_client_of_http_1_0_gets_a_stream_that_ends_with_its_connection():
-    """It knows no chunks."""
+    """HTTP/1.0 has no chunks."""
     async with running(1) as (_, (replica,), client):
         replica.gate.set()
         got = await raw(client, b"POST /slow HTTP/1.0\r\nContent-Length: 0\r\n\r\n")
@@ -164,7 +166,7 @@ async def test_header_values_that_are_no_utf8_pass():
 
 
 async def test_headers_of_one_connection_end_with_it_and_all_others_pass():
-    """Those that Connection names, too; repeated ones stay repeated."""
+    """Headers that Connection names end too; repeated ones stay repeated."""
     headers = [
         ("X-Request-Id", "r-1"), ("Authorization", "Bearer k"), ("Connection", "close, X-Hop"), ("X-Hop", "1"),
         ("TE", "trailers"), ("Cookie", "a=1"), ("X-Twice", "1"), ("X-Twice", "2"), ("Host", "api.example"),
@@ -183,7 +185,7 @@ async def test_headers_of_one_connection_end_with_it_and_all_others_pass():
 
 
 async def test_a_client_that_stops_reading_is_let_go_of():
-    """Its request ends at the replica, too, and counts no longer."""
+    """The client's request ends at the replica, too, and counts no longer."""
     async with running(1) as (_, (replica,), client):
         _, writer = await asyncio.open_connection("127.0.0.1", client._base_url.port, limit=1)
         writer.transport.pause_reading()

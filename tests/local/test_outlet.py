@@ -1,4 +1,4 @@
-"""What octavo up prints holds up nothing, whatever becomes of the terminal."""
+"""The output of `octavo up` holds up nothing, whatever becomes of the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_text_arrives_in_order():
 
 
 def test_what_finds_no_room_is_dropped_and_counted():
-    """While the pipe is full nothing waits, and the reader is told afterwards."""
+    """While the pipe is full nothing waits, and the number of dropped lines is printed afterwards."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", encoding="utf-8") as stream, Outlet(stream, waiting=2) as outlet:
         long = "x" * (1 << 16)

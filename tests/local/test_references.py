@@ -1,4 +1,4 @@
-"""What a manifest refers to is found in its own file or by a flag; what is missing is named with the remedy."""
+"""Secrets and ConfigMaps of a manifest are found in its file or by a flag; a missing one is named with the remedy."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_a_file_by_flag_wins(manifest, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ask", "told"),
+    ("ask", "message"),
     [
         (
             lambda r: r.secret("none", "k", "spec.x"),
@@ -56,18 +56,18 @@ def test_a_file_by_flag_wins(manifest, tmp_path):
         (lambda r: r.config_map("none", "k", "spec.x"), r"ConfigMap none.*--config-map none=FILE"),
     ],
 )
-def test_what_is_missing_is_named(manifest, ask, told):
-    with pytest.raises(LocalError, match=told):
+def test_what_is_missing_is_named(manifest, ask, message):
+    with pytest.raises(LocalError, match=message):
         ask(References.of(manifest, [], []))
 
 
 @pytest.mark.parametrize("text", ["s", "=f", "s="])
-def test_a_flag_that_is_not_name_and_file_is_told(manifest, text):
+def test_a_flag_that_is_not_name_and_file_is_refused(manifest, text):
     with pytest.raises(LocalError, match="write --secret NAME=FILE"):
         References.of(manifest, [text], [])
 
 
-def test_a_file_that_cannot_be_read_is_told(manifest, tmp_path):
+def test_a_file_that_cannot_be_read_is_reported(manifest, tmp_path):
     references = References.of(manifest, [f"s={tmp_path}/none"], [])
     with pytest.raises(LocalError, match="can't be read: No such file"):
         references.secret("s", "k", "x")

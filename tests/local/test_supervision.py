@@ -88,7 +88,7 @@ async def hang(port: int) -> None:
 
 
 async def test_a_replica_that_no_longer_answers_is_ended_and_started_again():
-    """By the plan's liveness probe; it hears no SIGTERM either, so that it takes the kill after the grace."""
+    """The plan's liveness probe finds it; it ignores SIGTERM too, so that it takes the kill after the grace."""
     run = Run(1, liveness=1)
     async with run.running():
         await run.until("svc  ready")

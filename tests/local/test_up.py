@@ -53,7 +53,7 @@ def test_the_flag_overrides_the_manifests_replicas(up):
     assert len(run.children()) == 1
 
 
-def test_a_replica_that_dies_is_told_with_its_reason_and_started_again(up):
+def test_a_replica_that_dies_is_reported_with_its_reason_and_started_again(up):
     run = up(manifest("replicas: 2"))
     run.wait_for("svc-0  ready")
     run.wait_for("svc-1  ready")
@@ -190,7 +190,7 @@ def test_a_secret_comes_from_a_file_by_flag(up, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extra", "arguments", "told"),
+    ("extra", "arguments", "message"),
     [
         (
             "auth: {apiKeys: {secretName: keys}}",
@@ -204,18 +204,18 @@ def test_a_secret_comes_from_a_file_by_flag(up, tmp_path):
         ("resources: {limits: {memory: 1Gi}}", ["--secret", "x"], "--secret x: write --secret NAME=FILE"),
     ],
 )
-def test_what_is_missing_is_told_with_the_remedy(up, extra, arguments, told):
+def test_what_is_missing_is_reported_with_the_remedy(up, extra, arguments, message):
     run = up(manifest(extra), *arguments)
     assert run.process.wait(20) == 1
-    assert run.log.read_text() == f"octavo up: {told}\n"
+    assert run.log.read_text() == f"octavo up: {message}\n"
 
 
-def test_a_manifest_for_a_card_is_refused_here_unless_told_to_use_the_cpu(up):
+def test_a_manifest_for_a_gpu_is_refused_here_unless_a_flag_says_cpu(up):
     text = manifest().replace("vendor: cpu", "vendor: nvidia, products: [NVIDIA-L4]")
     refused = up(text)
     assert refused.process.wait(20) == 1
-    told = "svc asks for an NVIDIA GPU, and octavo up finds none here that torch could use; --cpu runs it"
-    assert told in refused.log.read_text()
+    message = "svc asks for an NVIDIA GPU, and octavo up finds none here that torch could use; --cpu runs it"
+    assert message in refused.log.read_text()
     run = up(text.replace("maxModelLen", "tensorParallelSize: 2, maxModelLen"), "--cpu")
     run.wait_for("svc answers at")
     assert "it runs on the CPU: --cpu, undivided: the manifest's 2 ranks are for GPUs" in run.log.read_text()
@@ -228,7 +228,7 @@ def test_a_manifest_that_names_no_accelerator_just_runs(up):
     assert "it runs on the CPU: the manifest names no accelerator" in run.log.read_text()
 
 
-def test_a_port_that_is_taken_is_told(up):
+def test_a_port_that_is_taken_is_reported(up):
     first = up(manifest())
     first.wait_for("svc answers at")
     second = up(manifest(), "--port", str(first.port))
@@ -236,7 +236,7 @@ def test_a_port_that_is_taken_is_told(up):
     assert f"port {first.port} is in use on this machine; --port N takes another one" in second.log.read_text()
 
 
-def test_a_wrong_manifest_is_told_and_nothing_starts(up):
+def test_a_wrong_manifest_is_reported_and_nothing_starts(up):
     run = up(manifest("replica: 2"))
     assert run.process.wait(20) == 2
     assert "spec.replica: there is no such field; did you mean replicas?" in run.log.read_text()

@@ -99,7 +99,7 @@ class Up:
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has waited for yet counts as ended."""
+    """True if the process has ended; one that was not waited for yet counts as ended."""
     try:
         return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -56,7 +56,7 @@ def pods_of(installed, namespace, kubelet):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """What the processes said last stands below a failed test."""
+    """Append the processes' last output to the report of a failed test."""
     report = yield
     if report.failed:
         for each in getattr(item, "funcargs", {}).get("served", ()):

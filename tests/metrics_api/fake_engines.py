@@ -1,4 +1,4 @@
-"""Engines that do nothing but tell their metrics, on loopback addresses of their own."""
+"""Engines that do nothing but report their metrics, on loopback addresses of their own."""
 
 from __future__ import annotations
 

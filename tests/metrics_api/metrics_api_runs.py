@@ -76,7 +76,7 @@ class MetricsApi:
         until(ready, seconds, "the metrics API is ready")
 
     def certificate(self) -> str:
-        """What it presents now, PEM."""
+        """The certificate that it presents now, PEM."""
         return ssl.get_server_certificate(("127.0.0.1", self.port), timeout=10)
 
     def kill(self) -> None:
@@ -99,7 +99,7 @@ def host_address() -> str:
 
 
 def set_endpoint(plane: Any, port: int, *, ready: bool = True, pod: str = "") -> None:
-    """Where the Service leads. `pod` is named as a pod's host name would be, this machine's by default."""
+    """Point the Service at an endpoint. `pod` is named as a pod's host name would be, this machine's by default."""
     plane.api.apply(
         {
             "apiVersion": SLICE[0],
@@ -158,18 +158,18 @@ def available(plane: Any, name: str) -> bool:
 
 
 def get(plane: Any, path: str, user: str = "admin", **query: str) -> Any:
-    """From the API server, which asks the metrics API."""
+    """Get a path from the API server, which asks the metrics API."""
     return plane.api_as(user).request("GET", BASE + path, **query)
 
 
 def values(plane: Any, namespace: str, metric: str, **query: str) -> dict[str, str]:
-    """By pod."""
+    """The metric's values by pod."""
     items = get(plane, f"/namespaces/{namespace}/pods/*/{metric}", **query)["items"]
     return {each["describedObject"]["name"]: each["value"] for each in items}
 
 
 def deployment(name: str, replicas: int, port: int) -> dict[str, Any]:
-    """Of pods that look like an LLMService's."""
+    """A Deployment of pods that look like an LLMService's."""
     labels = {"octavo.dev/service": name, "app.kubernetes.io/component": "engine"}
     container = {
         "name": "engine",

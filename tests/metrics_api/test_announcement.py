@@ -1,4 +1,4 @@
-"""What is announced to the API server, and that it never outlives what serves it."""
+"""The metrics API is announced to the API server, and an announcement never outlives the pods that serve it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def new_namespace(plane):
 
 
 def stuck(plane, namespace):
-    """Why a namespace that is being deleted does not go."""
+    """The reason why a namespace that is being deleted does not go."""
     found = plane.api.find("v1", "Namespace", namespace)
-    told = (found or {}).get("status", {}).get("conditions", ())
-    return any(each["type"] == "NamespaceDeletionDiscoveryFailure" and each["status"] == "True" for each in told)
+    conditions = (found or {}).get("status", {}).get("conditions", ())
+    return any(each["type"] == "NamespaceDeletionDiscoveryFailure" and each["status"] == "True" for each in conditions)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_dead_one_hangs_namespaces_and_the_leader_takes_it_away(installed, tmp
 
 @pytest.mark.slow
 def test_an_uninstall_takes_it_away_though_the_rights_go_first(installed, tmp_path):
-    """The ClusterRole owns the APIServices: the garbage collector removes them, nobody of the operator's need live."""
+    """The ClusterRole owns the APIServices: the garbage collector removes them, without a process of the operator."""
     with serving(installed, tmp_path) as (server, operator):
         server.kill()
         operator.kill()
@@ -120,7 +120,7 @@ def test_another_adapters_group_is_left_alone_and_the_condition_says_so(installe
         server.wait_ready()
         set_endpoint(installed, server.port)
         installed.api.create(service("s", namespace, autoscaling={"minReplicas": 1, "maxReplicas": 3}))
-        message = until(lambda: told(installed, namespace, "prometheus-adapter"), 60)
+        message = until(lambda: condition_with(installed, namespace, "prometheus-adapter"), 60)
         assert "monitoring/prometheus-adapter, which is left alone" in message
         assert "config/autoscaling" in message
         assert announced(installed) == [NAMES[1]]
@@ -138,7 +138,7 @@ def test_another_adapters_group_is_left_alone_and_the_condition_says_so(installe
             installed.api.delete(*APISERVICES, name)
 
 
-def told(plane, namespace, word):
+def condition_with(plane, namespace, word):
     message = conditions(plane, "s", namespace).get("Autoscaling", {}).get("message", "")
     return message if word in message else None
 
@@ -152,7 +152,7 @@ def told(plane, namespace, word):
     ],
 )
 def test_an_operator_without_the_metrics_api_says_so(installed, namespace, tmp_path, arguments, reason, words):
-    """The autoscaler finds no figures; the condition tells why, and what else there is."""
+    """The autoscaler finds no metrics; the condition has the reason, and the alternatives."""
     given = [each.format(namespace) for each in arguments]
     operator = Operator(installed.kubeconfig(ACCOUNT), tmp_path / "operator.log", *given)
     try:
@@ -173,7 +173,7 @@ def held(plane):
 
 @pytest.mark.slow
 def test_a_certificate_that_is_due_is_renewed_without_a_restart_or_a_failed_request(installed, namespace, tmp_path):
-    """By the same authority, in good time: the same process presents the new one, and every answer comes."""
+    """The same authority signs the new one in good time, the same process presents it, and every answer comes."""
     path = f"/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
     with serving(installed, tmp_path) as (server, operator):
         now, used = dt.datetime.now(dt.UTC), held(installed)
@@ -200,8 +200,10 @@ def test_a_certificate_that_is_due_is_renewed_without_a_restart_or_a_failed_requ
 
 
 @pytest.mark.slow
-def test_a_secret_that_was_lost_is_made_anew_and_its_authority_announced(installed, namespace, tmp_path):
-    """Key and all: the same process presents the new one, and the API server is told whom to trust."""
+def test_a_secret_that_was_lost_is_made_again_and_its_authority_announced(installed, namespace, tmp_path):
+    """The key is new too: the same process presents the new certificate, and its authority is announced to the API
+    server.
+    """
     path = f"/namespaces/{namespace}/pods/*/vllm_num_requests_waiting"
     with serving(installed, tmp_path) as (server, _):
         first = server.certificate()
@@ -222,7 +224,7 @@ def test_a_secret_that_was_lost_is_made_anew_and_its_authority_announced(install
 
 @pytest.mark.slow
 def test_given_files_are_presented_and_read_again_when_they_change(installed, tmp_path):
-    """As cert-manager renews them; their authority is announced as it is given, and no Secret is made."""
+    """cert-manager renews such files; their authority is announced as it is given, and no Secret is made."""
     hosts = ("octavo-metrics-api.octavo-system.svc",)
     folder = tmp_path / "certs"
     folder.mkdir()
@@ -259,7 +261,7 @@ def test_given_files_are_presented_and_read_again_when_they_change(installed, tm
 
 @pytest.mark.slow
 def test_an_idle_announcement_writes_nothing(installed, tmp_path):
-    """What is so is looked at, and left."""
+    """The announcement is read, and left as it is."""
     with serving(installed, tmp_path) as (_, _operator):
         time.sleep(3)
         mark = installed.audit.mark()
@@ -292,11 +294,11 @@ def test_what_the_api_server_can_not_reach_is_withdrawn_within_a_minute_and_trie
             installed.api.delete("v1", "Namespace", gone)
             until(lambda: installed.api.find("v1", "Namespace", gone) is None, 30, "namespaces can be deleted")
 
-            def told():
+            def reported():
                 message = conditions(installed, "s", namespace).get("Autoscaling", {}).get("message", "")
                 return f"port {port}" in message and "firewall" in message
 
-            until(told, 20, "the condition names port and remedy")
+            until(reported, 20, "the condition names port and remedy")
             set_endpoint(installed, server.port)
             until(lambda: all(available(installed, name) for name in NAMES), 90, "it is announced once it is reached")
             until(

@@ -1,4 +1,4 @@
-"""What an autoscaler is answered, of several pods in several states."""
+"""Answers to an autoscaler, of several pods in several states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def engine(name, namespace="ns", service="m"):
     return Engine(namespace, name, f"uid-{name}", "http://10.0.0.1:8000/metrics", {"octavo.dev/service": service})
 
 
-def told(value, at=0.0):
+def scraped(value, at=0.0):
     series = Series(period=5)
     series.record({"vllm:num_requests_waiting": [Sample((), value)]}, Moment(at, 1_700_000_000 + at))
     return series
@@ -27,18 +27,20 @@ def told(value, at=0.0):
 
 def snapshot(values, now=1.0):
     engines = [engine(name) for name in values]
-    series = {each.key: told(value) for each, value in zip(engines, values.values(), strict=True) if value is not None}
+    series = {
+        each.key: scraped(value) for each, value in zip(engines, values.values(), strict=True) if value is not None
+    }
     return Snapshot(engines, series, now)
 
 
 def test_a_pod_without_a_value_is_left_out_and_not_counted_as_zero():
-    """It loads, or its scrape failed."""
+    """Such a pod loads, or its scrape failed."""
     rows = of_pods(snapshot({"b": 12, "a": 3, "c": None}), "ns", ANY, WAITING, ANY)
     assert [(row.name, row.value.value) for row in rows] == [("a", 3), ("b", 12)]
 
 
 def test_pods_are_chosen_by_namespace_labels_and_name():
-    """Another namespace's pods are nobody else's business."""
+    """Pods of other namespaces are left out."""
     known = snapshot({"a": 1})
     assert of_pods(known, "other", ANY, WAITING, ANY) == []
     assert of_pods(known, "ns", parse("octavo.dev/service=n"), WAITING, ANY) == []
@@ -55,7 +57,7 @@ def test_a_service_has_the_sum_of_its_engines_and_none_while_one_is_unknown():
 
 
 def test_both_versions_of_the_list_have_their_own_field_names():
-    """As k8s.io/metrics has them: windows and names are told differently."""
+    """The names are those of k8s.io/metrics, where windows and names differ between the versions."""
     [row] = of_pod(snapshot({"a": 3}), "ns", "a", WAITING, ANY)
     described = {"kind": "Pod", "namespace": "ns", "name": "a", "apiVersion": "v1"}
     common = {"describedObject": described, "timestamp": "2023-11-14T22:13:20Z", "value": "3"}
@@ -88,7 +90,7 @@ def pod(phase="Running", ready="True", deleted=False, ip="10.1.2.3", containers=
     "loading", [pod(phase="Pending"), pod(ready="False"), pod(deleted=True), pod(ip=""), pod(phase="Succeeded")]
 )
 def test_a_pod_that_loads_or_ends_is_no_engine(loading):
-    """It is not even asked."""
+    """Such a pod is not even scraped."""
     assert engine_of(loading) is None
 
 

@@ -52,7 +52,7 @@ def looked_again(plane, namespace, times=4):
 
 
 def test_a_queue_scales_out_and_its_end_scales_in(autoscaled, installed, namespace, kubelet, engines, record_property):
-    """35 waiting on one replica, 10 wished for each: 4. Those that load are not taken for idle ones, by which 8 that
+    """35 waiting on one replica, 10 desired for each: 4. Those that load are not taken for idle ones, by which 8 that
     wait would be one replica's work; once all four are idle, one is enough."""
     until(lambda: active(installed, namespace) == ("True", "ValidMetricFound"), 60, "the autoscaler reads the queue")
     assert looked_again(installed, namespace) == 1
@@ -80,7 +80,7 @@ def test_a_queue_scales_out_and_its_end_scales_in(autoscaled, installed, namespa
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["hangs", "fails", "tells nothing"])
 def test_what_is_not_known_holds_the_replicas(autoscaled, installed, namespace, kubelet, engines, trouble):
-    """Of two replicas one is not known: it is taken to have its share, not to be idle. Then neither is known: nothing
+    """One of two replicas is not known: it is taken to have its share, not to be idle. Then neither is known: nothing
     is scaled, and the autoscaler says why."""
     autoscaled.waiting = 20
     until(lambda: replicas(installed, namespace) == 2, 60)

@@ -91,7 +91,7 @@ def test_a_service_is_answered_with_the_sum_of_its_engines(served, installed, na
     until(lambda: total() is None, 20)
 
 
-def test_tokens_a_second_are_a_rate_over_a_window_that_is_told(served, installed, namespace, queue):
+def test_tokens_a_second_are_a_rate_over_a_stated_window(served, installed, namespace, queue):
     """100 tokens each half second are 200 a second."""
     engines, names = queue
     began = time.monotonic()
@@ -129,8 +129,8 @@ def test_one_that_hangs_fails_or_loads_is_left_out_and_holds_up_no_other(
     assert set(values(installed, namespace, RUNNING)) == {name, pods[3]["metadata"]["name"]}
 
     def warned():
-        told = [each for each in said(served[0].log) if each.get("namespace") == namespace]
-        return sorted(each["name"] for each in told if "not served" in each["message"])
+        lines = [each for each in said(served[0].log) if each.get("namespace") == namespace]
+        return sorted(each["name"] for each in lines if "not served" in each["message"])
 
     in_trouble = sorted(pods[index]["metadata"]["name"] for index in (1, 2))
     until(lambda: warned() == in_trouble, 10)
@@ -181,7 +181,9 @@ def headers(name, *groups):
 
 
 def test_the_front_proxys_headers_count_only_with_its_certificate(served, installed, namespace, tmp_path):
-    """Of the right authority and with an allowed name; nobody else can say that he is an administrator."""
+    """The certificate must be of the right authority and with an allowed name; no other client can claim to be an
+    administrator.
+    """
     server, path = served[0], f"/apis/custom.metrics.k8s.io/v1beta2/namespaces/{namespace}/pods/*/{WAITING}"
     admin = headers("somebody", "system:masters")
     proxy = (installed.folder / "front-proxy.crt", installed.folder / "front-proxy.key")
@@ -214,7 +216,7 @@ def test_a_new_authority_of_the_front_proxy_is_trusted_without_a_restart(served,
 
 
 @pytest.mark.slow
-def test_somebody_with_a_token_needs_the_right_to_get_the_metric(served, installed, namespace):
+def test_a_user_with_a_token_needs_the_right_to_get_the_metric(served, installed, namespace):
     """Asked directly: TokenReview, then SubjectAccessReview, for this very metric, in this namespace."""
     api, server = installed.api, served[0]
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader", "namespace": namespace}}
@@ -223,7 +225,7 @@ def test_somebody_with_a_token_needs_the_right_to_get_the_metric(served, install
     base = "/apis/custom.metrics.k8s.io/v1beta2"
     path = f"{base}/namespaces/{namespace}/pods/*/{WAITING}"
     assert server.ask(path, {"Authorization": "Bearer nonsense"})[0] == 401
-    assert server.ask(base, bearer)[0] == 200  # whoever is authenticated may discover
+    assert server.ask(base, bearer)[0] == 200  # any authenticated client may discover
     code, text = server.ask(path, bearer)
     assert (code, json.loads(text)["reason"]) == (403, "Forbidden")
     with pytest.raises(ApiError, match="Forbidden"):
@@ -241,8 +243,8 @@ def test_somebody_with_a_token_needs_the_right_to_get_the_metric(served, install
     assert get(installed, f"/namespaces/{namespace}/pods/*/{WAITING}", user=f"{namespace}/reader")["items"] == []
 
 
-def test_only_health_is_told_to_everybody(served):
-    """And nothing but GET is served."""
+def test_only_health_is_answered_without_credentials(served):
+    """Health is answered to GET alone."""
     server = served[0]
     assert [server.ask(path)[0] for path in ("/healthz", "/livez", "/readyz")] == [200, 200, 200]
     assert [server.ask(path)[0] for path in ("/", "/apis", "/openapi/v2", "/metrics")] == [401, 401, 401, 401]

@@ -1,4 +1,4 @@
-"""What is announced and dead is not left so for another fault's sake, nor because another installation announced it."""
+"""A dead announcement is withdrawn despite another fault, and also if another installation announced it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def api_service(name, namespace=NAMESPACE, available="False", reason="FailedDisc
 
 
 class Server:
-    """Its API server serves endpoints, and refuses to have the certificate's Secret read."""
+    """An operator whose API server serves endpoints, and refuses to have the certificate's Secret read."""
 
     def __init__(self):
         self.announced = {name: api_service(name) for name in NAMES}

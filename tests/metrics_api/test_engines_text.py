@@ -1,4 +1,4 @@
-"""Of an engine's metrics, the wanted samples are read exactly, and nothing else is."""
+"""The wanted samples of an engine's metrics are read exactly, and nothing else is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_only_the_wanted_names_are_read_though_others_begin_alike():
 
 
 def test_label_values_may_hold_commas_braces_quotes_and_line_ends():
-    """As model names of strangers do."""
+    """Model names of strangers do."""
     text = 'w{model_name="a,\\"b}\\" \\\\ c\\n",engine="1",} 2\n'
     assert parse(text, {"w"})["w"] == [Sample((("engine", "1"), ("model_name", 'a,"b}" \\ c\n')), 2.0)]
 

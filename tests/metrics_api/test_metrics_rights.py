@@ -1,4 +1,4 @@
-"""What the metrics API and its announcement ask for is what the Roles give for them: no verb more, and none unused."""
+"""The Roles give exactly the verbs that the metrics API and its announcement use: no verb more, and none unused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def annotations(api, name, namespace):
 
 
 def test_secrets_config_and_announcements_are_given_by_name_alone():
-    """Not one right on all Secrets, ConfigMaps, ClusterRoles or APIServices."""
+    """No right is on all Secrets, ConfigMaps, ClusterRoles or APIServices."""
     for rule in rules():
         if {"secrets", "configmaps", "clusterroles", "apiservices"} & set(rule["resources"]):
             assert rule.get("resourceNames"), json.dumps(rule)

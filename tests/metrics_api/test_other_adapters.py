@@ -38,7 +38,7 @@ def test_prometheus_adapter_serves_every_figure_by_vllms_name():
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["name"]["as"])
 def test_its_queries_are_promql(rule):
-    """As the adapter fills them in."""
+    """The queries are parsed as the adapter fills them in."""
     promql_parser.parse(rule["seriesQuery"])
     query = rule["metricsQuery"].replace("<<.Series>>", "vllm:x").replace("<<.GroupBy>>", "pod")
     promql_parser.parse(query.replace("<<.LabelMatchers>>", 'namespace="n",pod=~"a|b"'))

@@ -59,7 +59,7 @@ def test_series_are_chosen_by_their_labels():
 
 
 def test_a_value_is_served_for_three_periods_and_no_longer():
-    """Then the engine's load is not known."""
+    """The engine's load is not known afterwards."""
     series = Series(period=5)
     series.record(gauge(3), at(100))
     assert series.value(WAITING, ANY, now=115).value == 3
@@ -73,7 +73,7 @@ def test_an_older_name_is_taken_where_an_engine_has_only_that():
     assert series.value(KV, ANY, now=0).value == 0.5
 
 
-def test_a_rate_needs_two_scrapes_and_tells_its_true_window():
+def test_a_rate_needs_two_scrapes_and_states_its_true_window():
     """Tokens over the time between the first and the last scrape."""
     series = Series(period=5)
     series.record(tokens(1000), at(0))
@@ -92,7 +92,7 @@ def test_a_rate_looks_back_thirty_seconds():
     assert (value.value, value.window) == (0, 30)
 
 
-def test_counters_that_went_back_begin_their_course_anew():
+def test_counters_that_went_back_start_again():
     """A container that was restarted has not generated a negative number of tokens."""
     series = Series(period=5)
     series.record(tokens(1000), at(0))
@@ -112,7 +112,7 @@ def test_a_metric_that_an_engine_stops_telling_is_missing_at_once():
 
 
 @pytest.mark.parametrize("figure", METRICS.values(), ids=METRICS)
-def test_of_nothing_nothing_is_told(figure):
+def test_nothing_is_reported_of_nothing(figure):
     """An engine that was never scraped has no figure at all."""
     assert Series(period=5).value(figure, ANY, now=0) is None
 
@@ -140,11 +140,11 @@ async def test_an_engine_that_was_well_is_asked_as_often_as_ever_after_a_miss(wa
 
 
 @pytest.mark.parametrize(
-    ("told", "expected", "refused"), [("a", "a", False), ("b", "a", True), ("b", None, False), (None, "a", False)]
+    ("host", "expected", "refused"), [("a", "a", False), ("b", "a", True), ("b", None, False), (None, "a", False)]
 )
-async def test_an_address_that_another_pod_has_by_now_gives_no_figures(told, expected, refused):
+async def test_an_address_that_another_pod_has_by_now_gives_no_figures(host, expected, refused):
     """Engines of other runtimes do not name themselves, and a pod may choose its host's name."""
-    with FakeEngine(waiting=3, host=told) as fake:
+    with FakeEngine(waiting=3, host=host) as fake:
         engine = Engine("n", "a", "uid", f"http://{fake.address}:{fake.port}/metrics", {}, expected)
         async with aiohttp.ClientSession() as session:
             if refused:

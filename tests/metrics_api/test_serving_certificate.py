@@ -20,7 +20,7 @@ def after(days):
 
 
 def trusted(certificate: ServingCertificate, by: ServingCertificate):
-    """Whether who trusts the bundle of `by` trusts `certificate`."""
+    """True if a client with the bundle of `by` accepts `certificate`."""
     leaf = x509.load_pem_x509_certificate(certificate.certificate)
     for authority in x509.load_pem_x509_certificates(by.authorities):
         try:
@@ -39,7 +39,7 @@ def test_one_that_will_do_is_kept():
 
 
 def test_it_is_renewed_a_month_before_its_end_by_the_same_authority():
-    """Who trusts it need not be told."""
+    """Clients that have the authority need no new bundle."""
     held = current(None, HOSTS, NOW)
     renewed = current(held, HOSTS, after(61))
     assert renewed.certificate != held.certificate
@@ -62,7 +62,7 @@ def test_a_new_authority_is_announced_beside_the_old_one():
 
 
 @pytest.mark.parametrize("spoilt", ["certificate", "key", "authorities", "authority_key"])
-def test_what_cannot_be_read_is_made_anew(spoilt):
+def test_what_cannot_be_read_is_made_again(spoilt):
     """A person's edit of the Secret heals."""
     held = current(None, HOSTS, NOW)
     parts = {name: getattr(held, name) for name in ("certificate", "key", "authorities", "authority_key")}
@@ -85,7 +85,7 @@ def test_a_key_of_another_certificate_is_not_taken():
 
 
 def test_openssl_verifies_it_for_its_hosts(tmp_path):
-    """As strictly as Python does by default."""
+    """OpenSSL checks it as strictly as Python does by default."""
     held = current(None, HOSTS, dt.datetime.now(dt.UTC))
     context = ssl.create_default_context(cadata=held.authorities.decode())
     context.verify_flags |= ssl.VERIFY_X509_STRICT

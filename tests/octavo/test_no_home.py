@@ -25,7 +25,7 @@ def no_entry(*_):
     raise KeyError
 pwd.getpwuid = pwd.getpwnam = no_entry
 """
-# /proc can't be written by anybody, not even by root.
+# no user can write /proc, not even root
 HOMES = {"none": None, "unwritable": "/proc"}
 
 
@@ -95,7 +95,7 @@ def test_the_remedy_for_a_model_of_the_hub_is_enough(stranger, tmp_path):
 
 
 def test_a_folder_needs_no_cache(stranger, tmp_path):
-    """Nor does it need a mark that a download of it was whole."""
+    """A folder needs no mark that a download of it was whole either."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"s")
@@ -105,7 +105,7 @@ def test_a_folder_needs_no_cache(stranger, tmp_path):
 
 @pytest.mark.parametrize("path", ["~/model", "~nosuch/model"])
 def test_a_tilde_that_leads_nowhere_is_named(stranger, path):
-    """By the path as it was written."""
+    """The path is quoted as it was written."""
     code, last = stranger(None, "octavo", "serve", path, "--port", "0")
     assert code == 1
     assert last.startswith(f"octavo serve: {path}: no such home is known")
@@ -121,7 +121,7 @@ def test_a_plan_needs_no_home(stranger, home, sample, verb):
 
 @pytest.mark.slow
 def test_octavo_up_passes_on_the_engines_sentence(stranger):
-    """And ends, for want of a folder that no restart brings."""
+    """`octavo up` ends, for want of a folder that no restart brings."""
     code, last = stranger(None, "octavo", "up", "-f", str(SAMPLES / "smollm2.yaml"), "--port", "0")
     assert code == 1
     assert last.startswith("octavo up: ")
@@ -130,7 +130,7 @@ def test_octavo_up_passes_on_the_engines_sentence(stranger):
 
 @pytest.mark.parametrize("arguments", [["octavo_operator", "-A"], ["octavo_operator.metrics_api"]], ids=str)
 def test_the_operator_needs_no_home(stranger, arguments):
-    """It only looks for a kubeconfig there."""
+    """A home is only searched for a kubeconfig."""
     code, last = stranger(None, *arguments, KUBERNETES_SERVICE_HOST="", KUBECONFIG="")
     assert code == 2
     assert "no API server is known" in last
@@ -154,7 +154,7 @@ def test_the_engines_socket_needs_no_usable_tmpdir(monkeypatch):
 
 @pytest.mark.parametrize("home", ["/proc", "~"])
 def test_kernels_are_compiled_where_no_home_can_keep_them(monkeypatch, tmp_path, home, caplog):
-    """Into a temporary folder, with a warning that names TRITON_CACHE_DIR."""
+    """The kernels go into a temporary folder, with a warning that names TRITON_CACHE_DIR."""
     monkeypatch.setattr(executors, "has_gpu", lambda: True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TRITON_HOME", home)

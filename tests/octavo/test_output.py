@@ -1,4 +1,4 @@
-"""What the command prints reaches any terminal, and a reader that goes away or a full disk is no crash."""
+"""The command's output reaches any terminal, and a reader that goes away or a full disk is no crash."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_containers_run_prints_in_ascii_too(module):
     ],
 )
 def test_a_reader_that_has_gone_ends_the_verb_quietly(service, arguments, codes):
-    """As SIGPIPE would: 141 and not a word."""
+    """The exit code is SIGPIPE's, 141, without a word."""
     reading, writing = os.pipe()
     os.close(reading)
     done = octavo(*(each.format(service) for each in arguments), stdout=writing)
@@ -118,7 +118,7 @@ def test_a_full_disk_is_one_line(service):
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("arguments", [["plan", "-f", "{}", "--offline"], ["--version"]], ids=["plan", "version"])
 def test_streams_that_were_closed_do_no_harm(service, closed, arguments):
-    """As with `>&-`: what can't be printed is not, the rest goes on."""
+    """The shell closes them with `>&-`: what can't be printed is not, the rest goes on."""
 
     def close() -> None:
         for descriptor in closed:

@@ -389,7 +389,7 @@ GPT_NEOX_JAPANESE_2_7B = {
     "vocab_size": 32000,
 }
 
-# Parameters as model cards or the hub state them, else as transformers' class has them; a tied head counted once.
+# Parameters as the authors or the hub state them, else as transformers' class has them; a tied head counted once.
 PARAMETERS = {
     "phi-1.5": (PHI_1_5, 1_418_270_720),
     "phi-2": (PHI_2, 2_779_683_840),

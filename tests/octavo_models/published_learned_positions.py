@@ -111,7 +111,7 @@ GPT_1 = {
     "vocab_size": 40478,
 }
 
-# Parameters as model cards or the hub state them, else as transformers' class has them; a tied head counted once.
+# Parameters as the authors or the hub state them, else as transformers' class has them; a tied head counted once.
 PARAMETERS = {
     "opt-125m": (OPT_125M, 125_239_296),
     "opt-350m": (OPT_350M, 331_196_416),

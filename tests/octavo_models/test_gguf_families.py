@@ -1,4 +1,4 @@
-"""What llama.cpp writes of a family describes the same decoder as the family's config.
+"""GGUF files of a family, as llama.cpp writes them, describe the same decoder as the family's config.
 
 Keys and tensors' names are those of llama.cpp; the latter are compared with the gguf package's own list.
 """

@@ -1,4 +1,4 @@
-"""Whatever GGUF metadata says, it becomes a spec or one sentence that names the key or tensor."""
+"""Any GGUF metadata becomes a spec or one sentence that names the key or tensor."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def short(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def metadata(name: str, config: dict[str, Any], *, newer: bool) -> dict[str, Any]:
-    """What llama.cpp's converter writes of the config."""
+    """The metadata that llama.cpp's converter writes of the config."""
     rope, v = config["qk_rope_head_dim"], config.get("v_head_dim", 64)
     key = config["qk_nope_head_dim"] + rope
     keys = {
@@ -183,7 +183,7 @@ def test_the_files_tensors_are_those_that_llama_cpp_lists(name, newer):
 
 
 def test_keys_in_blocks_are_widened_where_they_are_transposed_alone():
-    """Of the newer layout they stay as they are; the older one's lie along the latent."""
+    """Keys of the newer layout stay as they are; the older one's lie along the latent."""
     expected = from_hf_config(short(DEEPSEEK_V2_LITE))
     for newer, format_ in ((True, "q8_0"), (False, "f16")):
         tensors = {

@@ -1,4 +1,4 @@
-"""What configs of the families with LayerNorm, learned positions or ALiBi mean, beyond their sizes."""
+"""Configs of the families with LayerNorm, learned positions or ALiBi are read right, beyond their sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a spec says of a published model: sizes to the byte, names and shapes as transformers has them."""
+"""The spec of a published model has its sizes to the byte, and names and shapes as transformers has them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_parameters_are_those_that_are_published(name):
 
 @pytest.mark.parametrize("name", [name for name in DENSE if name != "Gemma-3-4b"])
 def test_weights_have_the_names_and_shapes_that_transformers_gives_them(name):
-    """Those of mixtures differ in memory; test_architectures compares them as they are stored."""
+    """Weights of mixtures differ in memory; test_architectures compares them as they are stored."""
     config, _ = DENSE[name]
     spec = from_hf_config(config)
     model_class = getattr(transformers, config["architectures"][0])
@@ -89,7 +89,7 @@ def test_kv_of_a_model_without_windows_grows_with_every_token():
     spec = from_hf_config(LLAMA_2_7B)
     a_token = 2 * 32 * 32 * 128 * 2  # K and V, layers, heads, elements, bytes
     assert spec.kv_bytes(4096, "bf16") == 4096 * a_token
-    assert spec.kv_bytes(1, "bf16") == 16 * a_token  # pages are whole
+    assert spec.kv_bytes(1, "bf16") == 16 * a_token  # memory pages are whole
     assert from_hf_config(LLAMA_2_70B).kv_bytes(4096, "bf16") == 4096 * 2 * 80 * 8 * 128 * 2
 
 

@@ -1,4 +1,4 @@
-"""Whatever a config says, it becomes a spec or one sentence that names the field."""
+"""Any config becomes a spec or one sentence that names the field."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def test_internlm_2_packs_each_kv_heads_queries_with_its_key_and_value():
     ]
 
 
-def test_baichuan_is_told_apart_by_its_sizes():
+def test_baichuans_versions_are_distinguished_by_their_sizes():
     small, large = from_hf_config(BAICHUAN_2_7B), from_hf_config(BAICHUAN_2_13B)
     assert (small.layers[0].attention.rotary is None, small.layers[0].attention.alibi_slopes) == (False, ())
     assert (large.layers[0].attention.rotary, len(large.layers[0].attention.alibi_slopes)) == (None, 40)

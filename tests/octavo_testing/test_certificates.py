@@ -1,4 +1,4 @@
-"""What certificates.py makes is accepted by a strict reader: Python's own TLS, on both sides."""
+"""Certificates of certificates.py are accepted by a strict reader: Python's own TLS, on both sides."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_another_authority_of_the_same_name_is_not_accepted(authority, tmp_path)
 
 
 def test_many_keys_and_signatures_verify(authority, tmp_path):
-    """Numbers with leading zeros or a high bit are written as DER wants them."""
+    """Numbers with leading zeros or a high bit are written as DER requires."""
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -44,7 +44,7 @@ def deployment(namespace: str, replicas: int = 2, **container) -> dict:
 
 
 def test_the_server_calls_itself_what_was_built(control_plane):
-    """Not `v0.0.0-master`, which Kubernetes built without its own scripts says, and clients do not like."""
+    """The version is not `v0.0.0-master`, which a Kubernetes built without its own scripts has, and clients dislike."""
     assert control_plane.pids
     printed = subprocess.run([binaries() / "kube-apiserver", "--version"], capture_output=True, text=True, check=True)
     version = printed.stdout.split()[-1]
@@ -65,7 +65,7 @@ def test_pod_security_refuses_what_is_not_restricted(control_plane, namespace):
 
 
 def test_a_service_account_may_do_what_its_role_says_and_nothing_else(control_plane, namespace):
-    """RBAC is on, and the audit log tells what was done, what was refused and what an apply needs."""
+    """RBAC is on, and the audit log has what was done, what was refused and what an apply needs."""
     control_plane.kubectl("create", "serviceaccount", "robot", "-n", namespace)
     rights = ["--verb=get,patch,create", "--resource=configmaps"]
     control_plane.kubectl("create", "role", "robot", "-n", namespace, *rights)
@@ -147,7 +147,7 @@ def test_nothing_is_left_when_the_tests_are_killed(control_plane, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_does_not_start_is_told_with_its_own_words(control_plane, tmp_path, monkeypatch):
+def test_what_does_not_start_is_reported_in_its_own_words(control_plane, tmp_path, monkeypatch):
     monkeypatch.setattr(ControlPlane, "_controller_manager", lambda _: ["--no-such-flag"])
     with pytest.raises(AssertionError, match=r"kube-controller-manager has ended:(.|\n)*no-such-flag"):
         ControlPlane(tmp_path).start()

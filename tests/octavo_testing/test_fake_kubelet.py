@@ -45,7 +45,7 @@ def test_pods_run_by_themselves_where_that_is_asked_for(control_plane, namespace
     until(lambda: [pod["spec"]["containers"][0]["image"][-1] for pod in kubelet.pods(namespace)] == ["2", "2"])
 
 
-def test_a_crash_is_told_with_exit_code_and_message(control_plane, namespace, kubelet):
+def test_a_crash_is_reported_with_exit_code_and_message(control_plane, namespace, kubelet):
     control_plane.api.apply(deployment(namespace, replicas=1))
     kubelet.crash_pods(namespace, "app=x", Ended(137, "OOMKilled", "out of memory"), restarts=4)
     (pod,) = kubelet.pods(namespace, "app=x")

@@ -51,7 +51,7 @@ def test_verbs_are_named_as_rbac_names_them(method, path, query, verb):
 
 
 def test_without_a_fault_everything_passes(control_plane, namespace, proxy, through):
-    """As another user as well, whose rights count."""
+    """Requests of another user pass as well, and that user's rights count."""
     through.create(config_map(namespace, "a"))
     assert through.get("v1", "ConfigMap", "a", namespace)["data"] == {"k": "v"}
     control_plane.kubectl("create", "serviceaccount", "robot", "-n", namespace)

@@ -47,7 +47,7 @@ def builds(machine: Path) -> list[str]:
     )
 
 
-def test_everything_is_built_once_and_each_step_is_told(machine, capsys):
+def test_everything_is_built_once_and_each_step_is_printed(machine, capsys):
     """The version is set, and a person's GOFLAGS do not reach the build."""
     folder = build.binaries()
     assert folder.parent == machine / "cache" / "kubernetes"
@@ -84,14 +84,14 @@ def test_a_tool_is_built_at_its_own_version_into_a_folder_of_its_own(name, machi
 
 
 def test_a_nodes_commands_are_of_one_version(machine, monkeypatch):
-    """So a person's own binaries are not taken for a node, whose kubelet is built here."""
+    """A person's own binaries are not taken for a node, whose kubelet is built here."""
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(_assets(machine, *build.COMMANDS, version="v1.31.0")))
     names = ["kube-apiserver", *build.NODE]
     assert {build.binary(name).parent for name in names} == {build.binary("kubelet").parent}
     assert builds(machine) == [(build.COMMANDS | build.NODE)[name][0] for name in names]
 
 
-def test_how_long_several_will_take_is_told_first(machine, capsys):
+def test_how_long_several_will_take_is_printed_first(machine, capsys):
     build.ensure(["kubelet", "helm"])
     assert "2 programs are to be built, once: about 2 min" in capsys.readouterr().err
     build.ensure(["kubelet", "helm"])
@@ -116,7 +116,7 @@ def test_a_build_that_is_killed_leaves_no_half_binary_and_goes_on_next_time(mach
     assert [path.name for path in folder.iterdir() if path.name.startswith(build.SCRATCH)] == []
 
 
-def test_a_build_that_fails_tells_gos_words_and_what_to_do(machine, monkeypatch):
+def test_a_build_that_fails_reports_gos_words_and_the_remedy(machine, monkeypatch):
     monkeypatch.setenv("FAKE_GO_FAILS", "kube-scheduler")
     with pytest.raises(
         build.BuildError, match=r"kube-scheduler v1\.34\.4(.|\n)*no such module(.|\n)*KUBEBUILDER_ASSETS"
@@ -183,7 +183,7 @@ def _assets(machine: Path, *names: str, version: str = "v1.34.4") -> Path:
 
 
 def test_a_build_counts_against_no_tests_time_limit(machine, monkeypatch):
-    """It takes minutes, and is done before the first test; one that fails is reported by each test that needs it."""
+    """A build takes minutes, and is done before the first test; a failure is reported by each test that needs it."""
     monkeypatch.setenv("FAKE_GO_SECONDS", "3")
     monkeypatch.setenv("FAKE_GO_FAILS", "/etcd")
     monkeypatch.delenv("KUBECONFIG", raising=False)

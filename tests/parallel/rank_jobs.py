@@ -1,4 +1,4 @@
-"""What ranks without a model do in tests: `rank_pool.RankPool.call` runs one of these in each of them.
+"""Jobs of ranks without a model: `rank_pool.RankPool.call` runs one of these in each of them.
 
 A job prepares what its rank needs before the group is made, and yields what runs in the group.
 """
@@ -185,7 +185,7 @@ def symmetric_memory(memory_of: Callable[[int], StandIn]) -> Iterator[None]:
 
 
 def number_of(rank: int, shape: list[int], dtype: str, offset: int) -> Tensor:
-    """What a rank puts into a sum; not aligned where `offset` says so."""
+    """The tensor that a rank puts into a sum; not aligned where `offset` says so."""
     generator = torch.Generator().manual_seed(rank)
     numbers = torch.randn(offset + math.prod(shape), generator=generator).to(getattr(torch, dtype))
     return numbers[offset:].view(shape)

@@ -32,32 +32,32 @@ class RankPool:
     def run(
         self, config: EngineConfig, requests: Sequence[EngineRequest], *, packed: bool = False, triton: bool = False
     ) -> dict[str, dict[str, Any]]:
-        """What became of each request: tokens, finish_reason, logprobs and so on.
+        """The results of each request: tokens, finish_reason, logprobs and so on.
 
         `packed`: the ranks keep a quantized file's blocks as GPUs do. `triton`: they run Triton's kernels, interpreted.
         """
         return self._run(config, requests, packed=packed, triton=triton)["results"]
 
     def beats_while_waiting(self, config: EngineConfig, requests: Sequence[EngineRequest]) -> int:
-        """How often the heart of an engine beats while its rank 0 waits for others, whose parts of a step are slow."""
+        """The beats of an engine's heart while its rank 0 waits for others, whose parts of a step are slow."""
         return self._run(config, requests, slow=True)["beats_while_waiting"]
 
     def run_over_symmetric_memory(
         self, config: EngineConfig, requests: Sequence[EngineRequest]
     ) -> tuple[dict[str, dict[str, Any]], int]:
-        """What became of each request, and how many sums rank 0 took part in over memory that ranks share."""
+        """The results of each request, and the number of sums of rank 0 over memory that ranks share."""
         answer = self._run(config, requests, symmetric=True)
         return answer["results"], answer["num_sums"]
 
     def _run(self, config: EngineConfig, requests: Sequence[EngineRequest], **how: bool) -> dict[str, Any]:
         with self._ranks(config.parallel.world_size) as ranks:
             how = dict.fromkeys(("packed", "triton", "slow", "symmetric"), False) | how
-            self._tell(ranks[0], how | {"config": _encoded(config), "requests": _encoded(list(requests)), "rank": 0})
+            self._send(ranks[0], how | {"config": _encoded(config), "requests": _encoded(list(requests)), "rank": 0})
             port = self._answer(ranks[0])["port"]
             parallel = msgspec.structs.replace(config.parallel, master_port=port)
             for rank in range(1, len(ranks)):
                 there = msgspec.structs.replace(config, parallel=parallel)
-                self._tell(ranks[rank], how | {"config": _encoded(there), "rank": rank})
+                self._send(ranks[rank], how | {"config": _encoded(there), "rank": rank})
             answer = self._answer(ranks[0])
             for rank in ranks[1:]:
                 self._answer(rank)
@@ -73,7 +73,7 @@ class RankPool:
         custom_all_reduce: bool = True,
         **arguments: Any,
     ) -> list[Any]:
-        """What a function of `rank_jobs` returns in each rank of a group without a model."""
+        """The results of a function of `rank_jobs` in each rank of a group without a model."""
         parallel: dict[str, Any] = {
             "tensor_parallel_size": tensor,
             "pipeline_parallel_size": pipeline,
@@ -82,11 +82,11 @@ class RankPool:
         }
         job = {"function": function, "arguments": arguments}
         with self._ranks(tensor * pipeline) as ranks:
-            self._tell(ranks[0], job | {"parallel": parallel, "rank": 0})
+            self._send(ranks[0], job | {"parallel": parallel, "rank": 0})
             parallel["master_port"] = self._answer(ranks[0])["port"]
             for rank in range(1, len(ranks)):
                 parallel["node_rank"] = rank * nnodes // len(ranks)
-                self._tell(ranks[rank], job | {"parallel": parallel, "rank": rank})
+                self._send(ranks[rank], job | {"parallel": parallel, "rank": rank})
             return [self._answer(rank)["result"] for rank in ranks]
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class RankPool:
         )
 
     @staticmethod
-    def _tell(worker: subprocess.Popen[str], job: dict[str, Any]) -> None:
+    def _send(worker: subprocess.Popen[str], job: dict[str, Any]) -> None:
         assert worker.stdin is not None
         worker.stdin.write(json.dumps(job) + "\n")
         worker.stdin.flush()

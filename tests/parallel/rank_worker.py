@@ -78,7 +78,7 @@ def lead(config: EngineConfig, requests: list[EngineRequest], answer: Any) -> di
 
 
 def beats_while_waiting(core: EngineCore) -> list[int]:
-    """How often the engine's heart beats within each wait for the last stage, from now on."""
+    """Count the beats of the engine's heart within each wait for the last stage, from now on."""
     beats = memoryview(bytearray(8)).cast("Q")
     core.beat_into(beats)
     waiting: list[int] = []

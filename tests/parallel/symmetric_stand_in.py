@@ -44,7 +44,7 @@ class StandIn:
         return buffer
 
     def meet(self, buffer: Tensor, group_name: str) -> bool:
-        """As torch does: each rank puts what the others need into the group's store, and waits for theirs."""
+        """Meet as torch does: each rank puts what the others need into the group's store, and waits for theirs."""
         if self.fault == "meet":
             raise RuntimeError("CUDA driver error: operation not supported")
         group = distributed_c10d._resolve_process_group(group_name)

@@ -28,7 +28,7 @@ def message(i):
 
 
 def counted(ring):
-    """What the ring asks of the kernel, in a list."""
+    """The ring's calls of the kernel, in a list."""
     calls, system_call = [], ring._system_call
     ring._system_call = lambda *args: (calls.append(args[2]), system_call(*args))[1]
     return calls
@@ -81,7 +81,7 @@ def test_a_reader_that_waits_sleeps_in_the_kernel(rings):
 
 
 def test_a_message_that_is_seen_before_it_is_whole_is_waited_for(rings):
-    """As a core with weakly ordered memory may show it: the number first."""
+    """A core with weakly ordered memory may show it so: the number first."""
     writer, (reader, _) = rings
     writer._words[0] = 1
     with ThreadPoolExecutor(1) as pool:

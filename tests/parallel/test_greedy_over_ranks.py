@@ -1,4 +1,4 @@
-"""However many ranks a model is spread over, it says the same."""
+"""A model gives the same tokens over any number of ranks."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def requests():
 
 @pytest.fixture(scope="module")
 def alone(pool, folders):
-    """What one rank says, a model."""
+    """The results of one rank, by model."""
     said = {}
 
     def of(name):
@@ -147,7 +147,7 @@ def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeli
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])
 def test_tokens_are_those_of_one_rank_over_symmetric_memory(pool, folders, alone, tensor, pipeline):
-    """As torch's operations would sum, if this machine had GPUs."""
+    """The sums are those of torch's operations, if this machine had GPUs."""
     expected = alone("llama")
     got, num_sums = pool.run_over_symmetric_memory(spread(dummy(folders["llama"]), tensor, pipeline), requests())
     assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
@@ -165,7 +165,7 @@ def mixed(tmp_path_factory):
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])
 def test_packed_weights_over_ranks_say_what_they_say_on_one(pool, mixed, tensor, pipeline):
-    """And what they say widened. Blocks in bfloat16 round what differs in the last bit."""
+    """Ranks also give what widened weights give. Blocks in bfloat16 round what differs in the last bit."""
     asked = [request(str(i), prompt, 3, prompt_logprobs=0) for i, prompt in enumerate(PROMPTS)]
     widened, alone = pool.run(mixed, asked), pool.run(mixed, asked, packed=True)
     spread_out = pool.run(spread(mixed, tensor, pipeline), asked, packed=True)
@@ -201,7 +201,7 @@ def test_a_request_that_can_not_run_ends_alone_on_every_rank(pool, folders):
 
 
 def test_a_step_that_fails_on_every_rank_ends_the_guilty_request_alone(pool, folders, alone):
-    """Those beside it are computed again, and say what they would have said."""
+    """Requests beside it are computed again, with the same results as without the failure."""
     bad = request("bad", [POISON, 1, 2], 4)
     got = pool.run(spread(dummy(folders["llama"]), 2), [bad, *requests()])
     assert got["bad"]["finish_reason"] == "error"

@@ -44,13 +44,13 @@ def ranks_of(server):
 
 
 def ends_with(server, words, code=1):
-    """It ends in time with that exit code, and `words` are in the last line that it says."""
+    """Assert that it ends in time with that exit code, and that `words` are in the last line that it prints."""
     assert server.wait(SECONDS) == code, server.output
     assert words in server.lines[-1], server.output
 
 
 def is_healthy(server):
-    """Whether `/health` says so; one that has closed its port says nothing."""
+    """True if `/health` says so; one that has closed its port says nothing."""
     try:
         return server.get("/health")[0] == 200
     except OSError:
@@ -111,7 +111,7 @@ def test_the_death_of_rank_0_ends_the_others(tiny):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_a_rank_while_the_model_loads_ends_the_start(tiny, victim):
-    """Whether or not the ranks have met."""
+    """This holds before and after the ranks have met."""
     with start(tiny, "-tp", "2", wait=False) as server:
         until(lambda: len(ranks_of(server)) == 2, 20)
         os.kill(ranks_of(server)[victim], signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_two_nodes_serve_together_and_end_together(tiny):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_on_one_node_ends_both(tiny):
-    """In stages this time, and while nothing runs: each node says what it knows."""
+    """This time the ranks are stages, and nothing runs: each node reports the loss that it has seen."""
     with two_nodes(tiny, "-pp", "2") as (first, second):
         (rank,) = ranks_of(second)
         assert first.post("/v1/completions", {"prompt": "hello", "max_tokens": 3})[0] == 200

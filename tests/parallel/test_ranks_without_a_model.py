@@ -1,4 +1,4 @@
-"""What a group of ranks exchanges beside tensors: commands, and that other ranks move on."""
+"""The messages of a group of ranks beside tensors: commands, and that other ranks move on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_command_larger_than_a_slot_takes_the_process_group(pool):
 
 @pytest.mark.parametrize("rank", [1, 2])
 def test_where_one_rank_has_no_shared_memory_all_use_the_process_group(pool, rank):
-    """And rank 0 logs why, once."""
+    """Rank 0 logs the reason, once."""
     lead, *others = pool.call("commands", tensor=3, sizes=SMALL, unmapped_by=rank)
     for each in (lead, *others):
         assert each["got"] == sent(SMALL)
@@ -44,7 +44,7 @@ def test_where_one_rank_has_no_shared_memory_all_use_the_process_group(pool, ran
 
 
 def test_ranks_of_several_machines_use_the_process_group(pool):
-    """As they are configured to: there is nothing to log."""
+    """Their configuration says so: there is nothing to log."""
     for each in pool.call("commands", tensor=2, nnodes=2, sizes=SMALL):
         assert each == {"got": sent(SMALL), "by_group": SMALL, "logged": []}
 

@@ -1,4 +1,4 @@
-"""What is asked of torch for sums over symmetric memory, and what a sum launches."""
+"""The calls of torch for sums over symmetric memory, and the launches of a sum."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_sum_allocates_nothing_and_always_takes_the_same_addresses(num_bytes, 
 
 
 def test_the_stand_in_refuses_what_torch_refuses():
-    """Else the tests over it would show nothing: memory that is not mapped, types and alignments."""
+    """The tests over it would otherwise show nothing: memory that is not mapped, types and alignments."""
     memory = StandIn()
     buffer = memory.allocate(256, CPU)
     whole = buffer.view(torch.float32)

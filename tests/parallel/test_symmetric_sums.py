@@ -57,7 +57,7 @@ def test_what_torchs_kernels_refuse_takes_the_process_group(pool):
 
 @pytest.mark.parametrize("offset", [1, 3, 4, 8])
 def test_a_tensor_that_begins_unaligned_is_copied(pool, offset):
-    """Not sent another way: ranks whose tensors begin elsewhere must agree."""
+    """Another way of summing would not do: ranks whose tensors begin elsewhere must agree."""
     for rank in pool.call("sums", tensor=2, shapes=[([4, 512], "bfloat16", offset)]):
         assert rank["calls"] == [[ONE_SHOT, 4 * KIB, BF16]]
         assert rank["found"][0][:2] == [True, True]

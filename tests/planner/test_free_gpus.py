@@ -1,4 +1,4 @@
-"""What room nodes have for a further replica, as far as the planner counts it."""
+"""The capacity that nodes have for a further replica, as far as the planner counts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from octavo_operator.reconcile.capacity import ClusterCapacity, pod_facts, reque
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
-CARDS = Hardware("nvidia", 1, GPU, ())
+GPUS = Hardware("nvidia", 1, GPU, ())
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 SINCE = "2026-01-01T00:00:00Z"
 
@@ -63,7 +63,7 @@ def pod(
     ],
 )
 def test_gpus_are_counted_where_a_replica_could_run(nodes, pods, template, free):
-    assert free_gpus.nodes_for(CARDS, template, ClusterCapacity(nodes, pods)).free == free
+    assert free_gpus.nodes_for(GPUS, template, ClusterCapacity(nodes, pods)).free == free
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_promise_ends_when_the_pod_that_it_was_for_is_counted(replicas, update
 
 
 def test_only_the_products_that_were_named_count_and_all_are_reported():
-    """So that a person learns what there is."""
+    """A person can then see which products there are."""
     wanted = Hardware("nvidia", 1, GPU, ("L4",), selection(("L4",), None, GPU, together=False))
     nodes = [node("a", 1, labels={PRODUCT: "L4"}), node("b", 8, labels={PRODUCT: "T4"})]
     assert free_gpus.nodes_for(wanted, {}, ClusterCapacity(nodes)) == Nodes(
@@ -98,8 +98,8 @@ def test_only_the_products_that_were_named_count_and_all_are_reported():
 
 
 def test_gpus_of_own_pods_that_are_ending_are_counted_as_free():
-    everybody = [mine := pod(1, "a", ending=True), pod(2, "a", ending=True)]
-    assert free_gpus.nodes_for(CARDS, {}, ClusterCapacity([node()], everybody), free_gpus.ending([mine])).free == 1
+    pods = [mine := pod(1, "a", ending=True), pod(2, "a", ending=True)]
+    assert free_gpus.nodes_for(GPUS, {}, ClusterCapacity([node()], pods), free_gpus.ending([mine])).free == 1
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def change(own, nodes, others=(), surge=1, now=NOW, exclusive=()):
 
 def test_a_replica_that_seeks_a_node_is_reported_with_its_time_and_whether_an_old_one_could_make_way():
     old = pod(1, "a", revision="old")
-    told = change([old, pod(2)], [node(gpus=1)])
-    assert (told.surges, told.unplaced_s, told.old_makes_way) == (True, 60.0, True)
+    found = change([old, pod(2)], [node(gpus=1)])
+    assert (found.surges, found.unplaced_s, found.old_makes_way) == (True, 60.0, True)
     other = pod(9, "a")
     assert change([pod(2)], [node(gpus=1)], [other]).old_makes_way is False, "somebody else's makes way for nobody"
     assert change([pod(1, "a"), pod(2)], [node(gpus=1)]).old_makes_way is False, "nor one that follows the change"
@@ -161,10 +161,10 @@ def test_a_node_of_another_product_is_no_room():
 
 
 def test_a_gpu_that_a_waiting_pod_is_about_to_get_is_not_free():
-    """Of several services that are edited at once, only as many surge as there are GPUs."""
+    """Several services that are edited at once surge as far as there are GPUs."""
 
     def free(nodes, *waiting):
-        return free_gpus.nodes_for(CARDS, {}, ClusterCapacity(nodes, waiting)).free
+        return free_gpus.nodes_for(GPUS, {}, ClusterCapacity(nodes, waiting)).free
 
     assert free([node()], pod(7)) == 1
     assert free([node()], pod(7), pod(8)) == 0
@@ -180,7 +180,7 @@ def test_a_queue_of_pods_that_are_alike_costs_no_more_than_one_of_them(monkeypat
     nodes = [node(f"n{index}", 1) for index in range(50)]
     full = [pod(index, f"n{index}") for index in range(49)]
     waiting = [pod(100 + index) for index in range(500)]
-    assert free_gpus.nodes_for(CARDS, {}, ClusterCapacity(nodes, [*full, *waiting])).free == 0
+    assert free_gpus.nodes_for(GPUS, {}, ClusterCapacity(nodes, [*full, *waiting])).free == 0
     assert len(looks) < 3 * len(nodes)
     looks.clear()
     own = [pod("own", "n49")]
@@ -197,7 +197,7 @@ def test_a_pod_that_waits_for_other_nodes_takes_no_gpu():
 
     def free(waiting, **spec):
         template = {"spec": {"tolerations": team}}
-        return free_gpus.nodes_for(CARDS, template, ClusterCapacity([node(**spec)], [waiting])).free
+        return free_gpus.nodes_for(GPUS, template, ClusterCapacity([node(**spec)], [waiting])).free
 
     assert free(pod(7, nodeSelector={PRODUCT: "NVIDIA-H100"}), labels={PRODUCT: "NVIDIA-L4"}) == 2
     assert free(pod(7, affinity={"nodeAffinity": required}), labels={PRODUCT: "NVIDIA-L4"}) == 2
@@ -237,10 +237,12 @@ BOTH = "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) didn't
     ],
 )
 def test_after_the_patience_the_schedulers_own_words_count(words, minutes, expected):
-    """It may concern affinity, spread, ports or volumes: a surge that waits for those would never end, and unreported."""
+    """The reason may be affinity, spread, ports or volumes: a surge that waits for those would never end, and
+    unreported.
+    """
     own = [pod(1, "a", revision="old"), pod(2, words=words, since="2026-01-01T00:00:00Z")]
-    told = change(own, [node(gpus=2)], now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
-    assert (told.unplaced_s, told.old_makes_way) == expected
+    found = change(own, [node(gpus=2)], now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes))
+    assert (found.unplaced_s, found.old_makes_way) == expected
 
 
 def test_an_old_replica_makes_no_way_for_one_that_no_node_would_take_anyway():
@@ -260,8 +262,8 @@ def started(made):
 def test_a_surge_that_waits_for_a_volume_on_another_node_is_homeless():
     """Multi-Attach: it has a node, and yet the old one has to end first."""
     old, new = started(pod(1, "a", revision="old", volumes=VOLUME)), pod(2, "b", volumes=VOLUME)
-    told = change([old, new], [], exclusive={"c"})
-    assert (told.unplaced_s, told.old_makes_way) == (60.0, True)
+    found = change([old, new], [], exclusive={"c"})
+    assert (found.unplaced_s, found.old_makes_way) == (60.0, True)
     assert change([old, new], []).unplaced_s is None, "a claim that many nodes can have"
     assert change([old, pod(2, "a", volumes=VOLUME)], [], exclusive={"c"}).unplaced_s is None, "the same node"
     ending = started(pod(1, "a", revision="old", ending=True, volumes=VOLUME))
@@ -271,7 +273,7 @@ def test_a_surge_that_waits_for_a_volume_on_another_node_is_homeless():
 
 
 def test_a_replica_that_loads_stands_for_the_one_that_made_way():
-    """Until it answers, no further one is unready on its account."""
+    """While it loads, no further replica is unready on its account."""
     own = [pod(1, "a", revision="old"), pod(2, "a"), pod(3)]
     assert change(own, [node(gpus=2)]).unready == 1
     crashed = started(pod(2, "a"))
@@ -292,7 +294,7 @@ def test_sums_follow_pods_that_are_added_bound_changed_and_forgotten():
 
 
 def test_an_init_container_runs_with_the_sidecars_that_started_before_it():
-    """As the scheduler counts them, by the API's documentation of sidecar containers."""
+    """The scheduler counts them so, by the API's documentation of sidecar containers."""
 
     def container(cpu, **more):
         return {"resources": {"requests": {"cpu": cpu}}, **more}
@@ -346,7 +348,7 @@ def test_a_former_replica_that_does_not_answer_is_worth_no_patience():
 
 
 def test_the_most_free_is_of_nodes_that_would_take_the_pod():
-    """Of each resource on its own; never less than nothing, and nothing where no node would do."""
+    """Each resource counts on its own; never less than nothing, and nothing where no node would do."""
     nodes = [node("a"), node("b"), node("cordoned", unschedulable=True), node("down", ready="False")]
     pods = [pod("1", "a", cpu="3"), pod("2", "b", cpu="3700m"), pod("3", "a", cpu="200m")]
     capacity = ClusterCapacity(nodes, pods)
@@ -381,5 +383,5 @@ def test_no_old_replica_makes_way_where_another_pod_would_take_its_place():
     old, seeks = pod(1, "a", revision="old"), pod(2)
     assert change([old, seeks], [node(gpus=1)]).old_makes_way
     other = pod(9) | {"metadata": {"uid": 9, "namespace": "them", "name": "theirs", "labels": {}}}
-    told = change([old, seeks], [node(gpus=1)], [other])
-    assert (told.old_makes_way, told.contender) == (False, "them/theirs")
+    found = change([old, seeks], [node(gpus=1)], [other])
+    assert (found.old_makes_way, found.contender) == (False, "them/theirs")

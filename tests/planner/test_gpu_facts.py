@@ -1,4 +1,4 @@
-"""Which GPU runs which runtime is known before a pod exists: by its product, or by what nodes say of it."""
+"""The runtimes that a GPU runs are known before a pod exists: by its product, or by what nodes say of it."""
 
 from __future__ import annotations
 

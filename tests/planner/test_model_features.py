@@ -128,7 +128,7 @@ def test_the_executor_that_the_manifest_names_is_the_one_that_counts(planned, ar
     ],
 )
 def test_of_an_image_of_another_version_it_is_not_known(planned, settings, image):
-    """And nothing is refused: it may run what this version does not, and the other way round."""
+    """Nothing is refused: such an image may run what this version does not, and the other way round."""
     for executors in (set(), {"native"}):
         made = planned(executors, CPU, settings, image=image)
         assert made.refusal is None
@@ -152,7 +152,7 @@ def test_an_image_without_a_versions_tag_is_the_operators_own(planned, image):
 
 
 def test_the_annotation_overrides_it_and_what_runs_is_kept(planned):
-    """As with memory: the table may be wrong about an engine that answers."""
+    """The table may be wrong about an engine that answers, as with memory."""
     assert planned(set(), CPU, annotations={IGNORE_FIT: "true"}).fit.reason == "OverriddenByAnnotation"
     kept = planned(set(), CPU, serving=True)
     assert (kept.refusal, kept.fit.reason) == (None, "AlreadyServing")

@@ -58,7 +58,7 @@ def node(labels: dict[str, str], *, name: str = "n", gpus: int = 1, resource: st
 
 
 def seen(*nodes: dict, template: dict | None = None, **spec) -> Nodes:
-    """What a service finds on nodes."""
+    """The GPUs that a service finds on nodes."""
     return free_gpus.nodes_for(hardware_of(service(**spec).spec), template or {}, ClusterCapacity(nodes, []))
 
 
@@ -144,7 +144,7 @@ def test_the_manifests_own_affinity_rules_nodes_out():
     ],
 )  # fmt: skip
 def test_requirements_mean_what_the_scheduler_makes_of_them(operator, values, label, holds):
-    """By the documentation of node affinity's operators."""
+    """The meaning is that of the documentation of node affinity's operators."""
     labels = {} if label is None else {"key": label}
     assert node_labels.holds([Requirement("key", operator, values)], labels) == holds
 

@@ -39,7 +39,7 @@ def test_a_name_is_the_flags_value_and_mounts_nothing(template, value, mounted):
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIMES.keys() - {"octavo"}))
 def test_another_runtime_has_no_built_in_templates(runtime):
-    """It would take the name for a file, and crash-loop."""
+    """Another runtime would take the name for a file, and crash-loop."""
     refusal = planned(NAMED, runtime=runtime).refusal
     assert refusal.reason == "ChatTemplateNotSupported"
     assert refusal.message == f"model.chatTemplate.name phi-2: {runtime} has no built-in chat templates"
@@ -58,7 +58,7 @@ def test_another_runtime_has_no_built_in_templates(runtime):
     ],
 )
 def test_an_older_engine_is_not_given_a_name_that_came_later(monkeypatch, settings, engine, value):
-    """It would take it for a file; a ConfigMap's it reads as ever."""
+    """An older engine would take it for a file; a ConfigMap's it reads as ever."""
     monkeypatch.setitem(engine_flags.TEMPLATES, "phi-2", (0, 3, 0))
     made = planned(NAMED, settings, **engine)
     assert made.engine.chat_template == value

@@ -1,4 +1,4 @@
-"""Whatever a manifest holds, it is planned or its problems are reported: nothing that a person writes is a traceback."""
+"""Any manifest is planned or its problems are reported: nothing that a person writes is a traceback."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_a_claim_is_the_larger_of_what_it_is_and_what_the_manifest_says():
 
 
 def test_the_claim_that_the_service_made_stays_its_own_where_the_manifest_names_it():
-    """Else it would be another's, and be removed with the download in it; as an existing claim it has no owner."""
+    """Taken for another's, it would be removed with the download in it; as an existing claim it has no owner."""
     there = {"children": (claim(),)}
     cache = planned(MISTRAL_7B, there, cache={"existingClaim": "svc-cache"}, **on_a100()).cache
     assert (cache.claim, cache.create, cache.retain, cache.size) == ("svc-cache", True, True, "100Gi")

@@ -1,4 +1,4 @@
-"""How a change reaches replicas on scarce GPUs: whole rollouts, walked tick by tick, none of which may deadlock."""
+"""Changes reach replicas on scarce GPUs: whole rollouts, walked tick by tick, none of which may deadlock."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_with_more_replicas_than_gpus_one_old_one_at_a_time_makes_way(nodes, rep
 
 
 def test_a_surge_is_not_given_up_because_it_has_taken_the_gpu_that_was_free():
-    """To change course then would end the only replica while the new one still loads."""
+    """A change of course would end the only replica while the new one still loads."""
     world = Simulation([2], replicas=1)
     world.deploy()
     world.edit()
@@ -130,7 +130,7 @@ def test_a_change_to_more_gpus_takes_them_from_all_old_replicas():
     world.deploy()
     world.edit(gpus=2)
     world.walk()
-    assert world.ready == 1, "the second one waits for cards, as the status says"
+    assert world.ready == 1, "the second one waits for GPUs, as the status says"
     assert {pod["revision"] for pod in world.pods} == {1}
 
 
@@ -169,7 +169,7 @@ def test_a_surge_that_was_asked_for_waits_as_long_as_it_takes():
     ],
 )
 def test_a_change_under_way(spec, change, expected):
-    """It goes on as it began, until it can't."""
+    """A change goes on as it began, until it can't."""
     rollout = planned(None, {"free_gpus": 0, "change": change}, **on_a100(1), replicas=2, **spec).rollout
     assert (rollout.strategy, rollout.max_surge, rollout.max_unavailable, rollout.waits) == expected
     assert rollout.reason
@@ -177,7 +177,7 @@ def test_a_change_under_way(spec, change, expected):
 
 @pytest.mark.parametrize(("replicas", "outage"), [(1, True), (2, False)])
 def test_that_an_old_replica_will_make_way_is_said_beforehand(replicas, outage):
-    """As a warning of the plan: it stands in the status, and is posted as an Event."""
+    """The plan warns of it: the warning stands in the status, and is posted as an Event."""
     change = Change(True, 0, 1.0, old_makes_way=True)
     (warning,) = [w for w in _warnings({"change": change}, replicas) if "makes way" in w]
     assert warning.startswith("no node has room for a new replica: if none has within 60 s, an old one makes way")
@@ -185,7 +185,7 @@ def test_that_an_old_replica_will_make_way_is_said_beforehand(replicas, outage):
 
 
 def test_a_node_that_an_autoscaler_adds_is_worth_its_own_patience():
-    """It takes minutes to come, and a replica that serves would have ended for nothing."""
+    """Such a node takes minutes to come, and a replica that serves would have ended for nothing."""
     change = Change(True, 0, 1.0, old_makes_way=True, node_comes=True)
     (warning,) = [w for w in _warnings({"change": change}, 1) if "makes way" in w]
     assert "if none has within 900 s" in warning

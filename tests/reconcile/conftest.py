@@ -43,7 +43,7 @@ def lax_schema(installed):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """What the operators said last stands below a failed test."""
+    """Append the operators' last output to the report of a failed test."""
     report = yield
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
@@ -54,7 +54,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What was measured, which no assertion tells."""
+    """Print the measurements, which no assertion shows."""
     for report in terminalreporter.stats.get("passed", ()):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"measured: {name} {value} ({report.nodeid.rpartition('::')[2]})")

@@ -24,7 +24,7 @@ MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 
 @contextmanager
 def service_monitors(plane: Any) -> Iterator[None]:
-    """Inside, the API server knows them."""
+    """A context within which the API server serves ServiceMonitors."""
     plane.api.create(DEFINITION)
     try:
         plane.wait_established(NAME)

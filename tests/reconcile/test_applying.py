@@ -41,7 +41,7 @@ async def applied(server, observed=Observed(), **spec):  # noqa: B008 — frozen
 
 
 async def test_a_conflict_about_one_child_leaves_the_others_to_be_made():
-    """And is passed on, so that the service is looked at again once its status is written."""
+    """The conflict is passed on, so that the service is looked at again once its status is written."""
     server = Server({"Service": 409})
     outcome = await applied(server, replicas=2)
     assert server.written == ["Deployment", "PodDisruptionBudget"]

@@ -18,7 +18,7 @@ NAMED = " || ".join(f"has(object.spec.securityContext.{field})" for field in FIE
 
 @pytest.fixture
 def policy(installed, namespace):
-    """As OpenShift's restricted-v2, in this namespace."""
+    """A policy like OpenShift's restricted-v2, in this namespace."""
     api = installed.api
     pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
     metadata = {"apiVersion": ADMISSION, "metadata": {"name": namespace}}

@@ -1,4 +1,4 @@
-"""Children stay what the plan says, whoever edits or deletes them; and where they are, nothing is written."""
+"""Children stay what the plan says, despite any edit or deletion; and where they are, nothing is written."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def slip(api, rng, namespace):
         found = api.find(version, kind, name, namespace)
         return found and at(found, where) == at(before, where)
 
-    def made_anew():
+    def made_again():
         found = api.find(version, kind, name, namespace)
         return found and found["metadata"]["uid"] != before["metadata"]["uid"]
 
     if rng.random() < 0.5 and kind != "PersistentVolumeClaim":  # its protection outlasts its deletion
         api.delete(version, kind, name, namespace, propagationPolicy="Background")
-        until(made_anew, 15, f"{kind} {name} is made anew")
+        until(made_again, 15, f"{kind} {name} is made anew")
     else:
         api.patch(version, kind, name, namespace, patch)
         until(restored, 15, f"the edit of {kind} {name} is undone")
@@ -96,7 +96,7 @@ def test_edits_and_deletions_at_random_are_undone(installed, operator, namespace
 
 
 def reconciles(operator):
-    """How many were made so far, and ended as wished."""
+    """The number of reconciles so far that succeeded."""
     lines = operator.ask("/metrics")[1].splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("octavo_operator_reconciles_total{"))
 
@@ -152,7 +152,7 @@ def test_an_idle_operator_writes_nothing(installed, operator, namespace):
 
 
 def test_an_optional_child_that_is_no_longer_wanted_is_removed_and_only_that(installed, operator, namespace):
-    """Without autoscaling and policy: autoscaler, budget and policy go; what somebody else made stays."""
+    """Without autoscaling and policy: autoscaler, budget and policy go; an object of another author stays."""
     api = installed.api
     made(installed, operator, namespace, **FULL)
     foreign = api.get("networking.k8s.io/v1", "NetworkPolicy", "s", namespace)
@@ -210,7 +210,7 @@ def test_what_another_manager_applied_is_left_alone(installed, operator, namespa
     until(lambda: not api.get(APPS, "Deployment", "s", namespace)["spec"]["template"]["spec"]["enableServiceLinks"])
 
 
-def test_an_object_of_that_name_which_is_somebody_elses_is_not_taken(installed, operator, namespace):
+def test_an_object_of_that_name_which_is_anothers_is_not_taken(installed, operator, namespace):
     """A Service of the same name stays as it is; the condition names it."""
     api = installed.api
     ports = [{"port": 1234}]
@@ -257,7 +257,7 @@ def test_a_child_that_lost_its_labels_or_its_owner_gets_them_back(installed, ope
 
 
 def test_kubectl_scale_of_a_fixed_number_is_undone(installed, operator, namespace):
-    """It is a person's slip: the number stands in the manifest."""
+    """Such a scale is a person's slip: the number stands in the manifest."""
     made(installed, operator, namespace, replicas=2)
     installed.kubectl("scale", "deployment/s", "--replicas=5", "-n", namespace)
     until(lambda: installed.api.get(APPS, "Deployment", "s", namespace)["spec"]["replicas"] == 2, 10)

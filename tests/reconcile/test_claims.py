@@ -46,7 +46,7 @@ def test_a_claim_with_data_stays_and_the_status_names_the_command(installed, ope
 
 
 def test_the_services_own_claim_named_as_an_existing_one_is_kept(installed, operator, namespace, kubelet):
-    """And outlasts the service, as existing claims do; nothing is downloaded again."""
+    """The claim outlasts the service, as existing claims do; nothing is downloaded again."""
     uid = bound(installed, kubelet, namespace)
     edit(installed, namespace, cache={"size": None, "existingClaim": "s-cache"})
     until(lambda: not claim(installed, namespace)["metadata"].get("ownerReferences"), 20, "it has no owner any more")
@@ -68,7 +68,7 @@ def test_a_claim_that_pod_template_or_pvc_refers_to_is_kept(installed, operator,
 
 
 def test_a_claim_without_a_volume_goes(installed, operator, namespace, kubelet):
-    """It holds nothing."""
+    """Such a claim holds nothing."""
     kubelet.bind_claims = False
     installed.api.create(service("s", namespace, cache={"size": "1Gi"}))
     until(lambda: claim(installed, namespace), 30)
@@ -96,7 +96,7 @@ def existing(plane, kubelet, namespace, mode):
 
 
 @pytest.mark.slow
-def test_a_replica_that_waits_for_a_volume_on_another_node_is_told(installed, operator, namespace, kubelet):
+def test_a_replica_that_waits_for_a_volume_on_another_node_is_reported(installed, operator, namespace, kubelet):
     """Multi-Attach: the node and the pod that has it; the old replica makes way after the patience."""
     kubelet.add_node("n1", cpu="2")
     existing(installed, kubelet, namespace, "ReadWriteOnce")

@@ -1,4 +1,4 @@
-"""The status says what is so and what to do; what is refused is reported in the API server's own words and tried again."""
+"""The status has the state and the remedy; a rejection is reported in the API server's own words and tried again."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_invalid_spec_gets_a_condition_with_field_and_remedy(installed, opera
 
 
 def test_an_edit_to_an_invalid_spec_keeps_what_runs(installed, operator, namespace, kubelet, lax_schema):
-    """The children stay; once it is mended, every condition is of the new generation."""
+    """The children stay; once it is fixed, every condition is of the new generation."""
     kubelet.add_node("n1")
     create(installed, namespace)
     kubelet.mark_pods_ready(namespace, engine_pods())
@@ -98,7 +98,7 @@ def test_a_missing_secret_is_named_with_the_remedy(installed, operator, namespac
     wait_for(installed, "s", namespace, "Stalled", "False")
 
 
-def test_a_quota_is_told_in_its_own_words_and_heals(installed, operator, namespace, kubelet):
+def test_a_quota_is_reported_in_its_own_words_and_heals(installed, operator, namespace, kubelet):
     """A quota on claims refuses one child; the others are made, and raising it is enough."""
     api = installed.api
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace}}
@@ -124,7 +124,7 @@ def test_pods_that_a_quota_refuses_show_in_the_status(installed, operator, names
     assert "exceeded quota: q" in wait_for(installed, "s", namespace, "Stalled", "True", "QuotaExceeded")["message"]
 
 
-def test_an_admission_policy_is_told_in_its_own_words(installed, operator, namespace):
+def test_an_admission_policy_is_reported_in_its_own_words(installed, operator, namespace):
     """A ValidatingAdmissionPolicy of the cluster's refuses the Deployment."""
     api, group = installed.api, "admissionregistration.k8s.io/v1"
     rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}
@@ -185,7 +185,7 @@ def refused_probe(api, namespace):
     ],
 )
 def test_a_crash_is_classified_with_the_remedy(installed, operator, namespace, kubelet, ended, reason, words):
-    """By exit code and last words; and while it flickers between running and waiting, the status does not."""
+    """The exit code and the last words decide; the status does not flicker between running and waiting with the pod."""
     kubelet.add_node("n1")
     create(installed, namespace)
     kubelet.crash_pods(namespace, engine_pods(), ended)
@@ -204,18 +204,18 @@ def test_an_image_that_cannot_be_pulled_is_named(installed, operator, namespace,
     assert "pullSecrets" in message
 
 
-def test_a_card_that_no_node_has_is_told_with_those_that_nodes_have(installed, operator, namespace, kubelet):
+def test_a_gpu_that_no_node_has_is_reported_with_those_that_nodes_have(installed, operator, namespace, kubelet):
     """The names that are in the cluster, beside the one that was asked for."""
     kubelet.add_node("n1", gpus=1, product="NVIDIA-L4")
-    card = {"products": ["NVIDIA-H100-80GB-HBM3"]}
-    create(installed, namespace, accelerator=card)
+    gpu = {"products": ["NVIDIA-H100-80GB-HBM3"]}
+    create(installed, namespace, accelerator=gpu)
     message = wait_for(installed, "s", namespace, "Ready", "False", "NoSuchGpu")["message"]
     assert "no node has NVIDIA-H100-80GB-HBM3; nodes have NVIDIA-L4" in message
     create(installed, namespace, "waits", accelerator={"products": ["NVIDIA-L4"]}, replicas=2)
     assert "waits for a free GPU" in wait_for(installed, "waits", namespace, "Ready", "False", "NoFreeGpu")["message"]
 
 
-def test_the_download_is_told_and_starts_the_replicas(installed, operator, namespace, kubelet):
+def test_the_download_is_reported_and_starts_the_replicas(installed, operator, namespace, kubelet):
     """DownloadingModel until the Job is complete, then replicas; a failure with its last words."""
     kubelet.add_node("n1")
     create(installed, namespace, cache={"size": "1Gi"}, replicas=2)
@@ -264,7 +264,7 @@ def test_conditions_do_not_move_without_a_reason(installed, operator, namespace,
     assert after["lastTransitionTime"] == before["lastTransitionTime"]
 
 
-def test_events_tell_what_changed_once(installed, operator, namespace, kubelet):
+def test_events_report_what_changed_once(installed, operator, namespace, kubelet):
     """One for each change of the state, however many passes there were."""
     kubelet.add_node("n1")
     create(installed, namespace)

@@ -10,7 +10,7 @@ ENGINES = "octavo.dev/service=s,app.kubernetes.io/component=engine"
 
 
 def fail(plane, namespace, name, reason, message):
-    """As the kubelet does it: by eviction, or because it did not admit the pod."""
+    """Fail a pod as the kubelet does: by eviction, or because it did not admit the pod."""
     status = {"phase": "Failed", "reason": reason, "message": message, "containerStatuses": []}
     ready = {"type": "Ready", "status": "False", "reason": "PodFailed"}
     plane.api.patch("v1", "Pod", name, namespace, {"status": status | {"conditions": [ready]}}, subresource="status")
@@ -18,7 +18,7 @@ def fail(plane, namespace, name, reason, message):
 
 @pytest.mark.parametrize("reason", ["Evicted", "OutOfnvidia.com/gpu", "UnexpectedAdmissionError", "1-bad reason."])
 def test_a_failed_pod_that_was_replaced_decides_nothing(installed, operator, namespace, kubelet, reason):
-    """Also with a word of the kubelet's that is no reason by the API's pattern."""
+    """The kubelet may use a word that is no reason by the API's pattern."""
     kubelet.add_node("n1")
     installed.api.create(service("s", namespace, replicas=2))
     names = kubelet.mark_pods_ready(namespace, ENGINES, 2)
@@ -34,7 +34,7 @@ def test_a_failed_pod_that_was_replaced_decides_nothing(installed, operator, nam
     assert names[0] in {pod["metadata"]["name"] for pod in installed.api.list("v1", "Pod", namespace, ENGINES)}
 
 
-def test_a_kubelet_that_admits_no_pod_is_told(installed, operator, namespace, kubelet):
+def test_a_kubelet_that_admits_no_pod_is_reported(installed, operator, namespace, kubelet):
     """While the newest one has failed, that is why replicas are missing; the status is written whatever the word."""
     kubelet.add_node("n1")
     installed.api.create(service("s", namespace))
@@ -47,7 +47,7 @@ def test_a_kubelet_that_admits_no_pod_is_told(installed, operator, namespace, ku
     until(lambda: conditions(installed, "s", namespace)["Ready"]["reason"] != "LoadingModel", 30, "it is reported")
 
 
-def test_what_the_kubelet_complains_of_before_a_container_starts_is_told(installed, operator, namespace, kubelet):
+def test_what_the_kubelet_complains_of_before_a_container_starts_is_reported(installed, operator, namespace, kubelet):
     """A pod's status says only that it is being created; the reason is an Event, which nothing watches."""
     kubelet.add_node("n1")
     installed.api.create(service("s", namespace))

@@ -1,4 +1,4 @@
-"""What an Event is, and what the API server takes of it."""
+"""Events have the form and the length that the API server takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What breaks between the operator and the API server heals without a crash, and /healthz tells the truth meanwhile.
+"""Faults between the operator and the API server heal without a crash, and /healthz reports them meanwhile.
 
 Faults last two seconds, and 75 in `make test-all`: kopf by itself would end after 54.
 """
@@ -46,7 +46,7 @@ def heals(plane, namespace, operator, name, record_property):
 
 @pytest.mark.parametrize("code", [500, pytest.param(504, marks=pytest.mark.slow)])
 def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_property, code):
-    """kopf ends; the watchers start anew in the same process."""
+    """kopf ends; the watchers start again in the same process."""
     operator, proxy = proxied
     before = operator.health["watcherRestarts"]
     proxy.watch_error(code, path="/llmservices", seconds=10, times=1)
@@ -71,7 +71,7 @@ def test_a_list_that_is_refused_for_long_heals_by_itself(installed, proxied, nam
 
 
 def test_broken_connections_are_tried_again(installed, proxied, namespace):
-    """Also those of a write that had begun."""
+    """A write that had begun is tried again as well."""
     operator, proxy = proxied
     proxy.reset(seconds=2)
     installed.api.create(service("s", namespace))

@@ -85,7 +85,7 @@ def refusal(plane, body):
 
 
 def test_fifty_invalid_objects_are_each_answered_and_nothing_crashes(installed, operator, namespace):
-    """By the API server or by the operator, always with the field; the next good one is served."""
+    """The API server or the operator answers, always with the field; the next good one is served."""
     assert len(WRONG) >= 50
     rejected, stored = [], []
     for number, (path, value) in enumerate(WRONG):

@@ -18,7 +18,7 @@ def create(plane, namespace, annotations, **spec):
     plane.api.create(body)
 
 
-def test_an_unknown_model_blocks_nothing_and_says_how_to_tell(installed, operator, namespace):
+def test_an_unknown_model_blocks_nothing_and_says_how_to_describe_it(installed, operator, namespace):
     """Unknown, with the two ways to know it."""
     model = {"uri": "hf://mistralai/Mistral-7B-Instruct-v0.2"}
     create(installed, namespace, {}, accelerator={"products": [A100_40]}, model=model)
@@ -30,8 +30,8 @@ def test_an_unknown_model_blocks_nothing_and_says_how_to_tell(installed, operato
 
 def test_a_model_that_does_not_fit_is_refused_before_a_pod_exists(installed, operator, namespace):
     """With what would fit; nothing is made until then."""
-    card = {"products": [A100_40]}
-    create(installed, namespace, {CONFIG: json.dumps(LLAMA_70B)}, accelerator=card, engine={"maxModelLen": 4096})
+    gpu = {"products": [A100_40]}
+    create(installed, namespace, {CONFIG: json.dumps(LLAMA_70B)}, accelerator=gpu, engine={"maxModelLen": 4096})
     message = wait_for(installed, "s", namespace, "Fits", "False", "DoesNotFit")["message"]
     assert "engine.tensorParallelSize: 4" in message
     assert wait_for(installed, "s", namespace, "Stalled", "True", "DoesNotFit")
@@ -44,7 +44,7 @@ def test_a_model_that_does_not_fit_is_refused_before_a_pod_exists(installed, ope
 
 
 def test_an_annotation_that_describes_nothing_blocks_nothing(installed, operator, namespace):
-    """It is unknown again, and the message says what is wrong with it."""
+    """The fit is unknown again, and the message says what is wrong with the annotation."""
     create(installed, namespace, {CONFIG: "{not json"}, accelerator={"products": [A100_40]})
     message = wait_for(installed, "s", namespace, "Fits", "Unknown", "ModelUnknown")["message"]
     assert f"the annotation {CONFIG} is not JSON" in message
@@ -52,16 +52,16 @@ def test_an_annotation_that_describes_nothing_blocks_nothing(installed, operator
 
 
 PODS = "octavo.dev/service=s,app.kubernetes.io/component=engine"
-TWO_CARDS = {"maxModelLen": 4096, "tensorParallelSize": 2}
+TWO_GPUS = {"maxModelLen": 4096, "tensorParallelSize": 2}
 
 
 @pytest.mark.slow
 def test_an_edit_that_does_not_fit_ends_no_replica_that_serves(installed, operator, namespace, kubelet):
     """What runs is kept as it is, and so is only what stays as it is: an edit would end it for one that cannot start."""
     kubelet.add_node("n1", gpus=4, product=A100_40)
-    card, ignore = {"products": [A100_40]}, "octavo.dev/ignore-fit"
+    gpu, ignore = {"products": [A100_40]}, "octavo.dev/ignore-fit"
     annotations = {CONFIG: json.dumps(LLAMA_70B), ignore: "true"}
-    create(installed, namespace, annotations, accelerator=card, engine=TWO_CARDS)
+    create(installed, namespace, annotations, accelerator=gpu, engine=TWO_GPUS)
     before = kubelet.mark_pods_ready(namespace, PODS)
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
     settled(installed, operator, namespace)

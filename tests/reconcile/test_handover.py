@@ -59,7 +59,7 @@ def test_replicas_are_handed_to_the_autoscaler_without_a_dip(installed, operator
 
 @pytest.mark.slow
 def test_an_autoscaled_service_starts_with_its_minimum(installed, operator, namespace):
-    """Not with one replica that the autoscaler has to notice first."""
+    """The autoscaler would otherwise have to notice a single replica first."""
     installed.api.create(service("s", namespace, autoscaling={"minReplicas": 2, "maxReplicas": 5}))
     until(lambda: installed.api.find("autoscaling/v2", "HorizontalPodAutoscaler", "s", namespace), 20)
     settled(installed, operator, namespace)
@@ -79,7 +79,7 @@ def test_a_suspended_service_wakes_up_under_its_autoscaler(installed, operator, 
 
 
 def test_the_operator_does_not_fight_the_hpa(installed, operator, namespace):
-    """What the autoscaler writes through `scale` stays, also where somebody else's scales a fixed number."""
+    """The autoscaler's writes through `scale` stay, also where another autoscaler scales a fixed number."""
     api = installed.api
     api.create(service("s", namespace, replicas=2))
     target = {"apiVersion": APPS, "kind": "Deployment", "name": "s"}

@@ -40,7 +40,7 @@ VOLATILE = {
 
 
 def plain(thing, namespace):
-    """Without what differs between two objects that are the same to a person."""
+    """An object without what differs between two that are the same to a person."""
     if isinstance(thing, dict):
         return {key: plain(value, namespace) for key, value in thing.items() if key not in VOLATILE}
     if isinstance(thing, list):
@@ -70,7 +70,7 @@ def edit(plane, namespace, step):
 
 
 def followed(plane, namespace):
-    """Whether the status is of the last edit."""
+    """True if the status is of the last edit."""
     body = plane.api.get(API, "LLMService", "s", namespace)
     return body.get("status", {}).get("observedGeneration") == body["metadata"]["generation"]
 

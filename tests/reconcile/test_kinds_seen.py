@@ -27,7 +27,7 @@ def test_at_first_everything_is_listed_and_then_what_may_be_there():
 
 
 def test_a_service_that_was_never_looked_at_has_what_a_watch_has_shown():
-    """Of a backup that was restored without its status, the children are shown."""
+    """A watch shows the children of a backup that was restored without its status."""
     seen = KindsSeen()
     seen.note(KEY, {"HorizontalPodAutoscaler"})
     assert {each.kind for each in seen.to_list(KEY, PLAIN, new=True)} == {
@@ -41,7 +41,7 @@ def test_a_service_that_was_never_looked_at_has_what_a_watch_has_shown():
 
 
 def test_what_a_watch_or_a_list_has_shown_is_listed_from_then_on():
-    """Also what a watch shows before the first lists are complete."""
+    """This includes what a watch shows before the first lists are complete."""
     seen = KindsSeen()
     seen.note(KEY, {"Job"})
     seen.listed(KEY, seen.to_list(KEY, PLAIN))

@@ -1,4 +1,4 @@
-"""What was downloaded is known by more than a Job, and another model comes after its download."""
+"""Downloads are known by more than a Job, and another model comes after its download."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_another_model_rolls_out_after_its_download(installed, operator, namespa
 
 @pytest.mark.slow
 def test_a_job_that_was_removed_is_no_new_download(installed, operator, namespace, kubelet, serving):
-    """By a TTL or a cleaner. An air-gapped service can scale, change and start again afterwards."""
+    """A TTL or a cleaner removes Jobs. An air-gapped service can scale, change and start again afterwards."""
     remembered = installed.api.get(API, LLMS, "s", namespace)["status"]["cache"]
     assert remembered["claim"] == "s-cache"
     installed.api.delete(BATCH, "Job", JOB, namespace, propagationPolicy="Background")
@@ -90,7 +90,7 @@ def test_a_job_that_was_removed_is_no_new_download(installed, operator, namespac
 
 @pytest.mark.slow
 def test_a_claim_that_was_made_again_is_empty(installed, operator, namespace, kubelet, serving):
-    """By its UID: neither the status's memory nor the former Job counts for it."""
+    """The UID decides: neither the status's memory nor the former Job counts for a new claim."""
     edit(installed, namespace, suspend=True)
     until(lambda: not engines(installed, namespace), 20)
     old = job(installed, namespace)["metadata"]["uid"]

@@ -59,7 +59,7 @@ def test_a_service_that_is_created_again_is_not_ready_by_the_formers_pods(instal
 
 
 def test_what_a_former_service_owns_is_waited_for(installed, operator, namespace):
-    """Not taken for a stranger's: it goes by itself."""
+    """The former service's objects are not taken for a stranger's: they go by themselves."""
     api = installed.api
     api.create(service("s", namespace))
     until(lambda: api.find(APPS, "Deployment", "s", namespace), 30)

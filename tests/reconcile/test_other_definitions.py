@@ -47,7 +47,7 @@ def newer(installed):
 
 @pytest.fixture
 def older(installed):
-    """Of before upgrades were paced, and plans explained themselves."""
+    """A definition of the time before upgrades were paced, and plans explained themselves."""
 
     def change(properties):
         for field in ("upgrade", "operator"):

@@ -1,4 +1,4 @@
-"""What others write, or do not let the operator see: a hand's edit, another operator, a right that is missing."""
+"""Writes of others, and objects that the operator may not see: a hand's edit, another operator, a missing right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def events(plane, namespace, reason):
 
 
 def test_a_hands_edit_is_undone_with_an_event_that_names_the_hand(installed, operator, namespace):
-    """It says where the change belongs; an edit of the manifest itself is no such thing."""
+    """The Event says where the change belongs; an edit of the manifest itself has none."""
     installed.api.create(service("s", namespace))
     until(lambda: installed.api.find(APPS, "Deployment", "s", namespace), 30)
     installed.api.patch(API, LLMS, "s", namespace, {"spec": {"engine": {"maxModelLen": 256}}})

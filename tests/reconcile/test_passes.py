@@ -125,7 +125,7 @@ async def test_what_was_written_before_a_move_was_refused_is_not_written_again(m
 
 
 async def test_a_field_that_a_definition_lacks_is_reported_by_an_event_too(memory):
-    """Whether the operator knew of it before it wrote the status, or learns of it by the refusal; and once."""
+    """The field may be known before the status is written, or be learnt by the rejection; one Event either way."""
 
     def refuses(body):
         if "observedGeneration" in body.get("status", {}):

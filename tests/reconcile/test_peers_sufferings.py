@@ -1,4 +1,4 @@
-"""What users of other operators suffered, a test each.
+"""Faults that users of other operators suffered do not occur, a test each.
 
 An operator that fights the HPA, and replicas reset by a defaulted field, are in test_handover.py.
 """
@@ -38,10 +38,10 @@ def test_stale_conditions_after_recovery(installed, operator, namespace, kubelet
 
 
 def test_rollout_deadlock_on_one_gpu_with_surge(installed, operator, namespace, kubelet):
-    """With its only card taken by the old replica, a change replaces in place: nothing waits for a card for ever."""
+    """With its only GPU taken by the old replica, a change replaces in place: nothing waits for a GPU for ever."""
     kubelet.add_node("n1", gpus=1, product="NVIDIA-L4")
-    card = {"vendor": "nvidia", "products": ["NVIDIA-L4"]}
-    made(installed, namespace, accelerator=card)
+    gpu = {"vendor": "nvidia", "products": ["NVIDIA-L4"]}
+    made(installed, namespace, accelerator=gpu)
     old = kubelet.mark_pods_ready(namespace, PODS)
     wait_for(installed, "s", namespace, "Ready", "True", "Serving")
     settled(installed, operator, namespace)
@@ -53,13 +53,13 @@ def test_rollout_deadlock_on_one_gpu_with_surge(installed, operator, namespace, 
         pods = installed.api.list("v1", "Pod", namespace, PODS)
         return [p for p in pods if p["metadata"]["name"] not in old and p["spec"].get("nodeName")]
 
-    until(replaced, 30, "the new replica has the card")
+    until(replaced, 30, "the new replica has the GPU")
     kubelet.mark_pods_ready(namespace, PODS)
     wait_for(installed, "s", namespace, "Progressing", "False", "Serving")
 
 
-def test_a_free_card_is_used_for_a_surge(installed, operator, namespace, kubelet):
-    """With a second card free the old replica stays until the new one answers."""
+def test_a_free_gpu_is_used_for_a_surge(installed, operator, namespace, kubelet):
+    """With a second GPU free the old replica stays until the new one answers."""
     kubelet.add_node("with-two", gpus=2, product="NVIDIA-L40")  # a product of its own: other tests' pods may linger
     made(installed, namespace, accelerator={"vendor": "nvidia", "products": ["NVIDIA-L40"]})
     (old,) = kubelet.mark_pods_ready(namespace, PODS)
@@ -75,7 +75,7 @@ def test_a_free_card_is_used_for_a_surge(installed, operator, namespace, kubelet
 
 @pytest.mark.slow
 def test_a_model_killed_by_its_probe_while_loading(installed, operator, namespace, kubelet):
-    """Until the start-up probe has succeeded no other probe counts, and its budget is as long as loading may take."""
+    """No other probe counts until the start-up probe has succeeded, and its budget is as long as loading may take."""
     kubelet.add_node("n1")
     made(installed, namespace)
     container = deployment(installed, namespace)["template"]["spec"]["containers"][0]

@@ -1,4 +1,4 @@
-"""What the operator asks for is what its Role gives: no verb more, and none that is never used."""
+"""The operator's Role gives exactly the verbs that the operator uses: no verb more, and none that is never used."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def granted(file: Path) -> set[tuple[str, str, str]]:
 
 
 def apart(verbs: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
-    """Those that are not the metrics API's."""
+    """The requests that are not the metrics API's."""
     return {each for each in verbs - METRICS_API if each[0] not in METRICS_API_GROUPS}
 
 
 def live_a_whole_life(plane, operator, namespace, kubelet):
-    """Every child, on cards and with a claim that waits for its volume; all optional ones are removed again."""
+    """Bring up every child, on GPUs and with a claim that waits for its volume; then remove all optional ones."""
     api = plane.api
     everything = {
         "cache": {"size": "1Gi"},
@@ -104,7 +104,7 @@ def test_a_namespaced_operator_serves_its_namespaces_with_their_roles_alone(inst
         api.create(binding)
 
 
-def test_the_operators_own_metrics_tell_who_leads_and_what_is_watched(installed, tmp_path):
+def test_the_operators_own_metrics_show_who_leads_and_what_is_watched(installed, tmp_path):
     """For Prometheus; and it ends in order on SIGTERM."""
     with running(installed, tmp_path / "operator.log") as operator:
         expected = {

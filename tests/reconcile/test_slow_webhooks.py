@@ -94,7 +94,7 @@ def test_a_webhook_that_takes_six_seconds_holds_nothing_up(installed, operator, 
     assert [a.status for a in tries if a.verb == "patch"] == [201]
 
 
-def test_a_webhook_that_does_not_answer_is_told_in_the_api_servers_words(installed, operator, namespace, webhook):
+def test_a_webhook_that_does_not_answer_is_reported_in_the_api_servers_words(installed, operator, namespace, webhook):
     """With the remedy; the other children are made meanwhile, and this one once the webhook is gone."""
     webhook(5, 1)
     installed.api.create(service("s", namespace))
@@ -107,7 +107,7 @@ def test_a_webhook_that_does_not_answer_is_told_in_the_api_servers_words(install
 
 
 @pytest.mark.slow
-def test_a_webhook_slower_than_the_lease_allows_is_told(installed, operator, namespace, webhook):
+def test_a_webhook_slower_than_the_lease_allows_is_reported(installed, operator, namespace, webhook):
     """The write is given up before another replica could hold the Lease, and the status says where to look."""
     webhook(25, 30)
     installed.api.create(service("s", namespace))

@@ -1,4 +1,4 @@
-"""What the status says of pods, downloads and volumes, without an API server."""
+"""The status's texts on pods, downloads and volumes, without an API server."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_failed_pod_explains_something_only_while_it_is_the_newest():
     assert said.conditions["Progressing"][0] == "False"
 
 
-def test_a_volume_that_another_pod_has_on_another_node_is_told():
+def test_a_volume_that_another_pod_has_on_another_node_is_reported():
     """With the pod, the node, and what to do where that node is dead."""
     holder, waits = pod("old", node="n1", ready=True, **RUNS), pod("new", node="n2", phase="Pending")
     there = Observed(children=(deployment(2, 1), claim()), pods=(holder, waits))
@@ -114,7 +114,7 @@ def planned(**spec):
 
 
 def test_a_download_is_done_by_its_own_job_onto_the_claim_that_is_there():
-    """Not by one for another model, nor by one that is older than the claim."""
+    """A Job for another model, or one that is older than the claim, does not count."""
     made, others = planned(), planned(model={"uri": "hf://org/other"})
     done = job(made, finished="Complete")
     assert downloads.done(made, Observed(children=(claim(), done))) is not None
@@ -126,7 +126,7 @@ def test_a_download_is_done_by_its_own_job_onto_the_claim_that_is_there():
 
 
 def test_a_download_is_remembered_with_its_claim():
-    """By the status, which a Job's removal leaves alone; a claim of that name that was made again is empty."""
+    """The status remembers it, which a Job's removal leaves alone; a claim that was made again under the name is empty."""
     made = planned()
     fetched = downloads.done(made, Observed(children=(claim(), job(made, finished="Complete"))))
     written = memory_of(fetched).model_dump(by_alias=True, exclude_none=True)
@@ -142,7 +142,7 @@ def test_a_download_is_remembered_with_its_claim():
 
 
 def test_what_is_remembered_stays_while_another_model_is_downloaded():
-    """It lies there still: to go back to it needs no download."""
+    """The other model is there still: to go back to it needs no download."""
     memory = Download("digest", "svc-cache", "c", "abc", 7)
     said = summarized(Observed(children=(claim(),), downloaded=memory), cache={})
     assert said.status.model_dump(by_alias=True, exclude_none=True)["cache"] == {
@@ -154,7 +154,7 @@ def test_what_is_remembered_stays_while_another_model_is_downloaded():
     }
 
 
-def test_a_download_that_has_no_pod_is_told_in_its_jobs_words():
+def test_a_download_that_has_no_pod_is_reported_in_its_jobs_words():
     observed = Observed(
         children=(claim(), deployment(0, 0), job(planned())),
         job_message='error looking up service account x/y: serviceaccount "y" not found',
@@ -165,7 +165,7 @@ def test_a_download_that_has_no_pod_is_told_in_its_jobs_words():
     assert 'serviceaccount "y" not found' in state[2]
 
 
-def test_a_download_that_a_queue_holds_back_is_told():
+def test_a_download_that_a_queue_holds_back_is_reported():
     """Kueue suspends Jobs until it admits them: for hours, perhaps."""
     made = job(planned())
     observed = Observed(children=(claim(), deployment(0, 0), made | {"spec": made["spec"] | {"suspend": True}}))
@@ -279,7 +279,7 @@ def test_replicas_that_are_evicted_for_want_of_disk_again_and_again_are_stalled(
     ],
 )
 def test_a_class_that_can_not_share_a_volume_is_stalled_with_the_field(words):
-    """As provisioners word it: tried again for ever, it never succeeds."""
+    """Provisioners word it so: tried again for ever, it never succeeds."""
     pending = claim(phase="Pending", mode="ReadWriteMany")
     observed = Observed(children=(pending, deployment(2, 0)), claim_waits=True, claim_message=words)
     stalled_by = summarized(observed, cache={}, replicas=2).conditions["Stalled"]

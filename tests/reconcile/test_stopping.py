@@ -20,7 +20,7 @@ def edit(plane, namespace, **spec):
 
 
 def scaled(plane, operator, namespace, number=4):
-    """As the controller of HorizontalPodAutoscalers does it: through /scale, under its own name."""
+    """Scale as the controller of HorizontalPodAutoscalers does: through /scale, under its own name."""
     settled(plane, operator, namespace)
     body = {"spec": {"replicas": number}}
     manager = {"fieldManager": "kube-controller-manager"}

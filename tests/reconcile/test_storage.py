@@ -1,4 +1,4 @@
-"""Why a claim has no volume is reported in the words of the storage's own controllers, with what to do."""
+"""The reason why a claim has no volume is reported in the words of the storage's own controllers, with the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def storage_class(installed, namespace):
 def test_a_missing_storage_class_is_named_with_the_remedy(
     installed, operator, namespace, kubelet, storage_class, preload
 ):
-    """Whoever waits for the volume, the download or the replica; once the class is there, nothing is left of it."""
+    """The volume, the download or the replica may wait; once the class is there, nothing is left of the report."""
     kubelet.bind_claims = False
     kubelet.add_node("n1")
     missing = f"missing-{namespace}"
@@ -45,7 +45,7 @@ def test_a_missing_storage_class_is_named_with_the_remedy(
     wait_for(installed, "s", namespace, "Stalled", "False", seconds=60)
 
 
-def test_a_cluster_without_a_default_storage_class_is_told(installed, operator, namespace, kubelet):
+def test_a_cluster_without_a_default_storage_class_is_reported(installed, operator, namespace, kubelet):
     """Where the manifest names none."""
     kubelet.bind_claims = False
     installed.api.create(service("s", namespace, cache={"size": "1Gi"}))

@@ -71,7 +71,7 @@ def reason(plane, namespace, name):
 
 
 def serve(kubelet, namespace, name, wanted, plane):
-    """Its new pod becomes ready, as soon as it is there."""
+    """Make the service's new pod ready as soon as it is there."""
 
     def there():
         pods = [

@@ -50,7 +50,7 @@ def test_a_stopped_core_is_found_within_the_timeout(model, busy):
 
 @pytest.mark.slow
 def test_a_step_longer_than_the_timeout_is_alive(model):
-    """It beats within; /health is 200 all the time, and the answer comes."""
+    """The heart beats within the step; /health is 200 all the time, and the answer comes."""
     with Served(model, step_seconds=SLOW_STEP) as server:
         answers = []
         asking = threading.Thread(target=ask, args=(server, answers))

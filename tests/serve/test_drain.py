@@ -56,7 +56,7 @@ def test_what_arrives_while_it_drains_is_answered_too(model):
 
 @pytest.mark.slow
 def test_a_connection_that_is_kept_alive_is_not_closed_right_after_its_request(model):
-    """Its next request may be on its way; the server waits until nobody has asked for a moment."""
+    """The client's next request may be on its way; the server waits until none has come for a moment."""
     with Served(model) as server, contextlib.closing(connection(server)) as kept:
         assert ask(kept) == (200, None)
         server.signal()
@@ -67,7 +67,7 @@ def test_a_connection_that_is_kept_alive_is_not_closed_right_after_its_request(m
         assert time.monotonic() - began > 2.9, "two seconds after the last request"
 
 
-def test_a_server_that_nobody_asks_ends_at_once(model):
+def test_a_server_without_requests_ends_at_once(model):
     """Open connections alone, as of a scrape or of a browser, hold up nothing."""
     with Served(model) as server, contextlib.closing(connection(server)) as kept:
         kept.request("GET", "/health")
@@ -104,7 +104,7 @@ def test_what_could_not_be_finished_is_refused_before_it_begins(model):
 
 
 class Balancer:
-    """What kube-proxy does: a new connection goes to a backend that is ready, and stays there while it lives."""
+    """A stand-in for kube-proxy: a new connection goes to a backend that is ready, and stays there while it lives."""
 
     def __init__(self) -> None:
         self.backends: list[int] = []
@@ -151,7 +151,7 @@ def test_replicas_are_replaced_under_load_without_a_failed_request(model):
                 balancer.backends = [_port(old), _port(new)]
                 await asyncio.sleep(1)
                 old.signal()
-                await asyncio.sleep(0.5)  # the proxy hears of it only now
+                await asyncio.sleep(0.5)  # the proxy's list of backends changes only now
                 balancer.backends = [_port(new)]
                 assert await loop.run_in_executor(None, old.wait) == 0, old.output
                 old.close()

@@ -160,7 +160,7 @@ def test_a_request_that_bans_every_token_is_its_own_error(tiny, fields, stream):
     ],
 )
 def test_a_token_beyond_the_embedding_is_refused_whole_and_streamed(tiny, path, fields, param, stream):
-    """Also where it is a text that the tokenizer turns into one."""
+    """The token may come as a text that the tokenizer turns into it."""
     status, answer, _ = tiny.post(f"/v1/{path}", {"max_tokens": 3, "stream": stream} | fields)
     assert (status, answer["error"]["param"]) == (400, param), answer
 

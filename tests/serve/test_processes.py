@@ -67,7 +67,7 @@ class Slow:
 
 
 @pytest.mark.slow
-def test_the_start_tells_each_stage_with_its_time_and_then_the_url(model, temporary):
+def test_the_start_prints_each_stage_with_its_time_and_then_the_url(model, temporary):
     """While it serves, nothing lies in the temporary folder: the socket has lost its name."""
     with Served(model, temporary=temporary) as server:
         assert server.get("/health")[0] == 200
@@ -78,7 +78,7 @@ def test_the_start_tells_each_stage_with_its_time_and_then_the_url(model, tempor
 
 
 def test_no_torch_is_imported_in_either_process(model):
-    """Nor anything else that the path over the native executor does not need."""
+    """Nothing else is imported either that the path over the native executor does not need."""
     code = (
         "import sys, octavo_engine.cli.serve, octavo_engine.server.lifecycle, octavo_engine.core_client.engine_client;"
         "print([m for m in ('torch', 'transformers', 'kopf', 'kubernetes', 'huggingface_hub') if m in sys.modules])"
@@ -106,7 +106,7 @@ def test_the_first_signal_drains_and_exits_with_0(model, temporary, number):
 
 @pytest.mark.slow
 def test_a_drain_that_takes_too_long_is_cut_off_with_a_reason(model):
-    """`--shutdown-timeout` bounds it; clients are told, and the exit code is 0."""
+    """`--shutdown-timeout` bounds it; clients get the reason, and the exit code is 0."""
     with Served(model, "--shutdown-timeout", "0.2", step_seconds=0.05) as server:
         slow = Slow(server)
         begun = time.monotonic()
@@ -180,7 +180,7 @@ def test_a_killed_engine_ends_the_server_with_a_reason(model, temporary, busy):
 
 @pytest.mark.parametrize("victim", ["server", "core"])
 def test_a_kill_while_the_model_loads_leaves_nothing_either(model, temporary, victim):
-    """The folder of the socket is there for an instant; whoever survives removes it."""
+    """The folder of the socket is there for an instant; the process that survives removes it."""
     with Served(model, wait=False, temporary=temporary, env={"FAKE_LOAD_SECONDS": "30"}) as server:
         until(lambda: any("core_process" in line for line in map(_command, server.family())), 10)
         family = server.family()
@@ -225,7 +225,7 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(model, temporary):
         assert "Traceback" not in server.output
 
 
-def test_a_port_in_use_is_told_before_the_model_loads(model):
+def test_a_port_in_use_is_reported_before_the_model_loads(model):
     """One sentence that says what to do."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -239,7 +239,7 @@ def test_a_port_in_use_is_told_before_the_model_loads(model):
 
 
 def test_a_host_that_is_no_address_is_one_sentence(model):
-    """Also a name that is not known."""
+    """A name that is not known is refused as well."""
     with Served(model, "--host", "no.such.host.invalid", wait=False) as server:
         assert server.wait(20) == 1
         assert len(server.lines) == 1
@@ -248,7 +248,7 @@ def test_a_host_that_is_no_address_is_one_sentence(model):
 
 @pytest.mark.slow
 def test_it_listens_on_a_unix_socket(model, temporary):
-    """As vLLM's --uds; what a killed server left behind is replaced."""
+    """The flag is vLLM's --uds; what a killed server left behind is replaced."""
     path = temporary / "api"
     for _ in range(2):
         with Served(model, "--uds", str(path), wait=False, temporary=temporary) as server:

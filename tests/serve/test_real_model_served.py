@@ -81,7 +81,7 @@ def test_a_text_is_its_tokens_however_it_is_sent(server, smollm2, vocabulary):
 
 
 def test_neither_process_has_torch(server):
-    """Nor its libraries: what is mapped tells."""
+    """The mapped files show that none of its libraries is loaded either."""
     for pid in (server.process.pid, server.core_pid):
         mapped = Path(f"/proc/{pid}/maps").read_text()
         assert "torch" not in mapped
@@ -114,7 +114,7 @@ async def test_64_streamed_chats_finish_and_those_cut_off_leave_no_page_in_use(s
 
 
 def test_a_prefix_that_was_seen_is_not_computed_again(server):
-    """As chat applications rely on; the usage tells."""
+    """Chat applications rely on it; the usage shows it."""
     system = {"role": "system", "content": "You are an expert of Kubernetes. " * 10}
     cached = []
     for question in ("What is a Pod?", "What is a Service?"):

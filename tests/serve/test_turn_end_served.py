@@ -30,7 +30,7 @@ def base_model(smollm2, tmp_path_factory):
 
 @pytest.mark.slow
 def test_generation_stops_where_the_template_ends_a_turn(base_model, tmp_path):
-    """By the flag's template, and by a request's."""
+    """The template may be the flag's, or a request's."""
     template = tmp_path / "chatml.jinja"
     template.write_text(CHATML)
     ask = {

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back until the server closed the connection."""
+    """The bytes that came back until the server closed the connection."""
 
     version: str
     status: int

@@ -2,7 +2,7 @@
 
 Counted are calls of functions, and the size of what goes through those that may take long in one call. A line for each
 iteration beyond `BOUNDS` is appended to the file that OVERSTEPS names. Runs on asyncio's own loop: uvloop's iterations
-can't be told apart from here.
+can't be separated from here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BOUNDS = {
 
 
 class Work:
-    """What the iteration that runs now has done, of what is counted."""
+    """The work of the iteration that runs now, of what is counted."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()

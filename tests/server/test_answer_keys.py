@@ -45,7 +45,7 @@ def test_a_chat_has_the_keys_of_vllms(served):
 
 
 def test_what_the_openai_package_does_not_know_is_an_attribute(client):
-    """Of choices, messages and chunks."""
+    """This holds for choices, messages and chunks."""
     choice = client.completions.create(model="fake", prompt="hello", max_tokens=1).choices[0]
     assert (choice.token_ids, choice.prompt_token_ids, choice.prompt_logprobs, choice.stop_reason) == (None,) * 4
     answer = client.chat.completions.create(model="fake", messages=MESSAGES, max_tokens=1)

@@ -67,7 +67,7 @@ def test_what_probes_and_scrapers_read_is_open(guarded, path):
     ],
 )
 def test_everything_else_needs_the_key_however_the_path_is_written(guarded, method, target):
-    """Denied by default: only what is literally an open path is open; what does not exist tells a stranger nothing."""
+    """Denied by default: only what is literally an open path is open; what does not exist reveals nothing."""
     assert raw_status(guarded, target, method) == 401
 
 
@@ -88,14 +88,14 @@ def test_each_key_opens(guarded, value):
 
 
 async def test_octavos_own_client_sends_a_key_without_its_newline(guarded):
-    """As a file or a Secret has it: `octavo chat` and `octavo bench` read it from the environment."""
+    """Files and Secrets end in one: `octavo chat` and `octavo bench` read the key from the environment."""
     async with OpenAIClient(guarded.url, f"{KEY}\n") as client:
         assert await client.models() == ["fake"]
 
 
 @pytest.mark.parametrize("name", ["OCTAVO_API_KEY", "VLLM_API_KEY"])
 def test_the_key_comes_from_the_environment_too(fake_model, name):
-    """As images are given it; it is not on the command line for all to read."""
+    """Images are given the key so; it is not on the command line for all to read."""
     with Served(fake_model, env={name: KEY}) as server:
         assert server.get("/v1/models")[0] == 401
         assert server.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"})[0] == 200
@@ -122,7 +122,7 @@ def test_a_preflight_is_answered_without_the_key_for_an_allowed_origin(fake_mode
 
 @pytest.mark.slow
 def test_keys_of_a_file_are_replaced_while_it_is_served_from(fake_model, tmp_path):
-    """As a kubelet does it: a link is moved to another folder. A file that can't be used changes nothing."""
+    """A kubelet moves a link to another folder. A file that can't be used changes nothing."""
 
     def put(name, text):
         (tmp_path / name).mkdir()

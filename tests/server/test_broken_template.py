@@ -50,7 +50,7 @@ def test_the_models_own_template_is_a_warning(fake_model, tmp_path, template):
     ],
 )
 def test_a_template_that_cannot_be_read_ends_the_start(fake_model, tmp_path, template, file):
-    """As any file of the model that can't be read."""
+    """Any file of the model that can't be read ends the start."""
     server = Served(folder_with(fake_model, tmp_path, template), wait=False)
     try:
         assert server.wait() == 1
@@ -62,7 +62,7 @@ def test_a_template_that_cannot_be_read_ends_the_start(fake_model, tmp_path, tem
 
 @pytest.mark.slow
 def test_a_byte_order_mark_is_no_part_of_a_template(fake_model, tmp_path):
-    """It would stand in every prompt."""
+    """A mark there would stand in every prompt."""
     with Served(folder_with(fake_model, tmp_path, b"\xef\xbb\xbf{{ messages[0].content }}")) as server:
         answer = server.post("/tokenize", {"messages": [{"role": "user", "content": "hi"}]})[1]
         assert answer["count"] == 2

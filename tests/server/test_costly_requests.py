@@ -105,7 +105,9 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_request_is_bounded_and_a_stream_goes_on(paced, name):
-    """It is answered or refused, by field; the process takes little more memory, and the stream never waits long."""
+    """The request is answered or refused, by field; the process takes little more memory, and the stream never waits
+    long.
+    """
     path, body, expected, param = LARGE[name]
     data = json.dumps(body).encode()
     with Stream(paced) as stream:
@@ -142,7 +144,7 @@ def test_what_only_all_sequences_together_make_too_much_is_refused(paced):
 
 
 @pytest.mark.slow
-def test_a_full_queue_is_told_before_the_body_is_read(fake_model):
+def test_a_full_queue_refuses_before_the_body_is_read(fake_model):
     """429 needs no byte of it, and says when to come back."""
     with Served(fake_model, "--max-num-seqs", "1", "--max-num-queued-reqs", "1", step_seconds=0.1) as server:
         host, port = server.url.removeprefix("http://").split(":")
@@ -179,8 +181,8 @@ def test_each_choice_shows_the_prompts_log_probabilities(paced, stream):
 
 
 @pytest.mark.slow
-def test_cached_tokens_tell_nothing_of_others(fake_model):
-    """They are those of the first choice, and of what the same key has sent."""
+def test_cached_tokens_reveal_nothing_of_others(fake_model):
+    """The count is that of the first choice, and of what the same key has sent."""
     with Served(fake_model, "--api-key", "one", "two") as server:
 
         def cached(key: str, **fields) -> int:

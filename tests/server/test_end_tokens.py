@@ -1,4 +1,4 @@
-"""What ends an answer is all that the model's files name for it, as in vLLM."""
+"""An answer ends at every token that the model's files name for it, as in vLLM."""
 
 from __future__ import annotations
 

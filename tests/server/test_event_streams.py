@@ -1,4 +1,4 @@
-"""What a stream's reader and the proxies in between see, and when."""
+"""The reader of a stream, and the proxies in between, see each event in time."""
 
 from __future__ import annotations
 

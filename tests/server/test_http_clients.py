@@ -18,7 +18,7 @@ STREAM = {**COMPLETION, "stream": True}
 
 @pytest.fixture(scope="module")
 def text(served):
-    """What every client must get."""
+    """The text that every client must get."""
     return served.post("/v1/completions", COMPLETION)[1]["choices"][0]["text"]
 
 
@@ -113,7 +113,7 @@ def _accepts(port: int) -> bool:
 
 
 def test_nginx_passes_a_stream_on_as_it_comes(nginx):
-    """It speaks HTTP/1.0 to the server, and would collect what comes if the answer did not forbid it."""
+    """nginx speaks HTTP/1.0 to the server, and would collect what comes if the answer did not forbid it."""
     server, url = nginx
     body = {"prompt": "hello", "max_tokens": 100, "ignore_eos": True, "stream": True}
     with requests.post(f"{url}/v1/completions", json=body, stream=True, timeout=60) as response:

@@ -1,4 +1,4 @@
-"""The page of limits says what the code holds."""
+"""The limits' reference has the values of the code."""
 
 from __future__ import annotations
 

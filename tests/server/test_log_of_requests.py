@@ -27,7 +27,7 @@ def test_numbers_and_flags_are_logged():
 
 
 def test_tokens_are_not_logged():
-    """They are numbers too, and say as much as a text."""
+    """Tokens are numbers, and reveal as much as a text."""
     body = CompletionBody(
         prompt=[31, 32], stop_token_ids=[33], allowed_token_ids=[34], logit_bias={"35": 36.0}, ignore_eos=True
     )

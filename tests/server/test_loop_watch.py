@@ -1,4 +1,4 @@
-"""What holds up the event loop is measured, and named."""
+"""A task that holds up the event loop is measured, and named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from octavo_engine.server.loop_watch import LoopWatch
 
 
 async def test_a_late_loop_is_counted_and_its_task_is_named(caplog):
-    """By the route that the task serves; a loop that is on time logs nothing."""
+    """The name is the route that the task serves; a loop that is on time logs nothing."""
     watch = LoopWatch()
     watch.start()
 

@@ -1,4 +1,4 @@
-"""Whatever arrives at the port is answered in the OpenAI shape, and no part of it gets into the log or the answer."""
+"""Any bytes at the port are answered in the OpenAI shape, and no part of them gets into the log or the answer."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_base_url_that_ends_in_a_slash_works(served, method, path):
 
 @pytest.mark.slow
 def test_a_stray_slash_opens_nothing(fake_model):
-    """Whether a path needs a key is decided as it was sent."""
+    """The path as it was sent decides whether it needs a key."""
     with Served(fake_model, "--api-key", "sesame") as server:
         for path in ("/v1/models/", "//v1/models", "//health", "/health/", "/health//../v1/models"):
             assert server.get(path)[0] == 401, path

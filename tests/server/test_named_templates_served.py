@@ -66,7 +66,7 @@ def test_the_tutorials_chatbot_talks_in_turns(phi):
 
 
 def test_a_stream_stops_there_too(phi):
-    """And no part of the stop string is sent before it is known to be one."""
+    """No part of the stop string is sent before it is known to be one."""
     with OpenAI(base_url=f"{phi.url}/v1", api_key="not-needed", max_retries=0) as client:
         stream = client.chat.completions.create(model="microsoft/phi-2", messages=MESSAGES, max_tokens=60, stream=True)
         choices = [chunk.choices[0] for chunk in stream]
@@ -106,7 +106,7 @@ def test_a_requests_own_fields_keep_their_meaning(phi, fields, expected):
 
 
 def test_completions_do_not_stop_there(phi):
-    """They have no turns."""
+    """Completions have no turns."""
     assert ask(phi, "/v1/completions") == ((ANSWER * 2)[:60], "length")
 
 
@@ -121,7 +121,7 @@ def test_a_flag_names_the_template_of_any_model(tmp_path):
 
 
 def test_a_models_own_template_is_not_replaced(tmp_path):
-    """Nor does an answer to it end at another format's stops."""
+    """An answer to such a template does not end at another format's stops either."""
     folder, env = model_of(tmp_path / "model", "PhiForCausalLM", template="{{ messages[0].content }}")
     with Served(folder, env=env) as server:
         assert ask(server) == ((ANSWER * 2)[:60], "length")
@@ -129,7 +129,7 @@ def test_a_models_own_template_is_not_replaced(tmp_path):
 
 
 def test_where_authors_document_no_format_a_chat_is_refused_with_the_names(tmp_path):
-    """As before, and completions are served."""
+    """The refusal names the built-in templates; completions are served."""
     folder, env = model_of(tmp_path / "model", "GPTNeoXForCausalLM")
     with Served(folder, env=env) as server:
         status, answer, _ = server.post("/v1/chat/completions", {"messages": MESSAGES})
@@ -143,7 +143,7 @@ def test_where_authors_document_no_format_a_chat_is_refused_with_the_names(tmp_p
 
 
 def test_a_tokenizer_that_adds_bos_gets_it_in_chats(tmp_path):
-    """The fake one, told to; a template writes what the tokenizer would put before a text."""
+    """The fake tokenizer adds it, as set; a template writes what the tokenizer would put before a text."""
     folder, env = model_of(tmp_path / "model", "LlamaForCausalLM")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_bos_token": True}))

@@ -43,7 +43,7 @@ def test_every_body_is_looked_at_here():
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONAL, ids=lambda value: getattr(value, "__name__", value))
 def test_a_null_field_is_as_if_it_were_absent(kind, name):
-    """It has the field's default."""
+    """A null field has its default."""
     _, least = BODIES[kind]
     with_null = parse_body(kind, json.dumps({**least, name: None}).encode())
     assert getattr(with_null, name) == getattr(parse_body(kind, json.dumps(least).encode()), name)
@@ -59,10 +59,10 @@ def test_a_null_stream_option_is_as_if_it_were_absent(name):
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_all_fields_as_null_at_once_change_no_answer(served, kind):
-    """Those too that are not served."""
+    """Fields that are not served are included."""
     path, least = BODIES[kind]
     nulls = dict.fromkeys([*kind.model_fields, *UNSERVED_FIELDS, "functions", "service_tier", "metadata"])
-    served.post(path, least)  # usage tells what is cached
+    served.post(path, least)  # usage reports what is cached
     answers = [served.post(path, body) for body in (least, {**nulls, **least})]
     for _, answer, _ in answers:
         answer.pop("id", None)
@@ -106,6 +106,6 @@ def test_a_field_that_asks_for_nothing_is_accepted(served, fields):
     ],
 )
 def test_what_a_null_leaves_without_meaning_is_refused(served, fields, param):
-    """A null beside a wish does not hide the wish, and a required field has no default."""
+    """A null beside a value does not hide the value, and a required field has no default."""
     status, answer, _ = served.post("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 2, **fields})
     assert (status, answer["error"]["param"]) == (400, param)

@@ -81,7 +81,7 @@ def test_a_streamed_chat_begins_with_the_role_and_ends_with_the_reason_and_usage
 
 
 def test_continuous_usage_counts_as_it_goes(client):
-    """Every chunk tells what has been used so far."""
+    """Every chunk reports what has been used so far."""
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = list(completion(client, stream=True, stream_options=options))
     counts = [chunk.usage.completion_tokens for chunk in chunks]
@@ -90,7 +90,7 @@ def test_continuous_usage_counts_as_it_goes(client):
 
 
 def test_a_stop_string_ends_the_text_before_it(client):
-    """It is left out, unless the request wants it; the reason names it."""
+    """The string is left out, unless the request asks for it; the reason names it."""
     whole = completion(client).choices[0].text
     stop = whole[3:5]
     for stream in (False, True):
@@ -122,7 +122,7 @@ def test_logprobs_of_a_completion_line_up_with_its_tokens(client):
 
 
 def test_echo_puts_the_prompt_and_its_logprobs_first(client):
-    """As evaluation harnesses ask for them; with max_tokens 0 nothing is generated."""
+    """Evaluation harnesses ask for them so; with max_tokens 0 nothing is generated."""
     answer = completion(client, echo=True, logprobs=1)
     choice = answer.choices[0]
     assert choice.text.startswith(PROMPT)

@@ -1,4 +1,4 @@
-"""What is wrong with a request is told in the OpenAI shape, with the status and the field; nothing is swallowed."""
+"""A faulty request is answered in the OpenAI shape, with the status and the field; nothing is ignored silently."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_chats_name_what_is_wrong(served, fields, param):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_fields_without_effect_and_unknown_ones_are_accepted(served, path):
-    """As OpenAI and vLLM do."""
+    """OpenAI and vLLM accept them as well."""
     extra = {
         "user": "me",
         "no_such_field": 1,
@@ -174,7 +174,9 @@ def test_unknown_paths_and_methods_have_the_same_shape(served):
 
 
 def test_a_body_beyond_the_limit_is_refused_whatever_length_it_claims(served):
-    """By its declared length before it is read, otherwise while it is read, also where it is compressed."""
+    """A declared length is checked before the body is read, otherwise it is counted while it is read, also if
+    compressed.
+    """
     host, port = served.url.removeprefix("http://").split(":")
     request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -198,7 +200,7 @@ def test_a_body_beyond_the_limit_is_refused_whatever_length_it_claims(served):
 
 
 def test_an_answer_to_a_refused_request_carries_the_clients_request_id(served):
-    """So that both sides' logs can be matched; one that is not printable is not sent back."""
+    """Both sides' logs can then be matched; an id that is not printable is not sent back."""
     _, _, headers = served.post("/v1/completions", {}, headers={"X-Request-Id": "abc-1"})
     assert headers["x-request-id"] == "abc-1"
     _, answer, headers = served.post("/v1/completions", COMPLETION, headers={"X-Request-Id": "abc-2"})

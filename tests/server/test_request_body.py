@@ -20,7 +20,7 @@ def deflated(data: bytes, bits: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def text(served):
-    """What the plain body is answered with."""
+    """The answer to the plain body."""
     return served.post("/v1/completions", DATA)[1]["choices"][0]["text"]
 
 
@@ -70,7 +70,7 @@ def test_an_unknown_encoding_is_refused_with_415(served, encoding):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_damaged_body_is_refused_with_400(served, encoding, data):
-    """It is the client's mistake, and not a bug of the server."""
+    """The mistake is the client's, and not a bug of the server."""
     status, answer, _ = served.post("/v1/completions", data, headers={"Content-Encoding": encoding})
     assert (status, answer["error"]["code"]) == (400, 400)
     assert "a bug while answering" not in served.output
@@ -78,7 +78,7 @@ def test_a_damaged_body_is_refused_with_400(served, encoding, data):
 
 @pytest.mark.parametrize("members", [1, 10])
 def test_a_body_that_grows_too_large_is_refused_with_413(served, members):
-    """Whether one member of it does, or all together."""
+    """One member of it may be too large, or all together."""
     bomb = gzip.compress(b" " * (80 * 2**20 // members)) * members
     status, answer, _ = served.post("/v1/completions", bomb, headers={"Content-Encoding": "gzip"})
     assert (status, answer["error"]["type"]) == (413, "RequestTooLargeError")
@@ -103,7 +103,7 @@ def test_a_body_in_another_charset_is_read(served, text, charset):
 
 @pytest.mark.parametrize("charset", ["klingon", "punycode", "rot13", "zlib"])
 def test_an_unknown_charset_is_refused_with_415(served, charset):
-    """Also what Python knows by that name, which is no charset or takes too long."""
+    """Some of Python's codecs have such names, but are no charset or take too long."""
     headers = {"Content-Type": f"application/json; charset={charset}"}
     status, answer, _ = served.post("/v1/completions", DATA, headers=headers)
     assert status == 415, answer

@@ -12,7 +12,7 @@ from octavo_engine.server.turns import Turns
 
 
 async def test_no_two_requests_have_their_turn_in_one_iteration_of_the_loop():
-    """And those that go away while they wait keep none from theirs."""
+    """Requests that go away while they wait keep none from theirs."""
     turns, iteration, taken = Turns(), 0, []
 
     def count() -> None:

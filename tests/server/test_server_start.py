@@ -1,4 +1,4 @@
-"""What the server does while its core starts."""
+"""The server's behaviour while its core starts."""
 
 from __future__ import annotations
 

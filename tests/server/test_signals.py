@@ -77,7 +77,7 @@ def test_a_server_under_nohup_outlives_its_terminal(fake_model):
 
 @pytest.mark.slow
 def test_sigusr1_dumps_the_stacks_of_server_and_core(fake_model):
-    """Of all threads, in the middle of a step; both go on."""
+    """The dump has all threads, in the middle of a step; both go on."""
     with Served(fake_model, step_seconds=0.03) as server:
         with completion(server):
             os.killpg(server.process.pid, signal.SIGUSR1)

@@ -116,7 +116,7 @@ async def test_an_answer_waits_while_its_client_takes_any_of_it(monkeypatch):
 
 
 async def test_a_whole_answer_is_written_before_its_request_counts_as_answered():
-    """So that a drain waits for it, too."""
+    """A drain therefore waits for it, too."""
     seen = []
 
     async def handler(request):
@@ -135,7 +135,7 @@ async def test_a_whole_answer_is_written_before_its_request_counts_as_answered()
 
 
 def test_all_bodies_together_are_bounded_and_given_back():
-    """Also where one of them fails."""
+    """Memory is given back where one of them fails, too."""
     budget = BodyBudget(100)
     with budget.share() as first:
         first.take(60)
@@ -178,7 +178,7 @@ def test_members_of_objects_count_for_more():
 
 @pytest.mark.parametrize("read", [True, False])
 async def test_others_have_their_turn_within_a_body_of_tiny_chunks(read):
-    """Whether it is read or left: what is parsed in one turn of the event loop is bounded by chunks as well as bytes."""
+    """A turn of the event loop is bounded by chunks as well as bytes, whether the body is read or left."""
     chunks = 60_000
     progress = [0]
 
@@ -211,7 +211,7 @@ async def test_others_have_their_turn_within_a_body_of_tiny_chunks(read):
 
 
 def test_the_kernel_ends_connections_whose_client_has_vanished():
-    """Those that are accepted have it from the listener."""
+    """Accepted connections have the option from the listener."""
     with bind(ServerConfig(host="127.0.0.1", port=0)) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname()):

@@ -33,7 +33,7 @@ def test_a_chat_is_tokenized_as_the_model_would_read_it(served):
 
 
 def test_content_in_parts_is_read_as_its_text(served):
-    """As many clients send it."""
+    """Many clients send content in parts."""
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
     messages = [{"role": "user", "content": parts}]
     assert tokens(served, messages=messages)["count"] == len("user:hel\nlo;>")
@@ -46,7 +46,7 @@ def test_a_wrong_question_is_refused(served):
 
 
 def test_a_prompt_is_truncated_on_the_side_that_is_asked_for(served):
-    """From the left unless told otherwise; -1 fits it to the context."""
+    """The left side is the default; -1 fits it to the context."""
     body = {"prompt": "abcdef", "max_tokens": 1, "return_token_ids": True, "truncate_prompt_tokens": 2}
     ids = {}
     for side in ("left", "right"):
@@ -66,7 +66,7 @@ def test_a_chat_takes_what_is_left_of_the_context_and_a_completion_16_tokens(ser
 
 
 @pytest.mark.slow
-def test_defaults_come_from_the_models_generation_config_unless_told_otherwise(fake_model, tmp_path):
+def test_defaults_come_from_the_models_generation_config_unless_a_flag_says_otherwise(fake_model, tmp_path):
     """`--generation-config vllm` leaves them out; a request's own values win."""
     folder = tmp_path / "model"
     shutil.copytree(fake_model, folder)
@@ -93,7 +93,7 @@ def test_a_dummy_model_without_a_tokenizer_reads_bytes(fake_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_root_path_is_a_prefix_that_a_proxy_may_or_may_not_strip(fake_model):
-    """As with vLLM."""
+    """vLLM serves both as well."""
     with Served(fake_model, "--root-path", "/llm/") as server:
         base = server.url
         assert server.get("/health")[0] == 200

@@ -1,4 +1,4 @@
-"""What the event loop does at once is bounded under any request: counted, because a clock would judge the machine."""
+"""The work of one turn of the event loop is bounded under any request: counted, for a clock would judge the machine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def counted(fake_model, tmp_path_factory):
 
 @pytest.mark.parametrize("name", [*LARGE, *SERVED])
 def test_large_requests_are_cut_up_or_handed_to_a_pool(counted, name):
-    """And a stream beside them goes on."""
+    """A stream beside them goes on."""
     server, oversteps = counted
     path, body = (SERVED.get(name) or LARGE[name])[:2]
     oversteps.write_text("")

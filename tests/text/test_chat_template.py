@@ -139,7 +139,7 @@ def test_parts_become_what_the_template_reads(template, expected, rendered):
 
 
 def test_a_string_becomes_a_part_for_a_template_that_walks_over_parts(make):
-    """Even one that would fail on a string."""
+    """This holds for a template that would fail on a string, too."""
     template = "{% for m in messages %}{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endfor %}"
     assert make({"default": template}).render(USER) == "[Hi]"
     assert make({"default": template}, content_format="string").render(USER) == "[][]"
@@ -160,7 +160,7 @@ def test_walking_over_parts_is_recognized_however_it_is_written(template, render
 
 
 def test_absent_and_null_content_is_empty(rendered):
-    """As in a message of tool calls only."""
+    """Messages of tool calls only have none."""
     for message in ({"role": "assistant"}, {"role": "assistant", "content": None, "name": None}):
         assert rendered(CHATML, [message], add_generation_prompt=False) == "<|im_start|>assistant\n<|im_end|>\n"
 
@@ -190,7 +190,7 @@ def test_absent_and_null_content_is_empty(rendered):
     ],
 )
 def test_what_is_wrong_in_a_message_is_named(message, param, rendered):
-    """By its path."""
+    """The name is its path."""
     with pytest.raises(RequestError) as refused:
         rendered(CHATML, [*USER, message])
     assert refused.value.param == param
@@ -198,7 +198,7 @@ def test_what_is_wrong_in_a_message_is_named(message, param, rendered):
 
 
 def test_no_messages_are_refused(rendered):
-    """As transformers and vLLM do."""
+    """transformers and vLLM refuse them as well."""
     with pytest.raises(RequestError, match="empty"):
         rendered(CHATML, [])
 
@@ -211,13 +211,13 @@ def test_without_a_template_the_remedy_is_named(make):
 
 
 def test_the_servers_own_template_wins_over_the_models(make):
-    """And serves where the model has none."""
+    """The server's own serves where the model has none, too."""
     assert make({"default": CHATML}, override="own").render(USER) == "own"
     assert make(override="own").render(USER) == "own"
 
 
 def test_a_template_for_tools_is_used_with_tools(make):
-    """As transformers chooses among several."""
+    """transformers chooses so among several."""
     template = make({"default": "plain", "tool_use": "tools"})
     assert template.render(USER) == "plain"
     assert template.render(USER, tools=[TOOL]) == "tools"
@@ -305,7 +305,7 @@ def test_a_renderer_that_starts_slowly_is_waited_for(make, monkeypatch, tmp_path
 
 
 def test_a_template_of_a_request_does_not_hold_up_the_models(make):
-    """They are rendered in different processes."""
+    """The two are rendered in different processes."""
     import threading
 
     template = make({"default": CHATML}, seconds=2)
@@ -349,17 +349,17 @@ def test_rendering_is_quick(make):
     assert time.perf_counter() - start < 1
 
 
-KNOWS_NOTHING = (
+TEXT_ONLY = (
     "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
     "{{ raise_exception('no such role') }}{% endif %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 )
 IGNORES = "{% for m in messages %}{% if m.role == 'system' %}[{{ m.content }}]{% endif %}{% endfor %}"
-KNOWS = "{% for m in messages %}{% if m.role == 'developer' %}<{{ m.content }}>{% endif %}{% endfor %}"
+DEVELOPER_ROLE = "{% for m in messages %}{% if m.role == 'developer' %}<{{ m.content }}>{% endif %}{% endfor %}"
 
 
 @pytest.mark.parametrize(
     ("template", "text"),
-    [(KNOWS_NOTHING, "[system] be brief\n[user] a\n"), (IGNORES, "[be brief]"), (KNOWS, "<be brief>")],
+    [(TEXT_ONLY, "[system] be brief\n[user] a\n"), (IGNORES, "[be brief]"), (DEVELOPER_ROLE, "<be brief>")],
 )
 def test_the_developer_role_is_the_system_role_where_a_template_does_not_know_it(make, template, text):
     """OpenAI's newer name: a template that does not name it refuses it, or leaves out what it says."""

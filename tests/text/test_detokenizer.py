@@ -70,7 +70,7 @@ def test_what_follows_a_prompt_is_the_rest_of_the_text(kind, data):
 @property_settings
 @given(data=st.data())
 def test_a_token_begins_at_the_character_that_its_first_byte_is_of(kind, data):
-    """Whether it begins a character, goes on with one, or leaves one incomplete."""
+    """The token may begin a character, go on with one, or leave one incomplete."""
     tokenizer = TOKENIZERS[kind]
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
@@ -89,7 +89,7 @@ def test_a_token_begins_at_the_character_that_its_first_byte_is_of(kind, data):
 
 
 def character_starts(data: bytes) -> list[int]:
-    """Where in `data` each character of its decoded text begins; what is no character is one for each of its parts."""
+    """The start in `data` of each character of its decoded text; what is no character is one for each of its parts."""
     ends: dict[int, int] = {}
 
     def note(error):
@@ -108,7 +108,7 @@ def character_starts(data: bytes) -> list[int]:
 @pytest.mark.parametrize("text", ["Hi 😀 there", "日本語 text", " a  b", "<s>a</s>b", "é\n\t😀😀"])
 @pytest.mark.parametrize("special", [False, True])
 def test_offsets_of_a_prompts_tokens_point_into_its_text(kind, text, special):
-    """Also where the tokenizer adds special tokens by itself, or the text spells one."""
+    """The tokenizer may add special tokens by itself, or the text spell one."""
     tokenizer = TOKENIZERS[kind]
     ids = tokenizer.encode(text, add_special_tokens=special)
     offsets = token_offsets(tokenizer, ids, text)
@@ -143,7 +143,7 @@ def test_each_character_comes_as_soon_as_it_is_complete():
 
 
 def test_an_incomplete_character_at_the_end_is_flushed():
-    """As one replacement character."""
+    """The flush gives one replacement character."""
     tokenizer = TOKENIZERS["sentencepiece"]
     ids = [tokenizer.token_id(f"<0x{byte:02X}>") for byte in "é🙂".encode()[:-1]]
     assert stream(Detokenizer(tokenizer), ids) == ["", "é", "", "", "", "\ufffd"]

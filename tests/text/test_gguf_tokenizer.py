@@ -23,7 +23,7 @@ OWN = "<s>a<tool>b</s> <s> </s>x"
 
 
 def transformers_backend(metadata):
-    """What transformers builds for a GGUF with this metadata."""
+    """The tokenizer that transformers builds for a GGUF with this metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # another project's
         from transformers.integrations.gguf import convert_gguf_tokenizer
@@ -57,7 +57,7 @@ def same(kind: str, text: str) -> None:
 
 
 def composed(kind: str, text: str) -> str:
-    """For Qwen, the text as its normalizer leaves it, on which transformers, which lacks that, must agree."""
+    """The text as Qwen's normalizer leaves it, on which transformers, which lacks that, must agree."""
     return unicodedata.normalize("NFC", text) if kind == "qwen2" else text
 
 
@@ -77,7 +77,7 @@ def test_each_kind_encodes_any_text_as_transformers(kind, text):
 
 
 def test_qwen_composes_characters_first():
-    """Its tokenizer.json has the normalizer NFC, of which a GGUF says nothing and transformers knows nothing."""
+    """The model's tokenizer.json has the normalizer NFC, which no GGUF states and transformers does not apply."""
     ours, theirs = BUILT["qwen2"]
     assert ours.encode("e\u0301lan") == ours.encode("élan")
     assert theirs.encode("e\u0301lan").ids != theirs.encode("élan").ids
@@ -95,7 +95,7 @@ def test_llama_3_takes_whole_words_before_merges():
 
 
 def test_bos_is_added_as_the_metadata_or_else_llama_cpp_says():
-    """llama.cpp adds it for Llama 3 and for SentencePiece unless told otherwise, and for no other."""
+    """llama.cpp adds it by default for Llama 3 and for SentencePiece, and for no other."""
     for metadata, added in (
         (byte_level("gpt-2"), False),
         (byte_level("gpt-2", add_bos_token=True), True),
@@ -138,7 +138,7 @@ def test_a_special_id_that_names_no_token_is_warned_of_and_ignored(name, nothing
 
 
 def test_a_file_that_leaves_a_guess_is_warned_of(caplog):
-    """How text is cut before it is encoded, and which tokens are special, decide what the model sees."""
+    """The guess decides what the model sees: how text is cut before it is encoded, and which tokens are special."""
     octavo(byte_level())
     assert not caplog.text
     unsaid = byte_level()
@@ -171,7 +171,7 @@ def test_sentencepiece_keeps_leading_spaces_as_the_original_does():
 
 
 def test_sentencepiece_without_a_prefix_space():
-    """As the file says, and as Gemma always has it."""
+    """The file may say so, and Gemma's always does."""
     for metadata in (sentencepiece(add_space_prefix=False), sentencepiece("gemma3")):
         tokenizer = octavo(metadata)
         ids = tokenizer.encode("hello", add_special_tokens=False)
@@ -180,7 +180,7 @@ def test_sentencepiece_without_a_prefix_space():
 
 
 def test_characters_that_no_piece_has_become_bytes():
-    """And come back."""
+    """The text comes back from the bytes."""
     tokenizer = octavo(sentencepiece())
     ids = tokenizer.encode("\u1200", add_special_tokens=False)
     assert [tokenizer.piece(index) for index in ids[-3:]] == ["<0xE1>", "<0x88>", "<0x80>"]
@@ -249,8 +249,8 @@ def test_merges_are_cached_and_read_back(merge_files, monkeypatch):
     ],
     ids=["empty", "cut", "flipped", "longer", "foreign"],
 )
-def test_damaged_merges_are_derived_anew(damage, merge_files):
-    """And the cache is good again."""
+def test_damaged_merges_are_derived_again(damage, merge_files):
+    """The cache is good again afterwards."""
     octavo(sentencepiece())
     (path,) = merge_files()
     good = path.read_bytes()
@@ -270,7 +270,7 @@ def test_other_scores_have_another_cache(merge_files):
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
-    """It costs time only."""
+    """The only cost is time."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(merges, "CACHE_FROM", 0)

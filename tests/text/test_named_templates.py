@@ -102,7 +102,7 @@ def test_the_last_message_can_be_continued(named, render):
 
 
 def test_a_role_that_is_not_documented_is_refused(named, render):
-    """It would reach the model as text of another one's turn. ChatML names every role."""
+    """A role accepted there would reach the model as text of another one's turn. ChatML names every role."""
     messages = [*CHAT[:1], {"role": "tool", "content": "41.9, 12.5"}]
     if named.name == "chatml":
         assert "<|im_start|>tool\n41.9" in render(named.name, messages)

@@ -48,7 +48,7 @@ def test_smollm2_encodes_as_transformers(text, smollm2_tokenizer, smollm2_refere
 
 @pytest.mark.parametrize("text", NUMBERS)
 def test_smollm2_encodes_digits_one_by_one(text, smollm2_tokenizer, smollm2_original):
-    """As the model was trained; transformers differs from that where spaces precede a digit."""
+    """The model was trained so; transformers differs from that where spaces precede a digit."""
     assert smollm2_tokenizer.encode(text) == smollm2_original.encode(text).ids
 
 
@@ -60,7 +60,7 @@ def test_transformers_still_differs_on_digits(smollm2_reference, smollm2_origina
 @property_settings
 @given(text=unicode_texts)
 def test_smollm2_encodes_any_text_as_the_original(text, smollm2_tokenizer, smollm2_original):
-    """And decodes as it; the vocabulary lacks a few bytes that its training never saw, which are lost."""
+    """Decoding gives the text back; the vocabulary lacks a few bytes that its training never saw, which are lost."""
     ids = smollm2_tokenizer.encode(text)
     assert ids == smollm2_original.encode(text).ids
     assert smollm2_tokenizer.decode(ids) == smollm2_original.decode(ids, skip_special_tokens=False)
@@ -80,14 +80,14 @@ def test_gemma3_encodes_as_transformers(text, gemma3_tokenizer, gemma3_reference
 @property_settings
 @given(text=unicode_texts)
 def test_gemma3_encodes_any_text_as_transformers(text, gemma3_tokenizer, gemma3_reference):
-    """And decodes as it."""
+    """Decoding gives the text back."""
     ids = gemma3_tokenizer.encode(text)
     assert ids == gemma3_reference.encode(text).ids
     assert gemma3_tokenizer.decode(ids) == gemma3_reference.decode(ids, skip_special_tokens=False)
 
 
 def test_special_tokens_are_those_of_the_files(smollm2_tokenizer, gemma3_tokenizer):
-    """By role and by id."""
+    """Roles and ids are compared."""
     assert smollm2_tokenizer.special_tokens["eos_token"] == "<|im_end|>"
     assert smollm2_tokenizer.eos_token_ids == (2,)
     assert smollm2_tokenizer.special_token_ids == frozenset(range(17))

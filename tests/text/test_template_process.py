@@ -24,7 +24,7 @@ def process():
 
 
 def test_a_renderer_that_died_idle_is_started_again(process):
-    """The next chat is rendered; it is not told of the death."""
+    """The next chat is rendered, without an error for it."""
     assert process.ask(ASKED, "messages") == {"format": "string"}
     running = process._process
     os.kill(running.pid, signal.SIGKILL)
@@ -34,7 +34,7 @@ def test_a_renderer_that_died_idle_is_started_again(process):
 
 
 def test_a_renderer_that_is_killed_at_work_is_replaced_and_asked_again(process):
-    """As the kernel does where memory is short: the request is rendered by the next one."""
+    """The kernel kills where memory is short: the request is rendered by the next process."""
     assert process.ask(ASKED, "messages") == {"format": "string"}
     running = process._process
     os.kill(running.pid, signal.SIGSTOP)
@@ -47,7 +47,7 @@ def test_a_renderer_that_is_killed_at_work_is_replaced_and_asked_again(process):
 
 
 def test_a_renderer_that_was_stopped_is_replaced_and_asked_again(monkeypatch):
-    """Also with a chat that no pipe holds; one whose successor hangs too gets a 503."""
+    """A chat that no pipe holds is asked again too; one whose successor hangs too gets a 503."""
     monkeypatch.setattr(template_process, "KILL_AFTER", 0.0)
     process = TemplateProcess(2.0)
     large = {**ASKED, "template": "{# " + "x" * 300_000 + " #}"}
@@ -67,7 +67,7 @@ def test_a_renderer_that_was_stopped_is_replaced_and_asked_again(monkeypatch):
 
 
 def test_a_template_that_ends_its_process_each_time_is_refused(process):
-    """It is asked a second time and no more."""
+    """The process is asked a second time and no more."""
     started = []
     run = process._running
     process._running = lambda: started.append(run()) or os.kill(started[-1].pid, signal.SIGKILL) or started[-1]

@@ -106,7 +106,7 @@ def test_a_token_that_ended_the_sequence_is_counted_but_no_text():
 
 
 def test_a_stop_string_can_be_completed_by_the_last_token():
-    """Then it is the stop string that ended the text."""
+    """The reason of the end is then the stop string."""
     stream = TextStream(TOKENIZER, stop=StopStrings(["END"]))
     stream.add(letters("an EN"))
     assert stream.add(letters("D"), finished=True) == TextDelta("", 1, "END", (5,))

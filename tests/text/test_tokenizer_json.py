@@ -66,7 +66,7 @@ def test_roles_and_flags_come_from_the_config(folder):
 
 
 def test_the_files_post_processor_stands_unless_the_config_has_a_flag(folder):
-    """As in transformers."""
+    """transformers does the same."""
     processor = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
@@ -80,7 +80,7 @@ def test_the_files_post_processor_stands_unless_the_config_has_a_flag(folder):
 
 
 def test_tokens_that_only_the_config_declares_are_added(folder):
-    """As older folders have them; a flag that differs there wins."""
+    """Older folders have such tokens; a flag that differs there wins."""
     config = {
         "added_tokens_decoder": {"2": {"content": "<tool>", "special": True, "normalized": False}},
         "additional_special_tokens": ["<extra>"],
@@ -93,7 +93,7 @@ def test_tokens_that_only_the_config_declares_are_added(folder):
 
 
 def test_truncation_and_padding_of_the_file_are_ignored(folder):
-    """They are for training: a prompt is never silently cut."""
+    """Both are for training: a prompt is never silently cut."""
     truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     padding = {
         "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,

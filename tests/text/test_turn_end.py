@@ -101,7 +101,7 @@ def ends(tokenizer):
         ("no messages in it", []),
     ],
 )
-def test_a_template_tells_which_token_ends_a_turn(ends, template, expected):
+def test_a_template_shows_which_token_ends_a_turn(ends, template, expected):
     """The special token behind the answer; mere text ends nothing, and a template that fails has no say."""
     assert ends(template) == expected
 
@@ -131,7 +131,7 @@ def test_each_of_a_models_named_templates_counts(ends):
 
 
 def test_a_requests_template_counts_for_itself(ends):
-    """And the server's own do not."""
+    """The server's own ends do not count."""
     assert ends(HEADERS, chat_template=CHATML) == ["<|im_end|>"]
 
 

@@ -80,5 +80,5 @@ def sentencepiece(architecture: str = "llama", **changes: Any) -> dict[str, Any]
 
 
 def octavo(metadata: dict[str, Any]) -> OctavoTokenizer:
-    """What Octavo makes of it."""
+    """The tokenizer that Octavo builds."""
     return OctavoTokenizer(*build_tokenizer(metadata))

@@ -1,4 +1,4 @@
-"""What a vLLM tutorial teaches over HTTP works here: only host, port and model name differ.
+"""A vLLM tutorial's HTTP examples work here: only host, port and model name differ.
 
 Each script is run as a user would, in a process of its own, with the `openai` package, curl or aiohttp.
 """

@@ -70,8 +70,8 @@ def test_a_typo_is_reported_with_a_suggestion_and_status_two(tmp_path, capsys):
     text = (SAMPLES / "mistral.yaml").read_text().replace("maxModelLen", "maxModelLenght")
     (tmp_path / "m.yaml").write_text(text)
     assert run("-f", str(tmp_path / "m.yaml"), tmp_path=tmp_path) == 2
-    told = capsys.readouterr().err
-    assert "line 19: spec.engine.maxModelLenght: there is no such field; did you mean maxModelLen?" in told
+    printed = capsys.readouterr().err
+    assert "line 19: spec.engine.maxModelLenght: there is no such field; did you mean maxModelLen?" in printed
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_remedy_and_status_one(tmp_path, capsys):

@@ -51,17 +51,17 @@ def test_a_namespace_replaces_the_manifests(run, capsys):
     assert {each["metadata"]["namespace"] for each in documents} == {"mine"}
 
 
-def test_a_refusal_is_told_with_its_remedy_and_status_one(tmp_path, run, capsys):
+def test_a_refusal_is_printed_with_its_remedy_and_status_one(tmp_path, run, capsys):
     text = (SAMPLES / "phi-2.yaml").read_text().replace("maxModelLen: 2048", "runtime: tgi")
     (tmp_path / "m.yaml").write_text(text)
     assert run("-f", str(tmp_path / "m.yaml")) == 1
-    told = capsys.readouterr()
-    assert "vllm-server: RuntimeNotSupported" in told.err
-    assert "set engine.runtime" in told.err
-    assert not told.out.strip()
+    printed = capsys.readouterr()
+    assert "vllm-server: RuntimeNotSupported" in printed.err
+    assert "set engine.runtime" in printed.err
+    assert not printed.out.strip()
 
 
-def test_a_wrong_manifest_is_told_with_status_two(tmp_path, run, capsys):
+def test_a_wrong_manifest_is_reported_with_status_two(tmp_path, run, capsys):
     (tmp_path / "m.yaml").write_text("kind: LLMService\n")
     assert run("-f", str(tmp_path / "m.yaml")) == 2
     assert "octavo render: " in capsys.readouterr().err
@@ -72,9 +72,9 @@ def test_kubectl_takes_what_is_printed(control_plane, namespace, run, capsys, fi
     """In a namespace that enforces Pod Security `restricted`."""
     assert run("-f", str(file), "--namespace", namespace) == 0
     text = capsys.readouterr().out
-    told = control_plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
-    assert "would violate PodSecurity" not in told
-    assert told.count("created (server dry run)") == len(list(yaml.safe_load_all(text)))
+    printed = control_plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
+    assert "would violate PodSecurity" not in printed
+    assert printed.count("created (server dry run)") == len(list(yaml.safe_load_all(text)))
 
 
 FULL = {

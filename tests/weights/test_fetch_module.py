@@ -15,7 +15,7 @@ from octavo_engine.weights.marker import read_marker
 
 @pytest.fixture(autouse=True)
 def volume(tmp_path, monkeypatch):
-    """Where models are kept."""
+    """The folder where models are kept."""
     folder = tmp_path / "volume"
     monkeypatch.setenv("OCTAVO_CACHE", str(folder))
     return folder
@@ -28,17 +28,17 @@ def test_a_model_that_is_there_is_reported_with_its_size(tmp_path):
     assert json.loads(report.read_text()) == {"commit": None, "bytes": path.stat().st_size}
 
 
-def test_what_can_not_be_had_is_told_in_one_sentence_with_status_one(tmp_path, capsys):
+def test_what_can_not_be_fetched_is_reported_in_one_sentence_with_status_one(tmp_path, capsys):
     """The sentence is the container's last message, which the operator shows."""
     report = tmp_path / "report"
     assert main(["--model", str(tmp_path / "absent.gguf"), "--report", str(report)]) == 1
-    told = capsys.readouterr().err.strip()
-    assert told == f"octavo fetch: {tmp_path}/absent.gguf: there is no such file or folder"
+    printed = capsys.readouterr().err.strip()
+    assert printed == f"octavo fetch: {tmp_path}/absent.gguf: there is no such file or folder"
     assert not report.exists()
 
 
 def test_usage_has_a_status_of_its_own():
-    """Trying again does not mend it, so the Job ends at once."""
+    """Trying again does not help, so the Job ends at once."""
     with pytest.raises(SystemExit) as ended:
         main(["--revision", "main"])
     assert ended.value.code == 2
@@ -60,7 +60,7 @@ def test_what_was_whole_once_is_not_asked_for_again(tmp_path, volume, monkeypatc
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "marker"])
 def test_a_marker_counts_only_for_files_that_are_whole(volume, damage):
-    """And for what was asked for: another revision is another download."""
+    """The marker must be for what was asked for: another revision is another download."""
     path = model_on(volume)
     assert main(["--model", str(path)]) == 0
     model = ModelConfig(model=str(path), served_model_names=())

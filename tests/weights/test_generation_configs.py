@@ -112,7 +112,9 @@ def test_the_end_tokens_of_all_files_hold_and_those_that_name_no_token_are_left_
 
 
 def test_a_gguf_file_names_its_end_tokens(tmp_path):
-    """Of its template only what a rendered turn ends with does (`turn_end`): gpt-oss ends messages within a turn."""
+    """A template's own tokens count only where a rendered turn ends with one (`turn_end`): gpt-oss ends messages within
+    a turn.
+    """
     metadata = llama_metadata()
     tokens = metadata["tokenizer.ggml.tokens"]
     tokens[7], tokens[8] = "<|end|>", "<|return|>"

@@ -173,7 +173,7 @@ def test_a_vocabulary_with_a_broken_string_fails_when_it_is_read(tmp_path):
 
 
 def read_all(path: Path) -> None:
-    """What a start does with a file; refusals are the one thing that may come of it."""
+    """Read a file as a start does; refusals are the one thing that may come of it."""
     try:
         with closing(GgufCheckpoint([path])) as file:
             for value in file.header.metadata.values():

@@ -96,7 +96,7 @@ def test_a_second_fetch_downloads_nothing(hub):
     assert hub.downloads() == []
 
 
-def test_progress_tells_the_bytes_of_all_files_together(hub):
+def test_progress_counts_the_bytes_of_all_files_together(hub):
     hub.add("org/plain", PLAIN)
     seen: list[tuple[str, int, int | None]] = []
     resolve(ModelConfig(model="hf://org/plain", served_model_names=("m",)), lambda *progress: seen.append(progress))
@@ -225,7 +225,7 @@ def test_a_hub_that_fails_is_said_when_its_cache_serves(hub, caplog):
         fetch("hf://org/other")
 
 
-def test_offline_by_request_uses_the_cache_and_asks_nobody(hub, monkeypatch):
+def test_offline_by_request_uses_the_cache_and_no_server(hub, monkeypatch):
     hub.add("org/plain", PLAIN)
     first = fetch("hf://org/plain")
     hub.asked.clear()

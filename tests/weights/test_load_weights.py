@@ -62,7 +62,7 @@ def hf_arrays(dtype: type = np.float32) -> dict[str, np.ndarray]:
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """As converters to GGUF store q and k of the Llama family: halves of a head become neighbours."""
+    """A matrix as converters to GGUF store q and k of the Llama family: halves of a head become neighbours."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -103,7 +103,7 @@ def test_permuted_biases_come_back_in_their_order(tmp_path):
 
 
 @pytest.mark.parametrize("weights_format", ["gguf", "safetensors"])
-def test_only_the_rows_that_a_rank_wants_are_read(tmp_path, weights_format, monkeypatch):
+def test_only_the_rows_that_a_rank_needs_are_read(tmp_path, weights_format, monkeypatch):
     if weights_format == "gguf":
         source = write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata())
     else:

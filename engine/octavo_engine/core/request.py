@@ -57,7 +57,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     swapped: Swapped | None = None  # while preempted: what of it is in host memory
     in_executor: bool = False  # the executor has its state
-    wants_prompt_logprobs: bool = False
+    needs_prompt_logprobs: bool = False
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)  # that no output has carried yet
     num_scored: int = 0  # log-probabilities of its prompt that were computed since it started or started again
     num_kept: int = 0  # the most of them ever: what is computed again is not sent again
@@ -88,7 +88,7 @@ class Sequence:
             max_num_tokens=min(num_prompt_tokens + sampling.max_tokens, max_model_len),
             stop_ids=frozenset(stop),
             use_prefix_cache=not logprobs,
-            wants_prompt_logprobs=logprobs,
+            needs_prompt_logprobs=logprobs,
             prompt_logprobs=[None] if logprobs else [],
             queued_at=queued_at,
         )

@@ -227,6 +227,6 @@ class RequestBook:
             self._restart_prompt(seq)
 
     def _restart_prompt(self, seq: Sequence) -> None:
-        if seq.wants_prompt_logprobs:
+        if seq.needs_prompt_logprobs:
             seq.num_scored = 0
             seq.discard_in_flight()  # else a step in flight would add to them

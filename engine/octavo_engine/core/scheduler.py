@@ -162,7 +162,7 @@ class Scheduler:
                 wanted[request_id] = 1
                 if seq.sampling.grammar:
                     constrained.append(request_id)
-            if seq.wants_prompt_logprobs:
+            if seq.needs_prompt_logprobs:
                 wanted[request_id] = count
             parts.append(part)
             i += 1
@@ -182,7 +182,7 @@ class Scheduler:
                     wanted[request_id] = 1
                     if seq.sampling.grammar:
                         constrained.append(request_id)
-                if seq.wants_prompt_logprobs:
+                if seq.needs_prompt_logprobs:
                     wanted[request_id] = part.count
                 parts.append(part)
         if not parts:
@@ -246,9 +246,9 @@ class Scheduler:
             request_id = seq.request_id
             if part.draws:
                 seq.num_pending -= 1
-            if seq.wants_prompt_logprobs:
+            if seq.needs_prompt_logprobs:
                 seq.score(result.prompt_logprobs.get(request_id, []))
-                seq.wants_prompt_logprobs = part.end < seq.num_prompt_tokens
+                seq.needs_prompt_logprobs = part.end < seq.num_prompt_tokens
             drawn = tokens_of.get(request_id)
             if not drawn:
                 if seq.pools:
@@ -336,11 +336,11 @@ class Scheduler:
 
     def _fitting(self, seq: Sequence, count: int) -> int:
         """The number of the next `count` tokens of `seq` that take as long as `count` without log-probabilities."""
-        return max(1, int(count / self.pace.scored_cost)) if seq.wants_prompt_logprobs else count
+        return max(1, int(count / self.pace.scored_cost)) if seq.needs_prompt_logprobs else count
 
     def _cost(self, seq: Sequence, count: int) -> int:
         """The number of tokens of a step's budget that the next `count` of `seq` take."""
-        return math.ceil(count * self.pace.scored_cost) if seq.wants_prompt_logprobs else count
+        return math.ceil(count * self.pace.scored_cost) if seq.needs_prompt_logprobs else count
 
     def _admit(self, budget: int, *, prefills: bool) -> Iterator[Part]:
         """The parts of waiting sequences that start in this step, in order: none overtakes another.

@@ -21,7 +21,7 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 
 
 def prepare_messages(
-    messages: Sequence[Mapping[str, Any]], content_format: ContentFormat, *, knows_developer: bool = True
+    messages: Sequence[Mapping[str, Any]], content_format: ContentFormat, *, has_developer_role: bool = True
 ) -> list[dict[str, Any]]:
     """New messages with their content in the template's format; parts are joined by newlines for `string`.
 
@@ -35,7 +35,7 @@ def prepare_messages(
     _check_arguments(messages)
     prepared = [_prepare(message, f"messages[{i}]", content_format) for i, message in enumerate(messages)]
     for message in prepared:
-        if message["role"] == "developer" and not knows_developer:
+        if message["role"] == "developer" and not has_developer_role:
             message["role"] = "system"
     return prepared
 

@@ -108,9 +108,9 @@ class ChatTemplate:
         template = chat_template if chat_template is not None else self._select(tools)
         process, param = (self._own, "messages") if chat_template is None else (self._foreign, "chat_template")
         # A template that never names the role refuses it, leaves it out, or writes a word that the model never saw.
-        knows_developer = "developer" in template
+        has_developer_role = "developer" in template
         content_format = self._format(template, process, param)
-        prepared = prepare_messages(messages, content_format, knows_developer=knows_developer)
+        prepared = prepare_messages(messages, content_format, has_developer_role=has_developer_role)
         rendered_with = {
             **self._special_tokens,
             **(variables or {}),

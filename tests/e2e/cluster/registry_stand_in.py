@@ -1,4 +1,4 @@
-"""A registry on loopback that takes uploads as the distribution specification tells, and checks every digest."""
+"""A registry on loopback that takes uploads by the distribution specification, and checks every digest."""
 
 from __future__ import annotations
 

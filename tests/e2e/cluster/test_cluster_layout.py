@@ -57,7 +57,7 @@ def test_a_name_that_is_no_name_is_refused(name, monkeypatch):
 
 
 def test_each_folder_with_a_kubeconfig_is_noted_once():
-    """So that a cluster can be removed from another checkout than the one that made it."""
+    """A cluster can then be removed from another checkout than the one that made it."""
     first, other = claim("octavo"), claim("other")
     assert first.hand_out().parent == other.hand_out().parent.parent
     first.hand_out()

@@ -34,7 +34,7 @@ def test_an_image_holds_its_programs_its_links_and_a_folder_for_all():
 
 
 def test_the_same_programs_give_the_same_image():
-    """So that a registry that has it is not asked to take it again."""
+    """A registry that has it is then not asked to take it again."""
     assert pack({"a": b"1"}, ["/a"]) == pack({"a": b"1"}, ["/a"])
     assert pack({"a": b"1"}, ["/a"]).manifest != pack({"a": b"2"}, ["/a"]).manifest
 

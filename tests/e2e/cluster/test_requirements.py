@@ -1,4 +1,4 @@
-"""What is said on a machine where no node can run, and of a cluster of which too little is known."""
+"""A machine where no node can run, and a cluster of which too little is known, are refused with what is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_busybox_that_needs_libraries_is_not_taken():
     assert not requirements._is_static(Path(__file__))
 
 
-def test_another_system_is_told_in_one_sentence(monkeypatch):
+def test_another_system_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert requirements.missing() == ["a node needs Linux, and this is darwin."]
 

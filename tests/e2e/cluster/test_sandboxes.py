@@ -90,7 +90,7 @@ def test_groups_are_removed_with_all_that_is_in_them(layout):
 
 
 def test_what_an_interrupted_removal_has_left_is_removed(layout):
-    """Even where the cluster's number is gone already."""
+    """The remains are found where the cluster's number is gone already."""
     (layout.folder / "number").unlink()
     (layout.folder / "node-1").mkdir()
     Sandbox(layout.name, "node-1").start()
@@ -98,14 +98,14 @@ def test_what_an_interrupted_removal_has_left_is_removed(layout):
     assert not layout.folder.exists()
 
 
-def test_what_is_left_is_told(layout):
+def test_what_is_left_is_reported(layout):
     """The check after the removal is no formality."""
     Sandbox(layout.name, "node-1").start()
     connect_first(layout, Sandbox(layout.name, "node-1"))
     cgroups.make(f"{layout.cgroup}/node-1")
-    told = "\n".join(left(layout))
+    remains = "\n".join(left(layout))
     for what in ("still runs", layout.link, "cgroup", str(layout.folder)):
-        assert what in told
+        assert what in remains
 
 
 def test_other_clusters_processes_are_none_of_ours(layout):

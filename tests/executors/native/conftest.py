@@ -1,4 +1,4 @@
-"""Which module is tested, and what the run says at its end: the instruction sets it met, and how exact embeddings are.
+"""Selects the module under test, and reports the instruction sets it met and how exact embeddings are.
 
 OCTAVO_NATIVE_MODULE names the built module to test instead of the installed one (scripts/test-sanitize.sh).
 """

@@ -1,4 +1,4 @@
-"""What the native products must compute, in numpy: weights as `gguf` reads them, activations quantized as designed."""
+"""The native products in numpy: weights as `gguf` reads them, activations quantized as designed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def weights(name: str, rows: np.ndarray) -> np.ndarray:
 
 
 def quantize_activations(x: np.ndarray) -> np.ndarray:
-    """What is left of x [m, k] after rounding to int8 by groups of 32."""
+    """The activations x [m, k] after rounding to int8 by groups of 32."""
     groups = x.astype(np.float32).reshape(x.shape[0], -1, 32)
     largest = np.abs(groups).max(axis=-1, keepdims=True)
     inverse = np.where(largest < 1e-36, 0, np.float32(127) / np.maximum(largest, np.float32(1e-36)))

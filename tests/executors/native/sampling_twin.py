@@ -49,7 +49,7 @@ def processed(logits, prompt: Sequence[int], output: Sequence[int], params: Samp
 
 
 def probabilities(x: NDArray[np.float64], params: SamplingParams) -> NDArray[np.float64]:
-    """Of each token to be drawn from processed logits; temperature above zero."""
+    """The probability of each token to be drawn from processed logits; temperature above zero."""
     x = x / params.temperature
     kept = x > -np.inf
     if params.min_p:

@@ -1,4 +1,4 @@
-"""What is drawn for a request depends on nothing but the request: docs/decisions/0005, on each instruction set.
+"""A request's tokens depend on nothing but the request: docs/decisions/0005, on each instruction set.
 
 Its tokens and log-probabilities are equal to the last bit whether it is computed alone or beside others, in one chunk
 or in pieces, after a prefix that another request has left, again after a preemption, or by another number of threads.
@@ -153,7 +153,7 @@ def after_a_cached_prefix(engine: Engine) -> None:
 
 
 def preempted(engine: Engine) -> None:
-    """Its blocks are taken away after three draws, and all of its tokens computed again in others."""
+    """Run a request whose blocks are taken away after three draws, and all of its tokens computed again in others."""
     engine.prefill([610])
     engine.decode(2)
     blocks = list(range(120, 162))

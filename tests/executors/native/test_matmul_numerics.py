@@ -62,7 +62,7 @@ def test_activations_of_extreme_size(name, isa, size, rng):
 @pytest.mark.parametrize("name", twin.QUANTIZED)
 @pytest.mark.parametrize("scale", [6e-8, 6e-5, 60000.0])
 def test_extreme_scales_are_kept(name, isa, scale, rng):
-    """From f16 denormals to its largest numbers, times the 6-bit scales of the K formats."""
+    """Scales run from f16 denormals to its largest numbers, times the 6-bit scales of the K formats."""
     k = 256
     rows = twin.random_rows(name, 19, k, rng, scale=scale)
     x = rng.normal(0, 1, (5, k)).astype(np.float32)

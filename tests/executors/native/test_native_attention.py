@@ -157,7 +157,7 @@ def test_keys_that_are_split_among_threads_give_the_same_bits(shape, bf16, isa):
 
 @pytest.mark.slow
 def test_stretches_grow_with_the_context():
-    """From 4096 keys on a row is summed in longer stretches, wherever chunks end: equal bits, and the twin's result."""
+    """A row is summed in longer stretches from 4096 keys on, wherever chunks end: equal bits, and the twin's result."""
     shape = Shape(num_heads=2, num_kv_heads=1, head_dim_k=2, head_dim_v=2, rotary_dim=0)
     outs = []
     for chunk in (4110, 1000):

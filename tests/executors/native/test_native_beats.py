@@ -1,4 +1,4 @@
-"""What the native executor shows of itself to others: memory that it holds, and that a step moves on."""
+"""The native executor shows its progress to other processes: memory that it holds, and that a step moves on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the native executor refuses, by name and with the remedy: descriptions, instruction sets, threads."""
+"""The native executor refuses descriptions, instruction sets and threads by name and with the remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def decoder_of(model, **fields):
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(spec, change, message):
-    """By the native module itself: it must not read beyond what it was given."""
+    """The native module itself refuses it: it must not read beyond what it was given."""
     model = decoder_model(_native, spec, spec.kv_layout(16, "f32"))
     layers = model.layers
     for name, value in change.items():

@@ -25,7 +25,7 @@ class Allocations(TorchDispatchMode):
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def restart(self) -> None:
-        """Count the most anew."""
+        """Start counting the most from zero."""
         self.most = self.live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""What requests forbid and favour lies on the device: made once for each, not in every step."""
+"""Banned and favoured tokens lie on the device: sent once for each request, not in every step."""
 
 from __future__ import annotations
 

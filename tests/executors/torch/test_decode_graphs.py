@@ -60,15 +60,15 @@ def test_the_ladder_pads_by_a_third_at_most():
     ],
 )
 def test_a_step_of_decodes_alone_has_a_graph(step, expected):
-    """Of the next size, however long one of them is; not with a prefill, and not where all are long together: reading
-    their keys takes longer than launching, and attention's scratch would be large."""
+    """The graph of the next size serves, however long one of them is; not with a prefill, and not where all are long:
+    reading their keys takes longer than launching, and attention's scratch would be large."""
     for draws in (True, False):
         key = graphs().key(step, draws=draws)
         assert (key and (key.num_requests, key.draws)) == (expected and (expected, draws))
 
 
 def test_all_sizes_are_captured_at_load_the_largest_first():
-    """So that no step waits for one; and ranks, which must agree, have one order."""
+    """No step waits for one; and ranks, which must agree, have one order."""
     keys = []
     made = DecodeGraphs(
         lambda key, *_: keys.append(key), Recorded(), max_requests=6, num_groups=1, device=torch.device("cpu")

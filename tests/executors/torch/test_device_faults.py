@@ -82,7 +82,7 @@ def engine(model):
 
 
 def break_call(executor, name, error, *, when=lambda: True):
-    """From now on the call raises `error` where `when()`."""
+    """Make the call raise `error` from now on where `when()`."""
     *path, last = name.split(".")
     owner = executor
     for part in path:
@@ -209,7 +209,7 @@ def test_an_error_at_the_start_ends_it_with_the_reason(model, monkeypatch, stage
 
 @pytest.mark.parametrize("call", CALLS[3:])
 def test_an_engine_that_can_run_nothing_any_more_ends(engine, call):
-    """The device answers, and yet every step fails, that of nobody's request included."""
+    """The device answers, and yet every step fails, also one without a request."""
     core, executor, _ = engine
     break_call(executor, call, RuntimeError("Triton Error [CUDA]: invalid device image"))
     with pytest.raises(DeviceLostError, match="no request can be run any more: RuntimeError: Triton Error"):
@@ -217,7 +217,7 @@ def test_an_engine_that_can_run_nothing_any_more_ends(engine, call):
 
 
 def test_a_request_that_always_fails_ends_alone(engine):
-    """And is not taken for the engine's end, though no other runs beside it."""
+    """Its failures are not taken for the engine's end, though no other runs beside it."""
     core, executor, _ = engine
     running = []
     apply = executor.requests.apply
@@ -246,7 +246,7 @@ def test_failed_collectives_end_the_engine(engine):
 
 
 def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monkeypatch):
-    """Its tensors, and the frames that hold them, are gone by then."""
+    """The step's tensors, and the frames that hold them, are gone by then."""
     monkeypatch.setattr(engine_core.logger, "exception", lambda *_: None)  # pytest keeps what is logged
     core, executor, _ = engine
     held, alive = [], []
@@ -290,7 +290,7 @@ class NcclGroup:
 
 
 class Held(GraphRecorder):
-    """Its graphs can be seen to go."""
+    """A recorder whose graphs can be seen to go."""
 
     def __init__(self) -> None:
         super().__init__()

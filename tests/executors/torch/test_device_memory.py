@@ -1,4 +1,4 @@
-"""How many bytes of a GPU blocks get: what is left beside the largest step, which is run to know."""
+"""The bytes of a GPU that blocks get: all that is left beside the largest step, which is run to measure it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYOUT = KVLayout(16, (KVGroup("full", (0,), 64), KVGroup("window", (1,), 64, 32
 
 
 class Card:
-    """80 GiB, of which others use one and PyTorch holds what this is told."""
+    """A device of 80 GiB, of which others use one and PyTorch holds a given number of bytes."""
 
     def __init__(self) -> None:
         self.weights = 16 * GIB
@@ -118,7 +118,7 @@ def kv_cache(num_blocks, num_host_blocks, *, wide=False, lock=None):
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
-    """Of the device and of the host: PyTorch rounds each of its own up, pinned ones to powers of two."""
+    """Blocks of the device and of the host are: PyTorch rounds each of its own up, pinned ones to powers of two."""
     locked, unlocked = [], []
 
     def lock(memory):
@@ -163,7 +163,7 @@ def test_swapped_blocks_come_back_as_they_were(monkeypatch, wide, staging_blocks
 
 
 def test_a_swap_takes_few_copies(monkeypatch):
-    """Not two a layer and block: one gather, and one copy a run of blocks."""
+    """Copies are not two a layer and block: one gather, and one copy a run of blocks."""
     cache, _ = kv_cache(40, 40)
     copies = []
     with Copies(copies):

@@ -1,4 +1,4 @@
-"""Which executor runs where nobody has said."""
+"""The executor that runs where no flag names one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def created(model, name):
         (False, "torch", TorchExecutor),
     ],
 )
-def test_a_gpu_chooses_torch_unless_told_otherwise(monkeypatch, model, card, name, kind):
+def test_a_gpu_chooses_torch_unless_a_flag_says_otherwise(monkeypatch, model, card, name, kind):
     monkeypatch.setattr(executors, "has_gpu", lambda: card)
     assert type(created(model, name)) is kind
 
@@ -74,7 +74,7 @@ def sinks(monkeypatch, model):
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_cpu_takes_torch_for_a_model_that_only_torch_runs(sinks, caplog, device):
-    """And says which part is the reason."""
+    """The log says which part is the reason."""
     with caplog.at_level(logging.WARNING):
         assert type(sinks(device)) is TorchExecutor
     assert (

@@ -105,7 +105,7 @@ def test_a_gpu_that_fails_for_good_ends_the_server(tiny, fault):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", STARTS)
 def test_a_gpu_that_fails_at_the_start_ends_it(tiny, fault):
-    """It was never ready."""
+    """The server was never ready."""
     with start(tiny, fault, wait=False) as server, HealthWatch(server) as watch:
         assert server.wait(180) == 1, server.output
         assert STARTS[fault] in server.lines[-1]
@@ -114,7 +114,7 @@ def test_a_gpu_that_fails_at_the_start_ends_it(tiny, fault):
 
 @pytest.mark.slow
 def test_a_gpu_that_hangs_makes_the_server_unhealthy_and_stays_so(tiny):
-    """No call returns, so nothing can end the step: whoever watches `/health` restarts the process."""
+    """No call returns, so nothing can end the step: a probe of `/health` has to restart the process."""
     with start(tiny, "hang", "--health-timeout", "1") as server:
         assert complete(server, [3, 4, 5])[0] == 200
         asking = threading.Thread(target=ask_in_vain, args=(server,))

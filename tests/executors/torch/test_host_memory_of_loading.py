@@ -1,4 +1,4 @@
-"""What a rank's host memory grows by while its weights are read: its share of the file, and little beside it."""
+"""A rank's host memory grows by its share of the file, and little beside it, while its weights are read."""
 
 from __future__ import annotations
 

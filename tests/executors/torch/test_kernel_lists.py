@@ -1,4 +1,4 @@
-"""What a rehearsal has found is kept beside the kernels, under a name that changes with whatever decides it."""
+"""Rehearsed kernels are listed beside the kernels, under a name that changes with whatever decides them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_second_start_rehearses_nothing_and_needs_the_same_kernels(monkeypatch
 
 
 def test_an_engine_loads_what_it_prepares(monkeypatch):
-    """By the list that `octavo compile` has left, though its own flags are more."""
+    """The list that `octavo compile` has left is used, though the engine's own flags are more."""
     code = SimpleNamespace(hash="0" * 64, run=None)
     monkeypatch.setattr(warm_up, "prepare", lambda variants, *_, **__: dict.fromkeys(variants, code))
     compile_kernels(config_for(64), SPEC, 90, [Place()], 1)

@@ -1,4 +1,4 @@
-"""A quantized file's blocks stay packed where nobody asked for a dtype: held in few bits, and the same numbers."""
+"""A quantized file's blocks stay packed where no flag sets a dtype: held in few bits, and the same numbers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_every_rank_holds_what_the_plan_says(mixed, tensor, stages):
 
 @pytest.mark.parametrize("tensor", [2, 4])
 def test_the_parts_of_a_packed_weight_are_the_weight(mixed, tensor):
-    """To the bit. What is cut inside of a file's blocks of 256 stays packed, what is cut inside of 32 does not."""
+    """Parts are equal to the bit. Cut inside of a file's blocks of 256 they stay packed, inside of 32 they do not."""
     _, spec, files = mixed
     whole = read_weights(spec, files, torch.float32, CPU, 0, Place())
     parts = [
@@ -174,7 +174,7 @@ def test_rows_of_a_packed_matrix_are_those_of_the_widened_one(bits):
         ("auto", None, PackedReference(), False),
     ],
 )
-def test_weights_stay_packed_where_nobody_asks_for_a_dtype(mixed, dtype, quantization, operations, packed):
+def test_weights_stay_packed_without_a_flag_for_the_dtype(mixed, dtype, quantization, operations, packed):
     model, spec, files = mixed
     spec = dataclasses.replace(spec, quantization=quantization)
     executor = TorchExecutor(config_of(model, dtype=dtype), spec, files, CPU, operations=operations)

@@ -122,7 +122,9 @@ def test_the_longest_sequence_adds_no_kernels(monkeypatch, model):
 
 @pytest.mark.parametrize("num_sms", [56, 114, 300])
 def test_how_many_sms_a_gpu_has_adds_no_kernels(num_sms):
-    """`octavo compile` knows a GPU's capability alone. By these numbers products of 4-bit weights are split or not."""
+    """`octavo compile` has a GPU's capability alone; its number of SMs decides whether products of 4-bit weights are
+    split.
+    """
     spec = packed_in("q4_k", from_hf_config(MODELS["Llama-3-8B"]))
     config, card = config_for(), Card(90, num_sms)
     assert rehearse(config, spec, Launcher(card)).keys() <= set(kernels_of(config, spec, Launcher(Card(90, 1))))

@@ -35,7 +35,7 @@ def test_every_variant_is_there_once_under_a_name_of_its_own(kernels):
 @pytest.mark.parametrize("flags", [[], ["--max-num-seqs", "100", "--max-num-batched-tokens", "8192"]], ids=" ".join)
 @pytest.mark.parametrize("model", ["llama", "gemma", "smollm2", "q4_k"])
 def test_what_an_engine_may_launch_is_in_the_report(kernels, card, model, flags):
-    """By the key that launches look their code up with."""
+    """The key is the one that launches look their code up with."""
     config, _ = parse_with_notes(["--model", "x", "--load-format", "dummy", "--executor", "torch", *flags])
     launched = kernels_of(config, reported.reported_models()[model], Launcher(card))
     missing = set(launched) - {kernel.variant for kernel in kernels}
@@ -58,7 +58,7 @@ def test_what_no_engine_launches_is_float8_alone(kernels, card):
     assert beyond == ({"f8"} if card.capability >= 89 else set())
 
 
-def test_variants_of_one_kernel_are_told_apart_by_what_differs(kernels):
+def test_variants_of_one_kernel_are_named_by_what_differs(kernels):
     names = {kernel.name for kernel in kernels}
     assert {"decode llama REQUESTS=16", "decode llama REQUESTS=128"} <= names
     assert "prefill llama" in names

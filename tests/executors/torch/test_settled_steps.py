@@ -1,4 +1,4 @@
-"""What a step's layers have in common is checked and settled once, not once a layer."""
+"""The common part of a step's layers is checked and settled once, not once a layer."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def bound_of(executor):
 
 
 def parameters(rng):
-    """Of one request: nothing beside a choice, everything at once, or tops of the whole vocabulary."""
+    """The parameters of one request: nothing beside a choice, everything at once, or tops of the whole vocabulary."""
     return rng.choice(
         [
             SamplingParams(max_tokens=2),
@@ -178,7 +178,7 @@ def run(executor, step):
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize(("name", "config", "ranks"), [*CASES, *EXPERTS])
 def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks, scheduler, monkeypatch):
-    """Of any lengths, with any parameters; and the largest one comes near to it, so the figure is no guess."""
+    """Steps of any lengths, with any parameters; and the largest one comes near to it, so the figure is no guess."""
     executor = executor_of(config, ranks, scheduler, monkeypatch)
     with Allocations() as device:
         executor.load()
@@ -203,7 +203,7 @@ def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks,
 
 
 def test_short_decodes_beside_a_long_one_take_scratch_for_what_they_are(monkeypatch):
-    """Not for as many as there are of the longest: 2.2 GB, for 255 short ones beside one of 128k."""
+    """Scratch for as many as there are of the longest would be 2.2 GB, for 255 short ones beside one of 128k."""
     executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
     lengths = [200] * 255 + [131_072]
     blocks = [tuple([1] * -(-length // 16) for _ in executor.layout.groups) for length in lengths]
@@ -241,7 +241,7 @@ def test_counts_of_penalties_are_as_many_as_ask_for_them(monkeypatch, asking):
 
 
 def test_tables_are_as_wide_as_the_length_that_was_settled(monkeypatch):
-    """Not as the model's longest context, which may be settled to less once the memory for blocks is known."""
+    """The model's longest context may be settled to less once the memory for blocks is known."""
     executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
     with Allocations() as device:
         executor.load()

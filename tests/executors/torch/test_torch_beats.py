@@ -1,4 +1,4 @@
-"""Each part of a step counts up a number that another process reads, so that a slow step is told from a hanging one."""
+"""Each part of a step counts up a number that another process reads, so that a slow step differs from a hanging one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_layers_and_logits_count(executor, beats):
 
 
 def test_each_layer_counts_as_it_is_done(executor, beats, monkeypatch):
-    """Not all at the end: what another process reads within the step moves on."""
+    """The count moves within a step, not at its end alone: another process sees it move."""
     seen = []
     attend = executor.ops.attention
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""What the torch executor owns besides the numbers: blocks, tables, refusals and errors of one request."""
+"""The torch executor's own state besides the numbers: blocks, tables, refusals and errors of one request."""
 
 from __future__ import annotations
 
@@ -113,7 +113,9 @@ def test_a_token_outside_the_vocabulary_ends_its_request_alone(executor):
 
 
 def test_the_wait_for_a_step_of_a_gpu_takes_no_core(executor, monkeypatch):
-    """It sleeps in the kernel: by default CUDA spins, which takes a core a rank. And nothing is read before it is over."""
+    """The wait sleeps in the kernel: by default CUDA spins, which takes a core a rank. And nothing is read before it is
+    over.
+    """
     events = []
 
     class Event:

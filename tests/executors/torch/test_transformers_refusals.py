@@ -1,4 +1,4 @@
-"""Which models run through transformers, by flag and configuration; the others are refused by name, with a remedy."""
+"""Models that transformers can't run here are refused by flag and configuration, by name and with a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from octavo_models.spec import ModelSpec
 
 
 def read(folder, kind: str, executor: str = "torch", *, parallel: int = 1, impl: str = "auto", **fields):
-    """What the engine takes the small model `kind` for, with `fields` of its config.json changed."""
+    """The engine's reading of the small model `kind`, with `fields` of its config.json changed."""
     from octavo_testing.transformers_survey import small_config  # seconds, which each worker would take
 
     values = small_config(kind).to_dict()

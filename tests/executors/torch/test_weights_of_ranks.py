@@ -1,4 +1,4 @@
-"""What a rank reads of a checkpoint is its part of what one rank alone reads, however the tensors are stored."""
+"""A rank reads its part of what one rank alone reads of a checkpoint, however the tensors are stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other people's words are taken for: real messages of the API server, the scheduler, kubelets and runtimes."""
+"""Diagnoses of real messages of the API server, the scheduler, kubelets and runtimes."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ IMAGES = [
 
 
 @pytest.mark.parametrize(("reason", "words", "remedy"), IMAGES)
-def test_an_image_that_can_not_be_pulled_is_told_with_the_remedy_for_its_cause(reason, words, remedy):
+def test_an_image_that_can_not_be_pulled_is_reported_with_the_remedy_for_its_cause(reason, words, remedy):
     container = {"image": "r.example/e:1", "state": {"waiting": {"reason": reason, "message": words}}}
     trouble = trouble_of(pod(container=container), planned(), None)
     assert trouble is not None
@@ -204,7 +204,7 @@ def running(ready_since, started):
 
 
 def test_a_replica_that_served_and_no_longer_answers_is_unresponsive_not_loading():
-    """It was ready after its container had started; one that has been restarted since loads again."""
+    """Such a replica was ready after its container had started; one that has been restarted since loads again."""
     trouble = trouble_of(running(ready_since=600, started=60), planned(), None)
     assert trouble is not None
     assert trouble.reason == "Unresponsive"
@@ -255,7 +255,7 @@ PLACELESS = [
 
 
 @pytest.mark.parametrize(("words", "reason", "remedy"), PLACELESS)
-def test_a_volume_that_keeps_a_pod_from_all_nodes_is_told_with_its_remedy(words, reason, remedy):
+def test_a_volume_that_keeps_a_pod_from_all_nodes_is_reported_with_its_remedy(words, reason, remedy):
     trouble = trouble_of(unscheduled(words), planned(accelerator={"vendor": "cpu"}), None, None, START)
     assert trouble is not None
     assert trouble.reason == reason

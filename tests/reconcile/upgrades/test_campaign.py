@@ -108,7 +108,7 @@ def test_an_operator_that_goes_back_takes_the_services_back_one_by_one():
 
 @pytest.mark.parametrize("tick", range(1, 12))
 def test_an_operator_may_be_killed_anywhere(tick):
-    """It remembers nothing, so what moves is read from the Deployments."""
+    """Nothing is kept in memory: what moves is read from the Deployments."""
     world = World("abc", broken="b")
     world.restart(NEW)
     world.walk(tick)

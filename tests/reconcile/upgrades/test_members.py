@@ -1,4 +1,4 @@
-"""What a campaign remembers of services that are deleted, or whose manifest can't be followed at present."""
+"""A campaign's memory of services that are deleted, or whose manifest can't be followed at present."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def moving(ready: int, **status) -> tuple[Upgrades, Manifest]:
 async def test_a_service_whose_manifest_breaks_while_it_moves_keeps_its_turn_until_its_replicas_serve(
     ready, status, over
 ):
-    """Else two services at a time would be without a replica, where one was allowed."""
+    """Two services at a time would otherwise be without a replica, where one was allowed."""
     upgrades, live = await moving(ready, **status)
     upgrades.leave(A, live)
     assert (upgrades._campaign.next({**upgrades._members, D: Member(waits=True)}) == (D,)) == over

@@ -1,4 +1,4 @@
-"""What a Deployment was given is kept in its annotation, and read back from the Deployment alone."""
+"""The rendering that a Deployment was given is kept in its annotation, and read back from the Deployment alone."""
 
 from __future__ import annotations
 

@@ -109,5 +109,5 @@ class World:
         return self
 
     def versions(self) -> dict[str, str]:
-        """Of the engines that run."""
+        """The versions of the engines that run."""
         return {key.name: record.current.pin.version for key, record in self.records.items()}

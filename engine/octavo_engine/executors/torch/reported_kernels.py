@@ -95,13 +95,13 @@ def names_of(variants: Collection[Variant]) -> dict[Variant, str]:
     names = {}
     for kernel, alike in by_kernel.items():
         features = [_features(variant) for variant in alike]
-        telling: list[str] = []
+        chosen: list[str] = []
         for feature in sorted(features[0], key=lambda name: (name.startswith(LAST), name)):
-            told = {tuple(f.get(name) for name in telling) for f in features}
-            if len({tuple(f.get(name) for name in (*telling, feature)) for f in features}) > len(told):
-                telling.append(feature)
+            seen = {tuple(f.get(name) for name in chosen) for f in features}
+            if len({tuple(f.get(name) for name in (*chosen, feature)) for f in features}) > len(seen):
+                chosen.append(feature)
         for variant, f in zip(alike, features, strict=True):
-            names[variant] = " ".join([kernel.removesuffix("_kernel"), *(f"{name}={f[name]}" for name in telling)])
+            names[variant] = " ".join([kernel.removesuffix("_kernel"), *(f"{name}={f[name]}" for name in chosen)])
     assert len(set(names.values())) == len(names)
     return names
 

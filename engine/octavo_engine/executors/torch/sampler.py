@@ -347,8 +347,8 @@ def _cut(entry: TokenLogprob, num_top: int) -> TokenLogprob:
 
 def _plain_from(state: RequestState) -> int:
     s = state.sampling
-    wants = s.logprobs is not None or s.prompt_logprobs is not None
-    if wants or s.logit_bias or s.allowed_token_ids or s.bad_words or s.grammar or penalized(state):
+    scored = s.logprobs is not None or s.prompt_logprobs is not None
+    if scored or s.logit_bias or s.allowed_token_ids or s.bad_words or s.grammar or penalized(state):
         return NEVER
     return state.num_prompt_tokens + s.min_tokens
 

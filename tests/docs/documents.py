@@ -1,4 +1,4 @@
-"""The pages that people paste from: their fenced blocks, commands in them, and code spans."""
+"""The documents that people paste from: their fenced blocks, commands in them, and code spans."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Command:
 
 
 def blocks(*languages: str) -> list[Block]:
-    """The blocks of all pages in these languages, with the chart's notes among those of the shell."""
+    """The blocks of all documents in these languages, with the chart's notes among those of the shell."""
     found = [
         Block(page, text[: match.start()].count("\n") + 1, match[1], match[2])
         for page in PAGES
@@ -89,7 +89,7 @@ def notes() -> str:
 
 
 def script(block: Block) -> str:
-    """What a shell would run of it."""
+    """The part of a block that a shell would run."""
     lines = block.text.splitlines()
     typed = [PROMPT.sub("", line) for line in lines if PROMPT.match(line)]
     return "\n".join(typed or lines) + "\n"
@@ -135,7 +135,7 @@ def spans(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def span_commands() -> Iterator[Command]:
-    """Those of the code spans that are a command: a program of ours with arguments, not a line that it prints."""
+    """The code spans that are a command: a program of ours with arguments, not a line that it prints."""
     for page in PAGES:
         for where, span in spans(page):
             words = span.split()

@@ -1,4 +1,4 @@
-"""Changes on scarce cards, with the real scheduler and the real Deployment controller: every edit goes through."""
+"""Changes on scarce GPUs, with the real scheduler and the real Deployment controller: every edit goes through."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def edit(plane, namespace, seqs=17):
     plane.api.patch(API, LLMS, "s", namespace, {"spec": {"engine": {"maxNumSeqs": seqs}}})
 
 
-def lose_a_card(kubelet):
-    """As if somebody else had taken the second one."""
+def lose_a_gpu(kubelet):
+    """Take a GPU away, as another pod would."""
     amounts = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "1Ti", "pods": "110", "nvidia.com/gpu": "1"}
     kubelet.set_node_ready("n2", capacity=amounts, allocatable=amounts)
 
@@ -41,12 +41,12 @@ def replicas(plane, namespace):
 
 
 def test_a_surge_keeps_its_course_while_the_new_replica_loads(installed, operator, namespace, kubelet):
-    """It has taken the card that was free: to choose anew would end the only replica that answers."""
+    """The surge has taken the GPU that was free: to choose again would end the only replica that answers."""
     kubelet.add_node("n1", gpus=2, product="NVIDIA-L4")
     serve(installed, kubelet, namespace)
     assert plan_of(installed, namespace)["rollout"] == "Surge"
     edit(installed, namespace)
-    until(lambda: list(replicas(installed, namespace).values()) == ["n1", "n1"], 30, "both have a card")
+    until(lambda: list(replicas(installed, namespace).values()) == ["n1", "n1"], 30, "both have a GPU")
     said = "a change that is under way ends as it began"
     until(lambda: plan_of(installed, namespace)["rolloutReason"] == said, 30, said)
     assert plan_of(installed, namespace)["rollout"] == "Surge"
@@ -54,11 +54,11 @@ def test_a_surge_keeps_its_course_while_the_new_replica_loads(installed, operato
 
 
 @pytest.mark.slow
-def test_a_surge_whose_card_was_taken_waits_and_then_the_old_replica_makes_way(installed, operator, namespace, kubelet):
+def test_a_surge_whose_gpu_was_taken_waits_and_then_the_old_replica_makes_way(installed, operator, namespace, kubelet):
     """No event reports that a minute is over: the operator looks again by itself. The outage is reported before it happens."""
     kubelet.add_node("n2", gpus=2, product="NVIDIA-L4")
     serve(installed, kubelet, namespace, rollout={"strategy": "Surge"})
-    lose_a_card(kubelet)
+    lose_a_gpu(kubelet)
     (old,) = replicas(installed, namespace)
     edit(installed, namespace)
     until(lambda: len(replicas(installed, namespace)) == 2, 20, "the surge has begun")
@@ -89,7 +89,7 @@ def change(plane, namespace, name, **spec):
 
 
 def followers(plane, namespace, names):
-    """Those whose Deployment has the edit."""
+    """The services whose Deployment has the edit."""
     found = {name: plane.api.get("apps/v1", "Deployment", name, namespace) for name in names}
     return {n: d for n, d in found.items() if "17" in d["spec"]["template"]["spec"]["containers"][0]["args"]}
 
@@ -129,7 +129,9 @@ def test_services_that_are_edited_at_once_surge_one_after_the_other_for_one_free
 
 @pytest.mark.slow
 def test_of_services_on_full_gpus_one_at_a_time_ends_its_replica(installed, operator, namespace, kubelet):
-    """Of two GPUs that one frees the other's new replica would take one; then neither fits, and one never serves again."""
+    """One frees a GPU of two, and the other's new replica would take one; then neither fits, and one never serves
+    again.
+    """
     kubelet.add_node("n4", gpus=3, product="NVIDIA-L20")
     serving(installed, kubelet, namespace, "NVIDIA-L20", {"one": 1, "two": 2})
     for name in ("two", "one"):
@@ -182,13 +184,13 @@ def test_a_person_may_decide_that_a_change_does_not_wait_for_its_turn(installed,
 
 
 @pytest.mark.slow
-def test_cards_that_come_and_go_rewrite_no_idle_service(installed, operator, namespace, kubelet):
-    """How a change would be made is chosen when one begins; what others do meanwhile is no reason to write."""
+def test_gpus_that_come_and_go_rewrite_no_idle_service(installed, operator, namespace, kubelet):
+    """The course of a change is chosen when one begins; what others do meanwhile is no reason to write."""
     kubelet.add_node("n2", gpus=2, product="NVIDIA-L4")
     serve(installed, kubelet, namespace)
     settled(installed, operator, namespace)
     before = installed.api.get("apps/v1", "Deployment", "s", namespace)["metadata"]["generation"]
-    lose_a_card(kubelet)
+    lose_a_gpu(kubelet)
     labels = {"metadata": {"labels": {"seen": "yes"}}}
     installed.api.patch(API, LLMS, "s", namespace, labels)
     until(lambda: plan_of(installed, namespace)["rollout"] == "InPlace", 30, "the status tells what a change would be")
