@@ -37,7 +37,7 @@ WORKLOADS = {
     "W3": ["--num-prompts", "32", "--concurrency", "16", "--shared-prefix-len", "1024", "--input-len", "64",
            "--output-len", "32"],
 }  # fmt: skip
-GOALS = {  # of the figures, against vLLM's in the same run
+GOALS = {  # of the metrics, against vLLM's in the same run
     ("octavo bf16", "W1"): 2.0,
     ("octavo q4_1", "W1"): 4.0,
     ("octavo bf16", "W2"): 1.25,
@@ -104,7 +104,7 @@ def peak_memory(pid: int) -> float:
 def run_round(server: Server, workloads: list[str]) -> dict[str, float]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     with tempfile.TemporaryFile() as log:
         command = [argument.replace("{port}", str(port)) for argument in server.command]
         started = time.monotonic()
@@ -112,22 +112,22 @@ def run_round(server: Server, workloads: list[str]) -> dict[str, float]:
             command, env=server.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            figures["start_to_first_token_s"] = first_token(url, process, started)
+            metrics["start_to_first_token_s"] = first_token(url, process, started)
             for name in workloads:
                 report = bench(url, WORKLOADS[name])
-                figures[f"{name}_output_tok_s"] = report["output_throughput"]
-                figures[f"{name}_total_s"] = report["duration"]
-                figures[f"{name}_ttft_mean_ms"] = report["ttft_ms"]["mean"]
-                figures[f"{name}_ttft_p99_ms"] = report["ttft_ms"]["p99"]
-                figures[f"{name}_decode_tok_s"] = 1000.0 / report["tpot_ms"]["mean"]
-            figures["peak_rss_mib"] = peak_memory(process.pid)
+                metrics[f"{name}_output_tok_s"] = report["output_throughput"]
+                metrics[f"{name}_total_s"] = report["duration"]
+                metrics[f"{name}_ttft_mean_ms"] = report["ttft_ms"]["mean"]
+                metrics[f"{name}_ttft_p99_ms"] = report["ttft_ms"]["p99"]
+                metrics[f"{name}_decode_tok_s"] = 1000.0 / report["tpot_ms"]["mean"]
+            metrics["peak_rss_mib"] = peak_memory(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-    return figures
+    return metrics
 
 
 def bench(url: str, workload: list[str]) -> dict[str, object]:
@@ -161,7 +161,7 @@ def report(servers: list[Server], peer: Server | None, roof: Roofline, workloads
         keys += [f"{w}_decode_tok_s", f"{w}_output_tok_s", f"{w}_ttft_mean_ms", f"{w}_ttft_p99_ms", f"{w}_total_s"]
     print(f"\n{cpu_name()}, {os.cpu_count()} cores; {roof.describe()}")
     print("median (min–max) of the rounds; ×: against vLLM in this run\n")
-    print("| figure | " + " | ".join(s.name for s in servers) + " |\n|-" + "|-" * len(servers) + "|")
+    print("| metric | " + " | ".join(s.name for s in servers) + " |\n|-" + "|-" * len(servers) + "|")
     for key in keys:
         cells = []
         for s in servers:
@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--no-peer", action="store_true", help="Octavo alone, without installing vLLM")
     parser.add_argument("--wheels", help="a folder with torch's CPU wheel")
-    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--json", type=Path, help="write every metric here")
     args = parser.parse_args()
 
     servers = [octavo("octavo q4_1"), octavo("octavo bf16", "--dtype", "bfloat16")]

@@ -17,7 +17,7 @@ from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig, Sche
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 
 BLOCK = 16
@@ -34,7 +34,7 @@ class Driver:
             executor=ExecutorConfig(threads=threads),
         )
         files = resolve(config.model, lambda *_: None)
-        self.spec = describe(config.model, files)
+        self.spec = read_spec(config.model, files)
         self.executor = NativeExecutor(config, self.spec, files)
         start = time.perf_counter()
         capacity = self.executor.load()

@@ -22,8 +22,7 @@ from octavo_operator.api.descriptions import descriptions
 from octavo_operator.api.reasons import GROUPS, Reason
 from octavo_operator.api.status import Status
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, MODEL_CONFIG, MODEL_SIZE, UPGRADE, Spec
-from octavo_operator.reconcile.diagnosis.crashes import SIGNATURES
-from octavo_operator.reconcile.diagnosis.rejections import RULES
+from octavo_operator.reconcile.diagnosis import crashes, rejections
 from octavo_operator.reconcile.metrics import Metrics as OperatorMetrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,8 +238,8 @@ def conditions_page() -> str:
 
 def remedy_of(reason: Reason) -> str:
     """The registry's, or those of the diagnoses that end in this reason."""
-    table = (*((each.reason, each.remedy) for each in SIGNATURES), *((each.reason, each.remedy) for each in RULES))
-    diagnosed = dict.fromkeys(remedy for each, remedy in table if each is reason)
+    table = (*crashes.SIGNATURES, *rejections.SIGNATURES)
+    diagnosed = dict.fromkeys(each.remedy for each in table if each.reason is reason)
     sentences = [reason.remedy] if reason.remedy else [f"{text[:1].upper()}{text[1:]}." for text in diagnosed]
     if not sentences:
         raise ValueError(f"{reason}: neither api.reasons nor a table of diagnoses has a remedy")

@@ -137,5 +137,5 @@ def test_serving_on_a_cpu_never_imports_torch_or_the_operator():
 
 
 def test_planning_never_imports_the_engine():
-    found = imported_by("octavo_operator.verbs.plan", "octavo_operator.verbs.up")
+    found = imported_by("octavo_operator.verbs.plan_verb", "octavo_operator.verbs.up_verb")
     assert found & {"octavo_engine", "torch", "numpy", "msgspec"} == set()

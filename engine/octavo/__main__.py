@@ -12,9 +12,9 @@ VERBS = {
     "compile": ("octavo_engine.cli.compile", "compile a model's kernels where there is no GPU"),
     "chat": ("octavo_engine.cli.chat", "talk to a served model in the terminal"),
     "bench": ("octavo_engine.cli.bench", "load a server and report throughput and latency"),
-    "up": ("octavo_operator.verbs.up", "run an LLMService manifest as local processes"),
-    "plan": ("octavo_operator.verbs.plan", "show what a manifest would create, and why"),
-    "render": ("octavo_operator.verbs.render", "print the Kubernetes objects that a manifest becomes"),
+    "up": ("octavo_operator.verbs.up_verb", "run an LLMService manifest as local processes"),
+    "plan": ("octavo_operator.verbs.plan_verb", "show what a manifest would create, and why"),
+    "render": ("octavo_operator.verbs.render_verb", "print the Kubernetes objects that a manifest becomes"),
 }
 
 EXTRAS = {"octavo_engine": "engine", "octavo_operator": "operator"}

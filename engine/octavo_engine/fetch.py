@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(options.report, marker["commit"], marker["bytes"])
         return 0
     try:
-        files = resolve(model, Progress().report)
+        files = resolve(model, ProgressLog().report)
     except ModelLoadError as error:
         print(f"octavo fetch: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -50,7 +50,7 @@ def _report(path: Path | None, commit: str | None, size: int) -> None:
         path.write_text(json.dumps({"commit": commit, "bytes": size}), encoding="utf-8")
 
 
-class Progress:
+class ProgressLog:
     """A line now and then."""
 
     def __init__(self) -> None:

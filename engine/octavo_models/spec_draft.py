@@ -76,7 +76,7 @@ def complete(
 
 
 def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weight]:
-    def weight(part: Part, layer: int | None = None) -> Weight:
+    def weight(part: WeightPart, layer: int | None = None) -> Weight:
         entry, sources = draft.tensors.entry(part.last), draft.tensors.sources(part.last, layer)
         transform = _transform(part, entry)
         stored = format_of(sources[0].tensor)  # loading checks that all are equal
@@ -105,7 +105,7 @@ def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weig
         yield weight(part)
 
 
-def _transform(part: Part, entry: At | None) -> Unpermute | UnitRows | TransposeHeads | None:
+def _transform(part: WeightPart, entry: At | None) -> Unpermute | UnitRows | TransposeHeads | None:
     if entry is not None and entry.by_head:
         return TransposeHeads(part.heads)
     if entry is not None and entry.permuted:
@@ -113,7 +113,7 @@ def _transform(part: Part, entry: At | None) -> Unpermute | UnitRows | Transpose
     return UnitRows() if entry is not None and entry.unit_rows else None
 
 
-def _shard_axis(part: Part, layer: int | None, draft: SpecDraft) -> int | None:
+def _shard_axis(part: WeightPart, layer: int | None, draft: SpecDraft) -> int | None:
     """Norms of q and k have elements of each rank's own heads, unless all heads share theirs."""
     if part.last in {"q_norm", "k_norm", "q_norm_bias", "k_norm_bias"} and layer is not None:
         return None if draft.layers[layer].attention.qk_norm_span == "head" else 0
@@ -121,7 +121,7 @@ def _shard_axis(part: Part, layer: int | None, draft: SpecDraft) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WeightPart:
     """A weight by the last part of its name."""
 
     last: str
@@ -130,20 +130,20 @@ class Part:
     groups: int = 1  # experts that the rows divide into
 
 
-def _before(draft: SpecDraft) -> Iterator[Part]:
+def _before(draft: SpecDraft) -> Iterator[WeightPart]:
     """The parts that precede the layers."""
     hidden, width = draft.hidden_size, draft.projected_embedding
-    yield Part("embedding", (draft.vocab_size, width or hidden))
+    yield WeightPart("embedding", (draft.vocab_size, width or hidden))
     if draft.positions is not None:
-        yield Part("positions", (draft.positions.count, hidden))
+        yield WeightPart("positions", (draft.positions.count, hidden))
     if draft.token_types:
-        yield Part("token_types", (draft.token_types, hidden))
+        yield WeightPart("token_types", (draft.token_types, hidden))
     yield from _norm("embedding_norm", draft.embedding_norm, hidden)
     if width is not None:
-        yield Part("project_in", (hidden, width))
+        yield WeightPart("project_in", (hidden, width))
 
 
-def _after(draft: SpecDraft) -> Iterator[Part]:
+def _after(draft: SpecDraft) -> Iterator[WeightPart]:
     """The parts that follow the layers."""
     hidden, width = draft.hidden_size, draft.projected_embedding
     yield from _norm("final_norm", draft.final_norm, hidden)
@@ -151,22 +151,22 @@ def _after(draft: SpecDraft) -> Iterator[Part]:
         yield from _pooling(draft.pooling)
         return
     if width is not None:
-        yield Part("project_out", (width, hidden))
+        yield WeightPart("project_out", (width, hidden))
     if not draft.tied_head:
-        yield Part("head", (draft.vocab_size, width or hidden))
+        yield WeightPart("head", (draft.vocab_size, width or hidden))
     if draft.head_bias:
-        yield Part("head_bias", (draft.vocab_size,))
+        yield WeightPart("head_bias", (draft.vocab_size,))
 
 
-def _pooling(pooling: Pooling) -> Iterator[Part]:
+def _pooling(pooling: Pooling) -> Iterator[WeightPart]:
     for i, dense in enumerate(pooling.dense):
-        yield Part(f"dense_{i}", (dense.out_size, dense.in_size))
+        yield WeightPart(f"dense_{i}", (dense.out_size, dense.in_size))
         if dense.bias:
-            yield Part(f"dense_{i}_bias", (dense.out_size,))
+            yield WeightPart(f"dense_{i}_bias", (dense.out_size,))
         yield from _norm(f"dense_{i}_norm", dense.norm, dense.out_size)
 
 
-def _layer(layer: Layer, hidden: int) -> Iterator[Part]:
+def _layer(layer: Layer, hidden: int) -> Iterator[WeightPart]:
     yield from _norm("pre_attention_norm", layer.pre_attention_norm, hidden)
     yield from _attention(layer.attention, hidden)
     yield from _norm("post_attention_norm", layer.post_attention_norm, hidden)
@@ -178,78 +178,78 @@ def _layer(layer: Layer, hidden: int) -> Iterator[Part]:
     yield from _norm("post_mlp_norm", layer.post_mlp_norm, hidden)
 
 
-def _attention(a: Attention, hidden: int) -> Iterator[Part]:
+def _attention(a: Attention, hidden: int) -> Iterator[WeightPart]:
     yield from _qkv(a, hidden) if a.latent is None else _latent(a, a.latent, hidden)
     if a.output_gate:
-        yield Part("output_gate", (a.o_size, hidden))
+        yield WeightPart("output_gate", (a.o_size, hidden))
     if a.sinks:
-        yield Part("sinks", (a.num_heads,))
-    yield Part("o", (hidden, a.o_size))
+        yield WeightPart("sinks", (a.num_heads,))
+    yield WeightPart("o", (hidden, a.o_size))
     if a.o_bias:
-        yield Part("o_bias", (hidden,))
+        yield WeightPart("o_bias", (hidden,))
 
 
-def _latent(a: Attention, latent: Latent, hidden: int) -> Iterator[Part]:
+def _latent(a: Attention, latent: Latent, hidden: int) -> Iterator[WeightPart]:
     if latent.q_rank is None:
-        yield Part("q", (a.q_size, hidden))
+        yield WeightPart("q", (a.q_size, hidden))
     else:
         yield from _with_bias("q_a", (latent.q_rank, hidden), latent.bias)
         yield from _norm("q_a_norm", latent.norm, latent.q_rank)
-        yield Part("q_b", (a.q_size, latent.q_rank))
+        yield WeightPart("q_b", (a.q_size, latent.q_rank))
     yield from _with_bias("kv_a", (latent.width, hidden), latent.bias)
     yield from _norm("kv_a_norm", latent.norm, latent.rank)
-    yield Part("k_b", (a.num_heads * latent.rank, a.head_dim_k - latent.rotary_dim), a.num_heads)
-    yield Part("v_b", (a.o_size, latent.rank))
+    yield WeightPart("k_b", (a.num_heads * latent.rank, a.head_dim_k - latent.rotary_dim), a.num_heads)
+    yield WeightPart("v_b", (a.o_size, latent.rank))
 
 
-def _with_bias(last: str, shape: tuple[int, int], bias: bool) -> Iterator[Part]:
-    yield Part(last, shape)
+def _with_bias(last: str, shape: tuple[int, int], bias: bool) -> Iterator[WeightPart]:
+    yield WeightPart(last, shape)
     if bias:
-        yield Part(f"{last}_bias", shape[:1])
+        yield WeightPart(f"{last}_bias", shape[:1])
 
 
-def _qkv(a: Attention, hidden: int) -> Iterator[Part]:
+def _qkv(a: Attention, hidden: int) -> Iterator[WeightPart]:
     for last, rows, heads in (
         ("q", a.q_size, a.num_heads),
         ("k", a.k_size, a.num_kv_heads),
         ("v", a.v_size, 0),
     ):
-        yield Part(last, (rows, hidden), heads)
+        yield WeightPart(last, (rows, hidden), heads)
         if a.qkv_bias:
-            yield Part(f"{last}_bias", (rows,), heads)
+            yield WeightPart(f"{last}_bias", (rows,), heads)
     for last, num_heads in (("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)):
         yield from _norm(last, a.qk_norm, a.head_dim_k * (1 if a.qk_norm_span == "head" else num_heads))
 
 
-def _experts(experts: Experts, hidden: int) -> Iterator[Part]:
+def _experts(experts: Experts, hidden: int) -> Iterator[WeightPart]:
     num, router = experts.num_experts, experts.router
-    yield Part("router", (num, hidden))
+    yield WeightPart("router", (num, hidden))
     if router.bias:
-        yield Part("router_bias", (num,))
+        yield WeightPart("router_bias", (num,))
     if router.correction:
-        yield Part("router_correction", (num,))
+        yield WeightPart("router_correction", (num,))
     yield from _mlp("experts_", experts.expert, hidden, num)
     if experts.shared is not None:
         yield from _mlp("shared_", experts.shared, hidden)
         if experts.shared_gate:
-            yield Part("shared_router", (1, hidden))
+            yield WeightPart("shared_router", (1, hidden))
 
 
-def _mlp(prefix: str, mlp: Mlp, hidden: int, num: int = 1) -> Iterator[Part]:
+def _mlp(prefix: str, mlp: Mlp, hidden: int, num: int = 1) -> Iterator[WeightPart]:
     """The weights of an MLP, or of `num` experts, whose rows follow one another."""
     inner = mlp.intermediate_size
     matrices = [("gate", inner, hidden)] if mlp.gated else []
     for last, rows, columns in (*matrices, ("up", inner, hidden), ("down", hidden, inner)):
-        yield Part(f"{prefix}{last}", (num * rows, columns), groups=num)
+        yield WeightPart(f"{prefix}{last}", (num * rows, columns), groups=num)
         if mlp.bias or (last == "down" and mlp.down_bias):
-            yield Part(f"{prefix}{last}_bias", (num * rows,), groups=num)
+            yield WeightPart(f"{prefix}{last}_bias", (num * rows,), groups=num)
     if mlp.activation == "xielu":
-        yield Part("xielu_positive", (1,))
-        yield Part("xielu_negative", (1,))
+        yield WeightPart("xielu_positive", (1,))
+        yield WeightPart("xielu_negative", (1,))
 
 
-def _norm(last: str, norm: Norm | None, size: int) -> Iterator[Part]:
+def _norm(last: str, norm: Norm | None, size: int) -> Iterator[WeightPart]:
     if norm is not None and norm.weight:
-        yield Part(last, (size,))
+        yield WeightPart(last, (size,))
         if norm.bias:
-            yield Part(f"{last}_bias", (size,))
+            yield WeightPart(f"{last}_bias", (size,))

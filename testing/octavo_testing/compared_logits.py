@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from octavo_engine.config import ModelConfig, SchedulerConfig
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.features import Executor, unsupported
 from octavo_testing.engine_runs import engine_config, generate, request, running_core
@@ -27,7 +27,7 @@ def check_logits(
     """
     model_config = ModelConfig(model=str(folder), served_model_names=("tiny",), dtype="float32")
     files = resolve(model_config, lambda *_: None)
-    spec = describe(model_config, files)
+    spec = read_spec(model_config, files)
     lacking = unsupported(spec, executor)
     if lacking is not None:
         pytest.skip(f"the {executor} executor does not support {lacking}")

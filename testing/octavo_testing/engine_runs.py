@@ -15,7 +15,7 @@ from octavo_engine.executors import create_executor
 from octavo_engine.executors.executor import Executor
 from octavo_engine.messages import EngineRequest, TokenLogprob, Vocabulary
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.spec import ModelSpec
 
@@ -90,7 +90,7 @@ def running_core(
 ) -> Iterator[EngineCore]:
     """The loaded core of `config`, closed at the end."""
     files = files or resolve(config.model, lambda *_: None)
-    spec = spec or describe(config.model, files)
+    spec = spec or read_spec(config.model, files)
     core = EngineCore(config, create(config, spec, files), spec)
     try:
         yield core

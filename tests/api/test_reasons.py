@@ -15,7 +15,8 @@ from octavo_operator.api.reasons import GROUPS, REASONS, Foreign, Reason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.planner.plan import Fit
 from octavo_operator.reconcile.diagnosis.crashes import SIGNATURES, Signature
-from octavo_operator.reconcile.diagnosis.rejections import RULES, Rule
+from octavo_operator.reconcile.diagnosis.rejections import SIGNATURES as REJECTIONS
+from octavo_operator.reconcile.diagnosis.rejections import RejectionSignature
 from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 SOURCES = Path(__file__).parents[2] / "operator" / "octavo_operator"
@@ -26,7 +27,7 @@ def alternatives(kind: object) -> set[object]:
     return set(typing.get_args(kind)) or {kind}
 
 
-@pytest.mark.parametrize("carrier", [Refusal, Fit, MetricsSource, Trouble, Signature, Rule])
+@pytest.mark.parametrize("carrier", [Refusal, Fit, MetricsSource, Trouble, Signature, RejectionSignature])
 def test_what_carries_a_reason_takes_no_plain_text(carrier):
     """mypy then holds every place that makes one to the registry."""
     kinds = alternatives(typing.get_type_hints(carrier)["reason"])
@@ -54,7 +55,7 @@ def test_every_reason_is_one_word_and_stands_once():
 
 
 def test_every_reason_has_its_remedy_in_one_place():
-    diagnosed = {each.reason for each in (*SIGNATURES, *RULES)}
+    diagnosed = {each.reason for each in (*SIGNATURES, *REJECTIONS)}
     for reason in REASONS:
         assert reason.remedy or reason in diagnosed, reason
 

@@ -48,9 +48,9 @@ def report(*arguments: str, run: Sequence[str] = ("-m", "octavo_engine.cli.kerne
 def test_what_got_worse_than_the_baseline_is_named():
     made = Compiled("decode llama", 90, 4, 120, 0, 70 << 10, 396, 32 << 10)
     product = Compiled("packed q4_0", 90, 4, 96, 0, 24 << 10, 256, 16 << 10, 8.5)
-    same = {made.key: made.figures(), product.key: product.figures()}
+    same = {made.key: made.metrics(), product.key: product.metrics()}
     baseline = {"triton": triton.__version__, "kernels": same}
-    assert made.figures() == [120, 3, 3 * (32 << 10), 0, 0]
+    assert made.metrics() == [120, 3, 3 * (32 << 10), 0, 0]
     assert regressions([made, product], baseline) == []
     worse = {
         "registers a thread 120 → 128": Compiled("decode llama", 90, 4, 121, 0, 70 << 10, 396, 32 << 10),
@@ -69,7 +69,7 @@ def test_a_kernel_that_the_baseline_or_the_report_lacks_is_a_fault():
     """A kernel without a limit would get worse unnoticed."""
     made = Compiled("decode llama", 90, 4, 120, 0, 70 << 10, 396, 32 << 10)
     new = Compiled("prefill llama", 90, 4, 120, 0, 70 << 10, 396, 32 << 10)
-    baseline = {"triton": triton.__version__, "kernels": {c.key: c.figures() for c in (made, new)}}
+    baseline = {"triton": triton.__version__, "kernels": {c.key: c.metrics() for c in (made, new)}}
     assert regressions([made], baseline)[0].startswith(
         "sm_90 prefill llama: in the baseline, and not compiled any more"
     )
@@ -92,11 +92,11 @@ def test_a_gpu_that_is_refused_is_explained_and_no_fault():
 
 
 def test_a_sample_of_kernels_is_as_the_baseline_has_it_and_a_worse_one_fails(tmp_path):
-    """Attention of a small model. Prefill as if it had been better before, in each figure."""
+    """Attention of a small model. Prefill as if it had been better before, in each metric."""
     document = json.loads(BASELINE.read_text("utf-8"))
     prefill = "sm_90 prefill smollm2"
-    figures = document["kernels"][prefill]
-    better = [figures[0] - 8, figures[1] + 1, figures[2] + 1, figures[3] - 1, figures[4] - 1]
+    metrics = document["kernels"][prefill]
+    better = [metrics[0] - 8, metrics[1] + 1, metrics[2] + 1, metrics[3] - 1, metrics[4] - 1]
     document["kernels"][prefill] = better
     (tmp_path / "better.json").write_text(json.dumps(document))
     only = ["--target", "90", "--workers", "1", "--only", "^sm_90 (decode|prefill) smollm2"]
@@ -106,7 +106,7 @@ def test_a_sample_of_kernels_is_as_the_baseline_has_it_and_a_worse_one_fails(tmp
     found = [line for line in made.stderr.splitlines() if line and line[0] != "·"]
     assert sorted(line.partition(";")[0] for line in found) == sorted(
         f"{prefill}: {name} {before:g} → {now:g}"
-        for name, before, now in zip(document["figures"], better, figures, strict=True)
+        for name, before, now in zip(document["metrics"], better, metrics, strict=True)
     )
 
 

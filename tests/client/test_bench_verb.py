@@ -24,7 +24,7 @@ def run_json(server, capsys, *args: str) -> tuple[int, dict]:
 
 
 def test_a_run_prints_counts_throughput_and_latencies(server, capsys):
-    """The table has a row for each figure, and all went well: exit 0."""
+    """The table has a row for each metric, and all went well: exit 0."""
     code, out, err = run(server, capsys, "--num-prompts", "5", "--concurrency", "2", "--output-len", "4")
     assert code == 0
     assert "5 ok, 0 failed" in out
@@ -37,15 +37,15 @@ def test_a_run_prints_counts_throughput_and_latencies(server, capsys):
 def test_tokens_are_counted_by_the_servers_usage(server, capsys):
     """Two tokens in a chunk count as two."""
     server.chunk_tokens = 2
-    code, figures = run_json(server, capsys, "--num-prompts", "3", "--output-len", "8", "--input-len", "10")
+    code, metrics = run_json(server, capsys, "--num-prompts", "3", "--output-len", "8", "--input-len", "10")
     assert code == 0
-    assert figures["output_tokens"] == 24
-    assert figures["prompt_tokens"] == 30
-    assert not figures["counted_chunks"]
+    assert metrics["output_tokens"] == 24
+    assert metrics["prompt_tokens"] == 30
+    assert not metrics["counted_chunks"]
 
 
 def test_without_usage_chunks_are_counted_and_the_table_says_so(server, capsys):
-    """A server that sends no usage still gives figures, with a note."""
+    """A server that sends no usage still gives metrics, with a note."""
     server.sends_usage = False
     code, out, _ = run(server, capsys, "--num-prompts", "2", "--output-len", "4")
     assert code == 0
@@ -64,10 +64,10 @@ def test_prompts_are_token_ids_of_the_exact_length_and_all_different(server, cap
 def test_a_server_that_takes_no_token_ids_gets_words(server, capsys):
     """The refusal of the first, short request decides it."""
     server.takes_token_ids = False
-    code, figures = run_json(server, capsys, "--num-prompts", "2", "--input-len", "12", "--warmup", "0")
+    code, metrics = run_json(server, capsys, "--num-prompts", "2", "--input-len", "12", "--warmup", "0")
     assert code == 0
-    assert figures["settings"]["prompts"] == "words"
-    assert figures["prompt_tokens"] == 24
+    assert metrics["settings"]["prompts"] == "words"
+    assert metrics["prompt_tokens"] == 24
 
 
 def test_requests_are_made_as_the_flags_say(server, capsys):
@@ -93,9 +93,9 @@ def test_no_more_than_concurrency_run_at_once(server, capsys):
 
 
 def test_warmup_requests_are_not_counted_and_have_other_prompts(server, capsys):
-    """Common prompts would be found in a prefix cache, which would flatter the figures."""
-    _, figures = run_json(server, capsys, "--num-prompts", "2", "--warmup", "3", "--prompts", "tokens")
-    assert figures["succeeded"] == 2
+    """Common prompts would be found in a prefix cache, which would flatter the metrics."""
+    _, metrics = run_json(server, capsys, "--num-prompts", "2", "--warmup", "3", "--prompts", "tokens")
+    assert metrics["succeeded"] == 2
     assert len(server.bodies) == 5
     assert len({tuple(body["prompt"]) for body in server.bodies}) == 5
 
@@ -112,14 +112,14 @@ def test_a_seed_repeats_the_prompts_and_none_makes_fresh_ones(server, capsys):
 
 def test_a_rate_spreads_the_requests(server, capsys):
     """Twenty requests at 100 a second take about a fifth of a second, however fast the server is."""
-    _, figures = run_json(
+    _, metrics = run_json(
         server, capsys, "--num-prompts", "20", "--rate", "100", "--output-len", "1", "--seed", "1", "--warmup", "0"
     )
-    assert 0.05 < figures["duration"] < 2
+    assert 0.05 < metrics["duration"] < 2
 
 
 def test_failed_requests_are_counted_with_their_reasons_and_exit_1(server, capsys):
-    """The others' figures stand."""
+    """The others' metrics stand."""
     server.fail_every = 3
     code, out, _ = run(
         server, capsys, "--num-prompts", "6", "--warmup", "0", "--prompts", "tokens", "--output-len", "2"
@@ -136,24 +136,24 @@ def test_failed_requests_are_counted_with_their_reasons_and_exit_1(server, capsy
 def test_an_answer_that_breaks_off_is_a_failure(server, capsys, how, reason):
     """The tokens of such an answer do not count."""
     setattr(server, how, 2)
-    code, figures = run_json(
+    code, metrics = run_json(
         server, capsys, "--num-prompts", "1", "--warmup", "0", "--prompts", "tokens", "--output-len", "5"
     )
     assert code == 1
-    assert figures["output_tokens"] == 0
-    (failure,) = figures["failures"]
+    assert metrics["output_tokens"] == 0
+    (failure,) = metrics["failures"]
     assert failure.startswith(reason)
 
 
 def test_json_goes_to_a_file_beside_the_table(server, capsys, tmp_path):
-    """Figures that were not measured are null there: one token has no time per further token."""
-    path = tmp_path / "figures.json"
+    """Metrics that were not measured are null there: one token has no time per further token."""
+    path = tmp_path / "metrics.json"
     code, out, _ = run(server, capsys, "--num-prompts", "1", "--output-len", "1", "--json", str(path))
     assert code == 0
     assert "1 ok, 0 failed" in out
-    figures = json.loads(path.read_text())
-    assert figures["tpot_ms"]["mean"] is None
-    assert figures["ttft_ms"]["mean"] > 0
+    metrics = json.loads(path.read_text())
+    assert metrics["tpot_ms"]["mean"] is None
+    assert metrics["ttft_ms"]["mean"] > 0
 
 
 def test_a_file_that_cannot_be_written_is_one_line(server, capsys, tmp_path):

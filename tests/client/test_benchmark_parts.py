@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo_engine.client.benchmark import report
-from octavo_engine.client.benchmark.load import Outcome
+from octavo_engine.client.benchmark.load import RequestOutcome
 from octavo_engine.client.benchmark.summary import distribution, percentile, summarize
 from octavo_engine.client.benchmark.workload import WORDS, Workload
 from octavo_engine.client.openai_client import EventParser
@@ -37,9 +37,9 @@ def test_figures_of_a_run_by_hand():
     """Two requests that succeed and one that does not, over two seconds."""
     summary = summarize(
         [
-            Outcome(10.0, 11.0, 10.25, 11.0, [0.25, 0.5], prompt_tokens=100, cached_tokens=40, output_tokens=4),
-            Outcome(10.5, 12.0, 11.0, 12.0, [1.0], prompt_tokens=50, output_tokens=2),
-            Outcome(10.5, 10.6, error="no"),
+            RequestOutcome(10.0, 11.0, 10.25, 11.0, [0.25, 0.5], prompt_tokens=100, cached_tokens=40, output_tokens=4),
+            RequestOutcome(10.5, 12.0, 11.0, 12.0, [1.0], prompt_tokens=50, output_tokens=2),
+            RequestOutcome(10.5, 10.6, error="no"),
         ]
     )
     assert (summary.succeeded, summary.failed, summary.failures) == (2, 1, {"no": 1})
@@ -58,7 +58,7 @@ def test_a_run_in_which_all_failed_has_a_report():
     """Dashes in the table, nulls in JSON."""
     from rich.console import Console
 
-    summary = summarize([Outcome(1.0, 2.0, error="no [such] thing")])
+    summary = summarize([RequestOutcome(1.0, 2.0, error="no [such] thing")])
     console = Console(width=120)
     with console.capture() as captured:
         console.print(report.table(summary, "title"))

@@ -7,7 +7,7 @@ from octavo_testing.planner_cases import CPU, SMALL, service
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.core.capacity import longest_sequence, sequence_bytes, split_capacity
-from octavo_engine.weights.describe import describe as describe_for_engine
+from octavo_engine.weights.model_spec import read_spec
 from octavo_models import from_hf_config
 from octavo_operator.api.model import Model
 from octavo_operator.api.observed import Observed
@@ -86,4 +86,4 @@ def test_the_least_memory_that_fits_is_enough_for_the_engine_and_less_is_refused
 def test_operator_and_engine_read_the_same_model_in_a_file(name, request):
     real = request.getfixturevalue(name)
     seen = describe(Model.model_validate({"uri": f"file://{real.gguf}"}), offline=True)
-    assert seen.spec == describe_for_engine(ModelConfig(model=str(real.gguf), served_model_names=("m",)), real.files)
+    assert seen.spec == read_spec(ModelConfig(model=str(real.gguf), served_model_names=("m",)), real.files)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights import describe as engine
+from octavo_engine.weights import model_spec as engine
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
 from octavo_operator.api.model import Model
@@ -46,7 +46,7 @@ def test_a_file_that_the_engine_would_refuse_is_unknown_to_the_planner_for_the_s
     why = planner.describe(Model.model_validate({"uri": f"file://{path}"}), offline=True).why_unknown
     config = ModelConfig(model=str(path), served_model_names=("m",))
     with pytest.raises(ModelLoadError) as refused:
-        engine.describe(config, resolve(config, lambda *_: None))
+        engine.read_spec(config, resolve(config, lambda *_: None))
     assert why == str(refused.value)
 
 
@@ -58,7 +58,7 @@ def test_both_describe_one_model_and_every_piece_of_it(tmp_path):
     described = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True)
     assert described.why_unknown == ""
     config = ModelConfig(model=str(tmp_path), served_model_names=("m",))
-    assert described.spec == engine.describe(config, resolve(config, lambda *_: None))
+    assert described.spec == engine.read_spec(config, resolve(config, lambda *_: None))
     (tmp_path / "m-00002-of-00002.gguf").unlink()
     why = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).why_unknown
     assert "m-00002-of-00002.gguf can't be read" in why
@@ -86,7 +86,7 @@ def test_both_read_head_and_dtype_out_of_the_weights_next_to_a_config(tmp_path, 
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     spec = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).spec
     asked = ModelConfig(model=str(tmp_path), served_model_names=("m",))
-    assert spec == engine.describe(asked, resolve(asked, lambda *_: None))
+    assert spec == engine.read_spec(asked, resolve(asked, lambda *_: None))
     assert spec is not None
     assert spec.tied_head is (head != "its own")
     held = sum(array.nbytes for name, array in arrays.items() if head != "a copy" or name != "lm_head.weight")
@@ -99,5 +99,5 @@ def test_a_damaged_safetensors_file_is_unknown_to_the_planner_for_the_engines_re
     why = planner.describe(Model.model_validate({"uri": f"file://{tmp_path}"}), offline=True).why_unknown
     asked = ModelConfig(model=str(tmp_path), served_model_names=("m",))
     with pytest.raises(ModelLoadError) as refused:
-        engine.describe(asked, resolve(asked, lambda *_: None))
+        engine.read_spec(asked, resolve(asked, lambda *_: None))
     assert why == str(refused.value)

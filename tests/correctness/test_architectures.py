@@ -9,7 +9,7 @@ from octavo_testing.stored_weights import check_stored, stored_shapes
 from octavo_testing.tiny_models import MODELS, SIZES, make
 
 from octavo_engine.config import ModelConfig
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 
 
@@ -24,7 +24,7 @@ def test_the_description_reads_every_tensor_of_the_checkpoint_once(tiny_model):
     """transformers writes the names and shapes that published checkpoints have."""
     folder, _ = tiny_model
     model_config = ModelConfig(model=str(folder), served_model_names=("tiny",))
-    check_stored(describe(model_config, resolve(model_config, lambda *_: None)), stored_shapes(folder))
+    check_stored(read_spec(model_config, resolve(model_config, lambda *_: None)), stored_shapes(folder))
 
 
 def test_logits_and_greedy_tokens_equal_transformers(tiny_model, executor_name):

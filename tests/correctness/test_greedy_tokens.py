@@ -18,7 +18,7 @@ from references import NUM_TOKENS, Continuation, reference
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
 from octavo_engine.core.swapping import SwapRule
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -132,7 +132,7 @@ def test_across_forced_preemptions_and_chunked_prefill(cramped_case, swap_space_
     longest = max(len(c.prompt) for c in cramped_case.expected.values()) + cramped_case.limit
     scheduler = SchedulerConfig(max_num_batched_tokens=96)
     config = cramped_case.model.config("float32", longest)
-    layout = describe(config, cramped_case.model.files).kv_layout(16, "f32")
+    layout = read_spec(config, cramped_case.model.files).kv_layout(16, "f32")
     # The growing ones come first, so that it is the others that must make room.
     growing, growth = GROWING[cramped_case.executor]
     room = 2 * sequence_bytes(layout, longest, scheduler.max_num_batched_tokens)

@@ -13,7 +13,7 @@ from octavo_testing.tiny_models import make
 from safetensors.numpy import load_file, save_file
 
 from octavo_engine.config import ModelConfig
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -30,7 +30,7 @@ def logprobs(path, executor):
 
 def spec_of(path):
     config = ModelConfig(model=str(path), served_model_names=("m",))
-    return describe(config, resolve(config, lambda *_: None))
+    return read_spec(config, resolve(config, lambda *_: None))
 
 
 def rewritten(folder, says_tied, head):

@@ -11,7 +11,7 @@ from octavo_testing.engine_runs import request as ask
 from references import CLOSE, CUT_TOKENS, CUTS, beyond_doubt, reference
 
 from octavo_engine.executors import create_executor
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -52,7 +52,7 @@ def test_two_layers_compute_what_transformers_computes(implementation, name, dty
     expected = reference(model).cut
     executor, create = IMPLEMENTATIONS[implementation]
     config = engine_config(model.config(dtype, 64), executor)
-    spec = cut(describe(config.model, model.files), CUTS[name])
+    spec = cut(read_spec(config.model, model.files), CUTS[name])
     scores_prompt = (implementation, name) != ("triton", "gemma3")
     asked = [
         ask("greedy", expected.prompt, CUT_TOKENS, logprobs=5, prompt_logprobs=0 if scores_prompt else None),

@@ -8,7 +8,7 @@ from octavo_testing.planner_cases import A100_40, LLAMA_70B
 
 from octavo_operator.api.v1alpha1 import MODEL_CONFIG
 from octavo_operator.description.sources import annotated
-from octavo_operator.verbs.plan import main
+from octavo_operator.verbs.plan_verb import main
 
 MANIFEST = """apiVersion: octavo.dev/v1alpha1
 kind: LLMService

@@ -9,7 +9,7 @@ import pytest
 from up_runs import manifest
 
 from octavo_operator.errors import LocalError
-from octavo_operator.local.gpus import divide_gpus
+from octavo_operator.local.machine_gpus import divide_gpus
 
 DRIVER = """
 int cuInit(unsigned flags) { return 0; }

@@ -63,7 +63,7 @@ def test_sigusr1_dumps_stacks(up):
     run = up(manifest())
     run.wait_for("  ready")
     run.process.send_signal(signal.SIGUSR1)
-    run.wait_for('octavo_operator/verbs/up.py", line')
+    run.wait_for('octavo_operator/verbs/up_verb.py", line')
     assert_it_goes_on(run)
 
 

@@ -18,7 +18,7 @@ REAL_ENGINE = ("-m", "octavo_engine")
 RUNNER = """
 import sys
 from octavo_operator.settings import Settings
-from octavo_operator.verbs.up import main
+from octavo_operator.verbs.up_verb import main
 settings = Settings(engine_command=(sys.executable, *{engine!r}), first_restart_pause_s=0.1)
 sys.exit(main(sys.argv[1:], settings))
 """

@@ -6,7 +6,7 @@ import pytest
 
 from octavo_operator.exposition import Sample
 from octavo_operator.metrics_api.catalog import METRICS
-from octavo_operator.metrics_api.engines import Engine, engine_of
+from octavo_operator.metrics_api.engines import EnginePod, engine_of
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series
 from octavo_operator.metrics_api.values import Snapshot, document, of_pod, of_pods, of_service, quantity
@@ -16,7 +16,7 @@ ANY = parse("")
 
 
 def engine(name, namespace="ns", service="m"):
-    return Engine(namespace, name, f"uid-{name}", "http://10.0.0.1:8000/metrics", {"octavo.dev/service": service})
+    return EnginePod(namespace, name, f"uid-{name}", "http://10.0.0.1:8000/metrics", {"octavo.dev/service": service})
 
 
 def scraped(value, at=0.0):

@@ -10,7 +10,7 @@ from fake_engines import FakeEngine
 
 from octavo_operator.exposition import Sample
 from octavo_operator.metrics_api.catalog import METRICS
-from octavo_operator.metrics_api.engines import Engine
+from octavo_operator.metrics_api.engines import EnginePod
 from octavo_operator.metrics_api.scraper import ScrapeError, Scraper, scrape
 from octavo_operator.metrics_api.selectors import parse
 from octavo_operator.metrics_api.series import Moment, Series
@@ -126,7 +126,7 @@ async def until_asked(engine, count):
 async def test_an_engine_that_was_well_is_asked_as_often_as_ever_after_a_miss(was_well):
     """The busiest engine misses a deadline first; were it left alone for longer, its load would vanish from the sum."""
     with FakeEngine(status=200 if was_well else 500) as fake:
-        engine = Engine("n", "p", "uid", f"http://{fake.address}:{fake.port}/metrics", {})
+        engine = EnginePod("n", "p", "uid", f"http://{fake.address}:{fake.port}/metrics", {})
         async with aiohttp.ClientSession() as session:
             scraper = Scraper(session, 0.1)
             scraper.follow({("n", "p"): engine})
@@ -145,7 +145,7 @@ async def test_an_engine_that_was_well_is_asked_as_often_as_ever_after_a_miss(wa
 async def test_an_address_that_another_pod_has_by_now_gives_no_figures(host, expected, refused):
     """Engines of other runtimes do not name themselves, and a pod may choose its host's name."""
     with FakeEngine(waiting=3, host=host) as fake:
-        engine = Engine("n", "a", "uid", f"http://{fake.address}:{fake.port}/metrics", {}, expected)
+        engine = EnginePod("n", "a", "uid", f"http://{fake.address}:{fake.port}/metrics", {}, expected)
         async with aiohttp.ClientSession() as session:
             if refused:
                 with pytest.raises(ScrapeError, match="given to another pod"):

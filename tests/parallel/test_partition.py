@@ -10,7 +10,7 @@ import torch
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch.weights import read_weights
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
 from octavo_models.partition import Place, kv_layout, layers_of, part, shards
@@ -85,7 +85,7 @@ def test_the_parts_of_a_weight_are_the_weight(tmp_path, tensor):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     model = ModelConfig(model=str(tmp_path), served_model_names=("m",), load_format="dummy")
     files = resolve(model, lambda *_: None)
-    spec = describe(model, files)
+    spec = read_spec(model, files)
     cpu = torch.device("cpu")
     whole = read_weights(spec, files, torch.float32, cpu, 0, Place())
     parts = [read_weights(spec, files, torch.float32, cpu, 0, place) for place in places(tensor, 1)]

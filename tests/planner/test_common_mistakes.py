@@ -19,7 +19,7 @@ def test_gpu_memory_utilization_has_a_default_and_its_extremes_are_reported():
 
 def test_a_wrong_tensor_parallel_size_is_refused_where_too_small_and_reported_where_wasteful():
     assert planned(LLAMA_70B, **on_a100(2)).refusal.remedy == "set engine.tensorParallelSize: 4"
-    assert warned(planned(MISTRAL_7B, **on_a100(4)), "tensorParallelSize 4 where 1 has room for 40 sequences")
+    assert warned(planned(MISTRAL_7B, **on_a100(4)), "tensorParallelSize 4 where 1 holds 40 sequences")
     assert not warned(planned(LLAMA_70B, **on_a100(4)), "tensorParallelSize")
 
 
@@ -46,7 +46,7 @@ def test_weights_without_a_cache_are_reported_with_their_size():
 
 def test_a_context_length_that_is_not_set_is_reported_where_it_takes_the_room():
     plan = planned(MISTRAL_7B, accelerator={"products": [A100_40]})
-    assert warned(plan, "engine.maxModelLen is not set: at the model's own 32768 tokens 5 full sequences have room")
+    assert warned(plan, "engine.maxModelLen is not set: at the model's own 32768 tokens 5 full sequences fit")
     assert "maxModelLen 32768: the model's own" in plan.reasons
     assert not warned(planned(MISTRAL_7B, **on_a100()), "maxModelLen is not set")
     assert warned(planned(None), "engine.maxModelLen is not set and the model's own limit is not known")

@@ -167,7 +167,7 @@ def test_a_length_left_open_is_as_long_as_fits_and_says_so():
     plan = planned(QWEN3_32B, accelerator={"products": [A100_80]}, engine=V)
     assert plan.limits.max_model_len == 32768
     assert "--max-model-len 32768" in " ".join(plan.engine.arguments)
-    assert "maxModelLen 32768: what the memory has room for; the model's own is 40960" in plan.reasons
+    assert "maxModelLen 32768: what the memory holds; the model's own is 40960" in plan.reasons
     whole = planned(LLAMA3_8B, accelerator={"products": [A100_80]}, engine=V)
     assert "--max-model-len" not in whole.engine.arguments
 

@@ -140,7 +140,7 @@ def test_a_surge_that_was_asked_for_waits_as_long_as_it_takes():
     world.edit()
     world.walk(ticks=60)
     assert (world.ready, world.least_ready) == (1, 1)
-    assert world.plan.reason == "rollout.strategy: Surge waits for a node with room"
+    assert world.plan.reason == "rollout.strategy: Surge waits for a node with capacity"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_that_an_old_replica_will_make_way_is_said_beforehand(replicas, outage):
     """The plan warns of it: the warning stands in the status, and is posted as an Event."""
     change = Change(True, 0, 1.0, old_makes_way=True)
     (warning,) = [w for w in _warnings({"change": change}, replicas) if "makes way" in w]
-    assert warning.startswith("no node has room for a new replica: if none has within 60 s, an old one makes way")
+    assert warning.startswith("no node has capacity for a new replica: if none has within 60 s, an old one makes way")
     assert ("an outage until the new one has loaded" in warning) == outage
 
 

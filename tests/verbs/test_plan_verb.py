@@ -15,7 +15,7 @@ from octavo_testing.golden import assert_golden
 from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
 
 from octavo_operator.settings import Settings
-from octavo_operator.verbs.plan import main
+from octavo_operator.verbs.plan_verb import main
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "config" / "samples"
@@ -128,7 +128,7 @@ def test_a_config_that_was_named_and_is_wrong_is_reported(content, found, tmp_pa
 
 def test_planning_is_quick_and_imports_neither_kubernetes_nor_a_server():
     code = (
-        "import sys; from octavo_operator.verbs.plan import main;"
+        "import sys; from octavo_operator.verbs.plan_verb import main;"
         f"main(['-f', {str(SAMPLES / 'mistral.yaml')!r}, '--offline']);"
         "print(sorted({'kopf', 'kubernetes', 'aiohttp', 'rich', 'torch', 'numpy', 'octavo_engine'} & set(sys.modules)))"
     )

@@ -11,7 +11,7 @@ from octavo_testing.children_cases import CASES, SAMPLES, planned, rendered, ren
 from octavo_testing.planner_cases import SMALL, service
 
 from octavo_operator.children import render
-from octavo_operator.verbs.render import main
+from octavo_operator.verbs.render_verb import main
 
 FILES = sorted(SAMPLES.glob("*.yaml"))
 FIELD_MANAGER = "octavo"

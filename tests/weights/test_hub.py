@@ -261,9 +261,9 @@ def test_the_environment_names_endpoint_cache_and_token(tmp_path):
     code = (
         "from octavo_engine.config import ModelConfig\n"
         "from octavo_engine.weights.source import resolve\n"
-        "from octavo_engine.weights.describe import describe\n"
+        "from octavo_engine.weights.model_spec import read_spec\n"
         "config = ModelConfig(model='org/private', served_model_names=('m',))\n"
-        "print(describe(config, resolve(config, lambda *_: None)).num_parameters)\n"
+        "print(read_spec(config, resolve(config, lambda *_: None)).num_parameters)\n"
     )
     with HubStandIn().running() as hub:
         hub.add("org/private", {"m.gguf": gguf.read_bytes()}, token="good")

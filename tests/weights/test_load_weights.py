@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.dequantize import dequantize
-from octavo_engine.weights.describe import describe
 from octavo_engine.weights.load import LoadedWeight, load_pieces, load_weights, open_checkpoint
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_engine.weights.weight_file import WeightFile
 from octavo_models import ModelSpec, from_hf_config
@@ -45,7 +45,7 @@ def model(path: Path, **fields) -> ModelConfig:
 def load(path: Path) -> tuple[ModelSpec, dict[str, LoadedWeight]]:
     config = model(path)
     files = resolve(config, lambda *_: None)
-    spec = describe(config, files)
+    spec = read_spec(config, files)
     with closing(open_checkpoint(files)) as checkpoint:
         return spec, {weight.name: loaded for weight, loaded in load_weights(spec, checkpoint)}
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_changed_while_it_is_loaded_ends_in_one_sentence(tmp_path
         source = hf_folder(tmp_path, hf_arrays())
         path = source / "model.safetensors"
     files = resolve(model(source), lambda *_: None)
-    spec = describe(model(source), files)
+    spec = read_spec(model(source), files)
     with closing(open_checkpoint(files)) as checkpoint:
         weights = load_weights(spec, checkpoint)
         next(weights)
@@ -160,7 +160,7 @@ def test_a_file_that_is_changed_while_it_is_loaded_ends_in_one_sentence(tmp_path
 def test_a_file_that_is_replaced_while_it_is_loaded_is_read_as_it_was(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", llama_arrays(), llama_metadata())
     files = resolve(model(path), lambda *_: None)
-    spec = describe(model(path), files)
+    spec = read_spec(model(path), files)
     with closing(open_checkpoint(files)) as checkpoint:
         (tmp_path / "new").write_bytes(b"another model")
         (tmp_path / "new").rename(path)
@@ -280,7 +280,7 @@ def test_a_config_alone_is_enough_for_dummy_weights(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     config = model(tmp_path, load_format="dummy")
     files = resolve(config, lambda *_: None)
-    spec = describe(config, files)
+    spec = read_spec(config, files)
     assert files.weights_format == "dummy"
     assert len(list(load_weights(spec, open_checkpoint(files, spec)))) == len(spec.weights)
 
@@ -292,11 +292,11 @@ def test_a_gguf_file_is_not_loaded_as_another_format(tmp_path, load_format):
     with pytest.raises(
         ModelLoadError, match=rf"m\.gguf: --load-format {load_format} needs a folder with a config\.json"
     ):
-        describe(config, resolve(config, lambda *_: None))
+        read_spec(config, resolve(config, lambda *_: None))
 
 
 def test_the_real_model_is_described_and_loaded(smollm2):
-    spec = describe(smollm2.config(), smollm2.files)
+    spec = read_spec(smollm2.config(), smollm2.files)
     assert spec.num_parameters == 134_515_008
     assert {weight.format for weight in spec.weights} == {"q4_1", "q8_0", "f32"}
     with closing(open_checkpoint(smollm2.files)) as checkpoint:

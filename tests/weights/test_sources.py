@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.text.tokenizer import load_tokenizer
-from octavo_engine.weights.describe import read_config
 from octavo_engine.weights.generation_config import GenerationDefaults, read_generation_defaults
+from octavo_engine.weights.model_spec import read_config
 from octavo_engine.weights.source import resolve
 
 

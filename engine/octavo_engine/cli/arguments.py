@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from octavo_engine import api_keys
-from octavo_engine.cli.device_defaults import DeviceDefaults, defaults_for, device_of
+from octavo_engine.cli.device_defaults import DeviceDefaults, chosen_device, defaults_for
 from octavo_engine.cli.serve_flags import build_parser
 from octavo_engine.cli.unserved_flags import UNSERVED_FLAGS, UnservedFlag
 from octavo_engine.cli.vllm_environment import flags_of
@@ -193,7 +193,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
         )
     check_names(options.tool_call_parser, options.reasoning_parser)
     parallel = _parallel(options)
-    device = device_of(options.device, options.executor)
+    device = chosen_device(options.device, options.executor)
     defaults = defaults_for(device, options.executor)
     keys, key_file = api_keys.configured(options.api_key, options.api_key_file)
     names = tuple(options.served_model_name or [model])

@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, help="makes the prompts repeatable (default: fresh ones)")
     add("--warmup", type=_at_least(0), default=1, metavar="N", help="requests before, not counted (default: 1)")
-    add("--json", metavar="FILE", help="also write the figures here; - for stdout, in place of the table")
+    add("--json", metavar="FILE", help="also write the metrics here; - for stdout, in place of the table")
     return parser
 
 
@@ -191,7 +191,7 @@ def _report(options: argparse.Namespace, summary: Summary, settings: dict[str, A
         f"{shared}{options.input_len} → {options.output_len} {settings['prompts']}; seed {options.seed}"
     )
     console = Console()
-    # A narrow terminal breaks the lines; rich would cut the figures.
+    # A narrow terminal breaks the lines; rich would cut the metrics.
     console.width = max(console.width, TABLE_WIDTH)
     console.print(report.table(summary, title))
 

@@ -21,8 +21,8 @@ from octavo_engine.errors import ConfigError, OctavoError
 from octavo_engine.executors import require_torch
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.torch.kernel_lists import complete, name_of, read_list
-from octavo_engine.kernels.folders import cache_folder
-from octavo_engine.weights.describe import describe
+from octavo_engine.kernels.folders import kernel_cache_folder
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.errors import ModelError
 from octavo_models.partition import Place
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | None) -> None:
     require_torch()
-    spec = describe(config.model, resolve(config.model, lambda *_: None))
+    spec = read_spec(config.model, resolve(config.model, lambda *_: None))
     tensor_size, num_stages = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
     if (hindrance := obstacle(spec, tensor_size, num_stages, names=FLAG_NAMES)) is not None:
         raise ConfigError(hindrance)
@@ -75,7 +75,7 @@ def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | N
             number,
             config.model.model,
             capability / 10,
-            cache_folder(),
+            kernel_cache_folder(),
             time.monotonic() - start,
         )
 

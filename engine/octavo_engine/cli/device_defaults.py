@@ -28,7 +28,7 @@ ON_GPU = DeviceDefaults(max_num_seqs=256, max_num_batched_tokens=8192, gpu_memor
 ON_CPU = DeviceDefaults(max_num_seqs=128, max_num_batched_tokens=2048, gpu_memory_utilization=0.92)
 
 
-def device_of(flag: Device | None, executor: str | None) -> Device:
+def chosen_device(flag: Device | None, executor: str | None) -> Device:
     """The device that the command line or the environment names, or auto.
 
     The environment's is the image's promise, which `--executor native` takes back.

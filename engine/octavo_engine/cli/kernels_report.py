@@ -22,7 +22,7 @@ from typing import Any
 import triton
 
 from octavo_engine.executors.torch.reported_kernels import reported_kernels
-from octavo_engine.kernels.compiled import FIGURES, MORE_IS_BETTER, Compiled, compile_for
+from octavo_engine.kernels.compiled import METRICS, MORE_IS_BETTER, Compiled, compile_for
 from octavo_engine.kernels.residency import GPUS, NUM_SMS
 from octavo_engine.kernels.triton.launch import OLDEST, Card
 
@@ -91,16 +91,16 @@ def regressions(compiled: list[Compiled], baseline: Mapping[str, Any], only: str
     if baseline["triton"] != triton.__version__:
         return [f"the baseline is of Triton {baseline['triton']}, this is {triton.__version__}; {RENEW}"]
     targets = {f"sm_{c.target}" for c in compiled}
-    made = {c.key: c.figures() for c in compiled}
+    made = {c.key: c.metrics() for c in compiled}
     known: dict[str, list[float]] = {
-        key: figures
-        for key, figures in baseline["kernels"].items()
+        key: metrics
+        for key, metrics in baseline["kernels"].items()
         if key.partition(" ")[0] in targets and re.search(only, key)
     }
     found = [f"{key}: in the baseline, and not compiled any more; {RENEW}" for key in known.keys() - made.keys()]
     found += [f"{key}: not in the baseline; {RENEW}" for key in made.keys() - known.keys()]
     for key in made.keys() & known.keys():
-        for name, now, before in zip(FIGURES, made[key], known[key], strict=True):
+        for name, now, before in zip(METRICS, made[key], known[key], strict=True):
             if (now < before - 0.01) if name in MORE_IS_BETTER else (now > before + 0.01):
                 found.append(f"{key}: {name} {before:g} → {now:g}; if that is meant, {RENEW}")
     return sorted(found)
@@ -123,9 +123,9 @@ def refusals(compiled: list[Compiled]) -> list[str]:
 
 def write_baseline(path: Path, compiled: list[Compiled]) -> None:
     """One kernel a line."""
-    kernels = {c.key: [round(x, 2) for x in c.figures()] for c in compiled}
+    kernels = {c.key: [round(x, 2) for x in c.metrics()] for c in compiled}
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(kernels[key])}" for key in sorted(kernels))
-    head = f'{{"triton": "{triton.__version__}", "figures": {json.dumps(FIGURES)}, "kernels": {{'
+    head = f'{{"triton": "{triton.__version__}", "metrics": {json.dumps(METRICS)}, "kernels": {{'
     path.write_text(f"{head}\n{lines}\n}}}}\n", "utf-8")
 
 
@@ -134,8 +134,8 @@ def main() -> int:
     parser.add_argument("--target", type=int, action="append", choices=sorted(NUM_SMS), help="default: all")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", metavar="PATTERN", help="such as '(decode|prefill) llama'; default: all")
-    parser.add_argument("--baseline", type=Path, help="a file whose figures may not get worse")
-    parser.add_argument("--write-baseline", type=Path, help="the file to write this report's figures to")
+    parser.add_argument("--baseline", type=Path, help="a file whose metrics may not get worse")
+    parser.add_argument("--write-baseline", type=Path, help="the file to write this report's metrics to")
     arguments = parser.parse_args()
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")

@@ -144,7 +144,7 @@ class BlockManager:
         """The number of tokens that its tables hold; of a model without KV blocks, any."""
         return min(map(len, seq.tables), default=NEVER) * self.block_size
 
-    def has_room(self, num_tokens: int) -> bool:
+    def can_allocate(self, num_tokens: int) -> bool:
         """True if there are blocks for a sequence of `num_tokens`, none of them cached."""
         num_blocks = -(-num_tokens // self.block_size)
         return all(window is not None or pool.num_free >= num_blocks for pool, window in self._groups)

@@ -330,7 +330,7 @@ class Scheduler:
         behind = self.requests.running[i + 1 :]
         wanted = sum(len(seq.token_ids) + seq.num_pending - seq.num_computed for seq in behind)
         first = self.requests.waiting.first() if len(self.requests.running) < self._max_num_seqs else None
-        if first is not None and self.block_manager.has_room(len(first.token_ids)):
+        if first is not None and self.block_manager.can_allocate(len(first.token_ids)):
             wanted += len(first.token_ids)
         return max(1, min(budget - len(behind), max(budget - wanted, budget // 2, LEAST_CHUNK)))
 

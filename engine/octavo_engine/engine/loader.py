@@ -18,7 +18,7 @@ from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import ConfigError, ModelLoadError
 from octavo_engine.executors import create_executor, executor_name, require_device
 from octavo_engine.messages import Progress, Ready, Reply, Resolved
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.features import unsupported
@@ -78,7 +78,7 @@ def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
         ConfigError: it can't be divided among as many ranks as the configuration says.
         ModelLoadError, ModelError: they can't be read, or describe what isn't supported.
     """
-    spec = describe(config.model, files)
+    spec = read_spec(config.model, files)
     parallel = config.parallel
     if spec.pooling is not None and parallel.world_size > 1:
         raise ConfigError(

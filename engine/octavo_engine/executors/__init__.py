@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
-from octavo_engine.executors.features import refuse_unsupported
+from octavo_engine.executors.unsupported import refuse_unsupported
 from octavo_engine.gpus import has_gpu, require_gpus, require_working_driver
-from octavo_engine.kernels.folders import cache_folder
+from octavo_engine.kernels.folders import kernel_cache_folder
 from octavo_models.features import Executor as ExecutorName
 from octavo_models.features import unsupported
 from octavo_models.spec import ModelSpec
@@ -82,7 +82,7 @@ def _find_kernel_cache() -> None:
     """
     if "TRITON_CACHE_DIR" in os.environ:
         return
-    usual = cache_folder()
+    usual = kernel_cache_folder()
     try:
         if not usual.is_absolute():
             raise FileNotFoundError(errno.ENOENT, "this user has no home", str(usual))

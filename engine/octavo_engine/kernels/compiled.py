@@ -19,7 +19,7 @@ from octavo_engine.kernels.residency import SMS, Gpu, allotted
 from octavo_engine.kernels.triton.variants import Variant, compiled_for
 
 SPILL_LIMIT = 16  # bytes a thread: a few words outside the loops cost nothing; a spilled tile costs the kernel
-FIGURES = ("registers a thread", "programs an SM", "bytes in flight an SM", "bytes spilled", "instructions a weight")
+METRICS = ("registers a thread", "programs an SM", "bytes in flight an SM", "bytes spilled", "instructions a weight")
 TENSOR_CORES = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 MORE_IS_BETTER = {"programs an SM", "bytes in flight an SM"}
 
@@ -38,7 +38,7 @@ class Compiled:
     in_flight: int | None = None  # bytes a program that its pipelined copies keep on their way; None: it has none
     instructions: float | None = None  # for each weight of a packed or float8 product
     scalar: bool = False  # its matrix products are made of scalar ones
-    failure: str | None = None  # why it does not compile; it has no figures then
+    failure: str | None = None  # why it does not compile; it has no metrics then
 
     @property
     def key(self) -> str:
@@ -53,8 +53,8 @@ class Compiled:
         """Bytes on their way to each SM, on average: of programs that are launched and fit."""
         return (self.in_flight or 0) * min(self.resident, self.programs / gpu.num_sms)
 
-    def figures(self) -> list[float]:
-        """The values that may not get worse, in the order of FIGURES; registers in the units that hardware allots."""
+    def metrics(self) -> list[float]:
+        """The values that may not get worse, in the order of METRICS; registers in the units that hardware allots."""
         in_flight = self.resident * (self.in_flight or 0)
         return [allotted(self.registers), self.resident, in_flight, self.spills, self.instructions or 0.0]
 

@@ -16,12 +16,12 @@ READ_FROM = "OCTAVO_KERNELS"  # a folder of kernels that is read and never writt
 
 def folders() -> Iterator[Path]:
     """The folders that are searched for compiled kernels: the cache, then the one that an image brings along."""
-    yield cache_folder()
+    yield kernel_cache_folder()
     if read_from := os.environ.get(READ_FROM):
         yield Path(read_from)
 
 
-def cache_folder() -> Path:
+def kernel_cache_folder() -> Path:
     """Triton's, by the variables that it reads."""
     if folder := os.environ.get("TRITON_CACHE_DIR"):
         return Path(folder)

@@ -4,7 +4,7 @@ Pure arithmetic on published limits; independent of Triton. Limits of an SM: CUD
 Specifications per Compute Capability". Bandwidths: NVIDIA's datasheets of A100 80GB SXM, L4, H100 SXM, H200 SXM and
 HGX B200 (64 TB/s for eight). By Little's law a busy memory has latency · bandwidth bytes on their way. What that is for
 each SM under full load is stated by NVIDIA's CCCL (cub/device/dispatch/tuning/tuning_transform.cuh: 16 KiB on A100, 32
-on H100, 48 on H200, 64 on B200), which makes the latency 0.9 to 1.4 µs. L4 has no figure there: it takes A100's latency.
+on H100, 48 on H200, 64 on B200), which makes the latency 0.9 to 1.4 µs. L4 has no value there: it takes A100's latency.
 """
 
 from __future__ import annotations

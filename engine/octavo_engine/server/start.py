@@ -23,8 +23,8 @@ from octavo_engine.text.template_process import TemplateProcess
 from octavo_engine.text.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
 from octavo_engine.text.turn_end import turn_ends
 from octavo_engine.weights.cache import expanded
-from octavo_engine.weights.describe import architecture_names
 from octavo_engine.weights.generation_config import read_generation_defaults
+from octavo_engine.weights.model_spec import architecture_names
 from octavo_engine.weights.source import resolve
 
 logger = logging.getLogger(__name__)

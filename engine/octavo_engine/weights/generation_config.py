@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.sampling_params import MODEL_DEFAULTS
-from octavo_engine.weights.describe import read_config
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
+from octavo_engine.weights.model_spec import read_config
 from octavo_engine.weights.token_ids import known_ids
 from octavo_models.gguf_header import Strings
 

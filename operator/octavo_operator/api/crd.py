@@ -50,7 +50,7 @@ HAS = re.compile(
 NAME_RULES = (
     {
         "rule": "size(self.metadata.name) <= 53",
-        "message": "metadata.name has more than 53 letters; the children's names need room behind it: shorten it",
+        "message": "metadata.name has more than 53 letters; the children's names add to it: shorten it",
     },
     {
         "rule": f"self.metadata.name.matches(r'{SERVICE}')",
@@ -77,7 +77,7 @@ CHANGES: dict[str, tuple[dict[str, str], ...]] = {
         {
             "rule": "!has(self.size) || !has(oldSelf.size)"
             " || quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0",
-            "message": "size can grow, not shrink: Kubernetes keeps a claim's room once it is given",
+            "message": "size can grow, not shrink: Kubernetes shrinks no claim",
             "fieldPath": ".size",
         },
     ),

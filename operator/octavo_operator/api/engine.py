@@ -85,7 +85,7 @@ class Engine(Strict):
     max_num_batched_tokens: Count | None = None
     """Tokens computed in one step; by default 8192 on GPUs and 2048 on a CPU."""
     min_concurrency: Count = 1
-    """Sequences of maxModelLen for which the KV cache must have room; fewer than that do not fit."""
+    """Sequences of maxModelLen that the KV cache must hold; fewer than that do not fit."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory that the engine uses for weights, KV cache and overheads together."""
     block_size: Literal[16, 32, 64, 128] = 16

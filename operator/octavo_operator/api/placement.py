@@ -37,7 +37,7 @@ class Cache(Strict):
     """A volume that keeps the model, so that a restarted pod does not download it again."""
 
     size: Quantity | None = None
-    """Size of the claim; by default room for two revisions of the model, 100Gi where its size is unknown."""
+    """Size of the claim; by default enough for two revisions of the model, 100Gi where its size is unknown."""
     storage_class_name: ObjectName | None = None
     """Storage class; by default the cluster's."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] | None = None

@@ -61,7 +61,7 @@ class PlanStatus(Strict):
     max_model_len: Natural | None = None
     """Longest sequence in tokens, where it is known."""
     concurrent_sequences: Natural | None = None
-    """Sequences of maxModelLen tokens that have room at once, where it is known."""
+    """Sequences of maxModelLen tokens that fit at once, where it is known."""
     memory: MemoryStatus | None = None
     """The division of memory, where the model and the GPU are known."""
     startup_seconds: Natural | None = None

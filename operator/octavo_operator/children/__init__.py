@@ -14,7 +14,7 @@ from octavo_operator.children import (
     service,
     service_monitor,
 )
-from octavo_operator.children.ownership import Manifest
+from octavo_operator.children.child import Manifest
 from octavo_operator.planner.plan import Plan
 
 __all__ = ["Manifest", "render"]

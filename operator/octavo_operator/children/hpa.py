@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.children.child import Manifest, child
 from octavo_operator.planner.plan import Plan
 from octavo_operator.runtimes import RUNTIMES
 from octavo_operator.runtimes.runtime import adapted

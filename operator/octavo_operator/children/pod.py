@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from octavo_operator.api.labels import SERVICE, labels, selector
+from octavo_operator.children.child import Manifest
 from octavo_operator.children.merge import merged
-from octavo_operator.children.ownership import Manifest
 from octavo_operator.planner.arguments import CACHE_PATH, CLAIM_PATH, KEYS_PATH, TEMPLATE_PATH
 from octavo_operator.planner.plan import Env, Plan, Probe, Requirement, Term
 

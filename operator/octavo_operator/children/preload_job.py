@@ -17,7 +17,7 @@ from typing import Any
 from octavo_operator.api.labels import PRELOAD, labels
 from octavo_operator.api.quantity import Quantity
 from octavo_operator.api.v1alpha1 import GROUP
-from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.children.child import Manifest, child
 from octavo_operator.children.pod import CONTAINER as ENGINE_CONTAINER
 from octavo_operator.children.pod import RESTRICTED, cache_volume, pull_policy, template, variables
 from octavo_operator.planner.arguments import CACHE_PATH, KEYS_PATH, TEMPLATE_PATH

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from octavo_operator.api.labels import METRICS, selector
-from octavo_operator.children.ownership import Manifest, child
+from octavo_operator.children.child import Manifest, child
 from octavo_operator.children.pod import PORT_NAME
 from octavo_operator.planner.plan import Plan
 from octavo_operator.runtimes.runtime import METRICS_PATH

@@ -20,7 +20,7 @@ import aiohttp
 
 from octavo_operator.api.labels import FIELD_MANAGER
 from octavo_operator.api.resources import Resource
-from octavo_operator.cluster.connection import Connection, Credentials
+from octavo_operator.cluster.connection import ClientCredentials, Connection
 from octavo_operator.errors import ApiError, NotLeadingError, UnreachableError
 
 Object = dict[str, Any]
@@ -52,7 +52,7 @@ class Cluster:
         read_s: float = READ_S,
         on_write: Callable[[str, str], None] = lambda _kind, _verb: None,
     ) -> None:
-        self._credentials = Credentials(connection)
+        self._credentials = ClientCredentials(connection)
         self._server = connection.server
         self._write_s = write_s
         self._read_s = read_s

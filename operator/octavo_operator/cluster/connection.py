@@ -50,7 +50,7 @@ class Connection:
         return context
 
 
-class Credentials:
+class ClientCredentials:
     """Present credentials: tokens and certificates of a kubeconfig expire, and are read again when refused."""
 
     def __init__(self, connection: Connection) -> None:

@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 from octavo_operator.api.quantity import Quantity
-from octavo_operator.cluster.ownership import Fields, Object, covers, item_of, others, ours
+from octavo_operator.cluster.field_ownership import Fields, Object, covers, item_of, others, ours
 
 # Lists that may have items of others, by the keys that identify items (the API's own listMapKeys).
 KEYS: dict[str, tuple[str, ...]] = {

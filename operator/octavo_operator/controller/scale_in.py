@@ -19,7 +19,7 @@ from octavo_operator.api.resources import AUTOSCALERS, PODS
 from octavo_operator.cluster.client import Cluster, Object
 from octavo_operator.errors import ApiError, OperatorError
 from octavo_operator.metrics_api.catalog import RUNNING, WAITING
-from octavo_operator.metrics_api.engines import Engine, engine_of
+from octavo_operator.metrics_api.engines import EnginePod, engine_of
 from octavo_operator.metrics_api.scraper import ScrapeError, scrape
 from octavo_operator.repeating import repeat
 
@@ -108,7 +108,7 @@ class ScaleIn:
                 raise
 
 
-async def _load(session: aiohttp.ClientSession, engine: Engine) -> float | None:
+async def _load(session: aiohttp.ClientSession, engine: EnginePod) -> float | None:
     """Requests that run and wait; None where the metrics lack them."""
     try:
         samples = await scrape(session, engine)

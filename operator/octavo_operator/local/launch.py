@@ -10,7 +10,7 @@ from pathlib import Path
 from octavo_operator.api.placement import Accelerator
 from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import LocalError
-from octavo_operator.local.gpus import divide_gpus
+from octavo_operator.local.machine_gpus import divide_gpus
 from octavo_operator.local.references import References
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.plan import Env, Plan

@@ -17,7 +17,7 @@ MASTERS = "system:masters"
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AccessRequest:
     """A `get` of a metric of an object, or (with `path` alone) of a document."""
 
     path: str
@@ -49,9 +49,9 @@ class Authorizer:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._known: dict[tuple[User, Attempt], tuple[float, str | None]] = {}
+        self._known: dict[tuple[User, AccessRequest], tuple[float, str | None]] = {}
 
-    async def refusal(self, user: User, attempt: Attempt) -> str | None:
+    async def refusal(self, user: User, attempt: AccessRequest) -> str | None:
         """The reason why a request is denied; None where it is allowed. Raises ApiError or UnreachableError without a
         review.
         """
@@ -65,7 +65,7 @@ class Authorizer:
             known = self._known[key] = (now, await self._ask(user, attempt))
         return known[1]
 
-    async def _ask(self, user: User, attempt: Attempt) -> str | None:
+    async def _ask(self, user: User, attempt: AccessRequest) -> str | None:
         who = {"user": user.name, "groups": list(user.groups), "uid": user.uid}
         extra = {key: list(values) for key, values in user.extra.items()}
         review = {

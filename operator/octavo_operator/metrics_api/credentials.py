@@ -26,7 +26,7 @@ Pair = tuple[bytes, bytes]
 """A certificate and its key, PEM."""
 
 
-class Credentials:
+class ServingCredentials:
     """Renewed while `run` runs. Until there is a certificate, an untrusted one serves health alone."""
 
     def __init__(

@@ -18,7 +18,7 @@ DEFAULT_PORT = 8000
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EnginePod:
     """A pod that answers."""
 
     namespace: str
@@ -38,7 +38,7 @@ class Engine:
         return self.labels.get(SERVICE, "")
 
 
-def engine_of(pod: Object) -> Engine | None:
+def engine_of(pod: Object) -> EnginePod | None:
     """The engine of a pod; None where it still loads, or ends: its metrics are then no load."""
     metadata, status = pod["metadata"], pod.get("status", {})
     address = status.get("podIP")
@@ -48,7 +48,9 @@ def engine_of(pod: Object) -> Engine | None:
         return None
     host = f"[{address}]" if ":" in address else address
     url = f"http://{host}:{_port(pod)}{METRICS_PATH}"
-    return Engine(metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}), _host(pod))
+    return EnginePod(
+        metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}), _host(pod)
+    )
 
 
 def _host(pod: Object) -> str | None:
@@ -72,12 +74,12 @@ def _port(pod: Object) -> int:
 class Engines:
     """The engines of the cluster, for as long as `run` runs. `changed` is called with them after each change."""
 
-    def __init__(self, cluster: Cluster, changed: Callable[[Mapping[Name, Engine]], None]) -> None:
+    def __init__(self, cluster: Cluster, changed: Callable[[Mapping[Name, EnginePod]], None]) -> None:
         self._changed = changed
         self._pods = Mirror(cluster, PODS, engine_of, self._pods_changed, selector=SELECTOR)
 
     @property
-    def known(self) -> Mapping[Name, Engine]:
+    def known(self) -> Mapping[Name, EnginePod]:
         return self._pods.known
 
     def are_known(self, now: float) -> bool:
@@ -87,5 +89,5 @@ class Engines:
     async def run(self) -> None:
         await self._pods.run()
 
-    def _pods_changed(self, _: Sequence[Change[Engine]]) -> None:
+    def _pods_changed(self, _: Sequence[Change[EnginePod]]) -> None:
         self._changed(self._pods.known)

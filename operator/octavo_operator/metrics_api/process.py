@@ -16,7 +16,7 @@ from octavo_operator.cluster.client import Cluster
 from octavo_operator.cluster.connection import Connection
 from octavo_operator.metrics_api.authentication import Authenticator
 from octavo_operator.metrics_api.authorization import Authorizer
-from octavo_operator.metrics_api.credentials import Credentials
+from octavo_operator.metrics_api.credentials import ServingCredentials
 from octavo_operator.metrics_api.deregistration import leave
 from octavo_operator.metrics_api.engines import Engines
 from octavo_operator.metrics_api.scraper import Scraper
@@ -45,7 +45,7 @@ async def run(
     scraper = Scraper(session, period)
     engines = Engines(cluster, scraper.follow)
     authenticator = Authenticator(cluster)
-    credentials = Credentials(cluster, authenticator, namespace, certificate_files)
+    credentials = ServingCredentials(cluster, authenticator, namespace, certificate_files)
 
     def troubles() -> dict[str, str]:
         found = {"credentials": "" if credentials.usable else credentials.trouble}

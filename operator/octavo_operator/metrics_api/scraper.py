@@ -14,7 +14,7 @@ from octavo_operator.cluster.client import Name
 from octavo_operator.errors import OperatorError
 from octavo_operator.exposition import parse
 from octavo_operator.metrics_api.catalog import COUNTERS, GAUGES
-from octavo_operator.metrics_api.engines import Engine
+from octavo_operator.metrics_api.engines import EnginePod
 from octavo_operator.metrics_api.series import Moment, Samples, Series
 
 DEADLINE_S = 2.0
@@ -25,7 +25,7 @@ HOST = "X-Octavo-Host"
 JITTER = 0.1
 
 PodName = tuple[str, str]
-"""`Engine.key`."""
+"""`EnginePod.key`."""
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class ScrapeError(OperatorError):
     """An engine's metrics could not be had."""
 
 
-async def scrape(session: aiohttp.ClientSession, engine: Engine) -> Samples:
+async def scrape(session: aiohttp.ClientSession, engine: EnginePod) -> Samples:
     """An engine's present metrics. Raises ScrapeError, within the deadline."""
     try:
         timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
@@ -63,7 +63,7 @@ class Scraper:
         self._tasks: dict[PodName, asyncio.Task[None]] = {}
         self.series: dict[PodName, Series] = {}
 
-    def follow(self, engines: Mapping[Name, Engine]) -> None:
+    def follow(self, engines: Mapping[Name, EnginePod]) -> None:
         """Scrape these from now on, and no others; one that is new at once."""
         desired = {engine.key: engine for engine in engines.values()}
         for key in self._tasks.keys() - desired.keys():
@@ -76,7 +76,7 @@ class Scraper:
     async def close(self) -> None:
         self.follow({})
 
-    async def _keep(self, engine: Engine, series: Series) -> None:
+    async def _keep(self, engine: EnginePod, series: Series) -> None:
         """A failure doubles the pause, so that an engine in trouble is not pressed; one that was well has some time."""
         pause, well, failed = self._period, float("-inf"), False
         about = {"about": {"namespace": engine.namespace, "name": engine.name}}

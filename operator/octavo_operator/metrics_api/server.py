@@ -13,7 +13,7 @@ from aiohttp import web
 from octavo_operator.errors import OperatorError
 from octavo_operator.metrics_api import documents
 from octavo_operator.metrics_api.authentication import Authenticator
-from octavo_operator.metrics_api.authorization import Attempt, Authorizer
+from octavo_operator.metrics_api.authorization import AccessRequest, Authorizer
 from octavo_operator.metrics_api.catalog import METRICS
 from octavo_operator.metrics_api.documents import GROUP, SERVICES, VERSIONS
 from octavo_operator.metrics_api.engines import Engines
@@ -66,7 +66,7 @@ class Api:
             user = await self.authenticator.user_of(request)
             if user is None:
                 return _status(401, "neither a front proxy that is trusted nor a valid bearer token says who asks")
-            if why := await self.authorizer.refusal(user, Attempt(request.path, **request.match_info)):
+            if why := await self.authorizer.refusal(user, AccessRequest(request.path, **request.match_info)):
                 return _status(403, f"{user.name} may not get {request.path}: {why}")
             return await handler(request)
         except SelectorError as error:

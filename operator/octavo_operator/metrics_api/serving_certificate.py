@@ -21,7 +21,7 @@ AUTHORITY_DAYS, AUTHORITY_RENEWED_DAYS = 3650, 365
 SERVING_DAYS, SERVING_RENEWED_DAYS = 90, 30
 SKEW = dt.timedelta(hours=1)  # clocks differ
 
-Key = ec.EllipticCurvePrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def current(held: ServingCertificate | None, hosts: Sequence[str], now: dt.datet
     return ServingCertificate(pem, _pem(key), bundle, _pem(authority_key))
 
 
-def _authority(held: ServingCertificate | None, now: dt.datetime) -> tuple[list[x509.Certificate], Key]:
+def _authority(held: ServingCertificate | None, now: dt.datetime) -> tuple[list[x509.Certificate], PrivateKey]:
     """The authority that signs, before those that are still trusted; and its key."""
     known: list[x509.Certificate] = []
     if held is not None:
@@ -76,7 +76,12 @@ def _authority(held: ServingCertificate | None, now: dt.datetime) -> tuple[list[
             known = []
         else:
             left = dt.timedelta(days=AUTHORITY_RENEWED_DAYS)
-            if known and isinstance(key, Key) and _is_of(known[0], key) and known[0].not_valid_after_utc - now > left:
+            if (
+                known
+                and isinstance(key, PrivateKey)
+                and _is_of(known[0], key)
+                and known[0].not_valid_after_utc - now > left
+            ):
                 return known, key
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "octavo-metrics-api-ca")])
@@ -92,7 +97,9 @@ def _authority(held: ServingCertificate | None, now: dt.datetime) -> tuple[list[
     return [builder.sign(key, hashes.SHA256()), *known[:1]], key
 
 
-def _issued(authority: x509.Certificate, by: Key, key: Key, hosts: Sequence[str], now: dt.datetime) -> x509.Certificate:
+def _issued(
+    authority: x509.Certificate, by: PrivateKey, key: PrivateKey, hosts: Sequence[str], now: dt.datetime
+) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     builder = (
         _builder(name, authority.subject, key, now, SERVING_DAYS)
@@ -104,7 +111,9 @@ def _issued(authority: x509.Certificate, by: Key, key: Key, hosts: Sequence[str]
     return builder.sign(by, hashes.SHA256())
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: Key, now: dt.datetime, days: int) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: PrivateKey, now: dt.datetime, days: int
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -130,10 +139,10 @@ def _will_do(held: ServingCertificate, authority: x509.Certificate, hosts: Seque
 
 
 def _is_of(certificate: x509.Certificate, key: object) -> bool:
-    return isinstance(key, Key) and certificate.public_key() == key.public_key()
+    return isinstance(key, PrivateKey) and certificate.public_key() == key.public_key()
 
 
-def _pem(key: Key) -> bytes:
+def _pem(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

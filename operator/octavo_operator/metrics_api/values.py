@@ -14,7 +14,7 @@ from typing import Any
 from octavo_operator.api.v1alpha1 import API_VERSION, KIND
 from octavo_operator.metrics_api.catalog import Metric
 from octavo_operator.metrics_api.documents import GROUP, Document
-from octavo_operator.metrics_api.engines import Engine
+from octavo_operator.metrics_api.engines import EnginePod
 from octavo_operator.metrics_api.scraper import PodName
 from octavo_operator.metrics_api.selectors import Selector
 from octavo_operator.metrics_api.series import Series, Value, combined
@@ -35,11 +35,11 @@ class Row:
 class Snapshot:
     """The engines and their series at `now`, monotonic."""
 
-    engines: Iterable[Engine]
+    engines: Iterable[EnginePod]
     series: Mapping[PodName, Series]
     now: float
 
-    def value(self, engine: Engine, metric: Metric, chosen: Selector) -> Value | None:
+    def value(self, engine: EnginePod, metric: Metric, chosen: Selector) -> Value | None:
         series = self.series.get(engine.key)
         return None if series is None else series.value(metric, chosen, self.now)
 

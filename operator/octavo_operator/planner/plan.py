@@ -36,7 +36,7 @@ class GpuBudget:
 
     @property
     def sequences(self) -> int:
-        """Sequences of maxModelLen tokens that have room at once."""
+        """Sequences of maxModelLen tokens that fit at once."""
         return self._sequences(self.kv)
 
     @property

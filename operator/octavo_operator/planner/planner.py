@@ -78,7 +78,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     resources = hardware.container_resources(spec, place, needed, downloaded, limits)
     shm = int(hardware.shared_memory(spec, place))
     limit = int(spec.resources.limits["memory"]) if "memory" in spec.resources.limits else None
-    case = warnings.Case(
+    case = warnings.CheckInput(
         service, demand, model_bytes, fit, place, scale, cache, rolls, drain, ends.grace, longest, shm, limit
     )
     known_runtime = engine.runtime in RUNTIMES
@@ -283,7 +283,7 @@ def _reasons(
     if limits.shortened:
         assert observed.model is not None
         reasons.append(
-            f"maxModelLen {limits.max_model_len}: what the memory has room for; the model's own is "
+            f"maxModelLen {limits.max_model_len}: what the memory holds; the model's own is "
             f"{observed.model.max_position}"
         )
     elif spec.engine.max_model_len is None and limits.max_model_len is not None:

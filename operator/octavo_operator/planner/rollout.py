@@ -1,4 +1,4 @@
-"""Decides how a change reaches the replicas: with a surge where one has room, in place where none has, never a
+"""Decides how a change reaches the replicas: with a surge where one fits, in place where none does, never a
 deadlock.
 
 Chosen when a change begins. One that is under way goes on as it began, for its own surge has taken the GPU that was
@@ -16,7 +16,7 @@ from dataclasses import replace
 from octavo_operator.api.observed import Change, Observed
 from octavo_operator.planner.plan import Hardware, RolloutPlan, Scale
 
-PATIENCE_S = 60  # for a node that has room: others' pods end
+PATIENCE_S = 60  # for a node with capacity: others' pods end
 NODE_S = 900  # for one that an autoscaler adds: its own limit
 
 
@@ -43,17 +43,17 @@ def choose(
         reason = f"a new replica waits for a node; no old one makes way, for {why}"
         return _rollout(scale, reason, surge=surge)
     if surge and strategy == "Surge":
-        return _rollout(scale, "rollout.strategy: Surge waits for a node with room", surge=True)
+        return _rollout(scale, "rollout.strategy: Surge waits for a node with capacity", surge=True)
     if not _is_too_long(change):
         came = ", which an autoscaler adds" if change.node_comes else ""
-        waits = _rollout(scale, f"a new replica waits for a node with room{came}", surge=surge, waits=True)
+        waits = _rollout(scale, f"a new replica waits for a node with capacity{came}", surge=surge, waits=True)
         return replace(waits, patience=_patience(change))
     if not change.old_serves:
-        reason = "no node has room for a new replica, and no old one serves: one makes way at once"
+        reason = "no node has capacity for a new replica, and no old one serves: one makes way at once"
         return _rollout(scale, reason, surge=False, max_unavailable=change.unready + 1)
     return _rollout(
         scale,
-        f"no node had room for a new replica within {_patience(change)} s: an old one makes way",
+        f"no node had capacity for a new replica within {_patience(change)} s: an old one makes way",
         surge=False,
         max_unavailable=change.unready + 1,
     )

@@ -22,7 +22,7 @@ SCALE_UP_DELAY = "cluster-autoscaler.kubernetes.io/pod-scale-up-delay"
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CheckInput:
     """The input of the checks."""
 
     service: LLMService
@@ -40,7 +40,7 @@ class Case:
     memory_limit: int | None
 
 
-def warnings(case: Case) -> tuple[str, ...]:
+def warnings(case: CheckInput) -> tuple[str, ...]:
     """Sentences, the gravest first."""
     checks = (
         _one_replica,
@@ -61,7 +61,7 @@ def warnings(case: Case) -> tuple[str, ...]:
     return tuple(sentence for check in checks for sentence in check(case))
 
 
-def _one_replica(case: Case) -> Iterator[str]:
+def _one_replica(case: CheckInput) -> Iterator[str]:
     if case.service.spec.suspend or case.scale.minimum != 1:
         return
     field = "replicas" if case.scale.replicas is not None else "autoscaling.minReplicas"
@@ -74,7 +74,7 @@ def _one_replica(case: Case) -> Iterator[str]:
     yield f"one replica: an eviction is an outage{rollout}; {field}: 2 would avoid it{pool}"
 
 
-def _nodes_for_a_drain(case: Case) -> Iterator[str]:
+def _nodes_for_a_drain(case: CheckInput) -> Iterator[str]:
     """A successor waits from when its predecessor begins to drain: see docs/decisions/0017."""
     if case.hardware.gpus and case.rollout.strategy == "InPlace" and case.scale.maximum > 1:
         yield (
@@ -84,45 +84,45 @@ def _nodes_for_a_drain(case: Case) -> Iterator[str]:
         )
 
 
-def _making_way(case: Case) -> Iterator[str]:
+def _making_way(case: CheckInput) -> Iterator[str]:
     """Given while other capacity can still be freed."""
     if case.rollout.waits and not case.rollout.held:
         outage = ", an outage until the new one has loaded its model" if case.scale.maximum == 1 else ""
         yield (
-            f"no node has room for a new replica: if none has within {case.rollout.patience} s, an old one makes way{outage}; "
+            f"no node has capacity for a new replica: if none has within {case.rollout.patience} s, an old one makes way{outage}; "
             "fewer replicas elsewhere, or another node, would avoid it"
         )
 
 
-def _downloads_again(case: Case) -> Iterator[str]:
+def _downloads_again(case: CheckInput) -> Iterator[str]:
     uri = case.service.spec.model.uri
     if case.cache is None and uri.scheme in FETCHED:
         size = "the model" if case.model_bytes is None else human(case.model_bytes)
         yield f"no cache: each new pod downloads {size} again; cache: {{}} keeps it on a volume"
 
 
-def _vision(case: Case) -> Iterator[str]:
+def _vision(case: CheckInput) -> Iterator[str]:
     if case.demand is not None and case.hardware.gpus and case.demand.vision_is_unknown:
         yield (
             "the size of the model's vision half is not known from its config, and its weights are not counted; "
-            "where its pods run out of GPU memory, a smaller engine.maxModelLen leaves room for them"
+            "where its pods run out of GPU memory, a smaller engine.maxModelLen leaves memory for them"
         )
 
 
-def _context(case: Case) -> Iterator[str]:
+def _context(case: CheckInput) -> Iterator[str]:
     engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
     if engine.max_model_len is not None:
         return
     if demand is None:
-        yield "engine.maxModelLen is not set and the model's own limit is not known; a long one takes the KV cache's room"
+        yield "engine.maxModelLen is not set and the model's own limit is not known; a long one takes the KV cache's memory"
     elif case.hardware.gpus and budget is not None and 0 < budget.sequences < 8:
         yield (
             f"engine.maxModelLen is not set: at the model's own {demand.max_model_len} tokens "
-            f"{budget.sequences} full sequences have room at once; a lower one serves more"
+            f"{budget.sequences} full sequences fit at once; a lower one serves more"
         )
 
 
-def _gpus(case: Case) -> Iterator[str]:
+def _gpus(case: CheckInput) -> Iterator[str]:
     """GPUs that a smaller tensor-parallel size would free, with room for as many sequences as may run."""
     engine, demand, budget = case.service.spec.engine, case.demand, case.fit.budget
     if demand is None or budget is None or case.fit.state != "True" or engine.tensor_parallel_size == 1:
@@ -131,13 +131,13 @@ def _gpus(case: Case) -> Iterator[str]:
         smaller = demand.budget(budget.capacity, engine.gpu_memory_utilization, size, budget.product)
         if smaller.sequences >= max(8, engine.min_concurrency):
             yield (
-                f"tensorParallelSize {engine.tensor_parallel_size} where {size} has room for {smaller.sequences} "
+                f"tensorParallelSize {engine.tensor_parallel_size} where {size} holds {smaller.sequences} "
                 f"sequences: it answers sooner, but replicas of {size} serve more with the same GPUs"
             )
             return
 
 
-def _utilization(case: Case) -> Iterator[str]:
+def _utilization(case: CheckInput) -> Iterator[str]:
     share, budget = case.service.spec.engine.gpu_memory_utilization, case.fit.budget
     if not case.hardware.gpus:
         return
@@ -156,10 +156,10 @@ def _utilization(case: Case) -> Iterator[str]:
         yield f"gpuMemoryUtilization {share:g} leaves nothing for peaks; out-of-memory is likely above 0.95"
 
 
-def _shared_memory(case: Case) -> Iterator[str]:
+def _shared_memory(case: CheckInput) -> Iterator[str]:
     given = case.service.spec.shared_memory
     if given is not None and case.hardware.gpus > 1 and int(given) < GIB:
-        yield f"sharedMemory {given} is little for {case.hardware.gpus} GPUs; NCCL crashes under load without room"
+        yield f"sharedMemory {given} is little for {case.hardware.gpus} GPUs; NCCL crashes under load without enough"
     if case.memory_limit is not None and case.shared_memory * 2 > case.memory_limit:
         yield (
             f"shared memory may take {human(case.shared_memory)} of the container's {human(case.memory_limit)}: "
@@ -167,7 +167,7 @@ def _shared_memory(case: Case) -> Iterator[str]:
         )
 
 
-def _largest_requests(case: Case) -> Iterator[str]:
+def _largest_requests(case: CheckInput) -> Iterator[str]:
     demand = case.demand
     if demand is None or demand.limits.request_bytes >= demand.request_peak:
         return
@@ -178,7 +178,7 @@ def _largest_requests(case: Case) -> Iterator[str]:
     )
 
 
-def _no_limit(case: Case) -> Iterator[str]:
+def _no_limit(case: CheckInput) -> Iterator[str]:
     if not case.hardware.gpus and case.demand is None and case.memory_limit is None:
         yield (
             "no memory limit: what the model takes is not known here, so that a replica may take all that its node has; "
@@ -186,7 +186,7 @@ def _no_limit(case: Case) -> Iterator[str]:
         )
 
 
-def _volume(case: Case) -> Iterator[str]:
+def _volume(case: CheckInput) -> Iterator[str]:
     cache = case.cache
     if cache is None:
         return
@@ -216,7 +216,7 @@ def _volume(case: Case) -> Iterator[str]:
         yield f"the model's size is not known: {cache.size} is claimed for it; cache.size sets it"
 
 
-def _drain(case: Case) -> Iterator[str]:
+def _drain(case: CheckInput) -> Iterator[str]:
     if case.drain < case.longest_generation and case.scale.maximum > 0:
         yield (
             f"a replica that ends cuts off answers after {case.drain} s; the longest may take "
@@ -224,7 +224,7 @@ def _drain(case: Case) -> Iterator[str]:
         )
 
 
-def _open(case: Case) -> Iterator[str]:
+def _open(case: CheckInput) -> Iterator[str]:
     spec = case.service.spec
     if spec.service.type != "ClusterIP" and spec.auth.api_keys is None:
         yield f"service.type {spec.service.type} without auth.apiKeys answers every client that reaches it"

@@ -19,10 +19,10 @@ from octavo_operator.children import Manifest
 from octavo_operator.children.preload_job import DOWNLOAD, TEMPLATE
 from octavo_operator.cluster.client import Cluster, Object
 from octavo_operator.cluster.drift import differs, same_template, without_others
-from octavo_operator.cluster.ownership import HANDOVER, ours, owns
+from octavo_operator.cluster.field_ownership import HANDOVER, ours, owns
 from octavo_operator.errors import ApiError, UnreachableError
 from octavo_operator.planner import Plan
-from octavo_operator.reconcile import downloads, replicas
+from octavo_operator.reconcile import downloads, scaling
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,12 @@ class Applier:
         autoscaler: Any = self._observed.child(AUTOSCALERS.kind, plan.name)
         if autoscaler is not None and self._is_ours(autoscaler):
             await self._remove(autoscaler)
-        now = replicas.running(live)
+        now = scaling.running(live)
         held_up = plan.refusal is None and self._held and now > 0
-        if replicas.is_autoscaled(plan, self._observed) or not (wanted < now or (held_up and wanted > now)):
+        if scaling.is_autoscaled(plan, self._observed) or not (wanted < now or (held_up and wanted > now)):
             return
         try:
-            self._deployment = await replicas.set_number(self._cluster, live, wanted, self._log_as)
+            self._deployment = await scaling.set_number(self._cluster, live, wanted, self._log_as)
         except (ApiError, UnreachableError) as error:
             self._rejected(DEPLOYMENTS.kind, plan.name, error)
         else:
@@ -182,7 +182,7 @@ class Applier:
             await self._remove(live)  # created in the next pass
             return
         if kind == DEPLOYMENTS.kind:
-            if live is not None and replicas.running(live) and self._held:
+            if live is not None and scaling.running(live) and self._held:
                 return  # what serves goes on serving until the new model is there, or the service has its turn
             manifest = await self._with_replicas(self._with_strategy(manifest, live), live)
         if live is not None:
@@ -238,12 +238,12 @@ class Applier:
         if self._waits:
             spec["replicas"] = 0
             return manifest | {"spec": spec}
-        if not replicas.is_autoscaled(plan, self._observed):
+        if not scaling.is_autoscaled(plan, self._observed):
             return manifest
         if live is None:
             spec.setdefault("replicas", plan.scale.minimum)  # given up in the next pass
             return manifest | {"spec": spec}
-        now = replicas.running(live)
+        now = scaling.running(live)
         if now and spec.get("replicas", now) != now:
             words = f"spec.replicas is set by the HorizontalPodAutoscaler {self._observed.autoscaler}"
             self.outcome.held.append(f"{DEPLOYMENTS.kind} {plan.name}: {words}")
@@ -253,7 +253,7 @@ class Applier:
         if not now and (plan.scale.replicas is None or owns(ours(live, HANDOVER), "spec", "replicas")):
             spec["replicas"] = plan.scale.minimum
         elif owns(ours(live), "spec", "replicas"):
-            self._changed(await replicas.set_number(self._cluster, live, now, self._log_as))
+            self._changed(await scaling.set_number(self._cluster, live, now, self._log_as))
         return manifest | {"spec": spec}
 
     async def _remove(self, live: Any) -> None:

@@ -52,7 +52,7 @@ class PodFacts:
     service: tuple[str, str] | None
     """Namespace and name of the LLMService that it belongs to, if any."""
     gated: bool
-    """A scheduling gate holds it back: it is not waiting for room."""
+    """A scheduling gate holds it back: it does not wait for capacity."""
     placement: Mapping[str, Any]
     """Fields of the spec that rule nodes out, for a pod without a node. Empty once it has one."""
     name: str = ""

@@ -26,7 +26,7 @@ from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.diagnosis.redaction import redacted
 from octavo_operator.reconcile.diagnosis.warning_events import last_warning
 from octavo_operator.reconcile.kinds_seen import KindsSeen
-from octavo_operator.reconcile.replicas import autoscaler_of, running
+from octavo_operator.reconcile.scaling import autoscaler_of, running
 
 MOST_ASKED = 4  # pods that are asked about at a time
 

@@ -26,7 +26,7 @@ from octavo_operator.errors import ApiError, ManifestError
 from octavo_operator.planner import Plan, plan
 from octavo_operator.planner.hardware import hardware_of
 from octavo_operator.planner.storage import referenced
-from octavo_operator.reconcile import downloads, failed_pass, free_gpus, replicas, summary
+from octavo_operator.reconcile import downloads, failed_pass, free_gpus, scaling, summary
 from octavo_operator.reconcile.applying import Applier
 from octavo_operator.reconcile.capacity_feed import CapacityFeed
 from octavo_operator.reconcile.events import events_of, plan_warnings, restored, rivalry
@@ -203,8 +203,8 @@ class Reconciler:
         observed = await observe(self.cluster, body, None, None, self.kinds)
         self.upgrades.leave(key, live_deployment(body, observed))
         live: Any = observed.child(DEPLOYMENTS.kind, key.name)
-        if live is not None and replicas.running(live) and replicas.asks_to_stop(body):
-            await replicas.set_number(self.cluster, live, 0, key.logged)
+        if live is not None and scaling.running(live) and scaling.asks_to_stop(body):
+            await scaling.set_number(self.cluster, live, 0, key.logged)
             observed = await observe(self.cluster, body, None, None, self.kinds)
         wrote = await self._report(body, summary.invalid(body, observed, error))
         return "changed" if wrote else "unchanged"

@@ -33,7 +33,7 @@ from octavo_operator.api.v1alpha1 import LLMService
 from octavo_operator.errors import ManifestError
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import human
-from octavo_operator.reconcile import downloads, replicas
+from octavo_operator.reconcile import downloads, scaling
 from octavo_operator.reconcile.applying import Outcome, Rejection
 from octavo_operator.reconcile.cache_state import download_trouble, memory_of, model_cached
 from octavo_operator.reconcile.diagnosis import claims, rejections
@@ -192,7 +192,7 @@ def _main(
         reason = StateReason.SUSPENDED if service.spec.suspend else StateReason.SCALED_TO_ZERO
         remedy = "suspend: false" if service.spec.suspend else "replicas: 1"
         text = f"no replica is desired; {remedy} starts it"
-        if replicas.is_autoscaled(plan, observed):
+        if scaling.is_autoscaled(plan, observed):
             text = f"the autoscaler {observed.autoscaler} has scaled it to zero, and starts it again"
         moves = ("True", reason, "replicas end") if counts.existing else ("False", reason, "no replica runs")
         return {READY: ("False", reason, text + held), PROGRESSING: moves, STALLED: ("False", reason, NOTHING)}
@@ -327,7 +327,7 @@ def _counts(name: str, observed: Observed) -> Counts:
 
 def _shown_desired(plan: Plan, observed: Observed, counts: Counts) -> int:
     """Replicas that the spec requests; under autoscaling those that the autoscaler requests, once it does."""
-    if not replicas.is_autoscaled(plan, observed):
+    if not scaling.is_autoscaled(plan, observed):
         return plan.scale.replicas or 0
     return counts.desired if plan.scale.replicas is not None else counts.desired or plan.scale.minimum
 

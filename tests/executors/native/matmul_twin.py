@@ -92,17 +92,17 @@ def product(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.
     seen = prepared(name, x).astype(np.float64)
     # A minimum and its codes can cancel, so what counts is the size of the terms that are added.
     spread = np.abs(w).max(axis=-1, initial=0) * 4
-    room = 5e-8 * np.sqrt(x.shape[1]) * (np.abs(seen).sum(axis=-1, keepdims=True) * spread + 1e-30)
-    return seen @ w.T, room
+    tolerance = 5e-8 * np.sqrt(x.shape[1]) * (np.abs(seen).sum(axis=-1, keepdims=True) * spread + 1e-30)
+    return seen @ w.T, tolerance
 
 
 def product_widened(name: str, rows: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same, where weights and activations are both rounded to bf16 on the way: AMX, from 32 rows on.
 
-    Weights that lie between two bf16 may be rounded the other way, being multiplied in another order: room for four.
+    Weights that lie between two bf16 may be rounded the other way, being multiplied in another order: a tolerance for four.
     """
     w = from_bf16(to_bf16(weights(name, rows))).astype(np.float64)
     seen = from_bf16(to_bf16(x)).astype(np.float64)
     flipped = 4 * 2**-8 * np.abs(seen).max(axis=-1, keepdims=True) * np.abs(w).max(axis=-1)
-    room = 5e-8 * np.sqrt(x.shape[1]) * (np.abs(seen) @ np.abs(w).T)
-    return seen @ w.T, room + flipped
+    tolerance = 5e-8 * np.sqrt(x.shape[1]) * (np.abs(seen) @ np.abs(w).T)
+    return seen @ w.T, tolerance + flipped

@@ -30,8 +30,8 @@ def test_scales_from_one_to_1e_7_are_read_in_a_step(name, isa, record_property):
         x = rng.normal(0, 1, (5, k)).astype(np.float32)
         y = np.empty((5, n), np.float32)
         _native.multiply(w, x, y, 2, isa)
-        product, room = twin.product(name, rows, x)
-        np.testing.assert_array_less(np.abs(y - product), room)
+        product, tolerance = twin.product(name, rows, x)
+        np.testing.assert_array_less(np.abs(y - product), tolerance)
     record_property("embedding", (name, next(n for n, number in _native.ISAS.items() if number == isa), largest))
     assert largest == 0
 

@@ -36,12 +36,12 @@ def test_products_equal_the_twin_for_every_number_of_rows(name, isa, rng):
     k, n = (512 if name.endswith("_k") else 96 if name.startswith("q") else 75), 83
     rows = twin.random_rows(name, n, k, rng)
     x = rng.normal(0, 1, (67, k)).astype(np.float32)
-    expected, room = twin.product(name, rows, x)
+    expected, tolerance = twin.product(name, rows, x)
     w = pack([(name, rows)], k, isa)
     for m in (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 20, 23, 24, 25, 31, 32, 33, 47, 48, 64, 67):
         if isa == AMX and name in twin.QUANTIZED and m >= 32:
-            expected, room = twin.product_widened(name, rows, x)
-        assert np.all(np.abs(multiply(w, x[:m], isa) - expected[:m]) <= room[:m])
+            expected, tolerance = twin.product_widened(name, rows, x)
+        assert np.all(np.abs(multiply(w, x[:m], isa) - expected[:m]) <= tolerance[:m])
 
 
 @every_isa
@@ -51,9 +51,9 @@ def test_products_equal_the_twin_for_odd_sizes(name, isa, rng):
         k = twin.BLOCK[name] * blocks
         rows = twin.random_rows(name, n, k, rng)
         x = rng.normal(0, 3, (5, k)).astype(np.float32)
-        expected, room = twin.product(name, rows, x)
+        expected, tolerance = twin.product(name, rows, x)
         y = multiply(pack([(name, rows)], k, isa), x, isa)
-        assert np.all(np.abs(y - expected) <= room)
+        assert np.all(np.abs(y - expected) <= tolerance)
 
 
 @pytest.mark.parametrize("name", twin.FORMATS)
@@ -66,7 +66,7 @@ def test_more_rows_than_the_cache_holds_are_taken_in_chunks(name, rng):
     products = [twin.product(name, rows, x)]
     if isa == AMX and name in twin.QUANTIZED:  # fewer than 32 rows of a chunk are left to the other product
         products.append(twin.product_widened(name, rows, x))
-    near = [np.all(np.abs(out - expected) <= room, axis=1) for expected, room in products]
+    near = [np.all(np.abs(out - expected) <= tolerance, axis=1) for expected, tolerance in products]
     assert np.all(np.logical_or.reduce(near))
     assert len(near) == 1 or np.mean(near[1]) > 0.9
 
@@ -150,8 +150,8 @@ def test_quantized_formats_stack_into_one_matrix(isa, rng):
     begin = 0
     out = np.empty((1, k), dtype=np.float32)
     for name, rows in parts:
-        expected, room = twin.product(name, rows, x)
-        assert np.all(np.abs(y[:, begin : begin + len(rows)] - expected) <= room)
+        expected, tolerance = twin.product(name, rows, x)
+        assert np.all(np.abs(y[:, begin : begin + len(rows)] - expected) <= tolerance)
         w.rows([begin], out)
         np.testing.assert_allclose(out[0], twin.weights(name, rows)[0], rtol=3e-7, atol=1e-7)
         begin += len(rows)

@@ -52,10 +52,10 @@ def test_activations_of_extreme_size(name, isa, size, rng):
     k = 256
     rows = twin.random_rows(name, 19, k, rng)
     x = (rng.normal(0, 1, (3, k)) * size).astype(np.float32)
-    expected, room = twin.product(name, rows, x)
+    expected, tolerance = twin.product(name, rows, x)
     y = product(name, rows, x, isa)
     assert np.all(np.isfinite(y))
-    assert np.all(np.abs(y - expected) <= room + k * 1e-36 * 40)
+    assert np.all(np.abs(y - expected) <= tolerance + k * 1e-36 * 40)
 
 
 @every_isa
@@ -66,8 +66,8 @@ def test_extreme_scales_are_kept(name, isa, scale, rng):
     k = 256
     rows = twin.random_rows(name, 19, k, rng, scale=scale)
     x = rng.normal(0, 1, (5, k)).astype(np.float32)
-    expected, room = twin.product(name, rows, x)
-    assert np.all(np.abs(product(name, rows, x, isa) - expected) <= room)
+    expected, tolerance = twin.product(name, rows, x)
+    assert np.all(np.abs(product(name, rows, x, isa) - expected) <= tolerance)
 
 
 @every_isa
@@ -78,11 +78,11 @@ def test_a_bad_row_spoils_only_itself(name, isa, bad, rng):
     k = 256
     rows = twin.random_rows(name, 19, k, rng)
     x = rng.normal(0, 1, (6, k)).astype(np.float32)
-    expected, room = twin.product(name, rows, x)
+    expected, tolerance = twin.product(name, rows, x)
     x[2, 100] = bad
     y = product(name, rows, x, isa)
     others = [0, 1, 3, 4, 5]
-    assert np.all(np.abs(y - expected)[others] <= room[others])
+    assert np.all(np.abs(y - expected)[others] <= tolerance[others])
     assert not np.any(np.isfinite(y[2]))
 
 
@@ -102,5 +102,5 @@ def test_codes_at_their_ends_do_not_saturate(name, isa, rng):
     rows = blocks.reshape(16, -1)
     for sign in (1, -1):
         x = np.full((4, k), sign, dtype=np.float32)
-        expected, room = twin.product(name, rows, x)
-        assert np.all(np.abs(product(name, rows, x, isa) - expected) <= room)
+        expected, tolerance = twin.product(name, rows, x)
+        assert np.all(np.abs(product(name, rows, x, isa) - expected) <= tolerance)

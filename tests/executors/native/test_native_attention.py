@@ -101,8 +101,8 @@ class Batch:
 def check(out, qkv, shape, parameters, *, bf16=False, rows=slice(None)) -> None:
     """`out` is the twin's but for the rounding of sums; in bf16 also that of weights, which keep eight bits."""
     expected, spread = attention(qkv, shape, parameters, bf16=bf16)
-    room = (1e-2 if bf16 else 1e-5) * spread + 1e-7
-    np.testing.assert_array_less(np.abs(out - expected)[rows], room[rows])
+    tolerance = (1e-2 if bf16 else 1e-5) * spread + 1e-7
+    np.testing.assert_array_less(np.abs(out - expected)[rows], tolerance[rows])
 
 
 @every_isa_of_operations

@@ -11,7 +11,7 @@ from octavo_testing.gguf_files import write_mixed_gguf
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.native import executor as native
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
 
@@ -22,7 +22,7 @@ def described(kind, folder):
         return from_hf_config(SPECS["llama"]), files_of(folder)
     config = ModelConfig(model=str(write_mixed_gguf(folder / "m.gguf")), served_model_names=("m",))
     files = resolve(config, lambda *_: None)
-    return describe(config, files), files
+    return read_spec(config, files), files
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from octavo_engine.executors.torch.graphs import DecodeGraphs, ladder
 from octavo_engine.executors.torch.input_batch import RequestState, Run, StepBatch
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 
 
@@ -96,7 +96,7 @@ def core(folder, recorder, **executor):
     )
     config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, **executor))
     files = resolve(config.model, lambda *_: None)
-    spec = describe(config.model, files)
+    spec = read_spec(config.model, files)
     operations = recorder.over(ReferenceOperations())
     return EngineCore(config, TorchExecutor(config, spec, files, recorder=recorder, operations=operations), spec)
 

@@ -26,7 +26,7 @@ from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
 from octavo_engine.kernels.reference_operations import ReferenceOperations
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.partition import Place
 
@@ -69,7 +69,7 @@ def model(tmp_path_factory):
     )
     config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=True))
     files = resolve(config.model, lambda *_: None)
-    return config, describe(config.model, files), files
+    return config, read_spec(config.model, files), files
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from octavo_engine import executors
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
 from octavo_engine.errors import ExecutorError
-from octavo_engine.executors import features as refusals
+from octavo_engine.executors import unsupported as refusals
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_engine.executors.torch.executor import TorchExecutor
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import features
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 def created(model, name):
     config = EngineConfig(model=model, executor=ExecutorConfig(executor=name))
     files = resolve(model, lambda *_: None)
-    return executors.create_executor(config, describe(model, files), files)
+    return executors.create_executor(config, read_spec(model, files), files)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_gpu_without_torch_is_said_to_be_idle(monkeypatch, model, caplog):
 def sinks(monkeypatch, model):
     """The description of a model that only torch runs, and a way to create its executor by `--executor auto`."""
     files = resolve(model, lambda *_: None)
-    spec = describe(model, files)
+    spec = read_spec(model, files)
     last = replace(spec.layers[-1], attention=replace(spec.layers[-1].attention, sinks=True))
     spec = replace(spec, layers=(*spec.layers[:-1], last))
     monkeypatch.setattr(features, "SUPPORTED", {"native": frozenset(), "torch": frozenset({"sinks"})})

@@ -30,7 +30,7 @@ import sys, torch
 from pathlib import Path
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch.weights import read_weights
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.partition import Place
 
@@ -40,7 +40,7 @@ def figure(name):
 folder, rank, ranks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = ModelConfig(model=folder, served_model_names=("m",))
 files = resolve(model, lambda *_: None)
-spec, place = describe(model, files), Place.of(rank, ranks, 1)
+spec, place = read_spec(model, files), Place.of(rank, ranks, 1)
 torch.ones(1 << 22).bfloat16()  # what the first operation costs
 Path("/proc/self/clear_refs").write_text("5")
 before = figure("VmRSS")

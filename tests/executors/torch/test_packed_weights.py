@@ -19,7 +19,7 @@ from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.packing import pack_blocks, rows_of, stacked
 from octavo_engine.kernels.reference_quantized import quantize, unpack
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.formats import FORMATS
 from octavo_models.partition import Place, shards
@@ -35,7 +35,7 @@ def mixed(tmp_path_factory):
     path = write_mixed_gguf(tmp_path_factory.mktemp("mixed") / "mixed.gguf")
     model = ModelConfig(model=str(path), served_model_names=("mixed",))
     files = resolve(model, lambda *_: None)
-    return model, describe(model, files), files
+    return model, read_spec(model, files), files
 
 
 def config_of(model, **fields):

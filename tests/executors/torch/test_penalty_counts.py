@@ -15,7 +15,7 @@ from octavo_engine.executors.torch.penalty_counts import FEWEST, PenaltyCounts
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_sampling import apply_penalties
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def run(folder, operations, blocks, swap_space=0.0):
         scheduler=SchedulerConfig(max_num_batched_tokens=24, max_num_seqs=4),
     )
     files = resolve(config.model, lambda *_: None)
-    spec = describe(config.model, files)
+    spec = read_spec(config.model, files)
     core = EngineCore(config, TorchExecutor(config, spec, files, CPU, operations=operations), spec)
     requests = [
         request(str(i), [3 + (5 * i + j) % 190 for j in range(2 + 7 * (i % 4))], 14, seed=i, **PENALTIES[i % 5])

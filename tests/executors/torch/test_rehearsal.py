@@ -12,12 +12,12 @@ from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch import rehearsal
 from octavo_engine.executors.torch.parallel import Parallel
-from octavo_engine.executors.torch.rehearsal import Recorder, described_weights, kernels_of, rehearse
+from octavo_engine.executors.torch.rehearsal import RecordingLauncher, described_weights, kernels_of, rehearse
 from octavo_engine.executors.torch.reported_kernels import LLAMA_3_8B, packed_in
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.triton.launch import Card, Launcher
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
 from octavo_models.partition import Place
@@ -59,7 +59,7 @@ def test_random_traffic_meets_no_kernel_beyond_those_rehearsed(model, fields, dt
     spec = shallow(ALL_MODELS[model] | fields, LAYERS[model])
     rehearsed = set(kernels_of(config, spec, Launcher(CARD), Parallel(place)))
     assert len(rehearsed) < MOST_VARIANTS
-    recorder = Recorder(CARD)
+    recorder = RecordingLauncher(CARD)
     core = core_over(recorder, config, spec, place)
     for burst in traffic(core, spec, seed=len(fields) + max_num_seqs):
         beyond = recorder.recorded.keys() - rehearsed
@@ -75,7 +75,7 @@ def mixed(tmp_path_factory):
     path = write_mixed_gguf(tmp_path_factory.mktemp("mixed") / "mixed.gguf")
     model = ModelConfig(model=str(path), served_model_names=("mixed",))
     files = resolve(model, lambda *_: None)
-    return describe(model, files), files
+    return read_spec(model, files), files
 
 
 @pytest.mark.parametrize("place", [Place(), Place(1, 2), Place(0, 1, 1, 2)])
@@ -101,7 +101,7 @@ def test_packed_weights_of_every_format_meet_no_kernel_beyond_those_rehearsed(mi
     spec = dataclasses.replace(mixed[0], dtype="bfloat16")  # as a GPU takes it; a CPU keeps to the file's float32
     rehearsed = set(kernels_of(config_for(100), spec, Launcher(CARD)))
     assert len(rehearsed) < MOST_VARIANTS
-    recorder = Recorder(CARD)
+    recorder = RecordingLauncher(CARD)
     core = core_over(recorder, config_for(100), spec)
     for burst in traffic(core, spec, seed=3):
         beyond = recorder.recorded.keys() - rehearsed

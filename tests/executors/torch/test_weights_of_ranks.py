@@ -8,7 +8,7 @@ from octavo_testing.tiny_models import make
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.executors.torch.weights import read_weights
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.partition import Place, shards
 
@@ -21,7 +21,7 @@ def test_a_rank_reads_its_rows_of_every_expert_and_of_every_packed_tensor(kind, 
     make(kind, tmp_path)
     model = ModelConfig(model=str(tmp_path), served_model_names=("tiny",))
     files = resolve(model, lambda *_: None)
-    spec = describe(model, files)
+    spec = read_spec(model, files)
     whole = read_weights(spec, files, torch.float32, CPU, 0, Place())
     for rank in range(2):
         place = Place.of(rank, 2, 1)

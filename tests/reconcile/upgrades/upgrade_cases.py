@@ -8,7 +8,7 @@ from octavo_operator.api.names import NamespacedName
 from octavo_operator.reconcile.upgrades.campaign import Campaign, Member
 from octavo_operator.reconcile.upgrades.rendering import Pin, Record, Rendering
 from octavo_operator.reconcile.upgrades.replicas import Replicas
-from octavo_operator.reconcile.upgrades.turn import Case, Step, is_moving, moved, step
+from octavo_operator.reconcile.upgrades.step import Step, UpgradeState, is_moving, moved, step
 
 OLD, NEW = "0.1.0-aaaaaa", "0.2.0-bbbbbb"
 SERVES = Replicas(desired=1, ready=1, under_way=False)
@@ -27,8 +27,10 @@ def template_of(pin: Pin | None):
     return {"spec": {"containers": [{"name": "engine", "image": image}]}}
 
 
-def case(record: Record | None = None, fresh: Rendering | None = None, replicas: Replicas = SERVES, **more) -> Case:
-    return Case(record or Record(rendering()), fresh or rendering(NEW), replicas, at(0), **more)
+def case(
+    record: Record | None = None, fresh: Rendering | None = None, replicas: Replicas = SERVES, **more
+) -> UpgradeState:
+    return UpgradeState(record or Record(rendering()), fresh or rendering(NEW), replicas, at(0), **more)
 
 
 def at(seconds: int) -> str:
@@ -77,7 +79,7 @@ class World:
         """A pass over one service."""
         record = self.records[key]
         fresh = rendering(self.release, self.asked.get(key, "1"))
-        seen = Case(record, fresh, self.replicas(key), at(self.seconds))
+        seen = UpgradeState(record, fresh, self.replicas(key), at(self.seconds))
         taken = step(seen)
         member = Member(self.moves_now(key, taken.record), taken.record.attempt, asked_for=taken.asked_for)
         if taken.phase == "Waiting":

@@ -16,7 +16,7 @@ PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 
 @dataclass(slots=True)
-class Outcome:
+class RequestOutcome:
     """One request, in seconds. Token counts are the server's own (`usage`) unless `counted_chunks`."""
 
     start: float
@@ -58,9 +58,9 @@ class RequestForm:
         return body
 
 
-async def send(client: OpenAIClient, path: str, body: dict[str, Any]) -> Outcome:
+async def send(client: OpenAIClient, path: str, body: dict[str, Any]) -> RequestOutcome:
     """One streamed request; a failure is part of the outcome."""
-    outcome = Outcome(start=time.perf_counter())
+    outcome = RequestOutcome(start=time.perf_counter())
     chunks = 0
     usage: dict[str, Any] | None = None
     try:
@@ -104,14 +104,14 @@ async def run(
     prompts: Sequence[Prompt],
     arrivals: Sequence[float],
     concurrency: int,
-    on_end: Callable[[Outcome], None],
-) -> list[Outcome]:
+    on_end: Callable[[RequestOutcome], None],
+) -> list[RequestOutcome]:
     """All requests, at most `concurrency` at once; each waits for its arrival, and is clocked from its sending."""
     slots = asyncio.Semaphore(concurrency)
     start = time.perf_counter()
     path = PATHS[form.endpoint]
 
-    async def one(prompt: Prompt, arrival: float) -> Outcome:
+    async def one(prompt: Prompt, arrival: float) -> RequestOutcome:
         delay = start + arrival - time.perf_counter()
         if delay > 0:
             await asyncio.sleep(delay)

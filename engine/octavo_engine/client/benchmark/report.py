@@ -1,4 +1,4 @@
-"""A run's figures as a table for a person and as JSON for a program."""
+"""A run's metrics as a table for a person and as JSON for a program."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def table(summary: Summary, title: str) -> RenderableType:
 
 
 def as_json(summary: Summary, settings: dict[str, Any]) -> str:
-    """The settings and all figures; latencies in milliseconds, what was not measured is null."""
-    figures = asdict(summary)
+    """The settings and all metrics; latencies in milliseconds, what was not measured is null."""
+    metrics = asdict(summary)
     latencies = {
-        name: {statistic: seconds * 1000 for statistic, seconds in figures.pop(key).items()}
+        name: {statistic: seconds * 1000 for statistic, seconds in metrics.pop(key).items()}
         for name, key in (
             ("ttft_ms", "first_token"),
             ("tpot_ms", "per_output_token"),
@@ -59,7 +59,7 @@ def as_json(summary: Summary, settings: dict[str, Any]) -> str:
             ("e2e_ms", "end_to_end"),
         )
     }
-    return json.dumps({"settings": settings, **_nulled(figures), **_nulled(latencies)}, indent=2)
+    return json.dumps({"settings": settings, **_nulled(metrics), **_nulled(latencies)}, indent=2)
 
 
 def _values(values: Distribution) -> tuple[float, float, float, float]:

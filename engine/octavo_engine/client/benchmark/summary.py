@@ -1,4 +1,4 @@
-"""Computes figures from outcomes. Pure; times in seconds."""
+"""Computes metrics from outcomes. Pure; times in seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from octavo_engine.client.benchmark.load import Outcome
+from octavo_engine.client.benchmark.load import RequestOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run's figures. Token counts and latencies are of the requests that succeeded."""
+    """A run's metrics. Token counts and latencies are of the requests that succeeded."""
 
     succeeded: int
     failed: int
@@ -61,8 +61,8 @@ def distribution(values: Sequence[float]) -> Distribution:
     )
 
 
-def summarize(outcomes: Sequence[Outcome]) -> Summary:
-    """Figures of one run; `outcomes` in any order, possibly none."""
+def summarize(outcomes: Sequence[RequestOutcome]) -> Summary:
+    """Metrics of one run; `outcomes` in any order, possibly none."""
     good = [outcome for outcome in outcomes if outcome.error is None]
     failures = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
     duration = max((o.end for o in outcomes), default=0.0) - min((o.start for o in outcomes), default=0.0)
@@ -91,7 +91,7 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
     )
 
 
-def _time_per_token(outcome: Outcome) -> float | None:
+def _time_per_token(outcome: RequestOutcome) -> float | None:
     if outcome.first_token is None or outcome.last_token is None or outcome.output_tokens < 2:
         return None
     return (outcome.last_token - outcome.first_token) / (outcome.output_tokens - 1)

@@ -21,8 +21,8 @@ from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepO
 from octavo_engine.errors import ConfigError, ExecutorError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import NOT_FINITE, Capabilities, Capacity, Executor, StepHandle
-from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.native.model import decoder_model
+from octavo_engine.executors.unsupported import refuse_unsupported
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.load import load_weights, open_checkpoint

@@ -22,7 +22,6 @@ from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
 from octavo_engine.errors import OutOfMemoryError
 from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
-from octavo_engine.executors.features import refuse_unsupported
 from octavo_engine.executors.torch.causal_model import CausalModel
 from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.device import device_of
@@ -45,6 +44,7 @@ from octavo_engine.executors.torch.scratch_cache import ScratchCache, blocks_for
 from octavo_engine.executors.torch.step_memory import step_bytes, table_bytes
 from octavo_engine.executors.torch.submitted import Drawn, SubmittedStep
 from octavo_engine.executors.torch.weights import read_weights
+from octavo_engine.executors.unsupported import refuse_unsupported
 from octavo_engine.kernels.backends import operations_on
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packing import Stored

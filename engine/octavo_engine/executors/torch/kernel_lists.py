@@ -21,7 +21,7 @@ import msgspec
 import octavo_engine
 import octavo_models
 from octavo_engine.config import CacheConfig, EngineConfig, ExecutorConfig, ModelConfig, SchedulerConfig
-from octavo_engine.kernels.folders import cache_folder, folders, group_of
+from octavo_engine.kernels.folders import folders, group_of, kernel_cache_folder
 from octavo_models.partition import Place
 from octavo_models.spec import ModelSpec
 
@@ -92,7 +92,7 @@ def read_list(name: str) -> list[Listed] | None:
 
 def write_list(name: str, kernels: Sequence[Listed]) -> None:
     """Keep a list for the next start. Where that can't be done, the next one rehearses again."""
-    path = cache_folder() / name
+    path = kernel_cache_folder() / name
     partial = path.with_suffix(f".{os.getpid()}")
     try:
         partial.write_bytes(msgspec.json.encode(kernels))

@@ -57,7 +57,7 @@ EVERYTHING = SamplingParams(
 
 
 @dataclass(frozen=True, slots=True)
-class Recorder(Launcher):
+class RecordingLauncher(Launcher):
     """Keeps what launches would be compiled for, in their order, and the programs of each one's largest."""
 
     recorded: dict[Variant, int] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def rehearse(
     config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE
 ) -> dict[Variant, int]:
     """The variants that are launched on `launcher`'s very GPU, and the programs of each one's largest launch."""
-    recorder = Recorder(launcher.card, launcher.tuned)
+    recorder = RecordingLauncher(launcher.card, launcher.tuned)
     place = parallel.place
     length = min(spec.max_position, MOST_LENGTH)
     config = what_decides(config)

@@ -13,7 +13,7 @@ from typing import Any
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
 from octavo_engine.executors.torch.model_configs import GEMMA_3_270M, LLAMA_3_8B, SMOLLM2_135M
-from octavo_engine.executors.torch.rehearsal import Recorder, kernels_of, rehearse
+from octavo_engine.executors.torch.rehearsal import RecordingLauncher, kernels_of, rehearse
 from octavo_engine.kernels.packing import PACKERS
 from octavo_engine.kernels.triton.float8_launches import launch_float8
 from octavo_engine.kernels.triton.launch import OLDEST, Card, Launcher
@@ -82,7 +82,7 @@ def _rehearsed(card: Card) -> Iterator[tuple[str, Mapping[Variant, int]]]:
         asked = (report_config(), replace(spec, dtype=dtype), launcher)
         yield label, dict.fromkeys(kernels_of(*asked), 1) | rehearse(*asked)
     if card.capability >= 89:
-        recorder = Recorder(card)
+        recorder = RecordingLauncher(card)
         launch_float8(TritonOperations(recorder))
         yield "f8", recorder.recorded
 

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
-from octavo_engine.weights.describe import read_config
+from octavo_engine.weights.model_spec import read_config
 from octavo_models.errors import UnsupportedModelError
 
 PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}

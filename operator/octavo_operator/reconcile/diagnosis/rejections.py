@@ -16,7 +16,7 @@ from octavo_operator.reconcile.diagnosis.trouble import Trouble
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RejectionSignature:
     """`stuck`: it takes a person; otherwise a later try may succeed."""
 
     reason: ApiReason
@@ -25,11 +25,11 @@ class Rule:
     stuck: bool = True
 
 
-def _rule(reason: ApiReason, words: str, remedy: str, *, stuck: bool = True) -> Rule:
-    return Rule(reason, re.compile(words), remedy, stuck)
+def _rule(reason: ApiReason, words: str, remedy: str, *, stuck: bool = True) -> RejectionSignature:
+    return RejectionSignature(reason, re.compile(words), remedy, stuck)
 
 
-RULES = (
+SIGNATURES = (
     _rule(
         ApiReason.WEBHOOK_FAILED,
         r"failed calling webhook|failed to call webhook",
@@ -158,7 +158,7 @@ def trouble_of(rejection: Rejection) -> Trouble:
             stuck=True,
             rank=0,
         )
-    for rule in RULES:
+    for rule in SIGNATURES:
         if rule.words.search(words):
             return Trouble(rule.reason, f"{what}: {words}; {rule.remedy}", rule.stuck, rank=0)
     reason, remedy, stuck = _by_status(rejection)

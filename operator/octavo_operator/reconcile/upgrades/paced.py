@@ -22,7 +22,7 @@ from octavo_operator.reconcile.upgrades import report
 from octavo_operator.reconcile.upgrades.rendering import Pin, Record, Rendering, adopted, annotated, asked_of, recorded
 from octavo_operator.reconcile.upgrades.replicas import replicas_of
 from octavo_operator.reconcile.upgrades.report import Report
-from octavo_operator.reconcile.upgrades.turn import Case, Step, refused
+from octavo_operator.reconcile.upgrades.step import Step, UpgradeState, refused
 from octavo_operator.reconcile.upgrades.upgrades import Upgrades
 from octavo_operator.settings import Settings
 
@@ -33,7 +33,7 @@ class Paced:
 
     plan: Plan
     desired: tuple[Manifest, ...]
-    case: Case | None = None
+    case: UpgradeState | None = None
     """The upgrade's case; None where there is nothing to upgrade: a new service, or one whose plan is refused."""
     step: Step | None = None
     steady: bool = False
@@ -111,7 +111,7 @@ def paced(
     engines = observed.engines
     trouble_of = partial(seen_trouble, plan=made, observed=observed)
     status: Mapping[str, Any] = body.get("status") or {}
-    case = Case(
+    case = UpgradeState(
         record,
         fresh,
         replicas_of(live, engines, trouble_of, "" if record.move is None else record.move.since),

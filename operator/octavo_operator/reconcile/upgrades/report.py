@@ -10,7 +10,7 @@ from octavo_operator.api.conditions import State
 from octavo_operator.api.names import NamespacedName
 from octavo_operator.api.reasons import UpgradeReason
 from octavo_operator.api.v1alpha1 import UPGRADE
-from octavo_operator.reconcile.upgrades.turn import Case, Step, approval_for
+from octavo_operator.reconcile.upgrades.step import Step, UpgradeState, approval_for
 
 _UP_TO_DATE: State = (
     "True",
@@ -33,7 +33,7 @@ UP_TO_DATE = Report(_UP_TO_DATE, None)
 
 
 def reported(
-    key: NamespacedName, case: Case, taken: Step, stopped: Sequence[NamespacedName], limit: int, *, served: bool
+    key: NamespacedName, case: UpgradeState, taken: Step, stopped: Sequence[NamespacedName], limit: int, *, served: bool
 ) -> Report:
     """Reports one service's step; `served` is whether it ever has."""
     state, current = _state(key, case, taken, stopped, limit), taken.record.current
@@ -45,7 +45,9 @@ def reported(
     return Report(state, {name: value for name, value in values.items() if value})
 
 
-def _state(key: NamespacedName, case: Case, taken: Step, stopped: Sequence[NamespacedName], limit: int) -> State:
+def _state(
+    key: NamespacedName, case: UpgradeState, taken: Step, stopped: Sequence[NamespacedName], limit: int
+) -> State:
     """The state of the replicas: whether they have what this release of the operator renders; if not, why, and the
     remedy.
     """
@@ -89,7 +91,7 @@ def _state(key: NamespacedName, case: Case, taken: Step, stopped: Sequence[Names
             return _UP_TO_DATE
 
 
-def _name(case: Case, *, fresh: bool) -> str:
+def _name(case: UpgradeState, *, fresh: bool) -> str:
     """Name one of two renderings: by its image where these differ, else by its release."""
     record = case.record
     proven = record.current if record.move is None else record.move.previous

@@ -18,7 +18,7 @@ from octavo_operator.reconcile.metrics import Metrics
 from octavo_operator.reconcile.upgrades.campaign import Campaign, Member
 from octavo_operator.reconcile.upgrades.rendering import Record, recorded
 from octavo_operator.reconcile.upgrades.replicas import replicas_of
-from octavo_operator.reconcile.upgrades.turn import Case, Step, is_moving, moved, step
+from octavo_operator.reconcile.upgrades.step import Step, UpgradeState, is_moving, moved, step
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Upgrades:
     def limit(self) -> int:
         return self._campaign.limit
 
-    def next_step(self, key: NamespacedName, case: Case) -> Step:
+    def next_step(self, key: NamespacedName, case: UpgradeState) -> Step:
         """Decides for one service, and keeps its place in the campaign; only once `read` has returned."""
         taken = step(case)
         member = Member(

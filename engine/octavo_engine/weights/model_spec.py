@@ -21,7 +21,7 @@ from octavo_models.purpose import Purpose
 logger = logging.getLogger(__name__)
 
 
-def describe(model: ModelConfig, files: ModelFiles) -> ModelSpec:
+def read_spec(model: ModelConfig, files: ModelFiles) -> ModelSpec:
     """The spec of the model in `files`.
 
     Raises:

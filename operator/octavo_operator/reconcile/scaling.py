@@ -14,7 +14,7 @@ from typing import Any
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.resources import DEPLOYMENTS
 from octavo_operator.cluster.client import Cluster, Object
-from octavo_operator.cluster.ownership import HANDOVER
+from octavo_operator.cluster.field_ownership import HANDOVER
 from octavo_operator.planner import Plan
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ Phase = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class UpgradeState:
     """A service that has a Deployment."""
 
     record: Record
@@ -57,7 +57,7 @@ class Step:
         return self.phase in {"Current", "Edited", "Taken"}
 
 
-def step(case: Case) -> Step:
+def step(case: UpgradeState) -> Step:
     """Decides for one service; the phase Waiting becomes `moved` when the campaign lets it."""
     record, fresh, replicas = case.record, case.fresh, case.replicas
     current, move = record.current, record.move
@@ -88,7 +88,7 @@ def step(case: Case) -> Step:
     return Step("Waiting", record, asked_for)
 
 
-def moved(case: Case) -> Step:
+def moved(case: UpgradeState) -> Step:
     """The service has its turn."""
     record = case.record
     move = Move(record.current, case.replicas.ready, case.now)
@@ -104,7 +104,7 @@ def is_moving(record: Record, replicas: Replicas, release: str) -> bool:
     return went_back and not replicas.serve(1) and not replicas.stuck
 
 
-def refused(case: Case, why: str) -> Step:
+def refused(case: UpgradeState, why: str) -> Step:
     """The API server did not take the template that its turn would have brought."""
     fresh = case.fresh
     attempt = Attempt(
@@ -113,13 +113,13 @@ def refused(case: Case, why: str) -> Step:
     return Step("PutBack", replace(case.record, attempt=attempt))
 
 
-def passed_over(case: Case) -> bool:
+def passed_over(case: UpgradeState) -> bool:
     """True if a service did not serve this release, and no person has requested it again."""
     attempt = _tried(case)
     return attempt is not None and (attempt.asked, attempt.approval) == (case.fresh.asked, case.approval)
 
 
-def nothing_to_lose(case: Case) -> bool:
+def nothing_to_lose(case: UpgradeState) -> bool:
     """No replica answers, and none is about to."""
     replicas = case.replicas
     if replicas.desired == 0:
@@ -127,7 +127,7 @@ def nothing_to_lose(case: Case) -> bool:
     return replicas.ready == 0 and (bool(replicas.stuck) or not (case.served or replicas.loading))
 
 
-def approval_for(case: Case) -> str:
+def approval_for(case: UpgradeState) -> str:
     """The value of octavo.dev/upgrade that requests this release, again after a failed attempt."""
     release, attempt = case.fresh.release, _tried(case)
     if attempt is None or not _approves(attempt.approval, release):
@@ -136,7 +136,7 @@ def approval_for(case: Case) -> str:
     return f"{release}.{int(tried) + 1 if tried.isdigit() else 2}"
 
 
-def _edited(case: Case) -> Step:
+def _edited(case: UpgradeState) -> Step:
     """Keep the image that has served. A move that is under way continues only if the edit leaves its pods alone."""
     record, fresh = case.record, case.fresh
     if fresh.template == record.current.template:
@@ -150,18 +150,18 @@ def _edited(case: Case) -> Step:
     return Step("Edited", Record(replace(fresh, pin=pin), None, record.attempt))
 
 
-def _tried(case: Case) -> Attempt | None:
+def _tried(case: UpgradeState) -> Attempt | None:
     """The service's attempt at this very release that failed."""
     attempt = case.record.attempt
     failed = attempt is not None and not attempt.served and attempt.release == case.fresh.release
     return attempt if failed else None
 
 
-def _was_tried_before_an_edit(case: Case) -> bool:
+def _was_tried_before_an_edit(case: UpgradeState) -> bool:
     return _tried(case) is not None and not passed_over(case)
 
 
-def _is_approved(case: Case) -> bool:
+def _is_approved(case: UpgradeState) -> bool:
     return _approves(case.approval, case.fresh.release)
 
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from octavo_operator.local import launch  # noqa: PLC0415 — a wrong manifest is reported without aiohttp
     from octavo_operator.local.display import display_for  # noqa: PLC0415
-    from octavo_operator.local.gpus import usable_gpus  # noqa: PLC0415
+    from octavo_operator.local.machine_gpus import usable_gpus  # noqa: PLC0415
     from octavo_operator.local.references import References  # noqa: PLC0415
     from octavo_operator.local.supervisor import Supervisor, names_of  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from octavo_engine.errors import ExecutorError
-from octavo_engine.executors.features import refuse_unsupported
+from octavo_engine.executors.unsupported import refuse_unsupported
 from octavo_models import features, from_hf_config
 from octavo_models.layers import Experts, Mlp, Norm, QueryScaling
 from octavo_models.pooling import Pooling

@@ -10,7 +10,7 @@ from upgrade_cases import CRASHES, LOADS, NEW, OLD, SERVES, at, case, rendering
 from octavo_operator.reconcile.diagnosis.pods import Trouble
 from octavo_operator.reconcile.upgrades.rendering import Attempt, Move, Record
 from octavo_operator.reconcile.upgrades.replicas import Replicas, replicas_of
-from octavo_operator.reconcile.upgrades.turn import approval_for, moved, refused, step
+from octavo_operator.reconcile.upgrades.step import approval_for, moved, refused, step
 
 PENDING = Replicas(desired=1, ready=0, under_way=False)
 STOPPED = Replicas(desired=0, ready=0, under_way=False)
