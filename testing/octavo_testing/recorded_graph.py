@@ -31,7 +31,7 @@ Call = Callable[..., Any]
 
 
 class GraphRecorder:
-    """What `CudaRecorder` is on a GPU. `replays` counts those of all its graphs."""
+    """A `CudaRecorder` without a GPU. `replays` counts those of all its graphs."""
 
     def __init__(self) -> None:
         self.replays = 0

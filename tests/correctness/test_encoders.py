@@ -18,7 +18,7 @@ from octavo_engine.config import ModelConfig, SchedulerConfig
 from octavo_engine.core_client.pooling import PoolingOptions, finished
 from octavo_engine.executors import create_executor
 from octavo_engine.text.tokenizer import load_tokenizer
-from octavo_engine.weights.describe import describe
+from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 
 LENGTHS = (1, 2, 16, 37, 70, 5, 1, 133)
@@ -35,7 +35,7 @@ def tiny_encoder(request, tmp_path_factory):
 def described(folder, **fields):
     model = ModelConfig(model=str(folder), served_model_names=("tiny",), dtype="float32", **fields)
     files = resolve(model, lambda *_: None)
-    return model, files, describe(model, files)
+    return model, files, read_spec(model, files)
 
 
 def prompts():
@@ -77,7 +77,7 @@ def test_vectors_of_interpreted_kernels_equal_transformers(kind, tmp_path):
 
 
 def test_the_second_text_of_a_pair_has_token_types_of_its_own(tmp_path, executor_name):
-    """As BERT's cross-encoders are asked."""
+    """BERT's cross-encoders are asked so."""
     model = make("bert classifier", tmp_path)
     model_config, files, spec = described(tmp_path)
     tokens = prompts()[3]

@@ -105,7 +105,7 @@ def test_a_failing_neighbour_leaves_a_constrained_answer_whole(failure, asynchro
 
 
 def test_a_grammar_that_cannot_be_used_is_its_request_s_error():
-    """The client is told why, and that it is its request's fault."""
+    """The client gets the reason, and that it is its request's fault."""
     ends = run(
         core(FakeExecutor(vocab_size=SIZE)),
         [
@@ -121,7 +121,7 @@ def test_a_grammar_that_cannot_be_used_is_its_request_s_error():
 
 
 def test_a_stop_token_of_the_request_ends_an_answer_where_the_grammar_may_end():
-    """And nowhere else: every answer that ends by itself is whole."""
+    """The answer ends nowhere else: every answer that ends by itself is whole."""
     stop = VOCABULARY.tokens.index(b".")
     requests = []
     for seed in range(10):
@@ -133,7 +133,7 @@ def test_a_stop_token_of_the_request_ends_an_answer_where_the_grammar_may_end():
 
 
 def test_an_answer_without_end_is_cut_at_its_length():
-    """As any other."""
+    """Its reason is that of any other answer."""
     (end,) = run(core(FakeExecutor(vocab_size=SIZE)), [constrained("a", lark("start: /[0-9]{100}/"))]).values()
     assert end.finish_reason == "length"
     assert re.fullmatch("[0-9]{30}", text(end))
@@ -176,7 +176,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("schema", HOSTILE.values(), ids=HOSTILE)
 def test_a_costly_schema_leaves_its_neighbour_alone(schema):
-    """It is compiled beside the steps and answered or refused; a stream beside it ends as if alone."""
+    """The schema is compiled beside the steps and answered or refused; a stream beside it ends as if alone."""
     engine = core(FakeExecutor(vocab_size=SIZE))
     costly = constrained("costly", json.dumps({"grammars": [{"json_schema": schema}]}))
     ends = run(engine, [costly, free("free", 3, (4, 5, 3))])

@@ -25,7 +25,7 @@ def test_a_replay_computes_from_what_its_inputs_hold_now():
     assert output.tolist() == [18.0, 24.0]
 
 
-def test_a_replay_knows_the_numbers_and_tensors_of_its_recording_alone():
+def test_a_replay_has_the_numbers_and_tensors_of_its_recording_alone():
     host = {"scale": 2.0, "tensor": torch.ones(1)}
     output, replay = GraphRecorder().record(lambda: host["tensor"] * host["scale"])
     host.update(scale=3.0, tensor=torch.full((1,), 9.0))
@@ -54,7 +54,7 @@ def test_the_host_reads_nothing_back(reads):
 
 
 def test_memory_that_is_only_allocated_holds_anything():
-    """Also where the first run had left something in it."""
+    """The first run may have left something in it."""
 
     def run():
         output = torch.empty(4)

@@ -154,7 +154,7 @@ class Simulation:
                 pod["status"]["conditions"] = [condition]
 
     def _fits(self, node: dict[str, Any], pod: dict[str, Any]) -> bool:
-        """Whether a node has what a pod requests beside what is bound there; a pod that ends keeps its own until then."""
+        """True if a node has what a pod requests beside what is bound there; a pod that ends keeps its own until then."""
         name, allocatable = node["metadata"]["name"], node["status"]["allocatable"]
         bound = [other for other in (*self.pods, *self.others) if other["spec"].get("nodeName") == name]
         sums = Counter(pods=1 + len(bound))

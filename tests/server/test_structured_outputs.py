@@ -79,7 +79,7 @@ def test_the_openai_package_parses_answers_into_models(client):
     ],
 )
 def test_a_completion_matches(client, fields, pattern):
-    """From its first character to its last."""
+    """The match is from its first character to its last."""
     answer = client.completions.create(model="fake", prompt="hello", extra_body=fields, **JSON)
     assert answer.choices[0].finish_reason == "stop"
     assert re.fullmatch(pattern, answer.choices[0].text)

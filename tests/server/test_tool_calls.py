@@ -146,7 +146,7 @@ def test_allowed_tools_may_be_chosen(client):
 
 
 def test_the_answer_is_part_of_the_chat_that_follows(client):
-    """As a client sends it back: with all its keys, content null or not, and the results."""
+    """A client sends it back with all its keys, content null or not, and the results."""
     message = chat(client).choices[0].message
     results = [{"role": "tool", "tool_call_id": call.id, "content": "mild"} for call in message.tool_calls]
     later = [*USER, message.model_dump(), *results]

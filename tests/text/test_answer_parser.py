@@ -1,4 +1,4 @@
-"""What the interpreter of answer formats does with answers that models should not write, and with a great deal of text."""
+"""The interpreter of answer formats survives answers that models should not write, and a great deal of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which answer format a model gets: by a flag, by what its files bring, or by its chat template."""
+"""A model's answer format is chosen by a flag, by what its files bring, or by its chat template."""
 
 from __future__ import annotations
 

@@ -342,7 +342,7 @@ def test_a_token_is_for_the_hub_and_not_for_the_store_that_it_redirects_to(hub, 
 
 
 def test_a_hub_that_limits_its_requests_is_waited_for(hub, monkeypatch):
-    """As it says in Retry-After; every second request is refused."""
+    """The pause is that of Retry-After; every second request is refused."""
     hub.add("org/plain", PLAIN)
     answer, refused = hub.answer, []
 
