@@ -365,6 +365,6 @@ def test_variables_of_vllms_are_honoured_or_named(monkeypatch, variables, expect
 
 @pytest.mark.parametrize(("name", "value"), [("VLLM_LOGGING_LEVEL", "loud"), ("VLLM_CPU_KVCACHE_SPACE", "4G")])
 def test_a_variable_with_a_wrong_value_is_named(monkeypatch, name, value):
-    """It would be ignored else, and the server another one than was asked for."""
+    """Ignored, it would leave a server other than the one that was asked for."""
     monkeypatch.setenv(name, value)
     assert f"{name} is '{value}'" in refusal("m")

@@ -15,6 +15,7 @@ from octavo_engine.server.cross_origin import CrossOrigin
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
 from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
+from octavo_engine.server.routes.messages import count_tokens, messages
 from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.routes.tokenization import detokenize, tokenize
 
@@ -30,6 +31,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{model:.+}", model),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
+    ("POST", "/v1/messages", messages),
+    ("POST", "/v1/messages/count_tokens", count_tokens),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
 )

@@ -31,9 +31,9 @@ def require_key(keys: ApiKeys, root_path: str) -> Middleware:
             request[KEY] = known
         if known is not None or request.raw_path.partition("?")[0] in open_paths:
             return await handler(request)
-        given = "Authorization" in request.headers
+        given = "Authorization" in request.headers or "X-Api-Key" in request.headers
         problem = "the API key is wrong" if given else "an API key is needed: send Authorization: Bearer KEY"
-        return error_response(RequestError(problem, status=401, code="invalid_api_key"))
+        return error_response(RequestError(problem, status=401, code="invalid_api_key"), path=request.path)
 
     return check
 
@@ -41,9 +41,11 @@ def require_key(keys: ApiKeys, root_path: str) -> Middleware:
 def _known(request: web.Request, keys: tuple[str, ...]) -> int | None:
     """The key of the request. Compares digests of equal length, and all of them, so that the time reveals nothing."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        token = request.headers.get("X-Api-Key", "")  # Anthropic's clients
     given = _digest(token.strip())
     matches = [hmac.compare_digest(given, digest) for digest in map(_digest, keys)]
-    return matches.index(True) if scheme.lower() == "bearer" and any(matches) else None
+    return matches.index(True) if any(matches) else None
 
 
 def _digest(key: str) -> bytes:

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 
 from octavo_engine.core_client.pooling import PoolingError
 from octavo_engine.errors import EngineDeadError, QueueFullError, RequestError
+from octavo_engine.server.answer.messages import messages_error
 from octavo_engine.server.answer.responses import Error, ErrorBody
 from octavo_engine.server.generation import GenerationError
 
@@ -32,6 +33,7 @@ TYPES = {
     431: "RequestTooLargeError",
     503: "ServiceUnavailableError",
 }
+MESSAGES = "/v1/messages"
 _encode = msgspec.json.encode
 
 
@@ -44,18 +46,22 @@ def status_of(error: Exception) -> int:
     return 500
 
 
-def error_body(error: Exception) -> Error:
-    """The body for `error`; for a bug it reveals no more than that there is one."""
-    status = status_of(error)
+def status_and_message(error: Exception) -> tuple[int, str]:
+    """The HTTP status and the sentence for `error`; for a bug it reveals no more than that there is one."""
     known = isinstance(error, RequestError | EngineDeadError | GenerationError | PoolingError)
-    message = str(error) if known else "internal error; the server's log has the traceback"
+    return status_of(error), str(error) if known else "internal error; the server's log has the traceback"
+
+
+def error_body(error: Exception) -> Error:
+    """The body for `error`, in OpenAI's shape."""
+    status, message = status_and_message(error)
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) and error.code else status
     return Error(ErrorBody(message, TYPES.get(status, "InternalServerError"), param, code))
 
 
-def error_response(error: Exception, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A whole answer for `error`."""
+def error_response(error: Exception, headers: Mapping[str, str] | None = None, *, path: str = "") -> web.Response:
+    """A whole answer for `error`, in the shape of the API that `path` belongs to."""
     status = status_of(error)
     all_headers = dict(headers or {})
     if isinstance(error, QueueFullError):
@@ -64,7 +70,8 @@ def error_response(error: Exception, headers: Mapping[str, str] | None = None) -
         all_headers.setdefault("Retry-After", "1")
     if status == 401:
         all_headers["WWW-Authenticate"] = "Bearer"
-    return json_response(error_body(error), status=status, headers=all_headers)
+    body = messages_error(*status_and_message(error)) if MESSAGES in path else error_body(error)
+    return json_response(body, status=status, headers=all_headers)
 
 
 def json_response(body: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -77,25 +84,29 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except (RequestError, EngineDeadError, GenerationError, PoolingError) as error:
-        response = error_response(error)
+        response = error_response(error, path=request.path)
         if not request.content.is_eof():
             response.force_close()  # the rest of its body would come first
         return response
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods - {"OPTIONS"}))
         refusal = RequestError(f"{request.method} is not possible here; use {allowed}", status=405)
-        return error_response(refusal, {"Allow": allowed})
+        return error_response(refusal, {"Allow": allowed}, path=request.path)
     except web.HTTPNotFound:
         refusal = RequestError(f"this server has no {request.method} {request.path}", status=404)
-        return error_response(refusal)
+        return error_response(refusal, path=request.path)
     except web.HTTPExpectationFailed:
-        return error_response(RequestError("Expect: only 100-continue is understood; leave it out", status=417))
+        return error_response(
+            RequestError("Expect: only 100-continue is understood; leave it out", status=417), path=request.path
+        )
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return error_response(RequestError(error.reason, status=error.status))
+        return error_response(RequestError(error.reason, status=error.status), path=request.path)
     except (web.RequestPayloadError, HttpProcessingError):
-        response = error_response(RequestError("the body breaks off, or its chunks are malformed: send it again"))
+        response = error_response(
+            RequestError("the body breaks off, or its chunks are malformed: send it again"), path=request.path
+        )
         response.force_close()  # where the next request would begin is not known
         request.content.feed_eof()  # so that aiohttp does not look for more of it
         return response
@@ -103,4 +114,4 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         raise  # the client has gone away
     except Exception as error:
         logger.exception("a bug while answering %s %s", request.method, request.path)
-        return error_response(error)
+        return error_response(error, path=request.path)

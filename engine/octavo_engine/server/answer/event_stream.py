@@ -8,7 +8,6 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from octavo_engine.server.answer.delivery import deliver
-from octavo_engine.server.answer.error_responses import error_body
 
 BEGIN_SECONDS = 0.5  # until an answer without a token begins anyway; an error before then still has its own status
 QUIET_SECONDS = 15.0  # without an event until a comment is sent: proxies end what is silent, nginx after 60 s
@@ -22,10 +21,14 @@ _encoder = msgspec.json.Encoder()
 
 
 class EventStream:
-    """An answer in pieces. `event` collects, `flush` writes; the answer begins with the first flush."""
+    """An answer in pieces. `event` collects, `flush` writes; the answer begins with the first flush.
 
-    def __init__(self, request: web.Request) -> None:
+    `named`: each event has its `type` for a name, and the last one is the end, as in Anthropic's API.
+    """
+
+    def __init__(self, request: web.Request, *, named: bool = False) -> None:
         self._request = request
+        self._named = named
         self._buffer = bytearray()
         self._response = web.StreamResponse(
             headers={
@@ -51,6 +54,8 @@ class EventStream:
         data = _encoder.encode(chunk)
         if not data.isascii():
             data = _LINE_BREAK.sub(_escaped, data)
+        if self._named:
+            self._buffer += b"event: %s\n" % chunk.type.encode()  # type: ignore[attr-defined]
         self._buffer += b"data: "
         self._buffer += data
         self._buffer += b"\n\n"
@@ -80,14 +85,15 @@ class EventStream:
 
     async def end(self) -> web.StreamResponse:
         """Write the rest and the mark of the end."""
-        self._buffer += b"data: [DONE]\n\n"
+        if not self._named:
+            self._buffer += b"data: [DONE]\n\n"
         await self.flush()
         await deliver(self._request, self._response.write_eof())
         return self._response
 
-    async def fail(self, error: Exception) -> web.StreamResponse:
+    async def fail(self, failure: msgspec.Struct) -> web.StreamResponse:
         """End with an error: the status has long been sent, so it is an event."""
-        self.event(error_body(error))
+        self.event(failure)
         return await self.end()
 
 

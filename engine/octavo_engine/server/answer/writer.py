@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, ParamSpec, TypeVar
+from typing import ClassVar, Generic, ParamSpec, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from octavo_engine.errors import EngineDeadError, RequestError
-from octavo_engine.server.answer.error_responses import json_response
+from octavo_engine.server.answer.error_responses import error_body, json_response
 from octavo_engine.server.answer.event_stream import EventStream
 from octavo_engine.server.answer.logprobs import LogprobFormat
 from octavo_engine.server.answer.responses import Usage
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 class AnswerWriter(ABC, Generic[Body, Part]):
     """`id_` and `model` are those of the answer."""
+
+    named_events: ClassVar[bool] = False  # in a stream
 
     def __init__(self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str) -> None:
         self._body: Body = body
@@ -62,6 +64,10 @@ class AnswerWriter(ABC, Generic[Body, Part]):
     def _last_chunk(self, usage: Usage) -> msgspec.Struct:
         """The chunk without a choice that ends a stream with its usage."""
 
+    def _failure(self, error: Exception) -> msgspec.Struct:
+        """The event that ends a stream with `error`."""
+        return error_body(error)
+
     async def whole(self) -> web.Response:
         parts: dict[int, list[Part]] = {choice.index: [] for choice in self._generation.choices.values()}
         num_parts = 0
@@ -87,7 +93,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         Raises:
             GenerationError, EngineDeadError: before the answer has begun, so that it can have another status.
         """
-        events = EventStream(request)
+        events = EventStream(request, named=self.named_events)
         options = self._body.stream_options
         with_usage = options is not None and options.include_usage
         continuous = options is not None and with_usage and options.continuous_usage_stats
@@ -101,7 +107,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         except (RequestError, GenerationError, EngineDeadError) as error:
             if not events.begun:
                 raise
-            return await events.fail(error)
+            return await events.fail(self._failure(error))
         if with_usage:
             events.event(self._last_chunk(self._generation.usage()))
         return await events.end()

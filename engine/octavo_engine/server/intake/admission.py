@@ -50,7 +50,7 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
 
 def _check_room(context: ServerContext, kind: type[Body]) -> None:
     """Raise QueueFullError or EngineDeadError for a request that the engine could not take, however its body reads."""
-    if issubclass(kind, SamplingBody):
+    if kind.generates:
         context.client.check_room()
     elif context.client.dead is not None:
         raise context.client.dead

@@ -62,6 +62,7 @@ class RequestBody(BaseModel):
     """The fields of every body."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+    generates: ClassVar[bool] = False  # the engine's queue has room for it, or it is refused before it is read
 
     model: str | None = None
 
@@ -71,6 +72,8 @@ class SamplingBody(RequestBody):
 
     A field that `SamplingParams` also has reaches the executors by its name alone.
     """
+
+    generates: ClassVar[bool] = True
 
     n: Positive | None = None
     stream: bool | None = None
