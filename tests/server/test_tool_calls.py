@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jsonschema
 import pytest
 from octavo_testing.served import TURN_END, Served
 from openai import BadRequestError, OpenAI
@@ -203,3 +204,76 @@ def test_special_tokens_that_delimit_do_not_reach_the_content(fake_model, tmp_pa
         assert len(message.tool_calls[0].id) == 9
         assert chat(client, tools=None).choices[0].message.content == 'I look.get_weather{"city": "Paris"}'
         assert "[TOOL_CALLS]" not in streamed(client)[2]
+
+
+CITIES = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+STRICT = {"type": "function", "function": {"name": "get_days", "parameters": CITIES, "strict": True}}
+
+
+@pytest.fixture(scope="module")
+def babbling(fake_model):
+    """A server whose answers are random tokens, of those that a grammar leaves."""
+    flags = ("--served-model-name", "fake", "--max-model-len", "2048", "--tool-call-parser", "hermes")
+    with (
+        Served(fake_model, *flags, num_blocks=4000) as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key="unneeded", max_retries=0) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [("required", "tool_calls"), ({"type": "function", "function": {"name": "get_days"}}, "stop")],
+)
+def test_a_call_that_is_asked_for_comes_and_validates(babbling, choice, reason, stream):
+    """Also from a model that writes anything: `required` one of the tools, a name that one."""
+    for seed in range(6):
+        fields = {"tools": [STRICT, TIME], "tool_choice": choice, "seed": seed, "parallel_tool_calls": False}
+        if stream:
+            _, _, content, calls, finished = streamed(babbling, **fields)
+            called = [(name, json.loads(arguments)) for _, name, arguments in calls.values()]
+        else:
+            answer = chat(babbling, **fields).choices[0]
+            content, finished = answer.message.content, answer.finish_reason
+            called = [(call.function.name, json.loads(call.function.arguments)) for call in answer.message.tool_calls]
+        assert (not content, finished, len(called)) == (True, reason, 1)
+        (name, arguments) = called[0]
+        assert name == "get_days" or choice == "required"
+        jsonschema.validate(arguments, CITIES if name == "get_days" else {"type": "object"})
+
+
+def test_a_schema_for_content_leaves_room_for_calls(babbling):
+    """With tools, an answer is a call or what the schema says."""
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"type": "integer", "minimum": 1, "maximum": 9}},
+    }
+    kinds = set()
+    for seed in range(24):
+        answer = chat(babbling, tools=[STRICT], response_format=form, seed=seed, parallel_tool_calls=False).choices[0]
+        if answer.message.tool_calls:
+            jsonschema.validate(json.loads(answer.message.tool_calls[0].function.arguments), CITIES)
+            kinds.add("call")
+        else:
+            assert 1 <= json.loads(answer.message.content) <= 9
+            kinds.add("content")
+    assert kinds == {"call", "content"}
+
+
+def test_a_strict_tool_that_the_format_cant_hold_is_refused(fake_model):
+    """By name, before anything is generated."""
+    at = {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": at, "strict": True}}
+    flags = ("--served-model-name", "fake", "--tool-call-parser", "qwen3_coder")
+    with (
+        Served(fake_model, *flags) as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key="unneeded", max_retries=0) as client,
+        pytest.raises(BadRequestError, match="its parameter at has the keyword format"),
+    ):
+        chat(client, tools=[tool])

@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from octavo_engine.text.answer_events import AnswerEvent, ContentText, ReasoningText
 from octavo_engine.text.answer_format import AnswerFormat, Calls
 from octavo_engine.text.answer_input import SPACE, AnswerInput, Emit, Reader, literals
@@ -231,6 +233,20 @@ def _delimiters(texts: tuple[str, ...]) -> re.Pattern[str]:
     """A format's texts that are left out of what turned out to be no call."""
     long = sorted((text for text in texts if len(text) >= SHORT), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, long)) or r"(?!)")
+
+
+def behind_prompt(answer_format: AnswerFormat, end: str) -> tuple[AnswerFormat, bool]:
+    """The format of an answer to a prompt that ends with `end`, and whether the answer begins within reasoning.
+
+    An answer that begins behind reasoning has none.
+    """
+    reasoning = answer_format.reasoning
+    if reasoning is None:
+        return answer_format, False
+    if prompt_closes_reasoning(answer_format, end):
+        later = msgspec.structs.replace(reasoning, starts_open=False)
+        return msgspec.structs.replace(answer_format, reasoning=later), False
+    return answer_format, reasoning.starts_open or prompt_opens_reasoning(answer_format, end)
 
 
 def prompt_opens_reasoning(answer_format: AnswerFormat, prompt: str) -> bool:

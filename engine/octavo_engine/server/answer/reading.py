@@ -8,18 +8,12 @@ from typing import Any
 import msgspec
 
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.intake.answer_constraints import prompt_end
 from octavo_engine.server.intake.protocol import ChatBody
 from octavo_engine.server.intake.tools import ToolUse
 from octavo_engine.text.answer_format import AnswerFormat
-from octavo_engine.text.answer_parser import (
-    AnswerParser,
-    ids_of,
-    prompt_closes_reasoning,
-    prompt_opens_reasoning,
-)
+from octavo_engine.text.answer_parser import AnswerParser, behind_prompt, ids_of
 from octavo_engine.text.tokenizer import Tokenizer
-
-PROMPT_END = 16  # tokens of a prompt that are looked at for the beginning or the end of reasoning
 
 
 class AnswerReading:
@@ -41,15 +35,12 @@ class AnswerReading:
 
     def parser(self, prompt: Sequence[int]) -> AnswerParser:
         """A parser for one answer to the tokens `prompt`."""
-        answer_format, calls = self._format, self._format.calls
-        end = self._tokenizer.decode(prompt[-PROMPT_END:])
-        if answer_format.reasoning is not None and prompt_closes_reasoning(answer_format, end):
-            reasoning = msgspec.structs.replace(answer_format.reasoning, starts_open=False)
-            answer_format = msgspec.structs.replace(answer_format, reasoning=reasoning)
+        calls = self._format.calls
+        answer_format, opened = behind_prompt(self._format, prompt_end(self._tokenizer, prompt))
         return AnswerParser(
             answer_format,
             tools=self._tools,
-            starts_in_reasoning=prompt_opens_reasoning(answer_format, end),
+            starts_in_reasoning=opened,
             new_id=None if calls is None else ids_of(calls, self._num_earlier),
         )
 

@@ -13,11 +13,12 @@ from octavo_engine.core.rejections import POOLS
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
+from octavo_engine.server.intake.answer_constraints import request_grammar
 from octavo_engine.server.intake.limits import MAX_BANS, MAX_LOGPROBS, MAX_PROMPT_LOGPROBS
 from octavo_engine.server.intake.prompts import echoed_texts, encode_prompts, end_tokens, truncate
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 from octavo_engine.server.intake.sampling import SEED_MASK, num_logprobs, read_bad_words, shared_values
-from octavo_engine.server.intake.structured_outputs import grammar_of
+from octavo_engine.server.intake.tools import ToolUse
 
 
 @dataclass(slots=True)
@@ -29,8 +30,8 @@ class Prompt:
     text: str = ""
 
 
-async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> list[Prompt]:
-    """The request's prompts, each with the sampling parameters of its `n` choices.
+async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: ToolUse | None = None) -> list[Prompt]:
+    """The request's prompts, each with the sampling parameters of its `n` choices. `use`: the tools of a chat.
 
     Raises:
         RequestError: a field is wrong, is not served, or asks for more than the server's limits allow; names it.
@@ -47,7 +48,8 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
     shared["bad_words"] = await read_bad_words(context, body.bad_words or ())
     whole = await encode_prompts(context, body, must_fit=body.truncate_prompt_tokens is None)
     shared["eos_token_ids"] = await end_tokens(context, body)
-    shared["grammar"] = await _grammar(context, body, ends=bool(shared["eos_token_ids"] or shared["stop_token_ids"]))
+    grammar = request_grammar(context, body, use or ToolUse(), whole[0])
+    shared["grammar"] = await _sent(context, grammar, ends=bool(shared["eos_token_ids"] or shared["stop_token_ids"]))
     if shared["grammar"]:
         shared["ignore_eos"] = False  # its end is the grammar's
     kept = [truncate(context, body, token_ids) for token_ids in whole]
@@ -67,13 +69,12 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody) -> li
     ]
 
 
-async def _grammar(context: ServerContext, body: CompletionBody | ChatBody, *, ends: bool) -> str:
-    """The grammar that the answer must match; empty if the request has none. The engine then has the vocabulary.
+async def _sent(context: ServerContext, grammar: str, *, ends: bool) -> str:
+    """The grammar itself, once the engine has the vocabulary for it; empty if there is none.
 
     Raises:
-        RequestError: the request asks for one that can't be made, or nothing would end its answer.
+        RequestError: nothing would end an answer that matches it.
     """
-    grammar = grammar_of(body.response_format, body.structured, context.special_token)
     if not grammar:
         return ""
     if not ends:

@@ -58,11 +58,6 @@ def _check_read(context: ServerContext, param: str, use: ToolUse) -> None:
             "tool_choice 'auto' is switched off (--no-enable-auto-tool-choice): send 'none', 'required' or a function",
             param,
         )
-    if use.mode == "required":
-        raise RequestError(
-            "tool_choice: an answer can't be held to a call yet; send 'auto', and ask for the call in the prompt",
-            "tool_choice",
-        )
 
 
 def _checked(tools: Sequence[Mapping[str, Any]] | None) -> tuple[Mapping[str, Any], ...]:

@@ -38,7 +38,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChatBody)
     model = context.check_model(body.model)
     use = tool_use(context, body)
-    prompts = await prepare(context, body)
+    prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), reading)
     body.messages = []  # the engine has the tokens: free the memory
