@@ -16,6 +16,7 @@ from octavo_engine.server.intake.protocol import (
     TokenizeBody,
     parse_body,
 )
+from octavo_engine.server.intake.structured_outputs import ResponseFormat, StructuredOutputs
 from octavo_engine.server.intake.unserved_fields import UNSERVED_FIELDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -38,7 +39,7 @@ def test_every_body_is_looked_at_here():
     """A new endpoint's body belongs in the list above."""
     models = {kind for kind in vars(protocol).values() if isinstance(kind, type) and issubclass(kind, BaseModel)}
     bases = {base for kind in models for base in kind.__mro__[1:]}
-    assert models - bases == {*BODIES, StreamOptions}
+    assert models - bases == {*BODIES, StreamOptions, ResponseFormat, StructuredOutputs}
 
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONAL, ids=lambda value: getattr(value, "__name__", value))
