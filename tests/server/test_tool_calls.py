@@ -232,7 +232,7 @@ def babbling(fake_model):
     [("required", "tool_calls"), ({"type": "function", "function": {"name": "get_days"}}, "stop")],
 )
 def test_a_call_that_is_asked_for_comes_and_validates(babbling, choice, reason, stream):
-    """Also from a model that writes anything: `required` one of the tools, a name that one."""
+    """A model that writes anything makes a call of its tools under `required`, and under a name that one."""
     for seed in range(6):
         fields = {"tools": [STRICT, TIME], "tool_choice": choice, "seed": seed, "parallel_tool_calls": False}
         if stream:
@@ -267,7 +267,6 @@ def test_a_schema_for_content_leaves_room_for_calls(babbling):
 
 
 def test_a_strict_tool_that_the_format_cant_hold_is_refused(fake_model):
-    """By name, before anything is generated."""
     at = {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}}
     tool = {"type": "function", "function": {"name": "f", "parameters": at, "strict": True}}
     flags = ("--served-model-name", "fake", "--tool-call-parser", "qwen3_coder")

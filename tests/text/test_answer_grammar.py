@@ -67,7 +67,7 @@ def matcher(grammar, vocabulary):
 
 
 def accepted(grammar, text, vocabulary=None):
-    """How much of `text` the grammar lets through, and whether it may end there."""
+    """The part of `text` that the grammar lets through, and whether it may end there."""
     vocabulary = vocabulary or Bytes()
     made = matcher(grammar, vocabulary)
     tokens = vocabulary.encode(text)
