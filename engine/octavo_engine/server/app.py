@@ -15,7 +15,9 @@ from octavo_engine.server.cross_origin import CrossOrigin
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
 from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
+from octavo_engine.server.routes.embeddings import classify, embeddings, pooling
 from octavo_engine.server.routes.messages import count_tokens, messages
+from octavo_engine.server.routes.scores import rerank, score
 from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.routes.tokenization import detokenize, tokenize
 
@@ -33,6 +35,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", chat_completions),
     ("POST", "/v1/messages", messages),
     ("POST", "/v1/messages/count_tokens", count_tokens),
+    ("POST", "/v1/embeddings", embeddings),
+    ("POST", "/pooling", pooling),
+    ("POST", "/classify", classify),
+    ("POST", "/score", score),
+    ("POST", "/v1/score", score),
+    ("POST", "/rerank", rerank),
+    ("POST", "/v1/rerank", rerank),
+    ("POST", "/v2/rerank", rerank),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
 )

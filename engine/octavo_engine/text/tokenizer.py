@@ -81,17 +81,36 @@ class Tokenizer:
         token_ids: list[int] = encoding.ids
         return token_ids
 
-    def encode_pair(self, first: str, second: str) -> tuple[list[int], int]:
-        """Token ids of two texts as the tokenizer joins them, special tokens included, and the position where token type
-        1 begins; 0 where it gives both the same type.
+    def encode_within(self, text: str, most: int) -> list[int]:
+        """Token ids of `text`, special tokens included, of which its last ones are left out beyond `most` in all.
 
         Raises RequestError as `encode` does.
         """
+        encoding = self._plain(text)
+        encoding.truncate(max(most - self._backend.num_special_tokens_to_add(False), 0))
+        token_ids: list[int] = self._backend.post_process(encoding).ids
+        return token_ids
+
+    def encode_pair(self, first: str, second: str, most: int | None = None) -> tuple[list[int], int]:
+        """Token ids of two texts as the tokenizer joins them, special tokens included, and the position where token type
+        1 begins; 0 where it gives both the same type. Beyond `most` in all, tokens of the longer text are left out.
+
+        Raises RequestError as `encode` does.
+        """
+        one, two = self._plain(first), self._plain(second)
+        if most is not None:
+            left = max(most - self._backend.num_special_tokens_to_add(True), 0)
+            of_one = max(min(len(one), left - min(len(two), left // 2)), 0)
+            one.truncate(of_one)
+            two.truncate(left - of_one)
+        joined = self._backend.post_process(one, two)
+        return joined.ids, next((i for i, kind in enumerate(joined.type_ids) if kind), 0)
+
+    def _plain(self, text: str) -> tokenizers.Encoding:
         try:
-            encoding = self._backend.encode_batch_fast([(first, second)])[0]
+            return self._backend.encode(text, add_special_tokens=False)
         except TypeError:
             raise RequestError("the text holds half of a surrogate pair, which is no character: leave it out") from None
-        return encoding.ids, next((i for i, kind in enumerate(encoding.type_ids) if kind), 0)
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `token_ids`: bytes that are not UTF-8 become U+FFFD, ids that the vocabulary lacks nothing."""

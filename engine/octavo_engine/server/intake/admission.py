@@ -11,6 +11,7 @@ from aiohttp import web
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.server.auth import KEY
 from octavo_engine.server.context import CONTEXT, ServerContext
+from octavo_engine.server.intake.pooling_bodies import PoolingBody
 from octavo_engine.server.intake.protocol import RequestBody, SamplingBody, parse_body
 from octavo_engine.server.intake.request_body import SHORT, Share, plain_body
 
@@ -66,7 +67,7 @@ def cache_salt(request: web.Request, body: SamplingBody) -> str:
     return salt if key is None else f"{key}:{salt}"
 
 
-def answer_id(request: web.Request, body: SamplingBody, prefix: str) -> str:
+def answer_id(request: web.Request, body: SamplingBody | PoolingBody, prefix: str) -> str:
     """The answer's id: the name that the client gave the request, in the header or in the body, or a fresh one."""
     if body.request_id and not _is_fit(request.headers.get(REQUEST_ID, "")):
         if _is_fit(body.request_id):

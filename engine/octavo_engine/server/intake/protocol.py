@@ -252,14 +252,15 @@ def _refusal(error: ValidationError) -> RequestError:
         return RequestError(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     if not first["loc"]:
         return RequestError("the body must be a JSON object")
-    if first["loc"][0] == "prompt":  # a union: pydantic lists the complaint of every branch
+    field = first["loc"][0]
+    if field in {"prompt", "input"}:  # a union: pydantic lists the complaint of every branch
         if first["type"] == "missing":
-            return RequestError("prompt is missing", "prompt")
+            return RequestError(f"{field} is missing", field)
         # The intended branch is the one that the elements before the error match.
         meant = max(found, key=lambda detail: [part for part in detail["loc"] if isinstance(part, int)])
         if any(part for part in meant["loc"] if isinstance(part, int)):
-            return RequestError(f"{_path(meant)}: {meant['msg']}", "prompt")
-        return RequestError("prompt must be a text, a list of token ids, or a list of either", "prompt")
+            return RequestError(f"{_path(meant)}: {meant['msg']}", field)
+        return RequestError(f"{field} must be a text, a list of token ids, or a list of either", field)
     by_path = {_path(detail): detail["msg"] for detail in reversed(found)}
     problems = [f"{path}: {message}" for path, message in reversed(by_path.items())]
     more = f"; and {len(problems) - MAX_REPORTED_FIELDS} more" if len(problems) > MAX_REPORTED_FIELDS else ""
