@@ -1,4 +1,4 @@
-"""From a body's inputs to the requests that are pooled: tokenized, cut where that was asked for, and of a length that fits."""
+"""Pooling requests out of a body: its inputs tokenized, cut where that was asked for, and of a length that fits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def encode_pairs(
 async def pooled(
     context: ServerContext, body: PoolingBody, prompts: Sequence[Prompt], options: PoolingOptions, arrived: float
 ) -> list[PoolingOutput]:
-    """What the model makes of each prompt. Raises as `core_client.pooling.pool`."""
+    """The result of each prompt. Raises as `core_client.pooling.pool`."""
     number = next(context.sequence)
     requests = [
         PoolingRequest(

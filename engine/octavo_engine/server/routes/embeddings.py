@@ -43,7 +43,7 @@ async def embeddings(request: web.Request) -> web.Response:
 
 
 async def pooling(request: web.Request) -> web.Response:
-    """What the model makes of each input: an embedding, or scores."""
+    """The embedding or the scores of each input, whichever the model makes."""
     arrived, context = time.monotonic(), request.app[CONTEXT]
     body = await read_body(request, PoolBody)
     name, model = context.check_model(body.model), pooling_model(context)
