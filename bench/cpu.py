@@ -23,8 +23,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import peer_vllm
-from roofline import Roofline, cpu_name, measure_roofline
+from bench import peer_vllm
+from bench.roofline import Roofline, cpu_name, measure_roofline
 
 from octavo_engine.config import ModelConfig
 from octavo_engine.weights.source import resolve

@@ -4,8 +4,8 @@ Starts a real control plane, fills it with nodes, other people's pods and GPU se
 services up, then touches every service once and measures that round. A *look* is one reconcile of one service, with
 everything that the watches cost meanwhile.
 
-    python bench/crowd.py --scale 0.1                 # 1,000 pods, 50 nodes, 100 services
-    python bench/crowd.py --operator OTHER/operator   # another version's source, for a comparison
+    PYTHONPATH=testing python -m bench.crowd --scale 0.1                 # 1,000 pods, 50 nodes, 100 services
+    PYTHONPATH=testing python -m bench.crowd --operator OTHER/operator   # another version's source, for a comparison
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "testing"))
-
 from octavo_testing.api_client import ApiClient, ApiError, until
 from octavo_testing.control_plane import ControlPlane
 from octavo_testing.fake_kubelet import FakeKubelet

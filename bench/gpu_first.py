@@ -31,7 +31,7 @@ class Step:
 
 def measured(part: str, *arguments: str, seconds: float = 900.0) -> tuple[tuple[str, ...], float]:
     """A part of `bench/gpu.py`."""
-    return (sys.executable, str(ROOT / "bench" / "gpu.py"), part, *arguments), seconds
+    return (sys.executable, "-m", "bench.gpu", part, *arguments), seconds
 
 
 def tested(*arguments: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ The bound of a row count is the slower of two: reading every packed weight once 
 every multiply-add at the measured peak of the instruction that the format uses. With `--torch`, torch's bf16
 F.linear runs in turn with ours in the same process, so that both meet the same neighbours on a shared machine.
 
-    python bench/matmul.py --formats bf16,q4_1 --rows 1,4,32,128 --threads 2 --torch
+    python -m bench.matmul --formats bf16,q4_1 --rows 1,4,32,128 --threads 2 --torch
 """
 
 from __future__ import annotations

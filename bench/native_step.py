@@ -1,6 +1,6 @@
 """Times the native executor's steps by themselves: decode at several batch sizes, prefill at several lengths.
 
-    python bench/native_step.py MODEL [--dtype auto bfloat16 float32] [--batch 1 8 32] [--prompt 128 1024]
+    python -m bench.native_step MODEL [--dtype auto bfloat16 float32] [--batch 1 8 32] [--prompt 128 1024]
 
 MODEL is whatever `octavo serve` takes. Prints tokens a second (the median step), and where the time of a step goes.
 """

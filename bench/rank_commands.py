@@ -13,12 +13,7 @@ import socket
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "engine")]
-
 
 from octavo_engine.config import ParallelConfig
 from octavo_engine.core.outputs import ContinuedRequest, SchedulerOutput

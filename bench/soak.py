@@ -4,8 +4,8 @@ Plans a service of SmolLM2 on a CPU, starts `octavo serve` with the container's 
 planned limit (root, cgroup v1 or v2; elsewhere the peak is measured alone), and sends requests at the edge of every
 bound of docs/reference/limits.md for a while. Nothing may be killed, and the peak must stay within the limit.
 
-    python bench/soak.py                          # two minutes, four requests at a time
-    python bench/soak.py --max-model-len 2048     # another plan
+    python -m bench.soak                          # two minutes, four requests at a time
+    python -m bench.soak --max-model-len 2048     # another plan
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from planned_pod import memory_of, planned
-from stall_requests import chat, completion, raw, words
-from stall_server import Answer, Server, port_of
+from bench.planned_pod import memory_of, planned
+from bench.stall_requests import chat, completion, raw, words
+from bench.stall_server import Answer, Server, port_of
 
 from octavo_operator.planner import Plan
 from octavo_operator.planner.sizes import MIB

@@ -5,9 +5,9 @@ loop ran at most (as a bucket of its histogram), and the memory peak of each pro
 the pod that the operator plans for SmolLM2 on a CPU. Goals, on two quiet cores: no gap above 0.6 s, no more memory than
 that pod's limit, and nothing 5xx but 503 with Retry-After.
 
-    python bench/stall.py                       # every case, 16 streams
-    python bench/stall.py --cases ids deep      # those whose name holds one of the words
-    python bench/stall.py --octavo OTHER/octavo # another version, for a comparison
+    python -m bench.stall                       # every case, 16 streams
+    python -m bench.stall --cases ids deep      # those whose name holds one of the words
+    python -m bench.stall --octavo OTHER/octavo # another version, for a comparison
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-from planned_pod import memory_of, planned
-from stall_clients import clients
-from stall_requests import large_requests
-from stall_server import COMPLETIONS, LIMIT_SECONDS, Attempt, Server, loop_delays, serving, slowest
+from bench.planned_pod import memory_of, planned
+from bench.stall_clients import clients
+from bench.stall_requests import large_requests
+from bench.stall_server import COMPLETIONS, LIMIT_SECONDS, Attempt, Server, loop_delays, serving, slowest
 
 GOAL_GAP = 0.6
 SETTLE_SECONDS = 1.0

@@ -11,8 +11,8 @@ import socket
 import struct
 import time
 
-from stall_requests import chat
-from stall_server import COMPLETIONS, Answer, Attempt, Server
+from bench.stall_requests import chat
+from bench.stall_server import COMPLETIONS, Answer, Attempt, Server
 
 
 def unbounded(server: Server) -> Answer:

@@ -8,7 +8,7 @@ import random
 import zlib
 from typing import Any
 
-from stall_server import CHATS, COMPLETIONS, Attempt
+from bench.stall_server import CHATS, COMPLETIONS, Attempt
 
 
 def completion(**fields: Any) -> Attempt:

@@ -15,9 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "engine")]
-
 import torch
 from bench.whole_engine import random_weights
 from torch import Tensor

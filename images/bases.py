@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from builders import Builder, BuildError
+from images.builders import Builder, BuildError
 
 DEFAULT = "docker.io/library/python:3.12-slim"
 SUITE = "bookworm"

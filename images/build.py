@@ -1,4 +1,4 @@
-"""Builds Octavo's images into OCI archives: `python3 images/build.py [operator] [engine] [engine-cuda] [--push REGISTRY]`.
+"""Builds Octavo's images into OCI archives: `python3 -m images.build [operator] [engine] [engine-cuda] [--push REGISTRY]`.
 
 `--capability 90 --model FOLDER` has engine-cuda bring that model's kernels along, compiled for that kind of GPU.
 
@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from archives import report
-from bases import find_base
-from builders import BuildError, find_builder
+from images.archives import report
+from images.bases import find_base
+from images.builders import BuildError, find_builder
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("OCTAVO_CACHE") or Path.home() / ".cache" / "octavo").expanduser()

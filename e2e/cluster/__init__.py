@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "testing"))
+sys.path.append(str(ROOT / "testing"))  # for `python -m e2e.cluster`, and for people's own scripts
 
 from e2e.cluster.handles import Cluster, MissingError, Urls  # noqa: E402
 from e2e.cluster.opening import open_cluster  # noqa: E402

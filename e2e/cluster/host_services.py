@@ -109,8 +109,8 @@ def start(layout: Layout, sandbox: Sandbox, service: str) -> None:
     if service == "registry":
         argv = [build.binary("registry"), "serve", f"{layout.folder}/registry.json"]
     else:
-        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from e2e.cluster import host_services as h; h.main()"
-        argv = [sys.executable, "-c", code, layout.host, layout.folder]
+        code = "from e2e.cluster.host_services import main; main()"
+        argv = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-c", code, layout.host, layout.folder]
     sandbox.spawn(service, argv, log_of(layout, service))
 
 

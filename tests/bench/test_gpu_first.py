@@ -57,6 +57,6 @@ def test_what_is_doubtful_comes_first_and_all_of_it_exists():
         if "pytest" in s.command:
             assert all((ROOT / argument).exists() for argument in s.command if argument.startswith("tests/"))
         else:
-            assert s.command[2] in {*gpu.CHECKS, "kernels", "rates"}
-    assert set(gpu.KINDS) == {s.command[4] for s in METRICS if len(s.command) > 3}
+            assert s.command[3] in {*gpu.CHECKS, "kernels", "rates"}
+    assert set(gpu.KINDS) == {s.command[5] for s in METRICS if len(s.command) > 4}
     assert gpu_first.REPORT.name in (ROOT / ".gitignore").read_text().split()

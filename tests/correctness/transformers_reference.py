@@ -1,4 +1,5 @@
-"""Asks transformers for the references: `python tests/correctness/transformers_reference.py [MODEL …]` writes them.
+"""Asks transformers for the references, and writes them:
+`PYTHONPATH=testing python tests/correctness/transformers_reference.py [MODEL …]`.
 
 It takes minutes: transformers is slow to read a GGUF file, and decodes on a CPU. The 1.5B Qwen takes some 7 GB.
 """
@@ -10,14 +11,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2] / "testing"))
-
 from octavo_testing.real_models import (
     GEMMA3,
     QWEN_CODER,

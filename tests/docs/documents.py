@@ -107,15 +107,24 @@ def commands(text: str, where: str) -> Iterator[Command]:
                     break
                 held.append(each)
             body = "\n".join(held)
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
         words: list[str] = []
-        for word in [*lexer, ";"]:
+        for word in [*_words(line, lines), ";"]:
             if set(word) <= set("|&;"):
                 yield from command(words, where, body)
                 words = []
             else:
                 words.append(word)
+
+
+def _words(line: str, rest: Iterator[str]) -> list[str]:
+    """The shell's words of a line, and of those of `rest` over which a quotation goes on."""
+    while True:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        try:
+            return list(lexer)
+        except ValueError:
+            line = f"{line}\n{next(rest)}"
 
 
 def command(words: list[str], where: str, stdin: str | None = None) -> Iterator[Command]:

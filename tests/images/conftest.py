@@ -17,8 +17,8 @@ def _image(name: str, folder: Path) -> Image:
         pytest.skip("make test-images builds the images and runs them")
     if os.geteuid() != 0 or not shutil.which("runc"):
         pytest.fail("running an image needs root and runc: apt-get install runc")
-    command = [sys.executable, ROOT / "images/build.py", "--paths", name]
-    archive = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    command = [sys.executable, "-m", "images.build", "--paths", name]
+    archive = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.strip()
     return Image(Path(archive), folder)
 
 

@@ -14,11 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "images"))
-
-import build as images
-from builders import BuildError
+from images import build as images
+from images.builders import BuildError
 
 ROOT = images.ROOT
 STEP = ROOT / "images/kernels.sh"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from containers import Container
+from images.archives import layers
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,10 +86,5 @@ def test_the_build_hosts_package_index_is_in_no_file(name, request):
 
 @pytest.mark.parametrize(("name", "megabytes"), [("operator", 150), ("engine", 250)])
 def test_an_image_is_as_small_as_promised(name, megabytes, request):
-    sys.path.insert(0, str(ROOT / "images"))
-    try:
-        from archives import layers
-    finally:
-        sys.path.pop(0)
     size = sum(layer.size for layer in layers(request.getfixturevalue(name).archive)) / 1e6
     assert size <= megabytes

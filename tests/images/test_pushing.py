@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "images"))
-
-import build as images
-from builders import Buildah, Docker
+from images import build as images
+from images.builders import Buildah, Docker
 
 
 @pytest.mark.parametrize(
@@ -68,7 +64,7 @@ def test_what_is_pushed_is_the_archives_image(monkeypatch, builder, said, last):
         ran.append(" ".join(command))
         return said
 
-    monkeypatch.setattr("builders._run", run)
+    monkeypatch.setattr("images.builders._run", run)
     builder.push(Path("a.tar"), "registry.example/a:1", tls=False)
     assert "a.tar" in ran[0]
     assert ran[-1] == last
