@@ -56,7 +56,7 @@ def refusal(server, path, body):
 
 
 def test_openais_client_gets_embeddings_in_both_encodings(embedder):
-    """It asks for base64 unless told, and turns that into numbers itself."""
+    """The client asks for base64 by default, and turns that into numbers itself."""
     from openai import OpenAI
 
     with OpenAI(base_url=f"{embedder.url}/v1", api_key="none", max_retries=0) as client:
