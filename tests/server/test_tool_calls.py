@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shutil import copytree
 
 import jsonschema
 import pytest
@@ -112,6 +113,22 @@ def test_without_parallel_calls_there_is_one(client):
     assert [call[1] for call in streamed(client, **fields)[3].values()] == ["get_weather"]
 
 
+def test_choices_with_tools_are_counted(calling, client):
+    """Under vLLM's name, once a choice (vLLM's count of streams grows with every delta)."""
+
+    def count(mode, outcome):
+        name = "vllm:tool_call_parser_invocations_total"
+        return calling.metric(name, mode=mode, outcome=outcome, request_type="chat_completions")
+
+    before = {key: count(*key) for key in (("streaming", "tool_call"), ("non_streaming", "tool_call"))}
+    chat(client, n=2)
+    streamed(client)
+    chat(client, tool_choice="none")
+    assert count("non_streaming", "tool_call") == before["non_streaming", "tool_call"] + 2
+    assert count("streaming", "tool_call") == before["streaming", "tool_call"] + 1
+    assert count("non_streaming", "no_tool_call") == 0
+
+
 def test_reasoning_may_be_left_out(client):
     answer = chat(client, extra_body={"include_reasoning": False})
     assert answer.choices[0].message.reasoning is None
@@ -185,10 +202,29 @@ def test_a_wrong_tool_or_choice_is_named(client, fields, param):
     assert caught.value.body["param"] == param
 
 
+def test_the_models_own_response_template_is_used(fake_model, tmp_path):
+    """The chat template is not looked at, and a line in the log says what was taken."""
+    folder = tmp_path / "model"
+    copytree(fake_model, folder)
+    path = folder / "tokenizer_config.json"
+    call = {"open": "<c>", "close": "</c>", "content": "json"}
+    own = {
+        "start_anchor": ">",
+        "fields": {"tool_calls": call, "thinking": {"open": "<r>", "close": "</r>"}, "content": {}},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"response_template": own}))
+    text = '<r>Hm.</r><c>{"name": "get_time", "arguments": {}}</c>'
+    with (
+        served_answer(folder, text) as server,
+        OpenAI(base_url=f"{server.url}/v1", api_key="unneeded", max_retries=0) as client,
+    ):
+        message = chat(client).choices[0].message
+        assert (message.reasoning, message.tool_calls[0].function.name) == ("Hm.", "get_time")
+        assert "tool calls are read by the model's own response template" in server.output
+
+
 def test_special_tokens_that_delimit_do_not_reach_the_content(fake_model, tmp_path):
     """A format whose delimiters the tokenizer skips is read anyway, and its other special tokens stay out."""
-    from shutil import copytree
-
     folder = tmp_path / "model"
     copytree(fake_model, folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

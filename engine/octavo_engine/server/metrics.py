@@ -10,8 +10,10 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -31,6 +33,9 @@ REQUEST_SECONDS = (.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 12
 ITERATION_TOKENS = (1, *(8 << i for i in range(12)))
 NUM_CHOICES = (1, 2, 5, 10, 20)
 NUM_PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
+# Labels of tool_call_parser_invocations
+MODES, OUTCOMES = ("streaming", "non_streaming"), ("tool_call", "no_tool_call")
+REQUEST_TYPES = ("chat_completions", "responses", "other")
 THROUGHPUT_SECONDS = 10.0  # the window of the avg_*_throughput gauges
 
 
@@ -85,6 +90,7 @@ class Metrics:
             "reason",
             ("max_num_queued_reqs", "max_num_queued_tokens"),
         )
+        self._tool_calls = dict.fromkeys(product(MODES, OUTCOMES, REQUEST_TYPES), 0.0)
         tokens = tuple(one_two_five(2**17))
         self._prompt = Histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", tokens)
         self._generation = Histogram("vllm:request_generation_tokens", "Tokens generated for a request.", tokens)
@@ -201,6 +207,10 @@ class Metrics:
         if opened.num_tokens > 1:
             self._per_token.observe((opened.last - opened.first) / (opened.num_tokens - 1))
 
+    def tools_read(self, *, stream: bool, called: bool) -> None:
+        """Count a choice of a chat in which calls were looked for."""
+        self._tool_calls[MODES[not stream], OUTCOMES[not called], REQUEST_TYPES[0]] += 1
+
     def stepped(self, stats: SchedulerStats, now: float) -> None:
         self._stats = stats
         for count in stats.iteration_tokens:
@@ -269,6 +279,14 @@ class Metrics:
         for counter in (self.prompt_tokens, self.generation_tokens, self._by_source, self._cached, self._success):
             yield counter.family(labels)
         yield self._rejections.family(self._model)
+        calls = CounterMetricFamily(
+            "vllm:tool_call_parser_invocations",
+            "Choices in which tool calls were looked for.",
+            labels=["model_name", "mode", "outcome", "request_type"],
+        )
+        for values, total in self._tool_calls.items():
+            calls.add_metric([self._model["model_name"], *values], total)
+        yield calls
         for histogram in self._histograms():
             yield histogram.family(labels)
         yield self.loop.delays.family(labels)

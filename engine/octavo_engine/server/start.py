@@ -19,6 +19,7 @@ from octavo_engine.text.byte_tokenizer import byte_tokenizer
 from octavo_engine.text.chat_template import RENDER_SECONDS, ChatTemplate
 from octavo_engine.text.format_choice import choose_format
 from octavo_engine.text.named_templates import NAMED_TEMPLATES, NamedTemplate, template_of_family
+from octavo_engine.text.response_template import TemplateError, read_response_template
 from octavo_engine.text.template_process import TemplateProcess
 from octavo_engine.text.tokenizer import Tokenizer, load_tokenizer, load_tokenizer_json
 from octavo_engine.text.turn_end import turn_ends
@@ -66,7 +67,9 @@ async def build_context(config: EngineConfig, client: EngineClient, on_stage: On
     ready = await client.ready()
     if problem is not None and ready.pooling is None:
         logger.warning("%s: every chat will be refused; serve with --chat-template FILE to chat", problem)
-    answers = None if ready.pooling is not None else await asyncio.to_thread(_answer_format, config, template)
+    answers = (
+        None if ready.pooling is not None else await asyncio.to_thread(_answer_format, config, template, tokenizer)
+    )
     metrics.configure(config.cache, ready)
     template.max_characters = limits_of(config, ready.max_model_len).text_characters  # no more would be tokenized
     return ServerContext(
@@ -100,14 +103,19 @@ def named_template_of(model: ModelConfig, files: ModelFiles, tokenizer: Tokenize
     return found
 
 
-def _answer_format(config: EngineConfig, template: ChatTemplate) -> AnswerFormat | None:
+def _answer_format(config: EngineConfig, template: ChatTemplate, tokenizer: Tokenizer) -> AnswerFormat | None:
     """The format that the model's answers are read by; says in the log where it is from.
 
     Raises:
         ConfigError: a flag names what the model lacks.
     """
-    server = config.server
-    choice = choose_format(server.tool_call_parser, server.reasoning_parser, template.texts, None)
+    server, own = config.server, None
+    if tokenizer.response_template is not None:
+        try:
+            own = read_response_template(tokenizer.response_template)
+        except TemplateError as error:
+            logger.warning("the model's response template is not used: %s", error)
+    choice = choose_format(server.tool_call_parser, server.reasoning_parser, template.texts, own)
     for line in choice.lines:
         logger.info("%s", line)
     return choice.answer_format

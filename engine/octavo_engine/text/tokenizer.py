@@ -36,7 +36,9 @@ class Tokenizer:
         backend: tokenizers.Tokenizer,
         special: SpecialTokens,
         chat_templates: Mapping[str, str] | None = None,
+        response_template: Any = None,
     ) -> None:
+        """`response_template` is what the tokenizer's config says of answers, as it stands there."""
         self._backend = backend
         self._spelling = spelling_of(backend.decoder)
         self._bytes: dict[int, bytes] = {}
@@ -46,6 +48,7 @@ class Tokenizer:
         self.pad_token_id = special.ids.get("pad_token")
         self.eos_token_ids = special.eos_ids  # the file's own; a generation_config may name more
         self.chat_templates = dict(chat_templates or {})  # by name; the usual one is `default`
+        self.response_template = response_template
         added = backend.get_added_tokens_decoder()
         self.special_token_ids = frozenset(index for index, token in added.items() if token.special)
         self._markers = {
@@ -222,7 +225,8 @@ def load_tokenizer_json(path: Path, chat_template: Path | None = None) -> Tokeni
     own_templates = _template_files(None, chat_template)
     try:
         special = _apply_config(backend, config)
-        return Tokenizer(backend, special, _template_files(config.get("chat_template"), None) | own_templates)
+        templates = _template_files(config.get("chat_template"), None) | own_templates
+        return Tokenizer(backend, special, templates, config.get("response_template"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelLoadError(f"{beside}: it isn't a tokenizer's config: {error!r}") from error
     except ModelLoadError as error:

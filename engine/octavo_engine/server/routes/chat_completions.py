@@ -71,6 +71,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
     ) -> None:
         super().__init__(context, body, generation, id_, model)
         self._use = use
+        self._metrics = context.metrics
 
     def _answer(self, choices: list[ChatPart]) -> ChatCompletion:
         usage = self._generation.usage()
@@ -122,6 +123,9 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
         return part
 
     def _shown(self, piece: Piece) -> list[AnswerEvent]:
+        parser = piece.choice.parser
+        if piece.finish_reason and parser is not None and self._use.asked:
+            self._metrics.tools_read(stream=bool(self._body.stream), called=parser.num_calls > 0)
         return list(shown(piece.events, reasoning=self._body.include_reasoning, parallel=self._use.parallel))
 
     def _finish_reason(self, reason: str | None, *, calls: bool) -> str | None:
