@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 import torch
+from octavo_testing import tiny_encoders
 from octavo_testing.gguf_files import write_mixed_gguf
 from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow, traffic
 
@@ -17,6 +19,7 @@ from octavo_engine.executors.torch.reported_kernels import LLAMA_3_8B, packed_in
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.messages import PoolingRequest
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
@@ -128,3 +131,29 @@ def test_how_many_sms_a_gpu_has_adds_no_kernels(num_sms):
     spec = packed_in("q4_k", from_hf_config(MODELS["Llama-3-8B"]))
     config, card = config_for(), Card(90, num_sms)
     assert rehearse(config, spec, Launcher(card)).keys() <= set(kernels_of(config, spec, Launcher(Card(90, 1))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["modernbert classifier", "embeddinggemma", "bert with mean pooling"])
+def test_random_prompts_that_are_pooled_meet_no_kernel_beyond_those_rehearsed(kind):
+    """Steps of one prompt and of many, of one token and of hundreds, with token types and without."""
+    config, spec = config_for(32, "float32"), from_hf_config(tiny_encoders.config_of(kind))
+    rehearsed = set(kernels_of(config, spec, Launcher(CARD)))
+    assert {variant.name for variant in rehearsed} >= {"pool_kernel", "prefill_kernel"}
+    recorder = RecordingLauncher(CARD)
+    core = core_over(recorder, config, spec)
+    chance = random.Random(7)
+    for burst in (1, 2, 3, 40):
+        for i in range(burst):
+            length = chance.choice([1, 2, 15, 16, 17, 100, spec.max_position])
+            tokens = [chance.randrange(spec.vocab_size) for _ in range(length)]
+            core.add(
+                PoolingRequest(
+                    request_id=str(i), prompt_token_ids=tokens, arrival_time=0.0, second_segment=chance.choice([0, 1])
+                )
+            )
+        while core.has_work:
+            core.step()
+        beyond = recorder.recorded.keys() - rehearsed
+        assert not beyond, f"met among {burst} prompts: {[str(v) for v in beyond]}"
+    core.close()
