@@ -167,7 +167,7 @@ def test_a_number_that_can_not_be_printed_is_refused_wherever_it_lies(served, ch
 
 def test_unknown_paths_and_methods_have_the_same_shape(served):
     """404 and 405 too."""
-    status, error = refused(served, "/v1/embeddings", {})
+    status, error = refused(served, "/v1/nothing", {})
     assert (status, error["code"], error["type"]) == (404, 404, "NotFoundError")
     status, answer, headers = served.request("DELETE", "/v1/completions")
     assert (status, answer["error"]["type"], headers["allow"]) == (405, "MethodNotAllowedError", "POST")

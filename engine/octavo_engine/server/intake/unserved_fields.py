@@ -7,7 +7,7 @@ from typing import Any
 
 from octavo_engine.errors import RequestError
 
-TOOLS = "tool calls are not served yet; leave it out, or send tool_choice 'none'"
+TOOLS = "it was replaced in OpenAI's API; send tools, or tool_choice, instead"
 
 # name: (why, the values that change nothing; null never does)
 UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -20,7 +20,7 @@ UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "logprob_token_ids": ("only the most likely tokens' log-probabilities are served; ask for logprobs", ([],)),
     "logits_processors": ("no code from a request is run; leave it out", ([],)),
     "repetition_detection": ("it is not served yet; use repetition_penalty or frequency_penalty", ()),
-    "thinking_token_budget": ("reasoning is not separated from the answer yet; use max_tokens", ()),
+    "thinking_token_budget": ("the end of reasoning can't be forced yet; leave it out, and limit max_tokens", ()),
     "watermarking": ("it is not served yet; leave it out", (False,)),
     "kv_transfer_params": ("KV blocks are not transferred yet; leave it out", ({},)),
     "ec_transfer_params": ("encoder caches are not handed over; leave it out", ({},)),
