@@ -192,6 +192,28 @@ def test_content_of_a_schema_leaves_room_for_reasoning_and_calls():
     assert accepted(marked, text) == (text, True)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"required": 5},
+        {"properties": [], "required": [{}]},
+        {"properties": {"a": 5, "b": {"type": 7}, "c": {"enum": 3}, "d": {"enum": []}}, "required": ["a", "z"]},
+        {"properties": {"a": {"type": "string", "pattern": 5}, "b": {"type": "string", "minLength": "x"}}},
+        {"properties": {"a": {"type": "string", "pattern": "^a/b\\/c\n$"}, 'b"\n>': {"type": ["string"]}}},
+        {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "integer"}}},
+        {"type": "nothing"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "pythonic", "gemma4"])
+def test_a_schema_that_is_none_makes_a_grammar_or_an_error_of_the_request(name, schema):
+    """The engine then says what is wrong with it: nothing else is raised here."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    grammar = tool_grammar(format_named(name), [tool], "required")
+    made = llguidance.LLMatcher(llguidance.LLTokenizer(Bytes()), grammar, log_level=0)
+    assert "panic" not in (made.get_error() or "")
+
+
 def test_a_strict_tool_is_never_held_to_less_than_its_schema():
     """A string of XML has no form for every keyword; without strict it is then any text."""
     schema = {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}, "required": ["at"]}

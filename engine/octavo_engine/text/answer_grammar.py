@@ -273,7 +273,7 @@ class _Writer:
 
     def _chain(self, schema: Mapping[str, Any], rule: str, pairs: Mapping[str, str], separator: str) -> str:
         """The properties in order, those that are not required or not: `rule_N` where one came before, `rule_first_N` else."""
-        required = {*(schema.get("required") or ())}
+        required = _required(schema)
         keys = list(pairs)
         if not keys:
             return ""
@@ -288,7 +288,7 @@ class _Writer:
 
     def _parameters(self, part: Parameters, schema: Mapping[str, Any], rule: str, *, strict: bool) -> str:
         """Parameters in the schema's order, one after the other."""
-        required = {*(schema.get("required") or ())}
+        required = _required(schema)
         parts: list[str] = []
         for i, key in enumerate(_properties(schema)):
             name = f"{rule}_p{i}"
@@ -341,9 +341,10 @@ class _Writer:
                 f"its parameter {key} has {what}, to which a string can't be held in this model's format"
             )
         if isinstance(pattern, str) and _is_anchored(pattern):
-            return f"/{pattern[1:-1].replace('/', chr(92) + '/')}/"
-        if "minLength" in schema or "maxLength" in schema:
-            return f"/(.|\\n){{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}/"
+            return _regex(pattern[1:-1])
+        least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+        if (least, most) != (0, "") and isinstance(least, int) and isinstance(most, int | str):
+            return f"/(.|\\n){{{least},{most}}}/"
         return None
 
 
@@ -357,6 +358,17 @@ def _part(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
     part = schema["properties"][key]
     part = dict(part) if isinstance(part, Mapping) else {}
     return part | {name: schema[name] for name in ("$defs", "definitions") if name in schema and _refers(part)}
+
+
+def _required(schema: Mapping[str, Any]) -> set[str]:
+    names = schema.get("required")
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+
+
+def _regex(pattern: str) -> str:
+    """A regular expression between slashes."""
+    inner = re.sub(r"\\.|/", lambda found: r"\/" if found[0] == "/" else found[0], pattern, flags=re.DOTALL)
+    return f"/{inner}/".replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _refers(schema: Any) -> bool:
