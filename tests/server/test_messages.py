@@ -221,3 +221,19 @@ def test_the_key_comes_as_anthropics_clients_send_it(fake_model):
                     continue
                 with pytest.raises(error, match="the API key is wrong"):
                     client.messages.create(model="fake", max_tokens=2, messages=USER)
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "pick"}])
+def test_a_call_that_is_required_is_one(fake_model, choice):
+    """The answer is held to a call whose input validates, whatever the model would have drawn."""
+    flags = ("--served-model-name", "fake", "--max-model-len", "1024", "--tool-call-parser", "hermes")
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    tools = [{"name": "pick", "input_schema": schema}]
+    with (
+        Served(fake_model, *flags, num_blocks=4000) as server,
+        anthropic.Anthropic(base_url=server.url, api_key="unneeded", max_retries=0) as client,
+    ):
+        message = create(client, tools=tools, tool_choice={**choice, "disable_parallel_tool_use": True})
+    (call,) = message.content
+    assert (call.type, call.name, message.stop_reason) == ("tool_use", "pick", "tool_use")
+    assert call.input in ({"a": 1}, {"a": 2})

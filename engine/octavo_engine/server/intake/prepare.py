@@ -30,7 +30,7 @@ class Prompt:
     text: str = ""
 
 
-async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: ToolUse | None = None) -> list[Prompt]:
+async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: ToolUse) -> list[Prompt]:
     """The request's prompts, each with the sampling parameters of its `n` choices. `use`: the tools of a chat.
 
     Raises:
@@ -48,7 +48,7 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: 
     shared["bad_words"] = await read_bad_words(context, body.bad_words or ())
     whole = await encode_prompts(context, body, must_fit=body.truncate_prompt_tokens is None)
     shared["eos_token_ids"] = await end_tokens(context, body)
-    grammar = request_grammar(context, body, use or ToolUse(), whole[0])
+    grammar = request_grammar(context, body, use, whole[0])
     shared["grammar"] = await _sent(context, grammar, ends=bool(shared["eos_token_ids"] or shared["stop_token_ids"]))
     if shared["grammar"]:
         shared["ignore_eos"] = False  # its end is the grammar's

@@ -32,6 +32,9 @@ class ToolUse:
         return self.mode != "none"
 
 
+NO_TOOLS = ToolUse()
+
+
 def tool_use(context: ServerContext, body: ChatBody) -> ToolUse:
     """The tools that an answer to `body` may call.
 

@@ -20,6 +20,7 @@ from octavo_engine.server.generation import Choice, Generation, Piece, start
 from octavo_engine.server.intake.admission import SHARE, answer_id, cache_salt, read_body
 from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import CompletionBody
+from octavo_engine.server.intake.tools import NO_TOOLS
 from octavo_engine.text.detokenizer import token_offsets
 
 
@@ -29,7 +30,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_body(request, CompletionBody)
     model = context.check_model(body.model)
-    prompts = await prepare(context, body)
+    prompts = await prepare(context, body, NO_TOOLS)
     generation = start(context, body, prompts, arrived, cache_salt(request, body))
     body.prompt = ""  # the engine has its tokens: free the memory
     request[SHARE].give_back()

@@ -47,7 +47,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     model = context.check_model(given.model)
     body = chat_of(given)
     use = tool_use(context, body)
-    prompts = await prepare(context, body)
+    prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), reading)
     body.messages = given.messages = []  # the engine has the tokens: free the memory
