@@ -34,6 +34,7 @@ def test_the_page_has_every_number():
         "stop strings": f"{stop_strings.MAX_STOP_STRINGS} of {stop_strings.MAX_STOP_CHARACTERS:,} characters",
         "`stop_token_ids`": f"{limits.MAX_STOP_TOKEN_IDS:,}",
         "`structured_outputs.choice`": f"{limits.MAX_CHOICES:,}",
+        "stored responses": f"{limits.MAX_STORED_RESPONSES:,}, with {limits.MAX_STORED_CHARACTERS:,} characters of conversations",
         "members of one object or list in a JSON schema": f"{limits.MAX_SCHEMA_MEMBERS:,}",
         "what constrains an answer": f"{limits.MAX_GRAMMAR_CHARACTERS:,} characters",
         "`logit_bias`": f"{limits.MAX_BIASED_TOKENS:,}",

@@ -17,6 +17,7 @@ from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
 from octavo_engine.server.routes.embeddings import classify, embeddings, pooling
 from octavo_engine.server.routes.messages import count_tokens, messages
+from octavo_engine.server.routes.responses import cancel_response, delete_response, get_response, responses
 from octavo_engine.server.routes.scores import rerank, score
 from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.routes.tokenization import detokenize, tokenize
@@ -33,6 +34,10 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{model:.+}", model),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
+    ("POST", "/v1/responses", responses),
+    ("GET", "/v1/responses/{response}", get_response),
+    ("DELETE", "/v1/responses/{response}", delete_response),
+    ("POST", "/v1/responses/{response}/cancel", cancel_response),
     ("POST", "/v1/messages", messages),
     ("POST", "/v1/messages/count_tokens", count_tokens),
     ("POST", "/v1/embeddings", embeddings),

@@ -20,6 +20,7 @@ from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT,
 from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
+from octavo_engine.server.stored_responses import StoredResponses
 from octavo_engine.server.turns import Turns
 from octavo_engine.text.answer_format import AnswerFormat
 from octavo_engine.text.chat_template import ChatTemplate
@@ -49,6 +50,7 @@ class ServerContext:
     connections: Connections = field(default_factory=Connections)
     pools: Pools = field(default_factory=Pools)
     turns: Turns = field(default_factory=Turns)
+    responses: StoredResponses = field(default_factory=StoredResponses)
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
     draining: bool = False

@@ -22,6 +22,8 @@ MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, ti
 MAX_CHOICES = 10_000  # of structured_outputs.choice
 MAX_GRAMMAR_CHARACTERS = 256 * 1024  # of what constrains an answer, as a grammar
 MAX_SCHEMA_MEMBERS = 1000  # of one object or list in a JSON schema
+MAX_STORED_RESPONSES = 1024  # of /v1/responses
+MAX_STORED_CHARACTERS = 32 * MIB  # of their conversations
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
 MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
 
