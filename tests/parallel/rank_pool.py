@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from octavo_testing.engine_runs import Finished
 
 from octavo_engine.config import EngineConfig, ParallelConfig
 from octavo_engine.messages import EngineRequest
@@ -134,6 +135,11 @@ class RankPool:
             self.close()  # the others wait for it
             raise AssertionError(answer["error"])
         return answer
+
+
+def finished(result: dict[str, Any]) -> Finished:
+    """Give the result of a request, as `RankPool.run` has it, its types."""
+    return msgspec.convert(result, Finished)
 
 
 def spread(config: EngineConfig, tensor: int = 1, pipeline: int = 1) -> EngineConfig:

@@ -36,8 +36,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen 2.5 with images": (
         "Qwen2_5_VLConfig",
         {
-            "text_config": {"rope_parameters": MROPE, "num_attention_heads": 3, "num_key_value_heads": 1},
-            "vision_config": QWEN_VISION | {"intermediate_size": 32},
+            "text_config": {"rope_parameters": MROPE, "hidden_size": 96},
+            "vision_config": QWEN_VISION | {"intermediate_size": 32, "out_hidden_size": 96},
         },
     ),
     "qwen 3 with images": (
@@ -54,7 +54,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
                 "rope_parameters": MROPE,
                 "num_experts": 5,
                 "num_experts_per_tok": 2,
-                "moe_intermediate_size": 20,
+                "moe_intermediate_size": 32,
             },
             "vision_config": QWEN_VISION | {"intermediate_size": 32},
         },

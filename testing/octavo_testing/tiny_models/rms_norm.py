@@ -119,7 +119,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             | {"factor": 16.0, "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5}
         },
     ),
-    "helium": ("HeliumConfig", {"num_attention_heads": 3, "num_key_value_heads": 3, "attention_bias": True}),
+    "helium": ("HeliumConfig", {"hidden_size": 96, "num_key_value_heads": 6, "attention_bias": True}),
     "nanochat": ("NanoChatConfig", {}),
     "exaone 3": ("ExaoneConfig", {"rope_parameters": LLAMA3}),
 }
