@@ -2,7 +2,10 @@
 
 ModelError
 ├── UnsupportedModelError   an architecture or a feature that no executor runs
+│   └── UnsupportedFormatError  weights in a format that no executor reads
 └── InvalidConfigError      a config or metadata that contradicts itself
+    ├── DamagedFileError    a file that isn't what its name says, is cut short, or contradicts itself
+    └── MismatchError       weights that are not those of the config or metadata beside them
 """
 
 
@@ -14,5 +17,23 @@ class UnsupportedModelError(ModelError):
     """The architecture, or a feature of it, is not supported."""
 
 
+class UnsupportedFormatError(UnsupportedModelError):
+    """The weights' format is not supported, however the model is computed."""
+
+
 class InvalidConfigError(ModelError):
     """A field of the config is missing, of the wrong type, or contradicts another."""
+
+
+class DamagedFileError(InvalidConfigError):
+    """A file of weights can't be read as one."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; fetch the file again")
+
+
+class MismatchError(InvalidConfigError):
+    """A tensor is missing, or has another shape than the description gives it."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; fetch all files of the model again, from one place")

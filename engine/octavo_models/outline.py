@@ -24,9 +24,9 @@ class ModelOutline:
     dtype: str  # the checkpoint's own: float32, float16 or bfloat16
     quantization: None = None
 
-    def kv_layout(self, block_size: int, kv_format: str) -> KVLayout:
-        """Blocks of `block_size` tokens in `kv_format`, one group a kind of attention."""
-        return kv_layout_of(self.attentions, block_size, kv_format)
+    def kv_layout(self, block_size: int, kv_format: str, value_multiple: int = 1) -> KVLayout:
+        """The blocks, as `ModelSpec.kv_layout` has them."""
+        return kv_layout_of(self.attentions, block_size, kv_format, value_multiple)
 
 
 Model = ModelSpec | ModelOutline

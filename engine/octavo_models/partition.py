@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import overload
 
-from octavo_models.layers import Experts, Layer, Mlp
+from octavo_models.layers import Attention, Experts, Layer, Mlp
 from octavo_models.outline import Model, ModelOutline
 from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, stage_of
-from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight
+from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight, kv_layout_of
 
 ADDED_AFTER_THE_SUM = {f"{name}_bias" for name in ("o", "down", "experts_down", "shared_down")}  # by one rank alone
 
@@ -106,16 +106,18 @@ def shards(spec: ModelSpec, place: Place) -> Iterator[Shard]:
         yield _shard(whole, name, place, parts)
 
 
-def kv_layout(spec: Model, place: Place, block_size: int, kv_format: str) -> KVLayout:
+def kv_layout(spec: Model, place: Place, block_size: int, kv_format: str, value_multiple: int = 1) -> KVLayout:
     """The rank's share of the model's blocks: the same groups for all ranks, with the rank's own layers and bytes.
 
     A stage without layers of a group has blocks of zero bytes in it, so that all ranks have the same block tables.
     """
-    own = {(group.kind, group.window): group for group in part(spec, place).kv_layout(block_size, kv_format).groups}
-    absent = {
-        (g.kind, g.window): KVGroup(g.kind, (), 0, g.window) for g in spec.kv_layout(block_size, kv_format).groups
-    }
-    return KVLayout(block_size, tuple((absent | own).values()))
+    whole = spec.kv_layout(block_size, kv_format, value_multiple)
+    if isinstance(spec, ModelOutline) or not whole.groups:
+        return whole
+    attentions = [_attention(spec.layers[i].attention, place) for i in layers_of(spec, place)]
+    own = kv_layout_of(attentions, block_size, kv_format, value_multiple).groups
+    absent = {(g.kind, g.window): KVGroup(g.kind, (), 0, g.window) for g in whole.groups}
+    return KVLayout(block_size, tuple((absent | {(g.kind, g.window): g for g in own}).values()))
 
 
 def _has(spec: ModelSpec, last: str, place: Place) -> bool:
@@ -137,15 +139,18 @@ def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
 
 
 def _layer(layer: Layer, place: Place) -> Layer:
-    heads = layer.attention.num_heads // place.tensor_size
+    return replace(layer, attention=_attention(layer.attention, place), mlp=_narrowed(layer.mlp, place.tensor_size))
+
+
+def _attention(attention: Attention, place: Place) -> Attention:
+    heads = attention.num_heads // place.tensor_size
     first = heads * place.tensor_rank
-    attention = replace(
-        layer.attention,
+    return replace(
+        attention,
         num_heads=heads,
-        num_kv_heads=max(1, layer.attention.num_kv_heads // place.tensor_size),
-        alibi_slopes=layer.attention.alibi_slopes[first : first + heads],
+        num_kv_heads=max(1, attention.num_kv_heads // place.tensor_size),
+        alibi_slopes=attention.alibi_slopes[first : first + heads],
     )
-    return replace(layer, attention=attention, mlp=_narrowed(layer.mlp, place.tensor_size))
 
 
 def _narrowed(mlp: Mlp | Experts, tensor_size: int) -> Mlp | Experts:

@@ -5,7 +5,6 @@ One set of rules for the planner, which computes what a GPU holds, and for the e
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -62,53 +61,14 @@ def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int) -> list[i
 def weights_on_gpu(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:
     """Exact bytes of the weights on the fullest GPU.
 
-    `dtype` None leaves them as stored: blocks stay packed, and what can't be packed beside them is bfloat16.
+    `dtype` None is the model's own, which all its tensors are converted to. Blocks of few bits stay packed then, and what
+    can't be packed beside them is bfloat16.
     """
     by_stage: dict[int, int] = defaultdict(int)
     for weight in spec.weights:
         for stage in _stages(spec, weight, pipeline_parallel):
             by_stage[stage] += _shard(spec, weight, dtype, tensor_parallel)
     return max(by_stage.values())
-
-
-def kv_on_gpu(
-    spec: ModelSpec, tokens: int, kv_format: str, block_size: int, tensor_parallel: int, pipeline_parallel: int
-) -> int:
-    """KV bytes that one sequence of `tokens` takes on a GPU. If there are fewer KV heads than GPUs, several hold the same."""
-    whole = spec.kv_bytes(tokens, kv_format, block_size)
-    return _share_of_kv(spec, whole, tensor_parallel, pipeline_parallel)
-
-
-def kv_once_on_gpu(
-    spec: ModelSpec,
-    tokens: int,
-    chunk: int,
-    kv_format: str,
-    block_size: int,
-    tensor_parallel: int,
-    pipeline_parallel: int,
-) -> int:
-    """KV bytes that are needed once, however many sequences run.
-
-    They are the null block of each group and, in groups with a window, the blocks of the `chunk` of a prompt that a
-    step computes in addition to the window.
-    """
-    total = 0
-    for group in spec.kv_layout(block_size, kv_format).groups:
-        blocks = 1
-        if group.window is not None:
-            whole = -(-tokens // block_size)
-            steady = min(whole, -(-(group.window + block_size) // block_size))
-            peak = min(whole, -(-(group.window + min(chunk, tokens) + block_size) // block_size))
-            blocks += peak - steady
-        total += blocks * group.block_bytes
-    return _share_of_kv(spec, total, tensor_parallel, pipeline_parallel)
-
-
-def _share_of_kv(spec: ModelSpec, whole: int, tensor_parallel: int, pipeline_parallel: int) -> int:
-    share = min(tensor_parallel, *(layer.attention.num_kv_heads for layer in spec.layers))
-    layers = math.ceil(len(spec.layers) / pipeline_parallel)
-    return math.ceil(whole * layers / len(spec.layers) / share)
 
 
 def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: int) -> int:
@@ -120,7 +80,7 @@ def _shard(spec: ModelSpec, weight: Weight, dtype: str | None, tensor_parallel: 
         return nbytes(FORMAT_OF_DTYPE[dtype], shape)
     if weight.stays_packed(shape):
         return packed_nbytes(weight.format, shape)
-    return nbytes(weight.format if spec.quantization is None else "bf16", shape)
+    return nbytes(FORMAT_OF_DTYPE[spec.dtype] if spec.quantization is None else "bf16", shape)
 
 
 def _stages(spec: ModelSpec, weight: Weight, pipeline_parallel: int) -> set[int]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from octavo_models.errors import MismatchError
 from octavo_models.formats import FORMATS, nbytes, stays_packed
 from octavo_models.layers import Attention, Layer, Norm
 from octavo_models.pooling import Pooling
@@ -55,6 +56,27 @@ class Weight:
         """True if a tensor of the shape `stored` can be `source`, one of this weight's."""
         return source.rows_of(stored, vector=len(self.shape) == 1) == (self.rows_in(source), *self.stored_shape[1:])
 
+    def stored_as(self, source: Source, like: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the tensor of `source` must have, with an axis for its experts if the shape `like` has one."""
+        rows, *columns = self.rows_in(source), *self.stored_shape[1:]
+        if len(like) < 3 or self.groups == 1 or len(self.sources) > 1:
+            return source.shape_of(rows, *columns)
+        of_each = (rows // self.groups, *columns)
+        return (self.groups, *(reversed(of_each) if source.transposed else of_each))
+
+    def check(self, source: Source, stored: tuple[int, ...] | None, described_by: str) -> None:
+        """Raise MismatchError unless a tensor of the shape `stored` can be `source`; None: there is no such tensor.
+
+        `described_by` names where the shape that it must have comes from.
+        """
+        if stored is None:
+            raise MismatchError(f"tensor {source.tensor} is missing")
+        if not self.fits(source, stored):
+            expected = list(self.stored_as(source, stored))
+            raise MismatchError(
+                f"tensor {source.tensor} has the shape {list(stored)}, which {described_by} makes {expected}"
+            )
+
     def divided(self, parts: int) -> tuple[int, ...]:
         """The shape of each of `parts` equal parts that tensor parallelism cuts; the last one may need padding."""
         groups = self.groups if self.shard_axis == 0 else 1
@@ -95,6 +117,29 @@ class KVLayout:
 
     block_size: int
     groups: tuple[KVGroup, ...]
+
+    def kept_bytes(self, num_tokens: int) -> int:
+        """Bytes that one sequence of `num_tokens` keeps; window layers keep no more than their window."""
+        return sum(self._blocks(group, num_tokens, 0) * group.block_bytes for group in self.groups)
+
+    def once_bytes(self, num_tokens: int, chunk: int) -> int:
+        """Bytes that are needed once, however many sequences of up to `num_tokens` run.
+
+        They are the null block of each group and, in groups with a window, the blocks of the `chunk` of a prompt that a
+        step computes in addition to the window.
+        """
+        return sum(
+            (1 + self._blocks(group, num_tokens, min(chunk, num_tokens)) - self._blocks(group, num_tokens, 0))
+            * group.block_bytes
+            for group in self.groups
+        )
+
+    def _blocks(self, group: KVGroup, num_tokens: int, chunk: int) -> int:
+        """Blocks of a sequence while `chunk` tokens beyond the window are computed."""
+        whole = -(-num_tokens // self.block_size)
+        if group.window is None:
+            return whole
+        return min(whole, -(-(group.window + chunk + self.block_size) // self.block_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +194,22 @@ class ModelSpec:
         """Each layer's attention."""
         return tuple(layer.attention for layer in self.layers)
 
-    def kv_layout(self, block_size: int, kv_format: str) -> KVLayout:
-        """Blocks of `block_size` tokens in `kv_format` ("f32", "bf16", "f16" …), one group a kind of attention."""
+    def kv_layout(self, block_size: int, kv_format: str, value_multiple: int = 1) -> KVLayout:
+        """Blocks of `block_size` tokens in `kv_format` ("f32", "bf16", "f16" …), one group a kind of attention.
+
+        The values of a head are padded to a multiple of `value_multiple` elements.
+        """
         if self.pooling is not None:
             return KVLayout(block_size, ())
-        return kv_layout_of(self.attentions, block_size, kv_format)
+        return kv_layout_of(self.attentions, block_size, kv_format, value_multiple)
 
     def kv_bytes(self, num_tokens: int, kv_format: str, block_size: int = 16) -> int:
         """KV bytes that one sequence of `num_tokens` keeps; window layers keep no more than their window."""
-        total = 0
-        for group in self.kv_layout(block_size, kv_format).groups:
-            kept = num_tokens if group.window is None else min(num_tokens, group.window + block_size)
-            total += -(-kept // block_size) * group.block_bytes
-        return total
+        return self.kv_layout(block_size, kv_format).kept_bytes(num_tokens)
 
 
-def kv_layout_of(attentions: Sequence[Attention], block_size: int, kv_format: str) -> KVLayout:
-    """The blocks that keep what `attentions` write, of `block_size` tokens in `kv_format`."""
+def kv_layout_of(attentions: Sequence[Attention], block_size: int, kv_format: str, value_multiple: int = 1) -> KVLayout:
+    """The blocks that keep what `attentions` write, as `ModelSpec.kv_layout`."""
     element = FORMATS[kv_format].bytes_per_block
     kinds: dict[tuple[bool, int | None], list[int]] = {}
     for i, attention in enumerate(attentions):
@@ -173,10 +217,14 @@ def kv_layout_of(attentions: Sequence[Attention], block_size: int, kv_format: st
             kinds.setdefault((attention.latent is not None, attention.window), []).append(i)
     groups = []
     for (is_latent, window), members in sorted(kinds.items(), key=lambda item: (item[0][1] or 0, item[0][0])):
-        per_token = sum(attentions[i].k_size + attentions[i].v_size for i in members)
+        per_token = sum(attentions[i].k_size + _padded_values(attentions[i], value_multiple) for i in members)
         kind: Literal["full", "window", "latent"] = "latent" if is_latent else "full" if window is None else "window"
         groups.append(KVGroup(kind, tuple(members), per_token * block_size * element, window))
     return KVLayout(block_size, tuple(groups))
+
+
+def _padded_values(attention: Attention, multiple: int) -> int:
+    return attention.v_size // attention.head_dim_v * -(-attention.head_dim_v // multiple) * multiple
 
 
 FORMAT_OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}

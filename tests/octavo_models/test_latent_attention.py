@@ -26,7 +26,7 @@ from untrusted_values import JUNK, NUMBERS, exercise
 from octavo_models import InvalidConfigError, ModelError, UnsupportedModelError, from_gguf, from_hf_config
 from octavo_models.layers import Experts, Router
 from octavo_models.partition import Place, kv_layout, part
-from octavo_models.sharding import kv_on_gpu, weights_on_gpu
+from octavo_models.sharding import weights_on_gpu
 from octavo_models.spec import ModelSpec
 from octavo_models.tensors import TransposeHeads
 
@@ -219,7 +219,7 @@ def test_every_rank_keeps_the_whole_latent_and_its_own_heads():
     assert (shapes["layers.0.k_b"], shapes["layers.0.v_b"]) == ((4 * 512, 128), (4 * 128, 512))
     assert shapes["layers.0.o"] == (2048, 4 * 128)
     assert kv_layout(spec, Place(1, 4, 0, 1), 16, "bf16") == spec.kv_layout(16, "bf16")
-    assert kv_on_gpu(spec, 160, "bf16", 16, 4, 1) == spec.kv_bytes(160, "bf16")
+    assert kv_layout(spec, Place(0, 4), 16, "bf16").kept_bytes(160) == spec.kv_bytes(160, "bf16")
     second = kv_layout(spec, Place(0, 1, 1, 2), 16, "bf16").groups[0]
     assert (second.kind, len(second.layers), second.block_bytes) == ("latent", 13, 16 * 13 * 576 * 2)
     held = sum(w.nbytes for w in mine.weights)

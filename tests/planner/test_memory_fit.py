@@ -5,7 +5,8 @@ from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SM
 
 from octavo_models import from_gguf
 from octavo_models.formats import packed_nbytes
-from octavo_models.sharding import kv_on_gpu, obstacle, weights_on_gpu
+from octavo_models.partition import Place, kv_layout
+from octavo_models.sharding import obstacle, weights_on_gpu
 from octavo_operator.planner.gpus import of_cuda, of_product
 from octavo_operator.planner.sizes import GIB, MIB, gib
 
@@ -95,8 +96,8 @@ def test_nine_heads_divide_by_three_only():
 
 def test_kv_heads_fewer_than_gpus_are_held_several_times():
     spec = described(LLAMA_70B)
-    eight = kv_on_gpu(spec, 4096, "bf16", 16, 8, 1)
-    assert kv_on_gpu(spec, 4096, "bf16", 16, 16, 1) == eight == spec.kv_bytes(4096, "bf16") // 8
+    eight, sixteen = (kv_layout(spec, Place(0, size), 16, "bf16").kept_bytes(4096) for size in (8, 16))
+    assert sixteen == eight == spec.kv_bytes(4096, "bf16") // 8
 
 
 def test_stages_share_the_layers_and_the_tied_embedding_is_on_both_ends():

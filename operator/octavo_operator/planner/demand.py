@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 
 from octavo_models import ModelSpec
 from octavo_models.layers import Experts
-from octavo_models.sharding import kv_on_gpu, kv_once_on_gpu, weights_on_gpu
+from octavo_models.panels import VALUE_MULTIPLE, weights_in_panels
+from octavo_models.partition import Place, kv_layout
+from octavo_models.sharding import weights_on_gpu
+from octavo_models.spec import KVLayout
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.plan import GpuBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes
@@ -57,7 +60,7 @@ class Demand:
         if dtype is None and plain and self.spec.dtype == "float32" and not runtime_of(engine).widens:
             dtype = "bfloat16"
         if not self.on_gpu:
-            return self.spec.weight_bytes(dtype)
+            return weights_in_panels(self.spec, dtype) if self._is_native else self.spec.weight_bytes(dtype)
         whole = weights_on_gpu(self.spec, dtype, tensor_parallel, engine.pipeline_parallel_size)
         if engine.quantization in runtime_of(engine).quantizes_on_load and plain:
             matrices = weights_on_gpu(_matrices(self.spec), "bfloat16", tensor_parallel, engine.pipeline_parallel_size)
@@ -65,27 +68,13 @@ class Demand:
         return whole + self._vision()
 
     def kv(self, tokens: int, tensor_parallel: int) -> int:
-        engine = self.engine
-        return kv_on_gpu(
-            self.spec,
-            tokens,
-            self.limits.kv_format,
-            engine.block_size,
-            tensor_parallel,
-            engine.pipeline_parallel_size,
-        )
+        """KV bytes that one sequence of `tokens` takes, on the GPU with most of them."""
+        return max(layout.kept_bytes(tokens) for layout in self._kv_layouts(tensor_parallel))
 
     def kv_once(self, tensor_parallel: int) -> int:
-        engine = self.engine
-        return kv_once_on_gpu(
-            self.spec,
-            self.max_model_len,
-            self.limits.max_num_batched_tokens,
-            self.limits.kv_format,
-            engine.block_size,
-            tensor_parallel,
-            engine.pipeline_parallel_size,
-        )
+        """KV bytes that are needed once, however many sequences run."""
+        chunk = self.limits.max_num_batched_tokens
+        return max(layout.once_bytes(self.max_model_len, chunk) for layout in self._kv_layouts(tensor_parallel))
 
     def overhead(self, tensor_parallel: int) -> int:
         """Context, tables, and the activations of one full step."""
@@ -127,6 +116,19 @@ class Demand:
     def needed(self, tensor_parallel: int) -> int:
         """Bytes of all kinds below which it does not fit."""
         return self.weights(tensor_parallel) + self.overhead(tensor_parallel) + self.least_kv(tensor_parallel)
+
+    @property
+    def _is_native(self) -> bool:
+        """True if the native executor runs it."""
+        return not self.on_gpu and "native" in runtime_of(self.engine).executors.get("cpu", ())
+
+    def _kv_layouts(self, tensor_parallel: int) -> list[KVLayout]:
+        """The blocks of a GPU of each stage."""
+        stages, multiple = self.engine.pipeline_parallel_size, VALUE_MULTIPLE if self._is_native else 1
+        places = (Place(0, tensor_parallel, stage, stages) for stage in range(stages))
+        return [
+            kv_layout(self.spec, place, self.engine.block_size, self.limits.kv_format, multiple) for place in places
+        ]
 
     def _ranks(self, tensor_parallel: int) -> int:
         return tensor_parallel * self.engine.pipeline_parallel_size

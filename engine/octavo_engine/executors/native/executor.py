@@ -6,7 +6,6 @@ native calls; what a request is (its tokens, blocks, penalties) lives in the dec
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 from contextlib import closing
@@ -27,7 +26,8 @@ from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.load import load_weights, open_checkpoint
 from octavo_models.formats import FORMATS
-from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout, ModelSpec
+from octavo_models.panels import VALUE_MULTIPLE
+from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -83,7 +83,7 @@ class NativeExecutor(Executor):
 
     def load(self) -> Capacity:
         block_size = self._config.cache.block_size
-        layout = self._spec.kv_layout(block_size, self._kv_format)
+        layout = self._spec.kv_layout(block_size, self._kv_format, VALUE_MULTIPLE)
         try:
             decoder: _native.Decoder = self._native.Decoder(
                 decoder_model(self._native, self._spec, layout),
@@ -104,9 +104,7 @@ class NativeExecutor(Executor):
                 "container's memory limit"
             ) from error
         self._decoder = decoder
-        # Heads of odd sizes are padded, so that a block may be larger than the model's description says.
-        groups = tuple(dataclasses.replace(g, block_bytes=decoder.block_bytes(i)) for i, g in enumerate(layout.groups))
-        return Capacity(KVLayout(block_size, groups), weight_bytes, None)
+        return Capacity(layout, weight_bytes, None)
 
     def _pack(self, decoder: _native.Decoder) -> int:
         """Hand every weight to the decoder. Each layer is packed once it is whole, so that no second copy piles up."""

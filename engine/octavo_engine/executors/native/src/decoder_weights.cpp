@@ -92,7 +92,7 @@ int64_t Decoder::finalize() {
   if (!left.empty()) throw std::invalid_argument("the model has no place for the weight " + left);
   allocate_buffers();
   finalized_ = true;
-  return packed_bytes_;
+  return packed_bytes_ + stored_.vector_bytes();
 }
 
 void Decoder::pack_head() {

@@ -55,6 +55,7 @@ std::vector<float> StoredWeights::take_vector(const std::string& name, int64_t n
   }
   std::vector<float> out(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) out[static_cast<size_t>(i)] = element(w, i);
+  vector_bytes_ += n * static_cast<int64_t>(sizeof(float));
   return out;
 }
 

@@ -28,6 +28,8 @@ class StoredWeights {
   bool has(const std::string& name) const { return weights_.count(name) > 0; }
   // The name of one that nothing has taken; empty: none is left.
   std::string left() const { return weights_.empty() ? std::string() : weights_.begin()->first; }
+  // Of all vectors that were taken.
+  int64_t vector_bytes() const { return vector_bytes_; }
 
   // These throw std::invalid_argument naming the weight that is missing or of another size.
   StoredWeight take(const std::string& name, int64_t rows, int64_t cols);
@@ -39,6 +41,7 @@ class StoredWeights {
 
  private:
   std::map<std::string, StoredWeight> weights_;
+  int64_t vector_bytes_ = 0;
 };
 
 }  // namespace octavo
