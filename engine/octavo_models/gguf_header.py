@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, overload
 
-from octavo_models.errors import InvalidConfigError, UnsupportedModelError
+from octavo_models.errors import DamagedFileError, InvalidConfigError, UnsupportedFormatError, UnsupportedModelError
 from octavo_models.formats import FORMAT_OF_GGML_TYPE, FORMATS, WEIGHT_FORMATS
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
 from octavo_models.stored_tensor import StoredTensor
@@ -23,6 +23,7 @@ LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.we
 MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
 STRING, ARRAY = 8, 9
+ARCHITECTURE = "general.architecture"
 LONGEST_HEADER = 1 << 28  # bytes; vocabularies of 262,144 tokens take some 15 million
 MOST_ROPE_FACTORS = 1 << 16
 CHUNK = 1 << 20
@@ -63,7 +64,7 @@ class Strings(Sequence[str]):
         return iter(self.decode())
 
     def decode(self) -> list[str]:
-        """All of them. Raises InvalidConfigError if one isn't UTF-8."""
+        """All of them. Raises DamagedFileError if one isn't UTF-8."""
         if self._decoded is None:
             data, position = self._data, 0
             unpack = struct.Struct("<Q").unpack_from
@@ -74,7 +75,7 @@ class Strings(Sequence[str]):
                     position = start + unpack(data, position)[0]
                     decoded.append(data[start:position].decode())
             except UnicodeDecodeError:
-                raise InvalidConfigError(f"{self._key} holds a string that isn't UTF-8: the file is damaged") from None
+                raise DamagedFileError(f"{self._key} holds a string that isn't UTF-8: the file is damaged") from None
             self._decoded, self._data = decoded, b""
         return self._decoded
 
@@ -92,55 +93,66 @@ def read_gguf_header(file: BinaryIO) -> GgufHeader:
     """Read from the file's beginning; the file must be seekable.
 
     Raises:
-        InvalidConfigError: it isn't a GGUF file, is cut short, or contradicts itself.
+        DamagedFileError: it isn't a GGUF file, is cut short, or contradicts itself.
         UnsupportedModelError: its version, its byte order or a tensor's format is not supported.
     """
     reader = _Reader(file)
+    num_tensors, num_keys = _counts(reader)
+    metadata = dict(_metadata(reader, num_keys))
+    tensors = _tensors(reader, num_tensors, metadata)
+    return GgufHeader(metadata, tensors, _rope_factors(file, _factors(tensors, metadata)))
+
+
+def read_architecture(file: BinaryIO) -> Value | None:
+    """`general.architecture` alone; writers put it first, and no key behind it is read. Raises as `read_gguf_header`."""
+    reader = _Reader(file)
+    _, num_keys = _counts(reader)
+    return next((value for key, value in _metadata(reader, num_keys) if key == ARCHITECTURE), None)
+
+
+def _counts(reader: _Reader) -> tuple[int, int]:
+    """The numbers of tensors and of keys, which follow the magic number and the version."""
     magic = reader.start()
     refuse_pointer(magic)
     if not magic.startswith(MAGIC[: reader.size]):
-        raise InvalidConfigError("it isn't a GGUF file")
+        raise DamagedFileError("it isn't a GGUF file")
     reader.take(len(MAGIC), "the magic number")
     version = reader.integer("I", "the version")
     if version not in {2, 3}:
         detail = "a big-endian file" if version in {2 << 24, 3 << 24} else f"version {version}"
         raise UnsupportedModelError(f"{detail} of GGUF isn't supported; versions 2 and 3, little-endian, are")
-    num_tensors = reader.integer("Q", "the number of tensors")
-    num_keys = reader.integer("Q", "the number of keys")
-    metadata = _metadata(reader, num_keys)
-    tensors = _tensors(reader, num_tensors, metadata)
-    return GgufHeader(metadata, tensors, _rope_factors(file, _factors(tensors, metadata)))
+    return reader.integer("Q", "the number of tensors"), reader.integer("Q", "the number of keys")
 
 
-def _metadata(reader: _Reader, count: int) -> dict[str, Value]:
+def _metadata(reader: _Reader, count: int) -> Iterator[tuple[str, Value]]:
     reader.bound(count, 8 + 4 + 1, "keys")
-    metadata: dict[str, Value] = {}
+    found: set[str] = set()
     for _ in range(count):
         key = reader.string("a key")
-        if key in metadata:
-            raise InvalidConfigError(f"key {key!r} occurs twice")
+        if key in found:
+            raise DamagedFileError(f"key {key!r} occurs twice")
+        found.add(key)
         kind = reader.integer("I", f"the type of {key!r}")
-        metadata[key] = reader.array(key) if kind == ARRAY else reader.scalar(kind, key)
-    return metadata
+        yield key, reader.array(key) if kind == ARRAY else reader.scalar(kind, key)
 
 
 def _tensors(reader: _Reader, count: int, metadata: Mapping[str, Value]) -> dict[str, StoredTensor]:
     reader.bound(count, 8 + 4 + 8 + 4 + 8, "tensors")
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1 or alignment & alignment - 1:
-        raise InvalidConfigError(f"general.alignment is {alignment!r}, not a power of two")
+        raise DamagedFileError(f"general.alignment is {alignment!r}, not a power of two")
     tensors: dict[str, StoredTensor] = {}
     for _ in range(count):
         name = reader.string("a tensor's name")
         if name in tensors:
-            raise InvalidConfigError(f"tensor {name} occurs twice")
+            raise DamagedFileError(f"tensor {name} occurs twice")
         tensors[name] = _tensor(reader, name, alignment)
     base = -(-reader.position // alignment) * alignment
     placed: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         end = base + tensor.offset + tensor.nbytes
         if end > reader.size:
-            raise InvalidConfigError(
+            raise DamagedFileError(
                 f"tensor {name} ends at byte {end}, past the end of the file at {reader.size}: it is cut short"
             )
         placed[name] = StoredTensor(tensor.format, tensor.shape, base + tensor.offset, tensor.nbytes)
@@ -151,25 +163,25 @@ def _tensor(reader: _Reader, name: str, alignment: int) -> StoredTensor:
     """The entry of tensor `name`; its offset is still counted from where the data begin."""
     num_dims = reader.integer("I", f"the rank of tensor {name}")
     if not 1 <= num_dims <= MAX_DIMS:
-        raise InvalidConfigError(f"tensor {name} has {num_dims} dimensions; 1 to {MAX_DIMS} are possible")
+        raise DamagedFileError(f"tensor {name} has {num_dims} dimensions; 1 to {MAX_DIMS} are possible")
     shape = reader.unpack(f"{num_dims}Q", f"the shape of tensor {name}")[::-1]
     if 0 in shape:
-        raise InvalidConfigError(f"tensor {name} has the shape {list(shape)}: an axis of length 0")
+        raise DamagedFileError(f"tensor {name} has the shape {list(shape)}: an axis of length 0")
     kind = reader.integer("I", f"the type of tensor {name}")
     offset = reader.integer("Q", f"the offset of tensor {name}")
     if kind not in FORMAT_OF_GGML_TYPE:
         stored = OTHER_TYPES.get(kind, f"type {kind}")
         known = ", ".join(name.upper() for name in WEIGHT_FORMATS)
-        raise UnsupportedModelError(
+        raise UnsupportedFormatError(
             f"tensor {name} is stored as {stored}, which isn't supported; supported are {known}"
         )
     f = FORMATS[FORMAT_OF_GGML_TYPE[kind]]
     if shape[-1] % f.block_size:
-        raise InvalidConfigError(
+        raise DamagedFileError(
             f"tensor {name} has rows of {shape[-1]}, which {f.name} blocks of {f.block_size} don't fill"
         )
     if offset % alignment:
-        raise InvalidConfigError(f"tensor {name} begins at {offset}, which isn't a multiple of {alignment}")
+        raise DamagedFileError(f"tensor {name} begins at {offset}, which isn't a multiple of {alignment}")
     return StoredTensor(f.name, shape, offset, math.prod(shape) // f.block_size * f.bytes_per_block)
 
 
@@ -187,11 +199,11 @@ def _rope_factors(file: BinaryIO, tensor: StoredTensor | None) -> tuple[float, .
     if tensor is None or tensor.format != "f32":
         return None
     if tensor.nbytes > 4 * MOST_ROPE_FACTORS:
-        raise InvalidConfigError(f"rotary factors have the shape {list(tensor.shape)}, too large for a head")
+        raise DamagedFileError(f"rotary factors have the shape {list(tensor.shape)}, too large for a head")
     file.seek(tensor.offset)
     data = file.read(tensor.nbytes)
     if len(data) < tensor.nbytes:
-        raise InvalidConfigError("it became shorter while it was read")
+        raise InvalidConfigError("it became shorter while it was read: start again once it is written whole")
     return struct.unpack(f"<{tensor.nbytes // 4}f", data)
 
 
@@ -229,14 +241,14 @@ class _Reader:
         try:
             return self.take(length, what).decode()
         except UnicodeDecodeError:
-            raise InvalidConfigError(f"{what} isn't UTF-8: the file is damaged") from None
+            raise DamagedFileError(f"{what} isn't UTF-8: the file is damaged") from None
 
     def scalar(self, kind: int, key: str) -> Value:
         if kind == STRING:
             return self.string(f"the value of {key!r}")
         code = SCALARS.get(kind)
         if code is None:
-            raise InvalidConfigError(f"key {key!r} has the unknown type {kind}")
+            raise DamagedFileError(f"key {key!r} has the unknown type {kind}")
         return self.unpack(code, f"the value of {key!r}")[0]
 
     def array(self, key: str) -> Value:
@@ -247,16 +259,16 @@ class _Reader:
             return self._strings(count, key)
         code = SCALARS.get(kind)
         if code is None:
-            raise InvalidConfigError(f"key {key!r} is an array of the unsupported type {kind}")
+            raise DamagedFileError(f"key {key!r} is an array of the unsupported type {kind}")
         size = struct.calcsize(code)
         self.bound(count, size, f"elements in {key!r}")
         # Not a tuple, which takes ten times the memory. Native order is little-endian wherever Octavo runs.
         return memoryview(self.take(count * size, f"the value of {key!r}")).cast(code)  # type: ignore[call-overload]
 
     def bound(self, count: int, smallest: int, what: str) -> None:
-        """Raise InvalidConfigError if `count` items of at least `smallest` bytes do not fit the rest of the file."""
+        """Raise DamagedFileError if `count` items of at least `smallest` bytes do not fit the rest of the file."""
         if count * smallest > self.size - self.position:
-            raise InvalidConfigError(
+            raise DamagedFileError(
                 f"it claims {count} {what}, more than its {self.size} bytes can hold: it is damaged or cut short"
             )
 
@@ -275,13 +287,13 @@ class _Reader:
 
     def _fill(self, end: int, what: str) -> None:
         if end > self.size:
-            raise InvalidConfigError(
+            raise DamagedFileError(
                 f"it ends within {what}: {end} bytes are needed and there are {self.size}: it is cut short"
             )
         if end > LONGEST_HEADER:
-            raise InvalidConfigError(f"its header would be longer than {LONGEST_HEADER} bytes: {what} ends at {end}")
+            raise DamagedFileError(f"its header would be longer than {LONGEST_HEADER} bytes: {what} ends at {end}")
         while len(self._data) < end:
             part = self._file.read(max(CHUNK, end - len(self._data)))
             if not part:
-                raise InvalidConfigError("it became shorter while it was read")
+                raise InvalidConfigError("it became shorter while it was read: start again once it is written whole")
             self._data += part

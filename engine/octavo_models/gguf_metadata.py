@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from octavo_models.errors import InvalidConfigError, UnsupportedModelError
+from octavo_models.errors import MismatchError, UnsupportedModelError
 from octavo_models.fields import MOST_HEADS, MOST_LAYERS, Fields
 from octavo_models.heads import Heads, even
 from octavo_models.layers import Experts, Layer, Norm
@@ -66,7 +66,7 @@ class GgufMetadata:
             raise UnsupportedModelError(f"{m.prefix}expert_count: mixtures of experts are not supported")
         embedding, head = (tensors.sources(name, None)[0].tensor for name in ("embedding", "head"))
         if embedding not in self.tensors:
-            raise InvalidConfigError(f"tensor {embedding} is missing")
+            raise MismatchError(f"tensor {embedding} is missing")
         shape = self.tensors[embedding][1]
         hidden = m.integer("embedding_length")
         if len(shape) != 2 or shape[1] != hidden:

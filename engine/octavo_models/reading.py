@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from octavo_models.architectures import BY_GGUF_NAME, BY_HF_CLASS, BY_MODEL_TYPE
-from octavo_models.errors import InvalidConfigError, UnsupportedModelError
+from octavo_models.errors import InvalidConfigError, MismatchError, UnsupportedFormatError, UnsupportedModelError
 from octavo_models.fields import Fields
 from octavo_models.formats import WEIGHT_FORMATS, nbytes
 from octavo_models.gguf_header import LONG_FACTORS, ROPE_FACTORS, GgufHeader
@@ -45,7 +45,7 @@ def from_hf_config(
         raise UnsupportedModelError(f"architecture {name!r} is not supported; supported are {', '.join(BY_HF_CLASS)}")
     if fields.has("quantization_config"):
         method = Fields(fields.mapping("quantization_config") or {}).text("quant_method", "unknown")
-        raise UnsupportedModelError(
+        raise UnsupportedFormatError(
             f"quantization_config: weights quantized as {method!r} are not supported; use the plain model or a GGUF file"
         )
     own = _dtype(fields)
@@ -95,21 +95,17 @@ def from_gguf(
 
     def format_of(tensor: str) -> str:
         if tensor not in known:
-            raise InvalidConfigError(f"tensor {tensor} is missing")
+            raise MismatchError(f"tensor {tensor} is missing")
         format_ = known[tensor][0]
         if format_ not in WEIGHT_FORMATS:
             supported = ", ".join(WEIGHT_FORMATS)
-            raise UnsupportedModelError(f"tensor {tensor} is stored as {format_}; supported are {supported}")
+            raise UnsupportedFormatError(f"tensor {tensor} is stored as {format_}; supported are {supported}")
         return format_
 
     spec = complete(draft, name, format_of, "float32", None)
     for weight in spec.weights:
         for source in weight.sources:
-            shape = known[source.tensor][1]
-            if not weight.fits(source, shape):
-                raise InvalidConfigError(
-                    f"tensor {source.tensor} has the shape {list(shape)}; by the metadata it is {list(weight.shape)}"
-                )
+            weight.check(source, known[source.tensor][1] if source.tensor in known else None, "the metadata")
         nbytes(weight.format, weight.shape)
     stored = Counter(weight.format for weight in spec.weights if len(weight.shape) > 1)
     if set(stored) <= set(DTYPE_OF_FORMAT):

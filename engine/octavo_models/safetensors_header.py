@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, TypeGuard
 
-from octavo_models.errors import InvalidConfigError
+from octavo_models.errors import DamagedFileError
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
 from octavo_models.stored_tensor import StoredTensor
 
@@ -42,27 +42,27 @@ def read_safetensors_header(file: BinaryIO, piece: int = 0) -> dict[str, StoredT
     """The tensors by name; `file` must be seekable, `piece` is its number among a model's files.
 
     Raises:
-        InvalidConfigError: it isn't a safetensors file, is cut short, or contradicts itself.
+        DamagedFileError: it isn't a safetensors file, is cut short, or contradicts itself.
     """
     size = file.seek(0, 2)
     file.seek(0)
     start = file.read(len(LFS_POINTER))
     refuse_pointer(start)
     if len(start) < 8:
-        raise InvalidConfigError(f"it isn't a safetensors file: {size} bytes are too few for a header")
+        raise DamagedFileError(f"it isn't a safetensors file: {size} bytes are too few for a header")
     length = int.from_bytes(start[:8], "little")
     if length > LONGEST_HEADER:
-        raise InvalidConfigError(f"it isn't a safetensors file: its header would be {length} bytes long")
+        raise DamagedFileError(f"it isn't a safetensors file: its header would be {length} bytes long")
     data_start = 8 + length
     if data_start > size:
-        raise InvalidConfigError(f"it is cut short: the header ends at byte {data_start}, the file at {size}")
+        raise DamagedFileError(f"it is cut short: the header ends at byte {data_start}, the file at {size}")
     file.seek(8)
     try:
         header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise InvalidConfigError(f"its header isn't valid: {error}") from error
+        raise DamagedFileError(f"its header isn't valid: {error}") from error
     if not isinstance(header, dict):
-        raise InvalidConfigError("its header is no JSON object")
+        raise DamagedFileError("its header is no JSON object")
     return {
         name: _entry(f"tensor {name}", entry, data_start, size, piece)
         for name, entry in header.items()
@@ -72,23 +72,23 @@ def read_safetensors_header(file: BinaryIO, piece: int = 0) -> dict[str, StoredT
 
 def _entry(where: str, entry: object, start: int, size: int, piece: int) -> StoredTensor:
     if not isinstance(entry, Mapping):
-        raise InvalidConfigError(f"{where} has no description in the header")
+        raise DamagedFileError(f"{where} has no description in the header")
     shape, offsets, dtype = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
     if not _are_lengths(shape):
-        raise InvalidConfigError(f"{where} has the shape {_shown(shape)}, which isn't one")
+        raise DamagedFileError(f"{where} has the shape {_shown(shape)}, which isn't one")
     if not _are_lengths(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InvalidConfigError(f"{where} has the offsets {_shown(offsets)}, which aren't a range")
+        raise DamagedFileError(f"{where} has the offsets {_shown(offsets)}, which aren't a range")
     begin, end = offsets
     if start + end > size:
-        raise InvalidConfigError(
-            f"{where} ends at byte {start + end}, past the end of the file at {size}: it is cut short; fetch it again"
+        raise DamagedFileError(
+            f"{where} ends at byte {start + end}, past the end of the file at {size}: it is cut short"
         )
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InvalidConfigError(f"{where} is of dtype {_shown(dtype)}; known are {', '.join(DTYPES)}")
+        raise DamagedFileError(f"{where} is of dtype {_shown(dtype)}; known are {', '.join(DTYPES)}")
     format_, element = DTYPES[dtype]
     expected = math.prod(shape) * element
     if end - begin != expected:
-        raise InvalidConfigError(f"{where} has {end - begin} bytes; {dtype} {list(shape)} takes {expected}")
+        raise DamagedFileError(f"{where} has {end - begin} bytes; {dtype} {list(shape)} takes {expected}")
     return StoredTensor(format_, tuple(shape), start + begin, end - begin, piece)
 
 

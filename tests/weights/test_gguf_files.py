@@ -17,6 +17,7 @@ from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.text.tokenizer import load_tokenizer
 from octavo_engine.weights.gguf import GgufCheckpoint, read_header
+from octavo_engine.weights.model_spec import architecture_names
 from octavo_engine.weights.weight_file import naming
 from octavo_models import InvalidConfigError
 from octavo_models.gguf_header import Strings
@@ -230,3 +231,13 @@ def test_an_array_of_numbers_takes_no_more_memory_than_its_bytes(tmp_path):
         tracemalloc.stop()
     assert list(header.metadata["tokenizer.ggml.token_type"][-2:]) == [(1 << 20) - 2, (1 << 20) - 1]
     assert peak < 5 * 4 * (1 << 20)
+
+
+def test_the_architecture_is_read_without_what_follows_it(model, original, tmp_path):
+    """The vocabulary, which is most of a header, may be megabytes."""
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(original[:300])
+    files = ModelFiles(folder=tmp_path, config=None, weights=(path,), weights_format="gguf", tokenizer=None)
+    assert architecture_names(files) == ("llama",)
+    with pytest.raises(ModelLoadError, match="cut short"):
+        read_header(path)

@@ -85,7 +85,9 @@ def gguf_pieces(path: Path) -> tuple[Path, ...]:
     pieces = tuple(path.with_name(name) for name in piece_names(path.name))
     for piece in pieces:
         if not piece.is_file():
-            raise ModelLoadError(f"{piece}: this piece of the model is missing")
+            raise ModelLoadError(
+                f"{piece}: this piece of the model is missing; fetch it from where the others are from"
+            )
     return pieces
 
 
@@ -109,7 +111,9 @@ def _safetensors(folder: Path, found: Sequence[Path]) -> tuple[Path, ...]:
     names = read_shard_names(index)
     for name in names:
         if not (folder / name).is_file():
-            raise ModelLoadError(f"{folder / name}: the index names this file, and it is missing")
+            raise ModelLoadError(
+                f"{folder / name}: the index names this file, and it is missing; fetch it, or the whole model again"
+            )
     return tuple(folder / name for name in names)
 
 

@@ -14,6 +14,7 @@ from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.checkpoint import Checkpoint, TensorInfo
 from octavo_engine.weights.dequantize import dequantize
 from octavo_engine.weights.float_formats import to_format
+from octavo_models.errors import ModelError
 from octavo_models.formats import FORMATS, format_of_transposed
 from octavo_models.spec import ModelSpec, Weight
 from octavo_models.tensors import Source, TransposeHeads, Unpermute
@@ -61,7 +62,7 @@ def load_weights(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[tuple[Weig
     Raises:
         ModelLoadError: a tensor is missing, or has another shape or a dtype that can't be used.
     """
-    where = _where(checkpoint)
+    where = _checked(spec, checkpoint)
     for weight in spec.weights:
         yield weight, _load(weight, checkpoint, where, _all_of(weight))
 
@@ -81,7 +82,7 @@ def load_pieces(
     checkpoint stores the weight's rows one after another. Consume the pieces of a weight before requesting the next
     weight. Rows that move while they are read are cut afterwards.
     """
-    where = _where(checkpoint)
+    where = _checked(spec, checkpoint)
     for weight in spec.weights:
         ranges = rows.get(weight.name) or _all_of(weight)
         if weight.name in whole or len(weight.shape) == 1:
@@ -89,6 +90,14 @@ def load_pieces(
         else:
             step = max(1, most_elements // weight.shape[1])
             yield weight, _pieces(weight, checkpoint, where, ranges, step)
+
+
+def _checked(spec: ModelSpec, checkpoint: Checkpoint) -> str:
+    """Check that all headers fit, for the last tensor of a large model is read minutes later; return where they are."""
+    where = _where(checkpoint)
+    for weight in spec.weights:
+        _runs(weight, checkpoint, where)
+    return where
 
 
 def _all_of(weight: Weight) -> Ranges:
@@ -155,9 +164,13 @@ def _runs(weight: Weight, checkpoint: Checkpoint, where: str) -> list[_Run]:
     for i, source in enumerate(weight.sources):
         tensor = _tensor(weight, source, checkpoint.tensors, where)
         runs += _runs_of(source, tensor, i * size, size)
-    if len({run.tensor.format for run in runs}) > 1:
-        names = ", ".join(dict.fromkeys(run.tensor.name for run in runs))
-        raise ModelLoadError(f"{runs[0].tensor.path}: tensors {names} are stored in different formats")
+    first = runs[0].tensor
+    other = next((run.tensor for run in runs if run.tensor.format != first.format), None)
+    if other is not None:
+        raise ModelLoadError(
+            f"{other.path}: tensor {other.name} is stored as {other.format}, and {first.name}, which it is joined with, as "
+            f"{first.format}; fetch a file of this model that has one format for both"
+        )
     return runs
 
 
@@ -203,19 +216,17 @@ def _rows(run: _Run, checkpoint: Checkpoint, first: int, last: int) -> NDArray[n
 
 def _tensor(weight: Weight, source: Source, tensors: Mapping[str, TensorInfo], where: str) -> TensorInfo:
     info = tensors.get(source.tensor)
-    if info is None:
-        raise ModelLoadError(f"{where}: tensor {source.tensor} is missing")
+    try:
+        weight.check(source, None if info is None else info.shape, "the model's config")
+    except ModelError as error:
+        raise ModelLoadError(f"{where if info is None else info.path}: {error}") from error
+    assert info is not None
     turned = isinstance(weight.transform, TransposeHeads)
     held = format_of_transposed(info.format) if turned and info.format in FORMATS else info.format
     if info.format not in FORMATS or (held != weight.format and not {held, weight.format} <= PLAIN):
         raise ModelLoadError(
-            f"{info.path}: tensor {info.name} is stored as {info.format}, where {weight.format} belongs"
-        )
-    if not weight.fits(source, info.shape):
-        expected = source.shape_of(weight.rows_in(source), *weight.stored_shape[1:])
-        raise ModelLoadError(
-            f"{info.path}: tensor {info.name} has the shape {list(info.shape)}; "
-            f"the model's config makes it {list(expected)}"
+            f"{info.path}: tensor {info.name} is stored as {info.format}, where {weight.format} belongs; fetch the plain "
+            "model, or a GGUF file of it"
         )
     if len(weight.shape) == 1:
         return replace(info, shape=(math.prod(info.shape),))  # whatever axes it is stored with

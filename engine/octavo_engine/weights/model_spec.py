@@ -12,10 +12,10 @@ import tokenizers
 from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.weights.folder import modules_of
-from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
-from octavo_engine.weights.weight_file import naming
+from octavo_engine.weights.weight_file import WeightFile, naming
 from octavo_models import ModelSpec, from_gguf_header, from_hf_checkpoint, from_hf_config
+from octavo_models.gguf_header import read_architecture
 from octavo_models.purpose import Purpose
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,9 @@ def purpose_of(model: ModelConfig, files: ModelFiles) -> Purpose:
 def architecture_names(files: ModelFiles) -> tuple[str, ...]:
     """The names that the model's own files give its architecture. Raises ModelLoadError where they can't be read."""
     if files.weights_format == "gguf":
-        named = read_header(files.weights[0]).metadata.get("general.architecture")
-        return (str(named),)
+        file = WeightFile(files.weights[0])
+        with closing(file):
+            return (str(file.header(read_architecture)),)
     named = read_config(files).get("architectures")
     return tuple(map(str, named)) if isinstance(named, list) else ()
 
