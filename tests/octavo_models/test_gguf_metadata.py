@@ -158,7 +158,7 @@ def test_a_gguf_that_lacks_a_tensor_or_has_another_shape_of_it_is_refused_by_its
     metadata, tensors = gguf_model()
     tensors["blk.0.attn_k.weight"] = ("q4_0", (64, 64))
     with pytest.raises(
-        InvalidConfigError, match=r"attn_k\.weight has the shape \[64, 64\]; by the metadata it is \[32, 64\]"
+        InvalidConfigError, match=r"attn_k\.weight has the shape \[64, 64\], which the metadata makes \[32, 64\]"
     ):
         from_gguf(metadata, tensors)
 

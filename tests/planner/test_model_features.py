@@ -26,6 +26,7 @@ OWN = Settings(
 )
 PINNED = dataclasses.replace(OWN, images=OWN.images | {"octavo": "octavo/engine:0.2.0"}, version="0.2.0")
 NIGHTLY = dataclasses.replace(OWN, images=OWN.images | {"octavo": "octavo/engine:nightly"})
+OCTAVO_ALONE = ["--model-impl", "octavo"]
 SINKS = "attention sinks (layer 29)"
 
 
@@ -60,7 +61,7 @@ def planned(monkeypatch):
     ],
 )
 def test_a_part_that_the_executor_lacks_is_named_with_what_runs_it(planned, executors, accelerator, lacking, remedy):
-    made = planned(executors, accelerator)
+    made = planned(executors, accelerator, args=OCTAVO_ALONE)
     assert (made.fit.state, made.fit.reason, made.children) == ("False", "ModelNotSupported", ())
     message = f"Octavo's engine can't run LlamaForCausalLM: the {lacking} executor does not support {SINKS}"
     assert (made.refusal.reason, made.refusal.message) == ("ModelNotSupported", message)
@@ -99,7 +100,7 @@ def test_torch_stands_in_on_a_cpu_that_has_it(planned):
     """`octavo up` beside an installed torch: the engine's `--executor auto` takes it then."""
     here = dataclasses.replace(OWN, torch_on_cpu=True)
     assert planned({"torch"}, CPU, here).refusal is None
-    message = planned(set(), CPU, here).refusal.message
+    message = planned(set(), CPU, here, args=OCTAVO_ALONE).refusal.message
     assert message.endswith(
         f"the native executor does not support {SINKS} and the torch executor does not support {SINKS}"
     )
@@ -115,7 +116,7 @@ def test_torch_stands_in_on_a_cpu_that_has_it(planned):
     ],
 )
 def test_the_executor_that_the_manifest_names_is_the_one_that_counts(planned, args, executors, refused):
-    assert (planned(executors, CPU, args=args).refusal is not None) == refused
+    assert (planned(executors, CPU, args=[*args, *OCTAVO_ALONE]).refusal is not None) == refused
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,70 @@ def test_the_annotation_overrides_it_and_what_runs_is_kept(planned):
     assert planned(set(), CPU, annotations={IGNORE_FIT: "true"}).fit.reason == "OverriddenByAnnotation"
     kept = planned(set(), CPU, serving=True)
     assert (kept.refusal, kept.fit.reason) == (None, "AlreadyServing")
+
+
+UNDESCRIBED = "architecture 'NewForCausalLM' is not supported"
+
+
+def undescribed(accelerator, settings=OWN, *, model=None, **engine):
+    """The plan of a model that octavo_models does not describe, or of `model`."""
+    made = service(accelerator=accelerator, engine=engine)
+    observed = Observed(why_unknown=UNDESCRIBED, undescribed=UNDESCRIBED) if model is None else Observed(model)
+    return plan(made, observed, settings)
+
+
+@pytest.mark.parametrize("args", [[], ["--model-impl", "auto"], ["--model-impl=transformers"]])
+def test_a_model_that_is_not_described_is_left_to_transformers_on_a_gpu(args):
+    """Nothing is blocked, for its start shows if it runs so."""
+    made = undescribed(GPU, args=args)
+    assert made.refusal is None
+    assert (made.fit.state, made.fit.reason) == ("Unknown", "SupportUnknown")
+    assert made.fit.message == (
+        f"{UNDESCRIBED}; transformers computes it, more slowly, if its layers run over KV blocks, which its start shows"
+    )
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "engine", "why", "remedy"),
+    [
+        (
+            CPU,
+            {},
+            f"{UNDESCRIBED}, and transformers, which may compute it, needs the torch executor",
+            "set accelerator.vendor: nvidia, or engine.runtime: vllm",
+        ),
+        (
+            GPU,
+            {"tensorParallelSize": 2},
+            f"{UNDESCRIBED}, and transformers, which may compute it, runs on one rank",
+            "set engine.tensorParallelSize: 1, or engine.runtime: vllm",
+        ),
+        (GPU, {"args": ["--model-impl", "octavo"]}, UNDESCRIBED, "set engine.runtime: vllm"),
+        (GPU, {"args": ["--model-impl", "vllm"]}, UNDESCRIBED, "set engine.runtime: vllm"),
+    ],
+)
+def test_what_transformers_does_not_run_on_is_refused_by_name(accelerator, engine, why, remedy):
+    refusal = undescribed(accelerator, **engine).refusal
+    assert (refusal.reason, refusal.message) == ("ModelNotSupported", f"Octavo's engine can't run the model: {why}")
+    assert refusal.remedy == remedy
+
+
+def test_a_described_model_that_is_left_to_transformers_has_its_memory_known():
+    args = ["--model-impl", "transformers"]
+    made, plain = (undescribed(GPU, model=described(SMALL), args=each) for each in (args, []))
+    assert (made.refusal, made.fit.reason, made.fit.budget) == (None, "SupportUnknown", plain.fit.budget)
+    assert made.fit.message.startswith(f"{plain.fit.message}; it is left to transformers; transformers computes it")
+    refused = undescribed(CPU, model=described(SMALL), args=args).refusal
+    assert refused.remedy == "set accelerator.vendor: nvidia, or engine.runtime: vllm"
+
+
+@pytest.mark.parametrize("accelerator", [CPU, GPU])
+def test_an_image_of_another_version_may_describe_more(accelerator):
+    made = undescribed(accelerator, dataclasses.replace(OWN, own_version="0.4.0"))
+    assert (made.refusal, made.fit.reason) == (None, "ModelUnknown")
+
+
+def test_a_part_that_only_transformers_computes_is_not_refused(planned):
+    """The torch executor lacks it, and the engine's `auto` takes transformers then."""
+    made = planned(set(), GPU)
+    assert (made.refusal, made.fit.reason) == (None, "SupportUnknown")

@@ -103,6 +103,8 @@ class Observed:
     """The model's description."""
     why_unknown: str = "its description is not at hand"
     """Half a sentence with the reason why `model` is None."""
+    undescribed: str = ""
+    """The part of the config that octavo_models does not describe and transformers may compute, where `model` is None."""
     free_gpus: int | None = None
     """GPUs that are free on nodes that would do; None where nodes were not read."""
     serving: bool = False

@@ -62,7 +62,7 @@ class FitReason(Reason):
     DEPENDS_ON_NODE = "DependsOnNode", "Some GPUs of the cluster would do and some would not.", "Name those that would in `accelerator.products`."
     CANNOT_BE_DIVIDED = "CannotBeDivided", "The model's heads or layers do not divide by the parallel sizes.", "Set the `engine.tensorParallelSize` that the message names."
     MODEL_NOT_SUPPORTED = "ModelNotSupported", "Octavo's engine does not run a part of the model.", "Set what the message proposes: other hardware, or another `engine.runtime`."
-    SUPPORT_UNKNOWN = "SupportUnknown", "It fits; whether an image of another version runs every part of the model is not known, and nothing is blocked.", "Leave out `engine.image` to have it known."
+    SUPPORT_UNKNOWN = "SupportUnknown", "Whether an image of another version runs every part of the model is not known, or whether transformers computes one that Octavo does not describe; nothing is blocked.", "Leave out `engine.image` to have the first known; the engine's log says the second."
     GPU_TOO_OLD = "GpuTooOld", "The GPU's compute capability is less than the runtime needs.", "Name newer GPUs in `accelerator.products`, or change the runtime."
     GPU_SHARED = "GpuShared", "A replica needs several GPUs, and these are parts of GPUs (MIG, time-slicing).", "Use whole GPUs, or `engine.tensorParallelSize: 1`."
     MODEL_UNKNOWN = "ModelUnknown", "The model's description is not available; nothing is blocked.", "Give it by the annotation `octavo.dev/model-config`, or its size by `octavo.dev/model-size`."

@@ -16,7 +16,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from octavo_models import ModelError, ModelSpec, from_gguf_header, from_hf_checkpoint, from_hf_config
+from octavo_models import (
+    ModelError,
+    ModelSpec,
+    UnsupportedModelError,
+    from_gguf_header,
+    from_hf_checkpoint,
+    from_hf_config,
+)
+from octavo_models.errors import UnsupportedFormatError
 from octavo_models.gguf_header import MAGIC, read_gguf_header
 from octavo_models.gguf_pieces import first_pieces, join, piece_names
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
@@ -42,6 +50,17 @@ class Description:
     why_unknown: str = ""
     size: int | None = None
     """Bytes of the weights, where there is no spec and their files have a size."""
+    undescribed: str = ""
+    """The part of the config that octavo_models does not describe; the engine may leave such a model to transformers."""
+
+    @classmethod
+    def unknown(cls, error: ModelUnknownError, size: int | None = None) -> Description:
+        """Report that there is none, for this reason."""
+        cause = error.__cause__
+        if not isinstance(cause, UnsupportedModelError) or isinstance(cause, UnsupportedFormatError):
+            return cls(None, str(error), size)
+        what = str(cause).partition(";")[0]
+        return cls(None, what, size, what)
 
 
 def annotated(annotations: Mapping[str, str]) -> Description | None:
@@ -57,7 +76,7 @@ def annotated(annotations: Mapping[str, str]) -> Description | None:
     try:
         return Description(_from_config(text, f"the annotation {MODEL_CONFIG}"))
     except ModelUnknownError as error:
-        return Description(None, str(error), size)
+        return Description.unknown(error, size)
 
 
 def describe(
@@ -87,7 +106,7 @@ def describe(
         size = None
         if found is not None:
             size = size_of_folder(found.parent, found.name if found.suffix == ".gguf" else model.file)
-        return Description(None, str(error), size)
+        return Description.unknown(error, size)
 
 
 def _find(model: Model) -> Path | None:
@@ -272,4 +291,4 @@ def _from_hub(model: Model, *, offline: bool) -> Description:
         size = None
         with suppress(ModelUnknownError):
             size = size_of_files(sizes_of(model.uri.rest, model.revision))
-        return Description(None, str(error), size)
+        return Description.unknown(error, size)

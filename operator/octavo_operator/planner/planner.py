@@ -54,7 +54,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
     scale = Scale(0, 0, 0, None) if spec.suspend else awake
     given_memory = hardware.memory_limit(spec.resources)
     limits, demand, fit = _fitted(service, observed, place, given_memory)
-    fit = features.judged(fit, service, observed.model, place, settings)
+    fit = features.judged(fit, service, observed, place, settings)
     fit, refusal = _verdict(service, observed, fit, limits, place, settings)
 
     model_bytes = observed.model_bytes if observed.model is None else observed.model.weight_bytes()

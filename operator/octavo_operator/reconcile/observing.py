@@ -90,6 +90,7 @@ async def observe(
     return Observed(
         model=described.spec,
         why_unknown=described.why_unknown,
+        undescribed=described.undescribed,
         model_bytes=described.size,
         free_gpus=free,
         serving=deployment is not None and bool(deployment.get("status", {}).get("readyReplicas")),

@@ -51,7 +51,9 @@ def run(
             offline=options.offline,
         )
         known = True if service_monitors else None
-        observed = Observed(found.spec, found.why_unknown, model_bytes=found.size, service_monitors=known)
+        observed = Observed(
+            found.spec, found.why_unknown, found.undescribed, model_bytes=found.size, service_monitors=known
+        )
         return plan(service, observed, Settings())
 
     try:

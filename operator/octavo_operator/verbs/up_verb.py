@@ -47,7 +47,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     references = References.of(manifest, options.secret, options.config_map)
     found = describe(service.spec.model, folder=options.model_dir, offline=True)
     settings = replace(settings, torch_on_cpu=find_spec("torch") is not None)
-    made = plan(service, Observed(found.spec, found.why_unknown, model_bytes=found.size), settings)
+    observed = Observed(found.spec, found.why_unknown, found.undescribed, model_bytes=found.size)
+    made = plan(service, observed, settings)
     if made.refusal is not None and not (made.refusal.reason == SpecReason.SCHEME and options.model_dir):
         raise LocalError(f"{made.refusal.message}; {made.refusal.remedy}")
     replicas = _replicas(made, options.replicas)
