@@ -129,7 +129,8 @@ def test_what_published_configs_leave_out_is_what_transformers_assumes(kind):
 def test_a_text_half_that_is_missing_or_not_supported_is_named():
     with pytest.raises(InvalidConfigError, match="text_config is missing"):
         from_hf_config(PIXTRAL_12B | {"text_config": None})
-    with pytest.raises(UnsupportedModelError, match="text_config: model_type is 'mamba2'; supported are .*gemma3_text"):
+    words = r"text_config: model_type is 'mamba2'; supported are .*gemma3_text"
+    with pytest.raises(UnsupportedModelError, match=words):
         from_hf_config(PIXTRAL_12B | {"text_config": {"model_type": "mamba2"}})
     with pytest.raises(InvalidConfigError, match="num_key_value_heads is 7"):
         from_hf_config(QWEN2_5_VL_7B | {"num_key_value_heads": 7, "num_attention_heads": 15})
