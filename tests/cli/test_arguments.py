@@ -235,6 +235,31 @@ def test_every_unserved_flag_of_vllms_is_named_in_a_refusal_or_a_note(name):
         assert parse_with_notes(["m", *argv])[1] == []
 
 
+@pytest.mark.parametrize("name", ["cpu-offload-gb", "kv-offloading-size", "kv-transfer-config"])
+def test_a_refused_way_of_offloading_names_the_swap_space_instead(name):
+    """Preempted sequences are swapped where there is such a space: no sentence says that they are always recomputed."""
+    why = UNSERVED_FLAGS[name].why
+    assert "--swap-space keeps preempted sequences in host memory" in why
+    assert not [flag for flag, unserved in UNSERVED_FLAGS.items() if "recomputed" in unserved.why]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [("much", "'much' is not a number"), ("-1", "-1 is not a number of 0 or more"), ("nan", "nan is not")],
+)
+def test_swap_space_is_refused_as_a_number(value, why):
+    """Its unit is GiB: neither the sentence nor the name of its type speaks of seconds."""
+    sentence = refusal("m", f"--swap-space={value}")
+    assert sentence.startswith("argument --swap-space: ")
+    assert why in sentence
+    assert "second" not in sentence
+
+
+def test_a_type_that_is_named_for_a_unit_is_that_of_flags_in_it():
+    actions = build_parser()._actions
+    assert {a.metavar for a in actions if "seconds" in getattr(a.type, "__name__", "")} <= {"SECONDS"}
+
+
 def test_no_flag_is_both_served_and_unserved():
     """The two tables are disjoint."""
     served = {name for action in build_parser()._actions for name in action.option_strings}
