@@ -22,6 +22,7 @@ from octavo_operator.api.descriptions import descriptions
 from octavo_operator.api.reasons import GROUPS, Reason
 from octavo_operator.api.status import Status
 from octavo_operator.api.v1alpha1 import IGNORE_FIT, MODEL_CONFIG, MODEL_SIZE, UPGRADE, Spec
+from octavo_operator.metrics_api.catalog import OWN, aliases
 from octavo_operator.reconcile.diagnosis import crashes, rejections
 from octavo_operator.reconcile.metrics import Metrics as OperatorMetrics
 
@@ -186,6 +187,14 @@ def metrics_page() -> str:
         "\n## The engine\n",
         "Served by each replica at `:8000/metrics`, under vLLM's names, with the labels `model_name` and `engine`.\n",
         *metric_table(engine.collect(), {}),
+        "\n## The custom metrics API\n",
+        (
+            "Served by the operator as `custom.metrics.k8s.io` ([autoscaling.md](../autoscaling.md)), of each pod and of "
+            "each service, under Octavo's names and under those that an adapter of Prometheus gives the engines' own.\n"
+        ),
+        "| Octavo's name | engines' own | what it is |",
+        "|-|-|-|",
+        *(f"| `{own.name}` | {', '.join(f'`{name}`' for name in aliases(own))} | {own.help} |" for own in OWN),
         "\n## Alerts\n",
         "Of `config/monitoring` and of the chart. The annotation `runbook` says what to look at and what to do.\n",
         "| alert | after | severity | |",

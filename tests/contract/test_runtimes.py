@@ -17,11 +17,11 @@ from octavo_operator.api.flags import canonical
 from octavo_operator.api.observed import Observed
 from octavo_operator.errors import ManifestError
 from octavo_operator.planner import Plan, plan
-from octavo_operator.runtimes import ENTRIES, OCTAVO, RUNTIMES
+from octavo_operator.runtimes import ENTRIES, IMAGE_KEYS, OCTAVO, RUNTIMES
 from octavo_operator.runtimes.runtime import Unsupported
 from octavo_operator.settings import Settings
 
-SETTINGS = Settings(images=Settings().images | {"vllm-cpu": "vllm/cpu:1"})
+SETTINGS = Settings(images=dict.fromkeys(IMAGE_KEYS, "image:1") | Settings().images)
 VALUES: dict[str, list[Any]] = {
     "image": [{"repository": "registry.example/engine", "tag": "1"}],
     "tensorParallelSize": [3],
@@ -57,8 +57,8 @@ def values_of(name: str) -> list[Any]:
 
 
 def cases() -> Iterator[Any]:
-    for runtime in RUNTIMES:
-        for vendor in ("nvidia", "cpu"):
+    for runtime, entry in RUNTIMES.items():
+        for vendor in entry.images:
             for name, alias in aliases().items():
                 for value in values_of(name) if alias != "runtime" else ():
                     yield pytest.param(runtime, vendor, alias, value, id=f"{runtime}-{vendor}-{alias}-{value}")
@@ -88,6 +88,15 @@ def test_the_registry_and_the_crds_enum_name_the_same_runtimes():
 def test_a_runtime_that_is_not_run_is_refused(runtime):
     refusal = planned(runtime, "nvidia").refusal
     assert (refusal.reason, refusal.remedy) == ("RuntimeNotSupported", f"set engine.runtime: {' or '.join(RUNTIMES)}")
+
+
+def test_a_runtime_without_an_image_for_cpus_is_refused_there(monkeypatch):
+    """The remedy names those that have one, and its field is no image: there is none to name."""
+    monkeypatch.setitem(RUNTIMES, "vllm", replace(RUNTIMES["vllm"], images={"nvidia": "vllm"}))
+    refusal = planned("vllm", "cpu").refusal
+    assert (refusal.reason, refusal.message) == ("RuntimeNotSupported", "engine.runtime vllm does not run on CPUs")
+    assert refusal.remedy == "set engine.runtime: octavo"
+    assert planned("vllm", "nvidia").refusal is None
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -142,8 +151,7 @@ def test_vllm_is_not_given_a_package():
     assert made.refusal.remedy == "use one of hf://, pvc://, file://, or set engine.runtime: octavo"
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("vendor", ["nvidia", "cpu"])
+@pytest.mark.parametrize(("runtime", "vendor"), [(name, each) for name in RUNTIMES for each in RUNTIMES[name].images])
 def test_every_rendered_flag_is_reserved(runtime, vendor):
     """`engine.args` repeats no flag that a field stands for."""
     engine = {"dtype": "bfloat16", "maxModelLen": 2048, "enforceEager": True, "prefixCaching": False}

@@ -27,7 +27,6 @@ from octavo_operator.controller import workers
 from octavo_operator.local import front, replica, upstream
 from octavo_operator.metrics_api import announcement, scraper, series
 from octavo_operator.metrics_api.__main__ import _parser as metrics_api_parser
-from octavo_operator.metrics_api.catalog import METRICS
 from octavo_operator.metrics_api.serving_certificate import SERVING_RENEWED_DAYS
 from octavo_operator.planner import demand, hardware, lifecycle
 from octavo_operator.reconcile.upgrades.campaign import ROW
@@ -114,7 +113,6 @@ PHRASES: dict[str, list[str]] = {
         f"when none has been for {announcement.UNSERVED_S:g} s",
         f"after {announcement.FIRST_PAUSE_S:g} s, 1 min, 2 min … {announcement.LONGEST_PAUSE_S / 60:g} min",
         f"({PORT} by default",
-        *(f"`{name}`" for name in METRICS),
     ],
     "docs/reference/http.md": [
         (

@@ -13,7 +13,9 @@ from octavo_operator.planner.sizes import MIB
 from octavo_operator.reconcile import free_gpus
 from octavo_operator.reconcile.capacity import ClusterCapacity
 from octavo_operator.reconcile.diagnosis.pods import trouble_of
+from octavo_operator.runtimes import RUNTIMES
 
+ON_TURING = " or ".join(name for name, each in RUNTIMES.items() if each.capability <= (7, 5))
 # A model of 0.3 GiB: memory decides nothing, so what is refused is too old.
 TOO_OLD = {
     "octavo": {
@@ -46,7 +48,7 @@ def test_a_refusal_names_products_that_are_large_enough_and_a_runtime_that_would
     assert refusal.message == "engine.runtime octavo needs compute capability 8.0 or newer, and Tesla-T4 has 7.5"
     assert refusal.remedy == (
         "set accelerator.products to some that would do, such as NVIDIA-A10, NVIDIA-A10G, NVIDIA-L4, "
-        "NVIDIA-GeForce-RTX-4090, or set engine.runtime: vllm"
+        f"NVIDIA-GeForce-RTX-4090, or set engine.runtime: {ON_TURING}"
     )
 
 
@@ -113,7 +115,7 @@ def cluster(*nodes: dict[str, str], count: str = "1") -> Nodes:
     [
         ([L4], "True", "Fits", None),
         ([L4, L4, A100], "True", "Fits", None),
-        ([T4], "False", "GpuTooOld", "set engine.runtime: vllm"),
+        ([T4], "False", "GpuTooOld", f"set engine.runtime: {ON_TURING}"),
         ([T4, L4], "Unknown", "DependsOnNode", "set accelerator.products: [NVIDIA-L4]"),
         ([labels("NVIDIA-A2", 15356, "8.6")], "False", "DoesNotFit", "engine.tensorParallelSize: 2"),
         (

@@ -11,6 +11,7 @@ from octavo_models import features
 from octavo_operator.api.observed import Observed
 from octavo_operator.api.v1alpha1 import IGNORE_FIT
 from octavo_operator.planner import plan
+from octavo_operator.runtimes import RUNTIMES
 from octavo_operator.settings import Settings
 
 GPU = {"products": ["NVIDIA-A100-SXM4-80GB"]}
@@ -28,6 +29,11 @@ PINNED = dataclasses.replace(OWN, images=OWN.images | {"octavo": "octavo/engine:
 NIGHTLY = dataclasses.replace(OWN, images=OWN.images | {"octavo": "octavo/engine:nightly"})
 OCTAVO_ALONE = ["--model-impl", "octavo"]
 SINKS = "attention sinks (layer 29)"
+
+
+def others(vendor):
+    """The runtimes that have executors of their own there, as a remedy names them."""
+    return " or ".join(name for name, each in RUNTIMES.items() if not each.executors and vendor in each.images)
 
 
 def with_sinks(spec):
@@ -54,10 +60,10 @@ def planned(monkeypatch):
 @pytest.mark.parametrize(
     ("executors", "accelerator", "lacking", "remedy"),
     [
-        ({"torch"}, CPU, "native", "set accelerator.vendor: nvidia, or engine.runtime: vllm"),
-        ({"native"}, GPU, "torch", "set accelerator.vendor: cpu, or engine.runtime: vllm"),
-        (set(), CPU, "native", "set engine.runtime: vllm"),
-        (set(), GPU, "torch", "set engine.runtime: vllm"),
+        ({"torch"}, CPU, "native", f"set accelerator.vendor: nvidia, or engine.runtime: {others('cpu')}"),
+        ({"native"}, GPU, "torch", f"set accelerator.vendor: cpu, or engine.runtime: {others('nvidia')}"),
+        (set(), CPU, "native", f"set engine.runtime: {others('cpu')}"),
+        (set(), GPU, "torch", f"set engine.runtime: {others('nvidia')}"),
     ],
 )
 def test_a_part_that_the_executor_lacks_is_named_with_what_runs_it(planned, executors, accelerator, lacking, remedy):
@@ -89,7 +95,7 @@ def test_a_source_that_no_other_runtime_reads_leaves_another_model(planned):
 
 def test_several_gpus_are_not_replaced_by_a_cpu(planned):
     made = planned({"native"}, GPU, tensorParallelSize=3)
-    assert made.refusal.remedy == "set engine.runtime: vllm"
+    assert made.refusal.remedy == f"set engine.runtime: {others('nvidia')}"
 
 
 def test_another_runtime_has_executors_of_its_own(planned):

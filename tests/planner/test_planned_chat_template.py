@@ -9,18 +9,20 @@ from octavo_testing.planner_cases import CPU, service
 
 from octavo_operator.api.observed import Observed
 from octavo_operator.planner import engine_flags, plan
-from octavo_operator.runtimes import RUNTIMES
+from octavo_operator.runtimes import IMAGE_KEYS, RUNTIMES
 from octavo_operator.settings import Settings
 
 NAMED = {"name": "phi-2"}
 FILE = {"configMapName": "t", "key": "x"}
-TODAY = Settings(images={"octavo": "octavo/engine:0.3.0", "vllm-cpu": "vllm:1"}, version="0.3.0")
+TODAY = Settings(images=dict.fromkeys(IMAGE_KEYS, "image:1") | {"octavo": "octavo/engine:0.3.0"}, version="0.3.0")
 PINNED = replace(TODAY, images={"octavo": "octavo/engine:0.2.0"})
 
 
 def planned(template, settings=TODAY, **engine):
     model = {"uri": "pvc://models/m", "chatTemplate": template}
-    return plan(service(model=model, accelerator=CPU, engine=engine), Observed(), settings)
+    on_cpu = "cpu" in RUNTIMES[engine.get("runtime", "octavo")].images
+    accelerator = CPU if on_cpu else {"products": ["NVIDIA-A100-SXM4-80GB"]}
+    return plan(service(model=model, accelerator=accelerator, engine=engine), Observed(), settings)
 
 
 @pytest.mark.parametrize(

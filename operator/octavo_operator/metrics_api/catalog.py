@@ -6,8 +6,8 @@ autoscaler that was written for prometheus-adapter finds the same names here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from octavo_operator.runtimes import RUNTIMES
@@ -20,6 +20,7 @@ class Metric:
 
     name: str
     sources: tuple[str, ...]
+    help: str
     kind: Literal["gauge", "rate"] = "gauge"
     of_many: Literal["sum", "mean"] = "sum"  # of a pod's ranks, and of a service's pods
 
@@ -35,18 +36,22 @@ KV_USAGE = _names(lambda metrics: metrics.kv_usage)
 TOKENS = _names(lambda metrics: metrics.generated)
 
 
-def _catalog() -> Iterator[Metric]:
-    yield from (Metric(adapted(name), WAITING) for name in WAITING)
-    yield from (Metric(adapted(name), RUNNING) for name in RUNNING)
-    yield from (Metric(adapted(name), KV_USAGE, of_many="mean") for name in KV_USAGE)
-    yield from (Metric(f"{adapted(name).removesuffix('_total')}_per_second", TOKENS, kind="rate") for name in TOKENS)
-    yield Metric("octavo_requests_waiting", WAITING)
-    yield Metric("octavo_requests_running", RUNNING)
-    yield Metric("octavo_kv_cache_usage_ratio", KV_USAGE, of_many="mean")
-    yield Metric("octavo_generation_tokens_per_second", TOKENS, kind="rate")
+OWN = (
+    Metric("octavo_requests_waiting", WAITING, "requests in the queue"),
+    Metric("octavo_requests_running", RUNNING, "requests in the batch"),
+    Metric("octavo_kv_cache_usage_ratio", KV_USAGE, "KV blocks in use, 0 to 1", of_many="mean"),
+    Metric("octavo_generation_tokens_per_second", TOKENS, "generated tokens a second", kind="rate"),
+)
+"""The metrics under names that are the same for every runtime."""
 
 
-METRICS = {metric.name: metric for metric in _catalog()}
+def aliases(of: Metric) -> tuple[str, ...]:
+    """The names under which an adapter of Prometheus would serve the engines' own metrics."""
+    rate = of.kind == "rate"
+    return tuple(f"{adapted(each).removesuffix('_total')}_per_second" if rate else adapted(each) for each in of.sources)
+
+
+METRICS = {name: replace(own, name=name) for own in OWN for name in (*aliases(own), own.name)}
 
 GAUGES = frozenset(source for metric in METRICS.values() if metric.kind == "gauge" for source in metric.sources)
 COUNTERS = frozenset(source for metric in METRICS.values() if metric.kind == "rate" for source in metric.sources)

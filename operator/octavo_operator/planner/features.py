@@ -154,9 +154,13 @@ def _remedy(service: LLMService, spec: ModelSpec | None, hardware: Hardware, fir
         remedies.append("accelerator.vendor: nvidia")
     if hardware.gpus == 1 and spec is not None and unsupported(spec, "native") is None:
         remedies.append("accelerator.vendor: cpu")
-    remedies += [
-        f"engine.runtime: {name}"
+    others = [
+        name
         for name, runtime in RUNTIMES.items()
-        if not runtime.executors and service.spec.model.uri.scheme in runtime.schemes
+        if not runtime.executors
+        and service.spec.model.uri.scheme in runtime.schemes
+        and hardware.vendor in runtime.images
     ]
+    if others:
+        remedies.append(f"engine.runtime: {' or '.join(others)}")
     return f"set {', or '.join(dict.fromkeys(remedies))}" if remedies else "name another model in model.uri"

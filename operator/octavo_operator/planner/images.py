@@ -8,7 +8,7 @@ from octavo_operator.api.engine import Engine, Image
 from octavo_operator.api.reasons import SpecReason
 from octavo_operator.api.refusal import Refusal
 from octavo_operator.planner.plan import Hardware
-from octavo_operator.runtimes import runtime_of
+from octavo_operator.runtimes import RUNTIMES, runtime_of
 from octavo_operator.settings import Settings
 
 
@@ -49,14 +49,18 @@ def image_of(engine: Engine, hardware: Hardware, settings: Settings) -> str:
 
 
 def refusal(engine: Engine, hardware: Hardware, settings: Settings) -> Refusal | None:
-    """The refusal where no image is known; None where one is."""
+    """The refusal where the runtime has no image for the accelerator, or none is known; None where one is."""
+    key, where = _key(engine, hardware), "GPUs" if hardware.gpus else "CPUs"
+    if key is None:
+        others = " or ".join(each.name for each in RUNTIMES.values() if hardware.vendor in each.images)
+        message = f"engine.runtime {engine.runtime} does not run on {where}"
+        return Refusal(SpecReason.RUNTIME, message, f"set engine.runtime: {others}")
     if image_of(engine, hardware, settings):
         return None
-    where = "GPUs" if hardware.gpus else "CPUs"
     return Refusal(
         SpecReason.IMAGE_UNKNOWN,
         f"the operator has no default image of {engine.runtime} for {where}",
-        f"set engine.image.repository and engine.image.tag, or the operator's --image {_key(engine, hardware)}=IMAGE",
+        f"set engine.image.repository and engine.image.tag, or the operator's --image {key}=IMAGE",
     )
 
 
@@ -70,8 +74,8 @@ def _is_named(image: Image) -> bool:
 
 
 def _default(engine: Engine, hardware: Hardware, settings: Settings) -> str:
-    return settings.images.get(_key(engine, hardware), "")
+    return settings.images.get(_key(engine, hardware) or "", "")
 
 
-def _key(engine: Engine, hardware: Hardware) -> str:
-    return runtime_of(engine).images[hardware.vendor]
+def _key(engine: Engine, hardware: Hardware) -> str | None:
+    return runtime_of(engine).images.get(hardware.vendor)

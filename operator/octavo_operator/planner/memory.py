@@ -193,13 +193,14 @@ def _too_old(old: Iterable[Gpu], needed: Capability, demand: Demand | None, engi
             "False", FitReason.GPU_TOO_OLD, message, f"remove {', '.join(sorted(had))} from accelerator.products"
         )
     remedies = [f"set accelerator.products to some that would do, such as {', '.join(_suitable(demand, engine))}"]
-    other = [
+    others = [
         name
         for name, runtime in RUNTIMES.items()
         if all(gpu.capability is not None and gpu.capability >= runtime.capability for gpu in old)
         and engine.dtype != "bfloat16"
     ]
-    remedies += [f"engine.runtime: {name}" for name in other]
+    if others:
+        remedies.append(f"engine.runtime: {' or '.join(others)}")
     return Fit("False", FitReason.GPU_TOO_OLD, message, ", or set ".join(remedies))
 
 
