@@ -193,16 +193,16 @@ def test_a_model_that_is_not_described_is_left_to_transformers_on_a_gpu(args):
             CPU,
             {},
             f"{UNDESCRIBED}, and transformers, which may compute it, needs the torch executor",
-            "set accelerator.vendor: nvidia, or engine.runtime: vllm",
+            f"set accelerator.vendor: nvidia, or engine.runtime: {others('cpu')}",
         ),
         (
             GPU,
             {"tensorParallelSize": 2},
             f"{UNDESCRIBED}, and transformers, which may compute it, runs on one rank",
-            "set engine.tensorParallelSize: 1, or engine.runtime: vllm",
+            f"set engine.tensorParallelSize: 1, or engine.runtime: {others('nvidia')}",
         ),
-        (GPU, {"args": ["--model-impl", "octavo"]}, UNDESCRIBED, "set engine.runtime: vllm"),
-        (GPU, {"args": ["--model-impl", "vllm"]}, UNDESCRIBED, "set engine.runtime: vllm"),
+        (GPU, {"args": ["--model-impl", "octavo"]}, UNDESCRIBED, f"set engine.runtime: {others('nvidia')}"),
+        (GPU, {"args": ["--model-impl", "vllm"]}, UNDESCRIBED, f"set engine.runtime: {others('nvidia')}"),
     ],
 )
 def test_what_transformers_does_not_run_on_is_refused_by_name(accelerator, engine, why, remedy):
@@ -217,7 +217,7 @@ def test_a_described_model_that_is_left_to_transformers_has_its_memory_known():
     assert (made.refusal, made.fit.reason, made.fit.budget) == (None, "SupportUnknown", plain.fit.budget)
     assert made.fit.message.startswith(f"{plain.fit.message}; it is left to transformers; transformers computes it")
     refused = undescribed(CPU, model=described(SMALL), args=args).refusal
-    assert refused.remedy == "set accelerator.vendor: nvidia, or engine.runtime: vllm"
+    assert refused.remedy == f"set accelerator.vendor: nvidia, or engine.runtime: {others('cpu')}"
 
 
 @pytest.mark.parametrize("accelerator", [CPU, GPU])
