@@ -155,9 +155,9 @@ def test_files_that_cannot_be_read_are_named(file, content, message, folder, tmp
 
 
 def test_a_decoder_that_cannot_stream_is_refused(folder):
-    """A WordPiece vocabulary's text depends on its neighbours."""
-    decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
-    with pytest.raises(ModelLoadError, match="decoder WordPiece"):
+    """The text of speech's CTC depends on its neighbours."""
+    decoder = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
+    with pytest.raises(ModelLoadError, match="decoder CTC"):
         load_tokenizer_json(folder(decoder=decoder))
     with pytest.raises(ModelLoadError, match="no decoder"):
         load_tokenizer_json(folder(decoder=None))
