@@ -7,15 +7,13 @@ import json
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from least_bodies import BODIES
 
-from octavo_engine.server.intake.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from octavo_engine.server.intake.unserved_fields import UNSERVED_FIELDS
 
 BASES = {
-    "/v1/completions": (CompletionBody, {"prompt": "hello", "max_tokens": 2}),
-    "/v1/chat/completions": (ChatBody, {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}),
-    "/tokenize": (TokenizeBody, {"prompt": "hi"}),
-    "/detokenize": (DetokenizeBody, {"tokens": [40]}),
+    path: (kind, least | ({"max_tokens": 2} if "max_tokens" in kind.model_fields else {}))
+    for kind, (path, least) in BODIES.items()
 }
 # Numbers from 2 on: a prompt of token 0 or 1 makes the fake engine fail.
 NUMBERS = st.integers(2, 300) | st.integers(-(10**30), -1) | st.sampled_from([2**31, 2**63, 2**64, 10**30])

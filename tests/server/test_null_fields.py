@@ -5,28 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from least_bodies import BODIES, MESSAGES
 from pydantic import BaseModel
 
 from octavo_engine.server.intake import protocol
 from octavo_engine.server.intake.protocol import (
-    ChatBody,
     CompletionBody,
-    DetokenizeBody,
     StreamOptions,
-    TokenizeBody,
     parse_body,
 )
 from octavo_engine.server.intake.structured_outputs import ResponseFormat, StructuredOutputs
 from octavo_engine.server.intake.unserved_fields import UNSERVED_FIELDS
 
-MESSAGES = [{"role": "user", "content": "hi"}]
-# Every body, a least one of its kind, and the path that takes it.
-BODIES = {
-    CompletionBody: ("/v1/completions", {"prompt": "hello", "seed": 1}),
-    ChatBody: ("/v1/chat/completions", {"messages": MESSAGES, "seed": 1, "max_tokens": 4}),
-    TokenizeBody: ("/tokenize", {"prompt": "hello"}),
-    DetokenizeBody: ("/detokenize", {"tokens": [40]}),
-}
 OPTIONAL = [
     (kind, name)
     for kind, (_, least) in BODIES.items()
@@ -36,7 +26,7 @@ OPTIONAL = [
 
 
 def test_every_body_is_looked_at_here():
-    """A new endpoint's body belongs in the list above."""
+    """A new endpoint's body belongs in `least_bodies`."""
     models = {kind for kind in vars(protocol).values() if isinstance(kind, type) and issubclass(kind, BaseModel)}
     bases = {base for kind in models for base in kind.__mro__[1:]}
     assert models - bases == {*BODIES, StreamOptions, ResponseFormat, StructuredOutputs}
