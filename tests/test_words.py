@@ -68,7 +68,7 @@ FRAGMENT = re.compile(
 )
 """First words of a test's docstring that is no sentence on a behaviour without the test's name."""
 
-BANNED = re.compile(r"\b(" + "|".join(map(re.escape, banned())) + r")\b", re.IGNORECASE)
+BANNED = re.compile(r"\b(" + "|".join(word.replace(" ", r"\s+") for word in banned()) + r")\b", re.IGNORECASE)
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
@@ -219,5 +219,5 @@ def test_field_descriptions_use_the_glossarys_words():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_pages_use_the_glossarys_words(path):
-    found = [f"{i}: {line}" for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if wrong(line)]
-    assert not found, "\n".join(found)
+    """A phrase counts where a line ends within it, too."""
+    assert not wrong(path.read_text(encoding="utf-8"))
