@@ -247,7 +247,7 @@ def test_an_uninstall_leaves_the_services_and_their_definition(release):
         assert "[CustomResourceDefinition] llmservices.octavo.dev" in said  # kept, as helm says
     assert children(release, namespace) == serves
     assert release.definition()["metadata"]["uid"] == definition["metadata"]["uid"]
-    until(lambda: api.find(*API_SERVICE) is None, 30, "the API that nobody serves is no longer announced")
+    until(lambda: api.find(*API_SERVICE) is None, 30, "the API that no pod serves is no longer announced")
     for version, kind in (
         (RBAC, "ClusterRole"),
         (RBAC, "ClusterRoleBinding"),

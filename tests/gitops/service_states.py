@@ -181,6 +181,6 @@ def unseen(made: Object) -> Object:
 
 def with_others(made: Object) -> Object:
     """Conditions of another author, before and behind the operator's."""
-    foreign = {"type": "Audited", "status": "True", "reason": "Stalled", "message": "by somebody else"}
+    foreign = {"type": "Audited", "status": "True", "reason": "Stalled", "message": "by another author"}
     conditions = [foreign, *made["status"]["conditions"], foreign | {"type": "Progressing2"}]
     return made | {"status": made["status"] | {"conditions": conditions}}

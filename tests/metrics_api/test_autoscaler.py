@@ -58,7 +58,7 @@ def test_a_queue_scales_out_and_its_end_scales_in(autoscaled, installed, namespa
     assert looked_again(installed, namespace) == 1
     autoscaled.waiting = 35
     began = time.monotonic()
-    until(lambda: replicas(installed, namespace) == 4, 30, "four replicas are wished for")
+    until(lambda: replicas(installed, namespace) == 4, 30, "four replicas are desired")
     took = time.monotonic() - began
     record_property("queue_to_decision_s", round(took, 2))
     print(f"from the queue to the decision: {took:.1f} s (scraped each 0.5 s, looked at each 1 s)")

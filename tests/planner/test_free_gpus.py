@@ -128,9 +128,9 @@ def test_a_replica_that_seeks_a_node_is_reported_with_its_time_and_whether_an_ol
     found = change([old, pod(2)], [node(gpus=1)])
     assert (found.surges, found.unplaced_s, found.old_makes_way) == (True, 60.0, True)
     other = pod(9, "a")
-    assert change([pod(2)], [node(gpus=1)], [other]).old_makes_way is False, "somebody else's makes way for nobody"
+    assert change([pod(2)], [node(gpus=1)], [other]).old_makes_way is False, "another's makes way for nobody"
     assert change([pod(1, "a"), pod(2)], [node(gpus=1)]).old_makes_way is False, "nor one that follows the change"
-    assert change([old, pod(2)], []).old_makes_way is None, "nobody may look at nodes"
+    assert change([old, pod(2)], []).old_makes_way is None, "nodes may not be read"
 
 
 def test_cpu_and_memory_count_as_gpus_do():

@@ -115,9 +115,9 @@ def test_minimum_concurrency_raises_what_must_fit():
 
 
 def test_an_unknown_model_blocks_nothing():
-    plan = planned(None, {"why_unknown": "nobody looked"}, **on_a100())
+    plan = planned(None, {"why_unknown": "no one looked"}, **on_a100())
     assert (plan.fit.state, plan.fit.reason) == ("Unknown", "ModelUnknown")
-    assert plan.fit.message.endswith("nobody looked")
+    assert plan.fit.message.endswith("no one looked")
     assert plan.refusal is None
     assert plan.children
 

@@ -96,6 +96,6 @@ def test_a_damaged_manifest_is_planned_or_reported(text, model, serving, free):
         found = error.problems
     assert bool(services) != bool(found)
     for service in services:
-        made = plan(service, Observed(model, "nobody looked", free, serving), Settings())
+        made = plan(service, Observed(model, "no one looked", free, serving), Settings())
         assert printout.text(made)
         assert printout.document(made)["name"] == service.metadata.name

@@ -75,7 +75,7 @@ def slip(api, rng, namespace):
 
     if rng.random() < 0.5 and kind != "PersistentVolumeClaim":  # its protection outlasts its deletion
         api.delete(version, kind, name, namespace, propagationPolicy="Background")
-        until(made_again, 15, f"{kind} {name} is made anew")
+        until(made_again, 15, f"{kind} {name} is made again")
     else:
         api.patch(version, kind, name, namespace, patch)
         until(restored, 15, f"the edit of {kind} {name} is undone")

@@ -88,6 +88,6 @@ func diffAll(asked request) ([]result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		return result{Modified: found.Modified, Live: found.NormalizedLive, Wished: found.PredictedLive}, nil
+		return result{Modified: found.Modified, Live: found.NormalizedLive, Desired: found.PredictedLive}, nil
 	})(asked)
 }

@@ -49,7 +49,7 @@ type result struct {
 	App      string          `json:"app,omitempty"`
 	Modified bool            `json:"modified,omitempty"`
 	Live     json.RawMessage `json:"live,omitempty"`
-	Wished   json.RawMessage `json:"wished,omitempty"`
+	Desired  json.RawMessage `json:"desired,omitempty"`
 }
 
 func main() {
