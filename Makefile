@@ -70,14 +70,25 @@ test-all: $(VENV)/.dev ## what `make test` leaves out: slow comparisons, every k
 	@$(call TESTS,--ignore=tests/gitops -m slow)
 	@if test $$(id -u) = 0; then $(MAKE) test-images; else echo "· not root: the images are not run"; fi
 
+.PHONY: coverage
+coverage: $(VENV)/.dev ## the branches of the sources that `make test` leaves out, in every process: build/coverage/index.html
+	@$(UV) --group coverage
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(KUBERNETES)
+	@$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) --timeout=1800 --ignore=tests/gitops -m 'not slow' || :
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage html -q --skip-covered
+	@$(BIN)/coverage report --skip-covered --sort=cover
+
 .PHONY: test-operator
 test-operator: $(VENV)/.dev ## reconcile and metrics API against a real control plane, faults and kills included
 	@$(KUBERNETES)
 	@$(call TESTS,tests/reconcile tests/controller tests/cluster tests/metrics_api)
 
 .PHONY: test-deep
-test-deep: $(VENV)/.dev ## the comparisons with transformers whole, kernels interpreted for longer, more random schedules
+test-deep: $(VENV)/.dev ## the comparisons with transformers whole, kernels interpreted for longer, properties twenty times
 	@OCTAVO_DEEP_TESTS=1 $(PYTEST) -n 2 --dist loadfile tests/correctness tests/core
+	@OCTAVO_DEEP_TESTS=1 $(PYTEST) -n 2 --dist loadfile --timeout=3600 -m hypothesis --ignore=tests/correctness --ignore=tests/core
 
 .PHONY: test-gitops
 test-gitops: $(VENV)/.dev ## an LLMService as Argo CD and Flux see it, by their own code (which is built once, minutes)

@@ -3,8 +3,9 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 from pydantic_core import PydanticCustomError
 
 from octavo_operator.api.quantity import BINARY, DECIMAL, Quantity
@@ -72,25 +73,25 @@ def test_a_bare_fraction_is_refused_as_the_api_server_refuses_it(value):
 
 
 @given(st.integers(0, 7), st.sampled_from(sorted(BINARY)))
-@settings(max_examples=60)
+@tried(60)
 def test_binary_suffixes_are_exact(number, suffix):
     assert int(Quantity(f"{number}{suffix}")) == number * BINARY[suffix]
 
 
 @given(st.decimals(0, 9, places=6), st.sampled_from(sorted(DECIMAL)))
-@settings(max_examples=60)
+@tried(60)
 def test_decimal_suffixes_are_exact(number, suffix):
     assert Quantity(f"{number:f}{suffix}").value == Fraction(number) * Fraction(10) ** DECIMAL[suffix]
 
 
 @given(st.integers(0, 2**60))
-@settings(max_examples=60)
+@tried(60)
 def test_bytes_come_back_as_they_were(count):
     assert int(Quantity.of_bytes(count)) == count
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-@settings(max_examples=60)
+@tried(60)
 def test_order_and_equality_go_by_value(a, b):
     left, right = Quantity(f"{a}m"), Quantity(f"{b * 1000}u")
     assert (left < right) == (a < b)

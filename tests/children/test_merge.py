@@ -5,8 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 
 from octavo_operator.children.merge import merged
 
@@ -146,7 +147,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["spec", "metadata", "$patch"]), VALUES, max_size=3))
-@settings(max_examples=150, deadline=None)
+@tried(150)
 def test_any_patch_is_laid_over_without_a_traceback_and_changes_neither(patch):
     base, before = deepcopy(BASE), deepcopy(patch)
     once = merged(base, patch)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from octavo_testing.children_cases import kinds, planned
 from octavo_testing.planner_cases import LLAMA_70B, MISTRAL_7B, SMALL
+from octavo_testing.properties import tried
 
 from octavo_operator.api.manifest import parse
 from octavo_operator.api.resources import BY_KIND
@@ -89,7 +90,7 @@ UID = "00000000-0000-0000-0000-000000000001"
 
 
 @given(SPECS, SCALES, st.sampled_from([None, SMALL, MISTRAL_7B, LLAMA_70B]), st.sampled_from([None, 0, 9]))
-@settings(max_examples=150, deadline=None)
+@tried(150)
 def test_children_are_whole(spec, scale, config, free):
     metadata = {"name": "svc", "namespace": "ns", "uid": UID}
     service = parse({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec | scale})

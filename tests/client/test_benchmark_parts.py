@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 
 from octavo_engine.client.benchmark import report
 from octavo_engine.client.benchmark.load import RequestOutcome
@@ -20,7 +21,7 @@ from octavo_engine.client.openai_client import EventParser
 finite = st.floats(-1e6, 1e6)
 
 
-@settings(max_examples=100, deadline=None)
+@tried(100)
 @given(st.lists(finite, min_size=1, max_size=50), st.floats(0, 100))
 def test_percentiles_are_numpys(values, percent):
     """Linear interpolation between ranks."""
@@ -85,7 +86,7 @@ def test_arrivals_are_poisson_at_the_rate():
     assert gaps.std() == pytest.approx(0.02, rel=0.05)
 
 
-@settings(max_examples=200, deadline=None)
+@tried(200)
 @given(
     st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), max_size=6),
     st.lists(st.integers(0, 200), max_size=8),

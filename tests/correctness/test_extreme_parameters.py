@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from octavo_testing.engine_runs import Finished, engine_config, generate, interpreted, request, running_core
 from octavo_testing.extreme_parameters import (
@@ -26,6 +26,7 @@ from octavo_testing.extreme_parameters import (
     shown,
     singles,
 )
+from octavo_testing.properties import accepting, tried
 from octavo_testing.tiny_models import make
 
 from octavo_engine.config import CacheConfig, ModelConfig
@@ -280,7 +281,8 @@ def cores(model):
         yield [(core, generate(core, [neighbour()])["neighbour"].tokens) for core in (native, plain)]
 
 
-@settings(max_examples=60, deadline=None)
+@accepting(0.01)
+@tried(60)
 @given(drawn=st.lists(DRAWN_PARAMETERS, min_size=1, max_size=6))
 def test_any_parameters_are_refused_or_end_well_and_alike_on_both_executors(context, cores, drawn):
     cases = [{name: json.dumps(value) for name, value in fields.items()} for fields in drawn]
@@ -292,3 +294,4 @@ def test_any_parameters_are_refused_or_end_well_and_alike_on_both_executors(cont
         check(case, params, native)
         check(case, params, plain)
         assert native.error == plain.error, shown(case)
+    return bool(taken)

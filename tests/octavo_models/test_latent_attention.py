@@ -9,8 +9,9 @@ from typing import Any
 
 import gguf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 from published_latent import (
     DEEPSEEK_V2,
     DEEPSEEK_V2_LITE,
@@ -284,7 +285,7 @@ def test_what_does_not_fit_is_named(config, error, message):
         from_hf_config(config)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@tried(150)
 @given(data=st.data())
 def test_any_value_in_any_key_of_a_file_gives_a_spec_or_a_model_error(data):
     newer = data.draw(st.booleans())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import accepting, tried
 from published_configs import GEMMA_3_4B, LLAMA_3_2_1B, MISTRAL_7B_V01, PARAMETERS, QWEN3_0_6B, SMOLLM3_3B
 from published_experts import (
     DOTS_1,
@@ -51,7 +51,8 @@ CONFIGS = [
 ]
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@accepting(0.01)
+@tried(250)
 @given(data=st.data())
 def test_any_value_in_any_field_of_a_config_gives_a_spec_or_a_model_error(data):
     config = copy.deepcopy(data.draw(st.sampled_from(CONFIGS)))
@@ -69,11 +70,15 @@ def test_any_value_in_any_field_of_a_config_gives_a_spec_or_a_model_error(data):
             "quantization_config",
         ]
         target[data.draw(st.sampled_from(known))] = data.draw(NUMBERS | JUNK)
-    with contextlib.suppress(ModelError):
+    try:
         exercise(from_hf_config(config))
+    except ModelError:
+        return False
+    return True
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@accepting(0.01)
+@tried(100)
 @given(data=st.data())
 def test_any_number_in_any_rope_scaling_gives_a_spec_or_a_model_error(data):
     scaling = data.draw(
@@ -97,8 +102,11 @@ def test_any_number_in_any_rope_scaling_gives_a_spec_or_a_model_error(data):
         )
     )
     key = data.draw(st.sampled_from(["rope_scaling", "rope_parameters"]))
-    with contextlib.suppress(ModelError):
+    try:
         exercise(from_hf_config(LLAMA_3_2_1B | {key: scaling, "rope_theta": data.draw(NUMBERS)}))
+    except ModelError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 
 from octavo_engine.text.answer_events import CallArguments, CallBegun, CallEnded, ContentText, ReasoningText, joined
 from octavo_engine.text.answer_format import format_files, format_named
@@ -121,7 +122,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=15, deadline=None)
+@tried(15)
 @given(data=st.data())
 def test_any_split_of_any_text_gives_the_same_events(name, data):
     """Delimiters in any order, cut anywhere: the whole answer and its stream say the same, and nothing raises."""

@@ -6,8 +6,9 @@ import codecs
 from bisect import bisect_right
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 from vocabularies import byte_level, octavo, sentencepiece
 
 from octavo_engine.text.detokenizer import Detokenizer, decoded_prompt, token_offsets
@@ -18,7 +19,7 @@ TOKENIZERS = {
     "gemma": octavo(sentencepiece("gemma3")),
 }
 kinds = pytest.mark.parametrize("kind", TOKENIZERS)
-property_settings = settings(max_examples=200, deadline=None)
+property_settings = tried(200)
 
 
 def stream(detokenizer: Detokenizer, ids: list[int]) -> list[str]:
@@ -183,7 +184,7 @@ def test_real_vocabularies_stream_as_they_decode(kind, request):
     """With the tokens of the two models that the tests run."""
     tokenizer = request.getfixturevalue(f"{kind}_tokenizer")
 
-    @settings(max_examples=50, deadline=None)
+    @tried(50)
     @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=60), st.booleans())
     def check(ids, skip):
         pieces = stream(Detokenizer(tokenizer, skip_special_tokens=skip), ids)

@@ -11,14 +11,15 @@ import warnings
 
 import pytest
 from corpus import NUMBERS, TEXTS, unicode_texts
-from hypothesis import given, settings
+from hypothesis import given
+from octavo_testing.properties import tried
 from vocabularies import byte_level, octavo, sentencepiece
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.text import merges
 from octavo_engine.text.gguf_tokenizer import chat_templates
 
-property_settings = settings(max_examples=150, deadline=None)
+property_settings = tried(150)
 OWN = "<s>a<tool>b</s> <s> </s>x"
 
 

@@ -7,15 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from corpus import CHATS, NUMBERS, TEXTS, unicode_texts
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
+from octavo_testing.properties import tried
 from tokenizers import pre_tokenizers
 
 from octavo_engine.errors import RequestError
 from octavo_engine.text.tokenizer import load_tokenizer
 
-property_settings = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+property_settings = tried(300)
 
 
 @pytest.fixture(scope="session")

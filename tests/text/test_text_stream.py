@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from octavo_testing.properties import tried
 from vocabularies import byte_level, octavo
 
 from octavo_engine.errors import RequestError
@@ -53,7 +54,7 @@ def feed(stream: TextStream, ids: list[int], sizes: list[int]) -> tuple[list[Tex
     return deltas, counted + deltas[-1].num_tokens
 
 
-@settings(max_examples=400, deadline=None)
+@tried(400)
 @given(small_texts, stops, st.lists(st.integers(0, 4), max_size=12), st.booleans())
 def test_a_stream_is_cut_where_the_plain_way_cuts(text, strings, sizes, include):
     """However the tokens come: the deltas are the text up to the stop string, or all of it."""
@@ -72,7 +73,7 @@ def test_a_stream_is_cut_where_the_plain_way_cuts(text, strings, sizes, include)
         assert counted == len(text[:end].encode())
 
 
-@settings(max_examples=300, deadline=None)
+@tried(300)
 @given(small_texts, stops)
 def test_no_more_is_held_back_than_could_become_a_stop_string(text, strings):
     """After each character: the longest end of the text that begins a stop string."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import gguf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from octavo_testing.gguf_files import llama_arrays, llama_metadata, write_gguf
+from octavo_testing.properties import accepting, tried
 
 from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ModelLoadError
@@ -22,7 +23,7 @@ from octavo_engine.weights.weight_file import naming
 from octavo_models import InvalidConfigError
 from octavo_models.gguf_header import Strings
 
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = tried(150)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +174,8 @@ def test_a_vocabulary_with_a_broken_string_fails_when_it_is_read(tmp_path):
         load_tokenizer(files)
 
 
-def read_all(path: Path) -> None:
-    """Read a file as a start does; refusals are the one thing that may come of it."""
+def read_all(path: Path) -> bool:
+    """Read a file as a start does: True where it is taken. Refusals are all else that may come of it."""
     try:
         with closing(GgufCheckpoint([path])) as file:
             for value in file.header.metadata.values():
@@ -185,6 +186,8 @@ def read_all(path: Path) -> None:
                 assert len(file.read(name)) == info.nbytes
     except ModelLoadError as error:
         assert str(path) in str(error)  # noqa: PT017
+        return False
+    return True
 
 
 @FEW
@@ -199,6 +202,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, model, data):
 CHANGES = st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8, bytes(8)])
 
 
+@accepting(0.03)
 @FEW
 @given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), CHANGES), min_size=1, max_size=4))
 def test_bytes_changed_anywhere_in_the_header_are_refused_or_read(tmp_path, model, changes):
@@ -208,7 +212,7 @@ def test_bytes_changed_anywhere_in_the_header_are_refused_or_read(tmp_path, mode
         damaged[at % header_size : at % header_size + len(new)] = new
     path = tmp_path / "changed.gguf"
     path.write_bytes(damaged)
-    read_all(path)
+    return read_all(path)
 
 
 def test_reading_a_large_vocabulary_takes_a_fraction_of_a_second(gemma3):
