@@ -59,7 +59,7 @@ def test_signs_that_the_terminal_lacks_are_escaped():
 
 
 @pytest.mark.parametrize("output", ["stopped", "gone"])
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_replicas_start_and_serve_whatever_becomes_of_the_terminal(tmp_path, output, replicas):
     """Ctrl-S stops a terminal, as does a pager; `| head` goes away. The replicas print more than any buffer holds."""
     path, port = tmp_path / "m.yaml", free_port()

@@ -75,7 +75,7 @@ def test_a_replica_alone_comes_back_on_the_same_port(up):
     assert run.about()["pid"] != before
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_wrong_configuration_ends_everything_with_the_engines_sentence(up, replicas):
     run = up(manifest(f"replicas: {replicas}", FAKE_CONFIG_ERROR="octavo serve: there is no flag --x"))
     status, log = run.process.wait(20), run.log.read_text()
@@ -92,7 +92,7 @@ def test_a_model_that_never_loads_is_not_tried_for_ever(up):
     assert log.splitlines()[-1] == "octavo up: m.gguf: tensor a is cut short"
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_lets_running_requests_finish(up, replicas):
     run = up(manifest(f"replicas: {replicas}"))
     run.wait_for("  ready", replicas)
@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_ends_at_once(up):
     client.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_nothing_is_left_behind_however_it_ends(up, number):
     run = up(manifest("replicas: 2"))
     run.wait_for("  ready", 2)

@@ -26,7 +26,7 @@ def stream(run):
     assert b"[DONE]" in got
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_hangups_let_running_requests_finish(up, replicas):
     """A terminal that goes sends more than one: the second ends nothing at once, as a second Ctrl-C would."""
     run = up(manifest(f"replicas: {replicas}"))
@@ -50,7 +50,7 @@ def test_under_nohup_a_hangup_is_ignored(up):
     assert_it_goes_on(run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGALRM])
+@pytest.mark.parametrize("number", [signal.SIGUSR2, pytest.param(signal.SIGALRM, marks=pytest.mark.slow)])
 def test_what_other_servers_reload_at_is_ignored(up, number):
     run = up(manifest("replicas: 2"))
     run.wait_for("  ready", 2)

@@ -89,7 +89,7 @@ def test_no_torch_is_imported_in_either_process(model):
         assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_first_signal_drains_and_exits_with_0(model, temporary, number):
     """What runs is finished, and readiness says that nothing new should come."""
     with Served(model, step_seconds=0.01, temporary=temporary) as server:
@@ -145,7 +145,7 @@ def test_a_ctrl_c_in_the_terminal_reaches_all_processes_and_still_drains(model):
         assert server.wait() == 0, server.output
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_server_takes_its_engine_with_it(model, temporary, busy):
     """No orphan, no socket, no shared memory, even in the middle of a step."""
     before = shared_memory()
@@ -160,7 +160,7 @@ def test_a_killed_server_takes_its_engine_with_it(model, temporary, busy):
     assert shared_memory() <= before
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_engine_ends_the_server_with_a_reason(model, temporary, busy):
     """Clients get an error instead of silence; the exit code is not 0."""
     before = shared_memory()
@@ -178,7 +178,7 @@ def test_a_killed_engine_ends_the_server_with_a_reason(model, temporary, busy):
     assert shared_memory() <= before
 
 
-@pytest.mark.parametrize("victim", ["server", "core"])
+@pytest.mark.parametrize("victim", ["server", pytest.param("core", marks=pytest.mark.slow)])
 def test_a_kill_while_the_model_loads_leaves_nothing_either(model, temporary, victim):
     """The folder of the socket is there for an instant; the process that survives removes it."""
     with Served(model, wait=False, temporary=temporary, env={"FAKE_LOAD_SECONDS": "30"}) as server:
@@ -196,7 +196,7 @@ def _command(pid):
     return command_of(pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_while_the_model_loads_ends_at_once(model, temporary, number):
     """There is nothing to drain."""
     with Served(model, wait=False, temporary=temporary, env={"FAKE_LOAD_SECONDS": "30"}) as server:

@@ -93,7 +93,7 @@ async def test_octavos_own_client_sends_a_key_without_its_newline(guarded):
         assert await client.models() == ["fake"]
 
 
-@pytest.mark.parametrize("name", ["OCTAVO_API_KEY", "VLLM_API_KEY"])
+@pytest.mark.parametrize("name", ["OCTAVO_API_KEY", pytest.param("VLLM_API_KEY", marks=pytest.mark.slow)])
 def test_the_key_comes_from_the_environment_too(fake_model, name):
     """Images are given the key so; it is not on the command line for all to read."""
     with Served(fake_model, env={name: KEY}) as server:

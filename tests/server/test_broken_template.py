@@ -45,8 +45,8 @@ def test_the_models_own_template_is_a_warning(fake_model, tmp_path, template):
     [
         (b"\xff\xfe{{ messages }}", "chat_template.jinja"),
         ([{"name": "default"}], "tokenizer"),
-        ([{"template": "x"}], "tokenizer"),
-        (["x"], "tokenizer"),
+        pytest.param([{"template": "x"}], "tokenizer", marks=pytest.mark.slow),
+        pytest.param(["x"], "tokenizer", marks=pytest.mark.slow),
     ],
 )
 def test_a_template_that_cannot_be_read_ends_the_start(fake_model, tmp_path, template, file):

@@ -120,6 +120,7 @@ def test_a_flag_names_the_template_of_any_model(tmp_path):
         assert not warnings_of(server)
 
 
+@pytest.mark.slow
 def test_a_models_own_template_is_not_replaced(tmp_path):
     """An answer to such a template does not end at another format's stops either."""
     folder, env = model_of(tmp_path / "model", "PhiForCausalLM", template="{{ messages[0].content }}")
@@ -142,6 +143,7 @@ def test_where_authors_document_no_format_a_chat_is_refused_with_the_names(tmp_p
         assert not warnings_of(server)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_adds_bos_gets_it_in_chats(tmp_path):
     """The fake tokenizer adds it, as set; a template writes what the tokenizer would put before a text."""
     folder, env = model_of(tmp_path / "model", "LlamaForCausalLM")

@@ -178,7 +178,7 @@ def test_company_chunks_prefixes_preemptions_and_threads_change_no_bit(name, isa
 
 
 @every_isa
-@pytest.mark.parametrize("name", ["f32", "q4_1", "q6_k"])
+@pytest.mark.parametrize("name", [pytest.param("f32", marks=pytest.mark.slow), "q4_1", "q6_k"])
 def test_nor_do_they_with_experts(name, isa, tmp_path, monkeypatch):
     """Where a prompt's rows are more than experts compute at once, and each expert has others' rows beside its own."""
     if isa == AMX or (isa == _native.ISAS["scalar"] and name != "f32"):

@@ -146,8 +146,9 @@ def test_keys_that_are_split_among_threads_give_the_same_bits(shape, bf16, isa):
         while batch.left:
             splits.append(batch.step([1, 1] if batch.done[0] >= 690 else [57, 3]))
         outs.append(batch.out)
-        for qkv, out in zip(batch.qkv, batch.out, strict=True):
-            check(out, qkv, shape, parameters, bf16=bf16)
+        if len(outs) == 1:
+            for qkv, out in zip(batch.qkv, batch.out, strict=True):
+                check(out, qkv, shape, parameters, bf16=bf16)
     assert max(splits) > 0
     assert min(splits) == 0
     for out in outs[1:]:

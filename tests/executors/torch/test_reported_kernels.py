@@ -13,10 +13,10 @@ from octavo_engine.executors.torch.rehearsal import kernels_of
 from octavo_engine.kernels.triton.launch import Card, Launcher
 
 BASELINE = Path(__file__).parents[2] / "kernels/compiled.json"
-CARDS = [Card(80, 108), Card(90, 132)]
+CARDS = [pytest.param(Card(80, 108), id="sm_80", marks=pytest.mark.slow), pytest.param(Card(90, 132), id="sm_90")]
 
 
-@pytest.fixture(scope="module", params=CARDS, ids=["sm_80", "sm_90"])
+@pytest.fixture(scope="module", params=CARDS)
 def card(request):
     return request.param
 
