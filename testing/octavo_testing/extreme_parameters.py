@@ -19,6 +19,7 @@ from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.protocol import CompletionBody, parse_body
+from octavo_engine.server.intake.tools import NO_TOOLS
 from octavo_engine.text.tokenizer import load_tokenizer_json
 from octavo_engine.weights.generation_config import GenerationDefaults
 from octavo_testing.served import write_model
@@ -121,7 +122,7 @@ def compose(context: ServerContext, case: Case) -> SamplingParams:
     fields = {"seed": "0", "max_tokens": "3", "ignore_eos": "true"} | case
     literals = ", ".join(f'"{name}": {literal}' for name, literal in fields.items())
     body = parse_body(CompletionBody, f'{{"prompt": {PROMPT}, {literals}}}'.encode())
-    (prompt,) = asyncio.run(prepare(context, body))
+    (prompt,) = asyncio.run(prepare(context, body, NO_TOOLS))
     return prompt.sampling[0]
 
 
