@@ -51,6 +51,7 @@ OF_BOTH: frozenset[Feature] = frozenset(
         "experts",
         "alibi",
         "sinks",
+        "latent_attention",
         "chunked_attention",
         "output_gate",
         "query_scaling",

@@ -42,14 +42,17 @@ PANELS = {
 def weights_in_panels(spec: ModelSpec, dtype: str | None) -> int:
     """Exact bytes of all weights once they are loaded: as stored, or all matrices widened to `dtype`."""
     widened = None if dtype is None else FORMAT_OF_DTYPE[dtype]
-    return sum(_nbytes(weight, widened or weight.format) for weight in spec.weights)
+    return sum(_nbytes(weight, widened or weight.format, spec) for weight in spec.weights)
 
 
-def _nbytes(weight: Weight, name: str) -> int:
+def _nbytes(weight: Weight, name: str, spec: ModelSpec) -> int:
     if len(weight.shape) == 1:
         return weight.shape[0] * VECTOR_ELEMENT
     rows, columns = weight.shape
-    panels = weight.groups * -(-(rows // weight.groups) // PANEL_ROWS)  # each expert begins one
+    groups = weight.groups
+    if weight.by_head and weight.layer is not None:
+        groups = spec.layers[weight.layer].attention.num_heads
+    panels = groups * -(-(rows // groups) // PANEL_ROWS)  # each expert, and each head of these, begins one
     panel = PANELS[name]
     scales = columns // FORMATS[name].block_size * panel.scales
     return panels * (_aligned(scales) + _aligned(columns * PANEL_ROWS * panel.bits // 8))

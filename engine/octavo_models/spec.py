@@ -88,7 +88,12 @@ class Weight:
         """True if a GPU holds a part of this `shape` as packed blocks; what each head multiplies with its own is not
         packed.
         """
-        return stays_packed(self.format, shape) and self.name.rpartition(".")[2] not in BY_HEAD
+        return stays_packed(self.format, shape) and not self.by_head
+
+    @property
+    def by_head(self) -> bool:
+        """True if each head has a matrix of its own, below the one before it, for rows of its own."""
+        return self.name.rpartition(".")[2] in BY_HEAD
 
     @property
     def layer(self) -> int | None:

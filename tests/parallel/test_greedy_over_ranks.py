@@ -56,7 +56,26 @@ GPT_OSS = LLAMA | {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     "attention_bias": True,
 }
+# A latent that all ranks hold whole, heads that they divide, and experts in groups.
+DEEPSEEK = LLAMA | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "num_key_value_heads": 8,
+    "kv_lora_rank": 24,
+    "q_lora_rank": 20,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 12,
+    "attention_bias": True,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+}
 MODELS = {
+    "deepseek": DEEPSEEK,
     "width": WIDTH,
     "gpt-oss": GPT_OSS,
     "experts": EXPERTS,
@@ -129,6 +148,9 @@ def alone(pool, folders):
         ("width", 2, 1),
         ("width", 4, 1),
         ("gpt-oss", 2, 1),
+        ("deepseek", 4, 1),
+        ("deepseek", 1, 3),
+        ("deepseek", 2, 2),
     ],
 )
 def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeline):
@@ -143,6 +165,12 @@ def test_tokens_are_those_of_one_rank(pool, folders, alone, name, tensor, pipeli
         assert mine[1] == pytest.approx(theirs[1], abs=1e-4)
     prompt = [entry[1] for entry in got["scored"]["prompt_logprobs"][1:]]
     assert prompt == pytest.approx([entry[1] for entry in expected["scored"]["prompt_logprobs"][1:]], abs=1e-4)
+
+
+def test_ranks_that_divide_heads_over_one_latent_say_the_same(pool, folders, alone):
+    expected = alone("deepseek")
+    got = pool.run(spread(dummy(folders["deepseek"]), 2, 1), requests())
+    assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])
@@ -176,12 +204,12 @@ def test_packed_weights_over_ranks_say_what_they_say_on_one(pool, mixed, tensor,
             assert scored == pytest.approx(wanted, abs=1e-3)
 
 
-@pytest.mark.parametrize("swap_space", [0.0, 0.01])
-def test_a_preempted_sequence_goes_on_alike_on_every_rank(pool, folders, swap_space):
+@pytest.mark.parametrize(("name", "swap_space"), [("llama", 0.0), ("llama", 0.01), ("deepseek", 0.01)])
+def test_a_preempted_sequence_goes_on_alike_on_every_rank(pool, folders, name, swap_space):
     """With blocks for less than what runs, sequences are preempted, some to host memory; the tokens stay."""
-    got = pool.run(spread(dummy(folders["llama"], blocks=18, seqs=5, swap_space=swap_space), 2), long_ones())
+    got = pool.run(spread(dummy(folders[name], blocks=18, seqs=5, swap_space=swap_space), 2), long_ones())
     assert sum(result["num_preemptions"] for result in got.values()) > 0
-    expected = pool.run(dummy(folders["llama"]), long_ones())
+    expected = pool.run(dummy(folders[name]), long_ones())
     assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
 
 

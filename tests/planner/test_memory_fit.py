@@ -3,7 +3,7 @@
 import pytest
 from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
 
-from octavo_models import from_gguf
+from octavo_models import from_gguf, from_hf_config
 from octavo_models.formats import packed_nbytes
 from octavo_models.partition import Place, kv_layout
 from octavo_models.sharding import obstacle, weights_on_gpu
@@ -92,6 +92,27 @@ def test_a_size_that_does_not_divide_the_model_is_refused(size, words):
 def test_nine_heads_divide_by_three_only():
     spec = described(SMALL)
     assert [size for size in range(1, 13) if obstacle(spec, size, 1) is None] == [1, 3]
+
+
+LATENT = SMALL | {
+    "architectures": ["YoutuForCausalLM"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 96,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 32,
+}
+
+
+def test_latents_are_held_by_every_gpu_and_counted_to_the_byte():
+    spec = from_hf_config(LATENT)
+    layers = len(spec.layers)
+    for ranks in (1, 2, 4):
+        plan = planned(LATENT, **on_a100(ranks))
+        assert plan.fit.budget.kv_per_sequence == 4096 * layers * (512 + 64) * 2
+    assert f"{layers} layers, 8 heads over a latent of 512" in plan.model_summary
 
 
 def test_kv_heads_fewer_than_gpus_are_held_several_times():

@@ -251,8 +251,31 @@ class Operations(Protocol):
         """Attention over paged keys and values; direction, window, chunk, soft cap, scale and slopes as `spec` says.
 
         q: [num_tokens, num_heads, head_dim_k]; caches as in `write_qkv`; sinks: [num_heads], where spec says
-        -> [num_tokens, num_heads, head_dim_v].
+        -> [num_tokens, num_heads, head_dim_v]. Of latent attention spec is the absorbed one, and both caches are that of
+        `write_latent`, of which the first elements are the values.
         """
+
+    def write_latent(
+        self,
+        q: Tensor,
+        kv: Tensor,
+        norm: Tensor,
+        spec: Attention,
+        turn: tuple[Tensor, Tensor],
+        cache: Tensor,
+        batch: PagedBatch,
+    ) -> Tensor:
+        """Norm the step's latents, turn their keys and write both to their slots; turn the last part of each head of q.
+
+        q: [num_tokens, num_heads * head_dim_k]; kv: [num_tokens, width], latent then key;
+        norm: [rank]; turn: of `rotary_table`; cache: [num_blocks, block_size, 1, width]. Slots of block 0 are not written.
+        Returns [num_tokens, num_heads, width], of which the last `rotary_dim` elements are set: the first `rank` are for
+        what `by_head` makes of the others.
+        """
+
+    def by_head(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        """`out[t, h] = x[t, h] @ weight[h]ᵀ`. x: [num_tokens, num_heads, in]; weight: [num_heads, out, in];
+        out: [num_tokens, num_heads, out]; tokens and heads of x and out may lie apart."""
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
         """The most bytes that `attention` takes beside its result, for requests of up to `max_len` tokens."""

@@ -31,6 +31,29 @@ def changed_heads(qkv: Tensor, spec: Attention, changes: HeadChanges) -> tuple[T
     return q, k, v
 
 
+def write_latent(
+    q: Tensor,
+    kv: Tensor,
+    norm: Tensor,
+    spec: Attention,
+    turn: tuple[Tensor, Tensor],
+    cache: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """See `Operations.write_latent`; what is not set of the result is zero."""
+    latent, interleaved = spec.latent, spec.rotary is not None and spec.rotary.interleaved
+    assert latent is not None
+    c, key = torch.split(kv, [latent.rank, latent.rotary_dim], -1)
+    key = reference.apply_rotary(key[:, None], *turn, interleaved=interleaved)
+    token = torch.cat((reference.norm(c, norm, latent.norm)[:, None], key), -1)
+    kept = slots >= cache.shape[1]
+    cache.flatten(0, 1)[slots[kept]] = token[kept].to(cache.dtype)
+    heads = q.view(-1, spec.num_heads, spec.head_dim_k)[..., -latent.rotary_dim :]
+    out = q.new_zeros(len(q), spec.num_heads, latent.width)
+    out[..., latent.rank :] = reference.apply_rotary(heads, *turn, interleaved=interleaved)
+    return out
+
+
 def head_sums(qkv: Tensor, spec: Attention) -> Tensor:
     """[num_tokens, 4] float32: the sum of q's elements, of their squares, and the same of k's."""
     q, k, _ = torch.split(_clipped(qkv, spec).float(), [spec.q_size, spec.k_size, spec.v_size], -1)

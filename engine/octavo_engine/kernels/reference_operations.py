@@ -143,6 +143,8 @@ class ReferenceOperations(Operations):
     ) -> Tensor:
         if k_cache.dtype == torch.float8_e4m3fn:
             k_cache, v_cache = k_cache.float() * kv_scales[0], v_cache.float() * kv_scales[1]
+        if spec.latent is not None:
+            v_cache = v_cache[..., : spec.latent.rank]
         block_size = k_cache.shape[1]
         out = q.new_zeros(q.shape[0], spec.num_heads, spec.head_dim_v)
         starts, rows = batch.query_starts.tolist(), batch.rows.tolist()
@@ -172,6 +174,21 @@ class ReferenceOperations(Operations):
         edges = starts.tolist()
         prompts = [hidden[first:end].float() for first, end in pairwise(edges)]
         return torch.stack([POOLINGS[kind](states) for states in prompts])
+
+    def write_latent(
+        self,
+        q: Tensor,
+        kv: Tensor,
+        norm: Tensor,
+        spec: Attention,
+        turn: tuple[Tensor, Tensor],
+        cache: Tensor,
+        batch: PagedBatch,
+    ) -> Tensor:
+        return reference_heads.write_latent(q, kv, norm, spec, turn, cache, batch.slots)
+
+    def by_head(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        out.copy_(torch.einsum("thi,hoi->tho", x, weight))
 
     def attention_scratch(self, num_decodes: int, max_len: int, spec: Attention) -> int:
         del num_decodes, max_len, spec

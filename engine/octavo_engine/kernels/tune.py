@@ -25,7 +25,7 @@ from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
 from octavo_engine.kernels.triton.operations import TritonOperations
-from octavo_models.layers import Attention, Experts, Mlp
+from octavo_models.layers import Attention, Experts, Latent, Mlp
 
 BLOCK_SIZE = 16
 # What is tried, per kind of launch; a program that doesn't fit the GPU is left out when it says so.
@@ -94,10 +94,13 @@ def workload(name: str, device: torch.device) -> Callable[[TritonOperations], ob
         weight = quantize(plain, bits=4) if kind == "packed" else quantize_float8(plain)
         return lambda ops: ops.matmul(x, weight)
     n, length = (4, 1024) if kind == "prefill" else (32, 4096)
-    dim = int(size)
-    spec = Attention(32, 8, dim, dim, dim**-0.5, None)
-    blocks = length // BLOCK_SIZE
-    k, v = torch.randn(2, n * blocks + 1, BLOCK_SIZE, 8, dim, dtype=torch.bfloat16, device=device).unbind()
+    if size == "latent":
+        spec = Attention(16, 1, 192, 128, 192**-0.5, None, latent=Latent(512, 64)).absorbed
+    else:
+        spec = Attention(32, 8, int(size), int(size), int(size) ** -0.5, None)
+    blocks, dim = length // BLOCK_SIZE, spec.head_dim_k
+    shape = 2, n * blocks + 1, BLOCK_SIZE, spec.num_kv_heads, dim
+    k, v = torch.randn(shape, dtype=torch.bfloat16, device=device).unbind()
     ints = {"dtype": torch.int32, "device": device}
     queries = length if kind == "prefill" else 1
     batch = PagedBatch(
@@ -110,7 +113,7 @@ def workload(name: str, device: torch.device) -> Callable[[TritonOperations], ob
         max_query_len=queries,
         max_seq_len=length,
     )
-    q = torch.randn(n * queries, 32, dim, dtype=torch.bfloat16, device=device)
+    q = torch.randn(n * queries, spec.num_heads, dim, dtype=torch.bfloat16, device=device)
     return lambda ops: ops.attention(q, k, v, batch, spec)
 
 

@@ -212,6 +212,9 @@ def _width(spec: ModelSpec, index: int, tensor_parallel: int) -> int:
     mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
     attention = layer.attention
     in_attention = attention.q_size + attention.k_size + attention.v_size + attention.o_size
+    if attention.latent is not None:  # queries that have taken in keys, and their results
+        latent = attention.latent
+        in_attention += (latent.q_rank or 0) + attention.num_heads * (latent.width + latent.rank)
     return max(in_attention, mlp.intermediate_size * (3 if mlp.gated else 2)) // tensor_parallel
 
 

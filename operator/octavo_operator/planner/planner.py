@@ -143,9 +143,10 @@ def summary(service: LLMService, spec: ModelSpec | None, size: int | None = None
     stored = spec.quantization or spec.dtype
     if service.spec.engine.dtype not in {"auto", spec.dtype}:
         stored += f" as {service.spec.engine.dtype}"
-    return (
-        f"{name}, {len(spec.layers)} layers, {attention.num_heads} heads / {attention.num_kv_heads} KV heads, {stored}"
-    )
+    kv = f"/ {attention.num_kv_heads} KV heads"
+    if attention.latent is not None:
+        kv = f"over a latent of {attention.latent.rank}"
+    return f"{name}, {len(spec.layers)} layers, {attention.num_heads} heads {kv}, {stored}"
 
 
 def _fitted(

@@ -46,6 +46,8 @@ QUICK = frozenset(
         "olmo 2",
         "exaone 4",
         "apertus",
+        "deepseek v3",
+        "minicpm 3",
         "ministral 3",
         "nanochat",
         "phi",

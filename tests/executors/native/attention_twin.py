@@ -28,6 +28,7 @@ class Shape:
     chunk: int = 0
     slopes: bool = False
     sinks: bool = False
+    values_from: int = -1  # values are the elements of keys from here on; -1: they are apart
 
     @property
     def scale(self) -> float:
@@ -40,7 +41,8 @@ class Shape:
     @property
     def sizes(self) -> tuple[int, int, int]:
         kv = self.num_kv_heads
-        return self.num_heads * self.head_dim_k, kv * self.head_dim_k, kv * self.head_dim_v
+        values = kv * self.head_dim_v if self.values_from < 0 else 0
+        return self.num_heads * self.head_dim_k, kv * self.head_dim_k, values
 
     @property
     def width(self) -> int:
@@ -101,6 +103,8 @@ def attention(
     n, group = len(x), shape.num_heads // shape.num_kv_heads
     q = q.reshape(n, shape.num_heads, shape.head_dim_k)
     k = k.reshape(n, shape.num_kv_heads, shape.head_dim_k)
+    if shape.values_from >= 0:
+        v = k.reshape(n, -1)[:, shape.values_from : shape.values_from + shape.head_dim_v]
     v = v.reshape(n, shape.num_kv_heads, shape.head_dim_v)
     if shape.norms:
         q = q / np.sqrt((q * q).mean(-1, keepdims=True) + parameters.eps) * parameters.q_norm

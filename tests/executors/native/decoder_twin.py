@@ -99,7 +99,24 @@ class Twin:
         y = x @ self.weights[name][rows].T
         return y + self.weights[f"{name}_bias"][rows] if f"{name}_bias" in self.weights else y
 
-    def attention(self, x: Array, a: Attention, at: str) -> Array:
+    def latent_heads(self, x: Array, a: Attention, at: str) -> tuple[Array, Array, Array]:
+        """Each head's own query, key and value: [tokens, heads, elements]."""
+        n, latent = len(x), a.latent
+        assert latent is not None
+        assert a.rotary is not None
+        nope = a.head_dim_k - latent.rotary_dim
+        low = x
+        if latent.q_rank is not None:
+            low = self.norm(self.linear(x, f"{at}q_a"), latent.norm, f"{at}q_a_norm")
+        q = self.linear(low, f"{at}q" if latent.q_rank is None else f"{at}q_b").reshape(n, a.num_heads, -1)
+        c, key = np.split(self.linear(x, f"{at}kv_a"), [latent.rank], -1)
+        c, key = self.norm(c, latent.norm, f"{at}kv_a_norm"), turned(key[:, None], a.rotary)
+        q = np.concatenate((q[..., :nope], turned(q[..., nope:], a.rotary)), -1)
+        own = np.einsum("hri,tr->thi", self.weights[f"{at}k_b"].reshape(a.num_heads, latent.rank, nope), c)
+        k = np.concatenate((own, np.broadcast_to(key, (n, a.num_heads, latent.rotary_dim))), -1)
+        return q, k, np.einsum("hvr,tr->thv", self.weights[f"{at}v_b"].reshape(a.num_heads, -1, latent.rank), c)
+
+    def heads(self, x: Array, a: Attention, at: str) -> tuple[Array, Array, Array]:
         n, group = len(x), a.num_heads // a.num_kv_heads
         q, k, v = (self.linear(x, at + name) for name in ("q", "k", "v"))
         if a.qkv_clip is not None:
@@ -110,11 +127,15 @@ class Twin:
             q, k = (turned(y.reshape(n, -1, a.head_dim_k), a.rotary).reshape(n, -1) for y in (q, k))
         if a.qk_norm_after_rotary:
             q, k = self.qk_norm(q, a, f"{at}q_norm"), self.qk_norm(k, a, f"{at}k_norm")
+        k, v = (np.repeat(y.reshape(n, a.num_kv_heads, -1), group, 1) for y in (k, v))
+        return q.reshape(n, a.num_heads, -1), k, v
+
+    def attention(self, x: Array, a: Attention, at: str) -> Array:
+        n = len(x)
+        q, k, v = self.heads(x, a, at) if a.latent is None else self.latent_heads(x, a, at)
         if a.query_scaling is not None:
             s = a.query_scaling
-            q = q * (1 + s.beta * np.log(1 + (np.arange(n) + s.offset) // s.period))[:, None]
-        q = q.reshape(n, a.num_heads, -1)
-        k, v = (np.repeat(y.reshape(n, a.num_kv_heads, -1), group, 1) for y in (k, v))
+            q = q * (1 + s.beta * np.log(1 + (np.arange(n) + s.offset) // s.period))[:, None, None]
         scores = a.scale * np.einsum("qhd,khd->hqk", q, k)
         if a.soft_cap is not None:
             scores = a.soft_cap * np.tanh(scores / a.soft_cap)

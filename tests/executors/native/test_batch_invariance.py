@@ -13,7 +13,7 @@ import matmul_twin as twin
 import numpy as np
 import pytest
 from instruction_sets import AMX, every_isa
-from tiny_specs import MLP, attention, draft, mixture
+from tiny_specs import LATENT, MLP, attention, draft, mixture
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
@@ -24,6 +24,7 @@ from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.load import LoadedWeight, load_weights
 from octavo_models import from_hf_config
+from octavo_models.layers import Latent
 
 CONFIG = {
     "architectures": ["Gemma3ForCausalLM"],
@@ -190,6 +191,20 @@ def test_nor_do_they_with_experts(name, isa, tmp_path, monkeypatch):
     wide = attention(head_dim_k=64, head_dim_v=64, scale=0.125)  # rows of the output's matrix are whole blocks
     windowed = attention(wide.attention, window=300)
     layers = (replace(windowed, mlp=experts.mlp), replace(wide, mlp=experts.mlp))
+    check(draft(layers=layers, hidden=256, vocab=263), dtype, tmp_path)
+
+
+@every_isa
+@pytest.mark.parametrize("name", ["f32", "bf16", "q4_1"])
+def test_nor_do_they_over_latents(name, isa, tmp_path, monkeypatch):
+    """Where a prompt's rows of all heads are multiplied some at a time."""
+    if isa == AMX or (isa == _native.ISAS["scalar"] and name != "f32"):
+        pytest.skip("as above")
+    stored, dtype, scale = FORMATS[name]
+    monkeypatch.setenv("OCTAVO_NATIVE_ISA", next(n for n, number in _native.ISAS.items() if number == isa))
+    monkeypatch.setattr(native_executor, "load_weights", weights_of(stored, 2 * scale))
+    latent = replace(LATENT, num_heads=16, head_dim_k=40, head_dim_v=64, latent=Latent(64, 8, 64))
+    layers = (attention(latent), attention(head_dim_k=64, head_dim_v=64, scale=0.125, window=300))
     check(draft(layers=layers, hidden=256, vocab=263), dtype, tmp_path)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from decoder_twin import Twin
 from native_executors import Sequences, request, start, tokens_of
-from tiny_specs import BLOCK, LAYER, PLAIN, RMS, attention, draft, mixture, mlp
+from tiny_specs import BLOCK, LATENT, LAYER, PLAIN, RMS, attention, draft, mixture, mlp
 
 from octavo_engine.executors.native import executor as native_executor
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_engine.weights.load import LoadedWeight
-from octavo_models.layers import Layer, Mlp, Norm, QueryScaling, Rotary
+from octavo_models.layers import Latent, Layer, Mlp, Norm, QueryScaling, Rotary
 from octavo_models.spec import LearnedPositions, ModelSpec
 
 SLOPES = (0.5, 0.25, 0.0625, 0.01)
@@ -65,6 +65,12 @@ SPECS: dict[str, ModelSpec] = {
     "output gates": draft(attention(output_gate=True, qkv_bias=True, head_dim_v=24)),
     "chunks": draft(attention(chunk=23)),
     "sinks": draft(layers=(attention(sinks=True), attention(sinks=True, window=19))),
+    "latents": draft(attention(LATENT)),
+    "latents of queries too, with biases": draft(attention(LATENT, latent=Latent(22, 8, 18, RMS, bias=True), o_bias=True)),
+    "latents of 70 heads and a dense layer": draft(layers=(attention(LATENT, num_heads=70), BLOCK)),
+    "latents with query scaling and sinks": draft(
+        attention(LATENT, query_scaling=QueryScaling(0.5, 7, 1), sinks=True, rotary=Rotary(8, 100.0))
+    ),
     "experts": draft(mixture()),
     "experts and dense layers": draft(layers=(BLOCK, mixture(), mixture(num=5, chosen=2, expert=Mlp(80)))),
     "experts, not renormalized": draft(mixture(renormalize=False, scale=2.5)),
@@ -132,6 +138,17 @@ def test_logits_equal_the_twins(name, tmp_path, monkeypatch):
         got = np.array([step[row] for step in drawn if row < len(step)])
         assert np.abs(expected).max() > 0.3
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    executor.close()
+
+
+@pytest.mark.parametrize("rank", [20, 22, 512])
+def test_blocks_of_latents_take_what_the_description_says(rank, tmp_path, monkeypatch):
+    """A token has the latent and its turned key, once for all heads, and nothing is padded."""
+    spec = draft(attention(LATENT, latent=Latent(rank, 8)))
+    executor = executor_of(spec, weights_of(spec), tmp_path, monkeypatch)
+    (group,) = spec.kv_layout(16, "f32").groups
+    assert group.kind == "latent"
+    assert executor._loaded().block_bytes(0) == group.block_bytes == 2 * 16 * (rank + 8) * 4
     executor.close()
 
 

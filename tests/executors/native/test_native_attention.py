@@ -30,6 +30,9 @@ SHAPES = {
     "sinks": Shape(sinks=True),
     "chunks": Shape(chunk=37),
     "chunks, slopes and sinks of 40 heads on one": Shape(num_heads=40, num_kv_heads=1, chunk=130, slopes=True, sinks=True),
+    "latents": Shape(num_heads=6, num_kv_heads=1, head_dim_k=40, head_dim_v=32, rotary_dim=8, values_from=8),
+    "latents of odd pairs, 35 heads": Shape(num_heads=35, num_kv_heads=1, head_dim_k=28, head_dim_v=22, rotary_dim=6, interleaved=True, values_from=6),
+    "latents as published": Shape(num_heads=16, num_kv_heads=1, head_dim_k=576, head_dim_v=512, rotary_dim=64, interleaved=True, values_from=64),
     "all of it": Shape(num_heads=6, head_dim_k=48, head_dim_v=32, rotary_dim=32, window=33, soft_cap=3.0, norms=True, biases=True),
 }  # fmt: skip
 
@@ -48,6 +51,7 @@ def make_layer(
     model.num_heads, model.num_kv_heads = shape.num_heads, shape.num_kv_heads
     model.head_dim_k, model.head_dim_v = shape.head_dim_k, shape.head_dim_v
     model.scale, model.window, model.soft_cap = shape.scale, shape.window, shape.soft_cap
+    model.values_from = shape.values_from
     model.chunk, model.alibi_slopes = shape.chunk, parameters.slopes.tolist() if shape.slopes else []
     rotary.dim, rotary.interleaved, rotary.inverse_frequencies = shape.rotary_dim, shape.interleaved, shape.frequencies
     norm = _native.Norm()
@@ -129,11 +133,12 @@ def test_mixed_batches_equal_whole_attention(name, bf16, isa):
     [
         Shape(num_heads=3, num_kv_heads=1),
         Shape(num_heads=3, num_kv_heads=1, window=300),
+        Shape(num_heads=6, num_kv_heads=1, head_dim_k=40, head_dim_v=30, rotary_dim=10, values_from=10),
         Shape(
             num_heads=34, num_kv_heads=1, head_dim_k=4, head_dim_v=4, rotary_dim=0, chunk=450, slopes=True, sinks=True
         ),
     ],
-    ids=["all keys", "window", "pieces of heads with sinks"],
+    ids=["all keys", "window", "latents", "pieces of heads with sinks"],
 )
 def test_keys_that_are_split_among_threads_give_the_same_bits(shape, bf16, isa):
     """Decoded alone by one thread, by three that share the keys, or in a chunk of a prompt: no bit differs."""
@@ -189,9 +194,14 @@ def test_blocks_of_several_tiles(block_size):
 
 @every_isa_of_operations
 @pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
-def test_what_a_blocks_last_owner_left_does_not_count(bf16, isa):
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(head_dim_v=24), Shape(num_kv_heads=1, head_dim_k=26, head_dim_v=18, rotary_dim=8, values_from=8)],
+    ids=["keys and values", "latents"],
+)
+def test_what_a_blocks_last_owner_left_does_not_count(shape, bf16, isa):
     """Blocks full of NaN serve a new sequence as clean ones do, at odd lengths too."""
-    shape, rng = Shape(head_dim_v=24), np.random.default_rng(11)
+    rng = np.random.default_rng(11)
     parameters = Parameters.random(shape, rng)
     layer = make_layer(shape, parameters, isa=isa, bf16=bf16)
     layer.fill_blocks(0xFF)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, get_args
 
-from octavo_models.layers import Attention, Experts, Layer, Mlp, Norm, Rotary, Router
+from octavo_models.layers import Attention, Experts, Latent, Layer, Mlp, Norm, Rotary, Router
 from octavo_models.spec import ModelSpec
 from octavo_models.spec_draft import SpecDraft, complete
 from octavo_models.tensors import LayerWeight, OuterWeight, TensorMap, at
@@ -17,6 +17,7 @@ RMS, LAYER = Norm(eps=1e-5), Norm("layer", 1e-5, bias=True)
 ROTARY = Rotary(16, 100.0)
 ATTENTION = Attention(4, 2, 16, 16, 0.25, ROTARY)
 PLAIN = Attention(4, 4, 16, 16, 0.25, None)
+LATENT = Attention(4, 1, 24, 12, 0.2, Rotary(8, 100.0, interleaved=True), latent=Latent(20, 8))
 MLP, EXPERT = Mlp(96), Mlp(48)
 BLOCK = Layer(ATTENTION, MLP, RMS, None, RMS, None)
 

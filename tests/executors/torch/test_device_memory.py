@@ -101,12 +101,22 @@ def test_the_largest_step_has_all_requests_and_all_tokens(tokens, seqs, max_len,
 
 
 SWAPPING = {"num_hidden_layers": 3}
+LATENT = {
+    "architectures": ["YoutuForCausalLM"],
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 20,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 12,
+}
+KINDS = pytest.mark.parametrize("kind", ["plain", "wide", "latent"])
 WIDE_KEYS = 24  # of heads whose values are narrower, as in DeepSeek's attention: two sizes of matrices
 
 
-def kv_cache(num_blocks, num_host_blocks, *, wide=False, lock=None):
-    spec = from_hf_config(SMALL | SWAPPING)
-    if wide:
+def kv_cache(num_blocks, num_host_blocks, *, kind="plain", lock=None):
+    spec = from_hf_config(SMALL | SWAPPING | (LATENT if kind == "latent" else {}))
+    if kind == "wide":
         layers = tuple(
             replace(layer, attention=replace(layer.attention, head_dim_k=WIDE_KEYS, rotary=None))
             for layer in spec.layers
@@ -116,8 +126,8 @@ def kv_cache(num_blocks, num_host_blocks, *, wide=False, lock=None):
     return KVCache(spec, layout, (num_blocks,), "bf16", torch.device("cpu"), (num_host_blocks,), lock), layout
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
+@KINDS
+def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(kind):
     """Blocks of the device and of the host are: PyTorch rounds each of its own up, pinned ones to powers of two."""
     locked, unlocked = [], []
 
@@ -125,11 +135,11 @@ def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
         locked.append((memory.data_ptr(), memory.nbytes))
         return lambda: unlocked.append(memory.data_ptr())
 
-    cache, layout = kv_cache(7, 5, wide=wide, lock=lock)
+    cache, layout = kv_cache(7, 5, kind=kind, lock=lock)
     tensors = [*cache.keys.values(), *cache.values.values()]
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
     assert tensors[0].untyped_storage().nbytes() == 7 * layout.groups[0].block_bytes
-    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) == 6
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) == (3 if kind == "latent" else 6)
     hosts = [stack.host for stack in cache._stacks[0]]
     assert {host.untyped_storage().data_ptr() for host in hosts} == {locked[0][0]}
     assert [size for _, size in locked] == [5 * layout.groups[0].block_bytes]
@@ -138,28 +148,26 @@ def test_blocks_of_a_group_are_one_allocation_of_the_bytes_that_were_said(wide):
     assert unlocked == [locked[0][0]]
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@KINDS
 @pytest.mark.parametrize("staging_blocks", [1, 2, 100])
-def test_swapped_blocks_come_back_as_they_were(monkeypatch, wide, staging_blocks):
+def test_swapped_blocks_come_back_as_they_were(monkeypatch, kind, staging_blocks):
     """However many fit into the staging buffers; out, then copies, then in, and into other blocks."""
-    _, layout = kv_cache(1, 1, wide=wide)
+    _, layout = kv_cache(1, 1, kind=kind)
     monkeypatch.setattr(module, "STAGING_BYTES", staging_blocks * layout.groups[0].block_bytes)
-    cache, _ = kv_cache(12, 9, wide=wide)
+    cache, _ = kv_cache(12, 9, kind=kind)
     for tensor in (*cache.keys.values(), *cache.values.values()):
         tensor.copy_(torch.randn(tensor.shape))
-    before = {i: (cache.keys[i].clone(), cache.values[i].clone()) for i in cache.keys}
+    before = [(tensor, tensor.clone()) for held in (cache.keys, cache.values) for tensor in held.values()]
     out = [(0, 3, 1), (0, 4, 2), (0, 5, 3), (0, 9, 7), (0, 10, 8), (0, 2, 5)]
     cache.apply(KVOps(swap_out=tuple(out), copies=((0, 3, 5), (0, 1, 10)), swap_in=((0, 7, 4), (0, 8, 11), (0, 1, 1))))
     expected = {5: 3, 10: 1, 4: 9, 11: 10, 1: 3}  # block: whose it has now
-    for i, (keys, values) in before.items():
+    for tensor, old in before:
         for block in range(12):
-            assert torch.equal(cache.keys[i][block], keys[expected.get(block, block)])
-            assert torch.equal(cache.values[i][block], values[expected.get(block, block)])
+            assert torch.equal(tensor[block], old[expected.get(block, block)])
     cache.apply(KVOps(swap_in=tuple((group, host, block) for group, block, host in out)))
-    for i, (keys, values) in before.items():
+    for tensor, old in before:
         for _, block, _ in out:
-            assert torch.equal(cache.keys[i][block], keys[block])
-            assert torch.equal(cache.values[i][block], values[block])
+            assert torch.equal(tensor[block], old[block])
 
 
 def test_a_swap_takes_few_copies(monkeypatch):

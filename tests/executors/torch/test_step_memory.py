@@ -78,6 +78,24 @@ QWEN_30B = QWEN_MOE | {
     "num_attention_heads": 32,
     "head_dim": 128,
 }
+DEEPSEEK_LITE = QWEN_MOE | {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 512,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+DEEPSEEK = DEEPSEEK_LITE | {
+    "hidden_size": 5120,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+}
+LATENTS = [("DeepSeek-V2-Lite", DEEPSEEK_LITE, 1), ("DeepSeek-V2", DEEPSEEK, 1), ("DeepSeek-V2", DEEPSEEK, 8)]
 EXPERTS = [("Qwen 1.5 MoE", QWEN_MOE, 1), ("Qwen3-30B-A3B", QWEN_30B, 1), ("Qwen3-30B-A3B", QWEN_30B, 4)]
 CASES = [("8B", LLAMA_8B, 1), ("8B", LLAMA_8B, 8), ("70B", LLAMA_70B, 1), ("70B", LLAMA_70B, 8), ("Gemma", GEMMA, 1)]
 SCHEDULERS = [(256, 8192), (16, 16)]
@@ -176,7 +194,7 @@ def run(executor, step):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize(("name", "config", "ranks"), [*CASES, *EXPERTS])
+@pytest.mark.parametrize(("name", "config", "ranks"), [*CASES, *EXPERTS, *LATENTS])
 def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks, scheduler, monkeypatch):
     """Steps of any lengths, with any parameters; and the largest one comes near to it, so the figure is no guess."""
     executor = executor_of(config, ranks, scheduler, monkeypatch)

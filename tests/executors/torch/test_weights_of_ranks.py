@@ -15,9 +15,10 @@ from octavo_models.partition import Place, shards
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", ["gpt-oss", "llama 4", "qwen 2 with experts", "phi 3", "gpt 2"])
+@pytest.mark.parametrize("kind", ["gpt-oss", "llama 4", "qwen 2 with experts", "phi 3", "gpt 2", "deepseek v3"])
 def test_a_rank_reads_its_rows_of_every_expert_and_of_every_packed_tensor(kind, tmp_path):
-    """Rows of gate and up in turn, transposed; tensors of all experts, and one for each; q, k and v together."""
+    """Rows of gate and up in turn, transposed; tensors of all experts, and one for each; q, k and v together; each
+    head's keys and values, of which the keys are transposed."""
     make(kind, tmp_path)
     model = ModelConfig(model=str(tmp_path), served_model_names=("tiny",))
     files = resolve(model, lambda *_: None)

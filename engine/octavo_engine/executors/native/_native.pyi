@@ -43,6 +43,13 @@ class RouterModel:
     jitter: float
     weighs_input: bool
 
+class LatentModel:
+    rank: int
+    rotary_dim: int
+    q_rank: int  # 0: queries are a product of the layer's input
+    q_norm: Norm
+    kv_norm: Norm
+
 class LayerModel:
     num_heads: int
     num_kv_heads: int
@@ -62,6 +69,8 @@ class LayerModel:
     sinks: bool
     rotary: int
     kv_group: int
+    values_from: int  # values are the elements of keys from here on; -1: they are apart
+    latent: LatentModel
     router: RouterModel
     mlp: MlpModel  # of each expert, where there is a router
     shared: MlpModel  # of no size: none

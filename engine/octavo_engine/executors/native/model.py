@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_models.layers import Experts, Layer, Mlp, Norm, Rotary, Router
+from octavo_models.layers import Experts, Latent, Layer, Mlp, Norm, Rotary, Router
 from octavo_models.pooling import Dense, Pooling
 from octavo_models.spec import KVLayout, ModelSpec
 
@@ -119,6 +119,8 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.sinks = attention.sinks
     layer.rotary = -1 if attention.rotary is None else rotaries.index(attention.rotary)
     layer.kv_group = kv_group
+    if attention.latent is not None:
+        layer.latent = _latent(native, attention.latent)
     if isinstance(spec.mlp, Experts):
         layer.router = _router(native, spec.mlp.router, spec.mlp)
         layer.mlp = _mlp(native, spec.mlp.expert)
@@ -136,6 +138,15 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.q_norm = _norm(native, attention.qk_norm)
     layer.k_norm = _norm(native, attention.qk_norm)
     return layer
+
+
+def _latent(native: ModuleType, spec: Latent) -> _native.LatentModel:
+    latent: _native.LatentModel = native.LatentModel()
+    latent.rank = spec.rank
+    latent.rotary_dim = spec.rotary_dim
+    latent.q_rank = spec.q_rank or 0
+    latent.q_norm = latent.kv_norm = _norm(native, spec.norm)
+    return latent
 
 
 def _mlp(native: ModuleType, spec: Mlp) -> _native.MlpModel:

@@ -15,6 +15,7 @@ from torch import Tensor
 from octavo_engine.executors.torch.embedding import Embedding
 from octavo_engine.executors.torch.feed_forward import ExpertsWeights, MlpWeights, feed_forward
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.latent import LatentWeights
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
@@ -47,7 +48,7 @@ class LayerWeights:
     post_mlp_norm: NormWeights | None
     q_norm: NormWeights | None
     k_norm: NormWeights | None
-    qkv: Linear
+    qkv: Linear | LatentWeights
     sinks: Tensor | None  # [num_heads]
     output_gate: Linear | None
     o: Linear
@@ -100,6 +101,7 @@ class Decoder:
         self._scalings = dict.fromkeys(scaling for scaling in scalings if scaling is not None)
         # Equal ones are one object: by it a step's batch finds what it has settled for layers of this kind.
         kinds = {layer.attention: layer.attention for layer in spec.layers}
+        self._absorbed = {kind: kind.absorbed for kind in kinds}
         self._attentions = [kinds[layer.attention] for layer in spec.layers]
         self.on_part: Callable[[], None] = lambda: None  # called as each layer, or logits, were computed, or launched
         self.layers = [self._layer(weights.pop, vector, i, layer) for i, layer in enumerate(spec.layers)]
@@ -183,6 +185,9 @@ class Decoder:
         cache: KVCache | ScratchCache,
     ) -> Tensor:
         ops, batch = self.ops, inputs.groups[cache.group_of_layer[i]]
+        if isinstance(weights.qkv, LatentWeights):
+            mixed = weights.qkv(ops, x, spec, changes, cache.keys[i], batch, weights.sinks)
+            return self.parallel.all_reduce(weights.o(ops, mixed))
         keys, values = cache.keys[i], cache.values[i]
         qkv = weights.qkv(ops, x)
         q = ops.write_qkv(qkv, spec, self._normed(qkv, spec, weights, changes), keys, values, batch)
@@ -227,7 +232,11 @@ class Decoder:
             post_mlp_norm=norm("post_mlp_norm", layer.post_mlp_norm),
             q_norm=norm("q_norm", attention.qk_norm),
             k_norm=norm("k_norm", attention.qk_norm),
-            qkv=linear("q", "k", "v", bias=attention.qkv_bias),
+            qkv=linear("q", "k", "v", bias=attention.qkv_bias)
+            if attention.latent is None
+            else LatentWeights.of(
+                matrix, vector, f"layers.{i}.", attention, attention.latent, self._absorbed[attention]
+            ),
             sinks=vector(f"layers.{i}.sinks") if attention.sinks else None,
             output_gate=linear("output_gate", bias=False) if attention.output_gate else None,
             o=linear("o", bias=attention.o_bias),

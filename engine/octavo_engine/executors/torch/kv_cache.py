@@ -32,6 +32,8 @@ Lock = Callable[[Tensor], Callable[[], None]]
 class KVCache:
     """`keys[layer]` and `values[layer]`: [num_blocks of the layer's group, block_size, num_kv_heads, head_dim].
 
+    Of latent attention there are keys alone: a token's latent and its turned key.
+
     The swap space has `num_host_blocks` in one piece of host memory; page-locked beside a GPU, so that moves need not
     be waited for. `lock` does that, and returns what undoes it.
     """
@@ -66,7 +68,10 @@ class KVCache:
             for i in group.layers:
                 self.group_of_layer[i] = g
                 attention = model.attentions[i]
-                for held, dim in ((self.keys, attention.head_dim_k), (self.values, attention.head_dim_v)):
+                parts = [(self.keys, attention.head_dim_k), (self.values, attention.head_dim_v)]
+                if attention.latent is not None:
+                    parts = [(self.keys, attention.latent.width)]
+                for held, dim in parts:
                     shape = (layout.block_size, attention.num_kv_heads, dim)
                     matrices.append((math.prod(shape), held, i, shape))
             assert sum(size for size, *_ in matrices) * dtype.itemsize == group.block_bytes, group

@@ -11,7 +11,7 @@ from octavo_engine.config import SchedulerConfig
 from octavo_engine.executors.torch.input_batch import MOST_VALUES
 from octavo_engine.executors.torch.sampler import PROMPT_ROWS
 from octavo_engine.kernels.operations import Operations
-from octavo_models.layers import Experts, Layer, Mlp
+from octavo_models.layers import Attention, Experts, Layer, Mlp
 from octavo_models.outline import Model
 from octavo_models.partition import Place
 from octavo_models.spec import KVLayout, ModelSpec
@@ -44,7 +44,7 @@ def step_bytes(
     inputs += num_tokens * 4 * (len({attention.query_scaling for attention in spec.attentions}) + HEAD_SUMS)
     numbers = 4 * (max(MOST_VALUES, max_len) + n * (6 + 4 * (1 + len(layout.groups))))
     # Each kind of attention keeps its own through the step.
-    forward = sum(ops.attention_scratch(n, max_len, kind) for kind in set(spec.attentions))
+    forward = sum(ops.attention_scratch(n, max_len, kind.absorbed) for kind in set(spec.attentions))
     if isinstance(spec, ModelSpec):
         forward += element_size * num_tokens * max(_layer_width(spec, layer) for layer in spec.layers)
         if packed:
@@ -73,13 +73,24 @@ def table_bytes(scheduler: SchedulerConfig, layout: KVLayout, max_len: int) -> i
 def _layer_width(spec: ModelSpec, layer: Layer) -> int:
     """Elements a token at the widest moment of a layer: the residual stream's rows, and what is beside them."""
     h, attention = spec.hidden_size, layer.attention
-    qkv = attention.q_size + attention.k_size + attention.v_size
-    # Where q, k and v, or gate and up, are stored in several formats, their products are put side by side.
-    attending = 2 * h + max(2 * qkv, qkv + attention.q_size + attention.o_size * (1 + attention.output_gate) + h)
+    attending = 2 * h + _attention_width(attention, h)
     feeding = 3 * h + _feed_forward_width(layer.mlp, h)
     more = sum(norm is not None for norm in (layer.post_attention_norm, layer.post_mlp_norm))
     more += (spec.residual_multiplier != 1.0) + layer.parallel_residual + layer.post_norms_sum
     return max(attending, feeding, 5 * h) + more * h
+
+
+def _attention_width(attention: Attention, h: int) -> int:
+    """Beside what is normed and the residual stream."""
+    q, latent = attention.q_size, attention.latent
+    qkv = q + attention.k_size + attention.v_size
+    if latent is None:
+        # Where q, k and v, or gate and up, are stored in several formats, their products are put side by side.
+        return max(2 * qkv, qkv + q + attention.o_size * (1 + attention.output_gate) + h)
+    low = 2 * (latent.q_rank or 0)
+    absorbed, mixed = attention.num_heads * latent.width, attention.num_heads * latent.rank
+    scaled = q if attention.query_scaling is not None else 0
+    return low + max(qkv + scaled + absorbed, absorbed + mixed, mixed + attention.o_size + h)
 
 
 def _feed_forward_width(mlp: Mlp | Experts, h: int) -> int:
@@ -97,7 +108,9 @@ def _product_columns(spec: ModelSpec, place: Place) -> set[int]:
     found = {spec.hidden_size, -(-spec.vocab_size // place.tensor_size), spec.projected_embedding or 0}
     for layer in spec.layers:
         q, k, v = layer.attention.q_size, layer.attention.k_size, layer.attention.v_size
-        found |= {q, k, v, q + k, k + v, q + k + v, layer.attention.o_size}
+        latent = layer.attention.latent
+        found |= {latent.q_rank or 0} if latent is not None else {q + k, k + v, q + k + v}
+        found |= {q, k, v, layer.attention.o_size}
         dense = layer.mlp.shared if isinstance(layer.mlp, Experts) else layer.mlp
         if dense is not None:
             found |= {dense.intermediate_size, 2 * dense.intermediate_size}

@@ -27,10 +27,13 @@ class ScoreBiases:
 
 
 @triton.jit
-def load_query(source, row, heads, held, D: tl.constexpr, BLOCK_D: tl.constexpr, HEADS: tl.constexpr):
-    """q[row, heads]: [BLOCK_M, BLOCK_D], zero where not held."""
+def load_query(
+    source, row, heads, held, FIRST: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, STRIDE: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    """Elements FIRST … FIRST + D - 1 of q[row, heads]: [BLOCK_M, BLOCK_D], zero where not held. A head has STRIDE."""
     d = tl.arange(0, BLOCK_D)
-    at = (row * HEADS + heads)[:, None] * D + d[None, :]
+    at = (row * HEADS + heads)[:, None] * STRIDE + FIRST + d[None, :]
     return tl.load(source + at, mask=held[:, None] & (d < D)[None, :], other=0.0)
 
 
@@ -43,6 +46,7 @@ def load_blocks(table, keys, first_key, end_key, BLOCK_SIZE: tl.constexpr):
 @triton.jit
 def attend(
     q,
+    turned,
     keys,
     blocks,
     first_key,
@@ -61,8 +65,10 @@ def attend(
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    BLOCK_SHARED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -74,16 +80,23 @@ def attend(
     """Take the keys first_key … end_key - 1 of `keys` [BLOCK_N] into (row_max, row_sum, acc), which are returned.
 
     blocks: of `load_blocks` for the same keys; q: [BLOCK_M, BLOCK_D] at positions query_at [BLOCK_M]; `scale`, `soft_cap` and
-    `slopes` (ALiBi's, of each row) are in units of log2.
+    `slopes` (ALiBi's, of each row) are in units of log2. With SHARED, the D elements of a latent are key and value of all
+    heads, and the key's SHARED elements behind them meet `turned`, [BLOCK_M, BLOCK_SHARED].
     Keys outside are never read: null blocks may hold anything, NaN included.
     """
     d, dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
     held = (keys >= first_key) & (keys < end_key)
     block_at = blocks.to(tl.int64)
     in_block = keys % BLOCK_SIZE
-    k_at = k_head + block_at * k_block_stride + in_block * (KV_HEADS * D)
+    TOKEN: tl.constexpr = D + SHARED if SHARED > 0 else KV_HEADS * D
+    k_at = k_head + block_at * k_block_stride + in_block * TOKEN
     k = tl.load(k_at[None, :] + d[:, None], mask=held[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_N]
-    scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION) * scale
+    scores = tl.dot(q, k.to(q.dtype), input_precision=PRECISION)
+    if SHARED > 0:
+        s = tl.arange(0, BLOCK_SHARED)
+        shared = tl.load(k_at[None, :] + D + s[:, None], mask=held[None, :] & (s < SHARED)[:, None], other=0.0)
+        scores = tl.dot(turned, shared.to(q.dtype), scores, input_precision=PRECISION)
+    scores *= scale
     if SOFT_CAP:
         scores = soft_cap * (2.0 * tl.sigmoid(2.0 * scores / soft_cap) - 1.0)  # tanh
     if ALIBI:
@@ -103,8 +116,12 @@ def attend(
     base = tl.where(new_max == float("-inf"), 0.0, new_max)
     weights = tl.exp2(scores - base[:, None])
     shrink = tl.exp2(row_max - base)
-    v_at = v_head + block_at * v_block_stride + in_block * (KV_HEADS * DV)
-    v = tl.load(v_at[:, None] + dv[None, :], mask=held[:, None] & (dv < DV)[None, :], other=0.0)  # [BLOCK_N, BLOCK_DV]
+    if SHARED > 0:
+        v = tl.trans(k)
+    else:
+        v_at = v_head + block_at * v_block_stride + in_block * (KV_HEADS * DV)
+        v = tl.load(v_at[:, None] + dv[None, :], mask=held[:, None] & (dv < DV)[None, :], other=0.0)
+    # v: [BLOCK_N, BLOCK_DV]
     acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc * shrink[:, None], input_precision=PRECISION)
     return new_max, row_sum * shrink + tl.sum(weights, 1), acc
 

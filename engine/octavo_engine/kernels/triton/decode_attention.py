@@ -94,8 +94,10 @@ def decode_kernel(
     GROUP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    BLOCK_SHARED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -109,6 +111,7 @@ def decode_kernel(
     SPLIT: tl.constexpr,
 ):
     HEADS: tl.constexpr = KV_HEADS * GROUP
+    KEY: tl.constexpr = 0 if SHARED > 0 else D
     runs, runs_until = count_runs(seq_lens, num_requests, REQUESTS, SPLIT, BLOCK_N, WINDOW, CHUNK)
     num_items = tl.sum(runs) * KV_HEADS
     m, dv = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_DV)
@@ -127,7 +130,10 @@ def decode_kernel(
         held = m < GROUP
         heads = kv_head * GROUP + m
         row = r.to(tl.int64) + tl.zeros([BLOCK_M], tl.int64)
-        q_tile = load_query(q, row, heads, held, D, BLOCK_D, HEADS)
+        q_tile = load_query(q, row, heads, held, 0, D, BLOCK_D, D + SHARED, HEADS)
+        turned = q_tile
+        if SHARED > 0:
+            turned = load_query(q, row, heads, held, D, SHARED, BLOCK_SHARED, D + SHARED, HEADS)
         query_at = tl.where(held, seq_len - 1, -1)
         slope = slopes_of(slopes, heads, held, ALIBI)
         table = block_tables + tl.load(rows + r).to(tl.int64) * table_stride
@@ -139,9 +145,9 @@ def decode_kernel(
             keys = at + tl.arange(0, BLOCK_N)
             coming = load_blocks(table, keys + BLOCK_N, first_key, end, BLOCK_SIZE)
             row_max, row_sum, acc = attend(
-                q_tile, keys, blocks, first_key, end, query_at,
-                k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
-                row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, 0, 0, True, SOFT_CAP,
+                q_tile, turned, keys, blocks, first_key, end, query_at,
+                k_cache + kv_head * KEY, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
+                row_max, row_sum, acc, KV_HEADS, D, DV, SHARED, BLOCK_D, BLOCK_DV, BLOCK_SHARED, BLOCK_SIZE, 0, 0, True, SOFT_CAP,
                 ALIBI, PRECISION,
             )  # fmt: skip
             blocks = coming

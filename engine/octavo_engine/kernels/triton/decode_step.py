@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import cdiv, next_power_of_2
-from octavo_engine.kernels.triton.attention_launch import block_of, constants_of, numbers_of
+from octavo_engine.kernels.triton.attention_launch import constants_of, numbers_of, tiles_of
 from octavo_engine.kernels.triton.attention_tile import ScoreBiases
 from octavo_engine.kernels.triton.decode_attention import decode_kernel, join_kernel, most_runs
 from octavo_engine.kernels.triton.launch import BoundLaunch, Launcher
@@ -114,7 +114,7 @@ class DecodeAttention:
                 BLOCK_HEADS=block_heads,
                 num_warps=4,
             )
-            programs = min(max_runs * spec.num_kv_heads, launch.card.num_sms * chosen["PROGRAMS_PER_SM"])
+            programs = min(max_runs * constants["KV_HEADS"], launch.card.num_sms * chosen["PROGRAMS_PER_SM"])
             joins = n, cdiv(spec.num_heads, block_heads)
             self._launches.append(_Launches(first, (programs,), attend, joins, join if max_runs > n else None))
 
@@ -158,4 +158,4 @@ def _reach(max_len: int, spec: Attention, chosen: Parameters) -> int:
 
 
 def _chosen(launch: Launcher, spec: Attention, element_size: int) -> Parameters:
-    return launch.tiles(f"decode.{max(64, block_of(spec.head_dim_k))}", element_size)
+    return launch.tiles(tiles_of("decode", spec), element_size)

@@ -36,6 +36,7 @@ from octavo_engine.kernels.triton.experts import scratch_bytes as scratch_of_exp
 from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.head_sums import head_sums
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
+from octavo_engine.kernels.triton.latent import write_latent
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.logits import ban, penalize, soft_cap_logits
 from octavo_engine.kernels.triton.logprobs import logprobs
@@ -150,6 +151,21 @@ class TritonOperations(Operations):
     ) -> Tensor:
         biases = ScoreBiases(self._slopes_of(spec, q.device), sinks)
         return self._over(batch, spec, k_cache, v_cache, kv_scales).attend(batch, q, k_cache, v_cache, biases)
+
+    def write_latent(
+        self,
+        q: Tensor,
+        kv: Tensor,
+        norm: Tensor,
+        spec: Attention,
+        turn: tuple[Tensor, Tensor],
+        cache: Tensor,
+        batch: PagedBatch,
+    ) -> Tensor:
+        return write_latent(self.launch, q, kv, norm, spec, turn, cache, batch.slots)
+
+    def by_head(self, x: Tensor, weight: Tensor, out: Tensor) -> None:
+        torch.bmm(x.transpose(0, 1), weight.transpose(1, 2), out=out.transpose(0, 1))  # cuBLAS
 
     def _slopes_of(self, spec: Attention, device: torch.device) -> Tensor | None:
         """[num_heads] float32, in units of log2."""

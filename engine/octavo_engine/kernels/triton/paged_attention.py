@@ -32,7 +32,8 @@ class PagedAttention:
         kv_scales: tuple[float, float],
     ) -> None:
         expect(k_cache, (ANY, ANY, spec.num_kv_heads, spec.head_dim_k), *CACHED, strided=True)
-        expect(v_cache, (*k_cache.shape[:2], spec.num_kv_heads, spec.head_dim_v), k_cache.dtype, strided=True)
+        values = spec.head_dim_v if spec.latent is None else spec.latent.width
+        expect(v_cache, (*k_cache.shape[:2], spec.num_kv_heads, values), k_cache.dtype, strided=True)
         if k_cache.dtype == torch.float8_e4m3fn:
             launch.card.require_float8("a KV cache in float8")
         for numbers in (batch.rows, batch.query_starts, batch.seq_lens):

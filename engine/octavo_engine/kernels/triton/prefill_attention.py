@@ -17,7 +17,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.triton.arguments import next_power_of_2
-from octavo_engine.kernels.triton.attention_launch import constants_of, numbers_of
+from octavo_engine.kernels.triton.attention_launch import constants_of, numbers_of, tiles_of
 from octavo_engine.kernels.triton.attention_tile import (
     ScoreBiases,
     attend,
@@ -73,8 +73,10 @@ def prefill_kernel(
     GROUP: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    BLOCK_SHARED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -88,6 +90,7 @@ def prefill_kernel(
 ):
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     HEADS: tl.constexpr = KV_HEADS * GROUP
+    KEY: tl.constexpr = 0 if SHARED > 0 else D
     # A request's last tiles see the most keys: they start first, and the short ones fill up what is left.
     tile, kv_head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
     r, part = find_request(query_starts, tile, first_request, num_requests, BLOCK_Q)
@@ -103,7 +106,10 @@ def prefill_kernel(
     heads = kv_head * GROUP + m % GROUP
     row = (start + query).to(tl.int64)
     query_at = tl.where(held, seq_len - num_queries + query, -1)
-    q_tile = load_query(q, row, heads, held, D, BLOCK_D, HEADS)
+    q_tile = load_query(q, row, heads, held, 0, D, BLOCK_D, D + SHARED, HEADS)
+    turned = q_tile
+    if SHARED > 0:
+        turned = load_query(q, row, heads, held, D, SHARED, BLOCK_SHARED, D + SHARED, HEADS)
     end = seq_len
     if CAUSAL:
         end = tl.minimum(seq_len - num_queries + first_query + BLOCK_Q, seq_len)
@@ -125,9 +131,9 @@ def prefill_kernel(
         keys = at + tl.arange(0, BLOCK_N)
         coming = load_blocks(table, keys + BLOCK_N, first_key, end, BLOCK_SIZE)
         row_max, row_sum, acc = attend(
-            q_tile, keys, blocks, first_key, end, query_at,
-            k_cache + kv_head * D, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
-            row_max, row_sum, acc, KV_HEADS, D, DV, BLOCK_D, BLOCK_DV, BLOCK_SIZE, WINDOW, CHUNK, CAUSAL, SOFT_CAP,
+            q_tile, turned, keys, blocks, first_key, end, query_at,
+            k_cache + kv_head * KEY, v_cache + kv_head * DV, k_block_stride, v_block_stride, scale, soft_cap, slope,
+            row_max, row_sum, acc, KV_HEADS, D, DV, SHARED, BLOCK_D, BLOCK_DV, BLOCK_SHARED, BLOCK_SIZE, WINDOW, CHUNK, CAUSAL, SOFT_CAP,
             ALIBI, PRECISION,
         )  # fmt: skip
         blocks = coming
@@ -155,12 +161,12 @@ class PrefillAttention:
     ) -> None:
         """Settle the launch for queries and caches like these."""
         constants = constants_of(spec, q, k_cache, biases)
-        chosen = launch.tiles(f"prefill.{max(64, constants['BLOCK_D'])}", q.element_size())
+        chosen = launch.tiles(tiles_of("prefill", spec), q.element_size())
         group = constants["GROUP"]
         block_m = max(next_power_of_2(group), chosen["BLOCK_M"])
         num_prefills = batch.num_requests - batch.num_decodes
         num_rows = q.shape[0] - batch.num_decodes
-        self._grid = num_rows // (block_m // group) + num_prefills if num_prefills else 0, spec.num_kv_heads
+        self._grid = num_rows // (block_m // group) + num_prefills if num_prefills else 0, constants["KV_HEADS"]
         self._run = launch.bind(
             prefill_kernel,
             (

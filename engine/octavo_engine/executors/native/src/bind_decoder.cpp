@@ -45,6 +45,8 @@ void bind_layer(nb::module_& module) {
       .def_rw("sinks", &LayerModel::sinks)
       .def_rw("rotary", &LayerModel::rotary)
       .def_rw("kv_group", &LayerModel::kv_group)
+      .def_rw("values_from", &LayerModel::values_from)
+      .def_rw("latent", &LayerModel::latent)
       .def_rw("router", &LayerModel::router)
       .def_rw("mlp", &LayerModel::mlp)
       .def_rw("shared", &LayerModel::shared)
@@ -98,6 +100,13 @@ void bind_model(nb::module_& module) {
       .def_rw("scale", &RouterModel::scale)
       .def_rw("jitter", &RouterModel::jitter)
       .def_rw("weighs_input", &RouterModel::weighs_input);
+  nb::class_<LatentModel>(module, "LatentModel")
+      .def(nb::init<>())
+      .def_rw("rank", &LatentModel::rank)
+      .def_rw("rotary_dim", &LatentModel::rotary_dim)
+      .def_rw("q_rank", &LatentModel::q_rank)
+      .def_rw("q_norm", &LatentModel::q_norm)
+      .def_rw("kv_norm", &LatentModel::kv_norm);
   bind_layer(module);
   nb::class_<DenseModel>(module, "DenseModel")
       .def(nb::init<>())

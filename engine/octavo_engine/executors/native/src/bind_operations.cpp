@@ -102,8 +102,9 @@ class AttentionLayer {
     team_.run([&](Member& me) {
       float* mine = memory.data() + me.id * scratch;
       attention.prepare(me, plan, rows.data(), ld);
-      attention.write(me, plan, rows.data(), ld, mine);
-      attention.attend(me, plan, plan.attention[0], rows.data(), ld, parts.data(), out.data(), mine);
+      attention.write(me, plan, rows.data() + model.q_size(), ld, mine);
+      const HeadRows results{out.data(), model.o_size(), model.head_dim_v};
+      attention.attend(me, plan, plan.attention[0], rows.data(), ld, parts.data(), results, mine);
     });
     for (const Scheduled& work : batch) requests_.remove(work.slot);
     return plan.attention[0].split_tiles.size();

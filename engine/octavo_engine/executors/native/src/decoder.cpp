@@ -11,7 +11,7 @@ namespace {
 std::vector<AttentionShape> shapes_of(const DecoderModel& model) {
   std::vector<AttentionShape> shapes;
   for (const LayerModel& l : model.layers) {
-    const AttentionShape shape = AttentionShape::of(l);
+    const AttentionShape shape = AttentionShape::of(l.is_latent() ? l.absorbed() : l);
     if (std::find(shapes.begin(), shapes.end(), shape) == shapes.end()) shapes.push_back(shape);
   }
   return shapes;
@@ -39,6 +39,8 @@ Decoder::Decoder(DecoderModel model, DecoderOptions options)
       team_(options.threads),
       experts_(model_.layers, model_.hidden_size, options.max_rows, options.isa),
       pool_(std::max({options.max_rows, options.max_drawn, experts_.routes.slots()}), options.isa),
+      head_slots_(ByHead::slots(model_.layers, options_.max_rows, options.isa)),
+      head_pool_(head_slots_, options.isa),
       requests_(model_.vocab_size, model_.group_windows.size()),
       sampler_(ops_, model_.vocab_size),
       layers_(model_.layers.size()),
@@ -49,7 +51,8 @@ Decoder::Decoder(DecoderModel model, DecoderOptions options)
 
 void Decoder::lay_out_blocks() {
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const LayerModel& l = model_.layers[i];
+    if (model_.layers[i].is_latent()) layers_[i].absorbed = model_.layers[i].absorbed();
+    const LayerModel& l = over_blocks(i);
     Group& group = groups_[static_cast<size_t>(l.kv_group)];
     const bool shared = model_.pools();  // no layer needs what another has written
     layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, shared ? 0 : group.block_bytes);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "by_head.h"
 #include "experts.h"
 #include "linear.h"
 #include "memory_map.h"
@@ -92,6 +93,9 @@ class Decoder {
  private:
   struct Layer {
     Linear qkv, o;  // qkv: queries, keys, values and the output's gates
+    Linear q_b;     // of latent attention, as the next two
+    ByHead k_b, v_b;
+    LayerModel absorbed;
     std::vector<float> q_bias, k_bias, v_bias, o_bias, sinks;
     Mlp mlp;  // or experts
     Experts experts;
@@ -116,6 +120,7 @@ class Decoder {
   void pack_front();
   void pack_head();
   void pack_attention(LayerModel& model, Layer& layer, const std::string& at);
+  void pack_latent(LayerModel& model, Layer& layer, const std::string& at);
   void pack_mlp(const LayerModel& model, Layer& layer, const std::string& at);
   void lay_out_blocks();
   void allocate_buffers();
@@ -124,6 +129,11 @@ class Decoder {
   void embed(Member& me);
   void finish_embedding(int64_t row, float* scratch);
   void attention_layer(Member& me, size_t i, Residual& residual);
+  void norm_latents(const LayerModel& model, const Layer& layer, int64_t row, float* scratch);
+  void attend(Member& me, size_t i);
+  void attend_latent(Member& me, size_t i);
+  template <class Input>
+  void each_head(Member& me, const ByHead& weight, float* y, int64_t ldy, int64_t head_out, Input&& input);
   void mlp_layer(Member& me, size_t i, Residual& residual);
   void dense_layer(Member& me, const Mlp& mlp);
   ExpertsStep experts_step(const Member& me);
@@ -133,6 +143,10 @@ class Decoder {
   void pool(Member& me, const Residual& residual);
   void pool_rows(const SequenceRows& sequence, float* out) const;
   void head_rows(Member& me, const Residual& residual, const WantedRow* wanted, int64_t count, float* logits);
+  // The layer as its blocks are written and read.
+  const LayerModel& over_blocks(size_t i) const {
+    return model_.layers[i].is_latent() ? layers_[i].absorbed : model_.layers[i];
+  }
   RotaryView rotary(int32_t index) const;
   float* scratch(const Member& me) const { return scratch_.floats() + me.id * scratch_floats_; }
   // Time since the last mark goes to `what`; only the calling thread's clock counts.
@@ -152,6 +166,8 @@ class Decoder {
   uint64_t* beats_ = nullptr;
   ExpertsWorkspace experts_;
   ActivationPool pool_;
+  int64_t head_slots_;
+  ActivationPool head_pool_;
   RequestTable requests_;
   Sampler sampler_;
   StoredWeights stored_;
@@ -168,8 +184,8 @@ class Decoder {
   bool finalized_ = false;
 
   int64_t scratch_floats_ = 0;  // of each thread
-  MemoryMap x_, h_, narrow_, qkv_, attended_, out_, act_, logits_, prompt_logits_, scratch_, parts_, angles_,
-      pooled_;
+  MemoryMap x_, h_, narrow_, qkv_, queries_, absorbed_, attended_, out_, act_, logits_, prompt_logits_, scratch_,
+      parts_, angles_, pooled_;
   std::vector<SamplerScratch> sampling_;
   std::vector<TokenLogprob> prompt_logprobs_;
   std::vector<uint8_t> prompt_failed_;

@@ -36,17 +36,18 @@ void Decoder::pack_front() {
 
 void Decoder::pack_attention(LayerModel& model, Layer& layer, const std::string& at) {
   const int64_t hidden = model_.hidden_size;
+  layer.o = pack_linear({stored_.take(at + "o", hidden, model.o_size())});
+  layer.o_bias = stored_.take_bias(at + "o_bias", hidden);
+  if (model.sinks) layer.sinks = stored_.take_vector(at + "sinks", model.num_heads);
+  if (model.is_latent()) return pack_latent(model, layer, at);
   std::vector<StoredWeight> inner = {stored_.take(at + "q", model.q_size(), hidden),
                                      stored_.take(at + "k", model.k_size(), hidden),
                                      stored_.take(at + "v", model.v_size(), hidden)};
   if (model.output_gate) inner.push_back(stored_.take(at + "output_gate", model.o_size(), hidden));
   layer.qkv = pack_linear(inner);
-  layer.o = pack_linear({stored_.take(at + "o", hidden, model.o_size())});
   layer.q_bias = stored_.take_bias(at + "q_bias", model.q_size());
   layer.k_bias = stored_.take_bias(at + "k_bias", model.k_size());
   layer.v_bias = stored_.take_bias(at + "v_bias", model.v_size());
-  layer.o_bias = stored_.take_bias(at + "o_bias", hidden);
-  if (model.sinks) layer.sinks = stored_.take_vector(at + "sinks", model.num_heads);
   const bool one = model.qk_norm_span == QkNormSpan::Head;
   stored_.take_norm(model.q_norm, at + "q_norm", one ? model.head_dim_k : model.q_size());
   stored_.take_norm(model.k_norm, at + "k_norm", one ? model.head_dim_k : model.k_size());
@@ -116,17 +117,21 @@ void Decoder::allocate_buffers() {
   const auto& floats = MemoryMap::of_floats;
   const int64_t rows = options_.max_rows, hidden = model_.hidden_size;
   const int64_t most = std::max(rows, options_.max_drawn);
-  int64_t qkv = 0, attended = 0, inner = 0, scratch = 2 * hidden, angles = 0;
+  int64_t qkv = 0, queries = 0, absorbed = 0, attended = 0, inner = 0, scratch = 2 * hidden, angles = 0;
   for (const DenseModel& dense : model_.pooling.dense) scratch = std::max(scratch, dense.out_size);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerModel& model = model_.layers[i];
     const Layer& layer = layers_[i];
     qkv = std::max(qkv, layer.qkv.n());
     attended = std::max(attended, model.o_size());
+    if (model.is_latent()) {
+      queries = std::max(queries, layer.q_b.n());
+      absorbed = std::max(absorbed, layer.absorbed.q_size());
+    }
     const bool dense = layer.experts.empty();
     inner = std::max(inner, dense ? layer.mlp.size() : 0);
     scratch = std::max(
-        {scratch, paged_attention_scratch(model),
+        {scratch, paged_attention_scratch(over_blocks(i)),
          dense ? layer.mlp.scratch_floats(rows) : layer.experts.scratch_floats(rows, experts_.routes.slots())});
   }
   for (const Rotary& r : model_.rotaries) angles += r.dim;
@@ -136,6 +141,8 @@ void Decoder::allocate_buffers() {
   narrow_ = floats(model_.projected() ? most * model_.embedding_size : 0);
   out_ = floats(rows * hidden);
   qkv_ = floats(rows * qkv);
+  queries_ = floats(rows * queries);
+  absorbed_ = floats(rows * absorbed);
   attended_ = floats(rows * attended);
   act_ = floats(rows * inner);
   angles_ = floats(rows * angles);

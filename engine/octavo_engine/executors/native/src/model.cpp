@@ -50,6 +50,17 @@ void check(const RouterModel& router, const LayerModel& layer) {
   }
 }
 
+void check(const LatentModel& latent, const LayerModel& layer) {
+  if (latent.rank % 2 != 0 || latent.rotary_dim <= 0 || latent.rotary_dim % 2 != 0 || latent.q_rank < 0 ||
+      latent.rotary_dim >= layer.head_dim_k || layer.num_kv_heads != 1 || layer.q_norm.present ||
+      layer.qkv_clip > 0.0F || layer.output_gate) {
+    refuse("a latent of " + std::to_string(latent.rank) + " with a key of " + std::to_string(latent.rotary_dim) +
+           " for heads of " + std::to_string(layer.head_dim_k));
+  }
+  check(latent.q_norm);
+  check(latent.kv_norm);
+}
+
 void check(const LayerModel& layer, const DecoderModel& model) {
   const std::string heads = std::to_string(layer.num_heads) + " heads of " + std::to_string(layer.head_dim_k) +
                             " and " + std::to_string(layer.head_dim_v) + " over " + std::to_string(layer.num_kv_heads) +
@@ -78,6 +89,7 @@ void check(const LayerModel& layer, const DecoderModel& model) {
     const int32_t dim = model.rotaries[rotary].dim;
     if (dim > layer.head_dim_k) refuse("rotary over " + std::to_string(dim) + " elements of " + heads);
   }
+  if (layer.is_latent()) check(layer.latent, layer);
   check(layer.mlp);
   if (layer.router.num_experts > 0) check(layer.router, layer);
   for (const Norm* norm : {&layer.pre_attention_norm, &layer.post_attention_norm, &layer.pre_mlp_norm,
@@ -124,6 +136,15 @@ DecoderModel checked(DecoderModel model) {
     refuse("pooling with a projected embedding or " + std::to_string(model.group_windows.size()) + " KV groups");
   }
   if (model.num_token_types < 0) refuse("a table of " + std::to_string(model.num_token_types) + " segments");
+  return model;
+}
+
+LayerModel LayerModel::absorbed() const {
+  LayerModel model = *this;
+  model.num_kv_heads = 1;
+  model.head_dim_k = static_cast<int32_t>(latent.width());
+  model.head_dim_v = latent.rank;
+  model.values_from = latent.rotary_dim;
   return model;
 }
 

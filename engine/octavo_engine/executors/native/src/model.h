@@ -72,6 +72,16 @@ struct RouterModel {
   bool weighs_input = false;
 };
 
+// Multi-head latent attention: see octavo_models.layers.Latent.
+struct LatentModel {
+  int32_t rank = 0;  // 0: none
+  int32_t rotary_dim = 0;
+  int32_t q_rank = 0;  // 0: queries are a product of the layer's input
+  Norm q_norm, kv_norm;
+
+  int64_t width() const { return int64_t{rank} + rotary_dim; }
+};
+
 struct LayerModel {
   int32_t num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
   float scale = 1.0F;
@@ -88,6 +98,8 @@ struct LayerModel {
   bool sinks = false;
   int32_t rotary = -1;  // index into DecoderModel::rotaries; -1: none
   int32_t kv_group = 0;
+  int32_t values_from = -1;  // a token's values are the elements of its key from here on; -1: they are its own
+  LatentModel latent;
   RouterModel router;
   MlpModel mlp;     // with a router, of each expert
   MlpModel shared;  // of no size: none
@@ -98,9 +110,12 @@ struct LayerModel {
 
   int64_t q_size() const { return int64_t{num_heads} * head_dim_k; }
   int64_t k_size() const { return int64_t{num_kv_heads} * head_dim_k; }
-  int64_t v_size() const { return int64_t{num_kv_heads} * head_dim_v; }
+  int64_t v_size() const { return values_from < 0 ? int64_t{num_kv_heads} * head_dim_v : 0; }
   int64_t o_size() const { return int64_t{num_heads} * head_dim_v; }
   int64_t gate_size() const { return output_gate ? o_size() : 0; }
+  bool is_latent() const { return latent.rank > 0; }
+  // Of latent attention, what reads the blocks: queries and the one key a token are [turned part, latent].
+  LayerModel absorbed() const;
 };
 
 // One vector of a prompt's rows: none, where the model has a head.

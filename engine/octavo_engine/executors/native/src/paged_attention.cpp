@@ -15,7 +15,8 @@ KvView lay_out(const LayerModel& model, int32_t block_size, bool bf16, int64_t o
   kv.padded_v = (model.head_dim_v + 15) / 16 * 16;
   kv.bf16 = bf16;
   kv.key_units = model.head_dim_k / pack * 16;
-  kv.tile_units = kv.key_units + 16 / pack * kv.padded_v;
+  kv.values_from = model.values_from;
+  kv.tile_units = kv.key_units + (model.values_from < 0 ? 16 / pack * kv.padded_v : 0);
   return kv;
 }
 
@@ -24,8 +25,9 @@ int64_t layer_bytes(const LayerModel& model, const KvView& kv) {
 }
 
 int64_t paged_attention_scratch(const LayerModel& model) {
-  return std::max<int64_t>(attention_scratch_floats(model.head_dim_k, (model.head_dim_v + 15) / 16 * 16),
-                           int64_t{2} * (model.head_dim_k + model.head_dim_v));
+  return std::max<int64_t>(
+      attention_scratch_floats(model.head_dim_k, (model.head_dim_v + 15) / 16 * 16, model.values_from >= 0),
+      int64_t{2} * (model.head_dim_k + model.head_dim_v));
 }
 
 // What is done to queries or keys, by the weights of the first head's norm.
@@ -53,7 +55,7 @@ void PagedAttention::prepare(Member& me, const StepPlan& plan, float* qkv, int64
   });
 }
 
-void PagedAttention::write(Member& me, const StepPlan& plan, const float* qkv, int64_t ld, float* scratch) const {
+void PagedAttention::write(Member& me, const StepPlan& plan, const float* kv_rows, int64_t ld, float* scratch) const {
   const auto& runs = plan.runs[static_cast<size_t>(model.kv_group)];
   const int64_t heads = model.num_kv_heads;
   me.team->each(me, static_cast<int64_t>(runs.size()) * heads, 1, [&](int64_t begin, int64_t end) {
@@ -65,8 +67,8 @@ void PagedAttention::write(Member& me, const StepPlan& plan, const float* qkv, i
       const int64_t head = at % heads;
       args.kv_head = static_cast<int32_t>(head);
       args.key = view(model.k_norm, head);
-      args.k = qkv + model.q_size() + head * model.head_dim_k;
-      args.v = qkv + model.q_size() + model.k_size() + head * model.head_dim_v;
+      args.k = kv_rows + head * model.head_dim_k;
+      args.v = kv_rows + model.k_size() + head * model.head_dim_v;
       args.k_bias = k_bias == nullptr || prepared() ? nullptr : k_bias + head * model.head_dim_k;
       args.v_bias = v_bias == nullptr ? nullptr : v_bias + head * model.head_dim_v;
       ops.kv_write(args, runs[static_cast<size_t>(at / heads)], scratch);
@@ -74,14 +76,14 @@ void PagedAttention::write(Member& me, const StepPlan& plan, const float* qkv, i
   });
 }
 
-void PagedAttention::attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* qkv,
-                            int64_t ld, float* parts, float* out, float* scratch) const {
+void PagedAttention::attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* q,
+                            int64_t ld, float* parts, const HeadRows& out, float* scratch) const {
   const int64_t heads = model.num_kv_heads, pieces = attention.shape.pieces(), parts_of_tile = heads * pieces;
   const auto tiles = static_cast<int64_t>(attention.tiles.size());
   me.team->each(me, tiles * parts_of_tile, 1, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; ++at) {
       const int64_t part = at % parts_of_tile;
-      attend_tile(plan, attention.tiles[static_cast<size_t>(at / parts_of_tile)], part / pieces, part % pieces, qkv, ld,
+      attend_tile(plan, attention.tiles[static_cast<size_t>(at / parts_of_tile)], part / pieces, part % pieces, q, ld,
                   parts, out, scratch);
     }
   });
@@ -95,7 +97,7 @@ void PagedAttention::attend(Member& me, const StepPlan& plan, const AttentionPla
 }
 
 void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t kv_head, int64_t piece,
-                                 const float* qkv, int64_t ld, float* parts, float* out, float* scratch) const {
+                                 const float* q, int64_t ld, float* parts, const HeadRows& out, float* scratch) const {
   const AttentionShape shape = AttentionShape::of(model);
   const int64_t group = shape.group(), in_group = group * piece / shape.pieces();
   const int64_t first_head = kv_head * group + in_group, count = group * (piece + 1) / shape.pieces() - in_group;
@@ -113,7 +115,7 @@ void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile
   args.kv = kv;
   args.query = view(model.q_norm, first_head);
   args.norm_stride = model.qk_norm_span == QkNormSpan::EachHead ? model.head_dim_k : 0;
-  args.q = qkv + row * ld + first_head * model.head_dim_k;
+  args.q = q + row * ld + first_head * model.head_dim_k;
   args.ldq = ld;
   args.q_bias = q_bias == nullptr || prepared() ? nullptr : q_bias + first_head * model.head_dim_k;
   args.blocks = sequence.request->tables[static_cast<size_t>(model.kv_group)].data();
@@ -135,24 +137,25 @@ void PagedAttention::attend_tile(const StepPlan& plan, const AttentionTile& tile
   args.sinks = sinks == nullptr ? nullptr : sinks + first_head;
   args.partial = tile.part >= 0;
   if (args.partial) {
-    args.ldo = model.head_dim_v + 2;
+    args.ldo = args.head_out = model.head_dim_v + 2;
     // A group in pieces has one token a tile, so that its pieces follow one another.
     args.out = parts + tile.part + ((kv_head * tile.splits + tile.split) * tile.tokens * group + in_group) * args.ldo;
   } else {
-    args.ldo = model.o_size();
-    args.out = out + row * args.ldo + first_head * model.head_dim_v;
+    args.ldo = out.ld;
+    args.head_out = out.head;
+    args.out = out.data + row * out.ld + first_head * out.head;
   }
   ops.attention(args, scratch);
 }
 
 void PagedAttention::join(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* parts,
-                          float* out) const {
+                          const HeadRows& out) const {
   const int64_t group = model.num_heads / model.num_kv_heads;
   const int64_t row = plan.sequences[static_cast<size_t>(tile.sequence)].first_row + tile.offset;
   const int64_t width = model.head_dim_v + 2, stride = tile.tokens * group * width;
   const float* first = parts + tile.part + head * tile.splits * stride;
   for (int64_t r = 0; r < tile.tokens * group; ++r) {
-    float* to = out + (row + r / group) * model.o_size() + (head * group + r % group) * model.head_dim_v;
+    float* to = out.data + (row + r / group) * out.ld + (head * group + r % group) * out.head;
     const float sink = sinks == nullptr ? -std::numeric_limits<float>::infinity() : sinks[head * group + r % group];
     ops.attention_join(first + r * width, stride, tile.splits, model.head_dim_v, sink, to);
   }

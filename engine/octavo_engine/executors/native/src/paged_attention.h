@@ -14,6 +14,13 @@ int64_t layer_bytes(const LayerModel& model, const KvView& kv);
 // Floats of scratch that a thread needs.
 int64_t paged_attention_scratch(const LayerModel& model);
 
+// Results of heads: `ld` floats from a row, and `head` from a head, to the next.
+struct HeadRows {
+  float* data;
+  int64_t ld;
+  int64_t head;
+};
+
 struct PagedAttention {
   const Operations& ops;
   const LayerModel& model;
@@ -26,20 +33,22 @@ struct PagedAttention {
 
   // Prepares queries and keys whose norms span all heads, in place; nothing to do for others. Comes first.
   void prepare(Member& me, const StepPlan& plan, float* qkv, int64_t ld) const;
-  // qkv: [rows][ld], queries then keys then values. Writes the keys and values of all rows to their blocks.
-  void write(Member& me, const StepPlan& plan, const float* qkv, int64_t ld, float* scratch) const;
-  // out: [rows][o_size]. `parts` has room for the plan's partial sums.
-  void attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* qkv, int64_t ld,
-              float* parts, float* out, float* scratch) const;
+  // kv: [rows][ld], keys then values. Writes those of all rows to their blocks.
+  void write(Member& me, const StepPlan& plan, const float* kv, int64_t ld, float* scratch) const;
+  // q: [rows][ld]. `out` may be where q is, if its heads begin where those of q do. `parts` has room for the plan's
+  // partial sums.
+  void attend(Member& me, const StepPlan& plan, const AttentionPlan& attention, const float* q, int64_t ld,
+              float* parts, const HeadRows& out, float* scratch) const;
 
  private:
   bool prepared() const { return model.qk_norm_span == QkNormSpan::Width && model.q_norm.present; }
   HeadView whole(const Norm& norm) const;
   HeadView view(const Norm& norm, int64_t head) const;
   // The heads of one KV head's group that are the `piece`-th part of it.
-  void attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t kv_head, int64_t piece, const float* qkv,
-                   int64_t ld, float* parts, float* out, float* scratch) const;
-  void join(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* parts, float* out) const;
+  void attend_tile(const StepPlan& plan, const AttentionTile& tile, int64_t kv_head, int64_t piece, const float* q,
+                   int64_t ld, float* parts, const HeadRows& out, float* scratch) const;
+  void join(const StepPlan& plan, const AttentionTile& tile, int64_t head, const float* parts,
+            const HeadRows& out) const;
 };
 
 }  // namespace octavo

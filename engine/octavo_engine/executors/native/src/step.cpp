@@ -124,19 +124,7 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.qkv, m, qkv_.floats());
   mark(me, Phase::Qkv);
 
-  const PagedAttention attention{ops_,
-                                 model,
-                                 layer.kv,
-                                 rotary(model.rotary),
-                                 or_null(layer.q_bias),
-                                 or_null(layer.k_bias),
-                                 or_null(layer.v_bias),
-                                 or_null(layer.sinks)};
-  attention.prepare(me, plan_, qkv_.floats(), layer.qkv.n());
-  attention.write(me, plan_, qkv_.floats(), layer.qkv.n(), scratch(me));
-  mark(me, Phase::KvWrite);
-  attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
-                   parts_.floats(), attended_.floats(), scratch(me));
+  model.is_latent() ? attend_latent(me, i) : attend(me, i);
   team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
     const int64_t size = model.o_size(), gate = layer.qkv.n() - size;
     for (int64_t row = begin; model.output_gate && row < end; ++row) {
@@ -148,6 +136,25 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.o, m, out_.floats());
   mark(me, Phase::Output);
   residual = {&layer.o_bias, &model.post_attention_norm, model.post_norms_sum, true};
+}
+
+// From queries, keys and values to each head's result.
+void Decoder::attend(Member& me, size_t i) {
+  const LayerModel& model = model_.layers[i];
+  const Layer& layer = layers_[i];
+  const PagedAttention attention{ops_,
+                                 model,
+                                 layer.kv,
+                                 rotary(model.rotary),
+                                 or_null(layer.q_bias),
+                                 or_null(layer.k_bias),
+                                 or_null(layer.v_bias),
+                                 or_null(layer.sinks)};
+  attention.prepare(me, plan_, qkv_.floats(), layer.qkv.n());
+  attention.write(me, plan_, qkv_.floats() + model.q_size(), layer.qkv.n(), scratch(me));
+  mark(me, Phase::KvWrite);
+  attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
+                   parts_.floats(), {attended_.floats(), model.o_size(), model.head_dim_v}, scratch(me));
 }
 
 void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {

@@ -4,40 +4,14 @@
 #include <type_traits>
 
 #include "elementary.h"
+#include "kv_elements.h"
+#include "latent_values.h"
 #include "operations.h"
 #include "rows.h"
 #include "simd.h"
 
 namespace octavo {
 namespace {
-
-// The loops over a block's rows and vectors must be unrolled for their sums to stay in registers.
-#define OCTAVO_UNROLL _Pragma("GCC unroll 16")
-
-struct F32Element {
-  static constexpr int kPack = 1;  // neighbours in a unit
-  static Vec mac(Vec acc, Units a, Units b) { return mac_f32(acc, a, b); }
-  static void encode(const float* in, int64_t n, uint32_t* out) {
-    __builtin_memcpy(out, in, static_cast<size_t>(n) * 4);
-  }
-  static void put(uint32_t* out, int64_t i, Vec a) { store(reinterpret_cast<float*>(out) + i, a); }
-};
-
-struct Bf16Element {
-  static constexpr int kPack = 2;
-  static Vec mac(Vec acc, Units a, Units b) { return mac_bf16(acc, a, b); }
-  static void encode(const float* in, int64_t n, uint32_t* out) {
-    uint16_t* halves = reinterpret_cast<uint16_t*>(out);
-    int64_t i = 0;
-    for (; i + kWidth <= n; i += kWidth) store_bf16(halves + i, load(in + i));
-    if (i < n) {
-      uint16_t last[kWidth];
-      store_bf16(last, load_first(in + i, n - i));
-      __builtin_memcpy(halves + i, last, static_cast<size_t>(n - i) * 2);
-    }
-  }
-  static void put(uint32_t* out, int64_t i, Vec a) { store_bf16(reinterpret_cast<uint16_t*>(out) + i, a); }
-};
 
 inline uint32_t* tile_at(const KvView& kv, int32_t block, int32_t head, int32_t tile) {
   const int64_t tiles = kv.block_size / 16;
@@ -61,6 +35,7 @@ inline void kv_write_with(const KvWriteArgs& args, const KvRun& run, float* scra
     prepare_head(args.k + row * args.ld, args.k_bias, kv.head_dim_k, args.key, row, head);
     Element::encode(head, kv.head_dim_k, encoded);
     for (int64_t i = 0; i < units; ++i) keys[i * 16 + slot] = encoded[i];
+    if (kv.values_from >= 0) continue;
 
     prepare_head(args.v + row * args.ld, args.v_bias, kv.head_dim_v, value, row, head);
     Element::encode(head, kv.head_dim_v, encoded);
@@ -266,12 +241,13 @@ inline float normalizer(const RowState& total, float sink) {
 }
 
 struct AttentionScratch {
-  uint32_t* q;    // [rows][units]
-  float* scores;  // [rows][kAttentionChunk]
-  uint32_t* p;    // [rows][kAttentionChunk / pack]
-  float* out;     // [rows][padded_v], of the stretch
-  float* whole;   // [rows][padded_v], of all stretches
-  float* head;    // [head_dim_k]
+  uint32_t* q;       // [rows][units]
+  float* scores;     // [rows][kAttentionChunk]
+  uint32_t* p;       // [rows][kAttentionChunk / pack]
+  float* out;        // [rows][padded_v], of the stretch
+  float* whole;      // [rows][padded_v], of all stretches
+  float* head;       // [head_dim_k]
+  uint32_t* values;  // [kAttentionChunk / pack][padded_v], where they are elements of the keys
 };
 
 inline AttentionScratch carve(float* scratch, int32_t head_dim_k, int32_t padded_v) {
@@ -282,6 +258,7 @@ inline AttentionScratch carve(float* scratch, int32_t head_dim_k, int32_t padded
   s.whole = s.out + kAttentionRows * padded_v;
   s.q = reinterpret_cast<uint32_t*>(s.whole + kAttentionRows * padded_v);
   s.head = reinterpret_cast<float*>(s.q + kAttentionRows * head_dim_k);
+  s.values = reinterpret_cast<uint32_t*>(s.head + head_dim_k);
   return s;
 }
 
@@ -326,7 +303,9 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
       values[t] = keys[t] + kv.key_units;
     }
     // Decoding reads each block once, and from memory: the values come while the scores are computed.
-    if (rows <= kMostRows) {
+    if (kv.values_from >= 0) {
+      turn_keys<Element>(kv, keys, n, s.values, values);
+    } else if (rows <= kMostRows) {
       for (int t = 0; t < count; ++t) prefetch(values[t], (kv.tile_units - kv.key_units) * 4);
     }
     for_row_blocks<kMostRows>(rows, [&](int r, auto n_rows) {
@@ -361,7 +340,7 @@ inline void attention_with(const AttentionArgs& args, float* scratch) {
       to[kv.head_dim_v + 1] = state[r].weight;
     } else {
       const float* from = s.whole + r * kv.padded_v;
-      float* to = args.out + (r / args.group) * args.ldo + (r % args.group) * int64_t{kv.head_dim_v};
+      float* to = args.out + (r / args.group) * args.ldo + (r % args.group) * args.head_out;
       const Vec inverse =
           set(normalizer(whole[r], args.sinks == nullptr ? -__builtin_inff() : args.sinks[r % args.group]));
       for_vectors(kv.head_dim_v, [&](int64_t d, auto get, auto put) { put(to + d, get(from + d) * inverse); });

@@ -2,8 +2,9 @@
 
 namespace octavo {
 
-int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v) {
-  return kAttentionRows * (int64_t{2} * kAttentionChunk + 2 * padded_v + head_dim_k) + head_dim_k + 64;
+int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v, bool values_in_keys) {
+  const int64_t turned = values_in_keys ? int64_t{kAttentionChunk} * padded_v : 0;
+  return kAttentionRows * (int64_t{2} * kAttentionChunk + 2 * padded_v + head_dim_k) + head_dim_k + turned + 64;
 }
 
 const Operations& operations(Isa isa) {

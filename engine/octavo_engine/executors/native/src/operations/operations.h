@@ -64,6 +64,9 @@ struct HeadView {
 // holds 16 tokens: keys as [units of head_dim_k][16 tokens], then values as [units of 16 tokens][head_dim_v], where a
 // unit is four bytes: one float, or two neighbours in bf16 (of the head for keys, of the tokens for values). So one
 // load brings a unit of 16 tokens' keys, or of 16 elements' values, and one instruction multiplies and adds them.
+//
+// Where values are elements of the keys (`values_from`), a tile holds the keys alone, and attention brings a chunk of
+// them into the order of values, once for all of its rows.
 struct KvView {
   uint8_t* blocks = nullptr;  // of the group
   int64_t block_bytes = 0;    // from a block to the next
@@ -72,7 +75,8 @@ struct KvView {
   int64_t key_units = 0;      // of which keys: units of head_dim_k * 16
   int32_t block_size = 16;    // tokens of a block
   int32_t head_dim_k = 0, head_dim_v = 0;
-  int32_t padded_v = 0;  // head_dim_v rounded up to 16
+  int32_t padded_v = 0;      // head_dim_v rounded up to 16
+  int32_t values_from = -1;  // the values' first element in the keys, even; -1: they are apart
   bool bf16 = false;
 };
 
@@ -111,6 +115,7 @@ struct AttentionArgs {
   const float* q_bias;  // of the group's first head, or null
   float* out;           // like q, [tokens][ldo]; or, when partial, [tokens * group][head_dim_v + 2]
   int64_t ldo;
+  int64_t head_out;       // from a head's to the next one's in `out`; of a partial one head_dim_v + 2
   const int32_t* blocks;  // the request's block table
   int32_t rotary_row;     // of the first query row in cos and sin
   int32_t tokens;         // query rows
@@ -140,7 +145,7 @@ constexpr int32_t attention_stretch(int32_t position) {
   while (position / stretch >= 16) stretch *= 2;
   return stretch;
 }
-int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v);
+int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v, bool values_in_keys);
 
 struct PhiloxKey {
   uint64_t seed;

@@ -19,6 +19,8 @@ namespace octavo {
 namespace {
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
+// Loops over rows and vectors whose sums or rows must stay in registers.
+#define OCTAVO_UNROLL _Pragma("GCC unroll 16")
 
 // Ask for `bytes` from p on, to be read soon.
 inline void prefetch(const void* p, int64_t bytes) {
