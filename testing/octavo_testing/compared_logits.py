@@ -119,7 +119,7 @@ def check_result(asked: EngineRequest, result: Finished, logits: Logits) -> None
     assert len(got) >= asked.sampling.max_tokens
     spreads = (rows.amax(-1) - rows.mean(-1)).clamp(min=1.0)
     for row, spread, entry in zip(rows, spreads, got, strict=True):
-        tolerance = TOLERANCE * float(spread)
+        tolerance = TOLERANCE * float(spread.detach())
         assert entry.logprob == pytest.approx(float(row[entry.token_id]), abs=tolerance)
         assert [logprob for _, logprob in entry.top] == pytest.approx(
             row.topk(len(entry.top)).values.tolist(), abs=tolerance

