@@ -115,11 +115,11 @@ def check_result(asked: EngineRequest, result: Finished, logits: Logits) -> None
     """Check one request as `check_results` does."""
     got = scored(result)
     raw = logits([*asked.prompt_token_ids, *result.tokens])
-    rows = raw[-len(got) - 1 : -1].log_softmax(-1)
+    rows = raw[-len(got) - 1 : -1].log_softmax(-1).detach()
     assert len(got) >= asked.sampling.max_tokens
     spreads = (rows.amax(-1) - rows.mean(-1)).clamp(min=1.0)
     for row, spread, entry in zip(rows, spreads, got, strict=True):
-        tolerance = TOLERANCE * float(spread.detach())
+        tolerance = TOLERANCE * float(spread)
         assert entry.logprob == pytest.approx(float(row[entry.token_id]), abs=tolerance)
         assert [logprob for _, logprob in entry.top] == pytest.approx(
             row.topk(len(entry.top)).values.tolist(), abs=tolerance
