@@ -268,14 +268,13 @@ void bind_decoder(nb::module_& module) {
             return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(d.logits(), {rows, vocab}, nb::handle());
           },
           nb::rv_policy::copy)
-      .def(
-          "pooled",
-          [](const Decoder& d) {
-            const std::vector<int32_t> indices = d.pooled_indices();
-            const size_t rows = indices.size(), size = static_cast<size_t>(d.pooled_size());
-            nb::ndarray<nb::numpy, const float, nb::ndim<2>> vectors(d.pooled(), {rows, size}, nb::handle());
-            return nb::make_tuple(indices, nb::cast(vectors, nb::rv_policy::copy));
-          })
+      .def("pooled",
+           [](const Decoder& d) {
+             const std::vector<int32_t> indices = d.pooled_indices();
+             const size_t rows = indices.size(), size = static_cast<size_t>(d.pooled_size());
+             nb::ndarray<nb::numpy, const float, nb::ndim<2>> vectors(d.pooled(), {rows, size}, nb::handle());
+             return nb::make_tuple(indices, nb::cast(vectors, nb::rv_policy::copy));
+           })
       .def(
           "beat_into",
           [](Decoder& d, const nb::ndarray<uint64_t, nb::shape<1>, nb::device::cpu>& beats) {

@@ -80,8 +80,8 @@ class Decoder {
   void forward(const std::vector<Scheduled>& batch);
   // Draws, appends what was drawn to its requests, and returns all that the step made.
   StepResult sample(const GrammarMask& mask);
-  // Of a model that pools: the vectors of the step's prompts, [num_pooled][pooled_size], until the next forward; and which
-  // of the batch they are.
+  // Of a model that pools: the vectors of the step's prompts, [num_pooled][pooled_size], until the next forward; and
+  // which of the batch they are.
   const float* pooled() const { return pooled_.floats(); }
   std::vector<int32_t> pooled_indices() const;
   int64_t pooled_size() const { return model_.pooled_size(); }

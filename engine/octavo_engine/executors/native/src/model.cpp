@@ -129,7 +129,8 @@ DecoderModel checked(DecoderModel model) {
   for (const Rotary& rotary : model.rotaries) check(rotary);
   for (const LayerModel& layer : model.layers) {
     check(layer, model);
-    if (!layer.causal && (!model.pools() || layer.chunk > 0)) refuse("a head or chunks with attention in both directions");
+    if (!layer.causal && (!model.pools() || layer.chunk > 0))
+      refuse("a head or chunks with attention in both directions");
   }
   check(model.pooling, model.hidden_size);
   if (model.pools() && (model.projected() || model.group_windows.size() != 1 || model.group_windows[0] != 0)) {

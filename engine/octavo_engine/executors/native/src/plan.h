@@ -87,8 +87,8 @@ struct WantedRow {
 struct StepPlan {
   std::vector<SequenceRows> sequences;
   std::vector<int32_t> tokens, positions, segments;  // of each row
-  std::vector<std::vector<KvRun>> runs;    // of each KV group
-  std::vector<AttentionPlan> attention;    // of each shape
+  std::vector<std::vector<KvRun>> runs;              // of each KV group
+  std::vector<AttentionPlan> attention;              // of each shape
   std::vector<WantedRow> drawn, prompt;
   std::vector<std::pair<int32_t, std::string>> errors;  // index in the batch, reason
 

@@ -35,6 +35,7 @@ void activate(const Operations& ops, DenseActivation activation, float* x, int64
 
 std::vector<int32_t> Decoder::pooled_indices() const {
   std::vector<int32_t> indices;
+  indices.reserve(plan_.sequences.size());
   for (const SequenceRows& sequence : plan_.sequences) indices.push_back(sequence.index);
   return indices;
 }
@@ -56,9 +57,8 @@ void Decoder::pool(Member& me, const Residual& residual) {
   });
   for (size_t at = 0; at < dense_.size(); ++at) {
     const DenseModel& dense = model_.pooling.dense[at];
-    team_.each(me, count, 1, [&](int64_t begin, int64_t end) {
-      dense_[at].prepare(pooled_.floats(), dense.in_size, begin, end);
-    });
+    team_.each(me, count, 1,
+               [&](int64_t begin, int64_t end) { dense_[at].prepare(pooled_.floats(), dense.in_size, begin, end); });
     multiply(me, dense_[at], count, narrow_.floats());
     team_.each(me, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {

@@ -38,7 +38,7 @@ struct Sampling {
 struct Request {
   std::vector<int32_t> tokens;  // the prompt and every token drawn
   int32_t prompt_size = 0;
-  int32_t second_segment = 0;  // position of its first token; 0: there is one segment
+  int32_t second_segment = 0;                // position of its first token; 0: there is one segment
   std::vector<std::vector<int32_t>> tables;  // block ids, one list a KV group
   Sampling sampling;
   std::unordered_map<int32_t, int32_t> counts;  // of drawn tokens; prompt tokens have an entry too. Only if penalized
