@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
-from octavo_testing import tiny_encoders
+from octavo_testing import tiny_encoders, tiny_models
 from octavo_testing.gguf_files import write_mixed_gguf
 from octavo_testing.kernel_traffic import MODELS, config_for, core_over, shallow, traffic
 
 from octavo_engine.config import ModelConfig
-from octavo_engine.executors.torch import rehearsal
+from octavo_engine.executors.torch import model_configs, rehearsal
+from octavo_engine.executors.torch.model_configs import QWEN3_30B_A3B
 from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.rehearsal import RecordingLauncher, described_weights, kernels_of, rehearse
-from octavo_engine.executors.torch.reported_kernels import LLAMA_3_8B, packed_in
+from octavo_engine.executors.torch.reported_kernels import packed_in
 from octavo_engine.executors.torch.weights import read_weights
+from octavo_engine.kernels import triton as kernels
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.variants import Pointer, Variant
 from octavo_engine.messages import PoolingRequest
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models import from_hf_config
 from octavo_models.partition import Place
+from octavo_models.spec import ModelSpec
 
 MOST_VARIANTS = 150
 CARD = Card(90, 132)
-QWEN_30B = LLAMA_3_8B | {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "hidden_size": 2048,
-    "head_dim": 128,
-    "num_key_value_heads": 4,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 768,
-}
-ALL_MODELS = MODELS | {"Qwen3-30B-A3B": QWEN_30B}
+ALL_MODELS = MODELS | {"Qwen3-30B-A3B": QWEN3_30B_A3B}
 LAYERS = {
     "Qwen3-30B-A3B": 1,
     "Llama-3-8B": 1,
@@ -157,3 +155,39 @@ def test_random_prompts_that_are_pooled_meet_no_kernel_beyond_those_rehearsed(ki
         beyond = recorder.recorded.keys() - rehearsed
         assert not beyond, f"met among {burst} prompts: {[str(v) for v in beyond]}"
     core.close()
+
+
+NO_MODELS = {"round_rows_kernel", "float8_kernel", "sigmoid_gate_kernel"}  # no model that is read has such parts
+# With the models of real shapes these launch every kernel.
+OTHERS = ("apertus", "llama 4", "olmo 2", "qwen 2 with experts")
+
+
+def rehearsals() -> Iterator[tuple[str, ModelSpec, Place]]:
+    """The models of real shapes, two of them packed too, and one of two ranks of some others."""
+    shapes = {name: from_hf_config(config) for name, config in vars(model_configs).items() if name.isupper()}
+    for label, spec in shapes.items():
+        yield label, spec, Place()
+    for packed in ("LLAMA_3_8B", "QWEN3_30B_A3B"):
+        yield f"{packed} in Q4_K", packed_in("q4_k", shapes[packed]), Place()
+    for kind in OTHERS:
+        yield kind, from_hf_config(tiny_models.config_json(kind)), Place(1, 2)
+
+
+def numbers_left_out(variant: Variant) -> Variant:
+    args = tuple(arg if arg is None or isinstance(arg, (Pointer, float)) else 0 for arg in variant.args)
+    return dataclasses.replace(variant, args=args)
+
+
+def test_no_key_depends_on_a_buffers_place_or_a_steps_counts():
+    """A kernel whose key did would be compiled while serving, once for each way in which a step's pieces may lie."""
+    met = set()
+    for label, spec, place in rehearsals():
+        variants = set(kernels_of(config_for(100), spec, Launcher(CARD), Parallel(place)))
+        for variant in variants:
+            assert all(arg.aligned for arg in variant.args if isinstance(arg, Pointer)), f"{label}: {variant}"
+        if label not in OTHERS:  # theirs have sizes of either kind
+            assert len({numbers_left_out(variant) for variant in variants}) == len(variants), label
+        assert len(variants) < MOST_VARIANTS, label
+        met |= {variant.name for variant in variants}
+    modules = (importlib.import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__))
+    assert met == {name for module in modules for name in vars(module) if name.endswith("_kernel")} - NO_MODELS

@@ -20,7 +20,7 @@ MEAN, MAX, CLS, LAST = range(4)
 NUMBERS: dict[PoolingKind, int] = {"mean": MEAN, "max": MAX, "cls": CLS, "last": LAST}
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts"])
 def pool_kernel(hidden, starts, out, DIM: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr):
     prompt, at = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     held = at < DIM

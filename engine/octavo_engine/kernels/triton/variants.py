@@ -96,8 +96,8 @@ class _Address(MockTensor):  # type: ignore[misc]
 
 def _read_off(arg: Any, number_is_free: bool, pointer_is_free: bool) -> Pointer | float | None:
     if isinstance(arg, Tensor):
-        lies_well = arg.device.type == "meta" or arg.data_ptr() % ALIGNED == 0
-        return Pointer(arg.dtype, pointer_is_free or lies_well)
+        # On the meta device the address is the place within the tensor's own storage, which begins aligned on a GPU.
+        return Pointer(arg.dtype, pointer_is_free or arg.data_ptr() % ALIGNED == 0)
     if arg is None:
         return None
     assert not isinstance(arg, bool), "flags are constants, which are passed by name"
