@@ -22,9 +22,13 @@ for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, default)
 
-pytest_plugins = ["octavo_testing.control_plane_fixtures", "octavo_testing.run_policy"]
+pytest_plugins = [
+    "octavo_testing.control_plane_fixtures",
+    "octavo_testing.run_order",
+    "octavo_testing.run_policy",
+    "octavo_testing.sampled_cases",
+]
 EXECUTORS = ("native", "torch")
-LONG = {"correctness", "reconcile", "parallel", "kernels", "metrics_api", "chart"}  # parts that take minutes
 
 
 gc.disable()  # until all is collected, most of which stays: to look through it again and again takes seconds a worker
@@ -33,22 +37,6 @@ gc.disable()  # until all is collected, most of which stays: to look through it 
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give workers a file of each long part in turn, then the others, so that they compute and wait by turns."""
-    if not hasattr(config, "workerinput"):
-        return
-    files: dict[str, dict[Path, int]] = {}
-    for item in items:
-        part = files.setdefault(item.path.parent.name, {})
-        part.setdefault(item.path, len(part))
-
-    def turn(item: pytest.Item) -> tuple[bool, int]:
-        part = item.path.parent.name
-        return part not in LONG, files[part][item.path] if part in LONG else 0
-
-    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session", params=EXECUTORS)

@@ -205,12 +205,17 @@ def until(condition: Any, seconds: float, otherwise: str = "it did not happen in
         time.sleep(0.02)
 
 
+def state_of(pid: int) -> str:
+    """A process's state as the kernel has it: R runs, S sleeps, Z is a zombie; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def alive(pid: int) -> bool:
     """True if a process lives; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_of(pid) not in {"", "Z"}
 
 
 def command_of(pid: int) -> str:

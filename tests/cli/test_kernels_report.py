@@ -91,6 +91,7 @@ def test_a_gpu_that_is_refused_is_explained_and_no_fault():
     assert none.faults() == ["sm_75 packed q4_k does not compile: PTXASError: no bfloat16"]
 
 
+@pytest.mark.slow
 def test_a_sample_of_kernels_is_as_the_baseline_has_it_and_a_worse_one_fails(tmp_path):
     """Attention of a small model. Prefill as if it had been better before, in each metric."""
     document = json.loads(BASELINE.read_text("utf-8"))

@@ -70,12 +70,14 @@ def test_without_a_driver_the_start_ends_before_anything_is_downloaded():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_images_own_promise_counts_as_the_flag():
     """The -cuda image sets OCTAVO_DEVICE; a raw Deployment has no flag of ours."""
     done = served("--model", "org/none", "--max-model-len", "2048", "--port", "0", env={"OCTAVO_DEVICE": "cuda"})
     assert (done.returncode, "no usable GPU: " in last_words(done)) == (1, True)
 
 
+@pytest.mark.sample(status=[803])
 @pytest.mark.parametrize(
     ("status", "count", "env", "message"),
     [

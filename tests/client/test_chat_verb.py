@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+from octavo_testing.served import state_of, until
 
 from octavo_engine.cli import chat
 
@@ -119,6 +120,13 @@ class Terminal:
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
+    def reads(self) -> None:
+        """Wait until it sleeps, for a key.
+
+        CPython's readline prints the prompt, then waits for a key; a signal between the two is seen at the next key only.
+        """
+        until(lambda: state_of(self.process.pid) == "S", 20, "it never waits for a key")
+
     def close(self) -> int:
         code = self.process.wait(10)
         os.close(self.master)
@@ -146,6 +154,7 @@ def test_ctrl_c_ends_the_answer_and_ctrl_d_the_program(server):
     assert answer["role"] == "assistant"
     assert answer["content"].startswith("w0 w1 ")
     terminal.expect("> ")
+    terminal.reads()
     terminal.interrupt()
     terminal.expect(r"quit or Ctrl-D ends")
     terminal.expect("> ")

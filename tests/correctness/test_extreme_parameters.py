@@ -215,6 +215,7 @@ def test_a_tiny_temperature_is_greedy(temperature):
     assert SamplingParams(max_tokens=1, temperature=temperature).temperature == 0.0
 
 
+@pytest.mark.sample(temperature=[1e-45, 1e-5])
 @pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1.2e-38, 1e-20, 1e-5])
 @pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.5}])
 def test_no_sampler_needs_a_temperature_to_be_sensible(temperature, filters):

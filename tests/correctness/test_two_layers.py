@@ -37,6 +37,8 @@ def cut(spec, layers):
     return dataclasses.replace(spec, layers=tuple(spec.layers[i] for i in layers), weights=tuple(weights))
 
 
+@pytest.mark.sample(implementation=["native", "torch"], name=["smollm2"])
+@pytest.mark.sample(implementation=["native", "torch"], name=["gemma3"], dtype=["bfloat16"])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -54,6 +54,7 @@ def compare(operations, device, spec, dtype, block_size, requests, *, cache_dtyp
     torch.testing.assert_close(got, REFERENCE.attention(q, k_cache, v_cache, batch, spec, scales, sinks), **tolerance)
 
 
+@pytest.mark.sample(name=[name for name in SHAPES if name != "falcon 7b"], dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", SHAPES)
 def test_attention_of_a_mixed_batch_is_its_twins(triton_operations, device, name, dtype):
@@ -65,6 +66,7 @@ def test_blocks_of_any_size_serve(triton_operations, device, block_size):
     compare(triton_operations, device, SHAPES["window"], torch.float32, block_size, REQUESTS[:5])
 
 
+@pytest.mark.sample(name=["sinks"])
 @pytest.mark.parametrize("name", ["sinks", "alibi", "chunks"])
 def test_sinks_slopes_and_chunks_are_joined_from_their_runs(triton_operations, device, name):
     spec = dataclasses.replace(SHAPES[name], window=None, chunk=600 if name == "chunks" else None)
@@ -143,6 +145,7 @@ def test_the_last_tiles_of_prompts_start_first(device, monkeypatch):
     assert firsts == sorted(firsts, reverse=True)
 
 
+@pytest.mark.sample(dim=[128])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 2, 80), (4, 2, 96)])
 def test_attention_of_large_heads_is_its_twins(triton_operations, device, heads, kv_heads, dim):
     """Llama-3-8B's; and sizes that are no power of two."""
@@ -195,6 +198,7 @@ def test_padding_is_zero_and_disturbs_no_request(triton_operations, device):
     assert_close(got[:2], REFERENCE.attention(q, k_cache, v_cache, batch, spec))
 
 
+@pytest.mark.sample(name=["window"], dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["smollm2", "window"])
 def test_attention_over_float8_blocks_is_its_twins(triton_operations, device, name, dtype):
@@ -275,6 +279,7 @@ def test_factors_on_queries_are_their_twins(triton_operations, device):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cached", ["as computed", "float8"])
 @pytest.mark.parametrize("name", WRITES)

@@ -27,6 +27,7 @@ SPECS = {
 REQUESTS = [(1, 1), (40, 1), (530, 1), (7, 7), (61, 30)]
 
 
+@pytest.mark.sample(name=["six heads", "twenty heads, in two programs", "as published"], dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SPECS)
 def test_attention_over_latents_is_its_twins(triton_operations, device, name, dtype):

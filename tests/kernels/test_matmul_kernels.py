@@ -39,6 +39,7 @@ def assert_product_close(got, expected, in_features):
     torch.testing.assert_close(got, expected, atol=tolerance["atol"] * scale / 4, rtol=tolerance["rtol"])
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 32), (8, 16)])
 @pytest.mark.parametrize(("rows", "out", "columns"), SHAPES)
@@ -52,6 +53,8 @@ def test_products_with_packed_weights_are_the_twins(triton_operations, device, d
         assert_product_close(got, REFERENCE.matmul(x, weight, added), columns)
 
 
+@pytest.mark.sample(bits=[4], rows=[65, 129])
+@pytest.mark.sample(bits=[4], columns=[14336])
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 32), (8, 16)])
 @pytest.mark.parametrize(("rows", "out", "columns"), EDGES)
 def test_products_at_the_edges_of_tiles_and_of_long_rows_are_the_twins(
@@ -68,6 +71,7 @@ def test_rows_that_end_within_a_run_of_words_are_no_packed_weight(triton_operati
         triton_operations.matmul(torch.randn(3, 48, device=device), weight)
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16], columns=[64, 160, 576])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "out", "columns"), [*SHAPES, *EDGES])
 def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows, out, columns):
@@ -109,6 +113,7 @@ def blocks_of(name, rows, num_blocks):
     return data
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", PACKERS)
 def test_products_with_blocks_of_every_format_are_the_twins(triton_operations, device, name, dtype):

@@ -47,6 +47,7 @@ def known_tokens(sequences, device):
     return KnownTokens(table.to(device), ints(rows), lengths, ints([len(p) for p, _ in sequences]))
 
 
+@pytest.mark.sample(vocab=[1024, 2100])
 @pytest.mark.parametrize(("vocab", "spread"), [(33, 1.0), (33, 6.0), (1024, 1.0), (2100, 6.0)])
 def test_draws_are_the_twins(triton_operations, device, vocab, spread):
     """A row for every filter; a third of the tokens is banned."""
@@ -84,6 +85,7 @@ def test_rows_of_padding_draw_nothing(triton_operations, device):
     assert [token >= 0 for token in drawn] == [False, True, False, False]
 
 
+@pytest.mark.sample(name=["greedy", "plain", "top_k", "top_p", "min_p", "all three"])
 @pytest.mark.parametrize("name", FILTERS)
 def test_equals_are_drawn_as_by_the_twin(triton_operations, device, name):
     """Logits of few values: places in the order are decided by token ids; -0 equals 0."""
@@ -104,6 +106,7 @@ def test_rows_that_cannot_be_drawn_say_why(triton_operations, device):
         assert drawn[3] >= 0
 
 
+@pytest.mark.sample(num_top=[0, 5], vocab=[20, 2100])
 @pytest.mark.parametrize("num_top", [0, 1, 5, 20])
 @pytest.mark.parametrize("vocab", [20, 1024, 2100])
 def test_logprobs_are_the_twins(triton_operations, device, num_top, vocab):

@@ -204,6 +204,7 @@ assert [v.args[0].aligned for v in launch.prepared] == [True, False]
     )
 
 
+@pytest.mark.slow
 def test_a_bound_launch_refuses_a_strided_tensor(tmp_path):
     result = run(
         COUNTING

@@ -47,6 +47,7 @@ def test_several_replicas_stand_behind_one_front_and_share_the_cores(up):
     assert run.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_the_flag_overrides_the_manifests_replicas(up):
     run = up(manifest("replicas: 3"), "--replicas", "1")
     run.wait_for("svc answers at")
@@ -157,12 +158,14 @@ def test_secrets_and_config_maps_come_from_the_same_file(up):
     assert "secret-1" not in Path(f"/proc/{about['pid']}/cmdline").read_text()
 
 
+@pytest.mark.slow
 def test_a_built_in_chat_template_is_passed_by_name(up):
     run = up(manifest("").replace("some_model}", "some_model, chatTemplate: {name: phi-2}}"))
     run.wait_for("svc answers at")
     assert run.about()["template"] == "phi-2"
 
 
+@pytest.mark.slow
 def test_a_manifests_text_reaches_the_engine_in_any_locale(up):
     """A template holds what its language needs; a C locale has no bytes for it."""
     text = "größer → 日本"
@@ -182,6 +185,7 @@ data: {{chat: "{text}"}}
     assert run.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_secret_comes_from_a_file_by_flag(up, tmp_path):
     (tmp_path / "key").write_text("from-file\n")
     run = up(manifest("auth: {apiKeys: {secretName: keys}}"), "--secret", f"keys={tmp_path}/key")
@@ -222,6 +226,7 @@ def test_a_manifest_for_a_gpu_is_refused_here_unless_a_flag_says_cpu(up):
     assert "--tensor-parallel-size" not in run.about()["rest"]
 
 
+@pytest.mark.slow
 def test_a_manifest_that_names_no_accelerator_just_runs(up):
     run = up(manifest().replace("  accelerator: {vendor: cpu}\n", ""))
     run.wait_for("svc answers at")

@@ -51,6 +51,7 @@ def stranger(tmp_path):
     return run
 
 
+@pytest.mark.sample(home=["none"])
 @pytest.mark.parametrize("verb", [["octavo", "serve"], ["octavo_engine"], ["octavo_engine.fetch", "--model"]], ids=str)
 @pytest.mark.parametrize("home", HOMES)
 def test_a_packaged_model_names_octavo_cache(stranger, verb, home):
@@ -111,6 +112,7 @@ def test_a_tilde_that_leads_nowhere_is_named(stranger, path):
     assert last.startswith(f"octavo serve: {path}: no such home is known")
 
 
+@pytest.mark.sample(home=["none"], sample=["smollm2.yaml"])
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("sample", ["smollm2.yaml", "mistral.yaml"])
 @pytest.mark.parametrize("verb", ["plan", "render"])

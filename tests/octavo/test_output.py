@@ -42,6 +42,7 @@ def service(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.sample(env=LOCALES[1:2])
 @pytest.mark.parametrize("env", LOCALES, ids=["ascii", "latin-1", "C"])
 def test_a_plan_is_spelled_out_where_the_terminal_lacks_its_signs(service, env):
     """The bar's blocks become #, and nothing is a traceback."""
@@ -51,6 +52,7 @@ def test_a_plan_is_spelled_out_where_the_terminal_lacks_its_signs(service, env):
     assert b"acme/model" in done.stdout
 
 
+@pytest.mark.sample(env=LOCALES[:1])
 @pytest.mark.parametrize("env", LOCALES, ids=["ascii", "latin-1", "C"])
 @pytest.mark.parametrize("verb", ["plan", "render"])
 @pytest.mark.parametrize("form", ["json", "yaml"])
@@ -115,6 +117,7 @@ def test_a_full_disk_is_one_line(service):
     assert done.stderr.decode() == "octavo plan: standard output can't be written: No space left on device\n"
 
 
+@pytest.mark.sample(closed=[(1,), (0, 1, 2)])
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("arguments", [["plan", "-f", "{}", "--offline"], ["--version"]], ids=["plan", "version"])
 def test_streams_that_were_closed_do_no_harm(service, closed, arguments):

@@ -8,7 +8,7 @@ import octavo_testing
 import pytest
 
 pytest_plugins = ["pytester"]
-OPTIONS = ("-p", "octavo_testing.run_policy", "-p", "no:timeout", "--strict-markers", "-o", "markers=once", "-n", "1")
+OPTIONS = ("-p", "octavo_testing.run_policy", "-p", "no:timeout", "--strict-markers", "-o", "markers=once")
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def kit(monkeypatch):
 def flaky(pytester):
     """A test that fails at its first run, under a marker or doing what is given."""
 
-    def write(mark: str = "", then: str = "assert False"):
+    def write(mark: str = "", then: str = "assert False", options: tuple[str, ...] = OPTIONS):
         pytester.makepyfile(
             f"""
             import os, pathlib, pytest
@@ -35,8 +35,8 @@ def flaky(pytester):
                     {then}
             """
         )
-        assert pytester.runpytest_subprocess(*OPTIONS).ret == pytest.ExitCode.TESTS_FAILED
-        return pytester.runpytest_subprocess(*OPTIONS, "--second-try", "--last-failed")
+        assert pytester.runpytest_subprocess(*options).ret == pytest.ExitCode.TESTS_FAILED
+        return pytester.runpytest_subprocess(*options, "--second-try", "--last-failed")
 
     return write
 
@@ -54,7 +54,7 @@ def test_a_test_that_counts_at_once_stays_failed(flaky):
 
 
 def test_a_crash_stays_a_failure(flaky):
-    second = flaky(then="os._exit(3)")
+    second = flaky(then="os._exit(3)", options=(*OPTIONS, "-n", "1"))
     assert second.ret == pytest.ExitCode.TESTS_FAILED
     second.stdout.fnmatch_lines(["*failed at the first try, which counts*"])
 

@@ -76,6 +76,7 @@ def test_gemma3_encodes_as_transformers(text, gemma3_tokenizer, gemma3_reference
         assert gemma3_tokenizer.decode(ids, skip_special_tokens=skip) == gemma3_reference.decode(ids, skip)
 
 
+@pytest.mark.slow
 @property_settings
 @given(text=unicode_texts)
 def test_gemma3_encodes_any_text_as_transformers(text, gemma3_tokenizer, gemma3_reference):

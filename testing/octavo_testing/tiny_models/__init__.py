@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from octavo_testing.tiny_models import experts, latent, layer_norm, multimodal, remote_code, rms_norm
 
@@ -144,7 +149,7 @@ def _text_half(model: Any) -> Any:
 
 def config_of(kind: str) -> Any:
     """transformers' config of the model called `kind` in MODELS, with the class of its checkpoint in `architectures`."""
-    config_class, fields = MODELS[kind]
+    config_class, fields = copy.deepcopy(MODELS[kind])  # transformers completes a dict that it is given
     config_type = getattr(transformers, config_class)
     if kind in multimodal.MODELS:
         text = SIZES | {"model_type": config_type().text_config.model_type} | fields["text_config"]
@@ -152,17 +157,23 @@ def config_of(kind: str) -> Any:
     else:
         known = {field.name for field in dataclasses.fields(config_type)} | set(config_type.attribute_map)
         config = config_type(**{name: value for name, value in SIZES.items() if name in known} | fields)
-    config.architectures = [_class_of(kind, config_type).__name__]
+    config.architectures = [_class_name(kind, config_type)]
     return config
 
 
+def _class_name(kind: str, config_type: Any) -> str:
+    """The name of transformers' model class; of a family that its auto classes know as a text half alone, by rule.
+
+    Importing the class itself would cost seconds over all kinds.
+    """
+    names = (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if kind in multimodal.MODELS else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    )
+    return names.get(config_type.model_type) or f"{config_type.__name__.removesuffix('Config')}ForCausalLM"
+
+
 def _class_of(kind: str, config_type: type) -> Any:
-    """transformers' model class; of a family that its auto classes know as a text half alone, by its name."""
-    multi = kind in multimodal.MODELS
-    auto: Any = transformers.AutoModelForImageTextToText if multi else transformers.AutoModelForCausalLM
-    if config_type in auto._model_mapping:
-        return auto._model_mapping[config_type]
-    return getattr(transformers, f"{config_type.__name__.removesuffix('Config')}ForCausalLM")
+    return getattr(transformers, _class_name(kind, config_type))
 
 
 def make(kind: str, folder: Path) -> Any:

@@ -30,5 +30,6 @@ def _parameters(names: tuple[str, ...]) -> list:
 
 
 BEST = _native.best_isa()
+BEST_OF_OPERATIONS = max(_native.ISAS[name] for name in OPERATIONS if available(name))
 every_isa = pytest.mark.parametrize("isa", _parameters(NAMES))
 every_isa_of_operations = pytest.mark.parametrize("isa", _parameters(OPERATIONS))

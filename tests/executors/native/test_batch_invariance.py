@@ -183,8 +183,9 @@ def test_company_chunks_prefixes_preemptions_and_threads_change_no_bit(name, isa
     check(from_hf_config(CONFIG), dtype, tmp_path)
 
 
+@pytest.mark.sample(name=["q4_1"])
 @every_isa
-@pytest.mark.parametrize("name", [pytest.param("f32", marks=pytest.mark.slow), "q4_1", "q6_k"])
+@pytest.mark.parametrize("name", ["f32", "q4_1", "q6_k"])
 def test_nor_do_they_with_experts(name, isa, tmp_path, monkeypatch):
     """Where a prompt's rows are more than experts compute at once, and each expert has others' rows beside its own."""
     leave_out(isa, unless=name == "f32")
@@ -198,6 +199,7 @@ def test_nor_do_they_with_experts(name, isa, tmp_path, monkeypatch):
     check(draft(layers=layers, hidden=256, vocab=263), dtype, tmp_path)
 
 
+@pytest.mark.sample(name=["q4_1"])
 @every_isa
 @pytest.mark.parametrize("name", ["f32", "bf16", "q4_1"])
 def test_nor_do_they_over_latents(name, isa, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from attention_twin import Parameters, Shape, attention
-from instruction_sets import BEST, every_isa_of_operations
+from instruction_sets import BEST, BEST_OF_OPERATIONS, every_isa_of_operations
 
 from octavo_engine.executors.native import _native
 
@@ -109,6 +109,8 @@ def check(out, qkv, shape, parameters, *, bf16=False, rows=slice(None)) -> None:
     np.testing.assert_array_less(np.abs(out - expected)[rows], tolerance[rows])
 
 
+@pytest.mark.sample(isa=[BEST_OF_OPERATIONS])
+@pytest.mark.sample(name=["grouped heads", "latents", "sinks", "all of it"])
 @every_isa_of_operations
 @pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
 @pytest.mark.parametrize("name", SHAPES)
@@ -126,6 +128,7 @@ def test_mixed_batches_equal_whole_attention(name, bf16, isa):
         check(out, qkv, shape, parameters, bf16=bf16)
 
 
+@pytest.mark.sample(isa=[BEST_OF_OPERATIONS])
 @every_isa_of_operations
 @pytest.mark.parametrize("bf16", [False, True], ids=["f32", "bf16"])
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_packed_weights_of_every_format_meet_no_kernel_beyond_those_rehearsed(mi
     core.close()
 
 
+@pytest.mark.sample(model=["SmolLM2-135M"])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_longest_sequence_adds_no_kernels(monkeypatch, model):
     """A pod with another --max-model-len finds what the last one compiled."""

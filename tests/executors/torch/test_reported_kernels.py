@@ -32,6 +32,8 @@ def test_every_variant_is_there_once_under_a_name_of_its_own(kernels):
     assert all(kernel.programs > 0 for kernel in kernels)
 
 
+@pytest.mark.sample(model=["llama"])
+@pytest.mark.sample(model=["q4_k"], flags=[[]])
 @pytest.mark.parametrize("flags", [[], ["--max-num-seqs", "100", "--max-num-batched-tokens", "8192"]], ids=" ".join)
 @pytest.mark.parametrize("model", ["llama", "gemma", "smollm2", "q4_k"])
 def test_what_an_engine_may_launch_is_in_the_report(kernels, card, model, flags):
@@ -50,6 +52,7 @@ def test_the_baseline_has_a_limit_for_each_kernel_of_the_report_and_for_no_other
     assert limits == {kernel.name for kernel in kernels}
 
 
+@pytest.mark.slow
 def test_what_no_engine_launches_is_float8_alone(kernels, card):
     launched = set()
     for spec in reported.reported_models().values():

@@ -1,0 +1,61 @@
+"""The order in which workers run the files of the suite: a pytest plugin.
+
+Files that share a control plane go to one worker, since starting and keeping one costs as much CPU as their tests. They
+wait more than they compute, so they start first, and the others compute beside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+LANES = {
+    "control plane": (
+        "tests/reconcile",
+        "tests/metrics_api",
+        "tests/cluster/test_cluster_client.py",
+        "tests/crd/test_crd_on_server.py",
+        "tests/octavo_testing/test_control_plane.py",
+        "tests/octavo_testing/test_fake_kubelet.py",
+        "tests/octavo_testing/test_fault_proxy.py",
+        "tests/verbs/test_render_verb.py",
+    ),
+    "the chart's control plane": ("tests/chart",),
+}
+"""Lane: the files, or the folders whose own files (not those of folders below), that one worker runs."""
+LONG = ("tests/correctness", "tests/kernels", "tests/local", "tests/serve", "tests/executors")
+"""Parts that start right after the lanes: at the end of a run, one long file would keep all workers waiting."""
+
+
+def group_of(path: str) -> str:
+    """The lane of a file, or the file itself: what one worker runs in one go."""
+    folder = str(PurePosixPath(path).parent)
+    return next((lane for lane, members in LANES.items() if path in members or folder in members), path)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Assigns whole lanes and whole files to workers, in the order in which they are collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Scheduling | None:
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not hasattr(config, "workerinput"):
+        return
+    lanes = list(LANES)
+
+    def turn(item: pytest.Item) -> int:
+        path = item.nodeid.partition("::")[0]
+        group = group_of(path)
+        if group in LANES:
+            return lanes.index(group)
+        return len(lanes) + (not path.startswith(LONG))
+
+    items.sort(key=turn)
