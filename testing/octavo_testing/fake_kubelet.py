@@ -12,6 +12,7 @@ import http.client
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -62,6 +63,8 @@ class FakeKubelet:
         self._threads: list[threading.Thread] = []
         self.run_pods = False
         self.bind_claims = True
+        self.drain_seconds = 0.0  # a deleted pod goes on that long, no longer Ready, up to its grace period
+        self._draining: dict[str, float] = {}  # pod's uid: when it ends, by time.monotonic
 
     def __enter__(self) -> Self:
         for kind, handle in (("Pod", self._handle_pod), ("PersistentVolumeClaim", self._handle_claim)):
@@ -230,7 +233,9 @@ class FakeKubelet:
             "initContainerStatuses": [
                 {**_container(c), "ready": True, "state": done} for c in spec.get("initContainers", [])
             ],
-            "containerStatuses": [_container(c, state, _started(old) or at) for c in spec["containers"]],
+            "containerStatuses": [
+                _container(c, state, _started(old) or at, c["name"] in _past_startup(old)) for c in spec["containers"]
+            ],
             **state.extra,
         }
 
@@ -249,7 +254,7 @@ class FakeKubelet:
                         if self._stopped.is_set():
                             break
             except TimeoutError:
-                continue  # nothing happened for a second
+                continue  # nothing happened for a second: pods that drain are looked at again
             except (OSError, ApiError, http.client.HTTPException, json.JSONDecodeError):
                 self._stopped.wait(RECONNECT_SECONDS)  # the API server is away: tests do that
         api.close()
@@ -258,11 +263,22 @@ class FakeKubelet:
         if not pod["spec"].get("nodeName"):
             return
         if "deletionTimestamp" in pod["metadata"]:
+            if not self._is_drained(api, pod):
+                return
             uid = {"preconditions": {"uid": pod["metadata"]["uid"]}}
             api.delete("v1", "Pod", name_of(pod), pod["metadata"]["namespace"], gracePeriodSeconds=0, **uid)
         elif self.run_pods and pod.get("status", {}).get("phase") == "Pending":
             owners = {owner["kind"] for owner in pod["metadata"].get("ownerReferences", [])}
             self.set_pod(pod, State(ended=Ended(0, "Completed")) if "Job" in owners else State(ready=True), api)
+
+    def _is_drained(self, api: ApiClient, pod: Object) -> bool:
+        """True once a deleted pod's containers have ended; they are no longer Ready from when it is first seen."""
+        uid, grace = pod["metadata"]["uid"], pod["metadata"].get("deletionGracePeriodSeconds", 0)
+        if uid not in self._draining:
+            self._draining[uid] = time.monotonic() + min(self.drain_seconds, grace)
+            if self.drain_seconds:
+                self.set_pod(pod, State(), api)
+        return time.monotonic() >= self._draining[uid]
 
     def _handle_claim(self, api: ApiClient, claim: Object) -> None:
         if not self.bind_claims or claim.get("status", {}).get("phase") != "Pending" or claim["spec"].get("volumeName"):
@@ -293,7 +309,8 @@ class FakeKubelet:
         )
 
 
-def _container(container: Object, state: State = State(), at: str = "") -> Object:
+def _container(container: Object, state: State = State(), at: str = "", past_startup: bool = False) -> Object:
+    """The status of a container. One with a startup probe has `started` from when that first succeeded."""
     if state.waiting:
         now_doing: Object = {"waiting": {"reason": state.waiting, "message": state.message}}
     elif state.ended:
@@ -305,11 +322,16 @@ def _container(container: Object, state: State = State(), at: str = "") -> Objec
         "image": container["image"],
         "imageID": f"pretended://{container['image']}",
         "ready": state.ready,
-        "started": not state.waiting and state.ended is None,
+        "started": "running" in now_doing and (state.ready or past_startup or "startupProbe" not in container),
         "restartCount": state.restarts,
         "state": now_doing,
         "lastState": _terminated(state.last, at) if state.last else {},
     }
+
+
+def _past_startup(status: Object) -> set[str]:
+    """The names of containers whose startup probe has succeeded since they last began."""
+    return {container["name"] for container in status.get("containerStatuses", ()) if container.get("started")}
 
 
 def _started(status: Object) -> str:

@@ -8,6 +8,7 @@
         proxy.delay(2.0, verb="patch")                          # before the server is asked
         proxy.hang(verb="watch")                                # taken, never answered; open watches fall silent
         proxy.lose_events(path="/llms")                         # watches stay open and lose every event
+        proxy.halve_event(path="/llms")                         # half of a watch's next event arrives, and it breaks
         proxy.heal()                                            # all of that is over
         proxy.requests                                          # what passed or was answered here, oldest first
 
@@ -65,6 +66,7 @@ class Fault:
     hang: bool = False
     delay: float = 0.0
     lose_events: bool = False
+    halve_event: bool = False
     times: int | None = None
     until: float = float("inf")
     met: int = 0
@@ -132,6 +134,10 @@ class FaultProxy:
     def lose_events(self, path: str = "", *, seconds: float | None = None) -> Fault:
         """Watches are answered and stay open, but their events never arrive."""
         return self._add(Fault("watch", path, lose_events=True), seconds)
+
+    def halve_event(self, path: str = "", *, times: int = 1) -> Fault:
+        """Pass half of a watch's next event, and break its connection."""
+        return self._add(Fault("watch", path, halve_event=True, times=times), None)
 
     def delay(self, delay: float, verb: str = "*", path: str = "", *, seconds: float | None = None) -> Fault:
         """Ask the server so many seconds later."""
@@ -240,6 +246,8 @@ class FaultProxy:
 
     async def _answer(self, request: web.Request, verb: str) -> web.StreamResponse:
         for fault in [fault for fault in self._faults if fault.applies(verb, request.path)]:
+            if fault.halve_event:
+                continue  # counts when an event has come
             fault.met += 1
             if fault.delay:
                 await asyncio.sleep(fault.delay)
@@ -292,7 +300,14 @@ class FaultProxy:
                 line = reading.result()
                 if not line:
                     break
-                if not any(fault.lose_events and fault.applies("watch", request.path) for fault in self._faults):
+                applying = [fault for fault in self._faults if fault.applies("watch", request.path)]
+                if halved := next((fault for fault in applying if fault.halve_event), None):
+                    halved.met += 1
+                    await response.write(line[: len(line) // 2])
+                    if request.transport is not None:
+                        request.transport.close()  # after what is written
+                    return response
+                if not any(fault.lose_events for fault in applying):
                     await response.write(line)
             await response.write_eof()
         except (aiohttp.ClientError, ConnectionError):

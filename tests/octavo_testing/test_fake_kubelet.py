@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from octavo_testing.api_client import until
 from octavo_testing.fake_kubelet import Ended, name_of
 from test_control_plane import deployment, pod_template
@@ -43,6 +45,44 @@ def test_pods_run_by_themselves_where_that_is_asked_for(control_plane, namespace
     until(lambda: _status(control_plane, namespace).get("availableReplicas") == 2)
     control_plane.api.apply(deployment(namespace, image="example.org/pause:2"))
     until(lambda: [pod["spec"]["containers"][0]["image"][-1] for pod in kubelet.pods(namespace)] == ["2", "2"])
+
+
+def test_a_container_has_started_once_its_startup_probe_has_succeeded(control_plane, namespace, kubelet):
+    """A readiness probe that fails later does not take that back; without a startup probe it counts from the start."""
+    probe = {"startupProbe": {"httpGet": {"path": "/health", "port": 8000}}}
+    for name, fields in (("probed", probe), ("bare", {})):
+        template = pod_template(**fields)
+        template["metadata"] |= {"name": name, "namespace": namespace}
+        control_plane.api.create({"apiVersion": "v1", "kind": "Pod", **template})
+
+    def started() -> dict[str, bool]:
+        return {name_of(pod): pod["status"]["containerStatuses"][0]["started"] for pod in kubelet.pods(namespace)}
+
+    kubelet.mark_pods_loading(namespace, count=2)
+    assert started() == {"probed": False, "bare": True}
+    kubelet.mark_pods_ready(namespace)
+    kubelet.mark_pods_loading(namespace)
+    assert started() == {"probed": True, "bare": True}
+
+
+def test_a_deleted_pod_drains_for_as_long_as_that_takes(control_plane, namespace, kubelet):
+    """It is no longer Ready meanwhile, and is not gone before."""
+    kubelet.run_pods, kubelet.drain_seconds = True, 2.0
+    kubelet.add_node("cpu-node")
+    api, template = control_plane.api, pod_template()
+    template["metadata"] |= {"name": "a", "namespace": namespace}
+    api.create({"apiVersion": "v1", "kind": "Pod", **template})
+
+    def ready() -> str | None:
+        conditions = (api.find("v1", "Pod", "a", namespace) or {}).get("status", {}).get("conditions", ())
+        return next((each["status"] for each in conditions if each["type"] == "Ready"), None)
+
+    until(lambda: ready() == "True")
+    deleted = time.monotonic()
+    api.delete("v1", "Pod", "a", namespace, gracePeriodSeconds=30)
+    until(lambda: ready() == "False", 20, "it is not Ready while it drains")
+    until(lambda: api.find("v1", "Pod", "a", namespace) is None, 20, "it is gone in the end")
+    assert time.monotonic() - deleted >= 2.0
 
 
 def test_a_crash_is_reported_with_exit_code_and_message(control_plane, namespace, kubelet):

@@ -123,6 +123,16 @@ def test_a_reset_breaks_open_watches_and_new_requests(namespace, proxy, through)
     assert through.list("v1", "ConfigMap", namespace)
 
 
+def test_half_an_event_arrives_before_its_connection_breaks(namespace, proxy, through):
+    """Once, and the next watch has it whole."""
+    through.create(config_map(namespace, "a"))
+    proxy.halve_event("/configmaps")
+    with through.watching("v1", "ConfigMap", namespace) as events, pytest.raises((*BROKEN, json.JSONDecodeError)):
+        next(events)
+    with through.watching("v1", "ConfigMap", namespace) as events:
+        assert {next(events)["object"]["metadata"]["name"] for _ in range(2)} == {"a", "kube-root-ca.crt"}
+
+
 def test_a_delay_comes_before_the_answer(namespace, proxy, through):
     through.list("v1", "ConfigMap", namespace)
     proxy.delay(0.3, verb="list")

@@ -54,6 +54,15 @@ def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_pro
     heals(installed, namespace, operator, f"watch-error-{code}", record_property)
 
 
+@pytest.mark.slow
+def test_half_an_event_of_a_watch_heals_by_itself(installed, proxied, namespace, record_property):
+    """The rest of its line never comes: what it told is learnt from the next list."""
+    operator, proxy = proxied
+    proxy.halve_event("/llmservices")
+    heals(installed, namespace, operator, "half-event", record_property)
+    assert not any(fault.halve_event and not fault.met for fault in proxy._faults), "no event was halved"
+
+
 @of_any_length
 @pytest.mark.parametrize("code", [403, pytest.param(503, marks=pytest.mark.slow)])
 def test_a_list_that_is_refused_for_long_heals_by_itself(installed, proxied, namespace, record_property, code, seconds):
