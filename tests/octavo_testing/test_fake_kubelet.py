@@ -66,7 +66,7 @@ def test_a_container_has_started_once_its_startup_probe_has_succeeded(control_pl
 
 
 def test_a_deleted_pod_drains_for_as_long_as_that_takes(control_plane, namespace, kubelet):
-    """It is no longer Ready meanwhile, and is not gone before."""
+    """A pod that drains is there and no longer Ready."""
     kubelet.run_pods, kubelet.drain_seconds = True, 2.0
     kubelet.add_node("cpu-node")
     api, template = control_plane.api, pod_template()

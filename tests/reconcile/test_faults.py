@@ -56,7 +56,7 @@ def test_a_watch_error_heals_by_itself(installed, proxied, namespace, record_pro
 
 @pytest.mark.slow
 def test_half_an_event_of_a_watch_heals_by_itself(installed, proxied, namespace, record_property):
-    """The rest of its line never comes: what it told is learnt from the next list."""
+    """The rest of its line never comes; the next list has the object."""
     operator, proxy = proxied
     halved = proxy.halve_event("/llmservices")
     installed.api.create(service("halved", namespace))
