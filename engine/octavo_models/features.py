@@ -20,6 +20,14 @@ Feature = Literal[
     "sinks",
     "latent_attention",
     "shared_kv",
+    "value_norm",
+    "per_layer_inputs",
+    "altup",
+    "laurel",
+    "layer_scale",
+    "activation_sparsity",
+    "experts_beside_mlp",
+    "expert_scales",
     "chunked_attention",
     "output_gate",
     "query_scaling",
@@ -52,6 +60,8 @@ OF_BOTH: frozenset[Feature] = frozenset(
         "alibi",
         "sinks",
         "latent_attention",
+        "shared_kv",
+        "value_norm",
         "chunked_attention",
         "output_gate",
         "query_scaling",
@@ -61,7 +71,18 @@ OF_BOTH: frozenset[Feature] = frozenset(
         "qk_norm_after_rotary",
     }
 )
-SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": OF_BOTH, "torch": OF_BOTH}
+OF_TORCH: frozenset[Feature] = frozenset(
+    {
+        "per_layer_inputs",
+        "altup",
+        "laurel",
+        "layer_scale",
+        "activation_sparsity",
+        "experts_beside_mlp",
+        "expert_scales",
+    }
+)
+SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": OF_BOTH, "torch": OF_BOTH | OF_TORCH}
 """The features that each executor of this version runs; the tests of both hold them to it."""
 
 USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}
@@ -98,10 +119,24 @@ def features_of(spec: ModelSpec) -> Iterator[tuple[Feature, str]]:
 def _of_layer(layer: Layer) -> Iterator[tuple[Feature, str]]:
     if isinstance(layer.mlp, Experts):
         yield "experts", f"a mixture of {layer.mlp.num_experts} experts"
+        if layer.mlp.beside is not None:
+            yield "experts_beside_mlp", "a mixture of experts beside an MLP"
+        if layer.mlp.router.expert_scales:
+            yield "expert_scales", "learned factors on experts"
+    elif layer.mlp.cutoff is not None:
+        yield "activation_sparsity", "a sparse activation"
     elif layer.mlp.activation not in USUAL_ACTIVATIONS:
         yield "activation", f"the activation {layer.mlp.activation}"
     if layer.post_norms_sum:
         yield "post_norms_sum", "norms of the residual stream"
+    if layer.per_layer is not None:
+        yield "per_layer_inputs", "an embedding for each layer"
+    if layer.altup is not None:
+        yield "altup", f"alternating updates of {layer.altup.num} residual streams"
+    if layer.laurel is not None:
+        yield "laurel", "a learned augmented residual"
+    if layer.scaled:
+        yield "layer_scale", "a learned factor on the residual stream"
     norms = (layer.pre_attention_norm, layer.post_attention_norm, layer.pre_mlp_norm, layer.post_mlp_norm)
     if any(norm is not None and not norm.weight for norm in (*norms, layer.attention.qk_norm)):
         yield "unweighted_norm", "a norm without weights"
@@ -118,6 +153,8 @@ def _of_attention(attention: Attention) -> Iterator[tuple[Feature, str]]:
         yield "latent_attention", f"attention over a latent of {attention.latent.rank}"
     if attention.kv_from_layer is not None:
         yield "shared_kv", f"keys and values of layer {attention.kv_from_layer}"
+    if attention.v_norm is not None:
+        yield "value_norm", "norms of values"
     if attention.chunk is not None:
         yield "chunked_attention", f"attention in chunks of {attention.chunk}"
     if attention.output_gate:

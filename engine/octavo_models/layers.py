@@ -47,10 +47,13 @@ class Rotary:
     interleaved: bool = False
     scaling: RotaryScaling | None = None
     reversed: bool = False
+    num_turned: int | None = None  # pairs that turn at all, the first ones (Gemma 4); None: all
 
     def inverse_frequencies(self) -> tuple[float, ...]:
         """The dim/2 angles by which one position turns each pair, scaling included."""
         frequencies = self._scaled_frequencies()
+        if self.num_turned is not None:
+            frequencies = (*frequencies[: self.num_turned], *[0.0] * (len(frequencies) - self.num_turned))
         return tuple(-f for f in frequencies) if self.reversed else frequencies
 
     def _scaled_frequencies(self) -> tuple[float, ...]:
@@ -186,7 +189,9 @@ class Attention:
     o_bias: bool = False
     output_gate: bool = False  # the result is multiplied by sigmoid(g); g: [num_heads * head_dim_v], a product like q
     sinks: bool = False  # a logit a head that takes part in the softmax and has no value (gpt-oss)
-    kv_from_layer: int | None = None
+    values_are_keys: bool = False  # v is the same product as k, before its norm (Gemma 4's global layers)
+    v_norm: Norm | None = None  # of each head's values, without weights
+    kv_from_layer: int | None = None  # it reads what that earlier layer has written, and has no keys of its own
     latent: Latent | None = None  # one KV head; `head_dim_k` includes the part that rotates
     causal: bool = True  # False: attention in both directions (encoders)
 
@@ -195,13 +200,18 @@ class Attention:
         return self.num_heads * self.head_dim_k
 
     @property
+    def own_kv_heads(self) -> int:
+        """The KV heads whose keys and values this layer computes."""
+        return self.num_kv_heads if self.kv_from_layer is None else 0
+
+    @property
     def k_size(self) -> int:
         """Elements of a token's keys; of a latent, which serves as keys and values, all of it."""
-        return self.num_kv_heads * self.head_dim_k if self.latent is None else self.latent.width
+        return self.own_kv_heads * self.head_dim_k if self.latent is None else self.latent.width
 
     @property
     def v_size(self) -> int:
-        return self.num_kv_heads * self.head_dim_v if self.latent is None else 0
+        return self.own_kv_heads * self.head_dim_v if self.latent is None else 0
 
     @property
     def o_size(self) -> int:
@@ -223,6 +233,9 @@ class Attention:
 class Mlp:
     """`down(act(gate(x)) * up(x))`, or `down(act(up(x)))` where not gated. `down_bias` is a bias of `down` alone.
 
+    With a `cutoff`, the gate becomes `relu(gate - mean - cutoff * deviation)` before it is activated, both over all of a
+    token's elements (Gemma 3n).
+
     Activations beyond the usual ones: `xielu` (Apertus) has two learned numbers a layer, `swiglu_clamped` (gpt-oss) is
     `(clamp(up, -7, 7) + 1) * g * sigmoid(1.702 g)` with g = min(gate, 7), and always gated.
     """
@@ -232,6 +245,7 @@ class Mlp:
     gated: bool = True
     bias: bool = False
     down_bias: bool = False
+    cutoff: float | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -261,7 +275,22 @@ class Router:
     group_by: Literal["top2", "max"] = "top2"
     scale: float = 1.0
     jitter: float = 0.01
+    logits_multiplier: float = 1.0  # of the product, before all else
+    expert_scales: bool = False  # each expert's weight is multiplied by a learned number of its own, last
     weighs_input: bool = False  # the weight multiplies an expert's input, not its output (Llama 4)
+
+
+@dataclass(frozen=True, slots=True)
+class BesideMlp:
+    """The norms of a mixture beside an MLP, its shared expert, which alone reads what the layer has normed (Gemma 4).
+
+    Router and experts norm the residual stream themselves: `after_shared(shared(x)) + after(sum(experts(before(stream))))`.
+    """
+
+    router: Norm
+    before: Norm
+    after: Norm
+    after_shared: Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +303,47 @@ class Experts:
     router: Router = Router()
     shared: Mlp | None = None
     shared_gate: bool = False  # the shared expert's result is multiplied by sigmoid of a product with one row (Qwen 2)
+    beside: BesideMlp | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The widths that tensor parallelism divides."""
         return (self.expert.intermediate_size, *(self.shared.widths if self.shared is not None else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class PerLayerInput:
+    """A token's own input of one layer, which the layer takes in last: `x + norm(out(act(gate(x)) * p))` (Gemma 3n and 4).
+
+    p, of `size` elements, is the layer's part of what `ModelSpec.per_layer_embedding` makes.
+    """
+
+    size: int
+    activation: Activation
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class AltUp:
+    """Alternating updates (arXiv 2301.13310): of `num` residual streams x_i a layer computes one, the first (Gemma 3n).
+
+    With m(x) = tanh(router(norm(x)) / hidden_size), the layer makes y out of the first of
+    p_i = x_i + sum_j (prediction m(x_0))_ij x_j; the streams are then p_i + (y - p_0) (1 + (correction m(y))_i).
+    What a per-layer input adds is computed of the first stream times `scale`, and added to all others.
+    """
+
+    num: int
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Laurel:
+    """A learned augmented residual (arXiv 2411.07501): with h, what attention reads, the residual stream before the MLP is
+    `(x + attention(h) + h + norm(right(left(h)))) / sqrt(2)`, where left has `rank` rows.
+    """
+
+    rank: int
+    norm: Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,3 +362,7 @@ class Layer:
     post_mlp_norm: Norm | None
     parallel_residual: bool = False
     post_norms_sum: bool = False
+    laurel: Laurel | None = None
+    altup: AltUp | None = None
+    per_layer: PerLayerInput | None = None
+    scaled: bool = False  # the residual stream is multiplied by a learned number at the end (Gemma 4)

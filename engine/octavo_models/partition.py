@@ -83,7 +83,8 @@ def part(spec: Model, place: Place) -> Model:
     if isinstance(spec, ModelOutline):
         assert place.tensor_size == place.num_stages == 1, "what is not described is not divided"
         return spec
-    layers = tuple(_layer(spec.layers[i], place) for i in layers_of(spec, place))
+    mine = layers_of(spec, place)
+    layers = tuple(_layer(spec.layers[i], place, mine.start) for i in mine)
     return replace(spec, layers=layers, weights=tuple(shard.weight for shard in shards(spec, place)))
 
 
@@ -138,8 +139,12 @@ def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
     return Shard(replace(whole, name=name, shape=shape), whole, axis, index * size)
 
 
-def _layer(layer: Layer, place: Place) -> Layer:
-    return replace(layer, attention=_attention(layer.attention, place), mlp=_narrowed(layer.mlp, place.tensor_size))
+def _layer(layer: Layer, place: Place, first: int) -> Layer:
+    """The rank's part of a layer, in a decoder that begins at the layer `first` of the whole."""
+    attention = _attention(layer.attention, place)
+    if attention.kv_from_layer is not None:
+        attention = replace(attention, kv_from_layer=attention.kv_from_layer - first)
+    return replace(layer, attention=attention, mlp=_narrowed(layer.mlp, place.tensor_size))
 
 
 def _attention(attention: Attention, place: Place) -> Attention:

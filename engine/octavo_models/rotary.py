@@ -14,7 +14,7 @@ from octavo_models.errors import UnsupportedModelError
 from octavo_models.fields import LARGEST, Fields
 from octavo_models.layers import Rotary, RotaryScaling
 
-ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
 
 
 def rotary_from_hf(
@@ -47,9 +47,18 @@ def rotary_from_hf(
             "partial_rotary_factor", f"leaves {dim} of {head_dim} elements to rotate; an even number is needed"
         )
     _check_base(config, base)
+    if _kind(fields) == "proportional":
+        return _proportional(fields, head_dim, base, dim // 2)
     if _kind(fields) == "dynamic":
         return Rotary(dim, _dynamic_base(base, _alpha(fields), dim))
     return Rotary(dim, base, scaling=_scaling(config, fields, dim))
+
+
+def _proportional(fields: Fields, head_dim: int, base: float, num_turned: int) -> Rotary:
+    """Gemma 4's: frequencies as of the whole head, of which the first `num_turned` turn."""
+    factor = fields.number("factor", 1.0)
+    scaling = None if factor == 1.0 else RotaryScaling("linear", factor)
+    return Rotary(head_dim, base, scaling=scaling, num_turned=num_turned)
 
 
 def longest_from_hf(config: Fields) -> int:

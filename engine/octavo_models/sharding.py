@@ -13,7 +13,7 @@ from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec, Weight
 
 KV_ROWS = {f"{name}{bias}" for name in ("k", "v", "k_norm") for bias in ("", "_bias")}
 """Weights with rows of KV heads: ranks beyond the number of these hold the same."""
-BEFORE_THE_LAYERS = ("positions", "token_types", "embedding_norm", "project_in")
+BEFORE_THE_LAYERS = ("positions", "token_types", "embedding_norm", "project_in", "per_layer", "stream_in")
 """Names, or their beginnings, of weights that only the first stage has."""
 
 
@@ -35,6 +35,13 @@ def obstacle(
     """The reason why the model can't be divided into these sizes, as a sentence with both numbers; None if it can."""
     if pipeline_parallel > len(spec.layers):
         return f"{names.pipeline} {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
+    if pipeline_parallel > 1 and (spec.per_layer_embedding is not None or spec.layers[0].altup is not None):
+        return f"{names.pipeline} {pipeline_parallel}: later stages would need each token's inputs of their layers, and all residual streams"
+    for i, layer in enumerate(spec.layers):
+        source = layer.attention.kv_from_layer
+        stages = {stage_of(j, len(spec.layers), pipeline_parallel) for j in (i, i if source is None else source)}
+        if len(stages) > 1:
+            return f"{names.pipeline} {pipeline_parallel} parts layer {i} from layer {source}, whose keys and values it reads"
     asked = f"{names.tensor} {tensor_parallel}"
     for layer in spec.layers:
         heads, kv_heads = layer.attention.num_heads, layer.attention.num_kv_heads

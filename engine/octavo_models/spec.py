@@ -156,6 +156,19 @@ class LearnedPositions:
 
 
 @dataclass(frozen=True, slots=True)
+class PerLayerEmbedding:
+    """A second embedding, of `count` tokens, that gives each layer `size` elements: its per-layer input.
+
+    All layers' together are `(norm(projection(x) / sqrt(hidden_size)) + sqrt(size) * row) / sqrt(2)`, where x is what the
+    first layer reads, and the norm is over each layer's part. Tokens beyond the table have row 0.
+    """
+
+    count: int
+    size: int
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A whole decoder or encoder. With a `pooling` it has no head, and no KV blocks: a prompt is computed in one step.
     Built by `octavo_models.from_hf_config` or `from_gguf`."""
@@ -181,12 +194,14 @@ class ModelSpec:
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
     vision_parameters: int | None = 0  # of what the checkpoint has beside the decoder; None: it has that, of any size
+    per_layer_embedding: PerLayerEmbedding | None = None
     token_types: int = 0  # rows of the table of which one is added to each embedding, by its token's segment
     pooling: Pooling | None = None
 
     @property
     def num_parameters(self) -> int:
-        return sum(math.prod(w.shape) for w in self.weights)
+        """The number in the checkpoint: what two weights read alike (values that are keys) counts once."""
+        return sum({w.sources: math.prod(w.shape) for w in self.weights}.values())
 
     def weight_bytes(self, dtype: str | None = None) -> int:
         """Bytes of all weights: as stored, or all of them widened to `dtype` (float32, float16, bfloat16)."""

@@ -9,7 +9,7 @@ from octavo_models.errors import InvalidConfigError
 from octavo_models.formats import format_of_transposed
 from octavo_models.layers import Attention, Experts, Latent, Layer, Mlp, Norm
 from octavo_models.pooling import Pooling
-from octavo_models.spec import LearnedPositions, ModelSpec, Weight
+from octavo_models.spec import LearnedPositions, ModelSpec, PerLayerEmbedding, Weight
 from octavo_models.tensors import At, TensorMap, TransposeHeads, UnitRows, Unpermute
 
 # Axis that tensor parallelism cuts, and the module name of LoRA checkpoints, by the last part of a weight's name.
@@ -42,6 +42,7 @@ class SpecDraft:
     logits_multiplier: float = 1.0
     logits_soft_cap: float | None = None
     vision_parameters: int | None = 0
+    per_layer_embedding: PerLayerEmbedding | None = None
     token_types: int = 0
     pooling: Pooling | None = None
 
@@ -70,6 +71,7 @@ def complete(
         logits_multiplier=draft.logits_multiplier,
         logits_soft_cap=draft.logits_soft_cap,
         vision_parameters=draft.vision_parameters,
+        per_layer_embedding=draft.per_layer_embedding,
         token_types=draft.token_types,
         pooling=draft.pooling,
     )
@@ -77,7 +79,8 @@ def complete(
 
 def _weights(draft: SpecDraft, format_of: Callable[[str], str]) -> Iterator[Weight]:
     def weight(part: WeightPart, layer: int | None = None) -> Weight:
-        entry, sources = draft.tensors.entry(part.last), draft.tensors.sources(part.last, layer)
+        place = part.place or part.last
+        entry, sources = draft.tensors.entry(place), draft.tensors.sources(place, layer)
         transform = _transform(part, entry)
         stored = format_of(sources[0].tensor)  # loading checks that all are equal
         return Weight(
@@ -128,6 +131,7 @@ class WeightPart:
     shape: tuple[int, ...]
     heads: int = 0  # that the rows divide into
     groups: int = 1  # experts that the rows divide into
+    place: str | None = None  # the weight whose place it is stored in; None: its own
 
 
 def _before(draft: SpecDraft) -> Iterator[WeightPart]:
@@ -141,11 +145,26 @@ def _before(draft: SpecDraft) -> Iterator[WeightPart]:
     yield from _norm("embedding_norm", draft.embedding_norm, hidden)
     if width is not None:
         yield WeightPart("project_in", (hidden, width))
+    if draft.per_layer_embedding is not None:
+        size = draft.per_layer_embedding.size
+        yield WeightPart("per_layer_embedding", (draft.per_layer_embedding.count, len(draft.layers) * size))
+        yield WeightPart("per_layer_projection", (len(draft.layers) * size, hidden))
+        yield from _norm("per_layer_norm", draft.per_layer_embedding.norm, size)
+    for name in _streams(draft, "in"):
+        yield WeightPart(name, (hidden, hidden))
+
+
+def _streams(draft: SpecDraft, which: str) -> list[str]:
+    """The projections between the embedding, or the head, and each residual stream but the first."""
+    altup = draft.layers[0].altup
+    return [f"stream_{which}_{i}" for i in range(1, 1 if altup is None else altup.num)]
 
 
 def _after(draft: SpecDraft) -> Iterator[WeightPart]:
     """The parts that follow the layers."""
     hidden, width = draft.hidden_size, draft.projected_embedding
+    for name in _streams(draft, "out"):
+        yield WeightPart(name, (hidden, hidden))
     yield from _norm("final_norm", draft.final_norm, hidden)
     if draft.pooling is not None:
         yield from _pooling(draft.pooling)
@@ -176,6 +195,27 @@ def _layer(layer: Layer, hidden: int) -> Iterator[WeightPart]:
     else:
         yield from _mlp("", layer.mlp, hidden)
     yield from _norm("post_mlp_norm", layer.post_mlp_norm, hidden)
+    yield from _beside_the_halves(layer, hidden)
+
+
+def _beside_the_halves(layer: Layer, hidden: int) -> Iterator[WeightPart]:
+    """The weights that belong to neither attention nor MLP."""
+    if (laurel := layer.laurel) is not None:
+        yield WeightPart("laurel_left", (laurel.rank, hidden))
+        yield WeightPart("laurel_right", (hidden, laurel.rank))
+        yield from _norm("laurel_norm", laurel.norm, hidden)
+    if (altup := layer.altup) is not None:
+        yield WeightPart("altup_router", (altup.num, hidden))
+        yield from _norm("altup_norm", altup.norm, hidden)
+        yield WeightPart("altup_prediction", (altup.num**3,))
+        yield WeightPart("altup_correction", (altup.num**2,))
+        yield WeightPart("altup_scale", (hidden,))
+    if (each := layer.per_layer) is not None:
+        yield WeightPart("per_layer_gate", (each.size, hidden))
+        yield WeightPart("per_layer_out", (hidden, each.size))
+        yield from _norm("post_per_layer_norm", each.norm, hidden)
+    if layer.scaled:
+        yield WeightPart("layer_scale", (1,))
 
 
 def _attention(a: Attention, hidden: int) -> Iterator[WeightPart]:
@@ -209,15 +249,13 @@ def _with_bias(last: str, shape: tuple[int, int], bias: bool) -> Iterator[Weight
 
 
 def _qkv(a: Attention, hidden: int) -> Iterator[WeightPart]:
-    for last, rows, heads in (
-        ("q", a.q_size, a.num_heads),
-        ("k", a.k_size, a.num_kv_heads),
-        ("v", a.v_size, 0),
-    ):
-        yield WeightPart(last, (rows, hidden), heads)
+    v = "k" if a.values_are_keys else "v"
+    own = (("k", a.k_size, a.num_kv_heads, "k"), ("v", a.v_size, 0, v)) if a.own_kv_heads else ()
+    for last, rows, heads, place in (("q", a.q_size, a.num_heads, "q"), *own):
+        yield WeightPart(last, (rows, hidden), heads, place=place)
         if a.qkv_bias:
-            yield WeightPart(f"{last}_bias", (rows,), heads)
-    for last, num_heads in (("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)):
+            yield WeightPart(f"{last}_bias", (rows,), heads, place=f"{place}_bias")
+    for last, num_heads in (("q_norm", a.num_heads), ("k_norm", a.num_kv_heads))[: 2 if a.own_kv_heads else 1]:
         yield from _norm(last, a.qk_norm, a.head_dim_k * (1 if a.qk_norm_span == "head" else num_heads))
 
 
@@ -228,6 +266,13 @@ def _experts(experts: Experts, hidden: int) -> Iterator[WeightPart]:
         yield WeightPart("router_bias", (num,))
     if router.correction:
         yield WeightPart("router_correction", (num,))
+    if router.expert_scales:
+        yield WeightPart("expert_scales", (num,))
+    if (beside := experts.beside) is not None:
+        yield from _norm("router_norm", beside.router, hidden)
+        yield from _norm("experts_norm", beside.before, hidden)
+        yield from _norm("post_experts_norm", beside.after, hidden)
+        yield from _norm("post_shared_norm", beside.after_shared, hidden)
     yield from _mlp("experts_", experts.expert, hidden, num)
     if experts.shared is not None:
         yield from _mlp("shared_", experts.shared, hidden)

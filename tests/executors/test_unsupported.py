@@ -9,7 +9,7 @@ import pytest
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.unsupported import refuse_unsupported
 from octavo_models import features, from_hf_config
-from octavo_models.layers import Experts, Mlp, Norm, QueryScaling
+from octavo_models.layers import AltUp, Experts, Laurel, Mlp, Norm, PerLayerInput, QueryScaling, Router
 from octavo_models.pooling import Pooling
 
 CONFIG = {
@@ -55,6 +55,13 @@ def nothing(monkeypatch):
         ({"qk_norm": Norm(), "qk_norm_after_rotary": True}, {}, "norms of queries and keys after rotary"),
         ({"causal": False}, {}, "attention in both directions"),
         ({"kv_from_layer": 0}, {}, "keys and values of layer 0"),
+        ({"v_norm": Norm(weight=False)}, {}, "norms of values"),
+        ({}, {"mlp": Mlp(16, cutoff=1.6)}, "a sparse activation"),
+        ({}, {"mlp": Experts(8, 2, Mlp(16), Router(expert_scales=True))}, "a mixture of 8 experts"),
+        ({}, {"per_layer": PerLayerInput(8, "gelu", Norm())}, "an embedding for each layer"),
+        ({}, {"altup": AltUp(4, Norm())}, "alternating updates of 4 residual streams"),
+        ({}, {"laurel": Laurel(8, Norm())}, "a learned augmented residual"),
+        ({}, {"scaled": True}, "a learned factor on the residual stream"),
     ],
 )
 def test_a_feature_that_an_executor_lacks_is_refused_by_name(nothing, attention, layer, named):

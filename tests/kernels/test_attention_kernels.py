@@ -146,9 +146,9 @@ def test_the_last_tiles_of_prompts_start_first(device, monkeypatch):
 
 
 @pytest.mark.sample(dim=[128])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 2, 80), (4, 2, 96)])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 2, 80), (4, 2, 96), (8, 1, 512)])
 def test_attention_of_large_heads_is_its_twins(triton_operations, device, heads, kv_heads, dim):
-    """Llama-3-8B's; and sizes that are no power of two."""
+    """Llama-3-8B's; sizes that are no power of two; and Gemma 4's of layers without a window."""
     requests = [(20, 1), (300, 1), (33, 20)]
     compare(triton_operations, device, attention(heads, kv_heads, dim), torch.bfloat16, 16, requests)
 
@@ -237,6 +237,8 @@ WRITES = {
         4, 2, 32, qk_norm=Norm(weight=False), qk_norm_after_rotary=True, rotary=Rotary(32, interleaved=True)
     ),
     "llama 4 without": attention(5, 5, 32, rotary=None, query_scaling=QueryScaling(0.1, 64, 1)),
+    "gemma 4": attention(4, 2, 32, 24, qk_norm=Norm(), v_norm=Norm(eps=1e-4, weight=False), qkv_clip=2.0),
+    "gemma 4, keys of another layer": attention(6, 2, 32, qk_norm=Norm(), v_norm=Norm(weight=False), kv_from_layer=0),
     "interleaved partial": attention(4, 2, 40, rotary=Rotary(20, interleaved=True)),
 }
 

@@ -29,6 +29,8 @@ from published_experts import (
     QWEN3_30B_A3B,
 )
 from published_experts import PARAMETERS as EXPERTS
+from published_gemma import GEMMA_3N_E2B, GEMMA_4_26B_A4B, GEMMA_4_31B, GEMMA_4_E2B
+from published_gemma import PARAMETERS as GEMMA
 from published_latent import PARAMETERS as LATENT
 from published_layer_norm import PARAMETERS as LAYER_NORM
 from published_learned_positions import PARAMETERS as LEARNED_POSITIONS
@@ -48,10 +50,11 @@ from published_rms_norm import PARAMETERS as RMS_NORM
 from octavo_models import from_hf_config
 from octavo_models.formats import nbytes
 from octavo_models.layers import Experts, QueryScaling
+from octavo_models.sharding import obstacle
 from octavo_models.tensors import Rows, Source
 
 DENSE = PARAMETERS | RMS_NORM | LAYER_NORM | LEARNED_POSITIONS
-MODELS = DENSE | EXPERTS | LATENT | REMOTE_CODE
+MODELS = DENSE | GEMMA | EXPERTS | LATENT | REMOTE_CODE
 # transformers' name, and that of the tensor
 IN_CHECKPOINTS = dict.fromkeys(("GPTNeoXForCausalLM", "GPTNeoXJapaneseForCausalLM"), ("lm_head.", "embed_out."))
 
@@ -260,6 +263,38 @@ def test_phi_3_5_moe_has_its_own_temperature():
 def test_names_of_a_mixtures_counts_are_those_of_published_configs_or_of_transformers():
     renamed = {key: value for key, value in MIXTRAL_8X7B.items() if key != "num_local_experts"} | {"num_experts": 8}
     assert from_hf_config(renamed) == from_hf_config(MIXTRAL_8X7B)
+
+
+def test_the_last_layers_of_gemma_3n_read_the_keys_of_the_last_ones_of_their_kind():
+    spec = from_hf_config(GEMMA_3N_E2B)
+    assert [a.kv_from_layer for a in spec.attentions] == [None] * 20 + ([18] * 4 + [19]) * 2
+    full, window = spec.kv_layout(16, "bf16").groups
+    assert (full.layers, len(window.layers)) == ((4, 9, 14, 19), 16)
+    assert [layer.mlp.cutoff is None for layer in spec.layers] == [False] * 10 + [True] * 20
+    silent = {key: value for key, value in GEMMA_3N_E2B.items() if key != "activation_sparsity_pattern"}
+    assert from_hf_config(silent) == spec
+
+
+def test_gemma_4_has_other_heads_where_it_has_no_window():
+    local, full = (from_hf_config(GEMMA_4_31B).layers[i].attention for i in (4, 5))
+    assert (local.num_kv_heads, local.head_dim_k, local.window, local.values_are_keys) == (16, 256, 1024, False)
+    assert (full.num_kv_heads, full.head_dim_k, full.window, full.values_are_keys) == (4, 512, None, True)
+    assert (full.rotary.dim, full.rotary.num_turned, local.rotary.num_turned) == (512, 64, None)
+    assert full.rotary.inverse_frequencies()[64:] == (0.0,) * 192
+    weights = {weight.name: weight.sources for weight in from_hf_config(GEMMA_4_31B).weights}
+    assert weights["layers.5.v"] == weights["layers.5.k"] == (Source("model.layers.5.self_attn.k_proj.weight"),)
+
+
+def test_gemma_4_doubles_the_mlps_of_layers_without_keys():
+    spec = from_hf_config(GEMMA_4_E2B)
+    assert [layer.mlp.intermediate_size for layer in spec.layers] == [6144] * 15 + [12288] * 20
+    assert obstacle(spec, 1, 2).startswith("pipelineParallelSize 2: ")
+
+
+def test_gemma_4_has_experts_beside_its_mlp():
+    mixture = from_hf_config(GEMMA_4_26B_A4B).layers[0].mlp
+    assert (mixture.num_experts, mixture.expert.intermediate_size, mixture.shared.intermediate_size) == (128, 704, 2112)
+    assert mixture.router.logits_multiplier == 2816**-0.5
 
 
 def test_tensor_parallel_axes_and_adapter_targets_are_said_of_each_matrix():

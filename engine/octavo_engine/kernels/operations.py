@@ -231,7 +231,8 @@ class Operations(Protocol):
         batch: PagedBatch,
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
-        """Clip, norm, turn and scale the heads of q and k as `spec` says, and write k and v to their slots, in one pass.
+        """Clip, norm, turn and scale the heads of q and k as `spec` says, norm v, and write k and v to their slots, in one
+        pass; of a layer that reads another's keys there is q alone, and nothing is written.
 
         qkv: [num_tokens, q_size + k_size + v_size]; caches: [num_blocks, block_size, num_kv_heads, head_dim], in qkv's
         dtype or float8_e4m3fn, where k / kv_scales[0] and v / kv_scales[1] are stored, saturated. Slots of block 0 are

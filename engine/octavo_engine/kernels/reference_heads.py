@@ -14,11 +14,14 @@ from octavo_models.layers import Attention, Norm, QueryScaling
 
 
 def changed_heads(qkv: Tensor, spec: Attention, changes: HeadChanges) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv: [num_tokens, q_size + k_size + v_size] -> q, k and v: [num_tokens, heads, head_dim] each."""
+    """qkv: [num_tokens, q_size + k_size + v_size] -> q, k and v: [num_tokens, heads, head_dim] each, or no heads."""
+    n = len(qkv)
     q, k, v = torch.split(_clipped(qkv, spec), [spec.q_size, spec.k_size, spec.v_size], -1)
-    q = q.reshape(-1, spec.num_heads, spec.head_dim_k)
-    k = k.reshape(-1, spec.num_kv_heads, spec.head_dim_k)
-    v = v.reshape(-1, spec.num_kv_heads, spec.head_dim_v)
+    q = q.reshape(n, spec.num_heads, spec.head_dim_k)
+    k = k.reshape(n, spec.own_kv_heads, spec.head_dim_k)
+    v = v.reshape(n, spec.own_kv_heads, spec.head_dim_v)
+    if spec.v_norm is not None:
+        v = reference.norm(v, None, spec.v_norm)
     if spec.qk_norm is not None and not spec.qk_norm_after_rotary:
         q, k = _normed(q, k, spec, spec.qk_norm, changes)
     if spec.rotary is not None and changes.turn is not None:

@@ -121,6 +121,8 @@ class ReferenceOperations(Operations):
         kv_scales: tuple[float, float] = (1.0, 1.0),
     ) -> Tensor:
         q, k, v = reference_heads.changed_heads(qkv, spec, changes)
+        if not spec.own_kv_heads:
+            return q
         if k_cache.dtype == torch.float8_e4m3fn:
             k, v = (
                 (x.float() / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)

@@ -28,6 +28,8 @@ from octavo_models.architectures.flex_olmo import FLEX_OLMO
 from octavo_models.architectures.gemma import GEMMA
 from octavo_models.architectures.gemma2 import GEMMA2
 from octavo_models.architectures.gemma3 import GEMMA3
+from octavo_models.architectures.gemma3n import GEMMA3N
+from octavo_models.architectures.gemma4 import GEMMA4
 from octavo_models.architectures.glm import GLM
 from octavo_models.architectures.glm4 import GLM4
 from octavo_models.architectures.glm4_moe import GLM4_MOE
@@ -94,6 +96,8 @@ DECODERS = (
     GEMMA,
     GEMMA2,
     GEMMA3,
+    GEMMA3N,
+    GEMMA4,
     PHI3,
     GLM,
     GLM4,

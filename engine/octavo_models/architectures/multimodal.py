@@ -33,6 +33,7 @@ class Wrapper:
 LLAVA = Layout("language_model.model.", "language_model.")
 WRAPPERS = (
     Wrapper(("Gemma3ForConditionalGeneration",), LLAVA, "gemma3_text"),
+    Wrapper(("Gemma4ForConditionalGeneration", "Gemma3nForConditionalGeneration"), Layout("model.language_model.")),
     Wrapper(("Llama4ForConditionalGeneration",), LLAVA, "llama4_text"),
     Wrapper(
         (
@@ -56,6 +57,8 @@ WRAPPERS = (
 DECODERS = {
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3n_text": "Gemma3nForCausalLM",
+    "gemma4_text": "Gemma4ForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
     "llama": "LlamaForCausalLM",
     "llama4_text": "Llama4ForCausalLM",

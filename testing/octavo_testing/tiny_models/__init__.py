@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from octavo_testing.tiny_models import experts, latent, layer_norm, multimodal, remote_code, rms_norm
+from octavo_testing.tiny_models import experts, gemma, latent, layer_norm, multimodal, remote_code, rms_norm
 
 SIZES = {
     "vocab_size": 211,
@@ -33,7 +33,7 @@ SIZES = {
     "bos_token_id": 1,
     "pad_token_id": 0,
 }
-MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS | latent.MODELS | multimodal.MODELS
+MODELS = rms_norm.MODELS | layer_norm.MODELS | experts.MODELS | latent.MODELS | gemma.MODELS | multimodal.MODELS
 """Name → transformers' config class and its fields beside those of SIZES that it has."""
 KINDS = (*MODELS, *remote_code.FAMILIES)
 """All small models: transformers' own, and those of families that it does not have."""
@@ -45,6 +45,9 @@ QUICK = frozenset(
         "qwen 3",
         "gemma 2",
         "gemma 3",
+        "gemma 3n",
+        "gemma 4",
+        "gemma 4 with experts",
         "phi 3 with longrope",
         "glm 4",
         "granite",

@@ -74,6 +74,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "mm_tokens_per_image": 4,
         },
     ),
+    "gemma 4 with images": (
+        "Gemma4Config",
+        {
+            "text_config": {"sliding_window": 11, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 211},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "position_embedding_size": 16,
+            },
+            "audio_config": None,
+        },
+    ),
     "llama 4 with images": (
         "Llama4Config",
         {

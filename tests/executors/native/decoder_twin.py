@@ -45,6 +45,7 @@ class Twin:
     def __init__(self, spec: ModelSpec, weights: Weights) -> None:
         self.spec = spec
         self.weights = {name: w.astype(np.float64) for name, w in weights.items()}
+        self.read: dict[str, tuple[Array, Array]] = {}  # a layer's keys and values, for those that read them too
 
     def logits(self, tokens: list[int]) -> Array:
         """[tokens, vocab]."""
@@ -117,7 +118,12 @@ class Twin:
         return q, k, np.einsum("hvr,tr->thv", self.weights[f"{at}v_b"].reshape(a.num_heads, -1, latent.rank), c)
 
     def heads(self, x: Array, a: Attention, at: str) -> tuple[Array, Array, Array]:
-        n, group = len(x), a.num_heads // a.num_kv_heads
+        n = len(x)
+        group = a.num_heads // a.num_kv_heads
+        if a.kv_from_layer is not None:
+            q = self.qk_norm(self.linear(x, f"{at}q"), a, f"{at}q_norm").reshape(n, a.num_heads, -1)
+            k, v = self.read[f"layers.{a.kv_from_layer}."]
+            return q if a.rotary is None else turned(q, a.rotary), np.repeat(k, group, 1), np.repeat(v, group, 1)
         q, k, v = (self.linear(x, at + name) for name in ("q", "k", "v"))
         if a.qkv_clip is not None:
             q, k, v = (np.clip(y, -a.qkv_clip, a.qkv_clip) for y in (q, k, v))
@@ -127,8 +133,10 @@ class Twin:
             q, k = (turned(y.reshape(n, -1, a.head_dim_k), a.rotary).reshape(n, -1) for y in (q, k))
         if a.qk_norm_after_rotary:
             q, k = self.qk_norm(q, a, f"{at}q_norm"), self.qk_norm(k, a, f"{at}k_norm")
-        k, v = (np.repeat(y.reshape(n, a.num_kv_heads, -1), group, 1) for y in (k, v))
-        return q.reshape(n, a.num_heads, -1), k, v
+        k, v = (y.reshape(n, a.num_kv_heads, -1) for y in (k, v))
+        v = self.norm(v, a.v_norm, "")
+        self.read[at] = k, v
+        return q.reshape(n, a.num_heads, -1), np.repeat(k, group, 1), np.repeat(v, group, 1)
 
     def attention(self, x: Array, a: Attention, at: str) -> Array:
         n = len(x)

@@ -49,8 +49,9 @@ def files_of(folder) -> ModelFiles:
     return ModelFiles(folder=folder, config=None, weights=(), weights_format="dummy", tokenizer=None)
 
 
-def start(kind, spec, folder, **fields):
-    executor = kind(config_of(**fields), spec, files_of(folder))
+def start(kind, spec, folder, *, weights=None, **fields):
+    given = {} if weights is None else {"weights": weights}
+    executor = kind(config_of(**fields), spec, files_of(folder), **given)
     groups = executor.load().layout.groups
     executor.init_kv((64,) * len(groups))
     return executor

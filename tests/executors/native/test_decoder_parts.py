@@ -6,18 +6,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from decoder_twin import Twin
 from native_executors import Sequences, request, start, tokens_of
 from tiny_specs import BLOCK, LATENT, LAYER, PLAIN, RMS, attention, draft, mixture, mlp
 
 from octavo_engine.executors.native import executor as native_executor
 from octavo_engine.executors.native.executor import NativeExecutor
+from octavo_engine.executors.torch.decoder import Decoder
+from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.weights.load import LoadedWeight
 from octavo_models.layers import Latent, Layer, Mlp, Norm, QueryScaling, Rotary
 from octavo_models.spec import LearnedPositions, ModelSpec
 
 SLOPES = (0.5, 0.25, 0.0625, 0.01)
 GPT2 = Layer(replace(PLAIN, qkv_bias=True, o_bias=True), Mlp(128, "gelu_tanh", gated=False, bias=True), LAYER, None, LAYER, None)  # fmt: skip
+SHARING = (
+    attention(qk_norm=RMS, window=19),
+    attention(head_dim_k=24, head_dim_v=24, rotary=Rotary(24, 50.0), num_kv_heads=1),
+    attention(num_heads=8, qk_norm=RMS, qkv_bias=True, window=19, kv_from_layer=0),
+    attention(head_dim_k=24, head_dim_v=24, rotary=Rotary(24, 50.0), num_kv_heads=1, kv_from_layer=1),
+)
 SPECS: dict[str, ModelSpec] = {
     "plain": draft(),
     "learned positions": draft(GPT2, positions=LearnedPositions(130, 2), final_norm=LAYER, tied_head=True),
@@ -65,6 +74,15 @@ SPECS: dict[str, ModelSpec] = {
     "output gates": draft(attention(output_gate=True, qkv_bias=True, head_dim_v=24)),
     "chunks": draft(attention(chunk=23)),
     "sinks": draft(layers=(attention(sinks=True), attention(sinks=True, window=19))),
+    "norms of values": draft(attention(v_norm=Norm(eps=1e-5, weight=False), qkv_bias=True, head_dim_v=24)),
+    "heads of other sizes in each layer": draft(
+        layers=(
+            attention(num_heads=8, num_kv_heads=1, window=19),
+            attention(head_dim_k=40, head_dim_v=40, rotary=Rotary(40, 50.0)),
+            attention(num_heads=3, num_kv_heads=3, head_dim_v=8, window=19),
+        )
+    ),
+    "layers that read another's keys and values": draft(layers=SHARING),
     "latents": draft(attention(LATENT)),
     "latents of queries too, with biases": draft(attention(LATENT, latent=Latent(22, 8, 18, RMS, bias=True), o_bias=True)),
     "latents of 70 heads and a dense layer": draft(layers=(attention(LATENT, num_heads=70), BLOCK)),
@@ -94,6 +112,12 @@ SPECS: dict[str, ModelSpec] = {
     "experts without a norm": draft(replace(mixture(), pre_mlp_norm=None, post_mlp_norm=RMS)),
 }  # fmt: skip
 
+OF_TORCH_TOO = (
+    "norms of values",
+    "heads of other sizes in each layer",
+    "layers that read another's keys and values",
+)
+
 
 def weights_of(spec: ModelSpec) -> dict[str, np.ndarray]:
     """Random ones of a size that keeps activations near one, norms and biases too."""
@@ -122,9 +146,28 @@ def executor_of(spec: ModelSpec, weights, folder, monkeypatch, **fields):
 @pytest.mark.parametrize("name", SPECS)
 def test_logits_equal_the_twins(name, tmp_path, monkeypatch):
     """A prompt in two chunks and one that joins it, draws of both, then of one alone; float32 within 1e-4."""
-    spec = SPECS[name]
-    weights = weights_of(spec)
-    executor = executor_of(spec, weights, tmp_path, monkeypatch)
+    weights = weights_of(SPECS[name])
+    check(executor_of(SPECS[name], weights, tmp_path, monkeypatch), SPECS[name], weights)
+
+
+@pytest.mark.parametrize("name", OF_TORCH_TOO)
+def test_logits_of_the_torch_executor_equal_the_twins(name, tmp_path, monkeypatch):
+    spec, weights = SPECS[name], weights_of(SPECS[name])
+    logits, compute = [], Decoder.logits
+
+    def noted(decoder, hidden):
+        logits.append(compute(decoder, hidden))
+        return logits[-1]
+
+    monkeypatch.setattr(Decoder, "logits", noted)
+    executor = start(
+        TorchExecutor, spec, tmp_path, weights=lambda: {n: torch.from_numpy(w) for n, w in weights.items()}
+    )
+    check(executor, spec, weights, logits)
+
+
+def check(executor, spec, weights, logits=None):
+    """`logits` are those of each step, where the executor does not give them."""
     sequences = Sequences(executor, len(spec.kv_layout(16, "f32").groups))
     a, b = tokens_of(61, 1), tokens_of(33, 2)
     sequences.step({"a": 40}, request("a", a))
@@ -132,7 +175,7 @@ def test_logits_equal_the_twins(name, tmp_path, monkeypatch):
     for counts in [{"a": 1, "b": 1}] * 4 + [{"a": 1}] * 3:
         sequences.step(counts)
     twin = Twin(spec, weights)
-    drawn = sequences.logits[1:]
+    drawn = sequences.logits[1:] if logits is None else [step.numpy() for step in logits]
     for row, (request_id, prompt) in enumerate((("a", a), ("b", b))):
         expected = twin.logits(sequences.known[request_id][:-1])[len(prompt) - 1 :]
         got = np.array([step[row] for step in drawn if row < len(step)])

@@ -69,6 +69,7 @@ class LayerModel:
     sinks: bool
     rotary: int
     kv_group: int
+    kv_from: int  # the layer whose keys and values it reads; -1: it has its own
     values_from: int  # values are the elements of keys from here on; -1: they are apart
     latent: LatentModel
     router: RouterModel
@@ -83,6 +84,7 @@ class LayerModel:
     post_mlp_norm: Norm
     q_norm: Norm
     k_norm: Norm
+    v_norm: Norm
 
 class DenseModel:
     in_size: int

@@ -50,6 +50,7 @@ def decoder_model(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _nat
     rotaries = list(dict.fromkeys(r for layer in spec.layers if (r := layer.attention.rotary) is not None))
     model.rotaries = [_rotary(native, r) for r in rotaries]
     group_of = {i: g for g, group in enumerate(layout.groups) for i in group.layers}
+    group_of |= {i: group_of[a.kv_from_layer] for i, a in enumerate(spec.attentions) if a.kv_from_layer is not None}
     model.layers = [_layer(native, layer, group_of.get(i, 0), rotaries) for i, layer in enumerate(spec.layers)]
     model.group_windows = [group.window or 0 for group in layout.groups]
     model.num_token_types = spec.token_types
@@ -119,6 +120,7 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.sinks = attention.sinks
     layer.rotary = -1 if attention.rotary is None else rotaries.index(attention.rotary)
     layer.kv_group = kv_group
+    layer.kv_from = -1 if attention.kv_from_layer is None else attention.kv_from_layer
     if attention.latent is not None:
         layer.latent = _latent(native, attention.latent)
     if isinstance(spec.mlp, Experts):
@@ -137,6 +139,7 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.post_mlp_norm = _norm(native, spec.post_mlp_norm)
     layer.q_norm = _norm(native, attention.qk_norm)
     layer.k_norm = _norm(native, attention.qk_norm)
+    layer.v_norm = _norm(native, attention.v_norm)
     return layer
 
 

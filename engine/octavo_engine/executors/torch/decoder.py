@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from octavo_engine.executors.torch.altup import AltUpWeights, LaurelWeights, StreamProjections
 from octavo_engine.executors.torch.embedding import Embedding
 from octavo_engine.executors.torch.feed_forward import ExpertsWeights, MlpWeights, feed_forward
 from octavo_engine.executors.torch.kv_cache import KVCache
@@ -19,6 +20,7 @@ from octavo_engine.executors.torch.latent import LatentWeights
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
 from octavo_engine.executors.torch.norms import NormWeights
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
+from octavo_engine.executors.torch.per_layer import PerLayerEmbeddingWeights, PerLayerWeights
 from octavo_engine.executors.torch.pooler import Pooler
 from octavo_engine.executors.torch.scratch_cache import ScratchCache
 from octavo_engine.kernels.head_changes import HeadChanges
@@ -53,6 +55,10 @@ class LayerWeights:
     output_gate: Linear | None
     o: Linear
     feed_forward: MlpWeights | ExpertsWeights
+    laurel: LaurelWeights | None
+    altup: AltUpWeights | None
+    per_layer: PerLayerWeights | None
+    scale: Tensor | None  # [1]
 
 
 class Decoder:
@@ -84,6 +90,10 @@ class Decoder:
         if parallel.place.first_stage:
             assert table is not None
             self.embedding = Embedding.of(spec, table, dtype, weights.pop, vector)
+        more, altup = spec.per_layer_embedding, spec.layers[0].altup
+        self.per_layer = None if more is None else PerLayerEmbeddingWeights.of(more, dtype, weights.pop, vector)
+        self.spread = None if altup is None else StreamProjections.of(altup, "in", weights.pop, vector)
+        self.merge = None if altup is None else StreamProjections.of(altup, "out", weights.pop, vector)
         self.pooler: Pooler | None = None
         if parallel.place.last_stage:
             norm = spec.final_norm
@@ -114,10 +124,16 @@ class Decoder:
         x = self._embedded(inputs) if self.parallel.place.first_stage else self._received(inputs)
         turns = {rotary: self.ops.rotary_table(rotary, inputs.positions) for rotary in self._rotaries}
         scales = {scaling: self.ops.query_scales(scaling, inputs.positions) for scaling in self._scalings}
+        each = None if self.per_layer is None else self.per_layer(self.ops, x, inputs.token_ids)
+        streams = None if self.spread is None else self.spread.spread(self.ops, x)
         branch: Tensor | None = None  # what the residual stream x still has to take in: the next norm adds it
         for i, (layer, weights) in enumerate(zip(self.spec.layers, self.layers, strict=True)):
             changes = HeadChanges(turns.get(layer.attention.rotary), scales=scales.get(layer.attention.query_scaling))
+            if weights.altup is not None and streams is not None:
+                streams = weights.altup.predict(self.ops, streams)
+                x = streams[0]
             normed, x = self._enter(weights.pre_attention_norm, x, branch)
+            around = None if weights.laurel is None else weights.laurel(self.ops, normed)
             branch = None  # its memory, before attention takes more
             attended = self._attention(i, self._attentions[i], weights, normed, changes, inputs, cache)
             if layer.post_norms_sum:
@@ -128,19 +144,40 @@ class Decoder:
                 if layer.parallel_residual:
                     normed = normed if weights.pre_mlp_norm is None else weights.pre_mlp_norm(self.ops, x)
                     x = x + attended
+                elif around is not None:
+                    normed, x = self._enter(weights.pre_mlp_norm, (x + attended + around) * 2.0**-0.5, None)
                 else:
                     normed, x = self._enter(weights.pre_mlp_norm, x, attended)
-            fed = self.parallel.all_reduce(weights.feed_forward(self.ops, normed))
+            fed = weights.feed_forward(self.ops, normed, x)
             if layer.post_norms_sum:
                 x = self._enter(weights.post_mlp_norm, x, self._leave(None, fed))[0]
             else:
                 branch = self._leave(weights.post_mlp_norm, fed)
+            if weights.altup is not None or weights.per_layer is not None or weights.scale is not None:
+                own = None if each is None else each[:, i]
+                x, streams = self._end(weights, x if branch is None else x + branch, streams, own)
+                branch = None
             self.on_part()
+        if self.merge is not None and streams is not None:
+            x = self.merge.merge(self.ops, streams)
         if self.parallel.place.last_stage:
             return self._enter(self.final_norm, x, branch)[0]
         x = self._enter(None, x, branch)[0]
         self.parallel.send(x)
         return x
+
+    def _end(
+        self, weights: LayerWeights, x: Tensor, streams: Tensor | None, own: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply the parts behind both halves of a layer: the correction of the streams, its own input, a factor on all."""
+        if weights.altup is not None and streams is not None:
+            streams = weights.altup.correct(self.ops, streams, x)
+            if weights.per_layer is not None and own is not None:
+                streams[1:] += weights.per_layer(self.ops, streams[0] * weights.altup.scale, own)
+            return streams[0], streams
+        if weights.per_layer is not None and own is not None:
+            x = x + weights.per_layer(self.ops, x, own)
+        return (x if weights.scale is None else x * weights.scale), None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [n, hidden_size], normed -> [n, vocab], float32, multiplier and soft cap included."""
@@ -200,7 +237,7 @@ class Decoder:
     def _normed(self, qkv: Tensor, spec: Attention, weights: LayerWeights, changes: HeadChanges) -> HeadChanges:
         """`changes` with the layer's norms; those of the width span the heads of all ranks."""
         q, k = weights.q_norm, weights.k_norm
-        if q is None or k is None:
+        if q is None:
             return changes
         sums = None
         if spec.qk_norm_span == "width":
@@ -209,9 +246,9 @@ class Decoder:
         return replace(
             changes,
             q_norm=q.weight,
-            k_norm=k.weight,
+            k_norm=None if k is None else k.weight,
             q_norm_bias=q.bias,
-            k_norm_bias=k.bias,
+            k_norm_bias=None if k is None else k.bias,
             sums=sums,
             num_ranks=1 if sums is None else ranks,
         )
@@ -231,8 +268,8 @@ class Decoder:
             pre_mlp_norm=norm("pre_mlp_norm", layer.pre_mlp_norm),
             post_mlp_norm=norm("post_mlp_norm", layer.post_mlp_norm),
             q_norm=norm("q_norm", attention.qk_norm),
-            k_norm=norm("k_norm", attention.qk_norm),
-            qkv=linear("q", "k", "v", bias=attention.qkv_bias)
+            k_norm=norm("k_norm", attention.qk_norm) if attention.own_kv_heads else None,
+            qkv=linear(*("q", "k", "v")[: 3 if attention.own_kv_heads else 1], bias=attention.qkv_bias)
             if attention.latent is None
             else LatentWeights.of(
                 matrix, vector, f"layers.{i}.", attention, attention.latent, self._absorbed[attention]
@@ -240,5 +277,11 @@ class Decoder:
             sinks=vector(f"layers.{i}.sinks") if attention.sinks else None,
             output_gate=linear("output_gate", bias=False) if attention.output_gate else None,
             o=linear("o", bias=attention.o_bias),
-            feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector),
+            feed_forward=feed_forward(layer.mlp, f"layers.{i}.", matrix, vector, self.parallel),
+            laurel=None if layer.laurel is None else LaurelWeights.of(layer.laurel, f"layers.{i}.", matrix, vector),
+            altup=None if layer.altup is None else AltUpWeights.of(layer.altup, f"layers.{i}.", matrix, vector),
+            per_layer=None
+            if layer.per_layer is None
+            else PerLayerWeights.of(layer.per_layer, f"layers.{i}.", matrix, vector),
+            scale=vector(f"layers.{i}.layer_scale") if layer.scaled else None,
         )

@@ -10,11 +10,13 @@ from torch.nn.functional import softplus
 
 from octavo_engine.errors import ModelLoadError
 from octavo_engine.executors.torch.linear import Linear, Matrices, Vectors
+from octavo_engine.executors.torch.norms import NormWeights
+from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.packed_weight import PackedWeight
 from octavo_engine.kernels.packing import Stored
-from octavo_models.layers import Experts, Mlp
+from octavo_models.layers import BesideMlp, Experts, Mlp
 
 XIELU_BETA = 0.5
 
@@ -26,24 +28,59 @@ class MlpWeights:
     spec: Mlp
     up: Linear
     down: Linear
+    parallel: Parallel
     learned: tuple[Tensor, Tensor] | None = None  # of xielu, [1] float32 each: as it multiplies by them
 
     @classmethod
-    def of(cls, spec: Mlp, prefix: str, matrix: Matrices, vector: Vectors) -> MlpWeights:
+    def of(cls, spec: Mlp, prefix: str, matrix: Matrices, vector: Vectors, parallel: Parallel) -> MlpWeights:
         """Takes the weights whose names begin with `prefix`."""
         ups = [f"{prefix}{name}" for name in (("gate", "up") if spec.gated else ("up",))]
         up = Linear.of(matrix, vector, ups, bias=spec.bias)
         down = Linear.of(matrix, vector, [f"{prefix}down"], bias=spec.bias or spec.down_bias)
-        return cls(spec, up, down, _learned(prefix, vector) if spec.activation == "xielu" else None)
+        return cls(spec, up, down, parallel, _learned(prefix, vector) if spec.activation == "xielu" else None)
 
-    def __call__(self, ops: Operations, x: Tensor) -> Tensor:
-        """x: [num_tokens, hidden], normed -> as x; of a rank of several, its part of the sum."""
+    def __call__(self, ops: Operations, x: Tensor, stream: Tensor) -> Tensor:
+        """x: [num_tokens, hidden], normed -> as x."""
+        del stream
+        return self.parallel.all_reduce(self.part(ops, x))
+
+    def part(self, ops: Operations, x: Tensor) -> Tensor:
+        """The same; of a rank of several, its part of the sum."""
         return self.down(ops, self._inner(ops, self.up(ops, x)))
 
     def _inner(self, ops: Operations, up: Tensor) -> Tensor:
+        if self.spec.cutoff is not None:
+            self._cut_off(up[:, : self.spec.intermediate_size], self.spec.cutoff)
         if self.learned is not None:
             return ops.xielu(up, *self.learned)
         return ops.gated(up, self.spec.activation) if self.spec.gated else ops.activation(up, self.spec.activation)
+
+    def _cut_off(self, gate: Tensor, cutoff: float) -> None:
+        """`relu(gate - mean - cutoff * deviation)` over the whole width, of which this rank has a part, in place."""
+        width = gate.shape[1] * self.parallel.place.tensor_size
+        wide = gate.float()
+        wide -= self.parallel.all_reduce(wide.sum(-1, keepdim=True)) / width
+        deviation = (self.parallel.all_reduce(wide.square().sum(-1, keepdim=True)) / width).sqrt()
+        gate.copy_((wide - cutoff * deviation).relu_())
+
+
+@dataclass(frozen=True, slots=True)
+class BesideWeights:
+    """The norms of a mixture beside an MLP."""
+
+    router: NormWeights
+    before: NormWeights
+    after: NormWeights
+    after_shared: NormWeights
+
+    @classmethod
+    def of(cls, spec: BesideMlp, prefix: str, vector: Vectors) -> BesideWeights:
+        return cls(
+            NormWeights.of(spec.router, f"{prefix}router_norm", vector),
+            NormWeights.of(spec.before, f"{prefix}experts_norm", vector),
+            NormWeights.of(spec.after, f"{prefix}post_experts_norm", vector),
+            NormWeights.of(spec.after_shared, f"{prefix}post_shared_norm", vector),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +93,12 @@ class ExpertsWeights:
     experts: ExpertWeights
     shared: MlpWeights | None
     shared_router: Linear | None  # of one row: how much of the shared expert a token takes
+    scales: Tensor | None  # [num_experts]
+    beside: BesideWeights | None
+    parallel: Parallel
 
     @classmethod
-    def of(cls, spec: Experts, prefix: str, matrix: Matrices, vector: Vectors) -> ExpertsWeights:
+    def of(cls, spec: Experts, prefix: str, matrix: Matrices, vector: Vectors, parallel: Parallel) -> ExpertsWeights:
         """Takes the weights whose names begin with `prefix`.
 
         Raises:
@@ -70,29 +110,48 @@ class ExpertsWeights:
             Linear.of(matrix, vector, [f"{prefix}router"], bias=router.bias),
             vector(f"{prefix}router_correction") if router.correction else None,
             _experts(spec.expert, f"{prefix}experts_", matrix, vector),
-            None if shared is None else MlpWeights.of(shared, f"{prefix}shared_", matrix, vector),
+            None if shared is None else MlpWeights.of(shared, f"{prefix}shared_", matrix, vector, parallel),
             Linear.of(matrix, vector, [f"{prefix}shared_router"], bias=False) if spec.shared_gate else None,
+            vector(f"{prefix}expert_scales") if router.expert_scales else None,
+            None if spec.beside is None else BesideWeights.of(spec.beside, prefix, vector),
+            parallel,
         )
 
-    def __call__(self, ops: Operations, x: Tensor) -> Tensor:
-        """x: [num_tokens, hidden], normed -> as x; of a rank of several, its part of the sum."""
-        spec = self.spec
-        logits = self.router(ops, x)
-        chosen, shares = ops.route(logits, spec.router, spec.num_experts_per_token, self.correction)
-        mixed = ops.experts(x, chosen, shares, self.experts, spec)
+    def __call__(self, ops: Operations, x: Tensor, stream: Tensor) -> Tensor:
+        """x: [num_tokens, hidden], normed; stream: before the norm -> as x."""
+        total = self.parallel.all_reduce
+        if self.beside is not None:
+            assert self.shared is not None, "a mixture beside an MLP"
+            mixed = self._mixed(ops, self.beside.before(ops, stream), self.beside.router(ops, stream))
+            always = self.beside.after_shared(ops, total(self.shared.part(ops, x)))
+            return self.beside.after(ops, total(mixed)).add_(always)
+        mixed = self._mixed(ops, x, x)
         if self.shared is None:
-            return mixed
-        always = self.shared(ops, x)
+            return total(mixed)
+        always = self.shared.part(ops, x)
         if self.shared_router is not None:
             always *= torch.sigmoid(self.shared_router(ops, x))
-        return mixed.add_(always)
+        return total(mixed.add_(always))
+
+    def _mixed(self, ops: Operations, x: Tensor, routed: Tensor) -> Tensor:
+        """The sum of the chosen experts of x, which the router chooses by `routed`; a rank's part of it."""
+        spec = self.spec
+        logits = self.router(ops, routed)
+        if spec.router.logits_multiplier != 1.0:
+            logits = logits * spec.router.logits_multiplier
+        chosen, shares = ops.route(logits, spec.router, spec.num_experts_per_token, self.correction)
+        if self.scales is not None:
+            shares = shares * self.scales[chosen.long()].to(shares.dtype)
+        return ops.experts(x, chosen, shares, self.experts, spec)
 
 
-def feed_forward(spec: Mlp | Experts, prefix: str, matrix: Matrices, vector: Vectors) -> MlpWeights | ExpertsWeights:
+def feed_forward(
+    spec: Mlp | Experts, prefix: str, matrix: Matrices, vector: Vectors, parallel: Parallel
+) -> MlpWeights | ExpertsWeights:
     """The weights of a layer's second half, taken."""
     if isinstance(spec, Experts):
-        return ExpertsWeights.of(spec, prefix, matrix, vector)
-    return MlpWeights.of(spec, prefix, matrix, vector)
+        return ExpertsWeights.of(spec, prefix, matrix, vector, parallel)
+    return MlpWeights.of(spec, prefix, matrix, vector, parallel)
 
 
 def _learned(prefix: str, vector: Vectors) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,8 @@ Lock = Callable[[Tensor], Callable[[], None]]
 class KVCache:
     """`keys[layer]` and `values[layer]`: [num_blocks of the layer's group, block_size, num_kv_heads, head_dim].
 
-    Of latent attention there are keys alone: a token's latent and its turned key.
+    Of latent attention there are keys alone: a token's latent and its turned key. A layer that reads another's keys and
+    values has the same tensors.
 
     The swap space has `num_host_blocks` in one piece of host memory; page-locked beside a GPU, so that moves need not
     be waited for. `lock` does that, and returns what undoes it.
@@ -83,6 +84,10 @@ class KVCache:
                 self._stacks[-1].append(_Stack(taken, taken_away))
                 for matrix, (_, held, i, shape) in zip(taken, alike, strict=True):
                     held[i] = matrix.view(-1, *shape)
+        for i, attention in enumerate(model.attentions):
+            if (source := attention.kv_from_layer) is not None:
+                self.group_of_layer[i] = self.group_of_layer[source]
+                self.keys[i], self.values[i] = self.keys[source], self.values[source]
 
     def apply(self, ops: KVOps) -> None:
         """Swap out, copy, swap in, each in order; on a GPU in the order of its stream, without waiting."""

@@ -31,7 +31,7 @@ from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Variant
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models.formats import FORMATS, stays_packed
-from octavo_models.layers import Experts
+from octavo_models.layers import Experts, Layer
 from octavo_models.partition import Place, Shard, shards
 from octavo_models.spec import ModelSpec, Weight
 
@@ -173,7 +173,7 @@ def _distinct(spec: ModelSpec, times: int) -> ModelSpec:
     for weight in spec.weights:
         if weight.layer is not None:
             weights.setdefault(weight.layer, []).append(weight)
-    kinds: dict[object, int] = {}
+    kinds: dict[tuple[Layer, object], int] = {}
     for i, layer in enumerate(spec.layers):
         kinds.setdefault((layer, tuple((w.format, w.shape) for w in weights[i])), i)
     kept = [*kinds.values()] * times
@@ -183,7 +183,17 @@ def _distinct(spec: ModelSpec, times: int) -> ModelSpec:
         for weight in weights[i]
     ]
     outside = [weight for weight in spec.weights if weight.layer is None]
-    return replace(spec, layers=tuple(spec.layers[i] for i in kept), weights=(*outside, *moved))
+    first = {layer: kept.index(i) for (layer, _), i in kinds.items()}
+    layers = tuple(_reading(spec.layers[i], spec, first) for i in kept)
+    return replace(spec, layers=layers, weights=(*outside, *moved))
+
+
+def _reading(layer: Layer, spec: ModelSpec, first: dict[Layer, int]) -> Layer:
+    """The layer, which reads the keys of another of its source's kind, at `first[source]`."""
+    source = layer.attention.kv_from_layer
+    if source is None:
+        return layer
+    return replace(layer, attention=replace(layer.attention, kv_from_layer=first[spec.layers[source]]))
 
 
 def _prompts(config: EngineConfig, longest: int) -> Iterator[SchedulerOutput]:

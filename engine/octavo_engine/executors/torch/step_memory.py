@@ -51,6 +51,7 @@ def step_bytes(
             forward += max(ops.matmul_scratch(num_tokens, columns) for columns in _product_columns(spec, place))
         mixtures = [layer.mlp for layer in spec.layers if isinstance(layer.mlp, Experts)]
         forward += max((ops.experts_scratch(num_tokens, mixture) for mixture in mixtures), default=0)
+        forward += element_size * num_tokens * _beside_the_layers(spec)
     hidden = element_size * num_tokens * spec.hidden_size
     draw = (
         hidden + _draw_bytes(spec, place, n, min(PROMPT_ROWS, num_tokens), element_size) if place.last_stage else hidden
@@ -76,8 +77,16 @@ def _layer_width(spec: ModelSpec, layer: Layer) -> int:
     attending = 2 * h + _attention_width(attention, h)
     feeding = 3 * h + _feed_forward_width(layer.mlp, h)
     more = sum(norm is not None for norm in (layer.post_attention_norm, layer.post_mlp_norm))
+    more += 2 * (layer.laurel is not None) + 2 * (layer.per_layer is not None) + layer.scaled
     more += (spec.residual_multiplier != 1.0) + layer.parallel_residual + layer.post_norms_sum
     return max(attending, feeding, 5 * h) + more * h
+
+
+def _beside_the_layers(spec: ModelSpec) -> int:
+    """Elements a token that all layers' own inputs take, and the residual streams beside the one that a layer computes."""
+    embedding, altup = spec.per_layer_embedding, spec.layers[0].altup
+    inputs = 0 if embedding is None else 4 * len(spec.layers) * embedding.size  # rows, products, norms and their sum
+    return inputs + (0 if altup is None else 4 * altup.num * spec.hidden_size)
 
 
 def _attention_width(attention: Attention, h: int) -> int:
@@ -96,10 +105,13 @@ def _attention_width(attention: Attention, h: int) -> int:
 def _feed_forward_width(mlp: Mlp | Experts, h: int) -> int:
     """Beside what is normed: of an MLP, its two products; of experts, what each of a token's makes, and their sum."""
     if isinstance(mlp, Mlp):
+        wide = (
+            6 * mlp.intermediate_size if mlp.cutoff is not None else 0
+        )  # a gate in float32, and two of what is made of it
         up = mlp.intermediate_size * (2 if mlp.gated else 1)
-        return max(2 * up, up + mlp.intermediate_size + h)
+        return max(2 * up, up + mlp.intermediate_size + h, up + wide)
     each = mlp.num_experts_per_token
-    mixing = mlp.num_experts + each * (mlp.expert.intermediate_size + h) + h
+    mixing = mlp.num_experts + each * (mlp.expert.intermediate_size + h) + h + (2 * h if mlp.beside is not None else 0)
     return mixing if mlp.shared is None else max(mixing, h + _feed_forward_width(mlp.shared, h))
 
 

@@ -131,6 +131,7 @@ def qkv_kernel(
     q_share,
     k_share,
     clip,
+    v_eps,
     Q_HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -147,6 +148,7 @@ def qkv_kernel(
     HAS_BIAS: tl.constexpr,
     CLIP: tl.constexpr,
     SCALED: tl.constexpr,
+    V_NORM: tl.constexpr,
     HEADS: tl.constexpr,
     BLOCK_DV: tl.constexpr,
 ):
@@ -168,7 +170,7 @@ def qkv_kernel(
             factor, heads, heads < Q_HEADS, heads < Q_HEADS,
             D, ROTARY, HALF, REST, INTERLEAVED, NORM, SPAN, AFTER, HAS_WEIGHT, HAS_BIAS, CLIP, SCALED,
         )  # fmt: skip
-    else:
+    elif KV_HEADS > 0:
         heads = (block - q_blocks) * HEADS + tl.arange(0, HEADS)
         held = heads < KV_HEADS
         slot = tl.load(slots + token)
@@ -184,8 +186,11 @@ def qkv_kernel(
         mask = held[:, None] & (d < DV)[None, :]
         at = heads[:, None] * DV + d[None, :]
         v = tl.load(row + (Q_HEADS + KV_HEADS) * D + at, mask=mask, other=0.0).to(tl.float32)
+        v = clipped(v, clip, CLIP)
+        if V_NORM:
+            v *= tl.rsqrt(tl.sum(v * v, 1) / DV + v_eps)[:, None]
         v_row = kv_block * v_block_stride + in_block * (KV_HEADS * DV)
-        tl.store(v_cache + v_row + at, stored(clipped(v, clip, CLIP), v_scale, v_cache), mask=mask & written[:, None])
+        tl.store(v_cache + v_row + at, stored(v, v_scale, v_cache), mask=mask & written[:, None])
 
 
 class QkvWrite:
@@ -216,8 +221,8 @@ class QkvWrite:
         for norm, heads in (
             (changes.q_norm, spec.num_heads),
             (changes.q_norm_bias, spec.num_heads),
-            (changes.k_norm, spec.num_kv_heads),
-            (changes.k_norm_bias, spec.num_kv_heads),
+            (changes.k_norm, spec.own_kv_heads),
+            (changes.k_norm_bias, spec.own_kv_heads),
         ):
             expect(norm, ((1 if span == "head" else heads) * spec.head_dim_k,), *FLOATS)
         rotary = 0 if spec.rotary is None or changes.turn is None else spec.rotary.dim
@@ -226,7 +231,7 @@ class QkvWrite:
             for angles in (cos, sin):
                 expect(angles, (num_tokens, rotary // 2), torch.float32)
         heads = 4
-        self._grid = num_tokens, cdiv(spec.num_heads, heads) + cdiv(spec.num_kv_heads, heads)
+        self._grid = num_tokens, cdiv(spec.num_heads, heads) + cdiv(spec.own_kv_heads, heads)
         self._run = launch.bind(
             qkv_kernel,
             (
@@ -249,13 +254,14 @@ class QkvWrite:
                 0.0 if spec.qk_norm is None else spec.qk_norm.eps,
                 0.0 if spec.qk_norm is None else spec.qk_norm.offset,
                 1.0 / (changes.num_ranks * spec.q_size),
-                1.0 / (changes.num_ranks * spec.k_size),
+                1.0 / (changes.num_ranks * max(1, spec.k_size)),
                 spec.qkv_clip or 0.0,
+                0.0 if spec.v_norm is None else spec.v_norm.eps,
             ),
             changing=(0, 3, 4, 5, 6, 7, 9, 10, 11),
             apart=(10, 11),
             Q_HEADS=spec.num_heads,
-            KV_HEADS=spec.num_kv_heads,
+            KV_HEADS=spec.own_kv_heads,
             D=spec.head_dim_k,
             DV=spec.head_dim_v,
             BLOCK_SIZE=k_cache.shape[1],
@@ -270,6 +276,7 @@ class QkvWrite:
             HAS_BIAS=changes.q_norm_bias is not None,
             CLIP=spec.qkv_clip is not None,
             SCALED=changes.scales is not None,
+            V_NORM=spec.v_norm is not None,
             HEADS=heads,
             BLOCK_DV=next_power_of_2(spec.head_dim_v),
             num_warps=2,  # a turned half of 4 heads of 128 is 256 elements: 4 a thread

@@ -45,6 +45,7 @@ void bind_layer(nb::module_& module) {
       .def_rw("sinks", &LayerModel::sinks)
       .def_rw("rotary", &LayerModel::rotary)
       .def_rw("kv_group", &LayerModel::kv_group)
+      .def_rw("kv_from", &LayerModel::kv_from)
       .def_rw("values_from", &LayerModel::values_from)
       .def_rw("latent", &LayerModel::latent)
       .def_rw("router", &LayerModel::router)
@@ -58,7 +59,8 @@ void bind_layer(nb::module_& module) {
       .def_rw("pre_mlp_norm", &LayerModel::pre_mlp_norm)
       .def_rw("post_mlp_norm", &LayerModel::post_mlp_norm)
       .def_rw("q_norm", &LayerModel::q_norm)
-      .def_rw("k_norm", &LayerModel::k_norm);
+      .def_rw("k_norm", &LayerModel::k_norm)
+      .def_rw("v_norm", &LayerModel::v_norm);
 }
 
 void bind_model(nb::module_& module) {

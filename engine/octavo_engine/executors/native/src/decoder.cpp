@@ -53,13 +53,17 @@ void Decoder::lay_out_blocks() {
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (model_.layers[i].is_latent()) layers_[i].absorbed = model_.layers[i].absorbed();
     const LayerModel& l = over_blocks(i);
+    const AttentionShape shape = AttentionShape::of(l);
+    layers_[i].shape = static_cast<int32_t>(std::find(shapes_.begin(), shapes_.end(), shape) - shapes_.begin());
+    if (l.kv_from >= 0) {
+      layers_[i].kv = layers_[static_cast<size_t>(l.kv_from)].kv;
+      continue;
+    }
     Group& group = groups_[static_cast<size_t>(l.kv_group)];
     const bool shared = model_.pools();  // no layer needs what another has written
     layers_[i].kv = lay_out(l, options_.block_size, options_.kv_bf16, shared ? 0 : group.block_bytes);
     const int64_t bytes = layer_bytes(l, layers_[i].kv);
     group.block_bytes = shared ? std::max(group.block_bytes, bytes) : group.block_bytes + bytes;
-    const AttentionShape shape = AttentionShape::of(l);
-    layers_[i].shape = static_cast<int32_t>(std::find(shapes_.begin(), shapes_.end(), shape) - shapes_.begin());
   }
 }
 

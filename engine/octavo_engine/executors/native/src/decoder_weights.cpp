@@ -40,9 +40,11 @@ void Decoder::pack_attention(LayerModel& model, Layer& layer, const std::string&
   layer.o_bias = stored_.take_bias(at + "o_bias", hidden);
   if (model.sinks) layer.sinks = stored_.take_vector(at + "sinks", model.num_heads);
   if (model.is_latent()) return pack_latent(model, layer, at);
-  std::vector<StoredWeight> inner = {stored_.take(at + "q", model.q_size(), hidden),
-                                     stored_.take(at + "k", model.k_size(), hidden),
-                                     stored_.take(at + "v", model.v_size(), hidden)};
+  std::vector<StoredWeight> inner = {stored_.take(at + "q", model.q_size(), hidden)};
+  if (model.kv_from < 0) {
+    inner.push_back(stored_.take(at + "k", model.k_size(), hidden));
+    inner.push_back(stored_.take(at + "v", model.v_size(), hidden));
+  }
   if (model.output_gate) inner.push_back(stored_.take(at + "output_gate", model.o_size(), hidden));
   layer.qkv = pack_linear(inner);
   layer.q_bias = stored_.take_bias(at + "q_bias", model.q_size());
@@ -50,6 +52,7 @@ void Decoder::pack_attention(LayerModel& model, Layer& layer, const std::string&
   layer.v_bias = stored_.take_bias(at + "v_bias", model.v_size());
   const bool one = model.qk_norm_span == QkNormSpan::Head;
   stored_.take_norm(model.q_norm, at + "q_norm", one ? model.head_dim_k : model.q_size());
+  if (model.kv_from >= 0) return;
   stored_.take_norm(model.k_norm, at + "k_norm", one ? model.head_dim_k : model.k_size());
 }
 

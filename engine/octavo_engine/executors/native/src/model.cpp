@@ -93,9 +93,23 @@ void check(const LayerModel& layer, const DecoderModel& model) {
   check(layer.mlp);
   if (layer.router.num_experts > 0) check(layer.router, layer);
   for (const Norm* norm : {&layer.pre_attention_norm, &layer.post_attention_norm, &layer.pre_mlp_norm,
-                           &layer.post_mlp_norm, &layer.q_norm, &layer.k_norm}) {
+                           &layer.post_mlp_norm, &layer.q_norm, &layer.k_norm, &layer.v_norm}) {
     check(*norm);
   }
+}
+
+// A layer that reads what another has written, in the step too.
+void check_shared(const LayerModel& layer, size_t index, const DecoderModel& model) {
+  const auto from = static_cast<size_t>(layer.kv_from);
+  if (from < index && !model.pools()) {
+    const LayerModel& source = model.layers[from];
+    if (source.kv_from < 0 && !layer.is_latent() && !source.is_latent() && layer.num_kv_heads == source.num_kv_heads &&
+        layer.head_dim_k == source.head_dim_k && layer.head_dim_v == source.head_dim_v &&
+        layer.kv_group == source.kv_group && !(layer.q_norm.present && layer.qk_norm_span == QkNormSpan::Width)) {
+      return;
+    }
+  }
+  refuse("keys and values of layer " + std::to_string(from) + " in layer " + std::to_string(index));
 }
 
 void check(const PoolingModel& pooling, int64_t hidden) {
@@ -127,8 +141,10 @@ DecoderModel checked(DecoderModel model) {
   check(model.embedding_norm);
   check(model.final_norm);
   for (const Rotary& rotary : model.rotaries) check(rotary);
-  for (const LayerModel& layer : model.layers) {
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    const LayerModel& layer = model.layers[i];
     check(layer, model);
+    if (layer.kv_from >= 0) check_shared(layer, i, model);
     if (!layer.causal && (!model.pools() || layer.chunk > 0))
       refuse("a head or chunks with attention in both directions");
   }

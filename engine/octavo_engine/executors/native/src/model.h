@@ -98,6 +98,7 @@ struct LayerModel {
   bool sinks = false;
   int32_t rotary = -1;  // index into DecoderModel::rotaries; -1: none
   int32_t kv_group = 0;
+  int32_t kv_from = -1;      // the layer whose keys and values it reads; -1: it has its own
   int32_t values_from = -1;  // a token's values are the elements of its key from here on; -1: they are its own
   LatentModel latent;
   RouterModel router;
@@ -106,11 +107,12 @@ struct LayerModel {
   bool shared_gate = false;
   bool parallel_residual = false;
   bool post_norms_sum = false;
-  Norm pre_attention_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm;
+  Norm pre_attention_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm, v_norm;
 
   int64_t q_size() const { return int64_t{num_heads} * head_dim_k; }
-  int64_t k_size() const { return int64_t{num_kv_heads} * head_dim_k; }
-  int64_t v_size() const { return values_from < 0 ? int64_t{num_kv_heads} * head_dim_v : 0; }
+  // What it computes of its own.
+  int64_t k_size() const { return kv_from < 0 ? int64_t{num_kv_heads} * head_dim_k : 0; }
+  int64_t v_size() const { return kv_from < 0 && values_from < 0 ? int64_t{num_kv_heads} * head_dim_v : 0; }
   int64_t o_size() const { return int64_t{num_heads} * head_dim_v; }
   int64_t gate_size() const { return output_gate ? o_size() : 0; }
   bool is_latent() const { return latent.rank > 0; }

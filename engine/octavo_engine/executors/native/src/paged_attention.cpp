@@ -61,7 +61,7 @@ void PagedAttention::write(Member& me, const StepPlan& plan, const float* kv_row
   me.team->each(me, static_cast<int64_t>(runs.size()) * heads, 1, [&](int64_t begin, int64_t end) {
     KvWriteArgs args;
     args.kv = kv;
-    args.v_clip = model.qkv_clip;
+    args.value = {model.qkv_clip, model.v_norm.view(), {}, false};
     args.ld = ld;
     for (int64_t at = begin; at < end; ++at) {
       const int64_t head = at % heads;

@@ -151,7 +151,7 @@ void Decoder::attend(Member& me, size_t i) {
                                  or_null(layer.v_bias),
                                  or_null(layer.sinks)};
   attention.prepare(me, plan_, qkv_.floats(), layer.qkv.n());
-  attention.write(me, plan_, qkv_.floats() + model.q_size(), layer.qkv.n(), scratch(me));
+  if (model.kv_from < 0) attention.write(me, plan_, qkv_.floats() + model.q_size(), layer.qkv.n(), scratch(me));
   mark(me, Phase::KvWrite);
   attention.attend(me, plan_, plan_.attention[static_cast<size_t>(layer.shape)], qkv_.floats(), layer.qkv.n(),
                    parts_.floats(), {attended_.floats(), model.o_size(), model.head_dim_v}, scratch(me));

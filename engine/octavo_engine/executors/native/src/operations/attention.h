@@ -27,8 +27,6 @@ inline void kv_write_with(const KvWriteArgs& args, const KvRun& run, float* scra
   const int64_t units = kv.head_dim_k / Element::kPack;
   float* head = scratch;
   uint32_t* encoded = reinterpret_cast<uint32_t*>(scratch + kv.head_dim_k + kv.head_dim_v);
-  HeadView value;
-  value.clip = args.v_clip;
   for (int32_t j = 0; j < run.count; ++j) {
     const int64_t row = run.first_row + j;
     const int64_t slot = run.slot + j;
@@ -37,7 +35,7 @@ inline void kv_write_with(const KvWriteArgs& args, const KvRun& run, float* scra
     for (int64_t i = 0; i < units; ++i) keys[i * 16 + slot] = encoded[i];
     if (kv.values_from >= 0) continue;
 
-    prepare_head(args.v + row * args.ld, args.v_bias, kv.head_dim_v, value, row, head);
+    prepare_head(args.v + row * args.ld, args.v_bias, kv.head_dim_v, args.value, row, head);
     Element::encode(head, kv.head_dim_v, encoded);
     if constexpr (Element::kPack == 1) {
       __builtin_memcpy(values + slot * kv.padded_v, encoded, static_cast<size_t>(kv.head_dim_v) * 4);

@@ -91,8 +91,7 @@ struct KvRun {
 
 struct KvWriteArgs {
   KvView kv;
-  HeadView key;
-  float v_clip;
+  HeadView key, value;
   const float* k;  // [rows][ld], this head's first element of row 0
   const float* v;
   int64_t ld;
