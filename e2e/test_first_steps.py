@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from e2e.world import ROOT, SYSTEM
+from e2e.world import ROOT, SYSTEM, World
 
 pytestmark = pytest.mark.short
 COMMAND = re.compile(r"(export|make|helm|kubectl|curl|kill) ")
@@ -48,6 +48,8 @@ def paste(cluster):
     environment = {name: value for name, value in os.environ.items() if name not in outer}
     environment["OCTAVO_CLUSTER"] = cluster.layout.name
 
+    world = World(cluster)
+
     def run(script):
         # What is left in the background must not keep the pipe open.
         script = f"set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n{script}"
@@ -61,7 +63,7 @@ def paste(cluster):
             timeout=LIMIT_S,
             check=False,
         )
-        assert done.returncode == 0, f"{script}\n\n{done.stdout}"
+        assert done.returncode == 0, f"{script}\n\n{done.stdout}\n{world.state_of('default')}"
         return done.stdout
 
     return run
