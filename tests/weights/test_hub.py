@@ -43,13 +43,18 @@ SHARDED = {
 @pytest.fixture(autouse=True)
 def without_proxies(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1,localhost")
+        monkeypatch.setenv(name, "127.0.0.1,127.0.0.2,localhost")
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def address():
+    return "127.0.0.1"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, address):
     """A hub on loopback and an empty cache, as HF_ENDPOINT and HF_HOME set before the import would have them."""
-    with HubStandIn().running() as stand_in:
+    with HubStandIn(address=address).running() as stand_in:
         monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -339,6 +344,16 @@ def test_a_token_is_for_the_hub_and_not_for_the_store_that_it_redirects_to(hub, 
     assert fetched("org/private").weights[0].read_bytes() == PLAIN["model.safetensors"]
     with_token = {asked.headers["Host"].partition(":")[0]: "Authorization" in asked.headers for asked in hub.asked}
     assert with_token == {"127.0.0.1": True, "localhost": False}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2"])
+def test_a_mirror_may_store_large_files_itself(hub, caplog):
+    """Its redirects stay on its own host. No request is logged, for the address may be signed."""
+    caplog.set_level("INFO")
+    hub.add("org/plain", PLAIN)
+    assert fetched("org/plain").weights[0].read_bytes() == PLAIN["model.safetensors"]
+    assert any(path.startswith("/lfs/") for path in hub.paths())
+    assert "Signature" not in caplog.text
 
 
 def test_a_hub_that_limits_its_requests_is_waited_for(hub, monkeypatch):

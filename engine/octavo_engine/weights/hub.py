@@ -39,6 +39,7 @@ from octavo_engine.weights.json_files import read_shard_names
 from octavo_models.gguf_pieces import first_pieces, piece_names
 
 logger = logging.getLogger(__name__)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # its lines are of requests, with signed addresses
 
 CONNECTIONS = 4
 # Where images that run as root have it, vLLM's among them: Deployments written for them mount their volume there.
