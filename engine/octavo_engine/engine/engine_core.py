@@ -402,18 +402,19 @@ class EngineCore:
         return replace(merged, undrawable=tuple(undrawable))
 
     def _run_nothing(self) -> None:
-        """Run a token of the core's own request over the null block, once each request of a step has failed alone.
+        """Run two prompts of the core's own over the null block, once each request of a step has failed alone: of one
+        token, as decodes are, and of two, for steps of either kind are launched in ways of their own.
 
         Raises:
-            DeviceLostError: that fails too, so no request can be served.
+            DeviceLostError: one fails too, so no request can be served.
         """
-        null = tuple([0] for _ in self._layout.groups)
-        new = NewRequest(PROBE, [0], SamplingParams(max_tokens=1, temperature=0.0), null, 0)
-        one, pools = {PROBE: 1}, self._pooling is not None
-        drawn = {} if pools else one
+        null, pools = tuple([0] for _ in self._layout.groups), self._pooling is not None
         try:
-            self._execute(SchedulerOutput(-1, (new,), (), one, drawn, frozenset(drawn)))
-            self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(PROBE,)))
+            for length in (1, 2):
+                new = NewRequest(PROBE, [0] * length, SamplingParams(max_tokens=1, temperature=0.0), null, 0)
+                drawn = {} if pools else {PROBE: 1}
+                self._execute(SchedulerOutput(-1, (new,), (), {PROBE: length}, drawn, frozenset(drawn)))
+                self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(PROBE,)))
         except DeviceLostError:
             raise
         except Exception as error:

@@ -15,12 +15,15 @@ from octavo_testing.tiny_models import make
 from octavo_engine.config import ModelConfig, SchedulerConfig
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.graphs import DecodeGraphs, ladder
 from octavo_engine.executors.torch.input_batch import RequestState, Run, StepBatch
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
+
+CPU = torch.device("cpu")
 
 
 def batch(lengths, counts=None, runs=()):
@@ -31,8 +34,8 @@ def batch(lengths, counts=None, runs=()):
 
 
 def graphs(recorder=None, **fields):
-    sizes = {"max_requests": 24, "num_groups": 2} | fields
-    made = DecodeGraphs(lambda *_: None, recorder or Recorded(), device=torch.device("cpu"), **sizes)
+    fields = {"max_requests": 24, "num_groups": 2, "device": CPU, "faults": FaultWatch.of(CPU)} | fields
+    made = DecodeGraphs(lambda *_: None, recorder or Recorded(), **fields)
     made.capture()
     return made
 
@@ -71,7 +74,12 @@ def test_all_sizes_are_captured_at_load_the_largest_first():
     """No step waits for one; and ranks, which must agree, have one order."""
     keys = []
     made = DecodeGraphs(
-        lambda key, *_: keys.append(key), Recorded(), max_requests=6, num_groups=1, device=torch.device("cpu")
+        lambda key, *_: keys.append(key),
+        Recorded(),
+        max_requests=6,
+        num_groups=1,
+        device=CPU,
+        faults=FaultWatch.of(CPU),
     )
     assert made.key(batch([5]), draws=True) is None, "nothing is captured while serving"
     made.capture()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from octavo_testing.recorded_graph import GraphRecorder
 from octavo_testing.tiny_models import make
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
+from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.engine import engine_core
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import DeviceLostError, OutOfMemoryError
@@ -25,7 +27,9 @@ from octavo_engine.executors.torch import parallel_executor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
+from octavo_engine.executors.torch.rehearsal import Unshared
 from octavo_engine.kernels.reference_operations import ReferenceOperations
+from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.partition import Place
@@ -42,8 +46,18 @@ ERRORS = {
     "module": RuntimeError("Triton Error [CUDA]: out of memory"),
 }
 # Where a step may meet one: (what is called, as an attribute of the executor)
-CALLS = ["requests.apply", "_sampler.table.update", "_cache.apply", "_decoder.forward", "_sampler.draw_step"]
+CALLS = [
+    "requests.apply",
+    "_sampler.table.update",
+    "_cache.apply",
+    "_decoder.forward",
+    "_sampler.draw_step",
+    "_sampler.score_prompts",
+    "_graphs.run",
+    "copies to the host",
+]
 POISON = 13
+GREEDY = SamplingParams(max_tokens=4, temperature=0.0)
 
 
 class Gpu:
@@ -75,14 +89,36 @@ def model(tmp_path_factory):
 @pytest.fixture
 def engine(model):
     """(engine, its executor, its device)."""
+    return engine_of(*model)
+
+
+@pytest.fixture
+def engine_with_graphs(model):
+    """Likewise; decodes are replayed."""
     config, spec, files = model
-    gpu = Gpu()
-    executor = TorchExecutor(config, spec, files, torch.device("cpu"), faults=FaultWatch(gpu.synchronize))
+    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
+    return engine_of(config, spec, files, GraphRecorder())
+
+
+def engine_of(config, spec, files, recorder=None, gpu=None):
+    gpu = gpu or Gpu()
+    executor = TorchExecutor(
+        config,
+        spec,
+        files,
+        torch.device("cpu"),
+        recorder=recorder,
+        operations=None if recorder is None else recorder.over(ReferenceOperations()),
+        faults=FaultWatch(gpu.synchronize),
+    )
     return EngineCore(config, executor, spec), executor, gpu
 
 
-def break_call(executor, name, error, *, when=lambda: True):
+def break_call(monkeypatch, executor, name, error, *, when=lambda: True):
     """Make the call raise `error` from now on where `when()`."""
+    if name == "copies to the host":
+        break_copies(monkeypatch, error, when)
+        return
     *path, last = name.split(".")
     owner = executor
     for part in path:
@@ -100,30 +136,43 @@ def break_call(executor, name, error, *, when=lambda: True):
     setattr(owner, last, broken)
 
 
+def break_copies(monkeypatch, error, when):
+    """Of results to the host: no other copy names it, beside a CPU."""
+    copy = torch.Tensor.to
+
+    def broken(self, *args, **options):
+        if args[:1] == ("cpu",) and when():
+            raise error
+        return copy(self, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", broken)
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("call", CALLS)
-def test_an_error_that_the_device_survives_once_fails_no_request(engine, call, kind):
+def test_an_error_that_the_device_survives_once_fails_no_request(engine_with_graphs, monkeypatch, call, kind):
     """The step is tried again, a request at a time."""
-    core, executor, _ = engine
+    core, executor, _ = engine_with_graphs
     times = iter([True])
-    break_call(executor, call, ERRORS[kind], when=lambda: next(times, False))
+    break_call(monkeypatch, executor, call, ERRORS[kind], when=lambda: next(times, False))
     got = generate(core, [request("a", [3, 4, 5], 3), request("b", [6, 7], 3)])
     assert {name: len(result.tokens) for name, result in got.items()} == {"a": 3, "b": 3}
+    assert next(times, None) is None, "the error was met"
     assert not executor._submitted
     assert not executor._drawn
 
 
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("call", CALLS)
-def test_an_error_that_corrupts_the_device_ends_the_engine(engine, call, kind):
+def test_an_error_that_corrupts_the_device_ends_the_engine(engine_with_graphs, monkeypatch, call, kind):
     """Whatever its type is: the device refuses to be waited for."""
-    core, executor, gpu = engine
+    core, executor, gpu = engine_with_graphs
 
     def lost():
         gpu.corrupt = True
         return True
 
-    break_call(executor, call, ERRORS[kind], when=lost)
+    break_call(monkeypatch, executor, call, ERRORS[kind], when=lost)
     with pytest.raises(DeviceLostError, match=r"CUDA"):
         generate(core, [request("a", [3, 4, 5], 3)])
 
@@ -208,17 +257,28 @@ def test_an_error_at_the_start_ends_it_with_the_reason(model, monkeypatch, stage
 
 
 @pytest.mark.parametrize("call", CALLS[3:])
-def test_an_engine_that_can_run_nothing_any_more_ends(engine, call):
+def test_an_engine_that_can_run_nothing_any_more_ends(engine_with_graphs, monkeypatch, call):
     """The device answers, and yet every step fails, also one without a request."""
-    core, executor, _ = engine
-    break_call(executor, call, RuntimeError("Triton Error [CUDA]: invalid device image"))
+    core, executor, _ = engine_with_graphs
+    break_call(monkeypatch, executor, call, RuntimeError("Triton Error [CUDA]: invalid device image"))
     with pytest.raises(DeviceLostError, match="no request can be run any more: RuntimeError: Triton Error"):
         generate(core, [request("a", [3, 4, 5], 3)])
 
 
-def test_a_request_that_always_fails_ends_alone(engine):
+# What a request is to ask for so that the call is made for it, and where it fails.
+OF_ONE_REQUEST = {
+    "_decoder.forward": {},
+    "_sampler.score_prompts": {"prompt_logprobs": 2},
+    "copies to the host": {"logprobs": 2},
+    "_graphs.run": {},
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("call", OF_ONE_REQUEST)
+def test_a_request_that_always_fails_ends_alone(engine_with_graphs, monkeypatch, call, kind):
     """Its failures are not taken for the engine's end, though no other runs beside it."""
-    core, executor, _ = engine
+    core, executor, _ = engine_with_graphs
     running = []
     apply = executor.requests.apply
 
@@ -228,21 +288,104 @@ def test_a_request_that_always_fails_ends_alone(engine):
         return batch
 
     executor.requests.apply = noted
-    break_call(executor, "_decoder.forward", ERRORS["oom"], when=lambda: POISON in running)
-    got = generate(core, [request("bad", [POISON, 1], 3)])
-    assert "CUDA out of memory" in got["bad"].error
-    got = generate(core, [request("bad", [POISON, 1], 3), request("good", [5, 1], 3)])
-    assert "CUDA out of memory" in got["bad"].error
-    assert len(got["good"].tokens) == 3
+    break_call(monkeypatch, executor, call, ERRORS[kind], when=lambda: POISON in running)
+    fields = OF_ONE_REQUEST[call]
+    for others in ([], [request("good", [5, 1], 3)]):
+        got = generate(core, [request("bad", [POISON, 1], 3, **fields), *others])
+        words = "out of memory" if "out of memory" in str(ERRORS[kind]) else "an internal error"
+        assert words in got.pop("bad").error
+        assert all(len(result.tokens) == 3 for result in got.values())
 
 
-def test_failed_collectives_end_the_engine(engine):
+NCCL = dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error")
+
+
+@pytest.mark.parametrize("call", ["_decoder.forward", "_graphs.run", "_sampler.score_prompts"])
+def test_failed_collectives_end_the_engine(engine_with_graphs, monkeypatch, call):
     """A communicator is of no use after an error, though the device is well."""
-    core, executor, _ = engine
-    error = dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error")
-    break_call(executor, "_decoder.forward", error)
+    core, executor, _ = engine_with_graphs
+    break_call(monkeypatch, executor, call, NCCL)
     with pytest.raises(DeviceLostError, match="NCCL error in"):
         generate(core, [request("a", [3, 4, 5], 3)])
+
+
+class Losing(GraphRecorder):
+    """Captures go until the third: the device is lost there, and `error` says so, or nothing does yet."""
+
+    def __init__(self, gpu, error):
+        super().__init__()
+        self.gpu, self.error, self.asked = gpu, error, 0
+
+    def record(self, run):
+        self.asked += 1
+        self.gpu.corrupt = self.asked >= 3
+        if self.gpu.corrupt and self.error is not None:
+            raise self.error
+        return super().record(run)
+
+
+@pytest.mark.parametrize("kind", [*ERRORS, None])
+def test_a_gpu_that_is_lost_while_graphs_are_captured_ends_the_start(model, kind):
+    """An engine that turned graphs off and called itself ready would fail with its first request."""
+    config, spec, files = model
+    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
+    gpu = Gpu()
+    recorder = Losing(gpu, ERRORS[kind] if kind else None)
+    with pytest.raises(DeviceLostError, match="the GPU's context is corrupt: "):
+        engine_of(config, spec, files, recorder, gpu)
+    assert recorder.asked >= 3
+
+
+def test_collectives_that_fail_while_graphs_are_captured_end_the_start(model):
+    config, spec, files = model
+    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
+    gpu = Gpu()
+    recorder = Losing(gpu, NCCL)
+    gpu.synchronize = lambda: None
+    executor = TorchExecutor(
+        config,
+        spec,
+        files,
+        torch.device("cpu"),
+        recorder=recorder,
+        operations=recorder.over(ReferenceOperations()),
+        faults=FaultWatch(lambda: None),
+    )
+    with pytest.raises(DeviceLostError, match="the ranks can't exchange numbers any more: NCCL"):
+        EngineCore(config, executor, spec)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_while_a_stage_takes_in_what_the_last_one_drew(model, kind, lost):
+    """It goes the way of every other: the device's, or the step's, of which nothing stays."""
+    config, spec, files = model
+    gpu = Gpu()
+    executor = TorchExecutor(
+        config,
+        spec,
+        files,
+        torch.device("cpu"),
+        Unshared(Place(stage=0, num_stages=2)),
+        faults=FaultWatch(gpu.synchronize),
+    )
+    executor.load()
+    executor.init_kv((8,))
+
+    def broken(*_):
+        gpu.corrupt = lost
+        raise ERRORS[kind]
+
+    append, executor.ops.append_tokens = executor.ops.append_tokens, broken
+    step = SchedulerOutput(0, (NewRequest("a", [3, 4], GREEDY, ([1],), 0),), (), {"a": 2}, {"a": 1}, frozenset({"a"}))
+    with pytest.raises(Exception, match=r"CUDA|CUBLAS") as caught:
+        executor.take_drawn(executor.submit(step), StepOutput(0, {"a": [7]}))
+    assert isinstance(caught.value, DeviceLostError) == lost
+    assert not executor._submitted
+    if not lost:
+        executor.ops.append_tokens = append
+        executor.take_drawn(executor.submit(replace(step, finished_ids=("a",))), StepOutput(0, {"a": [7]}))
+        assert executor.requests.states["a"].token_ids == [3, 4, 7]
 
 
 def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monkeypatch):

@@ -186,6 +186,7 @@ class TorchExecutor(Executor):
             start = time.perf_counter()
             with self._faults.watching():
                 self._graphs.capture()
+                self._faults.synchronize()  # what a kernel did wrong shows by now, and not to the first request
             logger.info("captured %d CUDA graphs (%.1f s)", self._graphs.num_recorded, time.perf_counter() - start)
 
     def _allocate(self, num_blocks: tuple[int, ...], num_host_blocks: tuple[int, ...] = ()) -> None:
@@ -332,6 +333,7 @@ class TorchExecutor(Executor):
             max_requests=self.config.scheduler.max_num_seqs,
             num_groups=len(self.layout.groups),
             device=self.device,
+            faults=self._faults,
             worst=self.parallel.worst,
         )
 

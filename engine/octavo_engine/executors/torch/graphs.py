@@ -18,7 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from octavo_engine.executors.torch.faults import is_out_of_memory
+from octavo_engine.errors import OutOfMemoryError
+from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.input_batch import StepBatch, StepLayout
 from octavo_engine.kernels.operations import StepRows
 
@@ -114,6 +115,7 @@ class DecodeGraphs:
         max_requests: int,
         num_groups: int,
         device: torch.device,
+        faults: FaultWatch,
         worst: Callable[[int], int] = lambda outcome: outcome,
     ) -> None:
         # The largest first: the others then fit into what it leaves in the pool.
@@ -123,6 +125,7 @@ class DecodeGraphs:
         self._recorder = recorder
         self._num_groups = num_groups
         self._device = device
+        self._faults = faults
         self._worst = worst
         self._graphs: dict[GraphKey, _Graph] = {}
 
@@ -158,6 +161,9 @@ class DecodeGraphs:
         """Capture all sizes, or those of `keys`, over padding alone. Ranks do so in the same order.
 
         One that there is no memory for runs without from then on, and after any other failure all do.
+
+        Raises:
+            DeviceLostError: the device does not survive it.
         """
         for key in self.keys if keys is None else keys:
             if self._capture(key) == Outcome.FAILED:
@@ -183,10 +189,11 @@ class DecodeGraphs:
 
         outcome, recorded = Outcome.CAPTURED, None
         try:
-            compute()  # libraries choose their ways, and load what they need
-            recorded = self._recorder.record(compute)
-        except RuntimeError as error:  # a lost device shows again at the next operation
-            short = is_out_of_memory(error)
+            with self._faults.watching():
+                compute()  # libraries choose their ways, and load what they need
+                recorded = self._recorder.record(compute)
+        except (OutOfMemoryError, RuntimeError) as error:
+            short = isinstance(error, OutOfMemoryError)
             outcome = Outcome.NO_MEMORY if short else Outcome.FAILED
             logger.warning(
                 "a CUDA graph of %d decodes can't be captured: %s without it: %s",
