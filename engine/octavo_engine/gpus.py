@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from importlib.util import find_spec
+import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from octavo_engine.errors import GpuUnavailableError
@@ -16,6 +17,7 @@ from octavo_engine.errors import GpuUnavailableError
 NO_GPU = "no usable GPU: "
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 DEVICE_FILES = Path("/dev")
+NEEDED = {"torch": (2, 11), "triton": (3, 6)}  # the oldest versions; pyproject.toml's extra `cuda` has the same
 PROVIDE_ONE = (
     "on Kubernetes see that the pod has nvidia.com/gpu among its limits and that the node runs the NVIDIA driver and "
     "container toolkit (the GPU Operator installs both); with docker pass --gpus all; --device cpu runs on the CPU"
@@ -29,10 +31,10 @@ def has_gpu() -> bool:
 
 
 def require_gpus(ranks: int) -> None:
-    """Ensure that each of this machine's `ranks` can have a GPU, and that torch is there to use it.
+    """Ensure that each of this machine's `ranks` can have a GPU, and that torch and Triton are there to use it.
 
     Raises:
-        GpuUnavailableError: no driver, no torch, or fewer GPUs than ranks.
+        GpuUnavailableError: no driver, fewer GPUs than ranks, or torch or Triton is missing or too old.
     """
     found = _count()
     if isinstance(found, str):
@@ -44,20 +46,16 @@ def require_gpus(ranks: int) -> None:
         raise GpuUnavailableError(
             f"{NO_GPU}the driver shows {found or 'none'}{limited} and {needed} needed; {PROVIDE_ONE}"
         )
-    if find_spec("torch") is None:
-        raise GpuUnavailableError(
-            f"{NO_GPU}torch is not installed here, and without it no GPU can be used; take the image whose tag ends in "
-            "-cuda, or pip install torch triton; --device cpu runs on the CPU"
-        )
+    _require_libraries()
 
 
-def require_working_driver() -> None:
-    """Ensure that the driver starts where this process is given GPUs. Without any, nothing is required.
+def require_usable_gpus() -> None:
+    """Ensure that GPUs that this process is given can be used. Without any, nothing is required.
 
     A start that was promised no device would otherwise serve on the CPU, ready and slow.
 
     Raises:
-        GpuUnavailableError: there are GPUs, and their driver can't be used.
+        GpuUnavailableError: there are GPUs, and their driver does not start, or torch or Triton is missing or too old.
     """
     found = _count()
     if isinstance(found, str) and any(DEVICE_FILES.glob("nvidia[0-9]*")):
@@ -65,6 +63,32 @@ def require_working_driver() -> None:
             f"{NO_GPU}there are GPUs, and {found}; see that nvidia-smi runs here, and on machines with NVSwitch the "
             "fabric manager; --device cpu runs on the CPU"
         )
+    if isinstance(found, int) and found:
+        _require_libraries()
+
+
+def _require_libraries() -> None:
+    found = {name: _installed(name) for name in NEEDED}
+    if all(here is not None and _release(here) >= NEEDED[name] for name, here in found.items()):
+        return
+    needed = " and ".join(f"{name} {'.'.join(map(str, least))} or newer" for name, least in NEEDED.items())
+    here = " and ".join(f"no {name}" if v is None else f"{name} {v}" for name, v in found.items())
+    raise GpuUnavailableError(
+        f"{NO_GPU}it takes {needed}, and there is {here}; take the image whose tag ends in -cuda, or pip install torch "
+        "triton; --device cpu runs on the CPU"
+    )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """(2, 11) of 2.11.0+cu130, such that versions compare."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
 def newest_cuda() -> str:

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from octavo_engine.cli.device_defaults import ON_CPU, ON_GPU
 from octavo_engine.errors import ConfigError, GpuUnavailableError
 from octavo_engine.executors import require_device
 
+ROOT = Path(__file__).parents[2]
 DRIVER = """
 int cuInit(unsigned flags) { return %d; }
 int cuDeviceGetCount(int *count) { *count = %d; return 0; }
@@ -106,13 +109,47 @@ def test_a_torch_that_can_use_no_gpu_is_reported(driver, model):
     assert "-cuda" in last_words(done)
 
 
-def test_without_torch_the_image_that_has_it_is_named(monkeypatch):
+FOUND = {"torch": "2.15.0+cu130", "triton": "3.9.0"}
+
+
+@pytest.mark.parametrize("device", [[], ["--device", "cuda"], ["--executor", "torch"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"torch": None, "triton": None}, "no torch and no triton"),
+        ({"torch": None}, "no torch and triton 3.9.0"),
+        ({"triton": None}, "torch 2.15.0+cu130 and no triton"),
+        ({"torch": "2.9.1"}, "torch 2.9.1 and triton 3.9.0"),
+        ({"triton": "3.5.0"}, "torch 2.15.0+cu130 and triton 3.5.0"),
+        ({}, None),
+    ],
+)
+def test_a_gpu_without_a_torch_and_a_triton_that_can_use_it_ends_the_start(monkeypatch, device, found, words):
+    """Promised or not: the engine would serve on the CPU, ready and slow. The sentence has what is found and needed."""
     monkeypatch.setattr(gpus, "_count", lambda: 1)
-    monkeypatch.setattr(gpus, "find_spec", lambda name: None)
-    with pytest.raises(
-        GpuUnavailableError, match=r"no usable GPU: torch is not installed here.*image whose tag ends in"
-    ):
-        require_device(parse(["m", "--device", "cuda"]))
+    monkeypatch.setattr(gpus, "_installed", (FOUND | found).get)
+    if words is None:
+        require_device(parse(["m", *device]))
+        return
+    with pytest.raises(GpuUnavailableError) as caught:
+        require_device(parse(["m", *device]))
+    assert str(caught.value) == (
+        f"no usable GPU: it takes torch 2.11 or newer and triton 3.6 or newer, and there is {words}; take the image whose "
+        "tag ends in -cuda, or pip install torch triton; --device cpu runs on the CPU"
+    )
+
+
+def test_the_versions_that_a_gpu_needs_are_those_of_the_package():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["cuda"]
+    for name, least in gpus.NEEDED.items():
+        assert any(line.startswith(f"{name}>={'.'.join(map(str, least))}") for line in extra), name
+
+
+@pytest.mark.parametrize("device", [["--device", "cpu"], ["--executor", "native"]], ids=" ".join)
+def test_a_cpu_that_was_asked_for_needs_no_torch(monkeypatch, device):
+    monkeypatch.setattr(gpus, "_count", lambda: 1)
+    monkeypatch.setattr(gpus, "_installed", lambda name: None)
+    require_device(parse(["m", *device]))
 
 
 def test_without_a_promise_a_machine_without_a_gpu_is_no_error():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import get_args
 
 from octavo_engine.config import Device
@@ -44,7 +43,7 @@ def chosen_device(flag: Device | None, executor: str | None) -> Device:
 def defaults_for(device: Device, executor: str | None) -> DeviceDefaults:
     """The defaults of the device that will run the model."""
     if device == "auto":
-        device = "cuda" if executor != "native" and has_gpu() and find_spec("torch") is not None else "cpu"
+        device = "cuda" if executor != "native" and has_gpu() else "cpu"
     return ON_GPU if device == "cuda" else ON_CPU
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.unsupported import refuse_unsupported
-from octavo_engine.gpus import has_gpu, require_gpus, require_working_driver
+from octavo_engine.gpus import has_gpu, require_gpus, require_usable_gpus
 from octavo_engine.kernels.folders import kernel_cache_folder
 from octavo_models.features import Executor as ExecutorName
 from octavo_models.features import unsupported
@@ -61,7 +61,7 @@ def require_device(config: EngineConfig) -> None:
     if config.executor.device == "cuda":
         require_gpus(len(config.parallel.ranks_here))
     elif config.executor.device == "auto":
-        require_working_driver()
+        require_usable_gpus()
 
 
 def require_torch() -> None:
@@ -107,7 +107,7 @@ def executor_name(config: EngineConfig, spec: Model) -> ExecutorName:
         return executor.executor
     if executor.device == "cuda" or config.parallel.world_size > 1:
         return "torch"
-    return _on_cpu(spec) if executor.device == "cpu" else _suiting(spec)
+    return "torch" if executor.device == "auto" and has_gpu() else _on_cpu(spec)
 
 
 def _on_cpu(spec: Model) -> ExecutorName:
@@ -118,17 +118,4 @@ def _on_cpu(spec: Model) -> ExecutorName:
     logger.warning(
         "the native executor does not support %s: the torch executor runs the model, slowly on a CPU", missing
     )
-    return "torch"
-
-
-def _suiting(spec: Model) -> ExecutorName:
-    """The executor for this machine."""
-    if not has_gpu():
-        return _on_cpu(spec)
-    if find_spec("torch") is None:
-        logger.warning(
-            "there is a GPU, and no torch to use it: the model runs on the CPU; take the image whose tag ends in "
-            "-cuda, or pip install torch triton"
-        )
-        return "native"
     return "torch"

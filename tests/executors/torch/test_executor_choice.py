@@ -37,7 +37,7 @@ def created(model, name):
 
 
 @pytest.mark.parametrize(
-    ("card", "name", "kind"),
+    ("gpu", "name", "kind"),
     [
         (False, "auto", NativeExecutor),
         (True, "auto", TorchExecutor),
@@ -45,17 +45,16 @@ def created(model, name):
         (False, "torch", TorchExecutor),
     ],
 )
-def test_a_gpu_chooses_torch_unless_a_flag_says_otherwise(monkeypatch, model, card, name, kind):
-    monkeypatch.setattr(executors, "has_gpu", lambda: card)
+def test_a_gpu_chooses_torch_unless_a_flag_says_otherwise(monkeypatch, model, gpu, name, kind):
+    monkeypatch.setattr(executors, "has_gpu", lambda: gpu)
     assert type(created(model, name)) is kind
 
 
-def test_a_gpu_without_torch_is_said_to_be_idle(monkeypatch, model, caplog):
+def test_beside_a_gpu_and_without_torch_nothing_is_chosen(monkeypatch, model):
     monkeypatch.setattr(executors, "has_gpu", lambda: True)
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
-    with caplog.at_level(logging.WARNING):
-        assert type(created(model, "auto")) is NativeExecutor
-    assert "pip install torch triton" in caplog.text
+    with pytest.raises(ExecutorError, match="pip install torch triton"):
+        created(model, "auto")
 
 
 @pytest.fixture
