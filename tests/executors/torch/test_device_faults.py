@@ -1,7 +1,4 @@
-"""Errors as CUDA, Triton, cuBLAS and NCCL raise them, at every call that may: the offender fails, or the engine ends.
-
-Messages are those of PyTorch 2.13's and Triton 3.9's sources. Whether the device is lost is what it says itself.
-"""
+"""Errors as CUDA, Triton, cuBLAS and NCCL raise them, at every call of a step: the offender fails, or the engine ends."""
 
 from __future__ import annotations
 
@@ -12,39 +9,20 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
-import torch.distributed as dist
-from octavo_testing.engine_runs import engine_config, generate, request
+from gpu_faults import ERRORS, NCCL, Gpu, break_call, engine_of, small_model, with_graphs
+from octavo_testing.engine_runs import generate, request
 from octavo_testing.recorded_graph import GraphRecorder
-from octavo_testing.tiny_models import make
 
-from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
 from octavo_engine.engine import engine_core
 from octavo_engine.engine.engine_core import EngineCore
-from octavo_engine.errors import DeviceLostError, OutOfMemoryError
-from octavo_engine.executors.torch import executor as torch_executor
-from octavo_engine.executors.torch import parallel_executor
+from octavo_engine.errors import DeviceLostError
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
-from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
 from octavo_engine.executors.torch.rehearsal import Unshared
-from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.sampling_params import SamplingParams
-from octavo_engine.weights.model_spec import read_spec
-from octavo_engine.weights.source import resolve
 from octavo_models.partition import Place
 
-ILLEGAL = "CUDA error: an illegal memory access was encountered"
-ERRORS = {
-    "torch": torch.AcceleratorError(f"{ILLEGAL}\nSearch for `cudaErrorIllegalAddress' in the CUDA documentation"),
-    "triton": RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
-    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(handle, opa, opb)`"),
-    "pinned": RuntimeError("CUDA error: out of memory"),
-    "oom": torch.OutOfMemoryError(
-        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"
-    ),
-    "module": RuntimeError("Triton Error [CUDA]: out of memory"),
-}
 # Where a step may meet one: (what is called, as an attribute of the executor)
 CALLS = [
     "requests.apply",
@@ -60,30 +38,9 @@ POISON = 13
 GREEDY = SamplingParams(max_tokens=4, temperature=0.0)
 
 
-class Gpu:
-    """A device that is lost once `corrupt` is set, and says so from then on."""
-
-    def __init__(self) -> None:
-        self.corrupt = False
-
-    def synchronize(self) -> None:
-        if self.corrupt:
-            raise ERRORS["torch"]
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make("llama", folder)
-    config = engine_config(
-        ModelConfig(model=str(folder), served_model_names=("tiny",), dtype="float32"),
-        "torch",
-        cache=CacheConfig(num_gpu_blocks_override=64),
-        scheduler=SchedulerConfig(max_num_batched_tokens=48, max_num_seqs=6),
-    )
-    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=True))
-    files = resolve(config.model, lambda *_: None)
-    return config, read_spec(config.model, files), files
+    return small_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -96,56 +53,7 @@ def engine(model):
 def engine_with_graphs(model):
     """Likewise; decodes are replayed."""
     config, spec, files = model
-    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
-    return engine_of(config, spec, files, GraphRecorder())
-
-
-def engine_of(config, spec, files, recorder=None, gpu=None):
-    gpu = gpu or Gpu()
-    executor = TorchExecutor(
-        config,
-        spec,
-        files,
-        torch.device("cpu"),
-        recorder=recorder,
-        operations=None if recorder is None else recorder.over(ReferenceOperations()),
-        faults=FaultWatch(gpu.synchronize),
-    )
-    return EngineCore(config, executor, spec), executor, gpu
-
-
-def break_call(monkeypatch, executor, name, error, *, when=lambda: True):
-    """Make the call raise `error` from now on where `when()`."""
-    if name == "copies to the host":
-        break_copies(monkeypatch, error, when)
-        return
-    *path, last = name.split(".")
-    owner = executor
-    for part in path:
-        owner = getattr(owner, part)
-    whole = getattr(owner, last)
-
-    def broken(*args, **options):
-        result = whole(*args, **options) if last == "apply" else None
-        if when():
-            raise error
-        return result if last == "apply" else whole(*args, **options)
-
-    if hasattr(type(owner), "__slots__") and not hasattr(owner, "__dict__"):
-        raise AssertionError(f"{name} can't be replaced")
-    setattr(owner, last, broken)
-
-
-def break_copies(monkeypatch, error, when):
-    """Of results to the host: no other copy names it, beside a CPU."""
-    copy = torch.Tensor.to
-
-    def broken(self, *args, **options):
-        if args[:1] == ("cpu",) and when():
-            raise error
-        return copy(self, *args, **options)
-
-    monkeypatch.setattr(torch.Tensor, "to", broken)
+    return engine_of(with_graphs(config), spec, files, GraphRecorder())
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -218,44 +126,6 @@ def test_an_error_that_shows_when_a_step_is_waited_for(model, kind, lost, asynch
     assert {name: r.tokens for name, r in got.items()} == {name: r.tokens for name, r in expected.items()}
 
 
-STARTS = ["the weights", "the KV cache", "moves"]
-
-
-@pytest.mark.parametrize("lost", [False, True])
-@pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.parametrize("stage", STARTS)
-def test_an_error_at_the_start_ends_it_with_the_reason(model, monkeypatch, stage, kind, lost):
-    """No request is to blame: nothing is tried again. Out of memory names the flags that help."""
-    config, spec, files = model
-    config = msgspec.structs.replace(config, cache=CacheConfig(num_gpu_blocks_override=64, swap_space_gib=0.001))
-    gpu = Gpu()
-
-    def broken(*_, **__):
-        gpu.corrupt = lost
-        raise ERRORS[kind]
-
-    weights = broken if stage == "the weights" else None
-    executor = TorchExecutor(
-        config, spec, files, torch.device("cpu"), weights=weights, faults=FaultWatch(gpu.synchronize)
-    )
-    if stage == "the KV cache":
-        monkeypatch.setattr(torch_executor, "KVCache", broken)
-    elif stage == "moves":
-        monkeypatch.setattr(torch_executor.KVCache, "apply", broken)
-    with pytest.raises(Exception, match=r"CUDA|CUBLAS") as caught:
-        EngineCore(config, executor, spec)
-    short = "out of memory" in str(ERRORS[kind])
-    if lost:
-        assert isinstance(caught.value, DeviceLostError)
-    elif short:
-        assert type(caught.value) is OutOfMemoryError
-        assert "not enough memory for" in str(caught.value)
-        assert "; choose a smaller" in str(caught.value) or "; lower --kv-cache-memory-bytes" in str(caught.value)
-        assert "\n" not in str(caught.value)
-    else:
-        assert caught.value is ERRORS[kind]
-
-
 @pytest.mark.parametrize("call", CALLS[3:])
 def test_an_engine_that_can_run_nothing_any_more_ends(engine_with_graphs, monkeypatch, call):
     """The device answers, and yet every step fails, also one without a request."""
@@ -297,9 +167,6 @@ def test_a_request_that_always_fails_ends_alone(engine_with_graphs, monkeypatch,
         assert all(len(result.tokens) == 3 for result in got.values())
 
 
-NCCL = dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error")
-
-
 @pytest.mark.parametrize("call", ["_decoder.forward", "_graphs.run", "_sampler.score_prompts"])
 def test_failed_collectives_end_the_engine(engine_with_graphs, monkeypatch, call):
     """A communicator is of no use after an error, though the device is well."""
@@ -309,56 +176,10 @@ def test_failed_collectives_end_the_engine(engine_with_graphs, monkeypatch, call
         generate(core, [request("a", [3, 4, 5], 3)])
 
 
-class Losing(GraphRecorder):
-    """Captures go until the third: the device is lost there, and `error` says so, or nothing does yet."""
-
-    def __init__(self, gpu, error):
-        super().__init__()
-        self.gpu, self.error, self.asked = gpu, error, 0
-
-    def record(self, run):
-        self.asked += 1
-        self.gpu.corrupt = self.asked >= 3
-        if self.gpu.corrupt and self.error is not None:
-            raise self.error
-        return super().record(run)
-
-
-@pytest.mark.parametrize("kind", [*ERRORS, None])
-def test_a_gpu_that_is_lost_while_graphs_are_captured_ends_the_start(model, kind):
-    """An engine that turned graphs off and called itself ready would fail with its first request."""
-    config, spec, files = model
-    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
-    gpu = Gpu()
-    recorder = Losing(gpu, ERRORS[kind] if kind else None)
-    with pytest.raises(DeviceLostError, match="the GPU's context is corrupt: "):
-        engine_of(config, spec, files, recorder, gpu)
-    assert recorder.asked >= 3
-
-
-def test_collectives_that_fail_while_graphs_are_captured_end_the_start(model):
-    config, spec, files = model
-    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
-    gpu = Gpu()
-    recorder = Losing(gpu, NCCL)
-    gpu.synchronize = lambda: None
-    executor = TorchExecutor(
-        config,
-        spec,
-        files,
-        torch.device("cpu"),
-        recorder=recorder,
-        operations=recorder.over(ReferenceOperations()),
-        faults=FaultWatch(lambda: None),
-    )
-    with pytest.raises(DeviceLostError, match="the ranks can't exchange numbers any more: NCCL"):
-        EngineCore(config, executor, spec)
-
-
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("kind", ERRORS)
 def test_an_error_while_a_stage_takes_in_what_the_last_one_drew(model, kind, lost):
-    """It goes the way of every other: the device's, or the step's, of which nothing stays."""
+    """Classified as any other: it is the device's, or the step's, of which nothing stays."""
     config, spec, files = model
     gpu = Gpu()
     executor = TorchExecutor(
@@ -410,78 +231,3 @@ def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monke
     finally:
         gc.enable()
     assert alive[1] == 0
-
-
-class NcclGroup:
-    """Ranks as NCCL has them: a group that a graph still holds is waited for without end."""
-
-    def __init__(self, graphs, gpu_idle) -> None:
-        self.graphs, self.gpu_idle = graphs, gpu_idle
-        self.closed = False
-        self.place = Place()
-
-    def send_command(self, data):
-        assert parallel_executor.COMMANDS.decode(data) == parallel_executor.Close()
-
-    def receive_command(self):
-        return parallel_executor.ENCODER.encode(parallel_executor.Close())
-
-    def close(self):
-        assert not any(graph() is not None for graph in self.graphs), "NCCL waits for a graph that holds the group"
-        assert self.gpu_idle(), "NCCL waits for a collective that runs"
-        self.closed = True
-
-
-class Held(GraphRecorder):
-    """A recorder whose graphs can be seen to go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.graphs = []
-
-    def record(self, run):
-        class Graph:
-            def __init__(self, replay) -> None:
-                self.replay = replay
-
-        outputs, replay = super().record(run)
-        graph = Graph(replay)
-        self.graphs.append(weakref.ref(graph))
-        return outputs, lambda: graph.replay()  # noqa: PLW0108 — which holds the graph
-
-
-@pytest.mark.parametrize("role", ["lead", "follower"])
-def test_graphs_go_before_the_groups_that_they_captured(model, monkeypatch, role):
-    config, spec, files = model
-    config = msgspec.structs.replace(config, executor=msgspec.structs.replace(config.executor, enforce_eager=False))
-    recorder, waits = Held(), []
-    executor = TorchExecutor(
-        config,
-        spec,
-        files,
-        torch.device("cpu"),
-        recorder=recorder,
-        operations=recorder.over(ReferenceOperations()),
-        faults=FaultWatch(lambda: waits.append(1)),
-    )
-    core = EngineCore(config, executor, spec)
-    generate(core, [request("a", [3, 4, 5], 8)])
-    assert recorder.graphs
-    waits.clear()
-    group = NcclGroup(recorder.graphs, lambda: bool(waits))
-
-    class Rank:
-        def __init__(self, *_):
-            self.executor = executor
-
-        def load(self):
-            return []
-
-    if role == "lead":
-        lead = LeadExecutor.__new__(LeadExecutor)
-        lead._group, lead._rank, lead._reachable = group, Rank(), True
-        lead.close()
-    else:
-        monkeypatch.setattr(parallel_executor, "Rank", Rank)
-        follow(config, spec, files, group)
-    assert group.closed
