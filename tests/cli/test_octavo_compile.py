@@ -11,11 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from octavo_engine.cli.arguments import parse_with_notes
 from octavo_engine.cli.compile import main
 from octavo_engine.executors.torch import warm_up
+from octavo_engine.executors.torch.kernel_lists import name_of, read_list
 from octavo_engine.executors.torch.model_configs import LLAMA_3_8B
 from octavo_engine.kernels.folders import entry_of
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
+from octavo_models import from_hf_config
+from octavo_models.partition import Place
 
 
 @pytest.fixture
@@ -68,6 +72,16 @@ def test_every_capability_gets_the_kernels_of_its_kind(prepared, model, tmp_path
         decode = [dict(v.options) for v in variants if v.name == "decode_kernel"]
         assert {options["REQUESTS"] for options in decode} == {16, 64}
         assert {options["num_stages"] for options in decode} == {DEFAULTS[capability]["decode.128"]["num_stages"]}
+
+
+def test_without_flags_the_kernels_are_those_of_an_engine_on_a_gpu(prepared, model):
+    """Its limits differ from those of the CPU that this machine has, and so does the list that it looks for."""
+    flags = ["--model", model, "--load-format", "dummy"]
+    assert main(["--capability", "90", *flags]) == 0
+    served, _ = parse_with_notes([*flags, "--device", "cuda"])
+    listed = read_list(name_of(served, from_hf_config(LLAMA_3_8B), Place(), 90))
+    assert listed is not None
+    assert len(listed) == len(prepared[0][1])
 
 
 def test_ranks_compile_their_own_parts(prepared, model):

@@ -138,10 +138,21 @@ def test_octavo_refuses_what_its_engine_would_exit_on(vendor, field, value, reas
     assert planned("octavo", vendor, **{field: value}).refusal.reason == reason
 
 
-def test_a_float32_model_keeps_octavos_kv_cache_in_float32():
-    model = SMALL | {"torch_dtype": "float32"}
-    assert planned("octavo", "nvidia", model, kvCacheDtype="float32").refusal is None
-    assert planned("octavo", "nvidia", model, kvCacheDtype="bfloat16").refusal.reason == "KvCacheDtypeNotSupported"
+@pytest.mark.parametrize(
+    ("stored", "vendor", "own"),
+    [
+        ("float32", "nvidia", "bfloat16"),
+        ("float32", "cpu", "float32"),
+        ("float16", "nvidia", "float16"),
+        ("float16", "cpu", "bfloat16"),
+        ("bfloat16", "nvidia", "bfloat16"),
+    ],
+)
+def test_octavos_kv_cache_has_the_type_that_the_model_runs_in(stored, vendor, own):
+    """GPUs are not made for float32, and its native executor keeps no float16."""
+    for dtype in ("float32", "float16", "bfloat16"):
+        refusal = planned("octavo", vendor, SMALL | {"torch_dtype": stored}, kvCacheDtype=dtype).refusal
+        assert (refusal and refusal.reason) == (None if dtype == own else "KvCacheDtypeNotSupported")
 
 
 def test_vllm_is_not_given_a_package():

@@ -205,6 +205,10 @@ def test_a_download_needs_no_torch():
     [
         ({"kvCacheDtype": "fp8"}, None, "KvCacheDtypeNotSupported"),
         ({"kvCacheDtype": "float16"}, CPU, "KvCacheDtypeNotSupported"),
+        ({"kvCacheDtype": "float16", "dtype": "float16"}, None, None),
+        ({"kvCacheDtype": "bfloat16", "dtype": "float16"}, None, "KvCacheDtypeNotSupported"),
+        ({"kvCacheDtype": "float16", "dtype": "float16"}, CPU, "KvCacheDtypeNotSupported"),
+        ({"kvCacheDtype": "bfloat16", "dtype": "float16"}, CPU, None),
         ({"kvCacheDtype": "float32"}, None, "KvCacheDtypeNotSupported"),
         ({"kvCacheDtype": "bfloat16"}, None, None),
         ({"kvCacheDtype": "float32", "dtype": "float32"}, None, None),

@@ -213,6 +213,15 @@ def test_widened_weights_are_counted_widened():
     assert wide.kv_per_sequence == 2 * narrow.kv_per_sequence
 
 
+@pytest.mark.parametrize("runtime", ["octavo", "vllm"])
+def test_a_float32_checkpoint_counts_on_a_gpu_as_what_is_loaded(runtime):
+    """In bfloat16, unless the manifest says float32."""
+    stored = MISTRAL_7B | {"torch_dtype": "float32"}
+    loaded = planned(stored, **on_a100(runtime=runtime)).fit.budget
+    assert loaded == planned(MISTRAL_7B, **on_a100(runtime=runtime)).fit.budget
+    assert planned(stored, **on_a100(runtime=runtime, dtype="float32")).fit.budget.weights == 2 * loaded.weights
+
+
 def test_an_fp8_cache_takes_half():
     whole = planned(MISTRAL_7B, **on_a100()).fit.budget.kv_per_sequence
     assert planned(MISTRAL_7B, **on_a100(runtime="vllm", kvCacheDtype="fp8")).fit.budget.kv_per_sequence * 2 == whole

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, flags = _parser().parse_known_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        config, _ = parse_with_notes([*flags, "--executor", "torch"])
+        config, _ = parse_with_notes([*flags, "--executor", "torch", "--device", "cuda"])  # with a GPU's defaults
     except ConfigError as error:
         print(f"octavo compile: {error}", file=sys.stderr)  # noqa: T201
         return 2

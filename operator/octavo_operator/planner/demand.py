@@ -13,7 +13,7 @@ from octavo_models.layers import Experts
 from octavo_models.panels import VALUE_MULTIPLE, weights_in_panels
 from octavo_models.partition import Place, kv_layout
 from octavo_models.sharding import weights_on_gpu
-from octavo_models.spec import KVLayout
+from octavo_models.spec import FORMAT_OF_DTYPE, KVLayout
 from octavo_operator.api.engine import Engine
 from octavo_operator.planner.plan import GpuBudget, Limits
 from octavo_operator.planner.request_memory import request_bytes
@@ -57,7 +57,8 @@ class Demand:
     def weights(self, tensor_parallel: int) -> int:
         engine, dtype = self.engine, None if self.engine.dtype == "auto" else self.engine.dtype
         plain = self.spec.quantization is None
-        if dtype is None and plain and self.spec.dtype == "float32" and not runtime_of(engine).widens:
+        keeps = runtime_of(engine).keeps_float32(on_gpu=self.on_gpu)
+        if dtype is None and plain and self.spec.dtype == "float32" and not keeps:
             dtype = "bfloat16"
         if not self.on_gpu:
             return weights_in_panels(self.spec, dtype) if self._is_native else self.spec.weight_bytes(dtype)
@@ -179,13 +180,12 @@ class Demand:
         return (self.spec.vision_parameters or 0) * 2 + ENCODER_BYTES
 
 
-def kv_format(engine: Engine, spec: ModelSpec | None) -> str:
-    """The KV cache's format: bfloat16, float32 where the model runs in float32, or that of `kvCacheDtype`."""
+def kv_format(engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> str:
+    """The KV cache's format: that of `kvCacheDtype`, else of the numbers that the model runs in."""
     if engine.kv_cache_dtype.startswith("fp8"):
         return "f8_e4m3"
-    if engine.kv_cache_dtype != "auto":
-        return {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}[engine.kv_cache_dtype]
-    return "f32" if runtime_of(engine).float32_kv(engine, spec) else "bf16"
+    own = runtime_of(engine).kv_dtype(engine, spec, on_gpu=on_gpu)
+    return FORMAT_OF_DTYPE[own if engine.kv_cache_dtype == "auto" else engine.kv_cache_dtype]
 
 
 def kv_bytes_on_cpu(demand: Demand | None, memory: int | None) -> int:

@@ -188,7 +188,7 @@ def _limits(service: LLMService, spec: ModelSpec | None, place: Hardware) -> Lim
     length = engine.max_model_len or (None if spec is None else spec.max_position)
     if spec is not None and spec.pooling is not None:
         tokens = max(tokens, length or 0)  # a prompt that is pooled is computed whole
-    return Limits(length, seqs, tokens, kv_format(engine, spec), None)
+    return Limits(length, seqs, tokens, kv_format(engine, spec, on_gpu=bool(place.gpus)), None)
 
 
 def _verdict(

@@ -23,13 +23,12 @@ def _arguments(start: Start) -> tuple[str, ...]:
 
 
 def _kv_cache_dtype(engine: Engine, spec: ModelSpec | None, on_gpu: bool) -> Refusal | None:
-    del on_gpu
-    own = "float32" if RUNTIME.float32_kv(engine, spec) else "bfloat16"
+    own = RUNTIME.kv_dtype(engine, spec, on_gpu=on_gpu)
     if engine.kv_cache_dtype in {"auto", own}:
         return None
     return Refusal(
         SpecReason.KV_CACHE_DTYPE,
-        f"engine.kvCacheDtype {engine.kv_cache_dtype}: octavo's KV cache is bfloat16, or float32 under dtype: float32",
+        f"engine.kvCacheDtype {engine.kv_cache_dtype}: octavo's KV cache has the type that the model runs in, here {own}",
         "remove engine.kvCacheDtype, or set engine.runtime: vllm",
     )
 

@@ -117,7 +117,7 @@ class Runtime:
     swaps: bool
     """Preempted sequences may go to host memory."""
     widens: bool
-    """dtype: auto keeps float32 weights as they are; else they become bfloat16."""
+    """dtype: auto keeps float32 weights as they are on a CPU; else they become bfloat16."""
     serves_vision: bool
     """Serves a model's vision tower as well."""
     tokens_on_gpu: bool
@@ -173,10 +173,21 @@ class Runtime:
         """The compute capability below which it would not start."""
         return max(self.capability, (8, 0)) if engine.dtype == "bfloat16" else self.capability
 
-    def float32_kv(self, engine: Engine, spec: ModelSpec | None) -> bool:
-        """True if the KV cache is float32 where the manifest leaves it open: the model runs in float32."""
-        plain = spec is not None and spec.dtype == "float32" and spec.quantization is None
-        return engine.dtype == "float32" or (engine.dtype == "auto" and plain and self.widens)
+    def kv_dtype(self, engine: Engine, spec: ModelSpec | None, *, on_gpu: bool) -> str:
+        """The type of the KV cache where the manifest leaves it open: that of the numbers which the model runs in, but for
+        float16 on a CPU.
+        """
+        dtype: str = engine.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if spec is None else spec.dtype
+            whole = self.keeps_float32(on_gpu=on_gpu) and spec is not None and spec.quantization is None
+            if dtype == "float32" and not whole:
+                dtype = "bfloat16"
+        return "bfloat16" if dtype == "float16" and not on_gpu else dtype
+
+    def keeps_float32(self, *, on_gpu: bool) -> bool:
+        """True if `dtype: auto` runs a plain float32 checkpoint in float32: GPUs are not made for it."""
+        return self.widens and not on_gpu
 
 
 @dataclass(frozen=True, slots=True)
