@@ -9,6 +9,7 @@ from octavo import process
 
 VERBS = {
     "serve": ("octavo_engine.cli.serve", "serve a model over the OpenAI API"),
+    "launch": ("octavo_engine.cli.launch", "serve rendering and derendering without an engine"),
     "compile": ("octavo_engine.cli.compile", "compile a model's kernels where there is no GPU"),
     "chat": ("octavo_engine.cli.chat", "talk to a served model in the terminal"),
     "bench": ("octavo_engine.cli.bench", "load a server and report throughput and latency"),

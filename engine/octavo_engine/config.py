@@ -35,6 +35,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_name: str | None = None  # of `text.named_templates`, in place of a text
     chat_template_content_format: str = "auto"
     generation_config: str = "auto"  # auto: the model's defaults; vllm: none
+    generation_overrides: str | None = None  # JSON: sampling defaults in place of those
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +121,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     root_path: str = ""
 
 
+class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The API's own behavior: what it adds to answers, and further endpoints; the core never sees it."""
+
+    response_role: str = "assistant"  # of the answers to chats
+    chat_template_kwargs: str = "{}"  # JSON: variables of the chat template that a request may replace
+    prompt_tokens_details: bool = False  # in the usage of completions and chats
+    force_include_usage: bool = False  # at the end of every stream
+    return_tokens_as_token_ids: bool = False  # in log-probabilities, where a request does not say
+    log_outputs: bool = False  # the text of each answer, in the log
+    tokenizer_info: bool = False  # GET /tokenizer_info
+    scale_out: bool = False  # rendering, derendering and generation from tokens as endpoints of their own
+    renders_only: bool = False  # there is no engine, and no stream that a large body could delay
+    tokens_only: bool = False  # those from tokens know no texts
+    development: bool = False  # endpoints that stop the engine or change its state
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. Crosses to the core process as msgpack."""
 
@@ -129,6 +146,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     executor: ExecutorConfig = ExecutorConfig()
     parallel: ParallelConfig = ParallelConfig()
     server: ServerConfig = ServerConfig()
+    api: ApiConfig = ApiConfig()
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,7 +44,15 @@ class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class ResetPrefixCache(msgspec.Struct, frozen=True, tag="reset_prefix_cache"):
-    """Drop all cached blocks that nothing uses. Reserved for vLLM's endpoint /reset_prefix_cache."""
+    """Drop all cached blocks that nothing uses."""
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """Compute nothing until a `Resume`; requests are still received."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Go on after a `Pause`."""
 
 
 class Vocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
@@ -61,7 +69,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End now; the server has drained before it sends this."""
 
 
-Request = EngineRequest | PoolingRequest | AbortRequests | ResetPrefixCache | Vocabulary | Shutdown
+Request = EngineRequest | PoolingRequest | AbortRequests | ResetPrefixCache | Pause | Resume | Vocabulary | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -161,6 +169,7 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
     num_received: int = (
         0  # requests received since the start; the client derives from it which of its own `stats` include
     )
+    paused: bool = False
 
 
 Reply = Ready | Progress | Resolved | Failed | StepOutputs

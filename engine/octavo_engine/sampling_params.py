@@ -57,6 +57,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()  # the request's
     logprobs: int | None = None  # None: none; 0: the chosen token's; k: and the k best
     prompt_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()  # reported in place of the best, after the chosen token
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()  # empty: all
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed

@@ -14,6 +14,7 @@ SAMPLED = {
     "hot": {"temperature": 3.0, "seed": 2**63 + 12345},
     "cold": {"temperature": 0.2},
     "every logprob": {"logprobs": -1},
+    "named logprobs": {"logprobs": 3, "logprob_token_ids": (90, 5, 17)},
     "top k": {"top_k": 7, "temperature": 2.0},
     "top p": {"top_p": 0.6, "temperature": 2.0},
     "min p": {"min_p": 0.1, "temperature": 2.0},

@@ -106,6 +106,9 @@ def check_octavo(command: Command) -> None:
             check_path(path)
     if verb == "serve" and arguments:
         check_serve(arguments)
+    elif verb == "launch" and arguments:
+        assert arguments[0] == "render", f"octavo launch {arguments[0]}"
+        check_serve(arguments[1:])
     elif arguments:
         check_module(VERBS[verb][0], arguments)
 

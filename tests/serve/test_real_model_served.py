@@ -18,6 +18,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 def server(smollm2):
     """SmolLM2 as a user would serve it, with a small KV cache."""
     arguments = ("--served-model-name", "smol", "--dtype", "bfloat16", "--kv-cache-memory-bytes", "200M")
+    arguments += ("--enable-prompt-tokens-details",)
     with Served(smollm2.model, *arguments, real=True) as server:
         yield server
 

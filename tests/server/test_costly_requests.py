@@ -183,7 +183,7 @@ def test_each_choice_shows_the_prompts_log_probabilities(paced, stream):
 @pytest.mark.slow
 def test_cached_tokens_reveal_nothing_of_others(fake_model):
     """The count is that of the first choice, and of what the same key has sent."""
-    with Served(fake_model, "--api-key", "one", "two") as server:
+    with Served(fake_model, "--api-key", "one", "two", "--enable-prompt-tokens-details") as server:
 
         def cached(key: str, **fields) -> int:
             body = {"prompt": "a prompt of some length", "max_tokens": 1, **fields}

@@ -38,6 +38,7 @@ def test_the_page_has_every_number():
         "members of one object or list in a JSON schema": f"{limits.MAX_SCHEMA_MEMBERS:,}",
         "what constrains an answer": f"{limits.MAX_GRAMMAR_CHARACTERS:,} characters",
         "`logit_bias`": f"{limits.MAX_BIASED_TOKENS:,}",
+        "`logprob_token_ids`": f"{limits.MAX_LOGPROB_TOKEN_IDS:,}",
         "`bad_words`": f"{limits.MAX_BAD_WORDS:,} of {limits.MAX_BAD_WORD_CHARACTERS:,} characters",
         "token ids of `allowed_token_ids`, `bad_words` and `logit_bias`, times sequences": f"{limits.MAX_BANS:,}",
         "log-probabilities of prompts, times `n`": f"{limits.MAX_PROMPT_LOGPROBS:,}",

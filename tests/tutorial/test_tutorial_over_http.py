@@ -18,6 +18,7 @@ MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 @pytest.fixture(scope="module")
 def server(smollm2):
     arguments = ["--served-model-name", MODEL, "--max-model-len", "2048", "--kv-cache-memory-bytes", "268435456"]
+    arguments.append("--enable-prompt-tokens-details")
     with Served(smollm2.gguf, *arguments, real=True) as running:
         yield running
 

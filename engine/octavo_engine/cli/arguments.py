@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from octavo_engine import api_keys
+from octavo_engine.cli.api_flags import api_config
 from octavo_engine.cli.device_defaults import DeviceDefaults, chosen_device, defaults_for
 from octavo_engine.cli.serve_flags import build_parser
 from octavo_engine.cli.unserved_flags import UNSERVED_FLAGS, UnservedFlag
@@ -217,6 +218,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             chat_template_name=options.chat_template if options.chat_template in NAMED_TEMPLATES else None,
             chat_template_content_format=options.chat_template_content_format,
             generation_config=options.generation_config,
+            generation_overrides=options.override_generation_config,
         ),
         cache=CacheConfig(
             block_size=options.block_size,
@@ -257,6 +259,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             allowed_origins=tuple(origin for group in options.allowed_origins for origin in group),
             root_path="/" + options.root_path.strip("/") if options.root_path.strip("/") else "",
         ),
+        api=api_config(options),
     )
 
 

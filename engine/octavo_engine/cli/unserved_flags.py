@@ -249,8 +249,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "offload-num-in-group=1",
         "offload-prefetch-step=1",
         "offload-params",
-        switches="kv-sharing-fast-prefill enable-sleep-mode enable-scale-out sleep-mode-offload-cudagraph tokens-only "
-        "enable-cumem-allocator",
+        switches="kv-sharing-fast-prefill sleep-mode-offload-cudagraph enable-cumem-allocator",
     ),
     **_refuse("it is not served yet; leave it out", "sleep-preserve-parameter-names"),
     **_refuse(
@@ -285,17 +284,8 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse("no code is loaded by an import path; put a proxy in front", "middleware"),
     **_refuse("CORS answers any method and header, without credentials", "allowed-methods", "allowed-headers"),
     **_refuse("CORS answers without credentials; put a gateway in front", switches="allow-credentials"),
-    **_refuse("answers have the role assistant; leave it out", "response-role=assistant"),
-    **_refuse(
-        "name it in the request instead (stream_options.include_usage, return_tokens_as_token_ids, "
-        "chat_template_kwargs)",
-        "default-chat-template-kwargs",
-        switches="enable-force-include-usage return-tokens-as-token-ids",
-    ),
-    **_refuse("the endpoint is not served; leave it out", switches="enable-tokenizer-info-endpoint"),
-    **_refuse("it is not served yet; leave it out", "override-generation-config", "logprobs-mode=raw_logprobs"),
-    **_refuse("it is not served yet; --enable-log-requests logs what comes in", switches="enable-log-outputs"),
-    **_always("this is always on", "enable-request-id-headers enable-prompt-tokens-details disable-fastapi-docs"),
+    **_refuse("it is not served yet; leave it out", "logprobs-mode=raw_logprobs"),
+    **_always("this is always on", "enable-request-id-headers disable-fastapi-docs"),
     # Accepted with a line: leaving them out changes no answer
     **_note(
         "which CUDA graphs there are follows from --max-num-seqs, and nothing is compiled; it has no effect",

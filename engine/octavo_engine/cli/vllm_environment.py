@@ -35,6 +35,8 @@ def flags_of(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
             flags.append(f"--log-level={_level(name, value)}")
         elif name == "VLLM_CPU_KVCACHE_SPACE":
             flags += _kv_space(name, value)
+        elif name == "VLLM_SERVER_DEV_MODE":
+            flags += _development(name, value)
         else:
             ignored.append(name)
     if not ignored:
@@ -58,3 +60,9 @@ def _kv_space(name: str, value: str) -> list[str]:
     if not 0 <= gib < 1 << 20:
         raise ConfigError(f"the environment's {name} is {value!r}: set it to a number of GiB, such as 4")
     return [f"--kv-cache-memory-bytes={int(gib * 2**30)}"] if gib else []
+
+
+def _development(name: str, value: str) -> list[str]:
+    if value not in {"0", "1"}:
+        raise ConfigError(f"the environment's {name} is {value!r}: set it to 0 or 1")
+    return ["--enable-development-endpoints"] if value == "1" else []

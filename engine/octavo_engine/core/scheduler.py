@@ -191,7 +191,9 @@ class Scheduler:
         kv_ops = self.block_manager.take_kv_ops()
         requests.steps.append(StepInFlight(parts, finished_ids, kv_ops))
         self._steps += 1
-        self._iteration_tokens.append(sum(num_scheduled.values()))
+        # As in vLLM, the token that the end of a prompt draws counts beside the prompt's.
+        first_tokens = sum(part.draws and part.first < part.seq.num_prompt_tokens for part in parts)
+        self._iteration_tokens.append(sum(num_scheduled.values()) + first_tokens)
         return SchedulerOutput(
             self._steps,
             tuple(new),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol
 
 import msgspec
 import zmq
@@ -26,12 +26,14 @@ from octavo_engine.messages import (
     EngineOutput,
     EngineRequest,
     Failed,
+    Pause,
     PoolingRequest,
     Progress,
     Ready,
     Reply,
     ResetPrefixCache,
     Resolved,
+    Resume,
     SchedulerStats,
     Shutdown,
     StepOutputs,
@@ -41,6 +43,8 @@ from octavo_engine.messages import (
 # Plain ints: the enumerations cost more than the call.
 EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
+PauseMode = Literal["abort", "wait", "keep"]
+POLL_SECONDS = 0.01  # between two looks at whether a pause has come
 PULSE_SECONDS = 0.5  # between two checks of whether the core makes progress within a step
 CAUSE_SECONDS = 3.0  # after a rank's end, until it is clear that the cause lies on another machine
 
@@ -71,6 +75,8 @@ class EngineClient:
         self._unstarted: dict[str, int] = {}  # request id to prompt tokens, until the first output; in order
         self._pace = QueuePace()
         self._num_sent = 0
+        self._held: list[tuple[str, bytes]] | None = None  # while paused: requests that are not sent yet, by their ids
+        self._core_paused = False
         self._num_received = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Reply)
@@ -157,11 +163,52 @@ class EngineClient:
             self._streams[request.request_id] = stream
             self._unstarted[request.request_id] = len(request.prompt_token_ids)
             self._observer.arrived(request)
+        if self._held is not None:
+            self._held += zip((request.request_id for request in requests), messages, strict=True)
+            return stream
+        self._send_requests(messages)
+        return stream
+
+    def _send_requests(self, messages: Iterable[bytes]) -> None:
         for message in messages:
             self._send_encoded(message)
             self._num_sent += 1
         self._poke()
-        return stream
+
+    @property
+    def is_paused(self) -> bool:
+        """True while new requests are held back."""
+        return self._held is not None
+
+    async def pause(self, mode: PauseMode) -> None:
+        """Hold new requests back until `resume`, and let nothing run: what does is aborted, finished, or kept as it is.
+
+        Raises:
+            EngineDeadError: the core is gone.
+        """
+        if self._held is None:
+            self._held = []
+        held = {request_id for request_id, _ in self._held}
+        if mode == "keep":
+            self._send(Pause())
+            self._poke()
+        elif mode == "abort":
+            for stream in {stream for name, stream in self._streams.items() if name not in held}:
+                stream.abort()
+        while self.dead is None and self._held is not None:
+            held = {request_id for request_id, _ in self._held}
+            if self._core_paused if mode == "keep" else self._streams.keys() <= held:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        if self.dead is not None:
+            raise self.dead
+
+    def resume(self) -> None:
+        """Run what was held back or kept."""
+        held, self._held = self._held, None
+        if self.dead is None:
+            self._send(Resume())
+            self._send_requests(message for request_id, message in held or () if request_id in self._streams)
 
     def end(self, request_ids: list[str], reason: str) -> None:
         """Finish requests for a reason on this side; the core frees their blocks. Unknown ids are ignored."""
@@ -183,7 +230,7 @@ class EngineClient:
             self._poke()
 
     def reset_prefix_cache(self) -> None:
-        """Drop the cached blocks that nothing uses. Reserved for vLLM's endpoint /reset_prefix_cache."""
+        """Drop the cached blocks that nothing uses."""
         if self.dead is None:
             self._send(ResetPrefixCache())
             self._poke()
@@ -281,6 +328,7 @@ class EngineClient:
         now = time.monotonic()
         self.stats = message.stats
         self._num_received = message.num_received
+        self._core_paused = message.paused
         streams, unstarted, observer = self._streams, self._unstarted, self._observer
         observer.stepped(message.stats, now)
         for output in message.outputs:

@@ -60,6 +60,14 @@ class OutputStream:
             self.unfinished.discard(request_id)
             self._end([request_id], reason)
 
+    def abort(self) -> None:
+        """End what has not finished, with the reason "abort" as its last output."""
+        ended = sorted(self.unfinished)
+        if ended:
+            self._end(ended, "abort")
+        for request_id in ended:
+            self.put(EngineOutput(request_id=request_id, new_token_ids=[], finish_reason="abort"))
+
     def close(self) -> None:
         """Abort what has not finished; its blocks are free within a step."""
         if self.unfinished:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from octavo_engine.core_client.engine_client import EngineClient
+from octavo_engine.core_client.engine_link import EngineLink
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import PoolingModel, PoolingRequest
 
@@ -39,7 +39,7 @@ class PoolingOutput:
 
 
 async def pool(
-    client: EngineClient, model: PoolingModel, requests: Sequence[PoolingRequest], options: PoolingOptions
+    client: EngineLink, model: PoolingModel, requests: Sequence[PoolingRequest], options: PoolingOptions
 ) -> list[PoolingOutput]:
     """The outputs of `requests`, in their order. They are admitted together; those unfinished end with the caller.
 

@@ -34,12 +34,14 @@ from octavo_engine.messages import (
     EngineOutput,
     EngineRequest,
     Failed,
+    Pause,
     PoolingRequest,
     Progress,
     Ready,
     Reply,
     Request,
     ResetPrefixCache,
+    Resume,
     SchedulerStats,
     Shutdown,
     StepOutputs,
@@ -106,6 +108,7 @@ class CoreProcess:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Request)
         self._num_received = 0
+        self._paused = False
 
     def send(self, reply: Reply) -> None:
         self._socket.send(self._encoder.encode(reply))
@@ -149,14 +152,14 @@ class CoreProcess:
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._parent, zmq.POLLIN)
         while True:
-            if not engine.has_work:
+            if self._paused or not engine.has_work:
                 ready = dict(poller.poll(COMPILING_MS if engine.is_compiling else HEARTBEAT_MS))
                 if self._parent.fileno() in ready:
                     return  # end of file: the API server is gone
             if not self._drain(engine):
                 return
-            outputs = engine.step() if engine.has_work else []
-            self.send(StepOutputs(outputs, engine.stats(), self._num_received))
+            outputs = engine.step() if engine.has_work and not self._paused else []
+            self.send(StepOutputs(outputs, engine.stats(), self._num_received, self._paused))
 
     def _drain(self, engine: SteppedEngine) -> bool:
         """Pass what has arrived to the engine, as much as a step may wait for. Returns False after a `Shutdown`."""
@@ -172,6 +175,8 @@ class CoreProcess:
                 engine.abort(request.request_ids)
             elif isinstance(request, ResetPrefixCache):
                 engine.reset_prefix_cache()
+            elif isinstance(request, Pause | Resume):
+                self._paused = isinstance(request, Pause)
             elif isinstance(request, Vocabulary):
                 engine.set_vocabulary(request)
             else:

@@ -238,6 +238,7 @@ class EngineCore:
             ("the prompt", request.prompt_token_ids),
             ("logit_bias", sampling.logit_bias),
             ("allowed_token_ids", sampling.allowed_token_ids),
+            ("logprob_token_ids", sampling.logprob_token_ids),
             ("stop_token_ids", sampling.stop_token_ids),
             ("bad_words", [token for word in sampling.bad_words for token in word]),
         ):

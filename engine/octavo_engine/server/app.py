@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -13,14 +14,30 @@ from octavo_engine.server.auth import require_key
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
+from octavo_engine.server.routes.batched_chats import batched_chats
 from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
+from octavo_engine.server.routes.derendering import derender_chat, derender_completions
+from octavo_engine.server.routes.development import (
+    is_paused,
+    is_sleeping,
+    pause,
+    reset_other_cache,
+    reset_prefix_cache,
+    resume,
+    sleep,
+    wake_up,
+)
 from octavo_engine.server.routes.embeddings import classify, embeddings, pooling
+from octavo_engine.server.routes.generative_scoring import generative_scoring
+from octavo_engine.server.routes.invocations import invocations
 from octavo_engine.server.routes.messages import count_tokens, messages
+from octavo_engine.server.routes.rendering import render_chat, render_completions, render_messages, render_responses
 from octavo_engine.server.routes.responses import cancel_response, delete_response, get_response, responses
 from octavo_engine.server.routes.scores import rerank, score
 from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
-from octavo_engine.server.routes.tokenization import detokenize, tokenize
+from octavo_engine.server.routes.tokenization import detokenize, tokenize, tokenizer_info
+from octavo_engine.server.routes.tokens import abort_requests, generate
 
 MAX_SHOWN_PATH = 64
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
@@ -34,12 +51,21 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{model:.+}", model),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
+    ("POST", "/v1/chat/completions/batch", batched_chats),
     ("POST", "/v1/responses", responses),
     ("GET", "/v1/responses/{response}", get_response),
     ("DELETE", "/v1/responses/{response}", delete_response),
     ("POST", "/v1/responses/{response}/cancel", cancel_response),
     ("POST", "/v1/messages", messages),
     ("POST", "/v1/messages/count_tokens", count_tokens),
+    ("POST", "/v1/completions/render", render_completions),
+    ("POST", "/v1/chat/completions/render", render_chat),
+    ("POST", "/v1/messages/render", render_messages),
+    ("POST", "/v1/responses/render", render_responses),
+    ("POST", "/v1/completions/derender", derender_completions),
+    ("POST", "/v1/chat/completions/derender", derender_chat),
+    ("POST", "/inference/v1/generate", generate),
+    ("POST", "/inference/v1/abort_requests", abort_requests),
     ("POST", "/v1/embeddings", embeddings),
     ("POST", "/pooling", pooling),
     ("POST", "/classify", classify),
@@ -50,6 +76,19 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v2/rerank", rerank),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
+    ("POST", "/generative_scoring", generative_scoring),
+    ("POST", "/invocations", invocations),
+)
+DEVELOPMENT_ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/pause", pause),
+    ("POST", "/resume", resume),
+    ("GET", "/is_paused", is_paused),
+    ("POST", "/reset_prefix_cache", reset_prefix_cache),
+    ("POST", "/reset_mm_cache", reset_other_cache),
+    ("POST", "/reset_encoder_cache", reset_other_cache),
+    ("POST", "/sleep", sleep),
+    ("POST", "/wake_up", wake_up),
+    ("GET", "/is_sleeping", is_sleeping),
 )
 
 
@@ -64,13 +103,18 @@ def build_app(context: ServerContext) -> web.Application:
         middlewares.append(require_key(keys, server.root_path))
     app = web.Application(middlewares=middlewares)
     app[CONTEXT] = context
+    api = context.config.api
+    routes = [*ROUTES, *(DEVELOPMENT_ROUTES if api.development else ())]
+    if api.tokenizer_info:
+        routes.append(("GET", "/tokenizer_info", tokenizer_info))
     for prefix in dict.fromkeys(("", server.root_path)):
-        for method, path, handler in ROUTES:
+        for method, path, handler in routes:
             app.router.add_route(method, prefix + path, handler)
             if method == "GET":
                 app.router.add_route("HEAD", prefix + path, handler)
     app.on_response_prepare.append(_echo_request_id)
     app.on_response_prepare.append(_close_in_time)
+    app.on_response_prepare.append(_add_load)
     app.on_response_prepare.append(cross_origin.add_headers)
     return app
 
@@ -103,6 +147,18 @@ def _name_task(request: web.Request) -> None:
 
 async def _echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
     response.headers[REQUEST_ID] = request_id(request)
+
+
+async def _add_load(request: web.Request, response: web.StreamResponse) -> None:
+    """The engine's load in a header, in the form of ORCA (Open Request Cost Aggregation) that a load balancer asks for."""
+    form = request.headers.get("endpoint-load-metrics-format", "").upper()
+    if form not in {"TEXT", "JSON"}:
+        return
+    stats = request.app[CONTEXT].metrics.stats
+    load = {"kv_cache_usage_perc": stats.kv_usage, "num_requests_waiting": float(stats.num_waiting)}
+    text = ", ".join(f"named_metrics.{name}={value}" for name, value in load.items())
+    value = text if form == "TEXT" else json.dumps({"named_metrics": load})
+    response.headers["endpoint-load-metrics"] = f"{form} {value}"
 
 
 async def _close_in_time(request: web.Request, response: web.StreamResponse) -> None:

@@ -8,11 +8,13 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from octavo_engine.config import EngineConfig
-from octavo_engine.core_client.engine_client import EngineClient
+from octavo_engine.core_client.engine_link import EngineLink
 from octavo_engine.errors import RequestError
 from octavo_engine.messages import Ready, Vocabulary
 from octavo_engine.server.connections import Connections
@@ -20,6 +22,7 @@ from octavo_engine.server.intake.limits import FEW_TEXTS, FEW_TOKENS, LONG_TEXT,
 from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
+from octavo_engine.server.running import Running
 from octavo_engine.server.stored_responses import StoredResponses
 from octavo_engine.server.turns import Turns
 from octavo_engine.text.answer_format import AnswerFormat
@@ -35,7 +38,7 @@ class ServerContext:
     """One served model. Only the counters, the connections and how the server ends change."""
 
     config: EngineConfig
-    client: EngineClient
+    client: EngineLink
     tokenizer: Tokenizer
     chat_template: ChatTemplate
     defaults: GenerationDefaults
@@ -50,6 +53,7 @@ class ServerContext:
     connections: Connections = field(default_factory=Connections)
     pools: Pools = field(default_factory=Pools)
     turns: Turns = field(default_factory=Turns)
+    running: Running = field(default_factory=Running)
     responses: StoredResponses = field(default_factory=StoredResponses)
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
@@ -61,6 +65,8 @@ class ServerContext:
     sequence: itertools.count[int] = field(default_factory=itertools.count)
     seeds: random.Random = field(init=False)
     _sending_vocabulary: asyncio.Future[None] | None = None
+    template_variables: dict[str, Any] = field(init=False)
+    """Variables of the chat template that a request may replace (`--default-chat-template-kwargs`)."""
     eos_token_ids: tuple[int, ...] = field(init=False)
     """The tokens that end an answer, unless its request brings a template of its own."""
 
@@ -68,6 +74,7 @@ class ServerContext:
         self.limits = limits_of(self.config, self.max_model_len)
         self.bodies = BodyBudget(self.limits.all_body_bytes)
         self.seeds = random.Random(self.config.model.seed)
+        self.template_variables = msgspec.json.decode(self.config.api.chat_template_kwargs)
         self.eos_token_ids = self.ends(self.turn_ends)
 
     def ends(self, turn_ends: Sequence[int]) -> tuple[int, ...]:

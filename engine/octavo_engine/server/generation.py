@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from octavo_engine.core_client.output_stream import OutputStream
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.server.answer.reading import AnswerReading
@@ -56,13 +56,17 @@ class Choice:
     prompt_logprobs: list[TokenLogprob | None] | None = None
     begun: bool = False  # whether its first piece was written
 
-    def take(self, output: EngineOutput) -> Piece:
-        """The piece that `output` amounts to; a stop string in it finishes the choice."""
+    def take(self, output: EngineOutput, *, ended_by_token: bool | None = None) -> Piece:
+        """The piece that `output` amounts to; a stop string in it finishes the choice.
+
+        `ended_by_token`: the last token is the EOS or stop token that ended the sequence; None: it is with reason "stop".
+        """
         reason = output.finish_reason
+        ended_by_token = reason == "stop" if ended_by_token is None else ended_by_token
         if output.num_cached_tokens:
             self.num_cached = output.num_cached_tokens
         token_ids = output.new_token_ids
-        delta, events = self._read(token_ids, finished=reason is not None, ended_by_token=reason == "stop")
+        delta, events = self._read(token_ids, finished=reason is not None, ended_by_token=ended_by_token)
         logprobs = output.logprobs
         stop: str | int | None = output.stop_token_id
         if delta.stop is not None:
@@ -96,11 +100,23 @@ class Choice:
         return joined_deltas(deltas), joined(events)
 
 
+class Outputs(Protocol):
+    """The outputs of sequences: an `OutputStream` of the engine's, or those that another server has made."""
+
+    async def get(self, seconds: float | None = None) -> list[EngineOutput]: ...
+
+    def finish(self, request_id: str, reason: str) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Generation:
     """Everything that one HTTP request generates."""
 
-    stream: OutputStream
+    stream: Outputs
     choices: dict[str, Choice]  # by the engine's request id
     num_prompt_tokens: int
     counts_reasoning: bool = False
@@ -157,8 +173,12 @@ class Generation:
         for choice in self.choices.values():
             choice.prompt_logprobs = first[id(choice.prompt)]
 
+    def abort(self) -> None:
+        """End the unfinished choices with the reason "abort"; what they have generated is answered."""
+        self.stream.abort()
+
     def close(self) -> None:
-        """Abort the unfinished choices."""
+        """Abort the unfinished choices, unanswered."""
         self.stream.close()
 
 
@@ -168,9 +188,41 @@ def stop_strings(context: ServerContext, body: SamplingBody) -> StopStrings | No
     Raises:
         RequestError: the request's can't be honoured.
     """
-    chats = isinstance(body, ChatBody) and body.chat_template is None and not body.ignore_eos
-    turns = context.turn_stops if chats else ()
+    turns = turn_stops(context, body)
     return StopStrings(body.stop_strings, turns) if body.stop_strings or turns else None
+
+
+def turn_stops(context: ServerContext, body: SamplingBody) -> tuple[str, ...]:
+    """The strings that end a turn of the server's chat template, of a chat that it rendered."""
+    chats = isinstance(body, ChatBody) and body.chat_template is None and not body.ignore_eos
+    return context.turn_stops if chats else ()
+
+
+def choices_of(
+    context: ServerContext,
+    body: SamplingBody,
+    prompts: Sequence[Prompt],
+    reading: AnswerReading | None,
+    stop: StopStrings | None,
+) -> dict[str, Choice]:
+    """The choices of `prompts` in order, each for its sampling parameters, by the ids of their sequences."""
+    number = next(context.sequence)
+    choices: dict[str, Choice] = {}
+    for prompt in prompts:
+        for _ in prompt.sampling:
+            index = len(choices)
+            text_stream = TextStream(
+                context.tokenizer,
+                prompt.token_ids,
+                stop=stop,
+                include_stop_str_in_output=body.include_stop_str_in_output,
+                min_tokens=body.min_tokens,
+                skip_special_tokens=body.skip_special_tokens,
+                kept_tokens=frozenset() if reading is None else reading.kept_tokens,
+            )
+            parser = None if reading is None else reading.parser(prompt.token_ids)
+            choices[f"{number}.{index}"] = Choice(index, prompt, text_stream, parser)
+    return choices
 
 
 def start(
@@ -189,37 +241,19 @@ def start(
         RequestError: a stop string can't be honoured, or the queue is full.
         EngineDeadError: the engine is gone.
     """
-    stop = stop_strings(context, body)
-    number = next(context.sequence)
-    requests: list[EngineRequest] = []
-    choices: dict[str, Choice] = {}
-    for prompt in prompts:
-        for sampling in prompt.sampling:
-            request_id = f"{number}.{len(requests)}"
-            choices[request_id] = Choice(
-                index=len(requests),
-                prompt=prompt,
-                text_stream=TextStream(
-                    context.tokenizer,
-                    prompt.token_ids,
-                    stop=stop,
-                    include_stop_str_in_output=body.include_stop_str_in_output,
-                    min_tokens=body.min_tokens,
-                    skip_special_tokens=body.skip_special_tokens,
-                    kept_tokens=frozenset() if reading is None else reading.kept_tokens,
-                ),
-                parser=None if reading is None else reading.parser(prompt.token_ids),
-            )
-            requests.append(
-                EngineRequest(
-                    request_id=request_id,
-                    prompt_token_ids=prompt.token_ids,
-                    sampling=sampling,
-                    arrival_time=arrived,
-                    priority=body.priority,
-                    cache_salt=salt,
-                )
-            )
+    choices = choices_of(context, body, prompts, reading, stop_strings(context, body))
+    sampling = [params for prompt in prompts for params in prompt.sampling]
+    requests = [
+        EngineRequest(
+            request_id=request_id,
+            prompt_token_ids=choice.prompt.token_ids,
+            sampling=params,
+            arrival_time=arrived,
+            priority=body.priority,
+            cache_salt=salt,
+        )
+        for (request_id, choice), params in zip(choices.items(), sampling, strict=True)
+    ]
     context.metrics.num_choices.observe(len(prompts[0].sampling))
     context.metrics.max_tokens.observe(prompts[0].sampling[0].max_tokens)
     stream = context.client.submit(requests)

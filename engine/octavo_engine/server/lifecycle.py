@@ -21,7 +21,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from octavo_engine.config import EngineConfig
-from octavo_engine.core_client.engine_client import EngineClient
+from octavo_engine.core_client.engine_link import EngineLink
 from octavo_engine.core_client.start_watch import StartWatch
 from octavo_engine.errors import EngineDeadError, OctavoError
 from octavo_engine.server.app import build_app
@@ -42,7 +42,7 @@ SWITCH_SECONDS = 0.0005
 GC_OBJECTS = 20_000  # new ones until a collection
 
 
-def run(config: EngineConfig, client: EngineClient, listener: socket.socket, started: float) -> int:
+def run(config: EngineConfig, client: EngineLink, listener: socket.socket, started: float) -> int:
     """Serve until a signal. Returns the process's exit code. `started` is `time.perf_counter()` at the process's start."""
     try:
         import uvloop  # noqa: PLC0415
@@ -58,7 +58,7 @@ def run(config: EngineConfig, client: EngineClient, listener: socket.socket, sta
 class Server:
     """One run of the server, from the wait for the core to the exit code."""
 
-    def __init__(self, config: EngineConfig, client: EngineClient, listener: socket.socket, started: float) -> None:
+    def __init__(self, config: EngineConfig, client: EngineLink, listener: socket.socket, started: float) -> None:
         self._config = config
         self._client = client
         self._listener = listener

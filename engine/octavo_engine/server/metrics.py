@@ -128,6 +128,7 @@ class Metrics:
         tokens = tuple(one_two_five(ready.max_model_len))
         for histogram in self._histograms()[:5]:
             histogram.rebuild(tokens)
+        num_tokens = min(ready.num_blocks, default=0) * ready.block_size
         self._cache_info = {
             "block_size": str(ready.block_size),
             "num_gpu_blocks": str(ready.num_blocks[0] if ready.num_blocks else 0),
@@ -137,6 +138,8 @@ class Metrics:
             "enable_prefix_caching": str(cache.enable_prefix_caching),
             "num_gpu_blocks_override": str(cache.num_gpu_blocks_override),
             "swap_space": str(cache.swap_space_gib),
+            "kv_cache_size_tokens": str(num_tokens),
+            "kv_cache_max_concurrency": f"{num_tokens / max(1, ready.max_model_len):.2f}",
             "cache_dtype": "auto",
             "sliding_window": "None",
         }

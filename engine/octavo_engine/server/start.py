@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
-from octavo_engine.core_client.engine_client import EngineClient
+from octavo_engine.core_client.engine_link import EngineLink
 from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.limits import limits_of
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 OnStage = Callable[[str, float], None]
 
 
-async def build_context(config: EngineConfig, client: EngineClient, on_stage: OnStage) -> ServerContext:
+async def build_context(config: EngineConfig, client: EngineLink, on_stage: OnStage) -> ServerContext:
     """Wait for the core's start, and prepare the server at the same time.
 
     Raises:

@@ -37,8 +37,9 @@ class Tokenizer:
         special: SpecialTokens,
         chat_templates: Mapping[str, str] | None = None,
         response_template: Any = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        """`response_template` is what the tokenizer's config says of answers, as it stands there."""
+        """`response_template` is what the tokenizer's config says of answers, as it stands there; `config` is all of it."""
         self._backend = backend
         self._spelling = spelling_of(backend.decoder)
         self._bytes: dict[int, bytes] = {}
@@ -49,6 +50,7 @@ class Tokenizer:
         self.eos_token_ids = special.eos_ids  # the file's own; a generation_config may name more
         self.chat_templates = dict(chat_templates or {})  # by name; the usual one is `default`
         self.response_template = response_template
+        self.config = dict(config or {})
         added = backend.get_added_tokens_decoder()
         self.special_token_ids = frozenset(index for index, token in added.items() if token.special)
         self._markers = {
@@ -83,6 +85,14 @@ class Tokenizer:
             )
         token_ids: list[int] = encoding.ids
         return token_ids
+
+    def offsets(self, text: str, *, add_special_tokens: bool) -> list[tuple[int, int]]:
+        """The beginning and the end in `text`, in characters, of each token of `encode`. Raises RequestError as it does."""
+        try:
+            found: list[tuple[int, int]] = self._backend.encode(text, add_special_tokens=add_special_tokens).offsets
+        except TypeError:
+            raise RequestError("the text holds half of a surrogate pair, which is no character: leave it out") from None
+        return found
 
     def encode_within(self, text: str, most: int) -> list[int]:
         """Token ids of `text`, special tokens included, of which its last ones are left out beyond `most` in all.
@@ -226,7 +236,7 @@ def load_tokenizer_json(path: Path, chat_template: Path | None = None) -> Tokeni
     try:
         special = _apply_config(backend, config)
         templates = _template_files(config.get("chat_template"), None) | own_templates
-        return Tokenizer(backend, special, templates, config.get("response_template"))
+        return Tokenizer(backend, special, templates, config.get("response_template"), config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelLoadError(f"{beside}: it isn't a tokenizer's config: {error!r}") from error
     except ModelLoadError as error:

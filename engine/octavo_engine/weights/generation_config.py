@@ -6,6 +6,7 @@ takes none, and a path takes another folder's; the end tokens are the model's ow
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from octavo_engine.config import ModelConfig, ModelFiles
+from octavo_engine.errors import ConfigError
 from octavo_engine.sampling_params import MODEL_DEFAULTS
 from octavo_engine.weights.gguf import read_header
 from octavo_engine.weights.json_files import read_object
@@ -49,13 +51,32 @@ def read_generation_defaults(model: ModelConfig, files: ModelFiles) -> Generatio
     elif model.generation_config != "auto":
         where = Path(model.generation_config) / "generation_config.json"
         sampling = read_object(where)
-    found = {name: _checked(sampling, name, kind, where) for name, kind in MODEL_DEFAULTS.items()}
-    max_tokens = _checked(sampling, "max_new_tokens", Annotated[int, Ge(1)], where)
+    kinds = {**MODEL_DEFAULTS, "max_new_tokens": Annotated[int, Ge(1)]}
+    found = {name: _checked(sampling, name, kind, where) for name, kind in kinds.items()}
+    found |= _overrides(model.generation_overrides, kinds)
+    max_tokens = found.pop("max_new_tokens")
     return GenerationDefaults(
         {name: value for name, value in found.items() if value is not None},
         max_tokens,
         _eos_token_ids(own, files),
     )
+
+
+def _overrides(text: str | None, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `--override-generation-config`; null takes a default of the model's away.
+
+    Raises:
+        ConfigError: a field is unknown, or out of bounds.
+    """
+    values: dict[str, Any] = json.loads(text or "{}")
+    if unknown := values.keys() - kinds.keys():
+        raise ConfigError(
+            f"--override-generation-config: {min(unknown)} is no default that is read; there are {', '.join(kinds)}"
+        )
+    for name, value in values.items():
+        if value is not None and _checked(values, name, kinds[name], None) is None:
+            raise ConfigError(f"--override-generation-config: {name} can't be {value!r:.60}")
+    return values
 
 
 def _checked(values: Mapping[str, Any], name: str, kind: Any, path: Path | None) -> Any:

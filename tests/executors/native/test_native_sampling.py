@@ -119,6 +119,17 @@ def test_logprobs_are_of_the_raw_logits(isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_named_tokens_are_reported_in_place_of_the_best(isa):
+    """In their order, behind the drawn token, which comes once."""
+    logits = np.random.default_rng(6).standard_normal(300).astype(np.float32) * 3
+    exact = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
+    for named, expected in [((250, 3), [17, 250, 3]), ((3, 17), [17, 3])]:
+        _, entry = draw(isa, logits, params_of(allowed_token_ids=(17,), logprobs=2, logprob_token_ids=named))
+        assert [token for token, _ in entry.top] == expected
+        np.testing.assert_allclose([p for _, p in entry.top], exact[expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_a_mask_bans_what_its_bits_leave_out(isa):
     """Bit t of a row allows token t."""
     logits = np.arange(70, dtype=np.float32)

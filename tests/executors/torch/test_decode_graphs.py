@@ -115,6 +115,7 @@ def requests():
         {},
         {"temperature": 0.9},
         {"logprobs": 3},
+        {"logprobs": 2, "logprob_token_ids": (5, 90)},
         {"repetition_penalty": 1.3},
         {"min_tokens": 9, "eos_token_ids": (2,)},
         {"grammar": LETTERS, "temperature": 1.0, "allowed_token_ids": tuple(range(48, 128))},
@@ -139,6 +140,7 @@ def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
         for a, b in zip(got[name].logprobs, result.logprobs, strict=True):
             assert a.token_id == b.token_id
             assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
+            assert [token for token, _ in a.top] == [token for token, _ in b.top]
     assert recorder.replays > 10
     assert with_graphs._executor._graphs.num_recorded > 2
     assert without._executor._graphs is None, "--enforce-eager turns them off"

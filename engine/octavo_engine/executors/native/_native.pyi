@@ -128,6 +128,7 @@ class Sampling:
     logit_bias: list[tuple[int, float]]
     allowed_tokens: list[int]
     bad_words: list[list[int]]
+    logprob_tokens: list[int]
 
 class TokenLogprob:
     @property

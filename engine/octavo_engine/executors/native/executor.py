@@ -296,6 +296,8 @@ def native_sampling(native: ModuleType, params: SamplingParams) -> _native.Sampl
         sampling.logit_bias = list(params.logit_bias.items())
     if params.allowed_token_ids:
         sampling.allowed_tokens = list(params.allowed_token_ids)
+    if params.logprob_token_ids:
+        sampling.logprob_tokens = list(params.logprob_token_ids)
     if params.bad_words:
         sampling.bad_words = [list(word) for word in params.bad_words]
     return sampling

@@ -180,8 +180,9 @@ class Results:
         for scored in self.scored:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 if state.request_id in out.tokens:
-                    wanted = state.sampling.logprobs or 0
-                    out.logprobs[state.request_id] = [_cut(entry, wanted)]
+                    named = state.sampling.logprob_token_ids
+                    cut = _own_once(entry) if named else _cut(entry, state.sampling.logprobs or 0)
+                    out.logprobs[state.request_id] = [cut]
         for scored in self.prompts:
             for state, entry in zip(scored.states, scored.entries(), strict=True):
                 wanted = state.sampling.prompt_logprobs or 0
@@ -270,7 +271,13 @@ class Sampler:
         if counts is not None:
             self._counts.completed(states, lengths)
         scored = []
-        for some in _alike([(i, states[i].sampling.logprobs or 0) for i in wanting]):
+        named = {i: ids for i in wanting if (ids := states[i].sampling.logprob_token_ids)}
+        scored += [
+            Scored([states[i]], drawn[i : i + 1], named_logprobs(raw[i], drawn[i], ids)).to_host()
+            for i, ids in named.items()
+        ]
+        best = [(i, states[i].sampling.logprobs or 0) for i in wanting if i not in named]
+        for some in _alike(best):
             at = sent([i for i, _ in some], torch.int64, hidden.device)
             tokens = drawn[at]
             at_once = self._rows_at_once(some)
@@ -330,6 +337,15 @@ def all_logprobs(logits: Tensor, tokens: Tensor) -> Logprobs:
     return Logprobs(own[:, 0], (logprobs > own).sum(-1) + 1, top.indices, top.values)
 
 
+def named_logprobs(logits: Tensor, token: Tensor, named: Sequence[int]) -> Logprobs:
+    """The log-probability of the drawn `token`, and as the top its own and those of `named`, of one row's logits."""
+    logprobs = logits.float().log_softmax(-1)
+    token = token.clamp(min=0)
+    ids = torch.cat([token[None], sent(list(named), torch.int64, logits.device)])
+    own = logprobs[token]
+    return Logprobs(own[None], (logprobs > own).sum()[None] + 1, ids[None], logprobs[ids][None])
+
+
 def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """The (row, number of tops) pairs in two lists: those that a kernel serves, and those whose tops are too many for
     it.
@@ -337,6 +353,12 @@ def _alike(wanted: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     few = [(i, n) for i, n in wanted if 0 <= n <= MOST_TOP]
     many = [(i, n) for i, n in wanted if not 0 <= n <= MOST_TOP]
     return [some for some in (few, many) if some]
+
+
+def _own_once(entry: TokenLogprob) -> TokenLogprob:
+    """`entry` whose top, which begins with the drawn token, has it once: it may be one of those that were named."""
+    rest = [pair for pair in entry.top[1:] if pair[0] != entry.token_id]
+    return TokenLogprob(entry.token_id, entry.logprob, entry.rank, [entry.top[0], *rest])
 
 
 def _cut(entry: TokenLogprob, num_top: int) -> TokenLogprob:

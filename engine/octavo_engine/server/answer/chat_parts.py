@@ -27,7 +27,7 @@ def shown(events: Iterable[AnswerEvent], *, reasoning: bool, parallel: bool) -> 
         yield event
 
 
-def whole_message(events: Iterable[AnswerEvent]) -> ChatMessage:
+def whole_message(events: Iterable[AnswerEvent], role: str = "assistant") -> ChatMessage:
     """A whole answer. Content is null where there are calls or reasoning in its place."""
     content: list[str] = []
     reasoning: list[str] = []
@@ -42,7 +42,7 @@ def whole_message(events: Iterable[AnswerEvent]) -> ChatMessage:
                 calls.append((event, []))
             case CallArguments(index=index, text=text):
                 calls[index][1].append(text)
-    message = ChatMessage("".join(content))
+    message = ChatMessage("".join(content), role)
     if calls:
         message.tool_calls = [ToolCall(c.id, FunctionCall(c.name, "".join(arguments))) for c, arguments in calls]
     if reasoning:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -77,6 +77,11 @@ def error_response(error: Exception, headers: Mapping[str, str] | None = None, *
 def json_response(body: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """`body` as JSON."""
     return web.Response(body=_encode(body), status=status, headers=headers, content_type="application/json")
+
+
+def json_list(items: Sequence[msgspec.Struct]) -> web.Response:
+    """`items` as a JSON list."""
+    return web.Response(body=_encode(items), content_type="application/json")
 
 
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from octavo_engine.server.context import ServerContext
-from octavo_engine.server.intake.answer_constraints import prompt_end
+from octavo_engine.server.intake.answer_constraints import format_of, prompt_end
 from octavo_engine.server.intake.protocol import ChatBody
 from octavo_engine.server.intake.tools import ToolUse
 from octavo_engine.text.answer_format import AnswerFormat
@@ -47,7 +47,7 @@ class AnswerReading:
 
 def answer_reading(context: ServerContext, body: ChatBody, use: ToolUse) -> AnswerReading | None:
     """The reading of the answers to a chat; None: their text is content as it is."""
-    answer_format = context.answer_format
+    answer_format = format_of(context, body)
     if answer_format is None:
         return None
     if not use.asked:

@@ -13,6 +13,7 @@ from octavo_engine.errors import EngineDeadError, RequestError
 from octavo_engine.server.answer.error_responses import error_body, json_response
 from octavo_engine.server.answer.event_stream import EventStream
 from octavo_engine.server.answer.logprobs import LogprobFormat
+from octavo_engine.server.answer.output_log import OutputLog
 from octavo_engine.server.answer.responses import Usage
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.generation import Choice, Generation, GenerationError, Piece
@@ -29,6 +30,7 @@ class AnswerWriter(ABC, Generic[Body, Part]):
     """`id_` and `model` are those of the answer."""
 
     named_events: ClassVar[bool] = False  # in a stream
+    hides_cached: ClassVar[bool] = True  # the number of cached prompt tokens, where the server does not say it
 
     def __init__(self, context: ServerContext, body: Body, generation: Generation, id_: str, model: str) -> None:
         self._body: Body = body
@@ -36,9 +38,16 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         self._generation = generation
         self._id = id_
         self._model = model
-        as_token_ids = bool(body.return_tokens_as_token_ids)
+        api = context.config.api
+        asked = body.return_tokens_as_token_ids
+        as_token_ids = api.return_tokens_as_token_ids if asked is None else asked
+        self._log = OutputLog(id_) if api.log_outputs else None
+        self._force_usage = api.force_include_usage
+        self._hide_cached = self.hides_cached and not api.prompt_tokens_details
         self._sampling = next(iter(generation.choices.values())).prompt.sampling[0]
-        self._format = LogprobFormat(context.tokenizer, self._sampling.logprobs or 0, as_token_ids=as_token_ids)
+        named = len(self._sampling.logprob_token_ids)
+        num_top = named + 1 if named else self._sampling.logprobs or 0
+        self._format = LogprobFormat(context.tokenizer, num_top, as_token_ids=as_token_ids)
 
     @abstractmethod
     def _part(self, piece: Piece) -> Part:
@@ -64,6 +73,13 @@ class AnswerWriter(ABC, Generic[Body, Part]):
     def _last_chunk(self, usage: Usage) -> msgspec.Struct:
         """The chunk without a choice that ends a stream with its usage."""
 
+    def _usage(self, num_completed: int | None = None) -> Usage:
+        """The tokens used; in the middle of an answer, up to one of its pieces."""
+        usage = self._generation.usage(num_completed)
+        if self._hide_cached:
+            usage.prompt_tokens_details = None
+        return usage
+
     def _failure(self, error: Exception) -> msgspec.Struct:
         """The event that ends a stream with `error`."""
         return error_body(error)
@@ -77,6 +93,8 @@ class AnswerWriter(ABC, Generic[Body, Part]):
                 parts[piece.choice.index].append(self._part(piece))
 
         while pieces := await self._generation.take():
+            if self._log is not None:
+                self._log.add(pieces)
             await self._run(self._num_logprobs(pieces), sum(len(piece.token_ids) for piece in pieces), collect, pieces)
             num_parts += len(pieces)
         self._generation.share_prompt_logprobs()
@@ -95,10 +113,12 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         """
         events = EventStream(request, named=self.named_events)
         options = self._body.stream_options
-        with_usage = options is not None and options.include_usage
+        with_usage = self._force_usage or (options is not None and options.include_usage)
         continuous = options is not None and with_usage and options.continuous_usage_stats
         try:
             while pieces := await self._next(events):
+                if self._log is not None:
+                    self._log.add(pieces)
                 new = {id(piece.choice): piece.choice for piece in pieces if not piece.choice.begun}
                 logprobs = self._num_logprobs(pieces) + self._num_prompt_logprobs(new.values())
                 num_tokens = sum(len(piece.token_ids) for piece in pieces)
@@ -109,12 +129,12 @@ class AnswerWriter(ABC, Generic[Body, Part]):
                 raise
             return await events.fail(self._failure(error))
         if with_usage:
-            events.event(self._last_chunk(self._generation.usage()))
+            events.event(self._last_chunk(self._usage()))
         return await events.end()
 
     def _collect(self, events: EventStream, pieces: list[Piece], continuous: bool) -> None:
         for piece in pieces:
-            usage = self._generation.usage(piece.num_completed) if continuous else None
+            usage = self._usage(piece.num_completed) if continuous else None
             for chunk in self._chunks(piece, usage):
                 events.event(chunk)
                 piece.choice.begun = True

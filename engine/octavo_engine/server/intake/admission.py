@@ -12,7 +12,7 @@ from octavo_engine.errors import EngineDeadError
 from octavo_engine.server.auth import KEY
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.intake.pooling_bodies import PoolingBody
-from octavo_engine.server.intake.protocol import RequestBody, SamplingBody, parse_body
+from octavo_engine.server.intake.protocol import RequestBody, SamplingBody, fields_of, parse_body
 from octavo_engine.server.intake.request_body import SHORT, Share, plain_body
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ Body = TypeVar("Body", bound=RequestBody)
 REQUEST_ID = "X-Request-Id"
 MAX_REQUEST_ID = 256
 SHARE: web.RequestKey[Share] = web.RequestKey("share", Share)  # of the memory for bodies
+BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)  # of a request that has been read for another route
 COUNTED: web.RequestKey[bool] = web.RequestKey("counted", bool)  # whether it counts as a request that is being answered
 
 
@@ -33,13 +34,9 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
         EngineDeadError: the server is about to end, or its engine is gone (503).
     """
     context = request.app[CONTEXT]
-    if context.refusing:
-        raise EngineDeadError("the server is shutting down; ask another replica")
-    _check_room(context, kind)
-    data = await plain_body(request, context.limits, context.pools, request[SHARE])
-    request[COUNTED] = True
-    context.metrics.num_http_requests += 1
-    await context.turns.take()
+    data = request.get(BODY)
+    if data is None:
+        data = await _received(request, kind)
     _check_room(context, kind)  # others may have filled the queue while this one waited
     body = parse_body(kind, data)
     if len(data) > SHORT:  # parsing took long enough: let others run
@@ -47,6 +44,24 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     if context.config.server.enable_log_requests:
         logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
     return body
+
+
+async def read_fields(request: web.Request) -> set[str]:
+    """The names of the body's fields; `read_body` parses it afterwards as what they make it. Raises as that does."""
+    request[BODY] = data = await _received(request, RequestBody)
+    return fields_of(data)
+
+
+async def _received(request: web.Request, kind: type[RequestBody]) -> bytes:
+    context = request.app[CONTEXT]
+    if context.refusing:
+        raise EngineDeadError("the server is shutting down; ask another replica")
+    _check_room(context, kind)
+    data = await plain_body(request, context.limits, context.pools, request[SHARE])
+    request[COUNTED] = True
+    context.metrics.num_http_requests += 1
+    await context.turns.take()
+    return data
 
 
 def _check_room(context: ServerContext, kind: type[Body]) -> None:

@@ -25,6 +25,18 @@ def prompt_end(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
     return tokenizer.decode(prompt[-PROMPT_END:])
 
 
+def format_of(context: ServerContext, body: ChatBody) -> AnswerFormat | None:
+    """The format of the answers to a chat; without reasoning where content that is constrained begins with the first token.
+
+    As in vLLM, `include_reasoning: false` has that effect beside a constraint; alone it only hides the reasoning.
+    """
+    answer_format = context.answer_format
+    constrained = body.response_format is not None and body.response_format.type != "text"
+    if answer_format is None or body.include_reasoning or not (constrained or body.structured is not None):
+        return answer_format
+    return msgspec.structs.replace(answer_format, reasoning=None)
+
+
 def request_grammar(
     context: ServerContext, body: CompletionBody | ChatBody, use: ToolUse, prompt: Sequence[int]
 ) -> str:
@@ -37,7 +49,7 @@ def request_grammar(
         RequestError: a field asks for what no grammar can be made of; names it.
     """
     content = grammar_of(body.response_format, body.structured, context.special_token)
-    answer_format = context.answer_format if isinstance(body, ChatBody) else None
+    answer_format = format_of(context, body) if isinstance(body, ChatBody) else None
     if answer_format is None:
         return content
     answer_format, opened = behind_prompt(answer_format, prompt_end(context.tokenizer, prompt))

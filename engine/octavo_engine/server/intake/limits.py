@@ -16,6 +16,7 @@ MIB = 2**20
 MAX_MESSAGES = 4096
 MAX_STOP_TOKEN_IDS = 1024
 MAX_BIASED_TOKENS = 1024
+MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_CHARACTERS = 16384  # of all of a request together
 MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, times the request's sequences
@@ -59,13 +60,15 @@ def limits_of(config: EngineConfig, max_model_len: int) -> Limits:
     scheduler = config.scheduler
     # 32 bytes hold a token of most texts, escapes included; parsing 2 MiB of them keeps the interpreter's lock for 15 ms.
     derived = min(32 * MIB, max(2 * MIB, 32 * max_model_len))
+    if config.api.renders_only:
+        derived = 32 * MIB  # log-probabilities of a whole answer, to be derendered
     body = derived if config.server.max_body_bytes is None else config.server.max_body_bytes
     queued = 4096 if scheduler.max_num_queued_reqs is None else scheduler.max_num_queued_reqs
     all_sequences = scheduler.max_num_seqs + queued
     return Limits(
         body_bytes=body,
         all_body_bytes=max(64 * MIB, 2 * body),
-        body_values=max(2**17, max_model_len + 2**14),
+        body_values=2**22 if config.api.renders_only else max(2**17, max_model_len + 2**14),
         text_characters=max(2**20, 16 * max_model_len),
         request_tokens=max(2**20, max_model_len),
         sequences=min(all_sequences, max(scheduler.max_num_seqs, config.server.max_n, all_sequences // 4)),

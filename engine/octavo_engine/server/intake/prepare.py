@@ -161,6 +161,18 @@ def _max_tokens(
     return max_tokens
 
 
+def check_num_tokens(context: ServerContext, prompts: Sequence[Sequence[int]], n: int) -> int:
+    """The number of tokens of all prompts, times `n`. Raises RequestError for more than are served at once."""
+    tokens, most = sum(map(len, prompts)) * n, context.limits.request_tokens
+    if tokens > most:
+        raise RequestError(
+            f"the prompts have {tokens} tokens, those of each of n {n} choices counted; at most {most} are served at "
+            "once: send fewer or shorter prompts, or a smaller n",
+            "n" if n > 1 else "prompt",
+        )
+    return tokens
+
+
 def _check_size(
     context: ServerContext,
     prompts: Sequence[Sequence[int]],
@@ -169,13 +181,7 @@ def _check_size(
     prompt_logprobs: int | None,
 ) -> None:
     """Raise RequestError if all of the request's sequences together are too much."""
-    tokens, most = sum(map(len, prompts)) * n, context.limits.request_tokens
-    if tokens > most:
-        raise RequestError(
-            f"the prompts have {tokens} tokens, those of each of n {n} choices counted; at most {most} are served at "
-            "once: send fewer or shorter prompts, or a smaller n",
-            "n" if n > 1 else "prompt",
-        )
+    tokens = check_num_tokens(context, prompts, n)
     if prompt_logprobs is not None and tokens * (prompt_logprobs + 1) > MAX_PROMPT_LOGPROBS:
         raise RequestError(
             f"prompt_logprobs {prompt_logprobs} of {tokens} tokens are {tokens * (prompt_logprobs + 1)} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.context import ServerContext
@@ -11,6 +11,8 @@ from octavo_engine.server.intake.limits import FEW_TOKENS, MAX_MESSAGES
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody, TokenizeBody
 from octavo_engine.text.detokenizer import decoded_prompt
 from octavo_engine.text.turn_end import turn_ends
+
+T = TypeVar("T")
 
 
 async def encode_prompts(
@@ -41,6 +43,19 @@ async def encode_prompts(
     return await context.encode(texts, field, add_special_tokens=bool(special))
 
 
+async def prompt_offsets(context: ServerContext, body: CompletionBody | ChatBody) -> list[list[tuple[int, int]] | None]:
+    """The places of each prompt's tokens in its text, as far as `truncate` keeps them; None of a prompt of token ids."""
+    special = body.add_special_tokens
+    given = [await render(context, body)] if isinstance(body, ChatBody) else body.prompts
+
+    def locate() -> list[list[tuple[int, int]] | None]:
+        offsets = context.tokenizer.offsets
+        return [offsets(text, add_special_tokens=special) if isinstance(text, str) else None for text in given]
+
+    found = await context.pools.run("encode_long", locate)
+    return [None if whole is None else truncate(context, body, whole) for whole in found]
+
+
 async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
     """The text of a chat, from the chat template.
 
@@ -58,7 +73,7 @@ async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
             f"messages has {len(body.messages)} entries; at most {MAX_MESSAGES} are served: leave out or join old ones",
             "messages",
         )
-    variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    variables = {**context.template_variables, **(body.chat_template_kwargs or {})}
     documents = None
     if isinstance(body, ChatBody):
         documents = body.documents
@@ -94,7 +109,7 @@ async def end_tokens(context: ServerContext, body: CompletionBody | ChatBody) ->
     )
 
 
-def truncate(context: ServerContext, body: CompletionBody | ChatBody, token_ids: list[int]) -> list[int]:
+def truncate(context: ServerContext, body: CompletionBody | ChatBody, token_ids: list[T]) -> list[T]:
     """The prompt with as many tokens as `truncate_prompt_tokens` leaves; -1: as many as fit the context.
 
     Raises:

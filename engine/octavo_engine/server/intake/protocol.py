@@ -93,6 +93,7 @@ class SamplingBody(RequestBody):
     min_tokens: Annotated[int, Field(ge=0, lt=2**31), NULL_IS_ABSENT] = 0
     logit_bias: Biases | None = None
     allowed_token_ids: TokenIds | None = None
+    logprob_token_ids: TokenIds | None = None
     bad_words: Texts | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -111,6 +112,7 @@ class SamplingBody(RequestBody):
     request_id: Annotated[str, Field(max_length=256)] | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    return_token_offsets: bool | None = None
     user: str | None = None
 
     @property
@@ -236,7 +238,7 @@ def parse_body(kind: type[Body], data: bytes) -> Body:
     try:
         body = kind.model_validate_json(data)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
     if isinstance(body, SamplingBody) and body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is only for streams: set stream to true, or leave it out", "stream_options")
     extra = body.model_extra or {}
@@ -245,7 +247,16 @@ def parse_body(kind: type[Body], data: bytes) -> Body:
     return body
 
 
-def _refusal(error: ValidationError) -> RequestError:
+def fields_of(data: bytes) -> set[str]:
+    """The names of the fields of the JSON object in `data`. Raises RequestError if it is none."""
+    try:
+        return set(RequestBody.model_validate_json(data).model_extra or ())
+    except ValidationError as error:
+        raise refusal(error) from error
+
+
+def refusal(error: ValidationError) -> RequestError:
+    """The refusal of a body for what pydantic has found in it."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     first = found[0]
     if first["type"] == "json_invalid":

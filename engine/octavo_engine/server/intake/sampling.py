@@ -13,7 +13,12 @@ from typing import Any
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
-from octavo_engine.server.intake.limits import MAX_BAD_WORD_CHARACTERS, MAX_BAD_WORDS, MAX_STOP_TOKEN_IDS
+from octavo_engine.server.intake.limits import (
+    MAX_BAD_WORD_CHARACTERS,
+    MAX_BAD_WORDS,
+    MAX_LOGPROB_TOKEN_IDS,
+    MAX_STOP_TOKEN_IDS,
+)
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody, SamplingBody
 
 SEED_MASK = 2**64 - 1
@@ -40,6 +45,7 @@ def shared_values(context: ServerContext, body: CompletionBody | ChatBody) -> di
         "top_k": min(max(values.get("top_k", 0), 0), context.vocab_size),
         "stop_token_ids": tuple(body.stop_token_ids or ()),
         "logprobs": num_logprobs(context, "logprobs", body.logprobs_asked),
+        "logprob_token_ids": _named(context, body),
         "logit_bias": _logit_bias(context, body.logit_bias),
         "allowed_token_ids": _allowed(context, body.allowed_token_ids),
     }
@@ -105,6 +111,18 @@ def _logit_bias(context: ServerContext, bias: dict[str, float] | None) -> dict[i
             raise RequestError(f"logit_bias of {key} is not a number", f"logit_bias.{key}")
         result[token_id] = max(-BIAS_LIMIT, min(BIAS_LIMIT, value))
     return result
+
+
+def _named(context: ServerContext, body: CompletionBody | ChatBody) -> tuple[int, ...]:
+    """The tokens whose log-probabilities are reported in place of the likeliest ones."""
+    token_ids = tuple(dict.fromkeys(body.logprob_token_ids or ()))
+    if len(token_ids) > MAX_LOGPROB_TOKEN_IDS:
+        raise RequestError(
+            f"logprob_token_ids has {len(token_ids)} entries; at most {MAX_LOGPROB_TOKEN_IDS} are served",
+            "logprob_token_ids",
+        )
+    context.check_token_ids(token_ids, "logprob_token_ids")
+    return () if body.logprobs_asked is None else token_ids
 
 
 def _allowed(context: ServerContext, token_ids: Sequence[int] | None) -> tuple[int, ...]:

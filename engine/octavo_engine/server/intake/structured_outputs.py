@@ -160,15 +160,17 @@ def of_choices(choices: Sequence[str]) -> str:
 
 
 def of_grammar(text: str) -> str:
-    """The grammar `text`: Lark as llguidance documents it, or EBNF as llama.cpp and xgrammar write it.
+    """The grammar `text`: Lark as llguidance documents it, EBNF as llama.cpp and xgrammar write it, or llguidance's own JSON.
 
     Raises:
-        RequestError: it is neither.
+        RequestError: it is none of them.
     """
     from llguidance.gbnf_to_lark import any_to_lark  # noqa: PLC0415 — few servers need it
 
     if len(text) > MAX_GRAMMAR_CHARACTERS:
         raise RequestError(f"it has {len(text)} characters; at most {MAX_GRAMMAR_CHARACTERS} are compiled")
+    if text.startswith('{"grammars":'):  # what rendering makes of a constraint
+        return text
     try:
         return _lark(any_to_lark(text))
     except Exception as error:  # the converter raises whatever its regular expressions run into

@@ -41,14 +41,21 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)
     generation = start(context, body, prompts, arrived, cache_salt(request, body), reading)
+    role = response_role(context, body)
     body.messages = []  # the engine has the tokens: free the memory
     body.tools = body.documents = body.chat_template_kwargs = None
     request[SHARE].give_back()
-    writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model, use)
+    writer = ChatWriter(context, body, generation, answer_id(request, body, "chatcmpl"), model, use, role)
     try:
         return await (writer.stream(request) if body.stream else writer.whole())
     finally:
         generation.close()
+
+
+def response_role(context: ServerContext, body: ChatBody) -> str:
+    """The role of the answers: the server's, or that of the message which they continue."""
+    role = body.messages[-1].get("role") if body.messages and not body.add_generation_prompt else None
+    return role if isinstance(role, str) else context.config.api.response_role
 
 
 @dataclass(slots=True)
@@ -67,14 +74,22 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
     """The first chunk of a choice carries its role."""
 
     def __init__(
-        self, context: ServerContext, body: ChatBody, generation: Generation, id_: str, model: str, use: ToolUse
+        self,
+        context: ServerContext,
+        body: ChatBody,
+        generation: Generation,
+        id_: str,
+        model: str,
+        use: ToolUse,
+        role: str = "assistant",
     ) -> None:
         super().__init__(context, body, generation, id_, model)
         self._use = use
+        self._role = role
         self._metrics = context.metrics
 
     def _answer(self, choices: list[ChatPart]) -> ChatCompletion:
-        usage = self._generation.usage()
+        usage = self._usage()
         whole = [self._choice(part) for part in choices]
         result = ChatCompletion(self._id, self._generation.created, self._model, whole, usage)
         first = next(iter(self._generation.choices.values()))
@@ -85,7 +100,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
         return result
 
     def _choice(self, part: ChatPart) -> ChatChoice:
-        message = whole_message(part.events)
+        message = whole_message(part.events, self._role)
         return ChatChoice(
             part.index,
             message,
@@ -148,7 +163,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
     def _opening(self, piece: Piece, usage: Usage | None) -> ChatChunk:
         """The first chunk of a choice, with its role."""
         choice = piece.choice
-        delta = Delta(choice.prompt.text, "assistant")
+        delta = Delta(choice.prompt.text, self._role)
         if usage is not None:  # this chunk carries no token yet
             num_more = len(piece.token_ids)
             usage = replace(

@@ -51,7 +51,7 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
         self._tokenizer = context.tokenizer
 
     def _answer(self, choices: list[CompletionChoice]) -> WholeCompletion:
-        return WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._generation.usage())
+        return WholeCompletion(self._id, self._generation.created, self._model, choices, usage=self._usage())
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[Completion]:
         choice = self._part(piece)
@@ -102,7 +102,8 @@ class CompletionWriter(AnswerWriter[CompletionBody, CompletionChoice]):
         if piece.logprobs is None or self._body.logprobs is None:
             return None
         shift = len(piece.choice.prompt.text)
-        return self._format.completion(piece.logprobs, piece.token_ids, piece.offsets, shift)
+        num = len(piece.logprobs)  # of tokens that another server has drawn, fewer than those may have any
+        return self._format.completion(piece.logprobs, piece.token_ids[:num], piece.offsets[:num], shift)
 
     def _echoed_logprobs(self, choice: Choice) -> CompletionLogprobs | None:
         if not self._body.echo or self._body.logprobs is None or choice.prompt_logprobs is None:

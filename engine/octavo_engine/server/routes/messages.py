@@ -81,6 +81,7 @@ class MessagesWriter(AnswerWriter[ChatBody, MessagePart]):
     """An answer has one choice; its blocks follow each other."""
 
     named_events = True
+    hides_cached = False
 
     def __init__(
         self, context: ServerContext, body: ChatBody, generation: Generation, id_: str, model: str, use: ToolUse

@@ -188,6 +188,7 @@ class ResponsesWriter(AnswerWriter[ChatBody, ResponsePart]):
     """An answer has one choice; its items follow each other."""
 
     named_events = True
+    hides_cached = False
 
     def __init__(
         self, context: ServerContext, body: ChatBody, generation: Generation, stored: Stored, use: ToolUse

@@ -35,8 +35,8 @@ class ModelList(msgspec.Struct):
     object: str = "list"
 
 
-class Health(msgspec.Struct):
-    """The answer of /health: ok, or why not."""
+class Status(msgspec.Struct):
+    """The state of something: of /health ok, or why not."""
 
     status: str
 
@@ -84,7 +84,7 @@ def health_of(context: ServerContext) -> str | None:
 async def health(request: web.Request) -> web.Response:
     """The engine's heartbeat: 200, or 503 if it is dead, silent for too long, or draining."""
     problem = health_of(request.app[CONTEXT])
-    return json_response(Health(problem or "ok"), status=503 if problem else 200)
+    return json_response(Status(problem or "ok"), status=503 if problem else 200)
 
 
 async def show_version(_request: web.Request) -> web.Response:

@@ -47,6 +47,16 @@ async def tokenize(request: web.Request) -> web.Response:
     return write() if len(token_ids) <= FEW_TOKENS else await context.pools.run("decode", write)
 
 
+async def tokenizer_info(request: web.Request) -> web.Response:
+    """The tokenizer's configuration and the chat template, where `--enable-tokenizer-info-endpoint` allows it."""
+    context = request.app[CONTEXT]
+    info = dict(context.tokenizer.config)
+    if template := next(iter(context.chat_template.texts), None):
+        info["chat_template"] = template
+    info = {"tokenizer_class": "PreTrainedTokenizerFast", **context.tokenizer.special_tokens, **info}
+    return web.json_response(info)
+
+
 async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids."""
     context = request.app[CONTEXT]

@@ -164,7 +164,8 @@ void bind_requests(nb::module_& module) {
       .def_rw("stop_tokens", &Sampling::stop_tokens)
       .def_rw("logit_bias", &Sampling::logit_bias)
       .def_rw("allowed_tokens", &Sampling::allowed_tokens)
-      .def_rw("bad_words", &Sampling::bad_words);
+      .def_rw("bad_words", &Sampling::bad_words)
+      .def_rw("logprob_tokens", &Sampling::logprob_tokens);
   nb::class_<TokenLogprob>(module, "TokenLogprob")
       .def_ro("token", &TokenLogprob::token)
       .def_ro("logprob", &TokenLogprob::logprob)

@@ -17,6 +17,7 @@ int32_t RequestTable::add(std::vector<int32_t> prompt, const std::vector<int32_t
   for (const int32_t token : drawn) check(token, "output");
   for (const auto& bias : sampling.logit_bias) check(bias.first, "logit_bias");
   for (const int32_t token : sampling.allowed_tokens) check(token, "allowed_token_ids");
+  for (const int32_t token : sampling.logprob_tokens) check(token, "logprob_token_ids");
   for (const auto& word : sampling.bad_words) {
     if (word.empty()) throw std::invalid_argument("bad_words: an entry is empty");
     for (const int32_t token : word) check(token, "bad_words");

@@ -20,6 +20,7 @@ struct Sampling {
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_tokens;  // empty: all
   std::vector<std::vector<int32_t>> bad_words;
+  std::vector<int32_t> logprob_tokens;  // reported in place of the best, after the drawn token; empty: the best
 
   // Calls visit(name, member) for the parameters that are passed on unchanged, under their names in SamplingParams.
   template <typename Visit>

@@ -167,7 +167,16 @@ Drawn Sampler::draw(float* logits, const Request& request, const uint8_t* mask, 
   drawn.token = request.sampling.temperature == 0.0F ? likeliest.token : choose(x, request, likeliest, scratch);
   if (request.sampling.logprobs >= 0) {
     drawn.has_logprob = true;
-    logprob(logits, drawn.token, request.sampling.logprobs, scratch, drawn.logprob);
+    const std::vector<int32_t>& named = request.sampling.logprob_tokens;
+    logprob(logits, drawn.token, named.empty() ? request.sampling.logprobs : 0, scratch, drawn.logprob);
+    if (!named.empty()) {
+      TokenLogprob& out = drawn.logprob;
+      const double normalizer = static_cast<double>(logits[out.token]) - out.logprob;
+      out.top.emplace_back(out.token, out.logprob);
+      for (const int32_t token : named) {
+        if (token != out.token) out.top.emplace_back(token, static_cast<float>(logits[token] - normalizer));
+      }
+    }
   }
   return drawn;
 }

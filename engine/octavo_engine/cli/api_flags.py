@@ -1,0 +1,100 @@
+"""The flags of the API's own behavior: what answers hold beside the model's text, and which endpoints there are."""
+
+from __future__ import annotations
+
+import argparse
+
+from octavo_engine.cli.flag_values import json_object
+from octavo_engine.config import ApiConfig
+
+SWITCH = argparse.BooleanOptionalAction
+
+
+def add_api_flags(group: argparse._ArgumentGroup) -> None:
+    """Add them to `group`; `api_config` reads them."""
+    add = group.add_argument
+    add("--response-role", default="assistant", metavar="ROLE", help="role of answers to chats; default: assistant")
+    add(
+        "--default-chat-template-kwargs",
+        type=json_object,
+        default="{}",
+        metavar="JSON",
+        help="variables of the chat template, such as enable_thinking, where a request's chat_template_kwargs lacks them",
+    )
+    add(
+        "--override-generation-config",
+        type=json_object,
+        metavar="JSON",
+        help="sampling defaults in place of the model's, such as temperature",
+    )
+    add(
+        "--enable-force-include-usage",
+        action=SWITCH,
+        default=False,
+        help="end every stream with its usage; without one, where stream_options asks for it; default: off",
+    )
+    add(
+        "--enable-prompt-tokens-details",
+        action=SWITCH,
+        default=False,
+        help="say in usage.prompt_tokens_details how many prompt tokens were cached; default: off",
+    )
+    add(
+        "--return-tokens-as-token-ids",
+        action=SWITCH,
+        default=False,
+        help="spell tokens as token_id:123 in log-probabilities; without it, where a request asks for it; default: off",
+    )
+    add(
+        "--enable-log-outputs",
+        action=SWITCH,
+        default=False,
+        help="log the beginning of each answer's text, with --enable-log-requests; default: off",
+    )
+    add(
+        "--enable-tokenizer-info-endpoint",
+        action=SWITCH,
+        default=False,
+        help="serve GET /tokenizer_info, which shows the chat template; default: off",
+    )
+    add(
+        "--enable-scale-out",
+        action=SWITCH,
+        default=False,
+        help="serve rendering, derendering and generation from token ids as endpoints of their own; default: off",
+    )
+    add(
+        "--tokens-only",
+        action=SWITCH,
+        default=False,
+        help="generate from token ids without texts or stop strings, with --enable-scale-out; default: off",
+    )
+    add(
+        "--enable-development-endpoints",
+        action=SWITCH,
+        default=False,
+        help="serve /pause, /resume, /sleep, /reset_prefix_cache and the like, which any client with access may call; or "
+        "VLLM_SERVER_DEV_MODE=1; default: off",
+    )
+    add(
+        "--enable-sleep-mode",
+        action=SWITCH,
+        default=False,
+        help="accepted for vLLM; /sleep and /wake_up come with the development endpoints; default: off",
+    )
+
+
+def api_config(options: argparse.Namespace) -> ApiConfig:
+    """The part of the configuration that these flags make."""
+    return ApiConfig(
+        response_role=options.response_role,
+        chat_template_kwargs=options.default_chat_template_kwargs,
+        prompt_tokens_details=options.enable_prompt_tokens_details,
+        force_include_usage=options.enable_force_include_usage,
+        return_tokens_as_token_ids=options.return_tokens_as_token_ids,
+        log_outputs=options.enable_log_outputs and options.enable_log_requests,
+        tokenizer_info=options.enable_tokenizer_info_endpoint,
+        scale_out=options.enable_scale_out or options.tokens_only,
+        tokens_only=options.tokens_only,
+        development=options.enable_development_endpoints,
+    )

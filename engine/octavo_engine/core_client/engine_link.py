@@ -1,0 +1,53 @@
+"""The engine as the server sees it: an engine core behind `EngineClient`, or none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from octavo_engine.core_client.output_stream import OutputStream
+from octavo_engine.errors import EngineDeadError
+from octavo_engine.messages import EngineRequest, PoolingRequest, Ready, Vocabulary
+
+if TYPE_CHECKING:
+    from octavo_engine.config import ModelFiles
+    from octavo_engine.core_client.engine_client import Observer, PauseMode
+
+
+class EngineLink(Protocol):
+    """The calls that a server makes to its engine; `EngineClient` describes each."""
+
+    dead: EngineDeadError | None
+    on_death: Callable[[EngineDeadError], None]
+
+    @property
+    def last_heard(self) -> float: ...
+
+    def connect(self, observer: Observer, on_progress: Callable[[str, float], None]) -> None: ...
+
+    async def model_files(self) -> ModelFiles: ...
+
+    async def ready(self) -> Ready: ...
+
+    def bytes_moved(self) -> int | None: ...
+
+    def check_room(self) -> None: ...
+
+    def submit(self, requests: Sequence[EngineRequest | PoolingRequest]) -> OutputStream: ...
+
+    def send_vocabulary(self, vocabulary: Vocabulary) -> None: ...
+
+    @property
+    def is_paused(self) -> bool: ...
+
+    async def pause(self, mode: PauseMode) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def drop_all(self, reason: str) -> None: ...
+
+    def close(self) -> int: ...
+
+    def kill(self) -> None: ...

@@ -1,0 +1,84 @@
+"""Endpoints that change the state of the whole server: for development, behind `--enable-development-endpoints`."""
+
+from __future__ import annotations
+
+from typing import cast, get_args
+
+import msgspec
+from aiohttp import web
+
+from octavo_engine.core_client.engine_client import PauseMode
+from octavo_engine.errors import RequestError
+from octavo_engine.server.answer.error_responses import json_response
+from octavo_engine.server.context import CONTEXT
+from octavo_engine.server.routes.server_state import Status
+
+
+class IsPaused(msgspec.Struct):
+    """The answer of /is_paused."""
+
+    is_paused: bool
+
+
+class IsSleeping(msgspec.Struct):
+    """The answer of /is_sleeping."""
+
+    is_sleeping: bool
+
+
+async def pause(request: web.Request) -> web.Response:
+    """Hold new requests back; what runs is aborted, finished or kept, by `mode`. `clear_cache` drops cached prefixes."""
+    context = request.app[CONTEXT]
+    mode = request.query.get("mode", "abort")
+    if mode not in get_args(PauseMode):
+        raise RequestError(f"mode is {mode[:40]!r}; it must be one of {', '.join(get_args(PauseMode))}", "query.mode")
+    await context.client.pause(cast("PauseMode", mode))
+    if _switch(request, "clear_cache", default=True):
+        context.client.reset_prefix_cache()
+    return json_response(Status("paused"))
+
+
+async def resume(request: web.Request) -> web.Response:
+    """Run what was held back or kept."""
+    request.app[CONTEXT].client.resume()
+    return json_response(Status("resumed"))
+
+
+async def is_paused(request: web.Request) -> web.Response:
+    """Say whether requests are held back."""
+    return json_response(IsPaused(request.app[CONTEXT].client.is_paused))
+
+
+async def reset_prefix_cache(request: web.Request) -> web.Response:
+    """Drop the cached prefixes that no running request uses."""
+    request.app[CONTEXT].client.reset_prefix_cache()
+    return web.Response()
+
+
+async def reset_other_cache(request: web.Request) -> web.Response:  # noqa: ARG001 — there is none
+    """Drop the cached inputs and outputs of encoders, of which there are none: models take text alone."""
+    return web.Response()
+
+
+async def sleep(request: web.Request) -> web.Response:  # noqa: ARG001
+    """Refuse: no executor gives its memory back yet."""
+    raise RequestError("the engine can't give its memory back while it runs: use /pause to hold requests", status=501)
+
+
+async def wake_up(request: web.Request) -> web.Response:  # noqa: ARG001 — it never sleeps
+    """Do nothing: the engine is awake."""
+    return web.Response()
+
+
+async def is_sleeping(request: web.Request) -> web.Response:  # noqa: ARG001
+    """Say that the engine is awake."""
+    return json_response(IsSleeping(is_sleeping=False))
+
+
+def _switch(request: web.Request, name: str, *, default: bool) -> bool:
+    given = request.query.get(name)
+    if given is None:
+        return default
+    if given.lower() not in {"true", "false", "1", "0"}:
+        raise RequestError(f"{name} is {given[:40]!r}; it must be true or false", f"query.{name}")
+    return given.lower() in {"true", "1"}

@@ -1,0 +1,120 @@
+"""Batches of chats, generative scores, invocations, and requests that wait while the server is paused."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from octavo_testing.served import Served, until
+
+CHATS = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
+
+
+def test_each_conversation_of_a_batch_is_a_choice(served):
+    """The same answers as one by one."""
+    body = {"max_tokens": 6, "seed": 5}
+    _, batch, _ = served.post("/v1/chat/completions/batch", {**body, "messages": CHATS})
+    single = [served.post("/v1/chat/completions", {**body, "messages": chat})[1] for chat in CHATS]
+    assert [choice["index"] for choice in batch["choices"]] == [0, 1, 2]
+    texts = [choice["message"]["content"] for choice in batch["choices"]]
+    assert texts == [answer["choices"][0]["message"]["content"] for answer in single]
+    assert batch["usage"]["total_tokens"] == sum(answer["usage"]["total_tokens"] for answer in single)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stream": True}, "stream"),
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"messages": []}, "messages"),
+        ({"messages": CHATS[0]}, "messages[0]"),
+    ],
+)
+def test_a_batch_is_answered_whole_and_without_tools(served, fields, param):
+    status, answer, _ = served.post("/v1/chat/completions/batch", {"messages": CHATS, **fields})
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": "x", "items": ["a"]},
+        {"query": "x", "items": [], "label_token_ids": [40]},
+        {"query": "x", "items": ["a"], "label_token_ids": [999999]},
+        {"query": "x", "items": ["a"], "label_token_ids": list(range(200))},
+    ],
+)
+def test_a_wrong_scoring_is_refused(served, body):
+    assert served.post("/generative_scoring", body)[0] == 400
+
+
+def test_an_invocation_is_answered_as_its_fields_say(served):
+    """The endpoint whose request it is answers; a body that is none of them is refused."""
+    assert served.post("/invocations", {"prompt": "x", "max_tokens": 1})[1]["object"] == "text_completion"
+    assert served.post("/invocations", {"messages": CHATS[0], "max_tokens": 1})[1]["object"] == "chat.completion"
+    assert "generates" in served.post("/invocations", {"input": "x"})[1]["error"]["message"]
+    assert served.post("/invocations", {"words": "x"})[0] == 400
+    assert served.post("/invocations", [1])[0] == 400
+    assert served.get("/load")[1] == {"server_load": 0}
+
+
+@pytest.fixture
+def slow(fake_model):
+    with Served(fake_model, "--enable-development-endpoints", step_seconds=0.05) as server:
+        yield server
+
+
+class Running:
+    """A completion in a thread of its own."""
+
+    def __init__(self, served, max_tokens):
+        body = {"prompt": "abc", "max_tokens": max_tokens, "ignore_eos": True}
+        self.answer = None
+        self._thread = threading.Thread(target=lambda: self._run(served, body))
+        self._thread.start()
+
+    def _run(self, served, body):
+        self.answer = served.post("/v1/completions", body)[1]
+
+    def reason(self):
+        self._thread.join(20)
+        return self.answer["choices"][0]["finish_reason"]
+
+
+@pytest.mark.parametrize(("mode", "reason"), [("abort", "abort"), ("wait", "length"), ("keep", "length")])
+def test_a_pause_holds_new_requests_and_does_with_running_ones_as_asked(slow, mode, reason):
+    """Aborted ones are answered with what they have; those that are kept go on where they were."""
+    running = Running(slow, 40)
+    slow.wait_for_metric("vllm:num_requests_running", 1)
+    assert slow.post(f"/pause?mode={mode}", None)[0] == 200
+    assert slow.get("/is_paused")[1] == {"is_paused": True}
+    held = Running(slow, 1)
+    generated = slow.metric("vllm:generation_tokens_total")
+    assert not until_or_not(lambda: held.answer is not None, 0.5)
+    assert slow.metric("vllm:generation_tokens_total") == generated
+    assert slow.post("/resume", None)[0] == 200
+    assert (running.reason(), held.reason()) == (reason, "length")
+    assert slow.get("/is_paused")[1] == {"is_paused": False}
+
+
+def until_or_not(condition, seconds):
+    try:
+        until(condition, seconds)
+    except AssertionError:
+        return False
+    return True
+
+
+def test_a_request_that_ends_while_it_is_held_is_never_run(slow):
+    """Its client has gone away."""
+    slow.post("/pause", None)
+    with pytest.raises(TimeoutError):
+        slow.request("POST", "/v1/completions", {"prompt": "abc", "max_tokens": 4}, timeout=0.5)
+    slow.post("/resume", None)
+    assert slow.post("/v1/completions", {"prompt": "abc", "max_tokens": 1})[0] == 200
+    assert slow.metric("vllm:generation_tokens_total") == 1
+    status, answer, _ = slow.post("/pause?mode=never", None)
+    assert (status, answer["error"]["param"]) == (400, "query.mode")
+    assert json.loads(json.dumps(slow.get("/is_paused")[1])) == {"is_paused": False}
