@@ -10,6 +10,7 @@ from octavo import process
 VERBS = {
     "serve": ("octavo_engine.cli.serve", "serve a model over the OpenAI API"),
     "launch": ("octavo_engine.cli.launch", "serve rendering and derendering without an engine"),
+    "run-batch": ("octavo_engine.cli.run_batch", "answer the requests of a file"),
     "compile": ("octavo_engine.cli.compile", "compile a model's kernels where there is no GPU"),
     "chat": ("octavo_engine.cli.chat", "talk to a served model in the terminal"),
     "bench": ("octavo_engine.cli.bench", "load a server and report throughput and latency"),
@@ -22,7 +23,7 @@ EXTRAS = {"octavo_engine": "engine", "octavo_operator": "operator"}
 
 
 def usage() -> str:
-    lines = [f"  {verb:<7} {summary}" for verb, (_, summary) in VERBS.items()]
+    lines = [f"  {verb:<9} {summary}" for verb, (_, summary) in VERBS.items()]
     return "\n".join(["usage: octavo VERB [ARGUMENT ...]", "", *lines, "", "octavo VERB --help lists its flags."])
 
 

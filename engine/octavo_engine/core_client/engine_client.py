@@ -180,6 +180,11 @@ class EngineClient:
         """True while new requests are held back."""
         return self._held is not None
 
+    @property
+    def num_held(self) -> int:
+        """The number of requests that are held back."""
+        return len(self._held or ())
+
     async def pause(self, mode: PauseMode) -> None:
         """Hold new requests back until `resume`, and let nothing run: what does is aborted, finished, or kept as it is.
 

@@ -93,6 +93,7 @@ class NoEngine:
         """Grammars are compiled where answers are generated."""
 
     is_paused = False
+    num_held = 0
 
     async def pause(self, mode: PauseMode) -> None:
         """Nothing runs."""

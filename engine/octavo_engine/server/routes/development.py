@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast, get_args
 
 import msgspec
 from aiohttp import web
 
-from octavo_engine.core_client.engine_client import PauseMode
+from octavo_engine.core_client.engine_client import POLL_SECONDS, PauseMode
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import json_response
-from octavo_engine.server.context import CONTEXT
+from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.routes.server_state import Status
+
+ANSWER_SECONDS = 1.0
 
 
 class IsPaused(msgspec.Struct):
@@ -33,9 +36,19 @@ async def pause(request: web.Request) -> web.Response:
     if mode not in get_args(PauseMode):
         raise RequestError(f"mode is {mode[:40]!r}; it must be one of {', '.join(get_args(PauseMode))}", "query.mode")
     await context.client.pause(cast("PauseMode", mode))
+    if mode != "keep":
+        await _until_answered(context)
     if _switch(request, "clear_cache", default=True):
         context.client.reset_prefix_cache()
     return json_response(Status("paused"))
+
+
+async def _until_answered(context: ServerContext) -> None:
+    """Wait until the clients of what has ended have their answers; not for long, since some may read slowly."""
+    for _ in range(int(ANSWER_SECONDS / POLL_SECONDS)):
+        if context.metrics.num_http_requests <= context.client.num_held:
+            return
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def resume(request: web.Request) -> web.Response:

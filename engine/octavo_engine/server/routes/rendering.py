@@ -24,7 +24,7 @@ from octavo_engine.server.intake.responses import ResponsesBody
 from octavo_engine.server.intake.responses import chat_of as chat_of_responses
 from octavo_engine.server.intake.tools import NO_TOOLS, tool_use
 from octavo_engine.server.routes.tokens import check_scale_out
-from octavo_engine.text.answer_parser import behind_prompt
+from octavo_engine.text.answer_parser import prompt_closes_reasoning
 
 # Fields of `SamplingParams` that a generate request has under the same name.
 ALIKE = (
@@ -88,7 +88,7 @@ async def _rendered(context: ServerContext, body: ChatBody, name: str) -> Genera
     if context.answer_format is not None and context.answer_format.reasoning is not None:
         ended = answer_format is None or answer_format.reasoning is None
         if answer_format is not None and not ended:
-            ended = not behind_prompt(answer_format, prompt_end(context.tokenizer, prompt.token_ids))[1]
+            ended = prompt_closes_reasoning(answer_format, prompt_end(context.tokenizer, prompt.token_ids))
         rendered.reasoning_ended = ended
         rendered.reasoning_parser_kwargs = {
             "chat_template_kwargs": {**context.template_variables, **(body.chat_template_kwargs or {})}
