@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from octavo.__main__ import VERBS
 from octavo_engine.cli import compile as compile_verb
+from octavo_engine.cli import run_batch
 from octavo_engine.cli.arguments import parse_with_notes
 from octavo_engine.server.app import ROUTES
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
@@ -106,6 +107,8 @@ def check_octavo(command: Command) -> None:
             check_path(path)
     if verb == "serve" and arguments:
         check_serve(arguments)
+    elif verb == "run-batch" and arguments:
+        check_serve(run_batch.build_parser().parse_known_args(arguments)[1])
     elif verb == "launch" and arguments:
         assert arguments[0] == "render", f"octavo launch {arguments[0]}"
         check_serve(arguments[1:])

@@ -22,8 +22,8 @@ END_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `octavo run-batch` with `argv`; the exit code: 0, 1 if the server could not answer all, 2 for usage."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the verb's own flags; the others are those of `octavo serve`."""
     parser = argparse.ArgumentParser(
         prog="octavo run-batch",
         allow_abbrev=False,
@@ -35,7 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "-o", "--output-file", required=True, type=Path, metavar="FILE", help="answers, one JSON a line"
     )
-    options, flags = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `octavo run-batch` with `argv`; the exit code: 0, 1 if the server could not answer all, 2 for usage."""
+    options, flags = build_parser().parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
         config, _ = parse_with_notes(flags)
         done = answered(options.output_file)
