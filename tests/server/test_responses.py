@@ -29,7 +29,7 @@ SEED = {"seed": 1}
 
 @pytest.fixture(scope="module")
 def calling(fake_model):
-    with served_answer(fake_model, ANSWER, "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3") as server:
+    with served_answer(fake_model, ANSWER, "--tool-call-parser", "hermes", "--reasoning-parser", "think") as server:
         yield server
 
 

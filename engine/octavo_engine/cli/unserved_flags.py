@@ -66,7 +66,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "dp-sync-interval=16",
         "elastic-ep-max-dp-size",
         "fault-tolerance-config",
-        "api-server-count=1",
         "renderer-num-workers=1",
         "decode-context-parallel-size=1",
         "prefill-context-parallel-size=1",
@@ -147,7 +146,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     **_refuse(
         "models take text alone; leave it out",
         "logits-processor-pattern",
-        "limit-mm-per-prompt",
         "mm-processor-kwargs",
         "media-io-kwargs",
         "allowed-local-media-path",
@@ -169,7 +167,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "video-pruning-rate",
         "ec-manager-config",
         "diffusion-config",
-        switches="enable-prompt-embeds enable-mm-embeds language-model-only disable-mm-preprocessor-cache mm-encoder-only "
+        switches="enable-mm-embeds language-model-only disable-mm-preprocessor-cache mm-encoder-only "
         "mm-device-do-normalize=true enable-mm-processor-stats interleave-mm-strings skip-mm-profiling trust-request-mm-kwargs",
     ),
     **_refuse(
@@ -191,6 +189,12 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "pt-load-map-location=cpu",
         "weight-transfer-config",
     ),
+    **_note(
+        "models take text alone, and requests with other inputs are refused; it has no effect",
+        "limit-mm-per-prompt",
+        switches="enable-prompt-embeds",
+    ),
+    **_note("one process serves HTTP, which is not what an engine waits for; it has no effect", "api-server-count"),
     **_note("each stage of the start is shown anyway; it has no effect", switches="use-tqdm-on-load"),
     # Features to come
     **_refuse(
@@ -223,7 +227,10 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "reasoning-parser-plugin",
     ),
     **_refuse("no tools are run by the server; leave it out, and run them in the client", "tool-server"),
-    **_refuse("the end of reasoning can't be forced yet; leave it out, and limit max_tokens", "reasoning-config"),
+    **_note(
+        "delimiters follow --reasoning-parser, and requests with thinking_token_budget are refused; it has no effect",
+        "reasoning-config",
+    ),
     **_refuse(
         "no code is loaded by an import path; leave it out",
         "logits-processors",

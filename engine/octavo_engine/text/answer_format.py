@@ -22,6 +22,7 @@ class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open: tuple[str, ...]
     close: tuple[str, ...]
     starts_open: bool = False  # the model begins with it and writes no `open`, whatever the prompt ends with
+    switches: tuple[str, ...] = ()  # variables of the chat template of which one that is true makes it start open
     ended_by_calls: bool = True  # a call's `open` ends it as well
 
 

@@ -9,6 +9,7 @@ import msgspec
 from octavo_engine.errors import RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.limits import MAX_GRAMMAR_CHARACTERS
+from octavo_engine.server.intake.prompts import template_variables
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 from octavo_engine.server.intake.structured_outputs import grammar_of
 from octavo_engine.server.intake.tools import ToolUse
@@ -30,11 +31,25 @@ def format_of(context: ServerContext, body: ChatBody) -> AnswerFormat | None:
 
     As in vLLM, `include_reasoning: false` has that effect beside a constraint; alone it only hides the reasoning.
     """
-    answer_format = context.answer_format
+    answer_format = _switched(context, body)
     constrained = body.response_format is not None and body.response_format.type != "text"
     if answer_format is None or body.include_reasoning or not (constrained or body.structured is not None):
         return answer_format
     return msgspec.structs.replace(answer_format, reasoning=None)
+
+
+def _switched(context: ServerContext, body: ChatBody) -> AnswerFormat | None:
+    """The server's format, whose reasoning begins unasked or not as the chat template's variables say."""
+    answer_format = context.answer_format
+    reasoning = None if answer_format is None else answer_format.reasoning
+    if answer_format is None or reasoning is None or not reasoning.switches:
+        return answer_format
+    variables = template_variables(context, body)
+    given = [variables[name] for name in reasoning.switches if name in variables]
+    if not given or any(given) == reasoning.starts_open:
+        return answer_format
+    changed = msgspec.structs.replace(reasoning, starts_open=any(given))
+    return msgspec.structs.replace(answer_format, reasoning=changed)
 
 
 def request_grammar(

@@ -73,13 +73,7 @@ async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
             f"messages has {len(body.messages)} entries; at most {MAX_MESSAGES} are served: leave out or join old ones",
             "messages",
         )
-    variables = {**context.template_variables, **(body.chat_template_kwargs or {})}
-    documents = None
-    if isinstance(body, ChatBody):
-        documents = body.documents
-        if body.reasoning_effort is not None:
-            variables.setdefault("reasoning_effort", body.reasoning_effort)
-            variables.setdefault("enable_thinking", body.reasoning_effort != "none")  # of templates with a switch
+    documents = body.documents if isinstance(body, ChatBody) else None
     return await context.pools.run(
         "render",
         context.chat_template.render,
@@ -89,8 +83,17 @@ async def render(context: ServerContext, body: ChatBody | TokenizeBody) -> str:
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         chat_template=body.chat_template,
-        variables=variables,
+        variables=template_variables(context, body),
     )
+
+
+def template_variables(context: ServerContext, body: ChatBody | TokenizeBody) -> dict[str, Any]:
+    """The variables of the chat template: the request's, before those of the server's flag."""
+    variables = {**context.template_variables, **(body.chat_template_kwargs or {})}
+    if isinstance(body, ChatBody) and body.reasoning_effort is not None:
+        variables.setdefault("reasoning_effort", body.reasoning_effort)
+        variables.setdefault("enable_thinking", body.reasoning_effort != "none")  # of templates with a switch
+    return variables
 
 
 def _shown_tools(context: ServerContext, body: ChatBody | TokenizeBody) -> list[dict[str, Any]] | None:

@@ -18,7 +18,7 @@ from octavo_engine.server.intake.answer_constraints import format_of, prompt_end
 from octavo_engine.server.intake.messages import MessagesBody
 from octavo_engine.server.intake.messages import chat_of as chat_of_messages
 from octavo_engine.server.intake.prepare import Prompt, prepare
-from octavo_engine.server.intake.prompts import prompt_offsets
+from octavo_engine.server.intake.prompts import prompt_offsets, template_variables
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 from octavo_engine.server.intake.responses import ResponsesBody
 from octavo_engine.server.intake.responses import chat_of as chat_of_responses
@@ -90,9 +90,7 @@ async def _rendered(context: ServerContext, body: ChatBody, name: str) -> Genera
         if answer_format is not None and not ended:
             ended = prompt_closes_reasoning(answer_format, prompt_end(context.tokenizer, prompt.token_ids))
         rendered.reasoning_ended = ended
-        rendered.reasoning_parser_kwargs = {
-            "chat_template_kwargs": {**context.template_variables, **(body.chat_template_kwargs or {})}
-        }
+        rendered.reasoning_parser_kwargs = {"chat_template_kwargs": template_variables(context, body)}
     return rendered
 
 
