@@ -95,12 +95,24 @@ class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return range(self.node_rank * each, (self.node_rank + 1) * each)
 
 
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """TLS of the HTTP side: paths of PEM files."""
+
+    certfile: str  # with the chain behind it
+    keyfile: str | None = None  # None: in `certfile`
+    ca_certs: str | None = None  # authorities of clients' certificates
+    cert_reqs: int = 0  # of clients, as in the module ssl: 0 none, 1 checked where there is one, 2 required
+    ciphers: str | None = None  # OpenSSL's list, of TLS 1.2
+    refresh: bool = True  # files are read again when they change
+
+
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The HTTP side; the core never sees it."""
 
     host: str | None = None  # None: all interfaces
     port: int = 8000
     uds: str | None = None
+    tls: TlsConfig | None = None
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None  # further keys, read again when it changes
     shutdown_timeout: float = 30.0  # seconds that running requests have after SIGTERM

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 import time
 
@@ -21,7 +22,11 @@ def main() -> int:
     for flag in ("--model", "--host", "--chat-template"):
         parser.add_argument(flag)
     parser.add_argument("--port", type=int)
+    tls_flags = argparse.ArgumentParser()
+    for flag in ("--ssl-certfile", "--ssl-keyfile"):
+        tls_flags.add_argument(flag)
     options, rest = parser.parse_known_args()
+    tls, _ = tls_flags.parse_known_args(rest)
     if complaint := os.environ.get("FAKE_CONFIG_ERROR"):
         print(complaint, file=sys.stderr)
         return 2
@@ -31,11 +36,11 @@ def main() -> int:
         return 1
     for number in range(int(os.environ.get("FAKE_CHATTER", "0"))):
         print(f"line {number} of a long story about what was loaded and from where", flush=True)
-    asyncio.run(serve(options, rest))
+    asyncio.run(serve(options, rest, tls))
     return 0
 
 
-async def serve(options: argparse.Namespace, rest: list[str]) -> None:
+async def serve(options: argparse.Namespace, rest: list[str], tls: argparse.Namespace) -> None:
     template = options.chat_template
     running = 0
     stop = asyncio.Event()
@@ -94,7 +99,11 @@ async def serve(options: argparse.Namespace, rest: list[str]) -> None:
     application.router.add_post("/hang", hang)
     runner = web.AppRunner(application, shutdown_timeout=30)
     await runner.setup()
-    await web.TCPSite(runner, options.host, options.port).start()
+    context = None
+    if tls.ssl_certfile is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls.ssl_certfile, tls.ssl_keyfile)
+    await web.TCPSite(runner, options.host, options.port, ssl_context=context).start()
     print("loaded in 0.0 s", flush=True)
     if pause := os.environ.get("FAKE_PROGRESS"):
         for number in range(20):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -71,10 +72,11 @@ class Up:
                 env=os.environ | {"OCTAVO_CACHE": str(folder)} | (env or {}),
             )
 
-    def ask(self, path: str, body: object = None, **headers: str) -> bytes:
+    def ask(self, path: str, body: object = None, tls: ssl.SSLContext | None = None, **headers: str) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=20) as response:
+        scheme = "http" if tls is None else "https"
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.port}{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=20, context=tls) as response:
             return response.read()
 
     def about(self) -> dict:

@@ -19,6 +19,7 @@ from octavo_engine import api_keys
 from octavo_engine.cli.api_flags import api_config
 from octavo_engine.cli.device_defaults import DeviceDefaults, chosen_device, defaults_for
 from octavo_engine.cli.serve_flags import build_parser
+from octavo_engine.cli.tls_flags import tls_of
 from octavo_engine.cli.unserved_flags import UNSERVED_FLAGS, UnservedFlag
 from octavo_engine.cli.vllm_environment import flags_of
 from octavo_engine.config import (
@@ -241,6 +242,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             host=options.host,
             port=options.port,
             uds=options.uds,
+            tls=tls_of(options),
             api_keys=keys,
             api_key_file=key_file,
             shutdown_timeout=options.shutdown_timeout,

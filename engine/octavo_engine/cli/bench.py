@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--base-url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
     add("--model", help="the served name (default: the first that the server lists)")
     add("--api-key", help="the server's key (default: $OPENAI_API_KEY)")
+    add("--ca-cert", metavar="FILE", help="PEM file to trust the server by (default: the system's)")
     add("--endpoint", choices=sorted(load.PATHS), default="completions", help="default: %(default)s")
     add("--num-prompts", type=_at_least(1), default=64, metavar="N", help="requests (default: %(default)s)")
     add("--concurrency", type=_at_least(1), default=32, metavar="N", help="at once (default: %(default)s)")
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 async def _measure(options: argparse.Namespace) -> tuple[Summary, dict[str, Any]]:
     api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
-    async with OpenAIClient(options.base_url, api_key) as client:
+    async with OpenAIClient(options.base_url, api_key, options.ca_cert) as client:
         model = options.model or await _first_model(client)
         form = load.RequestForm(model, options.endpoint, options.output_len, options.temperature, options.ignore_eos)
         workload = Workload(

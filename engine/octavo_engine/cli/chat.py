@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
     parser.add_argument("--model", help="the served name (default: the first that the server lists)")
     parser.add_argument("--api-key", default=None, help="the server's key (default: $OPENAI_API_KEY)")
+    parser.add_argument("--ca-cert", metavar="FILE", help="PEM file to trust the server by (default: the system's)")
     parser.add_argument("--system", metavar="TEXT", help="a system message to begin with")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default: the server's)")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default: the server's)")
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the verb: 0 when the chat ended, 1 after an error, 130 after Ctrl-C where there is no one to go on."""
     options = parser().parse_args(argv)
     api_key = options.api_key or os.environ.get("OPENAI_API_KEY")
-    client = OpenAIClient(options.base_url, api_key)
+    client = OpenAIClient(options.base_url, api_key, options.ca_cert)
     chat = Chat(client, options, sys.stdout)
     with asyncio.Runner() as runner:
         try:

@@ -22,6 +22,7 @@ from octavo_engine.cli.flag_values import (
     port,
     strings,
 )
+from octavo_engine.cli.tls_flags import add_tls_flags
 from octavo_engine.cli.vllm_environment import LEVELS
 from octavo_engine.errors import ConfigError
 from octavo_engine.text.named_templates import NAMES
@@ -361,4 +362,5 @@ GROUPS: Mapping[str, Callable[[argparse._ArgumentGroup], None]] = {
     "ranks": _ranks,
     "server": _server,
     "API": add_api_flags,
+    "TLS": add_tls_flags,
 }

@@ -7,6 +7,7 @@ that it measures.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Self
@@ -52,17 +53,21 @@ class EventParser:
 class OpenAIClient:
     """An asynchronous context manager; `base_url` with or without `/v1`."""
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(self, base_url: str, api_key: str | None = None, ca_cert: str | None = None) -> None:
+        """`ca_cert`: PEM file of the server's authority, or of the server itself; None: those that this machine trusts."""
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         # A key out of a file or a Secret ends in a newline, which no header can hold.
         api_key = (api_key or "").strip()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._ca_cert = ca_cert
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        """Raises ApiError where the file of certificates can't be used."""
+        tls = True if self._ca_cert is None else _trusting(self._ca_cert)
         self._session = aiohttp.ClientSession(
             headers=self._headers,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
         return self
@@ -115,6 +120,14 @@ class OpenAIClient:
     def _unreachable(self, error: Exception) -> ApiError:
         if isinstance(error, aiohttp.InvalidURL):
             return ApiError(f"--base-url {self.base_url} is not a URL such as http://127.0.0.1:8000")
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+            return ApiError(
+                f"the certificate of {self.base_url} is not trusted ({why}): name its authority with --ca-cert FILE, and "
+                "the server as its certificate does"
+            )
+        if isinstance(error, aiohttp.ClientConnectorSSLError):
+            return ApiError(f"{self.base_url} does not speak TLS: use http://, or serve with --ssl-certfile")
         if isinstance(error, aiohttp.ClientConnectorError):
             why = error.os_error.strerror or str(error.os_error) if error.os_error else str(error)
             return ApiError(
@@ -122,6 +135,14 @@ class OpenAIClient:
                 "with --base-url"
             )
         return ApiError(f"the connection to {self.base_url} broke: {type(error).__name__}: {error}".rstrip(": "))
+
+
+def _trusting(ca_cert: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_cert)
+    except OSError as error:  # ssl's errors are OSErrors
+        why = "it holds no certificate in PEM format" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ApiError(f"--ca-cert {ca_cert} can't be used: {why}") from error
 
 
 def _chunk(event: bytes) -> dict[str, Any]:

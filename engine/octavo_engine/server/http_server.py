@@ -11,6 +11,7 @@ import functools
 import logging
 import re
 import socket
+import ssl
 from typing import Any
 
 from aiohttp import web
@@ -52,8 +53,8 @@ OPTIONS: dict[str, Any] = {
 _SLASHES = re.compile("//+")
 
 
-async def listen(runner: web.AppRunner, listener: socket.socket) -> asyncio.Server:
-    """Serve the application of `runner` at `listener`. Raises OSError."""
+async def listen(runner: web.AppRunner, listener: socket.socket, tls: ssl.SSLContext | None = None) -> asyncio.Server:
+    """Serve the application of `runner` at `listener`, in plain HTTP or over `tls`. Raises OSError."""
     await runner.setup()
     server = runner.server
     assert server is not None
@@ -62,7 +63,10 @@ async def listen(runner: web.AppRunner, listener: socket.socket) -> asyncio.Serv
     server.request_factory = lambda message, *rest: make_request(_with_tidy_path(message), *rest)
     loop = asyncio.get_running_loop()
     make_connection = functools.partial(Connection, server, loop=loop, **OPTIONS)
-    return await loop.create_server(make_connection, sock=listener, backlog=BACKLOG)
+    handshake = None if tls is None else HEAD_SECONDS
+    return await loop.create_server(
+        make_connection, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
+    )
 
 
 class Connection(web.RequestHandler):
@@ -141,7 +145,9 @@ def refusal_of(error: HttpProcessingError) -> RequestError:
     if error.message.startswith("Too many headers"):
         return RequestError(f"the request has more than {MAX_HEADERS} headers: send fewer", status=431)
     if error.message.startswith("Received HTTPS"):
-        return RequestError("this port speaks plain HTTP, and the request is HTTPS: use http://, or a proxy with TLS")
+        return RequestError(
+            "this port speaks plain HTTP, and the request is HTTPS: use http://, or serve with --ssl-certfile"
+        )
     if error.message.startswith("Pause on PRI"):
         return RequestError("this server speaks HTTP/1.1, and the request is HTTP/2: use HTTP/1.1")
     what = "it is malformed"

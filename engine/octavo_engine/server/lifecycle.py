@@ -28,6 +28,7 @@ from octavo_engine.server.app import build_app
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.http_server import listen
 from octavo_engine.server.listener import url_of
+from octavo_engine.server.serving_tls import ServingTls
 from octavo_engine.server.start import build_context
 from octavo_engine.signals import hangup_ends
 
@@ -62,6 +63,7 @@ class Server:
         self._config = config
         self._client = client
         self._listener = listener
+        self._tls = None if config.server.tls is None else ServingTls(config.server.tls).context
         self._started = started
         self._stop = asyncio.Event()
         self._serving = False
@@ -97,7 +99,7 @@ class Server:
             shutdown_timeout=LAST_WORDS_SECONDS,
         )
         try:
-            listening = await listen(runner, self._listener)
+            listening = await listen(runner, self._listener, self._tls)
         except OSError as error:
             _complain(f"can't listen on port {self._config.server.port}: {os.strerror(error.errno or 0)}")
             await runner.cleanup()

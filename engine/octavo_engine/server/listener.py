@@ -70,11 +70,12 @@ def url_of(listener: socket.socket, server: ServerConfig) -> str:
     """The URL for a user on this machine."""
     if server.uds is not None:
         return f"unix:{server.uds}"
+    scheme = "http" if server.tls is None else "https"
     host = server.host or "127.0.0.1"
     if host in {"0.0.0.0", "::"}:  # noqa: S104 — shown as what can be opened
         host = "127.0.0.1"
     port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Address]:

@@ -8,7 +8,7 @@ from octavo_operator.api.labels import SERVICE, labels, selector
 from octavo_operator.children.child import Manifest
 from octavo_operator.children.merge import merged
 from octavo_operator.planner.arguments import CACHE_PATH, CLAIM_PATH, KEYS_PATH, TEMPLATE_PATH
-from octavo_operator.planner.plan import Env, Plan, Probe, Requirement, Term
+from octavo_operator.planner.plan import EngineProcess, Env, Plan, Probe, Requirement, Term
 
 CONTAINER = "engine"
 PORT_NAME = "http"
@@ -166,9 +166,9 @@ def _engine(plan: Plan) -> Manifest:
         "ports": [{"name": PORT_NAME, "containerPort": engine.port, "protocol": "TCP"}],
         "env": variables(engine.env),
         "resources": _resources(plan),
-        "startupProbe": _probe(lifecycle.startup),
-        "readinessProbe": _probe(lifecycle.readiness),
-        "livenessProbe": _probe(lifecycle.liveness),
+        "startupProbe": _probe(lifecycle.startup, engine),
+        "readinessProbe": _probe(lifecycle.readiness, engine),
+        "livenessProbe": _probe(lifecycle.liveness, engine),
         # Requests still arrive until endpoints and proxies have forgotten the pod.
         "lifecycle": {"preStop": {"sleep": {"seconds": lifecycle.pre_stop}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -187,9 +187,10 @@ def _resources(plan: Plan) -> Manifest:
     return {name: amounts for name, amounts in parts.items() if amounts}
 
 
-def _probe(probe: Probe) -> dict[str, Any]:
+def _probe(probe: Probe, engine: EngineProcess) -> dict[str, Any]:
+    scheme = {} if engine.tls is None else {"scheme": "HTTPS"}  # the kubelet takes any certificate
     return {
-        "httpGet": {"path": probe.path, "port": PORT_NAME},
+        "httpGet": {"path": probe.path, "port": PORT_NAME, **scheme},
         "periodSeconds": probe.period,
         "timeoutSeconds": probe.timeout,
         "failureThreshold": probe.failures,

@@ -16,7 +16,9 @@ def render(plan: Plan, name: str) -> Manifest:
 
 def _for_clients(plan: Plan, name: str) -> Manifest:
     """The manifest's port, onto the replicas that are ready."""
-    port = {"name": PORT_NAME, "port": plan.service_port, "targetPort": PORT_NAME, "protocol": "TCP"}
+    port: Manifest = {"name": PORT_NAME, "port": plan.service_port, "targetPort": PORT_NAME, "protocol": "TCP"}
+    if plan.engine.tls is not None:
+        port["appProtocol"] = plan.engine.scheme  # for the ingress or mesh before it
     spec = {"type": plan.service_type, "selector": selector(plan.name), "ports": [port]}
     return child(plan, "v1", "Service", name, spec, marks=plan.service_marks)
 

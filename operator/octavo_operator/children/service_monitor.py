@@ -13,8 +13,9 @@ INTERVAL = "15s"
 
 def render(plan: Plan, name: str) -> Manifest:
     """Selects the headless Service alone: through both, each pod would be scraped twice."""
-    spec = {
-        "selector": {"matchLabels": selector(plan.name, METRICS)},
-        "endpoints": [{"port": PORT_NAME, "path": METRICS_PATH, "interval": INTERVAL}],
-    }
+    endpoint: Manifest = {"port": PORT_NAME, "path": METRICS_PATH, "interval": INTERVAL}
+    if plan.engine.tls is not None:
+        # A pod is asked by its address, which is in no certificate.
+        endpoint |= {"scheme": plan.engine.scheme, "tlsConfig": {"insecureSkipVerify": True}}
+    spec = {"selector": {"matchLabels": selector(plan.name, METRICS)}, "endpoints": [endpoint]}
     return child(plan, "monitoring.coreos.com/v1", "ServiceMonitor", name, spec, marks=plan.monitor_marks)

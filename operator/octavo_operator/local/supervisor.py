@@ -16,6 +16,7 @@ from aiohttp import web
 from octavo_operator.errors import LocalError
 from octavo_operator.local.display import Plain
 from octavo_operator.local.front import Front
+from octavo_operator.local.front_tls import FrontTls
 from octavo_operator.local.launch import LOOPBACK, Launch
 from octavo_operator.local.replica import HopelessError, Replica, port_is_free
 from octavo_operator.local.upstream import Upstream, session, watch
@@ -31,7 +32,7 @@ class Supervisor:
     def __init__(self, plan: Plan, launches: Sequence[Launch], port: int, settings: Settings, display: Plain) -> None:
         self.plan, self.port, self.display = plan, port, display
         alone = len(launches) == 1
-        self.upstreams = [Upstream(name) for name in names_of(plan, len(launches))]
+        self.upstreams = [Upstream(name, plan.engine.scheme) for name in names_of(plan, len(launches))]
         self.replicas = [
             Replica(
                 upstream,
@@ -64,8 +65,11 @@ class Supervisor:
         for number in (signal.SIGUSR2, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
         async with session() as client:
-            front = await self._start_front(client)
-            watching = asyncio.ensure_future(self._watch(client))
+            tls = (
+                FrontTls(self.plan.engine.tls) if self.plan.engine.tls is not None and len(self.replicas) > 1 else None
+            )
+            front = await self._start_front(client, tls)
+            watching = asyncio.ensure_future(self._watch(client, tls))
             tasks = [asyncio.create_task(replica.keep_running()) for replica in self.replicas]
             try:
                 return await self._wait(tasks, watching)
@@ -78,12 +82,13 @@ class Supervisor:
                     await front.cleanup()
                 self.display.close()
 
-    async def _start_front(self, client: aiohttp.ClientSession) -> web.AppRunner | None:
+    async def _start_front(self, client: aiohttp.ClientSession, tls: FrontTls | None) -> web.AppRunner | None:
         if len(self.replicas) == 1:
             return None
         runner = Front(self.upstreams, client).runner()
         await runner.setup()
-        await web.TCPSite(runner, LOOPBACK, self.port, backlog=BACKLOG).start()
+        context = None if tls is None else tls.context
+        await web.TCPSite(runner, LOOPBACK, self.port, backlog=BACKLOG, ssl_context=context).start()
         return runner
 
     async def _wait(self, tasks: Sequence[asyncio.Task[None]], watching: asyncio.Future[None]) -> int:
@@ -103,10 +108,12 @@ class Supervisor:
             return 2 if error.ended.status == 2 else 1
         return 0 if self._interrupts < 2 else 130
 
-    async def _watch(self, client: aiohttp.ClientSession) -> None:
+    async def _watch(self, client: aiohttp.ClientSession, tls: FrontTls | None) -> None:
         """Watch each replica by itself: one that hangs does not affect the others. Ends only by an exception."""
         readiness = self.plan.lifecycle.readiness
-        await asyncio.gather(self._keep_noticing(), *(watch(client, each, readiness) for each in self.upstreams))
+        following = () if tls is None else (tls.follow(),)
+        watching = (watch(client, each, readiness) for each in self.upstreams)
+        await asyncio.gather(self._keep_noticing(), *following, *watching)
 
     async def _keep_noticing(self) -> None:
         while True:
@@ -132,7 +139,9 @@ class Supervisor:
         names = " or ".join(self.plan.served_names)
         key = " (with an API key)" if any(v.name == "OCTAVO_API_KEY" for v in self.plan.engine.env) else ""
         self.display.show("Ctrl-C lets it finish its requests and stops it; a second one stops it at once")
-        self.display.show(f"{self.plan.name} answers at http://{LOOPBACK}:{self.port}/v1 as {names}{key}")
+        self.display.show(
+            f"{self.plan.name} answers at {self.plan.engine.scheme}://{LOOPBACK}:{self.port}/v1 as {names}{key}"
+        )
 
     def _hang_up(self) -> None:
         """The terminal is gone: it, its shell and the kernel send several signals, none of which is a second Ctrl-C."""

@@ -25,6 +25,7 @@ class Upstream:
     """One replica as the front sees it. `port` changes with each start, None while it does not run."""
 
     name: str
+    scheme: str = "http"
     port: int | None = None
     ready: bool = False
     draining: bool = False  # it is ending: even while healthy it gets nothing new
@@ -36,7 +37,7 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"{self.scheme}://{LOOPBACK}:{self.port}"
 
     @property
     def load(self) -> int:
@@ -58,10 +59,11 @@ class Upstream:
 def session() -> aiohttp.ClientSession:
     """The HTTP session from the front to its replicas.
 
-    No connection is used twice: a request on one that was just closed might have been read or not.
+    No connection is used twice: a request on one that was just closed might have been read or not. A replica's certificate
+    is not checked: it is a child process on the loopback, and the certificate has the service's name.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True, limit=0),
+        connector=aiohttp.TCPConnector(force_close=True, limit=0, ssl=False),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
         auto_decompress=False,
         max_line_size=LONGEST_HEADER,

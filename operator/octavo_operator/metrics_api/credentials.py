@@ -15,7 +15,7 @@ from octavo_operator.errors import OperatorError
 from octavo_operator.metrics_api.announcement import SECRET
 from octavo_operator.metrics_api.authentication import CONFIG_NAME, CONFIG_NAMESPACE, Authenticator, front_proxy
 from octavo_operator.metrics_api.serving_certificate import current
-from octavo_operator.metrics_api.tls import ServingTls
+from octavo_operator.serving_tls import ServingTls
 
 PERIOD_S = 10.0
 STARTING_S = 1.0

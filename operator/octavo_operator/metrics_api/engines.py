@@ -47,7 +47,7 @@ def engine_of(pod: Object) -> EnginePod | None:
     if not is_true(pod, "Ready"):
         return None
     host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:{_port(pod)}{METRICS_PATH}"
+    url = f"{_scheme(pod)}://{host}:{_port(pod)}{METRICS_PATH}"
     return EnginePod(
         metadata["namespace"], metadata["name"], metadata["uid"], url, metadata.get("labels", {}), _host(pod)
     )
@@ -63,12 +63,19 @@ def _host(pod: Object) -> str | None:
 
 
 def _port(pod: Object) -> int:
-    """The engine's own; a pod template may have further containers."""
-    for container in pod["spec"].get("containers", ()):
-        if container["name"] == CONTAINER:
-            named = {port.get("name"): int(port["containerPort"]) for port in container.get("ports", ())}
-            return named.get(PORT_NAME, next(iter(named.values()), DEFAULT_PORT))
-    return DEFAULT_PORT
+    named = {port.get("name"): int(port["containerPort"]) for port in _container(pod).get("ports", ())}
+    return named.get(PORT_NAME, next(iter(named.values()), DEFAULT_PORT))
+
+
+def _scheme(pod: Object) -> str:
+    """The scheme of its readiness probe: where that succeeds, this one is right."""
+    probe = _container(pod).get("readinessProbe", {}).get("httpGet", {})
+    return "https" if probe.get("scheme") == "HTTPS" else "http"
+
+
+def _container(pod: Object) -> Object:
+    """The engine's own; a pod template may have further ones."""
+    return next((each for each in pod["spec"].get("containers", ()) if each["name"] == CONTAINER), {})
 
 
 class Engines:

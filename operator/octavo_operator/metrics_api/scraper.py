@@ -38,7 +38,9 @@ async def scrape(session: aiohttp.ClientSession, engine: EnginePod) -> Samples:
     """An engine's present metrics. Raises ScrapeError, within the deadline."""
     try:
         timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
-        async with session.get(engine.url, timeout=timeout, allow_redirects=False) as response:
+        # Its certificate is for the Service's name, and this is a pod's address: a forged answer is no more likely than
+        # over plain HTTP.
+        async with session.get(engine.url, timeout=timeout, allow_redirects=False, ssl=False) as response:
             if response.status != 200:
                 raise ScrapeError(f"{engine.url}: HTTP {response.status}")
             host = response.headers.get(HOST)

@@ -82,6 +82,14 @@ class Env:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Paths of the PEM files that the engine serves HTTPS with, as its flags name them."""
+
+    certificate: str
+    key: str | None  # None: in `certificate`
+
+
+@dataclass(frozen=True, slots=True)
 class EngineProcess:
     """The process that runs in the container. Its address and the places of its files are arguments of `line`."""
 
@@ -92,6 +100,11 @@ class EngineProcess:
     arguments: tuple[str, ...]  # all others
     env: tuple[Env, ...]
     port: int  # the container's; the Service maps its own onto it
+    tls: Tls | None = None  # None: plain HTTP
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        return "http" if self.tls is None else "https"
 
     def line(
         self, host: str | None, port: int, *, model: str | None = None, chat_template: str | None = None

@@ -24,6 +24,7 @@ from octavo_operator.planner import (
     memory,
     rollout,
     storage,
+    tls,
     warnings,
 )
 from octavo_operator.planner.children import children_of
@@ -101,6 +102,7 @@ def plan(service: LLMService, observed: Observed, settings: Settings) -> Plan:
             arguments=(*engine_flags.known(line, version), *engine.args) if known_runtime else (),
             env=arguments.environment(service, cache, settings) if known_runtime else (),
             port=arguments.PORT,
+            tls=tls.tls_of(engine) if known_runtime else None,
         ),
         hardware=place,
         resources=resources,
@@ -205,7 +207,7 @@ def _verdict(
     refused = RUNTIMES[engine.runtime].refusal(engine, observed.model, on_gpu=bool(place.gpus))
     template = service.spec.model.chat_template
     refused = refused or RUNTIMES[engine.runtime].template_refusal(None if template is None else template.name)
-    refused = refused or images.refusal(engine, place, settings)
+    refused = refused or tls.refusal(engine) or images.refusal(engine, place, settings)
     if refused is not None:
         return fit, refused
     if observed.model is not None and (limits.max_model_len or 0) > observed.model.max_position:

@@ -99,7 +99,7 @@ def summarize(
             "updatedReplicas": counts.updated,
             "readiness": f"{counts.ready}/{_shown_desired(plan, observed, counts)}",
             "selector": selector_text(plan.name),
-            "url": f"http://{plan.name}.{plan.namespace}.svc:{plan.service_port}/v1",
+            "url": f"{plan.engine.scheme}://{plan.name}.{plan.namespace}.svc:{plan.service_port}/v1",
             "model": ModelStatus.model_validate(
                 {
                     "uri": str(service.spec.model.uri),

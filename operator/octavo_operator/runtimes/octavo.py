@@ -71,6 +71,7 @@ RUNTIME = Runtime(
     serves_vision=False,
     tokens_on_gpu=True,
     bounds_requests=True,
+    serves_tls=True,
     watches_start=True,
     graph_bytes=300 * MIB,
     # API server, engine core and template worker, without torch: 115 MiB measured, and as much again for clients.

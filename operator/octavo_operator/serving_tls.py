@@ -20,7 +20,7 @@ class ServingTls:
         self.context = _made(certificate, key, trusted)
         self.context.sni_callback = self._choose
 
-    def update(self, certificate: bytes, key: bytes, trusted: str) -> None:
+    def update(self, certificate: bytes, key: bytes, trusted: str = "") -> None:
         """Use another certificate from the next handshake on. Raises as the constructor does, and then changes nothing."""
         self._now = _made(certificate, key, trusted)
 
