@@ -130,7 +130,7 @@ def seconds_of(
         start, used = time.perf_counter(), time.thread_time()
         _run(executor, step)
         taken.append((time.perf_counter() - start, time.thread_time() - used))
-    executor.requests.clear()
+    executor.runner.requests.clear()
     return taken[len(taken) // 4 :]
 
 

@@ -74,7 +74,7 @@ def core_over(launcher: Launcher, config: EngineConfig, spec: ModelSpec, place: 
     files = ModelFiles(folder=Path(), config=None, weights=(), weights_format="dummy", tokenizer=None)
 
     def weights() -> dict[str, Stored]:
-        described = described_weights(spec, place, executor.dtype, packed=executor.packed)
+        described = described_weights(spec, place, executor.runner.dtype, packed=executor.runner.packed)
         return {name: untouched(weight) for name, weight in described.items()}
 
     executor = TorchExecutor(

@@ -68,9 +68,9 @@ def test_the_torch_executor_holds_what_the_plan_says(dummy):
     capacity = executor.load()
     plan = planned(config, accelerator=A100, engine={"maxModelLen": LENGTH}).fit.budget
     in_float32 = sum(2 for weight in spec.weights if ".xielu_" in weight.name)  # what the kernel multiplies by
-    assert plan.weights == capacity.weight_bytes == held_by(executor._decoder) - in_float32
+    assert plan.weights == capacity.weight_bytes == held_by(executor.runner.decoder) - in_float32
     executor.init_kv(tuple(3 for _ in capacity.layout.groups))
-    cache = executor._cache
+    cache = executor.runner.cache
     held = {t.data_ptr(): t.nbytes for held in (cache.keys, cache.values) for t in held.values()}  # some layers share
     blocks = sum(held.values()) // 3
     assert sum(group.block_bytes for group in capacity.layout.groups) == blocks

@@ -112,7 +112,7 @@ def test_packed_weights_on_torch_score_a_text_as_float32_does(request, name, act
 
     def packed(config, spec, files):
         executor = packed_executor(config, spec, files)
-        executor.dtype = activations
+        executor.runner.dtype = activations
         return executor
 
     model = request.getfixturevalue(name)

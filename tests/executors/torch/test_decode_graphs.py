@@ -142,8 +142,8 @@ def test_replayed_steps_give_the_tokens_of_eager_ones(kind, tmp_path):
             assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
             assert [token for token, _ in a.top] == [token for token, _ in b.top]
     assert recorder.replays > 10
-    assert with_graphs._executor._graphs.num_recorded > 2
-    assert without._executor._graphs is None, "--enforce-eager turns them off"
+    assert with_graphs._executor.runner.graphs.num_recorded > 2
+    assert without._executor.runner.graphs is None, "--enforce-eager turns them off"
 
 
 class Refusing(GraphRecorder):

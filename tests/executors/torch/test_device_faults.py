@@ -25,13 +25,13 @@ from octavo_models.partition import Place
 
 # Where a step may meet one: (what is called, as an attribute of the executor)
 CALLS = [
-    "requests.apply",
-    "_sampler.table.update",
-    "_cache.apply",
-    "_decoder.forward",
-    "_sampler.draw_step",
-    "_sampler.score_prompts",
-    "_graphs.run",
+    "runner.requests.apply",
+    "runner.sampler.table.update",
+    "runner.cache.apply",
+    "runner.decoder.forward",
+    "runner.sampler.draw_step",
+    "runner.sampler.score_prompts",
+    "runner.graphs.run",
     "copies to the host",
 ]
 POISON = 13
@@ -66,8 +66,8 @@ def test_an_error_that_the_device_survives_once_fails_no_request(engine_with_gra
     got = generate(core, [request("a", [3, 4, 5], 3), request("b", [6, 7], 3)])
     assert {name: len(result.tokens) for name, result in got.items()} == {"a": 3, "b": 3}
     assert next(times, None) is None, "the error was met"
-    assert not executor._submitted
-    assert not executor._drawn
+    assert not executor.runner._submitted
+    assert not executor.runner._drawn
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -112,7 +112,7 @@ def test_an_error_that_shows_when_a_step_is_waited_for(model, kind, lost, asynch
     def sampled(handle, grammar_mask=None):
         sample(handle, grammar_mask)
         if next(third, False):
-            executor._drawn[handle.step_id].done = Refusing(ERRORS[kind], gpu, lost=lost)
+            executor.runner._drawn[handle.step_id].done = Refusing(ERRORS[kind], gpu, lost=lost)
 
     executor.sample = sampled
     asked = [request("a", [3, 4, 5], 6), request("b", [6, 7], 6)]
@@ -137,10 +137,10 @@ def test_an_engine_that_can_run_nothing_any_more_ends(engine_with_graphs, monkey
 
 # What a request is to ask for so that the call is made for it, and where it fails.
 OF_ONE_REQUEST = {
-    "_decoder.forward": {},
-    "_sampler.score_prompts": {"prompt_logprobs": 2},
+    "runner.decoder.forward": {},
+    "runner.sampler.score_prompts": {"prompt_logprobs": 2},
     "copies to the host": {"logprobs": 2},
-    "_graphs.run": {},
+    "runner.graphs.run": {},
 }
 
 
@@ -150,14 +150,14 @@ def test_a_request_that_always_fails_ends_alone(engine_with_graphs, monkeypatch,
     """Its failures are not taken for the engine's end, though no other runs beside it."""
     core, executor, _ = engine_with_graphs
     running = []
-    apply = executor.requests.apply
+    apply = executor.runner.requests.apply
 
     def noted(step):
         batch = apply(step)
         running[:] = [state.token_ids[0] for state in batch.states]
         return batch
 
-    executor.requests.apply = noted
+    executor.runner.requests.apply = noted
     break_call(monkeypatch, executor, call, ERRORS[kind], when=lambda: POISON in running)
     fields = OF_ONE_REQUEST[call]
     for others in ([], [request("good", [5, 1], 3)]):
@@ -167,7 +167,7 @@ def test_a_request_that_always_fails_ends_alone(engine_with_graphs, monkeypatch,
         assert all(len(result.tokens) == 3 for result in got.values())
 
 
-@pytest.mark.parametrize("call", ["_decoder.forward", "_graphs.run", "_sampler.score_prompts"])
+@pytest.mark.parametrize("call", ["runner.decoder.forward", "runner.graphs.run", "runner.sampler.score_prompts"])
 def test_failed_collectives_end_the_engine(engine_with_graphs, monkeypatch, call):
     """A communicator is of no use after an error, though the device is well."""
     core, executor, _ = engine_with_graphs
@@ -197,16 +197,16 @@ def test_an_error_while_a_stage_takes_in_what_the_last_one_drew(model, kind, los
         gpu.corrupt = lost
         raise ERRORS[kind]
 
-    append, executor.ops.append_tokens = executor.ops.append_tokens, broken
+    append, executor.runner.ops.append_tokens = executor.runner.ops.append_tokens, broken
     step = SchedulerOutput(0, (NewRequest("a", [3, 4], GREEDY, ([1],), 0),), (), {"a": 2}, {"a": 1}, frozenset({"a"}))
     with pytest.raises(Exception, match=r"CUDA|CUBLAS") as caught:
         executor.take_drawn(executor.submit(step), StepOutput(0, {"a": [7]}))
     assert isinstance(caught.value, DeviceLostError) == lost
-    assert not executor._submitted
+    assert not executor.runner._submitted
     if not lost:
-        executor.ops.append_tokens = append
+        executor.runner.ops.append_tokens = append
         executor.take_drawn(executor.submit(replace(step, finished_ids=("a",))), StepOutput(0, {"a": [7]}))
-        assert executor.requests.states["a"].token_ids == [3, 4, 7]
+        assert executor.runner.requests.states["a"].token_ids == [3, 4, 7]
 
 
 def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monkeypatch):
@@ -214,7 +214,7 @@ def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monke
     monkeypatch.setattr(engine_core.logger, "exception", lambda *_: None)  # pytest keeps what is logged
     core, executor, _ = engine
     held, alive = [], []
-    forward = executor._decoder.forward
+    forward = executor.runner.decoder.forward
 
     def short(inputs, cache):
         alive.append(sum(ref() is not None for ref in held))
@@ -224,7 +224,7 @@ def test_a_failed_step_holds_no_memory_when_its_requests_are_tried(engine, monke
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(inputs, cache)
 
-    executor._decoder.forward = short
+    executor.runner.decoder.forward = short
     gc.disable()
     try:
         generate(core, [request("a", [3, 4, 5], 2), request("b", [6, 7], 2)])

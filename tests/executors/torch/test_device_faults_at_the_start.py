@@ -14,8 +14,7 @@ from octavo_testing.recorded_graph import GraphRecorder
 from octavo_engine.config import CacheConfig
 from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import DeviceLostError, OutOfMemoryError
-from octavo_engine.executors.torch import executor as torch_executor
-from octavo_engine.executors.torch import parallel_executor
+from octavo_engine.executors.torch import model_runner, parallel_executor
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.faults import FaultWatch
 from octavo_engine.executors.torch.parallel_executor import LeadExecutor, follow
@@ -49,9 +48,9 @@ def test_an_error_at_the_start_ends_it_with_the_reason(model, monkeypatch, stage
         config, spec, files, torch.device("cpu"), weights=weights, faults=FaultWatch(gpu.synchronize)
     )
     if stage == "the KV cache":
-        monkeypatch.setattr(torch_executor, "KVCache", broken)
+        monkeypatch.setattr(model_runner, "KVCache", broken)
     elif stage == "moves":
-        monkeypatch.setattr(torch_executor.KVCache, "apply", broken)
+        monkeypatch.setattr(model_runner.KVCache, "apply", broken)
     with pytest.raises(Exception, match=r"CUDA|CUBLAS") as caught:
         EngineCore(config, executor, spec)
     short = "out of memory" in str(ERRORS[kind])

@@ -114,8 +114,7 @@ def test_an_engine_loads_what_it_prepares(monkeypatch):
     monkeypatch.setattr(warm_up, "kernels_of", None)
     ops = warm_up.TritonOperations(DirectLauncher(Card(90, 132)))
     config = replaced("model", model="/mounted", max_model_len=100)
-    executor = SimpleNamespace(ops=ops, config=config, whole=SPEC, parallel=SimpleNamespace(place=Place()))
-    warm_up.prepare_kernels(executor)
+    warm_up.prepare_kernels(config, SPEC, ops, Place())
     assert len(ops.launch.prepared) > 20
     assert {
         pointer.dtype for v in ops.launch.prepared for pointer in v.args if isinstance(pointer, warm_up.Pointer)

@@ -71,7 +71,7 @@ def test_kernels_say_what_the_twin_says(mixed):
 
     def over_kernels(*args):
         executor = interpreted(*args)
-        assert executor.packed
+        assert executor.runner.packed
         return executor
 
     short = PROMPTS[::2]
@@ -82,10 +82,10 @@ def test_what_is_held_is_what_is_reported_and_planned(mixed):
     """All matrices in blocks, the one without in the dtype of the activations; the embedding once, its head tied."""
     model, spec, files = mixed
     executor = packed_executor(config_of(model), spec, files)
-    executor.dtype = torch.bfloat16  # a GPU's
+    executor.runner.dtype = torch.bfloat16  # a GPU's
     capacity = executor.load()
     assert capacity.weight_bytes == weights_on_gpu(spec, None, 1, 1)
-    decoder = executor._decoder
+    decoder = executor.runner.decoder
     assert decoder.head is decoder.embedding.table
     linears = [linear for w in decoder.layers for linear in (w.qkv, w.o, w.feed_forward.up, w.feed_forward.down)]
     matrices = [decoder.head, *(part for linear in linears for part, _ in linear.parts)]
@@ -132,9 +132,9 @@ def test_a_stack_is_as_few_matrices_as_its_formats_allow(mixed):
     model, spec, files = mixed
     executor = packed_executor(config_of(model), spec, files)
     executor.load()
-    shapes = [[m.shape[0] for m, _ in w.qkv.parts] for w in executor._decoder.layers]
+    shapes = [[m.shape[0] for m, _ in w.qkv.parts] for w in executor.runner.decoder.layers]
     assert shapes == [[256 + 64, 64], [256 + 64, 64]], "q and k alike, v in other bits or none"
-    assert [len(w.feed_forward.up.parts) for w in executor._decoder.layers] == [2, 2], (
+    assert [len(w.feed_forward.up.parts) for w in executor.runner.decoder.layers] == [2, 2], (
         "q4_0 has no minima, q6_k other groups"
     )
     assert {f for layer in MIXED_LAYERS for f in layer.values()} >= {"q4_0", "q4_1", "q5_k", "q6_k"}
@@ -178,4 +178,4 @@ def test_weights_stay_packed_without_a_flag_for_the_dtype(mixed, dtype, quantiza
     model, spec, files = mixed
     spec = dataclasses.replace(spec, quantization=quantization)
     executor = TorchExecutor(config_of(model, dtype=dtype), spec, files, CPU, operations=operations)
-    assert executor.packed == packed
+    assert executor.runner.packed == packed

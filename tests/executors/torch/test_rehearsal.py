@@ -47,7 +47,7 @@ CASES = [
     ("SmolLM2-135M", {}, "auto", Place(), 7),
     ("SmolLM2-135M", {"vocab_size": 50_257, "intermediate_size": 1530}, "float32", Place(), 100),
     ("Llama-3-8B", {"vocab_size": 128_257}, "auto", Place(1, 2), 33),
-    ("Qwen3-30B-A3B", {}, "auto", Place(1, 2), 40),
+    ("Qwen3-30B-A3B", {}, "auto", Place(1, 2), 48),
     ("Qwen3-30B-A3B", {"num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1]}, "auto", Place(), 16),
 ]
 

@@ -71,8 +71,8 @@ def counts_of_a_mixed_step(config, num_layers):
         weights=lambda: {w.name: torch.empty(w.shape, dtype=torch.bfloat16, device=META) for w in spec.weights},
     )
     executor.load()
-    executor.init_kv((64,) * len(executor.layout.groups))
-    blocks = tuple([1] * 32 for _ in executor.layout.groups)
+    executor.init_kv((64,) * len(executor.runner.layout.groups))
+    blocks = tuple([1] * 32 for _ in executor.runner.layout.groups)
     requests = (("decode", 400, 1), ("prompt", 32, 32))
     new = tuple(
         NewRequest(name, [0] * length, SamplingParams(max_tokens=2), blocks, length - count)

@@ -121,7 +121,7 @@ def executor_of(config, ranks, scheduler, monkeypatch):
     )
 
     def weights():
-        return {w.name: torch.empty(w.shape, dtype=torch.bfloat16, device=META) for w in executor.spec.weights}
+        return {w.name: torch.empty(w.shape, dtype=torch.bfloat16, device=META) for w in executor.runner.spec.weights}
 
     executor = TorchExecutor(
         engine,
@@ -137,11 +137,11 @@ def executor_of(config, ranks, scheduler, monkeypatch):
 
 def bound_of(executor):
     return step_bytes(
-        executor.spec,
+        executor.runner.spec,
         executor.config.scheduler,
-        executor.layout,
-        executor.parallel.place,
-        executor.ops,
+        executor.runner.layout,
+        executor.runner.parallel.place,
+        executor.runner.ops,
         element_size=2,
         max_len=131_072,
     )
@@ -189,8 +189,8 @@ def random_step(rng, layout, scheduler, step_id):
 def run(executor, step):
     handle = executor.submit(step)
     executor.sample(handle)
-    executor._drawn.clear()  # reading the tops of a whole vocabulary would take a test's time
-    executor.requests.clear()
+    executor.runner._drawn.clear()  # reading the tops of a whole vocabulary would take a test's time
+    executor.runner.requests.clear()
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -200,21 +200,21 @@ def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks,
     executor = executor_of(config, ranks, scheduler, monkeypatch)
     with Allocations() as device:
         executor.load()
-        executor.init_kv((64,) * len(executor.layout.groups))
+        executor.init_kv((64,) * len(executor.runner.layout.groups))
         bound = bound_of(executor)
         before = device.live
         rng = random.Random(f"{name} {ranks} {scheduler}")
         most = 0
         for step_id in range(6):
             device.restart()
-            run(executor, random_step(rng, executor.layout, scheduler, step_id))
+            run(executor, random_step(rng, executor.runner.layout, scheduler, step_id))
             # A row's parameters, until the next request has it, and the counts of penalties.
-            lasting = min(scheduler) * REQUEST_BYTES + count_bytes(executor.spec, executor.config.scheduler)
+            lasting = min(scheduler) * REQUEST_BYTES + count_bytes(executor.runner.spec, executor.config.scheduler)
             assert device.live - before <= lasting, "a step leaves nothing else behind"
             assert device.most - before <= bound
             most = max(most, device.most - before)
         device.restart()
-        run(executor, largest_step(executor.config.scheduler, executor.layout, 4096))
+        run(executor, largest_step(executor.config.scheduler, executor.runner.layout, 4096))
         assert device.most - before <= bound
         if scheduler[1] > 1000:  # short steps of long contexts are not among these
             assert max(most, device.most - before) > 0.3 * bound
@@ -224,7 +224,7 @@ def test_short_decodes_beside_a_long_one_take_scratch_for_what_they_are(monkeypa
     """Scratch for as many as there are of the longest would be 2.2 GB, for 255 short ones beside one of 128k."""
     executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
     lengths = [200] * 255 + [131_072]
-    blocks = [tuple([1] * -(-length // 16) for _ in executor.layout.groups) for length in lengths]
+    blocks = [tuple([1] * -(-length // 16) for _ in executor.runner.layout.groups) for length in lengths]
     new = tuple(
         NewRequest(str(i), [0] * length, SamplingParams(max_tokens=2, temperature=0.0), blocks[i], length - 1)
         for i, length in enumerate(lengths)
@@ -244,18 +244,18 @@ def test_counts_of_penalties_are_as_many_as_ask_for_them(monkeypatch, asking):
     """Four bytes a token of the vocabulary: 256 MiB for Gemma's where all of 256 requests ask, some MiB for a few."""
     executor = executor_of(GEMMA, 1, (256, 8192), monkeypatch)
     sampling = [SamplingParams(max_tokens=2, **({"presence_penalty": 0.5} if i < asking else {})) for i in range(256)]
-    blocks = tuple([1] for _ in executor.layout.groups)
+    blocks = tuple([1] for _ in executor.runner.layout.groups)
     new = tuple(NewRequest(str(i), [0, 0], sampling[i], blocks, 1) for i in range(256))
     names = [request.request_id for request in new]
     with Allocations() as device:
         executor.load()
-        executor.init_kv((64,) * len(executor.layout.groups))
+        executor.init_kv((64,) * len(executor.runner.layout.groups))
         before = device.live
         run(executor, SchedulerOutput(0, new, (), dict.fromkeys(names, 1), dict.fromkeys(names, 1), frozenset(names)))
     slots = {0: 0, 3: 8, 256: 256}[asking]
     kept = device.live - before - slots * 4 * 262_144
     assert 0 <= kept < 1 << 20
-    assert slots * 4 * 262_144 <= count_bytes(executor.spec, executor.config.scheduler) == 256 << 20
+    assert slots * 4 * 262_144 <= count_bytes(executor.runner.spec, executor.config.scheduler) == 256 << 20
 
 
 def test_tables_are_as_wide_as_the_length_that_was_settled(monkeypatch):
@@ -265,16 +265,16 @@ def test_tables_are_as_wide_as_the_length_that_was_settled(monkeypatch):
         executor.load()
         loaded = device.live
         executor.limit_length(4096)
-        assert executor.requests.token_ids.shape == (256, 4096)
-        tables = table_bytes(executor.config.scheduler, executor.layout, 4096)
+        assert executor.runner.requests.token_ids.shape == (256, 4096)
+        tables = table_bytes(executor.config.scheduler, executor.runner.layout, 4096)
         assert tables <= device.live - loaded <= tables + 4096
         executor.init_kv((64,))
-        assert executor.requests.token_ids.shape == (256, 4096)
+        assert executor.runner.requests.token_ids.shape == (256, 4096)
 
 
 def test_a_launch_takes_no_more_runs_than_are_reserved(monkeypatch):
     """However many keys the requests of a step have together, as where they share a long prefix."""
     executor = executor_of(LLAMA_8B, 1, (256, 8192), monkeypatch)
-    attention = executor.spec.layers[0].attention
-    scratch = executor.ops.attention_scratch(256, 131_072, attention)
+    attention = executor.runner.spec.layers[0].attention
+    scratch = executor.runner.ops.attention_scratch(256, 131_072, attention)
     assert scratch == 4 * decode_step.MOST_RUNS * attention.num_heads * (attention.head_dim_v + 2)

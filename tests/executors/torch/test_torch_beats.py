@@ -72,9 +72,9 @@ def test_layers_and_logits_count(executor, beats):
 def test_each_layer_counts_as_it_is_done(executor, beats, monkeypatch):
     """The count moves within a step, not at its end alone: another process sees it move."""
     seen = []
-    attend = executor.ops.attention
+    attend = executor.runner.ops.attention
     monkeypatch.setattr(
-        executor.ops, "attention", lambda *args, **kwargs: (seen.append(beats[0]), attend(*args, **kwargs))[1]
+        executor.runner.ops, "attention", lambda *args, **kwargs: (seen.append(beats[0]), attend(*args, **kwargs))[1]
     )
     prefill(executor)
     assert seen == list(range(NUM_LAYERS))

@@ -93,9 +93,9 @@ def test_chunks_and_resumption_give_the_tokens_of_one_prefill(executor):
 
 def test_the_step_that_is_measured_runs_and_leaves_nothing_behind(executor):
     """With as many requests as may be, each with everything that can be asked for."""
-    executor.init_kv((2,) * len(executor.layout.groups))
-    executor._largest_step()
-    assert not executor.requests.states
+    executor.init_kv((2,) * len(executor.runner.layout.groups))
+    executor.runner.run_largest_step()
+    assert not executor.runner.requests.states
     new = NewRequest("a", [5, 9, 13], GREEDY, ([1], [1]), 0)
     assert run(executor, step(1, new=[new], counts={"a": 3})).tokens["a"]
 
@@ -131,9 +131,9 @@ def test_the_wait_for_a_step_of_a_gpu_takes_no_core(executor, monkeypatch):
     read = Results.read
     monkeypatch.setattr(Results, "read", lambda *args: events.append("read") or read(*args))
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    new = NewRequest("a", [5, 9, 3], GREEDY, ([1],) * len(executor.layout.groups), 0)
+    new = NewRequest("a", [5, 9, 3], GREEDY, ([1],) * len(executor.runner.layout.groups), 0)
     handle = executor.submit(step(0, new=[new], counts={"a": 3}))
-    monkeypatch.setattr(executor, "device", SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(executor.runner, "device", SimpleNamespace(type="cuda"))
     executor.sample(handle)
     assert events == [{"blocking": True}, "recorded"]
     assert executor.collect(handle).tokens["a"]
@@ -245,4 +245,4 @@ def test_a_float16_model_reads_what_it_wrote_to_float16_blocks(spec, tmp_path):
     executor.init_kv((8,) * len(executor.load().layout.groups))
     new = NewRequest("a", [5, 9, 13], GREEDY, ([1], [1]), 0)
     assert run(executor, step(1, new=[new], counts={"a": 3})).tokens["a"]
-    assert {keys.dtype for keys in executor._cache.keys.values()} == {torch.float16}
+    assert {keys.dtype for keys in executor.runner.cache.keys.values()} == {torch.float16}

@@ -1,6 +1,6 @@
-"""Every kernel that an engine may launch, found by running the engine itself without data.
+"""Every kernel that an engine may launch, found by running its steps without data.
 
-A rehearsal is a `TorchExecutor` whose tensors lie nowhere (PyTorch's meta device) and whose launches are written down:
+A rehearsal is a `ModelRunner` whose tensors lie nowhere (PyTorch's meta device) and whose launches are written down:
 steps of few and many requests, long and short ones, with all that a request may ask for. Neither a GPU nor weights are
 needed, only the model's description, so that kernels can be compiled where an image is built.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
-from octavo_engine.config import EngineConfig, ModelFiles
+from octavo_engine.config import EngineConfig
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput, StepOutput
-from octavo_engine.executors.torch.executor import TorchExecutor
+from octavo_engine.executors.torch.decoder import Decoder
 from octavo_engine.executors.torch.kernel_lists import what_decides
+from octavo_engine.executors.torch.model_runner import ModelRunner
 from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.kernels import operations
 from octavo_engine.kernels.operations import Logprobs
@@ -118,37 +118,28 @@ def rehearse(
     config = what_decides(config)
     config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, max_model_len=length))
     spec = _distinct(spec, place.num_stages)
-    files = ModelFiles(folder=Path(), config=None, weights=(), weights_format="dummy", tokenizer=None)
-    executor = TorchExecutor(
-        config,
-        spec,
-        files,
-        NOWHERE,
-        Unshared(place),
-        operations=UncomputedOperations(recorder),
-        weights=lambda: described_weights(spec, place, executor.dtype, packed=executor.packed),
-    )
-    executor.load()
-    executor.init_kv((2,) * len(executor.layout.groups))
+    runner = ModelRunner(config, spec, NOWHERE, UncomputedOperations(recorder), Unshared(place))
+    weights = described_weights(spec, place, runner.dtype, packed=runner.packed)
+    runner.take_model(Decoder(runner.spec, weights, runner.ops, runner.dtype, runner.parallel))
+    runner.limit_length(length)
+    runner.allocate((2,) * len(runner.layout.groups))
     if spec.pooling is not None:
         for step in _prompts(config, length):
-            executor.pooled_nowhere(step)
-            executor.requests.clear()
-        executor.close()
+            runner.pooled_nowhere(step)
+            runner.requests.clear()
         return recorder.recorded
     most = min(config.scheduler.max_num_seqs, MOST_REQUESTS)
     mixed = any(isinstance(layer.mlp, Experts) for layer in spec.layers)
     most_tokens = min(config.scheduler.max_num_batched_tokens, MOST_TOKENS_OF_EXPERTS if mixed else MOST_TOKENS)
-    for step in _steps(most, most_tokens, length, executor):
-        handle = executor.submit(step)
+    for step in _steps(most, most_tokens, length, runner):
+        handle = runner.submit(step)
         if place.last_stage:
-            executor.sample(handle)
-            output = executor.collect(handle)
+            runner.sample(handle)
+            output = runner.collect(handle)
             assert not output.errors, output.errors
         else:
-            executor.take_drawn(handle, _drawn(step))
-        executor.requests.clear()
-    executor.close()
+            runner.take_drawn(handle, _drawn(step))
+        runner.requests.clear()
     return recorder.recorded
 
 
@@ -209,31 +200,31 @@ def _prompts(config: EngineConfig, longest: int) -> Iterator[SchedulerOutput]:
         yield SchedulerOutput(0, new, (), counts, {}, frozenset())
 
 
-def _steps(most: int, most_tokens: int, longest: int, executor: TorchExecutor) -> Iterator[SchedulerOutput]:
+def _steps(most: int, most_tokens: int, longest: int, runner: ModelRunner) -> Iterator[SchedulerOutput]:
     """Steps of every kind: kernels distinguish numbers of requests, rows and best tokens by powers of two."""
     counts = [1 << k for k in range(most.bit_length()) if 1 << k < most] + [most]
     for n in counts:
-        yield _step(executor, [(min(2, longest), 1)] * n, PLAIN)
+        yield _step(runner, [(min(2, longest), 1)] * n, PLAIN)
     for n in {1, most}:
-        yield _step(executor, [(longest, 1)] * n, PLAIN)
-        yield _step(executor, [(min(300, longest), 1)] * n, EVERYTHING)
+        yield _step(runner, [(longest, 1)] * n, PLAIN)
+        yield _step(runner, [(min(300, longest), 1)] * n, EVERYTHING)
     for num_best in (0, 1, 8, 32):
         scored = msgspec.structs.replace(EVERYTHING, logprobs=num_best, prompt_logprobs=num_best)
-        yield _step(executor, [(min(5, longest), min(5, longest))], scored)
+        yield _step(runner, [(min(5, longest), min(5, longest))], scored)
     for tokens in (*(1 << k for k in range(1, most_tokens.bit_length()) if 1 << k < most_tokens), most_tokens):
         length = min(tokens, longest)
-        yield _step(executor, [(length, length)] * min(tokens // length, most), PLAIN)
+        yield _step(runner, [(length, length)] * min(tokens // length, most), PLAIN)
 
 
-def _step(executor: TorchExecutor, requests: list[tuple[int, int]], sampling: SamplingParams) -> SchedulerOutput:
+def _step(runner: ModelRunner, requests: list[tuple[int, int]], sampling: SamplingParams) -> SchedulerOutput:
     """Requests of (tokens, scheduled tokens), all of which draw. Their blocks are block 1: there is nothing in it."""
-    block_size = executor.layout.block_size
+    block_size = runner.layout.block_size
     new = tuple(
         NewRequest(
             str(i),
             [0] * length,
             sampling,
-            tuple([1] * -(-length // block_size) for _ in executor.layout.groups),
+            tuple([1] * -(-length // block_size) for _ in runner.layout.groups),
             length - scheduled,
         )
         for i, (length, scheduled) in enumerate(requests)

@@ -14,34 +14,35 @@ import torch
 
 from octavo_engine.config import EngineConfig
 from octavo_engine.executors.cores import number_of_threads
-from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.kernel_lists import Listed, name_of, read_list, write_list
 from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.rehearsal import kernels_of
 from octavo_engine.kernels.folders import entry_of
+from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.triton.direct_launch import DirectLauncher, launcher_on
 from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare
 from octavo_engine.kernels.triton.launch import Card, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Pointer, Variant
+from octavo_models.outline import Model
 from octavo_models.partition import Place
 from octavo_models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_kernels(executor: TorchExecutor) -> None:
-    """Compile and load all kernels that `executor` may launch. The cache has them after a pod's first start.
+def prepare_kernels(config: EngineConfig, spec: Model, ops: Operations, place: Place) -> None:
+    """Compile and load all kernels that the rank at `place` may launch. The cache has them after a pod's first start.
 
     Raises:
         ExecutorError: a kernel can't be compiled.
     """
-    if not isinstance(executor.ops, TritonOperations) or not isinstance(executor.whole, ModelSpec):
+    if not isinstance(ops, TritonOperations) or not isinstance(spec, ModelSpec):
         return  # beside transformers, kernels are compiled as they are first launched
-    start, config, launcher = time.perf_counter(), executor.config, executor.ops.launch
+    start, launcher = time.perf_counter(), ops.launch
     workers = max(1, number_of_threads(config.executor.threads) // len(config.parallel.ranks_here))
     line = ProgressLine(launcher.card.capability)
-    codes = _prepared(config, executor.whole, launcher, [executor.parallel.place], workers, line.report, on_gpu=True)
+    codes = _prepared(config, spec, launcher, [place], workers, line.report, on_gpu=True)
     if isinstance(launcher, DirectLauncher):
         launcher.hold(codes)
     logger.info("%d kernels are ready (%.1f s)", len(codes), time.perf_counter() - start)
