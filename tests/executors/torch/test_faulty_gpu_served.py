@@ -12,13 +12,18 @@ from faulty_engine import POISON
 from octavo_testing.served import TINY_CONFIG, Served
 
 SECONDS = 8.0  # from a fault to the end of the process
+CORRUPT = "the GPU's context is corrupt: CUDA error: an illegal memory access was encountered"
 ENDS = {
-    "illegal address": "the GPU's context is corrupt: CUDA error: an illegal memory access was encountered",
+    "illegal address": CORRUPT,
+    "replay": CORRUPT,
+    "copies to the host": CORRUPT,
+    "scores of prompts": "no request can be run any more: RuntimeError: Triton Error [CUDA]: an illegal instruction",
     "no kernel runs": "no request can be run any more: RuntimeError: Triton Error [CUDA]: device kernel image is invalid",
     "collectives": "the ranks can't exchange numbers any more: NCCL error in",
 }
 STARTS = {
     "weights": "CUDA error: an illegal memory access was encountered",
+    "capture": CORRUPT,
     "memory": "there is not enough memory for the model and its largest step: CUDA out of memory. Tried to allocate",
 }
 
@@ -33,7 +38,7 @@ def tiny(tmp_path_factory):
 def start(model, fault, *arguments, wait=True):
     server = Served(
         model,
-        *("--load-format", "dummy", "--executor", "torch", "--kv-cache-memory-bytes", "16M"),
+        *("--load-format", "dummy", "--executor", "torch", "--kv-cache-memory-bytes", "16M", "--max-num-seqs", "4"),
         *arguments,
         script=Path(__file__).with_name("faulty_engine.py"),
         env={"OCTAVO_TEST_FAULT": fault},
