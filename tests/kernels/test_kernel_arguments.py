@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 import torch
 from kernel_parity import assert_close, paged_batch, writing_batch
 from test_attention_kernels import attention
 from test_input_kernels import step_rows
+from test_latent_kernels import latent_spec
 from test_sampling_kernels import known_tokens, sampling_batch
 from torch import Tensor
 
@@ -21,10 +23,11 @@ from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
 from octavo_engine.kernels.triton.arguments import rows_are_dense, strides_are_known
 from octavo_models.layers import Experts, Mlp, Norm, QueryScaling, Rotary
+from octavo_models.pooling import PoolingKind
 
 REFERENCE = ReferenceOperations()
-# Products with plain weights are cuBLAS's, which honours strides; the rest of the operations are kernels.
-HONOURING = {"matmul plain"}
+# Products with plain weights, and heads' own, are cuBLAS's, which honours strides; the other operations are kernels.
+HONOURING = {"matmul plain", "by_head"}
 
 
 def padded(x: Tensor) -> Tensor:
@@ -103,6 +106,28 @@ def calls(device: torch.device, change: Change = lambda x: x) -> Iterator[tuple[
     q, k_cache, v_cache, batch = paged_batch(spec, [(5, 1), (20, 4)], 16, torch.float32, device)
     q = change(q)
     yield "attention", lambda o: o.attention(q, k_cache, v_cache, batch, spec)
+    latents = latent_spec(4, 12, 8, 10, 20)
+    rank, low = 20, change(floats(3, 28))
+    queries, latent_norm = change(floats(3, latents.q_size)), floats(rank)
+
+    def write_latent(o: Operations) -> object:
+        cache = torch.zeros(4, 16, 1, rank + 8, device=device)
+        turn = REFERENCE.rotary_table(latents.rotary, positions)
+        made = o.write_latent(queries, low, latent_norm, latents, turn, cache, writing_batch(slots))
+        return made[..., rank:], cache  # before it lies what `by_head` writes
+
+    yield "write_latent", write_latent
+    heads, by_head_weight = change(floats(3, 4, 16)), floats(4, 8, 16)
+
+    def by_head(o: Operations) -> Tensor:
+        out = change(torch.zeros(3, 4, 8, device=device))
+        o.by_head(heads, by_head_weight, out)
+        return out
+
+    yield "by_head", by_head
+    prompts, starts = change(floats(6, 24)), change(ints(0, 1, 6)[:, None])[:, 0]
+    for kind in get_args(PoolingKind):
+        yield f"pool {kind}", lambda o, kind=kind: o.pool(prompts, starts, kind)
     logits = change(floats(3, 301))
     yield "soft_cap_logits", lambda o: o.soft_cap_logits(logits, 2.0, 30.0)
     known = known_tokens([([5, 5, 7], [7]), ([3], []), ([1, 2], [3])], device)
@@ -163,9 +188,7 @@ def compare(name: str, run: Callable[[Operations], object], operations: Operatio
 def test_every_operation_is_called_here(device):
     called = {name.split()[0] for name, _ in calls(device)}
     public = {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
-    sizes = {"attention_scratch", "matmul_scratch", "experts_scratch"}  # they take no tensor
-    elsewhere = {"by_head", "write_latent", "pool"}  # compared with their twins on dense tensors alone
-    assert called == public - sizes - elsewhere
+    assert called == public - {"attention_scratch", "matmul_scratch", "experts_scratch"}  # they take no tensor
 
 
 @pytest.mark.parametrize("change", [lambda x: x, unaligned], ids=["dense", "unaligned"])
