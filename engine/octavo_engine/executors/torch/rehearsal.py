@@ -119,6 +119,7 @@ def rehearse(
     config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, max_model_len=length))
     spec = _distinct(spec, place.num_stages)
     runner = ModelRunner(config, spec, NOWHERE, UncomputedOperations(recorder), Unshared(place))
+    assert isinstance(runner.spec, ModelSpec)
     weights = described_weights(spec, place, runner.dtype, packed=runner.packed)
     runner.take_model(Decoder(runner.spec, weights, runner.ops, runner.dtype, runner.parallel))
     runner.limit_length(length)
