@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from octavo_models.partition import Place
+
 Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -77,6 +79,7 @@ class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     tensor_parallel_size: int = 1  # ranks that each layer is cut among
     pipeline_parallel_size: int = 1  # stages that the layers are cut into
+    enable_expert_parallel: bool = False  # a stage's ranks share out whole experts, in place of cutting each
     nnodes: int = 1  # machines; each runs as many ranks
     node_rank: int = 0  # this one; 0 schedules and serves HTTP
     master_addr: str = "127.0.0.1"  # where rank 0 listens for the others
@@ -87,6 +90,11 @@ class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def world_size(self) -> int:
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    def place(self, rank: int) -> Place:
+        """The position of a rank: what it runs of the model."""
+        sizes = self.tensor_parallel_size, self.pipeline_parallel_size
+        return Place.of(rank, *sizes, whole_experts=self.enable_expert_parallel)
 
     @property
     def ranks_here(self) -> range:

@@ -304,6 +304,16 @@ class Experts:
     shared: Mlp | None = None
     shared_gate: bool = False  # the shared expert's result is multiplied by sigmoid of a product with one row (Qwen 2)
     beside: BesideMlp | None = None
+    held: tuple[int, int] | None = None
+    """The experts that a rank of several has, first and last + 1; the sum is over these alone. None: all."""
+
+    @property
+    def first_held(self) -> int:
+        return 0 if self.held is None else self.held[0]
+
+    @property
+    def num_held(self) -> int:
+        return self.num_experts if self.held is None else self.held[1] - self.held[0]
 
     @property
     def widths(self) -> tuple[int, ...]:

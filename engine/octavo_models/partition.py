@@ -16,6 +16,7 @@ from octavo_models.outline import Model, ModelOutline
 from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, stage_of
 from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight, kv_layout_of
 
+EXPERTS = "experts_"  # the beginning of the names of weights that have rows for each expert of a mixture
 ADDED_AFTER_THE_SUM = {f"{name}_bias" for name in ("o", "down", "experts_down", "shared_down")}  # by one rank alone
 
 
@@ -27,12 +28,13 @@ class Place:
     tensor_size: int = 1
     stage: int = 0
     num_stages: int = 1
+    whole_experts: bool = False  # it has some experts of a mixture, each of them whole, in place of a slice of each
 
     @classmethod
-    def of(cls, rank: int, tensor_size: int, num_stages: int) -> Place:
+    def of(cls, rank: int, tensor_size: int, num_stages: int, *, whole_experts: bool = False) -> Place:
         """The place of rank 0 … tensor_size * num_stages - 1."""
         assert 0 <= rank < tensor_size * num_stages
-        return cls(rank % tensor_size, tensor_size, rank // tensor_size, num_stages)
+        return cls(rank % tensor_size, tensor_size, rank // tensor_size, num_stages, whole_experts)
 
     @property
     def first_stage(self) -> bool:
@@ -48,8 +50,8 @@ class Shard:
     """A rank's part of one weight. `weight` is the part, named and shaped as the rank's own decoder has it.
 
     It is `whole[start : start + weight.shape[axis]]` along `axis`, padded with zeros beyond the end; all of it where
-    `axis` is None. Rows of a weight with groups are cut so within each group. With `zero` the rank holds zeros
-    instead: another rank adds what is added once.
+    `axis` is None. Rows of a weight with groups are cut so within each group, unless the part is `whole_groups`. With
+    `zero` the rank holds zeros instead: another rank adds what is added once.
     """
 
     weight: Weight
@@ -57,11 +59,14 @@ class Shard:
     axis: int | None = None
     start: int = 0
     zero: bool = False
+    whole_groups: bool = False
 
     @property
     def row_ranges(self) -> tuple[tuple[int, int], ...]:
         """The rows of `whole` that the part consists of, first and last + 1, one range for each group."""
         assert self.axis == 0
+        if self.whole_groups:
+            return ((self.start, self.start + self.weight.shape[0]),)
         each, size = self.whole.shape[0] // self.whole.groups, self.weight.shape[0] // self.whole.groups
         firsts = (group * each + self.start for group in range(self.whole.groups))
         return tuple((first, first + size) for first in firsts)
@@ -129,9 +134,14 @@ def _has(spec: ModelSpec, last: str, place: Place) -> bool:
 
 
 def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
-    axis = whole.shard_axis
+    axis, last = whole.shard_axis, name.rpartition(".")[2]
+    if place.whole_experts and last.startswith(EXPERTS):
+        first, end = _held(whole.groups, place)
+        each = whole.shape[0] // whole.groups
+        weight = replace(whole, name=name, shape=((end - first) * each, *whole.shape[1:]), groups=end - first)
+        return Shard(weight, whole, 0, first * each, whole_groups=True)
     if axis is None or parts == 1:
-        zero = name.rpartition(".")[2] in ADDED_AFTER_THE_SUM and place.tensor_rank > 0
+        zero = last in ADDED_AFTER_THE_SUM and place.tensor_rank > 0
         return Shard(replace(whole, name=name), whole, zero=zero)
     shape = whole.divided(parts)
     size = shape[axis] // (whole.groups if axis == 0 else 1)
@@ -144,7 +154,7 @@ def _layer(layer: Layer, place: Place, first: int) -> Layer:
     attention = _attention(layer.attention, place)
     if attention.kv_from_layer is not None:
         attention = replace(attention, kv_from_layer=attention.kv_from_layer - first)
-    return replace(layer, attention=attention, mlp=_narrowed(layer.mlp, place.tensor_size))
+    return replace(layer, attention=attention, mlp=_narrowed(layer.mlp, place))
 
 
 def _attention(attention: Attention, place: Place) -> Attention:
@@ -158,11 +168,20 @@ def _attention(attention: Attention, place: Place) -> Attention:
     )
 
 
-def _narrowed(mlp: Mlp | Experts, tensor_size: int) -> Mlp | Experts:
+def _narrowed(mlp: Mlp | Experts, place: Place) -> Mlp | Experts:
+    size = place.tensor_size
     if isinstance(mlp, Mlp):
-        return _mlp(mlp, tensor_size)
-    expert, shared = _mlp(mlp.expert, tensor_size), None if mlp.shared is None else _mlp(mlp.shared, tensor_size)
-    return replace(mlp, expert=expert, shared=shared)
+        return _mlp(mlp, size)
+    shared = None if mlp.shared is None else _mlp(mlp.shared, size)
+    if not place.whole_experts:
+        return replace(mlp, expert=_mlp(mlp.expert, size), shared=shared)
+    return replace(mlp, shared=shared, held=_held(mlp.num_experts, place))
+
+
+def _held(num_experts: int, place: Place) -> tuple[int, int]:
+    """The experts of the rank, first and last + 1: no two ranks differ by more than one."""
+    rank, size = place.tensor_rank, place.tensor_size
+    return num_experts * rank // size, num_experts * (rank + 1) // size
 
 
 def _mlp(mlp: Mlp, tensor_size: int) -> Mlp:

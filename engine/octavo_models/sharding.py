@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from octavo_models.formats import nbytes, packed_nbytes
+from octavo_models.layers import Experts
 from octavo_models.spec import FORMAT_OF_DTYPE, ModelSpec, Weight
 
 KV_ROWS = {f"{name}{bias}" for name in ("k", "v", "k_norm") for bias in ("", "_bias")}
@@ -30,9 +31,17 @@ FLAG_NAMES = SizeNames("--tensor-parallel-size", "--pipeline-parallel-size")
 
 
 def obstacle(
-    spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int, names: SizeNames = MANIFEST_NAMES
+    spec: ModelSpec,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    names: SizeNames = MANIFEST_NAMES,
+    *,
+    whole_experts: bool = False,
 ) -> str | None:
-    """The reason why the model can't be divided into these sizes, as a sentence with both numbers; None if it can."""
+    """The reason why the model can't be divided into these sizes, as a sentence with both numbers; None if it can.
+
+    With `whole_experts` the ranks share a mixture's experts out, in place of cutting each.
+    """
     if pipeline_parallel > len(spec.layers):
         return f"{names.pipeline} {pipeline_parallel} is more than the model's {len(spec.layers)} layers"
     if pipeline_parallel > 1 and (spec.per_layer_embedding is not None or spec.layers[0].altup is not None):
@@ -49,7 +58,12 @@ def obstacle(
             return f"{asked} does not divide the model's {heads} attention heads"
         if kv_heads % tensor_parallel and tensor_parallel % kv_heads:
             return f"{asked} and the model's {kv_heads} KV heads do not divide each other"
-        for width in layer.mlp.widths:
+        widths = layer.mlp.widths
+        if whole_experts and isinstance(layer.mlp, Experts):
+            if layer.mlp.num_experts < tensor_parallel:
+                return f"{asked} is more than the model's {layer.mlp.num_experts} experts, which each rank has some of"
+            widths = widths[1:]  # the shared expert's alone
+        for width in widths:
             if width % tensor_parallel:
                 return f"{asked} does not divide the MLP's width, {width}"
     return None
@@ -60,9 +74,10 @@ def stage_of(layer: int, num_layers: int, num_stages: int) -> int:
     return layer * num_stages // num_layers
 
 
-def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int) -> list[int]:
+def possible_sizes(spec: ModelSpec, pipeline_parallel: int, most: int, *, whole_experts: bool = False) -> list[int]:
     """Tensor-parallel sizes up to `most` that divide the model, ascending."""
-    return [size for size in range(1, most + 1) if obstacle(spec, size, pipeline_parallel) is None]
+    sizes = range(1, most + 1)
+    return [size for size in sizes if obstacle(spec, size, pipeline_parallel, whole_experts=whole_experts) is None]
 
 
 def weights_on_gpu(spec: ModelSpec, dtype: str | None, tensor_parallel: int, pipeline_parallel: int) -> int:

@@ -199,6 +199,7 @@ def test_several_ranks_run_over_torch_alone():
     assert config.executor.executor == "torch"
     assert (config.parallel.world_size, config.parallel.ranks_here) == (8, range(8))
     assert "more replicas" in refusal("m", "--tensor-parallel-size", "4", "--executor", "native")
+    assert "--enable-expert-parallel: --executor native" in refusal("m", "-ep", "--executor", "native")
     assert "--nnodes" in refusal("m", "-tp", "2", "--distributed-executor-backend", "ray")
 
 

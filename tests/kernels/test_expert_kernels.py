@@ -55,7 +55,7 @@ def test_rows_without_a_number_go_to_experts_that_exist(triton_operations, devic
 def test_choices_are_arranged_by_their_expert(triton_operations, device, n, k, num, rows):
     chosen = torch.randint(num, (n, k), dtype=torch.int32, device=device)
     chosen[chosen == 1] = 0  # one that has none
-    order, tiles = arrange(triton_operations.launch, chosen, num, rows)
+    order, tiles = arrange(triton_operations.launch, chosen, Experts(num, k, Mlp(8)), rows)
     flat = chosen.flatten()
     assert torch.equal(order.long(), flat.sort(dim=0, stable=True).indices)
     covered = []
@@ -69,7 +69,7 @@ def test_choices_are_arranged_by_their_expert(triton_operations, device, n, k, n
 
 def mixture(spec, hidden, dtype, device, *, packed=False, bits=4):
     """Random weights of the experts of `spec`."""
-    inner, num = spec.expert.intermediate_size, spec.num_experts
+    inner, num = spec.expert.intermediate_size, spec.num_held
 
     def matrix(rows, columns):
         made = torch.randn(num * rows, columns, device=device) / columns**0.5
@@ -94,6 +94,8 @@ MIXTURES = {
     "with biases and a clamp": Experts(4, 2, Mlp(24, "swiglu_clamped", bias=True)),
     "weighed inputs": Experts(3, 1, Mlp(33, "gelu"), Router(renormalize=False, weighs_input=True)),
     "plain": Experts(6, 3, Mlp(20, "relu2", gated=False)),
+    "some of all": Experts(6, 3, Mlp(20, bias=True), held=(2, 5)),
+    "the last one": Experts(4, 2, Mlp(20), held=(3, 4)),
 }
 
 

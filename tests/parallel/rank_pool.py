@@ -142,9 +142,11 @@ def finished(result: dict[str, Any]) -> Finished:
     return msgspec.convert(result, Finished)
 
 
-def spread(config: EngineConfig, tensor: int = 1, pipeline: int = 1) -> EngineConfig:
+def spread(config: EngineConfig, tensor: int = 1, pipeline: int = 1, *, whole_experts: bool = False) -> EngineConfig:
     """`config` over that many ranks."""
-    parallel = ParallelConfig(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
+    parallel = ParallelConfig(
+        tensor_parallel_size=tensor, pipeline_parallel_size=pipeline, enable_expert_parallel=whole_experts
+    )
     return msgspec.structs.replace(config, parallel=parallel)
 
 

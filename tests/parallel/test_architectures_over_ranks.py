@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from octavo_testing.compared_logits import check_results, config_of, requests_of
-from octavo_testing.tiny_models import KINDS, tiny
+from octavo_testing.tiny_models import KINDS, experts, tiny
 from rank_pool import finished, spread
 
 from octavo_engine.config import ModelConfig
@@ -15,6 +15,7 @@ from octavo_models.features import unsupported
 from octavo_models.sharding import obstacle
 
 pytestmark = pytest.mark.slow
+MIXTURES = sorted(experts.MODELS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,4 +33,14 @@ def test_two_ranks_compute_what_transformers_computes(pool, kind, tmp_path):
         return
     asked = requests_of(model.vocabulary)
     results = pool.run(config, asked)
+    check_results(asked, {name: finished(result) for name, result in results.items()}, model.logits)
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_two_ranks_with_whole_experts_compute_what_transformers_computes(pool, kind, tmp_path):
+    """Of every layout of experts' tensors."""
+    model = tiny(kind, tmp_path)
+    config = config_of(ModelConfig(model=str(tmp_path), served_model_names=("m",), dtype="float32"), "torch")
+    asked = requests_of(model.vocabulary)
+    results = pool.run(spread(config, 2, whole_experts=True), asked)
     check_results(asked, {name: finished(result) for name, result in results.items()}, model.logits)

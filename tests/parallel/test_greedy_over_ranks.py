@@ -12,6 +12,8 @@ from rank_pool import spread
 from rank_worker import POISON
 
 from octavo_engine.config import CacheConfig, ModelConfig, SchedulerConfig
+from octavo_engine.engine.loader import find_files, read_description
+from octavo_engine.errors import ConfigError
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -171,6 +173,32 @@ def test_ranks_that_divide_heads_over_one_latent_say_the_same(pool, folders, alo
     expected = alone("deepseek")
     got = pool.run(spread(dummy(folders["deepseek"]), 2, 1), requests())
     assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "pipeline"),
+    [
+        pytest.param("experts", 2, 1),  # five of them: two, and three
+        pytest.param("experts", 2, 2, marks=pytest.mark.slow),
+        pytest.param("gpt-oss", 4, 1, marks=pytest.mark.slow),  # biases; an expert on each rank
+        pytest.param("deepseek", 4, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_with_whole_experts_say_what_one_rank_says(pool, folders, alone, name, tensor, pipeline):
+    expected = alone(name)
+    got = pool.run(spread(dummy(folders[name]), tensor, pipeline, whole_experts=True), requests())
+    assert {r: got[r]["tokens"] for r in got} == {r: expected[r]["tokens"] for r in expected}
+    for mine, theirs in zip(got["drawn"]["logprobs"], expected["drawn"]["logprobs"], strict=True):
+        assert mine[1] == pytest.approx(theirs[1], abs=1e-4)
+
+
+def test_fewer_experts_than_ranks_are_refused_by_their_number(folders):
+    config = spread(dummy(folders["experts"]), 8, whole_experts=True)
+    files, _ = find_files(config)
+    with pytest.raises(
+        ConfigError, match=r"--tensor-parallel-size 8 is more than the model's 5 experts.*: 1, 2, 4 would"
+    ):
+        read_description(config, files)
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (4, 1), (2, 2)])

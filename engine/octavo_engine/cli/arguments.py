@@ -141,7 +141,6 @@ def _without_unserved(tokens: list[str], notes: list[str]) -> list[str]:
 
 _SHORT = {
     "-dp": "data-parallel-size",
-    "-ep": "enable-expert-parallel",
     "-q": "quantization",
     "-cc": "cc",
     "-sc": "sc",
@@ -290,6 +289,7 @@ def _parallel(options: argparse.Namespace) -> ParallelConfig:
     parallel = ParallelConfig(
         tensor_parallel_size=options.tensor_parallel_size,
         pipeline_parallel_size=options.pipeline_parallel_size,
+        enable_expert_parallel=options.enable_expert_parallel,
         nnodes=options.nnodes,
         node_rank=options.node_rank,
         master_addr=options.master_addr,
@@ -297,6 +297,11 @@ def _parallel(options: argparse.Namespace) -> ParallelConfig:
         custom_all_reduce=not options.disable_custom_all_reduce,
     )
     size, nnodes = parallel.world_size, parallel.nnodes
+    if parallel.enable_expert_parallel and options.executor == "native":
+        raise ConfigError(
+            "--enable-expert-parallel: --executor native runs on one rank, which has all experts; leave it out, or take "
+            "--executor torch"
+        )
     if size > 1 and options.executor == "native":
         raise ConfigError(
             f"--executor native runs on one rank, and --tensor-parallel-size × --pipeline-parallel-size is {size}: "

@@ -59,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compile(config: EngineConfig, capabilities: Sequence[int], workers: int | None) -> None:
     require_torch()
     spec = read_spec(config.model, resolve(config.model, lambda *_: None))
-    tensor_size, num_stages = config.parallel.tensor_parallel_size, config.parallel.pipeline_parallel_size
-    if (hindrance := obstacle(spec, tensor_size, num_stages, names=FLAG_NAMES)) is not None:
+    parallel = config.parallel
+    sizes = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
+    hindrance = obstacle(spec, *sizes, names=FLAG_NAMES, whole_experts=parallel.enable_expert_parallel)
+    if hindrance is not None:
         raise ConfigError(hindrance)
-    places = [Place.of(rank, tensor_size, num_stages) for rank in range(tensor_size * num_stages)]
+    places = [parallel.place(rank) for rank in range(parallel.world_size)]
     for capability in capabilities:
         start = time.monotonic()
         number = _number_there(config, spec, capability, places)

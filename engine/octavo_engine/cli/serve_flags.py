@@ -270,6 +270,14 @@ def _ranks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--tensor-parallel-size", "-tp", type=at_least(1), default=1, metavar="N", help="GPUs that share each layer")
     add("--pipeline-parallel-size", "-pp", type=at_least(1), default=1, metavar="N", help="stages of layers")
+    add(
+        "--enable-expert-parallel",
+        "-ep",
+        action=SWITCH,
+        default=False,
+        help="share a mixture's experts out among the GPUs of --tensor-parallel-size, whole; default: each has a slice of "
+        "every expert",
+    )
     add("--nnodes", "-n", type=at_least(1), default=1, metavar="N", help="machines, each with as many of the ranks")
     add("--node-rank", "-r", type=at_least(0), default=0, metavar="N", help="0 serves HTTP; the others join it")
     add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of node 0, where its ranks listen")

@@ -90,13 +90,13 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         switches="numa-bind",
     ),
     **_refuse(
-        "each rank holds some rows of every expert, by --tensor-parallel-size; leave it out",
+        "experts are divided evenly, by --tensor-parallel-size and --enable-expert-parallel; leave it out",
         "all2all-backend=allgather_reducescatter",
         "expert-placement-strategy=linear",
         "eplb-config",
         "num-redundant-experts",
         "moe-backend=auto",
-        switches="enable-expert-parallel enable-eplb enable-ep-weight-filter",
+        switches="enable-eplb enable-ep-weight-filter",
     ),
     # What runs, and how weights and KV are held
     **_refuse(

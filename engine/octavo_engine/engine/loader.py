@@ -85,10 +85,13 @@ def read_description(config: EngineConfig, files: ModelFiles) -> ModelSpec:
             "a model that makes embeddings or scores runs on one rank; leave --tensor-parallel-size and "
             "--pipeline-parallel-size out, and run several replicas"
         )
-    hindrance = obstacle(spec, parallel.tensor_parallel_size, parallel.pipeline_parallel_size, names=FLAG_NAMES)
+    whole = parallel.enable_expert_parallel
+    asked = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
+    hindrance = obstacle(spec, *asked, names=FLAG_NAMES, whole_experts=whole)
     if hindrance is not None:
         most = max(parallel.tensor_parallel_size, 64)
-        sizes = possible_sizes(spec, min(parallel.pipeline_parallel_size, len(spec.layers)), most)
+        stages = min(parallel.pipeline_parallel_size, len(spec.layers))
+        sizes = possible_sizes(spec, stages, most, whole_experts=whole)
         raise ConfigError(f"{hindrance}: {', '.join(map(str, sizes))} would do" if "tensor" in hindrance else hindrance)
     return spec
 

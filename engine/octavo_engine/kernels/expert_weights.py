@@ -11,7 +11,7 @@ from octavo_engine.kernels.packed_weight import PackedWeight
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """Matrices [num_experts * out, in] and biases [num_experts * out]: the rows of one expert after another's.
+    """Matrices [num_held * out, in] and biases [num_held * out]: the rows of one expert after another's.
 
     `gate` is None where experts are not gated; else it is laid out as `up` is.
     """

@@ -201,8 +201,8 @@ class Operations(Protocol):
         """
 
     def experts(self, x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, spec: Experts) -> Tensor:
-        """`sum(share * expert(x))` over the chosen ones; no other expert is read. x: [num_tokens, hidden]; chosen and
-        shares: of `route` -> as x."""
+        """`sum(share * expert(x))` over the chosen ones that `spec` holds; no other expert is read. x: [num_tokens,
+        hidden]; chosen and shares: of `route` -> as x."""
 
     def experts_scratch(self, num_tokens: int, spec: Experts) -> int:
         """The most bytes that `route` and `experts` take beside what is of x's dtype: of each choice the expert's inner

@@ -72,26 +72,29 @@ def _sparse_mixer(x: Tensor, jitter: float, num_chosen: int) -> tuple[Tensor, Te
 def experts(x: Tensor, chosen: Tensor, shares: Tensor, weights: ExpertWeights, spec: Experts) -> Tensor:
     """`sum(share * expert(x))` over the chosen ones. x: [n, hidden]; chosen, shares: of `route` -> as x."""
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    held = range(spec.first_held, spec.first_held + spec.num_held)
     for expert in torch.unique(chosen).tolist():
+        if expert not in held:  # another rank's
+            continue
         rows, places = (chosen == expert).nonzero(as_tuple=True)
         share = shares[rows, places, None]
         h = x[rows]
         if spec.router.weighs_input:
             h = (h.float() * share).to(x.dtype)
-        up = _product(h, weights.up, weights.up_bias, expert, spec.num_experts)
+        up = _product(h, weights.up, weights.up_bias, expert - held.start, spec.num_held)
         if weights.gate is None:
             inner = reference.activation(up, spec.expert.activation)
         else:
-            gate = _product(h, weights.gate, weights.gate_bias, expert, spec.num_experts)
+            gate = _product(h, weights.gate, weights.gate_bias, expert - held.start, spec.num_held)
             inner = reference.gated(torch.cat((gate, up), -1), spec.expert.activation)
-        out = _product(inner, weights.down, weights.down_bias, expert, spec.num_experts).float()
+        out = _product(inner, weights.down, weights.down_bias, expert - held.start, spec.num_held).float()
         total.index_add_(0, rows, out if spec.router.weighs_input else out * share)
     return total.to(x.dtype)
 
 
-def _product(x: Tensor, matrix: Stored, bias: Tensor | None, expert: int, num_experts: int) -> Tensor:
-    """The product with one expert's rows of a matrix that has all of them."""
-    size = matrix.shape[0] // num_experts
+def _product(x: Tensor, matrix: Stored, bias: Tensor | None, expert: int, num_held: int) -> Tensor:
+    """The product with one expert's rows of a matrix that has those of `num_held`."""
+    size = matrix.shape[0] // num_held
     rows = slice(expert * size, (expert + 1) * size)
     own = widen(matrix.rows(rows), x.dtype) if isinstance(matrix, PackedWeight) else matrix[rows]
     return linear(x, own, None if bias is None else bias[rows])

@@ -29,7 +29,6 @@ from octavo_engine.executors.torch.parallel import RankedParallel
 from octavo_engine.executors.torch.parallel_commands import SLOT_BYTES, CommandRing
 from octavo_engine.executors.torch.parallel_pulse import PULSE_SECONDS, Pulse
 from octavo_engine.executors.torch.parallel_symmetric import BUFFER_BYTES, Memory, SymmetricSum, TorchMemory
-from octavo_models.partition import Place
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class RankGroup:
         """`memory` is what torch offers for GPUs that map each other's, unless given: a CPU has none."""
         self.config = config
         self.rank = rank
-        self.place = Place.of(rank, config.tensor_parallel_size, config.pipeline_parallel_size)
+        self.place = config.place(rank)
         self.device = _device(config, rank, promised)
         self._memory = TorchMemory() if memory is None and self.device.type == "cuda" else memory
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_towards(config.master_addr))

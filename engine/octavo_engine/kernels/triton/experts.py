@@ -167,12 +167,12 @@ def experts(
     expect(chosen, (n, k), torch.int32)
     expect(shares, (n, k), torch.float32)
     name = launch_name(n * k, spec.num_experts)
-    arranged = arrange(launch, chosen, spec.num_experts, launch.parameters(name)["BLOCK_M"])
-    inner = x.new_empty(n * k, weights.up.shape[0] // spec.num_experts)
+    arranged = arrange(launch, chosen, spec, launch.parameters(name)["BLOCK_M"])
+    inner = x.new_empty(n * k, weights.up.shape[0] // spec.num_held)
     first, second = ("input", "none") if spec.router.weighs_input else ("none", "output")
     up = weights.up, weights.gate, weights.up_bias, weights.gate_bias
     _product(launch, x, *up, shares, inner, arranged, spec, name, rows_of=k, kind=spec.expert.activation, share=first)
-    each = x.new_empty(n, k, hidden)
+    each = x.new_empty(n, k, hidden) if spec.held is None else x.new_zeros(n, k, hidden)  # other ranks make the rest
     down = weights.down, None, weights.down_bias, None
     _product(launch, inner, *down, shares, each, arranged, spec, name, rows_of=1, kind="none", share=second)
     del inner
@@ -212,7 +212,7 @@ def _product(
     order, tiles = arranged
     bound = tiles.shape[1]
     total, k = up.shape
-    n = total // spec.num_experts
+    n = total // spec.num_held
     expect(x, (ANY, k), *FLOATS)
     for vector in (bias, gate_bias):
         expect(vector, (total,), *FLOATS)
@@ -241,7 +241,7 @@ def _product(
         n,
         k // run,
         0 if packed is None else packed.shift,
-        NUM=spec.num_experts,
+        NUM=spec.num_held,
         RUN=run,
         ROWS_OF=rows_of,
         KIND=kind,

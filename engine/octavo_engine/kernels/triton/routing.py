@@ -15,7 +15,7 @@ from torch import Tensor
 
 from octavo_engine.kernels.triton.arguments import FLOATS, expect, next_power_of_2
 from octavo_engine.kernels.triton.launch import Launcher
-from octavo_models.layers import Router
+from octavo_models.layers import Experts, Router
 
 CHUNK = 1024  # choices that are read at once
 TINY = tl.constexpr(1e-20)  # in a divisor that may be zero
@@ -97,11 +97,21 @@ def route_kernel(
     tl.store(weights + at, found * scale, mask=choices < CHOICES)
 
 
-@triton.jit(do_not_specialize=["num", "bound"])
+@triton.jit(do_not_specialize=["num", "bound", "first_held", "num_held"])
 def arrange_kernel(
-    chosen, order, tiles, num, bound, NUM: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr
+    chosen,
+    order,
+    tiles,
+    num,
+    bound,
+    first_held,
+    num_held,
+    NUM: tl.constexpr,
+    BINS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    """One expert's part of `Arranged`, by the expert's number."""
+    """One expert's part of what `arrange` returns, by the expert's number."""
     e = tl.program_id(0)
     counts = tl.zeros([BINS], tl.int32)
     for at in range(0, num, CHUNK):
@@ -119,7 +129,7 @@ def arrange_kernel(
     if own > 0:
         for part in range(0, own, ROWS):
             t = tile + part // ROWS
-            tl.store(tiles + t, e)
+            tl.store(tiles + t, tl.where((e >= first_held) & (e < first_held + num_held), e - first_held, -1))
             tl.store(tiles + bound + t, first + part)
             tl.store(tiles + 2 * bound + t, first + own)
         place = first
@@ -171,14 +181,14 @@ def most_tiles(num_choices: int, num_experts: int, rows: int) -> int:
     return (num_choices - used) // rows + used
 
 
-def arrange(launch: Launcher, chosen: Tensor, num_experts: int, rows: int) -> tuple[Tensor, Tensor]:
+def arrange(launch: Launcher, chosen: Tensor, spec: Experts, rows: int) -> tuple[Tensor, Tensor]:
     """Choices sorted by their expert, and cut into tiles of up to `rows` that have one expert each.
 
     chosen: [n, k] int32; choice i is chosen.flatten()[i]. Returns `order` [n * k] int32, the choices in the order of
-    their experts, and `tiles` [3, most_tiles] int32: of each tile its expert, -1 where there is none, its first place in
-    `order`, and the place after its expert's last.
+    their experts, and `tiles` [3, most_tiles] int32: of each tile its expert, by its number among those that `spec`
+    holds, -1 where there is none or another rank's, its first place in `order`, and the place after its expert's last.
     """
-    num = chosen.numel()
+    num, num_experts = chosen.numel(), spec.num_experts
     expect(chosen, (chosen.shape[0], chosen.shape[1]), torch.int32)
     bound = most_tiles(num, num_experts, rows)
     order = torch.empty(num, dtype=torch.int32, device=chosen.device)
@@ -192,6 +202,8 @@ def arrange(launch: Launcher, chosen: Tensor, num_experts: int, rows: int) -> tu
         tiles,
         num,
         bound,
+        spec.first_held,
+        spec.num_held,
         NUM=num_experts,
         BINS=bins,
         ROWS=rows,
