@@ -23,6 +23,9 @@ class ModelOutline:
     max_position: int
     dtype: str  # the checkpoint's own: float32, float16 or bfloat16
     quantization: None = None
+    cuts_heads: bool | None = None
+    """True if its own plan of tensor parallelism divides attention by its heads; False: the rest alone; None: it has no
+    plan."""
 
     def kv_layout(self, block_size: int, kv_format: str, value_multiple: int = 1) -> KVLayout:
         """The blocks, as `ModelSpec.kv_layout` has them."""

@@ -16,7 +16,8 @@ from octavo_models.outline import Model, ModelOutline
 from octavo_models.sharding import BEFORE_THE_LAYERS, KV_ROWS, stage_of
 from octavo_models.spec import KVGroup, KVLayout, ModelSpec, Weight, kv_layout_of
 
-EXPERTS = "experts_"  # the beginning of the names of weights that have rows for each expert of a mixture
+OF_EXPERTS = {f"experts_{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias")}
+"""Weights with rows of each expert of a mixture."""
 ADDED_AFTER_THE_SUM = {f"{name}_bias" for name in ("o", "down", "experts_down", "shared_down")}  # by one rank alone
 
 
@@ -86,8 +87,8 @@ def part(spec: Model, place: Place) -> Model: ...
 def part(spec: Model, place: Place) -> Model:
     """The decoder that the rank runs. Its vocabulary's size stays the model's; its weights are its own."""
     if isinstance(spec, ModelOutline):
-        assert place.tensor_size == place.num_stages == 1, "what is not described is not divided"
-        return spec
+        assert place.num_stages == 1, "the layers of what is not described are not divided into stages"
+        return replace(spec, attentions=_attentions_of_outline(spec, place))
     mine = layers_of(spec, place)
     layers = tuple(_layer(spec.layers[i], place, mine.start) for i in mine)
     return replace(spec, layers=layers, weights=tuple(shard.weight for shard in shards(spec, place)))
@@ -117,8 +118,10 @@ def kv_layout(spec: Model, place: Place, block_size: int, kv_format: str, value_
 
     A stage without layers of a group has blocks of zero bytes in it, so that all ranks have the same block tables.
     """
+    if isinstance(spec, ModelOutline):
+        return part(spec, place).kv_layout(block_size, kv_format, value_multiple)
     whole = spec.kv_layout(block_size, kv_format, value_multiple)
-    if isinstance(spec, ModelOutline) or not whole.groups:
+    if not whole.groups:
         return whole
     attentions = [_attention(spec.layers[i].attention, place) for i in layers_of(spec, place)]
     own = kv_layout_of(attentions, block_size, kv_format, value_multiple).groups
@@ -135,7 +138,7 @@ def _has(spec: ModelSpec, last: str, place: Place) -> bool:
 
 def _shard(whole: Weight, name: str, place: Place, parts: int) -> Shard:
     axis, last = whole.shard_axis, name.rpartition(".")[2]
-    if place.whole_experts and last.startswith(EXPERTS):
+    if place.whole_experts and last in OF_EXPERTS:
         first, end = _held(whole.groups, place)
         each = whole.shape[0] // whole.groups
         weight = replace(whole, name=name, shape=((end - first) * each, *whole.shape[1:]), groups=end - first)
@@ -155,6 +158,13 @@ def _layer(layer: Layer, place: Place, first: int) -> Layer:
     if attention.kv_from_layer is not None:
         attention = replace(attention, kv_from_layer=attention.kv_from_layer - first)
     return replace(layer, attention=attention, mlp=_narrowed(layer.mlp, place))
+
+
+def _attentions_of_outline(outline: ModelOutline, place: Place) -> tuple[Attention, ...]:
+    """Heads are cut where the model's own plan cuts them; all ranks have the others."""
+    if place.tensor_size == 1 or not outline.cuts_heads:
+        return outline.attentions
+    return tuple(_attention(attention, place) for attention in outline.attentions)
 
 
 def _attention(attention: Attention, place: Place) -> Attention:

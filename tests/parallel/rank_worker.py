@@ -23,6 +23,7 @@ from symmetric_stand_in import Operations, StandIn
 from octavo_engine.config import EngineConfig, ParallelConfig
 from octavo_engine.core.outputs import SchedulerOutput
 from octavo_engine.engine.engine_core import EngineCore
+from octavo_engine.engine.loader import find_files, read_model
 from octavo_engine.engine.rank_process import RankBoot, run
 from octavo_engine.executors.torch import executor, parallel_pulse
 from octavo_engine.executors.torch.executor import TorchExecutor
@@ -69,7 +70,9 @@ def call(job: dict[str, Any], answer: Any) -> dict[str, Any]:
 def lead(config: EngineConfig, requests: list[EngineRequest], answer: Any) -> dict[str, Any]:
     """Be rank 0, in the engine core's place."""
     parallel = listening(config.parallel, answer)
-    with running_core(msgspec.structs.replace(config, parallel=parallel)) as core:
+    config = msgspec.structs.replace(config, parallel=parallel)
+    files, _ = find_files(config)
+    with running_core(config, files, read_model(config, files)) as core:
         waiting = beats_while_waiting(core)
         finished = generate(core, requests)
     results = {name: dataclasses.asdict(result) for name, result in finished.items()}

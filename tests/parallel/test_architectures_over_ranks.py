@@ -38,7 +38,7 @@ def test_two_ranks_compute_what_transformers_computes(pool, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", MIXTURES)
 def test_two_ranks_with_whole_experts_compute_what_transformers_computes(pool, kind, tmp_path):
-    """Of every layout of experts' tensors."""
+    """Every layout of experts' tensors, each rank with some of the experts."""
     model = tiny(kind, tmp_path)
     config = config_of(ModelConfig(model=str(tmp_path), served_model_names=("m",), dtype="float32"), "torch")
     asked = requests_of(model.vocabulary)

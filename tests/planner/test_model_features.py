@@ -94,7 +94,7 @@ def test_a_source_that_no_other_runtime_reads_leaves_another_model(planned):
 
 
 def test_several_gpus_are_not_replaced_by_a_cpu(planned):
-    made = planned({"native"}, GPU, tensorParallelSize=3)
+    made = planned({"native"}, GPU, pipelineParallelSize=3)
     assert made.refusal.remedy == f"set engine.runtime: {others('nvidia')}"
 
 
@@ -197,9 +197,9 @@ def test_a_model_that_is_not_described_is_left_to_transformers_on_a_gpu(args):
         ),
         (
             GPU,
-            {"tensorParallelSize": 2},
-            f"{UNDESCRIBED}, and transformers, which may compute it, runs on one rank",
-            f"set engine.tensorParallelSize: 1, or engine.runtime: {others('nvidia')}",
+            {"pipelineParallelSize": 2},
+            f"{UNDESCRIBED}, and transformers, which may compute it, has one stage",
+            f"set engine.pipelineParallelSize: 1, or engine.runtime: {others('nvidia')}",
         ),
         (GPU, {"args": ["--model-impl", "octavo"]}, UNDESCRIBED, f"set engine.runtime: {others('nvidia')}"),
         (GPU, {"args": ["--model-impl", "vllm"]}, UNDESCRIBED, f"set engine.runtime: {others('nvidia')}"),

@@ -130,26 +130,53 @@ def _outlined(config: EngineConfig, files: ModelFiles, why: str) -> ModelOutline
     from octavo_engine.executors.torch.transformers_outline import outline  # noqa: PLC0415 — imports torch
 
     found = outline(config.model, files)
+    hindrance = _undivided(found, config.parallel.tensor_parallel_size)
+    if hindrance is not None:
+        raise ConfigError(hindrance)
     logger.warning(
         "transformers computes %s over Octavo's KV blocks (%s): slower than a described model, each layer's operations "
-        "one by one and without CUDA graphs; weights unpacked; one rank",
+        "one by one and without CUDA graphs; weights unpacked, and read whole by every rank",
         found.architecture,
         why,
     )
     return found
 
 
+def _undivided(outline: ModelOutline, ranks: int) -> str | None:
+    """The reason why transformers can't divide the model among so many ranks, and what to do; None if it can."""
+    asked = f"--tensor-parallel-size {ranks}"
+    if ranks == 1:
+        return None
+    if outline.cuts_heads is None:
+        return (
+            f"{asked}: transformers has no plan to divide {outline.architecture}; leave it out, and use more replicas"
+        )
+    heads = [(a.num_heads, a.num_kv_heads) for a in outline.attentions if outline.cuts_heads]
+    for q, kv in heads:
+        if q % ranks or kv % ranks:
+            sizes = [size for size in range(1, ranks) if all(q % size == kv % size == 0 for q, kv in heads)]
+            return (
+                f"{asked} does not divide the model's {q} attention heads and {kv} KV heads, which transformers divides "
+                f"both: {', '.join(map(str, sizes))} would do"
+            )
+    return None
+
+
 def _transformers_obstacle(config: EngineConfig, files: ModelFiles) -> str | None:
     """The reason why transformers can't run a model of this configuration; None if it may."""
     if config.executor.executor == "native":
         return "the native executor runs described architectures alone; take --executor torch"
-    if config.parallel.world_size > 1:
-        return "it runs on one rank; leave --tensor-parallel-size and --pipeline-parallel-size out"
+    if config.parallel.pipeline_parallel_size > 1:
+        return "it has one stage; leave --pipeline-parallel-size out, and take --tensor-parallel-size"
+    if config.parallel.enable_expert_parallel:
+        return "a model's own plan divides its experts; leave --enable-expert-parallel out"
     if files.weights_format == "gguf":
         return "it reads folders with a config.json, and this is a GGUF file"
     lacking = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if lacking:
         return f"it needs {' and '.join(lacking)}: pip install {' '.join(lacking)}"
+    if config.parallel.world_size > 1 and find_spec("transformers.distributed.tensor_parallel") is None:
+        return "this transformers is too old to divide models: pip install -U transformers, or run on one rank"
     return None
 
 

@@ -15,7 +15,7 @@ import msgspec
 from octavo_engine import signals
 from octavo_engine.config import EngineConfig, encode_files
 from octavo_engine.engine.core_process import kill_with_parent, read_boot
-from octavo_engine.engine.loader import find_files, read_description
+from octavo_engine.engine.loader import find_files, read_model
 from octavo_engine.errors import OctavoError, described
 from octavo_engine.executors import require_device, require_torch
 from octavo_models.errors import ModelError
@@ -48,7 +48,7 @@ def run(boot: RankBoot) -> None:
         files = files_of(config, group)
     else:
         group.publish(files_key(config), encode_files(files))
-    follow(config, read_description(config, files), files, group)
+    follow(config, read_model(config, files), files, group)
 
 
 def main() -> int:

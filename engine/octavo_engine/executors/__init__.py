@@ -37,7 +37,6 @@ def create_executor(config: EngineConfig, spec: Model, files: ModelFiles) -> Exe
     if name == "torch":
         require_torch()
     if name == "torch" and config.parallel.world_size > 1:
-        assert isinstance(spec, ModelSpec), "the loader divides described models alone"
         from octavo_engine.executors.torch.parallel_executor import LeadExecutor  # noqa: PLC0415
 
         return LeadExecutor(config, spec, files)

@@ -60,12 +60,8 @@ def _obstacle(service: LLMService, executors: Sequence[Executor]) -> tuple[str, 
     engine = service.spec.engine
     if "torch" not in executors:
         return "needs the torch executor", "accelerator.vendor: nvidia"
-    for field, size in (
-        ("tensorParallelSize", engine.tensor_parallel_size),
-        ("pipelineParallelSize", engine.pipeline_parallel_size),
-    ):
-        if size > 1:
-            return "runs on one rank", f"engine.{field}: 1"
+    if engine.pipeline_parallel_size > 1:
+        return "has one stage", "engine.pipelineParallelSize: 1"
     return None
 
 

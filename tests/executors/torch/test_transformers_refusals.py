@@ -19,7 +19,7 @@ from octavo_models.outline import ModelOutline
 from octavo_models.spec import ModelSpec
 
 
-def read(folder, kind: str, executor: str = "torch", *, parallel: int = 1, impl: str = "auto", **fields):
+def read(folder, kind: str, executor: str = "torch", *, stages: int = 1, impl: str = "auto", **fields):
     """The engine's reading of the small model `kind`, with `fields` of its config.json changed."""
     from octavo_testing.transformers_survey import small_config  # seconds, which each worker would take
 
@@ -29,7 +29,7 @@ def read(folder, kind: str, executor: str = "torch", *, parallel: int = 1, impl:
         model=str(folder), served_model_names=("tiny",), load_format="dummy", dtype="float32", model_impl=impl
     )
     config: EngineConfig = msgspec.structs.replace(
-        engine_config(model, executor), parallel=ParallelConfig(tensor_parallel_size=parallel)
+        engine_config(model, executor), parallel=ParallelConfig(pipeline_parallel_size=stages)
     )
     return read_model(config, resolve(model, lambda *_: None))
 
@@ -62,7 +62,7 @@ def test_windows_and_heads_of_each_layer_are_seen(tmp_path):
     [
         ({"impl": "octavo"}, "DiffLlamaForCausalLM"),
         ({"executor": "native"}, "take --executor torch"),
-        ({"parallel": 2}, "one rank"),
+        ({"stages": 2}, "one stage"),
     ],
 )
 def test_what_rules_transformers_out_is_named(how, message, tmp_path):

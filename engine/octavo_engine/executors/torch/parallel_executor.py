@@ -29,7 +29,8 @@ from octavo_engine.executors.cores import number_of_threads
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.executors.torch.parallel_group import RankGroup
-from octavo_models.spec import KVLayout, ModelSpec
+from octavo_models.outline import Model
+from octavo_models.spec import KVLayout
 
 
 class LimitLength(msgspec.Struct, frozen=True, tag="limit_length"):
@@ -89,7 +90,7 @@ OUTPUTS = msgspec.msgpack.Decoder(StepOutput)
 class LeadExecutor(Executor):
     """Rank 0 of several. Everything that it is asked, it has the others do too."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles) -> None:
+    def __init__(self, config: EngineConfig, spec: Model, files: ModelFiles) -> None:
         self._group = RankGroup(config.parallel, 0, config.executor.device)
         self._group.publish(files_key(config), encode_files(files))
         self._rank = Rank(config, spec, files, self._group)
@@ -184,7 +185,7 @@ class LeadExecutor(Executor):
 class Rank:
     """One rank's part of each call, the same for the leader and the followers."""
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: RankGroup) -> None:
+    def __init__(self, config: EngineConfig, spec: Model, files: ModelFiles, group: RankGroup) -> None:
         self._group = group
         self.executor = TorchExecutor(_shared_out(config), spec, files, group.device, group.parallel)
 
@@ -227,7 +228,7 @@ class Rank:
             ) from error
 
 
-def follow(config: EngineConfig, spec: ModelSpec, files: ModelFiles, group: RankGroup) -> None:
+def follow(config: EngineConfig, spec: Model, files: ModelFiles, group: RankGroup) -> None:
     """Do what rank 0 does until it ends in good order.
 
     Raises:

@@ -13,6 +13,7 @@ from octavo_engine.config import ModelFiles
 from octavo_engine.errors import ExecutorError
 from octavo_engine.executors.torch.decoder import DecoderInputs
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.parallel import Parallel
 from octavo_engine.executors.torch.transformers_decoder import NAME, TransformersDecoder, load_model
 from octavo_engine.kernels.operations import Operations, PagedBatch
 from octavo_models.outline import ModelOutline
@@ -33,9 +34,14 @@ def checked_decoder(
     kv_format: str,
     device: torch.device,
     seed: int,
+    parallel: Parallel,
 ) -> tuple[TransformersDecoder, int]:
-    """The model, loaded and compared, and the bytes of its weights. Raises ModelLoadError and ExecutorError."""
-    decoder = TransformersDecoder(outline, load_model(outline, files, dtype, device, seed), ops, dtype)
+    """The rank's part of the model, loaded and compared, and the bytes of its weights.
+
+    Raises:
+        ModelLoadError, ExecutorError: it can't be loaded or divided, or differs.
+    """
+    decoder = TransformersDecoder(outline, load_model(outline, files, dtype, device, seed, parallel), ops, dtype)
     check(decoder, outline, layout, kv_format, dtype, device)
     return decoder, decoder.weight_bytes
 

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
 from octavo_engine.config import ModelFiles
-from octavo_engine.errors import ModelLoadError
+from octavo_engine.errors import ExecutorError, ModelLoadError
 from octavo_engine.executors.torch.decoder import DecoderInputs
 from octavo_engine.executors.torch.kv_cache import KVCache
+from octavo_engine.executors.torch.parallel import ALONE, Parallel
 from octavo_engine.executors.torch.scratch_cache import ScratchCache
 from octavo_engine.executors.torch.transformers_config import transformers_config
 from octavo_engine.executors.torch.transformers_model import DividedModel, new_model
+from octavo_engine.executors.torch.transformers_parallel import divide
 from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.operations import Operations
 from octavo_models.layers import Attention
@@ -93,6 +95,11 @@ class _Step:
         i = self.num_done
         spec, keys, values = self.attentions[i], self.cache.keys[i], self.cache.values[i]
         batch = self.inputs.groups[self.cache.group_of_layer[i]]
+        if (query.shape[1], key.shape[1]) != (spec.num_heads, spec.num_kv_heads):
+            raise ExecutorError(
+                f"this rank's part of the model has {query.shape[1]} heads over {key.shape[1]} of keys, where its outline "
+                f"has {spec.num_heads} over {spec.num_kv_heads}; leave --tensor-parallel-size out"
+            )
         qkv = torch.cat([x[0].transpose(0, 1).flatten(1).to(self.dtype) for x in (query, key, value)], -1)
         q = self.ops.write_qkv(qkv, spec, HeadChanges(), keys, values, batch)
         sinks = None if s_aux is None else s_aux.flatten().to(self.dtype)
@@ -112,23 +119,34 @@ def register() -> None:
 
 
 def load_model(
-    outline: ModelOutline, files: ModelFiles, dtype: torch.dtype, device: torch.device, seed: int
+    outline: ModelOutline,
+    files: ModelFiles,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    parallel: Parallel = ALONE,
 ) -> PreTrainedModel:
     """The model with its weights in `dtype` on `device`, read by transformers; random ones without files.
 
+    A rank of several reads all of it into host memory, and keeps its part.
+
     Raises:
         ModelLoadError: the checkpoint lacks tensors, or they don't fit the configuration.
+        ExecutorError: the model can't be divided among so many ranks.
     """
     register()
     config = transformers_config(files)
     if files.weights_format == "dummy":
         torch.manual_seed(seed)
         with device:
-            return new_model(config, NAME, dtype)
+            made = new_model(config, NAME, dtype)
+        divide(made, parallel, device)
+        return made
     quiet: Any = transformers.utils.logging
     quiet.disable_progress_bar()
     auto: Any = AutoModelForCausalLM
-    straight = device.type != "cpu" and find_spec("accelerate") is not None  # else by way of host memory
+    alone = device.type != "cpu" and parallel.place.tensor_size == 1
+    straight = alone and find_spec("accelerate") is not None  # else by way of host memory
     try:
         model, info = auto.from_pretrained(
             files.folder,
@@ -150,5 +168,6 @@ def load_model(
                 f"{files.folder}: the checkpoint does not fit {outline.architecture}: {what.replace('_keys', '')} "
                 f"{first}{f' and {len(info[what]) - 1} more' if len(info[what]) > 1 else ''}"
             )
-    loaded: PreTrainedModel = model.to(device).eval()
+    loaded: PreTrainedModel = model.eval()
+    divide(loaded, parallel, device)
     return loaded

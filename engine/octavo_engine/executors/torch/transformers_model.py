@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from octavo_engine.executors.torch.transformers_parallel import local
 from octavo_models.errors import UnsupportedModelError
 
 
@@ -31,7 +32,8 @@ class DividedModel:
             raise UnsupportedModelError(f"{type(model).__name__} has no part {name!r} that its head follows")
         if "position_ids" not in inspect.signature(layers.forward).parameters:
             raise UnsupportedModelError(f"{type(layers).__name__} takes no positions")
-        self.weights = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())} if not _is_meta(model) else {}
+        held = () if _is_meta(model) else map(local, (*model.parameters(), *model.buffers()))
+        self.weights = {t.data_ptr(): t for t in held}  # this rank's
         self.layers = layers
         self._given = _Given()
         setattr(model, name, self._given)

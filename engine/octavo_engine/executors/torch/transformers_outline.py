@@ -21,6 +21,7 @@ from octavo_engine.config import ModelConfig, ModelFiles
 from octavo_engine.errors import ConfigError, ModelLoadError
 from octavo_engine.executors.torch.transformers_config import REMEDY, model_class, transformers_config
 from octavo_engine.executors.torch.transformers_model import DividedModel, new_model
+from octavo_engine.executors.torch.transformers_parallel import cuts_heads
 from octavo_models.errors import UnsupportedModelError
 from octavo_models.layers import Attention
 from octavo_models.outline import ModelOutline
@@ -78,7 +79,10 @@ def outline_of(config: PreTrainedConfig, max_position: int, dtype: str) -> Model
         ) from error
     if not notes.attentions:
         raise UnsupportedModelError(f"{name} does not call transformers' attention interface")
-    return ModelOutline(name, logits.shape[-1], hidden.shape[-1], tuple(notes.attentions), max_position, dtype)
+    sizes = logits.shape[-1], hidden.shape[-1]
+    return ModelOutline(
+        name, *sizes, tuple(notes.attentions), max_position, dtype, cuts_heads=cuts_heads(model.tp_plan)
+    )
 
 
 class _Notes:
