@@ -177,3 +177,37 @@ def test_a_scaling_that_is_not_known_is_named_with_those_that_are():
 def test_a_scaling_that_lacks_something_is_refused_by_the_name_of_the_field(scaling, message):
     with pytest.raises(InvalidConfigError, match=message):
         from_hf_config(BASE | {"rope_scaling": scaling})
+
+
+GTE_MULTILINGUAL_BASE = {  # https://huggingface.co/Alibaba-NLP/gte-multilingual-base
+    "architectures": ["NewModel"],
+    "hidden_act": "gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "position_embedding_type": "rope",
+    "rope_scaling": {"factor": 8.0, "type": "ntk"},
+    "rope_theta": 20000,
+    "torch_dtype": "float16",
+    "type_vocab_size": 1,
+    "vocab_size": 250048,
+}
+
+
+def test_ntk_divides_each_pair_by_one_more_power_than_the_one_before():
+    """Its description (https://kexue.fm/archives/9706, equation 6) numbers the pairs of a head of d elements m = 1 … d / 2,
+    and divides the frequency of pair m by factor ** (2 m / d): the slowest one by the factor itself."""
+    rotary = from_hf_config(GTE_MULTILINGUAL_BASE).layers[0].attention.rotary
+    d, base, factor = 64, 20000.0, 8.0
+    expected = [base ** (-2 * (m - 1) / d) / factor ** (2 * m / d) for m in range(1, d // 2 + 1)]
+    assert rotary.inverse_frequencies() == pytest.approx(expected, rel=1e-12)
+    assert rotary.inverse_frequencies()[-1] == pytest.approx(base ** (-62 / 64) / factor, rel=1e-12)
+
+
+def test_mixed_ntk_is_refused():
+    scaling = {"factor": 8.0, "type": "ntk", "mixed_b": 0.7}
+    with pytest.raises(UnsupportedModelError, match="mixed_b"):
+        from_hf_config(GTE_MULTILINGUAL_BASE | {"rope_scaling": scaling})

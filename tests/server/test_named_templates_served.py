@@ -15,13 +15,14 @@ MESSAGES = [
     {"role": "user", "content": "What is a Pod?"},
 ]
 PROMPT = "You are a helpful Kubernetes expert.\nInstruct: What is a Pod?\nOutput:"
+FAKE = {"model_type": "fake", "hidden_size": 2560}  # phi-2's: its format is that of this size
 ANSWER = " Containers.\n\nInstruct: Why?\nOutput: So."
 
 
 def model_of(folder, architecture, template=None):
     """A model that recites ANSWER, and brings no template."""
     write_model(folder)
-    (folder / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "fake"}))
+    (folder / "config.json").write_text(json.dumps(FAKE | {"architectures": [architecture]}))
     config = json.loads((folder / "tokenizer_config.json").read_text())
     del config["chat_template"]
     if template is not None:

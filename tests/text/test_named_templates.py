@@ -124,8 +124,16 @@ def test_a_role_that_is_not_documented_is_refused(named, render):
     ],
 )
 def test_a_family_has_the_format_that_its_authors_document(architectures, name):
-    found = template_of_family(architectures)
+    found = template_of_family(architectures, lambda: 2560)
     assert (found and found.name) == name
+
+
+@pytest.mark.parametrize("hidden_size", [2048, None])
+def test_models_of_another_size_have_no_format_of_phi_2(hidden_size):
+    """phi-1 completes code; phi-1.5 answers behind "Answer:". Falcon's format is that of all its sizes."""
+    assert template_of_family(["PhiForCausalLM"], lambda: hidden_size) is None
+    assert template_of_family(["phi2"], lambda: hidden_size) is None
+    assert template_of_family(["FalconForCausalLM"], lambda: hidden_size) is not None
 
 
 def test_a_family_has_one_format():

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from octavo_engine.config import EngineConfig, ModelConfig, ModelFiles
@@ -25,7 +26,7 @@ from octavo_engine.text.tokenizer import Tokenizer, load_tokenizer, load_tokeniz
 from octavo_engine.text.turn_end import turn_ends
 from octavo_engine.weights.cache import expanded
 from octavo_engine.weights.generation_config import read_generation_defaults
-from octavo_engine.weights.model_spec import architecture_names
+from octavo_engine.weights.model_spec import architecture_names, hidden_size
 from octavo_engine.weights.source import resolve
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def named_template_of(model: ModelConfig, files: ModelFiles, tokenizer: Tokenize
         return NAMED_TEMPLATES[model.chat_template_name]
     if model.chat_template is not None or tokenizer.chat_templates:
         return None
-    found = template_of_family(architecture_names(files))
+    found = template_of_family(architecture_names(files), partial(hidden_size, files))
     if found is not None:
         logger.warning(
             "the model has no chat template: chats use the built-in one of its family, %s; serve with --chat-template "

@@ -6,7 +6,7 @@ that such a turn begins with. A name is API, as is what its template writes: add
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -20,6 +20,8 @@ class NamedTemplate:
     families: frozenset[str] = frozenset()
     """Models that get it where they bring none, as `architectures` in config.json and GGUF's `general.architecture` name
     them. Llama's names are in no family: models of several formats share them."""
+    hidden_size: int | None = None
+    """The size of the family's models that have this format, where authors document others for its other sizes."""
 
 
 def _before(*headings: str) -> tuple[str, ...]:
@@ -27,7 +29,8 @@ def _before(*headings: str) -> tuple[str, ...]:
     return tuple(gap + heading for heading in headings for gap in ("\n\n", "\n"))
 
 
-# "QA Format" of https://huggingface.co/microsoft/phi-2
+# "QA Format" of https://huggingface.co/microsoft/phi-2. phi-1 and phi-1.5, of one size and architecture, have others: the
+# former completes code alone, the latter's answers follow "Answer:" and its chats the names of two people.
 PHI_2 = NamedTemplate(
     "phi-2",
     """\
@@ -48,6 +51,7 @@ Output:
 """,
     _before("Instruct:", "Output:"),
     frozenset({"PhiForCausalLM", "phi2"}),
+    hidden_size=2560,
 )
 
 # https://github.com/openai/openai-python/blob/v0.28.1/chatml.md, which the first Qwen chat models follow
@@ -152,7 +156,13 @@ NAMED_TEMPLATES = {template.name: template for template in (ALPACA, CHATML, FALC
 NAMES = ", ".join(NAMED_TEMPLATES)
 
 
-def template_of_family(architectures: Iterable[str]) -> NamedTemplate | None:
-    """The format of a model that goes by one of these names; None if its authors document none."""
+def template_of_family(architectures: Iterable[str], hidden_size: Callable[[], int | None]) -> NamedTemplate | None:
+    """The format of a model that goes by one of these names; None if its authors document none.
+
+    `hidden_size` reads the model's, where a format is that of one size.
+    """
     names = frozenset(architectures)
-    return next((template for template in NAMED_TEMPLATES.values() if names & template.families), None)
+    found = next((template for template in NAMED_TEMPLATES.values() if names & template.families), None)
+    if found is None or found.hidden_size is None or found.hidden_size == hidden_size():
+        return found
+    return None

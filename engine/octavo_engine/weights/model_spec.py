@@ -76,6 +76,14 @@ def architecture_names(files: ModelFiles) -> tuple[str, ...]:
     return tuple(map(str, named)) if isinstance(named, list) else ()
 
 
+def hidden_size(files: ModelFiles) -> int | None:
+    """The model's hidden size, as its own files have it. Raises ModelLoadError where they can't be read."""
+    if files.weights_format == "gguf":
+        return _describe_gguf(files).hidden_size
+    found = read_config(files).get("hidden_size")
+    return found if isinstance(found, int) else None
+
+
 def read_config(files: ModelFiles) -> dict[str, Any]:
     """The model's config.json. Raises ModelLoadError where it isn't JSON, or not an object."""
     assert files.config is not None, "only GGUF files do without a config"

@@ -67,6 +67,8 @@ def _rotary(c: Fields, dim: int) -> Rotary:
     scaling = Fields(c.mapping("rope_scaling") or {})
     if scaling.text("type", scaling.text("rope_type", "")) != "ntk":
         return rotary_from_hf(c, dim, default_theta=DEFAULT_THETA)
+    if scaling.has("mixed_b"):
+        raise UnsupportedModelError("rope_scaling's mixed_b, a mixed NTK scaling: not supported")
     factor = scaling.number("factor")
     return Rotary(dim, c.number("rope_theta", 10000.0) * factor, scaling=RotaryScaling("linear", factor ** (2 / dim)))
 

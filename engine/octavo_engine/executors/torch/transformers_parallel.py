@@ -36,9 +36,9 @@ def divide(model: PreTrainedModel, parallel: Parallel, device: torch.device) -> 
         ExecutorError: the model's plan does not suit its sizes.
     """
     if not isinstance(parallel, RankedParallel):
-        model.to(device)
+        nn.Module.to(model, device)
         return
-    from transformers.distributed import DistributedConfig  # noqa: PLC0415 — a transformers before 5.2 has none
+    from transformers.distributed.configuration_utils import DistributedConfig  # noqa: PLC0415 — a transformers before 5.2 has none
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism  # noqa: PLC0415
 
     size = parallel.place.tensor_size
@@ -56,7 +56,7 @@ def divide(model: PreTrainedModel, parallel: Parallel, device: torch.device) -> 
         for name, held in list(module.named_parameters(recurse=False)):
             if isinstance(held, DTensor):
                 module.register_parameter(name, _own_copy(held))
-    model.to(device)
+    nn.Module.to(model, device)
 
 
 def local(tensor: Tensor) -> Tensor:
