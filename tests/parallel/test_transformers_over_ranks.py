@@ -14,7 +14,7 @@ from octavo_engine.engine.loader import find_files, read_model
 from octavo_engine.errors import ConfigError
 
 ALWAYS = ("qwen3_moe",)  # experts, heads and an embedding that are cut
-SLOW = ("afmoe", "arcee", "cwm", "deepseek_v3", "gpt_neox", "gpt_oss", "llama", "minicpm3", "phi3", "youtu")
+SLOW = ("afmoe", "arcee", "cwm", "deepseek_v3", "gpt_neox", "llama", "minicpm3", "phi3", "youtu")
 
 
 def written(kind, folder, **fields):
