@@ -1,8 +1,11 @@
-"""Makes Triton's interpreter compute with narrow floats as GPUs do. For tests on machines without one.
+"""Makes Triton's interpreter compute with narrow floats as GPUs do, and in less time. For tests on machines without one.
 
 Triton (3.6 to 3.9) interprets bfloat16 as its bits: casts to it cut the mantissa off, products multiply the bits, and
 casts to float8 lose the carry of rounding. `correct_interpreter` replaces these three by torch's own conversions, and lets floats
 overflow in silence.
+
+It also replaces the language's functions by interpreted ones at each call of a device function, which takes longer than
+most of them; here that is done once a launch.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ BITS = {8: (np.uint8, torch.uint8), 16: (np.int16, torch.int16), 32: (np.int32, 
 _convert_float = interpreter._convert_float  # noqa: SLF001
 _create_dot = interpreter.InterpreterBuilder.create_dot
 _run_grid = interpreter.GridExecutor.__call__
+_patch_lang = interpreter._patch_lang  # noqa: SLF001
+_patched: set[int] = set()  # by id: the modules of the language whose functions are interpreted ones in this launch
 
 
 def convert(values: Any, source: Any, target: Any, rounding: Any) -> Any:
@@ -51,12 +56,26 @@ def dot(self: Any, a: Any, b: Any, d: Any, *options: Any) -> Any:
 
 def run_grid(self: Any, *args: Any, **options: Any) -> Any:
     """Launch as before; numpy's warnings of infinities, which a GPU doesn't give, are off."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return _run_grid(self, *args, **options)
+    _patched.clear()
+    try:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            return _run_grid(self, *args, **options)
+    finally:
+        _patched.clear()
+
+
+def patch_lang(function: Any) -> Any:
+    """Replace what `function` sees of the language, unless the launch has; what takes that back at the launch's end."""
+    seen = {id(value) for value in function.__globals__.values() if value is tl or value is tl.core}
+    if seen and seen <= _patched:
+        return interpreter._LangPatchScope()  # noqa: SLF001
+    _patched.update(seen)
+    return _patch_lang(function)
 
 
 def correct_interpreter() -> None:
-    """Replace the three, once a process; harmless where kernels are compiled."""
+    """Replace them, once a process; harmless where kernels are compiled."""
     interpreter._convert_float = convert  # noqa: SLF001
     interpreter.InterpreterBuilder.create_dot = dot
     interpreter.GridExecutor.__call__ = run_grid
+    interpreter._patch_lang = patch_lang  # noqa: SLF001
