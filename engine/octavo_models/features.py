@@ -61,6 +61,13 @@ OF_BOTH: frozenset[Feature] = frozenset(
         "sinks",
         "latent_attention",
         "shared_kv",
+        "per_layer_inputs",
+        "altup",
+        "laurel",
+        "layer_scale",
+        "activation_sparsity",
+        "experts_beside_mlp",
+        "expert_scales",
         "value_norm",
         "chunked_attention",
         "output_gate",
@@ -71,18 +78,7 @@ OF_BOTH: frozenset[Feature] = frozenset(
         "qk_norm_after_rotary",
     }
 )
-OF_TORCH: frozenset[Feature] = frozenset(
-    {
-        "per_layer_inputs",
-        "altup",
-        "laurel",
-        "layer_scale",
-        "activation_sparsity",
-        "experts_beside_mlp",
-        "expert_scales",
-    }
-)
-SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": OF_BOTH, "torch": OF_BOTH | OF_TORCH}
+SUPPORTED: dict[Executor, frozenset[Feature]] = {"native": OF_BOTH, "torch": OF_BOTH}
 """The features that each executor of this version runs; the tests of both hold them to it."""
 
 USUAL_ACTIVATIONS = {"silu", "gelu", "gelu_tanh", "relu", "relu2"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo_models import mixtures
 from octavo_models.errors import UnsupportedModelError
+from octavo_models.fields import Fields
 from octavo_models.gguf_metadata import GgufMetadata
 from octavo_models.gguf_tensors import GGUF_TENSORS
 from octavo_models.layers import Activation, Attention, Experts, Layer, Mlp, Router
@@ -46,6 +47,14 @@ def local_layers(source: GgufMetadata, pattern: int) -> list[bool]:
     if any(flag not in (0, 1) for flag in listed):
         raise m.error(name, f"must hold true or false for each of {count} layers")
     return [bool(flag) for flag in listed]
+
+
+def each_layer(source: GgufMetadata, name: str) -> list[int]:
+    """A number of each layer; of a file with one number, that of all."""
+    m, count = source.fields, source.num_layers()
+    if not isinstance(m.raw(name), Sequence):
+        return [m.integer(name)] * count
+    return [Fields({name: value}).integer(name) for value in m.sequence(name, count) or ()]
 
 
 def mlp(source: GgufMetadata, activation: Activation = "silu", *, gated: bool = True) -> Mlp:

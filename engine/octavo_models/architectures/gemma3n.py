@@ -140,9 +140,9 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
         m.integer("attention.sliding_window", 512),
         norm,
     )
-    width = m.integer("feed_forward_length")
+    widths = gguf_parts.each_layer(source, "feed_forward_length")
     cutoffs = m.sequence("activation_sparsity_scale", count) or _default_cutoffs(count)
-    mlps = [Mlp(width, "gelu_tanh", cutoff=_cutoff(value)) for value in cutoffs]
+    mlps = [Mlp(width, "gelu_tanh", cutoff=_cutoff(value)) for width, value in zip(widths, cutoffs, strict=True)]
     each, embedding = per_layer_from_gguf(source)
     assert each is not None, "256 where the file is silent"
     rank = shape_of(source, "blk.0.laurel_l.weight")[0]

@@ -119,9 +119,9 @@ def _global_heads(c: Fields, local: Heads, *, same: bool, layer: int) -> Heads:
 
 
 def from_gguf(source: GgufMetadata) -> SpecDraft:
-    m, norm, count = source.fields, source.norm(), source.num_layers()
+    m, norm = source.fields, source.norm()
     local_layers = gguf_parts.local_layers(source, PATTERN)
-    kv_heads = _each(m, "attention.head_count_kv", count)
+    kv_heads = gguf_parts.each_layer(source, "attention.head_count_kv")
     num = m.integer("attention.head_count", maximum=MOST_HEADS)
 
     def heads(*, local: bool) -> Heads:
@@ -154,7 +154,9 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
         m.integer("attention.sliding_window", 512),
         norm,
     )
-    mlps: list[Mlp | Experts] = [Mlp(width, "gelu_tanh") for width in _each(m, "feed_forward_length", count)]
+    mlps: list[Mlp | Experts] = [
+        Mlp(width, "gelu_tanh") for width in gguf_parts.each_layer(source, "feed_forward_length")
+    ]
     tensors = GGUF_TENSORS.updated({"layer_scale": at("layer_output_scale")})
     if m.integer("expert_count", 0, minimum=0):
         plain = gguf_parts.experts(source, renormalize=True)
@@ -174,13 +176,6 @@ def from_gguf(source: GgufMetadata) -> SpecDraft:
         logits_soft_cap=m.number("final_logit_softcapping") if m.has("final_logit_softcapping") else None,
         max_position=m.integer("context_length"),
     )
-
-
-def _each(m: Fields, name: str, count: int) -> list[int]:
-    """A number of each layer, or one of all."""
-    if not isinstance(m.raw(name), Sequence):
-        return [m.integer(name)] * count
-    return [Fields({name: value}).integer(name) for value in m.sequence(name, count) or ()]
 
 
 def _experts(num: int, per_token: int, expert: Mlp, norm: Norm, hidden: int) -> Experts:

@@ -28,6 +28,8 @@ class MlpModel:
     intermediate_size: int
     activation: int  # as in ACTIVATIONS of model.py
     gated: bool
+    sparse: bool
+    cutoff: float  # deviations above a row's mean, where it is sparse
 
 class RouterModel:
     num_experts: int  # 0: none
@@ -42,6 +44,27 @@ class RouterModel:
     scale: float
     jitter: float
     weighs_input: bool
+    logits_multiplier: float
+    expert_scales: bool
+
+class BesideModel:
+    router: Norm  # absent: the experts are not beside an MLP
+    before: Norm
+    after: Norm
+    after_shared: Norm
+
+class PerLayerModel:
+    size: int  # 0: none
+    activation: int  # as in ACTIVATIONS of model.py
+    norm: Norm
+
+class AltUpModel:
+    num: int  # 0: one stream alone
+    norm: Norm
+
+class LaurelModel:
+    rank: int  # 0: none
+    norm: Norm
 
 class LatentModel:
     rank: int
@@ -76,6 +99,11 @@ class LayerModel:
     mlp: MlpModel  # of each expert, where there is a router
     shared: MlpModel  # of no size: none
     shared_gate: bool
+    beside: BesideModel
+    laurel: LaurelModel
+    altup: AltUpModel
+    per_layer: PerLayerModel
+    scaled: bool
     parallel_residual: bool
     post_norms_sum: bool
     pre_attention_norm: Norm
@@ -101,6 +129,8 @@ class DecoderModel:
     vocab_size: int
     hidden_size: int
     embedding_size: int
+    per_layer_count: int  # tokens; 0: none
+    per_layer_norm: Norm
     num_positions: int
     position_offset: int
     num_token_types: int

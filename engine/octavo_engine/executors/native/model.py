@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo_models.layers import Experts, Latent, Layer, Mlp, Norm, Rotary, Router
+from octavo_models.layers import BesideMlp, Experts, Latent, Layer, Mlp, Norm, Rotary, Router
 from octavo_models.pooling import Dense, Pooling
 from octavo_models.spec import KVLayout, ModelSpec
 
@@ -53,6 +53,9 @@ def decoder_model(native: ModuleType, spec: ModelSpec, layout: KVLayout) -> _nat
     group_of |= {i: group_of[a.kv_from_layer] for i, a in enumerate(spec.attentions) if a.kv_from_layer is not None}
     model.layers = [_layer(native, layer, group_of.get(i, 0), rotaries) for i, layer in enumerate(spec.layers)]
     model.group_windows = [group.window or 0 for group in layout.groups]
+    if spec.per_layer_embedding is not None:
+        model.per_layer_count = spec.per_layer_embedding.count
+        model.per_layer_norm = _norm(native, spec.per_layer_embedding.norm)
     model.num_token_types = spec.token_types
     if spec.pooling is not None:
         model.group_windows = [0]  # of the scratch that takes one layer's keys and values after another
@@ -129,8 +132,11 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
         if spec.mlp.shared is not None:
             layer.shared = _mlp(native, spec.mlp.shared)
             layer.shared_gate = spec.mlp.shared_gate
+        if spec.mlp.beside is not None:
+            layer.beside = _beside(native, spec.mlp.beside)
     else:
         layer.mlp = _mlp(native, spec.mlp)
+    _add_what_is_beside(native, spec, layer)
     layer.parallel_residual = spec.parallel_residual
     layer.post_norms_sum = spec.post_norms_sum
     layer.pre_attention_norm = _norm(native, spec.pre_attention_norm)
@@ -141,6 +147,28 @@ def _layer(native: ModuleType, spec: Layer, kv_group: int, rotaries: list[Rotary
     layer.k_norm = _norm(native, attention.qk_norm)
     layer.v_norm = _norm(native, attention.v_norm)
     return layer
+
+
+def _add_what_is_beside(native: ModuleType, spec: Layer, layer: _native.LayerModel) -> None:
+    """Add the parts of a layer beside attention and MLP."""
+    if spec.laurel is not None:
+        layer.laurel.rank, layer.laurel.norm = spec.laurel.rank, _norm(native, spec.laurel.norm)
+    if spec.altup is not None:
+        layer.altup.num, layer.altup.norm = spec.altup.num, _norm(native, spec.altup.norm)
+    if spec.per_layer is not None:
+        layer.per_layer.size = spec.per_layer.size
+        layer.per_layer.activation = ACTIVATIONS[spec.per_layer.activation]
+        layer.per_layer.norm = _norm(native, spec.per_layer.norm)
+    layer.scaled = spec.scaled
+
+
+def _beside(native: ModuleType, spec: BesideMlp) -> _native.BesideModel:
+    beside: _native.BesideModel = native.BesideModel()
+    beside.router = _norm(native, spec.router)
+    beside.before = _norm(native, spec.before)
+    beside.after = _norm(native, spec.after)
+    beside.after_shared = _norm(native, spec.after_shared)
+    return beside
 
 
 def _latent(native: ModuleType, spec: Latent) -> _native.LatentModel:
@@ -157,6 +185,8 @@ def _mlp(native: ModuleType, spec: Mlp) -> _native.MlpModel:
     mlp.intermediate_size = spec.intermediate_size
     mlp.activation = ACTIVATIONS[spec.activation]
     mlp.gated = spec.gated
+    if spec.cutoff is not None:
+        mlp.sparse, mlp.cutoff = True, spec.cutoff
     return mlp
 
 
@@ -174,4 +204,6 @@ def _router(native: ModuleType, spec: Router, experts: Experts) -> _native.Route
     router.scale = spec.scale
     router.jitter = spec.jitter
     router.weighs_input = spec.weighs_input
+    router.logits_multiplier = spec.logits_multiplier
+    router.expert_scales = spec.expert_scales
     return router

@@ -52,6 +52,11 @@ void bind_layer(nb::module_& module) {
       .def_rw("mlp", &LayerModel::mlp)
       .def_rw("shared", &LayerModel::shared)
       .def_rw("shared_gate", &LayerModel::shared_gate)
+      .def_rw("beside", &LayerModel::beside)
+      .def_rw("laurel", &LayerModel::laurel)
+      .def_rw("altup", &LayerModel::altup)
+      .def_rw("per_layer", &LayerModel::per_layer)
+      .def_rw("scaled", &LayerModel::scaled)
       .def_rw("parallel_residual", &LayerModel::parallel_residual)
       .def_rw("post_norms_sum", &LayerModel::post_norms_sum)
       .def_rw("pre_attention_norm", &LayerModel::pre_attention_norm)
@@ -85,7 +90,9 @@ void bind_model(nb::module_& module) {
       .def_prop_rw(
           "activation", [](const MlpModel& m) { return static_cast<int32_t>(m.activation); },
           [](MlpModel& m, int32_t activation) { m.activation = static_cast<Activation>(activation); })
-      .def_rw("gated", &MlpModel::gated);
+      .def_rw("gated", &MlpModel::gated)
+      .def_rw("sparse", &MlpModel::sparse)
+      .def_rw("cutoff", &MlpModel::cutoff);
   nb::class_<RouterModel>(module, "RouterModel")
       .def(nb::init<>())
       .def_rw("num_experts", &RouterModel::num_experts)
@@ -101,7 +108,30 @@ void bind_model(nb::module_& module) {
       .def_rw("group_by_top2", &RouterModel::group_by_top2)
       .def_rw("scale", &RouterModel::scale)
       .def_rw("jitter", &RouterModel::jitter)
-      .def_rw("weighs_input", &RouterModel::weighs_input);
+      .def_rw("weighs_input", &RouterModel::weighs_input)
+      .def_rw("logits_multiplier", &RouterModel::logits_multiplier)
+      .def_rw("expert_scales", &RouterModel::expert_scales);
+  nb::class_<BesideModel>(module, "BesideModel")
+      .def(nb::init<>())
+      .def_rw("router", &BesideModel::router)
+      .def_rw("before", &BesideModel::before)
+      .def_rw("after", &BesideModel::after)
+      .def_rw("after_shared", &BesideModel::after_shared);
+  nb::class_<PerLayerModel>(module, "PerLayerModel")
+      .def(nb::init<>())
+      .def_rw("size", &PerLayerModel::size)
+      .def_prop_rw(
+          "activation", [](const PerLayerModel& p) { return static_cast<int32_t>(p.activation); },
+          [](PerLayerModel& p, int32_t activation) { p.activation = static_cast<Activation>(activation); })
+      .def_rw("norm", &PerLayerModel::norm);
+  nb::class_<AltUpModel>(module, "AltUpModel")
+      .def(nb::init<>())
+      .def_rw("num", &AltUpModel::num)
+      .def_rw("norm", &AltUpModel::norm);
+  nb::class_<LaurelModel>(module, "LaurelModel")
+      .def(nb::init<>())
+      .def_rw("rank", &LaurelModel::rank)
+      .def_rw("norm", &LaurelModel::norm);
   nb::class_<LatentModel>(module, "LatentModel")
       .def(nb::init<>())
       .def_rw("rank", &LatentModel::rank)
@@ -130,6 +160,8 @@ void bind_model(nb::module_& module) {
       .def_rw("vocab_size", &DecoderModel::vocab_size)
       .def_rw("hidden_size", &DecoderModel::hidden_size)
       .def_rw("embedding_size", &DecoderModel::embedding_size)
+      .def_rw("per_layer_count", &DecoderModel::per_layer_count)
+      .def_rw("per_layer_norm", &DecoderModel::per_layer_norm)
       .def_rw("num_positions", &DecoderModel::num_positions)
       .def_rw("position_offset", &DecoderModel::position_offset)
       .def_rw("num_token_types", &DecoderModel::num_token_types)

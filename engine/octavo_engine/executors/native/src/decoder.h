@@ -97,6 +97,9 @@ class Decoder {
     ByHead k_b, v_b;
     LayerModel absorbed;
     std::vector<float> q_bias, k_bias, v_bias, o_bias, sinks;
+    Linear laurel_left, laurel_right, altup_router, per_layer_gate, per_layer_out;
+    std::vector<float> altup_prediction, altup_correction, altup_scale;  // [n * n][n], [n][n], [hidden_size]
+    float scale = 1.0F;
     Mlp mlp;  // or experts
     Experts experts;
     KvView kv;
@@ -114,6 +117,8 @@ class Decoder {
     const Norm* post = nullptr;
     bool norms_sum = false;  // `post` is a norm of the sum
     bool pending = false;
+    const float* more = nullptr;  // [rows][hidden_size], added too
+    float scale = 1.0F;           // of the sum
   };
 
   Linear pack_linear(const std::vector<StoredWeight>& weights);
@@ -121,6 +126,7 @@ class Decoder {
   void pack_head();
   void pack_attention(LayerModel& model, Layer& layer, const std::string& at);
   void pack_latent(LayerModel& model, Layer& layer, const std::string& at);
+  void pack_beside(LayerModel& model, Layer& layer, const std::string& at);
   void pack_mlp(const LayerModel& model, Layer& layer, const std::string& at);
   void lay_out_blocks();
   void allocate_buffers();
@@ -128,6 +134,18 @@ class Decoder {
   void step(Member& me);
   void embed(Member& me);
   void finish_embedding(int64_t row, float* scratch);
+  // streams.cpp: what the embedding gives each layer, and what a layer has beside its two halves.
+  void embed_layers(Member& me);
+  void spread_streams(Member& me);
+  void predict_streams(Member& me, size_t i);
+  void go_around(Member& me, size_t i);
+  void end_layer(Member& me, size_t i, Residual& residual);
+  void merge_streams(Member& me);
+  void modes(Member& me, const Layer& layer);
+  void correct_streams(int64_t row, const Layer& layer);
+  void take_in_own(Member& me, size_t i);
+  void match_magnitude(float* x, const float* like) const;
+  float* stream(int64_t row, int64_t index);
   void attention_layer(Member& me, size_t i, Residual& residual);
   void norm_latents(const LayerModel& model, const Layer& layer, int64_t row, float* scratch);
   void attend(Member& me, size_t i);
@@ -174,6 +192,8 @@ class Decoder {
   std::vector<Layer> layers_;
   std::vector<Group> groups_;
   std::vector<AttentionShape> shapes_;
+  Linear per_layer_embedding_, per_layer_projection_, streams_in_;
+  std::vector<Linear> streams_out_;
   Linear embedding_, positions_, token_types_, project_in_, project_out_, head_;
   std::vector<float> head_bias_;
   std::vector<Linear> dense_;
@@ -186,6 +206,9 @@ class Decoder {
   int64_t scratch_floats_ = 0;  // of each thread
   MemoryMap x_, h_, narrow_, qkv_, queries_, absorbed_, attended_, out_, act_, logits_, prompt_logits_, scratch_,
       parts_, angles_, pooled_;
+  // Of all layers' own inputs, [rows][layers][size]; a product of one layer's, or of streams; streams beside the first,
+  // [rows][streams][hidden_size]; what the first was predicted to be; what goes around attention; gates with their ups.
+  MemoryMap per_layer_, small_, streams_, predicted_, around_, gate_up_;
   std::vector<SamplerScratch> sampling_;
   std::vector<TokenLogprob> prompt_logprobs_;
   std::vector<uint8_t> prompt_failed_;

@@ -31,6 +31,17 @@ void Decoder::pack_front() {
     token_types_ = pack_linear({stored_.take("token_types", model_.num_token_types, hidden)});
   }
   stored_.take_norm(model_.embedding_norm, "embedding_norm", hidden);
+  if (model_.per_layer_count > 0) {
+    const int64_t width = static_cast<int64_t>(layers_.size()) * model_.per_layer_size();
+    per_layer_embedding_ = pack_linear({stored_.take("per_layer_embedding", model_.per_layer_count, width)});
+    per_layer_projection_ = pack_linear({stored_.take("per_layer_projection", width, hidden)});
+    stored_.take_norm(model_.per_layer_norm, "per_layer_norm", model_.per_layer_size());
+  }
+  std::vector<StoredWeight> streams;
+  for (int64_t i = 1; i <= model_.more_streams(); ++i) {
+    streams.push_back(stored_.take("stream_in_" + std::to_string(i), hidden, hidden));
+  }
+  if (!streams.empty()) streams_in_ = pack_linear(streams);
   if (model_.projected()) project_in_ = pack_linear({stored_.take("project_in", hidden, width)});
 }
 
@@ -56,6 +67,28 @@ void Decoder::pack_attention(LayerModel& model, Layer& layer, const std::string&
   stored_.take_norm(model.k_norm, at + "k_norm", one ? model.head_dim_k : model.k_size());
 }
 
+void Decoder::pack_beside(LayerModel& model, Layer& layer, const std::string& at) {
+  const int64_t hidden = model_.hidden_size, num = model.altup.num, size = model.per_layer.size;
+  if (model.laurel.rank > 0) {
+    layer.laurel_left = pack_linear({stored_.take(at + "laurel_left", model.laurel.rank, hidden)});
+    layer.laurel_right = pack_linear({stored_.take(at + "laurel_right", hidden, model.laurel.rank)});
+    stored_.take_norm(model.laurel.norm, at + "laurel_norm", hidden);
+  }
+  if (num > 0) {
+    layer.altup_router = pack_linear({stored_.take(at + "altup_router", num, hidden)});
+    stored_.take_norm(model.altup.norm, at + "altup_norm", hidden);
+    layer.altup_prediction = stored_.take_vector(at + "altup_prediction", num * num * num);
+    layer.altup_correction = stored_.take_vector(at + "altup_correction", num * num);
+    layer.altup_scale = stored_.take_vector(at + "altup_scale", hidden);
+  }
+  if (size > 0) {
+    layer.per_layer_gate = pack_linear({stored_.take(at + "per_layer_gate", size, hidden)});
+    layer.per_layer_out = pack_linear({stored_.take(at + "per_layer_out", hidden, size)});
+    stored_.take_norm(model.per_layer.norm, at + "post_per_layer_norm", hidden);
+  }
+  if (model.scaled) layer.scale = stored_.take_vector(at + "layer_scale", 1)[0];
+}
+
 void Decoder::pack_mlp(const LayerModel& model, Layer& layer, const std::string& at) {
   if (model.router.num_experts > 0) {
     layer.experts = Experts(model, model_.hidden_size, stored_, at, {options_.widen, pool_, team_});
@@ -79,6 +112,7 @@ void Decoder::pack_layers(size_t end) {
     Layer& layer = layers_[packed_layers_];
     const std::string at = "layers." + std::to_string(packed_layers_) + ".";
     pack_attention(model, layer, at);
+    pack_beside(model, layer, at);
     pack_mlp(model, layer, at);
     stored_.take_norm(model.pre_attention_norm, at + "pre_attention_norm", model_.hidden_size);
     stored_.take_norm(model.post_attention_norm, at + "post_attention_norm", model_.hidden_size);
@@ -90,6 +124,10 @@ void Decoder::pack_layers(size_t end) {
 int64_t Decoder::finalize() {
   pack_layers(layers_.size());
   if ((model_.tied_head ? head_ : embedding_).empty()) throw std::invalid_argument("the weight embedding is missing");
+  for (int64_t i = 1; i <= model_.more_streams(); ++i) {
+    const int64_t hidden = model_.hidden_size;
+    streams_out_.push_back(pack_linear({stored_.take("stream_out_" + std::to_string(i), hidden, hidden)}));
+  }
   stored_.take_norm(model_.final_norm, "final_norm", model_.hidden_size);
   pack_head();
   const std::string left = stored_.left();
@@ -120,6 +158,8 @@ void Decoder::allocate_buffers() {
   const auto& floats = MemoryMap::of_floats;
   const int64_t rows = options_.max_rows, hidden = model_.hidden_size;
   const int64_t most = std::max(rows, options_.max_drawn);
+  const int64_t more = model_.more_streams();
+  int64_t small = more + 1, around = 0, gate_up = 0;
   int64_t qkv = 0, queries = 0, absorbed = 0, attended = 0, inner = 0, scratch = 2 * hidden, angles = 0;
   for (const DenseModel& dense : model_.pooling.dense) scratch = std::max(scratch, dense.out_size);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -133,16 +173,27 @@ void Decoder::allocate_buffers() {
     }
     const bool dense = layer.experts.empty();
     inner = std::max(inner, dense ? layer.mlp.size() : 0);
+    if (dense && layer.mlp.sparse()) gate_up = std::max(gate_up, layer.mlp.gate_up().n());
+    small = std::max({small, model.per_layer.size, model.laurel.rank});
+    if (model.laurel.rank > 0) around = hidden;
     scratch = std::max(
         {scratch, paged_attention_scratch(over_blocks(i)),
          dense ? layer.mlp.scratch_floats(rows) : layer.experts.scratch_floats(rows, experts_.routes.slots())});
   }
+  const int64_t per_layer = static_cast<int64_t>(layers_.size()) * model_.per_layer_size();
+  scratch = std::max({scratch, (more + 1) * hidden, per_layer});
   for (const Rotary& r : model_.rotaries) angles += r.dim;
   scratch_floats_ = (scratch + 15) / 16 * 16 + 16;
   x_ = floats(rows * hidden);
   h_ = floats(most * hidden);
   narrow_ = floats(model_.projected() ? most * model_.embedding_size : 0);
   out_ = floats(rows * hidden);
+  per_layer_ = floats(rows * per_layer);
+  small_ = floats(rows * small);
+  streams_ = floats(rows * more * hidden);
+  predicted_ = floats(more > 0 ? rows * hidden : 0);
+  around_ = floats(rows * around);
+  gate_up_ = floats(rows * gate_up);
   qkv_ = floats(rows * qkv);
   queries_ = floats(rows * queries);
   absorbed_ = floats(rows * absorbed);

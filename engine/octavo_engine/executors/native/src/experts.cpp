@@ -24,6 +24,13 @@ int64_t widest(const std::vector<LayerModel>& layers, int64_t slots, int64_t max
   return most;
 }
 
+int64_t beside_floats(const std::vector<LayerModel>& layers, int64_t floats) {
+  for (const LayerModel& layer : layers) {
+    if (layer.beside.present()) return floats;
+  }
+  return 0;
+}
+
 int64_t most_experts(const std::vector<LayerModel>& layers) {
   int64_t most = 0;
   for (const LayerModel& layer : layers) most = std::max<int64_t>(most, layer.router.num_experts);
@@ -44,17 +51,28 @@ ExpertsWorkspace::ExpertsWorkspace(const std::vector<LayerModel>& layers, int64_
     : routes(max_rows, most_chosen(layers), row_alignment(isa), slots(layers, max_rows, isa)),
       logits(MemoryMap::of_floats(max_rows * (most_experts(layers) + 1))),
       inner(MemoryMap::of_floats(widest(layers, routes.slots(), max_rows))),
-      outer(MemoryMap::of_floats(most_experts(layers) > 0 ? routes.slots() * hidden_size : 0)) {}
+      outer(MemoryMap::of_floats(most_experts(layers) > 0 ? routes.slots() * hidden_size : 0)),
+      routed(MemoryMap::of_floats(beside_floats(layers, max_rows * hidden_size))),
+      gathered(MemoryMap::of_floats(beside_floats(layers, max_rows * hidden_size))),
+      mixed(MemoryMap::of_floats(beside_floats(layers, max_rows * hidden_size))) {}
 
 Experts::Experts(const LayerModel& model, int64_t hidden_size, StoredWeights& stored, const std::string& at,
                  const Packing& packing)
-    : router_(model.router), has_shared_(model.shared.intermediate_size > 0), has_gate_(model.shared_gate) {
+    : router_(model.router),
+      beside_(model.beside),
+      has_shared_(model.shared.intermediate_size > 0),
+      has_gate_(model.shared_gate) {
   const int64_t num = router_.num_experts;
   std::vector<StoredWeight> routes = {stored.take(at + "router", num, hidden_size)};
   if (has_gate_) routes.push_back(stored.take(at + "shared_router", 1, hidden_size));
   route_ = Linear(routes, packing);
   if (router_.bias) bias_ = stored.take_vector(at + "router_bias", num);
   if (router_.correction) correction_ = stored.take_vector(at + "router_correction", num);
+  if (router_.expert_scales) scales_ = stored.take_vector(at + "expert_scales", num);
+  stored.take_norm(beside_.router, at + "router_norm", hidden_size);
+  stored.take_norm(beside_.before, at + "experts_norm", hidden_size);
+  stored.take_norm(beside_.after, at + "post_experts_norm", hidden_size);
+  stored.take_norm(beside_.after_shared, at + "post_shared_norm", hidden_size);
   const MlpWeights all = MlpWeights::take(stored, at + "experts_", model.mlp, hidden_size, num);
   experts_.reserve(static_cast<size_t>(num));
   for (int64_t i = 0; i < num; ++i) {
@@ -77,7 +95,22 @@ int64_t Experts::scratch_floats(int64_t max_rows, int64_t slots) const {
                    experts_[0].gate_up().k()});
 }
 
+const float* Experts::input_of(const ExpertsStep& step, int64_t row) const {
+  return (beside_.present() ? step.space.gathered.floats() : step.input) + row * step.hidden_size;
+}
+
+float* Experts::sum_of(const ExpertsStep& step, int64_t row) const {
+  return (beside_.present() ? step.space.mixed.floats() : step.out) + row * step.hidden_size;
+}
+
 void Experts::prepare(const ExpertsStep& step, int64_t begin, int64_t end) const {
+  if (beside_.present()) {
+    for (int64_t at = begin * step.hidden_size; at < end * step.hidden_size; at += step.hidden_size) {
+      step.ops.norm(step.stream + at, step.hidden_size, beside_.router.view(), step.space.routed.floats() + at);
+      step.ops.norm(step.stream + at, step.hidden_size, beside_.before.view(), step.space.gathered.floats() + at);
+    }
+    return route_.prepare(step.space.routed.floats(), step.hidden_size, begin, end);
+  }
   route_.prepare(step.input, step.hidden_size, begin, end);
   if (has_shared_) shared_.gate_up().prepare(step.input, step.hidden_size, begin, end);
   if (shares_input(step) && !has_shared_) experts_[0].gate_up().prepare(step.input, step.hidden_size, begin, end);
@@ -85,8 +118,13 @@ void Experts::prepare(const ExpertsStep& step, int64_t begin, int64_t end) const
 
 void Experts::choose_row(const ExpertsStep& step, int64_t row) const {
   float* logits = step.space.logits.floats() + row * logits_width();
+  if (router_.logits_multiplier != 1.0F) step.ops.scale(logits, router_.num_experts, router_.logits_multiplier);
   for (size_t i = 0; i < bias_.size(); ++i) logits[i] += bias_[i];
-  choose(router_, logits, or_null(correction_), step.space.routes.choices() + row * router_.num_chosen);
+  Choice* choices = step.space.routes.choices() + row * router_.num_chosen;
+  choose(router_, logits, or_null(correction_), choices);
+  for (int32_t k = 0; !scales_.empty() && k < router_.num_chosen; ++k) {
+    choices[k].weight *= scales_[static_cast<size_t>(choices[k].expert)];
+  }
 }
 
 void Experts::route(Member& me, const ExpertsStep& step) const {
@@ -94,8 +132,16 @@ void Experts::route(Member& me, const ExpertsStep& step) const {
   const RowRange all{0, step.rows};
   float* inner = step.space.inner.floats();
   const int64_t blocks = route_.blocks(), stripes = has_shared_ ? shared_.stripes() : 0;
+  if (beside_.present()) {
+    // The MLP's input may be prepared where the router's is.
+    team.each(me, blocks, 1, [&](int64_t begin, int64_t end) {
+      route_.multiply(all, begin, end, step.space.logits.floats(), logits_width());
+    });
+    team.each(me, step.rows, 1,
+              [&](int64_t begin, int64_t end) { shared_.gate_up().prepare(step.input, step.hidden_size, begin, end); });
+  }
   team.each(me, blocks + stripes, 1, [&](int64_t begin, int64_t end) {
-    if (begin < blocks) {
+    if (begin < blocks && !beside_.present()) {
       route_.multiply(all, begin, std::min(end, blocks), step.space.logits.floats(), logits_width());
     }
     if (end > blocks) {
@@ -116,7 +162,7 @@ void Experts::route(Member& me, const ExpertsStep& step) const {
 }
 
 void Experts::gather(const ExpertsStep& step, const RoutedPair& pair) const {
-  const float* row = step.input + pair.row * step.hidden_size;
+  const float* row = input_of(step, pair.row);
   if (router_.weighs_input) {
     std::copy(row, row + step.hidden_size, step.scratch);
     step.ops.scale(step.scratch, step.hidden_size, pair.weight);
@@ -140,7 +186,7 @@ void Experts::for_pieces(const ExpertsStep& step, const Wave& wave, int64_t each
 void Experts::combine(const ExpertsStep& step, const Wave& wave, int64_t row) const {
   const ExpertsWorkspace& space = step.space;
   const int64_t hidden = step.hidden_size, first = wave.first_pair, last = first + wave.num_pairs;
-  float* out = step.out + row * hidden;
+  float* out = sum_of(step, row);
   for (int64_t k = 0; k < router_.num_chosen; ++k) {
     const int64_t at = space.routes.pair_of(router_, row, k);
     if (at < first || at >= last) continue;
@@ -168,7 +214,7 @@ void Experts::run(Member& me, const ExpertsStep& step) const {
         for (int64_t at = begin; at < end; ++at) gather(step, routes.pair(wave.first_pair + at));
       });
     } else if (has_shared_ || i > 0) {  // other activations may lie where the row's do
-      team.each(me, 1, 1, [&](int64_t, int64_t) { experts_[0].gate_up().prepare_row(step.input, 0); });
+      team.each(me, 1, 1, [&](int64_t, int64_t) { experts_[0].gate_up().prepare_row(input_of(step, 0), 0); });
     }
     const int64_t stripes = experts_[0].stripes(), blocks = experts_[0].down().blocks();
     team.each(me, std::max<int64_t>(1, wave.num_pieces * stripes), 1, [&](int64_t begin, int64_t end) {
@@ -195,14 +241,24 @@ void Experts::run(Member& me, const ExpertsStep& step) const {
       for (int64_t row = begin; row < end; ++row) {
         if (i == 0) begin_row(step, row);
         combine(step, wave, row);
+        if (i + 1 == num_waves && beside_.present()) finish_row(step, row);
       }
     });
   }
 }
 
+void Experts::finish_row(const ExpertsStep& step, int64_t row) const {
+  const int64_t hidden = step.hidden_size;
+  float *out = step.out + row * hidden, *mixed = sum_of(step, row);
+  step.ops.norm(out, hidden, beside_.after_shared.view(), out);
+  step.ops.norm(mixed, hidden, beside_.after.view(), mixed);
+  step.ops.add_scaled(out, mixed, hidden, 1.0F);
+}
+
 // The shared expert's result, or nothing, before any other is added.
 void Experts::begin_row(const ExpertsStep& step, int64_t row) const {
   float* out = step.out + row * step.hidden_size;
+  if (beside_.present()) std::fill_n(sum_of(step, row), step.hidden_size, 0.0F);
   if (!has_shared_) {
     std::fill(out, out + step.hidden_size, 0.0F);
     return;

@@ -24,9 +24,10 @@ struct ExpertsWorkspace {
   static int64_t slots(const std::vector<LayerModel>& layers, int64_t max_rows, Isa isa);
 
   Routes routes;
-  MemoryMap logits;  // [max_rows][experts, and the shared one's gate]
-  MemoryMap inner;   // [slots][intermediate_size], or [max_rows][that of a shared expert]
-  MemoryMap outer;   // [slots][hidden_size]
+  MemoryMap logits;                   // [max_rows][experts, and the shared one's gate]
+  MemoryMap inner;                    // [slots][intermediate_size], or [max_rows][that of a shared expert]
+  MemoryMap outer;                    // [slots][hidden_size]
+  MemoryMap routed, gathered, mixed;  // [max_rows][hidden_size] each, where a mixture lies beside an MLP
 };
 
 // One step's rows, as the decoder hands them over.
@@ -35,9 +36,10 @@ struct ExpertsStep {
   ExpertsWorkspace& space;
   int64_t rows;
   int64_t hidden_size;
-  const float* input;  // [rows][hidden_size], normed
-  float* out;          // the same
-  float* scratch;      // of this thread, as scratch_floats() says
+  const float* input;   // [rows][hidden_size], normed
+  float* out;           // the same
+  float* scratch;       // of this thread, as scratch_floats() says
+  const float* stream;  // [rows][hidden_size], before the norm
 };
 
 class Experts {
@@ -64,6 +66,11 @@ class Experts {
   int64_t logits_width() const { return router_.num_experts + (has_gate_ ? 1 : 0); }
   void choose_row(const ExpertsStep& step, int64_t row) const;
   void begin_row(const ExpertsStep& step, int64_t row) const;
+  // Of a mixture beside an MLP: the sum of both, each normed.
+  void finish_row(const ExpertsStep& step, int64_t row) const;
+  // What experts read, and where their sum goes.
+  const float* input_of(const ExpertsStep& step, int64_t row) const;
+  float* sum_of(const ExpertsStep& step, int64_t row) const;
   void gather(const ExpertsStep& step, const RoutedPair& pair) const;
   void combine(const ExpertsStep& step, const Wave& wave, int64_t row) const;
   template <class Work>
@@ -71,9 +78,10 @@ class Experts {
                   Work&& work) const;
 
   RouterModel router_;
+  BesideModel beside_;
   bool has_shared_ = false, has_gate_ = false;
   Linear route_;  // a row for each expert, and the shared one's gate
-  std::vector<float> bias_, correction_;
+  std::vector<float> bias_, correction_, scales_;
   std::vector<Mlp> experts_;
   Mlp shared_;
 };

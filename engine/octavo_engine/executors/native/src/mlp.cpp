@@ -42,11 +42,18 @@ MlpWeights MlpWeights::expert(int64_t index, int64_t num_experts) const {
 Mlp::Mlp(const MlpModel& model, Nonlinearity act, const MlpWeights& weights, const Packing& packing)
     : model_(model),
       act_(act),
-      gate_up_(model.gated ? Linear::gate_up(weights.gate, weights.up, packing) : Linear({weights.up}, packing)),
+      gate_up_(model.sparse  ? Linear({weights.gate, weights.up}, packing)
+               : model.gated ? Linear::gate_up(weights.gate, weights.up, packing)
+                             : Linear({weights.up}, packing)),
       down_({weights.down}, packing),
       gate_bias_(weights.gate_bias),
       up_bias_(weights.up_bias),
       down_bias_(weights.down_bias) {}
+
+void Mlp::activate_whole(const Operations& ops, float* gate_up, float* out) const {
+  ops.cut_off(gate_up, size(), model_.cutoff);
+  ops.activate(act_, gate_up, gate_up + size(), nullptr, nullptr, size(), out);
+}
 
 int64_t Mlp::scratch_floats(int64_t rows) const { return std::max(kScratch, rows * width() * (model_.gated ? 2 : 1)); }
 

@@ -33,6 +33,9 @@ class Mlp {
   const Linear& down() const { return down_; }
   const std::vector<float>& down_bias() const { return down_bias_; }
   int64_t size() const { return model_.intermediate_size; }
+  // Of a sparse one `activate` does not serve: its gate and up are multiplied whole, [rows][2 * size()], and then cut.
+  bool sparse() const { return model_.sparse; }
+  void activate_whole(const Operations& ops, float* gate_up, float* out) const;
   int64_t bytes() const { return gate_up_.bytes() + down_.bytes(); }
 
   // What `activate` can be shared out by: some columns of the result.

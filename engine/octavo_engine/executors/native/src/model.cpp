@@ -29,6 +29,7 @@ void check(const MlpModel& mlp) {
   if (activation < 0 || activation > static_cast<int32_t>(Activation::SwigluClamped)) {
     refuse("an activation of kind " + std::to_string(activation));
   }
+  if (mlp.sparse && !mlp.gated) refuse("a sparse activation without a gate");
   if (mlp.activation == Activation::SwigluClamped && !mlp.gated) refuse("a clamped swiglu without a gate");
   if (mlp.intermediate_size <= 0) refuse("an MLP of " + std::to_string(mlp.intermediate_size));
 }
@@ -46,7 +47,10 @@ void check(const RouterModel& router, const LayerModel& layer) {
   }
   if (layer.shared.intermediate_size != 0) check(layer.shared);
   for (const MlpModel* mlp : {&layer.mlp, &layer.shared}) {
-    if (mlp->activation == Activation::Xielu) refuse("an expert with xielu");
+    if (mlp->activation == Activation::Xielu || mlp->sparse) refuse("an expert with xielu, or sparse");
+  }
+  if (layer.beside.present() && (layer.shared.intermediate_size == 0 || layer.shared_gate)) {
+    refuse("a mixture beside no MLP, or one with a gate");
   }
 }
 
@@ -98,6 +102,25 @@ void check(const LayerModel& layer, const DecoderModel& model) {
   }
 }
 
+// What is beside a layer's halves is alike in all layers.
+void check_beside(const LayerModel& layer, const DecoderModel& model) {
+  const LayerModel& first = model.layers[0];
+  if (layer.altup.num != first.altup.num || layer.altup.num < 0 || (layer.altup.num > 0 && layer.per_layer.size == 0) ||
+      layer.per_layer.size != first.per_layer.size || (layer.per_layer.size > 0) != (model.per_layer_count > 0) ||
+      layer.laurel.rank < 0) {
+    refuse(std::to_string(layer.altup.num) + " residual streams with inputs of " +
+           std::to_string(layer.per_layer.size) + " in one layer and other ones in the first");
+  }
+  const bool any = layer.altup.num > 0 || layer.per_layer.size > 0 || layer.laurel.rank > 0 || layer.scaled;
+  if (any && (model.pools() || layer.parallel_residual || layer.post_norms_sum)) {
+    refuse("a layer with inputs, streams or a factor of its own whose halves are parallel, or that pools");
+  }
+  for (const Norm* norm : {&layer.altup.norm, &layer.per_layer.norm, &layer.laurel.norm, &layer.beside.router,
+                           &layer.beside.before, &layer.beside.after, &layer.beside.after_shared}) {
+    check(*norm);
+  }
+}
+
 // A layer that reads what another has written, in the step too.
 void check_shared(const LayerModel& layer, size_t index, const DecoderModel& model) {
   const auto from = static_cast<size_t>(layer.kv_from);
@@ -134,6 +157,8 @@ DecoderModel checked(DecoderModel model) {
   if (model.vocab_size <= 0 || model.hidden_size <= 0) {
     refuse("a model of " + std::to_string(model.hidden_size) + " with " + std::to_string(model.vocab_size) + " tokens");
   }
+  if (model.layers.empty()) refuse("a model without layers");
+  check(model.per_layer_norm);
   if (model.embedding_size <= 0 || model.num_positions < 0 || model.position_offset < 0) {
     refuse("an embedding of " + std::to_string(model.embedding_size) + " with " + std::to_string(model.num_positions) +
            " positions from row " + std::to_string(model.position_offset));
@@ -145,6 +170,7 @@ DecoderModel checked(DecoderModel model) {
     const LayerModel& layer = model.layers[i];
     check(layer, model);
     if (layer.kv_from >= 0) check_shared(layer, i, model);
+    check_beside(layer, model);
     if (!layer.causal && (!model.pools() || layer.chunk > 0))
       refuse("a head or chunks with attention in both directions");
   }

@@ -53,6 +53,8 @@ struct MlpModel {
   int64_t intermediate_size = 0;
   Activation activation = Activation::Silu;
   bool gated = true;
+  bool sparse = false;  // the gate becomes relu(gate - mean - cutoff * deviation) first, both of a row's
+  float cutoff = 0.0F;
 };
 
 enum class Scoring : int32_t { Softmax = 0, Sigmoid = 1, SoftmaxOfChosen = 2, SparseMixer = 3 };
@@ -70,6 +72,35 @@ struct RouterModel {
   float scale = 1.0F;
   float jitter = 0.0F;
   bool weighs_input = false;
+  float logits_multiplier = 1.0F;
+  bool expert_scales = false;  // a learned factor on each expert's weight
+};
+
+// Norms of a mixture beside an MLP, its shared expert: see octavo_models.layers.BesideMlp. None where `router` is
+// absent.
+struct BesideModel {
+  Norm router, before, after, after_shared;
+
+  bool present() const { return router.present; }
+};
+
+// A token's own input of a layer: see octavo_models.layers.PerLayerInput. Of no size: none.
+struct PerLayerModel {
+  int64_t size = 0;
+  Activation activation = Activation::Gelu;
+  Norm norm;
+};
+
+// Residual streams, of which a layer computes the first: see octavo_models.layers.AltUp. 0: one stream alone.
+struct AltUpModel {
+  int64_t num = 0;
+  Norm norm;
+};
+
+// Around attention: see octavo_models.layers.Laurel. Of no rank: none.
+struct LaurelModel {
+  int64_t rank = 0;
+  Norm norm;
 };
 
 // Multi-head latent attention: see octavo_models.layers.Latent.
@@ -105,6 +136,11 @@ struct LayerModel {
   MlpModel mlp;     // with a router, of each expert
   MlpModel shared;  // of no size: none
   bool shared_gate = false;
+  BesideModel beside;
+  LaurelModel laurel;
+  AltUpModel altup;
+  PerLayerModel per_layer;
+  bool scaled = false;  // the residual stream is multiplied by a learned number at the end
   bool parallel_residual = false;
   bool post_norms_sum = false;
   Norm pre_attention_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm, q_norm, k_norm, v_norm;
@@ -152,7 +188,12 @@ struct DecoderModel {
   std::vector<LayerModel> layers;
   std::vector<int32_t> group_windows;  // of each KV group; 0: none
   PoolingModel pooling;
+  int64_t per_layer_count = 0;  // tokens of the embedding of all layers' own inputs; 0: none
+  Norm per_layer_norm;
 
+  int64_t per_layer_size() const { return per_layer_count > 0 ? layers[0].per_layer.size : 0; }
+  // Residual streams beside the one that layers compute.
+  int64_t more_streams() const { return layers[0].altup.num > 0 ? layers[0].altup.num - 1 : 0; }
   // A model that pools computes each prompt whole, in one step: its keys and values lie in one layer's scratch.
   bool pools() const { return pooling.kind != PoolingKind::None; }
   int64_t pooled_size() const { return pooling.dense.empty() ? hidden_size : pooling.dense.back().out_size; }

@@ -7,7 +7,11 @@
 #include "decoder.h"
 
 namespace octavo {
-namespace {}  // namespace
+namespace {
+
+constexpr float kRootOfHalf = 0.70710678F;
+
+}  // namespace
 
 void Decoder::forward(const std::vector<Scheduled>& batch) {
   if (!finalized_) throw std::logic_error("weights come before the first step");
@@ -32,11 +36,16 @@ void Decoder::forward(const std::vector<Scheduled>& batch) {
 
 void Decoder::step(Member& me) {
   embed(me);
+  if (model_.per_layer_count > 0) embed_layers(me);
+  if (model_.more_streams() > 0) spread_streams(me);
   Residual residual;
   for (size_t i = 0; i < layers_.size(); ++i) {
+    if (model_.more_streams() > 0) predict_streams(me, i);
     attention_layer(me, i, residual);
     mlp_layer(me, i, residual);
+    end_layer(me, i, residual);
   }
+  if (model_.more_streams() > 0) merge_streams(me);
   model_.pools() ? pool(me, residual) : heads(me, residual);
 }
 
@@ -103,6 +112,8 @@ void Decoder::add_residual(const Residual& residual, int64_t row, float* scratch
   ops_.add_residual(x, out_.floats() + row * hidden, or_null(*residual.bias), hidden, model_.residual_multiplier,
                     residual.norms_sum ? NormView{} : residual.post->view(), scratch);
   if (residual.norms_sum && residual.post->present) ops_.norm(x, hidden, residual.post->view(), x);
+  if (residual.more != nullptr) ops_.add_scaled(x, residual.more + row * hidden, hidden, 1.0F);
+  if (residual.scale != 1.0F) ops_.scale(x, hidden, residual.scale);
 }
 
 void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
@@ -119,9 +130,11 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
       }
     }
     layer.qkv.prepare(input, hidden, begin, end);
+    if (model.laurel.rank > 0) layer.laurel_left.prepare(input, hidden, begin, end);
   });
   mark(me, Phase::Norm);
   multiply(me, layer.qkv, m, qkv_.floats());
+  if (model.laurel.rank > 0) go_around(me, i);
   mark(me, Phase::Qkv);
 
   model.is_latent() ? attend_latent(me, i) : attend(me, i);
@@ -136,6 +149,10 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
   multiply(me, layer.o, m, out_.floats());
   mark(me, Phase::Output);
   residual = {&layer.o_bias, &model.post_attention_norm, model.post_norms_sum, true};
+  if (model.laurel.rank > 0) {
+    residual.more = around_.floats();
+    residual.scale = kRootOfHalf;
+  }
 }
 
 // From queries, keys and values to each head's result.
@@ -199,13 +216,22 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
 }
 
 ExpertsStep Decoder::experts_step(const Member& me) {
-  return {ops_, experts_, plan_.rows(), model_.hidden_size, h_.floats(), out_.floats(), scratch(me)};
+  return {ops_, experts_, plan_.rows(), model_.hidden_size, h_.floats(), out_.floats(), scratch(me), x_.floats()};
 }
 
 void Decoder::dense_layer(Member& me, const Mlp& mlp) {
   const int64_t m = plan_.rows();
-  team_.each(me, mlp.stripes(), 1,
-             [&](int64_t begin, int64_t end) { mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me)); });
+  if (mlp.sparse()) {
+    multiply(me, mlp.gate_up(), m, gate_up_.floats());
+    team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        mlp.activate_whole(ops_, gate_up_.floats() + row * mlp.gate_up().n(), act_.floats() + row * mlp.size());
+      }
+    });
+  } else {
+    team_.each(me, mlp.stripes(), 1,
+               [&](int64_t begin, int64_t end) { mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me)); });
+  }
   mark(me, Phase::GateUp);
   team_.each(me, m, 1, [&](int64_t begin, int64_t end) { mlp.down().prepare(act_.floats(), mlp.size(), begin, end); });
   mark(me, Phase::Activation);

@@ -164,6 +164,8 @@ struct Operations {
   // x[n] += (a + bias) * factor, where `post`, if it has a weight, is first applied to a + bias.
   void (*add_residual)(float* x, const float* a, const float* bias, int64_t n, float factor, const NormView& post,
                        float* scratch);
+  // x = relu(x - mean - cutoff * deviation), of all n.
+  void (*cut_off)(float* x, int64_t n, float cutoff);
   void (*scale)(float* x, int64_t n, float factor);
   // x *= sigmoid(gate)
   void (*gate)(float* x, const float* gate, int64_t n);

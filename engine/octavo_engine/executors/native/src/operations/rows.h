@@ -82,6 +82,13 @@ inline void add_residual_row(float* x, const float* a, const float* bias, int64_
   for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, fma(get(a + i), f, get(x + i))); });
 }
 
+inline void cut_off_row(float* x, int64_t n, float cutoff) {
+  const Vec mean = set(sum_of(x, n) / static_cast<float>(n));
+  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, get(x + i) - mean); });
+  const Vec least = set(cutoff * __builtin_sqrtf(sum_of_squares(x, n) / static_cast<float>(n)));
+  for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, max(set(0.0F), get(x + i) - least)); });
+}
+
 inline void scale_row(float* x, int64_t n, float factor) {
   const Vec f = set(factor);
   for_vectors(n, [&](int64_t i, auto get, auto put) { put(x + i, get(x + i) * f); });

@@ -21,6 +21,7 @@ inline constexpr Operations table(const char* name) {
   k.name = name;
   k.norm = norm_row;
   k.add_residual = add_residual_row;
+  k.cut_off = cut_off_row;
   k.scale = scale_row;
   k.gate = gate_row;
   k.add_scaled = add_scaled_row;
