@@ -25,6 +25,11 @@ COUNTERS = [
     "generation_tokens",
     "prompt_tokens_by_source",
     "prompt_tokens_cached",
+    "prompt_tokens_cached_by_source",
+    "external_prefix_cache_queries",
+    "external_prefix_cache_hits",
+    "mm_cache_queries",
+    "mm_cache_hits",
     "prefix_cache_queries",
     "prefix_cache_hits",
     "num_preemptions",
@@ -173,3 +178,40 @@ def test_durations_do_not_follow_the_wall_clock(fake_model, tmp_path):
         for name in ("e2e_request_latency", "time_to_first_token", "request_queue_time", "request_inference_time"):
             assert 0 <= server.metric(f"vllm:{name}_seconds_sum") < 600
             assert server.metric(f"vllm:{name}_seconds_count") == 3
+
+
+def test_requests_are_counted_by_route_method_and_status(measured):
+    """Names are those of prometheus-fastapi-instrumentator; a path without a route is none, probes are left out."""
+    for _ in range(2):
+        assert measured.get("/v1/models/unheard-of")[0] == 404
+    assert measured.get("/nowhere/7")[0] == 404
+    assert measured.get("/health")[0] == 200
+    completions = {"handler": "/v1/completions", "method": "POST"}
+    assert measured.metric("http_requests_total", **completions, status="2xx") == 10
+    assert measured.metric("http_requests_total", handler="/v1/models/{model}", status="4xx") == 2
+    assert measured.metric("http_requests_total", handler="none", method="GET", status="4xx") == 1
+    assert measured.metric("http_request_duration_seconds_count", **completions) == 10
+    assert measured.metric("http_request_duration_highr_seconds_count") == measured.metric("http_requests_total")
+    assert measured.metric("http_request_size_bytes_sum", handler="/v1/completions") > 10 * len('{"prompt": ""}')
+    assert measured.metric("http_response_size_bytes_count", handler="/v1/completions") == 10
+    assert "/health" not in measured.get("/metrics")[1]
+
+
+def test_cached_tokens_come_from_the_device(measured):
+    """No other cache holds any."""
+    cached = measured.metric("vllm:prompt_tokens_cached_total")
+    assert measured.metric("vllm:prompt_tokens_cached_by_source_total", source="device") == cached
+    assert measured.metric("vllm:prompt_tokens_cached_by_source_total") == cached
+
+
+def test_the_cache_s_labels_are_vllms(families):
+    """Its fields by reflection: dashboards join by some of them."""
+    labels = set(families["vllm:cache_config_info"].samples[0].labels)
+    assert {
+        "block_size",
+        "num_gpu_blocks",
+        "kv_cache_size_tokens",
+        "mamba_cache_mode",
+        "kv_offloading_backend",
+    } <= labels
+    assert "model_name" not in labels

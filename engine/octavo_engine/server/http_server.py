@@ -27,6 +27,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from octavo_engine.errors import RequestError
 from octavo_engine.server.answer.error_responses import error_response, errors_as_json
+from octavo_engine.server.http_series import HttpSeries, counted
 from octavo_engine.server.intake.limits import HEAD_SECONDS
 from octavo_engine.server.intake.request_body import pieces_of
 
@@ -53,13 +54,19 @@ OPTIONS: dict[str, Any] = {
 _SLASHES = re.compile("//+")
 
 
-async def listen(runner: web.AppRunner, listener: socket.socket, tls: ssl.SSLContext | None = None) -> asyncio.Server:
-    """Serve the application of `runner` at `listener`, in plain HTTP or over `tls`. Raises OSError."""
+async def listen(
+    runner: web.AppRunner,
+    listener: socket.socket,
+    series: HttpSeries | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> asyncio.Server:
+    """Serve the application of `runner` at `listener`, in plain HTTP or over `tls`, counted in `series`. Raises OSError."""
     await runner.setup()
     server = runner.server
     assert server is not None
     handler, make_request = server.request_handler, server.request_factory
-    server.request_handler = functools.partial(errors_as_json, handler=handler)
+    answer = functools.partial(errors_as_json, handler=handler)
+    server.request_handler = functools.partial(counted, handler=answer, series=series or HttpSeries())
     server.request_factory = lambda message, *rest: make_request(_with_tidy_path(message), *rest)
     loop = asyncio.get_running_loop()
     make_connection = functools.partial(Connection, server, loop=loop, **OPTIONS)

@@ -99,7 +99,7 @@ class Server:
             shutdown_timeout=LAST_WORDS_SECONDS,
         )
         try:
-            listening = await listen(runner, self._listener, self._tls)
+            listening = await listen(runner, self._listener, context.metrics.http, self._tls)
         except OSError as error:
             _complain(f"can't listen on port {self._config.server.port}: {os.strerror(error.errno or 0)}")
             await runner.cleanup()

@@ -21,6 +21,8 @@ from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from octavo_engine.config import CacheConfig
 from octavo_engine.messages import EngineOutput, EngineRequest, PoolingRequest, Ready, SchedulerStats
+from octavo_engine.server.cache_info import cache_info
+from octavo_engine.server.http_series import HttpSeries
 from octavo_engine.server.loop_watch import LoopWatch
 from octavo_engine.server.series import Counter, Histogram, gauge, one_two_five
 
@@ -36,6 +38,12 @@ NUM_PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
 # Labels of tool_call_parser_invocations
 MODES, OUTCOMES = ("streaming", "non_streaming"), ("tool_call", "no_tool_call")
 REQUEST_TYPES = ("chat_completions", "responses", "other")
+# vLLM has these for every model, zero where there is no such cache.
+NO_SUCH_CACHE = tuple(
+    Counter(f"vllm:{cache}_{what}", f"{of} {how}: there is no such cache here.")
+    for cache, of in (("external_prefix_cache", "Prompt tokens"), ("mm_cache", "Images and sounds"))
+    for what, how in (("queries", "looked up"), ("hits", "found"))
+)
 THROUGHPUT_SECONDS = 10.0  # the window of the avg_*_throughput gauges
 
 
@@ -78,6 +86,12 @@ class Metrics:
             ("local_compute", "local_cache_hit", "external_kv_transfer"),
         )
         self._cached = Counter("vllm:prompt_tokens_cached", "Prompt tokens whose KV was cached.")
+        self._cached_by_source = Counter(
+            "vllm:prompt_tokens_cached_by_source",
+            "Prompt tokens whose KV was cached, by where it was.",
+            "source",
+            ("device", "host", "p2p", "disk", "external_unspecified"),
+        )
         self._success = Counter(
             "vllm:request_success",
             "Requests that ended, by reason.",
@@ -119,6 +133,7 @@ class Metrics:
         self._prefill = Histogram("vllm:request_prefill_time_seconds", "Spent in prefill.", REQUEST_SECONDS)
         self._decode = Histogram("vllm:request_decode_time_seconds", "Spent in decode.", REQUEST_SECONDS)
         self.loop = LoopWatch()
+        self.http = HttpSeries()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -128,21 +143,7 @@ class Metrics:
         tokens = tuple(one_two_five(ready.max_model_len))
         for histogram in self._histograms()[:5]:
             histogram.rebuild(tokens)
-        num_tokens = min(ready.num_blocks, default=0) * ready.block_size
-        self._cache_info = {
-            "block_size": str(ready.block_size),
-            "num_gpu_blocks": str(ready.num_blocks[0] if ready.num_blocks else 0),
-            "num_cpu_blocks": "0",
-            "kv_cache_memory_bytes": str(ready.kv_cache_bytes),
-            "gpu_memory_utilization": str(cache.gpu_memory_utilization),
-            "enable_prefix_caching": str(cache.enable_prefix_caching),
-            "num_gpu_blocks_override": str(cache.num_gpu_blocks_override),
-            "swap_space": str(cache.swap_space_gib),
-            "kv_cache_size_tokens": str(num_tokens),
-            "kv_cache_max_concurrency": f"{num_tokens / max(1, ready.max_model_len):.2f}",
-            "cache_dtype": "auto",
-            "sliding_window": "None",
-        }
+        self._cache_info = cache_info(cache, ready)
 
     @property
     def stats(self) -> SchedulerStats:
@@ -189,6 +190,7 @@ class Metrics:
         self._by_source.add(opened.num_prompt_tokens - opened.num_cached, "local_compute")
         self._by_source.add(opened.num_cached, "local_cache_hit")
         self._cached.add(opened.num_cached)
+        self._cached_by_source.add(opened.num_cached, "device")
 
     def finished(self, request_id: str, reason: str, now: float) -> None:
         opened = self._open_requests.pop(request_id, None)
@@ -265,21 +267,19 @@ class Metrics:
         for state in ("weights_offloaded", "discard_all"):
             sleep.add_metric([*labels.values(), state], 0)  # type: ignore[attr-defined]
         yield sleep
-        for name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
-            yield gauge(f"vllm:{name}", "KV blocks in use, 0 to 1.", stats.kv_usage, labels)
+        yield gauge("vllm:kv_cache_usage_perc", "KV blocks in use, 0 to 1.", stats.kv_usage, labels)
         if self._cache_info is not None:
             yield gauge("vllm:cache_config_info", "The KV cache.", 1, {**self._cache_info, "engine": "0"})
-        for prefix in ("prefix_cache", "gpu_prefix_cache"):
-            queries = Counter(f"vllm:{prefix}_queries", "Prompt tokens looked up in the prefix cache.")
-            queries.add(stats.prefix_cache_queries)
-            yield queries.family(labels)
-            hits = Counter(f"vllm:{prefix}_hits", "Prompt tokens found in the prefix cache.")
-            hits.add(stats.prefix_cache_hits)
-            yield hits.family(labels)
-        preemptions = Counter("vllm:num_preemptions", "Preemptions.")
-        preemptions.add(stats.num_preemptions)
-        yield preemptions.family(labels)
-        for counter in (self.prompt_tokens, self.generation_tokens, self._by_source, self._cached, self._success):
+        for name, documentation, count in (
+            ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
+            ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
+            ("num_preemptions", "Preemptions.", stats.num_preemptions),
+        ):
+            yield _total(name, documentation, count, labels)
+        for counter in (
+            *(self.prompt_tokens, self.generation_tokens, self._by_source, self._cached, self._cached_by_source),
+            *(self._success, *NO_SUCH_CACHE),
+        ):
             yield counter.family(labels)
         yield self._rejections.family(self._model)
         calls = CounterMetricFamily(
@@ -293,6 +293,7 @@ class Metrics:
         for histogram in self._histograms():
             yield histogram.family(labels)
         yield self.loop.delays.family(labels)
+        yield from self.http.collect()
         yield from self._removed(stats)
 
     def _histograms(self) -> tuple[Histogram, ...]:
@@ -307,12 +308,27 @@ class Metrics:
         labels = self._labels
         prompt, generation = self.throughput()
         rate = stats.prefix_cache_hits / stats.prefix_cache_queries if stats.prefix_cache_queries else 0.0
-        yield gauge("vllm:avg_prompt_throughput_toks_per_s", "Prompt tokens a second, of 10 s.", prompt, labels)
-        yield gauge("vllm:avg_generation_throughput_toks_per_s", "Tokens a second, of 10 s.", generation, labels)
-        yield gauge("vllm:gpu_prefix_cache_hit_rate", "Prefix cache hits by queries.", rate, labels)
-        yield gauge("vllm:num_requests_swapped", "Requests whose KV blocks are swapped out.", stats.num_swapped, labels)
-        yield gauge("vllm:cpu_cache_usage_perc", "KV blocks in use in host memory, 0 to 1.", stats.swap_usage, labels)
-        yield gauge("vllm:cpu_prefix_cache_hit_rate", "Prefix cache hits in host memory: none.", 0, labels)
-        old = Histogram("vllm:time_per_output_token_seconds", self._between.documentation, self._between.bounds)
+        gauges = {
+            "gpu_cache_usage_perc": ("kv_cache_usage_perc", stats.kv_usage),
+            "avg_prompt_throughput_toks_per_s": ("rate(prompt_tokens_total), here of 10 s", prompt),
+            "avg_generation_throughput_toks_per_s": ("rate(generation_tokens_total), here of 10 s", generation),
+            "gpu_prefix_cache_hit_rate": ("prefix_cache_hits_total by prefix_cache_queries_total", rate),
+            "num_requests_swapped": ("nothing; requests whose KV blocks are in host memory", stats.num_swapped),
+            "cpu_cache_usage_perc": ("nothing; KV blocks in use in host memory, 0 to 1", stats.swap_usage),
+            "cpu_prefix_cache_hit_rate": ("nothing; always 0", 0),
+        }
+        for name, (successor, value) in gauges.items():
+            yield gauge(f"vllm:{name}", f"Removed in vLLM, in favor of {successor}.", value, labels)
+        for name, total in (("queries", stats.prefix_cache_queries), ("hits", stats.prefix_cache_hits)):
+            text = f"Removed in vLLM, in favor of prefix_cache_{name}_total."
+            yield _total(f"gpu_prefix_cache_{name}", text, total, labels)
+        text = "Removed in vLLM, in favor of inter_token_latency_seconds."
+        old = Histogram("vllm:time_per_output_token_seconds", text, self._between.bounds)
         old.counts, old.total = self._between.counts, self._between.total
         yield old.family(labels)
+
+
+def _total(name: str, documentation: str, total: float, labels: dict[str, str]) -> Metric:
+    counter = Counter(f"vllm:{name}", documentation)
+    counter.add(total)
+    return counter.family(labels)

@@ -35,9 +35,13 @@ class Histogram:
 
     def family(self, labels: dict[str, str]) -> Metric:
         metric = HistogramMetricFamily(self.name, self.documentation, labels=list(labels))
-        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
-        metric.add_metric(list(labels.values()), list(zip(names, accumulate(self.counts), strict=True)), self.total)
+        metric.add_metric(list(labels.values()), self.buckets(), self.total)
         return metric
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds and cumulative counts, as prometheus-client takes them."""
+        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        return list(zip(names, accumulate(self.counts), strict=True))
 
 
 class Counter:
