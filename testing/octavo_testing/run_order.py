@@ -1,11 +1,13 @@
 """The order in which workers run the files of the suite: a pytest plugin.
 
 Files that share a control plane go to one worker, since starting and keeping one costs as much CPU as their tests. They
-wait more than they compute, so they start first, and the others compute beside them.
+wait more than they compute, so they start first, and the others compute beside them. After its last file the control
+plane ends, for an idle one takes CPU too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import pytest
@@ -52,10 +54,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lanes = list(LANES)
 
     def turn(item: pytest.Item) -> int:
-        path = item.nodeid.partition("::")[0]
-        group = group_of(path)
+        group = group_of(_path(item))
         if group in LANES:
             return lanes.index(group)
-        return len(lanes) + (not path.startswith(LONG))
+        return len(lanes) + (not group.startswith(LONG))
 
     items.sort(key=turn)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    if nextitem is None or not hasattr(item.config, "workerinput"):
+        return
+    lane = group_of(_path(item))
+    if lane in LANES and group_of(_path(nextitem)) != lane:
+        for definition in item.session._fixturemanager.getfixturedefs("control_plane", item) or ():
+            definition.finish(item._request)  # as at the session's end; a test that asks again gets another
+
+
+def _path(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
