@@ -137,7 +137,7 @@ class HubStandIn(LoopbackServer):
         if not stored and (refusal := self._refusal(asked, name, repository.commit)) is not None:
             return refusal
         body = repository.files[file]
-        # On the hub's own host, as a mirror's store is, it answers with what a client wants to know of a file.
+        # On the hub's own host, as a mirror's store is, it answers with the facts of a file.
         own = {} if stored and ELSEWHERE in asked.headers["Host"] else {"X-Repo-Commit": repository.commit}
         body.headers.update({"ETag": f'"{_etag(body)}"', "Accept-Ranges": "bytes", **own})
         return 200, body

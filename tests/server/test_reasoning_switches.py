@@ -1,4 +1,4 @@
-"""Whether an answer begins with reasoning follows the chat template's variables, for formats that vLLM reads so."""
+"""The chat template's variables decide whether an answer begins with reasoning, for formats that vLLM reads so."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_effort_of_none_switches_it_off():
 
 
 def test_constrained_content_without_reasoning_begins_with_the_first_token():
-    """As in vLLM; without a constraint, reasoning is only hidden."""
+    """Reasoning is only hidden without a constraint, as in vLLM."""
     constrained = {"response_format": {"type": "json_object"}}
     assert read("qwen3", include_reasoning=False, **constrained) is None
     assert read("qwen3", include_reasoning=False, structured_outputs={"regex": "a+"}) is None
