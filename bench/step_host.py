@@ -24,7 +24,7 @@ from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOu
 from octavo_engine.executors.torch.executor import TorchExecutor
 from octavo_engine.kernels.reference_sampling import SamplingBatch
 from octavo_engine.kernels.triton.direct_launch import DirectLauncher
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models import from_hf_config
@@ -156,7 +156,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for kind in (Unlaunched, Found):
-        executor = executor_of(kind(Card(90, 132)))
+        executor = executor_of(kind(Gpu(90, 132)))
         for name, sampling in ASKED.items():
             if kind is Unlaunched or name == "plain":
                 show(f"decodes, {name}, {kind.__name__.lower()}", seconds_of(executor, sampling, arguments.steps))

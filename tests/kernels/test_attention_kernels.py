@@ -15,7 +15,7 @@ from octavo_engine.kernels.head_changes import HeadChanges
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.triton.attention_tile import ScoreBiases
 from octavo_engine.kernels.triton.decode_attention import most_runs, runs_of
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.prefill_attention import PrefillAttention
 from octavo_models.layers import Attention, Norm, QueryScaling, Rotary
@@ -90,7 +90,7 @@ def test_runs_are_joined_only_where_something_was_split(length, window, kernels)
         def __call__(self, kernel, grid, *args, **options):
             launched.append((kernel.__name__, grid))
 
-    operations = TritonOperations(Counting(Card(90, 132)))
+    operations = TritonOperations(Counting(Gpu(90, 132)))
     q, k_cache, v_cache, batch = paged_batch(attention(window=window), [(30, 1)] * 3, 16, torch.float32, "cpu")
     batch = dataclasses.replace(batch, max_seq_len=length)
     operations.attention(q, k_cache, v_cache, batch, attention(window=window))
@@ -125,7 +125,7 @@ def test_the_last_tiles_of_prompts_start_first(device, monkeypatch):
     if device.type == "cuda":
         pytest.skip("programs of a GPU run at once")
     spec = attention(4, 2)
-    launcher = Launcher(Card(90, 132))
+    launcher = Launcher(Gpu(90, 132))
     queries = 2 * launcher.tiles("prefill.64", 4)["BLOCK_M"]
     q, k_cache, v_cache, batch = paged_batch(spec, [(queries, queries), (40, 40)], 16, torch.float32, device)
     out = torch.full(q.shape, torch.nan)
@@ -202,7 +202,7 @@ def test_padding_is_zero_and_disturbs_no_request(triton_operations, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["smollm2", "window"])
 def test_attention_over_float8_blocks_is_its_twins(triton_operations, device, name, dtype):
-    if triton_operations.launch.card.capability < 89:
+    if triton_operations.launch.gpu.capability < 89:
         pytest.skip("this GPU has no float8")
     compare(
         triton_operations,
@@ -287,7 +287,7 @@ def test_factors_on_queries_are_their_twins(triton_operations, device):
 @pytest.mark.parametrize("name", WRITES)
 def test_heads_are_normed_turned_and_written_as_by_the_twin(triton_operations, device, name, dtype, cached):
     spec, scales, tokens = WRITES[name], (0.25, 2.0), 4
-    if cached == "float8" and triton_operations.launch.card.capability < 89:
+    if cached == "float8" and triton_operations.launch.gpu.capability < 89:
         pytest.skip("this GPU has no float8")
     qkv = torch.randn(tokens, spec.q_size + spec.k_size + spec.v_size, device=device).to(dtype)
     positions = torch.randint(0, 3000, (tokens,), device=device)

@@ -194,7 +194,7 @@ def test_every_operation_is_called_here(device):
 @pytest.mark.parametrize("change", [lambda x: x, unaligned], ids=["dense", "unaligned"])
 def test_wherever_a_dense_tensor_begins_the_result_is_the_twins(triton_operations, device, change):
     for name, run in calls(device, change):
-        if name != "matmul float8" or triton_operations.launch.card.capability >= 89:
+        if name != "matmul float8" or triton_operations.launch.gpu.capability >= 89:
             compare(name, run, triton_operations)
 
 
@@ -202,7 +202,7 @@ def test_wherever_a_dense_tensor_begins_the_result_is_the_twins(triton_operation
 def test_a_strided_tensor_is_honoured_or_refused_and_never_read_flat(triton_operations, device, change):
     """Persistent tables may have rows apart: their stride is passed along."""
     for name, run in calls(device, change):
-        if name == "matmul float8" and triton_operations.launch.card.capability < 89:
+        if name == "matmul float8" and triton_operations.launch.gpu.capability < 89:
             continue
         tables = name in {"build_inputs", "append_tokens"} and change is not every_other
         if tables or name in HONOURING:

@@ -12,7 +12,7 @@ import pytest
 
 from octavo_engine.errors import ExecutorError
 from octavo_engine.kernels import tune
-from octavo_engine.kernels.triton.launch import Card, Launcher, read_tuning
+from octavo_engine.kernels.triton.launch import Gpu, Launcher, read_tuning
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 
 
@@ -35,7 +35,7 @@ def test_the_kernels_need_nothing_of_the_server():
     ("capability", "family"), [(80, 80), (86, 89), (87, 80), (89, 89), (90, 90), (100, 100), (103, 100), (120, 89)]
 )
 def test_a_gpu_between_generations_takes_the_launches_of_its_like(capability, family):
-    launcher = Launcher(Card(capability, 10))
+    launcher = Launcher(Gpu(capability, 10))
     assert launcher.parameters("decode.128") == DEFAULTS[family]["decode.128"]
 
 
@@ -52,8 +52,8 @@ def tuned_file(folder, launches, capability=90):
 
 def test_tuned_launches_win_name_by_name(tmp_path):
     chosen = dict(DEFAULTS[90]["decode.128"], BLOCK_N=16)
-    card = Card(90, 10)
-    launcher = Launcher(card, read_tuning(tuned_file(tmp_path, {"decode.128": chosen}), card))
+    gpu = Gpu(90, 10)
+    launcher = Launcher(gpu, read_tuning(tuned_file(tmp_path, {"decode.128": chosen}), gpu))
     assert launcher.parameters("decode.128") == chosen
     assert launcher.parameters("decode.64") == DEFAULTS[90]["decode.64"]
 
@@ -67,7 +67,7 @@ def test_a_file_without_launches_is_refused_by_name(tmp_path, text):
     file = tmp_path / "tuned.json"
     file.write_text(text)
     with pytest.raises(ExecutorError, match=r"--kernel-parameters .*tuned.json holds no launch parameters: .*; write"):
-        read_tuning(file, Card(90, 10))
+        read_tuning(file, Gpu(90, 10))
 
 
 def test_launches_of_another_gpu_or_another_version_are_refused(tmp_path):
@@ -75,10 +75,10 @@ def test_launches_of_another_gpu_or_another_version_are_refused(tmp_path):
     chosen = DEFAULTS[90]["decode.128"]
     file = tuned_file(tmp_path, {"decode.128": chosen})
     with pytest.raises(ExecutorError, match=r"is for compute capability 9\.0, and this GPU has 8\.9"):
-        read_tuning(file, Card(89, 10))
+        read_tuning(file, Gpu(89, 10))
     for launches in ({"decode.100": chosen}, {"decode.128": {"BLOCK_N": 16}}, {"decode.128": {**chosen, "DEPTH": 1}}):
         with pytest.raises(ExecutorError, match=r"for the kernels of another version: decode\.1[02][08] takes"):
-            read_tuning(tuned_file(tmp_path, launches), Card(90, 10))
+            read_tuning(tuned_file(tmp_path, launches), Gpu(90, 10))
 
 
 class CompilerError(Exception):
@@ -97,7 +97,7 @@ def test_tuning_goes_on_after_a_candidate_that_does_not_compile(monkeypatch, cap
 
     monkeypatch.setattr(tune.triton.testing, "do_bench", bench)
     monkeypatch.setattr(tune.torch.cuda, "synchronize", lambda: None)
-    time = tune.time_on(Launcher(Card(90, 10)), "decode.128", run)
+    time = tune.time_on(Launcher(Gpu(90, 10)), "decode.128", run)
     default = DEFAULTS[90]["decode.128"]
     assert time({**default, "BLOCK_N": 128}) is None
     assert time({**default, "BLOCK_N": 32}) == 1.0
@@ -112,7 +112,7 @@ def test_tuning_ends_where_a_candidate_took_the_gpu_along(monkeypatch):
 
     monkeypatch.setattr(tune.triton.testing, "do_bench", fail)
     monkeypatch.setattr(tune.torch.cuda, "synchronize", fail)
-    time = tune.time_on(Launcher(Card(90, 10)), "decode.128", lambda ops: None)
+    time = tune.time_on(Launcher(Gpu(90, 10)), "decode.128", lambda ops: None)
     with pytest.raises(ExecutorError, match=r"decode\.128 with .* corrupted the GPU's context"):
         time(DEFAULTS[90]["decode.128"])
 

@@ -17,7 +17,7 @@ from octavo_engine.kernels.packing import PACKERS, pack_blocks
 from octavo_engine.kernels.reference_operations import ReferenceOperations
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8, scales_of, unpack, widen
 from octavo_engine.kernels.triton import packed_matmul
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.packed_matmul import parts_bytes, parts_of, rows_of_tile
 from octavo_models.formats import FORMATS, packed_nbytes
@@ -75,12 +75,12 @@ def test_rows_that_end_within_a_run_of_words_are_no_packed_weight(triton_operati
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "out", "columns"), [*SHAPES, *EDGES])
 def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows, out, columns):
-    if triton_operations.launch.card.capability < 89:
+    if triton_operations.launch.gpu.capability < 89:
         pytest.skip("this GPU has no float8")
     x = torch.randn(rows, columns, device=device).to(dtype)
     weight, bias = quantize_float8(torch.randn(out, columns, device=device)), torch.randn(out, device=device).to(dtype)
     got, expected = triton_operations.matmul(x, weight, bias), REFERENCE.matmul(x, weight, bias)
-    if device.type == "cuda" and triton_operations.launch.card.capability == 90:  # sums of 128 products have 13 bits
+    if device.type == "cuda" and triton_operations.launch.gpu.capability == 90:  # sums of 128 products have 13 bits
         torch.testing.assert_close(got, expected, atol=2**-10 * columns**0.5, rtol=2**-7)
     else:
         assert_product_close(got, expected, columns)
@@ -92,7 +92,7 @@ def test_products_in_float8_are_the_twins(triton_operations, device, dtype, rows
 )
 def test_k_is_split_only_as_far_as_the_columns_leave_sms_idle(columns, rows, parts):
     """On 132 SMs; by the weight and the size of a tile, so that no step asks for a kernel of its own."""
-    launcher = Launcher(Card(90, 132))
+    launcher = Launcher(Gpu(90, 132))
     chosen = launcher.parameters(f"packed.{rows_of_tile(rows)}")
     assert parts_of(launcher, chosen, columns, rows) == parts
     assert parts_bytes(launcher, columns, 8192) >= (4 * parts * rows * columns if parts > 1 else 0)
@@ -231,6 +231,6 @@ def test_instructions_of_two_halves_are_what_is_interpreted(dtype):
 
 
 def test_float8_is_refused_on_older_gpus_with_the_reason():
-    operations = TritonOperations(Launcher(Card(86, 82)))
+    operations = TritonOperations(Launcher(Gpu(86, 82)))
     with pytest.raises(ExecutorError, match=r"a matrix product in float8 needs .* 8.9 or newer; this GPU has 8.6"):
         operations.matmul(torch.zeros(1, 16), quantize_float8(torch.ones(16, 16)))

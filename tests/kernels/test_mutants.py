@@ -149,7 +149,7 @@ def test_a_wrong_kernel_fails_its_parity_test(device, tmp_path, monkeypatch, tes
     check, *arguments = test
     monkeypatch.syspath_prepend(tmp_path)
     wrong = mutated(tmp_path, module, old, new).TritonOperations.on(device)
-    if module == "float8_matmul" and wrong.launch.card.capability < 89:
+    if module == "float8_matmul" and wrong.launch.gpu.capability < 89:
         pytest.skip("this GPU has no float8")
     with pytest.raises(AssertionError):
         check(wrong, device, *arguments)

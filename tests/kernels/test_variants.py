@@ -21,7 +21,7 @@ import torch
 from triton.runtime.driver import driver
 from octavo_engine.kernels.triton.inputs import take_in_kernel
 from octavo_engine.kernels.triton.direct_launch import DirectLauncher
-from octavo_engine.kernels.triton.launch import Card
+from octavo_engine.kernels.triton.launch import Gpu
 from octavo_engine.kernels.triton.norm import norm_kernel
 from octavo_engine.kernels.triton.packed_matmul import packed_kernel
 from octavo_engine.kernels.triton.variants import NoGpu, Variant
@@ -94,7 +94,7 @@ launched = []
 loaded = []
 
 
-class Gpu(NoGpu):
+class Driver(NoGpu):
     utils = SimpleNamespace(
         get_device_properties=lambda device: {"max_shared_mem": 232448},
         load_binary=lambda name, *_: loaded.append(name) or (None, f"function of {name}", 32, 0, 1024),
@@ -109,8 +109,8 @@ class Gpu(NoGpu):
         return lambda *args: launched.append(args)
 
 
-driver.set_active(Gpu(90))
-launch = DirectLauncher(Card(90, 132))
+driver.set_active(Driver(90))
+launch = DirectLauncher(Gpu(90, 132))
 """
 
 

@@ -24,7 +24,7 @@ import triton
 from octavo_engine.executors.torch.reported_kernels import reported_kernels
 from octavo_engine.kernels.compiled import METRICS, MORE_IS_BETTER, Compiled, compile_for
 from octavo_engine.kernels.residency import GPUS, NUM_SMS
-from octavo_engine.kernels.triton.launch import OLDEST, Card
+from octavo_engine.kernels.triton.launch import OLDEST, Gpu
 
 RENEW = "renew the baseline: make kernels-baseline"
 
@@ -35,7 +35,7 @@ def compile_all(targets: list[int], workers: int, only: str = "") -> Iterator[Co
         waiting = [
             pool.submit(compile_for, target, kernel.name, kernel.variant, kernel.programs)
             for target in targets
-            for kernel in reported_kernels(Card(target, NUM_SMS[target]))
+            for kernel in reported_kernels(Gpu(target, NUM_SMS[target]))
             if re.search(only, f"sm_{target} {kernel.name}")
         ]
         for future in waiting:

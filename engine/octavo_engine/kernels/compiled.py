@@ -15,7 +15,7 @@ import triton
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 
 from octavo_engine.kernels.assembly import bytes_in_flight, instructions_of_products
-from octavo_engine.kernels.residency import SMS, Gpu, allotted
+from octavo_engine.kernels.residency import SMS, GpuModel, allotted
 from octavo_engine.kernels.triton.variants import Variant, compiled_for
 
 SPILL_LIMIT = 16  # bytes a thread: a few words outside the loops cost nothing; a spilled tile costs the kernel
@@ -49,7 +49,7 @@ class Compiled:
         """Programs that an SM holds at once."""
         return SMS[self.target].resident(self.registers, self.warps, self.shared)
 
-    def in_flight_on(self, gpu: Gpu) -> float:
+    def in_flight_on(self, gpu: GpuModel) -> float:
         """Bytes on their way to each SM, on average: of programs that are launched and fit."""
         return (self.in_flight or 0) * min(self.resident, self.programs / gpu.num_sms)
 

@@ -49,8 +49,8 @@ SMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU's memory."""
+class GpuModel:
+    """A model of GPU, and its memory."""
 
     name: str
     target: int
@@ -64,12 +64,12 @@ class Gpu:
         return self.bytes_in_flight * self.num_sms / self.bandwidth
 
 
-A100 = Gpu("A100", 80, 108, 2039e9, 16 << 10)
+A100 = GpuModel("A100", 80, 108, 2039e9, 16 << 10)
 GPUS = (
     A100,
-    Gpu("L4", 89, 58, 300e9, A100.latency * 300e9 / 58),
-    Gpu("H100", 90, 132, 3352e9, 32 << 10),
-    Gpu("H200", 90, 132, 4800e9, 48 << 10),
-    Gpu("B200", 100, 148, 8000e9, 64 << 10),
+    GpuModel("L4", 89, 58, 300e9, A100.latency * 300e9 / 58),
+    GpuModel("H100", 90, 132, 3352e9, 32 << 10),
+    GpuModel("H200", 90, 132, 4800e9, 48 << 10),
+    GpuModel("B200", 100, 148, 8000e9, 64 << 10),
 )
 NUM_SMS = {75: 40, **{gpu.target: gpu.num_sms for gpu in GPUS}}  # of T4 and these; grids depend on it, code doesn't

@@ -22,7 +22,7 @@ from octavo_engine.errors import ExecutorError
 from octavo_engine.kernels.expert_weights import ExpertWeights
 from octavo_engine.kernels.operations import PagedBatch
 from octavo_engine.kernels.reference_quantized import quantize, quantize_float8
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS, Parameters
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_models.layers import Attention, Experts, Latent, Mlp
@@ -161,11 +161,11 @@ def main() -> int:
     if not torch.cuda.is_available():
         parser.error("there is no CUDA GPU to tune for")
     device = torch.device("cuda")
-    card = Card.of(device)
-    launcher = Launcher(card)
+    gpu = Gpu.of(device)
+    launcher = Launcher(gpu)
     chosen: dict[str, Parameters] = {}
-    for name, default in DEFAULTS[card.family].items():
-        if (arguments.only and name not in arguments.only) or (name.startswith("float8") and card.capability < 89):
+    for name, default in DEFAULTS[gpu.family].items():
+        if (arguments.only and name not in arguments.only) or (name.startswith("float8") and gpu.capability < 89):
             continue
         time = time_on(launcher, name, workload(name, device))
         best = fastest(candidates(name, default), time)
@@ -176,7 +176,7 @@ def main() -> int:
         print(f"{name}: {time(default) or float('nan'):.3f} → {best[1]:.3f} ms {best[0]}")  # noqa: T201
     written = {
         "gpu": torch.cuda.get_device_name(),
-        "capability": card.capability,
+        "capability": gpu.capability,
         "triton": triton.__version__,
         "launches": chosen,
     }

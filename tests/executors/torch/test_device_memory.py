@@ -21,7 +21,7 @@ from octavo_models.spec import KVGroup, KVLayout
 LAYOUT = KVLayout(16, (KVGroup("full", (0,), 64), KVGroup("window", (1,), 64, 32)))
 
 
-class Card:
+class Gpu:
     """A device of 80 GiB, of which others use one and PyTorch holds a given number of bytes."""
 
     def __init__(self) -> None:
@@ -58,22 +58,22 @@ class Card:
 
 def test_blocks_get_what_the_largest_step_and_the_graphs_leave():
     """The pool of all graphs once, the driver's part as often as there may be graphs, and not a byte twice."""
-    card = Card()
-    measured = measure(card, card.step, 0, LargestGraph(10, card.run_graph, card.record, card.forget))
+    gpu = Gpu()
+    measured = measure(gpu, gpu.step, 0, LargestGraph(10, gpu.run_graph, gpu.record, gpu.forget))
     assert measured == Measured(total=80 * GIB, used=19 * GIB, activations=3 * GIB, graphs=2 * GIB + 10 * (GIB // 8))
     assert measured.kv_bytes(0.9) == 72 * GIB - 19 * GIB - 3 * GIB - 2 * GIB - 10 * (GIB // 8)
 
 
 def test_without_graphs_nothing_is_kept_for_them():
-    card = Card()
-    assert measure(card, card.step, 0).graphs == 0
+    gpu = Gpu()
+    assert measure(gpu, gpu.step, 0).graphs == 0
 
 
 @pytest.mark.parametrize(("computed", "warns"), [(5 * GIB, False), (3 * GIB, False), (GIB, True)])
 def test_steps_get_the_larger_of_what_is_computed_and_what_is_measured(caplog, computed, warns):
     """The largest step confirms the figure: where it takes more, the log shows it."""
-    card = Card()
-    assert measure(card, card.step, computed).activations == max(computed, 3 * GIB)
+    gpu = Gpu()
+    assert measure(gpu, gpu.step, computed).activations == max(computed, 3 * GIB)
     assert ("more than the" in caplog.text) == warns
 
 

@@ -16,7 +16,7 @@ from octavo_engine.executors.torch.kernel_lists import name_of, read_list, write
 from octavo_engine.executors.torch.rehearsal import kernels_of
 from octavo_engine.executors.torch.warm_up import compile_kernels, listed_as, variant_of
 from octavo_engine.kernels.triton.direct_launch import DirectLauncher
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_models import from_hf_config
 from octavo_models.partition import Place
 
@@ -38,7 +38,7 @@ def replaced(part: str, **fields):
 
 
 def test_variants_are_read_as_they_were_written():
-    variants = list(kernels_of(config_for(64), SPEC, Launcher(Card(90, 132))))
+    variants = list(kernels_of(config_for(64), SPEC, Launcher(Gpu(90, 132))))
     write_list("octavo-x.json", [listed_as(variant, "entry") for variant in variants])
     assert [variant_of(kernel) for kernel in read_list("octavo-x.json")] == variants
 
@@ -65,9 +65,7 @@ def test_a_list_that_is_damaged_or_elsewhere_is_none(cache, monkeypatch, tmp_pat
 )
 def test_what_changes_no_kernels_changes_no_name(config):
     assert name_of(config, SPEC, Place(), 90) == name_of(config_for(64), SPEC, Place(), 90)
-    assert kernels_of(config, SPEC, Launcher(Card(90, 132))) == kernels_of(
-        config_for(64), SPEC, Launcher(Card(90, 132))
-    )
+    assert kernels_of(config, SPEC, Launcher(Gpu(90, 132))) == kernels_of(config_for(64), SPEC, Launcher(Gpu(90, 132)))
 
 
 def test_what_changes_kernels_changes_the_name(monkeypatch, tmp_path):
@@ -112,7 +110,7 @@ def test_an_engine_loads_what_it_prepares(monkeypatch):
     monkeypatch.setattr(warm_up, "prepare", lambda variants, *_, **__: dict.fromkeys(variants, code))
     compile_kernels(config_for(64), SPEC, 90, [Place()], 1)
     monkeypatch.setattr(warm_up, "kernels_of", None)
-    ops = warm_up.TritonOperations(DirectLauncher(Card(90, 132)))
+    ops = warm_up.TritonOperations(DirectLauncher(Gpu(90, 132)))
     config = replaced("model", model="/mounted", max_model_len=100)
     warm_up.prepare_kernels(config, SPEC, ops, Place())
     assert len(ops.launch.prepared) > 20

@@ -23,7 +23,7 @@ from octavo_engine.executors.torch.reported_kernels import packed_in
 from octavo_engine.executors.torch.weights import read_weights
 from octavo_engine.kernels import triton as kernels
 from octavo_engine.kernels.packed_weight import PackedWeight
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.variants import Pointer, Variant
 from octavo_engine.messages import PoolingRequest
 from octavo_engine.weights.model_spec import read_spec
@@ -33,7 +33,7 @@ from octavo_models.partition import Place
 from octavo_models.spec import ModelSpec
 
 MOST_VARIANTS = 150
-CARD = Card(90, 132)
+GPU = Gpu(90, 132)
 ALL_MODELS = MODELS | {"Qwen3-30B-A3B": QWEN3_30B_A3B}
 LAYERS = {
     "Qwen3-30B-A3B": 1,
@@ -58,9 +58,9 @@ def test_random_traffic_meets_no_kernel_beyond_those_rehearsed(model, fields, dt
     """1, 2, 3, 32 and 256 requests of odd lengths with anything asked of them, over the executor's own buffers."""
     config = config_for(max_num_seqs, dtype)
     spec = shallow(ALL_MODELS[model] | fields, LAYERS[model])
-    rehearsed = set(kernels_of(config, spec, Launcher(CARD), Parallel(place)))
+    rehearsed = set(kernels_of(config, spec, Launcher(GPU), Parallel(place)))
     assert len(rehearsed) < MOST_VARIANTS
-    recorder = RecordingLauncher(CARD)
+    recorder = RecordingLauncher(GPU)
     core = core_over(recorder, config, spec, place)
     for burst in traffic(core, spec, seed=len(fields) + max_num_seqs):
         beyond = recorder.recorded.keys() - rehearsed
@@ -100,9 +100,9 @@ def layout(weight):
 
 def test_packed_weights_of_every_format_meet_no_kernel_beyond_those_rehearsed(mixed):
     spec = dataclasses.replace(mixed[0], dtype="bfloat16")  # as a GPU takes it; a CPU keeps to the file's float32
-    rehearsed = set(kernels_of(config_for(100), spec, Launcher(CARD)))
+    rehearsed = set(kernels_of(config_for(100), spec, Launcher(GPU)))
     assert len(rehearsed) < MOST_VARIANTS
-    recorder = RecordingLauncher(CARD)
+    recorder = RecordingLauncher(GPU)
     core = core_over(recorder, config_for(100), spec)
     for burst in traffic(core, spec, seed=3):
         beyond = recorder.recorded.keys() - rehearsed
@@ -118,7 +118,7 @@ def test_the_longest_sequence_adds_no_kernels(monkeypatch, model):
     found = []
     for length in (1000, rehearsal.MOST_LENGTH, 8192):
         monkeypatch.setattr(rehearsal, "MOST_LENGTH", length)
-        found.append(set(kernels_of(config_for(), spec, Launcher(CARD))))
+        found.append(set(kernels_of(config_for(), spec, Launcher(GPU))))
     assert found[0] == found[1] == found[2]
 
 
@@ -128,8 +128,8 @@ def test_how_many_sms_a_gpu_has_adds_no_kernels(num_sms):
     split.
     """
     spec = packed_in("q4_k", from_hf_config(MODELS["Llama-3-8B"]))
-    config, card = config_for(), Card(90, num_sms)
-    assert rehearse(config, spec, Launcher(card)).keys() <= set(kernels_of(config, spec, Launcher(Card(90, 1))))
+    config, gpu = config_for(), Gpu(90, num_sms)
+    assert rehearse(config, spec, Launcher(gpu)).keys() <= set(kernels_of(config, spec, Launcher(Gpu(90, 1))))
 
 
 @pytest.mark.slow
@@ -137,9 +137,9 @@ def test_how_many_sms_a_gpu_has_adds_no_kernels(num_sms):
 def test_random_prompts_that_are_pooled_meet_no_kernel_beyond_those_rehearsed(kind):
     """Steps of one prompt and of many, of one token and of hundreds, with token types and without."""
     config, spec = config_for(32, "float32"), from_hf_config(tiny_encoders.config_of(kind))
-    rehearsed = set(kernels_of(config, spec, Launcher(CARD)))
+    rehearsed = set(kernels_of(config, spec, Launcher(GPU)))
     assert {variant.name for variant in rehearsed} >= {"pool_kernel", "prefill_kernel"}
-    recorder = RecordingLauncher(CARD)
+    recorder = RecordingLauncher(GPU)
     core = core_over(recorder, config, spec)
     chance = random.Random(7)
     for burst in (1, 2, 3, 40):
@@ -183,7 +183,7 @@ def test_no_key_depends_on_a_buffers_place_or_a_steps_counts():
     """A kernel whose key did would be compiled while serving, once for each way in which a step's pieces may lie."""
     met = set()
     for label, spec, place in rehearsals():
-        variants = set(kernels_of(config_for(100), spec, Launcher(CARD), Parallel(place)))
+        variants = set(kernels_of(config_for(100), spec, Launcher(GPU), Parallel(place)))
         for variant in variants:
             assert all(arg.aligned for arg in variant.args if isinstance(arg, Pointer)), f"{label}: {variant}"
         if label not in OTHERS:  # theirs have sizes of either kind

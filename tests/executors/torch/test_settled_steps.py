@@ -12,7 +12,7 @@ import torch
 from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, ModelFiles, SchedulerConfig
 from octavo_engine.core.outputs import NewRequest, SchedulerOutput
 from octavo_engine.executors.torch.executor import TorchExecutor
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models import from_hf_config
@@ -57,7 +57,7 @@ def counts_of_a_mixed_step(config, num_layers):
     spec = from_hf_config(
         config | {"num_hidden_layers": num_layers, "layer_types": config.get("layer_types", [])[:num_layers]}
     )
-    launcher = Counting(Card(90, 132))
+    launcher = Counting(Gpu(90, 132))
     executor = TorchExecutor(
         EngineConfig(
             model=ModelConfig(model="random", served_model_names=("random",)),

@@ -19,7 +19,7 @@ from octavo_engine.executors.torch.memory import EVERYTHING, largest_step
 from octavo_engine.executors.torch.parallel import ALONE, RankedParallel
 from octavo_engine.executors.torch.step_memory import REQUEST_BYTES, count_bytes, step_bytes, table_bytes
 from octavo_engine.kernels.triton import decode_step
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.sampling_params import SamplingParams
 from octavo_models import from_hf_config
@@ -129,7 +129,7 @@ def executor_of(config, ranks, scheduler, monkeypatch):
         ModelFiles(folder="", config=None, weights=(), weights_format="dummy", tokenizer=None),
         META,
         ALONE if ranks == 1 else RankedParallel(place),
-        operations=TritonOperations(Unlaunched(Card(90, 132))),
+        operations=TritonOperations(Unlaunched(Gpu(90, 132))),
         weights=weights,
     )
     return executor

@@ -103,8 +103,8 @@ def kernels_of(config: EngineConfig, spec: ModelSpec, launcher: Launcher, parall
 
     GPUs of a kind differ in their number of SMs, by which products are split or not: both are rehearsed.
     """
-    cards = (replace(launcher.card, num_sms=num_sms) for num_sms in (FEWEST_SMS, MOST_SMS))
-    found = (rehearse(config, spec, Launcher(card, launcher.tuned), parallel) for card in cards)
+    gpus = (replace(launcher.gpu, num_sms=num_sms) for num_sms in (FEWEST_SMS, MOST_SMS))
+    found = (rehearse(config, spec, Launcher(gpu, launcher.tuned), parallel) for gpu in gpus)
     return list(dict.fromkeys(variant for variants in found for variant in variants))
 
 
@@ -112,7 +112,7 @@ def rehearse(
     config: EngineConfig, spec: ModelSpec, launcher: Launcher, parallel: Parallel = ALONE
 ) -> dict[Variant, int]:
     """The variants that are launched on `launcher`'s very GPU, and the programs of each one's largest launch."""
-    recorder = RecordingLauncher(launcher.card, launcher.tuned)
+    recorder = RecordingLauncher(launcher.gpu, launcher.tuned)
     place = parallel.place
     length = min(spec.max_position, MOST_LENGTH)
     config = what_decides(config)

@@ -16,7 +16,7 @@ from octavo_engine.executors.torch.model_configs import GEMMA_3_270M, LLAMA_3_8B
 from octavo_engine.executors.torch.rehearsal import RecordingLauncher, kernels_of, rehearse
 from octavo_engine.kernels.packing import PACKERS
 from octavo_engine.kernels.triton.float8_launches import launch_float8
-from octavo_engine.kernels.triton.launch import OLDEST, Card, Launcher
+from octavo_engine.kernels.triton.launch import OLDEST, Gpu, Launcher
 from octavo_engine.kernels.triton.launch_defaults import DEFAULTS
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Pointer, Variant
@@ -36,13 +36,13 @@ class Reported:
     programs: int
 
 
-def reported_kernels(card: Card) -> Iterator[Reported]:
+def reported_kernels(gpu: Gpu) -> Iterator[Reported]:
     """Every variant that is compiled for a GPU, once, under the first model that has it.
 
     For a GPU that is refused, what would be compiled in float16, the only half that it has.
     """
     met: set[Variant] = set()
-    for label, found in _rehearsed(card):
+    for label, found in _rehearsed(gpu):
         for variant, name in names_of(found).items():
             if variant not in met:
                 met.add(variant)
@@ -74,15 +74,15 @@ def packed_in(format_: str, spec: ModelSpec) -> ModelSpec:
     return replace(spec, weights=weights, quantization="gguf")
 
 
-def _rehearsed(card: Card) -> Iterator[tuple[str, Mapping[Variant, int]]]:
-    refused = card.capability < OLDEST
-    launcher = Launcher(card, DEFAULTS[89] if refused else {})  # no table is made for what is refused
+def _rehearsed(gpu: Gpu) -> Iterator[tuple[str, Mapping[Variant, int]]]:
+    refused = gpu.capability < OLDEST
+    launcher = Launcher(gpu, DEFAULTS[89] if refused else {})  # no table is made for what is refused
     for label, spec in reported_models().items():
         dtype = "float16" if refused else spec.dtype
         asked = (report_config(), replace(spec, dtype=dtype), launcher)
         yield label, dict.fromkeys(kernels_of(*asked), 1) | rehearse(*asked)
-    if card.capability >= 89:
-        recorder = RecordingLauncher(card)
+    if gpu.capability >= 89:
+        recorder = RecordingLauncher(gpu)
         launch_float8(TritonOperations(recorder))
         yield "f8", recorder.recorded
 

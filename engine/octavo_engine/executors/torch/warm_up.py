@@ -21,7 +21,7 @@ from octavo_engine.kernels.folders import entry_of
 from octavo_engine.kernels.operations import Operations
 from octavo_engine.kernels.triton.direct_launch import DirectLauncher, launcher_on
 from octavo_engine.kernels.triton.kernel_cache import ProgressLine, prepare
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.operations import TritonOperations
 from octavo_engine.kernels.triton.variants import Pointer, Variant
 from octavo_models.outline import Model
@@ -41,7 +41,7 @@ def prepare_kernels(config: EngineConfig, spec: Model, ops: Operations, place: P
         return  # beside transformers, kernels are compiled as they are first launched
     start, launcher = time.perf_counter(), ops.launch
     workers = max(1, number_of_threads(config.executor.threads) // len(config.parallel.ranks_here))
-    line = ProgressLine(launcher.card.capability)
+    line = ProgressLine(launcher.gpu.capability)
     codes = _prepared(config, spec, launcher, [place], workers, line.report, on_gpu=True)
     if isinstance(launcher, DirectLauncher):
         launcher.hold(codes)
@@ -57,7 +57,7 @@ def compile_kernels(
         ExecutorError: a kernel can't be compiled, or the file of launch parameters is none.
     """
     # How many SMs a GPU has changes no list of kernels.
-    launcher = launcher_on(Card(capability, 1), config.executor.kernel_parameters)
+    launcher = launcher_on(Gpu(capability, 1), config.executor.kernel_parameters)
     line = ProgressLine(capability)
     return len(_prepared(config, spec, launcher, places, workers, line.report, on_gpu=False))
 
@@ -73,7 +73,7 @@ def _prepared(
     on_gpu: bool,
 ) -> Mapping[Variant, Any]:
     """The code of what ranks at `places` may launch: their parts of a layer differ where sizes do not divide."""
-    capability = launcher.card.capability
+    capability = launcher.gpu.capability
     known: dict[str, list[Variant]] = {}
     found: dict[str, list[Variant]] = {}
     for place in places:

@@ -114,7 +114,7 @@ class DecodeAttention:
                 BLOCK_HEADS=block_heads,
                 num_warps=4,
             )
-            programs = min(max_runs * constants["KV_HEADS"], launch.card.num_sms * chosen["PROGRAMS_PER_SM"])
+            programs = min(max_runs * constants["KV_HEADS"], launch.gpu.num_sms * chosen["PROGRAMS_PER_SM"])
             joins = n, cdiv(spec.num_heads, block_heads)
             self._launches.append(_Launches(first, (programs,), attend, joins, join if max_runs > n else None))
 

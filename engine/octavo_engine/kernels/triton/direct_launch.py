@@ -17,7 +17,7 @@ from torch import Tensor
 from triton.runtime.driver import driver
 
 from octavo_engine.kernels.triton.arguments import strides_are_known
-from octavo_engine.kernels.triton.launch import STRIDED, BoundLaunch, Card, Launcher, read_tuning
+from octavo_engine.kernels.triton.launch import STRIDED, BoundLaunch, Gpu, Launcher, read_tuning
 from octavo_engine.kernels.triton.variants import ALIGNED, Unspecialized, Variant, compiled, unspecialized
 
 logger = logging.getLogger(__name__)
@@ -131,11 +131,11 @@ class DirectLauncher(Launcher):
         return run
 
 
-def launcher_on(card: Card, tuning: str | None) -> Launcher:
+def launcher_on(gpu: Gpu, tuning: str | None) -> Launcher:
     """The launcher of a GPU, with the parameters of `tuning`, a file of `tune`'s; Triton's own where kernels are interpreted.
 
     Raises:
         ExecutorError: as `read_tuning`.
     """
-    tuned = {} if tuning is None else read_tuning(Path(tuning), card)
-    return Launcher(card, tuned) if triton.knobs.runtime.interpret else DirectLauncher(card, tuned)
+    tuned = {} if tuning is None else read_tuning(Path(tuning), gpu)
+    return Launcher(gpu, tuned) if triton.knobs.runtime.interpret else DirectLauncher(gpu, tuned)

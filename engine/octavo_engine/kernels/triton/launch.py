@@ -25,14 +25,14 @@ STRIDED = "{} would read a strided tensor as if it were dense"
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class Gpu:
     """The properties of a GPU that launches depend on."""
 
     capability: int  # 80, 89, 90, 100 …
     num_sms: int
 
     @classmethod
-    def of(cls, device: torch.device) -> Card:
+    def of(cls, device: torch.device) -> Gpu:
         """The properties of a device; a CPU, where Triton interprets, stands in as a small GPU that has every format.
 
         Raises:
@@ -70,7 +70,7 @@ class Card:
             )
 
 
-def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
+def read_tuning(path: Path, gpu: Gpu) -> Mapping[str, Parameters]:
     """Read what `tune` wrote for a GPU of that capability: launch name -> parameters.
 
     Raises:
@@ -87,12 +87,12 @@ def read_tuning(path: Path, card: Card) -> Mapping[str, Parameters]:
         raise ExecutorError(
             f"--kernel-parameters {path} holds no launch parameters: {why}; write it with octavo_engine.kernels.tune"
         ) from error
-    if capability != card.capability:
+    if capability != gpu.capability:
         raise ExecutorError(
             f"--kernel-parameters {path} is for compute capability {capability / 10:.1f}, and this GPU has "
-            f"{card.capability / 10:.1f}; run octavo_engine.kernels.tune on it, or leave the flag out"
+            f"{gpu.capability / 10:.1f}; run octavo_engine.kernels.tune on it, or leave the flag out"
         )
-    defaults = DEFAULTS[card.family]
+    defaults = DEFAULTS[gpu.family]
     wrong = [name for name, chosen in read.items() if name not in defaults or chosen.keys() != defaults[name].keys()]
     if wrong:
         raise ExecutorError(
@@ -110,7 +110,7 @@ BoundLaunch = Callable[..., None]
 class Launcher:
     """Runs kernels on one GPU, by Triton's own launch. `tuned` wins over the defaults, name by name."""
 
-    card: Card
+    gpu: Gpu
     tuned: Mapping[str, Parameters] = field(default_factory=dict)
     bound: dict[tuple[Any, ...], BoundLaunch] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Launches that come again, by all that their operations have checked of the arguments."""
@@ -119,7 +119,7 @@ class Launcher:
     def parameters(self, name: str) -> Parameters:
         """Block sizes by their names in the kernel, num_warps and num_stages. `name` is a kernel and a shape, such as
         "prefill.128"."""
-        return self.tuned.get(name) or DEFAULTS[self.card.family][name]
+        return self.tuned.get(name) or DEFAULTS[self.gpu.family][name]
 
     def tiles(self, name: str, element_size: int) -> dict[str, int]:
         """`parameters` for elements of that many bytes: float32, which no model is served in on a GPU, takes half a

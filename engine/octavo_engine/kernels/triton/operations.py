@@ -37,7 +37,7 @@ from octavo_engine.kernels.triton.float8_matmul import matmul_float8
 from octavo_engine.kernels.triton.head_sums import head_sums
 from octavo_engine.kernels.triton.inputs import append_tokens, build_inputs
 from octavo_engine.kernels.triton.latent import write_latent
-from octavo_engine.kernels.triton.launch import Card, Launcher
+from octavo_engine.kernels.triton.launch import Gpu, Launcher
 from octavo_engine.kernels.triton.logits import ban, penalize, soft_cap_logits
 from octavo_engine.kernels.triton.logprobs import logprobs
 from octavo_engine.kernels.triton.norm import norm
@@ -68,7 +68,7 @@ class TritonOperations(Operations):
         Raises:
             ExecutorError: the GPU is too old, or the file is none.
         """
-        return cls(launcher_on(Card.of(device), tuning))
+        return cls(launcher_on(Gpu.of(device), tuning))
 
     def norm(self, x: Tensor, weight: Tensor | None, spec: Norm, bias: Tensor | None = None) -> Tensor:
         return norm(self.launch, x, None, weight, spec, bias)[0]
@@ -95,7 +95,7 @@ class TritonOperations(Operations):
             case PackedWeight():
                 return matmul_packed(self.launch, x, weight, bias)
             case Float8Weight():
-                self.launch.card.require_float8("a matrix product in float8")
+                self.launch.gpu.require_float8("a matrix product in float8")
                 return matmul_float8(self.launch, x, weight, bias)
         return linear(x, weight, bias)  # cuBLAS
 

@@ -250,7 +250,7 @@ def parts_of(launch: Launcher, chosen: Parameters, columns: int, num_rows: int) 
     if num_rows > MOST_SPLIT_ROWS:
         return 1
     tiles = cdiv(columns, chosen["BLOCK_N"])
-    wanted = next_power_of_2(cdiv(launch.card.num_sms * PROGRAMS_PER_SM, tiles))
+    wanted = next_power_of_2(cdiv(launch.gpu.num_sms * PROGRAMS_PER_SM, tiles))
     return int(min(chosen["SPLIT_K"], wanted))
 
 

@@ -35,7 +35,7 @@ class PagedAttention:
         values = spec.head_dim_v if spec.latent is None else spec.latent.width
         expect(v_cache, (*k_cache.shape[:2], spec.num_kv_heads, values), k_cache.dtype, strided=True)
         if k_cache.dtype == torch.float8_e4m3fn:
-            launch.card.require_float8("a KV cache in float8")
+            launch.gpu.require_float8("a KV cache in float8")
         for numbers in (batch.rows, batch.query_starts, batch.seq_lens):
             expect(numbers, (ANY,), torch.int32)
         expect(batch.block_tables, (ANY, ANY), torch.int32, strided=True)
