@@ -24,6 +24,7 @@ def test_a_failed_pod_that_was_replaced_decides_nothing(installed, operator, nam
     names = kubelet.mark_pods_ready(namespace, ENGINES, 2)
     wait_for(installed, "s", namespace, "Progressing", "False", "Serving")
     fail(installed, namespace, names[0], reason, "The node was low on resource: memory.")
+    until(lambda: "2 of 2" not in conditions(installed, "s", namespace)["Ready"]["message"], 30, "it is seen")
     kubelet.pods(namespace, ENGINES, count=2)
     kubelet.mark_pods_ready(namespace, ENGINES, 2)
     until(lambda: "2 of 2" in conditions(installed, "s", namespace)["Ready"]["message"], 20)

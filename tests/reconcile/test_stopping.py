@@ -82,8 +82,8 @@ def test_anothers_autoscaler_is_left_its_number_as_long_as_it_is_there(installed
     until(lambda: api.find(APPS, "Deployment", "s", namespace), 30)
     api.create(another_autoscaler(namespace))
     scaled(installed, operator, namespace, 5)
-    ready = wait_for(installed, "s", namespace, "Ready", "False")
-    assert "spec.replicas is set by the HorizontalPodAutoscaler keda-hpa-s" in ready["message"]
+    named = "spec.replicas is set by the HorizontalPodAutoscaler keda-hpa-s"
+    until(lambda: named in conditions(installed, "s", namespace)["Ready"]["message"], 30, "it is named")
     assert api.get(API, LLMS, "s", namespace)["status"]["readiness"] == "0/5"
     scaled(installed, operator, namespace, 0)
     message = wait_for(installed, "s", namespace, "Ready", "False", "ScaledToZero")["message"]
