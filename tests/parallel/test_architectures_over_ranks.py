@@ -15,7 +15,7 @@ from octavo_models.features import unsupported
 from octavo_models.sharding import obstacle
 
 pytestmark = pytest.mark.slow
-MIXTURES = sorted(experts.MODELS)
+MIXTURES = [*sorted(experts.MODELS), "gemma 4 with experts"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
