@@ -2,6 +2,7 @@
 
 import pytest
 from octavo_testing.planner_cases import A100_40, CPU, LLAMA_70B, MISTRAL_7B, SMALL, described, on_a100, planned
+from octavo_testing.tiny_models import config_json
 
 from octavo_models import from_gguf, from_hf_config
 from octavo_models.formats import packed_nbytes
@@ -315,3 +316,14 @@ def test_quantized_weights_stay_packed_on_a_gpu():
 def test_a_part_of_a_k_format_counts_every_super_block_that_it_may_touch(name, columns, row):
     """4,736 columns, a rank's of 18,944, begin or end inside of one, and lie in 20 of them at most."""
     assert packed_nbytes(name, (3, columns)) == 3 * row
+
+
+def test_what_layers_have_of_a_token_alone_is_part_of_a_steps_memory():
+    """The per-layer inputs of Gemma 4: 16 elements in float32 for each of four layers and 128 tokens of a step."""
+    engine = {"maxModelLen": 64, "maxNumSeqs": 2, "maxNumBatchedTokens": 128}
+    config = config_json("gemma 4")
+    some, none = (
+        planned(config | {"hidden_size_per_layer_input": size}, accelerator=CPU, engine=engine).fit.budget.overhead
+        for size in (16, 0)
+    )
+    assert some - none == 128 * 4 * 16 * 4

@@ -160,7 +160,7 @@ class Demand:
         rows = min(limits.max_num_batched_tokens, self.max_model_len * limits.max_num_seqs)
         widest = max(_width(spec, i, tensor_parallel) for i in range(len(spec.layers)))
         element = 4 if not self.on_gpu or self.engine.dtype == "float32" else 2
-        layer = rows * (4 * spec.hidden_size + widest) * element
+        layer = rows * (4 * spec.hidden_size + widest + _beside_the_layers(spec)) * element
         if spec.pooling is not None:
             return layer + rows * widest * element  # the keys and values of one layer, and no logits
         if not self.on_gpu:
@@ -216,6 +216,13 @@ def _width(spec: ModelSpec, index: int, tensor_parallel: int) -> int:
         latent = attention.latent
         in_attention += (latent.q_rank or 0) + attention.num_heads * (latent.width + latent.rank)
     return max(in_attention, mlp.intermediate_size * (3 if mlp.gated else 2)) // tensor_parallel
+
+
+def _beside_the_layers(spec: ModelSpec) -> int:
+    """Elements a row that last through all layers: their own inputs, and residual streams beside the one they compute."""
+    embedding, altup = spec.per_layer_embedding, spec.layers[0].altup
+    inputs = 0 if embedding is None else len(spec.layers) * embedding.size
+    return inputs + (0 if altup is None else 2 * altup.num * spec.hidden_size)
 
 
 def _matrices(spec: ModelSpec) -> ModelSpec:

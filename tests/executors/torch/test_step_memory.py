@@ -95,6 +95,35 @@ DEEPSEEK = DEEPSEEK_LITE | {
     "num_key_value_heads": 128,
     "q_lora_rank": 1536,
 }
+GEMMA_3N = GEMMA | {
+    "architectures": ["Gemma3nForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 16_384,
+    "num_key_value_heads": 2,
+    "num_kv_shared_layers": 0,
+    "activation_sparsity_pattern": 0.95,
+}
+GEMMA_4 = GEMMA | {"architectures": ["Gemma4ForCausalLM"], "num_key_value_heads": 2}
+GEMMA_4_MOE = GEMMA_4 | {
+    "attention_k_eq_v": True,
+    "enable_moe_block": True,
+    "hidden_size": 2816,
+    "hidden_size_per_layer_input": 0,
+    "intermediate_size": 2112,
+    "moe_intermediate_size": 704,
+    "num_attention_heads": 16,
+    "num_experts": 128,
+    "num_global_key_value_heads": 2,
+    "num_key_value_heads": 8,
+    "top_k_experts": 8,
+}
+GEMMAS = [
+    ("Gemma 3n", GEMMA_3N, 1),
+    ("Gemma 3n", GEMMA_3N, 2),
+    ("Gemma 4", GEMMA_4, 1),
+    ("Gemma 4 with experts", GEMMA_4_MOE, 1),
+    ("Gemma 4 with experts", GEMMA_4_MOE, 2),
+]
 LATENTS = [("DeepSeek-V2-Lite", DEEPSEEK_LITE, 1), ("DeepSeek-V2", DEEPSEEK, 1), ("DeepSeek-V2", DEEPSEEK, 8)]
 EXPERTS = [("Qwen 1.5 MoE", QWEN_MOE, 1), ("Qwen3-30B-A3B", QWEN_30B, 1), ("Qwen3-30B-A3B", QWEN_30B, 4)]
 CASES = [("8B", LLAMA_8B, 1), ("8B", LLAMA_8B, 8), ("70B", LLAMA_70B, 1), ("70B", LLAMA_70B, 8), ("Gemma", GEMMA, 1)]
@@ -194,7 +223,7 @@ def run(executor, step):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize(("name", "config", "ranks"), [*CASES, *EXPERTS, *LATENTS])
+@pytest.mark.parametrize(("name", "config", "ranks"), [*CASES, *EXPERTS, *LATENTS, *GEMMAS])
 def test_no_step_takes_more_than_its_configuration_comes_to(name, config, ranks, scheduler, monkeypatch):
     """Steps of any lengths, with any parameters; and the largest one comes near to it, so the figure is no guess."""
     executor = executor_of(config, ranks, scheduler, monkeypatch)
