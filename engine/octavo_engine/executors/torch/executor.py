@@ -129,7 +129,7 @@ class TorchExecutor(Executor):
                 kv_format=runner.kv_format,
                 device=self.device,
                 seed=self.config.model.seed,
-                parallel=self.parallel,
+                parallel=runner.parallel,
             )
         weights = self._weights()
         weight_bytes = sum(weight.nbytes for weight in weights.values())
