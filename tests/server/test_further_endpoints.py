@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import pytest
 from octavo_testing.served import Served, until
+
+from octavo_engine.server.intake.decisions import DecisionBody, read_questions
 
 CHATS = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
 
@@ -118,3 +121,51 @@ def test_a_request_that_ends_while_it_is_held_is_never_run(slow):
     status, answer, _ = slow.post("/pause?mode=never", None)
     assert (status, answer["error"]["param"]) == (400, "query.mode")
     assert json.loads(json.dumps(slow.get("/is_paused")[1])) == {"is_paused": False}
+
+
+CHOICE = {"type": "choice", "criteria": {"a": "first", "b": None}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"questions": {}}, "questions has 0"),
+        ({"questions": {str(i): CHOICE for i in range(65)}}, "at most 64"),
+        ({"questions": {"q": {**CHOICE, "depends_on": []}}}, "unknown field(s) depends_on"),
+        ({"questions": {"q": {"type": "essay"}}}, "must be one of choice, noul, score"),
+        ({"questions": {"q": {"type": "choice"}}}, "must map each option"),
+        ({"questions": {"q": {"type": "choice", "criteria": {str(i): None for i in range(27)}}}}, "at most 26 options"),
+        ({"questions": {"q": {"type": "noul", "criteria": {"maybe": "x"}}}}, "true and false"),
+        ({"questions": {"q": {"type": "score", "criteria": ["one"]}}}, "ordered list of levels"),
+        ({"questions": {"q": CHOICE}, "chat_template_kwargs": {"enable_thinking": True}}, "thinking must be off"),
+        ({"questions": {"q": {"type": "noul"}}}, "'yes' is not one token"),
+    ],
+)
+def test_a_wrong_decision_is_refused_by_its_question(served, fields, says):
+    status, answer, _ = served.post("/v1/systemone", {"state": "x", **fields})
+    assert (status, says in answer["error"]["message"]) == (400, True), answer
+
+
+def test_a_decision_says_what_it_is_about():
+    """The state and the options by their labels; the answer has each option's share, and the confidence that of all tokens."""
+    body = DecisionBody(state={"team": "billing"}, questions={"q": {**CHOICE, "instructions": "Which?"}})
+    (question,) = read_questions(body)
+    assert question.prompt(body).splitlines() == [
+        'State: {"team": "billing"}',
+        "Question: Which?",
+        "A: a - first",
+        "B: b",
+        "Answer with the letter of one option only.",
+    ]
+    answer, mass = question.answer([math.log(0.1), math.log(0.3)])
+    assert mass == pytest.approx(0.4)
+    assert answer == {
+        "type": "choice",
+        "choice": "b",
+        "probabilities": pytest.approx({"a": 0.25, "b": 0.75}),
+        "confidence": pytest.approx(0.3),
+    }
+    (scale,) = read_questions(DecisionBody(state="", questions={"q": {"type": "score", "criteria": ["low", "high"]}}))
+    assert scale.answer([math.log(0.2)] * 2)[0]["score"] == pytest.approx(0.5)
+    (sides,) = read_questions(DecisionBody(state="", questions={"q": {"type": "noul", "criteria": {"true": "good"}}}))
+    assert sides.prompt(body).splitlines()[1:3] == ["yes: good", "no"]

@@ -17,6 +17,7 @@ from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, re
 from octavo_engine.server.routes.batched_chats import batched_chats
 from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
+from octavo_engine.server.routes.decisions import decisions
 from octavo_engine.server.routes.derendering import derender_chat, derender_completions
 from octavo_engine.server.routes.development import (
     is_paused,
@@ -77,6 +78,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
     ("POST", "/generative_scoring", generative_scoring),
+    ("POST", "/v1/systemone", decisions),
     ("POST", "/invocations", invocations),
 )
 DEVELOPMENT_ROUTES: tuple[tuple[str, str, Handler], ...] = (
