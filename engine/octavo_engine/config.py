@@ -147,7 +147,10 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     response_role: str = "assistant"  # of the answers to chats
     chat_template_kwargs: str = "{}"  # JSON: variables of the chat template that a request may replace
     prompt_tokens_details: bool = False  # in the usage of completions and chats
-    force_include_usage: bool = False  # at the end of every stream
+    stream_interval: int = (
+        1  # tokens of a choice in each chunk of a stream but the first, unless a request says otherwise
+    )
+    force_include_usage: bool = False  # in every event of a stream
     return_tokens_as_token_ids: bool = False  # in log-probabilities, where a request does not say
     log_outputs: bool = False  # the text of each answer, in the log
     tokenizer_info: bool = False  # GET /tokenizer_info

@@ -82,10 +82,23 @@ def test_a_wrong_sampling_default_ends_the_start(tmp_path, text, says):
         read_generation_defaults(ModelConfig(model="m", served_model_names=("m",), generation_overrides=text), files)
 
 
-def test_every_stream_ends_with_its_usage(flagged):
-    last = stream(flagged, "/v1/completions", {"prompt": "hello", "max_tokens": 2})[-1]
+def test_every_event_of_a_stream_has_its_usage(flagged):
+    *events, last = stream(flagged, "/v1/completions", {"prompt": "hello", "max_tokens": 2})
+    assert all(event["usage"]["prompt_tokens"] == 5 for event in events)
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 2)
     assert last["usage"]["prompt_tokens_details"]["cached_tokens"] >= 0
+
+
+@pytest.mark.parametrize(("fields", "sizes"), [({}, [1, 1, 1, 1, 1, 1, 1]), ({"stream_interval": 3}, [1, 3, 3])])
+def test_a_stream_sends_as_many_tokens_at_once_as_asked(fake_model, fields, sizes):
+    """The first one comes alone; together they are the same answer."""
+    body = {"prompt": "hello", "max_tokens": 7, "seed": 1, "logprobs": 0, "return_token_ids": True}
+    with Served(fake_model, step_seconds=0.05) as slow:
+        whole = slow.post("/v1/completions", body)[1]["choices"][0]
+        parts = [chunk["choices"][0] for chunk in stream(slow, "/v1/completions", {**body, **fields})]
+    assert [len(part["token_ids"]) for part in parts] == sizes
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    assert [token for part in parts for token in part["logprobs"]["tokens"]] == whole["logprobs"]["tokens"]
 
 
 def test_tokens_are_spelled_by_their_ids_unless_a_request_declines(flagged):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from octavo_engine.cli.flag_values import json_object
+from octavo_engine.cli.flag_values import at_least, json_object
 from octavo_engine.config import ApiConfig
 
 SWITCH = argparse.BooleanOptionalAction
@@ -28,10 +28,17 @@ def add_api_flags(group: argparse._ArgumentGroup) -> None:
         help="sampling defaults in place of the model's, such as temperature",
     )
     add(
+        "--stream-interval",
+        type=at_least(1),
+        default=1,
+        metavar="TOKENS",
+        help="tokens of an answer in each event of a stream but the first; default: 1",
+    )
+    add(
         "--enable-force-include-usage",
         action=SWITCH,
         default=False,
-        help="end every stream with its usage; without one, where stream_options asks for it; default: off",
+        help="say the usage so far in every event of a stream; without it, as stream_options asks; default: off",
     )
     add(
         "--enable-prompt-tokens-details",
@@ -89,6 +96,7 @@ def api_config(options: argparse.Namespace) -> ApiConfig:
     return ApiConfig(
         response_role=options.response_role,
         chat_template_kwargs=options.default_chat_template_kwargs,
+        stream_interval=options.stream_interval,
         prompt_tokens_details=options.enable_prompt_tokens_details,
         force_include_usage=options.enable_force_include_usage,
         return_tokens_as_token_ids=options.return_tokens_as_token_ids,

@@ -309,7 +309,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "scheduler-cls",
         "preemption-mode",
         "watermark",
-        "stream-interval",
         "sse-keep-alive-interval",
         "max-num-active-seqs",
         "max-num-scheduled-tokens",

@@ -6,9 +6,11 @@ The same for completions and chats, streamed or whole; the handlers write the pi
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
@@ -120,6 +122,8 @@ class Generation:
     choices: dict[str, Choice]  # by the engine's request id
     num_prompt_tokens: int
     counts_reasoning: bool = False
+    interval: int = 1  # tokens of a choice that are taken together, but for its first ones
+    held: dict[str, EngineOutput] = field(default_factory=dict)  # fewer than those, by request id
     num_completed: int = 0  # tokens of all choices
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -135,7 +139,7 @@ class Generation:
         end = None if seconds is None else time.monotonic() + seconds
         while outputs := await self.stream.get(None if end is None else max(0.0, end - time.monotonic())):
             pieces = []
-            for output in outputs:
+            for output in outputs if self.interval == 1 else self._gathered(outputs):
                 choice = self.choices[output.request_id]
                 if choice.finished:
                     continue
@@ -155,6 +159,21 @@ class Generation:
             if pieces:
                 return pieces
         return []
+
+    def _gathered(self, outputs: Iterable[EngineOutput]) -> Iterator[EngineOutput]:
+        """The outputs that have `interval` tokens with what was held, or must not wait."""
+        for new in outputs:
+            held = self.held.pop(new.request_id, None)
+            output = new
+            if held is not None:
+                logprobs = None if new.logprobs is None else [*(held.logprobs or ()), *new.logprobs]
+                token_ids = [*held.new_token_ids, *new.new_token_ids]
+                output = msgspec.structs.replace(new, new_token_ids=token_ids, logprobs=logprobs)
+            waits = self.choices[new.request_id].begun and new.finish_reason is None and new.prompt_logprobs is None
+            if waits and len(output.new_token_ids) < self.interval:
+                self.held[new.request_id] = output
+            else:
+                yield output
 
     def usage(self, num_completed: int | None = None) -> Usage:
         """The tokens used; in the middle of an answer, up to one of its pieces."""
@@ -258,4 +277,6 @@ def start(
     context.metrics.max_tokens.observe(prompts[0].sampling[0].max_tokens)
     stream = context.client.submit(requests)
     num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
-    return Generation(stream, choices, num_prompt_tokens, reading is not None and reading.has_reasoning)
+    counts_reasoning = reading is not None and reading.has_reasoning
+    interval = (body.stream_interval or context.config.api.stream_interval) if body.stream else 1
+    return Generation(stream, choices, num_prompt_tokens, counts_reasoning, interval)

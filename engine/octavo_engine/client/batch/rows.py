@@ -31,12 +31,19 @@ class Row(msgspec.Struct, frozen=True):
     body: dict[str, Any]
     method: str = "POST"
 
+    @property
+    def problem(self) -> str | None:
+        """The reason why the row can't be sent to a server; None if it can."""
+        if self.method != "POST" or self.url not in PATHS:
+            return f"{self.method[:8]} {self.url[:80]} is not served in batches; use POST and one of {', '.join(PATHS)}"
+        return "a batch has no streams; leave stream out" if self.body.get("stream") else None
+
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, in order; empty lines are passed over.
 
     Raises:
-        BatchError: the file can't be read, or a line is no request that is served, or has another's `custom_id`.
+        BatchError: the file can't be read, or a line is no request, or has another's `custom_id`.
     """
     seen: set[str] = set()
     decoder = msgspec.json.Decoder(Row)
@@ -55,12 +62,6 @@ def _checked(decoder: msgspec.json.Decoder[Row], line: bytes, seen: set[str], wh
         row = decoder.decode(line)
     except msgspec.MsgspecError as error:
         raise BatchError(f"{where} is no request of a batch: {error}") from error
-    if row.method != "POST" or row.url not in PATHS:
-        raise BatchError(
-            f"{where}: {row.method} {row.url[:80]} is not served in batches; use POST and one of {', '.join(PATHS)}"
-        )
-    if row.body.get("stream"):
-        raise BatchError(f"{where}: a batch has no streams; leave stream out")
     if row.custom_id in seen:
         raise BatchError(f"{where}: the custom_id {row.custom_id[:80]!r} is that of an earlier line; give each its own")
     seen.add(row.custom_id)

@@ -56,7 +56,10 @@ class Runner:
 
     async def _work(self, session: aiohttp.ClientSession, rows: Iterator[Row], file: int, alive: asyncio.Event) -> None:
         for row in rows:  # shared by all workers
-            status, body = await self._answer(session, row, alive)
+            if row.problem is not None:
+                status, body = 400, {"error": {"message": row.problem, "type": "BadRequestError", "code": 400}}
+            else:
+                status, body = await self._answer(session, row, alive)
             if status < 400:
                 self.num_good += 1
             else:

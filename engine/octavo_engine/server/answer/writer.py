@@ -114,7 +114,9 @@ class AnswerWriter(ABC, Generic[Body, Part]):
         events = EventStream(request, named=self.named_events)
         options = self._body.stream_options
         with_usage = self._force_usage or (options is not None and options.include_usage)
-        continuous = options is not None and with_usage and options.continuous_usage_stats
+        continuous = self._force_usage or (
+            options is not None and options.include_usage and options.continuous_usage_stats
+        )
         try:
             while pieces := await self._next(events):
                 if self._log is not None:

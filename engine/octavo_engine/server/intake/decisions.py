@@ -55,7 +55,7 @@ class Question:
         return KINDS[self.kind].labels[: len(self.options)]
 
     def prompt(self, body: DecisionBody) -> str:
-        """What the model reads: the instructions, the state, the question, and its options by their labels."""
+        """The text that the model reads: the instructions, the state, the question, and its options by their labels."""
         state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
         lines = [body.instructions or "", f"State: {state}", f"Question: {self.text}" if self.text else ""]
         for label, (option, description) in zip(self.labels, self.options.items(), strict=True):

@@ -78,6 +78,7 @@ class SamplingBody(RequestBody):
     n: Positive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    stream_interval: Positive | None = None
     temperature: Annotated[Temperature, Field(allow_inf_nan=False)] | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from octavo_engine.errors import RequestError
+from octavo_engine.messages import TokenLogprob
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.generation import start
@@ -21,7 +22,7 @@ from octavo_engine.server.intake.tools import NO_TOOLS
 
 
 class Diagnostics(msgspec.Struct):
-    """How much of the probability the labels have, and whether the likeliest token is one of them."""
+    """The share of the probability that the labels have, and whether the likeliest token is one of them."""
 
     label_mass: float
     argmax_is_label: bool
@@ -68,13 +69,14 @@ async def decisions(request: web.Request) -> web.Response:
     generation = start(context, completion, prompts, arrived, cache_salt(request, completion))
     completion.prompt = ""  # the engine has its tokens: free the memory
     request[SHARE].give_back()
-    drawn = {}
+    drawn: dict[int, TokenLogprob] = {}
     try:
         while pieces := await generation.take():
             drawn |= {piece.choice.index: piece.logprobs[0] for piece in pieces if piece.logprobs}
     finally:
         generation.close()
-    answers, diagnostics = {}, {}
+    answers: dict[str, dict[str, Any]] = {}
+    diagnostics: dict[str, Diagnostics] = {}
     for index, question in enumerate(questions):
         known = dict(drawn[index].top)
         ids = [labels[label] for label in question.labels]
