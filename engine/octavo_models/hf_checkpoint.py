@@ -58,6 +58,11 @@ def from_hf_checkpoint(
     weights = [
         dataclasses.replace(_turned(w, tensors), format=stored.get(w.sources[0].tensor, w.format)) for w in spec.weights
     ]
+    if warning is None and (beyond := _beyond_the_layers(spec, tensors, config)) is not None:
+        warning = (
+            f"the config has {len(spec.layers)} layers, and the weights hold tensor {beyond}, which is not used; if the "
+            "answers make no sense, fetch config.json and all files of the model again, from one place"
+        )
     vision = spec.vision_parameters if spec.vision_parameters == 0 else _beside(spec, tensors)
     return dataclasses.replace(spec, weights=tuple(weights), vision_parameters=vision), warning
 
@@ -116,6 +121,21 @@ def _turned(weight: Weight, tensors: Mapping[str, StoredTensor]) -> Weight:
         return weight
     plain = dataclasses.replace(source, transposed=False)
     return dataclasses.replace(weight, sources=(plain,)) if weight.fits(plain, stored.shape) else weight
+
+
+def _beyond_the_layers(spec: ModelSpec, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> str | None:
+    """A tensor of a layer that the config does not count; those that predict further tokens follow the others."""
+    text = config.get("text_config") or config
+    following = text.get("num_nextn_predict_layers") or 0
+    last = len(spec.layers) - 1
+    for weight in spec.weights:
+        if weight.layer != last:
+            continue
+        begin, number, rest = weight.sources[0].tensor.partition(f".{last}.")
+        beyond = f"{begin}.{last + 1 + following}.{rest}"
+        if number and beyond in tensors:
+            return beyond
+    return None
 
 
 def _beside(spec: ModelSpec, tensors: Mapping[str, StoredTensor]) -> int:

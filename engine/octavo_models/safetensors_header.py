@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, BinaryIO, TypeGuard
 
 from octavo_models.errors import DamagedFileError
@@ -63,11 +64,21 @@ def read_safetensors_header(file: BinaryIO, piece: int = 0) -> dict[str, StoredT
         raise DamagedFileError(f"its header isn't valid: {error}") from error
     if not isinstance(header, dict):
         raise DamagedFileError("its header is no JSON object")
-    return {
+    found = {
         name: _entry(f"tensor {name}", entry, data_start, size, piece)
         for name, entry in header.items()
         if name != "__metadata__"
     }
+    _check_apart(found)
+    return found
+
+
+def _check_apart(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise DamagedFileError where two tensors share bytes, which the format rules out."""
+    filled = sorted((t.offset, name) for name, t in tensors.items() if t.nbytes)
+    for (first, name), (second, other) in pairwise(filled):
+        if second < first + tensors[name].nbytes:
+            raise DamagedFileError(f"tensor {other} begins at byte {second}, inside tensor {name}")
 
 
 def _entry(where: str, entry: object, start: int, size: int, piece: int) -> StoredTensor:

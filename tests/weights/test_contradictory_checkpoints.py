@@ -129,6 +129,38 @@ def test_a_config_with_another_number_of_experts_does_not_fit_the_router(tmp_pat
     assert re.search(rf"safetensors: tensor \S*{tensor} has the shape \[5, .*{REMEDY}", refusal(tmp_path))
 
 
+def test_a_layer_that_the_config_does_not_count_is_named_with_a_warning(tmp_path, caplog):
+    """Layers that predict further tokens follow the others, and are counted apart."""
+    stored(config_json("phi 3"), tmp_path)
+    assert not [line for line in caplog.messages if "layers" in line]
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    load(tmp_path)
+    (line,) = caplog.messages
+    assert "the config has 2 layers, and the weights hold tensor model.layers.2." in line
+    assert "fetch config.json and all files of the model again" in line
+    caplog.clear()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}))
+    load(tmp_path)
+    assert not caplog.messages
+
+
+def test_tensors_that_share_bytes_are_named(tmp_path):
+    """The second one's offsets became the first one's."""
+    stored(config_json("phi 3"), tmp_path)
+    file = tmp_path / "model-00001-of-00001.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    size = [entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values() if "dtype" in entry]
+    same = [name for name, entry in header.items() if "dtype" in entry]
+    first, second = next((a, b) for i, a in enumerate(same) for j, b in enumerate(same[:i]) if size[i] == size[j])
+    header[first]["data_offsets"] = header[second]["data_offsets"]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert re.search(r"model-\S+: tensor \S+ begins at byte \d+, inside tensor \S+; fetch", refusal(tmp_path))
+
+
 def test_an_expert_whose_file_lies_elsewhere_is_named(tmp_path):
     def without_one(arrays):
         (name,) = [name for name in arrays if re.search(r"layers\.1\..*experts\.3\.(w2|down_proj)", name)]

@@ -51,7 +51,9 @@ def files_of_folder(folder: Path, model: ModelConfig, commit: str | None = None)
         dense = () if modules is None else (folder / each.folder / "model.safetensors" for each in modules.dense)
         weights = (*_safetensors(folder, safetensors), *dense)
     if config is None:
-        raise ModelLoadError(f"{folder}: config.json is missing, so the folder doesn't say what model it holds")
+        raise ModelLoadError(
+            f"{folder}: config.json is missing, so the folder doesn't say what model it holds; fetch it too"
+        )
     return ModelFiles(
         folder=folder,
         config=config,
@@ -104,7 +106,7 @@ def _safetensors(folder: Path, found: Sequence[Path]) -> tuple[Path, ...]:
     if not index.is_file():
         if not found:
             raise ModelLoadError(
-                f"{folder}: there are no weights here (*.safetensors or *.gguf); pickled ones (.bin, .pt) are not read"
+                f"{folder}: there are no weights here (*.safetensors or *.gguf); pickled ones (.bin, .pt) are not read; fetch safetensors or a GGUF file"
             )
         single = folder / "model.safetensors"
         return (single,) if single in found else tuple(found)

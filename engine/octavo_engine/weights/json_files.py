@@ -34,7 +34,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ModelLoadError(f"{path}: it holds no JSON object")
+        raise ModelLoadError(f"{path}: it holds no JSON object; fetch the file again")
     return value
 
 
@@ -47,10 +47,10 @@ def read_shard_names(index: Path) -> list[str]:
     value = read_json(index)
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelLoadError(f"{index}: it isn't an index of safetensors files: it has no weight_map")
+        raise ModelLoadError(f"{index}: it isn't an index of safetensors files: it has no weight_map; fetch it again")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ModelLoadError(f"{index}: it names {name!r}, which isn't a file of this folder")
+            raise ModelLoadError(f"{index}: it names {name!r}, which isn't a file of this folder; fetch it again")
     return sorted(set(weight_map.values()))
 
 
@@ -60,4 +60,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path}: it can't be read as JSON: {error}") from error
+        raise ModelLoadError(f"{path}: it can't be read as JSON: {error}; fetch the file again") from error

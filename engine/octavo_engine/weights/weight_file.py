@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from octavo_engine.errors import ModelLoadError
-from octavo_models import ModelError
+from octavo_models.errors import InvalidConfigError, ModelError
 
 LONGEST_READ = 1 << 30  # bytes; Linux reads no more than 2 GiB at once
 HUGE_PAGE = 2 << 20  # bytes
@@ -33,12 +33,14 @@ class WeightFile:
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
-            raise ModelLoadError(f"{path}: it can't be read: {error.strerror or error}") from error
+            raise ModelLoadError(
+                f"{path}: it can't be read: {error.strerror or error}; fetch it again, or check its permissions"
+            ) from error
         self._stamp = self._stat()
         self.size = self._stamp[0]
         if not self.size:
             self.close()
-            raise ModelLoadError(f"{path}: the file is empty")
+            raise ModelLoadError(f"{path}: the file is empty; fetch it again")
 
     def header(self, read: Callable[[BinaryIO], Header]) -> Header:
         """The result of `read`, which reads the file from its beginning.
@@ -50,7 +52,9 @@ class WeightFile:
             try:
                 return read(self._file)
             except OSError as error:
-                raise ModelLoadError(f"{self.path}: it can't be read: {error.strerror or error}") from error
+                raise ModelLoadError(
+                    f"{self.path}: it can't be read: {error.strerror or error}; fetch it again, or check its permissions"
+                ) from error
 
     def read(self, offset: int, count: int) -> memoryview:
         """A copy of `count` bytes at `offset`, within the file's size when it was opened.
@@ -64,7 +68,9 @@ class WeightFile:
             try:
                 got = os.preadv(self._file.fileno(), [buffer[done : done + LONGEST_READ]], offset + done)
             except OSError as error:
-                raise ModelLoadError(f"{self.path}: it can't be read: {error.strerror or error}") from error
+                raise ModelLoadError(
+                    f"{self.path}: it can't be read: {error.strerror or error}; fetch it again, or check its permissions"
+                ) from error
             if not got:
                 break
             done += got
@@ -102,4 +108,5 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise ModelLoadError(f"{path}: {error}") from error
+        remedy = "; correct it, or fetch the file again" if type(error) is InvalidConfigError else ""
+        raise ModelLoadError(f"{path}: {error}{remedy}") from error
