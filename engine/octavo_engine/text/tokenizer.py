@@ -227,7 +227,7 @@ def load_tokenizer_json(path: Path, chat_template: Path | None = None) -> Tokeni
     except ModelLoadError:
         raise
     except Exception as error:  # the library raises bare Exception
-        raise ModelLoadError(f"{path} can't be read as a tokenizer: {error}") from error
+        raise ModelLoadError(f"{path} can't be read as a tokenizer: {error}; fetch the file again") from error
     backend.no_padding()
     backend.no_truncation()
     beside = path.with_name("tokenizer_config.json")
