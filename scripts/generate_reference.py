@@ -45,7 +45,15 @@ def flags_page() -> str:
     lines.append(
         "vLLM's spelling: underscores may stand for dashes, `--no-X` turns a switch off, `4k` is 4000 and `4K` 4096.\n"
     )
-    for group in build_parser()._action_groups:  # noqa: SLF001
+    parser = build_parser()
+    served = sum(bool(a.option_strings) and not isinstance(a, argparse._HelpAction) for a in parser._actions)  # noqa: SLF001
+    refused = sum(flag.refused for flag in UNSERVED_FLAGS.values())
+    lines.append(
+        f"{served} flags are served. Of vLLM's others, present and past, {len(UNSERVED_FLAGS) - refused} are accepted without "
+        f"effect, for leaving them out changes no answer, and {refused} are refused with what to do instead, unless their value "
+        "asks for what is done anyway.\n"
+    )
+    for group in parser._action_groups:  # noqa: SLF001
         actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]  # noqa: SLF001
         if actions:
             lines += [

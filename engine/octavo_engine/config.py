@@ -137,6 +137,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_log_requests: bool = False
     disable_log_stats: bool = False
     log_level: str = "info"  # of every process
+    log_format: Literal["text", "json"] = "text"
+    otlp_traces_endpoint: str | None = None  # where spans are sent; None: there are none
     allowed_origins: tuple[str, ...] = ()
     root_path: str = ""
 

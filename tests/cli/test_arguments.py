@@ -389,6 +389,16 @@ def test_variables_of_vllms_are_honoured_or_named(monkeypatch, variables, expect
     assert (config.server.log_level, config.cache.kv_cache_memory_bytes) == ("error", 1 << 30)
 
 
+def test_a_variable_that_asks_for_what_is_not_done_is_answered_with_the_reason(monkeypatch):
+    """Apart from those that have no meaning here at all."""
+    for name in ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "VLLM_LOGGING_CONFIG_PATH", "VLLM_A"):
+        monkeypatch.setenv(name, "1")
+    long, logging, other = parse_with_notes(["m"])[1]
+    assert long.startswith("the environment's VLLM_ALLOW_LONG_MAX_MODEL_LEN has no effect: a context longer than")
+    assert "--log-format json" in logging
+    assert other.startswith("VLLM_A: ")
+
+
 @pytest.mark.parametrize(("name", "value"), [("VLLM_LOGGING_LEVEL", "loud"), ("VLLM_CPU_KVCACHE_SPACE", "4G")])
 def test_a_variable_with_a_wrong_value_is_named(monkeypatch, name, value):
     """Ignored, it would leave a server other than the one that was asked for."""

@@ -257,6 +257,8 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             enable_log_requests=options.enable_log_requests,
             disable_log_stats=options.disable_log_stats,
             log_level=options.log_level,
+            log_format=options.log_format,
+            otlp_traces_endpoint=options.otlp_traces_endpoint,
             allowed_origins=tuple(origin for group in options.allowed_origins for origin in group),
             root_path="/" + options.root_path.strip("/") if options.root_path.strip("/") else "",
         ),

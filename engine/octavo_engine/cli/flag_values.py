@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from importlib.util import find_spec
 
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -89,6 +90,22 @@ def json_object(text: str) -> str:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
     return text
+
+
+def traces_endpoint(text: str) -> str | None:
+    """The URL of an OTLP receiver; the empty text is none."""
+    if text and not all(map(_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto"))):
+        raise argparse.ArgumentTypeError(
+            "OpenTelemetry is not installed here: pip install 'octavo[otel]', or leave the flag out"
+        )
+    return text or None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
 
 
 def pooling(text: str) -> str | None:

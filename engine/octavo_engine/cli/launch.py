@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 
 from msgspec.structs import replace
 
-from octavo_engine import signals
+from octavo_engine import logs, signals
 from octavo_engine.cli.arguments import parse
-from octavo_engine.cli.serve import LOG_FORMAT
 from octavo_engine.errors import ConfigError
 from octavo_engine.server.listener import bind
 
@@ -33,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"octavo launch render: {error}", file=sys.stderr)  # noqa: T201
         return 2
     config = replace(config, api=replace(config.api, scale_out=True, renders_only=True))
-    logging.basicConfig(level=config.server.log_level.upper(), format=LOG_FORMAT)
+    logs.set_up(config.server.log_level, config.server.log_format)
     signals.ignore_strays()
     signals.dump_stacks_at_sigusr1()
     try:

@@ -5,18 +5,15 @@ The core is started first, so that it loads while this process imports what it n
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 
-from octavo_engine import signals
+from octavo_engine import logs, signals
 from octavo_engine.cli.arguments import parse
 from octavo_engine.config import EngineConfig
 from octavo_engine.core_client.core_handle import CoreHandle
 from octavo_engine.errors import ConfigError, EngineDeadError
 from octavo_engine.server.listener import bind
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 def serve(config: EngineConfig, *, loader: str | None = None, started: float | None = None) -> int:
     """Serve `config` until a signal. Returns the exit code. `loader` names another engine, for tests."""
     started = time.perf_counter() if started is None else started
-    logging.basicConfig(level=config.server.log_level.upper(), format=LOG_FORMAT)
+    logs.set_up(config.server.log_level, config.server.log_format)
     signals.ignore_strays()
     signals.dump_stacks_at_sigusr1()
     core = None

@@ -21,6 +21,7 @@ from octavo_engine.cli.flag_values import (
     pooling,
     port,
     strings,
+    traces_endpoint,
 )
 from octavo_engine.cli.tls_flags import add_tls_flags
 from octavo_engine.cli.vllm_environment import LEVELS
@@ -357,6 +358,19 @@ def _server(group: argparse._ArgumentGroup) -> None:
         choices=LEVELS,
         default="info",
         help="least severity that is logged; or VLLM_LOGGING_LEVEL; default: info",
+    )
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: an object a line, the start's progress included, for log collectors; default: text",
+    )
+    add(
+        "--otlp-traces-endpoint",
+        type=traces_endpoint,
+        metavar="URL",
+        help="send an OpenTelemetry span of each request there, by gRPC, or by HTTP with "
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf; needs octavo[otel]; default: none",
     )
     add("--disable-log-stats", action=SWITCH, default=False, help="no line of statistics in the log; default: off")
     add("--config", metavar="FILE", help="YAML file of flags; those of the command line win over it")

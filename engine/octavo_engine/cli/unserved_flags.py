@@ -260,8 +260,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     ),
     **_refuse("it is not served yet; leave it out", "sleep-preserve-parameter-names"),
     **_refuse(
-        "tracing is not served yet; /metrics has each request's times",
-        "otlp-traces-endpoint",
+        "it is not served; /metrics has each request's times, and spans too with --otlp-traces-endpoint",
         "collect-detailed-traces",
         "kv-cache-metrics-sample=0.01",
         "profiler-config",

@@ -15,6 +15,13 @@ PREFIX = "VLLM_"
 READ_ELSEWHERE = {"VLLM_API_KEY"}
 # What they turn off is off: nothing is reported to anyone.
 SATISFIED = {"VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "VLLM_USAGE_SOURCE", "VLLM_USAGE_STATS_SERVER"}
+# What they would have vLLM do, and why it is not done here.
+NOT_DONE = {
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "a context longer than the model's own is refused: its positions were never trained",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "no adapters are served yet; merge the adapter into the model's weights",
+    "VLLM_CONFIGURE_LOGGING": "logging is always configured; --log-level critical silences it",
+    "VLLM_LOGGING_CONFIG_PATH": "no code is loaded by name; --log-format json logs objects for a collector",
+}
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -39,10 +46,11 @@ def flags_of(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
             flags += _development(name, value)
         else:
             ignored.append(name)
-    if not ignored:
-        return flags, []
-    names = ", ".join(ignored)
-    return flags, [f"{names}: set in the environment for vLLM, without a meaning here; no effect"]
+    remarks = [f"the environment's {name} has no effect: {NOT_DONE[name]}" for name in ignored if name in NOT_DONE]
+    names = ", ".join(name for name in ignored if name not in NOT_DONE)
+    if names:
+        remarks.append(f"{names}: set in the environment for vLLM, without a meaning here; no effect")
+    return flags, remarks
 
 
 def _level(name: str, value: str) -> str:

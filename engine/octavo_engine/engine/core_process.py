@@ -25,7 +25,7 @@ from typing import IO, Protocol
 import msgspec
 import zmq
 
-from octavo_engine import signals
+from octavo_engine import logs, signals
 from octavo_engine.config import EngineConfig
 from octavo_engine.errors import ExecutorError, OctavoError, described
 from octavo_engine.heartbeat import Heartbeat
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdin.fileno(), "rb", buffering=0, closefd=False
     )  # unbuffered, so that polling it finds all that has arrived
     boot = msgspec.msgpack.decode(read_boot(stdin), type=CoreBoot)
-    logging.getLogger().setLevel(boot.config.server.log_level.upper())
+    logs.set_up(boot.config.server.log_level, boot.config.server.log_format)
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
     try:

@@ -13,6 +13,7 @@ from octavo_engine.server.answer.delivery import send
 from octavo_engine.server.auth import require_key
 from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
+from octavo_engine.server.http_series import note_response
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
 from octavo_engine.server.routes.batched_chats import batched_chats
 from octavo_engine.server.routes.chat_completions import chat_completions
@@ -39,6 +40,7 @@ from octavo_engine.server.routes.scores import rerank, score
 from octavo_engine.server.routes.server_state import health, load, model, models, show_metrics, show_version
 from octavo_engine.server.routes.tokenization import detokenize, tokenize, tokenizer_info
 from octavo_engine.server.routes.tokens import abort_requests, generate
+from octavo_engine.server.tracing import ORIGIN, TRACE_HEADERS, Origin
 
 MAX_SHOWN_PATH = 64
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
@@ -98,6 +100,8 @@ def build_app(context: ServerContext) -> web.Application:
     """The application that serves `context`; `http_server` answers what it raises."""
     server = context.config.server
     middlewares: list[Middleware] = [_count_load]
+    if context.metrics.tracing is not None:
+        middlewares.append(_note_origin)
     cross_origin = CrossOrigin(server.allowed_origins)
     if server.allowed_origins:
         middlewares.append(cross_origin.middleware())
@@ -114,6 +118,7 @@ def build_app(context: ServerContext) -> web.Application:
             app.router.add_route(method, prefix + path, handler)
             if method == "GET":
                 app.router.add_route("HEAD", prefix + path, handler)
+    app.on_response_prepare.append(note_response)
     app.on_response_prepare.append(_echo_request_id)
     app.on_response_prepare.append(_close_in_time)
     app.on_response_prepare.append(_add_load)
@@ -138,6 +143,17 @@ async def _count_load(request: web.Request, handler: Handler) -> web.StreamRespo
             if COUNTED in request:
                 context.metrics.num_http_requests -= 1
                 context.connections.request_ended()
+
+
+@web.middleware
+async def _note_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Note whose sequences are started, for their spans. A connection's requests share one task."""
+    headers = {name: request.headers[name] for name in TRACE_HEADERS if name in request.headers}
+    token = ORIGIN.set(Origin(headers, lambda: request_id(request)))
+    try:
+        return await handler(request)
+    finally:
+        ORIGIN.reset(token)
 
 
 def _name_task(request: web.Request) -> None:

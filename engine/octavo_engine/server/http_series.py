@@ -22,6 +22,7 @@ FINE_SECONDS = (.01, .025, .05, .075, .1, .25, .5, .75, 1, 1.5, 2, 2.5, 3, 3.5, 
 # fmt: on
 SECONDS = (0.1, 0.5, 1)
 NOT_COUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
+RESPONSE: web.RequestKey[web.StreamResponse] = web.RequestKey("response", web.StreamResponse)
 UNKNOWN = "none"  # the path of what no route serves: one series, whatever strangers ask for
 
 
@@ -76,12 +77,22 @@ class HttpSeries:
         yield latency
 
 
+async def note_response(request: web.Request, response: web.StreamResponse) -> None:
+    """Keep the answer that begins: its client may go away with its last byte, which cancels the handler."""
+    request[RESPONSE] = response
+
+
 async def counted(request: web.Request, handler: Handler, series: HttpSeries) -> web.StreamResponse:
-    """Answer by `handler` and count it. One whose client goes away has no answer, and does not count."""
+    """Answer by `handler` and count it. One whose client goes away before any answer does not count."""
     begun = time.perf_counter()
-    response = await handler(request)
-    resource = None if request.match_info is None else request.match_info.route.resource
-    path = UNKNOWN if resource is None else resource.canonical
-    sizes = (request.content_length or 0, response.content_length or 0)
-    series.answered(path, request.method, response.status, time.perf_counter() - begun, sizes)
-    return response
+    response: web.StreamResponse | None = None
+    try:
+        response = await handler(request)
+        return response
+    finally:
+        answer = request.get(RESPONSE) if response is None else response
+        if answer is not None:
+            resource = None if request.match_info is None else request.match_info.route.resource
+            path = UNKNOWN if resource is None else resource.canonical
+            sizes = (request.content_length or 0, answer.content_length or 0)
+            series.answered(path, request.method, answer.status, time.perf_counter() - begun, sizes)

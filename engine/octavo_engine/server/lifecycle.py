@@ -79,7 +79,7 @@ class Server:
         self._client.on_death = lambda _error: self._stop.set()
         try:
             watch = StartWatch(self._client.bytes_moved, self._config.server.start_timeout)
-            context = await watch.until(build_context(self._config, self._client, watch.noting(_print_stage)))
+            context = await watch.until(build_context(self._config, self._client, watch.noting(self._report_stage)))
         except OctavoError as error:
             self._client.close()  # before the last words: whatever else it says comes first
             _complain(error)
@@ -88,9 +88,21 @@ class Server:
             return await self._serve(context)
         finally:
             context.metrics.loop.stop()
+            if context.metrics.tracing is not None:
+                await asyncio.to_thread(context.metrics.tracing.close)
             context.pools.close()
             context.chat_template.close()
             self._client.close()
+
+    def _report_stage(self, stage: str, seconds: float) -> None:
+        self._say(f"  {stage:<44} {seconds:6.2f} s")
+
+    def _say(self, line: str) -> None:
+        """Print a line for who started the server, or log it where the log is a machine's."""
+        if self._config.server.log_format == "json":
+            logger.info("%s", line.strip())
+        else:
+            print(line, flush=True)  # noqa: T201
 
     async def _serve(self, context: ServerContext) -> int:
         runner = web.AppRunner(
@@ -112,7 +124,7 @@ class Server:
         gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
         url = url_of(self._listener, self._config.server) + self._config.server.root_path
         seconds = time.perf_counter() - self._started
-        print(f"{context.names[0]} is served at {url}/v1 after {seconds:.2f} s ({context.ready.executor})", flush=True)  # noqa: T201
+        self._say(f"{context.names[0]} is served at {url}/v1 after {seconds:.2f} s ({context.ready.executor})")
         log = asyncio.create_task(_log_load(context)) if not self._config.server.disable_log_stats else None
         await self._stop.wait()
         if log is not None:
@@ -128,7 +140,7 @@ class Server:
         metrics, timeout = context.metrics, self._config.server.shutdown_timeout
         if metrics.num_http_requests and self._client.dead is None:
             with contextlib.suppress(OSError):  # SIGHUP: the terminal is gone
-                print(f"draining: {metrics.num_http_requests} requests have {timeout:g} s to finish", flush=True)  # noqa: T201
+                self._say(f"draining: {metrics.num_http_requests} requests have {timeout:g} s to finish")
         await self._until_quiet(context, timeout / 2)
         context.refusing = True
         await self._until_answered(context, timeout / 2)
@@ -193,10 +205,6 @@ async def _log_load(context: ServerContext) -> None:
                 100 * stats.kv_usage,
             )
         was_busy = busy
-
-
-def _print_stage(stage: str, seconds: float) -> None:
-    print(f"  {stage:<44} {seconds:6.2f} s", flush=True)  # noqa: T201
 
 
 def _complain(problem: EngineDeadError | OctavoError | str) -> None:

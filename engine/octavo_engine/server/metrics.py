@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -24,7 +23,9 @@ from octavo_engine.messages import EngineOutput, EngineRequest, PoolingRequest, 
 from octavo_engine.server.cache_info import cache_info
 from octavo_engine.server.http_series import HttpSeries
 from octavo_engine.server.loop_watch import LoopWatch
+from octavo_engine.server.open_request import OpenRequest
 from octavo_engine.server.series import Counter, Histogram, gauge, one_two_five
+from octavo_engine.server.tracing import Tracing
 
 # fmt: off
 FIRST_TOKEN_SECONDS = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640,
@@ -45,22 +46,6 @@ NO_SUCH_CACHE = tuple(
     for what, how in (("queries", "looked up"), ("hits", "found"))
 )
 THROUGHPUT_SECONDS = 10.0  # the window of the avg_*_throughput gauges
-
-
-@dataclass(slots=True)
-class OpenRequest:
-    """One sequence between its arrival and its end. Times are `time.monotonic()`."""
-
-    arrived: float
-    num_prompt_tokens: int
-    max_tokens: int
-    num_tokens: int = 0
-    num_cached: int = 0
-    num_preemptions: int = 0
-    queued: float = 0.0
-    scheduled: float = 0.0
-    first: float = 0.0
-    last: float = 0.0
 
 
 class Metrics:
@@ -134,6 +119,7 @@ class Metrics:
         self._decode = Histogram("vllm:request_decode_time_seconds", "Spent in decode.", REQUEST_SECONDS)
         self.loop = LoopWatch()
         self.http = HttpSeries()
+        self.tracing: Tracing | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -155,10 +141,11 @@ class Metrics:
         self._rejections.add(1, reason)
 
     def arrived(self, request: EngineRequest | PoolingRequest) -> None:
-        max_tokens = request.sampling.max_tokens if isinstance(request, EngineRequest) else 0
-        self._open_requests[request.request_id] = OpenRequest(
-            request.arrival_time, len(request.prompt_token_ids), max_tokens
-        )
+        sampling = request.sampling if isinstance(request, EngineRequest) else None
+        opened = OpenRequest(request.arrival_time, len(request.prompt_token_ids), sampling=sampling)
+        if self.tracing is not None:
+            self.tracing.arrived(opened)
+        self._open_requests[request.request_id] = opened
 
     def output(self, output: EngineOutput, now: float) -> None:
         opened = self._open_requests.get(output.request_id)
@@ -197,6 +184,8 @@ class Metrics:
         if opened is None:
             return
         self._success.add(1, reason)
+        if self.tracing is not None:
+            self.tracing.ended(opened, reason, now)
         self._whole.observe(now - opened.arrived)
         self._prompt.observe(opened.num_prompt_tokens)
         self._generation.observe(opened.num_tokens)

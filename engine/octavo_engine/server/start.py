@@ -15,6 +15,7 @@ from octavo_engine.errors import ConfigError, ModelLoadError, RequestError
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.limits import limits_of
 from octavo_engine.server.metrics import Metrics
+from octavo_engine.server.tracing import Tracing
 from octavo_engine.text.answer_format import AnswerFormat
 from octavo_engine.text.byte_tokenizer import byte_tokenizer
 from octavo_engine.text.chat_template import RENDER_SECONDS, ChatTemplate
@@ -43,6 +44,8 @@ async def build_context(config: EngineConfig, client: EngineLink, on_stage: OnSt
         ConfigError: `--chat-template` is not valid Jinja.
     """
     metrics = Metrics(config.model.served_model_names[0])
+    if config.server.otlp_traces_endpoint is not None:
+        metrics.tracing = Tracing(config.server.otlp_traces_endpoint)
     client.connect(metrics, on_stage)
     renderer = TemplateProcess(RENDER_SECONDS)
     renderer.start()  # its interpreter starts while the core finds the model

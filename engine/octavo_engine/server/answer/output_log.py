@@ -28,4 +28,7 @@ class OutputLog:
                 self._texts[index] = text[: MOST_CHARACTERS + 1]
                 continue
             shown = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"
-            logger.info("%s, choice %d, ended by %s: %r", self._id, index, piece.finish_reason, shown)
+            logger.info(
+                *("%s, choice %d, ended by %s: %r", self._id, index, piece.finish_reason, shown),
+                extra={"request_id": self._id},
+            )

@@ -42,7 +42,11 @@ async def read_body(request: web.Request, kind: type[Body]) -> Body:
     if len(data) > SHORT:  # parsing took long enough: let others run
         await context.turns.take(begun=True)
     if context.config.server.enable_log_requests:
-        logger.info("%s %s from %s: %s", request.method, request.path, request.remote, _summary(body))
+        name = _name_of(request, body)
+        logger.info(
+            *("%s: %s %s from %s: %s", name, request.method, request.path, request.remote, _summary(body)),
+            extra={"request_id": name},
+        )
     return body
 
 
@@ -98,6 +102,13 @@ def request_id(request: web.Request) -> str:
         own = request.headers.get(REQUEST_ID, "")
         known = request[REQUEST_ID] = own if _is_fit(own) else uuid.uuid4().hex
     return known
+
+
+def _name_of(request: web.Request, body: RequestBody) -> str:
+    """The request's name, also where its body has it, as `answer_id` will take it."""
+    own = getattr(body, "request_id", None)
+    fit = isinstance(own, str) and _is_fit(own) and not _is_fit(request.headers.get(REQUEST_ID, ""))
+    return str(own) if fit else request_id(request)
 
 
 def _is_fit(name: str) -> bool:
