@@ -169,7 +169,7 @@ class ServerContext:
         """Raises RequestError for an id that the model's vocabulary lacks."""
         if token_ids and max(token_ids) >= self.vocab_size:
             raise RequestError(
-                f"{param} has the token id {max(token_ids)}, and the model's ids end at {self.vocab_size - 1}: "
+                f"{param} has the token id {max(token_ids)}, which is out of vocabulary: the ids end at {self.vocab_size - 1}; "
                 "leave that token out",
                 param,
             )

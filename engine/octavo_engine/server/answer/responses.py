@@ -195,7 +195,7 @@ class ChatChunkChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | UnsetType | None = UNSET
-    token_ids: list[int] | None = None
+    token_ids: list[int] | UnsetType | None = None  # absent beside the role alone, as in vLLM
 
 
 class ChatChunk(msgspec.Struct):

@@ -171,7 +171,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
                 completion_tokens=usage.completion_tokens - num_more,
                 total_tokens=usage.total_tokens - num_more,
             )
-        chunk = self._chat([ChatChunkChoice(choice.index, delta)], usage)
+        chunk = self._chat([ChatChunkChoice(choice.index, delta, token_ids=UNSET)], usage)
         if self._body.return_token_ids:
             chunk.prompt_token_ids = choice.prompt.token_ids
         return chunk
