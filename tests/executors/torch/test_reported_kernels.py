@@ -35,7 +35,9 @@ def test_every_variant_is_there_once_under_a_name_of_its_own(kernels):
 @pytest.mark.sample(model=["llama"])
 @pytest.mark.sample(model=["q4_k"], flags=[[]])
 @pytest.mark.parametrize("flags", [[], ["--max-num-seqs", "100", "--max-num-batched-tokens", "8192"]], ids=" ".join)
-@pytest.mark.parametrize("model", ["llama", "gemma", "smollm2", "q4_k"])
+@pytest.mark.parametrize(
+    "model", ["llama", "gemma", "smollm2", "q4_k", "qwen3-moe-q4_k", "gpt-oss", "bloom", "bge", "deepseek-v2"]
+)
 def test_what_an_engine_may_launch_is_in_the_report(kernels, gpu, model, flags):
     """The key is the one that launches look their code up with."""
     config, _ = parse_with_notes(["--model", "x", "--load-format", "dummy", "--executor", "torch", *flags])

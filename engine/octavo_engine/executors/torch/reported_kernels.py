@@ -1,7 +1,8 @@
-"""The kernels of `make kernels-report`: all that engines of three models launch, found as each engine finds its own.
+"""The kernels of `make kernels-report`: all that engines of some models launch, found as each engine finds its own.
 
-Llama-3-8B, Gemma 3 270M and SmolLM2-135M between them have every head size, norm and grouping that ships; Llama's
-layers once more in each packed format. Owns which models these are, and names that stay from report to report.
+Between them the models have every head size, norm and grouping that ships, experts, sinks, ALiBi, pooling and latent
+attention; Llama's layers come once more in each packed format, and Qwen's experts in the most common one. Owns which
+models these are, and names that stay from report to report.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo_engine.config import EngineConfig, ExecutorConfig, ModelConfig
-from octavo_engine.executors.torch.model_configs import GEMMA_3_270M, LLAMA_3_8B, SMOLLM2_135M
+from octavo_engine.executors.torch.model_configs import (
+    BGE_BASE,
+    BLOOM_7B1,
+    DEEPSEEK_V2_LITE,
+    GEMMA_3_270M,
+    GPT_OSS_20B,
+    LLAMA_3_8B,
+    QWEN3_30B_A3B,
+    SMOLLM2_135M,
+)
 from octavo_engine.executors.torch.rehearsal import RecordingLauncher, kernels_of, rehearse
 from octavo_engine.kernels.packing import PACKERS
 from octavo_engine.kernels.triton.float8_launches import launch_float8
@@ -52,9 +62,19 @@ def reported_kernels(gpu: Gpu) -> Iterator[Reported]:
 
 def reported_models() -> dict[str, ModelSpec]:
     """The reported models by the label that names carry."""
-    llama = from_hf_config(LLAMA_3_8B)
-    models = {"llama": llama, "gemma": from_hf_config(GEMMA_3_270M), "smollm2": from_hf_config(SMOLLM2_135M)}
-    return models | {format_: packed_in(format_, llama) for format_ in PACKERS}
+    llama, qwen = from_hf_config(LLAMA_3_8B), from_hf_config(QWEN3_30B_A3B)
+    return {
+        "llama": llama,
+        "gemma": from_hf_config(GEMMA_3_270M),
+        "smollm2": from_hf_config(SMOLLM2_135M),
+        **{format_: packed_in(format_, llama) for format_ in PACKERS},
+        "bge": from_hf_config(BGE_BASE),
+        "deepseek-v2": from_hf_config(DEEPSEEK_V2_LITE),
+        "bloom": from_hf_config(BLOOM_7B1),
+        "qwen3-moe": qwen,
+        "qwen3-moe-q4_k": packed_in("q4_k", qwen),
+        "gpt-oss": from_hf_config(GPT_OSS_20B),
+    }
 
 
 def report_config() -> EngineConfig:
