@@ -34,16 +34,45 @@ from octavo_models.spec import ModelSpec
 
 MOST_VARIANTS = 150
 GPU = Gpu(90, 132)
-ALL_MODELS = MODELS | {"Qwen3-30B-A3B": QWEN3_30B_A3B}
+GEMMA = {
+    "vocab_size": 262_144,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 32_768,
+    "rms_norm_eps": 1e-6,
+    "torch_dtype": "bfloat16",
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+}
+GEMMA_3N = GEMMA | {
+    "architectures": ["Gemma3nForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "activation_sparsity_pattern": 0.95,
+}
+GEMMA_4 = GEMMA | {
+    "architectures": ["Gemma4ForCausalLM"],
+    "hidden_size": 1536,
+    "intermediate_size": 6144,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "use_double_wide_mlp": True,
+}
+ALL_MODELS = MODELS | {"Qwen3-30B-A3B": QWEN3_30B_A3B, "Gemma 3n": GEMMA_3N, "Gemma 4": GEMMA_4}
 LAYERS = {
     "Qwen3-30B-A3B": 1,
     "Llama-3-8B": 1,
     "Gemma 3 270M": 6,
     "SmolLM2-135M": 1,
+    "Gemma 3n": 4,
+    "Gemma 4": 4,
 }  # all kinds of layers are among the first so many
 CASES = [
     ("Llama-3-8B", {}, "auto", Place(), 256),
     ("Gemma 3 270M", {}, "float16", Place(), 64),
+    ("Gemma 3n", {}, "auto", Place(), 5),
+    ("Gemma 4", {}, "auto", Place(), 5),
     ("SmolLM2-135M", {}, "auto", Place(), 7),
     ("SmolLM2-135M", {"vocab_size": 50_257, "intermediate_size": 1530}, "float32", Place(), 100),
     ("Llama-3-8B", {"vocab_size": 128_257}, "auto", Place(1, 2), 33),
