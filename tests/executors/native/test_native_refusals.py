@@ -77,6 +77,17 @@ def test_a_router_that_contradicts_itself_is_refused(change, message):
         decoder_of(model)
 
 
+def test_items_of_a_models_lists_are_copies(spec):
+    """A reference would outlive what it refers to once another list is assigned."""
+    model = decoder_model(_native, spec, spec.kv_layout(16, "f32"))
+    kept, rotary = model.layers[0], model.rotaries[0]
+    window, frequencies = kept.window, rotary.inverse_frequencies
+    kept.window, rotary.inverse_frequencies = 7, []
+    assert (model.layers[0].window, model.rotaries[0].inverse_frequencies) == (window, frequencies)
+    model.layers = []
+    assert kept.window == 7
+
+
 def test_kinds_and_sizes_out_of_range_are_refused(spec):
     """A norm that does not exist, an instruction set that does not exist, a step of no tokens."""
     model = decoder_model(_native, spec, spec.kv_layout(16, "f32"))

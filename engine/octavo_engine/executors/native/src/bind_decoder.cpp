@@ -15,6 +15,14 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 
+// A list as copies, for references to its items would outlive them as soon as another list is assigned.
+template <class Model, class Item>
+void def_list(nb::class_<Model>& model, const char* name, std::vector<Item> Model::* list) {
+  model.def_prop_rw(
+      name, [list](const Model& m) { return m.*list; },
+      [list](Model& m, std::vector<Item> items) { m.*list = std::move(items); }, nb::rv_policy::move);
+}
+
 void bind_layer(nb::module_& module) {
   nb::class_<LayerModel>(module, "LayerModel")
       .def(nb::init<>())
@@ -149,14 +157,14 @@ void bind_model(nb::module_& module) {
           "activation", [](const DenseModel& d) { return static_cast<int32_t>(d.activation); },
           [](DenseModel& d, int32_t activation) { d.activation = static_cast<DenseActivation>(activation); })
       .def_rw("norm", &DenseModel::norm);
-  nb::class_<PoolingModel>(module, "PoolingModel")
-      .def(nb::init<>())
+  nb::class_<PoolingModel> pooling(module, "PoolingModel");
+  pooling.def(nb::init<>())
       .def_prop_rw(
           "kind", [](const PoolingModel& p) { return static_cast<int32_t>(p.kind); },
-          [](PoolingModel& p, int32_t kind) { p.kind = static_cast<PoolingKind>(kind); })
-      .def_rw("dense", &PoolingModel::dense);
-  nb::class_<DecoderModel>(module, "DecoderModel")
-      .def(nb::init<>())
+          [](PoolingModel& p, int32_t kind) { p.kind = static_cast<PoolingKind>(kind); });
+  def_list(pooling, "dense", &PoolingModel::dense);
+  nb::class_<DecoderModel> decoder(module, "DecoderModel");
+  decoder.def(nb::init<>())
       .def_rw("vocab_size", &DecoderModel::vocab_size)
       .def_rw("hidden_size", &DecoderModel::hidden_size)
       .def_rw("embedding_size", &DecoderModel::embedding_size)
@@ -173,10 +181,10 @@ void bind_model(nb::module_& module) {
       .def_rw("logits_soft_cap", &DecoderModel::logits_soft_cap)
       .def_rw("embedding_norm", &DecoderModel::embedding_norm)
       .def_rw("final_norm", &DecoderModel::final_norm)
-      .def_rw("rotaries", &DecoderModel::rotaries)
-      .def_rw("layers", &DecoderModel::layers)
       .def_rw("group_windows", &DecoderModel::group_windows)
       .def_rw("pooling", &DecoderModel::pooling);
+  def_list(decoder, "rotaries", &DecoderModel::rotaries);
+  def_list(decoder, "layers", &DecoderModel::layers);
 }
 
 void bind_requests(nb::module_& module) {
