@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from octavo_models.errors import InvalidConfigError
+from octavo_models.errors import PointerFileError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def refuse_pointer(start: bytes) -> None:
-    """Raises InvalidConfigError where a file that begins with `start` is a Git LFS pointer."""
+    """Raises PointerFileError where a file that begins with `start` is a Git LFS pointer."""
     if start.startswith(LFS_POINTER):
-        raise InvalidConfigError(
+        raise PointerFileError(
             "it is a Git LFS pointer, not the file itself: run git lfs pull in its folder, or download the file"
         )

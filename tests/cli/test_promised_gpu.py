@@ -211,6 +211,7 @@ def test_a_gpu_that_torch_can_not_use_is_not_passed_over(monkeypatch, gpu, promi
     device = pytest.importorskip("octavo_engine.executors.torch.device")
     monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(device, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(device, "newest_cuda", lambda: "12.4")
     if kind is not None:
         assert device.device_of(promised).type == kind
         return

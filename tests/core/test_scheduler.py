@@ -112,7 +112,7 @@ def test_no_more_requests_run_than_allowed() -> None:
         core.add(request(name, 3, 2))
     assert list(step(core)[0].num_scheduled_tokens) == ["a", "b"]
     stats = core.stats()
-    assert (stats.num_running, stats.num_waiting, stats.iteration_tokens) == (2, 1, [6])
+    assert (stats.num_running, stats.num_waiting, stats.iteration_tokens) == (2, 1, [8])
     step(core)
     assert list(step(core)[0].num_scheduled_tokens) == ["c"]
 

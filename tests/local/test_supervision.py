@@ -42,7 +42,10 @@ class Run:
             grace=5 + grace,
         )
         plan = SimpleNamespace(
-            name="svc", served_names=("svc",), lifecycle=lifecycle, engine=SimpleNamespace(env=(), runtime="octavo")
+            name="svc",
+            served_names=("svc",),
+            lifecycle=lifecycle,
+            engine=SimpleNamespace(env=(), runtime="octavo", scheme="http", tls=None),
         )
         launch = SimpleNamespace(
             plan=plan, env={**os.environ, **env}, cores=None,
@@ -149,7 +152,7 @@ async def test_one_replica_that_hangs_does_not_age_what_is_known_of_the_others()
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, session() as client:
             run.supervisor.upstreams[0].port = server.sockets[0].getsockname()[1]
             run.supervisor.upstreams[1].port = mute.getsockname()[1]
-            watching = asyncio.create_task(run.supervisor._watch(client))
+            watching = asyncio.create_task(run.supervisor._watch(client, None))
             async with asyncio.timeout(45):
                 while asked < 6:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)

@@ -104,7 +104,7 @@ def slow_parts(beat_into: Any) -> Any:
 
     def slowed(self: TorchExecutor, beats: memoryview) -> None:
         beat_into(self, beats)
-        decoder = self._loaded()[0]
+        decoder = self.runner._ready()[0]
         beat = decoder.on_part
         decoder.on_part = lambda: (beat(), time.sleep(5 * PULSE_SECONDS))[0]
 

@@ -117,7 +117,7 @@ CASES = (
     Case("octavo, eager", LLAMA3_8B, L4, {"enforceEager": True}, kv=3.6, sequences=(3, 3)),
     Case("32B, length left open", QWEN3_32B, A100_80, V, kv=8.2, sequences=(0, 1)),
     Case("float32 under vLLM", FLOAT32, A100_40, V, kv=19.2),
-    Case("float32 under octavo", FLOAT32, A10G, state="False"),
+    Case("float32 under octavo", FLOAT32, A10G, sequences=(2, 3)),
     Case("fp8 on the fly", LLAMA3_8B, L4, V | {"quantization": "fp8"}, kv=10.1),
     Case(
         "8B on a slice of 16 GiB",

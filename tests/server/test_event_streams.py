@@ -9,6 +9,7 @@ import pytest
 from octavo_testing.served import Served
 from raw_http import connect, post
 
+from octavo_engine.config import ApiConfig
 from octavo_engine.errors import EngineDeadError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.answer import event_stream
@@ -105,11 +106,12 @@ async def test_a_failure_before_the_stream_has_begun_has_a_status_of_its_own(eve
     """Clients and load balancers try again after a 503; an event within a 200 they do not see."""
     monkeypatch.setattr(answer_writer, "EventStream", lambda _request, **_: events)
     body = CompletionBody(prompt="a", stream=True)
-    writer = CompletionWriter(SimpleNamespace(tokenizer=None, pools=None), body, Generation(error, 0), "id", "model")
+    context = SimpleNamespace(tokenizer=None, pools=None, config=SimpleNamespace(api=ApiConfig()))
+    writer = CompletionWriter(context, body, Generation(error, 0), "id", "model")
     with pytest.raises(type(error)):
         await writer.stream(None)
     assert not events.begun
-    writer = CompletionWriter(SimpleNamespace(tokenizer=None, pools=None), body, Generation(error, 2), "id", "model")
+    writer = CompletionWriter(context, body, Generation(error, 2), "id", "model")
     await writer.stream(None)
     comment, event, done, rest = events._response.written.split(b"\n\n")
     assert comment.startswith(b":")

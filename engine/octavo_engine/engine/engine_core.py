@@ -126,6 +126,7 @@ class EngineCore:
         self._last_sampling: SamplingParams | None = None
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
         self._constraints = Constraints(self._vocab_size)
+        self._probes = (1, 2) if config.scheduler.max_num_batched_tokens > 1 else (1,)
 
     @property
     def kv_cache_bytes(self) -> int:
@@ -404,14 +405,15 @@ class EngineCore:
 
     def _run_nothing(self) -> None:
         """Run two prompts of the core's own over the null block, once each request of a step has failed alone: of one
-        token, as decodes are, and of two, for steps of either kind are launched in ways of their own.
+        token, as decodes are, and of two where a step has as many, for either kind is launched in a way of its own.
 
         Raises:
             DeviceLostError: one fails too, so no request can be served.
         """
-        null, pools = tuple([0] for _ in self._layout.groups), self._pooling is not None
+        pools = self._pooling is not None
         try:
-            for length in (1, 2):
+            for length in self._probes:
+                null = tuple([0] * -(-length // self._layout.block_size) for _ in self._layout.groups)
                 new = NewRequest(PROBE, [0] * length, SamplingParams(max_tokens=1, temperature=0.0), null, 0)
                 drawn = {} if pools else {PROBE: 1}
                 self._execute(SchedulerOutput(-1, (new,), (), {PROBE: length}, drawn, frozenset(drawn)))

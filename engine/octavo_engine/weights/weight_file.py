@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from octavo_engine.errors import ModelLoadError
-from octavo_models.errors import InvalidConfigError, ModelError
+from octavo_models.errors import ModelError, with_remedy
 
 LONGEST_READ = 1 << 30  # bytes; Linux reads no more than 2 GiB at once
 HUGE_PAGE = 2 << 20  # bytes
@@ -108,5 +108,4 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        remedy = "; correct it, or fetch the file again" if type(error) is InvalidConfigError else ""
-        raise ModelLoadError(f"{path}: {error}{remedy}") from error
+        raise ModelLoadError(f"{path}: {with_remedy(error)}") from error

@@ -24,7 +24,7 @@ from octavo_models import (
     from_hf_checkpoint,
     from_hf_config,
 )
-from octavo_models.errors import UnsupportedFormatError
+from octavo_models.errors import UnsupportedFormatError, with_remedy
 from octavo_models.gguf_header import MAGIC, read_gguf_header
 from octavo_models.gguf_pieces import first_pieces, join, piece_names
 from octavo_models.pointer_files import LFS_POINTER, refuse_pointer
@@ -150,7 +150,7 @@ def _read(path: Path) -> ModelSpec:
     except UnicodeDecodeError as error:
         raise ModelUnknownError(f"{path} is not UTF-8 text") from error
     except ModelError as error:
-        raise ModelUnknownError(f"{path}: {error}") from error
+        raise ModelUnknownError(f"{path}: {with_remedy(error)}") from error
 
 
 def _purpose(folder: Path) -> Purpose:
@@ -196,7 +196,7 @@ def _from_checkpoint(text: str, name: str, shards: Sequence[Path], purpose: Purp
             try:
                 tensors |= read_safetensors_header(file, piece)
             except ModelError as error:
-                raise ModelUnknownError(f"{shards[piece]}: {error}") from error
+                raise ModelUnknownError(f"{shards[piece]}: {with_remedy(error)}") from error
 
         def read(tensor: StoredTensor, start: int, count: int) -> bytes:
             file = files[tensor.piece]
@@ -206,14 +206,14 @@ def _from_checkpoint(text: str, name: str, shards: Sequence[Path], purpose: Purp
         try:
             return from_hf_checkpoint(_json_object(text, name), tensors, read, purpose=purpose)[0]
         except ModelError as error:
-            raise ModelUnknownError(f"{name}: {error}") from error
+            raise ModelUnknownError(f"{name}: {with_remedy(error)}") from error
 
 
 def _from_config(text: str, name: str, purpose: Purpose = GENERATE_OR_POOL) -> ModelSpec:
     try:
         return from_hf_config(_json_object(text, name), purpose=purpose)
     except ModelError as error:
-        raise ModelUnknownError(f"{name}: {error}") from error
+        raise ModelUnknownError(f"{name}: {with_remedy(error)}") from error
 
 
 def _json_object(text: str, name: str) -> dict[str, Any]:
