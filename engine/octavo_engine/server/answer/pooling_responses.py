@@ -66,7 +66,7 @@ class Classification(msgspec.Struct):
 
 
 class Score(msgspec.Struct):
-    """One pair's score."""
+    """One pair's, or one item's, score."""
 
     index: int
     score: float
@@ -74,7 +74,7 @@ class Score(msgspec.Struct):
 
 
 class Scores(msgspec.Struct):
-    """An answer of /score."""
+    """An answer of /score or /generative_scoring."""
 
     id: str
     created: int

@@ -9,16 +9,13 @@ import msgspec
 from aiohttp import web
 
 from octavo_engine.errors import RequestError
-from octavo_engine.messages import TokenLogprob
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.generation import start
-from octavo_engine.server.intake.admission import SHARE, cache_salt, read_body, request_id
+from octavo_engine.server.intake.admission import read_body, request_id
 from octavo_engine.server.intake.decisions import DecisionBody, Question, read_questions
-from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.prompts import encode_prompts
-from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
-from octavo_engine.server.intake.tools import NO_TOOLS
+from octavo_engine.server.intake.protocol import ChatBody
+from octavo_engine.server.routes.label_logprobs import draw_labels
 
 
 class Diagnostics(msgspec.Struct):
@@ -55,26 +52,14 @@ async def decisions(request: web.Request) -> web.Response:
     model = context.check_model(body.model)
     questions = read_questions(body)
     labels = {label: _label_id(context, label) for question in questions for label in question.labels}
-    completion = CompletionBody(
-        prompt=[await _prompt(context, body, question) for question in questions],
-        max_tokens=1,
-        temperature=0.0,
-        logprobs=0,
-        logprob_token_ids=list(labels.values()),
-        ignore_eos=True,
-        cache_salt=body.cache_salt,
+    generation, drawn = await draw_labels(
+        request,
+        [await _prompt(context, body, question) for question in questions],
+        list(labels.values()),
+        arrived,
+        salt=body.cache_salt,
         priority=body.priority,
     )
-    prompts = await prepare(context, completion, NO_TOOLS)
-    generation = start(context, completion, prompts, arrived, cache_salt(request, completion))
-    completion.prompt = ""  # the engine has its tokens: free the memory
-    request[SHARE].give_back()
-    drawn: dict[int, TokenLogprob] = {}
-    try:
-        while pieces := await generation.take():
-            drawn |= {piece.choice.index: piece.logprobs[0] for piece in pieces if piece.logprobs}
-    finally:
-        generation.close()
     answers: dict[str, dict[str, Any]] = {}
     diagnostics: dict[str, Diagnostics] = {}
     for index, question in enumerate(questions):

@@ -7,20 +7,17 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar
 
-import msgspec
 from aiohttp import web
 from pydantic import Field
 
 from octavo_engine.errors import RequestError
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.server.answer.error_responses import json_response
-from octavo_engine.server.answer.responses import Usage
+from octavo_engine.server.answer.pooling_responses import Score, Scores
 from octavo_engine.server.context import CONTEXT, ServerContext
-from octavo_engine.server.generation import start
-from octavo_engine.server.intake.admission import SHARE, cache_salt, read_body, request_id
-from octavo_engine.server.intake.prepare import prepare
-from octavo_engine.server.intake.protocol import NULL_IS_ABSENT, CompletionBody, Flag, RequestBody, Texts, TokenIds
-from octavo_engine.server.intake.tools import NO_TOOLS
+from octavo_engine.server.intake.admission import read_body, request_id
+from octavo_engine.server.intake.protocol import NULL_IS_ABSENT, Flag, RequestBody, Texts, TokenIds
+from octavo_engine.server.routes.label_logprobs import draw_labels
 
 
 class ScoringBody(RequestBody):
@@ -38,25 +35,6 @@ class ScoringBody(RequestBody):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31), NULL_IS_ABSENT] = 0
 
 
-class ItemScore(msgspec.Struct):
-    """The probability of the first label behind one item."""
-
-    index: int
-    score: float
-    object: str = "score"
-
-
-class Scores(msgspec.Struct):
-    """The answer, in the order of the items."""
-
-    id: str
-    created: int
-    model: str
-    data: list[ItemScore]
-    usage: Usage
-    object: str = "list"
-
-
 async def generative_scoring(request: web.Request) -> web.Response:
     """The probability of the first label for each item: among the labels, or among all tokens without `apply_softmax`."""
     arrived = time.monotonic()
@@ -66,29 +44,18 @@ async def generative_scoring(request: web.Request) -> web.Response:
     for name in ("query", "items", "label_token_ids"):
         if not getattr(body, name):
             raise RequestError(f"{name} is empty: it needs at least one entry", name)
-    completion = CompletionBody(
-        prompt=await _prompts(context, body),
-        max_tokens=1,
-        temperature=0.0,
-        logprobs=0,
-        logprob_token_ids=body.label_token_ids,
-        ignore_eos=True,
-        cache_salt=body.cache_salt,
+    generation, drawn = await draw_labels(
+        request,
+        await _prompts(context, body),
+        body.label_token_ids,
+        arrived,
+        salt=body.cache_salt,
         priority=body.priority,
     )
-    prompts = await prepare(context, completion, NO_TOOLS)
-    generation = start(context, completion, prompts, arrived, cache_salt(request, completion))
-    completion.prompt = ""  # the engine has its tokens: free the memory
-    request[SHARE].give_back()
-    scores: dict[int, float] = {}
-    try:
-        while pieces := await generation.take():
-            for piece in pieces:
-                for entry in piece.logprobs or ():
-                    scores[piece.choice.index] = _score(entry, body.label_token_ids, among_labels=body.apply_softmax)
-    finally:
-        generation.close()
-    data = [ItemScore(index, score) for index, score in sorted(scores.items())]
+    data = [
+        Score(index, _score(entry, body.label_token_ids, among_labels=body.apply_softmax))
+        for index, entry in sorted(drawn.items())
+    ]
     usage = generation.usage()
     usage.prompt_tokens_details = None
     return json_response(Scores(f"generative-scoring-{request_id(request)}", generation.created, model, data, usage))
