@@ -143,6 +143,25 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     root_path: str = ""
 
 
+class AdapterModule(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that is served from the start."""
+
+    name: str  # that requests give as `model`
+    path: str  # a folder with adapter_config.json and its weights, or where to fetch it, as of a model
+    base_model_name: str | None = None  # shown as its parent; None: the model's
+
+
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Low-rank adapters (LoRA). `enabled` is also true where `modules` has any."""
+
+    enabled: bool = False
+    modules: tuple[AdapterModule, ...] = ()
+    max_loras: int = 1  # different ones in one step
+    max_lora_rank: int = 16
+    max_cpu_loras: int = 1  # that are kept, at least `max_loras`
+    runtime_updates: bool = False  # requests may load and unload adapters
+
+
 class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The API's own behavior: what it adds to answers, and further endpoints; the core never sees it."""
 
@@ -172,6 +191,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     parallel: ParallelConfig = ParallelConfig()
     server: ServerConfig = ServerConfig()
     api: ApiConfig = ApiConfig()
+    adapters: AdapterConfig = AdapterConfig()
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_d
     arrival_time: float  # time.monotonic() in the API server, which is the machine's
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # keeps one tenant's prefix cache from another's
-    adapter_slot: int = 0  # 0: no adapter
+    adapter_id: int = 0  # that `AddAdapter` gave; 0: no adapter
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, tag="pool", kw_only=True, omit_defaults=True):

@@ -38,9 +38,9 @@ def digest(parent: int, token: int) -> int:
     return (parent * 1_000_003 + token + 12_345) % MODULUS
 
 
-def digests(token_ids: list[int], adapter_slot: int = 0) -> list[int]:
+def digests(token_ids: list[int], adapter_id: int = 0) -> list[int]:
     """The KV of each token."""
-    result, value = [], 7_919 + adapter_slot
+    result, value = [], 7_919 + adapter_id
     for token in token_ids:
         value = digest(value, token)
         result.append(value)
@@ -64,11 +64,11 @@ def draw(
 
 
 def lonely_run(
-    prompt: list[int], sampling: SamplingParams, *, max_model_len: int, vocab_size: int, adapter_slot: int = 0
+    prompt: list[int], sampling: SamplingParams, *, max_model_len: int, vocab_size: int, adapter_id: int = 0
 ) -> tuple[list[int], str]:
     """Output tokens and finish reason of a request that runs alone, by the rules and without any engine."""
     tokens = list(prompt)
-    value = digests(prompt, adapter_slot)[-1]
+    value = digests(prompt, adapter_id)[-1]
     stop = {*sampling.stop_token_ids} | (set() if sampling.ignore_eos else {*sampling.eos_token_ids})
     while len(tokens) - len(prompt) < sampling.max_tokens and len(tokens) < max_model_len:
         output = tokens[len(prompt) :]
@@ -115,7 +115,7 @@ class State:
     sampling: SamplingParams
     tables: list[list[int]]
     num_computed: int
-    adapter_slot: int
+    adapter_id: int
     failed: bool = False  # and nothing more is done for it
     resumed: bool = False
 
@@ -321,12 +321,12 @@ class FakeExecutor(Executor):
             sampling=new.sampling,
             tables=[list(blocks) for blocks in new.block_ids],
             num_computed=new.num_computed_tokens,
-            adapter_slot=new.adapter_slot,
+            adapter_id=new.adapter_id,
         )
 
     def _write(self, request_id: str, count: int, written: set[tuple[int, int, int]]) -> None:
         state = self.states[request_id]
-        values = digests(state.token_ids, state.adapter_slot)
+        values = digests(state.token_ids, state.adapter_id)
         _require(state.num_computed + count <= len(values), f"{request_id}: more scheduled than known")
         for position in range(state.num_computed, state.num_computed + count):
             index, offset = divmod(position, self.block_size)
@@ -348,7 +348,7 @@ class FakeExecutor(Executor):
         if request_id == PROBE:
             return
         state = self.states[request_id]
-        values = digests(state.token_ids, state.adapter_slot)
+        values = digests(state.token_ids, state.adapter_id)
         first, end = state.num_computed, state.num_computed + count
         for group, (table, window) in enumerate(zip(state.tables, self.windows, strict=True)):
             for position in range(0 if window is None else max(0, first - window + 1), end):

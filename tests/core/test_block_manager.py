@@ -55,7 +55,7 @@ def test_salt_and_adapter_keep_prefixes_apart() -> None:
     compute(block_manager, list(range(10)), cache_salt="a")
     assert cached(block_manager, list(range(10))) == 0
     assert cached(block_manager, list(range(10)), cache_salt="b") == 0
-    assert cached(block_manager, list(range(10)), cache_salt="a", adapter_slot=1) == 0
+    assert cached(block_manager, list(range(10)), cache_salt="a", adapter_id=1) == 0
     assert cached(block_manager, list(range(10)), cache_salt="a") == 8
 
 

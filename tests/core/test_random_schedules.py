@@ -99,7 +99,7 @@ class Ledger:
                 request.sampling,
                 max_model_len=self.core.max_model_len,
                 vocab_size=VOCAB,
-                adapter_slot=request.adapter_slot,
+                adapter_id=request.adapter_id,
             )
             got = self.tokens[rid]
             refused = len(request.prompt_token_ids) + min(request.sampling.max_tokens, 1) > self.core.max_model_len
@@ -153,7 +153,7 @@ REQUESTS = st.fixed_dictionaries(
         "sampling": SAMPLING,
         "priority": st.integers(0, 2),
         "cache_salt": st.sampled_from(["", "", "a"]),
-        "adapter_slot": st.sampled_from([0, 0, 0, 1]),
+        "adapter_id": st.sampled_from([0, 0, 0, 1]),
     }
 )
 

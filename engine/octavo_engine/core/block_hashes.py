@@ -14,11 +14,11 @@ from hashlib import blake2b
 DIGEST_BYTES = 16
 
 
-def chain_root(cache_salt: str, adapter_slot: int) -> bytes:
+def chain_root(cache_salt: str, adapter_id: int) -> bytes:
     """The root that the first block's digest is chained to. The salt's length comes first, so that no salt imitates another."""
     salt = cache_salt.encode()
     return blake2b(
-        len(salt).to_bytes(8, "little") + salt + adapter_slot.to_bytes(8, "little"), digest_size=DIGEST_BYTES
+        len(salt).to_bytes(8, "little") + salt + adapter_id.to_bytes(8, "little"), digest_size=DIGEST_BYTES
     ).digest()
 
 

@@ -26,7 +26,7 @@ class NewRequest:
     sampling: SamplingParams
     block_ids: tuple[list[int], ...]
     num_computed_tokens: int
-    adapter_slot: int = 0
+    adapter_id: int = 0
     output_token_ids: list[int] = field(default_factory=list)
     second_segment: int = 0  # position of its first token (a cross-encoder's document); 0: there is one segment
 

@@ -39,7 +39,7 @@ class Sequence:
     token_ids: list[int]  # prompt and output
     num_prompt_tokens: int
     sampling: SamplingParams
-    adapter_slot: int
+    adapter_id: int
     order: tuple[int, int]  # what runs first: (priority, arrival); never equal for two sequences
     root: bytes  # what the first block's digest is chained to
     max_num_tokens: int  # it ends with "length" here: prompt + max_tokens, or the model's length
@@ -82,9 +82,9 @@ class Sequence:
             token_ids=list(request.prompt_token_ids),
             num_prompt_tokens=num_prompt_tokens,
             sampling=sampling,
-            adapter_slot=request.adapter_slot,
+            adapter_id=request.adapter_id,
             order=order,
-            root=chain_root(request.cache_salt, request.adapter_slot),
+            root=chain_root(request.cache_salt, request.adapter_id),
             max_num_tokens=min(num_prompt_tokens + sampling.max_tokens, max_model_len),
             stop_ids=frozenset(stop),
             use_prefix_cache=not logprobs,
@@ -102,7 +102,7 @@ class Sequence:
             token_ids=list(request.prompt_token_ids),
             num_prompt_tokens=num_tokens,
             sampling=NOTHING,
-            adapter_slot=0,
+            adapter_id=0,
             order=order,
             root=b"",
             max_num_tokens=num_tokens,

@@ -125,7 +125,7 @@ class RequestBook:
             seq.sampling,
             tuple(list(table) for table in seq.tables),
             num_computed,
-            seq.adapter_slot,
+            seq.adapter_id,
             seq.token_ids[seq.num_prompt_tokens :],
             seq.second_segment,
         )

@@ -230,7 +230,7 @@ class EngineCore:
             return self._outside("the prompt", request.prompt_token_ids)
         if self._pooling is not None:
             return POOLS
-        if request.adapter_slot and not self._executor.capabilities.adapters:
+        if request.adapter_id and not self._executor.capabilities.adapters:
             return "this engine serves no adapters: ask for the base model"
         sampling = request.sampling
         if sampling.grammar and not self._executor.capabilities.grammar_masks:

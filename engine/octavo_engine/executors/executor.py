@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from octavo_engine.core.outputs import KVOps, SchedulerOutput, StepOutput
+    from octavo_engine.weights.adapter import Adapter
     from octavo_models.spec import KVLayout
 
 
@@ -130,6 +131,21 @@ class Executor(ABC):
         Raises:
             DeviceLostError: nothing in this process can be trusted any more.
         """
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Keep an adapter, which requests then name by its id. Between steps, once `init_kv` was called.
+
+        At most `config.adapters.max_loras` different adapters are in one step, and at most
+        `config.adapters.max_cpu_loras` are kept.
+
+        Raises:
+            ExecutorError: the machine lacks the memory; all else is as before.
+        """
+        raise NotImplementedError(f"{self.capabilities.name} has no adapters: {adapter.adapter_id}")
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        """Free an adapter. No step in flight has it, and no request names it again; an unknown id is ignored."""
+        raise NotImplementedError(f"{self.capabilities.name} has no adapters: {adapter_id}")
 
     @abstractmethod
     def close(self) -> None:
