@@ -24,6 +24,7 @@ stand_in()
 
 from bench.gpu_kernels import KINDS, Shape, table
 from bench.gpu_limits import Limits, measure_limits
+from bench.gpu_wide import wide
 from bench.whole_engine import SMALL, engine, expected, random_weights, request, run, small_engine, small_requests
 
 from octavo_engine.config import CacheConfig, SchedulerConfig
@@ -236,7 +237,7 @@ def main() -> int:
     return 0
 
 
-CHECKS = {"machine": machine, "decodes": decodes, "fault": fault, "check": check}
+CHECKS = {"machine": machine, "decodes": decodes, "fault": fault, "check": check, "wide": wide}
 
 
 if __name__ == "__main__":

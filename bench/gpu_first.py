@@ -49,11 +49,13 @@ TESTS = [
     Step("decodes of 1, 2, 3 and 256 requests", *measured("decodes")),
     Step("a corrupt context ends the engine with the reason", *measured("fault", seconds=300)),
     Step("the engine's tokens, with graphs and without", *measured("check")),
+    Step("two layers of Llama-3-8B's width, in bfloat16 and packed", *measured("wide")),
     Step("every kernel against its twin", tested(KERNELS), 3600.0),
 ]
 METRICS = [
     Step("the machine", *measured("machine")),
     Step("the engine's tokens, with graphs and without", *measured("check")),
+    Step("two layers of Llama-3-8B's width, in bfloat16 and packed", *measured("wide")),
     Step("draws: top-k and top-p beside a plain choice", *measured("kernels", "--only", "draws")),
     Step("attention of one, 32 and 256 decodes, and its joins", *measured("kernels", "--only", "attention")),
     Step("products, packed ones among them", *measured("kernels", "--only", "products")),

@@ -78,7 +78,7 @@ def random_weights(spec: ModelSpec, dtype: torch.dtype, device: torch.device, sp
 
 def engine(
     spec: ModelSpec,
-    weights: Callable[[], dict[str, Tensor]],
+    weights: Callable[[], dict[str, Tensor]] | None,
     device: torch.device,
     *,
     dtype: str,
@@ -89,7 +89,7 @@ def engine(
     scheduler: SchedulerConfig | None = None,
     eager: bool = False,
 ) -> EngineCore:
-    """A loaded engine core over a torch executor."""
+    """A loaded engine core over a torch executor; without `weights` they are those of `--load-format dummy`."""
     config = EngineConfig(
         model=ModelConfig(model="random", served_model_names=("random",), dtype=dtype, max_model_len=max_model_len),  # type: ignore[arg-type]
         cache=cache or CacheConfig(kv_cache_memory_bytes=16 << 20),

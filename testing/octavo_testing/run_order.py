@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 LANES = {
     "control plane": (
@@ -38,10 +39,30 @@ def group_of(path: str) -> str:
 
 
 class Scheduling(LoadScopeScheduling):
-    """Assigns whole lanes and whole files to workers, in the order in which they are collected."""
+    """Assigns whole lanes and whole files to workers, in the order in which they are collected.
+
+    After a crash the run goes on without the test that crashed: xdist 3.8 would run it again, and wait for ever once the
+    new worker has a single test left, since a worker runs its last one only when it knows that there is no other.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid.partition("::")[0])
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        work = self.assigned_work.pop(node)
+        pending = {scope: [test for test, done in unit.items() if not done] for scope, unit in work.items()}
+        crashed = next((test for tests in pending.values() for test in tests), None)
+        for scope, tests in pending.items():
+            if left := {test: False for test in tests if test != crashed}:
+                self.workqueue[scope] = left
+        for other in self.assigned_work if self.workqueue else ():
+            self._reschedule(other)
+        return crashed
+
+    def _reschedule(self, node: WorkerController) -> None:
+        super()._reschedule(node)
+        if not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+            self._reschedule(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> Scheduling | None:
@@ -60,6 +81,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return len(lanes) + (not group.startswith(LONG))
 
     items.sort(key=turn)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    shares = "control_plane" in getattr(item, "fixturenames", ())
+    if shares and hasattr(item.config, "workerinput") and group_of(_path(item)) not in LANES:
+        pytest.fail(f"{_path(item)} needs the control plane: give it a lane in {__name__}.LANES", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

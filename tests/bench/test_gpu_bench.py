@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import gpu
+from bench import gpu, gpu_wide
 from bench.gpu_kernels import Shape, table
 from bench.gpu_limits import Limits, measure_limits
+from bench.gpu_wide import WIDE
 from bench.whole_engine import SMALL
 
 from octavo_engine.kernels.reference_operations import ReferenceOperations
@@ -65,6 +66,27 @@ def test_what_is_checked_first_fails_on_a_wrong_token(monkeypatch):
     monkeypatch.setattr(gpu, "expected", lambda kind, n: {"0": [1] * n})
     with pytest.raises(SystemExit, match="llama without graphs: request 0 got"):
         list(gpu.check(CPU, 3))
+
+
+def test_a_real_width_is_checked_in_bfloat16_and_packed():
+    """Here with the plain operations in the GPU's place, and smaller. What rotates a little wrong is found."""
+    config = WIDE | {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+    class Packed(ReferenceOperations):
+        prefers_packed = True
+
+    class Wrong(Packed):
+        def matmul(self, x, weight, *rest, **options):
+            y = super().matmul(x, weight, *rest, **options)
+            y[:, 128:192] *= 1.1  # a tile
+            return y
+
+    assert [line.partition(": ")[0] for line in gpu_wide.wide(CPU, config, Packed())] == [
+        "two layers of width 256, bfloat16",
+        "two layers of width 256, q4_k",
+    ]
+    with pytest.raises(SystemExit, match="two layers of width 256, bfloat16: 307 log-probabilities differ by"):
+        list(gpu_wide.wide(CPU, config, Wrong()))
 
 
 def test_rates_are_of_tokens_and_seconds(monkeypatch):
