@@ -266,7 +266,7 @@ class FakeExecutor(Executor):
             state.token_ids.append(token)
             tokens[request_id] = [token]
             if state.sampling.logprobs is not None:
-                logprobs[request_id] = [TokenLogprob(token, -1.0, 1, [])]
+                logprobs[request_id] = [TokenLogprob(token, -1.0, 1, self._top(token, state.sampling.logprobs))]
         raising = any(self.fails.get(r) == "collect" for r in step.num_scheduled_tokens)
         output = StepOutput(
             step.step_id, tokens, logprobs, prompt_logprobs, errors=errors, undrawable=tuple(undrawable)
@@ -286,6 +286,10 @@ class FakeExecutor(Executor):
     ) -> int | None:
         """The next token of a sequence; None if every token is banned."""
         return draw(seen, sampling, num_output_tokens, self.vocab_size, mask)
+
+    def _top(self, token: int, count: int) -> list[tuple[int, float]]:
+        """The `count` likeliest tokens: the one that was drawn, and those behind it in the vocabulary."""
+        return [((token + i) % self.vocab_size, -1.0 - i) for i in range(min(count, self.vocab_size))]
 
     def close(self) -> None:
         self.closed = True

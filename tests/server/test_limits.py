@@ -29,6 +29,7 @@ def test_the_page_has_every_number():
         "characters of all its texts": f"{small.text_characters:,}, or 16 for each token of the context",
         "prompt tokens, times `n`": f"{small.request_tokens:,}, or the context",
         "`n`": f"{ServerConfig().max_n}",
+        "`n` with `use_beam_search`": f"{limits.MAX_BEAMS}",
         "messages": f"{limits.MAX_MESSAGES:,}",
         "JSON values in the arguments of tool calls": f"{chat_messages.MAX_ARGUMENT_VALUES:,}",
         "stop strings": f"{stop_strings.MAX_STOP_STRINGS} of {stop_strings.MAX_STOP_CHARACTERS:,} characters",

@@ -144,10 +144,10 @@ class EngineClient:
             raise self.dead
         self._admit(1, 1)
 
-    def submit(self, requests: Sequence[EngineRequest | PoolingRequest]) -> OutputStream:
+    def submit(self, requests: Sequence[EngineRequest | PoolingRequest], *, admitted: bool = False) -> OutputStream:
         """Send requests that share a stream: all of them are admitted, or none.
 
-        If the core turns out to be gone, the stream raises that, with the cause.
+        `admitted`: they go on with something that was admitted, so a full queue does not refuse them. If the core turns out to be gone, the stream raises that, with the cause.
 
         Raises:
             QueueFullError: a bound of the queue is reached.
@@ -156,7 +156,8 @@ class EngineClient:
         """
         if self.dead is not None:
             raise self.dead
-        self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
+        if not admitted:
+            self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
         stream = OutputStream(self.end, [request.request_id for request in requests])
         messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
         for request in requests:  # registered before they are sent: a send may find that the core is gone

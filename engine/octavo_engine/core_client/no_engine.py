@@ -82,7 +82,12 @@ class NoEngine:
     def check_room(self) -> None:
         """Admit everything: nothing waits here."""
 
-    def submit(self, requests: Sequence[EngineRequest | PoolingRequest]) -> OutputStream:  # noqa: ARG002
+    def submit(
+        self,
+        requests: Sequence[EngineRequest | PoolingRequest],  # noqa: ARG002
+        *,
+        admitted: bool = False,  # noqa: ARG002
+    ) -> OutputStream:
         """Refuse them."""
         raise RequestError(
             "this server renders and derenders, and generates nothing: send the request to a server of octavo serve",

@@ -5,6 +5,7 @@ The same for completions and chats, streamed or whole; the handlers write the pi
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.server.answer.reading import AnswerReading
 from octavo_engine.server.answer.responses import CachedTokens, ReasoningTokens, Usage
+from octavo_engine.server.beams.outputs import BeamOutputs
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import Prompt
 from octavo_engine.server.intake.protocol import ChatBody, SamplingBody
@@ -275,7 +277,13 @@ def start(
     ]
     context.metrics.num_choices.observe(len(prompts[0].sampling))
     context.metrics.max_tokens.observe(prompts[0].sampling[0].max_tokens)
-    stream = context.client.submit(requests)
+    stream: Outputs
+    if body.use_beam_search:
+        left = iter(requests)
+        of_prompts = [list(itertools.islice(left, len(prompt.sampling))) for prompt in prompts]
+        stream = BeamOutputs(context.client, of_prompts, body.length_penalty)
+    else:
+        stream = context.client.submit(requests)
     num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     counts_reasoning = reading is not None and reading.has_reasoning
     interval = (body.stream_interval or context.config.api.stream_interval) if body.stream else 1

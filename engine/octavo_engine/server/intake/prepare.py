@@ -14,6 +14,7 @@ from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import SamplingParams
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.answer_constraints import request_grammar
+from octavo_engine.server.intake.beams import check_beams
 from octavo_engine.server.intake.limits import MAX_BANS, MAX_LOGPROBS, MAX_PROMPT_LOGPROBS
 from octavo_engine.server.intake.prompts import echoed_texts, encode_prompts, end_tokens, truncate
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
@@ -40,7 +41,7 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: 
         raise RequestError(POOLS)
     n = body.n or 1
     check_num_sequences(context, body.num_prompts, n)
-    _check_served(body)
+    _check_served(context, body)
     shared = shared_values(context, body)
     prompt_logprobs = num_logprobs(context, "prompt_logprobs", body.prompt_logprobs_asked)
     if body.max_tokens == 0 and not body.echo:
@@ -51,6 +52,11 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: 
     grammar = request_grammar(context, body, use, whole[0])
     shared["grammar"] = await _sent(context, grammar, ends=bool(shared["eos_token_ids"] or shared["stop_token_ids"]))
     if shared["grammar"]:
+        if body.use_beam_search:
+            raise RequestError(
+                "use_beam_search: beams follow no grammar: leave out strict tools and tool_choice, or use_beam_search",
+                "use_beam_search",
+            )
         shared["ignore_eos"] = False  # its end is the grammar's
     kept = [truncate(context, body, token_ids) for token_ids in whole]
     max_tokens = [_max_tokens(context, body, token_ids, shared["logprobs"], len(kept) * n) for token_ids in kept]
@@ -101,8 +107,10 @@ def check_num_sequences(context: ServerContext, num_prompts: int, n: int) -> Non
         )
 
 
-def _check_served(body: CompletionBody | ChatBody) -> None:
+def _check_served(context: ServerContext, body: CompletionBody | ChatBody) -> None:
     """Raise RequestError for combinations of fields that are not served, or contradict each other."""
+    if body.use_beam_search:
+        check_beams(context, body)
     if isinstance(body, CompletionBody):
         if body.best_of not in {None, body.n or 1}:
             raise RequestError("best_of: choosing the best of several is not served yet; leave it out", "best_of")

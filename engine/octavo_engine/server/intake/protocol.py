@@ -87,6 +87,8 @@ class SamplingBody(RequestBody):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[RepetitionPenalty, Field(allow_inf_nan=False)] | None = None
+    use_beam_search: Flag = False
+    length_penalty: Annotated[float, Field(ge=-10, le=10), NULL_IS_ABSENT] = 1.0
     stop: str | Texts | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: Flag = False

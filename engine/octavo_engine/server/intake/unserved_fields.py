@@ -14,7 +14,6 @@ UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "structural_tag": ("send it in structured_outputs, or in response_format", ()),
     "functions": (TOOLS, ([],)),
     "function_call": (TOOLS, ("none",)),
-    "use_beam_search": ("beam search is not served yet; leave it out", (False,)),
     "prompt_embeds": ("prompts are texts or token ids; embeddings are not served yet", ([],)),
     "suffix": ("text after the completion is not served yet; leave it out", ("",)),
     "logits_processors": ("no code from a request is run; leave it out", ([],)),

@@ -115,6 +115,11 @@ def _generate_request(
 
 def _sampling_params(context: ServerContext, body: CompletionBody | ChatBody, prompt: Prompt) -> dict[str, Any]:
     """The complete parameters, in the names of a generate request: nothing is left to the defaults of what generates."""
+    if body.use_beam_search:
+        raise RequestError(
+            "use_beam_search: a generate request draws its tokens: leave it out, or send the request whole",
+            "use_beam_search",
+        )
     sampling = prompt.sampling[0]
     ends = set(sampling.eos_token_ids) - set(context.eos_token_ids)  # of the request's own chat template
     fields: dict[str, Any] = {name: getattr(sampling, name) for name in ALIKE}
