@@ -22,6 +22,7 @@ class EngineRequest(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_d
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # keeps one tenant's prefix cache from another's
     adapter_id: int = 0  # that `AddAdapter` gave; 0: no adapter
+    background: bool = False  # a batch's row: runs after all others, whatever their priority
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, tag="pool", kw_only=True, omit_defaults=True):
@@ -35,6 +36,7 @@ class PoolingRequest(msgspec.Struct, frozen=True, tag="pool", kw_only=True, omit
     arrival_time: float  # as in `EngineRequest`
     priority: int = 0
     second_segment: int = 0  # position of its first token, of a pair of texts; 0: there is one segment
+    background: bool = False  # as in `EngineRequest`
 
 
 class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
@@ -103,14 +105,16 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Gauges of the moment, and counters since start."""
 
-    num_running: int
-    num_waiting: int
+    num_running: int  # without those in the background
+    num_waiting: int  # likewise
     kv_usage: float  # blocks in use / all, 0–1; cached but unused blocks count as free
     prefix_cache_queries: int  # tokens looked up
     prefix_cache_hits: int  # tokens found
     num_preemptions: int
     num_swapped: int = 0  # waiting requests whose blocks are in host memory
     swap_usage: float = 0.0  # blocks of host memory in use / all, 0–1
+    num_background_running: int = 0
+    num_background_waiting: int = 0
     iteration_tokens: list[int] = []  # tokens scheduled in each step since the last message
 
 
@@ -166,9 +170,7 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
 
     outputs: list[EngineOutput]
     stats: SchedulerStats
-    num_received: int = (
-        0  # requests received since the start; the client derives from it which of its own `stats` include
-    )
+    num_received: int = 0  # requests received since the start, without those in the background; the client derives which ones `stats` has
     paused: bool = False
 
 

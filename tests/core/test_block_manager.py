@@ -22,7 +22,7 @@ def sequence(tokens: list[int], **fields) -> Sequence:
     request = EngineRequest(
         request_id="r", prompt_token_ids=tokens, sampling=SamplingParams(max_tokens=50), arrival_time=0.0, **fields
     )
-    return Sequence.from_request(request, order=(0, 0), max_model_len=1000, queued_at=0.0)
+    return Sequence.from_request(request, order=(0, 0, 0), max_model_len=1000, queued_at=0.0)
 
 
 def compute(block_manager: BlockManager, tokens: list[int], **fields) -> Sequence:

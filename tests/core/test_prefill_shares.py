@@ -5,7 +5,7 @@ from __future__ import annotations
 from test_scheduler import TOKEN, request, scheduler, step
 
 from octavo_engine.core.outputs import StepOutput
-from octavo_engine.core.scheduler import LEAST_CHUNK
+from octavo_engine.core.prefill_shares import LEAST_CHUNK
 
 
 def test_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:

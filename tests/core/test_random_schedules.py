@@ -64,7 +64,7 @@ class Ledger:
 
     def step(self) -> None:
         steps_before = len(self.executor.steps)
-        oldest = self.open[0] if self.open else None
+        oldest = min(self.open, key=lambda r: self.requests[r].background, default=None)
         for output in self.core.step():
             rid = output.request_id
             assert rid not in self.reasons, f"{rid} speaks after its end"
@@ -152,6 +152,7 @@ REQUESTS = st.fixed_dictionaries(
         "prompt_token_ids": PROMPTS,
         "sampling": SAMPLING,
         "priority": st.integers(0, 2),
+        "background": st.booleans(),
         "cache_salt": st.sampled_from(["", "", "a"]),
         "adapter_id": st.sampled_from([0, 0, 0, 1]),
     }
@@ -289,6 +290,7 @@ def test_thousands_of_arrivals_in_a_pool_that_is_always_full(asynchronous, polic
                     sampling=SamplingParams(max_tokens=rng.randrange(1, 40), seed=rng.randrange(4), eos_token_ids=(7,)),
                     arrival_time=0.0,
                     priority=rng.randrange(3),
+                    background=rng.random() < 0.3,
                 )
             )
         ledger.step()

@@ -40,7 +40,7 @@ class Sequence:
     num_prompt_tokens: int
     sampling: SamplingParams
     adapter_id: int
-    order: tuple[int, int]  # what runs first: (priority, arrival); never equal for two sequences
+    order: tuple[int, int, int]  # what runs first: (1 in the background, priority, arrival); never equal for two
     root: bytes  # what the first block's digest is chained to
     max_num_tokens: int  # it ends with "length" here: prompt + max_tokens, or the model's length
     stop_ids: frozenset[int]  # EOS included unless ignored
@@ -70,7 +70,7 @@ class Sequence:
 
     @classmethod
     def from_request(
-        cls, request: EngineRequest, *, order: tuple[int, int], max_model_len: int, queued_at: float
+        cls, request: EngineRequest, *, order: tuple[int, int, int], max_model_len: int, queued_at: float
     ) -> Sequence:
         """The sequence that begins with `request`'s prompt."""
         sampling = request.sampling
@@ -94,7 +94,9 @@ class Sequence:
         )
 
     @classmethod
-    def from_pooling_request(cls, request: PoolingRequest, *, order: tuple[int, int], queued_at: float) -> Sequence:
+    def from_pooling_request(
+        cls, request: PoolingRequest, *, order: tuple[int, int, int], queued_at: float
+    ) -> Sequence:
         """The sequence that is `request`'s prompt."""
         num_tokens = len(request.prompt_token_ids)
         return cls(
@@ -112,6 +114,11 @@ class Sequence:
             second_segment=request.second_segment,
             queued_at=queued_at,
         )
+
+    @property
+    def in_background(self) -> bool:
+        """True for a batch's row, which has only what others leave."""
+        return self.order[0] == 1
 
     def discard_in_flight(self) -> None:
         """Discard the results of steps in flight: their tokens will be computed again."""

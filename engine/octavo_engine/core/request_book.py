@@ -70,7 +70,7 @@ class RequestBook:
         seq = self._sequences[request_id]
         if seq.status is not Status.RUNNING:
             self._end(seq)
-            self.waiting.note_finished()
+            self.waiting.note_finished(seq)
             return
         self.running.remove(seq)
         if any(part.seq is seq for step in self.steps for part in step.parts):
@@ -89,7 +89,7 @@ class RequestBook:
         waited = seq.status is not Status.RUNNING
         self._end(seq)
         if waited:
-            self.waiting.note_finished()
+            self.waiting.note_finished(seq)
 
     def preempt(self, seq: Sequence) -> None:
         """Free the blocks of a sequence, which then waits to be swapped in if it was swapped out, else recomputed.

@@ -4,6 +4,9 @@ Continuous batching as in vLLM v1: there is no prefill or decode phase; every se
 catch up with its known ones within a budget of tokens a step. Running sequences come first, then waiting ones in
 order. When blocks run out, the last sequence in that order is preempted: it waits to be swapped in or recomputed.
 
+Sequences in the background, the rows of batches, come after all others: they give up their places and blocks to any that
+waits, and beside others a step computes no more of their tokens than it has others.
+
 Deterministic: the same calls give the same schedule. Clocks are only read to record when things happened.
 """
 
@@ -16,8 +19,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from octavo_engine.core import background
 from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
+from octavo_engine.core.prefill_shares import LEAST_CHUNK, prefill_share
 from octavo_engine.core.rejections import (
     DUPLICATE_ID,
     NOTHING_DRAWN,
@@ -38,7 +43,6 @@ if TYPE_CHECKING:
     from octavo_engine.core.swapping import SwapRule
     from octavo_models.spec import KVLayout
 
-LEAST_CHUNK = 8  # tokens of a prompt that are worth reading its whole context again, while others have their part
 ITERATIONS_KEPT = 10_000  # steps whose token counts `stats` has not reported yet
 
 
@@ -101,7 +105,8 @@ class Scheduler:
             self.requests.reject(request.request_id, problem)
             return
         self._arrivals += 1
-        order, now = (request.priority if self._by_priority else 0, self._arrivals), time.monotonic()
+        priority = request.priority if self._by_priority else 0
+        order, now = (int(request.background), priority, self._arrivals), time.monotonic()
         if isinstance(request, PoolingRequest):
             self.requests.accept(Sequence.from_pooling_request(request, order=order, queued_at=now))
             return
@@ -115,8 +120,7 @@ class Scheduler:
         assert requests.num_in_flight < 2, "two steps are in flight"
         running = requests.running
         parts: list[Part] = []
-        alone = len(running) + len(requests.waiting) == 1
-        budget = self.pace.tokens(len(running), alone=alone)
+        budget = background.budget(self.pace, running, requests.waiting)
         num_scheduled: dict[str, int] = {}
         wanted: dict[str, int] = {}
         samples: list[str] = []
@@ -125,11 +129,16 @@ class Scheduler:
         continued: list[ContinuedRequest] = []
         unchanged: tuple[list[int], ...] = tuple([] for _ in self.block_manager.pools)
         preemptions = self._preemptions
-        prefills = False
+        prefills = beside = False
 
         i = 0
         while i < len(running) and budget > 0:
             seq = running[i]
+            if seq.order[0] and not beside:  # the first one in the background
+                if requests.waiting.num_online:
+                    break
+                beside, budget = True, background.left(budget, len(parts))
+                continue
             computed = seq.num_computed
             num_tokens = len(seq.token_ids) + seq.num_pending
             if computed == num_tokens or (seq.num_pending and num_tokens == seq.max_num_tokens):
@@ -168,7 +177,7 @@ class Scheduler:
             i += 1
 
         if self._preemptions == preemptions:
-            for part in self._admit(budget, prefills=prefills):
+            for part in self._admit(budget, 0 if beside else len(parts), prefills=prefills):
                 seq = part.seq
                 request_id = seq.request_id
                 num_scheduled[request_id] = part.count
@@ -296,9 +305,12 @@ class Scheduler:
         iteration_tokens = list(self._iteration_tokens)
         self._iteration_tokens.clear()
         host = self.block_manager.host
+        online, waiting = background.num_online(self.requests.running), self.requests.waiting
         return SchedulerStats(
-            num_running=len(self.requests.running),
-            num_waiting=len(self.requests.waiting),
+            num_running=online,
+            num_waiting=waiting.num_online,
+            num_background_running=len(self.requests.running) - online,
+            num_background_waiting=waiting.num_background,
             kv_usage=self.block_manager.usage,
             prefix_cache_queries=self._queries,
             prefix_cache_hits=self._hits,
@@ -311,30 +323,37 @@ class Scheduler:
     def _extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
         """Blocks for a running sequence, at the cost of those behind it; None if it was preempted itself."""
         while (added := self.block_manager.extend(seq, end)) is None:
-            victim = self.requests.running.pop()
-            if victim is seq and not self.requests.running and not self.requests.steps:
+            victim = self.requests.running[-1]
+            if victim is seq and len(self.requests.running) == 1 and not self.requests.steps:
+                self.requests.running.pop()
                 self.requests.fail(seq, never_fits(seq, self.block_manager))
             else:
-                self._preemptions += 1
-                victim.num_preemptions += 1
-                self.block_manager.swap_out(victim)
-                self.requests.preempt(victim)
+                self._preempt_last()
             if victim is seq:
                 return None
         return added
 
-    def _share(self, i: int, budget: int) -> int:
-        """The most tokens of `budget` for the running sequence `i`, which prefills.
+    def _preempt_last(self) -> None:
+        victim = self.requests.running.pop()
+        self._preemptions += 1
+        victim.num_preemptions += 1
+        self.block_manager.swap_out(victim)
+        self.requests.preempt(victim)
 
-        Those after it keep a token each, so that a long prompt does not stop their output, and half of the budget if
-        they or the first waiting one can use it, so that a short prompt does not wait for the end of a long one.
-        """
-        behind = self.requests.running[i + 1 :]
-        wanted = sum(len(seq.token_ids) + seq.num_pending - seq.num_computed for seq in behind)
+    def _make_room(self, seq: Sequence) -> bool:
+        """Preempt the last running sequence for `seq`, which waits, if that one alone is in the background."""
+        running = self.requests.running
+        gives_way = bool(running) and running[-1].in_background and not seq.in_background
+        if gives_way:
+            self._preempt_last()
+        return gives_way
+
+    def _share(self, i: int, budget: int) -> int:
+        """The most tokens of `budget` for the running sequence `i`, which prefills, as `prefill_share` says."""
         first = self.requests.waiting.first() if len(self.requests.running) < self._max_num_seqs else None
-        if first is not None and self.block_manager.can_allocate(len(first.token_ids)):
-            wanted += len(first.token_ids)
-        return max(1, min(budget - len(behind), max(budget - wanted, budget // 2, LEAST_CHUNK)))
+        if first is not None and not self.block_manager.can_allocate(len(first.token_ids)):
+            first = None
+        return prefill_share(self.requests.running, i, first, budget)
 
     def _fitting(self, seq: Sequence, count: int) -> int:
         """The number of the next `count` tokens of `seq` that take as long as `count` without log-probabilities."""
@@ -344,16 +363,21 @@ class Scheduler:
         """The number of tokens of a step's budget that the next `count` of `seq` take."""
         return math.ceil(count * self.pace.scored_cost) if seq.needs_prompt_logprobs else count
 
-    def _admit(self, budget: int, *, prefills: bool) -> Iterator[Part]:
+    def _admit(self, budget: int, num_online: int, *, prefills: bool) -> Iterator[Part]:
         """The parts of waiting sequences that start in this step, in order: none overtakes another.
 
-        `prefills`: whether running ones prefill in it.
+        `num_online`: sequences of it that limit those in the background. `prefills`: whether running ones prefill in it.
         """
         first_budget = budget
-        while budget > 0 and len(self.requests.running) < self._max_num_seqs:
-            seq = self.requests.waiting.first()
-            if seq is None:
+        while budget > 0 and (seq := self.requests.waiting.first()) is not None:
+            if len(self.requests.running) >= self._max_num_seqs:
+                if self._make_room(seq):
+                    continue
                 return
+            if seq.in_background and num_online:
+                if not self._chunked:
+                    return  # its prompt is computed whole
+                budget, num_online = background.left(budget, num_online), 0
             prefix = self.block_manager.lookup(seq)
             count = len(seq.token_ids) - prefix.num_tokens
             if self._pools:
@@ -366,10 +390,10 @@ class Scheduler:
             if (
                 self._chunked
                 and count > 1
-                and len(self.requests.waiting) > 1
+                and (len(self.requests.waiting) if seq.in_background else self.requests.waiting.num_online) > 1
                 and len(self.requests.running) + 1 < self._max_num_seqs
             ):
-                count = min(count, max(-(-budget // 2), LEAST_CHUNK), budget)  # as in `_share`
+                count = min(count, max(-(-budget // 2), LEAST_CHUNK), budget)  # as in `prefill_share`
             if self._chunked and prefills and count < min(LEAST_CHUNK, len(seq.token_ids) - prefix.num_tokens):
                 return
             prefills = prefills or count > 1
@@ -378,6 +402,8 @@ class Scheduler:
             if prefix.swapped and self.requests.running and not self.block_manager.may_move(seq):
                 return  # this step swaps as much as it may
             if not self.block_manager.admit(seq, prefix, count):
+                if self._make_room(seq):
+                    continue
                 if self.requests.running or self.requests.steps:
                     return
                 self.requests.waiting.pop()
@@ -390,12 +416,13 @@ class Scheduler:
                 seq.num_cached_tokens = prefix.num_tokens
                 seq.scheduled_at = time.monotonic()
             seq.status = Status.RUNNING
-            bisect.insort(self.requests.running, seq, key=_order)
+            bisect.insort(self.requests.running, seq, key=background.order)
             found = self.block_manager.blocks_of(seq, 0, prefix.num_tokens)
             self._fill(seq, prefix.num_tokens + count)
             budget -= self._cost(seq, count)
             part = self._part(seq, count)
             part.shared = frozenset(found)
+            num_online += not seq.in_background
             yield part
 
     def _part(self, seq: Sequence, count: int) -> Part:
@@ -413,7 +440,3 @@ class Scheduler:
         known = min(end, len(seq.token_ids))
         if known >= seq.next_fill:
             self.block_manager.fill(seq, known)
-
-
-def _order(seq: Sequence) -> tuple[int, int]:
-    return seq.order

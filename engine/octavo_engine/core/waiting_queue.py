@@ -11,8 +11,9 @@ class WaitingQueue:
     """A heap by `Sequence.order`. One that finishes while it waits is skipped later, not searched for."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[tuple[int, int], Sequence]] = []
+        self._heap: list[tuple[tuple[int, int, int], Sequence]] = []
         self._finished = 0  # entries that only wait to be skipped
+        self.num_background = 0
 
     def __len__(self) -> int:
         return len(self._heap) - self._finished
@@ -20,6 +21,12 @@ class WaitingQueue:
     def push(self, seq: Sequence) -> None:
         """Add a sequence at its place in the order; a preempted one precedes all that arrived later."""
         heapq.heappush(self._heap, (seq.order, seq))
+        self.num_background += seq.in_background
+
+    @property
+    def num_online(self) -> int:
+        """The number of those that are not in the background."""
+        return len(self) - self.num_background
 
     def first(self) -> Sequence | None:
         """The next sequence; None if there is none."""
@@ -30,11 +37,13 @@ class WaitingQueue:
 
     def pop(self) -> None:
         """Remove the sequence that `first` has just returned."""
-        heapq.heappop(self._heap)
+        _, seq = heapq.heappop(self._heap)
+        self.num_background -= seq.in_background
 
-    def note_finished(self) -> None:
-        """Record that one of the waiting sequences is now FINISHED."""
+    def note_finished(self, seq: Sequence) -> None:
+        """Record that `seq`, which waited, is now FINISHED."""
         self._finished += 1
+        self.num_background -= seq.in_background
         if self._finished > 64 and self._finished > len(self):
             self._heap = [entry for entry in self._heap if entry[1].status is not Status.FINISHED]
             heapq.heapify(self._heap)

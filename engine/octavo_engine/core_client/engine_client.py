@@ -147,7 +147,8 @@ class EngineClient:
     def submit(self, requests: Sequence[EngineRequest | PoolingRequest], *, admitted: bool = False) -> OutputStream:
         """Send requests that share a stream: all of them are admitted, or none.
 
-        `admitted`: they go on with something that was admitted, so a full queue does not refuse them. If the core turns out to be gone, the stream raises that, with the cause.
+        `admitted`: they go on with something that was admitted, so a full queue does not refuse them. Those in the
+        background are no part of the queue. If the core turns out to be gone, the stream raises that, with the cause.
 
         Raises:
             QueueFullError: a bound of the queue is reached.
@@ -156,24 +157,26 @@ class EngineClient:
         """
         if self.dead is not None:
             raise self.dead
-        if not admitted:
+        background = any(request.background for request in requests)
+        if not (admitted or background):
             self._admit(len(requests), sum(len(request.prompt_token_ids) for request in requests))
         stream = OutputStream(self.end, [request.request_id for request in requests])
-        messages = [self._encoder.encode(request) for request in requests]  # all of them, before any is sent
+        messages = [(request.request_id, self._encoder.encode(request)) for request in requests]  # before any is sent
         for request in requests:  # registered before they are sent: a send may find that the core is gone
             self._streams[request.request_id] = stream
-            self._unstarted[request.request_id] = len(request.prompt_token_ids)
+            if not background:
+                self._unstarted[request.request_id] = len(request.prompt_token_ids)
             self._observer.arrived(request)
         if self._held is not None:
-            self._held += zip((request.request_id for request in requests), messages, strict=True)
+            self._held += messages
             return stream
         self._send_requests(messages)
         return stream
 
-    def _send_requests(self, messages: Iterable[bytes]) -> None:
-        for message in messages:
+    def _send_requests(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        for request_id, message in messages:
             self._send_encoded(message)
-            self._num_sent += 1
+            self._num_sent += request_id in self._unstarted
         self._poke()
 
     @property
@@ -214,7 +217,7 @@ class EngineClient:
         held, self._held = self._held, None
         if self.dead is None:
             self._send(Resume())
-            self._send_requests(message for request_id, message in held or () if request_id in self._streams)
+            self._send_requests(each for each in held or () if each[0] in self._streams)
 
     def end(self, request_ids: list[str], reason: str) -> None:
         """Finish requests for a reason on this side; the core frees their blocks. Unknown ids are ignored."""

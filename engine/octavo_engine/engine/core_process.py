@@ -169,7 +169,7 @@ class CoreProcess:
             left -= len(message)
             request = self._decoder.decode(message)
             if isinstance(request, EngineRequest | PoolingRequest):
-                self._num_received += 1
+                self._num_received += not request.background
                 engine.add(request)
             elif isinstance(request, AbortRequests):
                 engine.abort(request.request_ids)
