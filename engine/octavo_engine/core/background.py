@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from octavo_engine.core.step_pace import StepPace
     from octavo_engine.core.waiting_queue import WaitingQueue
 
+FIRST: tuple[int, ...] = (1,)  # before the order of all that are in the background
+
 
 def order(seq: Sequence) -> tuple[int, ...]:
     """What sequences are sorted by."""
@@ -23,7 +25,7 @@ def order(seq: Sequence) -> tuple[int, ...]:
 
 def num_online(running: List[Sequence]) -> int:
     """The number of `running` sequences that are not in the background; they precede all that are."""
-    return bisect.bisect_left(running, (1,), key=order)
+    return bisect.bisect_left(running, FIRST, key=order)
 
 
 def budget(pace: StepPace, running: List[Sequence], waiting: WaitingQueue) -> int:
