@@ -58,7 +58,7 @@ class Resume(msgspec.Struct, frozen=True, tag="resume"):
 
 
 class Vocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
-    """The bytes of each token, sent once before the first request that a grammar constrains.
+    """The bytes of each token, sent once before the first request that a grammar constrains or that has a budget of reasoning.
 
     `tokens[i]` are those that token i adds to a text, a special token's spelling; empty for an id that is never drawn.
     """
@@ -88,7 +88,7 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     request_id: str
     new_token_ids: list[int]
-    finish_reason: str | None = None  # stop | length | abort | error
+    finish_reason: str | None = None  # stop | length | repetition | abort | error
     stop_token_id: int | None = None  # which token stopped it; None for EOS
     error: str | None = None  # with finish_reason "error"
     refused: bool = False  # with `error`: the request is at fault, not the engine

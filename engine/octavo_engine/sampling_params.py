@@ -33,6 +33,24 @@ MODEL_DEFAULTS = {
 }
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The most tokens of reasoning in an answer, and what forces its end. Delimiters are bytes of the answer's text."""
+
+    max_tokens: int
+    open: tuple[bytes, ...]  # that reasoning begins with
+    close: tuple[bytes, ...]  # that it ends with
+    forced: tuple[int, ...]  # the tokens that end it once the budget is used up
+    begun: bool = False  # whether the prompt has opened it
+
+
+class RepetitionDetection(msgspec.Struct, frozen=True, kw_only=True):
+    """The repetition that ends an answer: a pattern of so many tokens, so many times in a row."""
+
+    max_pattern_size: int
+    min_pattern_size: int
+    min_count: int
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Validated and complete: the server resolves defaults, seeds and limits before it sends them.
 
@@ -61,6 +79,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()  # empty: all
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that may not be completed
+    thinking: ThinkingBudget | None = None
+    repetition_detection: RepetitionDetection | None = None
     grammar: str = ""  # what the answer must match, as llguidance reads it; empty: anything
 
     def __post_init__(self) -> None:

@@ -257,7 +257,7 @@ class FakeExecutor(Executor):
             seen = self._slot(0, state.tables[0], end - 1)
             num_output = len(state.token_ids) - state.num_prompt_tokens
             _require(
-                grammar_mask is None or bool(state.sampling.grammar) == (request_id in masks), "masks are for grammars"
+                grammar_mask is None or not state.sampling.grammar or request_id in masks, "every grammar has a mask"
             )
             token = self.draw(seen, state.sampling, num_output, masks.get(request_id))
             if token is None:

@@ -29,6 +29,7 @@ def test_the_page_has_every_number():
         "characters of all its texts": f"{small.text_characters:,}, or 16 for each token of the context",
         "prompt tokens, times `n`": f"{small.request_tokens:,}, or the context",
         "`n`": f"{ServerConfig().max_n}",
+        "`repetition_detection.max_pattern_size`": f"{limits.MAX_PATTERN_SIZE}",
         "`n` with `use_beam_search`": f"{limits.MAX_BEAMS}",
         "messages": f"{limits.MAX_MESSAGES:,}",
         "JSON values in the arguments of tool calls": f"{chat_messages.MAX_ARGUMENT_VALUES:,}",

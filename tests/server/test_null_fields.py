@@ -14,6 +14,7 @@ from octavo_engine.server.intake.protocol import (
     StreamOptions,
     parse_body,
 )
+from octavo_engine.server.intake.repetition import RepetitionFields
 from octavo_engine.server.intake.structured_outputs import ResponseFormat, StructuredOutputs
 from octavo_engine.server.intake.unserved_fields import UNSERVED_FIELDS
 
@@ -29,7 +30,7 @@ def test_every_body_is_looked_at_here():
     """A new endpoint's body belongs in `least_bodies`."""
     models = {kind for kind in vars(protocol).values() if isinstance(kind, type) and issubclass(kind, BaseModel)}
     bases = {base for kind in models for base in kind.__mro__[1:]}
-    assert models - bases == {*BODIES, StreamOptions, ResponseFormat, StructuredOutputs}
+    assert models - bases == {*BODIES, StreamOptions, RepetitionFields, ResponseFormat, StructuredOutputs}
 
 
 @pytest.mark.parametrize(("kind", "name"), OPTIONAL, ids=lambda value: getattr(value, "__name__", value))

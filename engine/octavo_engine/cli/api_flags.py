@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from octavo_engine.cli.flag_values import at_least, json_object
+from octavo_engine.cli.flag_values import at_least, json_object, reasoning_config
 from octavo_engine.config import ApiConfig
 
 SWITCH = argparse.BooleanOptionalAction
@@ -26,6 +26,14 @@ def add_api_flags(group: argparse._ArgumentGroup) -> None:
         type=json_object,
         metavar="JSON",
         help="sampling defaults in place of the model's, such as temperature",
+    )
+    add(
+        "--reasoning-config",
+        type=reasoning_config,
+        default={},
+        metavar="JSON",
+        help="reasoning_start_str and reasoning_end_str: delimiters of reasoning besides those of --reasoning-parser; the "
+        "second one is written where thinking_token_budget is used up",
     )
     add(
         "--stream-interval",
@@ -104,5 +112,7 @@ def api_config(options: argparse.Namespace) -> ApiConfig:
         tokenizer_info=options.enable_tokenizer_info_endpoint,
         scale_out=options.enable_scale_out or options.tokens_only,
         tokens_only=options.tokens_only,
+        reasoning_start=options.reasoning_config.get("reasoning_start_str", ""),
+        reasoning_end=options.reasoning_config.get("reasoning_end_str", ""),
         development=options.enable_development_endpoints,
     )

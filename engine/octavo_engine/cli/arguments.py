@@ -192,6 +192,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             "--trust-remote-code: code from a model's repository is never run, it could do anything this process "
             "can; leave it out (a supported architecture needs none of it)"
         )
+    options.reasoning_parser = options.reasoning_parser or options.reasoning_config.get("reasoning_parser")
     check_names(options.tool_call_parser, options.reasoning_parser)
     parallel = _parallel(options)
     device = chosen_device(options.device, options.executor)

@@ -92,6 +92,20 @@ def json_object(text: str) -> str:
     return text
 
 
+def reasoning_config(text: str) -> dict[str, str]:
+    """The fields of vLLM's reasoning config, which are texts: both delimiters, or none, and the parser's name."""
+    config: dict[str, object] = json.loads(json_object(text))
+    known = {"reasoning_start_str", "reasoning_end_str", "reasoning_parser"}
+    if unknown := config.keys() - known:
+        raise argparse.ArgumentTypeError(f"{min(unknown)} is no field of it; there are {', '.join(sorted(known))}")
+    texts = {name: value for name, value in config.items() if isinstance(value, str)}
+    if texts.keys() != config.keys():
+        raise argparse.ArgumentTypeError(f"{min(config.keys() - texts.keys())} is not a text")
+    if bool(texts.get("reasoning_start_str")) != bool(texts.get("reasoning_end_str")):
+        raise argparse.ArgumentTypeError("reasoning_start_str and reasoning_end_str belong together: name both or none")
+    return texts
+
+
 def traces_endpoint(text: str) -> str | None:
     """The URL of an OTLP receiver; the empty text is none."""
     if text and not all(map(_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto"))):

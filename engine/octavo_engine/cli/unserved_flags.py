@@ -227,10 +227,6 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "reasoning-parser-plugin",
     ),
     **_refuse("no tools are run by the server; leave it out, and run them in the client", "tool-server"),
-    **_note(
-        "delimiters follow --reasoning-parser, and requests with thinking_token_budget are refused; it has no effect",
-        "reasoning-config",
-    ),
     **_refuse(
         "no code is loaded by an import path; leave it out",
         "logits-processors",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.request import Sequence
 from octavo_engine.messages import EngineRequest, PoolingRequest
@@ -58,3 +60,24 @@ def never_fits(seq: Sequence, block_manager: BlockManager) -> str:
         f"{len(seq.token_ids)} tokens do not fit the KV cache, which has {totals} blocks of "
         f"{block_manager.block_size} tokens: serve with a larger --kv-cache-memory-bytes or a smaller --max-model-len"
     )
+
+
+def ids_outside_of(request: EngineRequest | PoolingRequest, vocab_size: int | None) -> str | None:
+    """The field with token ids that the model's vocabulary lacks, in a sentence for its sender; None if there is none."""
+    if vocab_size is None:
+        return None
+    fields: list[tuple[str, Collection[int]]] = [("the prompt", request.prompt_token_ids)]
+    if isinstance(request, EngineRequest):
+        sampling = request.sampling
+        fields += [
+            ("logit_bias", sampling.logit_bias),
+            ("allowed_token_ids", sampling.allowed_token_ids),
+            ("logprob_token_ids", sampling.logprob_token_ids),
+            ("stop_token_ids", sampling.stop_token_ids),
+            ("bad_words", [token for word in sampling.bad_words for token in word]),
+            ("thinking_token_budget", () if sampling.thinking is None else sampling.thinking.forced),
+        ]
+    for field, ids in fields:
+        if ids and (max(ids) >= vocab_size or min(ids) < 0):
+            return f"{field} has token ids outside of this model's vocabulary, which has {vocab_size}"
+    return None

@@ -7,7 +7,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_hashes import chain_root
+from octavo_engine.core.repetition import RepetitionWatch
 from octavo_engine.core.swapping import Swapped
+from octavo_engine.core.thinking import Thinking
 from octavo_engine.messages import EngineOutput
 from octavo_engine.sampling_params import SamplingParams
 
@@ -62,6 +64,8 @@ class Sequence:
     num_scored: int = 0  # log-probabilities of its prompt that were computed since it started or started again
     num_kept: int = 0  # the most of them ever: what is computed again is not sent again
     pools: bool = False  # its prompt is computed whole, draws nothing, and ends with a vector
+    thinking: Thinking | None = None  # of an answer whose reasoning has a budget
+    repetition: RepetitionWatch | None = None  # of an answer that ends where it repeats itself
     second_segment: int = 0  # as in `PoolingRequest`
     num_cached_tokens: int = 0
     num_preemptions: int = 0
@@ -70,9 +74,16 @@ class Sequence:
 
     @classmethod
     def from_request(
-        cls, request: EngineRequest, *, order: tuple[int, int, int], max_model_len: int, queued_at: float
+        cls,
+        request: EngineRequest,
+        *,
+        order: tuple[int, int, int],
+        max_model_len: int,
+        queued_at: float,
+        thinking: Thinking | None = None,
     ) -> Sequence:
         """The sequence that begins with `request`'s prompt."""
+        repetition = request.sampling.repetition_detection
         sampling = request.sampling
         stop = sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids + sampling.eos_token_ids
         num_prompt_tokens = len(request.prompt_token_ids)
@@ -90,6 +101,8 @@ class Sequence:
             use_prefix_cache=not logprobs,
             needs_prompt_logprobs=logprobs,
             prompt_logprobs=[None] if logprobs else [],
+            thinking=thinking,
+            repetition=None if repetition is None else RepetitionWatch(repetition),
             queued_at=queued_at,
         )
 
@@ -129,15 +142,27 @@ class Sequence:
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
 
+    @property
+    def needs_mask(self) -> bool:
+        """True if the draw that is being scheduled, which `num_pending` counts, needs a mask: of its grammar, or to force a token."""
+        if self.sampling.grammar:
+            return True
+        return self.thinking is not None and self.thinking.may_force(self.num_pending - 1)
+
     def take(self, drawn: list[int]) -> tuple[list[int], str | None]:
         """Append drawn tokens up to one that ends the sequence. Returns those appended, and the finish reason, if any."""
         token_ids = self.token_ids
         for used, token in enumerate(drawn, 1):
             token_ids.append(token)
+            if self.thinking is not None:
+                self.thinking.note(token)
+            repeats = self.repetition is not None and self.repetition.note(token_ids, self.num_output_tokens)
             if token in self.stop_ids and self.num_output_tokens >= self.sampling.min_tokens:
                 return drawn[:used], "stop"
             if len(token_ids) >= self.max_num_tokens:
                 return drawn[:used], "length"
+            if repeats and self.num_output_tokens >= self.sampling.min_tokens:
+                return drawn[:used], "repetition"
         return drawn, None
 
     def score(self, entries: list[TokenLogprob]) -> None:

@@ -47,6 +47,12 @@ class RequestBook:
         """The number of steps that were scheduled and whose results have not arrived."""
         return len(self.steps)
 
+    def forced(self, request_ids: Collection[str]) -> dict[str, int]:
+        """The token that must come next in each of these requests whose reasoning has used up its budget."""
+        known = ((request_id, self._sequences.get(request_id)) for request_id in request_ids)
+        watched = ((request_id, seq.thinking) for request_id, seq in known if seq is not None)
+        return {name: token for name, at in watched if at is not None and (token := at.forced) is not None}
+
     def accept(self, seq: Sequence) -> None:
         """Add a sequence, which waits from now on."""
         self._sequences[seq.request_id] = seq

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from octavo_engine.config import SchedulerConfig
     from octavo_engine.core.outputs import StepOutput
     from octavo_engine.core.swapping import SwapRule
+    from octavo_engine.core.thinking import Thinking
     from octavo_models.spec import KVLayout
 
 ITERATIONS_KEPT = 10_000  # steps whose token counts `stats` has not reported yet
@@ -92,8 +93,10 @@ class Scheduler:
         self._queries = self._hits = self._preemptions = 0
         self._iteration_tokens: deque[int] = deque(maxlen=ITERATIONS_KEPT)
 
-    def add(self, request: EngineRequest | PoolingRequest, problem: str | None = None) -> None:
-        """Accept a request, or reject it for the caller's `problem` or one found here.
+    def add(
+        self, request: EngineRequest | PoolingRequest, problem: str | None = None, thinking: Thinking | None = None
+    ) -> None:
+        """Accept a request, or reject it for the caller's `problem` or one found here. `thinking`: its reasoning's budget.
 
         A request id that is in use ends both requests, because their outputs could not be separated.
         """
@@ -110,8 +113,9 @@ class Scheduler:
         if isinstance(request, PoolingRequest):
             self.requests.accept(Sequence.from_pooling_request(request, order=order, queued_at=now))
             return
+        limit = self._max_model_len
         self.requests.accept(
-            Sequence.from_request(request, order=order, max_model_len=self._max_model_len, queued_at=now)
+            Sequence.from_request(request, order=order, max_model_len=limit, queued_at=now, thinking=thinking)
         )
 
     def schedule(self) -> SchedulerOutput | None:
@@ -169,7 +173,7 @@ class Scheduler:
             if part.draws:
                 samples.append(request_id)
                 wanted[request_id] = 1
-                if seq.sampling.grammar:
+                if seq.needs_mask:
                     constrained.append(request_id)
             if seq.needs_prompt_logprobs:
                 wanted[request_id] = count
@@ -189,7 +193,7 @@ class Scheduler:
                 if part.draws:
                     samples.append(request_id)
                     wanted[request_id] = 1
-                    if seq.sampling.grammar:
+                    if seq.needs_mask:
                         constrained.append(request_id)
                 if seq.needs_prompt_logprobs:
                     wanted[request_id] = part.count

@@ -1,4 +1,4 @@
-"""The requests whose answers a grammar constrains: compiles grammars, follows each answer, computes a step's masks.
+"""The requests whose answers a grammar constrains or whose reasoning has a budget: compiles grammars, follows each answer, computes a step's masks.
 
 Owns llguidance, which it imports with the first such request. Grammars are compiled in a thread beside the steps, within
 the bounds of `LIMITS`; a mask is computed while the step's forward runs. Independent of schedules and text: a token is
@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from octavo_engine.core.thinking import Thinking
 from octavo_engine.messages import EngineOutput, EngineRequest, Vocabulary
-from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.sampling_params import SamplingParams, ThinkingBudget
 
 if TYPE_CHECKING:
     import llguidance
@@ -93,10 +94,18 @@ class Constraints:
             else:
                 yield request, f"the grammar of the answer can't be used: {_shortened(problem)}"
 
-    def start_masks(self, request_ids: Sequence[str]) -> Future[bytes]:
-        """Compute masks in a thread: a row each of `request_ids`, one bit a token, in whole 32-bit words."""
+    def thinking(self, budget: ThinkingBudget) -> Thinking:
+        """A new answer's use of its budget of reasoning."""
+        assert self._vocabulary is not None, NO_VOCABULARY
+        return Thinking(budget, self._vocabulary.tokens)
+
+    def start_masks(self, request_ids: Sequence[str], forced: Mapping[str, int]) -> Future[bytes]:
+        """Compute masks in a thread: a row each of `request_ids`, one bit a token, in whole 32-bit words.
+
+        Where a token is `forced`, the row allows it alone, unless the grammar does not allow it.
+        """
         answers = [self._answers.get(request_id) for request_id in request_ids]
-        return self._masker.submit(self._masks, answers)
+        return self._masker.submit(self._masks, answers, [forced.get(request_id) for request_id in request_ids])
 
     def accept(self, outputs: Iterable[EngineOutput]) -> list[EngineOutput]:
         """Follow the tokens of a step's outputs; these, with the reason where a grammar left nothing to draw."""
@@ -126,16 +135,19 @@ class Constraints:
             return EngineOutput(request_id=output.request_id, new_token_ids=[], finish_reason="error", error=sentence)
         return output
 
-    def _masks(self, answers: Sequence[Answer | None]) -> bytes:
+    def _masks(self, answers: Sequence[Answer | None], forced: Sequence[int | None]) -> bytes:
         assert self._vocab_size is not None, NO_VOCABULARY
         words, table_words = (
             (self._vocab_size + 31) // 32,
             (self._vocab_size + 1 + 31) // 32,
         )  # the end's token is one more
         masks = np.full((len(answers), table_words), 0xFFFF_FFFF, np.uint32)
-        for row, answer in zip(masks, answers, strict=True):
-            if answer is not None:  # else it has ended: what is drawn is void
+        for row, answer, token in zip(masks, answers, forced, strict=True):
+            if answer is not None:  # else it has ended, and what is drawn is void, or it has no grammar
                 answer.fill(row)
+            if token is not None and row[token >> 5] >> (token & 31) & 1:
+                row[:] = 0
+                row[token >> 5] = 1 << (token & 31)
         masks[:, self._vocab_size >> 5] &= ~np.uint32(1 << (self._vocab_size & 31))
         return masks[:, :words].tobytes()
 
@@ -147,7 +159,6 @@ class Constraints:
             assert self._vocabulary is not None, NO_VOCABULARY
             assert self._vocab_size is not None
             self._tokenizer = TokenTable(self._vocabulary, self._vocab_size).build()
-            self._vocabulary = None
         known = self._compiled.get(grammar)
         if known is None:
             limits = llguidance.LLParserLimits(**LIMITS)

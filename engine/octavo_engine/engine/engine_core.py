@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
-from octavo_engine.core.rejections import GENERATES, POOLS
+from octavo_engine.core.rejections import GENERATES, POOLS, ids_outside_of
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
 from octavo_engine.engine.constraints import Constraints
@@ -166,7 +166,7 @@ class EngineCore:
         if problem is None and isinstance(request, EngineRequest) and request.sampling.grammar:
             self._constraints.compile(request)
         else:
-            self._scheduler.add(request, problem)
+            self._add(request, problem)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` returns their last outputs. Unknown ids are ignored."""
@@ -187,7 +187,7 @@ class EngineCore:
         # A step takes all the time since the last one's results, in which these were booked, sent, and requests taken in.
         start = self._landed_at if self._busy else self._clock()
         for request, problem in self._constraints.take_compiled():
-            scheduler.add(request, problem)
+            self._add(request, problem)
         step = scheduler.schedule()
         outputs: list[EngineOutput] = []
         if step is not None:
@@ -222,35 +222,28 @@ class EngineCore:
         self._constraints.close()
         self._executor.close()
 
+    def _add(self, request: EngineRequest | PoolingRequest, problem: str | None) -> None:
+        budget = request.sampling.thinking if isinstance(request, EngineRequest) and problem is None else None
+        thinking = None if budget is None else self._constraints.thinking(budget)
+        self._scheduler.add(request, problem, thinking)
+
     def _problem(self, request: EngineRequest | PoolingRequest) -> str | None:
         """The reason why this model can't serve the request, in a sentence for its sender; None if it can."""
         if isinstance(request, PoolingRequest):
             if self._pooling is None:
                 return GENERATES
-            return self._outside("the prompt", request.prompt_token_ids)
+            return ids_outside_of(request, self._vocab_size)
         if self._pooling is not None:
             return POOLS
         if request.adapter_id and not self._executor.capabilities.adapters:
             return "this engine serves no adapters: ask for the base model"
         sampling = request.sampling
-        if sampling.grammar and not self._executor.capabilities.grammar_masks:
-            return "this engine takes no grammar: leave out what constrains the answer"
-        for field, ids in (
-            ("the prompt", request.prompt_token_ids),
-            ("logit_bias", sampling.logit_bias),
-            ("allowed_token_ids", sampling.allowed_token_ids),
-            ("logprob_token_ids", sampling.logprob_token_ids),
-            ("stop_token_ids", sampling.stop_token_ids),
-            ("bad_words", [token for word in sampling.bad_words for token in word]),
-        ):
-            if (problem := self._outside(field, ids)) is not None:
-                return problem
-        return None
-
-    def _outside(self, field: str, ids: Collection[int]) -> str | None:
-        if self._vocab_size is None or not ids or (max(ids) < self._vocab_size and min(ids) >= 0):
-            return None
-        return f"{field} has token ids outside of this model's vocabulary, which has {self._vocab_size}"
+        if not self._executor.capabilities.grammar_masks:
+            if sampling.grammar:
+                return "this engine takes no grammar: leave out what constrains the answer"
+            if sampling.thinking is not None:
+                return "this engine can't force a token: leave out thinking_token_budget"
+        return ids_outside_of(request, self._vocab_size)
 
     def _share_lists(self, sampling: SamplingParams) -> None:
         """Hold the long lists of the choices of one request, which come one after another, only once."""
@@ -306,7 +299,9 @@ class EngineCore:
 
     def _start_masks(self, step: SchedulerOutput) -> Future[bytes] | None:
         """Compute the masks of a step while its forward runs: all tokens before it must be known. None: it needs none."""
-        return self._constraints.start_masks(step.constrained) if step.constrained else None
+        if not step.constrained:
+            return None
+        return self._constraints.start_masks(step.constrained, self._scheduler.requests.forced(step.constrained))
 
     def _land(self) -> list[EngineOutput]:
         """Wait for the oldest step in flight and book what it made."""

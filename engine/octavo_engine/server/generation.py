@@ -26,6 +26,8 @@ from octavo_engine.text.answer_parser import AnswerParser
 from octavo_engine.text.stop_strings import StopStrings
 from octavo_engine.text.text_stream import TextDelta, TextStream, joined_deltas
 
+REPETITION = "repetition_detected"  # vLLM's stop_reason
+
 
 class GenerationError(OctavoError):
     """The engine ended a request with an error; the message is the engine's."""
@@ -72,7 +74,7 @@ class Choice:
         token_ids = output.new_token_ids
         delta, events = self._read(token_ids, finished=reason is not None, ended_by_token=ended_by_token)
         logprobs = output.logprobs
-        stop: str | int | None = output.stop_token_id
+        stop: str | int | None = REPETITION if reason == "repetition" else output.stop_token_id
         if delta.stop is not None:
             reason, stop = "stop", delta.stop
             token_ids = token_ids[: delta.num_tokens]

@@ -139,7 +139,8 @@ class ModelRunner:
             batch = self.requests.apply(step)
             sampler.table.update(batch.states)
             cache.apply(step.kv_ops)
-            key = None if self.graphs is None else self.graphs.key(batch, draws=sampler.table.is_plain(batch))
+            plain = not step.constrained and sampler.table.is_plain(batch)
+            key = None if self.graphs is None else self.graphs.key(batch, draws=plain)
             submitted = self._eager(step, batch, decoder, cache) if key is None else self._replayed(step, batch, key)
         positions = [batch.seq_lens[i] for i in batch.drawing]
         submitted.results = Results([batch.states[i] for i in batch.drawing], positions, batch.errors)

@@ -26,6 +26,9 @@ def check_beams(context: ServerContext, body: CompletionBody | ChatBody) -> None
     for name in ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logprob_token_ids"):
         if getattr(body, name):
             raise RequestError(f"{name}: {WITHOUT}", name)
+    for name in ("thinking_token_budget", "repetition_detection"):
+        if getattr(body, name) is not None:
+            raise RequestError(f"{name}: {WITHOUT}", name)
     if body.prompt_logprobs_asked is not None:
         name = "prompt_logprobs" if body.prompt_logprobs is not None else "echo"
         raise RequestError(f"{name}: no log-probabilities of the prompt are made: {WITHOUT}", name)

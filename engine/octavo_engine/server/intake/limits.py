@@ -27,6 +27,7 @@ MAX_STORED_RESPONSES = 1024  # of /v1/responses
 MAX_STORED_CHARACTERS = 32 * MIB  # of their conversations
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token
 MAX_LOGPROBS = 2**20  # numbers, of all that a request may generate
+MAX_PATTERN_SIZE = 256  # tokens, of repetition_detection: each takes a comparison with every token that is drawn
 MAX_BEAMS = 64  # of one prompt: `n` with use_beam_search
 
 # Clients

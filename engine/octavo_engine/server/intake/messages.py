@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import Temperature, TopK, TopP
-from octavo_engine.server.intake.protocol import ChatBody, Flag, Objects, Positive, RequestBody, Texts
+from octavo_engine.server.intake.protocol import MOST, ChatBody, Flag, Objects, Positive, RequestBody, Texts
 
 OUR_TOOLS = (None, "custom")  # the types of tools that a request describes itself
 
@@ -28,10 +28,10 @@ class ToolChoice(BaseModel):
 
 
 class Thinking(BaseModel):
-    """Reasoning before the answer. Its budget is not enforced: `max_tokens` bounds both together."""
+    """Reasoning before the answer, of at most so many tokens where the model's delimiters are known."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
+    budget_tokens: Annotated[int, Field(ge=0, lt=MOST)] | None = None
 
 
 class OutputFormat(BaseModel):
@@ -89,6 +89,8 @@ def chat_of(body: PromptBody) -> ChatBody:
         "chat_template_kwargs": body.chat_template_kwargs,
     }
     fields |= _tools(body)
+    if body.thinking is not None and body.thinking.type == "enabled":
+        fields["thinking_token_budget"] = body.thinking.budget_tokens
     if body.thinking is not None and body.thinking.type == "disabled":
         fields["reasoning_effort"] = "none"
     elif body.output_config is not None and body.output_config.effort is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from octavo_engine.core.rejections import POOLS
 from octavo_engine.errors import RequestError
-from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.sampling_params import SamplingParams, ThinkingBudget
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.answer_constraints import request_grammar
 from octavo_engine.server.intake.beams import check_beams
@@ -19,6 +19,7 @@ from octavo_engine.server.intake.limits import MAX_BANS, MAX_LOGPROBS, MAX_PROMP
 from octavo_engine.server.intake.prompts import echoed_texts, encode_prompts, end_tokens, truncate
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
 from octavo_engine.server.intake.sampling import SEED_MASK, num_logprobs, read_bad_words, shared_values
+from octavo_engine.server.intake.thinking import thinking_budgets
 from octavo_engine.server.intake.tools import ToolUse
 
 
@@ -63,15 +64,22 @@ async def prepare(context: ServerContext, body: CompletionBody | ChatBody, use: 
     _check_size(context, kept, n, shared, prompt_logprobs)
     texts = await echoed_texts(context, body, whole, kept)
     seed = context.seeds.getrandbits(64) if body.seed is None else body.seed
+    budgets = await thinking_budgets(context, body, use, kept)
 
-    def sampling(index: int, most: int) -> SamplingParams:
+    def sampling(index: int, most: int, thinking: ThinkingBudget | None) -> SamplingParams:
         # Choices share the log-probabilities of the prompt, except in a stream, where each brings its own.
         scores = prompt_logprobs if body.stream or not index else None
-        return SamplingParams(max_tokens=most, seed=(seed + index) & SEED_MASK, prompt_logprobs=scores, **shared)
+        return SamplingParams(
+            max_tokens=most,
+            seed=(seed + index) & SEED_MASK,
+            prompt_logprobs=scores,
+            thinking=thinking,
+            **shared,
+        )
 
     return [
-        Prompt(token_ids, tuple(sampling(index, most) for index in range(n)), text)
-        for token_ids, most, text in zip(kept, max_tokens, texts, strict=True)
+        Prompt(token_ids, tuple(sampling(index, most, thinking) for index in range(n)), text)
+        for token_ids, most, text, thinking in zip(kept, max_tokens, texts, budgets, strict=True)
     ]
 
 

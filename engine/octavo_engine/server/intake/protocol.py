@@ -12,8 +12,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticUseDefault
 
 from octavo_engine.errors import RequestError
-from octavo_engine.sampling_params import MinP, Penalty, RepetitionPenalty, Temperature, TopK, TopP
+from octavo_engine.sampling_params import (
+    MinP,
+    Penalty,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+)
 from octavo_engine.server.intake.limits import MAX_BIASED_TOKENS
+from octavo_engine.server.intake.repetition import RepetitionFields
 from octavo_engine.server.intake.structured_outputs import ResponseFormat, SchemaSource, StructuredOutputs
 from octavo_engine.server.intake.unserved_fields import refuse_unserved
 
@@ -94,6 +102,8 @@ class SamplingBody(RequestBody):
     include_stop_str_in_output: Flag = False
     ignore_eos: Flag = False
     min_tokens: Annotated[int, Field(ge=0, lt=2**31), NULL_IS_ABSENT] = 0
+    repetition_detection: RepetitionFields | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1, lt=MOST, strict=True)] | None = None
     logit_bias: Biases | None = None
     allowed_token_ids: TokenIds | None = None
     logprob_token_ids: TokenIds | None = None

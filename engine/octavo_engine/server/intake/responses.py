@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octavo_engine.errors import RequestError
 from octavo_engine.sampling_params import Penalty, Temperature, TopK, TopP
-from octavo_engine.server.intake.protocol import ChatBody, Flag, NumLogprobs, Objects, Positive, RequestBody
+from octavo_engine.server.intake.protocol import MOST, ChatBody, Flag, NumLogprobs, Objects, Positive, RequestBody
 
 Message = dict[str, Any]
 TEXT_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -76,6 +76,7 @@ class ResponsesBody(RequestBody):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1, lt=MOST, strict=True)] | None = None
 
     @property
     def wants_logprobs(self) -> bool:
@@ -98,6 +99,7 @@ def chat_of(body: ResponsesBody, earlier: Sequence[Message]) -> ChatBody:
         "top_logprobs": body.top_logprobs if body.wants_logprobs else None,
         "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
         "response_format": _response_format(body.text),
+        "thinking_token_budget": body.thinking_token_budget,
         "truncate_prompt_tokens": -1 if body.truncation == "auto" else None,
         **_tools(body),
     }

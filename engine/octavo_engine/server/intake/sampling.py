@@ -25,8 +25,11 @@ SEED_MASK = 2**64 - 1
 MAX_TOKEN_ID_DIGITS = 20
 BIAS_LIMIT = 100.0  # OpenAI's
 OF_EACH_CHOICE = {"max_tokens", "seed", "prompt_logprobs"}
+COMPLETED = {"repetition_detection"}  # has another form in a body
 SHARED = tuple(
-    name for name in SamplingParams.__struct_fields__ if name in SamplingBody.model_fields.keys() - OF_EACH_CHOICE
+    name
+    for name in SamplingParams.__struct_fields__
+    if name in SamplingBody.model_fields.keys() - OF_EACH_CHOICE - COMPLETED
 )
 
 
@@ -47,6 +50,7 @@ def shared_values(context: ServerContext, body: CompletionBody | ChatBody) -> di
         "logprobs": num_logprobs(context, "logprobs", body.logprobs_asked),
         "logprob_token_ids": _named(context, body),
         "logit_bias": _logit_bias(context, body.logit_bias),
+        "repetition_detection": body.repetition_detection and body.repetition_detection.detection(),
         "allowed_token_ids": _allowed(context, body.allowed_token_ids),
     }
 

@@ -17,8 +17,6 @@ UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "prompt_embeds": ("prompts are texts or token ids; embeddings are not served yet", ([],)),
     "suffix": ("text after the completion is not served yet; leave it out", ("",)),
     "logits_processors": ("no code from a request is run; leave it out", ([],)),
-    "repetition_detection": ("it is not served yet; use repetition_penalty or frequency_penalty", ()),
-    "thinking_token_budget": ("the end of reasoning can't be forced yet; leave it out, and limit max_tokens", ()),
     "watermarking": ("it is not served yet; leave it out", (False,)),
     "kv_transfer_params": ("KV blocks are not transferred yet; leave it out", ({},)),
     "ec_transfer_params": ("encoder caches are not handed over; leave it out", ({},)),

@@ -33,10 +33,11 @@ from octavo_engine.server.intake.messages import MessagesBody, PromptBody, chat_
 from octavo_engine.server.intake.prepare import prepare
 from octavo_engine.server.intake.prompts import encode_prompts
 from octavo_engine.server.intake.protocol import ChatBody
+from octavo_engine.server.intake.thinking import has_reasoning
 from octavo_engine.server.intake.tools import ToolUse, tool_use
 from octavo_engine.text.answer_events import AnswerEvent
 
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "abort": "end_turn"}
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "abort": "end_turn", "repetition": "end_turn"}
 
 
 async def messages(request: web.Request) -> web.StreamResponse:
@@ -46,6 +47,8 @@ async def messages(request: web.Request) -> web.StreamResponse:
     given = await read_body(request, MessagesBody)
     model = context.check_model(given.model)
     body = chat_of(given)
+    if not has_reasoning(context):
+        body.thinking_token_budget = None  # clients send it to every model
     use = tool_use(context, body)
     prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)

@@ -131,6 +131,8 @@ def _sampling_params(context: ServerContext, body: CompletionBody | ChatBody, pr
         "logit_bias": {str(index): bias for index, bias in sampling.logit_bias.items()} or None,
         "allowed_token_ids": list(sampling.allowed_token_ids) or None,
         "bad_words": body.bad_words,
+        "thinking_token_budget": body.thinking_token_budget,
+        "repetition_detection": body.repetition_detection and body.repetition_detection.model_dump(),
         "structured_outputs": {"grammar": sampling.grammar} if sampling.grammar else None,
         "detokenize": True,
         **{
