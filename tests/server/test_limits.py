@@ -38,6 +38,11 @@ def test_the_page_has_every_number():
         "`structured_outputs.choice`": f"{limits.MAX_CHOICES:,}",
         "stored responses": f"{limits.MAX_STORED_RESPONSES:,}, with {limits.MAX_STORED_CHARACTERS:,} characters of conversations",
         "members of one object or list in a JSON schema": f"{limits.MAX_SCHEMA_MEMBERS:,}",
+        "depth of a JSON schema": f"{limits.MAX_SCHEMA_DEPTH}",
+        "`multipleOf`": f"{limits.MAX_MULTIPLE:,}",
+        "one text, name or pattern in a JSON schema, one choice, a regex, a line of a grammar": (
+            f"{limits.MAX_LITERAL_CHARACTERS:,} characters"
+        ),
         "what constrains an answer": f"{limits.MAX_GRAMMAR_CHARACTERS:,} characters",
         "`logit_bias`": f"{limits.MAX_BIASED_TOKENS:,}",
         "`logprob_token_ids`": f"{limits.MAX_LOGPROB_TOKEN_IDS:,}",

@@ -310,7 +310,7 @@ def test_a_schema_for_content_leaves_room_for_calls(babbling):
 
 
 def test_a_strict_tool_that_the_format_cant_hold_is_refused(fake_model):
-    at = {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}}
+    at = {"type": "object", "properties": {"at": {"type": "string", "format": "email"}}}
     tool = {"type": "function", "function": {"name": "f", "parameters": at, "strict": True}}
     flags = ("--served-model-name", "fake", "--tool-call-parser", "qwen3_coder")
     with (

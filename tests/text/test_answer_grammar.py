@@ -225,9 +225,19 @@ def test_a_schema_that_is_none_makes_a_grammar_or_an_error_of_the_request(name, 
     assert "panic" not in (made.get_error() or "")
 
 
+def test_a_date_is_held_to_where_values_are_text():
+    """Formats that can be written as one expression are, so that `strict` takes them."""
+    schema = {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}, "required": ["at"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    assert "02-29" in tool_grammar(format_named("qwen3_coder"), [tool], "required")
+    schema["properties"]["at"]["maxLength"] = 5
+    with pytest.raises(GrammarError, match="its parameter at has"):
+        tool_grammar(format_named("qwen3_coder"), [tool], "required")
+
+
 def test_a_strict_tool_is_never_held_to_less_than_its_schema():
     """A string of XML has no form for every keyword; without strict it is then any text."""
-    schema = {"type": "object", "properties": {"at": {"type": "string", "format": "date"}}, "required": ["at"]}
+    schema = {"type": "object", "properties": {"at": {"type": "string", "format": "email"}}, "required": ["at"]}
     tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
     with pytest.raises(GrammarError, match="its parameter at has the keyword format"):
         tool_grammar(format_named("qwen3_coder"), [tool], "required")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from octavo_engine.core.thinking import Thinking
+from octavo_engine.engine.grammar_problems import too_costly, unusable
 from octavo_engine.messages import EngineOutput, EngineRequest, Vocabulary
 from octavo_engine.sampling_params import SamplingParams, ThinkingBudget
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 CACHED_GRAMMARS = 64
 CACHED_CHARACTERS = 4 * 2**20  # of all of them together
-MOST_PROBLEM = 500  # characters of llguidance's messages, which may quote all of a grammar
 NICE = 10  # of the compiling thread: steps come first
 # Of llguidance's `LLParserLimits`: what a grammar may take to compile, and each of its masks to compute.
 LIMITS: dict[str, Any] = {
@@ -92,7 +92,7 @@ class Constraints:
                 self._answers[request_id] = Answer(matcher, request.sampling)
                 yield request, None
             else:
-                yield request, f"the grammar of the answer can't be used: {_shortened(problem)}"
+                yield request, unusable(problem)
 
     def thinking(self, budget: ThinkingBudget) -> Thinking:
         """A new answer's use of its budget of reasoning."""
@@ -131,8 +131,13 @@ class Constraints:
         if output.finish_reason is None:
             answer.accept(output.new_token_ids)
         elif output.error is not None and (problem := answer.problem):
-            sentence = f"the grammar of the answer took too much work: {_shortened(problem)}"
-            return EngineOutput(request_id=output.request_id, new_token_ids=[], finish_reason="error", error=sentence)
+            return EngineOutput(
+                request_id=output.request_id,
+                new_token_ids=[],
+                finish_reason="error",
+                error=too_costly(problem),
+                refused=True,
+            )
         return output
 
     def _masks(self, answers: Sequence[Answer | None], forced: Sequence[int | None]) -> bytes:
@@ -228,12 +233,6 @@ class TokenTable:
     def __call__(self, text: str) -> list[int]:
         """The tokens of a text that the grammar leaves no choice about: the longest first."""
         return [] if self._built is None else self._built.greedy_tokenize(text)
-
-
-def _shortened(problem: str) -> str:
-    """The first lines of a message of llguidance, which may go on with all of the grammar."""
-    line = problem.partition("\n<state>")[0].strip()
-    return line if len(line) <= MOST_PROBLEM else line[:MOST_PROBLEM] + "…"
 
 
 def _yield_to_steps() -> None:

@@ -23,6 +23,8 @@ from octavo_engine.text.answer_format import (
     Part,
     Skip,
 )
+from octavo_engine.text.json_schema import followed
+from octavo_engine.text.lark import escaped, lazy, quoted, regex
 
 TokenOf = Callable[[str], int | None]
 
@@ -151,11 +153,11 @@ class _Writer:
         parts, at = [], 0
         for found in self._split.finditer(text):
             if found.start() > at:
-                parts.append(_quoted(text[at : found.start()]))
+                parts.append(quoted(text[at : found.start()]))
             parts.append(f"<[{self._special[found[0]]}]>")
             at = found.end()
         if at < len(text):
-            parts.append(_quoted(text[at:]))
+            parts.append(quoted(text[at:]))
         return " ".join(parts)
 
     def _sequence(self, literals: Sequence[str]) -> str:
@@ -167,7 +169,7 @@ class _Writer:
         if found is not None:  # text holds no special token
             self._rules.append(f"{name}: TEXT {self._literal(literal)} WS")
         else:
-            self._rules += [f"{name}: {name}_text WS", f"{name}_text[lazy]: {_lazy(literal)}"]
+            self._rules += [f"{name}: {name}_text WS", f"{name}_text[lazy]: {lazy(literal)}"]
         return name
 
     def _before(self, starts_in_reasoning: bool) -> str:
@@ -197,9 +199,9 @@ class _Writer:
             begin = between = end = ""
         more = ""
         if parallel and between.strip():
-            more = f"(WS {_quoted(between)} WS any_{name})*"
+            more = f"(WS {quoted(between)} WS any_{name})*"
         elif parallel and (between or juxtaposed):
-            more = f"({_quoted(between) if between else 'WS'} any_{name})*"
+            more = f"({quoted(between) if between else 'WS'} any_{name})*"
         begin, end = self._literal(begin), self._literal(end)
         parts = [begin and f"{begin} WS", f"any_{name}", more, end and f"WS {end}"]
         close = f"WS {self._literal(self._calls.close[0])}" if self._calls.close and not self._calls.bare_first else ""
@@ -209,7 +211,8 @@ class _Writer:
     def _call(self, form: Sequence[Part], function: Mapping[str, Any], rule: str) -> str:
         """A rule for a call of one function."""
         name = str(function["name"])
-        schema = function.get("parameters") or ANY_OBJECT
+        schema = followed(dict(function.get("parameters") or ANY_OBJECT))
+        assert isinstance(schema, dict)
         strict = function.get("strict") is True
         parts: list[str] = []
         for i, part in enumerate(form):
@@ -222,7 +225,7 @@ class _Writer:
                     parts.append(self._literal(usual))
                 case Name():
                     number = ' ":" /[0-9]{1,4}/' if part.numbered else ""
-                    parts.append(_quoted(part.prefix + name) + number)
+                    parts.append(quoted(part.prefix + name) + number)
                 case Arguments(style="python"):
                     parts.append(self._listed(schema, rule, '"("', '")"', lambda key: f"{key}=", ""))
                 case Arguments(quotes=quotes) if quotes:
@@ -230,10 +233,10 @@ class _Writer:
                 case Arguments():
                     parts.append(_json(schema))
                 case Object(keyed=True):
-                    parts.append(f"{_quoted(f'{{{json.dumps(name)}: ')} {_json(schema)} {_quoted('}')}")
+                    parts.append(f"{quoted(f'{{{json.dumps(name)}: ')} {_json(schema)} {quoted('}')}")
                 case Object():
                     head = f'{{"{part.name[0]}": {json.dumps(name, ensure_ascii=False)}, "{part.arguments[0]}": '
-                    parts.append(f"{_quoted(head)} {_json(schema)} {_quoted('}')}")
+                    parts.append(f"{quoted(head)} {_json(schema)} {quoted('}')}")
                 case Parameters():
                     parts.append(self._parameters(part, schema, rule, strict=strict))
             if _is_spaced(part, form[i + 1] if i + 1 < len(form) else None):
@@ -255,8 +258,8 @@ class _Writer:
             key: self._quoted_value(key, schema, quotes) if quotes else _json(_part(schema, key))
             for key in _properties(schema)
         }
-        pairs = {key: f"{_quoted(spelled(key))} {value}" for key, value in values.items()}
-        return f"{begin} {self._chain(schema, rule, pairs, _quoted(',' if quotes else ', '))} {end}"
+        pairs = {key: f"{quoted(spelled(key))} {value}" for key, value in values.items()}
+        return f"{begin} {self._chain(schema, rule, pairs, quoted(',' if quotes else ', '))} {end}"
 
     def _quoted_value(self, key: str, schema: Mapping[str, Any], quotes: str) -> str:
         part = _part(schema, key)
@@ -264,11 +267,11 @@ class _Writer:
             return _json(part)
         mark = self._literal(quotes)
         if "enum" in part:
-            return "(" + " | ".join(f"{mark} {_quoted(str(value))} {mark}" for value in part["enum"]) + ")"
+            return "(" + " | ".join(f"{mark} {quoted(str(value))} {mark}" for value in part["enum"]) + ")"
         if self._split.match(quotes):
             return f"{mark} TEXT {mark}"
         name = f"quoted_{len(self._rules)}"
-        self._rules.append(f"{name}[lazy]: {_lazy(quotes)}")
+        self._rules.append(f"{name}[lazy]: {lazy(quotes)}")
         return f"{mark} {name}"
 
     def _chain(self, schema: Mapping[str, Any], rule: str, pairs: Mapping[str, str], separator: str) -> str:
@@ -297,7 +300,7 @@ class _Writer:
             key_end = part.key_end[_part(schema, key).get("type") != "string" and len(part.key_end) > 1]
             head = self._literal(part.open + key + key_end)
             begin = f"WS {self._literal(part.value_begin)}" if part.value_begin else ""
-            line = f"{_quoted(LINE)}?" if part.newlines else ""
+            line = f"{quoted(LINE)}?" if part.newlines else ""
             self._rules.append(f"{name}: " + " ".join(filter(None, [head, begin, line, value])))
             parts.append(f"({name} WS)" + ("" if key in required else "?"))
         return " ".join(parts)
@@ -308,16 +311,16 @@ class _Writer:
         """A value and what closes it."""
         found = self._text_value(schema, key, strict=strict)
         if found is not None:
-            line = f"{_quoted(LINE)}? " if part.newlines else ""
+            line = f"{quoted(LINE)}? " if part.newlines else ""
             return f"{found} {line}{self._literal(part.close)}"
         # What the parser takes for the end of a value whose `close` was forgotten can't be part of one.
         ends = [text for text in part.ends if not self._split.match(text)]
-        without = f" & ~/(.|\\n)*({'|'.join(map(_pattern, ends))})(.|\\n)*/" if ends else ""
+        without = f" & ~/(.|\\n)*({'|'.join(map(escaped, ends))})(.|\\n)*/" if ends else ""
         terminal = name.upper() + "_TEXT"
         if self._split.match(part.close):
             self._rules.append(f"{terminal}: /(.|\\n)*/{without}")
             return f"{terminal} {self._literal(part.close)}"
-        self._rules += [f"{terminal}: {_lazy(part.close)}{without}", f"{name}_text[lazy]: {terminal}"]
+        self._rules += [f"{terminal}: {lazy(part.close)}{without}", f"{name}_text[lazy]: {terminal}"]
         return f"{name}_text"
 
     def _text_value(self, schema: Mapping[str, Any], key: str, *, strict: bool) -> str | None:
@@ -329,19 +332,21 @@ class _Writer:
         kinds = schema.get("type")
         values = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if isinstance(values, list) and values:
-            return "(" + " | ".join(_quoted(v if isinstance(v, str) else json.dumps(v)) for v in values) + ")"
+            return "(" + " | ".join(quoted(v if isinstance(v, str) else json.dumps(v)) for v in values) + ")"
         if kinds != "string":
             texts = kinds is None or (isinstance(kinds, list) and "string" in kinds) or "anyOf" in schema
             return None if texts else _json(schema)
         unknown = schema.keys() - _STRING_KEYWORDS
         pattern = schema.get("pattern")
-        if strict and (unknown or (pattern is not None and not _is_anchored(pattern))):
-            what = "a pattern that is not anchored (^…$)" if not unknown else f"the keyword {min(unknown)}"
+        lengths = schema.keys() & {"minLength", "maxLength"}
+        if strict and (unknown or (pattern is not None and (lengths or not _is_anchored(pattern)))):
+            what = "a pattern that is not anchored (^…$), or one beside lengths"
+            what = f"the keyword {min(unknown)}" if unknown else what
             raise GrammarError(
                 f"its parameter {key} has {what}, to which a string can't be held in this model's format"
             )
         if isinstance(pattern, str) and _is_anchored(pattern):
-            return _regex(pattern[1:-1])
+            return regex(pattern[1:-1])
         least, most = schema.get("minLength", 0), schema.get("maxLength", "")
         if (least, most) != (0, "") and isinstance(least, int) and isinstance(most, int | str):
             return f"/(.|\\n){{{least},{most}}}/"
@@ -363,12 +368,6 @@ def _part(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _required(schema: Mapping[str, Any]) -> set[str]:
     names = schema.get("required")
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
-
-
-def _regex(pattern: str) -> str:
-    """A regular expression between slashes."""
-    inner = re.sub(r"\\.|/", lambda found: r"\/" if found[0] == "/" else found[0], pattern, flags=re.DOTALL)
-    return f"/{inner}/".replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _refers(schema: Any) -> bool:
@@ -393,18 +392,3 @@ def _is_anchored(pattern: Any) -> bool:
 
 def _json(schema: Mapping[str, Any]) -> str:
     return f"%json {json.dumps({**schema, 'x-guidance': SPACING})}"
-
-
-def _quoted(text: str) -> str:
-    """A text as Lark writes it, which is as JSON does."""
-    return json.dumps(text)
-
-
-def _lazy(literal: str) -> str:
-    """A regular expression for any text up to the first `literal`."""
-    return f"/(.|\\n)*{_pattern(literal)}/"
-
-
-def _pattern(literal: str) -> str:
-    """A regular expression for `literal`, as it stands between slashes."""
-    return re.sub(r"[/\\|.*+?()\[\]{}^$]", r"\\\g<0>", literal)

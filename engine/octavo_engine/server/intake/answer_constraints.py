@@ -11,6 +11,7 @@ from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.limits import MAX_GRAMMAR_CHARACTERS
 from octavo_engine.server.intake.prompts import template_variables
 from octavo_engine.server.intake.protocol import ChatBody, CompletionBody
+from octavo_engine.server.intake.schema_bounds import check_schema
 from octavo_engine.server.intake.structured_outputs import grammar_of
 from octavo_engine.server.intake.tools import ToolUse
 from octavo_engine.text.answer_format import AnswerFormat
@@ -80,6 +81,11 @@ def request_grammar(
 
 
 def _grammar(context: ServerContext, answer_format: AnswerFormat, content: str, use: ToolUse, *, opened: bool) -> str:
+    for tool in use.tools:
+        try:
+            check_schema(tool["function"].get("parameters"))
+        except RequestError as error:
+            raise RequestError(f"tools: the parameters of {tool['function']['name']}: {error}", "tools") from error
     try:
         if content:
             return answer_grammar(

@@ -23,6 +23,11 @@ MAX_BANS = 2**20  # token ids of allowed_token_ids, bad_words and logit_bias, ti
 MAX_CHOICES = 10_000  # of structured_outputs.choice
 MAX_GRAMMAR_CHARACTERS = 256 * 1024  # of what constrains an answer, as a grammar
 MAX_SCHEMA_MEMBERS = 1000  # of one object or list in a JSON schema
+MAX_SCHEMA_DEPTH = 120  # of objects and lists in one another in a JSON schema
+MAX_LITERAL_CHARACTERS = (
+    10_000  # of one text, name or pattern in a schema, one choice, a regex, or one line of a grammar
+)
+MAX_MULTIPLE = 10_000  # of multipleOf, without its trailing zeros; of several in a schema their least common multiple
 MAX_STORED_RESPONSES = 1024  # of /v1/responses
 MAX_STORED_CHARACTERS = 32 * MIB  # of their conversations
 MAX_PROMPT_LOGPROBS = 2**17  # numbers, of all prompts and choices: (k + 1) for each token

@@ -7,14 +7,17 @@ refused by size: a schema is never weakened, and a keyword that can't be honoure
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from octavo_engine.errors import RequestError
-from octavo_engine.server.intake.limits import MAX_CHOICES, MAX_GRAMMAR_CHARACTERS, MAX_SCHEMA_MEMBERS
+from octavo_engine.server.intake.limits import MAX_CHOICES, MAX_GRAMMAR_CHARACTERS, MAX_LITERAL_CHARACTERS
+from octavo_engine.server.intake.schema_bounds import check_literal, check_schema
+from octavo_engine.text.json_schema import followed
+from octavo_engine.text.lark import quoted
+from octavo_engine.text.lark import regex as regex_literal
 
 # Room for an indented line at every depth, and no more: a small model that may write spaces for ever does.
 WHITESPACE = r"[\x20\x0A\x0D\x09]{0,64}"
@@ -126,11 +129,12 @@ def of_schema(schema: dict[str, Any] | bool, options: StructuredOutputs | None =
     """The grammar of JSON that validates against `schema`.
 
     Raises:
-        RequestError: an object of it has more members than are compiled.
+        RequestError: it is larger than what is compiled.
     """
-    _check_members(schema)
+    check_schema(schema)
     if options is not None and options.disable_additional_properties:
         schema = _closed(schema)
+    schema = followed(schema)
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
     return json.dumps({"grammars": [{"json_schema": {**schema, "x-guidance": _whitespace(options)}}]})
@@ -144,8 +148,9 @@ def _whitespace(options: StructuredOutputs | None) -> dict[str, Any]:
 
 
 def of_regex(regex: str) -> str:
-    """The grammar of a text that matches `regex` from its first to its last character."""
-    return _lark(f"start: {_regex_literal(regex)}")
+    """The grammar of a text that matches `regex` from its first to its last character. Raises RequestError if it is long."""
+    check_literal(regex)
+    return _lark(f"start: {regex_literal(regex)}")
 
 
 def of_choices(choices: Sequence[str]) -> str:
@@ -156,7 +161,8 @@ def of_choices(choices: Sequence[str]) -> str:
         raise RequestError(f"it has {len(choices)} entries; at most {MAX_CHOICES} are compiled")
     if not all(choices):
         raise RequestError("an entry is empty: each needs at least one character")
-    return _lark("start: CHOICE\nCHOICE: " + " | ".join(map(_literal, dict.fromkeys(choices))))
+    check_literal(max(choices, key=len))
+    return _lark("start: CHOICE\nCHOICE: " + " | ".join(map(quoted, dict.fromkeys(choices))))
 
 
 def of_grammar(text: str) -> str:
@@ -171,6 +177,11 @@ def of_grammar(text: str) -> str:
         raise RequestError(f"it has {len(text)} characters; at most {MAX_GRAMMAR_CHARACTERS} are compiled")
     if text.startswith('{"grammars":'):  # what rendering makes of a constraint
         return text
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > MAX_LITERAL_CHARACTERS:
+        raise RequestError(
+            f"a line of it has {longest} characters; at most {MAX_LITERAL_CHARACTERS} are compiled: divide it"
+        )
     try:
         return _lark(any_to_lark(text))
     except Exception as error:  # the converter raises whatever its regular expressions run into
@@ -195,14 +206,14 @@ def structural_tag_grammar(tag: dict[str, Any], token_of: Callable[[str], int | 
         schema = structure.get("schema", {})
         if not isinstance(schema, (dict, bool)):
             raise RequestError(f"structures[{i}].schema is no JSON schema")
-        _check_members(schema)
-        content = "" if schema is True else f"%json {json.dumps(schema)}"
+        check_schema(schema)
+        content = "" if schema is True else f"%json {json.dumps(followed(schema))}"
         token = token_of(trigger)
-        rest = " ".join(part for part in (_literal(begin[len(trigger) :]), content, _literal(end)) if part != '""')
+        rest = " ".join(part for part in (quoted(begin[len(trigger) :]), content, quoted(end)) if part != '""')
         if token is not None:
             lines.append(f"tag{i}: TEXT <[{token}]> {rest}")
         else:
-            lines += [f"open{i}[lazy]: TEXT {_literal(trigger)}", f"tag{i}: open{i} {rest}"]
+            lines += [f"open{i}[lazy]: TEXT {quoted(trigger)}", f"tag{i}: open{i} {rest}"]
     return _lark("\n".join(lines))
 
 
@@ -215,17 +226,6 @@ def _text(structure: Any, name: str) -> str:
 
 def _lark(text: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": text}]})
-
-
-def _literal(text: str) -> str:
-    """A text as Lark writes it, which is as JSON does."""
-    return json.dumps(text)
-
-
-def _regex_literal(regex: str) -> str:
-    """A regular expression between slashes."""
-    inner = re.sub(r"\\.|/", lambda found: r"\/" if found[0] == "/" else found[0], regex, flags=re.DOTALL)
-    return "/" + inner.replace("\n", "\\n").replace("\r", "\\r") + "/"
 
 
 def _parsed(schema: SchemaSource) -> dict[str, Any] | bool:
@@ -248,19 +248,6 @@ def _object(value: dict[str, Any] | str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RequestError("it is an object")
     return found
-
-
-def _check_members(schema: Any) -> None:
-    """Raise RequestError if an object or a list in `schema` has more members than are compiled within a second."""
-    stack = [schema]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, (dict, list)):
-            if len(value) > MAX_SCHEMA_MEMBERS:
-                raise RequestError(
-                    f"a part of it has {len(value)} members; at most {MAX_SCHEMA_MEMBERS} are compiled: divide it"
-                )
-            stack += value.values() if isinstance(value, dict) else value
 
 
 def _closed(schema: Any) -> Any:
