@@ -44,10 +44,19 @@ class DeviceLostError(ExecutorError):
 
 
 class RequestError(OctavoError):
-    """A request is refused. `param` is the offending field's path, `status` the HTTP code."""
+    """A request is refused. `param` is the offending field's path, `status` the HTTP code, `type_` a type of its own."""
 
-    def __init__(self, message: str, param: str | None = None, *, status: int = 400, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        *,
+        status: int = 400,
+        code: str | None = None,
+        type_: str | None = None,
+    ) -> None:
         super().__init__(message)
+        self.type_ = type_
         self.param = param
         self.status = status
         self.code = code

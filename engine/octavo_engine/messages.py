@@ -39,6 +39,19 @@ class PoolingRequest(msgspec.Struct, frozen=True, tag="pool", kw_only=True, omit
     background: bool = False  # as in `EngineRequest`
 
 
+class AddAdapter(msgspec.Struct, frozen=True, tag="add_adapter", kw_only=True):
+    """Read a low-rank adapter and keep it for requests to come. Answered by an `AdapterLoaded`."""
+
+    adapter_id: int  # above 0, and never used before
+    path: str  # as the user wrote it: a folder, org/name, hf://…
+
+
+class RemoveAdapter(msgspec.Struct, frozen=True, tag="remove_adapter"):
+    """Free an adapter once the requests that were sent before this have ended."""
+
+    adapter_id: int
+
+
 class AbortRequests(msgspec.Struct, frozen=True, tag="abort"):
     """Finish these now and free their blocks; unknown ids are ignored."""
 
@@ -71,7 +84,18 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End now; the server has drained before it sends this."""
 
 
-Request = EngineRequest | PoolingRequest | AbortRequests | ResetPrefixCache | Pause | Resume | Vocabulary | Shutdown
+Request = (
+    EngineRequest
+    | PoolingRequest
+    | AddAdapter
+    | RemoveAdapter
+    | AbortRequests
+    | ResetPrefixCache
+    | Pause
+    | Resume
+    | Vocabulary
+    | Shutdown
+)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,6 +140,8 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     num_background_running: int = 0
     num_background_waiting: int = 0
     iteration_tokens: list[int] = []  # tokens scheduled in each step since the last message
+    running_adapters: list[int] = []
+    waiting_adapters: list[int] = []  # of requests that wait, and do not run for any
 
 
 class PoolingModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -165,6 +191,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     reason: str
 
 
+class AdapterLoaded(msgspec.Struct, frozen=True, tag="adapter_loaded", kw_only=True):
+    """The answer to an `AddAdapter`."""
+
+    adapter_id: int
+    problem: str | None = None  # why it can't be served, in a sentence; None: requests may name it
+
+
 class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
     """Sent after every step, and once a second while idle: it is also the heartbeat."""
 
@@ -174,4 +207,4 @@ class StepOutputs(msgspec.Struct, frozen=True, tag="outputs"):
     paused: bool = False
 
 
-Reply = Ready | Progress | Resolved | Failed | StepOutputs
+Reply = Ready | Progress | Resolved | Failed | AdapterLoaded | StepOutputs

@@ -6,13 +6,17 @@ import json
 import os
 import time
 from array import array
+from pathlib import Path
 
 import msgspec
 
 from octavo_engine.config import encode_files
-from octavo_engine.engine.engine_core import PROBE, EngineCore
+from octavo_engine.engine.engine_core import EngineCore
+from octavo_engine.engine.probe import PROBE
 from octavo_engine.errors import DeviceLostError, ModelLoadError
 from octavo_engine.messages import Progress, Resolved
+from octavo_engine.weights.adapter import Adapter
+from octavo_engine.weights.adapter_config import read_adapter_config
 from octavo_engine.weights.source import resolve
 from octavo_testing.fake_executor import FakeExecutor
 
@@ -52,6 +56,16 @@ class TroubledExecutor(FakeExecutor):
         return super().submit(step)
 
 
+def read_adapter(path, adapter_id):
+    """An adapter of any folder with a config of PEFT's: `FakeExecutor` draws other tokens for each id."""
+    config = Path(path) / "adapter_config.json"
+    if not config.is_file():
+        raise ModelLoadError(f"No adapter found for {path}: it has no adapter_config.json")
+    time.sleep(float(os.environ.get("FAKE_ADAPTER_SECONDS", "0")))
+    read_adapter_config(config)
+    return Adapter(adapter_id, ())
+
+
 def load(config, send):
     if "FAKE_LOAD_SECONDS" in os.environ:
         time.sleep(float(os.environ["FAKE_LOAD_SECONDS"]))
@@ -64,5 +78,9 @@ def load(config, send):
     # Blocks of one byte: as many as swap space usually holds would be billions.
     cache = msgspec.structs.replace(config.cache, swap_space_gib=0.0)
     config = msgspec.structs.replace(config, cache=cache)
-    engine = EngineCore(config, executor, None, lambda stage, seconds: send(Progress(stage, seconds)))
+    adapters = config.adapters
+    executor.max_loras, executor.max_cpu_loras = adapters.max_loras, adapters.max_cpu_loras
+    engine = EngineCore(
+        config, executor, None, lambda stage, seconds: send(Progress(stage, seconds)), read_adapter=read_adapter
+    )
     return engine, msgspec.structs.replace(engine.ready(), vocab_size=VOCABULARY)

@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from octavo_engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from octavo_engine.config import AdapterConfig, AdapterModule, CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from octavo_engine.core.capacity import sequence_bytes
 from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
-from octavo_engine.engine.engine_core import PROBE, EngineCore
+from octavo_engine.engine.engine_core import EngineCore
+from octavo_engine.engine.probe import PROBE
 from octavo_engine.executors.executor import Capabilities, Capacity, Executor, StepHandle
 from octavo_engine.messages import TokenLogprob
 from octavo_engine.sampling_params import SamplingParams
+from octavo_engine.weights.adapter import Adapter
 from octavo_models.spec import KVGroup, KVLayout
 
 MODULUS = (1 << 61) - 1
@@ -88,9 +90,16 @@ def core_over(
     caching: bool = True,
     swap_bytes: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    adapters: int = 3,
+    max_loras: int = 2,
+    max_cpu_loras: int = 4,
+    read_adapter: Callable[[str, int], Adapter] = lambda _path, adapter_id: Adapter(adapter_id, ()),
     **scheduler,
 ) -> EngineCore:
-    """An engine core whose blocks hold one sequence of `max_model_len` and `spare_bytes` more."""
+    """An engine core whose blocks hold one sequence of `max_model_len` and `spare_bytes` more.
+
+    It begins with adapters 1 to `adapters`, whose paths are their ids.
+    """
     settings = SchedulerConfig(**scheduler)
     needed = sequence_bytes(executor.layout, max_model_len, settings.max_num_batched_tokens)
     config = EngineConfig(
@@ -102,8 +111,15 @@ def core_over(
             swap_space_gib=swap_bytes / (1 << 30),
         ),
         scheduler=settings,
+        adapters=AdapterConfig(
+            enabled=True,
+            modules=tuple(AdapterModule(name=str(i), path=str(i)) for i in range(1, adapters + 1)),
+            max_loras=max_loras,
+            max_cpu_loras=max_cpu_loras,
+        ),
     )
-    return EngineCore(config, executor, clock=clock)
+    executor.max_loras, executor.max_cpu_loras = max_loras, max_cpu_loras
+    return EngineCore(config, executor, clock=clock, read_adapter=read_adapter)
 
 
 @dataclass(slots=True)
@@ -142,6 +158,9 @@ class FakeExecutor(Executor):
     num_moved: int = 0
     asynchronous: bool = False
     touched: bool = False
+    adapters: dict[int, Adapter] = field(default_factory=dict)
+    max_loras: int = 1
+    max_cpu_loras: int = 1
 
     def __post_init__(self) -> None:
         self.blocks: list[dict[int, list[int]]] = []
@@ -202,6 +221,9 @@ class FakeExecutor(Executor):
             self.on_submit(step)
         if self.max_tokens_at_once is not None and step.total_tokens > self.max_tokens_at_once:
             raise InjectedError(f"{step.total_tokens} tokens are too many")
+        adapters = {self.states[r].adapter_id for r in step.num_scheduled_tokens} - {0}
+        _require(adapters <= self.adapters.keys(), f"adapters {adapters - self.adapters.keys()} are not kept")
+        _require(len(adapters) <= self.max_loras, f"{len(adapters)} different adapters are in one step")
         written: set[tuple[int, int, int]] = set()
         for request_id, count in step.num_scheduled_tokens.items():
             failure = self.fails.get(request_id)
@@ -290,6 +312,17 @@ class FakeExecutor(Executor):
     def _top(self, token: int, count: int) -> list[tuple[int, float]]:
         """The `count` likeliest tokens: the one that was drawn, and those behind it in the vocabulary."""
         return [((token + i) % self.vocab_size, -1.0 - i) for i in range(min(count, self.vocab_size))]
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        _require(adapter.adapter_id > 0 and adapter.adapter_id not in self.adapters, "an adapter's id is its own")
+        _require(len(self.adapters) < self.max_cpu_loras, "one adapter too many is kept")
+        self.adapters[adapter.adapter_id] = adapter
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        in_flight = [step for step in self.steps if step.step_id in self._outputs]
+        states = [self.states.get(r) for step in in_flight for r in step.num_scheduled_tokens]
+        _require(all(s is None or s.adapter_id != adapter_id for s in states), "a step in flight has the adapter")
+        self.adapters.pop(adapter_id, None)
 
     def close(self) -> None:
         self.closed = True

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from octavo_engine import api_keys
+from octavo_engine.cli.adapter_flags import adapter_config
 from octavo_engine.cli.api_flags import api_config
 from octavo_engine.cli.device_defaults import DeviceDefaults, chosen_device, defaults_for
 from octavo_engine.cli.serve_flags import build_parser
@@ -60,7 +61,10 @@ def parse_with_notes(argv: Sequence[str]) -> tuple[EngineConfig, list[str]]:
     options, rest = parser.parse_known_args(tokens)
     if rest:
         raise ConfigError(_unknown(rest[0], parser))
-    return _compose(options), notes
+    config = _compose(options)
+    if config.adapters.runtime_updates and not config.adapters.enabled:
+        notes.append("adapters can't be loaded at run time without --enable-lora; it has no effect")
+    return config, notes
 
 
 def _dashed(token: str) -> str:
@@ -264,6 +268,7 @@ def _compose(options: argparse.Namespace) -> EngineConfig:
             root_path="/" + options.root_path.strip("/") if options.root_path.strip("/") else "",
         ),
         api=api_config(options),
+        adapters=adapter_config(options, names),
     )
 
 

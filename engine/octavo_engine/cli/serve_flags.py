@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from octavo_engine.cli.adapter_flags import add_adapter_flags
 from octavo_engine.cli.api_flags import add_api_flags
 from octavo_engine.cli.device_defaults import DEVICES, by_device, used_here
 from octavo_engine.cli.flag_values import (
@@ -383,6 +384,7 @@ GROUPS: Mapping[str, Callable[[argparse._ArgumentGroup], None]] = {
     "executor": _executor,
     "ranks": _ranks,
     "server": _server,
+    "adapters": add_adapter_flags,
     "API": add_api_flags,
     "TLS": add_tls_flags,
 }

@@ -196,20 +196,23 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
     ),
     **_note("one process serves HTTP, which is not what an engine waits for; it has no effect", "api-server-count"),
     **_note("each stage of the start is shown anyway; it has no effect", switches="use-tqdm-on-load"),
-    # Features to come
-    **_refuse(
-        "LoRA adapters are not served yet; merge the adapter into the model's weights",
-        "lora-modules",
-        "max-loras=1",
-        "max-lora-rank=16",
-        "max-cpu-loras",
-        "max-lora-cls-labels",
-        "lora-dtype=auto",
-        "lora-target-modules",
-        "default-mm-loras",
-        switches="enable-lora fully-sharded-loras enable-tower-connector-lora enable-moe-shared-loras "
-        "enable-mixed-moe-lora-format specialize-active-lora",
+    # Adapters
+    **_note("adapters are held in the model's own precision; it has no effect", "lora-dtype"),
+    **_note(
+        "how adapters are computed is not set by hand, and changes no answer; it has no effect",
+        switches="fully-sharded-loras specialize-active-lora",
     ),
+    **_refuse(
+        "an adapter is applied to all that it was trained for; leave it out",
+        "lora-target-modules",
+    ),
+    **_refuse(
+        "adapters of experts, of image encoders and of scores are not served; merge them into the model's weights",
+        "max-lora-cls-labels",
+        "default-mm-loras",
+        switches="enable-tower-connector-lora enable-moe-shared-loras enable-mixed-moe-lora-format",
+    ),
+    # Features to come
     **_refuse(
         "speculative decoding is not served yet; leave it out: the answers are the same",
         "speculative-config",

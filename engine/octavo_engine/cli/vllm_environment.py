@@ -18,7 +18,6 @@ SATISFIED = {"VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "VLLM_USAGE_SOURCE", "V
 # What they would have vLLM do, and why it is not done here.
 NOT_DONE = {
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "a context longer than the model's own is refused: its positions were never trained",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "no adapters are served yet; merge the adapter into the model's weights",
     "VLLM_CONFIGURE_LOGGING": "logging is always configured; --log-level critical silences it",
     "VLLM_LOGGING_CONFIG_PATH": "no code is loaded by name; --log-format json logs objects for a collector",
 }
@@ -44,6 +43,8 @@ def flags_of(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
             flags += _kv_space(name, value)
         elif name == "VLLM_SERVER_DEV_MODE":
             flags += _development(name, value)
+        elif name == "VLLM_ALLOW_RUNTIME_LORA_UPDATING":
+            flags += ["--enable-runtime-lora-updates"] if value.lower() in {"1", "true"} else []
         else:
             ignored.append(name)
     remarks = [f"the environment's {name} has no effect: {NOT_DONE[name]}" for name in ignored if name in NOT_DONE]

@@ -5,7 +5,7 @@ Owns their lives, from acceptance to the last output. Which of them run in a ste
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from octavo_engine.core.block_manager import Block, BlockManager
@@ -25,6 +25,7 @@ class RequestBook:
     def __init__(self, block_manager: BlockManager) -> None:
         self._block_manager = block_manager
         self._sequences: dict[str, Sequence] = {}  # accepted and not finished
+        self.adapters: Counter[int] = Counter()  # their number by adapter
         self.running: list[Sequence] = []  # in order
         self.waiting = WaitingQueue()
         self.steps: deque[StepInFlight] = deque()  # in flight, the older one first
@@ -56,6 +57,8 @@ class RequestBook:
     def accept(self, seq: Sequence) -> None:
         """Add a sequence, which waits from now on."""
         self._sequences[seq.request_id] = seq
+        if seq.adapter_id:
+            self.adapters[seq.adapter_id] += 1
         self.waiting.push(seq)
 
     def reject(self, request_id: str, problem: str) -> None:
@@ -203,6 +206,9 @@ class RequestBook:
         seq.status = Status.FINISHED
         self._running_is_stale = True
         del self._sequences[seq.request_id]
+        if seq.adapter_id:
+            self.adapters[seq.adapter_id] -= 1
+            self.adapters += Counter()  # drops those that have none
         if seq.in_executor:
             self._finished_ids.append(seq.request_id)
         self._block_manager.drop_swapped(seq)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from octavo_engine.core import background
+from octavo_engine.core.adapter_turns import AdapterTurns
 from octavo_engine.core.block_manager import BlockManager
 from octavo_engine.core.outputs import ContinuedRequest, NewRequest, SchedulerOutput
 from octavo_engine.core.prefill_shares import LEAST_CHUNK, prefill_share
@@ -66,6 +67,7 @@ class Scheduler:
         enable_prefix_caching: bool,
         num_host_blocks: tuple[int, ...] = (),
         swap_rule: SwapRule | None = None,
+        max_adapters: int = 1,
     ) -> None:
         self.block_manager = BlockManager(
             layout,
@@ -88,6 +90,7 @@ class Scheduler:
         )
         self._by_priority = config.policy == "priority"
         self._max_model_len = max_model_len
+        self._turns = AdapterTurns(max_adapters)
         self._arrivals = 0
         self._steps = 0
         self._queries = self._hits = self._preemptions = 0
@@ -122,6 +125,8 @@ class Scheduler:
         """The next step, or None if there is nothing to compute."""
         requests = self.requests
         assert requests.num_in_flight < 2, "two steps are in flight"
+        if requests.adapters:
+            self._turns.begin(requests.running, requests.waiting)
         running = requests.running
         parts: list[Part] = []
         budget = background.budget(self.pace, running, requests.waiting)
@@ -139,7 +144,7 @@ class Scheduler:
         while i < len(running) and budget > 0:
             seq = running[i]
             if seq.order[0] and not beside:  # the first one in the background
-                if requests.waiting.num_online:
+                if requests.waiting.num_next:
                     break
                 beside, budget = True, background.left(budget, len(parts))
                 continue
@@ -309,6 +314,9 @@ class Scheduler:
         iteration_tokens = list(self._iteration_tokens)
         self._iteration_tokens.clear()
         host = self.block_manager.host
+        adapters = (
+            {seq.adapter_id for seq in self.requests.running if seq.adapter_id} if self.requests.adapters else set()
+        )
         online, waiting = background.num_online(self.requests.running), self.requests.waiting
         return SchedulerStats(
             num_running=online,
@@ -322,6 +330,8 @@ class Scheduler:
             num_swapped=host.num_holders if host else 0,
             swap_usage=host.usage if host else 0.0,
             iteration_tokens=iteration_tokens,
+            running_adapters=sorted(adapters),
+            waiting_adapters=sorted(self.requests.adapters.keys() - adapters),
         )
 
     def _extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
@@ -374,6 +384,12 @@ class Scheduler:
         """
         first_budget = budget
         while budget > 0 and (seq := self.requests.waiting.first()) is not None:
+            if not self._turns.admits(seq, self._arrivals):
+                if self._turns.can_make_room(seq) and self._make_room(seq):
+                    self._turns.begin(self.requests.running, self.requests.waiting)
+                else:
+                    self.requests.waiting.park()
+                continue
             if len(self.requests.running) >= self._max_num_seqs:
                 if self._make_room(seq):
                     continue
@@ -421,6 +437,7 @@ class Scheduler:
                 seq.scheduled_at = time.monotonic()
             seq.status = Status.RUNNING
             bisect.insort(self.requests.running, seq, key=background.order)
+            self._turns.start(seq)
             found = self.block_manager.blocks_of(seq, 0, prefix.num_tokens)
             self._fill(seq, prefix.num_tokens + count)
             budget -= self._cost(seq, count)

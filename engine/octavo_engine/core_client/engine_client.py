@@ -23,6 +23,8 @@ from octavo_engine.core_client.start_watch import bytes_moved
 from octavo_engine.errors import ConfigError, EngineDeadError, QueueFullError, RequestError
 from octavo_engine.messages import (
     AbortRequests,
+    AdapterLoaded,
+    AddAdapter,
     EngineOutput,
     EngineRequest,
     Failed,
@@ -30,6 +32,7 @@ from octavo_engine.messages import (
     PoolingRequest,
     Progress,
     Ready,
+    RemoveAdapter,
     Reply,
     ResetPrefixCache,
     Resolved,
@@ -73,6 +76,7 @@ class EngineClient:
         self._observer: Observer
         self._streams: dict[str, OutputStream] = {}
         self._unstarted: dict[str, int] = {}  # request id to prompt tokens, until the first output; in order
+        self._loading: dict[int, asyncio.Future[str | None]] = {}  # adapters, until the core answers
         self._pace = QueuePace()
         self._num_sent = 0
         self._held: list[tuple[str, bytes]] | None = None  # while paused: requests that are not sent yet, by their ids
@@ -238,6 +242,31 @@ class EngineClient:
             self._send(vocabulary)
             self._poke()
 
+    async def load_adapter(self, adapter_id: int, path: str) -> str | None:
+        """Have the engine read an adapter for requests to come. The reason why it can't be served; None if it can.
+
+        Raises:
+            EngineDeadError: the core is gone.
+        """
+        if self.dead is not None:
+            raise self.dead
+        answer = self._loading[adapter_id] = asyncio.get_running_loop().create_future()
+        self._send(AddAdapter(adapter_id=adapter_id, path=path))
+        self._poke()
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:  # the client went away: no request will name the adapter
+            self.remove_adapter(adapter_id)
+            raise
+        finally:
+            self._loading.pop(adapter_id, None)
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        """Have the engine free an adapter once the requests that have it have ended."""
+        if self.dead is None:
+            self._send(RemoveAdapter(adapter_id))
+            self._poke()
+
     def reset_prefix_cache(self) -> None:
         """Drop the cached blocks that nothing uses."""
         if self.dead is None:
@@ -330,6 +359,10 @@ class EngineClient:
             self.last_heard = time.monotonic()
             if isinstance(message, StepOutputs):
                 self._dispatch(message)
+            elif isinstance(message, AdapterLoaded):
+                answer = self._loading.get(message.adapter_id)
+                if answer is not None and not answer.done():
+                    answer.set_result(message.problem)
             else:
                 self._started(message)
 
@@ -398,7 +431,7 @@ class EngineClient:
             self._observer.finished(request_id, "error", now)
         self._streams.clear()
         self._unstarted.clear()
-        for future in (self._files, self._ready):
+        for future in (self._files, self._ready, *self._loading.values()):
             if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # not every caller awaits both

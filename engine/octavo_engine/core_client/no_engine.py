@@ -106,6 +106,13 @@ class NoEngine:
     def resume(self) -> None:
         """Nothing was held back."""
 
+    async def load_adapter(self, adapter_id: int, path: str) -> str | None:  # noqa: ARG002
+        """Nothing generates with it."""
+        return "this server renders and derenders, and has no adapters: load it into a server of octavo serve"
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        """No adapter is kept."""
+
     def reset_prefix_cache(self) -> None:
         """Nothing is cached."""
 

@@ -64,6 +64,11 @@ class Constraints:
         return len(self._compiling)
 
     @property
+    def adapters(self) -> set[int]:
+        """The adapters of the requests that wait for their grammar."""
+        return {request.adapter_id for request, _ in self._compiling.values() if request.adapter_id}
+
+    @property
     def has_compiled(self) -> bool:
         """True if `take_compiled` would return a request."""
         return any(future.done() for _, future in self._compiling.values())

@@ -31,6 +31,8 @@ from octavo_engine.errors import ExecutorError, OctavoError, described
 from octavo_engine.heartbeat import Heartbeat
 from octavo_engine.messages import (
     AbortRequests,
+    AdapterLoaded,
+    AddAdapter,
     EngineOutput,
     EngineRequest,
     Failed,
@@ -38,6 +40,7 @@ from octavo_engine.messages import (
     PoolingRequest,
     Progress,
     Ready,
+    RemoveAdapter,
     Reply,
     Request,
     ResetPrefixCache,
@@ -50,6 +53,7 @@ from octavo_engine.messages import (
 from octavo_models.errors import ModelError
 
 HEARTBEAT_MS = 1000
+READING_MS = 20  # between two looks for an adapter that a thread reads
 COMPILING_MS = 2  # between two looks for a grammar that a thread compiles
 INTAKE_BYTES = 256 * 1024  # of requests between two steps: tens of thousands of prompt tokens, and one request at least
 # Plain ints: the enumerations cost more than the call.
@@ -76,6 +80,15 @@ class SteppedEngine(Protocol):
 
     @property
     def is_compiling(self) -> bool: ...
+
+    @property
+    def is_reading(self) -> bool: ...
+
+    def add_adapter(self, request: AddAdapter) -> None: ...
+
+    def remove_adapter(self, adapter_id: int) -> None: ...
+
+    def settle_adapters(self) -> list[AdapterLoaded]: ...
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None: ...
 
@@ -153,11 +166,14 @@ class CoreProcess:
         poller.register(self._parent, zmq.POLLIN)
         while True:
             if self._paused or not engine.has_work:
-                ready = dict(poller.poll(COMPILING_MS if engine.is_compiling else HEARTBEAT_MS))
+                soon = COMPILING_MS if engine.is_compiling else READING_MS if engine.is_reading else HEARTBEAT_MS
+                ready = dict(poller.poll(soon))
                 if self._parent.fileno() in ready:
                     return  # end of file: the API server is gone
             if not self._drain(engine):
                 return
+            for reply in engine.settle_adapters() if engine.is_reading else ():
+                self.send(reply)
             outputs = engine.step() if engine.has_work and not self._paused else []
             self.send(StepOutputs(outputs, engine.stats(), self._num_received, self._paused))
 
@@ -173,6 +189,10 @@ class CoreProcess:
                 engine.add(request)
             elif isinstance(request, AbortRequests):
                 engine.abort(request.request_ids)
+            elif isinstance(request, AddAdapter):
+                engine.add_adapter(request)
+            elif isinstance(request, RemoveAdapter):
+                engine.remove_adapter(request.adapter_id)
             elif isinstance(request, ResetPrefixCache):
                 engine.reset_prefix_cache()
             elif isinstance(request, Pause | Resume):

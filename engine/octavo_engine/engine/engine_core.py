@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from octavo_engine.core.outputs import KVOps, NewRequest, SchedulerOutput, StepOutput
+from octavo_engine.core.outputs import SchedulerOutput, StepOutput
 from octavo_engine.core.rejections import GENERATES, POOLS, ids_outside_of
 from octavo_engine.core.scheduler import Scheduler
 from octavo_engine.core.swapping import SwapRule
+from octavo_engine.engine.adapters import Adapters, Read
 from octavo_engine.engine.constraints import Constraints
 from octavo_engine.engine.kv_sizing import (
     GIB,
+    adapter_bytes_of,
     check_max_model_len,
     check_memory,
     is_promised,
@@ -33,8 +35,13 @@ from octavo_engine.engine.kv_sizing import (
     swap_bytes_of,
 )
 from octavo_engine.engine.pooling_model import pooling_of
-from octavo_engine.errors import DeviceLostError, OctavoError, OutOfMemoryError, described
+from octavo_engine.engine.probe import run_nothing
+from octavo_engine.engine.shared_lists import SharedLists
+from octavo_engine.engine.swap_probe import block_seconds
+from octavo_engine.errors import DeviceLostError, OctavoError, OutOfMemoryError
 from octavo_engine.messages import (
+    AdapterLoaded,
+    AddAdapter,
     EngineOutput,
     EngineRequest,
     PoolingRequest,
@@ -42,7 +49,6 @@ from octavo_engine.messages import (
     SchedulerStats,
     Vocabulary,
 )
-from octavo_engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
@@ -62,14 +68,11 @@ class Launched:
     sampled: bool = False
 
 
-PROBE = ""  # the id of the core's own request: no client's is empty
-PROBED_BLOCKS = 16  # of each group, to learn what a swap takes
-
-
 class EngineCore:
     """A loaded model with its requests.
 
     `on_stage(stage, seconds)` is called after each part of the start, with words for a person. `clock` measures steps.
+    `read_adapter` reads what low-rank adapters are made of; None: there are none.
 
     Raises:
         ConfigError: the KV cache can't be had, or the model's length does not fit.
@@ -83,6 +86,7 @@ class EngineCore:
         spec: Model | None = None,
         on_stage: Callable[[str, float], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        read_adapter: Read | None = None,
     ) -> None:
         self._executor = executor
         self._clock = clock
@@ -90,6 +94,7 @@ class EngineCore:
         self._on_stage = on_stage
         self._vocab_size = spec.vocab_size if spec else None
         self._pooling = pooling_of(spec)
+        self._adapters = Adapters(executor, config.adapters, read_adapter)
         start = time.perf_counter()
         check_max_model_len(config, spec)
         capacity = executor.load()
@@ -97,16 +102,19 @@ class EngineCore:
         self._layout = capacity.layout
         has_kv = bool(self._layout.groups)  # a model that pools has none
         swap_bytes = swap_bytes_of(config, capacity) if has_kv and executor.capabilities.swapping else 0
-        kv_bytes = kv_bytes_of(config, capacity, swap_bytes) if has_kv else 0
+        kept = swap_bytes + adapter_bytes_of(config, capacity, spec)
+        kv_bytes = kv_bytes_of(config, capacity, kept) if has_kv else 0
         self.max_model_len = max_model_len_of(config, capacity, kv_bytes, spec)
         self.num_blocks = num_blocks_of(config, capacity, kv_bytes, self.max_model_len)
         self.num_host_blocks = num_host_blocks_of(swap_bytes, self.num_blocks, self.kv_cache_bytes)
         executor.limit_length(self.max_model_len)
         executor.init_kv(self.num_blocks, self.num_host_blocks)
         if has_kv and capacity.kv_bytes is None and is_promised(config):
-            check_memory(self.kv_cache_bytes + swap_bytes, capacity)
+            check_memory(self.kv_cache_bytes + kept, capacity)
             executor.touch_kv()
-        self._swap_rule = SwapRule(self._block_seconds(), config.scheduler.max_step_seconds)
+        self._swap_rule = SwapRule(
+            block_seconds(executor, self.num_blocks, self.num_host_blocks), config.scheduler.max_step_seconds
+        )
         if has_kv:
             self._stage(f"allocated {self.kv_cache_bytes / GIB:.2f} GiB of KV blocks", start)
         self._scheduler = Scheduler(
@@ -117,15 +125,20 @@ class EngineCore:
             enable_prefix_caching=config.cache.enable_prefix_caching,
             num_host_blocks=self.num_host_blocks,
             swap_rule=self._swap_rule,
+            max_adapters=config.adapters.max_loras,
         )
         asynchronous = executor.capabilities.asynchronous and config.scheduler.async_scheduling
         self._ahead = 1 if asynchronous else 0  # steps that may be in flight when `step` returns
         self._in_flight: deque[Launched] = deque()
         self._landed_at = 0.0
         self._busy = False  # there has been work ever since
-        self._last_sampling: SamplingParams | None = None
+        self._lists = SharedLists()
         self._careful: set[str] = set()  # while one of these requests lives, no step is in flight between calls
         self._constraints = Constraints(self._vocab_size)
+        if config.adapters.modules:
+            start = time.perf_counter()
+            self._adapters.load(module.path for module in config.adapters.modules)
+            self._stage(f"loaded {len(config.adapters.modules)} adapters", start)
         self._probes = (1, 2) if config.scheduler.max_num_batched_tokens > 1 else (1,)
 
     @property
@@ -154,6 +167,11 @@ class EngineCore:
         """True if there will be work without another call."""
         return self._constraints.num_compiling > 0
 
+    @property
+    def is_reading(self) -> bool:
+        """True if an adapter is being read, or waits for requests to end."""
+        return self._adapters.is_reading
+
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Take the tokens that grammars are about."""
         self._constraints.set_vocabulary(vocabulary)
@@ -162,7 +180,9 @@ class EngineCore:
         """Accept a request; if it can't be served, the next `step` returns its error."""
         problem = self._problem(request)
         if isinstance(request, EngineRequest):
-            self._share_lists(request.sampling)
+            self._lists.share(request.sampling)
+            if problem is None and request.adapter_id and self._adapters.hold(request):
+                return
         if problem is None and isinstance(request, EngineRequest) and request.sampling.grammar:
             self._constraints.compile(request)
         else:
@@ -171,8 +191,28 @@ class EngineCore:
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now; the next `step` returns their last outputs. Unknown ids are ignored."""
         for request_id in request_ids:
-            if not self._constraints.discard(request_id):
+            if not (self._constraints.discard(request_id) or self._adapters.discard(request_id)):
                 self._scheduler.requests.abort(request_id)
+
+    def add_adapter(self, request: AddAdapter) -> None:
+        """Begin to read an adapter."""
+        self._adapters.add(request)
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        """Free an adapter once its requests have ended; no further one may name it."""
+        self._adapters.remove(adapter_id)
+
+    def settle_adapters(self) -> list[AdapterLoaded]:
+        """Hand over adapters that were read, and free those that are used no more. The answers to `add_adapter`.
+
+        Raises:
+            DeviceLostError: the process must end.
+        """
+        used = self._scheduler.requests.adapters.keys() | self._constraints.adapters
+        replies = self._adapters.settle(used, [launched.step.step_id for launched in self._in_flight])
+        for request in self._adapters.take_ready():
+            self.add(request)
+        return replies
 
     def step(self) -> list[EngineOutput]:
         """Launch a step, if there is anything to compute; what came of it, or of the one before, for each request.
@@ -203,7 +243,7 @@ class EngineCore:
         return outputs
 
     def stats(self) -> SchedulerStats:
-        stats, waiting = self._scheduler.stats(), self._constraints.num_compiling
+        stats, waiting = self._scheduler.stats(), self._constraints.num_compiling + self._adapters.num_waiting
         return msgspec.structs.replace(stats, num_waiting=stats.num_waiting + waiting) if waiting else stats
 
     def beat_into(self, beats: memoryview) -> None:
@@ -219,6 +259,7 @@ class EngineCore:
         self._scheduler.block_manager.check()
 
     def close(self) -> None:
+        self._adapters.close()
         self._constraints.close()
         self._executor.close()
 
@@ -235,8 +276,8 @@ class EngineCore:
             return ids_outside_of(request, self._vocab_size)
         if self._pooling is not None:
             return POOLS
-        if request.adapter_id and not self._executor.capabilities.adapters:
-            return "this engine serves no adapters: ask for the base model"
+        if request.adapter_id and (refusal := self._adapters.problem(request.adapter_id)) is not None:
+            return refusal
         sampling = request.sampling
         if not self._executor.capabilities.grammar_masks:
             if sampling.grammar:
@@ -244,14 +285,6 @@ class EngineCore:
             if sampling.thinking is not None:
                 return "this engine can't force a token: leave out thinking_token_budget"
         return ids_outside_of(request, self._vocab_size)
-
-    def _share_lists(self, sampling: SamplingParams) -> None:
-        """Hold the long lists of the choices of one request, which come one after another, only once."""
-        last, self._last_sampling = self._last_sampling, sampling
-        for name in ("allowed_token_ids", "bad_words", "logit_bias", "grammar") if last is not None else ():
-            held = getattr(last, name)
-            if held and held == getattr(sampling, name):
-                msgspec.structs.force_setattr(sampling, name, held)
 
     def _launch(self, step: SchedulerOutput, start: float) -> list[EngineOutput]:
         """Launch a step that began at `start`; what came of the one before, if a grammar needs its tokens first."""
@@ -395,40 +428,8 @@ class EngineCore:
             merged.pooled.update(result.pooled)
             undrawable += result.undrawable
         if num_failed and not num_run:
-            self._run_nothing()
+            run_nothing(self._execute, self._layout, self._probes, pools=self._pooling is not None)
         return replace(merged, undrawable=tuple(undrawable))
-
-    def _run_nothing(self) -> None:
-        """Run two prompts of the core's own over the null block, once each request of a step has failed alone: of one
-        token, as decodes are, and of two where a step has as many, for either kind is launched in a way of its own.
-
-        Raises:
-            DeviceLostError: one fails too, so no request can be served.
-        """
-        pools = self._pooling is not None
-        try:
-            for length in self._probes:
-                null = tuple([0] * -(-length // self._layout.block_size) for _ in self._layout.groups)
-                new = NewRequest(PROBE, [0] * length, SamplingParams(max_tokens=1, temperature=0.0), null, 0)
-                drawn = {} if pools else {PROBE: 1}
-                self._execute(SchedulerOutput(-1, (new,), (), {PROBE: length}, drawn, frozenset(drawn)))
-                self._execute(SchedulerOutput(-1, (), (), {}, {}, frozenset(), finished_ids=(PROBE,)))
-        except DeviceLostError:
-            raise
-        except Exception as error:
-            raise DeviceLostError(f"no request can be run any more: {described(error)}") from error
-
-    def _block_seconds(self) -> list[float]:
-        """Seconds that a block of each group takes to host memory and back, measured on blocks that are not in use yet."""
-        seconds = []
-        for group, counts in enumerate(zip(self.num_blocks, self.num_host_blocks, strict=False)):
-            moves = tuple((group, block, block) for block in range(1, min(*counts, PROBED_BLOCKS + 1)))
-            there_and_back = KVOps(swap_in=moves, swap_out=moves)
-            self._executor.move_blocks(there_and_back)  # touches the memory for the first time
-            start = time.perf_counter()
-            self._executor.move_blocks(there_and_back)
-            seconds.append((time.perf_counter() - start) / max(1, len(moves)))
-        return seconds
 
     def _stage(self, stage: str, start: float) -> float:
         now = time.perf_counter()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from octavo_engine.core.capacity import longest_sequence, split_blocks, split_capacity
 from octavo_engine.core.memory_limit import available_memory, container_limit
 from octavo_engine.errors import ConfigError
+from octavo_models.adapter_modules import adapter_elements
+from octavo_models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from octavo_engine.config import EngineConfig
@@ -53,8 +55,23 @@ def swap_bytes_of(config: EngineConfig, capacity: Capacity) -> int:
     return int(asked * GIB)
 
 
-def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> int:
-    """Bytes for KV blocks: what the user said, what the executor found, or a share of the container's memory."""
+def adapter_bytes_of(config: EngineConfig, capacity: Capacity, spec: Model | None) -> int:
+    """Bytes for low-rank adapters on a CPU, as many and of as high a rank as they may be. A GPU's are the executor's own.
+
+    They are held as KV elements are: in float32 for a model in float32, else in bfloat16.
+    """
+    if not config.adapters.enabled or capacity.kv_bytes is not None or not isinstance(spec, ModelSpec):
+        return 0
+    plain = spec.dtype == "float32" and spec.quantization is None
+    size = 4 if config.model.dtype == "float32" or (config.model.dtype == "auto" and plain) else 2
+    return size * config.adapters.max_cpu_loras * adapter_elements(spec, config.adapters.max_lora_rank)
+
+
+def kv_bytes_of(config: EngineConfig, capacity: Capacity, kept_bytes: int) -> int:
+    """Bytes for KV blocks: what the user said, what the executor found, or a share of the container's memory.
+
+    `kept_bytes` are those of swap space and adapters on a CPU.
+    """
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
         return 0  # blocks are counted instead
@@ -67,13 +84,17 @@ def kv_bytes_of(config: EngineConfig, capacity: Capacity, swap_bytes: int) -> in
         return min(MODEST_KV_BYTES, int(available_memory() * MODEST_SHARE) or MODEST_KV_BYTES) // capacity.sharers
     # The weights have been read and packed, but the control group's counter may lag behind.
     taken = max(container.used, capacity.weight_bytes)
-    left = int(container.limit * cache.gpu_memory_utilization) - taken - swap_bytes * capacity.sharers
+    left = int(container.limit * cache.gpu_memory_utilization) - taken - kept_bytes * capacity.sharers
     if left <= 0:
         raise ConfigError(
             f"no memory is left for the KV cache: the container's limit is {container.limit / GIB:.2f} GiB, of which "
             f"--gpu-memory-utilization allows {cache.gpu_memory_utilization:.0%}, and {taken / GIB:.2f} GiB are taken "
             "(weights included)"
-            + (f", and {swap_bytes * capacity.sharers / GIB:.2f} GiB are --swap-space" if swap_bytes else "")
+            + (
+                f", and {kept_bytes * capacity.sharers / GIB:.2f} GiB are --swap-space and adapters"
+                if kept_bytes
+                else ""
+            )
             + ": raise the limit, or choose a smaller model"
         )
     return left // capacity.sharers

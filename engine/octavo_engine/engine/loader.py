@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import msgspec
@@ -18,6 +19,7 @@ from octavo_engine.engine.engine_core import EngineCore
 from octavo_engine.errors import ConfigError, ModelLoadError
 from octavo_engine.executors import create_executor, executor_name, require_device
 from octavo_engine.messages import Progress, Ready, Reply, Resolved
+from octavo_engine.weights.adapter_source import load_adapter
 from octavo_engine.weights.model_spec import read_spec
 from octavo_engine.weights.source import resolve
 from octavo_models.errors import UnsupportedModelError
@@ -48,7 +50,13 @@ def load(config: EngineConfig, send: Callable[[Reply], None]) -> tuple[EngineCor
     executor = create_executor(config, spec, files)
     kind = executor.capabilities.name.partition(" ")[0]
     send(Progress(f"prepared the {kind} executor", time.perf_counter() - start))
-    engine = EngineCore(config, executor, spec, lambda stage, seconds: send(Progress(stage, seconds)))
+    engine = EngineCore(
+        config,
+        executor,
+        spec,
+        lambda stage, seconds: send(Progress(stage, seconds)),
+        read_adapter=partial(load_adapter, spec, config.adapters) if isinstance(spec, ModelSpec) else None,
+    )
     return engine, msgspec.structs.replace(engine.ready(), vocab_size=spec.vocab_size)
 
 

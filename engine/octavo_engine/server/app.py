@@ -15,6 +15,7 @@ from octavo_engine.server.context import CONTEXT, ServerContext
 from octavo_engine.server.cross_origin import CrossOrigin
 from octavo_engine.server.http_series import note_response
 from octavo_engine.server.intake.admission import COUNTED, REQUEST_ID, SHARE, request_id
+from octavo_engine.server.routes.adapters import load_adapter, unload_adapter
 from octavo_engine.server.routes.batched_chats import batched_chats
 from octavo_engine.server.routes.chat_completions import chat_completions
 from octavo_engine.server.routes.completions import completions
@@ -83,6 +84,10 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/systemone", decisions),
     ("POST", "/invocations", invocations),
 )
+ADAPTER_ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/v1/load_lora_adapter", load_adapter),
+    ("POST", "/v1/unload_lora_adapter", unload_adapter),
+)
 DEVELOPMENT_ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/pause", pause),
     ("POST", "/resume", resume),
@@ -111,6 +116,8 @@ def build_app(context: ServerContext) -> web.Application:
     app[CONTEXT] = context
     api = context.config.api
     routes = [*ROUTES, *(DEVELOPMENT_ROUTES if api.development else ())]
+    if context.config.adapters.enabled and context.config.adapters.runtime_updates:
+        routes += ADAPTER_ROUTES
     if api.tokenizer_info:
         routes.append(("GET", "/tokenizer_info", tokenizer_info))
     for prefix in dict.fromkeys(("", server.root_path)):

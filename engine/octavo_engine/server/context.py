@@ -23,6 +23,7 @@ from octavo_engine.server.intake.request_body import BodyBudget
 from octavo_engine.server.metrics import Metrics
 from octavo_engine.server.pools import Kind, Pools, give_memory_back
 from octavo_engine.server.running import Running
+from octavo_engine.server.served_adapters import ServedAdapters
 from octavo_engine.server.stored_responses import StoredResponses
 from octavo_engine.server.turns import Turns
 from octavo_engine.text.answer_format import AnswerFormat
@@ -55,6 +56,7 @@ class ServerContext:
     turns: Turns = field(default_factory=Turns)
     running: Running = field(default_factory=Running)
     responses: StoredResponses = field(default_factory=StoredResponses)
+    adapters: ServedAdapters = field(init=False)
     limits: Limits = field(init=False)
     bodies: BodyBudget = field(init=False)
     draining: bool = False
@@ -71,6 +73,10 @@ class ServerContext:
     """The tokens that end an answer, unless its request brings a template of its own."""
 
     def __post_init__(self) -> None:
+        self.adapters = ServedAdapters(self.config.model, self.config.adapters, self.client)
+        if self.config.adapters.enabled:
+            self.metrics.max_adapters = self.config.adapters.max_loras
+            self.metrics.adapter_name = self.adapters.name_of
         self.limits = limits_of(self.config, self.max_model_len)
         self.bodies = BodyBudget(self.limits.all_body_bytes)
         self.seeds = random.Random(self.config.model.seed)
@@ -98,11 +104,15 @@ class ServerContext:
         """The name to answer with. Raises RequestError (404) for a model that isn't served."""
         if not model:
             return self.names[0]
-        if model not in self.names:
-            raise RequestError(
-                f"The model `{model}` does not exist; this server has {', '.join(self.names)}", "model", status=404
-            )
+        if model not in self.names and self.adapters.get(model) is None:
+            names = ", ".join((*self.names, *(adapter.name for adapter in self.adapters.all())))
+            raise RequestError(f"The model `{model}` does not exist; this server has {names}", "model", status=404)
         return model
+
+    def adapter_id(self, model: str) -> int:
+        """The adapter that a name of `check_model` stands for; 0: none. Raises as that if it was unloaded since."""
+        adapter = self.adapters.get(self.check_model(model))
+        return 0 if adapter is None else adapter.adapter_id
 
     async def encode(self, texts: Sequence[str], param: str, *, add_special_tokens: bool) -> list[list[int]]:
         """Token ids of each text; long texts are tokenized in a thread, so that streams continue.

@@ -254,17 +254,19 @@ def start(
     prompts: Sequence[Prompt],
     arrived: float,
     salt: str,
+    model: str,
     reading: AnswerReading | None = None,
 ) -> Generation:
     """Submit a sequence for each choice of each prompt. They share cached prefixes with requests of the same `salt` only.
 
-    `reading` is how their answers are read; None: their text is content.
+    `model` is the name that `check_model` gave; `reading` is how their answers are read; None: their text is content.
 
     Raises:
-        RequestError: a stop string can't be honoured, or the queue is full.
+        RequestError: a stop string can't be honoured, the model's adapter was unloaded, or the queue is full.
         EngineDeadError: the engine is gone.
     """
     choices = choices_of(context, body, prompts, reading, stop_strings(context, body))
+    adapter_id = context.adapter_id(model)
     sampling = [params for prompt in prompts for params in prompt.sampling]
     requests = [
         EngineRequest(
@@ -274,6 +276,7 @@ def start(
             arrival_time=arrived,
             priority=body.priority,
             cache_salt=salt,
+            adapter_id=adapter_id,
         )
         for (request_id, choice), params in zip(choices.items(), sampling, strict=True)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -61,6 +61,8 @@ class Metrics:
         self._cache_info: dict[str, str] | None = None
         self._window: deque[tuple[float, float, float]] = deque()  # time, prompt and generation tokens until then
         self.num_http_requests = 0  # being served now, for /load
+        self.max_adapters = 0  # in one step; 0: none are served
+        self.adapter_name: Callable[[int], str | None] = lambda _adapter_id: None
 
         self.prompt_tokens = Counter("vllm:prompt_tokens", "Prompt tokens processed.")
         self.generation_tokens = Counter("vllm:generation_tokens", "Tokens generated.")
@@ -256,6 +258,8 @@ class Metrics:
         for state in ("weights_offloaded", "discard_all"):
             sleep.add_metric([*labels.values(), state], 0)  # type: ignore[attr-defined]
         yield sleep
+        if self.max_adapters:
+            yield self._adapter_requests(stats)
         yield gauge("vllm:kv_cache_usage_perc", "KV blocks in use, 0 to 1.", stats.kv_usage, labels)
         if self._cache_info is not None:
             yield gauge("vllm:cache_config_info", "The KV cache.", 1, {**self._cache_info, "engine": "0"})
@@ -284,6 +288,19 @@ class Metrics:
         yield self.loop.delays.family(labels)
         yield from self.http.collect()
         yield from self._removed(stats)
+
+    def _adapter_requests(self, stats: SchedulerStats) -> Metric:
+        """The adapters of requests, as labels; the value is the time, as in vLLM."""
+        running, waiting = (
+            ",".join(filter(None, map(self.adapter_name, ids)))
+            for ids in (stats.running_adapters, stats.waiting_adapters)
+        )
+        labels = {
+            "max_lora": str(self.max_adapters),
+            "waiting_lora_adapters": waiting,
+            "running_lora_adapters": running,
+        }
+        return gauge("vllm:lora_requests_info", "Adapters of running and of waiting requests.", time.time(), labels)
 
     def _histograms(self) -> tuple[Histogram, ...]:
         return (

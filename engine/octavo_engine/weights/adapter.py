@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What an adapter adds to the product of one weight: `y += b @ (a @ x)`, for each token x.
+    """The term that an adapter adds to the product of one weight: `y += b @ (a @ x)`, for each token x.
 
     `weight` is the canonical name of a matrix, such as `layers.3.q`, of the shape [out_features, in_features]. `a` is
     [rank, in_features]; `b` is [out_features, rank], its rows in the weight's canonical order (`Weight.transform` is

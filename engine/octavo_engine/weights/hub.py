@@ -45,6 +45,8 @@ CONNECTIONS = 4
 # Where images that run as root have it, vLLM's among them: Deployments written for them mount their volume there.
 HOME_OF_ROOT = Path("/root/.cache/huggingface/hub")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SMALL_FILES = {
     "added_tokens.json",
     "chat_template.jinja",
@@ -71,6 +73,15 @@ def fetch_from_hub(name: str, model: ModelConfig, report: Report) -> ModelFiles:
         ModelLoadError: there is no such model or revision, it is gated, or the hub can't be reached and the cache
             lacks it; says what to do.
     """
+    return _named(_Fetch, name, model, report).files()
+
+
+def fetch_adapter_from_hub(name: str, model: ModelConfig, report: Report) -> Path:
+    """The folder with a low-rank adapter of that name. Raises as `fetch_from_hub`."""
+    return _named(_AdapterFetch, name, model, report).files().folder
+
+
+def _named(fetch: type[_Fetch], name: str, model: ModelConfig, report: Report) -> _Fetch:
     repo, _, at = name.partition("@")
     if at and model.revision and at != model.revision:
         raise ModelLoadError(f"hf://{name}: --revision says {model.revision}; name one revision")
@@ -82,7 +93,7 @@ def fetch_from_hub(name: str, model: ModelConfig, report: Report) -> ModelFiles:
             f"hf://{repo}: there is no folder for the hub's models: this user has no home; set HF_HOME to a folder "
             "that can be written"
         )
-    return _Fetch(repo, revision, model, report).files()
+    return fetch(repo, revision, model, report)
 
 
 class _Fetch:
@@ -291,6 +302,30 @@ class _Fetch:
         return (
             f"{where}: it is not in the cache at {constants.HF_HUB_CACHE}, "
             f"and {constants.ENDPOINT} can't be reached: {first_line(error)}"
+        )
+
+
+class _AdapterFetch(_Fetch):
+    """Fetches an adapter's two files; others of its repository are its training's."""
+
+    def _of_snapshot(self, cache: Path) -> ModelFiles:
+        return self._in_folder(cache / "snapshots" / str(self.commit))
+
+    def _download(self, names: Sequence[str]) -> ModelFiles:
+        progress = _progress_class(f"hf://{self.repo}", self.report)
+        absent = next((name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if name not in names), None)
+        if absent is not None:
+            raise ModelLoadError(
+                f"No adapter found for hf://{self.repo}: the repository has no {absent}; pickled weights (.bin) are not read"
+            )
+        return self._in_folder(self._get_all((ADAPTER_CONFIG, ADAPTER_WEIGHTS), progress)[0].parent)
+
+    def _in_folder(self, folder: Path) -> ModelFiles:
+        config, weights = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
+        if not (config.is_file() and weights.is_file()):
+            raise ModelLoadError(f"No adapter found for hf://{self.repo}: {folder} is not whole")
+        return ModelFiles(
+            folder=folder, config=config, weights=(weights,), weights_format="safetensors", tokenizer=None
         )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from octavo_engine.executors.native import _native
+    from octavo_engine.weights.adapter import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,13 @@ class NativeExecutor(Executor):
     def capabilities(self) -> Capabilities:
         threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
         isa = next(name for name, number in self._native.ISAS.items() if number == self._isa)
-        return Capabilities(name=f"native {isa}, {threads}", grammar_masks=True, swapping=True, pooling=True)
+        return Capabilities(
+            name=f"native {isa}, {threads}",
+            grammar_masks=True,
+            swapping=True,
+            pooling=True,
+            adapters=self._spec.pooling is None,
+        )
 
     def load(self) -> Capacity:
         block_size = self._config.cache.block_size
@@ -207,6 +214,22 @@ class NativeExecutor(Executor):
         assert output.step_id == handle.step_id
         return output
 
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Pack the adapter's factors as the KV blocks' elements are: float32 where they are, else bfloat16."""
+        parts = [(part.weight, part.a, part.b) for part in adapter.parts]
+        try:
+            self._loaded().add_adapter(adapter.adapter_id, parts)
+        except ValueError as error:
+            raise ExecutorError(f"the native executor can't run this adapter: {error}") from error
+        except MemoryError as error:
+            raise ExecutorError(
+                "this machine has too little memory for the adapter: unload another one, or lower --max-cpu-loras or the "
+                "KV cache's size at the next start"
+            ) from error
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        self._loaded().remove_adapter(adapter_id)
+
     def logits(self) -> NDArray[np.float32]:
         """Raw logits of the rows that draw, between `submit` and `sample`: [rows, vocab], in the batch's order."""
         return self._loaded().logits()
@@ -234,6 +257,12 @@ class NativeExecutor(Executor):
         try:
             sampling = native_sampling(self._native, new.sampling)
             slot = decoder.add_request(new.token_ids, new.output_token_ids, sampling, new.second_segment)
+            if new.adapter_id:
+                try:
+                    decoder.set_adapter(slot, new.adapter_id)
+                except ValueError:
+                    decoder.remove_request(slot)
+                    raise
         except (ValueError, TypeError) as error:
             self._refused[new.request_id] = str(error)
             return

@@ -57,7 +57,8 @@ def error_body(error: Exception) -> Error:
     status, message = status_and_message(error)
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) and error.code else status
-    return Error(ErrorBody(message, TYPES.get(status, "InternalServerError"), param, code))
+    own = error.type_ if isinstance(error, RequestError) else None
+    return Error(ErrorBody(message, own or TYPES.get(status, "InternalServerError"), param, code))
 
 
 def error_response(error: Exception, headers: Mapping[str, str] | None = None, *, path: str = "") -> web.Response:

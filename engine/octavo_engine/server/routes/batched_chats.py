@@ -43,7 +43,7 @@ async def batched_chats(request: web.Request) -> web.StreamResponse:
     check_num_tokens(context, [prompt.token_ids for prompt in prompts], 1)
     chat = chats[0]
     reading, role = answer_reading(context, chat, NO_TOOLS), response_role(context, chat)
-    generation = start(context, chat, prompts, arrived, cache_salt(request, chat), reading)
+    generation = start(context, chat, prompts, arrived, cache_salt(request, chat), model, reading)
     body.messages = []
     for chat in chats:
         chat.messages = []  # the engine has the tokens: free the memory

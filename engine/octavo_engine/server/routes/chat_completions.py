@@ -40,7 +40,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     use = tool_use(context, body)
     prompts = await prepare(context, body, use)
     reading = answer_reading(context, body, use)
-    generation = start(context, body, prompts, arrived, cache_salt(request, body), reading)
+    generation = start(context, body, prompts, arrived, cache_salt(request, body), model, reading)
     role = response_role(context, body)
     body.messages = []  # the engine has the tokens: free the memory
     body.tools = body.documents = body.chat_template_kwargs = None

@@ -31,7 +31,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, CompletionBody)
     model = context.check_model(body.model)
     prompts = await prepare(context, body, NO_TOOLS)
-    generation = start(context, body, prompts, arrived, cache_salt(request, body))
+    generation = start(context, body, prompts, arrived, cache_salt(request, body), model)
     body.prompt = ""  # the engine has its tokens: free the memory
     request[SHARE].give_back()
     writer = CompletionWriter(context, body, generation, answer_id(request, body, "cmpl"), model)

@@ -57,6 +57,7 @@ async def decisions(request: web.Request) -> web.Response:
         [await _prompt(context, body, question) for question in questions],
         list(labels.values()),
         arrived,
+        model=model,
         salt=body.cache_salt,
         priority=body.priority,
     )

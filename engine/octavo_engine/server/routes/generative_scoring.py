@@ -49,6 +49,7 @@ async def generative_scoring(request: web.Request) -> web.Response:
         await _prompts(context, body),
         body.label_token_ids,
         arrived,
+        model=model,
         salt=body.cache_salt,
         priority=body.priority,
     )

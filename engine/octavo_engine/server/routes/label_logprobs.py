@@ -19,10 +19,14 @@ async def draw_labels(
     label_token_ids: list[int],
     arrived: float,
     *,
+    model: str,
     salt: str | None,
     priority: int,
 ) -> tuple[Generation, dict[int, TokenLogprob]]:
-    """The ended generation, and by the prompt's index the token that is likeliest to follow it with all labels'."""
+    """The ended generation, and by the prompt's index the token that is likeliest to follow it with all labels'.
+
+    `model` is the name that `check_model` gave.
+    """
     context = request.app[CONTEXT]
     completion = CompletionBody(
         prompt=prompts,
@@ -35,7 +39,7 @@ async def draw_labels(
         priority=priority,
     )
     prepared = await prepare(context, completion, NO_TOOLS)
-    generation = start(context, completion, prepared, arrived, cache_salt(request, completion))
+    generation = start(context, completion, prepared, arrived, cache_salt(request, completion), model)
     completion.prompt = ""  # the engine has its tokens: free the memory
     del prompts
     request[SHARE].give_back()

@@ -55,7 +55,7 @@ async def responses(request: web.Request) -> web.StreamResponse:
     use = tool_use(context, chat)
     prompts = await prepare(context, chat, use)
     reading = answer_reading(context, chat, use)
-    generation = start(context, chat, prompts, arrived, cache_salt(request, chat), reading)
+    generation = start(context, chat, prompts, arrived, cache_salt(request, chat), model, reading)
     repeated = _repeated(body, chat, prompts[0].sampling[0])
     response = Response(f"resp_{uuid.uuid4().hex}", generation.created, model, "in_progress", **repeated)
     messages = [*earlier, *messages_of(body.input)]

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from octavo_engine.server.answer.error_responses import json_response
 from octavo_engine.server.context import CONTEXT, ServerContext
+from octavo_engine.server.served_adapters import ServedAdapter
 
 MAX_ACCEPT = 1024  # characters of it that are looked at
 
@@ -57,16 +58,23 @@ def _card(context: ServerContext, name: str) -> ModelCard:
     return ModelCard(name, context.started, context.config.model.model, context.max_model_len)
 
 
+def _adapter_card(context: ServerContext, adapter: ServedAdapter) -> ModelCard:
+    return ModelCard(adapter.name, adapter.created, adapter.path, context.max_model_len, parent=adapter.parent)
+
+
 async def models(request: web.Request) -> web.Response:
-    """All names of the model."""
+    """All names of the model, and its adapters."""
     context = request.app[CONTEXT]
-    return json_response(ModelList([_card(context, name) for name in context.names]))
+    own = [_card(context, name) for name in context.names]
+    return json_response(ModelList([*own, *(_adapter_card(context, adapter) for adapter in context.adapters.all())]))
 
 
 async def model(request: web.Request) -> web.Response:
-    """One name of the model."""
+    """One name of the model, or one adapter."""
     context = request.app[CONTEXT]
-    return json_response(_card(context, context.check_model(request.match_info["model"])))
+    name = context.check_model(request.match_info["model"])
+    adapter = context.adapters.get(name)
+    return json_response(_card(context, name) if adapter is None else _adapter_card(context, adapter))
 
 
 def health_of(context: ServerContext) -> str | None:

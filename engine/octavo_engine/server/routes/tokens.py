@@ -44,7 +44,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     model = context.check_model(given.model)
     body = completion_of(given, tokens_only=context.config.api.tokens_only)
     prompts = await prepare(context, body, NO_TOOLS)
-    generation = start(context, body, prompts, arrived, cache_salt(request, body))
+    generation = start(context, body, prompts, arrived, cache_salt(request, body), model)
     request[SHARE].give_back()
     name = answer_id(request, body, "generate-tokens")
     writer = TokensWriter(context, body, generation, name, model, text=given.output_mode == "text")

@@ -14,6 +14,7 @@ namespace octavo {
 namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+using Factor = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // A list as copies, for references to its items would outlive them as soon as another list is assigned.
 template <class Model, class Item>
@@ -239,6 +240,18 @@ void forward(Decoder& decoder, const std::vector<int32_t>& slots, const std::vec
   decoder.forward(batch);
 }
 
+// `parts` are (name, a, b): a is [rank, in_features], b [out_features, rank].
+int64_t add_adapter(Decoder& decoder, int64_t id, const std::vector<std::tuple<std::string, Factor, Factor>>& parts) {
+  std::vector<LowRankWeight> weights;
+  for (const auto& [name, a, b] : parts) {
+    if (a.shape(0) != b.shape(1)) throw std::invalid_argument(name + ": its two factors differ in rank");
+    weights.push_back({name, static_cast<int64_t>(a.shape(0)), static_cast<int64_t>(a.shape(1)),
+                       static_cast<int64_t>(b.shape(0)), a.data(), b.data()});
+  }
+  const nb::gil_scoped_release release;
+  return decoder.add_adapter(id, weights);
+}
+
 StepResult sample(Decoder& decoder, const nb::object& mask, std::vector<int32_t> mask_rows) {
   GrammarMask grammar{nullptr, 0, std::move(mask_rows)};
   nb::bytes held;
@@ -290,6 +303,9 @@ void bind_decoder(nb::module_& module) {
           [](Decoder& d, std::vector<int32_t> prompt, const std::vector<int32_t>& drawn, const Sampling& sampling,
              int32_t second_segment) { return d.requests().add(std::move(prompt), drawn, sampling, second_segment); },
           nb::arg("prompt"), nb::arg("drawn"), nb::arg("sampling"), nb::arg("second_segment") = 0)
+      .def("add_adapter", &add_adapter, nb::arg("adapter_id"), nb::arg("parts"))
+      .def("remove_adapter", &Decoder::remove_adapter)
+      .def("set_adapter", &Decoder::set_adapter)
       .def("remove_request", [](Decoder& d, int32_t slot) { d.requests().remove(slot); })
       .def("append_blocks", [](Decoder& d, int32_t slot, size_t group,
                                const std::vector<int32_t>& blocks) { d.requests().append_blocks(slot, group, blocks); })

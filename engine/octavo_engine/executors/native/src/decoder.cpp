@@ -95,6 +95,20 @@ void Decoder::init_kv(const std::vector<int32_t>& asked, const std::vector<int32
   }
 }
 
+int64_t Decoder::add_adapter(int64_t id, const std::vector<LowRankWeight>& weights) {
+  auto adapter = std::make_shared<const LowRankAdapter>(model_, weights, options_.kv_bf16);
+  low_rank_.reserve(options_.max_rows, adapter->widest());
+  const int64_t bytes = adapter->bytes();
+  adapters_[id] = std::move(adapter);
+  return bytes;
+}
+
+void Decoder::set_adapter(int32_t slot, int64_t id) {
+  const auto found = adapters_.find(id);
+  if (found == adapters_.end()) throw std::invalid_argument("the executor has no adapter " + std::to_string(id));
+  requests_.at(slot).adapter = found->second;
+}
+
 void Decoder::touch_kv() {
   constexpr int64_t kBlock = 4096;
   team_.run([this](Member& me) {

@@ -3,12 +3,15 @@
 // Not thread-safe: calls come one after another. Every step runs in the decoder's own threads.
 #pragma once
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "by_head.h"
 #include "experts.h"
 #include "linear.h"
+#include "low_rank.h"
 #include "memory_map.h"
 #include "mlp.h"
 #include "model.h"
@@ -69,6 +72,14 @@ class Decoder {
   void copy_block(size_t group, int32_t from, int32_t to);
   void swap_out(size_t group, int32_t block, int32_t host_block);
   void swap_in(size_t group, int32_t host_block, int32_t block);
+
+  // Keeps a low-rank adapter for requests to come, packed like the blocks: bf16 or float. Returns its bytes. Throws
+  // std::invalid_argument as LowRankAdapter.
+  int64_t add_adapter(int64_t id, const std::vector<LowRankWeight>& weights);
+  // Frees it once no request has it; an unknown one is ignored.
+  void remove_adapter(int64_t id) { adapters_.erase(id); }
+  // Gives a request, before its first step, an adapter. Throws std::invalid_argument for an unknown one.
+  void set_adapter(int32_t slot, int64_t id);
 
   RequestTable& requests() { return requests_; }
   Team& team() { return team_; }
@@ -153,9 +164,13 @@ class Decoder {
   template <class Input>
   void each_head(Member& me, const ByHead& weight, float* y, int64_t ldy, int64_t head_out, Input&& input);
   void mlp_layer(Member& me, size_t i, Residual& residual);
-  void dense_layer(Member& me, const Mlp& mlp);
+  void dense_layer(Member& me, size_t i);
+  // Of the step's adapters, first factors of rows [begin, end) of a layer's input.
+  void low_rank_in(size_t i, LowRankPlace place, const float* x, int64_t ldx, int64_t begin, int64_t end) {
+    if (!low_rank_.empty()) low_rank_.in(ops_, i, place, x, ldx, begin, end);
+  }
   ExpertsStep experts_step(const Member& me);
-  void multiply(Member& me, const Linear& linear, int64_t m, float* y);
+  void multiply(Member& me, const Linear& linear, int64_t m, float* y, const LowRankTerm* term = nullptr);
   void add_residual(const Residual& residual, int64_t row, float* scratch);
   void heads(Member& me, const Residual& residual);
   void pool(Member& me, const Residual& residual);
@@ -199,6 +214,8 @@ class Decoder {
   std::vector<Linear> dense_;
   std::vector<std::vector<float>> dense_bias_;
   StepPlan plan_;
+  std::map<int64_t, std::shared_ptr<const LowRankAdapter>> adapters_;
+  LowRankStep low_rank_;
   size_t packed_layers_ = 0;
   int64_t packed_bytes_ = 0;
   bool finalized_ = false;

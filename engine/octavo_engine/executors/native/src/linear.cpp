@@ -45,6 +45,15 @@ Linear Linear::gate_up(const StoredWeight& gate, const StoredWeight& up, const P
   return linear;
 }
 
+int64_t Linear::column(int64_t block) const {
+  for (const Part& part : parts_) {
+    if (block < part.first_block + part.matrix->blocks()) {
+      return part.column + part.matrix->block_column(block - part.first_block);
+    }
+  }
+  return n_;
+}
+
 int64_t Linear::bytes() const {
   int64_t total = 0;
   for (const Part& part : parts_) total += part.matrix->bytes();

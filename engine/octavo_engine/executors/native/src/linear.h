@@ -47,6 +47,8 @@ class Linear {
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   int64_t blocks() const { return blocks_; }
+  // The first output column of `block`; n() for blocks().
+  int64_t column(int64_t block) const;
   int64_t bytes() const;
   const Matrix& first() const { return *parts_.front().matrix; }
 

@@ -73,7 +73,8 @@ void Mlp::multiply(RowRange rows, int64_t begin, int64_t end, float* y) const {
   gate_up_.multiply(rows, stripes() + begin, stripes() + last, y + columns - (size() + begin * width()), ld);
 }
 
-void Mlp::activate(const Operations& ops, RowRange rows, int64_t begin, int64_t end, float* out, float* scratch) const {
+void Mlp::activate(const Operations& ops, RowRange rows, int64_t begin, int64_t end, float* out, float* scratch,
+                   const LowRankTerm* term) const {
   const int64_t stripe = width() * (model_.gated ? 2 : 1);
   const int64_t most = std::max<int64_t>(1, kScratch / (rows.count() * stripe));
   const std::vector<float>& bias = model_.gated ? gate_bias_ : up_bias_;
@@ -83,6 +84,11 @@ void Mlp::activate(const Operations& ops, RowRange rows, int64_t begin, int64_t 
     // What can be activated in one go: a stripe, or all of them where their gates are side by side.
     const bool in_turn = gate_up_.interleaved() > 0;
     const int64_t pieces = in_turn ? count : 1, piece = in_turn ? width() : count * width();
+    for (int64_t k = 0; term != nullptr && k < pieces; ++k) {
+      const int64_t column = at * width() + k * piece, last = std::min(column + piece, size());
+      term->add(column, last, scratch + k * stripe, ld);
+      if (model_.gated) term->add(size() + column, size() + last, scratch + k * stripe + piece, ld);
+    }
     for (int64_t row = 0; row < rows.count(); ++row) {
       for (int64_t k = 0; k < pieces; ++k) {
         const int64_t column = at * width() + k * piece;

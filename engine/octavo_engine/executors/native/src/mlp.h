@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "linear.h"
+#include "low_rank.h"
 #include "model.h"
 #include "stored_weights.h"
 
@@ -41,7 +42,9 @@ class Mlp {
   // What `activate` can be shared out by: some columns of the result.
   int64_t stripes() const { return (model_.intermediate_size + width() - 1) / width(); }
   // Stripes [begin, end) of act(gate) * up, of `rows` of the prepared input, into out [rows.count()][size()].
-  void activate(const Operations& ops, RowRange rows, int64_t begin, int64_t end, float* out, float* scratch) const;
+  // `term` is added to gate and up, where an adapter has one.
+  void activate(const Operations& ops, RowRange rows, int64_t begin, int64_t end, float* out, float* scratch,
+                const LowRankTerm* term = nullptr) const;
   // Floats of scratch that `activate` needs for as many rows.
   int64_t scratch_floats(int64_t rows) const;
 

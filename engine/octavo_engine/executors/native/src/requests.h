@@ -9,6 +9,8 @@
 
 namespace octavo {
 
+class LowRankAdapter;
+
 struct Sampling {
   float temperature = 1.0F, top_p = 1.0F, min_p = 0.0F;
   float presence_penalty = 0.0F, frequency_penalty = 0.0F, repetition_penalty = 1.0F;
@@ -42,6 +44,7 @@ struct Request {
   int32_t second_segment = 0;                // position of its first token; 0: there is one segment
   std::vector<std::vector<int32_t>> tables;  // block ids, one list a KV group
   Sampling sampling;
+  std::shared_ptr<const LowRankAdapter> adapter;  // or null
   std::unordered_map<int32_t, int32_t> counts;  // of drawn tokens; prompt tokens have an entry too. Only if penalized
 
   void draw(int32_t token) {

@@ -23,6 +23,10 @@ void Decoder::forward(const std::vector<Scheduled>& batch) {
   timer_.start();
   plan_.build(batch, requests_, model_, shapes_, num_blocks, options_.block_size, options_.max_rows, options_.max_drawn,
               team_.size());
+  low_rank_.clear();
+  for (const SequenceRows& s : plan_.sequences) {
+    if (s.request->adapter != nullptr) low_rank_.add(s.request->adapter.get(), s.first_row, s.count);
+  }
   int64_t part_floats = 0;
   for (const AttentionPlan& plan : plan_.attention) part_floats = std::max(part_floats, plan.part_floats);
   if (static_cast<size_t>(part_floats) * sizeof(float) > parts_.size()) {
@@ -100,9 +104,13 @@ void Decoder::finish_embedding(int64_t row, float* scratch) {
   if (model_.embedding_norm.present) ops_.norm(x, hidden, model_.embedding_norm.view(), x);
 }
 
-void Decoder::multiply(Member& me, const Linear& linear, int64_t m, float* y) {
-  team_.each(me, linear.blocks(), 1,
-             [&](int64_t begin, int64_t end) { linear.multiply({0, m}, begin, end, y, linear.n()); });
+void Decoder::multiply(Member& me, const Linear& linear, int64_t m, float* y, const LowRankTerm* term) {
+  team_.each(me, linear.blocks(), 1, [&](int64_t begin, int64_t end) {
+    linear.multiply({0, m}, begin, end, y, linear.n());
+    if (term == nullptr) return;
+    const int64_t column = linear.column(begin);
+    term->add(column, linear.column(end), y + column, linear.n());
+  });
 }
 
 void Decoder::add_residual(const Residual& residual, int64_t row, float* scratch) {
@@ -130,10 +138,12 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
       }
     }
     layer.qkv.prepare(input, hidden, begin, end);
+    low_rank_in(i, LowRankPlace::Qkv, input, hidden, begin, end);
     if (model.laurel.rank > 0) layer.laurel_left.prepare(input, hidden, begin, end);
   });
   mark(me, Phase::Norm);
-  multiply(me, layer.qkv, m, qkv_.floats());
+  const LowRankTerm of_qkv{low_rank_, ops_, i, LowRankPlace::Qkv}, of_o{low_rank_, ops_, i, LowRankPlace::Output};
+  multiply(me, layer.qkv, m, qkv_.floats(), low_rank_.empty() ? nullptr : &of_qkv);
   if (model.laurel.rank > 0) go_around(me, i);
   mark(me, Phase::Qkv);
 
@@ -144,9 +154,10 @@ void Decoder::attention_layer(Member& me, size_t i, Residual& residual) {
       ops_.gate(attended_.floats() + row * size, qkv_.floats() + row * layer.qkv.n() + gate, size);
     }
     layer.o.prepare(attended_.floats(), size, begin, end);
+    low_rank_in(i, LowRankPlace::Output, attended_.floats(), size, begin, end);
   });
   mark(me, Phase::Attention);
-  multiply(me, layer.o, m, out_.floats());
+  multiply(me, layer.o, m, out_.floats(), low_rank_.empty() ? nullptr : &of_o);
   mark(me, Phase::Output);
   residual = {&layer.o_bias, &model.post_attention_norm, model.post_norms_sum, true};
   if (model.laurel.rank > 0) {
@@ -196,6 +207,7 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
     }
     if (dense) {
       layer.mlp.gate_up().prepare(input, hidden, begin, end);
+      low_rank_in(i, LowRankPlace::GateUp, input, hidden, begin, end);
     } else {
       layer.experts.prepare(experts_step(me), begin, end);
     }
@@ -205,7 +217,7 @@ void Decoder::mlp_layer(Member& me, size_t i, Residual& residual) {
   });
   mark(me, Phase::Norm);
   if (dense) {
-    dense_layer(me, layer.mlp);
+    dense_layer(me, i);
   } else {
     layer.experts.route(me, experts_step(me));
     mark(me, Phase::Router);
@@ -219,23 +231,31 @@ ExpertsStep Decoder::experts_step(const Member& me) {
   return {ops_, experts_, plan_.rows(), model_.hidden_size, h_.floats(), out_.floats(), scratch(me), x_.floats()};
 }
 
-void Decoder::dense_layer(Member& me, const Mlp& mlp) {
+void Decoder::dense_layer(Member& me, size_t i) {
+  const Mlp& mlp = layers_[i].mlp;
   const int64_t m = plan_.rows();
+  const LowRankTerm of_gate_up{low_rank_, ops_, i, LowRankPlace::GateUp},
+      of_down{low_rank_, ops_, i, LowRankPlace::Down};
+  const LowRankTerm* term = low_rank_.empty() ? nullptr : &of_gate_up;
   if (mlp.sparse()) {
-    multiply(me, mlp.gate_up(), m, gate_up_.floats());
+    multiply(me, mlp.gate_up(), m, gate_up_.floats(), term);
     team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         mlp.activate_whole(ops_, gate_up_.floats() + row * mlp.gate_up().n(), act_.floats() + row * mlp.size());
       }
     });
   } else {
-    team_.each(me, mlp.stripes(), 1,
-               [&](int64_t begin, int64_t end) { mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me)); });
+    team_.each(me, mlp.stripes(), 1, [&](int64_t begin, int64_t end) {
+      mlp.activate(ops_, {0, m}, begin, end, act_.floats(), scratch(me), term);
+    });
   }
   mark(me, Phase::GateUp);
-  team_.each(me, m, 1, [&](int64_t begin, int64_t end) { mlp.down().prepare(act_.floats(), mlp.size(), begin, end); });
+  team_.each(me, m, 1, [&](int64_t begin, int64_t end) {
+    mlp.down().prepare(act_.floats(), mlp.size(), begin, end);
+    low_rank_in(i, LowRankPlace::Down, act_.floats(), mlp.size(), begin, end);
+  });
   mark(me, Phase::Activation);
-  multiply(me, mlp.down(), m, out_.floats());
+  multiply(me, mlp.down(), m, out_.floats(), low_rank_.empty() ? nullptr : &of_down);
   mark(me, Phase::Down);
 }
 

@@ -146,6 +146,34 @@ constexpr int32_t attention_stretch(int32_t position) {
 }
 int64_t attention_scratch_floats(int32_t head_dim_k, int32_t padded_v, bool values_in_keys);
 
+// Some rows' inputs times an adapter's first factor: out[row][rank] = a · x[row].
+struct LowRankIn {
+  const void* a;  // [rank][lda], with zeros behind the k of a row up to whole vectors
+  bool bf16;      // or float
+  int64_t rank, k, lda;
+  const int32_t* rows;  // numbers of the rows of x and out
+  int64_t count;
+  const float* x;
+  int64_t ldx;
+  float* out;
+  int64_t ldo;
+};
+
+// The same numbers times its second factor, added to columns [begin, end) of the output: y[row] += b · t[row].
+struct LowRankOut {
+  const void* b;  // [blocks of columns][rank][kLowRankBlock]
+  bool bf16;
+  int64_t rank;
+  int64_t begin, end;   // begin is a multiple of half a block
+  const int32_t* rows;  // numbers of the rows of t and y
+  int64_t count;
+  const float* t;
+  int64_t ldt;
+  float* y;  // column `begin` of row 0
+  int64_t ldy;
+};
+constexpr int64_t kLowRankBlock = 32;
+
 struct PhiloxKey {
   uint64_t seed;
   uint32_t position;
@@ -182,6 +210,9 @@ struct Operations {
   // out[n] = the softmax-weighted sum of the `parts` of one row, a stretch each, `stride` floats apart. The head's sink
   // takes part in the softmax without a value; negative infinity: none.
   void (*attention_join)(const float* parts, int64_t stride, int count, int64_t n, float sink, float* out);
+
+  void (*low_rank_in)(const LowRankIn& args);
+  void (*low_rank_out)(const LowRankOut& args);
 
   // logits[n] = soft_cap(multiplier * (logits + bias)); bias null: none
   void (*finish_logits)(float* logits, const float* bias, int64_t n, float multiplier, float soft_cap);

@@ -59,6 +59,10 @@ inline Vec scale2(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 inline Vec exponent(Vec a) { return _mm512_getexp_ps(a); }
 inline Vec mantissa(Vec a) { return _mm512_getmant_ps(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
 
+inline Vec load_bf16(const uint16_t* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
 inline Units load_units(const uint32_t* p) { return _mm512_loadu_si512(p); }
 inline Units every_unit(const uint32_t* p) { return _mm512_set1_epi32(static_cast<int>(*p)); }
 inline Vec mac_f32(Vec acc, Units a, Units b) {
@@ -139,6 +143,10 @@ inline Vec mantissa(Vec a) {
   return _mm256_castsi256_ps(_mm256_or_si256(m, _mm256_set1_epi32(0x3f800000)));
 }
 
+inline Vec load_bf16(const uint16_t* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
 inline Units load_units(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Units every_unit(const uint32_t* p) { return _mm256_set1_epi32(static_cast<int>(*p)); }
 inline Vec mac_f32(Vec acc, Units a, Units b) {
@@ -213,6 +221,7 @@ inline Vec scale2(Vec a, Vec n) {
 inline Vec exponent(Vec a) { return static_cast<float>(static_cast<int32_t>(float_to_bits(a) >> 23) - 127); }
 inline Vec mantissa(Vec a) { return bits_to_float((float_to_bits(a) & 0x007fffffU) | 0x3f800000U); }
 
+inline Vec load_bf16(const uint16_t* p) { return bfloat_to_float(*p); }
 inline Units load_units(const uint32_t* p) { return *p; }
 inline Units every_unit(const uint32_t* p) { return *p; }
 inline Vec mac_f32(Vec acc, Units a, Units b) { return acc + bits_to_float(a) * bits_to_float(b); }

@@ -1,6 +1,7 @@
 // The table of this translation unit's kernels.
 #pragma once
 #include "attention.h"
+#include "low_rank.h"
 #include "operations.h"
 #include "rows.h"
 #include "sampling.h"
@@ -30,6 +31,8 @@ inline constexpr Operations table(const char* name) {
   k.kv_write = kv_write_any;
   k.attention = attention_any;
   k.attention_join = join_parts;
+  k.low_rank_in = low_rank_in_any;
+  k.low_rank_out = low_rank_out_any;
   k.finish_logits = finish_row;
   k.finite = finite_row;
   k.argmax = argmax_row;
