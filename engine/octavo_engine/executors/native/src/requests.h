@@ -45,7 +45,7 @@ struct Request {
   std::vector<std::vector<int32_t>> tables;  // block ids, one list a KV group
   Sampling sampling;
   std::shared_ptr<const LowRankAdapter> adapter;  // or null
-  std::unordered_map<int32_t, int32_t> counts;  // of drawn tokens; prompt tokens have an entry too. Only if penalized
+  std::unordered_map<int32_t, int32_t> counts;    // of drawn tokens; prompt tokens have an entry too. Only if penalized
 
   void draw(int32_t token) {
     tokens.push_back(token);
