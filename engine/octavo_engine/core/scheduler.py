@@ -34,6 +34,7 @@ from octavo_engine.core.rejections import (
 )
 from octavo_engine.core.request import Sequence, Status
 from octavo_engine.core.request_book import RequestBook
+from octavo_engine.core.scheduler_stats import scheduler_stats
 from octavo_engine.core.step_pace import StepPace
 from octavo_engine.core.steps_in_flight import Part, StepInFlight
 from octavo_engine.messages import EngineOutput, EngineRequest, PoolingRequest, SchedulerStats
@@ -313,25 +314,13 @@ class Scheduler:
         """Current gauges and counters since the start; the token counts are those of the steps since the last call."""
         iteration_tokens = list(self._iteration_tokens)
         self._iteration_tokens.clear()
-        host = self.block_manager.host
-        adapters = (
-            {seq.adapter_id for seq in self.requests.running if seq.adapter_id} if self.requests.adapters else set()
-        )
-        online, waiting = background.num_online(self.requests.running), self.requests.waiting
-        return SchedulerStats(
-            num_running=online,
-            num_waiting=waiting.num_online,
-            num_background_running=len(self.requests.running) - online,
-            num_background_waiting=waiting.num_background,
-            kv_usage=self.block_manager.usage,
+        return scheduler_stats(
+            self.requests,
+            self.block_manager,
             prefix_cache_queries=self._queries,
             prefix_cache_hits=self._hits,
             num_preemptions=self._preemptions,
-            num_swapped=host.num_holders if host else 0,
-            swap_usage=host.usage if host else 0.0,
             iteration_tokens=iteration_tokens,
-            running_adapters=sorted(adapters),
-            waiting_adapters=sorted(self.requests.adapters.keys() - adapters),
         )
 
     def _extend(self, seq: Sequence, end: int) -> tuple[list[int], ...] | None:
