@@ -236,6 +236,14 @@ def test_every_unserved_flag_of_vllms_is_named_in_a_refusal_or_a_note(name):
         assert parse_with_notes(["m", *argv])[1] == []
 
 
+@pytest.mark.parametrize("value", ["", "None", "{}"])
+def test_a_refused_flag_whose_value_is_nothing_is_as_if_it_were_left_out(value):
+    """Charts and scripts write vLLM's defaults out; a switch has no such value."""
+    for flag in ("--speculative-config", "--quantization", "--rope-scaling", "--kv-transfer-config"):
+        assert parse_with_notes(["m", flag, value])[1] == []
+    assert "leave it out" in refusal("m", "--quantization", "none")
+
+
 @pytest.mark.parametrize("name", ["cpu-offload-gb", "kv-offloading-size", "kv-transfer-config"])
 def test_a_refused_way_of_offloading_names_the_swap_space_instead(name):
     """Preempted sequences are swapped where there is such a space: no sentence says that they are always recomputed."""

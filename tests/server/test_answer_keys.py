@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import openai
 import pytest
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -17,7 +18,7 @@ COMPLETION_CHOICE_KEYS = {
 CHAT_KEYS = {*COMPLETION_KEYS, "prompt_logprobs", "prompt_token_ids"}
 CHAT_CHOICE_KEYS = {"index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"}
 MESSAGE_KEYS = {
-    *("role", "content", "refusal", "annotations", "audio", "function_call", "tool_calls", "reasoning"),
+    *("role", "content", "refusal", "annotations", "audio", "function_call", "reasoning"),
 }
 USAGE_KEYS = {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"}
 
@@ -32,16 +33,13 @@ def test_a_completion_has_the_keys_of_vllms(served):
 
 
 def test_a_chat_has_the_keys_of_vllms(served):
-    """An answer without a tool's call has an empty list of them."""
+    """An answer without a tool's call has no list of them."""
     _, answer, _ = served.post("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 2})
     assert set(answer) == CHAT_KEYS
     assert set(answer["choices"][0]) == CHAT_CHOICE_KEYS
     message = answer["choices"][0]["message"]
     assert set(message) == MESSAGE_KEYS
-    assert message["tool_calls"] == []
-    assert {name for name, value in message.items() if value is None} == MESSAGE_KEYS - {
-        *("role", "content", "tool_calls"),
-    }
+    assert {name for name, value in message.items() if value is None} == MESSAGE_KEYS - {"role", "content"}
 
 
 def test_what_the_openai_package_does_not_know_is_an_attribute(client):
@@ -93,3 +91,33 @@ def test_the_message_that_an_answer_had_can_be_sent_back(client):
         model="fake", messages=[*MESSAGES, message.model_dump(), *MESSAGES], max_tokens=2
     )
     assert again.choices[0].message.content
+
+
+def test_a_chat_takes_the_token_ids_that_a_router_hands_over_in_place_of_its_messages(client):
+    """They are those of the first server; nothing else of `kv_transfer_params` is served, and an empty list is refused."""
+    first = client.chat.completions.create(
+        model="fake", messages=MESSAGES, max_tokens=2, extra_body={"return_token_ids": True}
+    )
+
+    def second(params, **fields):
+        extra = {"kv_transfer_params": params, "return_token_ids": True}
+        others = [{"role": "user", "content": "something else entirely"}]
+        return client.chat.completions.create(model="fake", messages=others, max_tokens=2, extra_body=extra, **fields)
+
+    handed = {"prompt_token_ids": first.prompt_token_ids, "do_remote_prefill": None}
+    assert second(handed).prompt_token_ids == first.prompt_token_ids
+    assert next(iter(second(handed, stream=True))).prompt_token_ids == first.prompt_token_ids
+    assert second({"prompt_token_ids": None}).prompt_token_ids != first.prompt_token_ids
+    for wrong in ({"prompt_token_ids": []}, {"prompt_token_ids": [10**6]}, {**handed, "do_remote_prefill": True}):
+        with pytest.raises(openai.BadRequestError, match="kv_transfer_params"):
+            second(wrong)
+
+
+def test_all_wrong_keys_of_a_bias_are_named_at_once(client):
+    """A client repairs them in one go; of very many, the first five."""
+    with pytest.raises(openai.BadRequestError, match="'one', '-1', which are no token id"):
+        client.chat.completions.create(
+            model="fake", messages=MESSAGES, logit_bias={"one": 1, "3": 1, "-1": 1}, max_tokens=1
+        )
+    with pytest.raises(openai.BadRequestError, match="'x4' and 3 more, which are"):
+        client.completions.create(model="fake", prompt="a", logit_bias={f"x{i}": 1 for i in range(8)}, max_tokens=1)

@@ -38,7 +38,7 @@ def create(client, **fields):
 
 
 def test_thinking_text_and_calls_are_blocks_in_order(client):
-    """With a usage whose cached tokens are not counted among the input."""
+    """With a usage whose tokens that fill the cache, or come from it, are not counted among the input."""
     message = create(client)
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert (message.content[0].thinking, message.content[1].text) == ("Two cities.", "I look.")
@@ -48,7 +48,11 @@ def test_thinking_text_and_calls_are_blocks_in_order(client):
     assert message.usage.output_tokens == len(ANSWER) + 1
     again = create(client)
     assert again.usage.cache_read_input_tokens > 0
-    first, second = (m.usage.input_tokens + m.usage.cache_read_input_tokens for m in (message, again))
+    assert message.usage.cache_creation_input_tokens == again.usage.cache_read_input_tokens > 0
+    first, second = (
+        m.usage.input_tokens + m.usage.cache_read_input_tokens + m.usage.cache_creation_input_tokens
+        for m in (message, again)
+    )
     assert first == second == client.messages.count_tokens(model="fake", messages=USER, tools=TOOLS).input_tokens
 
 

@@ -120,6 +120,9 @@ def _flags_of_file(path: Path, switches: set[str]) -> Iterator[str]:
             yield f"{flag}={value}"
 
 
+NOTHING = {"", "None", "{}"}  # values by which vLLM's flags are as if they were left out
+
+
 def _without_unserved(tokens: list[str], notes: list[str]) -> list[str]:
     """Remove vLLM's unserved flags: each is refused, noted, or asks for what Octavo does anyway."""
     kept: list[str] = []
@@ -135,7 +138,7 @@ def _without_unserved(tokens: list[str], notes: list[str]) -> list[str]:
         if not flag.switch and value is None and i < len(tokens) and not tokens[i].startswith("-"):
             value = tokens[i]
             i += 1
-        if value in flag.same:
+        if value in flag.same or (value in NOTHING and flag.refused and not flag.switch):
             continue
         if flag.refused:
             raise ConfigError(f"{spelled}{'' if flag.switch or value is None else ' ' + value}: {flag.why}")

@@ -31,7 +31,7 @@ def _refuse(why: str, *flags: str, switches: str = "") -> dict[str, UnservedFlag
         table[name] = UnservedFlag(why, same=frozenset(same.split("|")) if same else frozenset())
     for switch in switches.split():
         name, _, same = switch.partition("=")
-        table[name] = UnservedFlag(why, switch=True, same=frozenset({same or "false"}))
+        table[name] = UnservedFlag(why, switch=True, same=frozenset((same or "false").split("|")))
     return table
 
 
@@ -168,7 +168,7 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "ec-manager-config",
         "diffusion-config",
         switches="enable-mm-embeds language-model-only disable-mm-preprocessor-cache mm-encoder-only "
-        "mm-device-do-normalize=true enable-mm-processor-stats interleave-mm-strings skip-mm-profiling trust-request-mm-kwargs",
+        "mm-device-do-normalize=true|false enable-mm-processor-stats interleave-mm-strings skip-mm-profiling trust-request-mm-kwargs",
     ),
     **_refuse(
         "tokenizers come from tokenizer.json or the GGUF; leave it out (--tokenizer names another one)",
@@ -184,8 +184,8 @@ UNSERVED_FLAGS: dict[str, UnservedFlag] = {
         "model-weights",
         "ignore-patterns",
         "safetensors-load-strategy=lazy",
-        "safetensors-prefetch-block-size",
-        "safetensors-prefetch-num-threads",
+        "safetensors-prefetch-block-size=16777216|16M",
+        "safetensors-prefetch-num-threads=8",
         "pt-load-map-location=cpu",
         "weight-transfer-config",
     ),

@@ -16,7 +16,7 @@ import msgspec
 from octavo_engine.errors import OctavoError, RequestError
 from octavo_engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from octavo_engine.server.answer.reading import AnswerReading
-from octavo_engine.server.answer.responses import CachedTokens, ReasoningTokens, Usage
+from octavo_engine.server.answer.responses import PromptTokensDetails, ReasoningTokens, Usage
 from octavo_engine.server.beams.outputs import BeamOutputs
 from octavo_engine.server.context import ServerContext
 from octavo_engine.server.intake.prepare import Prompt
@@ -127,6 +127,7 @@ class Generation:
     num_prompt_tokens: int
     counts_reasoning: bool = False
     interval: int = 1  # tokens of a choice that are taken together, but for its first ones
+    cache_unit: int = 0  # tokens of a block of the prefix cache; 0: there is none
     held: dict[str, EngineOutput] = field(default_factory=dict)  # fewer than those, by request id
     num_completed: int = 0  # tokens of all choices
     created: int = field(default_factory=lambda: int(time.time()))
@@ -184,11 +185,19 @@ class Generation:
         completion = self.num_completed if num_completed is None else num_completed
         # Those of a prompt's first choice: the others find cached what the first has computed.
         first = {id(choice.prompt): choice.num_cached for choice in reversed(self.choices.values())}
-        cached = sum(first.values())
-        usage = Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, CachedTokens(cached))
+        details = PromptTokensDetails(sum(first.values()), self._num_created())
+        usage = Usage(self.num_prompt_tokens, self.num_prompt_tokens + completion, completion, details)
         if self.counts_reasoning:
             usage.completion_tokens_details = ReasoningTokens(sum(c.num_reasoning for c in self.choices.values()))
         return usage
+
+    def _num_created(self) -> int:
+        """Prompt tokens that were computed into whole blocks, which later requests find in the prefix cache."""
+        if not self.cache_unit:
+            return 0
+        first = {id(choice.prompt): choice for choice in reversed(self.choices.values())}
+        filled = (len(c.prompt.token_ids) // self.cache_unit * self.cache_unit - c.num_cached for c in first.values())
+        return sum(max(0, created) for created in filled)
 
     def share_prompt_logprobs(self) -> None:
         """Copy the prompt's log-probabilities from its first choice to the others, once all have finished."""
@@ -292,4 +301,5 @@ def start(
     num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
     counts_reasoning = reading is not None and reading.has_reasoning
     interval = (body.stream_interval or context.config.api.stream_interval) if body.stream else 1
-    return Generation(stream, choices, num_prompt_tokens, counts_reasoning, interval)
+    cache_unit = context.ready.block_size if context.config.cache.enable_prefix_caching else 0
+    return Generation(stream, choices, num_prompt_tokens, counts_reasoning, interval, cache_unit)

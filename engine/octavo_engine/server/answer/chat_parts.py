@@ -27,8 +27,8 @@ def shown(events: Iterable[AnswerEvent], *, reasoning: bool, parallel: bool) -> 
         yield event
 
 
-def whole_message(events: Iterable[AnswerEvent], role: str = "assistant") -> ChatMessage:
-    """A whole answer. Content is null where there are calls or reasoning in its place."""
+def whole_message(events: Iterable[AnswerEvent], role: str = "assistant", *, forced: bool = False) -> ChatMessage:
+    """A whole answer. Content is null where there are calls or reasoning in its place, and empty where calls were forced."""
     content: list[str] = []
     reasoning: list[str] = []
     calls: list[tuple[CallBegun, list[str]]] = []
@@ -47,7 +47,7 @@ def whole_message(events: Iterable[AnswerEvent], role: str = "assistant") -> Cha
         message.tool_calls = [ToolCall(c.id, FunctionCall(c.name, "".join(arguments))) for c, arguments in calls]
     if reasoning:
         message.reasoning = message.reasoning_content = "".join(reasoning)
-    if not content and (calls or reasoning):
+    if not content and (calls or reasoning) and not forced:
         message.content = None
     return message
 

@@ -16,7 +16,7 @@ Kind = Literal["text", "thinking", "tool_use"]
 
 
 class MessagesUsage(msgspec.Struct):
-    """Tokens; those that were cached are not counted among the input."""
+    """Tokens. Those that were read from the prefix cache or written to it are not counted among the input."""
 
     input_tokens: int
     output_tokens: int
@@ -135,8 +135,11 @@ def messages_error(status: int, message: str) -> MessagesError:
 
 def usage_of(usage: Usage) -> MessagesUsage:
     """`usage` as Anthropic counts."""
-    cached = 0 if usage.prompt_tokens_details is None else usage.prompt_tokens_details.cached_tokens
-    return MessagesUsage(usage.prompt_tokens - cached, usage.completion_tokens, cache_read_input_tokens=cached)
+    details = usage.prompt_tokens_details
+    if details is None:
+        return MessagesUsage(usage.prompt_tokens, usage.completion_tokens)
+    read, created = details.cached_tokens, details.created_cache_tokens
+    return MessagesUsage(usage.prompt_tokens - read - created, usage.completion_tokens, created, read)
 
 
 def _kind_of(event: AnswerEvent) -> Kind | None:

@@ -105,11 +105,12 @@ class Event(msgspec.Struct, omit_defaults=True):
 
 def usage_of(usage: Usage) -> ResponsesUsage:
     """`usage` as this API counts."""
-    cached = 0 if usage.prompt_tokens_details is None else usage.prompt_tokens_details.cached_tokens
+    details = usage.prompt_tokens_details
+    cached, created = (0, 0) if details is None else (details.cached_tokens, details.created_cache_tokens)
     reasoning = usage.completion_tokens_details
     return ResponsesUsage(
         usage.prompt_tokens,
-        {"cached_tokens": cached},
+        {"cached_tokens": cached, "cache_write_tokens": created},
         usage.completion_tokens,
         {"reasoning_tokens": 0 if isinstance(reasoning, UnsetType) else reasoning.reasoning_tokens},
         usage.total_tokens,

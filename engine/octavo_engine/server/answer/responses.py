@@ -11,10 +11,12 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 
-class CachedTokens(msgspec.Struct):
-    """The number of prompt tokens from the prefix cache."""
+class PromptTokensDetails(msgspec.Struct):
+    """Prompt tokens that came from the prefix cache, and those computed that fill blocks of it."""
 
     cached_tokens: int
+    created_cache_tokens: int = 0
+    multimodal_tokens: None = None
 
 
 class ReasoningTokens(msgspec.Struct):
@@ -29,7 +31,7 @@ class Usage(msgspec.Struct):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
-    prompt_tokens_details: CachedTokens | None = None
+    prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: ReasoningTokens | UnsetType = UNSET
 
 
@@ -121,7 +123,7 @@ class ToolCall(msgspec.Struct):
 
 
 class ChatMessage(msgspec.Struct):
-    """A whole answer. The reasoning has both names that clients read it by."""
+    """A whole answer. The reasoning has both names that clients read it by; without calls there is no `tool_calls`."""
 
     content: str | None
     role: str = "assistant"
@@ -129,7 +131,7 @@ class ChatMessage(msgspec.Struct):
     annotations: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: list[ToolCall] = []
+    tool_calls: list[ToolCall] | UnsetType = UNSET
     reasoning: str | None = None
     reasoning_content: str | UnsetType = UNSET
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 async def encode_prompts(
     context: ServerContext, body: CompletionBody | ChatBody | TokenizeBody, *, must_fit: bool
 ) -> list[list[int]]:
-    """The token ids of each prompt: of each text, of the rendered chat, or as they were sent.
+    """The token ids of each prompt: of each text, of the rendered chat, or as they were sent, by a router too.
 
     With `must_fit`, a text that is too long for the model's context is refused before it is tokenized.
 
@@ -26,6 +26,12 @@ async def encode_prompts(
         RequestError: the messages, the template, a text or a token id is wrong; names the field.
     """
     field, special, texts = "prompt", body.add_special_tokens, []
+    forwarded = (
+        body.kv_transfer_params.prompt_token_ids if isinstance(body, ChatBody) and body.kv_transfer_params else None
+    )
+    if forwarded is not None:
+        context.check_token_ids(forwarded, "kv_transfer_params.prompt_token_ids")
+        return [forwarded]
     if isinstance(body, CompletionBody):
         given = body.prompts
         if given and not isinstance(given[0], str):

@@ -66,6 +66,14 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: Flag = False
 
 
+class KvTransfer(BaseModel):
+    """What a router hands over from another server: the prompt's token ids, which are taken in place of the messages."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt_token_ids: Annotated[list[TokenId], Field(fail_fast=True, min_length=1)] | None = None
+
+
 class RequestBody(BaseModel):
     """The fields of every body."""
 
@@ -203,6 +211,7 @@ class ChatBody(SamplingBody):
     continue_final_message: Flag = False
     add_special_tokens: Flag = False
     echo: Flag = False
+    kv_transfer_params: KvTransfer | None = None
 
     prompt_field: ClassVar[str] = "messages"
     num_prompts: ClassVar[int] = 1
@@ -256,6 +265,8 @@ def parse_body(kind: type[Body], data: bytes) -> Body:
         raise RequestError("stream_options is only for streams: set stream to true, or leave it out", "stream_options")
     extra = body.model_extra or {}
     refuse_unserved(extra)
+    if isinstance(body, ChatBody) and body.kv_transfer_params is not None:
+        refuse_unserved({"kv_transfer_params": body.kv_transfer_params.model_extra})
     extra.clear()  # it may be large, and is kept for as long as the request
     return body
 

@@ -19,7 +19,7 @@ from octavo_engine.server.intake.limits import (
     MAX_LOGPROB_TOKEN_IDS,
     MAX_STOP_TOKEN_IDS,
 )
-from octavo_engine.server.intake.protocol import ChatBody, CompletionBody, SamplingBody
+from octavo_engine.server.intake.protocol import MAX_REPORTED_FIELDS, ChatBody, CompletionBody, SamplingBody
 
 SEED_MASK = 2**64 - 1
 MAX_TOKEN_ID_DIGITS = 20
@@ -103,17 +103,19 @@ def num_logprobs(context: ServerContext, name: str, asked: int | None) -> int | 
 
 def _logit_bias(context: ServerContext, bias: dict[str, float] | None) -> dict[int, float]:
     result: dict[int, float] = {}
+    wrong: list[str] = []
     for key, value in (bias or {}).items():
         token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= MAX_TOKEN_ID_DIGITS else -1
         if not 0 <= token_id < context.vocab_size:
-            shown = key if len(key) <= MAX_TOKEN_ID_DIGITS else key[:MAX_TOKEN_ID_DIGITS] + "…"
-            raise RequestError(
-                f"logit_bias has the key {shown!r}, which is no token id below {context.vocab_size}",
-                f"logit_bias.{shown}",
-            )
-        if math.isnan(value):
+            wrong.append(key if len(key) <= MAX_TOKEN_ID_DIGITS else key[:MAX_TOKEN_ID_DIGITS] + "…")
+        elif math.isnan(value):
             raise RequestError(f"logit_bias of {key} is not a number", f"logit_bias.{key}")
         result[token_id] = max(-BIAS_LIMIT, min(BIAS_LIMIT, value))
+    if wrong:
+        shown = ", ".join(map(repr, wrong[:MAX_REPORTED_FIELDS]))
+        more = f" and {len(wrong) - MAX_REPORTED_FIELDS} more" if len(wrong) > MAX_REPORTED_FIELDS else ""
+        text = f"the key {shown}, which is" if len(wrong) == 1 else f"the keys {shown}{more}, which are"
+        raise RequestError(f"logit_bias has {text} no token id below {context.vocab_size}", f"logit_bias.{wrong[0]}")
     return result
 
 

@@ -18,7 +18,10 @@ UNSERVED_FIELDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "suffix": ("text after the completion is not served yet; leave it out", ("",)),
     "logits_processors": ("no code from a request is run; leave it out", ([],)),
     "watermarking": ("it is not served yet; leave it out", (False,)),
-    "kv_transfer_params": ("KV blocks are not transferred yet; leave it out", ({},)),
+    "kv_transfer_params": (
+        "KV blocks are not transferred yet; leave it out (a chat may bring prompt_token_ids in it)",
+        ({},),
+    ),
     "ec_transfer_params": ("encoder caches are not handed over; leave it out", ({},)),
     "vllm_xargs": ("there are no extensions that would read it; leave it out", ({},)),
     "return_prompt_text": ("it is not served yet; leave it out", (False,)),

@@ -100,7 +100,7 @@ class ChatWriter(AnswerWriter[ChatBody, ChatPart]):
         return result
 
     def _choice(self, part: ChatPart) -> ChatChoice:
-        message = whole_message(part.events, self._role)
+        message = whole_message(part.events, self._role, forced=self._use.mode == "required")
         return ChatChoice(
             part.index,
             message,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from octavo_engine.server.answer.chat_parts import shown
 from octavo_engine.server.answer.error_responses import json_response, status_and_message
@@ -112,7 +113,8 @@ class MessagesWriter(AnswerWriter[ChatBody, MessagePart]):
 
     def _chunks(self, piece: Piece, usage: Usage | None) -> Iterator[msgspec.Struct]:  # noqa: ARG002
         if not piece.choice.begun:
-            yield MessageStart(Message(self._id, self._model, [], usage_of(self._generation.usage(0))))
+            begun = replace(self._generation.usage(0), prompt_tokens_details=None)  # the last event parts the input
+            yield MessageStart(Message(self._id, self._model, [], usage_of(begun)))
         yield from self._blocks.events(self._shown(piece))
         if piece.finish_reason is not None:
             yield from self._blocks.close()
