@@ -28,7 +28,14 @@ LANES = {
     "the chart's control plane": ("tests/chart",),
 }
 """Lane: the files, or the folders whose own files (not those of folders below), that one worker runs."""
-LONG = ("tests/correctness", "tests/kernels", "tests/local", "tests/serve", "tests/executors")
+LONG = (
+    "tests/cli/test_kernels_report.py",
+    "tests/correctness",
+    "tests/kernels",
+    "tests/local",
+    "tests/serve",
+    "tests/executors",
+)
 """Parts that start right after the lanes: at the end of a run, one long file would keep all workers waiting."""
 
 

@@ -106,7 +106,7 @@ MUTANTS = [
         "heads[:, None] * D + at[None, :]",
         "heads[:, None] + at[None, :]",
     ),
-    ((written, "mpt", F32, "as computed"), "qkv", "stored(clipped(v, clip, CLIP)", "stored(clipped(v, clip, False)"),
+    ((written, "mpt", F32, "as computed"), "qkv", "v = clipped(v, clip, CLIP)", "v = clipped(v, clip, False)"),
     ((attention.test_sums_of_all_heads_are_their_twins, F32, 0.5), "head_sums", "squares += x * x", "squares += x"),
     ((*routes, "deepseek 3"), "routing", "of_group += tl.max", "of_group = tl.max"),
     ((*routes, "deepseek 2"), "routing", "(g != group)", "(g >= group)"),
